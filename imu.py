@@ -15,11 +15,13 @@ import dataclasses
 import functools
 import importlib
 import io
+import math
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,6 +32,8 @@ __all__ = [
     "CoverageError",
     "IMUError",
     "Imu",
+    "State",
+    "motion_states",
     "read_imu",
     "table_columns",
     "unit_notes",
@@ -55,10 +59,16 @@ HIGH_ACCELERATION = 30.0  # m/s2: three times gravity; a wrist that exercises ha
 # half of it. Medians are right to 4 %, so that mg and cm/s2, which differ by 2 %, cannot be distinguished.
 ONE_G = (0.9, 1.1)
 FAST_TURN = 35.0  # rad/s, 2000 degrees per second: the range of the sensors
+MEAN_TURN = 10.0  # rad/s: a higher mean is in degrees; a wrist that plays badminton has a mean of 7, a head less
 FROZEN = 5.0  # seconds: a sensor that repeats one value for longer does not work
-SLOW = 0.0101  # seconds between samples: below 100 Hz, fast movements are lost
 AVERAGED = 1.5  # times the rate of a window: the samples of a faster sensor are averaged
 NOTED_GAP = 3.0, 0.01  # a gap is noted if it is longer than this many usual steps, and than this many seconds
+# The least that states are judged by: samples for the unit of times, samples and seconds for that of readings.
+FEW_STAMPS, ENOUGH, LONG_ENOUGH = 20, 100, 1.0
+GRAVITY_STEP = 0.25  # seconds in which the turn of gravity is compared with that of the gyroscope
+GRAVITY_TURN = 0.1  # rad: the least turn of the gyroscope in that time, root mean square, that is compared
+TURNS_AS_FAR = 12.0  # times; the most in 6 s of a watch during exercises is 4.3, a head in degrees has 16 to 40
+NO_ACCELEROMETER = "no accelerometer: its readings are zeros"
 
 
 @dataclasses.dataclass(eq=False)
@@ -289,6 +299,12 @@ def read_imu(
     >>> [f"{1 / step:.1f} Hz" for step in motion.median_steps]
     ['195.7 Hz', '195.7 Hz']
     """
+    motion = _read(source, zero_accel)
+    return dataclasses.replace(motion, notes=_all_notes(motion))
+
+
+def _read(source: str | os.PathLike | Sequence[str | os.PathLike], zero_accel: bool) -> Imu:
+    """Return the samples of `read_imu()`, with the notes about the files and about each sensor alone."""
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         if path.suffix.lower() == ".gcsv":
@@ -311,7 +327,7 @@ def read_imu(
     accel_time, accel, gyro_time, gyro = samples
     if not len(accel):
         accel_time, accel = gyro_time, np.zeros_like(gyro)
-        notes.append("no accelerometer: its readings are zeros")
+        notes.append(NO_ACCELEROMETER)
     for sensor, values in (("accelerometer", accel), ("gyroscope", gyro)):
         for i, k in ((0, 1), (0, 2), (1, 2)):
             if values.any() and (values[:, i] == values[:, k]).all():
@@ -462,44 +478,228 @@ def unit_notes(source: str | os.PathLike, sensor: str, values: np.ndarray) -> li
     ...
     egodistill.imu.IMUError: walk.csv: half of the turn rates are above 156 rad/s, so they are in degrees per ...
     """
-    notes, norms = [], np.sqrt(np.einsum("ij,ij->i", values, values))
-    if sensor == "accelerometer" and (0 < (mean := float(norms.mean())) < LOW_ACCELERATION or mean > HIGH_ACCELERATION):
+    sentence, certain = _unit_fault(sensor, values)
+    if certain:
+        raise IMUError(f"{source}: {sentence}")
+    return [sentence] if sentence else []
+
+
+def _unit_fault(sensor: str, values: np.ndarray) -> tuple[str, bool]:
+    """Return what is unlikely about the unit of readings [n, 3], "" if nothing is, and whether the unit is wrong."""
+    norms = _norms(values)
+    mean = float(norms.mean())
+    if sensor == "accelerometer":
+        if mean == 0 or LOW_ACCELERATION <= mean <= HIGH_ACCELERATION:
+            return "", False
         low, middle = np.percentile(norms, [5, 50])
         steady = low > middle / 2
         if steady and ONE_G[0] < middle < ONE_G[1]:
-            raise IMUError(f"{source}: the acceleration is in g (median {middle:.2f}); multiply it by 9.80665 for m/s2")
+            return f"the acceleration is in g (median {middle:.2f}); multiply it by 9.80665 for m/s2", True
         if steady and ONE_G[0] < middle / 1000 < ONE_G[1]:
-            raise IMUError(
-                f"{source}: the acceleration is in mg or cm/s2 (median {middle:.0f}); multiply it by 0.00980665 (mg) "
-                f"or 0.01 (cm/s2) for m/s2"
+            sentence = (
+                f"the acceleration is in mg or cm/s2 (median {middle:.0f}); multiply it by 0.00980665 (mg) or 0.01 "
+                f"(cm/s2) for m/s2"
             )
+            return sentence, True
         question, digits = "in g, or without gravity?", ".2f"
         if mean > HIGH_ACCELERATION:
             question, digits = "in mg or in counts of the sensor, or multiplied by 9.80665 twice?", ".4g"
-        notes.append(f"mean acceleration {mean:{digits}} m/s2, but gravity alone is 9.81: is it {question}")
-    if sensor == "gyroscope" and norms.max() > FAST_TURN:
+        return f"mean acceleration {mean:{digits}} m/s2, but gravity alone is 9.81: is it {question}", False
+    if norms.max() > FAST_TURN:
         middle, high = np.percentile(norms, [50, 99])
         if middle > FAST_TURN:
-            raise IMUError(
-                f"{source}: half of the turn rates are above {middle:.0f} rad/s, so they are in degrees per second; "
-                f"multiply them by 0.0174533 for rad/s"
+            sentence = (
+                f"half of the turn rates are above {middle:.0f} rad/s, so they are in degrees per second; multiply "
+                f"them by 0.0174533 for rad/s"
             )
+            return sentence, True
         if high > FAST_TURN:
-            notes.append(f"1 % of the turn rates are above {high:.0f} rad/s: are they in degrees per second?")
-    return notes
+            return f"1 % of the turn rates are above {high:.0f} rad/s: are they in degrees per second?", False
+    if mean > MEAN_TURN:
+        return f"mean turn rate of {mean:.0f} rad/s: is it in degrees per second?", False
+    return "", False
+
+
+class State(NamedTuple):
+    """A fault of an input that lasts.
+
+    Attributes:
+        name: Its short, fixed name, such as "gyroscope frozen".
+        sentence: What was seen, in words.
+    """
+
+    name: str
+    sentence: str
+
+
+def motion_states(motion: Imu, *, rate: float = 198.0) -> list[State]:
+    """Return the faults of samples, each as a state; [] if there is none.
+
+    | state | what was seen |
+    | --- | --- |
+    | "accelerometer times", "gyroscope times" | steps between samples that are no steps of a sensor in seconds |
+    | "... units" | readings that are not in m/s2 or rad/s, judged by gravity and turn rates |
+    | "... dead", "... frozen" | readings that are zero, or do not change, for 5 s |
+    | "... rate" | fewer than half as many samples per second as a student reads |
+    | "sensors exchanged" | gravity in the gyroscope and none in the accelerometer |
+
+    Args:
+        motion: The samples, sorted or not, also with doubles. A sensor without samples has no states.
+        rate: Samples per second that the student reads.
+
+    >>> import dataclasses
+    >>> from egodistill import data, imu
+    >>> motion = data.read_imu("walk.csv")
+    >>> imu.motion_states(motion)
+    []
+    >>> imu.motion_states(dataclasses.replace(motion, gyro=0 * motion.gyro))
+    [State(name='gyroscope dead', sentence='the gyroscope is zero from 0.0 to 23.4 s')]
+    """
+    sensors = {
+        "accelerometer": _in_order(motion.accel_time, motion.accel),
+        "gyroscope": _in_order(motion.gyro_time, motion.gyro),
+    }
+    found: dict[str, str] = {}
+    for sensor, samples in sensors.items():
+        found |= _sensor_states(sensor, *samples, rate)
+    (accel_time, accel), (gyro_time, gyro) = sensors.values()
+    timed = not any(name.endswith("times") for name in found)
+    if timed and all(_is_enough(stamps) for stamps in (accel_time, gyro_time)):
+        if sentence := _exchange(accel, gyro):
+            found = {name: text for name, text in found.items() if not name.endswith("units")}
+            found["sensors exchanged"] = sentence
+        elif not any(name.endswith(("units", "dead", "frozen")) for name in found):
+            if sentence := _turn_fault(accel_time, accel, gyro_time, gyro):
+                found["gyroscope units"] = sentence
+    return [State(name, sentence) for name, sentence in found.items()]
+
+
+def _in_order(stamps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return samples in order of time, one for each time."""
+    if (np.diff(stamps) > 0).all():
+        return stamps, values
+    stamps, first = np.unique(stamps, return_index=True)
+    return stamps, values[first]
+
+
+def _is_enough(stamps: np.ndarray) -> bool:
+    """Return whether there are enough samples to judge their readings."""
+    return len(stamps) >= ENOUGH and bool(stamps[-1] - stamps[0] >= LONG_ENOUGH)
+
+
+def _sensor_states(sensor: str, stamps: np.ndarray, values: np.ndarray, rate: float) -> dict[str, str]:
+    """Return {name: sentence} of the states of one sensor, whose samples are in order."""
+    if len(stamps) < FEW_STAMPS:
+        return {}
+    step, found = float(np.median(np.diff(stamps))), {}
+    if not FASTEST <= step <= SLOWEST:
+        return {f"{sensor} times": f"the {sensor}'s samples are {step:.3g} s apart{_unit_question(step)}"}
+    if _is_enough(stamps) and (sentence := _unit_fault(sensor, values)[0]):
+        found[f"{sensor} units"] = sentence
+    if step > 2 / rate * (1 + 1e-3):
+        found[f"{sensor} rate"] = _slow_sentence(sensor, step, rate)
+    if sentence := _frozen_sentence(sensor, stamps, values):
+        found[f"{sensor} {'dead' if ' is zero ' in sentence else 'frozen'}"] = sentence
+    return found
+
+
+def _unit_question(step: float) -> str:
+    """Return the question in which unit times are whose steps are no steps of a sensor in seconds."""
+    large = {"milliseconds": 1e-3, "microseconds": 1e-6, "nanoseconds": 1e-9}
+    small = {"microseconds": 1e3, "milliseconds": 1e6}  # taken for nanoseconds, because they are integers
+    for unit, factor in (large if step > SLOWEST else small).items():
+        if FASTEST <= step * factor <= SLOWEST / 10:  # not a sensor of 2 Hz
+            return f"; are the times in {unit}? They must be float seconds or integer nanoseconds"
+    return ""
+
+
+def _slow_sentence(sensor: str, step: float, rate: float) -> str:
+    return (
+        f"the {sensor} has {1 / step:.0f} samples per second; the {rate:.0f} that a student reads are interpolated "
+        f"between them"
+    )
+
+
+def _frozen_sentence(sensor: str, stamps: np.ndarray, values: np.ndarray) -> str:
+    """Return when a sensor repeats one reading for longer than `FROZEN`; "" if it never does."""
+    if stamps[-1] - stamps[0] <= FROZEN:
+        return ""
+    moved = values[1:] != values[:-1]
+    ends = moved[:, 0] | moved[:, 1] | moved[:, 2] | (np.diff(stamps) > LONG_ENOUGH)  # nobody knows what is in a gap
+    moves = np.flatnonzero(ends)  # the last sample of each run of equal ones
+    first, last = np.concatenate(([0], moves + 1)), np.concatenate((moves, [len(values) - 1]))
+    longest = int(np.argmax(stamps[last] - stamps[first]))
+    start, stop = stamps[first[longest]], stamps[last[longest]]
+    if stop - start <= FROZEN:
+        return ""
+    what = "is zero" if not values[first[longest]].any() else "does not change"
+    return f"the {sensor} {what} from {start:.1f} to {stop:.1f} s"
+
+
+def _exchange(accel: np.ndarray, gyro: np.ndarray) -> str:
+    """Return what shows that two sensors are exchanged; "" if nothing does."""
+    if (acceleration := float(_norms(accel).mean())) >= LOW_ACCELERATION:
+        return ""
+    low, middle = np.percentile(_norms(gyro), [5, 50])
+    if low < middle / 2 or abs(middle - 9.81) > 1.5:
+        return ""
+    return (
+        f"the gyroscope measures gravity, {middle:.1f}, and the accelerometer {acceleration:.1f}: are the sensors "
+        f"exchanged?"
+    )
+
+
+def _norms(values: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.einsum("ij,ij->i", values, values))
+
+
+def _turn_fault(accel_time: np.ndarray, accel: np.ndarray, gyro_time: np.ndarray, gyro: np.ndarray) -> str:
+    """Return what shows that the gyroscope turns much further than gravity does; "" if it does not.
+
+    When a head turns by w in a short time, the direction of gravity u in its axes changes by u x w. Acceleration makes
+    the measured change larger, a turn about the vertical changes neither.
+    """
+    if math.sqrt(np.square(gyro).sum() / len(gyro)) * GRAVITY_STEP < GRAVITY_TURN:
+        return ""
+    cells = np.floor(accel_time / GRAVITY_STEP)
+    starts = np.flatnonzero(np.diff(cells, prepend=np.nan) != 0)
+    counts = np.diff(starts, append=len(cells))
+    gravity = np.add.reduceat(accel, starts) / counts[:, None]
+    directions = gravity / np.maximum(_norms(gravity), 1e-12)[:, None]
+    steps = np.diff(gyro_time)[:, None] * (gyro[1:] + gyro[:-1]) / 2
+    angles = np.concatenate((np.zeros((1, 3)), np.cumsum(steps, axis=0)))
+    centres = np.add.reduceat(accel_time, starts) / counts
+    turns = np.diff(np.stack([np.interp(centres, gyro_time, axis) for axis in angles.T], axis=1), axis=0)
+    kept = np.diff(cells[starts]) == 1
+    seen = np.diff(directions, axis=0)[kept]
+    expected = np.cross((directions[1:] + directions[:-1])[kept] / 2, turns[kept])
+    if len(seen) < 8:
+        return ""
+    turn, turned = (math.sqrt(np.square(x).sum() / len(x)) for x in (expected, seen))
+    if not turn > max(GRAVITY_TURN, TURNS_AS_FAR * turned):
+        return ""
+    return (
+        f"the gyroscope turns {turn / max(turned, 1e-3):.0f} times as far as the gravity that the accelerometer "
+        f"measures: is it in degrees per second, or are its axes other ones?"
+    )
+
+
+def _all_notes(motion: Imu) -> tuple[str, ...]:
+    """Return the notes of a recording, and the sentence of each of its states that they do not have."""
+    states = motion_states(motion)
+    if NO_ACCELEROMETER in motion.notes:  # zeros on request
+        states = [state for state in states if state.name != "accelerometer dead"]
+    if any("acceleration" in note for note in motion.notes):  # one note is enough, and a log's own names the scale
+        states = [state for state in states if state.name != "accelerometer units"]
+    return (*motion.notes, *(text for _, text in states if text not in motion.notes))
 
 
 def _sample_notes(path: Path, sensor: str, stamps: np.ndarray, values: np.ndarray) -> list[str]:
-    """Return what is unlikely about the samples of a sensor. Raise IMUError if their unit is certainly wrong."""
+    """Return what is unlikely about the samples of a sensor alone. Raise IMUError if their unit is certainly wrong."""
     notes = unit_notes(path, sensor, values)
     steps = np.diff(stamps)
     gaps = steps[steps > NOTED_GAP[1]]
     usual = float(np.median(steps)) if len(gaps) else 0.0
-    if usual > SLOW:
-        notes.append(
-            f"the {sensor} has {1 / usual:.0f} samples per second; the 198 that a student reads are interpolated "
-            f"between them"
-        )
     gaps = gaps[gaps > NOTED_GAP[0] * usual]
     if len(gaps):
         lengths = f"{_length(gaps.min())} to {_length(gaps.max())}" if len(gaps) > 1 else _length(gaps[0])
@@ -507,14 +707,6 @@ def _sample_notes(path: Path, sensor: str, stamps: np.ndarray, values: np.ndarra
             f"the {sensor} has {len(gaps)} {'gaps' if len(gaps) > 1 else 'gap'} of {lengths}; its usual step is "
             f"{_length(usual)}. Clips are interpolated across a gap of up to max_gap"
         )
-    moved = values[1:] != values[:-1]
-    moves = np.flatnonzero(moved[:, 0] | moved[:, 1] | moved[:, 2])  # the last sample of each run of equal ones
-    first, last = np.concatenate(([0], moves + 1)), np.concatenate((moves, [len(values) - 1]))
-    longest = int(np.argmax(stamps[last] - stamps[first]))
-    start, stop = stamps[first[longest]], stamps[last[longest]]
-    if stop - start > FROZEN:
-        what = "is zero" if not values[first[longest]].any() else "does not change"
-        notes.append(f"the {sensor} {what} from {start:.1f} to {stop:.1f} s")
     return notes
 
 
@@ -607,7 +799,7 @@ def _read_log(path: Path, reader: str, zero_accel: bool) -> Imu:
     gyro = log.gyro[chosen]
     notes += _sample_notes(path, "gyroscope", times, gyro)
     if log.accel is None:
-        return Imu(times, np.zeros_like(gyro), times, gyro, (*notes, "no accelerometer: its readings are zeros"))
+        return Imu(times, np.zeros_like(gyro), times, gyro, (*notes, NO_ACCELEROMETER))
     accel = log.accel[chosen]
     found = _sample_notes(path, "accelerometer", times, accel)
     if any("acceleration" in note for note in log.notes):  # one note is enough, and the log's own names the scale

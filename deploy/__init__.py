@@ -3,6 +3,7 @@
 stream        answers while samples and frames arrive
 arrivals      its buffers and clock
 gates         when to request a new frame
+health        what is wrong with the input
 events        labels that do not flicker
 feeds         cameras, addresses, pipes and files, as they come
 export        a student as one file, or as two programs
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
         exported as exported,
         feeds as feeds,
         gates as gates,
+        health as health,
         stream as stream,
     )
 else:
@@ -28,5 +30,7 @@ else:
 
     __getattr__, __dir__ = hand_on(
         __name__,
-        dict.fromkeys(("arrivals", "descriptions", "events", "export", "exported", "feeds", "gates", "stream"), ()),
+        dict.fromkeys(
+            ("arrivals", "descriptions", "events", "export", "exported", "feeds", "gates", "health", "stream"), ()
+        ),
     )

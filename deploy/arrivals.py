@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import itertools
 import math
 import operator
+from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -21,11 +23,27 @@ from ..recordings.clips import ClipSpec
 from ..support.errors import EgoDistillError
 from ..video import DRAWN, Scaler
 
-__all__ = ["FRAME_LEAD", "KEPT_BYTES", "Clock", "TimedFrame", "Frames", "Schedule", "Sensor", "Stats", "Times"]
+__all__ = [
+    "FRAME_LEAD",
+    "KEPT_BYTES",
+    "Alignment",
+    "Clock",
+    "Frames",
+    "Schedule",
+    "Sensor",
+    "Stats",
+    "TimedFrame",
+    "Times",
+]
 
 Times = float | int | Sequence[float] | Sequence[int] | np.ndarray
 
 RESTART = 1.0  # seconds of samples from the past after which a clock counts as restarted
+STEP_BACK = 0.1  # seconds: a clock that steps back by less is not noticed
+LEAP = 0.5  # seconds: frames and samples whose clocks come apart by less are not noticed
+LEADS = 3  # frames that show how far frames are ahead of samples
+SAME_LEAD = 0.2  # seconds by which two such distances may differ
+UNORDERED = 16  # changes between late and other samples in one call, above which it has no order to learn from
 ROUNDING = 1e-6  # seconds, as in video.py: a frame at 1/30 s is on screen at 0.0333333
 ON_SCREEN = 0.1  # seconds: a frame that began at most this long before a place is on screen there, as for `predict()`
 KEPT_BYTES = 1 << 27  # scaled pictures that wait for samples: half a minute at 30 fps and 224 x 224
@@ -112,7 +130,7 @@ class Clock:
         self.origin: int | None = None
 
     def seconds(self, times: Times) -> np.ndarray:
-        """Return times as float64 [n] in seconds; NaN for values that are not a time.
+        """Return times as float64 [n] in seconds; NaN for values that are not a time, or masked.
 
         Args:
             times: Float seconds or integer nanoseconds, one or [n].
@@ -130,6 +148,11 @@ class Clock:
             raise EgoDistillError(
                 f"times must be float seconds or integer nanoseconds, [n]; got {given.dtype} {list(given.shape)}"
             )
+        hidden = np.ma.getmask(times)
+        if hidden is not np.ma.nomask:
+            found = np.full(len(given), np.nan)
+            found[~np.atleast_1d(hidden)] = self.seconds(given[~np.atleast_1d(hidden)])
+            return found
         if not given.size:
             return np.empty(0)
         kind = "float seconds" if given.dtype.kind == "f" else "integer nanoseconds"
@@ -189,12 +212,58 @@ class Clock:
 # Samples
 
 
+class Step(NamedTuple):
+    """A step of a clock back in time: for a while, its times repeat earlier ones.
+
+    Attributes:
+        start: From this time on, samples of both sides are mixed, in seconds.
+        stop: The time before which the clock stepped back, the last one of its old side.
+        seconds: By how much.
+    """
+
+    start: float
+    stop: float
+    seconds: float
+
+
+@dataclasses.dataclass
+class Rerun:
+    """Samples that repeat earlier times, in the order in which they came.
+
+    Attributes:
+        first: The earliest time.
+        last: The latest time so far.
+        peak: The newest time before them.
+        mixed: From this time on, they are kept beside the earlier ones.
+        compared: Number of samples that were compared with the earlier ones.
+        repeated: How many of these have the reading that an earlier sample of the same time has.
+        known: Number of earlier samples between them.
+    """
+
+    first: float
+    last: float
+    peak: float
+    mixed: float
+    compared: int = 0
+    repeated: int = 0
+    known: int = 0
+
+    def step(self) -> Step | None:
+        """Return the step back that explains them; None if they were sent again, or fill a gap of earlier ones."""
+        if self.repeated * 2 >= self.compared or self.known * 2 < self.compared:
+            return None
+        return Step(max(self.first, self.mixed), self.peak, self.peak - self.first)
+
+
 class Sensor:
     """The samples of one sensor in order of time, without doubles, late ones and jumps.
 
     A sample more than `max_jump` ahead of the newest one is held back: samples near it in the next call confirm it,
     samples near the old ones prove that its time was wrong. `add()` returns True if the clock was restarted: in two
     calls or more, for at least `RESTART` seconds, all samples were more than `max_jump` in the past.
+
+    If the clock steps back by less than `max_jump`, its times repeat earlier ones with other readings and then go on.
+    Such a step is kept in `steps`, because the times beside it are near each other and the moments are not.
 
     Args:
         slack: Seconds by which samples may arrive after newer ones.
@@ -208,6 +277,8 @@ class Sensor:
         self.first, self.newest = math.inf, -math.inf
         self.held = (np.empty(0), np.empty((0, 3)))
         self.past: tuple[float, float, int] | None = None  # first, last, number of consecutive calls with only those
+        self.rerun: Rerun | None = None
+        self.steps: list[Step] = []
 
     def add(self, times: np.ndarray, values: np.ndarray) -> bool:
         """Add samples in any order; return whether the clock was restarted.
@@ -216,7 +287,7 @@ class Sensor:
             times: [n], seconds, without NaN.
             values: [n, 3].
         """
-        order = np.argsort(times, kind="stable")
+        given, order = (times, values), np.argsort(times, kind="stable")
         times, values = times[order], values[order]
         self.stats.samples += len(times)
         if not len(times):
@@ -224,6 +295,9 @@ class Sensor:
         if len(self.held[0]):
             times, values = self.with_held(times, values)
         ahead = self.first_ahead(times)
+        back = times[-1] - times[0] > STEP_BACK and bool((given[0][1:] < given[0][:-1] - STEP_BACK).any())
+        if back or self.rerun is not None or times[0] < self.newest - STEP_BACK:
+            self.note_steps(*given, times[ahead] if ahead < len(times) else math.inf)
         self.held = (times[ahead:], values[ahead:])
         self.stats.held += len(times) - ahead
         times, values = times[:ahead], values[:ahead]
@@ -277,6 +351,67 @@ class Sensor:
         self.past = (min(first, float(times[0])), max(last, float(times[-1])), calls + 1)
         return self.past[1] - self.past[0] >= RESTART and calls > 0
 
+    def note_steps(self, times: np.ndarray, values: np.ndarray, end: float) -> None:
+        """Note whether the clock has stepped back, from samples in the order in which they came.
+
+        Args:
+            times: [n], seconds.
+            values: [n, 3].
+            end: Time from which on samples are ahead and do not count.
+        """
+        times, values = times[times < end], values[times < end]
+        peaks = np.maximum.accumulate(np.concatenate(([self.newest], times)))[:-1]
+        late = times < peaks - STEP_BACK
+        cuts = np.concatenate(([0], np.flatnonzero(np.diff(late)) + 1, [len(times)]))
+        if len(cuts) > UNORDERED:
+            self.rerun = None
+            return
+        for start, stop in itertools.pairwise(cuts):
+            rerun, usual = self.rerun, float(np.median(np.diff(self.times[-64:]))) if len(self.times) > 1 else 0.0
+            goes_on = rerun is not None and 0 <= times[start] - rerun.last <= max(STEP_BACK / 2, 3 * usual)
+            if not late[start]:
+                if goes_on and (step := rerun.step()) is not None:
+                    self.steps.append(step)
+                self.rerun = None
+                continue
+            part = times[start:stop]
+            if not goes_on:
+                rerun = Rerun(float(part.min()), 0.0, float(peaks[start]), self.newest - self.slack)
+            rerun.last = float(part.max())
+            earlier = np.concatenate((self.times, times[:start]))
+            self.compare(rerun, part, values[start:stop], earlier, np.concatenate((self.values, values[:start])))
+            self.rerun = rerun
+
+    def compare(
+        self, rerun: Rerun, times: np.ndarray, values: np.ndarray, earlier: np.ndarray, readings: np.ndarray
+    ) -> None:
+        """Count how samples that repeat earlier times differ from the earlier ones.
+
+        Args:
+            rerun: The count.
+            times: [n], seconds, of the samples.
+            values: [n, 3].
+            earlier: [m], seconds, of the earlier samples, which may be in any order.
+            readings: [m, 3].
+        """
+        earlier, first = np.unique(earlier, return_index=True)
+        readings, kept = readings[first], times >= earlier[0] - 1e-6
+        places = np.searchsorted(earlier, times - 1e-6).clip(0, len(earlier) - 1)
+        same = (np.abs(earlier[places] - times) <= 1e-6) & (readings[places] == values).all(axis=1)
+        same &= (readings[places] != readings[places - 1]).any(axis=1)  # a frozen sensor repeats all readings
+        rerun.compared += int(np.count_nonzero(kept))
+        rerun.repeated += int(np.count_nonzero(same & kept))
+        rerun.known += int(np.count_nonzero((earlier >= times.min()) & (earlier <= times.max())))
+
+    def stepped(self, start: float, stop: float) -> Step | None:
+        """Return a step of the clock inside a span of time; None without one.
+
+        Args:
+            start: Start of the span, in seconds.
+            stop: Its end, in seconds.
+        """
+        return next((step for step in self.steps if start <= step.stop and stop > step.start), None)
+
     def merge(self, times: np.ndarray, values: np.ndarray) -> None:
         """Add samples that are not too late; of two samples with the same time, keep the one that came first.
 
@@ -319,6 +454,8 @@ class Sensor:
         """
         place = max(int(np.searchsorted(self.times, before, side="right")) - 1, 0)
         self.times, self.values = self.times[place:], self.values[place:]
+        if self.steps:
+            self.steps = [step for step in self.steps if step.stop >= before]
 
     def move(self, convert: Callable[[np.ndarray], np.ndarray]) -> None:
         """Convert all times.
@@ -329,7 +466,83 @@ class Sensor:
         self.times = convert(self.times)
         self.held = (convert(self.held[0]), self.held[1])
         self.first, self.newest = (float(convert(np.float64(t))) for t in (self.first, self.newest))
-        self.past = None
+        self.past = self.rerun = None
+        self.steps = []
+
+
+class Alignment:
+    """Whether frames and samples stay on one clock.
+
+    A frame that arrives is ahead of the newest sample by a lead, which depends on the camera, drivers and pieces. If
+    one of the two clocks steps, its times leap, and the lead changes by as much and stays there. If both step, or if
+    frames or samples are lost, the lead stays. `apart` is the change in seconds; 0 on one clock.
+    """
+
+    def __init__(self) -> None:
+        self.leads: deque[float] = deque(maxlen=LEADS)
+        self.intervals: deque[float] = deque(maxlen=8)  # usual ones between frames
+        self.leaps: list[float] = []  # changes of the lead that leaps of times would explain
+        self.usual, self.later, self.apart = 0.0, 0, 0.0
+        self.frame, self.sample, self.fresh = math.inf, math.inf, False  # the last times; whether samples came since
+
+    def note_samples(self, times: np.ndarray) -> None:
+        """Note samples of one sensor, in the order in which they came.
+
+        Args:
+            times: [n], seconds, at least one.
+        """
+        first, last = float(times[0]), float(times[-1])
+        if not (abs(first - self.sample) <= LEAP and 0 <= last - first <= LEAP):
+            steps = np.diff(times, prepend=self.sample)
+            leaps = steps[np.abs(steps) > LEAP]
+            for leap in leaps if len(leaps) < UNORDERED else ():
+                self.note_leap(-float(leap))
+        self.sample, self.fresh = last, True
+
+    def note_frame(self, moment: float) -> None:
+        """Note a frame as it arrives.
+
+        Args:
+            moment: Its time in seconds.
+        """
+        step = moment - self.frame
+        leap = step - max(self.intervals, default=step) if step > 0 else step  # a camera may sleep between frames
+        if abs(leap) > LEAP:
+            self.note_leap(leap)
+        if step > 0:
+            self.intervals.append(step)
+        self.frame = moment
+        if not self.fresh:  # the lead over samples that came earlier grows without any step
+            return
+        self.fresh = False
+        self.leads.append(moment - self.sample)
+        self.later += 1
+        if self.later >= LEADS and self.leaps:
+            self.judge()
+        elif self.apart and abs(self.lead() - self.usual) < SAME_LEAD:
+            self.apart = 0.0  # the other clock has stepped, too
+
+    def note_leap(self, change: float) -> None:
+        """Note by how much the lead changes if a leap of times is a step of their clock."""
+        if not math.isfinite(change) or len(self.leads) < LEADS:
+            return
+        if not self.leaps:
+            self.usual, self.later = self.usual if self.apart else self.lead(), 0
+        self.leaps.append(change)
+
+    def lead(self) -> float:
+        """Return the median of the last leads."""
+        return float(np.median(self.leads))
+
+    def judge(self) -> None:
+        """Decide whether one of the clocks has stepped."""
+        change, steady = self.lead() - self.usual, max(self.leads) - min(self.leads) < LEAP
+        # What was late and has lost something to catch up leaps, too; its lead comes nearer to 0.
+        away = abs(self.lead()) > abs(self.usual)
+        for leap in (*self.leaps, sum(self.leaps)):
+            if steady and away and abs(leap) > LEAP and abs(change - leap) < SAME_LEAD:
+                self.apart = leap
+        self.leaps = []
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -658,3 +871,16 @@ class Frames:
         else:
             frame.picture = self.scaler(av.VideoFrame.from_ndarray(frame.picture, format="rgb24"))
         frame.scaled = True
+
+    def forget(self, moment: float) -> None:
+        """Drop the frames up to a time.
+
+        Args:
+            moment: The time in seconds.
+        """
+        for frame in [frame for frame in self.kept if frame.time <= moment]:
+            self.kept.remove(frame)
+            self.stats.waiting -= not frame.taken
+            self.stats.replaced += not frame.taken
+            if frame is self._last:
+                self._last = None

@@ -23,7 +23,8 @@ import torch
 
 from ..engine import runtime
 from ..engine.batches import require_number
-from ..support.errors import IMU_RATE, EgoDistillError
+from ..imu import FAST_TURN, MEAN_TURN
+from ..support.errors import CLIP_SECONDS, IMU_RATE, EgoDistillError
 
 __all__ = [
     "Always",
@@ -35,11 +36,16 @@ __all__ = [
     "Random",
     "Turned",
     "best_looks",
+    "decide",
     "simulate",
 ]
 
 TOLERANCE = 1e-6  # s; an age of four steps of 0.5 s may be a little below 2.0
 FAST = 1.5  # rad/s: the head turns to something new; the threshold of the default gate of `Stream`
+
+# Thresholds above these are never reached: they are in another unit.
+LONGEST_PERIOD = 600.0  # s
+FARTHEST_TURN = round(MEAN_TURN * CLIP_SECONDS, 1)  # rad in a clip
 
 # (window [samples, 6] in m/s2 and rad/s, ages of the frames in s, end of the window in s) -> whether to request a frame
 Gate = Callable[[np.ndarray, Sequence[float], float], bool]
@@ -74,7 +80,8 @@ class Period:
     """Gate that requests a frame when the newest one has reached a fixed age, like `Stream(period=...)`.
 
     Attributes:
-        seconds: Age of the newest frame, in seconds, from which on to request another.
+        seconds: Age of the newest frame, in seconds, from which on to request another; at most 600, and in a `Stream`
+            at most its `max_age`.
 
     >>> from egodistill import gates
     >>> gate = gates.Period(2.0)
@@ -85,10 +92,10 @@ class Period:
     seconds: float
 
     def __post_init__(self) -> None:
-        require_number("seconds", self.seconds, 0, above=True)
+        require_number("seconds", self.seconds, 0, LONGEST_PERIOD, above=True)
 
     def __call__(self, window: np.ndarray, ages: Sequence[float], stop: float) -> bool:
-        return min(ages, default=np.inf) >= self.seconds - TOLERANCE
+        return bool(min(ages, default=np.inf) >= self.seconds - TOLERANCE)
 
 
 @dataclasses.dataclass
@@ -121,7 +128,7 @@ class Moved:
     """Gate that requests frames while the head moves: the RMS of the gyroscope over the end of the window is high.
 
     Attributes:
-        rate: RMS in rad/s from which on to request a frame.
+        rate: RMS in rad/s from which on to request a frame, at most 35, the range of gyroscopes.
         seconds: Seconds at the end of the window over which the RMS is taken.
         imu_rate: Samples of the window per second.
 
@@ -139,13 +146,13 @@ class Moved:
     imu_rate: float = IMU_RATE
 
     def __post_init__(self) -> None:
-        require_number("rate", self.rate, 0)
+        require_number("rate", self.rate, 0, FAST_TURN)
         require_number("imu_rate", self.imu_rate, 0, above=True)
         require_number("seconds", self.seconds, 0, above=True)
 
     def __call__(self, window: np.ndarray, ages: Sequence[float], stop: float) -> bool:
         part = window[-max(1, round(self.seconds * self.imu_rate)) :, 3:]
-        return float(np.sqrt(np.square(part).sum(axis=1).mean())) >= self.rate
+        return bool(np.sqrt(np.square(part).sum(axis=1).mean()) >= self.rate)
 
 
 @dataclasses.dataclass
@@ -156,7 +163,8 @@ class Turned:
     start if the frame is older; so the angle is that of small turns. Without a frame the answer is yes.
 
     Attributes:
-        angle: Angle in rad from which on to request a frame.
+        angle: Angle in rad from which on to request a frame, at most 21.3: a head does not turn faster than 10 rad/s
+            for a whole clip.
         imu_rate: Samples of the window per second.
 
     >>> import numpy as np
@@ -171,7 +179,7 @@ class Turned:
     imu_rate: float = IMU_RATE
 
     def __post_init__(self) -> None:
-        require_number("angle", self.angle, 0)
+        require_number("angle", self.angle, 0, FARTHEST_TURN)
         require_number("imu_rate", self.imu_rate, 0, above=True)
 
     def __call__(self, window: np.ndarray, ages: Sequence[float], stop: float) -> bool:
@@ -179,7 +187,7 @@ class Turned:
             return True
         count = min(len(window), max(0, round(min(ages) * self.imu_rate)))
         turn = window[len(window) - count :, 3:].sum(axis=0) / self.imu_rate
-        return float(np.linalg.norm(turn)) >= self.angle
+        return bool(np.linalg.norm(turn) >= self.angle)
 
 
 class Changed:
@@ -191,7 +199,7 @@ class Changed:
             request, from which on the head moves in another way. The first window counts as a request.
 
     Raises:
-        EgoDistillError: For a model without IMU encoder, an exported one, and a distance below 0.
+        EgoDistillError: For a model without IMU encoder, an exported one, and a distance that is not from 0 to 2.
 
     >>> import numpy as np
     >>> from egodistill import EgoDistill, gates
@@ -202,7 +210,7 @@ class Changed:
     """
 
     def __init__(self, model: Any, distance: float) -> None:
-        require_number("distance", distance, 0)
+        require_number("distance", distance, 0, 2)
         if "imu" not in model.inputs:
             raise EgoDistillError("a change gate needs a student with an IMU encoder; give another gate")
         if runtime.is_exported(model):
@@ -230,6 +238,28 @@ class Changed:
         motion = self.model.encode_imu(torch.from_numpy(np.asarray(window, np.float32)).to(device)[None])
         vector = motion.flatten().float().cpu().numpy()
         return vector / max(float(np.linalg.norm(vector)), 1e-12)
+
+
+def decide(gate: Gate, window: np.ndarray, ages: Sequence[float], stop: float) -> bool:
+    """Return what a gate decides, as a bool.
+
+    Args:
+        gate: The gate.
+        window: The IMU window, [samples, 6].
+        ages: Ages of the frames that were used, in seconds.
+        stop: End of the window in seconds.
+
+    Raises:
+        EgoDistillError: For a result that is neither True nor False, such as None of a function that forgot to return.
+
+    >>> from egodistill import gates
+    >>> gates.decide(lambda window, ages, stop: stop > 10, None, [1.0], 12.0)
+    True
+    """
+    if isinstance(found := gate(window, ages, stop), (bool, np.bool_)):
+        return bool(found)
+    name = getattr(gate, "__name__", type(gate).__name__)
+    raise EgoDistillError(f"a gate returns True or False; {name} returned {found!r}")
 
 
 class Looks(NamedTuple):
@@ -270,7 +300,7 @@ def simulate(
         camera_delay: Seconds from a request to its frame, as for `Stream`.
 
     Raises:
-        EgoDistillError: For times that are not in order.
+        EgoDistillError: For times that are not in order, and a decision that is not a bool.
 
     >>> import numpy as np
     >>> from egodistill import gates
@@ -292,7 +322,7 @@ def simulate(
         age = stop - frames[taken[-1]] if taken else np.inf
         if 0 <= age <= max_age:
             used[k] = taken[-1]
-        look = gate(window, (age,) if used[k] >= 0 else (), stop)
+        look = decide(gate, window, (age,) if used[k] >= 0 else (), stop)
         if request < np.inf or k + 1 == len(stops):
             continue  # a frame that comes also answers this decision
         decided = stop + slack + camera_delay if look else np.inf

@@ -21,7 +21,9 @@ import dataclasses
 import math
 import threading
 import time
+import warnings
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -30,10 +32,11 @@ from torch import Tensor
 
 from ..engine import batches, runtime
 from ..engine.runtime import Precision
-from ..imu import LARGEST_READING, MAX_GAP, CoverageError, Imu
+from ..imu import LARGEST_READING, MAX_GAP, CoverageError, Imu, State
 from ..support.errors import EgoDistillError
-from .arrivals import FRAME_LEAD, Clock, Frames, Schedule, Sensor, Stats, TimedFrame, Times
-from .gates import FAST, TOLERANCE, Gate, Moved, replacement
+from .arrivals import FRAME_LEAD, Alignment, Clock, Frames, Schedule, Sensor, Stats, TimedFrame, Times
+from .gates import FAST, TOLERANCE, Gate, Moved, Period, decide, replacement
+from .health import SENSORS, SILENT, Health
 
 __all__ = ["Answer", "Stream", "StreamClockError"]
 
@@ -105,9 +108,9 @@ class Stream:
 
     Times are float seconds, or integers, which are nanoseconds; all of one clock and one kind.
 
-    Memory, whatever the input: (clip_seconds + slack + (max_pending + 1) * every + max_jump) seconds of samples, 32
-    bytes per reading; the pictures of coming answers in the model's size, one as it came, and their features. While
-    frames are ahead of the samples, they wait: at most `arrivals.KEPT_BYTES`, 128 MiB.
+    Memory, whatever the input: (clip_seconds + slack + (max_pending + 1) * every + max_jump) seconds of samples, and
+    the last 6 s as they came, 32 bytes per reading; the pictures of coming answers in the model's size, one as it came,
+    and their features. While frames are ahead of the samples, they wait: at most `arrivals.KEPT_BYTES`, 128 MiB.
 
     Args:
         model: An `EgoDistill` in evaluation mode, on its device, a pair of exported programs (`export.load_pair()`), or
@@ -132,7 +135,7 @@ class Stream:
             IMU samples, at the gate's `imu_rate` if it has one. None: `gates.Moved(gates.FAST)`, which is better than a
             period with 6 to 12 requests a minute (docs/results.md); for a model without IMU, or with several frames, a
             period of 2 s.
-        period: With "newest", instead of a gate: seconds between frame requests.
+        period: With "newest", instead of a gate: seconds between frame requests, at most `max_age`.
         camera_delay: Seconds that the camera takes from a request to its frame, the most that is usual. Frames are
             requested so much earlier that they come in time: before the present one is too old, the period has passed
             or, with "centre", the place is reached. Decisions of a gate cannot be known earlier.
@@ -144,6 +147,8 @@ class Stream:
         on_restart: "raise" StreamClockError, or "reset" silently, when the clock of the samples was restarted.
         top: Number of classes of an answer.
         precision: "fp32", "bf16" or "auto", as in `evaluate()`.
+        report: Gets each state of `health()` when it occurs for the first time, in the thread that calls `results()`,
+            `wait()` or `finish()`. None: a warning.
 
     Raises:
         EgoDistillError: For arguments that do not fit.
@@ -182,6 +187,7 @@ class Stream:
         on_restart: Literal["raise", "reset"] = "raise",
         top: int = 5,
         precision: Precision = "auto",
+        report: Callable[[State], object] | None = None,
     ) -> None:
         self.spec = batches.clip_spec_of(model)
         batches.require_number("every", every, round(self.spec.seconds / 100, 4))
@@ -208,13 +214,15 @@ class Stream:
                     f"{name} decides when to request a frame, so it needs frames='newest'; with 'centre' the camera "
                     f"always runs"
                 )
+        longest = gate.seconds if isinstance(gate, Period) else period or 0.0
+        if longest > max_age:
+            raise EgoDistillError(f"the period must be at most max_age, {max_age:g} s; got {longest}")
         if gate is not None and not self.spec.imu_samples:
             raise EgoDistillError("gate is asked about head motion, and this model reads none; give period instead")
         rate = self.spec.imu_rate
-        if getattr(gate, "imu_rate", rate) != rate:
+        if (counted := getattr(gate, "imu_rate", rate)) != rate:
             raise EgoDistillError(
-                f"gate counts {gate.imu_rate} samples per second, and the model reads {rate}; build it with "
-                f"imu_rate={rate}"
+                f"gate counts {counted} samples per second, and the model reads {rate}; build it with imu_rate={rate}"
             )
         if not set(batches.inputs_of(model)) <= {"frames", "imu"}:
             raise EgoDistillError(f"a stream has frames and IMU samples; the model reads {', '.join(model.inputs)}")
@@ -244,6 +252,7 @@ class Stream:
         if isinstance(model, torch.nn.Module):
             self.model = runtime.with_cast_weights(model, self.precision)
         self.names = getattr(model, "class_names", None)
+        self.report, self._reported = report, set[str]()
         self._stats = Stats()
         self._lock = threading.Condition()
         self._computing = threading.Lock()
@@ -260,6 +269,14 @@ class Stream:
         else:  # frames are the clock
             self._sensors = [Sensor(self.slack, FRAME_LEAD, Stats())]
         self._frames = Frames(self._schedule, self.choice, self.tolerance, self.max_age, self._stats)
+        self._alignment = Alignment()
+        late, within = 0.0, max(SILENT, 2 * self.every, 2 * self.tolerance)
+        if self.choice == "newest":
+            late, within = self.max_age, self.max_age + self.camera_timeout + self.camera_delay + SILENT
+        elif self.spec.frames:
+            late = self.spec.seconds - float(self._frames.places[-1])
+        limits = {"slack": self.slack, "late": late + self.slack, "frames_within": within}
+        self._health = Health(self.spec, self._stats, self._alignment, **limits)
         self._pending: deque[tuple[int, float]] = deque()
         self._request: Request | None = None
         self._asked = -math.inf  # "centre": the last place of a clip for which a frame was requested
@@ -286,13 +303,15 @@ class Stream:
         Args:
             times: [n], seconds or nanoseconds. Copied.
             readings: Float [n, 6]: accelerometer xyz in m/s2, gyroscope xyz in rad/s. Copied. A row of one sensor has
-                NaN in the other three columns.
+                NaN in the other three columns. Masked values count as NaN.
 
         Raises:
             StreamClockError: Once, if the clock was restarted, unless on_restart="reset".
             EgoDistillError: For other shapes, another kind of times, and a stream that was closed.
         """
         try:
+            if isinstance(readings, np.ma.MaskedArray):
+                readings = np.ma.filled(readings.astype(np.float64), np.nan)
             table = np.array(readings, np.float64, ndmin=2)
         except (ValueError, TypeError) as error:
             raise EgoDistillError(f"readings must be numbers, float [n, 6]: {error}") from error
@@ -316,13 +335,24 @@ class Stream:
     def _add(self, seconds: np.ndarray, table: np.ndarray) -> bool:
         """Give each sensor its samples; return whether the clock of one was restarted."""
         restarted = False
-        for sensor, values in zip(self._sensors, (table[:, :3], table[:, 3:]), strict=True):
+        for place, sensor in enumerate(self._sensors):
+            values = table[:, 3 * place : 3 * place + 3]
             present = ~np.isnan(values).all(axis=1)
             usable = present & np.isfinite(seconds) & (np.abs(values) < LARGEST_READING).all(axis=1)
             wrong = int(np.count_nonzero(present & ~usable))
             self._stats.samples += wrong
             self._stats.invalid += wrong
-            restarted |= sensor.add(seconds[usable], values[usable])
+            stamps, readings, steps = seconds[usable], values[usable], len(sensor.steps)
+            restarted |= sensor.add(stamps, readings)
+            if not len(stamps):
+                continue
+            self._health.note_samples(place, stamps, readings)
+            self._health.note_progress(place, sensor.newest)
+            if place == 0:
+                self._alignment.note_samples(stamps)
+            if len(sensor.steps) > steps:
+                self._health.note_step("samples", sensor.steps[-1])
+                self._frames.forget(sensor.steps[-1].stop)  # by its time, one of before would be younger than it is
         return restarted
 
     def accept_frame(self, moment: float | int, picture: np.ndarray) -> None:
@@ -343,23 +373,33 @@ class Stream:
             raise EgoDistillError(
                 f"a picture must be RGB, uint8 [height, width, 3]; got {given.dtype} {list(given.shape)}"
             )
+        if isinstance(picture, np.ma.MaskedArray) and np.ma.is_masked(picture):
+            raise EgoDistillError("a picture must have all its pixels; got a masked array")
         arrived = time.monotonic()
         with self._lock:
             self._require_open()
             seconds = self._frame_seconds(moment)
             self._stats.frames += 1
+            self._health.note_picture(seconds, given)
             if self._request is not None and seconds >= self._request.since:
                 self._stats.answered += 1
                 self._stats.camera_on += max(0.0, seconds - self._request.last)
                 self._request, self._look = None, False  # the frame also answers a later request of the gate
-            if not self.spec.imu_samples and self._sensors[0].add(np.array([seconds]), np.zeros((1, 3))):
-                self._stats.refused += 1
-                self._restart()
-                return
+            if not self.spec.imu_samples:
+                (sensor,) = self._sensors
+                steps, restarted = len(sensor.steps), sensor.add(np.array([seconds]), np.full((1, 3), np.nan))
+                if len(sensor.steps) > steps:
+                    self._health.note_step("frames", sensor.steps[-1])
+                if restarted:
+                    self._stats.refused += 1
+                    self._restart()
+                    return
+            self._alignment.note_frame(seconds)
             ahead = max(self._frames.latest, *(sensor.newest for sensor in self._sensors))
             if not self.spec.frames or (math.isfinite(ahead) and seconds > ahead + FRAME_LEAD):
                 self._stats.refused += 1
                 return
+            self._health.note_progress(len(SENSORS), seconds)
             self._frames.add(TimedFrame(seconds, given.copy()), self._first_open())
             self._update(arrived)
             self._lock.notify_all()  # to `wait()`, which scales the picture
@@ -432,6 +472,7 @@ class Stream:
         If the model or the gate raises an error after answers have been computed, those are returned, and the next call
         raises it, or else the end of the `with` block. An answer whose model fails is dropped and counted.
         """
+        self._report_states()
         with self._computing:
             self._raise_failure()
             with self._lock:
@@ -446,7 +487,8 @@ class Stream:
                     raise
                 self._failure = error
             found, self._ready = self._ready, []
-            return found
+        self._health.note_busy()
+        return found
 
     def _raise_failure(self) -> None:
         """Raise the error that came after answers which have been given."""
@@ -463,11 +505,14 @@ class Stream:
             timeout: Seconds to wait at most; None: without limit.
         """
         end = math.inf if timeout is None else time.monotonic() + timeout
-        with self._lock:
-            while self._open and not (self._finished or self._has_results()) and (left := end - time.monotonic()) > 0:
+        while True:
+            with self._lock:
                 self._frames.scale_newest()
-                self._lock.wait(None if left == math.inf else left)
-            return self._has_results()
+                waits = self._open and not (self._finished or self._has_results())
+                if not waits or (left := end - time.monotonic()) <= 0:
+                    return self._has_results()
+                self._lock.wait(min(left, SILENT))
+            self._report_states()
 
     def _has_results(self) -> bool:
         return bool(self._pending or self._ready or self._failure)
@@ -479,7 +524,30 @@ class Stream:
             self._finished = True
             self._update(time.monotonic(), final=True)
             self._lock.notify_all()
+        self._report_states(at_once=True)
         return self.results()
+
+    def health(self) -> list[State]:
+        """Return what is wrong with the input at present, as states with a sentence each; [] if nothing is.
+
+        A state that occurs for the first time is also reported by `results()`, `wait()` and `finish()`.
+
+        | state | what was seen |
+        | --- | --- |
+        | "accelerometer units", "gyroscope units", "sensors exchanged" | readings that are not in m/s2 and rad/s |
+        | "accelerometer times", "gyroscope times" | times that are neither seconds nor integer nanoseconds |
+        | "... dead", "... frozen" | readings that are zero, or do not change, for 5 s |
+        | "... rate" | fewer than half as many samples per second as the model reads |
+        | "samples late", "samples double", "samples invalid" | more than 5 % of the last readings |
+        | "no accelerometer", "no gyroscope", "no samples", "no frames" | an input that does not come, while others do |
+        | "no input" | nothing has come for 5 s |
+        | "clock stepped", "clocks apart" | a clock that stepped, or that is another one |
+        | "frames late" | answers lack frames, because these come too late |
+        | "pictures blank", "pictures frozen" | pictures of one colour, or the same picture, for 5 s |
+        | "pictures tiny" | pictures of less than a quarter of the model's height or width |
+        """
+        with self._lock:
+            return self._states()
 
     def reset(self) -> None:
         """Forget the clock, samples, frames, requests and answers that are due, and accept a new recording.
@@ -505,7 +573,28 @@ class Stream:
             found.pending, found.outstanding = len(self._pending) + self._taken, int(self._request is not None)
             return found
 
+    def _report_states(self, *, at_once: bool = False) -> None:
+        """Report the states that occur for the first time.
+
+        Args:
+            at_once: Search for states although little has come since they were searched for last.
+        """
+        with self._lock:
+            if not (self._health.is_due() or at_once):
+                return
+            fresh = [state for state in self._states() if state.name not in self._reported]
+            self._reported.update(state.name for state in fresh)
+        for state in fresh:
+            if self.report is not None:
+                self.report(state)
+            else:
+                warnings.warn(f"{state.name}: {state.sentence}", stacklevel=3)
+
     # --- Under the lock ------------------------------------------------------------------------------
+
+    def _states(self) -> list[State]:
+        over = self._finished or not self._open
+        return self._health.states() + ([] if over else self._health.idle())
 
     def _require_open(self) -> None:
         if not self._open or self._finished:
@@ -571,6 +660,7 @@ class Stream:
         convert = self._clock.move_origin(anchor)
         for sensor in self._sensors:
             sensor.move(convert)
+        self._health.move(convert)
         for frame in self._frames.kept:
             frame.time = float(convert(np.float64(frame.time)))
         if (request := self._request) is not None:
@@ -611,9 +701,12 @@ class Stream:
                     window = motion.window(start, samples, rate, **self.limits)
                 except CoverageError as error:
                     problem = str(error)
+            problem = problem or self._stepped(self._schedule.start(number), self._schedule.stop(number))
             frames = self._frames.pick(number) if self.spec.frames else []
-            if problem is None and len(frames) < self.spec.frames:
-                problem = self._lacking(frames)
+            if problem is None:
+                lacks = len(frames) < self.spec.frames
+                self._health.lacking = self._health.lacking + 1 if lacks else 0
+                problem = self._lacking(frames) if lacks else None
             if problem is None:
                 for frame in frames:
                     if not frame.taken:
@@ -623,6 +716,21 @@ class Stream:
                         self._stats.waiting -= 1
             self._frames.thin(self._first_open())
             return Job(number, self._schedule, arrived, window, frames, problem)
+
+    def _stepped(self, start: float, stop: float) -> str | None:
+        """Return which step of a clock parts what an answer would join; None if there is none."""
+        names = SENSORS if self.spec.imu_samples else ("frames",)
+        for name, sensor in zip(names, self._sensors, strict=True):
+            if (step := sensor.stepped(start, stop)) is not None:
+                return (
+                    f"the clock of the {name} stepped back by {step.seconds:.2f} s at {step.stop:.2f} s, in this clip"
+                )
+        if self._alignment.apart:
+            return (
+                f"frames and samples are no longer on one clock: one of their clocks stepped by "
+                f"{abs(self._alignment.apart):.1f} s"
+            )
+        return None
 
     def _lacking(self, frames: list[TimedFrame]) -> str:
         where = f"within {self.tolerance:g} s of its place" if self.choice == "centre" else ""
@@ -676,7 +784,7 @@ class Stream:
             )
             self._ready.append(answer)
         if self.gate is not None and job.window is not None:
-            look = bool(self.gate(job.window, ages, stop))
+            look = decide(self.gate, job.window, ages, stop)
             with self._lock:  # a decision counts if it is about the newest frame and this clock
                 later = any(frame.time > stop for frame in self._frames.kept)
                 self._look |= look and not later and job.schedule is self._schedule

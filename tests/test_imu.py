@@ -5,9 +5,10 @@ import re
 
 import numpy as np
 import pytest
+from heads import head
 from painted import ramp, write_table
 
-from egodistill.imu import CoverageError, Imu, IMUError, read_imu, unit_notes
+from egodistill.imu import CoverageError, Imu, IMUError, motion_states, read_imu, unit_notes
 from egodistill.recordings import checks
 
 
@@ -231,6 +232,94 @@ def test_shaken_readings_of_a_thousand_are_noted_and_not_refused():
         unit_notes("u", "accelerometer", values)
     values[:10] = 200
     assert "mean acceleration 934.6 m/s2" in unit_notes("u", "accelerometer", values)[0]
+
+
+def states(times, accel, gyro, **options):
+    return dict(motion_states(Imu(times, accel, times, gyro), **options))
+
+
+def test_a_head_that_moves_has_no_states():
+    times, accel, gyro = head()
+    for turn in (np.eye(3), np.eye(3)[[2, 0, 1]]):  # also in axes that are not a GoPro's
+        for scale in (0.0, 0.1, 1.0, 4.0):  # scale 0: a tripod, of which noise is left
+            noise = np.random.default_rng(1).normal(0, 0.004, gyro.shape)
+            still = np.random.default_rng(2).normal([0, 0, 9.81], 0.04, accel.shape)
+            a, g = (still, noise) if scale == 0 else (accel @ turn.T, scale * gyro)
+            assert states(times, a, g) == {}, scale
+    assert states(times[:50], 0 * accel[:50], gyro[:50]) == {}  # too few to judge
+    for rate in (100.0, 1000.0, 4000.0):
+        assert states(*head(rate=rate)) == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "words"),
+    [
+        (lambda a, g: (a / 9.81, g), "accelerometer units", "the acceleration is in g"),
+        (lambda a, g: (a * 100, g), "accelerometer units", "in mg or cm/s2"),
+        (lambda a, g: (a * 2048 / 9.81 + 9000, g), "accelerometer units", "in counts of the sensor"),
+        (lambda a, g: (a - [0, 0, 9.7], g), "accelerometer units", "without gravity"),
+        (lambda a, g: (a, 57.3 * 4 * g), "gyroscope units", "in degrees per second"),
+        (lambda a, g: (a, 57.3 * 0.4 * g), "gyroscope units", r"turns \d+ times as far as the gravity .* in degrees"),
+        (lambda a, g: (a, g + np.array([3, 4, 12])), "gyroscope units", "mean turn rate of 13 rad/s: is it in degrees"),
+        (lambda a, g: (g, a), "sensors exchanged", "the gyroscope measures gravity, .*: are the sensors exchanged"),
+        (lambda a, g: (0 * a, g), "accelerometer dead", r"is zero from 0.0 to 10.0 s"),
+        (lambda a, g: (a, 0 * g), "gyroscope dead", r"is zero from 0.0 to 10.0 s"),
+        (lambda a, g: (0 * a + a[0], g), "accelerometer frozen", "does not change from 0.0 to 10.0 s"),
+        (lambda a, g: (a, 0 * g + g[0]), "gyroscope frozen", "does not change from 0.0 to 10.0 s"),
+    ],
+)
+def test_readings_that_no_head_can_have_are_a_state(change, name, words):
+    times, accel, gyro = head()
+    ((found, sentence),) = states(times, *change(accel, gyro)).items()
+    assert found == name and re.search(words, sentence)
+
+
+@pytest.mark.parametrize(
+    ("factor", "words"),
+    [
+        (1e3, "5 s apart; are the times in milliseconds"),
+        (1e6, r"5e\+03 s apart; are the times in microseconds"),
+        (1e9, r"5e\+06 s apart; are the times in nanoseconds"),
+        (1e-6, r"5e-09 s apart; are the times in milliseconds"),  # integers, taken for nanoseconds
+        (1e-3, r"5e-06 s apart; are the times in microseconds"),
+    ],
+)
+def test_times_in_another_unit_are_a_state(factor, words):
+    times, accel, gyro = head(2.0)
+    found = states(times * factor, accel, gyro)
+    assert list(found) == ["accelerometer times", "gyroscope times"]
+    assert all(re.search(words, sentence) for sentence in found.values())
+
+
+def test_a_slow_sensor_is_a_state_for_a_student_that_reads_more():
+    times, accel, gyro = head(rate=60.0)
+    found = states(times, accel, gyro)
+    assert list(found) == ["accelerometer rate", "gyroscope rate"]
+    assert "the gyroscope has 60 samples per second; the 198 that a student reads" in found["gyroscope rate"]
+    assert states(times, accel, gyro, rate=100.0) == {}
+
+
+def test_states_do_not_depend_on_the_order_of_samples_and_on_doubles():
+    times, accel, gyro = head()
+    order = np.random.default_rng(0).permutation(np.repeat(np.arange(len(times)), 2))
+    assert states(times[order], accel[order], gyro[order]) == {}
+    assert list(states(times[order], 0 * accel[order], gyro[order])) == ["accelerometer dead"]
+
+
+def test_times_from_the_future_and_gaps_are_no_states():
+    times, accel, gyro = head(20.0)
+    wild = times.copy()
+    wild[[700, 1500]] = 1e9, 1e300
+    assert states(wild, accel, gyro) == {}
+    gap = (times < 5) | (times > 12)
+    accel[np.flatnonzero(times > 12)[0]] = accel[np.flatnonzero(times < 5)[-1]]
+    assert states(times[gap], accel[gap], gyro[gap]) == {}
+
+
+def test_exchanged_sensors_are_noted(tmp_path):
+    times, accel, gyro = head()
+    path = write_table(tmp_path / "x.csv", PLAIN, np.column_stack([times, gyro, accel]).tolist())
+    assert "are the sensors exchanged?" in " ".join(read_imu(path).notes)
 
 
 def test_missing_accelerometer_is_zero_on_request_only(tmp_path):

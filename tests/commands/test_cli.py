@@ -286,8 +286,8 @@ OPTIONS = {
     "predict": "video --student --imu --imu-offset --imu-stretch --imu-axes --zero-accel --min-coverage --max-gap "
     f"--max-hold --stride --top --key-frames --tolerance --out --overwrite {INFERENCE}",
     "live": "SOURCE --student --every --frames --slack --top --min-coverage --max-gap --precision --device --tolerance "
-    "--max-age --period --imu --imu-follow --imu-axes --frame-offset --frame-stretch --align --fast --seconds --timeout "
-    "--reconnect --events --json --out --overwrite",
+    "--max-age --period --imu --imu-follow --imu-axes --frame-offset --frame-stretch --align --fast --seconds "
+    "--timeout --reconnect --events --json --out --overwrite",
 }
 
 

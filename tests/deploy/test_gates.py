@@ -98,11 +98,45 @@ def test_a_change_gate_compares_with_the_last_look(model):
         lambda: gates.Moved(-1),
         lambda: gates.Moved(1, seconds=0),
         lambda: gates.Turned(math.nan),
+        # thresholds that nothing can reach, such as those in another unit
+        lambda: gates.Period(2000),  # ms
+        lambda: gates.Turned(45),  # degrees
+        lambda: gates.Moved(60),  # degrees per second
+        lambda: gates.Changed(student(), 2.1),
     ],
 )
 def test_settings_that_make_no_gate_are_refused(make):
     with pytest.raises(EgoDistillError, match="must be"):
         make()
+
+
+@pytest.mark.parametrize("options", [{"gate": gates.Period(5.0)}, {"period": 5.0}])
+def test_a_period_above_the_age_at_which_frames_go_is_refused(model, options):
+    with pytest.raises(EgoDistillError, match=r"the period must be at most max_age, 4 s; got 5.0"):
+        Stream(model, frames="newest", **options)
+    assert Stream(model, frames="newest", max_age=5.0, **options)
+    assert Stream(model, frames="newest", max_age=1.0)  # without one that was given
+
+
+@pytest.mark.parametrize("result", [None, "no", 0.7, [], np.array([True, False])])
+def test_a_decision_that_is_none_is_an_error(model, result):
+    with pytest.raises(EgoDistillError, match=r"a gate returns True or False; .*lambda.* returned"):
+        gates.simulate(lambda *about: result, [None] * 3, np.arange(3.0), np.arange(3.0))
+    times = np.arange(0, 3, 1 / 200)
+    with Stream(model, frames="newest", gate=lambda *about: result) as stream:
+        stream.accept_imu(times, window(0.1, 422)[:1].repeat(len(times), 0))
+        stream.accept_frame(1.0, np.zeros((32, 32, 3), np.uint8))
+        assert len(stream.results()) == 1  # what was computed before the gate was asked
+        with pytest.raises(EgoDistillError, match="returned"):
+            stream.results()
+
+
+def test_gates_return_a_bool(model):
+    ages = np.array([1.0])
+    for gate in (gates.Period(np.float64(0.5)), gates.Moved(np.float64(0.5)), gates.Turned(np.float64(0.1))):
+        for moved in (window(), window(1.0)):
+            assert type(gate(moved, ages, 3.0)) is bool, gate
+    assert gates.simulate(lambda *about: np.True_, [None] * 3, np.arange(3.0), np.arange(3.0)).taken == [0, 1, 2]
 
 
 def turning(times):

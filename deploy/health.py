@@ -1,0 +1,352 @@
+"""The health of a stream's input: what is wrong with what arrives, as states with a sentence each.
+
+    with Stream(student) as stream:
+        ...
+        for state in stream.health():
+            print(state.name, state.sentence, sep=": ")
+
+`imu.motion_states()` judges the last readings, as it judges those of a recording. What only a stream has is added here:
+samples that are late, double or invalid, inputs that are silent, pictures that are blank or do not change.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+
+from ..imu import FROZEN, Imu, State, motion_states
+from ..recordings.clips import ClipSpec
+from .arrivals import Alignment, Stats, Step
+
+__all__ = ["SENSORS", "Health", "Pictures", "Recent"]
+
+SENSORS = ("accelerometer", "gyroscope")
+INPUTS = (*SENSORS, "frame")
+RECENT = 6.0  # seconds of samples that are judged, longer than `FROZEN`
+FEWEST, MOST = 200, 1 << 15  # samples that are judged, whatever their times
+SILENT = 5.0  # seconds without any sample, frame or input
+FAULTY = 0.05  # share of late, double or invalid readings
+COUNTED, RENEWED = 400, 2000  # readings of which a share is taken, at least; after which it is taken of new ones
+OTHER_CLOCK = 3600.0  # seconds: a camera may run ahead of samples, but not by so much
+LACKING = 3  # answers in a row that lack frames
+LOOK = 0.5  # seconds between two pictures that are examined
+ROWS = 16  # rows of a picture that are examined: whole ones, since other points cost more to read
+TINY = 4  # times smaller than the model's pictures
+# States are looked for after so many readings or frames, or after so many seconds on this host.
+READINGS, FRAMES, SECONDS = 4000, 300, 2.0
+
+
+class Recent:
+    """The last samples of a sensor, as they came: in any order, with doubles and wrong times."""
+
+    def __init__(self) -> None:
+        self.pieces: deque[tuple[np.ndarray, np.ndarray]] = deque()
+        self.count = 0
+
+    def add(self, times: np.ndarray, values: np.ndarray) -> None:
+        """Add samples, which are not copied, and drop old ones.
+
+        Args:
+            times: [n], seconds.
+            values: [n, 3].
+        """
+        if len(times) > MOST:
+            times, values = times[-MOST:], values[-MOST:]
+        self.pieces.append((times, values))
+        self.count += len(times)
+        first = self.pieces[0][0]
+        while self.count - len(first) >= FEWEST and (self.count > MOST or times[-1] - first[-1] > RECENT):
+            self.pieces.popleft()
+            self.count -= len(first)
+            first = self.pieces[0][0]
+
+    def samples(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return times [n] and readings [n, 3]."""
+        if not self.pieces:
+            return np.empty(0), np.empty((0, 3))
+        times, values = zip(*self.pieces, strict=True)
+        return np.concatenate(times), np.concatenate(values)
+
+    def move(self, convert: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Convert all times.
+
+        Args:
+            convert: Function of times, as from `Clock.move_origin()`.
+        """
+        self.pieces = deque((convert(times), values) for times, values in self.pieces)
+
+
+class Pictures:
+    """Whether pictures are blank, do not change, or are tiny, from some of their rows.
+
+    Args:
+        size: Height and width of the model's pictures.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.last = -math.inf  # time of the last picture that was examined
+        self.rows = b""
+        self.since = {"blank": math.inf, "frozen": math.inf}  # times from which on pictures are so
+        self.count = {"blank": 0, "frozen": 0}
+        self.shape: tuple[int, int] = (size, size)
+        self.colour: tuple[int, ...] = ()
+
+    def add(self, moment: float, picture: np.ndarray) -> None:
+        """Examine a picture.
+
+        Args:
+            moment: Its time in seconds.
+            picture: uint8 [H, W, 3].
+        """
+        height, width = picture.shape[:2]
+        seen = picture[:: -(-height // ROWS)].tobytes()
+        blank = len(seen) > 3 and seen == seen[:3] * (len(seen) // 3)
+        for name, holds in (("blank", blank), ("frozen", seen == self.rows)):
+            if not holds or moment < self.last:
+                self.count[name] = 0
+            elif not self.count[name]:
+                self.since[name] = moment if name == "blank" else self.last
+            self.count[name] += holds
+        self.shape, self.colour = (height, width), tuple(seen[:3])
+        self.last, self.rows = moment, seen
+
+    def states(self) -> list[State]:
+        """Return what is wrong with the pictures at present."""
+        found = []
+        if TINY * min(self.shape) < self.size:
+            height, width = self.shape
+            text = f"the pictures have {width}x{height} pixels; the model reads {self.size}x{self.size}"
+            found.append(State("pictures tiny", text))
+        for name in ("blank", "frozen"):
+            since = self.since[name]
+            if self.count[name] < 2 or self.last - since < FROZEN:
+                continue
+            text = f"the pictures have not changed since {since:.1f} s"
+            if name == "blank":
+                colour = "black" if max(self.colour) == 0 else f"of one colour, RGB {self.colour}"
+                text = f"the pictures have been {colour} since {since:.1f} s"
+            return [*found, State(f"pictures {name}", text)]  # what is blank does not change
+        return found
+
+    def move(self, convert: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Convert all times.
+
+        Args:
+            convert: Function of times, as from `Clock.move_origin()`.
+        """
+        self.last = float(convert(np.float64(self.last)))
+        self.since = {name: float(convert(np.float64(since))) for name, since in self.since.items()}
+
+
+class Health:
+    """What arrives at a stream, as far as it shows faults. Memory: `RECENT` seconds of samples, and a few numbers.
+
+    Args:
+        spec: The clips of the model.
+        stats: Counters of the stream.
+        alignment: Its clocks.
+        slack: Seconds by which samples and frames may arrive after newer ones.
+        late: Seconds after samples of the same time in which a frame must come.
+        frames_within: Seconds of samples within which a camera that works gives a frame.
+    """
+
+    def __init__(
+        self,
+        spec: ClipSpec,
+        stats: Stats,
+        alignment: Alignment,
+        *,
+        slack: float,
+        late: float,
+        frames_within: float,
+    ) -> None:
+        self.spec, self.stats, self.alignment = spec, stats, alignment
+        self.slack, self.late, self.frames_within = slack, late, frames_within
+        self.recent = [Recent() for _ in SENSORS]
+        self.pictures = Pictures(spec.size or 1)
+        self.first, self.last = [math.inf] * 3, [-math.inf] * 3  # the first and newest time of each of INPUTS
+        self.others: list[list[float] | None] = [None] * 3  # the newest times of all when each of them came last
+        self.lacking = 0  # answers in a row that lacked frames although there was head motion
+        self.step: tuple[str, Step] | None = None  # the last step of a clock
+        self.marks = deque([self.counters()], maxlen=2)  # counters of some seconds ago
+        self.known: list[State] | None = None  # states of the readings
+        self.came = self.looked = time.monotonic()
+        self.fresh = self.frames = 0  # readings and frames since states were looked for
+
+    # --- What arrives
+
+    def note_samples(self, sensor: int, times: np.ndarray, values: np.ndarray) -> None:
+        """Note samples as they came.
+
+        Args:
+            sensor: 0 for the accelerometer, 1 for the gyroscope.
+            times: [n], seconds.
+            values: [n, 3].
+        """
+        self.fresh += len(times)
+        self.known = None
+        self.recent[sensor].add(times, values)
+
+    def note_picture(self, moment: float, picture: np.ndarray) -> None:
+        """Note a picture as it came; two a second are examined.
+
+        Args:
+            moment: Its time in seconds.
+            picture: uint8 [H, W, 3].
+        """
+        self.frames += 1
+        if not 0 <= moment - self.pictures.last < LOOK:
+            self.pictures.add(moment, picture)
+
+    def note_progress(self, place: int, newest: float) -> None:
+        """Note that an input is alive.
+
+        Args:
+            place: Its place in `INPUTS`.
+            newest: Its newest time in seconds; -inf if it has none that is valid.
+        """
+        self.came = time.monotonic()
+        if newest == -math.inf:
+            return
+        if newest < self.first[place]:
+            self.first[place] = newest
+        self.last[place] = newest
+        self.others[place] = self.last.copy()
+
+    def note_step(self, name: str, step: Step) -> None:
+        """Note that the clock of an input has stepped back.
+
+        Args:
+            name: Name of the input.
+            step: The step.
+        """
+        self.step, self.fresh = (name, step), READINGS
+
+    def note_busy(self) -> None:
+        """Note that the stream itself, or its caller, was what took the time."""
+        self.came = time.monotonic()
+
+    def move(self, convert: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Convert all times.
+
+        Args:
+            convert: Function of times, as from `Clock.move_origin()`.
+        """
+        self.step = None
+        for one in (*self.recent, self.pictures):
+            one.move(convert)
+        self.last, self.first = (convert(np.array(times)).tolist() for times in (self.last, self.first))
+        self.others = [None if times is None else convert(np.array(times)).tolist() for times in self.others]
+
+    # --- What it shows
+
+    def is_due(self) -> bool:
+        """Return whether so much has come, or so much time has passed, that states should be looked for again."""
+        now = time.monotonic()
+        if self.fresh < READINGS and self.frames < FRAMES and now - self.looked < SECONDS:
+            return False
+        self.looked, self.fresh, self.frames = now, 0, 0
+        return True
+
+    def states(self) -> list[State]:
+        """Return the faults of the input at present."""
+        if self.known is None:
+            (accel_time, accel), (gyro_time, gyro) = (recent.samples() for recent in self.recent)
+            motion = Imu(accel_time, accel, gyro_time, gyro)
+            self.known = motion_states(motion, rate=self.spec.imu_rate or 1.0)
+        found = list(self.known)
+        if not any(state.name.endswith(" times") for state in found):  # the cause of all the rest
+            found += self.faulty_shares() + self.clocks()
+            found += [] if any(state.name == "clocks apart" for state in found) else self.silences()
+        return found + self.pictures.states() if self.spec.frames else found
+
+    def counters(self) -> tuple[int, ...]:
+        """Return the number of readings that came, and how many of them were late, double and invalid."""
+        return self.stats.samples, self.stats.late, self.stats.double, self.stats.invalid
+
+    def faulty_shares(self) -> list[State]:
+        """Return states for readings that are late, double or invalid."""
+        now, before, last = self.counters(), self.marks[0], self.marks[-1]
+        if now[0] - last[0] >= RENEWED:
+            self.marks.append(now)
+        total, *counts = (a - b for a, b in zip(now, before, strict=True))
+        if not self.spec.imu_samples or total < COUNTED:
+            return []
+        texts = {
+            "late": f"came more than slack={self.slack:g} s after newer ones",
+            "double": f"have the time of another one{self.coarse_times()}",
+            "invalid": "have no valid time or number",
+        }
+        return [
+            State(f"samples {name}", f"{count / total:.0%} of the last {total:,} readings {texts[name]}")
+            for name, count in zip(texts, counts, strict=True)
+            if count > FAULTY * total
+        ]
+
+    def coarse_times(self) -> str:
+        """Return the cause of doubles if times were float32 once, such as seconds since 1970; else ""."""
+        times = np.concatenate([recent.samples()[0] for recent in self.recent])
+        with np.errstate(over="ignore"):
+            rounded = times.astype(np.float32)
+        if not len(times) or (rounded != times).any():
+            return ""
+        step = float(np.spacing(rounded.max()))
+        return f": float32 times have a step of {step:g} s there; give float64 or nanoseconds" if step > 1e-3 else ""
+
+    def clocks(self) -> list[State]:
+        """Return states of clocks that step or are not one."""
+        found, alignment = [], self.alignment
+        if self.step is not None and max(self.last) < self.step[1].stop + RECENT:
+            name, step = self.step
+            text = f"the clock of the {name} stepped back by {step.seconds:.2f} s at {step.stop:.2f} s"
+            found.append(State("clock stepped", f"{text}; no answer joins what was before and after"))
+        if alignment.apart:
+            text = f"one of the clocks of frames and samples stepped by {abs(alignment.apart):.1f} s, the other did not"
+            found.append(State("clocks apart", f"{text}; answers go on when both agree, or after reset()"))
+        elif alignment.leads and abs(lead := alignment.lead()) > OTHER_CLOCK:
+            text = f"frames are {lead:.4g} s ahead of samples, so they are not on one clock, or not in one unit"
+            found.append(State("clocks apart", f"{text}; give frame_clock"))
+        elif self.lacking >= LACKING and alignment.leads and (late := -alignment.lead()) > self.late:
+            text = f"the last {self.lacking} answers lack frames, which come {late:.1f} s after samples of their time"
+            found.append(State("frames late", f"{text}; give slack={late + 0.5:.1f}"))
+        return found
+
+    def silences(self) -> list[State]:
+        """Return states of inputs that do not come while others do."""
+        if not self.spec.imu_samples:
+            return []
+        waited = [self.waited(place) for place in range(len(INPUTS))]
+        found = [
+            State(f"no {name}", f"no sample of the {name} has come for {seconds:.1f} s")
+            for name, seconds in zip(SENSORS, waited, strict=False)
+            if seconds > SILENT + self.slack
+        ]
+        if len(found) == len(SENSORS):
+            found = [State("no samples", f"frames come, but no sample has come for {min(waited[:2]):.1f} s")]
+        if self.spec.frames and waited[2] > self.frames_within + self.slack:
+            found.append(State("no frames", f"samples come, but no frame has come for {waited[2]:.1f} s"))
+        return found
+
+    def waited(self, place: int) -> float:
+        """Return how far other inputs have gone on since an input came last, and beyond it, in seconds.
+
+        Args:
+            place: Its place in `INPUTS`.
+        """
+        before = self.first if self.others[place] is None else self.others[place]
+        seconds = 0.0
+        for other, last in enumerate(self.last):
+            if other != place and math.isfinite(last):
+                start = before[other] if math.isfinite(before[other]) else self.first[other]
+                seconds = max(seconds, min(last - start, last - self.last[place]))
+        return seconds
+
+    def idle(self) -> list[State]:
+        """Return the state of a stream to which nothing comes."""
+        seconds = time.monotonic() - self.came
+        return [State("no input", f"nothing has come for {seconds:.0f} s")] if seconds > SILENT else []
