@@ -33,9 +33,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from .datasets import contradictions
 from .datasets.annotations import read_ego4d, read_ego_exo4d, read_epic_kitchens, read_hd_epic
 from .datasets.one_pass import Consumer, Pending
-from .datasets.segments import Segment, SegmentList, Windows, read_csv, read_recordings, with_imu_axes, with_imu_offsets
+from .datasets.segments import (
+    Origin,
+    Segment,
+    SegmentList,
+    Windows,
+    read_csv,
+    read_recordings,
+    with_imu_axes,
+    with_imu_offsets,
+)
 from .datasets.store import ClipStore, StoreWriter, folds
 from .imu import MAX_GAP, CoverageError, Imu, IMUError, read_imu
 from .recordings.audio import log_mel, read_audio
@@ -46,6 +56,7 @@ from .recordings.clips import (
     decode_clips,
     frames_name,
     open_recording,
+    probe_videos,
     read_axes,
     spec_differences,
 )
@@ -96,26 +107,20 @@ __all__ = [
 # Clips and arrays of a store
 
 
-def find_clips(segments: Sequence[Segment], workers: int) -> list[tuple[int, float]]:
-    """Return (index of its segment, start in seconds) of each clip; `workers` threads read the videos' durations."""
-    videos = sorted({segment.video for segment in segments})
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        durations = dict(zip(videos, pool.map(_duration, videos), strict=True))
+def find_clips(segments: Sequence[Segment], videos: Mapping[str, VideoInfo]) -> list[tuple[int, float]]:
+    """Return (index of its segment, start in seconds) of each clip.
+
+    `videos` are the headers of those that can be read; for others, the reason is reported when clips are decoded.
+    """
+    durations = {video: info.duration for video, info in videos.items()}
     clips = []
     for i, segment in enumerate(segments):
         try:
-            starts = clip_starts(segment.start, segment.stop, durations[segment.video])
+            starts = clip_starts(segment.start, segment.stop, durations.get(segment.video, math.inf))
         except DataError:  # still add its clips: they fail when they are decoded, with this reason
             starts = clip_starts(segment.start, segment.stop, math.inf)
         clips += [(i, start) for start in starts]
     return clips
-
-
-def _duration(video: str) -> float:
-    try:
-        return probe(video).duration
-    except VideoError:  # reported when its clips are decoded
-        return math.inf
 
 
 def find_imu(recording: Recording) -> Recording:
@@ -264,6 +269,7 @@ def prepare(
     progress: bool = True,
     class_names: Sequence[str] | None = None,
     consumer: Consumer | None = None,
+    strict: bool = False,
 ) -> ClipStore:
     """Decode every clip of `segments` once into the folder `out`, and return its store.
 
@@ -318,11 +324,14 @@ def prepare(
             `teachers.Extraction(teacher)` writes a teacher's outputs, so that the store needs no `clip`, which is most
             of its size; `distillation.EndFeatures(model)` writes image features instead of `ends`, which is most of the
             rest; `one_pass.Together` runs both.
+        strict: What looks wrong in the table of the segments, such as rows twice, is an error instead of a warning
+            (`contradictions.TableWarning`).
 
     Raises:
         DataError: If a setting is out of range, `out` is a file or has other content, a label is not among
-            `class_names`, the IMU axes of the segments differ, the disk has too little free space, or, at the end, more
-            than the share `max_bad` of the clips failed.
+            `class_names`, the table of the segments contradicts itself (`contradictions`), the IMU axes of the segments
+            differ, the disk has too little free space, or, at the end, more than the share `max_bad` of the clips
+            failed.
 
     >>> from egodistill import data
     >>> segments = data.read_csv("segments.csv")
@@ -334,6 +343,7 @@ def prepare(
     """
     if isinstance(segments, (str, os.PathLike)):
         raise DataError(f"segments is the path {os.fspath(segments)!r}; read it with read_csv() or another reader")
+    origin = getattr(segments, "origin", None)
     segments = name_imu_files(segments, imu)
     settings = {
         "num_frames": [num_frames] if isinstance(num_frames, int) else sorted(set(num_frames)),
@@ -362,7 +372,13 @@ def prepare(
     names = _class_names(segments, class_names)
     workers = workers or files.available_cores()
     files.check_share(rank, world_size)
-    clips = functools.partial(find_clips, segments, workers)
+    is_new = not os.path.exists(os.path.join(out, "store.json"))
+    videos = probe_videos((segment.video for segment in segments), workers) if is_new or strict else {}
+    found = contradictions.find(segments, videos, origin=origin or Origin())
+    for note in contradictions.notes_of(found, strict=strict):
+        if rank == 0:
+            warnings.warn(note, contradictions.TableWarning, stacklevel=2)
+    clips = functools.partial(find_clips, segments, videos)
     store = StoreWriter.begin(out, segments, clips, specs, names, settings=settings, again=retry_failed)
     # A share is taken of all recordings, so that it does not depend on the progress of other machines.
     store.check_sources(again=retry_failed)

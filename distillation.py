@@ -604,9 +604,8 @@ def pretrain_imu(
         changes: Fields that override those of `settings`, such as `epochs=5`.
 
     Returns:
-        One dict per epoch: loss, nce, l1, matching (the share of clips whose predicted IMU feature is closest to their
-            own
-        one in the batch), and the last three entries of `finetune()`.
+        One dict per epoch: loss, nce, l1, matching (the share of clips whose predicted IMU feature is closest to
+        their own one in the batch), and the last three entries of `finetune()`.
 
     Raises:
         EgoDistillError: If the model has no IMU encoder, and as in `finetune()`, except for labels.
@@ -844,10 +843,8 @@ def distill(
 
     Returns:
         One dict per epoch: loss, kd, gt, l1, top1, and the last three entries of `finetune()`. gt and top1 are means
-            over
-        the labelled clips, and absent without any; if a clip has no label, "agreement" is the share of all clips whose
-            best
-        class is the teacher's.
+        over the labelled clips, and absent without any; if a clip has no label, "agreement" is the share of all clips
+        whose best class is the teacher's.
 
     Raises:
         EgoDistillError: If the features of student and teacher differ in size, or their numbers of classes do, and as

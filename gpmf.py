@@ -199,7 +199,8 @@ def numbers(key: str, kind: str, size: int, data: bytes) -> np.ndarray:
 # --- A video's packets -> samples with times -------------------------------------------------------------------
 
 
-LOCAL_FILES = {"protocol_whitelist": "file,crypto,data"}  # as in video.py: no addresses
+# No addresses, and no playlists or lists of files, which would read other files: GoPro cameras write MP4.
+LOCAL_FILES = {"protocol_whitelist": "file", "format_whitelist": "mov"}
 # Titles and the like that are not UTF-8 must not make a video unreadable. PyAV 19 always keeps their bytes as surrogate
 # escapes, and removed this argument.
 OPEN_OPTIONS = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
@@ -225,6 +226,8 @@ def read_video(video: str | os.PathLike) -> Telemetry:
         with av.open(os.path.abspath(path), options=LOCAL_FILES, **OPEN_OPTIONS) as container:
             zero = max(0.0, (container.start_time or 0) / 1e6)
             found = read_container(container)
+    except av.error.ArgumentError as error:  # FFmpeg's answer for another format
+        raise GPMFError("not an MP4 or MOV file, as GoPro cameras write them") from error
     except av.error.FFmpegError as error:
         raise GPMFError(f"not readable as a video: {error.strerror}") from error
     return found._replace(accel_time=found.accel_time - zero, gyro_time=found.gyro_time - zero)

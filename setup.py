@@ -19,6 +19,7 @@ from setuptools.command.build_py import build_py
 
 PACKAGE = "egodistill"
 HOME = "https://github.com/egodistill/egodistill"
+SITE = "https://egodistill.github.io/egodistill/"  # what .github/workflows/docs.yml deploys
 ROOT = Path(__file__).resolve().parent
 # What is shipped, as (package, module, file): each module at the root, and each folder with an __init__.py, a room.
 DOOR, VERSION = f"{PACKAGE}.py", ROOT / "support" / "version.py"
@@ -32,6 +33,8 @@ for sign in sorted(ROOT.glob("*/__init__.py")):
     MODULES += [(f"{PACKAGE}.{room}", path.stem, f"{room}/{path.name}") for path in sorted(sign.parent.glob("*.py"))]
 TYPED = "py.typed"
 TUTORIALS = ["jupyter", "matplotlib"]
+# tools/site.py uses parts of pdoc that another major version may change. matplotlib: an annotation names it.
+DOCS = ["matplotlib", "pdoc>=16,<17"]
 
 
 class BuildPy(build_py):
@@ -91,7 +94,7 @@ setup(
     author="The egodistill authors",
     url=HOME,
     project_urls={
-        "Documentation": f"{HOME}/blob/main/docs/api.md",
+        "Documentation": SITE,
         "Source": HOME,
         "Issues": f"{HOME}/issues",
         "Changelog": f"{HOME}/blob/main/CHANGELOG.md",
@@ -124,6 +127,7 @@ setup(
     install_requires=["torch>=2.4", "torchvision>=0.19", "numpy>=1.26.4", "av>=17.0"],
     extras_require={
         "tutorials": TUTORIALS,
+        "docs": DOCS,
         # What export.py asks for by name when a format or int8 needs it; torch.export and AOTInductor need none.
         "export": ["onnx", "onnxscript", "onnxruntime", "torchao"],
         # Pictures of Project Aria's first generation; the standard library reads zstd from 3.14 on.
@@ -131,7 +135,16 @@ setup(
         # setuptools: tests/test_package.py builds without a downloaded build environment.
         # Another minor version of ruff may format differently. mypy and basedpyright (pyright with the Node.js that it
         # needs): tests/test_types.py checks a user's program, .ci/run the library.
-        "test": ["basedpyright", "mypy", "pytest", "pytest-xdist", "ruff>=0.17.6,<0.18", "setuptools>=77", *TUTORIALS],
+        "test": [
+            "basedpyright",
+            "mypy",
+            "pytest",
+            "pytest-xdist",
+            "ruff>=0.17.6,<0.18",
+            "setuptools>=77",
+            *TUTORIALS,
+            *DOCS,
+        ],
     },
     entry_points={"console_scripts": [f"{PACKAGE} = {PACKAGE}.commands.cli:main"]},
     zip_safe=False,

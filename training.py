@@ -18,6 +18,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
@@ -59,8 +60,9 @@ class Training:
         warmup_epochs: The learning rate increases linearly from zero over these.
         weight_decay: Weight decay of AdamW, by default AdamW's own; the paper does not give one.
         seed: Clip order and dropout depend only on it, the epoch and the step.
-        precision: "fp32"; mixed precision with "bf16", or with "fp16" for GPUs without bf16; "auto": bf16 where it is
-            faster, else fp32. With "auto", the same seed gives other weights on another kind of machine.
+        precision: "fp32"; mixed precision with "bf16", or with "fp16" for GPUs without bf16; "auto": bf16 on GPUs from
+            compute capability 8 and on CPUs with AMX, else fp32. With "auto", the same seed gives other weights on
+            another kind of machine.
         device: Device to train on; None: a GPU if there is one.
         checkpoint: File to resume from, and to write during training; None: none.
         checkpoint_seconds: Seconds after which it is written again within an epoch; it is also written after each
@@ -206,8 +208,10 @@ class Objective(nn.Module):
         """Return values per clip, each [b]: "loss", whose mean is minimized, and others to report.
 
         "loss" must be 0 for a clip to which no term applies. Clips with NaN in another value are left out of its mean.
-        The batch holds the arrays of `reads`, "label", "row", and "weight", which is 1, or 0 for clips that a process
-        of torchrun only reads to take part in a step.
+
+        Args:
+            batch: The arrays of `reads`, "label", "row", and "weight", which is 1, or 0 for clips that a process of
+                torchrun only reads to take part in a step.
         """
         raise NotImplementedError
 
@@ -233,10 +237,11 @@ def train(objective: Objective, store: Store, settings: Training, validation: St
     """Minimize an objective with AdamW over shuffled batches of a store; return one dict per epoch.
 
     With `settings.checkpoint`, a run that was killed continues from the last saved step when it is started again with
-    the same arguments; other start weights, clips or teacher outputs are an error. It ends with the same weights as an
-    uninterrupted run (bit by bit on CPU). A finished run is loaded. The history is also written beside the checkpoint,
-    as one JSON line per epoch. With precision "auto", a run begins in the precision that is faster here, which it
-    prints, and continues in that of its checkpoint.
+    the same arguments; other start weights, clips or teacher outputs are an error. On a CPU it ends with the same
+    weights as an uninterrupted run, bit by bit, unless processor, threads, processes or the version of torch have
+    changed, which it prints. A finished run is loaded. The history is also written beside the checkpoint, as one JSON
+    line per epoch. With precision "auto", a run begins in the precision that suits the device, which it prints, and
+    continues in that of its checkpoint.
 
     Training on several processes under torchrun computes the same losses and gradients as one process: each of K
     processes takes a share of every batch, and DistributedDataParallel averages the gradients. So a run may be resumed
@@ -330,6 +335,7 @@ class TrainingLoop:
         self.about = objective.record | settings.record() | clips
         if self.path is not None:
             self.about |= {f"fingerprint of the {what}": value for what, value in self.fingerprints().items()}
+        self.bits = runtime.what_decides_bits(self.device) | {"processes": distributed.rank_and_world_size()[1]}
         # Progress: epoch, step in the epoch, {value: [sum, weight] over these steps}, and the history of past epochs.
         self.epoch, self.step, self.sums, self.history = 0, 0, {}, []
         self.saved = time.monotonic()
@@ -362,7 +368,7 @@ class TrainingLoop:
         if distributed.is_first():
             if self.path is not None and self.path.exists():
                 content = checkpoints.read_checkpoint(self.path, TRAINING_FORMAT)
-            self.about["precision"] = self.pick_precision(content["about"].get("precision"))
+            self.about["precision"] = self.pick_precision(content)
             content["precision"] = self.about["precision"]
         content = distributed.broadcast_object(content)
         self.use_precision(content["precision"])
@@ -373,6 +379,8 @@ class TrainingLoop:
             "settings; or delete it, or use another one."
         )
         files.require_same_run(source, content["about"], self.about, advice)
+        if found and distributed.is_first():
+            self.compare_bits(content)
         if found:
             checkpoints.load_strictly(self.objective, content["weights"], source)
             state = content["state"]
@@ -390,17 +398,35 @@ class TrainingLoop:
         self.settings = replace(self.settings, precision=precision)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
 
-    def pick_precision(self, begun: str | None) -> str:
-        """Return the precision; "auto" is that of the checkpoint, if there is one, or else the faster one."""
-        wanted = self.settings.precision
+    def pick_precision(self, content: Mapping[str, Any]) -> str:
+        """Return the precision; "auto" is that of the checkpoint, if there is one, or else what suits the device."""
+        wanted, begun = self.settings.precision, content["about"].get("precision")
         if wanted != "auto":
             return runtime.pick_precision(self.device, wanted, self.objective)
-        if begun in runtime.DTYPES:
-            return begun
         precision, reason = runtime.pick_training_precision(self.device, self.objective)
-        if self.settings.progress:
-            print_once(f"Training in {precision}, because {reason}.")
-        return precision
+        if begun not in runtime.DTYPES:
+            if self.settings.progress:
+                print_once(f"Training in {precision}, because {reason}.")
+            return precision
+        if begun != precision and self.is_unfinished(content):
+            print_once(
+                f"{self.path}: continuing in {begun}, as it began; here it would begin in {precision}, because {reason}"
+            )
+        return begun
+
+    def is_unfinished(self, content: Mapping[str, Any]) -> bool:
+        """Return whether a checkpoint has epochs left to train."""
+        return "state" in content and content["state"]["epoch"] < self.settings.epochs
+
+    def compare_bits(self, content: Mapping[str, Any]) -> None:
+        """Say why a run that continues may end with other bits than an undisturbed one."""
+        different = files.differences(content.get("bits", self.bits), self.bits)
+        if different and self.is_unfinished(content):
+            changes = [f"{name} was {old!r} and is now {new!r}" for name, (old, new) in different.items()]
+            print_once(
+                f"{self.path}: {'; '.join(changes)}. So the weights may differ in their last bits from those of an "
+                f"undisturbed run"
+            )
 
     def run(self) -> History:
         """Train the remaining epochs."""
@@ -566,6 +592,7 @@ class TrainingLoop:
             content = {
                 "format": TRAINING_FORMAT,
                 "about": self.about,
+                "bits": self.bits,
                 "state": state,
                 "weights": self.objective.state_dict(),
             }

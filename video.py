@@ -16,6 +16,7 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import errno
 import itertools
 import math
 import os
@@ -65,9 +66,24 @@ _LOOK_AHEAD = 32  # packets read before they are decoded, to learn in which orde
 _MOST_AHEAD = 512  # packets read before they are decoded, to find the cheapest frame
 _UNEVEN = 1.3  # largest ratio of the longest part to the mean part when several threads share a recording
 _BLIND_SEEK = 10.0  # seconds ahead from which seeking is worth it without an index of key frames
-# With an absolute path, this keeps FFmpeg from reading an address: `http:/host/x.mp4` is the path of a file here, and a
-# playlist that is called x.mp4 may refer to local files only.
-LOCAL_FILES = {"protocol_whitelist": "file,crypto,data"}
+# FFmpeg's formats that read nothing beside the file itself. Others do: playlists (hls, dash), lists of files (concat),
+# sequences of pictures (image2), descriptions of streams (sdp), and recordings in several files (mlv, vobsub).
+_FORMATS = """
+    mov matroska avi mpegts mpegtsraw mpeg flv asf ogg mxf gxf nut dv rm wtv ty pva nsv nuv swf dhav ifv kux lvf
+    h261 h263 h264 hevc vvc m4v mpegvideo vc1 av1 obu ivf evc apv avs2 avs3 cavsvideo dirac dnxhd
+    mjpeg mjpeg_2000 mpjpeg smjpeg jpeg_pipe png_pipe apng gif yuv4mpegpipe
+    wav mp3 aac ac3 flac aiff caf
+"""
+# With an absolute path, this keeps FFmpeg from reading an address or another file: `http:/host/x.mp4` is the path of a
+# file here, and a playlist that is called x.mp4 is refused.
+LOCAL_FILES = {"protocol_whitelist": "file", "format_whitelist": ",".join(_FORMATS.split())}
+# What files that name others begin with.
+_LISTS = {
+    b"#EXTM3U": "an HLS playlist",
+    b"ffconcat": "a list of files for FFmpeg",
+    b"v=0": "the description of a stream",
+    b"<?xml": "a playlist or another XML file",
+}
 # Metadata that is not UTF-8 must not make a video unreadable. PyAV 19 always keeps such bytes as surrogate escapes, and
 # removed this argument.
 OPEN_OPTIONS = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
@@ -104,13 +120,7 @@ def probe(video: str | os.PathLike) -> VideoInfo:
     """
     with open_video(video) as container:
         stream = video_stream(container, video)
-        if stream.duration:
-            end = ((stream.start_time or 0) + stream.duration) * stream.time_base
-            duration = float(end) - clock_zero(container)
-        elif container.duration:  # Matroska knows the length of the whole file only, counted from its own zero
-            own_zero = "matroska" in container.format.name
-            duration = container.duration / 1e6 - (clock_zero(container) if own_zero else 0.0)
-        else:
+        if (duration := declared_end(container, stream)) is None:
             raise VideoError(f"{video}: the header gives no duration")
         fps, has_audio = float(stream.average_rate or 0), bool(container.streams.audio)
         return VideoInfo(duration, fps, stream.width, stream.height, has_audio)
@@ -722,7 +732,8 @@ class Scaler:
 def open_video(video: str | os.PathLike) -> Iterator[av.container.InputContainer]:
     """Yield an open container, closed at the end of the block; FFmpeg's errors inside it become VideoErrors.
 
-    Raise VideoError for a path that is not a regular file, is empty, or cannot be opened as a video.
+    Raise VideoError for a path that is not a regular file, is empty, or cannot be opened as a video. A playlist or
+    another file that only names videos is not opened, so that no other file than the given one is read.
 
     Args:
         video: The file.
@@ -740,15 +751,29 @@ def open_video(video: str | os.PathLike) -> Iterator[av.container.InputContainer
     try:
         container = av.open(os.path.abspath(path), options=LOCAL_FILES, **OPEN_OPTIONS)
     except (av.error.FFmpegError, OSError) as error:
-        raise VideoError(
-            f"{video}: cannot be opened: {error.strerror}. It is not a video, or recording stopped before its index "
-            f"was written"
-        ) from error
+        raise VideoError(f"{video}: {_why_closed(path, error)}") from error
     with container:
         try:
             yield container
         except av.error.FFmpegError as error:
             raise VideoError(f"{video}: {error.strerror}") from error
+
+
+def _why_closed(path: Path, error: av.error.FFmpegError | OSError) -> str:
+    """Return why a file cannot be opened as a video, after its name."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        start = file.read(16)
+        kind = next((kind for first, kind in _LISTS.items() if start.startswith(first)), None)
+        if (
+            kind is None and error.errno == errno.EINVAL and "%" in path.name
+        ):  # its answer for formats that are not ours
+            kind = "a sequence of pictures"
+        if kind is not None:
+            return (
+                f"{kind}, not a video in one file; make one of it, such as with `ffmpeg -i {path} joined.mp4`, and "
+                f"give that"
+            )
+    return f"cannot be opened: {error.strerror}. It is not a video, or recording stopped before its index was written"
 
 
 def video_stream(container: av.container.InputContainer, video: str | os.PathLike) -> av.video.stream.VideoStream:
@@ -803,6 +828,22 @@ def clock_zero(container: av.container.InputContainer) -> float:
         container: The video, from `open_video()`.
     """
     return max(0.0, (container.start_time or 0) / 1e6)
+
+
+def declared_end(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> float | None:
+    """Return when a video ends on the player's clock in seconds, as its header says; None if it does not.
+
+    Args:
+        container: The video, from `open_video()`.
+        stream: Its video stream.
+    """
+    if stream.duration:
+        end = ((stream.start_time or 0) + stream.duration) * stream.time_base
+        return float(end) - clock_zero(container)
+    if container.duration:  # Matroska knows the length of the whole file only, counted from its own zero
+        own_zero = "matroska" in container.format.name
+        return container.duration / 1e6 - (clock_zero(container) if own_zero else 0.0)
+    return None
 
 
 # --- Which frames of a clip ----------------------------------------------------------------------

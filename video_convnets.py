@@ -254,10 +254,13 @@ class SlowFast(nn.Module):
         initialise(self)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return feature [B, D] and logits [B, C] of a normalised clip, float [B, 3, T, H, W].
+        """Return feature [B, D] and logits [B, C] of a clip.
 
         A crop larger than 224 pixels has several positions (see `positions()`), over which feature and logits are
         averaged.
+
+        Args:
+            x: A normalised clip, float [B, 3, T, H, W].
         """
         feature, logits = self.positions(x)
         return feature.mean((1, 2)), logits.mean((1, 2))
@@ -479,9 +482,12 @@ class X3D(nn.Module):
         initialise(self)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return feature [B, D] and logits [B, C] of a normalised clip, float [B, 3, T, H, W].
+        """Return feature [B, D] and logits [B, C] of a clip.
 
         Both are averaged over the positions of a large crop.
+
+        Args:
+            x: A normalised clip, float [B, 3, T, H, W].
         """
         feature, logits = self.positions(x)
         return feature.mean((1, 2)), logits.mean((1, 2))

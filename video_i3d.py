@@ -130,10 +130,13 @@ class I3D(nn.Module):
         initialise(self)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return feature [B, D] and logits [B, C] of a normalised clip, float [B, 3, T, H, W].
+        """Return feature [B, D] and logits [B, C] of a clip.
 
         The feature is the mean over time, and over the positions of a crop above 224 pixels, of an average pool over
         2 x 7 x 7 values of the last map with stride 1. A map smaller than that is averaged completely.
+
+        Args:
+            x: A normalised clip, float [B, 3, T, H, W].
         """
         check_clip(x)
         x = centre_square(x, self.centre_size)

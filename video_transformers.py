@@ -264,7 +264,11 @@ class MotionFormer(nn.Module):
         initialise(self)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return feature [B, D] and logits [B, C] of a normalised clip, float [B, 3, T, H, W]."""
+        """Return feature [B, D] and logits [B, C] of a clip.
+
+        Args:
+            x: A normalised clip, float [B, 3, T, H, W].
+        """
         feature = self.features(x)
         return feature, self.get_submodule(self.classifier)(feature)
 
@@ -504,7 +508,11 @@ class MViT(nn.Module):
         initialise(self)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return feature [B, D] and logits [B, C] of a normalised clip, float [B, 3, T, size, size]."""
+        """Return feature [B, D] and logits [B, C] of a clip.
+
+        Args:
+            x: A normalised clip, float [B, 3, T, size, size].
+        """
         check_clip(x, self.frames, self.size)
         x = self.patch_embed["proj"](x)  # [B, D, T', h, w]
         grid = tuple(x.shape[2:])

@@ -71,7 +71,7 @@ def report(path: Path, markdown: str | None) -> None:
         found.setdefault("mean of these", []).append([statistics.mean(one.values()) for one in (exact, fast)])
     rows = []
     for method, pairs in found.items():
-        gain = intervals.one_way([fast - exact for exact, fast in pairs])
+        gain = intervals.one_way([fast - exact for exact, fast in pairs]).within(-100, 100)
         means = [f"{statistics.mean(column):.2f}" for column in zip(*pairs, strict=True)]
         rows.append([method, *means, f"{gain.mean:+.2f}", f"{gain.low:+.2f} to {gain.high:+.2f}", str(len(seeds))])
     header = ["network", "fp32 top-1 (%)", "bf16 top-1 (%)", "difference", "95 % interval", "seeds"]

@@ -7,7 +7,9 @@
     python benchmarks/evidence.py plan                           # cells that are left, and their hours
     python benchmarks/evidence.py run --out EV --minutes 150     # trains and evaluates them, main claims first
     python benchmarks/evidence.py curve --out EV                 # teachers that learn from a part of A's clips
-    python benchmarks/evidence_report.py --markdown results/evidence.md   # tables and figures, from results/*.jsonl alone
+    python benchmarks/evidence.py lines                          # the published lines, and the hours to make each again
+    python benchmarks/evidence.py run --out EV --again A/seed-0/visimu-n1         # makes this one again, to compare
+    python benchmarks/evidence_report.py --markdown results/evidence_report.md    # tables, from results/*.jsonl alone
 
 World A has wearers for training, validation and test; settings are chosen on its validation wearers, and its test
 wearers are evaluated by `run` only, which refuses to start without a committed protocol. The seed of world B is the
@@ -18,14 +20,19 @@ and the teacher. It becomes a line of results/WORLD.jsonl, with the commit, the 
 each test segment. Finished cells are not repeated, so the work can be spread over days: commit the lines as they come.
 `run` begins no group of cells after `--minutes`; with `--seeds`, `--parts`, `--worlds` and `--name` it trains these
 alone, such as seeds whose teachers a machine has.
+
+`run --again` trains the cell of a published line again, in a folder that need not hold anything, and prints how both
+lines agree. The new line goes to EV/again/WORLD.jsonl. The published one stays, unless `--replace` is given.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import difflib
 import hashlib
 import itertools
+import json
 import shutil
 import statistics
 import subprocess
@@ -89,6 +96,7 @@ FRAME_OPTIONS = {  # of `prepare()`
     OTHER_FRAMES: {"num_frames": 4, "sampling": ["random", "first", "last", "centre"]},
     ANY_AGE: {"num_frames": (1, 2, BINS), "sampling": "ages"},
 }
+RENDER_HOURS, DECODE_HOURS = 0.7, 0.3  # core hours that a world took on an Intel Xeon
 MAIN, SMALL = 5, 3  # seeds of the main comparison, and of the others
 SHARES = (0.1, 0.25, 1.0)  # of the training clips that have outputs of the teacher, for what stage 1 gives
 TEACHER = "slowfast-{seed}"
@@ -589,22 +597,22 @@ def chosen(
 
 def run(out: Path, jobs: int, minutes: float, plan: list[Cell]) -> None:
     """Train and evaluate the cells that have no line, in groups of one part and world, until time is up."""
-    origin = origin_of_lines()
+    origin, todo = origin_of_lines(), list(groups(left(plan), jobs))
+    if not todo:
+        print(
+            f"Nothing to train: all {len(plan)} of these cells have a line. `run --again LINE` makes a line again; "
+            f"`evidence.py lines` shows their names."
+        )
     end = time.monotonic() + 60 * minutes
-    for group in groups(left(plan), jobs):
+    for group in todo:
         if time.monotonic() > end:
             print("Time is up; the same command continues.")
             return
         world = group[0].world
         make(world, out)
-        source, bench = source_of(world), bench_of(world, out, settings_of(world))
+        bench = bench_of(world, out, settings_of(world))
         for seed in {cell.run.seed for cell in group}:
-            teacher = Run("teacher", seed, teacher=TEACHER)
-            if source != world:
-                for known in (teacher, Run("start", seed)):
-                    reuse(bench_of(source, out, settings_of(source)), bench, known)
-            elif world == "A" and teacher_bench(out).path(teacher, ".json").exists():
-                reuse(teacher_bench(out), bench, teacher)
+            take_over(world, out, bench, [Run("teacher", seed, teacher=TEACHER), Run("start", seed)])
         for name in lost_teachers(group, bench):
             print(
                 f"note: {name} is trained again, because its weights are not in {bench.out}. It is not the teacher of "
@@ -617,6 +625,16 @@ def run(out: Path, jobs: int, minutes: float, plan: list[Cell]) -> None:
                 record_cell(known[run], bench, out, origin)
 
         bench.run(list(known), jobs, record)
+
+
+def take_over(world: str, out: Path, bench: benches.Bench, runs: Iterable[Run]) -> None:
+    """Copy teachers and starts from the world that this one varies; those of A, from what `teachers` trained."""
+    source = source_of(world)
+    for run in runs:
+        if source != world:
+            reuse(bench_of(source, out, settings_of(source)), bench, run)
+        elif world == "A" and run.method == "teacher" and teacher_bench(out).path(run, ".json").exists():
+            reuse(teacher_bench(out), bench, run)
 
 
 def lost_teachers(group: Sequence[Cell], bench: benches.Bench) -> list[str]:
@@ -661,6 +679,11 @@ def record_cell(cell: Cell, bench: benches.Bench, out: Path, origin: Mapping[str
     segments = segments_path(cell.world)
     if not segments.exists():
         shutil.copy(Path(bench.out, contrasts.SEGMENTS_FILE), segments)
+    files.append_line(path_of(cell.world), line_of(cell, bench, out) | origin)
+
+
+def line_of(cell: Cell, bench: benches.Bench, out: Path) -> dict[str, Any]:
+    """Return what the line of a finished cell says, but for its origin."""
     result = bench.result(cell.run)
     line = {"part": cell.part, "name": cell.run.name, "run": asdict(cell.run), "top1": result["top1"]}
     if cell.run.method == "teacher" and WORLDS[cell.world].get("label_noise") != 0:
@@ -670,7 +693,7 @@ def record_cell(cell: Cell, bench: benches.Bench, out: Path, origin: Mapping[str
     line |= {"things": things_right(result, bench), "seconds": result["seconds"]}
     line |= {name: result[name] for name in ("precision", "test", "correct") if name in result}
     line["gmacs"] = result["gmacs"] if "gmacs" in result else gmacs(bench, cell.run)  # AdaFuse's own
-    files.append_line(path_of(cell.world), line | origin)
+    return line
 
 
 def gmacs(bench: benches.Bench, run: Run) -> float:
@@ -694,17 +717,13 @@ def groups(plan: list[Cell], jobs: int) -> Iterator[list[Cell]]:
 
 def print_plan() -> None:
     """Print the cells that are left, and their hours from the seconds of finished cells of the same kind."""
-    plan = [*cells(), *described()]
-    seconds: dict[tuple[str, int], list[float]] = {}
-    for world in WORLDS:
-        for line in finished(world).values():
-            seconds.setdefault((line["run"]["method"], line["run"]["frames"]), []).append(line["seconds"])
+    plan, rates = [*cells(), *described()], hours_by_kind()
     rows, known, unknown = [], 0.0, 0
     for part, world in dict.fromkeys((cell.part, cell.world) for cell in plan):
         own = [cell for cell in plan if (cell.part, cell.world) == (part, world)]
         todo = left(own)
-        kinds = [seconds.get((cell.run.method, cell.run.frames)) for cell in todo]
-        hours = sum(statistics.median(kind) for kind in kinds if kind) / 3600
+        kinds = [rates.get(kind_of(cell.run)) for cell in todo]
+        hours = sum(filter(None, kinds))
         known, unknown = known + hours, unknown + kinds.count(None)
         rows.append([part, world, f"{len(own) - len(todo)} of {len(own)}", f"{hours:.1f}", str(kinds.count(None))])
     header = ["part", "world", "cells done", "core hours left", "cells without a rate"]
@@ -712,11 +731,182 @@ def print_plan() -> None:
     print(f"{known:.1f} core hours are left, and {unknown} cells of kinds that were not trained yet.")
 
 
+def kind_of(run: Run) -> tuple[str, int, str | None]:
+    """Return what decides how long a run takes: its method, frames and, for a teacher, its network."""
+    return run.method, run.frames, run.teacher if run.method == "teacher" else None
+
+
+def hours_by_kind() -> dict[tuple[str, int, str | None], float]:
+    """Return the median core hours of the finished cells of each kind, and an estimate for what has no lines.
+
+    Stage 1 takes about as long as the EgoDistill of as many frames, and "start" twice as long as VisOnly,
+    because it has twice the epochs.
+    """
+    seconds: dict[tuple[str, int, str | None], list[float]] = {}
+    for world in WORLDS:
+        for line in finished(world).values():
+            run = line["run"]
+            own = kind_of(Run(run["method"], frames=run["frames"], teacher=run["teacher"]))
+            seconds.setdefault(own, []).append(line["seconds"])
+    found = {kind: statistics.median(some) / 3600 for kind, some in seconds.items()}
+    found |= {("stage 1", n, None): hours for (method, n, _), hours in found.items() if method == "EgoDistill"}
+    if visonly := found.get(("VisOnly", 1, None)):
+        found["start", 1, None] = 2 * visonly
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# A line again
+
+
+def line_name(cell: Cell) -> str:
+    """Return the name of a cell's line: its file in results/ and its run, such as "A/seed-0/visimu-n1"."""
+    return f"{slug(cell.world)}/{cell.run.name}"
+
+
+def published() -> dict[str, dict[str, Any]]:
+    """Return all lines of cells by their `line_name()`."""
+    return {f"{slug(world)}/{name}": line for world in WORLDS for name, line in finished(world).items()}
+
+
+def cell_named(name: str) -> Cell:
+    """Return the cell of a published line. Exit if there is no such line, or if the plan has no such cell any more."""
+    lines = published()
+    cell = next((cell for cell in [*cells(), *described()] if line_name(cell) == name), None)
+    if name in lines and cell:
+        return cell
+    if name in lines:
+        raise SystemExit(f"{name}: the plan has no such cell any more; its line is of commit {lines[name]['commit']}")
+    if cell:
+        raise SystemExit(f"{name}: has no line yet; `run` without --again trains it")
+    near = [one for one in lines if name in one] or difflib.get_close_matches(name, lines, cutoff=0.3)
+    similar = f"; similar ones are {', '.join(near[:5])}" if near else ""
+    raise SystemExit(f"{name}: not the name of a line; `evidence.py lines` shows them{similar}")
+
+
+def print_lines(text: str) -> None:
+    """Print the published lines with this text in their name, and the hours to make each again in an empty folder."""
+    rates, rows = hours_by_kind(), []
+    plan = {line_name(cell): cell for cell in [*cells(), *described()]}
+    for name, line in published().items():
+        if text in name:
+            hours = [hours for _, hours in steps(plan[name], Path("nothing"), rates)] if name in plan else []
+            needs = f"{sum(hours):.1f}" if hours else "not in the plan"
+            rows.append([name, line["part"], f"{100 * line['top1']:.1f}", needs, line["commit"][:9]])
+    print(tables.Table(["line", "part", "top-1 (%)", "core hours to make it again", "commit"], rows).text())
+
+
+def steps(cell: Cell, out: Path, rates: Mapping[tuple[str, int, str | None], float]) -> list[tuple[str, float | None]]:
+    """Return what a cell needs, itself last, with the core hours of each step; None for what the folder has."""
+    world, source = cell.world, source_of(cell.world)
+    bench, first = bench_of(world, out, settings_of(world)), bench_of(source, out, settings_of(source))
+    rendered = (out / slug(source) / "world" / "true_verbs.csv").exists()
+    found: list[tuple[str, float | None]] = [(f"world {source}, rendered", None if rendered else RENDER_HOURS)]
+    for store in dict.fromkeys((first.store, bench.store)):
+        decoded = Path(store, "store.json").exists()
+        found.append((f"clips of world {Path(store).parent.name}", None if decoded else DECODE_HOURS))
+    for run in bench.with_dependencies([cell.run]):
+        there = (first if run.method in ("teacher", "start") else bench).path(run, ".json").exists()
+        kind = {"teacher": "teacher ", "start": "image network that students start from, "}.get(run.method, "")
+        found.append((kind + run.name, None if there else rates.get(kind_of(run), 0.0)))
+    return found
+
+
+def again(name: str, out: Path, jobs: int, *, replaces: bool = False) -> None:
+    """Train the cell of a published line again, and print how both lines agree.
+
+    What the folder has of the steps is used, so that a killed run continues; a network that is finished there is
+    compared, and not trained again. The same is printed for each network on the way that has a published line. New
+    lines go to OUT/again; with `replaces`, that of the cell also takes the place of the published line.
+    """
+    cell, origin = cell_named(name), origin_of_lines()
+    todo = steps(cell, out, hours_by_kind())
+    rows = [[what, "there" if hours is None else f"{hours:.2f}"] for what, hours in todo]
+    print(tables.Table([f"{name} needs", "core hours"], rows).text())
+    total = sum(hours or 0 for _, hours in todo)
+    print(f"About {total:.1f} core hours in {out}. If it is interrupted, the same command continues.", flush=True)
+    world, source = cell.world, source_of(cell.world)
+    bench, first = bench_of(world, out, settings_of(world)), bench_of(source, out, settings_of(source))
+    needed = [run for run in bench.with_dependencies([cell.run]) if run.method in ("teacher", "start")]
+    make(source, out)
+    take_over(source, out, first, needed)
+    train_again(source, first, needed if source != world else [cell.run], out, jobs, origin)
+    if source != world:
+        make(world, out)
+        take_over(world, out, bench, needed)
+        train_again(world, bench, [cell.run], out, jobs, origin)
+    kept, target = again_path(world, out), path_of(world)
+    new = {line["name"]: line for line in files.read_lines(kept, "name")}.get(cell.run.name)
+    if new is None:
+        files_of = " and ".join(str(bench.path(cell.run, suffix)) for suffix in (".pt", ".json"))
+        raise SystemExit(
+            f"{name}: its network was in {out} before, perhaps as that of the published line; to train it again, give "
+            f"another folder, or delete {files_of}"
+        )
+    if replaces:
+        replace_line(target, new)
+    print(f"The new line is in {kept}, and {f'replaces that of {target}' if replaces else f'{target} is as before'}.")
+
+
+def again_path(world: str, out: Path) -> Path:
+    """Return the file of the lines of a world that were made again."""
+    return out / "again" / path_of(world).name
+
+
+def train_again(
+    world: str, bench: benches.Bench, runs: list[Run], out: Path, jobs: int, origin: Mapping[str, str]
+) -> None:
+    """Train runs of a world and what they depend on; compare those that have a published line, and keep new lines."""
+    plan = {cell.run: cell for cell in [*cells(), *described()] if cell.world == world}
+    lines, wanted, kept = finished(world), bench.with_dependencies(runs), again_path(world, out)
+    kept.parent.mkdir(exist_ok=True)
+    before = {run for run in wanted if bench.path(run, ".json").exists()}
+
+    def record(run: Run) -> None:
+        if run in plan and run.name in lines:
+            new = line_of(plan[run], bench, out) | origin
+            if run not in before:
+                files.append_line(kept, new)
+            when = "in the folder, not trained again" if run in before else "now"
+            print(f"{line_name(plan[run])}: {agreement(lines[run.name], new, when)}", flush=True)
+
+    bench.run(runs, jobs, record)
+
+
+def agreement(old: Mapping[str, Any], new: Mapping[str, Any], when: str) -> str:
+    """Return both accuracies of two lines of a cell, and in how many test segments they are right or wrong alike."""
+    both = f"{100 * old['top1']:.1f} % published, {100 * new['top1']:.1f} % {when}"
+    if old["test"] != new["test"]:
+        return f"{both}, on other test segments"
+    one, two = (np.concatenate(list(contrasts.unpack(line["correct"]).values())) for line in (old, new))
+    return f"{both}; {int((one == two).sum()):,} of {len(one):,} bits agree ({100 * (one == two).mean():.1f} %)"
+
+
+def replace_line(path: Path, new: Mapping[str, Any]) -> None:
+    """Put a line in the place of the one of its name. Exit if they are about other test segments."""
+    lines = list(files.read_lines(path, "name", "test"))
+    if any(line["name"] == new["name"] and line["test"] != new["test"] for line in lines):
+        raise SystemExit(f"{path}: not changed, because {new['name']} is now a result on other test segments")
+    with files.atomic_write(path) as part:
+        text = "".join(json.dumps(new if line["name"] == new["name"] else line) + "\n" for line in lines)
+        part.write_text(text, encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("make", "teachers", "tune", "freeze", "plan", "run", "curve"):
-        command = commands.add_parser(name)
+    purposes = {
+        "make": "render and decode a world",
+        "teachers": "train A's first teachers, and test them on A's validation wearers",
+        "tune": "try settings of each method on A's validation wearers",
+        "freeze": "write results/protocol.json",
+        "plan": "show the networks that are left, and their hours",
+        "run": "train and evaluate networks, and write their lines",
+        "curve": "train teachers on a part of A's clips",
+        "lines": "show the published lines, and the hours to make each again",
+    }
+    for name, purpose in purposes.items():
+        command = commands.add_parser(name, help=purpose)
         if name == "make":
             command.add_argument("world", choices=tuple(WORLDS))
         if name in ("make", "teachers", "tune", "run", "curve"):
@@ -728,14 +918,27 @@ def main() -> None:
             command.add_argument("--teachers", nargs="*", default=list(known), choices=known)
         if name in ("teachers", "run"):
             default = "0,1" if name == "teachers" else None
-            command.add_argument("--seeds", type=demo.parse_seeds, default=default)
-            command.add_argument("--jobs", type=int, default=files.available_cores())
+            command.add_argument(
+                "--seeds", type=demo.parse_seeds, default=default, help="such as 0,1; default: the plan's"
+            )
+            command.add_argument("--jobs", type=int, default=files.available_cores(), help="processes at a time")
         if name == "run":
             for option, example in (("--parts", "main,rivals"), ("--worlds", "A,B")):
                 command.add_argument(option, type=lambda text: text.split(","), help=f"such as {example}")
+            command.add_argument(
+                "--minutes", type=float, default=150, help="begin nothing after this time (default: 150)"
+            )
+            command.add_argument(
+                "--again", metavar="LINE", help="make this published line again, such as A/seed-0/visimu-n1"
+            )
+            command.add_argument("--replace", action="store_true", help="--again: put the new line into results/, too")
+        if name in ("run", "lines"):
             command.add_argument("--name", default="", help="only runs with this in their name, such as without-gt")
-            command.add_argument("--minutes", type=float, default=150)
     a = parser.parse_args()
+    if a.command == "run" and a.again and (a.seeds or a.parts or a.worlds or a.name):
+        parser.error("--again names one line; give it without --seeds, --parts, --worlds and --name")
+    if a.command == "run" and a.replace and not a.again:
+        parser.error("--replace belongs to --again")
     RESULTS.mkdir(exist_ok=True)
     if a.command == "make":
         print(make(a.world, a.out))
@@ -749,6 +952,10 @@ def main() -> None:
         print_plan()
     elif a.command == "curve":
         curve(a.out, a.teachers)
+    elif a.command == "lines":
+        print_lines(a.name)
+    elif a.again:
+        again(a.again, a.out, a.jobs, replaces=a.replace)
     else:
         run(a.out, a.jobs, a.minutes, chosen(a.seeds, a.parts, a.worlds, a.name))
 

@@ -1,7 +1,7 @@
 """Write the tables and figures of the evidence from the lines in results/, without training anything.
 
-    python benchmarks/evidence_report.py                          # prints them
-    python benchmarks/evidence_report.py --markdown results/evidence_report.md    # and writes them there, and figures/*.png
+    python benchmarks/evidence_report.py                          # prints them, and writes figures/*
+    python benchmarks/evidence_report.py --markdown results/evidence_report.md    # and writes them there
 
 Differences are paired by seed and wearer, with two-way intervals (`intervals`): those of the primary contrasts are
 tested by Holm's procedure within each world; all other numbers are descriptive. Published differences are those of
@@ -467,10 +467,16 @@ def inputs_of(method: str, frames: int, world: str = "A") -> str:
     return f"N = {frames}{blurred}" + (" + head motion" if moving else " + sound" if method == "ListenToLook" else "")
 
 
-def report(world: str, name: str, table: tables.Table, markdown: str | None, *more: str) -> None:
-    """Print a table, and write it into a document; its machines are those of the lines of the comparison and `more`."""
+def report(
+    world: str, name: str, table: tables.Table, markdown: str | None, *more: str, worlds: Iterable[str] = ()
+) -> None:
+    """Print a table, and write it into a document.
+
+    Its machines are those of the lines of the comparison and of the parts `more`, and of all lines of other `worlds`.
+    """
     print(f"\nworld {world}: {name}")
     lines = [line for line in evidence.finished(world).values() if line["part"] in ("main", "rivals", *more)]
+    lines += [line for other in worlds for line in evidence.finished(other).values()]
     machine = evidence.machines(lines)
     tables.report(table, f"benchmarks/evidence_report.py, world {world}: {name}", markdown, sys.argv, machine=machine)
 
@@ -499,13 +505,13 @@ def main() -> None:
     if (table := teacher_curve()).rows:
         report("A", "teachers by the number of clips", table, a.markdown)
     more = (
-        ("Table 4", frame_choices()),
-        ("controls", controls()),
-        ("what stage 1 gives", stage_1("A"), "stage 1"),
+        ("Table 4", frame_choices(), [], [evidence.OTHER_FRAMES]),
+        ("controls", controls(), [], evidence.CONTROLS),
+        ("what stage 1 gives", stage_1("A"), ["stage 1"], []),
     )
-    for name, table, *parts in more:
+    for name, table, parts, worlds in more:
         if len(table.rows) > 1:  # more than what they are compared with
-            report("A", name, table, a.markdown, *parts)
+            report("A", name, table, a.markdown, *parts, worlds=worlds)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Fill results/gpu.md on a machine with a GPU: Table 3 in three forms, and training throughput at the paper's size.
 
-    python benchmarks/gpu.py --markdown results/gpu.md              # about half an hour
+    python benchmarks/gpu.py --markdown results/gpu.md          # about half an hour
     python benchmarks/gpu.py --device cpu --quick               # to try it without a GPU
 
 Sections of the document are named after the GPU. Times are measured with device events.

@@ -231,11 +231,11 @@ def main() -> None:
     print(f"{arguments.clips} clips of 1080p30, {jobs} threads")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        render(folder / "piece.mp4", 20)
+        render(folder / "piece.mp4", 20, 30)
         length = data.CLIP_SECONDS * (arguments.clips // jobs + 2)
         for k in range(jobs):
             repeat(folder / "piece.mp4", folder / f"{k}.mp4", int(length // 20) + 1)
-        write_imu(folder / "imu.csv", length + 20)
+        write_imu(folder / "imu.csv", length + 20, None, 20)
         found = {}
         again = ["stage-1"] if "stage-1" in arguments.tables else []
         wanted = [*STAGES] if "stages" in arguments.tables else ["prepare", "extract"] if again else []

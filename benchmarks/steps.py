@@ -36,6 +36,7 @@ from egodistill.support import files, tables
 
 TEACHER = "bench"  # name of the teacher whose outputs, random numbers, are in the store
 PRECISIONS = ("fp32", "bf16")
+CLIPS = 128  # rendered training clips
 
 
 @dataclass
@@ -191,8 +192,10 @@ def paper_cases(folder: Path) -> dict[str, Callable[[], Case]]:
 
 
 def make_store(folder: Path, feature_dim: int, **options: Any) -> Any:
-    """Return the training clips of a store with 128 rendered clips."""
-    world = synthetic.render(folder / "world", train_acts=128, test_acts=3, progress=False)
+    """Return the training clips of a store of rendered ones, each several times."""
+    world = synthetic.render(
+        folder / "world", train_acts=CLIPS, test_acts=3, train_wearers=min(8, CLIPS), progress=False
+    )
     segments = data.read_epic_kitchens(world.annotations, world.root)
     store = data.prepare(segments, folder / "store", progress=False, **options)
     write_teacher(store, feature_dim)

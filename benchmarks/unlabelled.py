@@ -11,13 +11,15 @@ weights; stage 1 is part of EgoDistill. Beside them:
 - nearest frame: the teacher's outputs for the training clip whose middle frame has the most similar pixels;
 - teacher, 0.5 s later: its own outputs for a clip that starts 0.5 s later, as far as the recording has one.
 
-R2 is 1 for the teacher's features and 0 for the training mean. Intervals are Student's t over blocks. A few recordings
-show that the road works, and nothing about the accuracy of a student.
+R2 is 1 for the teacher's features and 0 for the training mean. Intervals are Student's t over blocks, with their ends
+clamped to what a measure can be. A few recordings show that the road works, and nothing about the accuracy of a
+student.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,6 +39,7 @@ from egodistill.support import tables
 
 STRIDE, LATER = 0.25, 0.5  # seconds
 FORMATS = (".2f", ".0f", ".2f")  # of `measures()`
+RANGES = ((-math.inf, 1), (0, 100), (0, math.inf))  # that `measures()` can have
 TRAINING = {"batch_size": 16, "learning_rate": 1e-3, "schedule": "cosine", "precision": "fp32", "progress": False}
 Outputs = tuple[Tensor, Tensor]  # features [n, D] and probabilities [n, C]
 
@@ -163,7 +166,8 @@ def table_of(found: Mapping[str, np.ndarray]) -> tables.Table:
     """Return a row for each method, with intervals over blocks."""
     rows = []
     for name, values in found.items():
-        cells = [f"{intervals.one_way(column):{form}}" for column, form in zip(values.T, FORMATS, strict=True)]
+        columns = zip(values.T, FORMATS, RANGES, strict=True)
+        cells = [f"{intervals.one_way(column).within(*limits):{form}}" for column, form, limits in columns]
         rows.append([name, *cells, str(len(values))])
     return tables.Table(["prediction", "R2 of the feature", "best class (%)", "KL (nats)", "blocks"], rows)
 

@@ -403,6 +403,10 @@ class Played:
         """Return a value of each seed and wearer, float [S, W]."""
         return np.array([[value(line["wearers"][name]) for name in sorted(line["wearers"])] for line in self.lines])
 
+    def minus(self, other: Played) -> intervals.Interval:
+        """Return by how many points more answers are right than with another gate, paired by seed and wearer."""
+        return intervals.two_way(self.right - other.right).within(-100, 100)
+
     @property
     def gmacs(self) -> float:
         """Billions of multiply-adds a second."""
@@ -425,8 +429,9 @@ def gate_table(found: Mapping[tuple[float, str], Played], camera: Camera) -> tab
     rows = []
     for (budget, gate), one in found.items():
         base = found.get((budget, "fixed period"))
-        gap = str(intervals.two_way(one.right - base.right)) if base and base is not one else ""
-        cells = [f"{one.looks:.1f}", f"{intervals.two_way(one.right):.1f}", gap, f"{one.f1:.1f}", f"{one.gmacs:.3f}"]
+        gap = str(one.minus(base)) if base and base is not one else ""
+        right = intervals.two_way(one.right).within(0, 100)
+        cells = [f"{one.looks:.1f}", f"{right:.1f}", gap, f"{one.f1:.1f}", f"{one.gmacs:.3f}"]
         cells += [f"{camera.on(one.looks, start_up):.0f}" for start_up in START_UPS]
         if (power := camera.power(one.looks, one.gmacs)) is not None:
             cells.append(f"{1000 * power:.1f}")
@@ -447,7 +452,7 @@ def default_table() -> tables.Table:
         if base := found.get((30, "fixed period")):
             for key in ((20, "head moves"), (120, "always")):
                 one = found[key]
-                rows.append([world, key[1], f"{one.looks:.1f}", str(intervals.two_way(one.right - base.right))])
+                rows.append([world, key[1], f"{one.looks:.1f}", str(one.minus(base))])
     return tables.Table(["world", "gate", "looks a minute", "minus fixed period, 30 looks"], rows)
 
 

@@ -30,7 +30,7 @@ from ..support.tables import Table
 from ..support.version import __version__
 from ..training import Training
 from .options import positive_int
-from .recordings import describe_store
+from .recordings import describe_store, notes_as_lines
 from .settings import GMACS_NOTE, add_fields, device_option, preset_option, text_or_none
 from .training import name_value
 
@@ -463,15 +463,16 @@ def make_store(demo: Demo, out: Path) -> None:
     )
     print("2. Decode each clip once, into a clip store")
     segments = data.read_epic_kitchens(world.annotations, world.root)
-    store = data.prepare(
-        segments,
-        out / "store",
-        num_frames=demo.num_frames,
-        frame_size=demo.pixels,
-        audio=True,
-        clip_frames=demo.clip_frames,
-        clip_size=demo.pixels,
-    )
+    with notes_as_lines():
+        store = data.prepare(
+            segments,
+            out / "store",
+            num_frames=demo.num_frames,
+            frame_size=demo.pixels,
+            audio=True,
+            clip_frames=demo.clip_frames,
+            clip_size=demo.pixels,
+        )
     describe_store(store, segments)
 
 

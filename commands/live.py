@@ -13,15 +13,18 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import errno
 import json
 import math
 import os
 import shutil
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any, TextIO
 
 import numpy as np
@@ -56,6 +59,7 @@ ALIGNMENT = 1.0  # seconds of arrivals that decide the offset between two clocks
 WARM_UP = 5  # answers after the first one that are not part of the steady state
 FILE_PENDING = 100_000  # answers of a file that may become due at once: 14 h at two per second
 JOIN = 2.0  # seconds that a thread may take to end
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # they end a run in order; Windows has no SIGHUP
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -74,7 +78,7 @@ def live_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         required=True,
         help="file of a trained student, or the name of a pair that `export --pair` wrote: NAME.pt2 for NAME.frame.pt2 "
-        "and NAME.motion.pt2",
+        "and NAME.motion.pt2; a pair is code, so use only one whose source you trust",
     )
     parser.add_argument("--every", metavar="SECONDS", type=float, default=0.5, help="time between two answers")
     parser.add_argument(
@@ -134,16 +138,32 @@ def live_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("run and output")
     group.add_argument("--fast", action="store_true", help="read a file as fast as possible; the answers are the same")
     group.add_argument("--seconds", metavar="N", type=positive_seconds, help="stop after N seconds")
+    group.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=positive_seconds,
+        help=f"time without frames or samples after which a live source is lost (default: {feeds.TIMEOUT:g})",
+    )
+    group.add_argument(
+        "--reconnect",
+        metavar="SECONDS",
+        type=positive_seconds,
+        help="time for which an address that is lost is opened again and again; answers go on when it is back",
+    )
     group.add_argument("--events", action="store_true", help="give labels that last instead of single answers")
     group.add_argument("--json", action="store_true", help="print JSON lines in a terminal, too, as into a pipe")
     group.add_argument("--out", metavar="JSONL", help="also write the JSON lines to this file")
-    overwrite_option(group)
+    overwrite_option(group, "an existing file, also an earlier result")
 
 
 def check_options(a: argparse.Namespace, kind: str) -> None:
     """Raise ValueError for options that would be ignored or that contradict each other."""
     if kind != "file" and a.imu not in (None, ["-"]):
         reject(["--imu"], f"{a.source} is live; give its samples as --imu - (standard input) or --imu-follow CSV")
+    if kind != "address":
+        reject(given_flags(a, "reconnect"), f"{a.source} is a {kind}; only an address can be opened again")
+    if a.fast or (kind == "file" and a.imu != ["-"] and not a.imu_follow):
+        reject(given_flags(a, "timeout"), "nothing here is live")
     if kind == "file" and a.align == "arrival":
         reject(["--align arrival"], f"{a.source} is a file, whose frames have times; --frame-offset moves them")
     if a.imu_follow:
@@ -181,6 +201,8 @@ class Source:
         stretch: Factor of the video's clock.
         align: Whether `offset` is computed from arrivals.
         turn: Rotation [3, 3] of samples that come, into the axes of the student; None: they have these axes.
+        first: Time of the first sample so far, in seconds.
+        last: Time of the last one.
     """
 
     video: feeds.VideoFeed
@@ -192,10 +214,14 @@ class Source:
     stretch: float = 1.0
     align: bool = False
     turn: np.ndarray | None = None
+    first: float = math.inf
+    last: float = -math.inf
 
     def pieces(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield the samples, turned into the axes of the student."""
         for times, readings in self.samples:
+            here = in_seconds(times)
+            self.first, self.last = min(self.first, float(here.min())), max(self.last, float(here.max()))
             if self.turn is not None:
                 readings = np.concatenate([readings[:, :3] @ self.turn.T, readings[:, 3:] @ self.turn.T], axis=1)
             yield times, readings
@@ -203,6 +229,21 @@ class Source:
     def on_sample_clock(self, moment: float) -> float:
         """Return a time of the video on the clock of the samples."""
         return self.offset + self.stretch * moment
+
+    def require_samples(self, seconds: float | None) -> None:
+        """Raise IMUError if samples that came from a pipe or a growing table ended before the video did.
+
+        Args:
+            seconds: Length of the run; None: until the end of the video.
+        """
+        if self.samples is None or self.recorded or self.last == -math.inf:
+            return
+        name = getattr(self.samples, "name", "samples")
+        if self.video.live:
+            raise IMUError(f"{name}: its last sample is at {self.last:.2f} s, and frames go on coming")
+        end = self.on_sample_clock(self.video.length)  # may be NaN
+        if self.last < min(end, self.first + (math.inf if seconds is None else seconds)) - feeds.EARLY:
+            raise IMUError(f"{name}: its last sample is at {self.last:.2f} s, but the video goes on until {end:.2f} s")
 
     def check_clocks(self, frame: float, sample: float) -> None:
         """Raise EgoDistillError if the first frame and the first sample cannot be on one clock."""
@@ -220,7 +261,10 @@ def open_source(a: argparse.Namespace, spec: clips.ClipSpec, report: Callable[[s
     clock = feeds.HostClock()
     pace = feeds.Pace(clock)
     file = clips.open_recording(a.source).video if os.path.isdir(a.source) else a.source  # a folder of a Neon
-    video = feeds.VideoFeed(file, realtime=not a.fast, clock=clock)
+    video = feeds.VideoFeed(
+        file, realtime=not a.fast, clock=clock, timeout=a.timeout, reconnect=a.reconnect or 0.0, report=report
+    )
+    timeout = math.inf if a.fast else feeds.TIMEOUT if a.timeout is None else a.timeout
     if not video.live:
         video.pace = pace
     samples, recorded = None, True
@@ -228,9 +272,10 @@ def open_source(a: argparse.Namespace, spec: clips.ClipSpec, report: Callable[[s
         used = given_flags(a, "imu", "imu_follow", "imu_axes") + (["--align"] if a.align == "arrival" else [])
         reject(used, f"the student in {a.student} reads no IMU samples")
     elif a.imu_follow:
-        samples, recorded = feeds.table_samples(a.imu_follow, clock=clock, report=report), False
+        samples, recorded = feeds.table_samples(a.imu_follow, clock=clock, report=report, timeout=timeout), False
     elif a.imu == ["-"]:
-        samples, recorded = feeds.json_samples(standard_input(), clock=clock, report=report), False
+        samples = feeds.json_samples(standard_input(), clock=clock, report=report, timeout=timeout)
+        recorded = False
     elif video.live:
         raise EgoDistillError(
             f"{a.source}: the student in {a.student} reads IMU samples; give them as JSON lines on standard input "
@@ -313,6 +358,8 @@ def answers_in_order(source: Source, stream: Stream, camera: FrameFeed, seconds:
     following, first = next(frames, None), None
     pieces = (part for piece in source.pieces() for part in feeds.split_samples(*piece))
     for times, readings in pieces:
+        if source.clock.stopped:
+            return
         here = in_seconds(times)
         if first is None:
             first, camera.whole = float(here[0]), times.dtype.kind in "iu"
@@ -338,7 +385,7 @@ class Inputs:
         self.camera: FrameFeed | None = None
         self.frames, self.samples = feeds.ArrivalDelay(source.clock), feeds.ArrivalDelay(source.clock)
         self.end = math.inf  # of the video, on the clock of the samples
-        self.error: BaseException | None = None
+        self.error: Exception | None = None
         self.ended = threading.Event()
         works = [self._give_frames] if source.samples is None else [self._give_frames, self._give_samples]
         self.threads = [threading.Thread(target=self._run, args=(work,), daemon=True) for work in works]
@@ -357,7 +404,7 @@ class Inputs:
         EgoDistillError if one of the two did not come, at the latest when the clock shows `stop`.
         """
         clock = self.source.clock
-        while not self.ended.is_set() and clock.now() < stop:
+        while not self.ended.is_set() and not clock.stopped and clock.now() < stop:
             if clock.now() > max(self.frames.began, self.samples.began) + ALIGNMENT:
                 break
             clock.sleep(0.02)
@@ -390,7 +437,12 @@ class Inputs:
             if self.camera is not None:
                 self.camera.give(moment, picture)
         self.end = source.on_sample_clock(source.video.end)
-        if source.samples is None or not source.recorded:  # else the samples up to this end are still to come
+        if source.samples is None or source.video.live:
+            self.ended.set()
+        elif not source.recorded:  # the samples up to this end may still come
+            end = source.clock.now() + feeds.EARLY
+            while not self.ended.is_set() and source.clock.now() < end and source.clock.sleep(feeds.POLL):
+                pass
             self.ended.set()
 
     def _give_samples(self) -> None:
@@ -410,6 +462,9 @@ class Inputs:
                 self.camera.stream.accept_imu(times[kept], readings[kept])
             if not kept.all():
                 break
+        else:
+            if source.video.live and not source.clock.stopped:
+                source.require_samples(None)
         self.ended.set()
 
     def _note(self, sort: feeds.ArrivalDelay, moment: float) -> None:
@@ -421,9 +476,9 @@ class Inputs:
 
 
 def answers_as_they_come(inputs: Inputs, stream: Stream, stop: float) -> Iterator:
-    """Yield the answers of a source at its own speed, until the clock shows `stop`."""
+    """Yield the answers of a source at its own speed, until the clock shows `stop` or is stopped."""
     clock = inputs.source.clock
-    while not inputs.ended.is_set() and clock.now() < stop:
+    while not inputs.ended.is_set() and not clock.stopped and clock.now() < stop:
         stream.wait(0.1)
         yield from stream.results()
 
@@ -517,6 +572,7 @@ class Output:
         self.file: TextIO | None = None
         self.tracker = tracker
         self.terminal = sys.stdout.isatty() and not as_json
+        self.gone = False  # whether the terminal was closed
         self.shown = 0  # characters of the line
         self.start: float | int | None = None  # of the first answer
         self.last: float | int | None = None  # of the last answer
@@ -536,7 +592,7 @@ class Output:
         if self.tracker is not None:
             self.write(self.tracker.finish())
         if self.shown:
-            print(flush=True)
+            self.print("")
             self.shown = 0
 
     def close(self) -> None:
@@ -548,33 +604,46 @@ class Output:
     def note(self, text: str) -> None:
         """Print a message on stderr, above the line."""
         self.clear()
-        print(text, file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # nobody reads it any more
+            print(text, file=sys.stderr, flush=True)
 
-    def write(self, found: Iterable[Answer] | Iterable[events.Event]) -> None:
-        for one in found:
-            line = json.dumps(one._asdict())
-            if self.path is not None:
-                with files.disk_errors(self.path):
-                    if self.file is None:
-                        self.path.parent.mkdir(parents=True, exist_ok=True)
-                        self.file = open(self.path, "w", encoding="utf-8")
-                    self.file.write(f"{line}\n")
-                    self.file.flush()
+    def write(self, found: list[Answer] | list[events.Event]) -> None:
+        """Write answers or events into the file, and then print them: the reader of a pipe may be gone."""
+        lines = [json.dumps(one._asdict()) for one in found]
+        if self.path is not None and lines:
+            with files.disk_errors(self.path):
+                if self.file is None:
+                    self.path.parent.mkdir(parents=True, exist_ok=True)
+                    self.file = open(self.path, "w", encoding="utf-8")
+                self.file.writelines(f"{line}\n" for line in lines)
+                self.file.flush()
+        for one, line in zip(found, lines, strict=True):
             if not self.terminal:
-                print(line, flush=True)
+                self.print(line)
             elif isinstance(one, events.Event):
                 self.clear()
                 began, ended = (events.seconds(self.start, moment) for moment in (one.start, one.stop))
-                print(f"{began:8.2f} to {ended:.2f} s  {one.label} {one.score:.2f}", flush=True)
+                self.print(f"{began:8.2f} to {ended:.2f} s  {one.label} {one.score:.2f}")
 
     def draw(self, line: str) -> None:
-        print(f"\r{line:<{self.shown}}", end="", flush=True)
+        self.print(f"\r{line:<{self.shown}}", end="")
         self.shown = len(line)
 
     def clear(self) -> None:
         if self.shown:
-            print(f"\r{'':<{self.shown}}\r", end="", flush=True)
+            self.print(f"\r{'':<{self.shown}}\r", end="")
             self.shown = 0
+
+    def print(self, text: str, end: str = "\n") -> None:
+        """Print on standard output. A terminal that was closed is not an error; SIGHUP ends the run."""
+        if self.gone:
+            return
+        try:
+            print(text, end=end, flush=True)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            self.gone = True
 
 
 def columns() -> int:
@@ -615,6 +684,8 @@ def summary(source: Source, stats: arrivals.Stats, share_on: float) -> list[str]
         found += f", {bad:,} bad lines"
     if stats.restarts:
         found += f", {stats.restarts:,} restarts of the clock"
+    if source.video.reconnections:
+        found += f", {source.video.reconnections:,} reconnections"
     return [answers, found]
 
 
@@ -632,9 +703,12 @@ def run_live(a: argparse.Namespace) -> None:
     source = open_source(a, batches.clip_spec_of(model), output.note)
     report_precision(a.precision, a.device)
     run = LiveRun(source, output, latency, lambda offset: open_stream(a, model, (offset, a.frame_stretch)))
-    with contextlib.closing(output):
-        run.run(fast=a.fast, seconds=a.seconds)
-    run.report()
+    with Interruption(source.clock) as interruption:
+        with contextlib.closing(output):
+            run.run(fast=a.fast, seconds=a.seconds)
+        run.report(interrupted=interruption.number is not None)
+    if interruption.number not in (None, signal.SIGINT):
+        sys.exit(128 + interruption.number)
 
 
 def open_stream(a: argparse.Namespace, model: Any, frame_clock: tuple[float, float]) -> Stream:
@@ -649,6 +723,45 @@ def open_stream(a: argparse.Namespace, model: Any, frame_clock: tuple[float, flo
     )
 
 
+def given_by(call: Callable[[], list[Answer]]) -> Iterator[Answer]:
+    """Yield the answers that a call returns; it is made when the first one is asked for."""
+    yield from call()
+
+
+class Interruption:
+    """Signals that end a run in order: its last answers, the running event and the summary are given.
+
+    The first one stops the clock. The same again has no effect, since a shell that ends sends what its terminal has
+    sent; but Ctrl-C does after the first signal what it did before the block. Signals that are ignored stay ignored,
+    and in other threads than the main one there are none.
+
+    Args:
+        clock: Clock of the feeds.
+    """
+
+    def __init__(self, clock: feeds.HostClock) -> None:
+        self.clock, self.number = clock, None
+        self.former: dict[int, Any] = {}  # {number: the handler before}
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():
+            for number in (getattr(signal, name) for name in SIGNALS if hasattr(signal, name)):
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    self.former[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.former.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.number is None:
+            self.number = number
+            if signal.SIGINT in self.former:
+                signal.signal(signal.SIGINT, self.former[signal.SIGINT])
+            self.clock.interrupt()
+
+
 class LiveRun:
     """One run of the command: a source, a stream, and where its answers go."""
 
@@ -658,28 +771,38 @@ class LiveRun:
         self.source, self.output, self.latency, self.open_stream = source, output, latency, open_stream
         self.camera: FrameFeed | None = None
         self.problem: str | None = None
-        self.error: BaseException | None = None
-        self.interrupted = False
+        self.error: Exception | None = None  # of the input or the model
 
     def run(self, *, fast: bool, seconds: float | None) -> None:
-        """Read the source to its end, for some seconds, or until Ctrl-C."""
+        """Read the source to its end, for some seconds, or until a signal. Errors of the input are for `report()`."""
         inputs = None if fast else Inputs(self.source)
         try:
-            for answer in self.answers(inputs, seconds):
-                self.show(answer)
-        except KeyboardInterrupt:
-            self.interrupted = True
-        except (IMUError, VideoError) as error:  # what came before it counts
-            self.error = error
+            self.show_all(self.answers(inputs, seconds))
+            self.source.clock.stop()
+            if inputs is not None:
+                inputs.close()
+                self.error = self.error or inputs.error
+            if self.camera is not None:
+                self.show_all(given_by(self.camera.stream.finish))
+                while self.camera.stream.wait(0.0):  # after an error
+                    self.show_all(given_by(self.camera.stream.results))
         finally:
             self.source.clock.stop()
-        if inputs is not None:
-            inputs.close()
-        if self.camera is not None:
-            for answer in self.camera.stream.finish():
-                self.show(answer)
-        self.output.finish()
-        self.error = self.error or (inputs and inputs.error)
+            self.output.finish()
+
+    def show_all(self, answers: Iterator[Answer]) -> None:
+        """Show answers until they end. An error of the input or the model ends them."""
+        while True:
+            try:
+                answer = next(answers, None)
+            except Exception as error:  # what came before it counts
+                self.error = self.error or error
+                return
+            if answer is None:
+                return
+            self.latency.add(answer)
+            self.problem = answer.problem or self.problem
+            self.output.add(answer, self.camera.share_on())
 
     def answers(self, inputs: Inputs | None, seconds: float | None) -> Iterator[Answer]:
         """Yield the answers before the end of the input."""
@@ -687,6 +810,8 @@ class LiveRun:
         if inputs is None:
             self.camera = FrameFeed(self.open_stream(source.offset), source)
             yield from answers_in_order(source, self.camera.stream, self.camera, seconds)
+            if not source.clock.stopped:
+                source.require_samples(seconds)
             return
         if not source.align:
             self.camera = inputs.camera = FrameFeed(self.open_stream(source.offset), source)
@@ -696,27 +821,26 @@ class LiveRun:
             source.offset = inputs.aligned(stop)
             self.camera = inputs.camera = FrameFeed(self.open_stream(source.offset), source)
         yield from answers_as_they_come(inputs, self.camera.stream, stop)
+        if not source.video.live and inputs.ended.is_set() and not inputs.error:
+            source.require_samples(None)
 
-    def show(self, answer: Answer) -> None:
-        self.latency.add(answer)
-        self.problem = answer.problem or self.problem
-        self.output.add(answer, self.camera.share_on())
+    def report(self, *, interrupted: bool) -> None:
+        """Print counters and latency on stderr. Raise an error of the input or the model, or of a run without classes.
 
-    def report(self) -> None:
-        """Print counters and latency on stderr. Raise the error of a feed, or EgoDistillError without any classes."""
+        Args:
+            interrupted: Whether a signal ended the run: it may have ended other programs of the pipe, too.
+        """
         source, stats = self.source, self.camera.stream.stats if self.camera else arrivals.Stats()
-        if self.error is not None and not stats.due:
-            raise self.error
-        if source.video.problem:
-            self.output.note(f"ended early: {source.video.problem}")
-        if self.camera is None:  # Ctrl-C before the first samples
-            return
-        lines = summary(source, stats, self.camera.share_on())
-        lines += self.latency.lines(dropped=stats.dropped, due=stats.due, megabytes=peak_megabytes())
-        self.output.note("\n".join(lines))
-        if self.error is not None:
-            raise self.error
-        if not stats.given and not self.interrupted:
+        error = self.error or (VideoError(source.video.problem) if source.video.problem else None)
+        if interrupted and isinstance(error, (IMUError, VideoError)):
+            error = None
+        if self.camera is not None and (stats.due or error is None):
+            lines = summary(source, stats, self.camera.share_on())
+            lines += self.latency.lines(dropped=stats.dropped, due=stats.due, megabytes=peak_megabytes())
+            self.output.note("\n".join(lines))
+        if error is not None:
+            raise error
+        if self.camera is not None and not stats.given and not interrupted:
             seconds = self.camera.stream.spec.seconds
             reason = self.problem or f"an answer needs {seconds:.2f} s of frames and samples together"
             raise EgoDistillError(f"{source.video.source}: no clip was classified: {reason}")

@@ -52,6 +52,8 @@ from .settings import (
 
 __all__ = ["COMMANDS", "comparison_table"]
 
+FEW_EQUAL, LARGE_ERROR = 0.9, 0.1  # share of labels, and of the largest feature: int8 is far from fp32
+
 
 # ---------------------------------------------------------------------------------------------------------------
 # Stores and model files
@@ -208,6 +210,8 @@ def run_export(a: argparse.Namespace) -> None:
         size = f"{path.stat().st_size / 1e6:.1f} MB"
         print(f"{path}: {a.format}, {a.precision}, {size}; {path}.json describes its inputs")
         print(f"run it with: {description['run']}")
+        for line in int8_notes(description):
+            print(line)
     if (a.format, a.precision) == ("export", "int8"):
         print(export.SLOW_INT8)
     if check is not None:
@@ -215,6 +219,24 @@ def run_export(a: argparse.Namespace) -> None:
         written = {"paths": [], "pairs": [a.out]} if a.pair else {"paths": [a.out]}
         tables.report(comparison_table(export.compare(model, check, **written)), "export", a.markdown, a.words)
         print(f"{len(check)} clips; top-1 per clip; median processor time of one clip on one core")
+
+
+def int8_notes(description: dict[str, Any]) -> list[str]:
+    """Return a line for each sort of inputs for which an int8 file is far from fp32."""
+    compared = (description.get("calibration") or {}).get("compared") or {}
+    lines = []
+    for name, found in compared.items():
+        if found.get("equal_labels", 1) < FEW_EQUAL or found["feature_error"] > LARGE_ERROR:
+            usual = name == "calibration clips"
+            aside = "" if usual else f"; on the calibration clips: {int8_text(compared['calibration clips'])}"
+            lines.append(f"note: int8 is far from fp32 on {name}: {int8_text(found)}{aside}")
+    return lines
+
+
+def int8_text(found: dict[str, float]) -> str:
+    """Return what `compare_int8()` found for one sort of inputs as text."""
+    labels = f"{100 * found['equal_labels']:.0f} % equal labels, " if "equal_labels" in found else ""
+    return f"{labels}feature error {100 * found['feature_error']:.0f} %"
 
 
 def comparison_table(rows: list[export.Comparison]) -> Table:

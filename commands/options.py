@@ -165,6 +165,6 @@ def coverage_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def overwrite_option(parser: argparse.ArgumentParser) -> None:
+def overwrite_option(parser: argparse.ArgumentParser, replaced: str = "a file that is not a result") -> None:
     """Add --overwrite, for `check_outputs()`."""
-    parser.add_argument("--overwrite", action="store_true", help="let an output replace a file that is not a result")
+    parser.add_argument("--overwrite", action="store_true", help=f"let an output replace {replaced}")

@@ -7,23 +7,24 @@ builds the parser. `training`, `models`, `live` and `demo` have the other comman
 from __future__ import annotations
 
 import argparse
-import csv
+import contextlib
 import dataclasses
 import statistics
 import time
+import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from .. import data
-from ..datasets import annotations
-from ..datasets.segments import is_list_of_recordings, listed_recordings, overlapping_splits
+from ..datasets import annotations, contradictions
+from ..datasets.segments import is_list_of_recordings, listed_recordings, offset_rows, write_imu_offsets
 from ..recordings import aria, checks, clips
 from ..recordings.copies import transcode
 from ..recordings.pictures import CHECK_TITLE, draw_check, require_picture
 from ..support import files
-from ..support.errors import CLIP_SECONDS, DataError
+from ..support.errors import DataError
 from ..support.pickles import is_pickle
 from ..support.records import first_line
 from ..support.tables import Table
@@ -44,7 +45,7 @@ from .options import (
     root_option,
 )
 
-__all__ = ["COMMANDS", "describe_store"]
+__all__ = ["COMMANDS", "describe_store", "notes_as_lines"]
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -76,6 +77,8 @@ def segment_options(parser: argparse.ArgumentParser) -> None:
         "--imu-offsets", metavar="CSV", help="table of IMU clock offsets, written by `egodistill check --out`"
     )
     axes_option(parser)
+    text = "notes about what looks wrong in the table, such as rows twice, are errors"
+    parser.add_argument("--strict", action="store_true", help=text)
     group = parser.add_argument_group("recordings without labels")
     group.add_argument("--stride", metavar="SECONDS", type=float, help="step between clips (default: a clip's length)")
     text = "split whole recordings, or stretches of each with 2.2 s between them (default: recording)"
@@ -130,24 +133,38 @@ def run_segments(a: argparse.Namespace) -> None:
     print("\n" + Table(["class", *splits], rows).text())
     if len(total) > len(largest):
         print(f"... and {len(total) - len(largest)} more classes (--classes N lists more)")
-    if missing := [c for c in total if c is not None and "train" in counts and not counts["train"][c]]:
-        print(f"without training segments: {', '.join(sorted(missing))}")
     for reason, count in segments.dropped.items():
         print(f"left out, {reason}: {count:,} segments")
-    print_overlaps(segments)
     if set(total) == {None}:
         print(NO_LABELS)
+    found = contradictions.find(segments, headers_of(segments))
+    for one in found:
+        if not (one.is_error or a.strict):
+            print(f"note: {one.text}")
+    contradictions.notes_of(found, strict=a.strict)
 
 
-def print_overlaps(segments: Sequence[data.Segment], indent: str = "") -> None:
-    """Print how many segments have clips that overlap those of another split, on which testing would be too easy."""
-    if pairs := overlapping_splits(segments):
-        (one, other), count = pairs[0], "1 segment overlaps" if len(pairs) == 1 else f"{len(pairs):,} segments overlap"
-        print(
-            f"{indent}note: {count} one of another split in the same video, such as {one.id} ({one.split}) "
-            f"and {other.id} ({other.split}): their clips of {CLIP_SECONDS:.2f} s share moments. What is "
-            f"trained on should not be tested on, so give both the same split"
-        )
+def headers_of(segments: data.SegmentList) -> dict[str, data.VideoInfo]:
+    """Return the headers of the videos of your own table; those of public data sets are read by `prepare` alone."""
+    videos = {segment.video for segment in segments} if segments.origin.rows else ()
+    return clips.probe_videos(videos, files.available_cores())
+
+
+@contextlib.contextmanager
+def notes_as_lines() -> Iterator[None]:
+    """Let `data.prepare()` print its notes about a table as the other output of commands, not as warnings of Python."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", contradictions.TableWarning)
+        usual = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, contradictions.TableWarning):
+                print(f"note: {message}")
+            else:
+                usual(message, category, *where, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 def hours_of(segments: Sequence[data.Segment]) -> float:
@@ -170,9 +187,11 @@ def check_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-offset", action="store_true", help="do not estimate the offset of the IMU's clock")
     text = "largest offset to search for, in seconds (default: 2)"
     parser.add_argument("--max-offset", metavar="SECONDS", type=float, help=text)
-    parser.add_argument(
-        "--out", metavar="CSV", help="write the reliable offsets to a table for `prepare --imu-offsets`"
+    text = (
+        "write the reliable offsets to a table for `prepare --imu-offsets`; rows of other recordings, and rows that "
+        "were written by hand, stay"
     )
+    parser.add_argument("--out", metavar="CSV", help=text)
     text = (
         "draw the sensors beside the motion of the picture, as PNG or SVG, and say whether axes and clock look right; "
         "several recordings get numbers, such as check-1.png"
@@ -203,10 +222,13 @@ def run_check(a: argparse.Namespace) -> None:
     if a.no_offset:
         reject(given_flags(a, "max_offset", "out"), "--no-offset estimates no offset; leave out one of them")
     sources = recordings_to_check(a)
+    if a.out and not a.overwrite:
+        offset_rows(Path(a.out))  # an error now, and not after the measurements
     pictures = picture_files(a, list(sources))
     search = {} if a.max_offset is None else {"max_offset": a.max_offset}
     print(checks.HEADER)
-    offsets, unusable = [], 0
+    offsets: dict[str, float] = {}
+    unusable = 0
     for number, (video, recording) in enumerate(sources.items()):
         try:
             if isinstance(recording, data.Recording):
@@ -228,11 +250,14 @@ def run_check(a: argparse.Namespace) -> None:
             if a.out and not is_utf8(video):
                 print(f"  - not written to {a.out}: the path is not UTF-8, as a table must be")
                 continue
-            offsets.append([video, f"{found.offset.seconds:.3f}"])
+            offsets[video] = found.offset.seconds
     if a.out:
-        with files.atomic_write(Path(a.out)) as part, open(part, "w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([["video", "imu_offset"], *offsets])
+        kept = write_imu_offsets(a.out, offsets, overwrite=a.overwrite)
         print(f"{a.out}: {len(offsets)} of {len(sources)} recordings have a reliable offset")
+        for video, offset in kept.items():
+            print(
+                f"  {video}: keeps {offset}, written by hand, instead of {offsets[video]:.3f}; --overwrite replaces it"
+            )
     if unusable:
         raise ValueError(f"{unusable} of {len(sources)} recordings cannot be used")
 
@@ -408,20 +433,22 @@ def run_prepare(a: argparse.Namespace) -> None:
 
         one_pass = training.one_pass(a, given)
     reject([] if a.clip_frames else given_flags(a, "clip_size"), "only with --clip-frames")
-    store = data.prepare(
-        segments,
-        a.out,
-        num_frames=tuple(a.num_frames),
-        frame_size=a.frame_size,
-        imu=not a.no_imu,
-        audio=a.audio,
-        sampling=a.sampling,
-        exact=not a.key_frames,
-        tolerance=a.tolerance or 0.0,
-        **keyword_arguments(a, "clip_frames", "clip_size", *LIMITS, "workers", "max_bad", "retry_failed"),
-        **one_pass,
-        **files.environment_share(),  # Several machines or processes of torchrun share the recordings.
-    )
+    with notes_as_lines():
+        store = data.prepare(
+            segments,
+            a.out,
+            num_frames=tuple(a.num_frames),
+            frame_size=a.frame_size,
+            imu=not a.no_imu,
+            audio=a.audio,
+            sampling=a.sampling,
+            exact=not a.key_frames,
+            tolerance=a.tolerance or 0.0,
+            strict=a.strict,
+            **keyword_arguments(a, "clip_frames", "clip_size", *LIMITS, "workers", "max_bad", "retry_failed"),
+            **one_pass,
+            **files.environment_share(),  # Several machines or processes of torchrun share the recordings.
+        )
     if files.environment_share()["rank"] == 0:
         describe_store(store, segments)
 
@@ -435,7 +462,6 @@ def describe_store(store: data.ClipStore, segments: data.SegmentList) -> None:
     )
     for reason, count in segments.dropped.items():
         print(f"  left out, {reason}: {count} segments")
-    print_overlaps(segments, "  ")
     if all(segment.label is None for segment in segments):
         print(f"  {NO_LABELS}")
     if counts and not {"train", "test"} & set(counts):

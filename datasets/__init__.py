@@ -3,6 +3,7 @@
 annotations     any annotations to segments; EPIC-KITCHENS and Ego4D
 aria_datasets   HD-EPIC and Ego-Exo4D
 segments        the class Segment; your own tables, recordings without labels
+contradictions  what is wrong, or looks wrong, in a table of segments
 store           a clip store: read, fill, split
 store_files     its files
 one_pass        models that run while the clips are decoded
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from . import (
         annotations as annotations,
         aria_datasets as aria_datasets,
+        contradictions as contradictions,
         one_pass as one_pass,
         segments as segments,
         store as store,
@@ -23,5 +25,8 @@ else:
     from ..support.lazy import hand_on
 
     __getattr__, __dir__ = hand_on(
-        __name__, dict.fromkeys(("annotations", "aria_datasets", "one_pass", "segments", "store", "store_files"), ())
+        __name__,
+        dict.fromkeys(
+            ("annotations", "aria_datasets", "contradictions", "one_pass", "segments", "store", "store_files"), ()
+        ),
     )

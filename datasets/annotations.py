@@ -26,10 +26,11 @@ from ..recordings.clips import Recording
 from ..support.errors import DataError
 from ..support.pickles import is_pickle
 from ..support.records import class_number, first_line, first_name, json_items, read_table, require_id, start_and_stop
-from .aria_datasets import Part, Videos, read_ego_exo4d, read_hd_epic
+from .aria_datasets import Part, Videos, add_once, read_ego_exo4d, read_hd_epic
 from .segments import (
     RARE,
     SILENT,
+    Origin,
     Segment,
     SegmentList,
     SplitBy,
@@ -210,7 +211,7 @@ def read_epic_kitchens(
         )
     videos.require(found, annotations, expected)
     names = names_of_classes(spellings, annotations.with_name("EPIC_100_verb_classes.csv"))
-    return with_labels(found, names, min_instances, videos.dropped)
+    return with_labels(found, names, min_instances, videos.dropped, videos.origin(annotations))
 
 
 EPIC_COLUMNS = (
@@ -296,7 +297,7 @@ def read_ego4d(
         why = "; ".join(f"{n} actions: {reason}" for reason, n in dropped.items())
         raise DataError(f"{annotations}: no usable action in {videos} videos below {root}. {why}")
     segments.sort(key=lambda segment: (segment.video, segment.start, segment.id))
-    return SegmentList(segments, dropped)
+    return SegmentList(segments, dropped, Origin(str(annotations), drawn=True, notes=tuple(reader.notes)))
 
 
 def _split(actions: list[tuple[bytes, Segment]], test_share: float) -> list[Segment]:
@@ -326,23 +327,32 @@ class _Ego4d:
         self.folders = [root, root / "v2", root / "v1"]
         self.audio, self.keep_other, self.seed = audio, keep_other, seed
         self.dropped: collections.Counter[str] = collections.Counter()
+        self.notes: list[str] = []
         self.seen: set[str] = set()
         self.about: dict[str, tuple[Any, Any, Any]] = {}  # uid -> has two views, seconds of sound, wearer
         if found := self.file("ego4d.json"):
             for where, _, video in json_items(Path(found), ("videos",)):
                 sound = (video.get("video_metadata") or {}).get("audio_duration_sec")
                 about = video.get("is_stereo"), sound, video.get("fb_participant_id")
-                self.about[require_id(where, video.get("video_uid"), UID)] = about
+                add_once(self.about, where, require_id(where, video.get("video_uid"), UID), about)
 
     def file(self, *names: str) -> str | None:
         """Return the path of the first of these files that exists."""
         paths = (folder / name for name in names for folder in self.folders)
         return next((str(path) for path in paths if os.path.isfile(path)), None)
 
+    def note_twins(self, *names: str) -> None:
+        """Note files that are in two of the folders with different sizes."""
+        for name in names:
+            found = [path for path in (folder / name for folder in self.folders) if path.is_file()]
+            if len({path.stat().st_size for path in found}) > 1:
+                self.notes.append(f"{found[0]} is read, but {found[1]} has another size; remove the wrong one")
+
     def segments(self, where: str, uid: str, video: dict) -> Iterator[tuple[bytes, Segment]]:
         """Yield the usable actions of a video as segments, each with its sort key for the split."""
         imu = self.file(f"imu/{uid}.csv")
         whole = self.file(f"full_scale/{uid}.mp4", f"video_540ss/{uid}.mp4")
+        self.note_twins(f"imu/{uid}.csv", f"full_scale/{uid}.mp4", f"video_540ss/{uid}.mp4")
         lacks = self.problem_of(uid, imu)
         for action in _ego4d_actions(where, video):
             clip = self.file(f"clips/{require_id(where, action.clip_uid, UID)}.mp4") if action.clip_uid else None

@@ -35,7 +35,7 @@ from ..support.errors import DataError
 from ..support.pickles import is_pickle, read_data_frame
 from ..support.records import json_items, read_table, require_id
 from ..video import VideoError
-from .segments import SILENT, Segment, SegmentList, names_of_classes, splits_of_wearers, with_labels
+from .segments import SILENT, Origin, Segment, SegmentList, names_of_classes, splits_of_wearers, with_labels
 
 __all__ = ["read_ego_exo4d", "read_hd_epic"]
 
@@ -96,6 +96,12 @@ class FrameTimes:
 def first_file(*paths: Path) -> str | None:
     """Return the first of these files that exists, or None."""
     return next((str(path) for path in paths if path.is_file()), None)
+
+
+def add_once(known: dict[str, Any], where: str, name: str, value: Any) -> None:
+    """Add an entry. Raise DataError if there is another one with this name."""
+    if known.setdefault(name, value) != value:
+        raise DataError(f"{where}: {name} has an earlier entry that differs from this one; download the file again")
 
 
 def number(where: str, name: str, value: object) -> float:
@@ -171,6 +177,19 @@ class Videos:
             return
         segment = Segment(part.name, start=part.start, stop=part.stop, split=part.split, **recording.record())
         found.append((label, segment))
+
+    def origin(self, annotations: Path) -> Origin:
+        """Return where the segments come from; notes name the videos of which two files were found."""
+        files_of = collections.defaultdict(set)
+        for (name, *_), recording in self.known.items():
+            if isinstance(recording, Recording):
+                files_of[name].add(recording.video)
+        notes = [
+            f"the video {name} is annotated for two files, {' and '.join(sorted(paths))}; only one can be right"
+            for name, paths in files_of.items()
+            if len(paths) > 1
+        ]
+        return Origin(str(annotations), drawn=True, notes=tuple(notes))
 
     def require(self, found: Classified, annotations: Path, expected: str) -> None:
         """Raise DataError, which names the reasons and the expected files, if no segment can be used."""
@@ -248,7 +267,7 @@ def read_hd_epic(
         f"VRS/<Pxx>/<video_id>_anonymized.vrs below {root}",
     )
     names = names_of_classes(spellings, annotations.with_name("HD_EPIC_verb_classes.csv"))
-    return with_labels(found, names, min_instances, videos.dropped)
+    return with_labels(found, names, min_instances, videos.dropped, videos.origin(annotations))
 
 
 class HDEpicVideos(Videos):
@@ -388,7 +407,8 @@ def read_ego_exo4d(
         f"takes/<take>/frame_aligned_videos/aria01_214-1.mp4, takes/<take>/aria01_noimagestreams.vrs and "
         f"captures/<capture>/timesync.csv below {videos.root}",
     )
-    return with_labels(found, names_of_classes(spellings), min_instances, videos.dropped)
+    names = names_of_classes(spellings)
+    return with_labels(found, names, min_instances, videos.dropped, videos.origin(annotations))
 
 
 class EgoExoVideos(Videos):
@@ -398,10 +418,12 @@ class EgoExoVideos(Videos):
         super().__init__(root if (root / "takes.json").is_file() else Path(os.path.normpath(root / "..")), audio)
         if not (self.root / "takes.json").is_file():
             raise DataError(f"{root / 'takes.json'}: not there; give the folder of the data set (--root), which has it")
-        self.takes = {
-            require_id(where, take.get("take_uid"), ID): (where, {name: take.get(name) for name in TAKE})
-            for where, _, take in json_items(self.root / "takes.json")
-        }
+        self.takes: dict[str, tuple[str, dict[str, Any]]] = {}
+        entries: dict[str, dict[str, Any]] = {}
+        for where, _, take in json_items(self.root / "takes.json"):
+            uid, entry = require_id(where, take.get("take_uid"), ID), {name: take.get(name) for name in TAKE}
+            add_once(entries, where, uid, entry)
+            self.takes[uid] = where, entry
 
     def open(self, name: str) -> Recording | str:
         """Return the recording of a take, or the reason why it cannot be used. Raise DataError or VideoError."""

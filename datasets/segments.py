@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import csv
 import dataclasses
 import hashlib
 import math
@@ -23,12 +24,14 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-from ..recordings.clips import Recording, clip_starts, find_videos, open_recording, read_axes, strided_starts
+from ..recordings.clips import Recording, find_videos, open_recording, read_axes, strided_starts
+from ..support import files
 from ..support.errors import CLIP_SECONDS, DataError
 from ..support.records import class_number, read_table, start_and_stop
 from ..video import VideoError
 
 __all__ = [
+    "Origin",
     "Segment",
     "SegmentList",
     "SplitBy",
@@ -37,6 +40,7 @@ __all__ = [
     "is_list_of_recordings",
     "listed_recordings",
     "names_of_classes",
+    "offset_rows",
     "overlapping_splits",
     "read_csv",
     "read_recordings",
@@ -44,6 +48,7 @@ __all__ = [
     "with_imu_axes",
     "with_imu_offsets",
     "with_labels",
+    "write_imu_offsets",
 ]
 
 
@@ -94,17 +99,40 @@ class Segment:
         return Recording(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Recording)})
 
 
+class Origin(NamedTuple):
+    """Where a reader found segments, for `contradictions`.
+
+    Attributes:
+        table: The file; "": the segments were made in Python.
+        rows: {id of a segment: its place, such as "row 5"} in a table of your own; empty for others.
+        drawn: Whether the reader decided the splits, not a column of the table.
+        notes: What the reader itself noticed, a sentence each.
+    """
+
+    table: str = ""
+    rows: Mapping[str, str] = {}
+    drawn: bool = False
+    notes: tuple[str, ...] = ()
+
+
 class SegmentList(list):
     """A list of segments, with what the reader left out.
 
     Args:
         segments: The segments.
         dropped: {reason: number of annotations that were left out}.
+        origin: Where they come from; None: they are made in Python.
     """
 
-    def __init__(self, segments: Iterable[Segment] = (), dropped: dict[str, int] | None = None):
+    def __init__(
+        self,
+        segments: Iterable[Segment] = (),
+        dropped: dict[str, int] | None = None,
+        origin: Origin | None = None,
+    ):
         super().__init__(segments)
         self.dropped = dict(dropped or {})
+        self.origin = origin or Origin()
 
 
 # --- What the readers of data sets share
@@ -141,10 +169,12 @@ def overlapping_splits(segments: Iterable[Segment]) -> list[tuple[Segment, Segme
     >>> [(one.id, other.id) for one, other in segments.overlapping_splits(parts)]
     [('b', 'a')]
     """
-    shown = []  # (start of its first clip, end of its last clip, segment)
+    segments = list(segments)
+    splits: dict[str, set[str]] = collections.defaultdict(set)
     for segment in segments:
-        starts = clip_starts(segment.start, segment.stop, math.inf)
-        shown.append((starts[0], starts[-1] + CLIP_SECONDS, segment))
+        splits[segment.video].add(segment.split)
+    # (start of its first clip, end of its last clip, segment)
+    shown = [(*_shown(segment), segment) for segment in segments if len(splits[segment.video]) > 1]
     found = []
     latest: dict[str, dict[str, tuple[float, Segment]]] = {}  # {video: {split: the end that is last, its segment}}
     for start, stop, segment in sorted(shown, key=lambda one: one[0]):
@@ -155,6 +185,14 @@ def overlapping_splits(segments: Iterable[Segment]) -> list[tuple[Segment, Segme
         if segment.split not in known or stop > known[segment.split][0]:
             known[segment.split] = stop, segment
     return found
+
+
+def _shown(segment: Segment) -> tuple[float, float]:
+    """Return the start of a segment's first clip and the end of its last one, as `clips.clip_starts()` puts them."""
+    if segment.stop - segment.start > CLIP_SECONDS:
+        return segment.start, segment.stop
+    start = max(0.0, (segment.start + segment.stop - CLIP_SECONDS) / 2)
+    return start, start + CLIP_SECONDS
 
 
 def names_of_classes(
@@ -185,6 +223,7 @@ def with_labels(
     names: Mapping[Hashable, str],
     min_instances: int,
     dropped: collections.Counter[str],
+    origin: Origin,
 ) -> SegmentList:
     """Return segments with class names as labels, without those of rare classes.
 
@@ -193,6 +232,7 @@ def with_labels(
         names: {class: name}.
         min_instances: Classes with fewer segments are rare.
         dropped: {reason: number of segments}, where those of rare classes are counted.
+        origin: Where the segments come from.
     """
     instances = collections.Counter(number for number, _ in found)
     segments = []
@@ -201,7 +241,7 @@ def with_labels(
             dropped[RARE.format(min_instances)] += 1
         else:
             segments.append(dataclasses.replace(segment, label=names[number]))
-    return SegmentList(segments, dropped)
+    return SegmentList(segments, dropped, origin)
 
 
 def with_sound(segments: SegmentList, path: Path) -> SegmentList:
@@ -216,7 +256,8 @@ def with_sound(segments: SegmentList, path: Path) -> SegmentList:
     found = [segment for segment in segments if segment.video not in silent]
     if not found:
         raise DataError(f"{path}: no video has sound; leave out audio (--audio)")
-    return SegmentList(found, segments.dropped | {SILENT: len(segments) - len(found)} if silent else segments.dropped)
+    dropped = segments.dropped | ({SILENT: len(segments) - len(found)} if silent else {})
+    return SegmentList(found, dropped, segments.origin)
 
 
 # --- Tables of your own
@@ -231,7 +272,7 @@ def read_csv(path: str | os.PathLike, *, class_names: Sequence[str] | None = Non
     separated by ';' (accelerometer;gyroscope), or empty: telemetry inside the video. Optional columns `imu_offset` (s),
     `imu_stretch`, `wearer` and `imu_axes` are fields of Segment. An empty label means that there is none, an empty
     split "train". Names of columns may be in upper case; other columns are an error, unless their names start with '#'
-    or '_'. Raise DataError that names file and row.
+    or '_'. Raise DataError that names file and row. `contradictions.find()` compares the rows with each other.
 
     Args:
         path: The table.
@@ -244,14 +285,15 @@ def read_csv(path: str | os.PathLike, *, class_names: Sequence[str] | None = Non
     walk_1 walk.csv 2.1 4.2 look around test
     """
     path = Path(path)
-    segments, ids = SegmentList(), set()
+    rows: dict[str, str] = {}
+    segments = SegmentList(origin=Origin(str(path), rows))
     for where, row in read_table(path, ("video", "start", "stop", "label"), OPTIONAL_COLUMNS):
         start, stop = start_and_stop(where, row["start"], row["stop"])
         video, imu = _files_of_row(where, path.parent, row)
         name = row.get("id") or f"{Path(video).stem}_{len(segments)}"
-        if name in ids:
-            raise DataError(f"{where}: the id {name!r} is already used in an earlier row")
-        ids.add(name)
+        if name in rows:
+            raise DataError(f"{where}: the id {name!r} is already used in {rows[name]}")
+        rows[name] = _row(path, where)
         label = row["label"] or None
         if class_names is not None and label is not None and label not in class_names:
             raise DataError(f"{where}: the label {label!r} is not one of the {len(class_names)} class names")
@@ -263,6 +305,11 @@ def read_csv(path: str | os.PathLike, *, class_names: Sequence[str] | None = Non
     if not segments:
         raise DataError(f"{path}: the table has no rows")
     return segments
+
+
+def _row(path: Path, where: str) -> str:
+    """Return the place in a table, such as "row 5", without the table's path."""
+    return where.removeprefix(f"{path}, ")
 
 
 def _files_of_row(where: str, folder: Path, row: Mapping[str, str]) -> tuple[str, str | tuple[str, str] | None]:
@@ -433,13 +480,16 @@ def read_recordings(path: str | os.PathLike, windows: Windows = Windows()) -> Se
     else:
         splits = _splits_of_recordings(path, parts, windows, dropped)
         stretches = [[(part.split or splits[part.name], part.start, part.stop)] for part in parts]
-    segments = SegmentList(dropped=dropped)
+    rows: dict[str, str] = {}
+    segments = SegmentList(dropped=dropped, origin=Origin(str(path), rows, not any(part.split for part in parts)))
     for part, own_stretches in zip(parts, stretches, strict=True):
         own = part.recording.record()
         for split, start, stop in own_stretches:
             for after in strided_starts(stop - start, CLIP_SECONDS, windows.stride):
                 name, first = f"{Path(own['video']).stem}_{len(segments)}", start + after
                 segments.append(Segment(name, start=first, stop=first + CLIP_SECONDS, split=split, **own))
+                if part.row:
+                    rows[name] = part.row
     if not any(part.split for part in parts) and len({segment.split for segment in segments}) < 2:
         raise DataError(
             f"{path}: its recordings are too short to be split by stretch: none has {2 * CLIP_SECONDS + GUARD:.1f} s "
@@ -457,6 +507,7 @@ class _Part(NamedTuple):
         start: Its start in seconds.
         stop: Its end in seconds.
         split: Its split; None if the table has none.
+        row: Its row in the table, such as "row 5"; "" in a folder.
     """
 
     name: str
@@ -464,6 +515,7 @@ class _Part(NamedTuple):
     start: float
     stop: float
     split: str | None
+    row: str = ""
 
 
 def _parts_of_folder(folder: Path, dropped: collections.Counter[str]) -> Iterator[_Part]:
@@ -492,7 +544,7 @@ def _parts_of_table(path: Path, dropped: collections.Counter[str]) -> Iterator[_
         if start >= end:
             raise DataError(f"{where}: starts at {start:.3f} s, but the video ends at {end:.3f} s")
         split = (row["split"] or "train") if "split" in row else None
-        yield _Part(os.path.normpath(row["video"]), recording, start, min(stop, end), split)
+        yield _Part(os.path.normpath(row["video"]), recording, start, min(stop, end), split, _row(path, where))
 
 
 def _splits_of_recordings(
@@ -558,6 +610,11 @@ def _stretches(start: float, stop: float, share: float) -> Iterator[tuple[str, f
 # --- Clocks and axes
 
 
+def _like(given: Iterable[Segment], segments: Iterable[Segment]) -> SegmentList:
+    """Return segments as a list that keeps what another one says of itself."""
+    return SegmentList(segments, getattr(given, "dropped", None), getattr(given, "origin", None))
+
+
 def with_imu_axes(segments: Iterable[Segment], axes: str) -> SegmentList:
     """Return the same segments with other axes of their IMU samples.
 
@@ -570,7 +627,7 @@ def with_imu_axes(segments: Iterable[Segment], axes: str) -> SegmentList:
     'XZy'
     """
     changed = (dataclasses.replace(segment, imu_axes=axes) for segment in segments)
-    return SegmentList(changed, getattr(segments, "dropped", None))
+    return _like(segments, changed)
 
 
 def with_imu_offsets(segments: Iterable[Segment], table: str | os.PathLike) -> SegmentList:
@@ -590,15 +647,16 @@ def with_imu_offsets(segments: Iterable[Segment], table: str | os.PathLike) -> S
     >>> [segment.imu_offset for segment in segments]
     [0.25, 0.25]
     """
-    result = SegmentList(segments, getattr(segments, "dropped", None))
+    result = _like(segments, segments)
     paths = sorted({segment.video for segment in result})
-    clocks = {}
+    clocks, places = {}, {}
     for where, row in read_table(Path(table), ("video", "imu_offset"), ("imu_stretch",)):
-        named = [path for path in paths if os.path.abspath(path) == os.path.abspath(row["video"])]
-        named = named or [path for path in paths if _is_named(path, row["video"])]
+        named = _named(paths, row["video"])
         if len(named) != 1:
             raise DataError(f"{where}: {row['video']!r} matches {len(named)} videos of the segments; it must match one")
-        clocks[named[0]] = _clock(where, row)
+        if named[0] in clocks:
+            raise DataError(f"{where}: {row['video']!r} is already in {places[named[0]]}; leave out one of them")
+        clocks[named[0]], places[named[0]] = _clock(where, row), _row(Path(table), where)
     for i, segment in enumerate(result):
         offset, stretch = clocks.get(segment.video, (0.0, 1.0))
         result[i] = dataclasses.replace(
@@ -609,7 +667,83 @@ def with_imu_offsets(segments: Iterable[Segment], table: str | os.PathLike) -> S
     return result
 
 
+def _named(paths: Iterable[str], name: str) -> list[str]:
+    """Return the videos that a cell names: by path, or else by file name."""
+    paths = list(paths)
+    exact = [path for path in paths if os.path.abspath(path) == os.path.abspath(name)]
+    return exact or [path for path in paths if _is_named(path, name)]
+
+
 def _is_named(path: str, name: str) -> bool:
     """Return whether a cell, without blanks at its ends, names a file: by path, file name or name without suffix."""
     names = (path, os.path.abspath(path), Path(path).name, Path(path).stem)
     return not {name, os.path.abspath(name)}.isdisjoint(known.strip() for known in names)
+
+
+MEASURED = "#measured"  # column of an offset as it was measured: a row in which it differs was written by hand
+
+
+def offset_rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a table of IMU clocks as they are; none if it does not exist. Raise DataError with the row.
+
+    Args:
+        path: The table.
+    """
+    return (
+        [row for _, row in read_table(path, ("video", "imu_offset"))] if path.is_file() and path.stat().st_size else []
+    )
+
+
+def write_imu_offsets(
+    path: str | os.PathLike, measured: Mapping[str, float], *, overwrite: bool = False
+) -> dict[str, str]:
+    """Write measured offsets of IMU clocks to a table for `with_imu_offsets()`, and return those that it did not write.
+
+    Rows of other videos stay as they are, and so do rows that were written or changed by hand: those whose offset is
+    not that in their column `#measured`, or that have a stretch. The result is {video: offset} of such rows for videos
+    that were measured. Raise DataError for another file.
+
+    Args:
+        path: The table.
+        measured: {video: offset in seconds}.
+        overwrite: Write a new table, without any row of the old one.
+
+    >>> from pathlib import Path
+    >>> from egodistill.datasets import segments
+    >>> segments.write_imu_offsets("clocks.csv", {"walk.mp4": 0.25, "cook.mp4": 0.1})
+    {}
+    >>> _ = Path("clocks.csv").write_text(Path("clocks.csv").read_text().replace("walk.mp4,0.250", "walk.mp4,0.3"))
+    >>> segments.write_imu_offsets("clocks.csv", {"walk.mp4": 0.26})
+    {'walk.mp4': '0.3'}
+    >>> print(Path("clocks.csv").read_text(), end="")
+    video,imu_offset,#measured
+    walk.mp4,0.3,0.250
+    cook.mp4,0.100,0.100
+    """
+    path = Path(path)
+    old = [(row, _named(measured, row["video"])) for row in ([] if overwrite else offset_rows(path))]
+    kept = {video: row["imu_offset"] for row, named in old if _is_by_hand(row) for video in named}
+    new = {
+        video: {"video": video, "imu_offset": f"{seconds:.3f}", MEASURED: f"{seconds:.3f}"}
+        for video, seconds in measured.items()
+        if video not in kept
+    }
+    rows = []
+    for row, named in old:
+        if named and not _is_by_hand(row):
+            rows += [row | new.pop(video) for video in named if video in new]
+        else:
+            rows.append(row)
+    rows += new.values()
+    columns = dict.fromkeys(
+        ["video", "imu_offset", *(name for row in rows for name in row if name != MEASURED), MEASURED]
+    )
+    with files.atomic_write(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, list(columns), restval="")
+        table.writeheader()
+        table.writerows(rows)
+    return kept
+
+
+def _is_by_hand(row: Mapping[str, str]) -> bool:
+    return row["imu_offset"] != row.get(MEASURED) or bool(row.get("imu_stretch"))

@@ -8,6 +8,7 @@ events        labels that do not flicker
 feeds         cameras, addresses, pipes and files, as they come
 export        a student as one file, or as two programs
 exported      run such files
+descriptions  the JSON beside such a file, and whether it belongs to it
 """
 
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from . import (
         arrivals as arrivals,
+        descriptions as descriptions,
         events as events,
         export as export,
         exported as exported,
@@ -27,5 +29,8 @@ else:
     from ..support.lazy import hand_on
 
     __getattr__, __dir__ = hand_on(
-        __name__, dict.fromkeys(("arrivals", "events", "export", "exported", "feeds", "gates", "health", "stream"), ())
+        __name__,
+        dict.fromkeys(
+            ("arrivals", "descriptions", "events", "export", "exported", "feeds", "gates", "health", "stream"), ()
+        ),
     )

@@ -7,9 +7,11 @@ which all of them count. None of them uses threads or networks.
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import itertools
 import math
+import operator
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -21,7 +23,18 @@ from ..recordings.clips import ClipSpec
 from ..support.errors import EgoDistillError
 from ..video import DRAWN, Scaler
 
-__all__ = ["KEPT_FRAMES", "Alignment", "Clock", "TimedFrame", "Frames", "Schedule", "Sensor", "Stats", "Times"]
+__all__ = [
+    "FRAME_LEAD",
+    "KEPT_BYTES",
+    "Alignment",
+    "Clock",
+    "Frames",
+    "Schedule",
+    "Sensor",
+    "Stats",
+    "TimedFrame",
+    "Times",
+]
 
 Times = float | int | Sequence[float] | Sequence[int] | np.ndarray
 
@@ -33,7 +46,11 @@ SAME_LEAD = 0.2  # seconds by which two such distances may differ
 UNORDERED = 16  # changes between late and other samples in one call, above which it has no order to learn from
 ROUNDING = 1e-6  # seconds, as in video.py: a frame at 1/30 s is on screen at 0.0333333
 ON_SCREEN = 0.1  # seconds: a frame that began at most this long before a place is on screen there, as for `predict()`
-KEPT_FRAMES = 64  # scaled pictures that are kept at most, times the frames of a clip
+KEPT_BYTES = 1 << 27  # scaled pictures that wait for samples: half a minute at 30 fps and 224 x 224
+KEPT_FRAMES = 64  # that many are kept, whatever their size, times the frames of a clip
+FRAME_LEAD = 60.0  # seconds: a frame further ahead of the newest sample and frame has a wrong time
+
+time_of = operator.attrgetter("time")
 
 
 @dataclasses.dataclass
@@ -57,7 +74,7 @@ class Stats:
         frames: Frames that came.
         encoded: Frames that an answer uses.
         refused: Frames that no coming answer would use: too old, too far ahead, or a nearer one was there.
-        replaced: Frames that were dropped because a later one fits better, or because there were too many.
+        replaced: Frames that were dropped because another one fits better, or because there were too many.
         waiting: Frames that are kept for coming answers.
         due: Answers that were due.
         given: Answers with classes.
@@ -594,6 +611,18 @@ class Schedule:
             number -= 1
         return number
 
+    def first_from(self, moment: float, end: Callable[[int], float]) -> int:
+        """Return the first answer whose `end` is not before a moment.
+
+        Args:
+            moment: The time in seconds.
+            end: Function as in `last_before()`.
+        """
+        number = max(math.ceil((moment - end(0)) / self.every) - 1, 0) if math.isfinite(moment) else 0
+        while end(number) < moment:
+            number += 1
+        return number
+
 
 # ---------------------------------------------------------------------------------------------------------------
 # Frames
@@ -621,8 +650,10 @@ class TimedFrame:
 class Frames:
     """The frames that coming answers may use, in order of time.
 
-    Only the newest picture is kept in its own size; the others are scaled to the model's. So there are at most one
-    picture, and `KEPT_FRAMES * N` scaled ones.
+    Only the newest picture is kept in its own size; the others are scaled to the model's. Before the first sample,
+    every frame may be used, since the grid of answers is unknown; afterwards only those at the places of coming answers
+    are kept, however far they are ahead of the samples. All of them together take at most `KEPT_BYTES`. Beyond it, they
+    are kept at a lower rate before the first sample, and new ones are refused afterwards.
 
     Args:
         schedule: The grid of answers.
@@ -647,6 +678,14 @@ class Frames:
         self.kept: list[TimedFrame] = []
         self.places = schedule.spec.times(0.0) if choice == "centre" else np.zeros(self.count)
         self.scaler = Scaler(schedule.spec.size, bool(schedule.spec.crop))
+        self.limit = max(KEPT_FRAMES * self.count, KEPT_BYTES // (3 * schedule.spec.size**2))
+        self._last: TimedFrame | None = None  # the frame that came last: the only one that is not scaled
+        self._step = 0.0  # before the first sample: shortest time between two frames in seconds
+
+    @property
+    def latest(self) -> float:
+        """Return the time of the newest frame in seconds; -inf without one."""
+        return self.kept[-1].time if self.kept else -math.inf
 
     def add(self, frame: TimedFrame, first: int) -> None:
         """Add a frame, and drop those that no answer to come can use.
@@ -655,88 +694,153 @@ class Frames:
             frame: The frame, not scaled.
             first: Number of the first answer to come.
         """
-        times = [known.time for known in self.kept]
-        place = int(np.searchsorted(times, frame.time))
-        if place < len(times) and times[place] == frame.time:
+        place = bisect.bisect_left(self.kept, frame.time, key=time_of)
+        if place < len(self.kept) and self.kept[place].time == frame.time:
             self.stats.refused += 1
             return
+        before, self._last = self._last, frame
         self.kept.insert(place, frame)
         self.stats.waiting += 1
-        self.thin(first, frame)
-        for known in self.kept:
-            if known is not frame:
-                self.scale(known)
+        if self.schedule.anchor is None:
+            self.space(first)
+        else:
+            # It may take the place of its neighbours, of which "newest" has as many as an answer has frames.
+            reach = self.count if self.choice == "newest" else 1
+            self.drop_unused(range(max(place - reach, 0), min(place + reach + 1, len(self.kept))), first)
+            while self.kept and not self.is_used(0, first):
+                self.drop(self.kept[:1], first)
+            if len(self.kept) > self.limit:
+                self.drop(self.kept[-1:], first)
+        if before is not None:
+            self.scale(before)
 
-    def thin(self, first: int, new: TimedFrame | None = None) -> None:
-        """Drop the frames that no answer to come can use.
+    def space(self, first: int) -> None:
+        """Before the first sample: once there are too many frames, keep them, and those to come, at a lower rate.
 
         Args:
             first: Number of the first answer to come.
-            new: The frame that has just come, if any: if it is dropped, it counts as refused.
         """
-        if self.schedule.anchor is None:
-            needed = set(self.kept[-KEPT_FRAMES * self.count :])
-        else:
-            needed = self.needed(first)
-        excess = len(needed) - KEPT_FRAMES * self.count
-        for frame in list(self.kept):
-            if frame in needed and excess <= 0:
-                continue
-            excess -= frame in needed
-            self.kept.remove(frame)
+        begin = max(len(self.kept) - 3, 0)
+        if len(self.kept) > self.limit:
+            begin, self._step = 0, 2 * (self.latest - self.kept[0].time) / len(self.kept)
+        last, excess = self.kept[begin].time, []
+        for frame in self.kept[begin + 1 : -1]:
+            if frame.time < last + self._step:
+                excess.append(frame)
+            else:
+                last = frame.time
+        self.drop(excess, first)
+
+    def thin(self, first: int) -> None:
+        """Drop the frames that are not used any more when an answer has its frames.
+
+        Args:
+            first: Number of the first answer to come.
+        """
+        if self.schedule.anchor is not None:
+            end = self.schedule.stop(first) + self.tolerance
+            self.drop_unused(range(bisect.bisect_right(self.kept, end, key=time_of)), first)
+
+    def begin(self, newest: float) -> None:
+        """Drop the frames that no answer can use, and those with a wrong time, when the grid of answers is known.
+
+        Args:
+            newest: Time of the newest sample in seconds.
+        """
+        for place, frame in enumerate(self.kept):
+            if frame.time > newest + FRAME_LEAD:
+                self.drop(self.kept[place:], 0)
+                break
+            newest = max(newest, frame.time)
+        self.drop_unused(range(len(self.kept)), 0)
+
+    def drop_unused(self, places: range, first: int) -> None:
+        """Drop those of some frames that no answer to come can use. This leaves what others are used for as it is.
+
+        Args:
+            places: Their places in `kept`.
+            first: Number of the first answer to come.
+        """
+        self.drop([self.kept[place] for place in places if not self.is_used(place, first)], first)
+
+    def drop(self, frames: list[TimedFrame], first: int) -> None:
+        """Drop frames; one that has just come counts as refused.
+
+        Args:
+            frames: Some of `kept`.
+            first: Number of the first answer to come.
+        """
+        for frame in frames:
+            del self.kept[bisect.bisect_left(self.kept, frame.time, key=time_of)]
             if frame.taken:
                 continue
+            frame.picture = None
+            new = frame is self._last
             self.stats.waiting -= 1
-            self.stats.replaced += frame is not new
-            self.stats.refused += frame is new
-            if frame is new and self.schedule.anchor is not None:
-                late = self.schedule.start(first) + float(self.places[0]) - self.tolerance - frame.time
-                if self.choice == "newest":
-                    late = self.schedule.stop(first) - self.max_age - frame.time
-                self.stats.frame_lateness = max(self.stats.frame_lateness, late)
+            self.stats.replaced += not new
+            self.stats.refused += new
+            if new:
+                self._last = None
+                if self.schedule.anchor is not None:
+                    late = self.schedule.start(first) + float(self.places[0]) - self.tolerance - frame.time
+                    if self.choice == "newest":
+                        late = self.schedule.stop(first) - self.max_age - frame.time
+                    self.stats.frame_lateness = max(self.stats.frame_lateness, late)
 
-    def needed(self, first: int) -> set[TimedFrame]:
-        """Return the frames that answers to come can use.
+    def is_used(self, place: int, first: int) -> bool:
+        """Return whether an answer to come would use a frame, of those that have come.
 
         Args:
+            place: Its place in `kept`.
             first: Number of the first answer to come.
         """
-        if not self.kept:
-            return set()
-        schedule, latest = self.schedule, self.kept[-1].time
-        if self.choice == "centre":
-            last = schedule.last_before(latest + self.tolerance, lambda k: schedule.start(k) + float(self.places[0]))
-            found: set[TimedFrame] = set()
-            for number in range(max(first, last - 2 * KEPT_FRAMES), last + 1):
-                found.update(frame for frame in self.nearest(number) if frame is not None)
-            return found
-        last = schedule.last_before(latest, schedule.stop)
-        oldest = schedule.stop(first) - self.max_age
-        found = {frame for frame in self.kept[-self.count :] if frame.time >= oldest}  # for answers to come
-        for number in range(max(first, last - 2 * KEPT_FRAMES), max(first, last) + 1):
-            found.update(self.newest(number))
-        return found
+        schedule, moment = self.schedule, self.kept[place].time
+        if self.choice == "newest":
+            stop = schedule.stop(max(first, schedule.first_from(moment, schedule.stop)))
+            after = place + self.count
+            return stop - self.max_age <= moment and (after >= len(self.kept) or stop < self.kept[after].time)
+        low = max(moment - self.tolerance, self.kept[place - 1].time if place else -math.inf)
+        high = min(moment + self.tolerance, self.kept[place + 1].time if place + 1 < len(self.kept) else math.inf)
+        for which, offset in enumerate(self.places.tolist()):
+            number = max(first, schedule.first_from(low - offset - ROUNDING, schedule.start))
+            while schedule.start(number) + offset <= high + ROUNDING:
+                if self.nearest_to(self.moments(number)[which]) == place:
+                    return True
+                number += 1
+        return False
 
-    def nearest(self, number: int) -> list[TimedFrame | None]:
-        """Return the frame for each place of an answer's clip; None without one within `tolerance`.
-
-        A frame that began at most `ON_SCREEN` seconds before a place is on screen there: take it, as `predict()` does.
-        Without one, because the camera is slower, take the nearest.
+    def moments(self, number: int) -> list[float]:
+        """Return the places of the frames of an answer's clip in seconds, with "centre".
 
         Args:
             number: Number of the answer.
         """
-        times = np.array([frame.time for frame in self.kept])
-        found: list[TimedFrame | None] = []
-        for moment in self.schedule.spec.times(self.schedule.start(number), number):
-            after = int(np.searchsorted(times, moment + ROUNDING, side="right"))
-            around = [place for place in (after - 1, after) if 0 <= place < len(times)]
-            best = min(around, key=lambda place: abs(times[place] - moment), default=None)
-            if after and times[after - 1] >= moment - min(ON_SCREEN, self.tolerance):
-                best = after - 1
-            near = best is not None and abs(times[best] - moment) <= self.tolerance
-            found.append(self.kept[best] if near else None)
-        return found
+        return self.schedule.spec.times(self.schedule.start(number), number).tolist()
+
+    def nearest_to(self, moment: float) -> int | None:
+        """Return the place in `kept` of the frame for a moment; None without one within `tolerance`.
+
+        A frame that began at most `ON_SCREEN` seconds before a moment is on screen there: take it, as `predict()` does.
+        Without one, because the camera is slower, take the nearest.
+
+        Args:
+            moment: The time in seconds.
+        """
+        after = bisect.bisect_right(self.kept, moment + ROUNDING, key=time_of)
+        around = [place for place in (after - 1, after) if 0 <= place < len(self.kept)]
+        best = min(around, key=lambda place: abs(self.kept[place].time - moment), default=None)
+        if after and self.kept[after - 1].time >= moment - min(ON_SCREEN, self.tolerance):
+            best = after - 1
+        return best if best is not None and abs(self.kept[best].time - moment) <= self.tolerance else None
+
+    def nearest(self, number: int) -> list[TimedFrame | None]:
+        """Return the frame for each place of an answer's clip; None without one within `tolerance`.
+
+        Args:
+            number: Number of the answer.
+        """
+        found = map(self.nearest_to, self.moments(number))
+        return [None if place is None else self.kept[place] for place in found]
 
     def newest(self, number: int) -> list[TimedFrame]:
         """Return the last frames before the end of an answer's clip, at most `count`, none older than `max_age`.
@@ -745,7 +849,8 @@ class Frames:
             number: Number of the answer.
         """
         stop = self.schedule.stop(number)
-        return [frame for frame in self.kept if stop - self.max_age <= frame.time <= stop][-self.count :]
+        after = bisect.bisect_right(self.kept, stop, key=time_of)
+        return [frame for frame in self.kept[max(after - self.count, 0) : after] if frame.time >= stop - self.max_age]
 
     def pick(self, number: int) -> list[TimedFrame]:
         """Return the frames of an answer in order of time; fewer than the model needs if there are no more.
@@ -767,7 +872,7 @@ class Frames:
         Args:
             frame: The frame whose picture to scale; one that is scaled stays as it is.
         """
-        if frame.scaled:
+        if frame.scaled or frame.picture is None:
             return
         if frame.picture.shape[:2] == (self.schedule.spec.size,) * 2:
             frame.picture = np.ascontiguousarray(frame.picture.transpose(2, 0, 1))
@@ -785,3 +890,5 @@ class Frames:
             self.kept.remove(frame)
             self.stats.waiting -= not frame.taken
             self.stats.replaced += not frame.taken
+            if frame is self._last:
+                self._last = None

@@ -31,7 +31,9 @@ then packed for the kernels of that size, which saves a tenth of the time in int
 
 Normalisation of the frames and removal of the IMU's mean are part of the files. Everything else that the programmer of
 a device needs (shapes, colour order, resizing, rate, units, class names, what to keep between calls) is in `FILE.json`
-beside each. The JSON files are written last: an export without them is incomplete.
+beside each, with hashes of the program and of the JSON itself. The JSON files are written last: an export without them
+is incomplete. An int8 file's JSON also has the ranges of its calibration clips, and how far it is from fp32 on what
+these may not have: dark pictures, noise pictures, strong head motion.
 """
 
 from __future__ import annotations
@@ -43,7 +45,6 @@ import importlib
 import io
 import json
 import os
-import platform
 import shutil
 import statistics
 import sys
@@ -65,17 +66,20 @@ from ..student import EgoDistill, IMUEncoder, Output
 from ..support import files
 from ..support.version import __version__
 from ..video import DRAWN
-from .exported import (
+from .descriptions import (
     DESCRIPTION_FORMAT,
+    EXPORT_PRECISIONS,
+    KINDS,
     PAIR,
     WHOLE,
     ExportError,
     description_of,
-    load_exported,
-    load_pair,
+    instructions,
     pair_files,
-    require_packages,
+    processor,
+    seal,
 )
+from .exported import head_motion, load_exported, load_pair, picture_means, require_packages
 
 __all__ = [
     "FORMATS",
@@ -89,10 +93,10 @@ __all__ = [
     "load_pair",
 ]
 
-EXPORT_PRECISIONS = ("fp32", "bf16", "int8")
 BATCH = 16  # clips at a time, in calibration and comparison
+STRONG_MOTION = 3  # times that of clips
 SMALLEST_STEP = 2.0**-30  # of int8 values
-SLOW_INT8 = (  # docs/results.md, "Exported files"
+SLOW_INT8 = (  # docs/results.md
     "note: an int8 program that is not compiled is slower than fp32: at the paper's size 194 ms per clip instead of 52 "
     "on one core of an AMD EPYC (Zen 4). Compiled, with --format aoti --batch-size 1, it takes 11 ms"
 )
@@ -209,14 +213,19 @@ def write_files(model: EgoDistill, parts: Mapping[Path, type[Plain]], settings: 
     model = copy.deepcopy(model).cpu().eval()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's warnings here concern its internals
-        programs = [build_program(model, part, settings) for part in parts.values()]
-        descriptions = [describe(model, path, settings, part) for path, part in parts.items()]
+        built = [build_program(model, part, settings) for part in parts.values()]
+        programs = [program for program, _ in built]
+        descriptions = [
+            describe(model, path, settings, part, compared)
+            for (path, part), (_, compared) in zip(parts.items(), built, strict=True)
+        ]
         folder = next(iter(parts)).parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=f".{next(iter(parts)).name}.", dir=folder) as new:
-                for path, program, description in zip(parts, programs, descriptions, strict=True):
-                    FORMATS[settings.format].write(program, description, Path(new, path.name))
+                for k, (path, program) in enumerate(zip(parts, programs, strict=True)):
+                    FORMATS[settings.format].write(program, descriptions[k], Path(new, path.name))
+                    description = descriptions[k] = seal(descriptions[k], Path(new, path.name))
                     text = json.dumps(description, indent=1, ensure_ascii=False) + "\n"
                     Path(new, description_of(path).name).write_text(text, encoding="utf-8")
                 for path in parts:  # without a description, an export is incomplete until all files are replaced
@@ -230,16 +239,20 @@ def write_files(model: EgoDistill, parts: Mapping[Path, type[Plain]], settings: 
     return descriptions
 
 
-def build_program(model: EgoDistill, part: type[Plain], settings: Settings) -> torch.export.ExportedProgram:
-    """Return a part of a student, quantised if it should be, as a program."""
+def build_program(
+    model: EgoDistill, part: type[Plain], settings: Settings
+) -> tuple[torch.export.ExportedProgram, dict[str, Any] | None]:
+    """Return a part of a student as a program, quantised if it should be, and how far int8 is from fp32."""
     if settings.precision != "int8":
-        return trace(part(model, settings.precision), model, settings.batch_size, part)
-    if settings.calibrate is None:
+        return trace(part(model, settings.precision), model, settings.batch_size, part), None
+    store, plain = settings.calibrate, part(model)
+    if store is None:
         examples: Iterable[tuple[Tensor, ...]] = [model_inputs(model, BATCH)]
     else:
-        examples = store_clips(model, settings.calibrate, settings.calibration_clips)
-    quantised = quantise(trace(part(model), model, None, part), (part.take(model, *clips) for clips in examples))
-    return trace(quantised, model, settings.batch_size, part)
+        examples = store_clips(model, store, settings.calibration_clips)
+    quantised = quantise(trace(plain, model, None, part), (part.take(model, *clips) for clips in examples))
+    compared = None if store is None else compare_int8(plain, quantised, model, next(store_clips(model, store, BATCH)))
+    return trace(quantised, model, settings.batch_size, part), compared
 
 
 def check_request(model: Any, paths: Sequence[Path], settings: Settings) -> None:
@@ -478,6 +491,41 @@ def quantise(program: torch.export.ExportedProgram, clips: Iterable[tuple[Tensor
     return converted
 
 
+def compare_int8(
+    plain: Plain, quantised: nn.Module, model: EgoDistill, clips: tuple[Tensor, ...]
+) -> dict[str, dict[str, float]]:
+    """Return how far a quantised part of a student is from fp32: {what inputs: {"equal_labels", "feature_error"}}.
+
+    Both are shares; the error is the largest difference, relative to the largest value in fp32. A program that returns
+    no logits has no labels.
+    """
+    found = {}
+    for name, inputs in unusual_inputs(*clips).items():
+        if name == "strong head motion" and "imu" not in plain.inputs_of(model):
+            continue
+        given = plain.take(model, *inputs)
+        wanted, got = plain(*given), quantised(*given)
+        error = (got[0] - wanted[0]).abs().max() / wanted[0].abs().max().clamp_min(1e-30)
+        labels = [output.argmax(1) for output in (wanted[-1], got[-1])]
+        same = {"equal_labels": float((labels[0] == labels[1]).float().mean())} if len(wanted) > 1 else {}
+        found[name] = same | {"feature_error": float(error)}
+    return found
+
+
+def unusual_inputs(frames: Tensor, *imu: Tensor) -> dict[str, tuple[Tensor, ...]]:
+    """Return {name: inputs} for clips as they are, and for what the clips of a calibration may not have."""
+    noise = torch.randint(256, frames.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found = {
+        "calibration clips": (frames, *imu),
+        "dark pictures": (frames // 16, *imu),
+        "noise pictures": (noise, *imu),
+    }
+    for samples in imu:
+        mean = samples.mean(dim=1, keepdim=True)
+        found["strong head motion"] = (frames, mean + STRONG_MOTION * (samples - mean))
+    return found
+
+
 def which_frame(spec: clips.ClipSpec) -> str:
     """Describe which frame of a video is the one for a time."""
     if not spec.exact:
@@ -491,8 +539,17 @@ def which_frame(spec: clips.ClipSpec) -> str:
     )
 
 
-def describe(model: EgoDistill, path: Path, settings: Settings, part: type[Plain] = Plain) -> dict[str, Any]:
-    """Return the description with everything that is needed to use the file without this library."""
+def describe(
+    model: EgoDistill,
+    path: Path,
+    settings: Settings,
+    part: type[Plain] = Plain,
+    compared: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the description with everything that is needed to use the file without this library.
+
+    `compared` is what `compare_int8()` returned.
+    """
     spec, batch = clips.spec_of(model).complete(), settings.batch_size or "batch"
     format, precision, names = settings.format, settings.precision, part.inputs_of(model)
     moments = None if spec.sampling in DRAWN else spec.times(0.0).tolist()
@@ -557,7 +614,7 @@ def describe(model: EgoDistill, path: Path, settings: Settings, part: type[Plain
         "student": checkpoints.weights_fingerprint(model),
         "kind": format,
         "precision": precision,
-        "calibration": describe_calibration(settings),
+        "calibration": describe_calibration(model, settings, compared),
         "run": FORMATS[format].run.format(file=path.name, inputs=", ".join(names), imports=IMPORTS[precision]),
         "clip_spec": dataclasses.asdict(spec),
         "inputs": [inputs[name] for name in names],
@@ -566,21 +623,35 @@ def describe(model: EgoDistill, path: Path, settings: Settings, part: type[Plain
         "class_names": model.class_names,
         "inside": [inside[name] for name in names if name in inside],
         "state": describe_state(spec) if part in (FrameProgram, MotionProgram) else None,
-        "compiled_for": f"{platform.system()} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
-        if format == "aoti"
-        else None,
+        "compiled_for": processor() if format == "aoti" else None,
+        "instructions": sorted(name for name, has in instructions().items() if has) if format == "aoti" else None,
         "versions": {"egodistill": __version__, "torch": torch.__version__}
         | {name: importlib.import_module(name).__version__ for name in modules},
     }
 
 
-def describe_calibration(settings: Settings) -> dict[str, Any] | None:
-    """Return the number of calibration clips of an int8 file and whether they are random; None without int8."""
+def describe_calibration(
+    model: EgoDistill, settings: Settings, compared: dict[str, Any] | None
+) -> dict[str, Any] | None:
+    """Return how an int8 file was calibrated: on what clips, and how far it is from fp32; None without int8."""
     if settings.precision != "int8":
         return None
     if settings.calibrate is None:
-        return {"clips": BATCH, "random": True}
-    return {"clips": min(settings.calibration_clips, len(settings.calibrate)), "random": False}
+        return {"clips": BATCH, "random": True, "ranges": None, "compared": None}
+    count = min(settings.calibration_clips, len(settings.calibrate))
+    ranges = ranges_of(store_clips(model, settings.calibrate, count))
+    return {"clips": count, "random": False, "ranges": ranges, "compared": compared}
+
+
+def ranges_of(examples: Iterable[tuple[Tensor, ...]]) -> dict[str, list[float]]:
+    """Return the lowest and highest mean of a picture, and the largest head motion of each channel, of clips."""
+    means, motions = [], []
+    for frames, *imu in examples:
+        means.append(picture_means(frames))
+        motions += map(head_motion, imu)
+    pictures = torch.cat(means)
+    found = {"pictures": [float(pictures.min()), float(pictures.max())]}
+    return found | ({"imu": torch.stack(motions).amax(0).tolist()} if motions else {})
 
 
 def describe_state(spec: clips.ClipSpec) -> dict[str, Any]:
@@ -650,13 +721,13 @@ IMPORTS = {
     "int8": "import torch, torch.ao.quantization.fx._decomposed",  # not needed by compiled code
 }
 FORMATS = {
-    "export": Format(".pt2", write_program, "{imports}; torch.export.load('{file}').module()({inputs})"),
+    "export": Format(KINDS["export"][1], write_program, "{imports}; torch.export.load('{file}').module()({inputs})"),
     "aoti": Format(
-        ".pt2",
+        KINDS["aoti"][1],
         write_compiled,
         "import torch; torch._inductor.aoti_load_package('{file}')({inputs}), or AOTIModelPackageLoader in C++",
     ),
-    "onnx": Format(".onnx", write_onnx, "onnxruntime.InferenceSession('{file}').run(None, inputs by name)"),
+    "onnx": Format(KINDS["onnx"][1], write_onnx, "onnxruntime.InferenceSession('{file}').run(None, inputs by name)"),
 }
 
 

@@ -8,14 +8,16 @@
     image_features = pair.encode_frames(frames)               # once per picture
     feature, logits = pair.fuse(image_features, imu)          # once per answer
 
-Beside each file, `FILE.json` describes it. `export` also offers `load_exported()` and `load_pair()`.
+`export` also offers `load_exported()` and `load_pair()`. Beside each file, `FILE.json` describes it (`descriptions`).
+An exported file is code that can do anything when it is loaded: load only files whose source you trust.
 """
 
 from __future__ import annotations
 
 import importlib
-import json
+import math
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -27,49 +29,25 @@ from torch import Tensor, nn
 from ..recordings import clips
 from ..student import Output
 from ..support import files
-from ..support.errors import EgoDistillError
+from .descriptions import (
+    PAIR,
+    WHOLE,
+    ExportError,
+    check_processor,
+    is_sealed,
+    pair_files,
+    read_description,
+    shape_text,
+)
 
 __all__ = ["ExportError", "Exported", "Pair", "Program", "load_exported", "load_pair"]
 
-DESCRIPTION_FORMAT = "egodistill export 2"
-WHOLE, PAIR = "student", ("frame", "motion")  # parts of a student: its only file, or its two
-
-
-class ExportError(EgoDistillError):
-    """A model cannot be exported, or a file cannot be run; the message says why, and what to install or do."""
-
+CHANNELS = [f"{sensor} {axis}" for sensor in ("accelerometer", "gyroscope") for axis in "xyz"]
+FAR_MOTION = 1.5  # times the largest head motion of the calibration
+RANGE_EVERY = 16  # one of 16 calls for a single clip is compared with the calibration: it takes time
 
 # ---------------------------------------------------------------------------------------------------------------
-# Files
-
-
-def description_of(path: Path) -> Path:
-    """Return the JSON file that describes an exported file."""
-    return path.with_name(f"{path.name}.json")
-
-
-def pair_files(path: str | os.PathLike) -> list[Path]:
-    """Return the files of a pair: STEM.frame.SUFFIX and STEM.motion.SUFFIX for STEM.SUFFIX."""
-    path = Path(path)
-    return [path.with_name(f"{path.stem}.{part}{path.suffix}") for part in PAIR]
-
-
-def read_description(path: Path) -> dict[str, Any]:
-    """Return the description of an exported file. Raise ExportError if one of the two is missing or damaged."""
-    described = description_of(path)
-    for file, why in (
-        (path, "no such file"),
-        (described, "the description is missing: the export was interrupted, or it was not copied with the file"),
-    ):
-        if not file.is_file():
-            raise ExportError(f"{file}: {why}")
-    try:
-        description = json.loads(described.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ExportError(f"{described} is not valid JSON: {error}") from error
-    if not isinstance(description, dict) or description.get("format") != DESCRIPTION_FORMAT:
-        raise ExportError(f"{described} is not a description in the format {DESCRIPTION_FORMAT!r}; export again")
-    return description
+# Opening files
 
 
 def require_packages(*packages: str, purpose: str) -> list[ModuleType]:
@@ -98,7 +76,9 @@ def open_program(path: Path, names: Sequence[str]) -> Callable[..., Sequence[Ten
 
 
 def open_compiled(path: Path, names: Sequence[str]) -> Callable[..., Sequence[Tensor]]:
-    return torch._inductor.aoti_load_package(str(path))
+    program = torch._inductor.aoti_load_package(str(path))
+    # Called itself, it would parse how inputs and outputs are nested, each time; here both are lists of tensors.
+    return lambda *inputs: program.loader.run(list(inputs))
 
 
 def open_onnx(path: Path, names: Sequence[str]) -> Callable[..., Sequence[Tensor]]:
@@ -130,14 +110,16 @@ class Program:
     """An exported file that runs for any number of clips (or pictures): `inputs` in, a list of tensors out.
 
     It runs on the CPU, with the number of threads that torch has when the file is loaded. A file with a fixed
-    `batch_size` runs as often as necessary.
+    `batch_size` runs as often as necessary. Inputs are compared with the description first: compiled code would read
+    beyond them, or take their bytes for other numbers.
 
     Args:
         path: The exported file.
         part: The part of a student that it must be: "student", "frame" or "motion".
 
     Raises:
-        ExportError: If the file, its description or a package is missing or damaged, or if it is not the expected part.
+        ExportError: If the file, its description or a package is missing or damaged, if it is not the expected part,
+            or was compiled for another processor.
     """
 
     def __init__(self, path: str | os.PathLike, part: str) -> None:
@@ -149,38 +131,122 @@ class Program:
                 f"{self.path} is the part {found!r} of a student, not {part!r}: load() opens a whole student (part "
                 f"{WHOLE!r}), load_pair('STEM.pt2') the files STEM.frame.pt2 and STEM.motion.pt2"
             )
-        self.inputs: tuple[str, ...] = tuple(entry["name"] for entry in self.description["inputs"])
-        batch = self.description["inputs"][0]["shape"][0]
+        entries = self.description["inputs"]
+        self.inputs: tuple[str, ...] = tuple(entry["name"] for entry in entries)
+        self.kinds = [(getattr(torch, entry["dtype"]), tuple(entry["shape"][1:])) for entry in entries]
+        calibration = self.description["calibration"] if is_sealed(self.description) else None
+        self.ranges: dict[str, list[float]] | None = calibration and calibration["ranges"]
+        self.calls = 0
+        batch = entries[0]["shape"][0]
         self.batch_size: int | None = batch if isinstance(batch, int) else None
         try:
+            check_processor(self.path, self.description)
             self.run = OPENERS[self.description["kind"]](self.path, self.inputs)
         except ExportError:
             raise
         except Exception as error:  # torch and onnxruntime have no common class for these errors
             raise ExportError(
-                f"{self.path} cannot be opened: it is truncated, in another format, or contains more than a program "
-                f"({type(error).__name__})"
+                f"{self.path} cannot be opened: it is damaged, or contains more than a program ({type(error).__name__})"
             ) from error
 
     @torch.no_grad()
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        self.check(inputs)
+        if self.ranges and (len(inputs[0]) > 1 or self.calls % RANGE_EVERY == 0):
+            self.check_ranges(inputs)
+        self.calls += 1
+        if torch.is_autocast_enabled("cpu"):  # the dtypes of a program are fixed
+            with torch.autocast("cpu", enabled=False):
+                return self.answer(inputs)
+        return self.answer(inputs)
+
+    def answer(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Return the outputs, for inputs that were checked.
+
+        Args:
+            inputs: As for `check()`.
+        """
+        inputs = tuple(x.contiguous() for x in inputs)  # compiled code ignores strides
+        count = len(inputs[0])
+        size = self.batch_size or count
+        if size == count:
+            return list(self.run(*inputs))
+        parts = [self.run(*part) for part in equal_parts(inputs, size)]
+        return [torch.cat(outputs)[:count] for outputs in zip(*parts, strict=True)]
+
+    def check(self, inputs: Sequence[Tensor]) -> None:
+        """Raise ExportError unless number, types, shapes and values of the inputs are those of the description.
+
+        Args:
+            inputs: One tensor for each name in `inputs`.
+        """
         if len(inputs) != len(self.inputs):
             raise ExportError(f"{self.path} takes {' and '.join(self.inputs)}; got {len(inputs)} inputs")
-        with torch.autocast("cpu", enabled=False):  # the dtypes of a program are fixed
-            count = len(inputs[0])
-            inputs = tuple(x.contiguous() for x in inputs)  # compiled code ignores strides
-            size = self.batch_size or count
-            if size == count:
-                return list(self.run(*inputs))
-            parts = [self.run(*part) for part in equal_parts(inputs, size)]
-            return [torch.cat(outputs)[:count] for outputs in zip(*parts, strict=True)]
+        for name, value, (dtype, sizes) in zip(self.inputs, inputs, self.kinds, strict=True):
+            if not isinstance(value, Tensor) or value.dtype != dtype or value.shape[1:] != sizes or not value.is_cpu:
+                wanted = f"{str(dtype).removeprefix('torch.')} {shape_text(sizes)}"
+                raise ExportError(f"{self.path}: {name} must be {wanted} on the CPU; got {text_of(value)}")
+            # A sum is finite if all values are, unless they are huge.
+            if dtype.is_floating_point and not math.isfinite(value.sum().item()) and not value.isfinite().all():
+                raise ExportError(f"{self.path}: {name} has values that are NaN or infinite")
+        counts = [len(value) for value in inputs]
+        if counts[0] < 1 or counts != [counts[0]] * len(counts):
+            names = " and ".join(self.inputs)
+            raise ExportError(f"{self.path}: {names} must be of the same number of clips, at least 1; got {counts}")
+
+    def check_ranges(self, inputs: Sequence[Tensor]) -> None:
+        """Warn, once, if inputs are far outside of those that an int8 program was calibrated with.
+
+        Args:
+            inputs: As for `check()`.
+        """
+        given, beyond = dict(zip(self.inputs, inputs, strict=True)), None
+        if "imu" in given and "imu" in self.ranges:
+            motion, known = head_motion(given["imu"]), self.ranges["imu"]
+            for name, found, most in zip(CHANNELS, motion.tolist(), known, strict=True):
+                if found > FAR_MOTION * most:
+                    beyond = f"{name} is up to {found:.3g} from its mean over the clip, and was up to {most:.3g}"
+        for name in ("frame", "frames"):
+            if name in given:
+                low, high = self.ranges["pictures"]
+                found = picture_means(given[name])
+                darkest, brightest = float(found.min()), float(found.max())
+                if darkest < low / 2 or brightest > (high + 255) / 2:
+                    beyond = f"pictures have means of {darkest:.0f} to {brightest:.0f}, and had {low:.0f} to {high:.0f}"
+        if beyond:
+            self.ranges = None
+            text = f"{self.path}: these inputs are far outside of those that its int8 was calibrated with: {beyond}"
+            warnings.warn(f"{text}. Its answers may differ from fp32; calibrate it with such clips", stacklevel=2)
+
+
+def head_motion(imu: Tensor) -> Tensor:
+    """Return the largest distance of each channel from its mean over the clip, [6].
+
+    Args:
+        imu: [B, T, 6].
+    """
+    return (imu - imu.mean(dim=1, keepdim=True)).abs().amax(dim=(0, 1))
+
+
+def picture_means(frames: Tensor) -> Tensor:
+    """Return the mean of each picture, from every eighth pixel of both directions.
+
+    Args:
+        frames: uint8 [..., 3, H, W].
+    """
+    return frames[..., ::8, ::8].flatten(-3).float().mean(-1).flatten()
 
 
 class LoadedModel(nn.Module):
     """A model of exported programs; `program`, which returns feature and logits, has the description."""
 
-    def __init__(self, inputs: tuple[str, ...], program: Program) -> None:
+    def __init__(self, inputs: tuple[str, ...], program: Program, *others: Program) -> None:
         super().__init__()
+        if not all(is_sealed(one.description) for one in (program, *others)):
+            text = "without hashes: damage, or a description of another program, would not be noticed"
+            warnings.warn(
+                f"{program.path} was exported before version 0.5, {text}; export the student again", stacklevel=4
+            )
         self.inputs, self.description, self.batch_size = inputs, program.description, program.batch_size
         self.clip_spec = clips.ClipSpec(**self.description["clip_spec"])
         self.precision, self.class_names = self.description["precision"], self.description["class_names"]
@@ -240,7 +306,7 @@ class Pair(LoadedModel):
                     f"({files.shorten(frame.description[key])} and {files.shorten(motion.description[key])}); "
                     f"copy both files of one export, or export the pair again"
                 )
-        super().__init__(("frames", *motion.inputs[1:]), motion)
+        super().__init__(("frames", *motion.inputs[1:]), motion, frame)
         self.frame, self.motion = frame, motion
 
     def forward(self, frames: Tensor, imu: Tensor | None = None) -> Output:
@@ -253,6 +319,10 @@ class Pair(LoadedModel):
             frames: uint8 [B, N, 3, H, W], for any N.
             count: Not used; a student's method has it.
         """
+        if not isinstance(frames, Tensor) or frames.ndim != 5:
+            raise ExportError(
+                f"{self.frame.path}: frames must be uint8 [batch, frames, 3, height, width]; got {text_of(frames)}"
+            )
         (features,) = self.frame(frames.flatten(0, 1))
         return features.unflatten(0, frames.shape[:2])
 
@@ -285,11 +355,17 @@ class Pair(LoadedModel):
 def equal_parts(inputs: Sequence[Tensor], size: int) -> Iterator[tuple[Tensor, ...]]:
     """Yield the clips in parts of `size`; the last part is filled up with copies of the last clip."""
     count = len(inputs[0])
-    if any(len(x) != count for x in inputs):
-        raise ExportError(f"the inputs have different numbers of clips: {[len(x) for x in inputs]}")
     for start in range(0, count, size):
         rows = torch.arange(start, start + size).clamp(max=count - 1)
         yield tuple(x[rows] for x in inputs)
+
+
+def text_of(value: Any) -> str:
+    """Return type, shape and place of an input as text, such as "float64 [2, 422, 6]"."""
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    place = "" if value.is_cpu else f" on {value.device}"
+    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}{place}"
 
 
 def load_exported(path: str | os.PathLike) -> Exported:
@@ -301,7 +377,8 @@ def load_exported(path: str | os.PathLike) -> Exported:
         path: The exported file; its description is beside it.
 
     Raises:
-        ExportError: If the file, its description or a package is missing or damaged.
+        ExportError: If the file, its description or a package is missing or damaged, if the two do not belong together,
+            or if the file was compiled for another processor.
 
     >>> from egodistill import EgoDistill, batches, export
     >>> model = EgoDistill.load("student.pt")

@@ -37,7 +37,17 @@ import av.logging
 import numpy as np
 
 from ..imu import LARGEST_READING, Imu, IMUError, table_columns, unit_notes
-from ..video import LOCAL_FILES, OPEN_OPTIONS, Scaler, VideoError, clock_zero, demux, open_video, video_stream
+from ..video import (
+    LOCAL_FILES,
+    OPEN_OPTIONS,
+    Scaler,
+    VideoError,
+    clock_zero,
+    declared_end,
+    demux,
+    open_video,
+    video_stream,
+)
 
 __all__ = [
     "CHUNK",
@@ -61,15 +71,24 @@ LATE = 1.0  # seconds behind real speed from which only key frames are decoded
 BACKLOG = 8  # consecutive packets without a wait, from which on the decoder is behind and not the source
 WAITED = 0.005  # seconds above which a packet was waited for
 AHEAD = 1.0  # seconds that a live source may be ahead of real speed
-TIMEOUT = 20.0  # seconds without a packet after which an address counts as gone
+TIMEOUT = 20.0  # seconds without frames or samples after which a source counts as lost; glasses pause for up to 15 s
+RETRY = 0.5  # seconds between two attempts to open an address again
+EARLY = 1.0  # seconds before its end at which a source may end
 DECODED = 2  # frames that are decoded ahead if none may be dropped
 POLL = 0.05  # seconds between two reads of a growing file
+COMPARED = 4096  # first bytes of a growing file, which must stay as they are
 LONGEST_LINE = 100_000  # bytes
 JUDGED = 1000  # first readings of a feed whose units are checked
 ENOUGH = 100  # readings of a sensor that are enough for it; of fewer, a single wild one is the largest 1 %
 BAD_IN_A_ROW = 100  # lines without a sample in a row that end a feed
 # What an address may lead to. A playlist from the network must not name files of this machine.
 NETWORK = {"protocol_whitelist": "http,https,httpproxy,tls,tcp,udp,rtp,rtsp,rtmp,srt,crypto,data"}
+# What the end of a live source means that has not announced its length.
+CLOSED = {
+    "address": "the sender closed the connection",
+    "device": "the camera gives no more frames",
+    "pipe": "the program that writes into the pipe closed it",
+}
 SCHEMES = ("http", "https", "rtsp", "rtmp", "tcp", "udp", "rtp", "srt")
 
 
@@ -82,6 +101,7 @@ class HostClock:
 
     def __init__(self) -> None:
         self._stop = threading.Event()
+        self._interrupted = False
 
     def now(self) -> float:
         """Return monotonic seconds from an arbitrary start."""
@@ -97,16 +117,20 @@ class HostClock:
         Args:
             seconds: How long to sleep.
         """
-        return not self._stop.wait(seconds)
+        return not (self._stop.wait(seconds) or self._interrupted)
 
     def stop(self) -> None:
         """End all sleeps and the feeds that use this clock."""
         self._stop.set()
 
+    def interrupt(self) -> None:
+        """End the feeds from a signal handler. It takes no lock, so sleeps go on to their end."""
+        self._interrupted = True
+
     @property
     def stopped(self) -> bool:
-        """Return whether `stop()` was called."""
-        return self._stop.is_set()
+        """Return whether `stop()` or `interrupt()` was called."""
+        return self._interrupted or self._stop.is_set()
 
 
 class Pace:
@@ -243,8 +267,9 @@ class VideoFeed:
     waits for the reader: a frame that was not read when the next one comes is dropped, and a decoder that is over a
     second behind skips to the next key frame. Both are counted in `dropped`, broken packets and frames in `broken`.
 
-    The feed ends with its source. If something ended it early, such as a lost connection, `problem` says what. `end` is
-    the time at which the last frame ends, in seconds.
+    The feed ends with its source. If something ended it early, `problem` says what: a lost connection, silence, or a
+    sender that closes a live source, unless it has announced a length and reached it. `end` is the time at which the
+    last frame ends, in seconds; `length` is where a file says that it ends, or NaN.
 
     Args:
         source: A file; an address such as rtsp://, http://, tcp:// or udp://; a device such as /dev/video0 (Linux); or
@@ -252,10 +277,14 @@ class VideoFeed:
         realtime: False: all frames of a file, as fast as they are decoded.
         clock: Ends the feed with `stop()`.
         pace: When frames of a file are due; share it with the samples. None: the first frame starts it.
+        timeout: Seconds without a packet after which a live source is lost. None: `TIMEOUT`, 20 s.
+        reconnect: Seconds for which an address that has given frames and is lost is opened again and again, until
+            frames come. Their times go on, counted from the arrival of the first new one. `reconnections` counts.
+        report: Gets a sentence when the address is lost, and when it is back.
 
     Raises:
-        VideoError: At once for a file that is not a video and for realtime=False with another source than a file; for
-            other sources, when the first frame is asked for.
+        VideoError: At once for a file that is not a video, for realtime=False with another source than a file, and for
+            `reconnect` with another source than an address; for live sources, when the first frame is asked for.
 
     >>> from egodistill.deploy import feeds
     >>> feed = feeds.VideoFeed("walk.mp4", realtime=False)
@@ -271,14 +300,27 @@ class VideoFeed:
         realtime: bool = True,
         clock: HostClock | None = None,
         pace: Pace | None = None,
+        timeout: float | None = None,
+        reconnect: float = 0.0,
+        report: Callable[[str], object] = lambda sentence: None,
     ) -> None:
         self.source, self.kind, self.realtime = os.fspath(source), source_kind(source), realtime
         self.live = self.kind != "file"
         if self.live and not realtime:
             raise VideoError(f"{source}: only a file can be read faster than real time (realtime=False, --fast)")
+        if reconnect and self.kind != "address":
+            raise VideoError(
+                f"{source}: a {self.kind}; only an address can be opened again after it is lost (reconnect, "
+                f"--reconnect)"
+            )
+        self.length = math.nan
         if not self.live:
             with open_video(self.source) as container:
-                video_stream(container, self.source)
+                end = declared_end(container, video_stream(container, self.source))
+                self.length = math.nan if end is None else end
+        self.timeout = TIMEOUT if timeout is None else timeout
+        self.reconnect, self.report, self.reconnections = reconnect, report, 0
+        self._lost: float | None = None  # when the address was lost, on the clock
         self.clock = clock or HostClock()
         self.pace = pace or Pace(self.clock, AHEAD if self.live else 0.0)
         self.problem: str | None = None
@@ -303,8 +345,13 @@ class VideoFeed:
     def _take(self) -> tuple[float, av.VideoFrame] | None:
         """Return the next frame; None at the end."""
         with self._changed:
+            asked = self.clock.now()
             while not self._waiting and not self._ended and not self.clock.stopped:
                 self._changed.wait(POLL)  # a decoder that waits for its source does not notice that the clock stops
+                # A read of a pipe or device has no limit of its own.
+                silent = self.clock.now() - asked > self.timeout and self.end > -math.inf
+                if silent and self.kind in ("pipe", "device"):
+                    self.problem, self._ended = f"{self.source}: {self._silence()}", True
             if not self._waiting or self.clock.stopped:
                 return None
             self._changed.notify_all()
@@ -313,21 +360,47 @@ class VideoFeed:
     # --- In the thread -------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        error = None
-        try:
-            with self._open() as container:
-                self._decode(container)
-            if self.end == -math.inf:
-                error = VideoError(f"{self.source}: no frame: it ended before one was complete")
-        except Exception as failed:  # any: the reader waits for the end of this thread
-            error = failed if isinstance(failed, VideoError) else VideoError(f"{self.source}: {failed}")
+        error = self._read()
+        while error is not None and self.reconnect and self.end > -math.inf and not self.clock.stopped:
+            if self._lost is None:
+                self._lost = self.clock.now()
+                self.report(f"{error}; trying to open it again for {self.reconnect:g} s")
+            elif self.clock.now() - self._lost > self.reconnect:
+                error = VideoError(f"{error}, and it did not come back in {self.reconnect:g} s")
+                break
+            if self.clock.sleep(RETRY):
+                error = self._read()
         with self._changed:
             if self.end == -math.inf:
                 self._error = error
-            elif error is not None:
+            elif error is not None and not self.clock.stopped:
                 self.problem = str(error)
             self._ended = True
             self._changed.notify_all()
+
+    def _read(self) -> VideoError | None:
+        """Read the source to its end; return what ended it early, if anything."""
+        self._first, self._catching, self._backlog = None, False, 0
+        try:
+            with self._open() as container:
+                complete = self._decode(container)
+        except VideoError as error:
+            return error
+        except Exception as failed:  # any: the reader waits for the end of this thread
+            return VideoError(f"{self.source}: {failed}")
+        if self.end == -math.inf:
+            return VideoError(f"{self.source}: no frame: it ended before one was complete")
+        if self.live and not complete:
+            return VideoError(f"{self.source}: {CLOSED[self.kind]}")
+        return None
+
+    def _silence(self) -> str:
+        return f"nothing came for {self.timeout:g} s"
+
+    def _reason(self, error: Exception) -> str:
+        """Return what FFmpeg says about an error. PyAV ends a call that takes longer than its limit by an ExitError."""
+        silent = isinstance(error, av.error.ExitError)
+        return self._silence() if silent else str(getattr(error, "strerror", error))
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[av.container.InputContainer]:
@@ -339,21 +412,25 @@ class VideoFeed:
         av.logging.set_level(None)
         timeout, layout, options, place = None, None, LOCAL_FILES, os.path.abspath(self.source)
         if self.kind == "address":
-            timeout, options, place = (TIMEOUT, TIMEOUT), NETWORK | {"rtsp_transport": "tcp"}, self.source
+            left = math.inf if self._lost is None else self.reconnect + self._lost - self.clock.now()
+            timeout = (min(self.timeout, max(left, RETRY)), self.timeout)
+            options, place = NETWORK | {"rtsp_transport": "tcp"}, self.source
         elif self.kind == "device":
             layout, options = "v4l2", {}
         try:
             container = av.open(place, format=layout, options=options, timeout=timeout, **OPEN_OPTIONS)
         except (av.error.FFmpegError, ValueError) as error:  # ValueError: PyAV was built without this format
-            raise VideoError(f"{self.source}: cannot be opened: {reason_of(error)}") from error
+            raise VideoError(f"{self.source}: cannot be opened: {self._reason(error)}") from error
         with container:
             try:
                 yield container
             except av.error.FFmpegError as error:
-                raise VideoError(f"{self.source}: {reason_of(error)}") from error
+                raise VideoError(f"{self.source}: {self._reason(error)}") from error
 
-    def _decode(self, container: av.container.InputContainer) -> None:
+    def _decode(self, container: av.container.InputContainer) -> bool:
+        """Deliver the frames; return whether all came that the source has announced. Live sources announce none."""
         stream = video_stream(container, self.source)
+        announced, shown = declared_end(container, stream), -math.inf
         codec, zero = stream.codec_context, clock_zero(container)
         codec.thread_type = "SLICE" if self.live else "AUTO"  # threads that share frames hold some of them back
         length = 1 / float(stream.average_rate or 25)
@@ -361,7 +438,7 @@ class VideoFeed:
         while not self.clock.stopped:
             asked = self.clock.now()
             if (packet := next(packets, None)) is None:
-                return
+                return announced is not None and shown >= announced - EARLY
             self._backlog = 0 if self.clock.now() - asked > WAITED else self._backlog + 1
             if self._catching != skips and (self._catching or packet.is_keyframe):
                 # Frames after a key frame may need those before it, if they are shown before it.
@@ -383,8 +460,11 @@ class VideoFeed:
                     continue
                 whole_from = whole_from if skips else None  # later frames are whole, also if the clock goes back
                 self.end = max(self.end, moment + length)
+                if frame.pts is not None:
+                    shown = max(shown, float(frame.pts * stream.time_base) - zero)
                 if not self._deliver(moment, frame):
-                    return
+                    return False
+        return False
 
     def _time(self, frame: av.VideoFrame, base: Fraction, zero: float) -> float | None:
         """Return the time of a frame in seconds; None for a frame of a file without a time stamp."""
@@ -395,12 +475,16 @@ class VideoFeed:
         if stamp is None:
             return now
         if self._first is None:
-            self._first = (stamp, now)
+            self._first = (stamp, max(now, self.end))  # after a connection that was ahead, too
         first, arrived = self._first
         return arrived + (stamp - first)
 
     def _deliver(self, moment: float, frame: av.VideoFrame) -> bool:
         """Give the reader a frame when it is due; return False if the clock is stopped."""
+        if self._lost is not None:
+            self.reconnections += 1
+            self.report(f"{self.source}: back after {self.clock.now() - self._lost:.1f} s")
+            self._lost = None
         if self.realtime:
             late = self.pace.lateness(moment)
             if late < LATE / 2 or not self._backlog:
@@ -418,12 +502,6 @@ class VideoFeed:
             self._waiting.append((moment, frame))
             self._changed.notify_all()
         return not self.clock.stopped
-
-
-def reason_of(error: Exception) -> str:
-    """Return what FFmpeg says about an error. PyAV ends a call that takes longer than its limit by an ExitError."""
-    silent = isinstance(error, av.error.ExitError)
-    return f"nothing came for {TIMEOUT:g} s" if silent else str(getattr(error, "strerror", error))
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -566,6 +644,8 @@ class LineSamples:
             row = self.parse(line.decode("utf-8-sig").strip())
         except IMUError:
             raise
+        except LostOrder as error:
+            raise IMUError(f"{self.name}: line {self.lines}: {error}") from error
         except ValueError as error:
             self.bad += 1
             self._in_a_row += 1
@@ -577,6 +657,10 @@ class LineSamples:
             return None
         self._in_a_row = 0
         return row
+
+
+class LostOrder(ValueError):
+    """A line after which the others of a feed cannot be read."""
 
 
 class JSONRow:
@@ -628,7 +712,12 @@ def shortened(line: str) -> str:
 
 
 def json_samples(
-    descriptor: int, *, clock: HostClock, report: Callable[[str], object], name: str = "standard input"
+    descriptor: int,
+    *,
+    clock: HostClock,
+    report: Callable[[str], object],
+    name: str = "standard input",
+    timeout: float = math.inf,
 ) -> LineSamples:
     """Return samples from JSON lines in a pipe or file that is open; see `LineSamples`.
 
@@ -640,6 +729,7 @@ def json_samples(
         clock: Ends the feed with `stop()`.
         report: Gets messages, as in `LineSamples`.
         name: Name of the source, for messages.
+        timeout: Seconds without samples after which the feed ends with an IMUError, once it has begun. Not on Windows.
 
     >>> import os
     >>> from egodistill.deploy import feeds
@@ -651,22 +741,57 @@ def json_samples(
     standard input: too few readings to check the units of accelerometer (1); 100 are enough
     >>> os.close(reader)
     """
-    return LineSamples(name, pipe_blocks(descriptor, clock), JSONRow(), report=report)
+    return LineSamples(name, pipe_blocks(descriptor, Silence(name, clock, timeout)), JSONRow(), report=report)
 
 
-def pipe_blocks(descriptor: int, clock: HostClock) -> Iterator[bytes]:
+class Silence:
+    """Watch over a source of lines: once it has begun, it must not be silent for longer than `timeout` seconds.
+
+    Args:
+        name: Name of the source, for the error.
+        clock: Clock of this host.
+        timeout: The seconds.
+        header: Lines that are not samples yet.
+    """
+
+    def __init__(self, name: str, clock: HostClock, timeout: float, header: int = 0) -> None:
+        self.name, self.clock, self.timeout, self.left = name, clock, timeout, header
+        self._since: float | None = None  # of the silence
+
+    def ends(self, block: bytes) -> None:
+        """Note that something came.
+
+        Args:
+            block: What came.
+        """
+        self.left -= block.count(b"\n")
+        self._since = None
+
+    def check(self) -> None:
+        """Raise IMUError if the source has been silent for too long since `ends()`. Call it while nothing comes."""
+        if self._since is None:
+            self._since = self.clock.now()
+        if self.left < 0 and self.clock.now() - self._since > self.timeout:
+            raise IMUError(f"{self.name}: nothing came for {self.timeout:g} s")
+
+
+def pipe_blocks(descriptor: int, silence: Silence) -> Iterator[bytes]:
     """Yield the bytes of an open file as they come, until the clock is stopped; its end also ends the last line."""
-    while not clock.stopped:
+    while not silence.clock.stopped:
         if os.name != "nt" and not select.select([descriptor], [], [], POLL)[0]:
+            silence.check()
             continue
         # Not through sys.stdin: a thread that waits there holds its lock, and the interpreter could not exit.
         block = os.read(descriptor, 1 << 16)
+        silence.ends(block)
         yield block or b"\n"
         if not block:
             return
 
 
-def table_samples(path: str | os.PathLike, *, clock: HostClock, report: Callable[[str], object]) -> LineSamples:
+def table_samples(
+    path: str | os.PathLike, *, clock: HostClock, report: Callable[[str], object], timeout: float = math.inf
+) -> LineSamples:
     """Return the samples of a CSV table that another program writes, from its first row on and as it grows.
 
     A line counts when it ends. The feed ends when the clock is stopped. See `LineSamples` for rows that are not
@@ -676,10 +801,11 @@ def table_samples(path: str | os.PathLike, *, clock: HostClock, report: Callable
         path: The table, with the columns of `imu.read_imu()`.
         clock: Ends the feed with `stop()`.
         report: Gets messages, as in `LineSamples`.
+        timeout: Seconds without new rows after which the feed ends with an IMUError, once it has begun.
 
     Raises:
-        IMUError: With the name of the file, if it does not exist, has other columns, is truncated, or is replaced by
-            another file.
+        IMUError: With the name of the file, if it does not exist, has other columns or a second header with others, is
+            truncated, written anew, or replaced by another file.
 
     >>> from egodistill.deploy import feeds
     >>> clock = feeds.HostClock()
@@ -689,32 +815,54 @@ def table_samples(path: str | os.PathLike, *, clock: HostClock, report: Callable
     >>> readings.shape[1]
     6
     """
-    return LineSamples(str(path), growing_blocks(Path(path), clock), TableRow(path), report=report)
+    silence = Silence(str(path), clock, timeout, header=1)
+    return LineSamples(str(path), growing_blocks(Path(path), silence), TableRow(path), report=report)
 
 
 class TableRow:
-    """Parser of the lines of a table; the first one is its header. An empty cell, NULL and nan are not readings."""
+    """Parser of the lines of a table; the first one is its header. An empty cell, NULL and nan are not readings.
+
+    A program that is started again may repeat the header, but with the same columns.
+    """
 
     def __init__(self, path: str | os.PathLike) -> None:
-        self.path, self.unit, self.columns = path, 1.0, []
+        self.path, self.time, self.unit, self.columns = path, "", 1.0, []
 
     def __call__(self, line: str) -> Row | None:
         if not self.columns:
-            _, self.unit, self.columns = table_columns(self.path, line)
+            self.time, self.unit, self.columns = table_columns(self.path, line)
             return None
         cells = [cell.strip().strip('"').lower() for cell in line.split(",")]
-        if len(cells) <= max(self.columns):
-            raise ValueError(f"{len(cells)} cells; the header has at least {max(self.columns) + 1}")
-        moment, *readings = (
-            math.nan if cells[place] in ("", "null") else float(cells[place]) for place in self.columns
-        )
+        try:
+            if len(cells) <= max(self.columns):
+                raise ValueError(f"{len(cells)} cells; the header has at least {max(self.columns) + 1}")
+            moment, *readings = (
+                math.nan if cells[place] in ("", "null") else float(cells[place]) for place in self.columns
+            )
+        except ValueError:
+            if self.is_header(line, cells):
+                return None
+            raise
         if not math.isfinite(moment):
             raise ValueError("no time")
         return moment * self.unit, readings
 
+    def is_header(self, line: str, cells: list[str]) -> bool:
+        """Return whether a line is the header again. Raise LostOrder if it is one with other columns."""
+        try:
+            found = table_columns(self.path, line)
+        except IMUError:
+            found = None
+        if found is None and self.time not in cells:
+            return False
+        if found != (self.time, self.unit, self.columns):
+            raise LostOrder("a second header, with other columns; let the program begin a new table when it is started")
+        return True
 
-def growing_blocks(path: Path, clock: HostClock) -> Iterator[bytes]:
+
+def growing_blocks(path: Path, silence: Silence) -> Iterator[bytes]:
     """Yield the bytes of a file that grows, until the clock is stopped."""
+    clock, start = silence.clock, b""
     try:
         file = open(path, "rb", buffering=0)
     except OSError as error:
@@ -724,8 +872,16 @@ def growing_blocks(path: Path, clock: HostClock) -> Iterator[bytes]:
             raise IMUError(f"{path}: a pipe or device, not a file; give JSON lines on standard input (--imu -)")
         while not clock.stopped:
             if block := file.read(1 << 16):
+                place = file.tell()
+                start = start if len(start) >= COMPARED else (start + block)[:COMPARED]
+                file.seek(0)
+                if file.read(len(start)) != start:
+                    raise IMUError(f"{path}: was written anew while it was read; follow a file that only grows")
+                file.seek(place)
+                silence.ends(block)
                 yield block
                 continue
+            silence.check()
             opened = os.fstat(file.fileno())
             if opened.st_size < file.tell():
                 raise IMUError(f"{path}: was truncated while it was read; follow a file that only grows")

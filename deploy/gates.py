@@ -204,7 +204,7 @@ class Changed:
     >>> import numpy as np
     >>> from egodistill import EgoDistill, gates
     >>> gate = gates.Changed(EgoDistill.load("student.pt"), 0.2)
-    >>> still, rng = np.tile([0.0, 0.0, 9.8, 0.0, 0.0, 0.0], (422, 1)), np.random.default_rng(0)
+    >>> still = np.tile([0.0, 0.0, 9.8, 0.0, 0.0, 0.0], (422, 1))
     >>> gate(still, [1.0], 12.0), gate(still, [1.5], 12.5)
     (False, False)
     """
@@ -282,12 +282,13 @@ def simulate(
     *,
     slack: float = 0.05,
     max_age: float = 4.0,
+    camera_delay: float = 0.0,
 ) -> Looks:
     """Return the frames that a `Stream` with this gate and N = 1 takes of a recording, without running a network.
 
-    The first frame is taken without a request of the gate, and another one when the newest would be older than
-    `max_age` at the next answer. A request after an answer takes the first frame at least `slack` after the end of its
-    window, because the answer is not known earlier.
+    The first frame is taken without a request of the gate, and another one when the newest becomes older than
+    `max_age`; see `replacement()`. A request after an answer takes the first frame at least `slack` + `camera_delay`
+    after the end of its window, because the answer is not known earlier.
 
     Args:
         gate: The gate.
@@ -296,6 +297,7 @@ def simulate(
         frames: [F], the times at which the camera could take a frame, in seconds and in order.
         slack: Seconds, as for `Stream`.
         max_age: Seconds: the age above which a frame is not used.
+        camera_delay: Seconds from a request to its frame, as for `Stream`.
 
     Raises:
         EgoDistillError: For times that are not in order, and a decision that is not a bool.
@@ -310,7 +312,8 @@ def simulate(
         if not (np.isfinite(times).all() and (np.diff(times) > 0).all()):
             raise EgoDistillError(f"{name} must be finite times in ascending order")
     taken: list[int] = []
-    used, request = np.full(len(stops), -1), -np.inf
+    every = float(np.median(np.diff(stops))) if len(stops) > 1 else 0.0
+    used, request = np.full(len(stops), -1), -np.inf  # `request`: from when on the requested frame is taken
     for k, (window, stop) in enumerate(zip(windows, stops, strict=True)):
         next_frame = int(np.searchsorted(frames, request))
         if next_frame < len(frames) and frames[next_frame] <= stop:
@@ -320,10 +323,38 @@ def simulate(
         if 0 <= age <= max_age:
             used[k] = taken[-1]
         look = decide(gate, window, (age,) if used[k] >= 0 else (), stop)
-        too_old = k + 1 < len(stops) and age + stops[k + 1] - stop > max_age
-        if look or too_old:
-            request = min(request, stop + slack)
+        if request < np.inf or k + 1 == len(stops):
+            continue  # a frame that comes also answers this decision
+        decided = stop + slack + camera_delay if look else np.inf
+        ages = stops - frames[taken[-1]]
+        late = int(np.searchsorted(ages, max_age, side="right"))  # the first answer that cannot use the newest frame
+        following = stops[late] if late < len(stops) else stop + every * (np.floor((max_age - age) / every) + 1)
+        needed = replacement(following, every, slack=slack, max_age=max_age, camera_delay=camera_delay)
+        if needed < stop + every + slack + camera_delay:  # before the next decision
+            decided = min(decided, needed)
+        request = decided
     return Looks(used, taken)
+
+
+def replacement(stop: float, every: float, *, slack: float, max_age: float, camera_delay: float = 0.0) -> float:
+    """Return when to take the frame that replaces one which is too old for the answer at `stop`, in seconds.
+
+    That is once the answer before has been given, `slack` after its own end, but with half of `every` left. Of a camera
+    that is slow to start, half a `camera_delay` more is left: for a picture that is late, and so that after a lost one
+    the next comes soon.
+
+    Args:
+        stop: End of the first clip that cannot use the present frame, in seconds.
+        every: Seconds between answers.
+        slack: Seconds by which samples and frames may be late, as for `Stream`.
+        max_age: Seconds: the age above which a frame is not used. The new frame is younger.
+        camera_delay: Seconds from a request to its frame.
+
+    >>> from egodistill.deploy import gates
+    >>> [gates.replacement(8.0, every, slack=0.05, max_age=4.0) for every in (0.5, 2.0, 6.0)]
+    [7.55, 6.05, 4.0]
+    """
+    return max(stop - every + min(slack, every / 2) - camera_delay / 2, stop - max_age)
 
 
 def best_looks(right: np.ndarray, price: float) -> np.ndarray:

@@ -34,15 +34,14 @@ from ..engine import batches, runtime
 from ..engine.runtime import Precision
 from ..imu import LARGEST_READING, MAX_GAP, CoverageError, Imu, State
 from ..support.errors import EgoDistillError
-from .arrivals import Alignment, Clock, Frames, Schedule, Sensor, Stats, TimedFrame, Times
-from .gates import FAST, TOLERANCE, Gate, Moved, Period, decide
+from .arrivals import FRAME_LEAD, Alignment, Clock, Frames, Schedule, Sensor, Stats, TimedFrame, Times
+from .gates import FAST, TOLERANCE, Gate, Moved, Period, decide, replacement
 from .health import SENSORS, SILENT, Health
 
 __all__ = ["Answer", "Stream", "StreamClockError"]
 
 
 LARGEST_PICTURE = 1 << 28  # bytes
-FRAME_LEAD = 60.0  # seconds: a frame further ahead of the newest sample has a wrong time
 CHOICES = {"frames": ("centre", "newest"), "on_restart": ("raise", "reset")}
 
 
@@ -77,6 +76,22 @@ class Answer(NamedTuple):
     seconds: float = 0.0
 
 
+@dataclasses.dataclass
+class Request:
+    """A frame request whose frame has not come yet.
+
+    Attributes:
+        since: Time of the request in seconds; a frame that is taken then or later answers it. If a request is repeated,
+            a late frame of the first one answers, too.
+        last: Time at which it was made or repeated last.
+        decided: Whether the gate has asked for it.
+    """
+
+    since: float
+    last: float
+    decided: bool
+
+
 class Job(NamedTuple):
     """The input of an answer: the clip, its IMU window and frames or a problem, and when it became due on this host."""
 
@@ -94,8 +109,8 @@ class Stream:
     Times are float seconds, or integers, which are nanoseconds; all of one clock and one kind.
 
     Memory, whatever the input: (clip_seconds + slack + (max_pending + 1) * every + max_jump) seconds of samples, and
-    the last 6 s as they came, 32 bytes per reading; `arrivals.KEPT_FRAMES` * N pictures of the model's size, one as it
-    came, and their features.
+    the last 6 s as they came, 32 bytes per reading; the pictures of coming answers in the model's size, one as it came,
+    and their features. While frames are ahead of the samples, they wait: at most `arrivals.KEPT_BYTES`, 128 MiB.
 
     Args:
         model: An `EgoDistill` in evaluation mode, on its device, a pair of exported programs (`export.load_pair()`), or
@@ -118,11 +133,14 @@ class Stream:
             IMU window [samples, 6], the ages of the frames used and the end of the clip in seconds. It is not asked
             about the first request, nor about one that replaces a frame that has become too old. The model must read
             IMU samples, at the gate's `imu_rate` if it has one. None: `gates.Moved(gates.FAST)`, which is better than a
-            period when requests are rare (docs/results.md); for a model without IMU, or with several frames, a period
-            of 2 s.
+            period with 6 to 12 requests a minute (docs/results.md); for a model without IMU, or with several frames, a
+            period of 2 s.
         period: With "newest", instead of a gate: seconds between frame requests, at most `max_age`.
-        camera_delay: Seconds by which frames are requested early.
-        camera_timeout: Seconds after which a request is given up.
+        camera_delay: Seconds that the camera takes from a request to its frame, the most that is usual. Frames are
+            requested so much earlier that they come in time: before the present one is too old, the period has passed
+            or, with "centre", the place is reached. Decisions of a gate cannot be known earlier.
+        camera_timeout: Seconds after which a request without a frame is given up and, if a frame is still needed,
+            repeated. None: half a second after the frame should have come, slack + max(1, camera_delay + 0.5).
         max_pending: How many due answers may wait for `results()`; beyond it, the oldest are dropped and counted.
         max_jump: Seconds by which the clock may jump ahead at once; see `accept_imu()`. Also how long a sensor waits
             for the other one before it counts as silent.
@@ -163,7 +181,7 @@ class Stream:
         gate: Gate | None = None,
         period: float | None = None,
         camera_delay: float = 0.0,
-        camera_timeout: float = 10.0,
+        camera_timeout: float | None = None,
         max_pending: int = 2,
         max_jump: float = 2.0,
         on_restart: Literal["raise", "reset"] = "raise",
@@ -181,6 +199,8 @@ class Stream:
             batches.require_number("period", period, 0, above=True)
             if gate is not None:
                 raise EgoDistillError("gate and period both say when to request a frame; give one of them")
+        if camera_timeout is None:
+            camera_timeout = slack + max(1.0, camera_delay + 0.5)
         batches.require_number("camera_timeout", camera_timeout, 0, above=True)
         batches.require_number("min_coverage", min_coverage, 0, 1, above=True)
         batches.require_number("max_pending", max_pending, 1, whole=True)
@@ -200,10 +220,9 @@ class Stream:
         if gate is not None and not self.spec.imu_samples:
             raise EgoDistillError("gate is asked about head motion, and this model reads none; give period instead")
         rate = self.spec.imu_rate
-        if getattr(gate, "imu_rate", rate) != rate:
+        if (counted := getattr(gate, "imu_rate", rate)) != rate:
             raise EgoDistillError(
-                f"gate counts {gate.imu_rate} samples per second, and the model reads {rate}; build it with "
-                f"imu_rate={rate}"
+                f"gate counts {counted} samples per second, and the model reads {rate}; build it with imu_rate={rate}"
             )
         if not set(batches.inputs_of(model)) <= {"frames", "imu"}:
             raise EgoDistillError(f"a stream has frames and IMU samples; the model reads {', '.join(model.inputs)}")
@@ -238,6 +257,8 @@ class Stream:
         self._lock = threading.Condition()
         self._computing = threading.Lock()
         self._open, self._finished, self._taken = True, False, 0
+        self._ready: list[Answer] = []  # computed, not yet given
+        self._failure: Exception | None = None  # raised once the answers before it have been given
         self._begin()
 
     def _begin(self) -> None:
@@ -257,15 +278,17 @@ class Stream:
         limits = {"slack": self.slack, "late": late + self.slack, "frames_within": within}
         self._health = Health(self.spec, self._stats, self._alignment, **limits)
         self._pending: deque[tuple[int, float]] = deque()
-        self._request: float | None = None
+        self._request: Request | None = None
         self._asked = -math.inf  # "centre": the last place of a clip for which a frame was requested
         self._look = True  # "newest" with a gate: its last decision
 
     def __enter__(self) -> Stream:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self.close()
+        if error is None:
+            self._raise_failure()
 
     # --- Input: any thread --------------------------------------------------------------------------
 
@@ -289,7 +312,7 @@ class Stream:
         """
         try:
             if isinstance(readings, np.ma.MaskedArray):
-                readings = readings.astype(np.float64).filled(np.nan)
+                readings = np.ma.filled(readings.astype(np.float64), np.nan)
             table = np.array(readings, np.float64, ndmin=2)
         except (ValueError, TypeError) as error:
             raise EgoDistillError(f"readings must be numbers, float [n, 6]: {error}") from error
@@ -359,9 +382,9 @@ class Stream:
             seconds = self._frame_seconds(moment)
             self._stats.frames += 1
             self._health.note_picture(seconds, given)
-            if self._request is not None and seconds >= self._request:
+            if self._request is not None and seconds >= self._request.since:
                 self._stats.answered += 1
-                self._stats.camera_on += seconds - self._request
+                self._stats.camera_on += max(0.0, seconds - self._request.last)
                 self._request, self._look = None, False  # the frame also answers a later request of the gate
             if not self.spec.imu_samples:
                 (sensor,) = self._sensors
@@ -373,7 +396,7 @@ class Stream:
                     self._restart()
                     return
             self._alignment.note_frame(seconds)
-            ahead = max(sensor.newest for sensor in self._sensors)
+            ahead = max(self._frames.latest, *(sensor.newest for sensor in self._sensors))
             if not self.spec.frames or (math.isfinite(ahead) and seconds > ahead + FRAME_LEAD):
                 self._stats.refused += 1
                 return
@@ -392,32 +415,40 @@ class Stream:
     def wants_frame(self, now: float | int) -> bool:
         """Return whether to take a frame now; it is True once per request.
 
-        A request stays outstanding until a frame taken at `now` or later arrives, or `camera_timeout` has passed.
+        A request stays outstanding until a frame taken at `now` or later arrives. After `camera_timeout` without one,
+        the next call repeats it if a frame is still needed; a late frame then answers, too.
 
         Args:
             now: The time on the clock of the samples, in seconds or nanoseconds.
         """
         with self._lock:
             self._require_open()
-            moment = self._clock.second(now)
-            if self._request is not None:
-                if moment - self._request < self.camera_timeout:
+            moment = since = self._clock.second(now)
+            if (former := self._request) is not None:
+                if moment - former.last < self.camera_timeout:
                     return False
                 self._stats.given_up += 1
                 self._stats.camera_on += self.camera_timeout
-                self._request = None
+                self._request, since = None, former.since
+                self._look |= former.decided
             if not self.spec.frames or not self._needs_look(moment + self.camera_delay):
                 return False
             self._stats.requests += 1
-            self._request, self._look = moment, False
+            self._request, self._look = Request(since, moment, self._look), False
             return True
 
     def _needs_look(self, moment: float) -> bool:
         """Return whether a frame at this time would be of use."""
+        schedule = self._schedule
         if self.choice == "newest":
             newest = max((frame.time for frame in self._frames.kept if frame.time <= moment), default=-math.inf)
-            return newest == -math.inf or (self._look if self.gate else moment - newest >= self.period - TOLERANCE)
-        schedule = self._schedule
+            if schedule.anchor is not None:
+                following = max(self._first_open(), schedule.first_from(moment, schedule.stop))
+                if schedule.stop(following) - self.max_age > moment:
+                    return False  # it would be too old for the next answer
+            if newest == -math.inf or self._replacement(newest) <= moment:
+                return True
+            return self._look if self.gate else moment - newest >= self.period - TOLERANCE
         if schedule.anchor is None:
             return not self.spec.imu_samples
         ends = (lambda k, place=place: schedule.start(k) + place for place in map(float, self._frames.places))
@@ -427,22 +458,47 @@ class Stream:
         self._asked = wanted
         return True
 
+    def _replacement(self, newest: float) -> float:
+        """Return when to take the frame that replaces the newest one, which becomes too old."""
+        schedule, end = self._schedule, newest + self.max_age
+        if schedule.anchor is not None:  # of the first answer that cannot use it
+            end = schedule.stop(schedule.last_before(end, schedule.stop) + 1)
+        return replacement(end, self.every, slack=self.slack, max_age=self.max_age, camera_delay=self.camera_delay)
+
     # --- Output: one thread at a time ---------------------------------------------------------------
 
     def results(self) -> list[Answer]:
-        """Run the networks for the answers that are due, and return these, the oldest first. Never wait for input."""
+        """Run the networks for the answers that are due, and return these, the oldest first. Never wait for input.
+
+        If the model or the gate raises an error after answers have been computed, those are returned, and the next call
+        raises it, or else the end of the `with` block. An answer whose model fails is dropped and counted.
+        """
         self._report_states()
         with self._computing:
+            self._raise_failure()
             with self._lock:
                 count = len(self._pending)
                 if not count:
                     self._frames.scale_newest()
-            found = [answer for _ in range(count) if (answer := self._compute()) is not None]
+            try:
+                for _ in range(count):
+                    self._compute()
+            except Exception as error:
+                if not self._ready:
+                    raise
+                self._failure = error
+            found, self._ready = self._ready, []
         self._health.note_busy()
         return found
 
+    def _raise_failure(self) -> None:
+        """Raise the error that came after answers which have been given."""
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until an answer is due or the input has ended; return whether one is due.
+        """Wait until an answer is due or the input has ended; return whether `results()` has something to give.
 
         The time is used to scale a new picture. In asyncio: `await asyncio.to_thread(stream.wait, 0.5)`.
 
@@ -452,12 +508,15 @@ class Stream:
         end = math.inf if timeout is None else time.monotonic() + timeout
         while True:
             with self._lock:
-                waits = self._open and not self._finished and not self._pending
+                waits = self._open and not (self._finished or self._has_results())
                 if not waits or (left := end - time.monotonic()) <= 0:
-                    return bool(self._pending)
+                    return self._has_results()
                 self._frames.scale_newest()
                 self._lock.wait(min(left, SILENT))
             self._report_states()
+
+    def _has_results(self) -> bool:
+        return bool(self._pending or self._ready or self._failure)
 
     def finish(self) -> list[Answer]:
         """End the input, and return the answers that the samples so far complete, without waiting for `slack`."""
@@ -606,10 +665,10 @@ class Stream:
         self._alignment.move(convert)
         for frame in self._frames.kept:
             frame.time = float(convert(np.float64(frame.time)))
-        if self._request is not None:
-            self._request = float(convert(np.float64(self._request)))
+        if (request := self._request) is not None:
+            request.since, request.last = (float(convert(np.float64(t))) for t in (request.since, request.last))
         self._schedule.anchor = float(convert(np.float64(anchor)))
-        self._frames.thin(0)
+        self._frames.begin(max(sensor.newest for sensor in self._sensors))
 
     def _last_due(self, final: bool) -> int:
         """Return the number of the last answer that is due."""
@@ -681,10 +740,10 @@ class Stream:
         count = self.spec.frames
         return f"no frame {where}" if count == 1 else f"{len(frames)} of {count} frames, each {where}"
 
-    def _compute(self) -> Answer | None:
-        """Return the next answer that is due."""
+    def _compute(self) -> None:
+        """Compute the next answer that is due, and ask the gate about it."""
         if (job := self._take()) is None:
-            return None
+            return
         classes: list[tuple[str, float]] = []
         problem, encoded, took = job.problem, 0, 0.0
         try:
@@ -708,7 +767,7 @@ class Stream:
             self._taken = 0
             if job.schedule is not self._schedule:  # the clock was restarted meanwhile
                 self._stats.dropped += 1
-                return None
+                return
             self._stats.given += problem is None
             self._stats.problems += problem is not None
             stop, start = job.schedule.stop(job.number), job.schedule.start(job.number)
@@ -725,12 +784,12 @@ class Stream:
                 encoded=encoded,
                 seconds=took,
             )
+            self._ready.append(answer)
         if self.gate is not None and job.window is not None:
             look = decide(self.gate, job.window, ages, stop)
             with self._lock:  # a decision counts if it is about the newest frame and this clock
                 later = any(frame.time > stop for frame in self._frames.kept)
                 self._look |= look and not later and job.schedule is self._schedule
-        return answer
 
     @torch.no_grad()
     def _scores(self, job: Job) -> Tensor:

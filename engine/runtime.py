@@ -3,7 +3,7 @@
     from egodistill.engine import runtime
 
     device = runtime.pick_device(None)                      # a GPU if there is one
-    precision = runtime.pick_precision(device, "auto")      # "bf16" if it is faster than fp32
+    precision = runtime.pick_precision(device, "auto")      # "bf16" on hardware that is fast at it
     with runtime.evaluation(model, device), runtime.autocast(device, precision):
         output = model(frames.to(device))
 
@@ -14,12 +14,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
 import os
-import statistics
 import sys
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, get_args
@@ -27,6 +24,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from ..support import tables
 from ..support.errors import EgoDistillError
 from . import checkpoints
 
@@ -36,7 +34,6 @@ __all__ = [
     "Compiled",
     "Precision",
     "autocast",
-    "bf16_gain",
     "bf16_speed",
     "evaluation",
     "has_bf16_kernels",
@@ -46,6 +43,7 @@ __all__ = [
     "pick_precision",
     "pick_training_precision",
     "require_precision",
+    "what_decides_bits",
     "with_cast_weights",
 ]
 
@@ -54,7 +52,6 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 # Data types of operations in mixed precision; weights, losses and optimizer stay in float32.
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-BF16_MARGIN = 1.2  # bf16 must be faster by this factor in the trial, whose result varies on a busy machine
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -80,16 +77,18 @@ def pick_device(device: str | torch.device | None) -> torch.device:
     return place
 
 
-def bf16_speed(device: torch.device) -> tuple[bool, str]:
-    """Return whether bf16 is faster than fp32 on a device, and the reason as a clause to follow "because".
+def bf16_speed(device: torch.device, *, training: bool = False) -> tuple[bool, str]:
+    """Return whether "auto" is bf16 on a device, and the reason as a clause to follow "because".
 
-    It is faster on NVIDIA GPUs with compute capability 8 or higher, on CPUs with AMX, and on AMD CPUs with AVX512_BF16
-    (Zen 4 and later; on a Zen 5, students and baselines took 0.4 to 0.7 of the time). On an Intel Xeon with AVX512_BF16
-    but without AMX, the student took 1.5 times as long. If oneDNN emulates bf16, a training step takes 12 to 25 times
-    as long. A CPU that torch does not describe (torch 2.4 describes none) counts as slow.
+    It is on NVIDIA GPUs with compute capability 8 or higher, on CPUs with AMX, and in inference on AMD CPUs with
+    AVX512_BF16 (Zen 4 and later; on a Zen 5, students and baselines took 0.4 to 0.7 of the time). On an Intel Xeon with
+    AVX512_BF16 but without AMX, the student took 1.5 times as long. If oneDNN emulates bf16, a training step takes 12
+    to 25 times as long. A CPU that torch does not describe (torch 2.4 describes none) counts as slow. Nothing is timed:
+    the answer is the same each time, because the weights that a seed gives depend on it.
 
     Args:
         device: The device.
+        training: Training instead of inference: on CPUs, only AMX counts.
     """
     if device.type == "cuda":
         if torch.version.hip is not None:
@@ -106,7 +105,7 @@ def bf16_speed(device: torch.device) -> tuple[bool, str]:
         return False, f"oneDNN has no bf16 kernels for the instruction set of {name}"
     if cpu.get("amx_bf16"):
         return True, f"{name} has AMX"
-    if name.startswith("AMD"):
+    if name.startswith("AMD") and not training:
         return bool(cpu.get("avx512_bf16")), f"{name} has {'' if cpu.get('avx512_bf16') else 'no '}AVX512_BF16"
     return False, f"{name} has no AMX"
 
@@ -127,7 +126,7 @@ def pick_precision(device: torch.device, precision: str, model: Any = None) -> s
 
     Args:
         device: Device of the model.
-        precision: "fp32", "bf16", "fp16", or "auto": bf16 if it is faster by `bf16_speed()`, otherwise fp32.
+        precision: "fp32", "bf16", "fp16", or "auto": bf16 where `bf16_speed()` says so, otherwise fp32.
         model: The model. One with an attribute `precision`, such as an exported file, runs only in that one.
 
     >>> import torch
@@ -149,71 +148,29 @@ def pick_precision(device: torch.device, precision: str, model: Any = None) -> s
 
 
 def pick_training_precision(device: torch.device, model: nn.Module) -> tuple[str, str]:
-    """Return "bf16" if a model's training is faster in it than in fp32, otherwise "fp32", and the reason.
-
-    The reason is a clause to follow "because". On CPUs, `bf16_gain()` decides, if the CPU reports AMX or AVX512_BF16.
+    """Return what "auto" is in training, by `bf16_speed()`, and the reason as a clause to follow "because".
 
     Args:
         device: Device of the training.
-        model: The model or objective.
+        model: The model or objective. One with weights that do not mix with bf16 trains in fp32.
     """
     if unmixable_weight(model):
         return "fp32", "the model has weights that are not float32"
-    if device.type != "cpu":
-        fast, reason = bf16_speed(device)
-        return "bf16" if fast else "fp32", reason
-    name, cpu = describe_cpu()
-    if not (has_bf16_kernels() and (cpu.get("amx_bf16") or cpu.get("avx512_bf16"))):
-        return "fp32", f"{name} reports neither AMX nor AVX512_BF16 to torch {torch.__version__}"
-    gain = bf16_gain(*trial_layer(model))
-    reason = f"bf16 was {gain:.2f}x as fast as fp32 in a trial on {name} ({BF16_MARGIN:.2f}x is needed)"
-    return "bf16" if gain >= BF16_MARGIN else "fp32", reason
+    fast, reason = bf16_speed(device, training=True)
+    return "bf16" if fast else "fp32", reason
 
 
-WIDEST_TRIAL = 1024
-
-
-def trial_layer(model: nn.Module) -> tuple[int, int]:
-    """Return the layer that stands for a model in `bf16_gain()`: its dimensions, 0 for a linear one, and its channels.
-
-    It is linear, with the median width but not above `WIDEST_TRIAL`, if the model has more linear layers than
-    convolutions; otherwise a convolution of 64 channels with the highest dimensions in the model.
-    """
-    layers = list(model.modules())
-    kernels = [one.weight.ndim - 2 for one in layers if isinstance(one, (nn.Conv1d, nn.Conv2d, nn.Conv3d))]
-    widths = [one.in_features for one in layers if isinstance(one, nn.Linear)]
-    if len(widths) > len(kernels):
-        return 0, min(statistics.median_low(widths), WIDEST_TRIAL)
-    return max(kernels, default=2), 64
-
-
-@functools.lru_cache
-def bf16_gain(dims: int, channels: int) -> float:
-    """Return the speed-up of bf16 over fp32 for training such a layer on this CPU.
-
-    The trial takes a fraction of a second, or a few for wide layers: forward and backward passes in both precisions
-    take turns, and the result is the median. It counts processor time, which other programs change less.
+def what_decides_bits(device: torch.device) -> dict[str, Any]:
+    """Return what the last bits of a training depend on beside its settings: {name: value}.
 
     Args:
-        dims: 1, 2 or 3 for a convolution, 0 for a linear layer.
-        channels: Number of input and of output channels.
+        device: Device of the training.
     """
-    clock = time.perf_counter if sys.platform == "win32" else time.process_time  # That of Windows has steps of 15.6 ms.
-    shape = {0: (2048, channels), 1: (4, channels, 1024), 2: (4, channels, 32, 32), 3: (4, channels, 4, 16, 16)}[dims]
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        kind = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims]
-        layer = kind(channels, channels, **({"kernel_size": 3, "padding": 1} if dims else {}))
-        x = torch.randn(shape, requires_grad=True)
-
-        def seconds(precision: str) -> float:
-            start_time = clock()
-            with autocast(x.device, precision):
-                layer(x).float().square().mean().backward()
-            return clock() - start_time
-
-        pairs = [(seconds("fp32"), seconds("bf16")) for _ in range(9)]
-    # The first ones compile kernels. A clock with coarse steps may show no time at all.
-    return statistics.median(exact / max(fast, 1e-9) for exact, fast in pairs[2:])
+    found: dict[str, Any] = {"torch": str(torch.__version__)}
+    if device.type == "cuda":
+        return found | {"device": torch.cuda.get_device_name(device)}
+    kernels = torch.backends.cpu.get_cpu_capability()
+    return found | {"processor": tables.processor(), "kernels": kernels, "threads": torch.get_num_threads()}
 
 
 def is_exported(model: Any) -> bool:

@@ -140,10 +140,13 @@ class Teacher(nn.Module):
         self._name = name
 
     def forward(self, clip: Tensor) -> student.Output:
-        """Return feature [B, D] and logits [B, C], without a softmax, of a clip, uint8 RGB [B, T, 3, H, W].
+        """Return feature [B, D] and logits [B, C], without a softmax, of a clip.
 
-        A clip of another height or width is resized to `clip_spec.size`. Raise TeacherError if the dtype, the number
-        of frames or the order of dimensions differ.
+        Args:
+            clip: uint8 RGB [B, T, 3, H, W]; another height or width is resized to `clip_spec.size`.
+
+        Raises:
+            TeacherError: The dtype, the number of frames or the order of dimensions differ.
         """
         spec = self.clip_spec
         if clip.dtype != torch.uint8 or clip.ndim != 5 or clip.shape[1:3] != (spec.frames, 3):
@@ -194,7 +197,11 @@ class Teacher(nn.Module):
         return self.train(self.training)
 
     def train(self, mode: bool = True) -> Teacher:
-        """Set the mode of all layers; batch norms with frozen weights stay in evaluation mode."""
+        """Set the mode of all layers; batch norms with frozen weights stay in evaluation mode.
+
+        Args:
+            mode: True for training mode, False for evaluation mode.
+        """
         super().train(mode)
         runtime.keep_frozen_statistics(self)
         return self

@@ -9,7 +9,7 @@
     kinds = {"reversal": ["take", "put"], "cyclic": ["cut", "mix"]}
     contrasts.difference(first, second, groups=kinds, weights={"reversal": 0.8, "cyclic": 0.2})
 
-`experiments.difference()` does the same with the runs of a bench, which writes two kinds of files that are read here.
+A bench writes two kinds of files that are read here.
 The result of each run has one bit for each test segment, 1 for a right one, by wearer and in the order of the store:
 
     "test": "9f86d081884c7d65", "correct": {"P30": {"segments": 6, "bits": "b4"}, ...}
@@ -200,7 +200,7 @@ def accuracy(
 ) -> Interval:
     """Return the accuracy of a method in %, with its interval over the seeds and wearers of its outcomes.
 
-    Each wearer has equal weight.
+    Each wearer has equal weight. The ends of the interval, which is Student's t, are clamped to 0 and 100.
 
     Args:
         outcomes: The method's runs, one per seed.
@@ -223,7 +223,7 @@ def accuracy(
     >>> print(f"{contrasts.accuracy([outcome], groups=groups, weights=weights).mean:.2f}")
     83.33
     """
-    return intervals.two_way(accuracy_table(outcomes, groups, weights))
+    return intervals.two_way(accuracy_table(outcomes, groups, weights)).within(0, 100)
 
 
 def difference(
@@ -234,6 +234,8 @@ def difference(
     weights: Mapping[str, float] | None = None,
 ) -> Interval:
     """Return by how many points the first method is better than the second, paired by seed and wearer.
+
+    The ends of the interval, which is Student's t, are clamped to -100 and 100.
 
     Args:
         first: Runs of the first method, one per seed.
@@ -260,7 +262,8 @@ def difference(
     require_pairs("seed", {one.seed for one in first}, {one.seed for one in second})
     require_pairs("wearer", set(first[0].correct), set(second[0].correct))
     require_same_segments([*first, *second])
-    return intervals.two_way(accuracy_table(first, groups, weights) - accuracy_table(second, groups, weights))
+    gaps = accuracy_table(first, groups, weights) - accuracy_table(second, groups, weights)
+    return intervals.two_way(gaps).within(-100, 100)
 
 
 def require_pairs(kind: str, first: set, second: set) -> None:

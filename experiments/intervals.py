@@ -19,14 +19,15 @@ seed s on the clips of wearer w, the variance of the mean of the S x W table is
 
 where MS are the mean squares of the analysis of variance of two crossed random factors, and the interval is Student's t
 with Satterthwaite's degrees of freedom (Satterthwaite, "An approximate distribution of estimates of variance
-components", 1946). tests/test_intervals.py simulates experiments and counts how often the interval contains the truth.
+components", 1946). tests/experiments/test_intervals.py simulates experiments and counts how often the interval contains
+the truth.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -75,6 +76,23 @@ class Interval:
         if not spec:
             return str(self)
         return f"{self.mean:{spec}} ({self.low:{spec}} to {self.high:{spec}})"
+
+    def within(self, low: float, high: float) -> Interval:
+        """Return the interval with its ends clamped to a range, such as 0 to 100 for a share in %.
+
+        Student's t has no limits, so the interval of a share may include numbers that no share can be. They are cut
+        off, and nothing is computed anew: mean, degrees of freedom and p-value stay, and so does the other end.
+
+        Args:
+            low: The smallest number that the estimated quantity can be.
+            high: The largest one.
+
+        >>> from egodistill.experiments import intervals
+        >>> share = intervals.one_way([62.0, 100.0, 95.0])
+        >>> print(f"{share:.0f}, clamped: {share.within(0, 100):.0f}")
+        86 (34 to 137), clamped: 86 (34 to 100)
+        """
+        return replace(self, low=max(float(low), self.low), high=min(float(high), self.high))
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -17,6 +17,8 @@ clock, the one a player shows: zero is the start of the file.
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import dataclasses
 import heapq
 import itertools
@@ -60,6 +62,7 @@ __all__ = [
     "frames_name",
     "name_files",
     "open_recording",
+    "probe_videos",
     "read_axes",
     "require_axes",
     "spec_of",
@@ -606,6 +609,24 @@ def find_videos(folder: str | os.PathLike) -> list[str]:
             + ("; `egodistill convert` makes videos of its .vrs files" if aria else "; give another folder")
         )
     return videos
+
+
+def probe_videos(videos: Iterable[str], workers: int) -> dict[str, VideoInfo]:
+    """Return {video: what its header says}, without videos that cannot be read.
+
+    Args:
+        videos: Paths of videos; each is read once.
+        workers: Number of threads that read them.
+    """
+    found: dict[str, VideoInfo] = {}
+
+    def read(video: str) -> None:
+        with contextlib.suppress(VideoError):
+            found[video] = probe(video)
+
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        list(pool.map(read, sorted(set(videos))))
+    return found
 
 
 # ---------------------------------------------------------------------------------------------------------------

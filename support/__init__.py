@@ -2,6 +2,7 @@
 
 errors        exceptions, and the length of a clip
 files         atomic files, locks, progress, same-run checks
+holders       which process holds a file where the system has no locks
 processes     workers that may crash
 records       tables and JSON, read item by item
 pickles       pickles, read without running their code
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from . import (
         errors as errors,
         files as files,
+        holders as holders,
         lazy as lazy,
         pickles as pickles,
         processes as processes,
@@ -27,5 +29,8 @@ else:
     from .lazy import hand_on
 
     __getattr__, __dir__ = hand_on(
-        __name__, dict.fromkeys(("errors", "files", "lazy", "pickles", "processes", "records", "tables", "version"), ())
+        __name__,
+        dict.fromkeys(
+            ("errors", "files", "holders", "lazy", "pickles", "processes", "records", "tables", "version"), ()
+        ),
     )

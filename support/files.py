@@ -21,7 +21,6 @@ import glob
 import json
 import math
 import os
-import platform
 import re
 import shutil
 import stat
@@ -34,6 +33,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+from . import holders
 from .errors import DataError, EgoDistillOSError
 
 try:
@@ -137,7 +137,7 @@ def check_output(
     path: str | os.PathLike,
     inputs: Iterable[str | os.PathLike] = (),
     *,
-    ours: Sequence[bytes] = (),
+    ours: Sequence[bytes] | None = (),
     overwrite: bool = False,
 ) -> None:
     """Raise DataError unless a result may be written to a path. Call it before any work.
@@ -148,7 +148,8 @@ def check_output(
     Args:
         path: The path.
         inputs: Files that the result is made from.
-        ours: Patterns; a match of one in the first megabyte of a file shows that it is an earlier result.
+        ours: Patterns; a match of one in the first megabyte of a file shows that it is an earlier result. None: earlier
+            results stay, too.
         overwrite: Also replace other files.
     """
     path = Path(path)
@@ -170,8 +171,9 @@ def check_output(
             raise DataError(f"{path}: also an input of this command; give another path")
     with open(path, "rb") as file:
         start = file.read(1 << 20)
-    if start and not overwrite and not any(re.search(pattern, start) for pattern in ours):
-        raise DataError(f"{path}: already exists and is not an earlier result; give another path, or --overwrite")
+    if start and not overwrite and not any(re.search(pattern, start) for pattern in ours or ()):
+        why = "" if ours is None else " and is not an earlier result"
+        raise DataError(f"{path}: already exists{why}; give another path, or --overwrite")
 
 
 def training_file(out: str | os.PathLike) -> Path:
@@ -425,7 +427,9 @@ def lock(path: str | os.PathLike) -> Iterator[None]:
     """Hold an exclusive lock on a file, which is created if missing; wait for another holder.
 
     The system releases the lock if the process dies. A lock held on another machine may not be visible on this one. So
-    with WORLD_SIZE > 1, and where the file system has no locks, the process also holds the file ".NAME.held".
+    with WORLD_SIZE > 1, and where the file system has no locks, the process also holds the file ".NAME.held". If its
+    holder dies, a process of the same machine takes it over (on Linux). Another one waits, says for whom, and raises
+    DataError if the holder has shown no sign of life for five minutes.
 
     Args:
         path: The file to lock.
@@ -472,25 +476,46 @@ def system_lock(path: str | os.PathLike, busy: str | None = None) -> Iterator[tu
 def held_file(path: Path) -> Iterator[None]:
     """Hold `path` by a file that only one process of all machines can create; wait for another that does.
 
-    The file of a killed process stays, because it cannot be distinguished from that of a slow one; a message names it.
+    The file of a killed process stays. A process of the same machine sees that its holder has ended, and takes the lock
+    over. Others see no sign of life and raise DataError after `holders.PATIENCE` seconds.
     """
-    held, waits = path.with_name(f".{path.name}.held"), 0
-    while True:
-        try:
-            with open(held, "x", encoding="utf-8") as file:
-                file.write(f"process {os.getpid()} on {platform.node()}")
-            break
-        except FileExistsError:
-            time.sleep(0.05)
-            waits += 1
-            if waits % 1200 == 200:  # after ten seconds, then once a minute
-                with contextlib.suppress(OSError):
-                    holder = held.read_text(encoding="utf-8")
-                    print(f"{held}: waiting for {holder}; if it has died, remove this file", file=sys.stderr)
+    held, mine = path.with_name(f".{path.name}.held"), holders.this_process()
+    wait = holders.Wait(held)
+    while not create(held, mine):
+        wait.step()
     try:
-        yield
+        with holders.signs_of_life(held):
+            yield
     finally:
-        held.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # Somebody may have removed it, and another may hold the lock.
+            if held.read_text(encoding="utf-8") == mine:
+                remove_file(held)
+
+
+def create(path: Path, text: str) -> bool:
+    """Create a file with a text; return False if it exists. Raise EgoDistillOSError if it cannot be written."""
+    with disk_errors(path):
+        try:
+            file = open(path, "x", encoding="utf-8")
+        except FileExistsError:
+            return False
+        try:
+            with file:
+                file.write(text)
+        except OSError:
+            path.unlink()
+            raise
+    return True
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file. Windows refuses while another process reads it, so retry for a second."""
+    for _ in range(20):
+        with contextlib.suppress(PermissionError):
+            path.unlink(missing_ok=True)
+            return
+        time.sleep(0.05)
+    path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -162,11 +162,14 @@ def start_and_stop(where: str, start: str, stop: str) -> tuple[float, float]:
     for text in (start, stop):
         parts = text.split(":")
         try:
-            value = sum(float(part) * 60**i for i, part in enumerate(reversed(parts))) if len(parts) <= 3 else math.nan
+            units = [float(part) for part in parts]
+            value = sum(unit * 60**i for i, unit in enumerate(reversed(units))) if len(parts) <= 3 else math.nan
         except ValueError:
             value = math.nan
         if not (0 <= value < math.inf and "-" not in text):
             raise DataError(f"{where}: {text!r} is not a time in seconds or HH:MM:SS")
+        if len(units) > 1 and max(units[1:]) >= 60:
+            raise DataError(f"{where}: {text!r} is not a time: minutes and seconds after a ':' are below 60")
         seconds.append(value)
     if seconds[1] <= seconds[0]:
         raise DataError(f"{where}: stop {stop} is not after start {start}")

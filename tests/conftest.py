@@ -15,7 +15,7 @@ def training_in_fp32():
     from egodistill.engine import runtime
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runtime, "bf16_gain", lambda dims, channels: 1.0)
+        patch.setattr(runtime, "pick_training_precision", lambda device, model: ("fp32", "this is a test"))
         yield
 
 

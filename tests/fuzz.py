@@ -32,6 +32,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -50,6 +51,7 @@ from toys import small
 from egodistill import EgoDistillError, gpmf, teachers, video
 from egodistill.datasets import annotations, store
 from egodistill.datasets.annotations import Segment
+from egodistill.deploy import descriptions, export
 from egodistill.engine import batches, checkpoints
 from egodistill.imu import IMUError, read_imu
 from egodistill.recordings import checks, clips
@@ -509,6 +511,47 @@ class Teacher(Student):
         return {"logits": output.logits.numpy(), "names": model.class_names}
 
 
+class Exported(Format):
+    """The description of an exported file, whose program is sound. Damaged values are refused: there is a hash of them.
+
+    Forged ones, with a new hash, or as of a version without hashes, are refused, or the program answers as before.
+    """
+
+    name = "student.pt2.json"
+    forged = False
+
+    def make(self) -> bytes:
+        self.program = self.root / "student.pt2"
+        model = small(class_names=["a", "b", "c", "d"], hidden=8, image_encoder="resnet10x4")
+        self.document = export.export(model, self.program)
+        self.inputs = batches.example_inputs(model, 2)
+        return self.path.read_bytes()
+
+    def damage(self, rng: random.Random) -> bytes:
+        kind = rng.randrange(4)
+        self.forged = kind > 1
+        if kind == 0:
+            return damage(self.sound, rng)
+        content = change_value(self.document, rng)
+        if kind == 2:
+            content = descriptions.seal(content, self.program)
+        if kind == 3:
+            new = ("instructions", "sha256", "fingerprint")
+            content = {key: value for key, value in content.items() if key not in new}
+            content |= {"format": descriptions.OLD_FORMAT}
+        return json.dumps(content).encode()
+
+    def look(self) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a version without hashes
+            model = export.load_exported(self.program)
+        return {"about": model.description, "logits": model(*self.inputs).logits.numpy()}
+
+    def oracle(self, found: Any) -> None:
+        assert self.forged or found["about"] == self.wanted["about"], "damaged values changed the description"
+        np.testing.assert_allclose(found["logits"], self.wanted["logits"], rtol=1e-4, atol=1e-5)
+
+
 class Store(Format):
     """A store, one of whose files is damaged: what the others hold is as before.
 
@@ -771,6 +814,7 @@ FORMATS = {
         EgoExo4d,
         Student,
         Teacher,
+        Exported,
         Store,
         Video,
         Matroska,

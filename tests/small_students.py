@@ -4,13 +4,15 @@ Their batch norms are moved off their start, and the clips have gravity and colo
 without the IMU's mean, or with a transposed axis gives other outputs.
 """
 
+import json
+
 import numpy as np
 import torch
 import toys
 from torch import nn
 
 from egodistill import EgoDistill, Output
-from egodistill.deploy import export
+from egodistill.deploy import descriptions, export
 
 CLASSES = ["close", "open", "put", "take"]
 
@@ -73,3 +75,19 @@ def assert_same(model: EgoDistill, file, tolerance=1e-5, load=export.load_export
         for one, other, size in zip(given, expected, sums, strict=True):
             assert one.dtype == torch.float32
             torch.testing.assert_close(one, other, atol=tolerance * float(size.abs().max()), rtol=0)
+
+
+def rewrite(file, change, *, seal=True, old=False) -> None:
+    """Change the description of an exported file.
+
+    `seal`: with new hashes, as somebody would who means it; `old`: as version 0.4 would have written it.
+    """
+    described = descriptions.description_of(file)
+    content = json.loads(described.read_text(encoding="utf-8"))
+    change(content)
+    if old:
+        content = {key: value for key, value in content.items() if key not in ("instructions", "sha256", "fingerprint")}
+        content["format"] = descriptions.OLD_FORMAT
+    elif seal:
+        content = descriptions.seal(content, file)
+    described.write_text(json.dumps(content), encoding="utf-8")

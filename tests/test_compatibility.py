@@ -82,8 +82,10 @@ def test_models(old):
 
 def test_programs(old):
     wanted = EXPECTED["programs"]
-    with torch.no_grad():
+    with pytest.warns(UserWarning, match="before version 0.5") as caught:
         program, pair = export.load_exported(old / "student.pt2"), export.load_pair(old / "device.pt2")
+    assert len(caught) == 2
+    with torch.no_grad():
         found = {
             "student.pt2": program(frames(2), imu(2)),
             "device.pt2": pair.fuse(pair.encode_frames(frames(2)), imu(2)),

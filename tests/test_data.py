@@ -316,7 +316,7 @@ def test_ctrl_c_ends_all_processes_and_spoils_nothing(store, kitchen, tmp_path, 
     options = OPTIONS | {"workers": workers}
     (tmp_path / "given").write_bytes(pickle.dumps(([dataclasses.astuple(s) for s in segments], options)))
     out, root = tmp_path / "s", Path(data.__file__).parent
-    command = [sys.executable, "-c", INTERRUPTED, KILLED, str(root), tmp_path / "given", out]
+    command = [sys.executable, "-W", "ignore", "-c", INTERRUPTED, KILLED, str(root), tmp_path / "given", out]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     while process.poll() is None:
         if (out / "store.json").exists() and np.load(out / "status.npy").sum() >= clips:

@@ -91,6 +91,7 @@ def test_total_of_equation_6():
     assert mixed["loss"] == pytest.approx(0.95 * mixed["kd"] + 0.05 * mixed["gt"] + 2 * mixed["l1"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_student_learns_from_labels_and_needs_both_inputs():
     store = Store(32)
     both, frames = small(), small(use_imu=False)

@@ -4,6 +4,7 @@ import doctest
 import importlib
 import importlib.util
 import inspect
+import re
 import shutil
 from pathlib import Path
 
@@ -75,3 +76,8 @@ def test_everything_public_is_documented():
     inherited = ("forward", "train", "load_state_dict")  # documented by torch, or by the class
     lacking = [n for n, value in public() if not value.__doc__ and n.rpartition(".")[2] not in inherited]
     assert lacking == []
+
+
+def test_one_kind_of_backticks():
+    files = [*ROOT.glob("*.py"), *(path for room in ROOMS for path in room.glob("*.py"))]
+    assert [path.name for path in files if re.search(r"(?<!`)``(?!`)", path.read_text(encoding="utf-8"))] == []

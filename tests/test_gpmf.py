@@ -252,4 +252,19 @@ def test_telemetry_is_read_from_a_local_file_only(tmp_path, monkeypatch):
     (tmp_path / "a.mp4").touch()
     with pytest.raises(Opened) as opened:
         gpmf.read_video("a.mp4")
-    assert opened.value.args == (str(tmp_path / "a.mp4"), {"protocol_whitelist": "file,crypto,data"})
+    options = {"protocol_whitelist": "file", "format_whitelist": "mov"}
+    assert opened.value.args == (str(tmp_path / "a.mp4"), options)
+
+
+def test_another_format_than_mp4_is_not_opened(steady, tmp_path):
+    """Nor what a playlist names, whatever it is called."""
+    with av.open(steady) as before, av.open(str(tmp_path / "a.mkv"), "w") as after:
+        stream = after.add_stream_from_template(before.streams.video[0])
+        for packet in before.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                after.mux(packet)
+    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile a.mkv\n")
+    for name in ("a.mkv", "list.mp4"):
+        with pytest.raises(gpmf.GPMFError, match="not an MP4 or MOV file, as GoPro cameras write them"):
+            gpmf.read_video(tmp_path / name)

@@ -158,7 +158,7 @@ def test_links_of_documents_lead_to_files_and_headings(document):
 
 
 def test_generated_tables_lie_in_the_document_of_their_script():
-    for document in ROOT.glob("results/*.md"):
+    for document in set(ROOT.glob("results/*.md")) - {ROOT / "results" / "gpu.md"}:  # has several, on another machine
         for name in re.findall(r"(?m)^<!-- ([^/].*) -->$", document.read_text(encoding="utf-8")):
             assert re.match(r"(?:benchmarks/)?(\w+)", name)[1] == document.stem, name
 

@@ -115,11 +115,12 @@ def chosen_labels(store, labels):
     return store
 
 
-@pytest.mark.parametrize("stop_after", [None, 1, 2])
+@pytest.mark.parametrize("stop_after", [None, 1, 2, 3])
 def test_the_best_epoch_on_other_clips_is_kept(tmp_path, monkeypatch, stop_after):
     """The right answers of the validation clips come and go with the scores, which this test sets after each epoch."""
     train, other = Store(8), chosen_labels(Store(6), [0, 1, 1, 1, 2, 2])
-    after_epochs, best = [[1.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, 1.0, 0]], 2  # 1, 3 and 2 of 6 right
+    # 1, 3, 2 and 3 of 6 right: the first of the two best is kept.
+    after_epochs, best = [[1.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, 1.0, 0], [0, 2.0, 0, 0]], 2
 
     class Broken(Exception):
         pass
@@ -133,14 +134,14 @@ def test_the_best_epoch_on_other_clips_is_kept(tmp_path, monkeypatch, stop_after
 
     plain, stop = training.TrainingLoop.validate, {stop_after: True}
     monkeypatch.setattr(training.TrainingLoop, "validate", validate)
-    options = FAST | {"epochs": 3, "checkpoint": tmp_path / "run", "checkpoint_seconds": 0.0}
+    options = FAST | {"epochs": 4, "checkpoint": tmp_path / "run", "checkpoint_seconds": 0.0}
     model = Table()
     if stop_after:
         with pytest.raises(Broken):
             finetune(model, train, validation=other, **options)
         model = Table()
     history = finetune(model, train, validation=other, **options)
-    assert [row["validation_top1"] for row in history] == pytest.approx([1 / 6, 3 / 6, 2 / 6])
+    assert [row["validation_top1"] for row in history] == pytest.approx([1 / 6, 3 / 6, 2 / 6, 3 / 6])
     assert history[1]["validation_loss"] == pytest.approx(float(torch.tensor([0, 1.0, 0, 0]).logsumexp(0)) - 0.5)
     assert model.scores.tolist() == after_epochs[best - 1]
     again = Table()
@@ -209,6 +210,7 @@ SCRIPT = """
         return step(self, *a, **k)
     torch.optim.AdamW.step = counted
     if stage == "finetune":
+        settings |= dict(validation=toys.Store(8, seed=1), augment=egodistill.Augment(crop=0.3, jitter=0.2))
         egodistill.finetune(model, store, **settings)
     elif stage == "distill":
         egodistill.distill(model, store, teacher="t", **settings)
@@ -231,6 +233,7 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path, stage):
 
     whole = run("whole.pt", 0)
     assert whole.returncode == 0 and int(whole.stdout) == 12, whole.stderr
+    assert run("killed.pt", 1).returncode == -signal.SIGKILL  # before there is a checkpoint
     assert run("killed.pt", 5).returncode == -signal.SIGKILL  # in the second epoch
     stopped = run("killed.pt", 4, signal.SIGINT)  # and Ctrl-C
     assert stopped.returncode == -signal.SIGINT and "KeyboardInterrupt" in stopped.stderr
@@ -369,8 +372,9 @@ def test_precision_is_chosen_when_a_training_starts_and_written_down(tmp_path, m
     assert capsys.readouterr().err.count("Training in bf16, because the test says so.") == 1
     assert torch.load(tmp_path / "c.pt", weights_only=True)["about"]["precision"] == "bf16"
     assert json.loads((tmp_path / "c.jsonl").read_text())["precision"] == "bf16"
-    monkeypatch.setattr(runtime, "pick_training_precision", lambda *_: pytest.fail("chosen again"))
-    finetune(small(), Store(16), settings)  # continues on another machine
+    monkeypatch.setattr(runtime, "pick_training_precision", lambda *_: ("fp32", "this one has no AMX"))
+    finetune(small(), Store(16), settings)  # a finished run, on another machine
+    assert not capsys.readouterr().err
     half = dataclasses.replace(settings, precision="fp16", checkpoint=tmp_path / "half.pt")
     finetune(small(), Store(16), half)
     finetune(small(), Store(16), dataclasses.replace(half, precision="auto"))  # in what it began with, too
@@ -386,6 +390,67 @@ def test_precision_is_chosen_when_a_training_starts_and_written_down(tmp_path, m
         finetune(small(), Store(16), dataclasses.replace(settings, precision="fp32"))
     with pytest.raises(EgoDistillError, match=r"float64 .* do not mix with bf16"):
         finetune(small().double(), Store(16), dataclasses.replace(settings, precision="bf16", checkpoint=None))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["finetune", "pretrain_imu", "distill"])
+def test_a_run_continues_in_the_precision_in_which_it_began(stage, tmp_path, monkeypatch, capsys):
+    """On a machine where "auto" is another one, too, which is then said."""
+
+    def run(epochs_before_it_stops=None):
+        model, seen = small(), set()
+        model.imu_encoder.register_forward_hook(lambda layer, inputs, output: seen.add(output.dtype))
+        settings = FAST | {"epochs": 2, "checkpoint": tmp_path / "c.pt", "precision": "auto"}
+        call = {"finetune": finetune, "pretrain_imu": pretrain_imu, "distill": distill}[stage]
+        with monkeypatch.context() as patch:
+            if epochs_before_it_stops:
+                patch.setattr(training.TrainingLoop, "end_epoch", stop_after_the_first(training.TrainingLoop.end_epoch))
+            elif epochs_before_it_stops == 0:
+                patch.setattr(training.TrainingLoop, "end_epoch", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            with contextlib.suppress(KeyboardInterrupt):
+                call(model, Store(16), **settings | ({} if stage == "finetune" else {"teacher": "t"}))
+        return seen, capsys.readouterr().err
+
+    def begin_in(precision, reason):
+        monkeypatch.setattr(runtime, "pick_training_precision", lambda *_: (precision, reason))
+
+    begin_in("bf16", "it has AMX")
+    assert run(0) == ({torch.bfloat16}, "") and not (tmp_path / "c.pt").exists()  # nothing to continue
+    assert run(1) == ({torch.bfloat16}, "")
+    begin_in("fp32", "it has no AMX")
+    seen, said = run()
+    assert seen == {torch.bfloat16}
+    assert (
+        f"{tmp_path / 'c.pt'}: continuing in bf16, as it began; here it would begin in fp32, because it has no AMX"
+        in said
+    )
+
+
+def test_a_run_that_continues_on_another_machine_says_that_its_bits_may_differ(tmp_path, monkeypatch, capsys):
+    settings = FAST | {"epochs": 3, "checkpoint": tmp_path / "c.pt"}
+
+    def run(stops=True):
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            if stops:
+                patch.setattr(training.TrainingLoop, "end_epoch", stop_after_the_first(training.TrainingLoop.end_epoch))
+            finetune(small(), Store(16), **settings)
+        return capsys.readouterr().err
+
+    run()
+    here = runtime.what_decides_bits(torch.device("cpu"))
+    assert torch.load(tmp_path / "c.pt", weights_only=True)["bits"] == here | {"processes": 1}
+    assert run() == ""
+    monkeypatch.setattr(runtime, "what_decides_bits", lambda device: here | {"threads": 64, "torch": "9.9"})
+    said = run(stops=False)
+    assert (
+        f"c.pt: torch was {torch.__version__!r} and is now '9.9'; threads was {here['threads']} and is now 64" in said
+    )
+    assert "may differ in their last bits" in said
+    assert run(stops=False) == ""  # finished
+    content = torch.load(tmp_path / "c.pt", weights_only=True)
+    del content["bits"]  # an older version did not write it down
+    torch.save(content, tmp_path / "c.pt")
+    assert run(stops=False) == ""
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

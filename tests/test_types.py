@@ -143,6 +143,7 @@ def pyright(folder: Path, library: Path) -> str:
 CHECKERS = {"mypy": mypy, "basedpyright": pyright}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("checker", "road"),
     [("mypy", "links"), ("mypy", "wheel"), *(("basedpyright", road) for road in ("checkout", "links", "wheel"))],

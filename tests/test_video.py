@@ -2,6 +2,8 @@
 
 import math
 import os
+import re
+import shutil
 import socketserver
 import wave
 from pathlib import Path
@@ -696,6 +698,104 @@ def test_a_picture_that_begins_after_the_sound_lasts_until_its_own_end(tmp_path)
                 after.mux(packet)
     assert probe(tmp_path / "late.mp4").duration == pytest.approx(1.5 + 60 / 30, abs=0.05)
     assert probe(plain).duration == pytest.approx(60 / 30, abs=0.05)
+
+
+PLAYLIST = "#EXTM3U\n#EXT-X-TARGETDURATION:6\n#EXTINF:6,\na.ts\n#EXTINF:6,\nb.ts\n#EXT-X-ENDLIST\n"
+SESSION = (
+    "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n"
+)
+
+
+@pytest.fixture(scope="module")
+def two_videos(steady, tmp_path_factory):
+    """A folder with two videos that other files name, and two pictures of a sequence."""
+    folder = tmp_path_factory.mktemp("two")
+    for name in "ab":
+        shutil.copy(steady, folder / f"{name}.mp4")
+        with av.open(steady) as before, av.open(str(folder / f"{name}.ts"), "w") as after:
+            source = before.streams.video[0]
+            target = after.add_stream_from_template(source)
+            for packet in before.demux(source):
+                if packet.dts is not None:
+                    packet.stream = target
+                    after.mux(packet)
+    for number in (0, 1):
+        for codec, suffix in (("png", "png"), ("mjpeg", "jpg")):
+            with av.open(str(folder / f"p{number:03d}.{suffix}"), "w", format="image2pipe") as container:
+                stream = container.add_stream(codec, rate=1)
+                stream.width = stream.height = 32
+                stream.pix_fmt = "rgb24" if codec == "png" else "yuvj420p"
+                frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 99, np.uint8), "rgb24")
+                for packet in [*stream.encode(frame), *stream.encode()]:
+                    container.mux(packet)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "kind"),
+    [
+        ("list.m3u8", PLAYLIST, "an HLS playlist"),
+        ("list.ffconcat", "ffconcat version 1.0\nfile a.mp4\nfile b.mp4\n", "a list of files for FFmpeg"),
+        ("list.mp4", "ffconcat version 1.0\nfile a.mp4\nfile b.mp4\n", "a list of files for FFmpeg"),
+        ("camera.sdp", SESSION, "the description of a stream"),
+        ("p%03d.png", None, "a sequence of pictures"),
+        ("p%03d.jpg", None, "a sequence of pictures"),
+    ],
+)
+def test_what_only_names_other_files_is_refused(two_videos, tmp_path, name, text, kind):
+    """Whoever gives one file does not expect that others are read."""
+    folder = shutil.copytree(two_videos, tmp_path / "two")
+    file = folder / name
+    if text is None:
+        shutil.copy(folder / name.replace("%03d", "000"), file)
+    else:
+        file.write_text(text)
+    words = (
+        rf"{re.escape(str(file))}: {kind}, not a video in one file; .* `ffmpeg -i {re.escape(str(file))} joined\.mp4`"
+    )
+    for read in (probe, lambda video: read_frames(video, [0.5])):
+        with pytest.raises(VideoError, match=words):
+            read(file)
+
+
+def test_the_name_of_a_protocol_is_that_of_a_missing_file(two_videos):
+    with pytest.raises(VideoError, match="no such file"):
+        probe(f"concat:{two_videos / 'a.ts'}|{two_videos / 'b.ts'}")
+
+
+@pytest.mark.parametrize("name", ["a.m3u8", "a.ffconcat", "a.jpg", "a%03d.mp4", "a", "a.sdp"])
+def test_a_video_is_known_by_its_content_not_by_its_name(steady, tmp_path, name):
+    shutil.copy(steady, tmp_path / name)
+    assert probe(tmp_path / name) == probe(steady)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [
+        pair.split()
+        for pair in (
+            ".mkv libx264, .avi mpeg4, .ts libx264, .mpg mpeg2video, .flv libx264, .mov libx264, .webm libvpx, "
+            ".h264 libx264, .ogv libtheora, .wmv wmv2, .mxf mpeg2video, .nut mpeg4, .gif gif, .ivf libvpx, "
+            ".mjpeg mjpeg, .hevc libx265, .3gp mpeg4, .m2ts libx264, .vob mpeg2video, .y4m rawvideo"
+        ).split(", ")
+    ],
+)
+def test_formats_of_one_file_are_read(tmp_path, suffix, codec):
+    if codec not in av.codecs_available:
+        pytest.skip(f"this FFmpeg has no {codec}")
+    path = tmp_path / f"a{suffix}"
+    options = {"format": "yuv4mpegpipe"} if suffix == ".y4m" else {}
+    with av.open(str(path), "w", **options) as container:
+        stream = container.add_stream("wrapped_avframe" if suffix == ".y4m" else codec, rate=25)
+        stream.width, stream.height = (176, 144)
+        stream.pix_fmt = {"gif": "rgb8", "mjpeg": "yuvj420p"}.get(codec, "yuv420p")
+        for number in range(10):
+            frame = av.VideoFrame.from_ndarray(np.full((144, 176, 3), 20 * number, np.uint8), "rgb24")
+            frame.pts = number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with open_video(path) as container:
+        assert next(container.decode(video=0)).width == 176
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 60])

@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from unittest import mock
 
+import miniature
 import numpy as np
 import pytest
 
@@ -166,6 +167,7 @@ class FakeBench:
         return {"top1": float(right.mean()), "seconds": 60.0, "test": "t", "correct": correct, "confusion": confusion}
 
 
+@pytest.mark.slow
 def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monkeypatch, tmp_path, capsys):
     evidence, report = scripts
     tuned(evidence)
@@ -530,3 +532,138 @@ def test_a_bench_has_its_own_folder_where_one_is_given(scripts, tmp_path):
     tuned = evidence.bench_of("A", tmp_path, evidence.GENERAL, out="elsewhere", test="validation", teachers={})
     assert (tuned.out, tuned.test, tuned.validation, tuned.teachers) == ("elsewhere", "validation", "validation", {})
     assert tuned.store == str(tmp_path / "A" / "store")
+
+
+@pytest.fixture
+def small(scripts, monkeypatch):
+    """The evidence of a world of 38 clips of 32 pixels, whose networks are trained in seconds."""
+    evidence, _ = scripts
+    acts = {"train_acts": 16, "validation_acts": 2, "test_acts": 20}
+    wearers = {"train_wearers": 2, "validation_wearers": 1, "test_wearers": 2}
+    monkeypatch.setattr(evidence, "WORLD", acts | wearers)
+    monkeypatch.setattr(evidence, "PROTOCOL_WORLDS", {name: {} for name in evidence.PROTOCOL_WORLDS})
+    monkeypatch.setattr(evidence, "WORLDS", {name: {} for name in evidence.WORLDS})
+    monkeypatch.setattr(evidence, "FRAMES", (1,))
+    monkeypatch.setattr(evidence, "PIXELS", 32)
+    monkeypatch.setattr(evidence, "GENERAL", miniature.PROTOCOL)
+    monkeypatch.setattr(evidence, "TEACHERS", {evidence.TEACHER: miniature.TEACHERS["slowfast"]})
+    for module, name in ((evidence.synthetic, "render"), (evidence.data, "prepare")):
+        quiet = functools.partial(getattr(module, name), workers=1, progress=False)
+        monkeypatch.setattr(module, name, functools.partial(quiet, size=(32, 32)) if name == "render" else quiet)
+    monkeypatch.setattr(evidence, "bench_of", functools.partial(evidence.bench_of, progress=False))
+    tuned(evidence)
+    evidence.freeze()
+    commit(evidence)
+    return evidence
+
+
+def published_in(evidence, folder, world, *names):
+    """Train cells of a world, which writes their lines; return the lines of the world."""
+    plan = [cell for cell in evidence.chosen([0], worlds=[world]) if cell.run.name in names]
+    evidence.run(folder, 1, 9, plan)
+    assert set(names) <= set(evidence.finished(world))
+    return evidence.path_of(world).read_text()
+
+
+@pytest.mark.slow
+def test_a_line_is_made_again_beside_the_published_one(small, tmp_path, capsys):
+    evidence, names = small, ("seed-0/slowfast-0", "seed-0/egodistill-n1-slowfast-0", "seed-0/visimu-n1")
+    before = published_in(evidence, tmp_path / "first", "A", *names)
+    capsys.readouterr()
+    published_in(evidence, tmp_path / "first", "A", *names)
+    assert "Nothing to train: all 3 of these cells have a line. `run --again LINE`" in capsys.readouterr().out
+    evidence.print_lines("egodistill")
+    (row,) = capsys.readouterr().out.splitlines()[2:]
+    assert row.split()[:2] == ["A/seed-0/egodistill-n1-slowfast-0", "main"]
+    assert float(row.split()[3]) == pytest.approx(1.0, abs=0.06)  # the world's rendering; these networks take no time
+    with pytest.raises(SystemExit, match=r"egodistill-n1-slowfast-0: its network was in .*first before.*\.json$"):
+        evidence.again("A/seed-0/egodistill-n1-slowfast-0", tmp_path / "first", 1)
+    capsys.readouterr()
+    evidence.again("A/seed-0/egodistill-n1-slowfast-0", tmp_path / "second", 1)
+    printed = capsys.readouterr().out
+    needs = ["world A, rendered", "clips of world A", "teacher seed-0/slowfast-0"]
+    needs += ["image network that students start from, seed-0/start", "seed-0/stage-1-n1-slowfast-0", names[1]]
+    assert [row.rpartition("  ")[0].rstrip() for row in printed.splitlines()[2:8]] == needs and "There" not in printed
+    assert re.search(r"About 1\.\d core hours in .*second\. If it is interrupted, the same command", printed)
+    assert printed.index("About 1.") < printed.index("[1/4]")  # said before it begins
+    agree = re.findall(r"(?m)^A/(\S+): \d+\.\d % published, \d+\.\d % now; 20 of 20 bits agree \(100\.0 %\)$", printed)
+    assert agree == list(names[:2])  # the same seed on the same machine
+    assert evidence.path_of("A").read_text() == before and f"{evidence.path_of('A')} is as before." in printed
+    made = list(files.read_lines(tmp_path / "second" / "again" / "A.jsonl", "name"))
+    assert [line["name"] for line in made] == list(names[:2])
+    assert [line["correct"] for line in made] == [json.loads(line)["correct"] for line in before.splitlines()[:2]]
+    evidence.again("A/seed-0/egodistill-n1-slowfast-0", tmp_path / "second", 1, replaces=True)
+    printed = capsys.readouterr().out
+    assert "About 0.0 core hours" in printed and printed.count("% in the folder, not trained again; 20 of 20") == 2
+    assert f"replaces that of {evidence.path_of('A')}." in printed
+    after = [json.loads(line) for line in evidence.path_of("A").read_text().splitlines()]
+    assert after == [*map(json.loads, before.splitlines()[:1]), made[1], *map(json.loads, before.splitlines()[2:])]
+    assert len(list(files.read_lines(tmp_path / "second" / "again" / "A.jsonl"))) == 2  # not a second time
+
+
+@pytest.mark.slow
+def test_a_line_of_a_varied_world_needs_networks_of_the_other_one(small, tmp_path, capsys):
+    """They are taken over: a store of other frames has none from which students' image network could be trained."""
+    evidence, name = small, "seed-0/visimu-n1"
+    first = tmp_path / "first"
+    published_in(evidence, first, "A", "seed-0/slowfast-0", name)
+    before = published_in(evidence, first, evidence.EXCHANGED, name)
+    capsys.readouterr()
+    evidence.again(f"A-with-exchanged-head-motion/{name}", tmp_path / "second", 1)
+    printed = capsys.readouterr().out
+    assert "slowfast" not in printed and "A/seed-0/visimu-n1:" not in printed  # neither is needed
+    assert printed.count("] seed-0/start\n") == printed.count("] seed-0/visimu-n1\n") == 1
+    assert "clips of world A-with-exchanged-head-motion" in printed and "20 of 20 bits agree" in printed
+    assert evidence.path_of(evidence.EXCHANGED).read_text() == before
+    runs = [tmp_path / "second" / world / "runs" / "seed-0" for world in ("A", "A-with-exchanged-head-motion")]
+    assert miniature.same(*(folder / "start.pt" for folder in runs))
+    assert [path.name for path in runs[0].glob("*.pt")] == ["start.pt"]
+
+
+def test_agreement_counts_bits_of_the_same_segments(scripts, tmp_path):
+    evidence, _ = scripts
+    one = {"name": "x", "top1": 0.5, "test": "t", "correct": contrasts.pack({"P30": [1, 1, 0, 0], "P31": [1, 0]})}
+    two = one | {"top1": 2 / 3, "correct": contrasts.pack({"P30": [1, 1, 1, 1], "P31": [0, 0]})}
+    assert evidence.agreement(one, two, "now") == "50.0 % published, 66.7 % now; 3 of 6 bits agree (50.0 %)"
+    assert evidence.agreement(one, two | {"test": "u"}, "now").endswith("66.7 % now, on other test segments")
+    files.append_line(tmp_path / "A.jsonl", one)
+    with pytest.raises(SystemExit, match=r"A\.jsonl: not changed, because x is now a result on other test segments"):
+        evidence.replace_line(tmp_path / "A.jsonl", two | {"test": "u"})
+    evidence.replace_line(tmp_path / "A.jsonl", two)
+    assert list(files.read_lines(tmp_path / "A.jsonl")) == [json.loads(json.dumps(two))]
+
+
+def test_a_name_of_no_line_is_refused_with_similar_ones(scripts, monkeypatch, capsys):
+    evidence, _ = scripts
+    tuned(evidence)
+    evidence.freeze()
+    about = {
+        "correct": {},
+        "protocol": evidence.digest(),
+        "commit": "c0ffee",
+        "part": "main",
+        "top1": 0.5,
+        "seconds": 60,
+    }
+    for run in (Run("VisIMU"), Run("teacher", teacher="older-{seed}")):
+        files.append_line(evidence.path_of("A"), {"name": run.name, "run": asdict(run), **about})
+    assert evidence.cell_named("A/seed-0/visimu-n1").run == Run("VisIMU")
+    for name, message in (
+        (
+            "A/seed-0/visimu",
+            r"not the name of a line; `evidence\.py lines` shows them; similar ones are A/seed-0/visimu-n1",
+        ),
+        ("!", r"not the name of a line; `evidence\.py lines` shows them$"),
+        ("A/seed-1/visimu-n1", "has no line yet; `run` without --again trains it"),
+        ("A/seed-0/older-0", "the plan has no such cell any more; its line is of commit c0ffee"),
+    ):
+        with pytest.raises(SystemExit, match=f"^{name}: {message}"):
+            evidence.cell_named(name)
+    for words, message in (
+        (["--again", "A/seed-0/visimu-n1", "--seeds", "1"], "--again names one line"),
+        (["--replace"], "--replace belongs to --again"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["evidence.py", "run", "--out", "EV", *words])
+        with pytest.raises(SystemExit):
+            evidence.main()
+        assert message in capsys.readouterr().err

@@ -141,3 +141,9 @@ def test_stage_1_is_part_of_the_student_with_head_motion(unlabelled, monkeypatch
     for student in found.values():
         feature, shares = unlabelled.answer(student, Recorded(), np.array([3, 9]))
         assert feature.shape == (2, 12) and shares.sum(1).tolist() == pytest.approx([1, 1])
+
+
+def test_intervals_stay_within_what_a_measure_can_be(unlabelled):
+    far = np.array([[0.9, 0.0, 0.1], [1.0, 100.0, 3.0]])  # R2 is at most 1, a share 0 to 100 %, and KL at least 0
+    (row,) = unlabelled.table_of({"x": far}).rows
+    assert row[1].endswith(" to 1.00)") and row[2] == "50 (0 to 100)" and row[3].startswith("1.55 (0.00 to ")

@@ -81,6 +81,7 @@ def test_thresholds_meet_their_budget(script):
     assert 120 / script.threshold_for(3, lambda x: 120 / max(x, 40), 0.05, 60.0) >= 2  # 3 a minute at x = 40
 
 
+@pytest.mark.slow
 def test_a_gate_on_the_acts_beats_the_period_and_the_oracle_both(script, tmp_path):
     validation, test = ([made_up(script, f"P{k}", seed + k) for k in range(30, 33)] for seed in (0, 50))
     torch.manual_seed(0)
@@ -133,6 +134,18 @@ def test_the_default_is_compared_with_more_looks_at_a_fixed_period(script):
         ["C", "head moves", "20.0", "+3.0 (+3.0 to +3.0)"],
         ["C", "always", "120.0", "-5.0 (-5.0 to -5.0)"],
     ]
+
+
+def test_shares_of_right_answers_and_their_differences_stay_within_100(script):
+    def gate(*right):
+        counts = {"seen": 100, "hits": 1, "events": 2, "acts": 2, "looks": 5, "seconds": 60}
+        wearers = [{"P30": counts | {"right": k}, "P31": counts | {"right": k}} for k in right]
+        about = {"gate": "random", "gmacs": dict.fromkeys(("frame", "motion", "answer"), 1.0)}
+        return script.Played([about | {"seed": seed, "wearers": own} for seed, own in enumerate(wearers)])
+
+    one, base = gate(100, 0), gate(0, 100)
+    (_, row) = script.gate_table({(6, "fixed period"): base, (6, "random"): one}, script.Camera()).rows
+    assert row[3:5] == ["50.0 (0.0 to 100.0)", "+0.0 (-100.0 to +100.0)"]
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,7 @@ def test_demo_given_again_redoes_nothing_and_says_the_same(demo):
         assert re.search(rf"(?m)^{name} .* ± \d", again.printed)
 
 
+@pytest.mark.slow
 def test_demo_with_more_teachers(demo, capsys):
     """Only the distilled students are trained from another teacher, and from its outputs; a table has them all."""
     more = Demo(demo.out, "0", "--teachers", "all")
@@ -250,6 +251,7 @@ def killed(demo, tmp_path_factory) -> tuple[Path, dict[str, list[int]]]:
     return out, dict(zip(MOMENTS, ends, strict=True))
 
 
+@pytest.mark.slow
 def test_demo_killed_anywhere_ends_with_the_same_bits(demo, killed):
     out, ends = killed
     assert {moment for moment, end in ends.items() if end[0] == signal.SIGKILL} == set(MOMENTS)

@@ -6,6 +6,7 @@ import math
 import os
 import re
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import torch
 from painted import STEADY, X264, expected_numbers, write_video
 
 import egodistill
-from egodistill import EgoDistill, inference
+from egodistill import EgoDistill, EgoDistillError, inference
 from egodistill.commands import cli, live as live_command
 from egodistill.deploy import arrivals, export, feeds, stream as live
 from egodistill.recordings import clips
@@ -275,8 +276,9 @@ def test_arrival_aligns_a_camera_with_samples_of_another_clock(files, capsys, ho
         threading.Thread(target=work, daemon=True).start()
     monkeypatch.setattr(live_command, "standard_input", lambda: reader)
     words = [pipe, "--student", files / "student.pt", "--imu", "-", "--align", "arrival", "--precision", "fp32"]
-    found, said = answers_of(capsys, *words)
+    found, said = answers_of(capsys, *words, code=1)
     done.set()
+    assert said.endswith("camera: the program that writes into the pipe closed it\n")
     good = [answer for answer in found if answer["problem"] is None]
     assert len(good) >= 3 and all(5000 < answer["start"] < 5020 for answer in found), said
     for answer in good:  # frames in the middle of clips, so both clocks are one
@@ -315,11 +317,7 @@ def test_alignment_without_samples_ends_when_the_run_does(files, capsys, monkeyp
     monkeypatch.setattr(live_command, "standard_input", lambda: reader)
     words = ["tcp://127.0.0.1:9", "--student", files / "student.pt", "--imu", "-", "--align", "arrival"]
 
-    def frames(self):
-        while self.clock.sleep(0.02):
-            yield self.clock.unix(), np.zeros((4, 4, 3), np.uint8)
-
-    monkeypatch.setattr(feeds.VideoFeed, "__iter__", frames)
+    monkeypatch.setattr(feeds.VideoFeed, "__iter__", camera)
     _, said = answers_of(capsys, *words, "--seconds", 0.2, "--precision", "fp32", code=1)
     assert said == "\negodistill live: tcp://127.0.0.1:9: ended before its first sample came\n"
     os.close(writer)
@@ -435,9 +433,283 @@ def test_a_feed_that_fails_ends_the_command_after_its_answers(kitchen, files, ca
 def test_a_source_that_fails_leaves_an_earlier_result(source, told, files, capsys, tmp_path):
     out = tmp_path / "a.jsonl"
     out.write_text('{"start": 0.0, "frame_age": []}\n')
-    words = [source, "--student", files / "frames.pt", "--out", out, "--precision", "fp32"]
+    words = [source, "--student", files / "frames.pt", "--out", out, "--precision", "fp32", "--overwrite"]
     assert told in answers_of(capsys, *words, code=1)[1]
     assert out.read_text() == '{"start": 0.0, "frame_age": []}\n'
+
+
+@pytest.mark.parametrize("line", ['{"start": 0.0, "frame_age": []}\n', '{"start": 0.5, "stop": 2.0, "label": "cut"}\n'])
+def test_an_earlier_result_is_replaced_only_if_asked(line, kitchen, files, capsys, tmp_path):
+    out = tmp_path / "hour.jsonl"
+    out.write_text(1000 * line)
+    words = of_kitchen(kitchen, files, *imu_of(kitchen), "--fast", "--out", out)
+    found, said = answers_of(capsys, *words, code=1)
+    assert not found and said.endswith("hour.jsonl: already exists; give another path, or --overwrite\n")
+    assert out.read_text() == 1000 * line
+    found, _ = answers_of(capsys, *words, "--overwrite")
+    assert [json.loads(line) for line in out.read_text().splitlines()] == found
+
+
+def sure(network):
+    """A student that is sure of one class, so that an event runs."""
+    with torch.no_grad():
+        network.classifier.weight.zero_()
+        network.classifier.bias.copy_(torch.tensor([9.0, 0.0, 0.0, 0.0]))
+    return network
+
+
+@posix_only
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 0)])
+def test_a_signal_ends_a_run_with_the_running_event_and_the_summary(
+    name, code, kitchen, files, capsys, monkeypatch, tmp_path
+):
+    """Also while standard input stays open."""
+    sure(student()).save(tmp_path / "sure.pt")
+    reader, writer = os.pipe()
+    lines = (files / "samples.jsonl").read_text().splitlines(keepends=True)[:2000]
+    threading.Thread(target=lambda: os.write(writer, "".join(lines).encode()), daemon=True).start()
+    monkeypatch.setattr(live_command, "standard_input", lambda: reader)
+    usual, shown = live_command.Output.add, []
+
+    def add(self, *given):
+        usual(self, *given)
+        shown.append(given)
+        if len(shown) == 4:
+            signal.raise_signal(getattr(signal, name))
+            if name != "SIGINT":  # a shell that ends with its terminal sends it again
+                signal.raise_signal(getattr(signal, name))
+
+    monkeypatch.setattr(live_command.Output, "add", add)
+    words = of_kitchen(kitchen, files, "--imu", "-", "--events", "--out", tmp_path / "events.jsonl")
+    words[2] = tmp_path / "sure.pt"
+    if code:
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["live", *map(str, words)])
+        assert ended.value.code == code
+    else:
+        assert cli.main(["live", *map(str, words)]) == 0
+    printed, said = capsys.readouterr()
+    (event,) = (json.loads(line) for line in printed.splitlines())
+    assert event["label"] == "wash" and event["stop"] - event["start"] > 1
+    assert json.loads((tmp_path / "events.jsonl").read_text()) == event
+    assert re.search(r"(?m)^answers: \d+ due", said) and "ended" not in said
+    os.close(writer)
+
+
+@posix_only
+def test_a_terminal_that_goes_leaves_the_running_event_in_the_file(kitchen, files, tmp_path):
+    """Its end is SIGHUP, and nothing can be printed any more."""
+    import pty
+
+    sure(student()).save(tmp_path / "sure.pt")
+    words = of_kitchen(kitchen, files, *imu_of(kitchen), "--events", "--out", tmp_path / "events.jsonl")
+    words[2] = tmp_path / "sure.pt"
+    main, other = pty.openpty()
+    process = started(words, stdout=other, stderr=other, start_new_session=True)
+    os.close(other)
+    shown = b""
+    while shown.count(b"wash") < 6:
+        shown += os.read(main, 1 << 16)
+    os.close(main)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(60) == 129
+    event = json.loads((tmp_path / "events.jsonl").read_text())
+    assert event["label"] == "wash" and event["stop"] > event["start"]
+
+
+def test_signals_are_left_alone_by_a_thread_and_as_they_were():
+    class Clock:
+        interrupted = False
+
+        def interrupt(self):
+            self.interrupted = True
+
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = [signal.getsignal(getattr(signal, name)) for name in names]
+
+    def handlers():
+        return [signal.getsignal(getattr(signal, name)) for name in names]
+
+    with live_command.Interruption(clock := Clock()) as interruption:
+        assert interruption.number is None and not set(map(id, handlers())) & set(map(id, before))
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert interruption.number == signal.SIGTERM and clock.interrupted
+    assert handlers() == before
+    with live_command.Interruption(Clock()) as interruption, pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+        assert interruption.number == signal.SIGINT
+        signal.raise_signal(signal.SIGINT)  # again: at once
+    assert handlers() == before
+    ignored = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as under nohup
+    try:
+        with live_command.Interruption(Clock()):
+            assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, ignored)
+    seen = []
+
+    def elsewhere():
+        with live_command.Interruption(Clock()):
+            seen.append(handlers())
+
+    (thread := threading.Thread(target=elsewhere)).start()
+    thread.join()
+    assert seen == [before]
+
+
+def test_a_model_that_fails_ends_the_run_after_its_answers_and_events(kitchen, files, capsys, monkeypatch, tmp_path):
+    usual, count = EgoDistill.fuse, []
+
+    def fuse(self, image, imu):
+        count.append(1)
+        if len(count) > 6:
+            raise EgoDistillError("no power")
+        return usual(self, image, imu)
+
+    monkeypatch.setattr(EgoDistill, "fuse", fuse)
+    sure(student()).save(tmp_path / "sure.pt")
+    words = of_kitchen(kitchen, files, *imu_of(kitchen), "--fast")
+    words[2] = tmp_path / "sure.pt"
+    found, said = answers_of(capsys, *words, code=1)
+    assert sum(bool(one["classes"]) for one in found) == 6
+    assert f"answers: {len(found) + said.count('dropped')}" and said.endswith("egodistill live: no power\n")
+    count.clear()
+    (event,), said = answers_of(capsys, *words, "--events", "--out", tmp_path / "e.jsonl", code=1)
+    assert event["label"] == "wash" and json.loads((tmp_path / "e.jsonl").read_text()) == event
+    assert re.search(r"(?m)^answers: \d+ due, 6 with classes", said)
+
+
+@posix_only
+def test_a_reader_that_goes_leaves_the_running_event_in_the_file(kitchen, files, tmp_path, monkeypatch):
+    """One that read a first event: what has ended until then, and what runs, is in the file."""
+    sure(student()).save(tmp_path / "sure.pt")
+    monkeypatch.setattr(live_command.events, "Tracker", lambda: TRACKER(min_seconds=0.0, max_pause=0.0))
+    usual, count = EgoDistill.fuse, []
+
+    def fuse(self, image, imu):
+        count.append(1)
+        output = usual(self, image, imu)
+        return output._replace(logits=output.logits.roll(len(count) // 3, 1))
+
+    monkeypatch.setattr(EgoDistill, "fuse", fuse)
+    words = of_kitchen(kitchen, files, *imu_of(kitchen), "--fast", "--events", "--out", tmp_path / "e.jsonl")
+    words[2] = tmp_path / "sure.pt"
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as closed, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", closed)
+        assert cli.main(["live", *map(str, words)]) == 128 + 13
+    found = [json.loads(line) for line in (tmp_path / "e.jsonl").read_text().splitlines()]
+    assert [event["label"] for event in found] == ["wash", "cut", "take"]  # one that was printed, one that ran
+
+
+# --- Sources that end early ------------------------------------------------------------------------------------
+
+
+def sends(content):
+    """The address of a TCP server that sends bytes and closes the connection."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def send():
+        with server, server.accept()[0] as connection:
+            connection.sendall(content)
+
+    threading.Thread(target=send, daemon=True).start()
+    return f"tcp://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.fixture(scope="module")
+def transport(tmp_path_factory):
+    """Four seconds at 25 fps as an MPEG transport stream."""
+    return Path(write_video(tmp_path_factory.mktemp("ts") / "a.ts", STEADY[:100], **X264)).read_bytes()
+
+
+def test_a_sender_that_closes_its_connection_ends_early(files, transport, capsys, host_clock):
+    address = sends(transport)
+    words = [address, "--student", files / "frames.pt", "--precision", "fp32"]
+    found, said = answers_of(capsys, *words, code=1)
+    assert [one for one in found if one["classes"]] and re.search(r"(?m)^answers: \d+ due", said)
+    assert said.endswith(f"egodistill live: {address}: the sender closed the connection\n")
+
+
+def test_a_run_of_some_seconds_does_not_end_early(files, transport, capsys, host_clock):
+    words = [sends(transport), "--student", files / "frames.pt", "--seconds", 2.3, "--precision", "fp32"]
+    assert "closed" not in answers_of(capsys, *words)[1]
+
+
+def test_an_address_that_comes_back_goes_on(files, transport, capsys, host_clock, monkeypatch):
+    server, times = socket.create_server(("127.0.0.1", 0)), iter(range(2))
+
+    def send():
+        with server:
+            for _ in times:
+                with server.accept()[0] as connection:
+                    connection.sendall(transport)
+
+    threading.Thread(target=send, daemon=True).start()
+    address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+    words = [address, "--student", files / "frames.pt", "--reconnect", 2, "--precision", "fp32"]
+    found, said = answers_of(capsys, *words, code=1)
+    good = [one for one in found if one["classes"]]
+    assert good[-1]["stop"] - good[0]["start"] > 6
+    assert f"{address}: back after" in said and ", 1 reconnections" in said
+    assert "did not come back in 2 s\n" in said and said.count("trying to open it again for 2 s") == 2
+
+
+def cut(files, path, share):
+    """Write the first samples of a recording to a file."""
+    lines = (files / "samples.jsonl").read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[: round(share * len(lines))]))
+    return path
+
+
+@pytest.mark.parametrize("fast", [["--fast"], []])
+def test_samples_that_end_before_the_video_end_early(fast, kitchen, files, capsys, host_clock, monkeypatch, tmp_path):
+    for share, code in ((0.6, 1), (1.0, 0)):
+        samples_from(monkeypatch, cut(files, tmp_path / "cut.jsonl", share))
+        found, said = answers_of(capsys, *of_kitchen(kitchen, files, "--imu", "-", *fast), code=code)
+        assert found and re.search(r"(?m)^answers: \d+ due", said)
+        told = r"standard input: its last sample is at \d\.\d\d s, but the video goes on until \d\.\d\d s\n$"
+        assert bool(re.search(told, said)) == (code == 1)
+
+
+def test_a_pipe_of_samples_that_is_closed_while_a_camera_runs_ends_early(files, capsys, monkeypatch, tmp_path):
+    samples_from(monkeypatch, cut(files, tmp_path / "cut.jsonl", 0.5))
+    words = ["tcp://127.0.0.1:9", "--student", files / "student.pt", "--imu", "-", "--precision", "fp32"]
+    monkeypatch.setattr(feeds.VideoFeed, "__iter__", camera)
+    _, said = answers_of(capsys, *words, "--frame-offset", -time.time(), code=1)
+    assert said.endswith(" s, and frames go on coming\n") and "standard input: its last sample is at " in said
+
+
+def camera(self):
+    while self.clock.sleep(0.02):
+        yield self.clock.unix(), np.zeros((4, 4, 3), np.uint8)
+
+
+@pytest.mark.parametrize("imu", ["pipe", "table"])
+def test_samples_that_stop_while_a_camera_runs_end_early(imu, files, capsys, monkeypatch, tmp_path):
+    words = ["tcp://127.0.0.1:9", "--student", files / "student.pt", "--precision", "fp32", "--timeout", 0.5]
+    monkeypatch.setattr(feeds.VideoFeed, "__iter__", camera)
+    reader, writer = os.pipe()
+    if imu == "pipe":
+        os.write(writer, cut(files, tmp_path / "cut.jsonl", 0.3).read_bytes()[:60_000])
+        monkeypatch.setattr(live_command, "standard_input", lambda: reader)
+        words += ["--imu", "-"]
+    else:
+        words += ["--imu-follow", files / "table.csv"]
+    _, said = answers_of(capsys, *words, "--frame-offset", -time.time(), code=1)
+    name = "standard input" if imu == "pipe" else files / "table.csv"
+    assert said.endswith(f"egodistill live: {name}: nothing came for 0.5 s\n")
+    os.close(writer)
+
+
+def test_a_table_that_is_written_anew_ends_early(kitchen, files, capsys, host_clock, tmp_path):
+    table, whole = tmp_path / "live.csv", (files / "table.csv").read_text()
+    table.write_text(whole)
+    threading.Timer(0.5, lambda: table.write_text(whole.replace("time,ax", "time,gx", 1))).start()
+    _, said = answers_of(capsys, *of_kitchen(kitchen, files, "--imu-follow", table), code=1)
+    assert "live.csv: was " in said and "follow a file that only grows" in said
 
 
 # --- Errors ------------------------------------------------------------------------------------------------
@@ -456,6 +728,9 @@ def test_a_source_that_fails_leaves_an_earlier_result(source, told, files, capsy
         ("steady.mp4 --imu - --imu-follow a.csv", "samples come from one place"),
         ("steady.mp4 --imu-follow a.csv --fast", "a table that grows has its own speed"),
         ("steady.mp4 --imu-follow none.csv", "none.csv: cannot be read: No such file"),
+        ("steady.mp4 --imu - --reconnect 5", "--reconnect: steady.mp4 is a file; only an address can be opened again"),
+        ("steady.mp4 --imu - --fast --timeout 5", "--timeout: nothing here is live"),
+        ("steady.mp4 --timeout 5", "--timeout: nothing here is live"),
         ("steady.mp4 --imu - --period 3", "--period: not used with --frames centre"),
         ("steady.mp4 --imu - --frames newest --tolerance 1", "--tolerance: not used with --frames newest"),
         ("steady.mp4 --imu - --every 0", "every must be a number, 0.0213 <= every; got 0.0"),
@@ -536,7 +811,7 @@ def test_the_peak_of_the_memory_is_that_of_this_process():
 
 def test_the_summary_names_all_losses():
     source = live_command.Source.__new__(live_command.Source)
-    source.video = type("Video", (), {"dropped": 3, "broken": 2})
+    source.video = type("Video", (), {"dropped": 3, "broken": 2, "reconnections": 5})
     source.samples = type("Samples", (), {"bad": 7})
     stats = arrivals.Stats(due=9, given=6, problems=2, dropped=1, requests=4, answered=3, frames=50, encoded=5)
     stats.refused, stats.replaced, stats.samples, stats.late, stats.restarts = 40, 4, 1234, 8, 1
@@ -544,7 +819,7 @@ def test_the_summary_names_all_losses():
         "answers: 9 due, 6 with classes, 2 with a problem, 1 dropped; camera on 12.5 % of the time, "
         "3 of 4 frame requests answered",
         "input: 50 frames, 5 encoded, 44 not needed, 3 skipped by the decoder, 2 broken; 1,234 readings, 8 late, "
-        "0 double, 0 invalid, 7 bad lines, 1 restarts of the clock",
+        "0 double, 0 invalid, 7 bad lines, 1 restarts of the clock, 5 reconnections",
     ]
 
 

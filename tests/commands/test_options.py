@@ -255,7 +255,9 @@ EXPERIMENT_ARRIVALS = {
 # {command: [(words, {where an option must arrive: its value}), ...]}; {tmp} is a folder. Together, the words of a
 # command use all of its options, with other values than the defaults.
 ARRIVALS = {
-    "segments": [(f"{SEGMENT_WORDS} --classes 1", SEGMENT_ARRIVALS | {"most_common.n": 1})],
+    "segments": [
+        (f"{SEGMENT_WORDS} --classes 1 --strict", SEGMENT_ARRIVALS | {"most_common.n": 1, "notes_of.strict": True})
+    ],
     "check": [
         (
             "t.csv --root r --max-offset 0.7 --out {tmp}/o.csv --plot {tmp}/p.png --overwrite",
@@ -304,7 +306,7 @@ ARRIVALS = {
         (
             f"{SEGMENT_WORDS} --out {{tmp}}/s --num-frames 2 3 --frame-size 96 --sampling first last --key-frames "
             "--clip-frames 6 --clip-size 80 --zero-accel --min-coverage 0.6 --max-gap 0.2 --max-hold 3 "
-            "--workers 3 --max-bad 0.4 --retry-failed",
+            "--workers 3 --max-bad 0.4 --retry-failed --strict",
             SEGMENT_ARRIVALS
             | {
                 "prepare.out": "{tmp}/s",
@@ -323,6 +325,7 @@ ARRIVALS = {
                 "prepare.workers": 3,
                 "prepare.max_bad": 0.4,
                 "prepare.retry_failed": True,
+                "prepare.strict": True,
                 "prepare.consumer": None,
             },
         ),
@@ -545,6 +548,8 @@ ARRIVALS = {
                 "load_for_stream.device": "cpu",
                 "VideoFeed.source": "v.mp4",
                 "VideoFeed.realtime": False,
+                "VideoFeed.timeout": None,
+                "VideoFeed.reconnect": 0.0,
                 "open_recording of live.path": "v.mp4",
                 "open_recording of live.imu": ["a.csv", "g.csv"],
                 "open_recording of live.imu_axes": "XZy",
@@ -568,9 +573,13 @@ ARRIVALS = {
             },
         ),
         (
-            "tcp://127.0.0.1:9 --student a.pt --imu-follow t.csv --align arrival --tolerance 0.25",
+            "tcp://127.0.0.1:9 --student a.pt --imu-follow t.csv --align arrival --tolerance 0.25 --timeout 7 "
+            "--reconnect 60",
             {
                 "VideoFeed.realtime": True,
+                "VideoFeed.timeout": 7.0,
+                "VideoFeed.reconnect": 60.0,
+                "table_samples.timeout": 7.0,
                 "table_samples.path": "t.csv",
                 "Inputs.source.align": True,
                 "Stream.tolerance": 0.25,
@@ -684,6 +693,7 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     spies.put(annotations, "read_annotations", segments)
     spies.put(annotations, "with_imu_offsets", segments)
     spies.put(annotations, "with_imu_axes", segments)
+    spies.put(commands.contradictions, "notes_of")
     spies.put(commands.Counter, "most_common", lambda given: list(given["self"].items())[: given["n"]])
     spies.put(recordings, "check", recordings.Check("v.mp4", rates=("one",)))
     spies.put(commands, "draw_check")
@@ -728,15 +738,12 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     spies.put(inference, "measure", cost)
 
     spies.put(live, "load_for_stream", student)
-    spies.put(
-        feeds,
-        "VideoFeed",
-        lambda given: argparse.Namespace(live="://" in given["source"], problem="", dropped=0, broken=0),
-    )
+    counts = {"problem": "", "dropped": 0, "broken": 0, "reconnections": 0}
+    spies.put(feeds, "VideoFeed", lambda given: argparse.Namespace(live="://" in given["source"], **counts))
     spies.put(feeds, "table_samples", [])
     unread = argparse.Namespace(motion=lambda: None, imu_axes="gopro")
     spies.put(egodistill.recordings.clips, "open_recording", unread, label="open_recording of live")
-    finished = {"finish": lambda: [], "stats": arrivals.Stats(given=1)}
+    finished = {"finish": lambda: [], "wait": lambda seconds: False, "stats": arrivals.Stats(given=1)}
     spies.put(live, "Stream", lambda given: argparse.Namespace(choice=given["frames"], **finished))
     spies.put(live, "answers_in_order", [])
     spies.put(live, "answers_as_they_come", [])

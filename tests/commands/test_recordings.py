@@ -23,6 +23,7 @@ from published_i3d import unit_norms, write_published
 import egodistill.commands.recordings
 from egodistill import EgoDistill, data, inference, teachers
 from egodistill.commands import cli
+from egodistill.datasets import contradictions
 from egodistill.experiments import behaviour, synthetic
 
 
@@ -249,9 +250,9 @@ def test_check_and_transcode(sample_data, tmp_path, capsys):
     assert header.startswith("file ") and row.startswith(video.name)
     assert f"{behaviour.draw_wearer('P01', 0).rate:.0f}" in row
     assert max(map(len, [header, row, *notes])) <= 100
-    assert offsets.read_text().startswith("video,imu_offset\n")
+    assert offsets.read_text().startswith("video,imu_offset,#measured\n")
     (moved,) = data.with_imu_offsets([data.Segment("a", video, 0, 2, imu=imu)], offsets)
-    ((_, written),) = list(csv.reader(offsets.open(newline="")))[1:]
+    ((_, written, _),) = list(csv.reader(offsets.open(newline="")))[1:]
     assert moved.imu_offset == float(written) and f"{float(written):+.3f}" in row
     video.rename(video.with_name("P01_101.MP4"))
     asked = ["check", world.annotations, "--root", world.root, "--no-offset"]
@@ -317,6 +318,84 @@ def test_check_takes_the_rows_of_a_table_as_prepare_does(films, tmp_path, monkey
     for several in ([films], [tmp_path / "t.csv"], ["walk.mp4", "cook.mp4"]):
         assert cli.main(["check", *map(str, several), "--imu", "no-such.csv"]) == 1
         assert "--imu is for a single video" in capsys.readouterr().err
+
+
+TABLE = "video,start,stop,label,split\n"
+
+
+def test_segments_and_prepare_say_the_same_of_a_table(films, tmp_path, capsys):
+    table, store = tmp_path / "t.csv", tmp_path / "s"
+    small = ["--no-imu", "--frame-size", 32, "--workers", 1]
+    rows = [f"{films}/walk.mp4,0,3,a,train", f"{films}/cook.mp4,0,3,a,test", f"{films}/cook.mp4,3,1800,a,test"]
+    table.write_text("\n".join([TABLE.strip(), *rows, rows[0]]) + "\n")
+    repeated = f"{table}, row 5: repeats row 2, so it counts twice; remove one"
+    late = f"{table}, row 4: stops at 1800.0 s, but the video ends at 12.0 s; correct the row"
+    for words in (["segments", table], ["prepare", table, "--out", store, *small]):
+        notes = [line for line in run(capsys, *words).splitlines() if line.startswith("note: ")]
+        assert notes == [f"note: {repeated}", f"note: {late}"]
+    with pytest.warns(contradictions.TableWarning) as said:
+        data.prepare(data.read_csv(table), tmp_path / "other", imu=False, frame_size=32, workers=1, progress=False)
+    assert [str(one.message) for one in said] == [repeated, late] and said[0].filename == __file__
+    strict = "with strict=True (--strict) notes are errors"
+    for words in (
+        ["segments", table],
+        ["prepare", table, "--out", tmp_path / "no", *small],
+        ["prepare", table, "--out", store, *small],
+    ):
+        assert cli.main([*map(str, words), "--strict"]) == 1
+        said = capsys.readouterr()
+        assert said.err.split(": ", 1)[1].splitlines() == [repeated, late, strict] and "note:" not in said.out
+    assert not (tmp_path / "no").exists()
+    table.write_text("\n".join([TABLE.strip(), *rows, rows[0].replace(",a,", ",b,")]) + "\n")
+    wrong = f"{table}, row 5: is row 2 again with the label 'b' instead of 'a'; a segment has one label"
+    for words in (["segments", table], ["prepare", table, "--out", tmp_path / "no", *small]):
+        assert cli.main([*map(str, words)]) == 1
+        assert wrong in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_share_of_a_store_warns_once(kitchen, tmp_path, recwarn):
+    twice = [*kitchen[:2], replace(kitchen[0], id="again")]
+    for rank in (1, 0):
+        data.prepare(twice, tmp_path / "s", frame_size=16, workers=1, progress=False, rank=rank, world_size=2)
+    assert len([one for one in recwarn if issubclass(one.category, contradictions.TableWarning)]) == 1
+
+
+def test_offsets_written_by_hand_stay(films, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(films)
+    table = tmp_path / "o.csv"
+    found = {"walk.mp4": 0.3, "cook.mp4": 0.31}
+
+    def check(recording, **options):
+        offset = mock.Mock(reliable=True, seconds=found[recording.video])
+        return mock.Mock(problem=None, offset=offset, row=lambda: recording.video)
+
+    monkeypatch.setattr(egodistill.recordings.checks, "check", check)
+    out = run(capsys, "check", "walk.mp4", "cook.mp4", "--out", table)
+    assert out.splitlines()[-1] == f"{table}: 2 of 2 recordings have a reliable offset"
+    header, walk, cook = "video,imu_offset,#measured", "walk.mp4,0.300,0.300", "cook.mp4,0.310,0.310"
+    assert table.read_text().split() == [header, walk, cook]
+    found["walk.mp4"] = -0.1
+    run(capsys, "check", "walk.mp4", "--out", table)  # the other recording is not measured now
+    walk = "walk.mp4,-0.100,-0.100"
+    assert table.read_text().split() == [header, walk, cook]
+    by_hand = "cook.mp4,0.5,0.310"
+    for old in (by_hand, "cook.mp4,0.310,", "cook,0.31,", f"{films}/cook.mp4,0.4,"):
+        table.write_text("\n".join([header, old, walk]) + "\n")
+        out = run(capsys, "check", "walk.mp4", "cook.mp4", "--out", table)
+        assert table.read_text().split() == [header, old, walk]
+        kept = f"  cook.mp4: keeps {old.split(',')[1]}, written by hand, instead of 0.310; --overwrite replaces it"
+        assert out.splitlines()[-1] == kept
+    table.write_text("video,imu_offset,imu_stretch,#note\nother.mp4,1,1.001,mine\ncook.mp4,0.2,,\n")
+    run(capsys, "check", "walk.mp4", "cook.mp4", "--out", table)
+    rows = ["other.mp4,1,1.001,mine,", "cook.mp4,0.2,,,", "walk.mp4,-0.100,,,-0.100"]
+    assert table.read_text().split() == ["video,imu_offset,imu_stretch,#note,#measured", *rows]
+    run(capsys, "check", "cook.mp4", "--out", table, "--overwrite")
+    assert table.read_text().split() == [header, cook]
+    table.write_text('video,imu_offset\n"a.mp4,1\nb.mp4,2\n')
+    monkeypatch.setattr(egodistill.recordings.checks, "check", lambda *given, **options: pytest.fail("measured"))
+    assert cli.main(["check", "cook.mp4", "--out", str(table)]) == 1
+    assert f"{table}, row 2: the cell in column video goes on in the next row" in capsys.readouterr().err
 
 
 def test_check_needs_no_split_of_recordings_without_labels(films, capsys):
@@ -503,7 +582,8 @@ def test_synthesize_and_prepare_are_of_one_layout(demo, tmp_path, monkeypatch, c
 
 def test_splits_of_other_names_are_told(kitchen, tmp_path, capsys):
     segments = [replace(segment, split="trian") for segment in kitchen[:2]]
-    store = data.prepare(segments, tmp_path / "s", frame_size=16, workers=1, progress=False)
+    with pytest.warns(contradictions.TableWarning, match="'trian' .* usual is 'train'"):
+        store = data.prepare(segments, tmp_path / "s", frame_size=16, workers=1, progress=False)
     egodistill.commands.recordings.describe_store(store, data.SegmentList(segments))
     assert "warning: there is no split train and no split test, only trian" in capsys.readouterr().out
 
@@ -524,18 +604,14 @@ def test_segments_prints_the_numbers_of_each_split(monkeypatch, capsys):
     assert lines[2] == ["test", "1", "3", "2.00", "5.00", "3.00", "to", "7200.00", "2"]
     assert lines[3] == ["train", "2", "4", "0.03", "3.25", "1.00", "to", "90.00", "3"]
     assert ["x", "1", "2"] in lines and "... and 2 more classes (--classes N lists more)".split() in lines
-    assert "without training segments" not in " ".join(map(" ".join, lines))
+    assert "no segment with the split train" not in " ".join(map(" ".join, lines))
     assert "left out, no sound: 1,234 segments".split() in lines
-    assert not any("note:" in line for line in lines)
+    assert not any("moments" in line for line in lines)
     segments.append(data.Segment("same", "test0.mp4", 7199.0, 7201.0, None, split="validation"))
-    note = "note: 1 segment overlaps one of another split in the same video, such as same (validation) and more (test)"
+    note = "note: segment same: its clips of 2.13 s share moments of the video with segment more of another split"
     assert note in run(capsys, "segments", "t.csv")
-    near = [*segments[:-1], data.Segment("near", "test0.mp4", 7200.5, 7201.0, None, split="validation")]
-    egodistill.commands.recordings.print_overlaps(near)
-    assert "near (validation) and more (test): their clips of 2.13 s share moments" in capsys.readouterr().out
-    store = mock.MagicMock(clips=[], failures=[], notes={})
-    egodistill.commands.recordings.describe_store(store, segments)
-    assert f"  {note}" in capsys.readouterr().out
+    segments[-1] = data.Segment("near", "test0.mp4", 7200.5, 7201.0, None, split="validation")
+    assert note.replace("same", "near") in run(capsys, "segments", "t.csv")
 
 
 def test_status_divides_by_the_time_that_it_waited(monkeypatch, capsys):

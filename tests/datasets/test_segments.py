@@ -155,6 +155,9 @@ def test_imu_offsets_from_a_table(tmp_path):
         write_table(table, ("video", "imu_offset"), [(name, 0)])
         with pytest.raises(DataError, match=f"row 2: '{name}' matches"):
             segments.with_imu_offsets(given, table)
+    write_table(table, ("video", "imu_offset"), [("a", 0), ("/y/b.mp4", 1), ("/x/a.mp4", 0)])
+    with pytest.raises(DataError, match=r"o.csv, row 4: '/x/a.mp4' is already in row 2; leave out one of them"):
+        segments.with_imu_offsets(given, table)
 
 
 def test_an_exact_path_is_better_than_a_file_name(tmp_path, monkeypatch):

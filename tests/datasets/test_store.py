@@ -68,6 +68,24 @@ def test_a_store_is_laid_out_by_one_at_a_time(kitchen, tmp_path):
     assert len(ClipStore(path)) == 12
 
 
+@linux_only
+def test_prepare_goes_on_after_a_killed_one_where_there_are_no_locks(kitchen, tmp_path, monkeypatch, capfd):
+    """Its file outlives it."""
+
+    def refuse(file, operation):
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    code = "from egodistill.support import holders; print(holders.this_process(), end='')"
+    environment = os.environ | {"PYTHONPATH": str(Path(data.__file__).parent)}
+    dead = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / ".store.lock.held").write_text(dead.stdout)
+    assert len(data.prepare(kitchen, tmp_path / "s", **OPTIONS)) == 12
+    assert "has ended, so its lock is taken over" in capfd.readouterr().err
+    assert not (tmp_path / "s" / ".store.lock.held").exists()
+
+
 def test_two_writers_of_the_same_rows_give_what_one_gives(store, kitchen, tmp_path):
     """The same command twice at a time, with the same rank: nobody's rows are spoilt."""
     fields = [dataclasses.astuple(segment) for segment in kitchen]

@@ -183,7 +183,13 @@ def test_int8_resnet18_student_is_near_and_a_quarter_as_large(tmp_path):
     pytest.importorskip("torchao", exc_type=ImportError)
     model, file = student(image_encoder="resnet18"), tmp_path / "student.pt2"
     description = export.export(model, file, precision="int8", calibrate=Clips(model))
-    assert description["calibration"] == {"clips": 12, "random": False}
+    about = description["calibration"]
+    assert (about["clips"], about["random"]) == (12, False)
+    assert (
+        len(about["ranges"]["imu"]) == 6 and 0 < about["ranges"]["pictures"][0] < about["ranges"]["pictures"][1] < 255
+    )
+    errors = {name: found["feature_error"] for name, found in about["compared"].items()}
+    assert errors["calibration clips"] < INT8_ERROR and errors["strong head motion"] > 2 * errors["calibration clips"]
     assert_same(model, file, INT8_ERROR)
     assert file.stat().st_size < 0.3 * sum(x.nbytes for x in model.state_dict().values())
     program = torch.export.load(file)
@@ -238,6 +244,58 @@ def test_ranges_reach_to_the_extremes_and_small_weights_keep_their_steps():
 def imu_maps(store) -> torch.Tensor:
     imu = torch.from_numpy(store.arrays["imu"])
     return (imu - imu.mean(dim=1, keepdim=True)).transpose(1, 2).unsqueeze(2)
+
+
+class Clipped(nn.Module):
+    """As int8, with the ranges of some clips: inputs beyond them become their limits."""
+
+    def __init__(self, plain, frames, *imu):
+        super().__init__()
+        self.plain, self.darkest, self.most = plain, frames.min(), [x.abs().max() for x in imu]
+
+    def forward(self, frames, *imu):
+        imu = (x.clamp(-most, most) for x, most in zip(imu, self.most, strict=True))
+        return self.plain(frames.maximum(self.darkest), *imu)
+
+
+def test_int8_is_compared_with_fp32_on_what_its_clips_do_not_have():
+    model = student()
+    frames, imu = inputs(model, 12)
+    frames, plain = frames.maximum(torch.tensor(100, dtype=torch.uint8)), export.Plain(model)
+    with torch.no_grad():
+        found = export.compare_int8(plain, Clipped(plain, frames, imu), model, (frames, imu))
+        assert found["calibration clips"] == {"equal_labels": 1.0, "feature_error": 0.0}
+        assert {name: one["feature_error"] > 0.01 for name, one in found.items()} == {
+            "calibration clips": False,
+            "dark pictures": True,
+            "noise pictures": True,
+            "strong head motion": True,
+        }
+        strong = imu.mean(1, keepdim=True) + 3 * (imu - imu.mean(1, keepdim=True))
+        fp32, int8 = plain(frames, strong), Clipped(plain, frames, imu)(frames, strong)
+        same = (fp32[1].argmax(1) == int8[1].argmax(1)).float().mean()
+        error = (fp32[0] - int8[0]).abs().max() / fp32[0].abs().max()
+        wanted = {"equal_labels": pytest.approx(float(same)), "feature_error": pytest.approx(float(error))}
+        assert found["strong head motion"] == wanted
+        still, frame = student(use_imu=False), export.FrameProgram(model)
+        assert "strong head motion" not in export.compare_int8(
+            export.Plain(still), export.Plain(still), still, (frames,)
+        )
+        found = export.compare_int8(frame, frame, model, (frames, imu))
+        assert found == {
+            name: {"feature_error": 0.0} for name in ("calibration clips", "dark pictures", "noise pictures")
+        }
+
+
+def test_the_ranges_of_a_calibration():
+    frames = torch.full((2, 1, 3, 32, 32), 50, dtype=torch.uint8)
+    frames[1] = 200
+    imu = torch.zeros(2, 422, 6)
+    imu[:, :, 2] = 9.8
+    imu[1, :211, 5], imu[1, 211:, 5] = -2, 4  # 3 from its mean
+    found = export.ranges_of([(frames[:1], imu[:1]), (frames[1:], imu[1:])])
+    assert found == {"pictures": [50, 200], "imu": pytest.approx([0, 0, 0, 0, 0, 3], abs=1e-5)}
+    assert export.ranges_of([(frames,)]) == {"pictures": [50, 200]}
 
 
 def test_calibration_reads_clips_evenly_spread_and_warns_where_there_are_none(tmp_path):
@@ -612,6 +670,28 @@ def test_the_command_says_that_an_uncompiled_int8_program_is_slow(tmp_path, caps
             assert said == (name == "int8" and not extra)
 
 
+def test_the_command_says_for_what_int8_is_far_from_fp32(tmp_path, capsys, monkeypatch):
+    def written(model, path, **options):
+        Path(path).touch()
+        compared = {
+            "calibration clips": {"equal_labels": 1.0, "feature_error": 0.02},
+            "dark pictures": {"equal_labels": 0.95, "feature_error": 0.03},
+            "noise pictures": {"feature_error": 0.3},
+            "strong head motion": {"equal_labels": 0.5, "feature_error": 0.05},
+        }
+        return {"run": "so", "file": Path(path).name, "calibration": {"compared": compared}}
+
+    student().save(tmp_path / "student.pt")
+    monkeypatch.setattr(export, "export", written)
+    command = ["export", str(tmp_path / "student.pt"), "--precision", "int8", "--out", str(tmp_path / "a.pt2")]
+    assert cli.main(command) == 0
+    usual = "on the calibration clips: 100 % equal labels, feature error 2 %"
+    assert [line for line in capsys.readouterr().out.splitlines() if "far from" in line] == [
+        f"note: int8 is far from fp32 on noise pictures: feature error 30 %; {usual}",
+        f"note: int8 is far from fp32 on strong head motion: 50 % equal labels, feature error 5 %; {usual}",
+    ]
+
+
 def test_nothing_is_warned_of_that_a_user_could_not_mend(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -700,7 +780,10 @@ def test_an_int8_pair_is_near(arguments, layers, tmp_path):
     pytest.importorskip("torchao", exc_type=ImportError)
     model, path = student(**arguments), tmp_path / "device.pt2"
     descriptions = export.export_pair(model, path, precision="int8", calibrate=Clips(model))
-    assert {str(description["calibration"]) for description in descriptions} == {"{'clips': 12, 'random': False}"}
+    frame, motion = (description["calibration"] for description in descriptions)
+    assert frame["clips"] == motion["clips"] == 12 and frame["ranges"] == motion["ranges"]
+    assert [*frame["compared"]] == ["calibration clips", "dark pictures", "noise pictures"]
+    assert ("strong head motion" in motion["compared"]) == ("imu" in model.inputs)
     assert_same(model, path, INT8_ERROR, load=export.load_pair)
     export.export(model, tmp_path / "whole.pt2", precision="int8", calibrate=Clips(model))
     whole, clips = export.load_exported(tmp_path / "whole.pt2"), inputs(model, 12)
@@ -849,8 +932,13 @@ def test_settings_of_calibration_reach_it_and_the_description(tmp_path, monkeypa
     writer = export.FORMATS["export"]._replace(write=lambda program, model, path: path.write_bytes(b"a program"))
     monkeypatch.setitem(export.FORMATS, "export", writer)
     monkeypatch.setattr(export, "require_quantisation", lambda: None)
-    told = export.describe_calibration  # describe() itself names torchao's version, which may not be installed
-    monkeypatch.setattr(export, "describe", lambda model, path, settings, part: {"calibration": told(settings)})
+    monkeypatch.setattr(export, "compare_int8", lambda *_: {"calibration clips": {}})
+    described = export.describe_calibration  # describe() itself names torchao's version, which may not be installed
+
+    def describe(model, path, settings, part, compared):
+        return {"calibration": described(model, settings, compared)}
+
+    monkeypatch.setattr(export, "describe", describe)
     model = student()
     for wanted in (5, 100):
         options = {"calibrate": Clips(model, 40), "calibration_clips": wanted, "overwrite": True}
@@ -858,7 +946,9 @@ def test_settings_of_calibration_reach_it_and_the_description(tmp_path, monkeypa
         count = min(wanted, 40)
         chosen = np.linspace(0, 39, count).round().astype(int)
         np.testing.assert_array_equal(torch.cat([imu for _, imu in seen]), Clips(model, 40).arrays["imu"][chosen])
-        assert description["calibration"] == {"clips": count, "random": False}
+        ranges = export.ranges_of(export.store_clips(model, Clips(model, 40), count))
+        about = {"clips": count, "random": False, "ranges": ranges, "compared": {"calibration clips": {}}}
+        assert description["calibration"] == about
         seen.clear()
 
 

@@ -2,15 +2,16 @@
 
 import dataclasses
 import io
-import json
 import os
+import re
 import shutil
+import warnings
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
-from small_students import CLASSES, Clips, assert_same, inputs, student
+from small_students import CLASSES, Clips, assert_same, inputs, rewrite, student
 
 from egodistill import EgoDistillError, evaluate
 from egodistill.deploy import export, exported
@@ -29,7 +30,7 @@ def test_a_file_with_a_fixed_batch_size_runs_as_often_as_necessary(batch_size, t
     run = exported.load_exported(file)
     with pytest.raises((AssertionError, RuntimeError), match=r"size|shape"):
         run.program.run(*inputs(model, batch_size + 1))  # the file itself
-    with pytest.raises(exported.ExportError, match=r"different numbers of clips: \[4, 5\]"):
+    with pytest.raises(exported.ExportError, match=r"the same number of clips, at least 1; got \[4, 5\]"):
         run(inputs(model, 4)[0], inputs(model, 5)[1])
 
 
@@ -45,23 +46,159 @@ def test_damaged_files_are_named_and_code_in_them_does_not_run(tmp_path):
         file.write_bytes(damaged)
         with pytest.raises(exported.ExportError, match=r"student\.pt2 cannot be opened: it is truncated"):
             exported.load_exported(file)
+    with zipfile.ZipFile(file, "w") as hollow:
+        hollow.writestr("archive/models/model.json", "{}")
+    rewrite(file, lambda about: None)
+    with pytest.raises(exported.ExportError, match=r"student\.pt2 cannot be opened: it is damaged"):
+        exported.load_exported(file)
     torch.save({"x": Evil()}, evil)
     with zipfile.ZipFile(io.BytesIO(content)) as sound, zipfile.ZipFile(file, "w") as spoilt:
         for name in sound.namelist():
             pickled = name.endswith(".pt") and sound.read(name).startswith(b"PK")
             spoilt.writestr(name, evil.getvalue() if pickled else sound.read(name))
+    rewrite(file, lambda about: None)
     assert Path(file).read_bytes().count(b"ran") and "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
     with pytest.raises(exported.ExportError, match=r"student\.pt2 cannot be opened.*more than a program"):
         exported.load_exported(file)
     assert not (tmp_path / "ran").exists() and "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"format": "another"}'])
-def test_a_spoilt_description_is_refused(text, tmp_path):
-    (tmp_path / "a.pt2").write_bytes(b"x")
-    (tmp_path / "a.pt2.json").write_text(text)
-    with pytest.raises(exported.ExportError, match=r"a\.pt2\.json is no"):
-        exported.load_exported(tmp_path / "a.pt2")
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    model, file = student(), tmp_path_factory.mktemp("written") / "student.pt2"
+    export.export(model, file)
+    return model, file
+
+
+# --- Inputs
+
+
+def with_value(imu, value):
+    changed = imu.clone()
+    changed[-1, 7, 3] = value
+    return changed
+
+
+WRONG_INPUTS = {
+    "float64 samples": (
+        lambda frames, imu: (frames, imu.double()),
+        r"imu must be float32 \[batch, 422, 6\] on the CPU; g",
+    ),
+    "200 samples": (lambda frames, imu: (frames, imu[:, :200]), r"got float32 \[3, 200, 6\]"),
+    "7 channels": (lambda frames, imu: (frames, imu[..., [0, 1, 2, 3, 4, 5, 5]]), r"got float32 \[3, 422, 7\]"),
+    "exchanged": (
+        lambda frames, imu: (imu, frames),
+        r"frames must be uint8 \[batch, 1, 3, 32, 32\] on the CPU; got float",
+    ),
+    "small frames": (lambda frames, imu: (frames[..., :16, :16], imu), r"got uint8 \[3, 1, 3, 16, 16\]"),
+    "channels last": (lambda frames, imu: (frames.movedim(2, -1), imu), r"got uint8 \[3, 1, 32, 32, 3\]"),
+    "two frames": (lambda frames, imu: (torch.cat([frames, frames], 1), imu), r"got uint8 \[3, 2, 3, 32, 32\]"),
+    "float frames": (lambda frames, imu: (frames / 255, imu), r"got float32 \[3, 1, 3, 32, 32\]"),
+    "one clip without batch": (lambda frames, imu: (frames[0], imu[0]), r"got uint8 \[1, 3, 32, 32\]"),
+    "NaN": (lambda frames, imu: (frames, with_value(imu, torch.nan)), "imu has values that are NaN or infinite"),
+    "infinite": (lambda frames, imu: (frames, with_value(imu, -torch.inf)), "imu has values that are NaN or infinite"),
+    "other counts": (lambda frames, imu: (frames[:2], imu), r"the same number of clips, at least 1; got \[2, 3\]"),
+    "no clips": (lambda frames, imu: (frames[:0], imu[:0]), r"the same number of clips, at least 1; got \[0, 0\]"),
+    "arrays": (lambda frames, imu: (frames.numpy(), imu), "frames must be .*; got ndarray"),
+    "another device": (lambda frames, imu: (frames, imu.to("meta")), r"on the CPU; got float32 \[3, 422, 6\] on meta"),
+    "no samples": (lambda frames, imu: (frames,), "takes frames and imu; got 1 input"),
+    "None": (lambda frames, imu: (frames, None), r"imu must be .*; got NoneType"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_INPUTS)
+def test_wrong_inputs_are_refused_before_the_program_sees_them(name, written, monkeypatch):
+    """Compiled code would answer, with numbers such as 1e24."""
+    monkeypatch.setitem(exported.OPENERS, "export", lambda path, names: lambda *inputs: pytest.fail("the program ran"))
+    change, words = WRONG_INPUTS[name]
+    with pytest.raises(exported.ExportError, match=rf"student\.pt2.*{words}"):
+        exported.load_exported(written[1])(*change(*inputs(written[0], 3)))
+
+
+def test_huge_values_are_finite(written):
+    """Their sum is not."""
+    frames, imu = inputs(written[0], 2)
+    imu = with_value(with_value(imu, 3e38), 3e38)
+    imu[0] = 3e38
+    assert not imu.sum().isfinite()
+    exported.load_exported(written[1])(frames, imu)
+
+
+def test_a_pair_checks_its_inputs(tmp_path):
+    model, path = student(num_frames=2), tmp_path / "device.pt2"
+    export.export_pair(model, path)
+    pair, (frames, imu) = exported.load_pair(path), inputs(model, 3)
+    kept = pair.encode_frames(frames)
+    for call, words in (
+        (
+            lambda: pair.encode_frames(frames[:, 0]),
+            r"frame\.pt2: frames must be uint8 \[batch, frames, 3, h.* got uint8 \[3",
+        ),
+        (lambda: pair.encode_frames(frames[..., :16]), r"frame\.pt2: frame must be uint8 \[batch, 3, 32, 32\] on"),
+        (lambda: pair.encode_frames(frames.float()), r"got float32 \[6, 3, 32, 32\]"),
+        (
+            lambda: pair.fuse(kept[:, :1], imu),
+            r"image_features must be float32 \[batch, 2, 512\] .* got float32 \[3, 1, 512\]",
+        ),
+        (lambda: pair.fuse(kept * torch.inf, imu), "motion.pt2: image_features has values that are NaN or infinite"),
+        (lambda: pair.fuse(kept, imu[:2]), r"image_features and imu must be of the same number of clips.*\[3, 2\]"),
+        (lambda: pair(frames[:, :1], imu), r"image_features must be float32 \[batch, 2, 512\]"),
+        (lambda: pair(frames), r"motion\.pt2 takes image_features and imu; got 1 input"),
+    ):
+        with pytest.raises(exported.ExportError, match=words):
+            call()
+
+
+def test_inputs_far_outside_of_an_int8_calibration_are_warned_of_once(written, tmp_path):
+    model, file = student(), tmp_path / "student.pt2"
+    for path in (written[1], Path(f"{written[1]}.json")):
+        shutil.copy(path, tmp_path)
+    frames, imu = inputs(model, 3)
+    ranges = export.ranges_of([(frames, imu)])
+    about = {"clips": 3, "random": False, "ranges": ranges, "compared": None}
+    mean = imu.mean(1, keepdim=True)
+    turned = mean + (imu - mean) * torch.tensor([1, 1, 1, 1, 2, 1])
+    for calibrated, given, words in (
+        (None, (frames, 9 * imu), None),
+        (about | {"ranges": None}, (frames, 9 * imu), None),
+        (about, (frames, imu + 30), None),  # another gravity
+        (about, (frames, mean + 1.4 * (imu - mean)), None),
+        (
+            about,
+            (frames, turned),
+            r"student\.pt2: .* far outside .*: gyroscope y is up to .* from its mean over the clip",
+        ),
+        (about, (frames // 8, imu), r"student\.pt2: .* far outside .*: pictures have means of \d+ to \d+, and had "),
+        (about, (255 - frames // 8, imu), r"pictures have means of"),
+    ):
+        rewrite(file, lambda description, calibrated=calibrated: description.update(calibration=calibrated))
+        run = exported.load_exported(file)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(2):
+                run(frames, imu)
+                run(*given)
+        assert len(caught) == (words is not None), given
+        if words is not None:
+            assert re.search(words, str(caught[0].message))
+    run = exported.load_exported(file)
+    for _ in range(2):
+        run(frames[:1], imu[:1])
+    with pytest.warns(UserWarning, match="pictures have means of"):
+        for _ in range(exported.RANGE_EVERY):
+            run(frames[1:2] // 8, imu[1:2])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(export.torch_version() < (2, 6), reason="needs torch 2.6 or later")
+def test_an_onnx_file_checks_its_inputs(tmp_path):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, exc_type=ImportError)
+    export.export(student(), tmp_path / "student.onnx", format="onnx")
+    run = exported.load_exported(tmp_path / "student.onnx")
+    for change, words in WRONG_INPUTS.values():
+        with pytest.raises(exported.ExportError, match=words):
+            run(*change(*inputs(student(), 3)))
 
 
 def test_an_exported_file_goes_through_evaluate(tmp_path, monkeypatch):
@@ -80,13 +217,6 @@ def test_an_exported_file_goes_through_evaluate(tmp_path, monkeypatch):
         wanted = model(*batch).feature
     with torch.autocast("cpu", torch.bfloat16):  # somebody else's
         torch.testing.assert_close(exported.load_exported(file)(*batch).feature, wanted)
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    model, file = student(), tmp_path_factory.mktemp("written") / "student.pt2"
-    export.export(model, file)
-    return model, file
 
 
 @pytest.mark.parametrize(
@@ -144,11 +274,3 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path):
         exported.load_pair(tmp_path / "one.pt2")
     with pytest.raises(exported.ExportError, match=r"none\.frame\.pt2: no such file"):
         exported.load_pair(tmp_path / "none.pt2")
-
-
-def test_a_file_of_a_version_without_pairs_is_a_whole_student(tmp_path):
-    model, file = student(), tmp_path / "student.pt2"
-    description = export.export(model, file)
-    old = {key: value for key, value in description.items() if key not in ("part", "student", "state")}
-    (tmp_path / "student.pt2.json").write_text(json.dumps(old), encoding="utf-8")
-    assert_same(model, file)

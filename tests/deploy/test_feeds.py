@@ -1,5 +1,6 @@
 """Frames and samples as they arrive: real speed, pipes, addresses, growing tables, JSON lines, and their faults."""
 
+import contextlib
 import functools
 import http.server
 import json
@@ -51,18 +52,34 @@ def read(feed):
     return [(moment, number_of(picture.transpose(2, 0, 1))) for moment, picture in feed]
 
 
-def serve(content, close=True):
-    """The address of a TCP server that sends bytes to the first that connects."""
+def serve(*contents, close=True):
+    """The address of a TCP server that sends bytes to the first that connects, others to the second, and so on."""
     server = socket.create_server(("127.0.0.1", 0))
 
     def send():
-        with server, server.accept()[0] as connection:
-            connection.sendall(content)
-            if not close:
-                time.sleep(60)
+        with server:
+            for content in contents:
+                with server.accept()[0] as connection:
+                    connection.sendall(content)
+                    if not close:
+                        time.sleep(60)
 
     threading.Thread(target=send, daemon=True).start()
     return f"tcp://127.0.0.1:{server.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def web_server(folder):
+    """Yield the address of a web server for a folder."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *words):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 # --- Frames ------------------------------------------------------------------------------------------------
@@ -171,6 +188,78 @@ def test_an_address_that_falls_silent_ends(transport, monkeypatch):
         read(feeds.VideoFeed(serve(b"", close=False), clock=FakeClock()))
 
 
+def test_the_end_of_a_live_source_is_early_unless_it_has_announced_it(transport, steady, tmp_path):
+    feed = feeds.VideoFeed(serve(Path(transport).read_bytes()), clock=FakeClock())
+    assert read(feed)[-1][1] == 49 and feed.problem == f"{feed.source}: the sender closed the connection"
+    with web_server(tmp_path) as address:
+        (tmp_path / "a.mp4").write_bytes(Path(steady).read_bytes())
+        feed = feeds.VideoFeed(f"{address}/a.mp4", clock=FakeClock())
+        assert read(feed)[-1][1] == 149 and feed.problem is None
+    feed = feeds.VideoFeed(steady, realtime=False)
+    assert feed.length == pytest.approx(6.0, abs=0.01) and len(list(feed)) == 150 and feed.problem is None
+
+
+@posix_only
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_pipe_that_is_closed_or_falls_silent_has_a_problem(transport, tmp_path, closed):
+    pipe, ended = tmp_path / "camera", threading.Event()
+    os.mkfifo(pipe)
+
+    def write():
+        with open(pipe, "wb") as file:
+            file.write(Path(transport).read_bytes())
+            file.flush()
+            ended.wait(0 if closed else 60)
+
+    threading.Thread(target=write, daemon=True).start()
+    feed = feeds.VideoFeed(pipe, timeout=60.0 if closed else 0.5)
+    assert read(feed)[-1][1] > 25
+    ended.set()
+    told = "the program that writes into the pipe closed it" if closed else "nothing came for 0.5 s"
+    assert feed.problem == f"{pipe}: {told}"
+
+
+def test_an_address_is_opened_again_after_it_is_lost(transport):
+    """Times go on from the arrival of the first new frame; what was lost is told twice."""
+    content, said, clock = Path(transport).read_bytes(), [], FakeClock()
+    address = serve(content, b"", content[: len(content) // 2], content)
+    feed = feeds.VideoFeed(address, clock=clock, reconnect=9.0, report=said.append)
+    moments = [moment for moment, _ in feed]
+    assert feed.reconnections == 2 and (np.diff(moments) > 0).all() and 2 < moments[-1] - moments[0] < 9
+    lost, back, again, there, finally_ = said
+    assert lost == f"{address}: the sender closed the connection; trying to open it again for 9 s"
+    assert again == finally_ == lost and back == f"{address}: back after 1.0 s" and there.endswith("back after 0.5 s")
+    assert feed.problem.endswith("and it did not come back in 9 s") and "Connection refused" in feed.problem
+
+
+def test_an_address_that_never_came_is_not_waited_for():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+    clock = FakeClock()
+    with pytest.raises(VideoError, match="cannot be opened: Connection refused"):
+        list(feeds.VideoFeed(address, clock=clock, reconnect=60.0))
+    assert not clock.slept
+
+
+def test_stopping_the_clock_ends_the_attempts_to_open_an_address_again(transport):
+    clock = feeds.HostClock()
+    feed = feeds.VideoFeed(
+        serve(Path(transport).read_bytes()), clock=clock, reconnect=60.0, report=lambda _: clock.stop()
+    )
+    assert len(list(feed)) > 0 and feed.problem is None and not feed.reconnections
+
+
+@pytest.mark.parametrize(
+    "kind", ["file", pytest.param("pipe", marks=posix_only), pytest.param("device", marks=linux_only)]
+)
+def test_only_an_address_is_opened_again(kind, steady, tmp_path):
+    source = {"file": steady, "device": "/dev/null"}.get(kind, tmp_path / "camera")
+    if kind == "pipe":
+        os.mkfifo(source)
+    with pytest.raises(VideoError, match=f"a {kind}; only an address can be opened again after it is lost"):
+        feeds.VideoFeed(source, reconnect=5.0)
+
+
 def test_nobody_listens():
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
@@ -185,22 +274,26 @@ def test_a_playlist_from_the_network_reads_no_file_of_this_machine(transport, tm
     (tmp_path / "a.ts").write_bytes(Path(transport).read_bytes())
     (tmp_path / "own.m3u8").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\na.ts\n#EXT-X-ENDLIST\n")
 
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *words):
-            pass
-
-    handler = functools.partial(Quiet, directory=str(tmp_path))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}"
+    with web_server(tmp_path) as address:
         assert read(feeds.VideoFeed(f"{address}/own.m3u8", clock=FakeClock()))[-1][1] == 49
         with pytest.raises(VideoError):
             list(feeds.VideoFeed(f"{address}/list.m3u8", clock=FakeClock()))
-        # A file never reaches the network.
+        # A file never reaches the network, nor other files.
         (tmp_path / "trap.mp4").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{address}/a.ts\n")
         with pytest.raises(VideoError):
             list(feeds.VideoFeed(tmp_path / "trap.mp4", realtime=False))
-        server.shutdown()
+
+
+def test_what_only_names_videos_is_refused_as_a_file_and_in_a_pipe(steady, tmp_path):
+    text = f"ffconcat version 1.0\nfile {steady}\n"
+    (tmp_path / "list.mp4").write_text(text)
+    with pytest.raises(VideoError, match=r"list\.mp4: a list of files for FFmpeg, not a video in one file"):
+        feeds.VideoFeed(tmp_path / "list.mp4")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    threading.Thread(target=pipe.write_text, args=[text], daemon=True).start()
+    with pytest.raises(VideoError, match="pipe: cannot be opened"):
+        list(feeds.VideoFeed(pipe))
 
 
 @pytest.mark.parametrize(
@@ -428,6 +521,80 @@ def test_a_table_that_does_not_only_grow_is_an_error(action, told, tmp_path):
     path.write_text(HEADER + "0.01,0,0,9.8,1,2,3\n")
     with pytest.raises(IMUError, match=told):
         follow(path, [lambda: action(path)])
+
+
+@pytest.mark.parametrize("header", [HEADER, "time,gx,gy,gz,ax,ay,az\n"], ids=["same", "other"])
+def test_a_table_that_is_written_anew_is_an_error(header, tmp_path):
+    """Also if the new one is longer already, as that of a program that was started again."""
+    path = tmp_path / "live.csv"
+    rows = "".join(f"{0.01 * k:.2f},0,0,9.8,1,2,3\n" for k in range(1, 30))
+    path.write_text(HEADER + rows)
+    said = []
+    with pytest.raises(IMUError, match=r"live\.csv: was written anew while it was read; follow a file that only grows"):
+        follow(path, [lambda: path.write_text(header + rows.replace("9.8", "9.7") + rows)], said)
+
+
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [
+        ("time,gx,gy,gz,ax,ay,az", "line 4: a second header, with other columns"),
+        ("Milliseconds,AcclX,AcclY,AcclZ,GyroX,GyroY,GyroZ", "line 4: a second header, with other columns"),
+        ("time,note,ax,ay,az,gx,gy,gz", "line 4: a second header, with other columns"),
+    ],
+)
+def test_a_second_header_with_other_columns_is_an_error(header, told, tmp_path):
+    path = tmp_path / "live.csv"
+    row = "0,0,9.8,1,2,3\n"
+    path.write_text(f"{HEADER}0.01,{row}0.02,{row}")
+    with pytest.raises(IMUError, match=told):
+        follow(path, [appends(path, f"{header}\n0.03,{row}")])
+
+
+def test_a_program_that_is_started_again_may_repeat_its_header(tmp_path):
+    path, said = tmp_path / "live.csv", []
+    row = "0,0,9.8,1,2,3\n"
+    path.write_text(f"{HEADER}0.01,{row}")
+    pieces = follow(path, [appends(path, f"{HEADER}0.02,{row}")], said)
+    assert [times for times, _ in pieces] == [[0.01], [0.02]] and not [text for text in said if "line" in text]
+
+
+def test_samples_that_stop_end_a_feed():
+    """Not before the first one, since a sensor may need a while to start."""
+    reader, writer = os.pipe()
+
+    def write():
+        with open(writer, "wb", buffering=0) as file:
+            time.sleep(0.5)
+            file.write(line(0.5, accel=[0, 0, 1]))
+            time.sleep(3)
+
+    threading.Thread(target=write, daemon=True).start()
+    pieces = iter(feeds.json_samples(reader, clock=feeds.HostClock(), report=[].append, timeout=0.3))
+    assert next(pieces)[0] == [0.5]
+    with pytest.raises(IMUError, match=r"standard input: nothing came for 0\.3 s"):
+        next(pieces)
+
+
+def test_a_table_that_stops_growing_ends_a_feed(tmp_path):
+    path, clock = tmp_path / "live.csv", FakeClock()
+    path.write_text(HEADER)
+    slept = iter([lambda: None] * 200 + [appends(path, "0.01,0,0,9.8,1,2,3\n")] + [lambda: None] * 1000)
+    usual = clock.sleep
+    clock.sleep = lambda seconds: (next(slept)(), usual(seconds))[1]
+    pieces = iter(feeds.table_samples(path, clock=clock, report=[].append, timeout=4.0))
+    assert next(pieces)[0] == [0.01] and clock.time > 109  # ten seconds of a header alone
+    with pytest.raises(IMUError, match=r"live.csv: nothing came for 4 s"):
+        next(pieces)
+    assert clock.time < 115
+
+
+def test_an_interruption_ends_feeds_without_a_lock():
+    clock = feeds.HostClock()
+    assert clock.sleep(0.0) and not clock.stopped
+    with clock._stop._cond:  # as in a thread that was interrupted while it held it
+        clock.interrupt()
+        assert clock.stopped
+    assert not clock.sleep(0.0)
 
 
 def test_a_table_with_other_columns_or_none_is_an_error(tmp_path):

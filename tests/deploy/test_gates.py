@@ -126,6 +126,7 @@ def test_a_decision_that_is_none_is_an_error(model, result):
     with Stream(model, frames="newest", gate=lambda *about: result) as stream:
         stream.accept_imu(times, window(0.1, 422)[:1].repeat(len(times), 0))
         stream.accept_frame(1.0, np.zeros((32, 32, 3), np.uint8))
+        assert len(stream.results()) == 1  # what was computed before the gate was asked
         with pytest.raises(EgoDistillError, match="returned"):
             stream.results()
 
@@ -205,7 +206,8 @@ def test_simulated_looks_are_those_of_a_stream_with_a_slow_camera(model, make, d
         seen.append((arguments[0].copy(), arguments[2]))
         return gate(*arguments)
 
-    with Stream(model, frames="newest", gate=noted, max_age=4.0, slack=slack, precision="fp32") as stream:
+    options = {"max_age": 4.0, "slack": slack, "camera_delay": delay}
+    with Stream(model, frames="newest", gate=noted, precision="fp32", **options) as stream:
         for k in range(0, len(times), 10):
             stream.accept_imu(times[k : k + 10], readings[k : k + 10])
             now = times[k + 9]
@@ -216,7 +218,7 @@ def test_simulated_looks_are_those_of_a_stream_with_a_slow_camera(model, make, d
                 coming.append(frames[np.searchsorted(frames, now + delay)])
                 taken += coming
     stops = np.array([stop for _, stop in seen])
-    found = gates.simulate(make(model), [one for one, _ in seen], stops, frames, slack=slack + delay)
+    found = gates.simulate(make(model), [one for one, _ in seen], stops, frames, **options)
     ages = [(stop - frames[k],) if k >= 0 else () for k, stop in zip(found.used, stops, strict=True)]
     assert len(ages) == len(used) > 40
     for one, other in zip(ages, used, strict=True):

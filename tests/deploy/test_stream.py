@@ -1,6 +1,5 @@
 """Live inference: which answers a stream gives, whatever the order, the pace and the faults of its input."""
 
-import dataclasses
 import itertools
 import threading
 import tracemalloc
@@ -10,74 +9,20 @@ import numpy as np
 import pytest
 import torch
 from painted import STEADY, X264, write_video
+from streams import CLIP, check, offline, open_stream, picture, samples, student
 
-from egodistill import EgoDistill, EgoDistillError, Stream, StreamClockError, predict
+from egodistill import EgoDistillError, Stream, StreamClockError, predict
 from egodistill.deploy import arrivals, export, feeds, gates
 from egodistill.recordings import clips
 from egodistill.student import Output
 from egodistill.video import Scaler
 
-CLIP = 64 / 30
 KEYS = ("frames.times", "frames")
-
-
-def student(num_frames=1, use_imu=True, **options):
-    torch.manual_seed(0)
-    return EgoDistill(
-        num_classes=7,
-        feature_dim=16,
-        num_frames=num_frames,
-        use_imu=use_imu,
-        image_encoder="resnet10x4",
-        image_weights=None,
-        frame_size=32,
-        hidden=32,
-        imu_width=4,
-        class_names=list("abcdefg"),
-        **options,
-    ).eval()
 
 
 @pytest.fixture(scope="module")
 def model():
     return student()
-
-
-def open_stream(model, **options):
-    return Stream(model, **{"precision": "fp32", "top": 7, **options})
-
-
-def samples(start, stop, rate=200.0, seed=0):
-    """Times and readings of a head that moves smoothly."""
-    times = np.arange(round(start * rate), round(stop * rate)) / rate
-    phase = np.random.default_rng(seed).uniform(0, 6, 6)
-    readings = np.sin(np.outer(times, [1, 2, 3, 4, 5, 6]) + phase) * [2, 2, 2, 0.5, 0.5, 0.5] + [0, 0, 9.8, 0, 0, 0]
-    return times, readings
-
-
-def picture(seed=0, size=32):
-    return np.random.default_rng(seed).integers(0, 256, (size, size, 3), np.uint8)
-
-
-def check(stream):
-    """The equations of `Stats`."""
-    s = stream.stats
-    assert s.samples == s.used + s.late + s.double + s.invalid + s.held
-    assert s.frames == s.encoded + s.refused + s.replaced + s.waiting
-    assert s.due == s.given + s.problems + s.dropped + s.pending
-    assert s.requests == s.answered + s.given_up + s.outstanding
-    assert min(dataclasses.astuple(s)) >= 0
-    return s
-
-
-def offline(model, times, readings, start, frames):
-    """The model on one clip, as `predict()` runs it with a batch of one."""
-    window = clips.Imu(times, readings[:, :3], times, readings[:, 3:]).window(start)
-    given = np.stack([frame.transpose(2, 0, 1) for frame in frames])
-    with torch.no_grad():
-        scores = model(torch.from_numpy(given)[None], torch.from_numpy(window)[None]).logits.softmax(1)[0]
-    values, best = scores.topk(7)
-    return [(model.class_names[k], value) for k, value in zip(best.tolist(), values.tolist(), strict=True)]
 
 
 def run(stream, times, readings, frames=(), chunk=0.1):
@@ -157,7 +102,7 @@ def test_a_stream_and_predict_agree_on_a_whole_video(tmp_path, num_frames):
 
 
 @pytest.mark.parametrize("unit", ["seconds", "nanoseconds"])
-@pytest.mark.parametrize("rate", [100.0, 197.3, 1000.0])
+@pytest.mark.parametrize("rate", [97.3, 197.3, 1000.0])
 def test_chunks_and_order_do_not_matter(model, rate, unit):
     """Bit by bit: any chunks, any order within slack, doubles in between, seconds or nanoseconds near 1.7e18."""
     times, readings = samples(0, 6, rate)
@@ -379,22 +324,6 @@ def test_a_running_camera_keeps_the_nearest_frames_in_bounded_memory(model):
     # Those on screen in the middle of each clip, as predict() takes them.
     assert all(-1e-6 <= answer.frame_age[0] - CLIP / 2 < 1 / 30 for answer in answers)
     assert counts.encoded == len(answers) and counts.refused + counts.replaced > 200
-
-
-def test_frames_without_samples_are_bounded(model):
-    with open_stream(model) as stream:
-        for k in range(500):
-            stream.accept_frame(k / 10, picture())
-        assert len(stream._frames.kept) <= arrivals.KEPT_FRAMES
-        times, readings = samples(0, 49)
-        stream.accept_imu(times[times < 10], readings[times < 10])
-        stream.results()
-        for start in range(10, 49):  # the samples of the frames that are left come at last
-            part = (times >= start) & (times < start + 1)
-            stream.accept_imu(times[part], readings[part])
-        answers = stream.results()
-        check(stream)
-    assert len(answers) == 2 and all(answer.problem is None for answer in answers)
 
 
 def test_the_camera_has_a_clock_of_its_own(model):

@@ -259,6 +259,13 @@ def test_strokes_have_the_drawn_mean_rate():
         assert (np.diff(cycles) > 0).all()  # uneven and drifting, never backwards
 
 
+def test_drawn_strokes_pause_at_most_once_before_and_once_after_their_middle():
+    """Two pauses in one half would make the path run backwards."""
+    rng = np.random.default_rng(0)
+    sides = [tuple(np.sign(middle) for middle, _ in behaviour.draw_stroke(True, rng).pauses) for _ in range(200)]
+    assert set(sides) == {(), (-1,), (1,), (-1, 1)}
+
+
 def test_strokes_stand_still_in_a_pause_and_are_late_by_it_afterwards():
     paused, going = one_stroke(pauses=((0.3, 0.25),)), one_stroke()
     for middle, speed in ((0.3, 0.0), (1.0, None)):

@@ -118,6 +118,19 @@ def test_accuracy_gives_each_wearer_the_same_weight():
     assert accuracy(found) == intervals.two_way(table) and (accuracy(found).seeds, accuracy(found).wearers) == (3, 3)
 
 
+def test_intervals_stay_within_what_shares_and_their_differences_can_be():
+    """Student's t of two seeds whose accuracies are far apart would go beyond 0, 100 and -100."""
+    right, wrong = np.ones(4, bool), np.zeros(4, bool)
+    first, second = (
+        [contrasts.Outcome("", seed, {"P30": one, "P35": one}) for seed, one in enumerate(some)]
+        for some in ((right, wrong), (wrong, right))
+    )
+    found = contrasts.accuracy(first)
+    assert (found.mean, found.low, found.high) == (50, 0, 100)
+    gap = contrasts.difference(first, second)
+    assert (gap.mean, gap.low, gap.high) == (0, -100, 100) and gap.p == pytest.approx(1)
+
+
 def test_groups_restrict_and_weights_reweight():
     found, groups = outcomes(), {"reversal": ["take", "put"], "cyclic": ["cut"]}
     share = {

@@ -1,5 +1,6 @@
 """Statistics: Student's t against published tables and identities, and how often the intervals contain the truth."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -197,3 +198,12 @@ def test_holm_steps_down():
 def test_text_of_an_interval():
     found = intervals.Interval(-0.04, -1.25, 12.0, 3.0, 0.5, 3, 20)
     assert str(found) == f"{found}" == "-0.0 (-1.2 to +12.0)" and f"{found:.2f}" == "-0.04 (-1.25 to 12.00)"
+
+
+def test_the_ends_of_an_interval_are_clamped_to_a_range_and_nothing_else():
+    wide = intervals.one_way([62.0, 100.0, 95.0])
+    assert wide.low < 86 < 100 < wide.high
+    share = wide.within(0, 100)
+    assert (share.low, share.high) == (wide.low, 100)
+    assert dataclasses.replace(share, high=wide.high) == wide
+    assert f"{intervals.one_way([0.0, 100.0]).within(0, 100):.0f}" == "50 (0 to 100)"

@@ -167,7 +167,7 @@ def test_compare_prints_and_writes_paired_differences(demo, compared):
     assert "95 % intervals over 2 seeds and 3 wearers" in table.split("\n")[0]
     for (method, frames), one in zip(others, found, strict=True):
         mine, other = (table_of(demo, name.format(frames)) for name in ("egodistill-n{}-slowfast-{{}}", names[method]))
-        expected, given = intervals.two_way(mine - other), one["interval"]
+        expected, given = intervals.two_way(mine - other).within(-100, 100), one["interval"]
         assert (given["mean"], given["low"], given["high"]) == pytest.approx(
             (expected.mean, expected.low, expected.high)
         )
@@ -179,7 +179,7 @@ def test_accuracies_have_intervals(demo, compared):
     rows = json.loads((demo.out / "compare.json").read_text())["rows"]
     for method, name in (("EgoDistill", "egodistill-n2-slowfast-{}"), ("teacher", "slowfast-{}")):
         row = [one for one in rows if one["method"] == method][-1]
-        expected, given = intervals.two_way(table_of(demo, name)), row["interval"]
+        expected, given = intervals.two_way(table_of(demo, name)).within(0, 100), row["interval"]
         assert (given["mean"], given["low"], given["high"]) == pytest.approx(
             (expected.mean, expected.low, expected.high)
         )
@@ -274,6 +274,7 @@ def sampled(demo, tmp_path_factory):
     return store
 
 
+@pytest.mark.slow
 def test_ablate_makes_tables_1_and_4(small, sampled, capsys):
     out = sampled.path.parent / "out"  # Not that of the demo, whose store has other arrays.
     command = f"ablate {sampled.path} --teacher slowfast-{{seed}} --out {out} --preset demo --seeds 0"

@@ -358,6 +358,18 @@ def test_check_of_a_gopro_video(sample_data):
     assert found.imu_notes == ()
 
 
+def without_pictures(video, out):
+    """A transport stream whose packets hold no pictures, so that nothing says how large they are."""
+    with av.open(str(video)) as source, av.open(str(out), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is not None:
+                empty = av.Packet(b"\0\0\0\1\x09\xf0" + bytes(200))  # a delimiter
+                empty.pts, empty.dts, empty.time_base, empty.stream = packet.pts, packet.dts, packet.time_base, stream
+                target.mux(empty)
+    return out
+
+
 def test_check_never_raises(sample_data, panned, tmp_path):
     gopro = (sample_data / "gopro" / "max-heromode.mp4").read_bytes()
     (tmp_path / "zero.mp4").write_bytes(b"")
@@ -370,7 +382,8 @@ def test_check_never_raises(sample_data, panned, tmp_path):
         (tmp_path / "text.mp4", None, "cannot be opened"),
         (tmp_path, None, "a folder"),
         (tmp_path / "none.mp4", None, "no such file"),
-        (sample_data / "gopro" / "hero5.raw", None, "its frames have no size"),
+        (sample_data / "gopro" / "hero5.raw", None, "It is not a video"),
+        (without_pictures(panned, tmp_path / "empty.ts"), None, "its frames have no size"),
         (panned, tmp_path / "bad.csv", "no gyroscope column gy, gz"),
         (panned, tmp_path / "none.csv", "cannot be read"),
         (panned, panned, "no telemetry"),

@@ -19,7 +19,7 @@ from foreign import linux_only
 
 import egodistill
 from egodistill import DataError, EgoDistillOSError
-from egodistill.support import files
+from egodistill.support import files, holders
 
 
 class Terminal(io.StringIO):
@@ -185,7 +185,7 @@ def test_files_are_written_where_there_are_no_locks(tmp_path, no_locks, monkeypa
 
 @linux_only
 def test_a_lock_holds_where_there_are_none(tmp_path, no_locks, monkeypatch, capsys):
-    monkeypatch.setattr(time, "sleep", lambda seconds, sleep=time.sleep: sleep(seconds / 100))
+    monkeypatch.setattr(holders, "FIRST_NOTE", 0.2)
     path, entered = tmp_path / "store.lock", []
 
     def enter():
@@ -195,11 +195,158 @@ def test_a_lock_holds_where_there_are_none(tmp_path, no_locks, monkeypatch, caps
     with files.lock(path):
         second = threading.Thread(target=enter)
         second.start()
-        second.join(1.0)
+        second.join(1.5)
         assert not entered
     second.join()
     assert entered and [file.name for file in tmp_path.iterdir()] == ["store.lock"]
     assert f".store.lock.held: waiting for process {os.getpid()} on" in capsys.readouterr().err
+
+
+WITHOUT_LOCKS = """
+import errno, os, sys, time
+from egodistill import files
+def refuse(file, operation):
+    raise OSError(errno.ENOLCK, "no locks")
+files.fcntl.flock = refuse
+"""
+KEEPER = (
+    WITHOUT_LOCKS
+    + """
+with files.lock(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+)
+# Hold the lock for a moment, many times; a second holder would find the folder.
+TAKER = (
+    WITHOUT_LOCKS
+    + """
+for _ in range(5):
+    with files.lock(sys.argv[1]):
+        os.mkdir(sys.argv[1] + ".busy")
+        time.sleep(0.01)
+        os.rmdir(sys.argv[1] + ".busy")
+"""
+)
+
+
+def start(script, path):
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    environment = os.environ | {"PYTHONPATH": str(Path(egodistill.__file__).parent)}
+    return subprocess.Popen([sys.executable, "-c", script, str(path)], env=environment, **pipes)
+
+
+def end(process):
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    return errors
+
+
+@linux_only
+@pytest.mark.parametrize("reaped", [True, False])
+def test_the_lock_of_a_dead_process_is_taken_over_where_there_are_no_locks(tmp_path, no_locks, capsys, reaped):
+    """Its file outlives it. A process that was killed stays in the process table until its parent asks for it."""
+    path = tmp_path / "store.lock"
+    keeper = start(KEEPER, path)
+    assert keeper.stdout.readline() == "held\n"
+    entered = threading.Event()
+
+    def enter():
+        with files.lock(path):
+            entered.set()
+
+    waiter = threading.Thread(target=enter, daemon=True)
+    waiter.start()
+    assert not entered.wait(1.5)  # It is alive.
+    keeper.kill()
+    if reaped:
+        keeper.wait()
+    assert entered.wait(10)
+    waiter.join()
+    keeper.communicate()
+    assert f".store.lock.held: process {keeper.pid} on" in (said := capsys.readouterr().err) and "has ended" in said
+    assert [file.name for file in tmp_path.iterdir()] == ["store.lock"]
+
+
+@linux_only
+@pytest.mark.slow
+def test_one_of_several_takes_the_lock_of_a_dead_process_over(tmp_path):
+    path = tmp_path / "store.lock"
+    keeper = start(KEEPER, path)
+    assert keeper.stdout.readline() == "held\n"
+    takers = [start(TAKER, path) for _ in range(4)]
+    time.sleep(1)
+    keeper.kill()
+    keeper.communicate()
+    assert sum("has ended" in end(taker) for taker in takers) == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["store.lock"]
+
+
+@linux_only
+def test_the_number_of_a_dead_process_may_belong_to_another(tmp_path, no_locks, monkeypatch, capsys):
+    path, started = tmp_path / "store.lock", holders.started
+    with monkeypatch.context() as patch:
+        patch.setattr(holders, "started", lambda process: started(process) + "0")
+        (tmp_path / ".store.lock.held").write_text(holders.this_process())
+    with files.lock(path):
+        pass
+    assert "has ended" in capsys.readouterr().err
+
+
+@linux_only
+@pytest.mark.parametrize("holder", ["process 7 on node9\nanother 7 1 a\n", "process 7 on node9", ""])
+def test_a_holder_of_another_machine_is_waited_for_as_long_as_it_gives_signs_of_life(
+    tmp_path, no_locks, monkeypatch, capsys, holder
+):
+    """Also one of version 0.4, and one that was killed before it wrote its name."""
+    monkeypatch.setattr(holders, "PATIENCE", 0.5)
+    monkeypatch.setattr(holders, "FIRST_NOTE", 0.2)
+    held, path = tmp_path / ".store.lock.held", tmp_path / "store.lock"
+    held.write_text(holder)
+    began, alive = time.monotonic(), 1.5
+    stop = threading.Event()
+
+    def live():
+        while time.monotonic() < began + alive:
+            os.utime(held)
+            time.sleep(0.05)
+        stop.set()
+
+    threading.Thread(target=live).start()
+    name = "process 7 on node9" if holder else "an unknown process"
+    words = rf"/\.store\.lock\.held: {name} has shown no sign of life for .* remove this file"
+    with pytest.raises(DataError, match=words), files.lock(path):
+        pass
+    assert stop.is_set() and time.monotonic() - began > alive + 0.3
+    assert f".store.lock.held: waiting for {name}; if it has ended, remove this file" in capsys.readouterr().err
+    assert held.read_text() == holder  # not ours
+
+
+@linux_only
+def test_a_holder_gives_signs_of_life(tmp_path, no_locks, monkeypatch):
+    monkeypatch.setattr(holders, "BEAT", 0.05)
+    monkeypatch.setattr(holders, "PATIENCE", 0.5)
+    path, entered = tmp_path / "store.lock", []
+
+    def enter():
+        with files.lock(path):
+            entered.append(1)
+
+    with files.lock(path):
+        second = threading.Thread(target=enter)
+        second.start()
+        second.join(1.5)
+        assert second.is_alive() and not entered
+    second.join()
+    assert entered
+
+
+@linux_only
+def test_a_full_disk_leaves_no_holder(tmp_path, no_locks, full_disk):
+    with full_disk(10), pytest.raises(EgoDistillOSError, match="held: cannot be written"), files.lock(tmp_path / "a"):
+        pass
+    with files.lock(tmp_path / "a"):
+        pass
 
 
 @linux_only

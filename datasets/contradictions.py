@@ -1,0 +1,503 @@
+"""Find contradictions in a table of segments: what no reading makes right, and what may be meant.
+
+    from egodistill.datasets import contradictions
+
+    found = contradictions.find(segments, videos)       # the whole table at once; `videos` are headers, or None
+    for note in contradictions.notes_of(found):         # raises DataError if one of them is an error
+        print("note:", note)
+
+`segments` and `prepare` do this. `KINDS` has a small function for each kind of contradiction. To add one, write a
+generator that yields `(number of the segment, sentence, whether it is an error)`, and put it there.
+
+Only a table of your own can have errors: it can be corrected, in the row that is named. Of public data sets and of
+segments made in Python there are notes, and none of what is usual in public data sets, such as actions that overlap.
+"""
+
+from __future__ import annotations
+
+import collections
+import difflib
+import functools
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ..support.errors import CLIP_SECONDS, DataError
+from ..video import VideoInfo
+from .segments import ROUNDING, Origin, Segment, overlapping_splits
+
+__all__ = ["KINDS", "Finding", "TableWarning", "find", "notes_of"]
+
+
+class TableWarning(UserWarning):
+    """A note about a table, as `data.prepare()` reports it."""
+
+
+class Finding(NamedTuple):
+    """A contradiction.
+
+    Attributes:
+        text: One sentence, which names file and row.
+        is_error: Whether no reading of the table is right.
+    """
+
+    text: str
+    is_error: bool
+
+
+def find(
+    segments: Sequence[Segment], videos: Mapping[str, VideoInfo] | None = None, *, origin: Origin | None = None
+) -> list[Finding]:
+    """Return the contradictions of a table, a few lines for each kind.
+
+    Args:
+        segments: All segments of the table.
+        videos: {video: its header}; without it, times are not compared with the ends of the videos.
+        origin: Where the segments come from; None: what `segments.origin` says, if there is one.
+
+    >>> from pathlib import Path
+    >>> from egodistill import data
+    >>> from egodistill.datasets import contradictions
+    >>> rows = ["walk.mp4,0,2.1,walk", "walk.mp4,2.1,4.2,Walk", "walk.mp4,0,2.1,stop"]
+    >>> _ = Path("own.csv").write_text("\\n".join(["video,start,stop,label", *rows]))
+    >>> for found in contradictions.find(data.read_csv("own.csv")):
+    ...     print("error:" if found.is_error else "note:", found.text)
+    error: own.csv, row 4: is row 2 again with the label 'stop' instead of 'walk'; a segment has one label
+    note: own.csv, row 3: the label 'Walk' differs from 'walk' (row 2) only in case or blanks; write one of them
+    """
+    origin = getattr(segments, "origin", Origin()) if origin is None else origin
+    table = _Table(segments, origin, videos or {})
+    found = []
+    for kind, most in KINDS:
+        by_weight: dict[bool, list[tuple[int, str]]] = {True: [], False: []}
+        for number, sentence, is_error in kind(table):
+            by_weight[is_error and bool(origin.rows)].append((number, sentence))
+        for is_error, lines in by_weight.items():
+            shown = [f"{table.place(number)}: {sentence}" for number, sentence in lines[:most]]
+            if len(lines) > most:
+                shown[-1] += f" (and {len(lines) - most:,} more)"
+            found += [Finding(text, is_error) for text in shown]
+    about = f"{origin.table}: " if origin.table else ""
+    return found + [Finding(f"{about}{note}", False) for note in origin.notes]
+
+
+def notes_of(found: Iterable[Finding], *, strict: bool = False) -> list[str]:
+    """Return the notes. Raise DataError with a line for each error.
+
+    Args:
+        found: What `find()` returns.
+        strict: Notes are errors, too.
+    """
+    found = list(found)
+    notes = [one.text for one in found if not one.is_error]
+    errors = [one.text for one in found if one.is_error]
+    if strict and notes:
+        errors += [*notes, "with strict=True (--strict) notes are errors"]
+    if errors:
+        raise DataError("\n".join(errors))
+    return notes
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# A table as the kinds see it
+
+
+class _Table:
+    """Segments, the names of their places, and what several kinds need."""
+
+    def __init__(self, segments: Sequence[Segment], origin: Origin, videos: Mapping[str, VideoInfo]) -> None:
+        self.segments, self.origin, self.videos = segments, origin, videos
+        self.is_own = bool(origin.rows) or not origin.table  # not a public data set
+
+    def name(self, number: int) -> str:
+        """Return the place of a segment inside the table."""
+        own = self.segments[number].id
+        return self.origin.rows.get(own) or f"segment {own}"
+
+    def place(self, number: int) -> str:
+        """Return the place of a segment with its table."""
+        return f"{self.origin.table}, {self.name(number)}" if self.origin.table else self.name(number)
+
+    @functools.cached_property
+    def words(self) -> dict[str, dict[str, list[int]]]:
+        """Return {column: {word: [number of its first segment, count of its segments]}}, in the table's order."""
+        found: dict[str, dict[str, list[int]]] = {"label": {}, "split": {}, "wearer": {}}
+        for column, words in found.items():
+            for number, word in enumerate([getattr(segment, column) for segment in self.segments]):
+                if word is not None:
+                    words.setdefault(word, [number, 0])[1] += 1
+        return found
+
+    @functools.cached_property
+    def twins(self) -> list[tuple[int, dict[tuple[str | None, str], int]]]:
+        """Return the segments with the times of an earlier one, and {(label, split): first segment} at these times."""
+        times = [(one.video, round(one.start, 3), round(one.stop, 3)) for one in self.segments]
+        first: dict[tuple[str, float, float], int] = {}
+        twins = [number for number, time in enumerate(times) if first.setdefault(time, number) != number]
+        known: dict[tuple[str, float, float], dict[tuple[str | None, str], int]] = collections.defaultdict(dict)
+        for number in sorted({*twins, *(first[times[number]] for number in twins)}):
+            one = self.segments[number]
+            known[times[number]].setdefault((one.label, one.split), number)
+        return [(number, known[times[number]]) for number in twins]
+
+    @functools.cached_property
+    def recordings(self) -> list[int]:
+        """Return the number of the first segment of each different recording."""
+        found: dict[tuple, int] = {}
+        for number, one in enumerate(self.segments):
+            key = one.video, one.imu, one.wearer, one.imu_axes, one.imu_offset, one.imu_stretch
+            found.setdefault(key, number)
+        return list(found.values())
+
+
+Found = Iterator[tuple[int, str, bool]]
+
+
+def _segments(count: int) -> str:
+    return f"{count:,} segment{'' if count == 1 else 's'}"
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Segments that contradict each other
+
+
+def rows_twice(table: _Table) -> Found:
+    """Yield segments that are in the table already, with the same label or without one."""
+    done = set()
+    for number, known in table.twins:
+        one, name = table.segments[number], table.name(number)
+        same = [(one.label, one.split), (None, one.split)] if one.label else list(known)[:1]
+        again = next((known[key] for key in same if known.get(key, number) < number), None)
+        row = name if table.origin.rows else number  # a row of recordings without labels has several segments
+        if again is not None and row not in done and not (table.origin.rows and name == table.name(again)):
+            done.add(row)
+            yield number, f"repeats {table.name(again)}, so it counts twice; remove one", False
+
+
+def two_labels(table: _Table) -> Found:
+    """Yield segments that are in the table already with another label."""
+    for number, known in table.twins:
+        own = table.segments[number].label
+        others = ((label, again) for (label, _), again in known.items() if own and label not in (None, own))
+        label, again = next(others, (None, number))
+        if again < number:
+            name = table.name(again)
+            yield number, f"is {name} again with the label {own!r} instead of {label!r}; a segment has one label", True
+
+
+def labels_that_overlap(table: _Table) -> Found:
+    """Yield segments that share more than half of the shorter one with an earlier one of another label."""
+    if not table.is_own:
+        return
+    labelled = [number for number, one in enumerate(table.segments) if one.label is not None]
+    twins = {number for number, _ in table.twins}
+    found = []
+    # {video: of two labels, the segment that ends last}: one of the two has another label than the next segment.
+    latest: dict[str, list[int]] = collections.defaultdict(list)
+    for number in sorted(labelled, key=lambda number: table.segments[number].start):
+        one = table.segments[number]
+        known = latest[one.video]
+        if not known or table.segments[known[0]].stop <= one.start:
+            known[:] = [number]
+            continue
+        for k in known:
+            other = table.segments[k]
+            shared = min(one.stop, other.stop) - one.start
+            shorter = min(one.stop - one.start, other.stop - other.start)
+            if other.label != one.label and shared > shorter / 2 + ROUNDING and number not in twins:
+                found.append((number, k, shared))
+                break
+        same = next((k for k in known if table.segments[k].label == one.label), None)
+        if same is not None and table.segments[same].stop < one.stop:
+            known.remove(same)
+        if same is None or same not in known:
+            known.append(number)
+        known.sort(key=lambda k: -table.segments[k].stop)
+        del known[2:]
+    for number, k, shared in sorted(found):
+        own, other = table.segments[number].label, table.segments[k].label
+        sentence = f"{shared:.1f} s with the label {own!r} are also in {table.name(k)} with {other!r}"
+        yield number, f"{sentence}; shorten one, or leave it out", False
+
+
+def ids_twice(table: _Table) -> Found:
+    """Yield segments with the id of an earlier one; in a table of your own this is an error when it is read."""
+    ids = set()
+    for number, one in enumerate(table.segments):
+        if one.id in ids:
+            yield number, "its id is that of an earlier segment, so results cannot name it; give it another one", False
+        ids.add(one.id)
+
+
+def moments_of_two_splits(table: _Table) -> Found:
+    """Yield segments whose clips overlap those of another split, on which testing would be too easy."""
+    numbers = {id(segment): number for number, segment in enumerate(table.segments)}
+    pairs = [(numbers[id(one)], numbers[id(other)]) for one, other in overlapping_splits(table.segments)]
+    for number, other in sorted(pairs):
+        splits = f"{table.segments[number].split} and {table.segments[other].split}"
+        sentence = f"its clips of {CLIP_SECONDS:.2f} s share moments of the video with {table.name(other)}"
+        yield number, f"{sentence} of another split ({splits}); give both the same split", False
+
+
+def ends_of_videos(table: _Table) -> Found:
+    """Yield segments that stop more than a clip behind the end of their video: an error if most do.
+
+    Then the times have another unit, or are those of other videos. A video that was cut short has some such segments.
+    """
+    known = [number for number, one in enumerate(table.segments) if one.video in table.videos]
+    late = [number for number in known if table.segments[number].stop > _end(table, number)]
+    are_most = 2 * len(late) > len(known)
+    question = _other_unit(table, late) if are_most else ""
+    outside = sum(table.segments[number].start > _end(table, number) for number in late)
+    for number in late:
+        stop, end = table.segments[number].stop, table.videos[table.segments[number].video].duration
+        sentence = f"stops at {stop:.1f} s, but the video ends at {end:.1f} s; {question or 'correct the row'}"
+        yield number, sentence, are_most and (bool(question) or 2 * outside > len(known))
+
+
+def _end(table: _Table, number: int) -> float:
+    """Return the time from which on a stop is too late: a clip after the end of the video."""
+    return table.videos[table.segments[number].video].duration + CLIP_SECONDS
+
+
+def _other_unit(table: _Table, late: Sequence[int]) -> str:
+    """Return a question that names the unit in which all these segments are inside their videos, or ""."""
+    ends = [(table.segments[number], _end(table, number)) for number in late]
+    if all(one.start <= end and one.start < one.stop / 1000 <= end for one, end in ends):
+        return "is the column stop in milliseconds? Divide it by 1000"
+    whole = all(one.start.is_integer() and one.stop.is_integer() for one, _ in ends)
+    if whole and all(one.stop <= end * table.videos[one.video].fps for one, end in ends):
+        return "are the times frame numbers? Divide them by the frame rate"
+    if all(one.stop / 1000 <= end and one.stop - one.start >= SHORTEST for one, end in ends):
+        return "are the times milliseconds? Divide them by 1000"
+    return ""
+
+
+SHORTEST = 100  # milliseconds of a segment
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Names that contradict each other
+
+
+def spellings(table: _Table) -> Found:
+    """Yield labels, splits and wearers that are another spelling of an earlier one: an error if it cannot be seen."""
+    for column, words in table.words.items():
+        known: dict[str, dict[str, str]] = collections.defaultdict(dict)  # {folded: {how it looks: word}}
+        for word, (number, _) in words.items():
+            look = _look(word)
+            alike = known[_folded(look)]
+            if look in alike:
+                place = table.name(words[alike[look]][0])
+                sentence = f"the {column} {word!a} looks like {alike[look]!a} ({place}), but has other characters"
+                yield number, f"{sentence}; write one of them", True
+            elif alike:
+                other = next(iter(alike.values()))
+                sentence = f"the {column} {word!r} differs from {other!r} ({table.name(words[other][0])})"
+                yield number, f"{sentence} only in case or blanks; write one of them", column == "split"
+            alike.setdefault(look, word)
+
+
+# Letters that look like Latin ones: Cyrillic capitals, small ones, and Greek ones.
+ALIKE = str.maketrans(
+    "\u0410\u0412\u0415\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0425\u0405\u0406\u0408"
+    "\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0455\u0456\u0458\u0501\u051b"
+    "\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7\u03bf\u03bd",
+    "ABEKMHOPCTXSIJaeopcyxsijdqABEZHIKMNOPTYXov",
+)
+
+
+def _look(word: str) -> str:
+    """Return what a word looks like: composed, without invisible characters, with Latin letters and plain blanks."""
+    if word.isascii():
+        return word
+    seen = unicodedata.normalize("NFC", "".join(sign for sign in word if unicodedata.category(sign) != "Cf"))
+    return "".join(" " if unicodedata.category(sign) == "Zs" else sign for sign in seen).translate(ALIKE).strip()
+
+
+def _folded(look: str) -> str:
+    """Return a word without case, compatibility forms, and what separates its parts."""
+    return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", look).casefold()).strip()
+
+
+MISSING = {"nan", "none", "null", "na", "n/a", "#n/a", "<na>", "nat", "nil", "undefined", "-", "--", "?"}
+
+
+def words_for_nothing(table: _Table) -> Found:
+    """Yield labels and wearers that programs write into empty cells."""
+    for column in ("label", "wearer"):
+        for word, (number, count) in table.words[column].items():
+            if word.lower() in MISSING:
+                sentence = f"the {column} {word!r} ({_segments(count)}) is a name like any other"
+                yield number, f"{sentence}; leave the cell empty if there is none", False
+
+
+def numbers_as_labels(table: _Table) -> Found:
+    """Yield labels that are the same number (an error), and the first of numbers beside words."""
+    words = table.words["label"]
+    numbers = {word: float(word) for word in words if re.fullmatch(r"[+-]?\d+(\.\d*)?", word, re.ASCII)}
+    known: dict[float, str] = {}
+    for word, value in numbers.items():
+        if (other := known.setdefault(value, word)) != word:
+            sentence = f"the label {word!r} is the number {other!r} ({table.name(words[other][0])}) in another spelling"
+            yield words[word][0], f"{sentence}; write one of them", True
+    if numbers and any(word not in numbers and word.lower() not in MISSING for word in words):
+        word, count = next(iter(numbers)), sum(words[word][1] for word in numbers)
+        sentence = f"the label {word!r} is a number, but other labels are words ({_segments(count)} have numbers)"
+        yield words[word][0], f"{sentence}; write the names of the classes", False
+
+
+USUAL = ("train", "test", "validation")
+OTHERWISE = dict.fromkeys(("val", "valid", "dev", "develop", "validate"), "validation") | {"training": "train"}
+
+
+def unusual_splits(table: _Table) -> Found:
+    """Yield splits that commands do not read unless they are named."""
+    if table.origin.drawn:
+        return
+    words = table.words["split"]
+    for word, (number, count) in words.items():
+        folded = _folded(_look(word))
+        if word in USUAL or (folded in USUAL and folded in words):  # spellings() has the second
+            continue
+        similar = difflib.get_close_matches(folded, USUAL, 1)
+        usual = OTHERWISE.get(folded) or (similar[0] if similar else "")
+        hint = f"usual is {usual!r}" if usual else f"usual are {', '.join(map(repr, USUAL))}"
+        hint = f"write {usual!r}" if usual == folded else hint
+        yield number, f"the split {word!r} ({_segments(count)}) is read only by a command that names it; {hint}", False
+
+
+def untrained_classes(table: _Table) -> Found:
+    """Yield the first class without segments for training, with the names of the others."""
+    if "train" not in table.words["split"]:
+        return
+    trained = {one.label for one in table.segments if one.split == "train"}
+    missing = [word for word in table.words["label"] if word not in trained]
+    if missing:
+        what, them = ("1 class has", "it") if len(missing) == 1 else (f"{len(missing):,} classes have", "them")
+        names = ", ".join(map(repr, missing[:LISTED])) + (", ..." if len(missing) > LISTED else "")
+        sentence = f"{what} no segment with the split train, so students cannot learn {them}: {names}"
+        yield table.words["label"][missing[0]][0], sentence, False
+
+
+LISTED = 20  # names in a line
+
+
+def wearers_of_two_splits(table: _Table) -> Found:
+    """Yield wearers with segments for training and others."""
+    if table.origin.drawn:
+        return
+    first: dict[str, dict[str, int]] = collections.defaultdict(dict)  # {wearer: {split: segment}}
+    for number, one in enumerate(table.segments):
+        if one.wearer is not None:
+            first[one.wearer].setdefault(one.split, number)
+    for wearer, splits in first.items():
+        other = next((split for split in splits if split != "train"), None)
+        if "train" in splits and other is not None:
+            sentence = f"the wearer {wearer!r} is in {other} here and in train in {table.name(splits['train'])}"
+            way_out = "so accuracy is not that for new people; give each wearer one split"
+            yield splits[other], f"{sentence}, {way_out}", False
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Recordings that contradict each other
+
+
+def imus_of_other_videos(table: _Table) -> Found:
+    """Yield recordings whose IMU is that of another video: shared with it, named like it, or in its folder."""
+    if not table.is_own:
+        return
+    names: dict[str, int] = {}
+    folders: dict[str, int] = {}
+    for number in table.recordings:
+        video = Path(table.segments[number].video)
+        names.setdefault(video.stem, number)
+        folders.setdefault(str(video.parent), number)
+    users: dict[str, int] = {}
+    done = set()
+    for number in table.recordings:
+        one = table.segments[number]
+        if (one.video, one.imu) in done:
+            continue
+        done.add((one.video, one.imu))
+        for imu in map(Path, _files(one)):
+            user = users.setdefault(str(imu), number)
+            video, stem = Path(one.video), re.sub(r"(?i)[-_. ](accl?|accel|gyro?|imu)$", "", imu.stem)
+            sentence = ""
+            if table.segments[user].video != one.video:
+                if abs(table.segments[user].imu_offset - one.imu_offset) <= LARGEST_OFFSET:
+                    way_out = "each video has its own, or its own imu_offset in a long one"
+                    sentence = f"is also that of {_video(table, user)}; {way_out}"
+            elif stem != video.stem and stem in names:
+                sentence = f"has the name of another video, {_video(table, names[stem])}; give that of {video.name}"
+            elif stem != video.stem and video.parent != imu.parent and str(imu.parent) in folders:
+                other = _video(table, folders[str(imu.parent)])
+                sentence = f"lies beside another video, {other}; give that of {video.name}"
+            if sentence:
+                yield number, f"the IMU {imu.name} {sentence}", False
+                break  # the other file of a pair adds nothing
+
+
+LARGEST_OFFSET = 2.0  # seconds: a larger one is not a clock that is a little off
+
+
+def _files(one: Segment) -> tuple[str, ...]:
+    return (one.imu,) if isinstance(one.imu, str) else one.imu or ()
+
+
+def _video(table: _Table, number: int) -> str:
+    return f"{Path(table.segments[number].video).name} ({table.name(number)})"
+
+
+def two_in_one_recording(table: _Table) -> Found:
+    """Yield recordings that have another IMU, wearer, axes or clock in an earlier row."""
+    if not table.is_own:
+        return
+    known: dict[tuple, tuple[int, str]] = {}  # {what of which recording: (segment, its value)}
+    done = set()
+    for number in table.recordings:
+        one = table.segments[number]
+        imus = " and ".join(Path(file).name for file in _files(one)) or "none"
+        wearer = "none" if one.wearer is None else repr(one.wearer)
+        clock = f"{one.imu_offset:g}, {one.imu_stretch:g}"
+        for what, recording, value, is_error in (
+            ("video has the IMU", one.video, imus, False),
+            ("video has the wearer", one.video, wearer, False),
+            ("IMU has the axes", (one.video, one.imu), repr(one.imu_axes), True),
+            ("IMU has the offset and stretch", (one.video, one.imu), clock, False),
+        ):
+            first, other = known.setdefault((what, recording), (number, value))
+            if value == other or (what, recording, value) in done:
+                continue
+            done.add((what, recording, value))
+            if not (value is imus and "none" in (value, other) and _are_beside(table, number, first)):
+                sentence = f"its {what} {value} here and {other} in {table.name(first)}; a recording has one"
+                yield number, sentence, is_error
+
+
+def _are_beside(table: _Table, *numbers: int) -> bool:
+    """Return whether all IMUs of these segments are in the folders of their videos, where unnamed ones are found."""
+    found = [table.segments[number] for number in numbers]
+    return all(os.path.dirname(imu) == os.path.dirname(one.video) for one in found for imu in _files(one))
+
+
+# Each kind of contradiction, with the number of lines that it may have.
+KINDS: tuple[tuple[Callable[[_Table], Found], int], ...] = (
+    (rows_twice, 1),
+    (two_labels, 1),
+    (labels_that_overlap, 1),
+    (ids_twice, 1),
+    (spellings, 5),
+    (words_for_nothing, 5),
+    (numbers_as_labels, 5),
+    (unusual_splits, 5),
+    (untrained_classes, 1),
+    (wearers_of_two_splits, 1),
+    (moments_of_two_splits, 1),
+    (imus_of_other_videos, 1),
+    (two_in_one_recording, 5),
+    (ends_of_videos, 1),
+)

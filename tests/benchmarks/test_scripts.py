@@ -1,0 +1,309 @@
+"""Each script in benchmarks/ runs with its smallest settings and writes its table; those with a test file of their own
+are left to it. What takes minutes, a GPU or optional packages is replaced by made-up measurements."""
+
+import contextlib
+import importlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
+
+import pytest
+import small_students
+import torch
+
+import egodistill
+from egodistill import EgoDistill
+from egodistill.commands import cli
+from egodistill.support import files
+
+ROOT = Path(egodistill.__file__).parent
+SCRIPTS = ROOT / "benchmarks"
+pytestmark = pytest.mark.skipif(not SCRIPTS.exists(), reason="no benchmarks beside the package: not a checkout")
+
+
+def read_tables(document):
+    """Return the tables of a document, {name of the section: (header, rows)}."""
+    found = {}
+    for name, body in re.findall(r"(?ms)^<!-- ([^/].*?) -->$(.*?)^<!-- /", document.read_text(encoding="utf-8")):
+        lines = [line for line in body.splitlines() if line.startswith("|")]
+        header, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+        found[name] = (header, rows)
+    return found
+
+
+@pytest.fixture
+def script(monkeypatch, tmp_path):
+    """Import a script by its name; its `main` with some words returns the tables that it writes, by section."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    monkeypatch.setattr(files, "available_cores", lambda: 1)  # worlds are rendered in this process
+    monkeypatch.setenv("GOMP_SPINCOUNT", "3000")  # recording.py would set it
+    before = set(sys.modules)
+
+    def load(name):
+        sys.modules.pop(name, None)
+        found = importlib.import_module(name)
+
+        def main(*words):
+            document = tmp_path / "document.md"
+            document.unlink(missing_ok=True)
+            monkeypatch.setattr(sys, "argv", [f"benchmarks/{name}.py", *map(str, words), "--markdown", str(document)])
+            found.main()
+            return read_tables(document)
+
+        return found, main
+
+    yield load
+    for name in set(sys.modules) - before:
+        if (SCRIPTS / f"{name}.py").exists():
+            del sys.modules[name]
+
+
+def only(found):
+    """Return header and rows of the only table."""
+    ((header, rows),) = found.values()
+    return header, rows
+
+
+def number(cell):
+    return float(cell.split(" ")[0])
+
+
+@pytest.fixture
+def student(tmp_path):
+    path = tmp_path / "student.pt"
+    small_students.student().save(path)
+    return path
+
+
+def replies(answers):
+    """Return a replacement of `subprocess.run()` for scripts that measure in child processes."""
+    return lambda command, **options: SimpleNamespace(stdout=json.dumps(answers(command[2:])), returncode=0)
+
+
+def test_every_script_has_a_test():
+    here = Path(__file__)
+    tested = {path.stem.removeprefix("test_") for path in here.parent.glob("test_*.py")} | {"evidence_report"}
+    tested |= set(re.findall(r"(?m)^def test_(\w+)\(script", here.read_text(encoding="utf-8")))
+    assert {path.stem for path in SCRIPTS.glob("*.py")} <= tested
+
+
+def test_bf16_training(script, tmp_path):
+    """The table of the repository comes from its lines."""
+    module, main = script("bf16_training")
+    header, rows = only(main(tmp_path, "--report"))
+    assert header == ["network", "fp32 top-1 (%)", "bf16 top-1 (%)", "difference", "95 % interval", "seeds"]
+    assert [row[0] for row in rows] == ["teacher", "EgoDistill", "VisIMU", "mean of these"]
+    assert (header, rows) == only(read_tables(module.RESULTS.with_suffix(".md")))
+
+
+def test_busy(script, monkeypatch):
+    module, main = script("busy")
+    assert module.take_steps("student", 0.0) > 0
+    monkeypatch.setattr(module, "load", lambda processes: contextlib.nullcontext())
+    seconds = iter(range(100))
+    monkeypatch.setattr(subprocess, "run", replies(lambda words: next(seconds)))
+    header, rows = only(main("--rounds", 1, "--ways", "one thread", "torch's default"))
+    assert header == ["threads", "teacher, quiet", "teacher, 1 busy", "student, quiet", "student, 1 busy"]
+    assert rows == [["one thread", "0.00", "4.00", "2.00", "6.00"], ["torch's default", "1.00", "5.00", "3.00", "7.00"]]
+
+
+@pytest.mark.slow
+def test_ceilings(script, tmp_path):
+    _, main = script("ceilings")
+    options = ("--acts", 330, "--epochs", 1, "--coupling", 1, "--processes", 1, "--results", tmp_path / "lines.jsonl")
+    found = main("--only", "N = 1", "verb from time, length and mean acceleration", *options)
+    (header, rows), (probe_header, probes) = found.values()
+    assert header == ["inputs", "reversal", "cyclic", "all classes", "EPIC's shares", "bound"]
+    assert [(row[0], row[-1]) for row in rows] == [("N = 1", "60.0")] and 20 < number(rows[0][3]) < 100
+    assert probe_header == ["probe", "top-1 (%)", "chance (%)", "standard error"]
+    assert [(row[0], row[2]) for row in probes] == [("verb from time, length and mean acceleration", "5.0")]
+    stored = ROOT / "results" / "ceilings.jsonl"
+    found = main("--report", "--coupling", 1, "--results", stored)
+    assert list(found.values()) == list(read_tables(stored.with_suffix(".md")).values())
+
+
+def test_decode(script):
+    module, main = script("decode")
+    header, rows = only(main("--quick", "--only", "256p, 12 sparse", "--repeats", 1))
+    assert header[:4] == ["file: key frame every", "request", "ours, ms per frame", "limit"]
+    assert header[4:] == [*module.BASELINES, "key frames only", "verdict"]
+    assert [row[:2] for row in rows] == [["256p, 12", "sparse"]] and number(rows[0][2]) > 0
+    assert "!" not in "".join(rows[0]) and "WRONG" not in rows[0][-1]
+
+
+def test_export(script, student):
+    _, main = script("export")
+    header, rows = only(main(student, "--clips", 2, "--repeats", 1, "--formats", "export", "--precisions", "fp32"))
+    assert header[:5] == ["file", "format", "precision", "equal labels (%)", "feature difference"]
+    assert [row[:4] for row in rows] == [
+        ["original", "eager", "fp32", "100.00"],
+        ["export-fp32.pt2", "export", "fp32", "100.00"],
+    ]
+
+
+def test_gpu(script, monkeypatch, tmp_path):
+    """It calls two other commands, whose options it must know."""
+    module, main = script("gpu")
+    _, steps = script("steps")
+    document, called = tmp_path / "document.md", []
+    monkeypatch.setattr(cli, "main", lambda words: called.append(cli.parse(words).markdown) or 0)
+
+    def run(command, **options):
+        called.append([str(word) for word in command[1:]])
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    for words, forms in (([], len(module.FORMS)), (["--quick"], 1)):
+        called.clear()
+        with pytest.raises(SystemExit) as ended:
+            main("--device", "cpu", *words)
+        assert not ended.value.code and called[:-1] == [str(document)] * forms
+        path, *options = called[-1]
+        assert path == str(SCRIPTS / "steps.py") and options[-2:] == ["--markdown", str(document)]
+        monkeypatch.setattr(torch, "manual_seed", mock.Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):  # steps.py understands its options, and is stopped there
+            steps(*options[:-2])
+
+
+def test_imu(script, monkeypatch):
+    module, main = script("imu")
+    monkeypatch.setattr(module, "MINUTES", 1)
+    header, rows = only(main())
+    assert header == ["step", "ms"] and all(number(row[1]) >= 0 for row in rows)
+    names = ["load EPIC-KITCHENS, two files", "load Ego4D, one file", "window of 422 samples"]
+    assert [row[0] for row in rows] == names
+
+
+def test_int8(script, monkeypatch):
+    module, main = script("int8")
+    for name, replacement in (
+        ("export", lambda model, path, **options: None),
+        ("load_exported", lambda path: None),
+        ("milliseconds", lambda programs, inputs, repeats: [10.0]),
+    ):
+        monkeypatch.setattr(module.export, name, replacement)
+    kernels = [module.Kernel(f"qconv {part}", part, 1.0) for part in module.PARTS]
+    kernels += [module.Kernel("qconv binary", f"stage {k}", 1.5) for k in (1, 2, 3, 4)]
+    monkeypatch.setattr(module, "profile_kernels", lambda run, inputs, repeats: kernels)
+    header, rows = only(main("--repeats", 1))
+    assert header == ["part", "kernels", "ms", "share (%)", "GMACs", "GMACs per second"]
+    assert [row[0] for row in rows] == [*module.PARTS, "outside of the kernels", "all"]
+    shown = {row[0]: row[1:] for row in rows}
+    assert shown["stage 1"][:3] == ["2", "2.50", "25.0"] and shown["outside of the kernels"][1] == "-5.00"
+    assert number(shown["all"][3]) == pytest.approx(sum(number(row[4]) for row in rows[:-2] if row[4]), abs=0.01)
+    assert number(shown["stage 1"][4]) == pytest.approx(1000 * number(shown["stage 1"][3]) / 2.5, abs=1)
+
+
+def test_live(script, student):
+    _, main = script("live")
+    header, rows = only(main(student, "--forms", "eager", "--precisions", "fp32", "--repeats", 1))
+    assert header == ["program", "form", "precision", "p50 (ms)", "p95 (ms)", "p99 (ms)", "MB", "load (s)"]
+    assert [row[:3] for row in rows] == [["frame", "eager", "fp32"], ["motion", "eager", "fp32"]]
+    header, rows = only(main("--hours", 0.01))
+    assert header[:5] == ["student", "hours", "minutes", "processor minutes", "answers"]
+    assert rows[0][:2] == ["eager", "0.01"] and rows[0][4:7] == ["68", "0", "18"]
+
+
+def test_loader(script):
+    _, main = script("loader")
+    header, rows = only(main("--clips", 8, "--batch-size", 4))
+    assert header == ["step", "value"]
+    names = ["reading alone, clips per second", "training, clips per second", "waiting for data, % of the time"]
+    assert [row[0] for row in rows] == names and all(number(row[1]) >= 0 for row in rows)
+
+
+def test_paper_size(script, monkeypatch):
+    module, main = script("paper_size")
+    for name in ("render", "repeat", "write_imu"):
+        monkeypatch.setattr(module, name, mock.create_autospec(getattr(module, name)))  # called as they are defined
+    monkeypatch.setattr(module, "disk_table", lambda folder, clips: module.tables.Table(["store"], [["one pass"]]))
+    measured = {"seconds": 0.36, "disk": 1e6, "MB": 500, "once": 0.1, "kept": 0.01, "again": 0.1}
+    seen = []
+    monkeypatch.setattr(subprocess, "run", replies(lambda words: seen.append(words[1]) or measured))
+    found = main("--clips", 16, "--teacher-clips", 1)
+    assert seen == [*module.STAGES, "stage-1"] and len(found) == 3
+    header, rows = next(table for name, table in found.items() if re.match(r"benchmarks/paper_size\.py,", name))
+    assert header[:4] == ["stage", "seconds per clip", "GB of memory", "Ego4D: hours"]
+    assert [row[0] for row in rows] == [*module.STAGES]
+    assert rows[0][3:5] == ["1.4", "12.1"]  # 12,100 clips of 0.36 s (and 8,500 of 0.1 s once) and 1 MB
+    header, rows = next(table for name, table in found.items() if "stage 1" in name)
+    assert [row[0] for row in rows] == ["features kept", "frames encoded in each step", "factor"]
+    assert rows[2][1] == "10.0"
+
+
+def test_precision(script, store, tmp_path):
+    _, main = script("precision")
+    options = {"image_encoder": "resnet10x4", "image_weights": None, "hidden": 16}
+    model = EgoDistill(len(store.class_names), frame_size=store.settings["frame_size"], **options)
+    for name in ("visimu-n1", "start", "stage-1-n1", "visimu-n1-without-gt"):
+        (tmp_path / "seed-0").mkdir(exist_ok=True)
+        model.save(tmp_path / "seed-0" / f"{name}.pt")
+    header, rows = only(main(store.path, tmp_path))
+    assert header == ["network", "fp32 top-1 (%)", "bf16 top-1 (%)", "equal labels (%)"]
+    assert [row[0] for row in rows] == ["seed-0/visimu-n1"] and all(0 <= number(cell) <= 100 for cell in rows[0][1:])
+
+
+def test_recording(script, steady, monkeypatch):
+    module, main = script("recording")
+    monkeypatch.setattr(module.teachers, "load", lambda *given, **options: torch.nn.Identity())
+    monkeypatch.setattr(module, "run_teacher", lambda teacher, video, seconds: None)
+    monkeypatch.setattr(module, "peak_memory", lambda video, imu: 1.0)
+    found = main("--minutes", 0.1, "--teacher-seconds", 3, "--num-frames", 1, "--video", steady)
+    header, rows = only(found)
+    assert header[:4] == ["model", "seconds", "decoding alone", "model alone"]
+    frames = ["exact frames", "cheapest frame within 0.25 s", "key frames", "working copy"]
+    names = ["MotionFormer as released", "MotionFormer, this library's form"]
+    assert [row[0] for row in rows] == names + [f"EgoDistill, N = 1, {name}" for name in frames]
+    assert all(number(row[4]) > 0 for row in rows[2:]) and "0 minutes, fp32" in next(iter(found))
+
+
+def test_steps(script, monkeypatch):
+    module, main = script("steps")
+    monkeypatch.setattr(module, "CLIPS", 4)
+    header, rows = only(main("--only", "stage 2", "--rounds", 1, "--device", "cpu"))
+    assert header[:4] == ["network", "batch", "bare fp32, ms", "train()"]
+    assert [row[:2] for row in rows] == [["stage 2", "32"]] and all(number(cell) > 0 for cell in rows[0][2:])
+
+
+def test_teachers(script, monkeypatch):
+    _, main = script("teachers")
+
+    def measure(words):
+        fast = json.loads(words[1])["form"] == "library"
+        return {"seconds": 2 - fast, "peak": 300 - 100 * fast, "above": 90 - 60 * fast, "feature": [1.0, 2 + fast / 8]}
+
+    monkeypatch.setattr(subprocess, "run", replies(measure))
+    options = ("--precisions", "fp32", "--devices", "cpu", "--repeats", 1, "--rounds", 1)
+    header, rows = only(main("--batch-sizes", 1, 8, *options))
+    assert header[:5] == ["batch", "values", "precision", "seconds: released, ours", "ratio"]
+    measured = ["2.000, 1.000", "2.0", "300, 200", "1.5", "90, 30", "3.0", "1.2e-01"]
+    assert rows == [[batch, "original", "fp32", *measured] for batch in ("1", "8")]
+
+
+@pytest.mark.parametrize("document", sorted((ROOT / "results").glob("*.md")), ids=lambda path: path.name)
+def test_shares_of_stored_tables_are_0_to_100_percent(document):
+    """And differences of shares -100 to 100: intervals end there."""
+    for header, rows in read_tables(document).values():
+        for row in rows:
+            for name, cell in zip(header, row, strict=True):
+                if found := re.match(r"([+-]?)[\d.]+ \(([+-]?[\d.]+) to ([+-]?[\d.]+)\)$", cell):
+                    signed, low, high = found[1] != "", float(found[2]), float(found[3])
+                    assert low >= (-100 if signed else 0) or "R2" in name, (name, cell)
+                    assert high <= 100, (name, cell)
+
+
+def test_the_readme_of_results_explains_every_field_and_counts_the_commits_that_are_gone():
+    text = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+    explained = set(re.findall(r"`(\w+)`", text.partition("## Fields")[2].partition("## Bits")[0]))
+    for path in (ROOT / "results").glob("*.jsonl"):
+        assert set().union(*files.read_lines(path)) <= explained, path
+    gone = re.findall(r"(?m)^\| `(\S+\.jsonl)` \| `(\w+)` \| (\d+) \|", text)
+    for name, commit in {(name, commit) for name, commit, _ in gone}:
+        lines = list(files.read_lines(ROOT / "results" / name, "commit"))
+        counted = sum(int(count) for one, other, count in gone if (one, other) == (name, commit))
+        assert sum(line["commit"].startswith(commit) for line in lines) == counted, name
+    assert f"{sum(int(count) for *_, count in gone)} of the" in text

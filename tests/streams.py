@@ -1,0 +1,65 @@
+"""A small student, head motion and pictures for streams, and what they must equal."""
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from egodistill import EgoDistill, Stream
+from egodistill.recordings import clips
+
+CLIP = 64 / 30
+
+
+def student(num_frames=1, use_imu=True, **options):
+    torch.manual_seed(0)
+    return EgoDistill(
+        num_classes=7,
+        feature_dim=16,
+        num_frames=num_frames,
+        use_imu=use_imu,
+        image_encoder="resnet10x4",
+        image_weights=None,
+        frame_size=32,
+        hidden=32,
+        imu_width=4,
+        class_names=list("abcdefg"),
+        **options,
+    ).eval()
+
+
+def open_stream(model, **options):
+    return Stream(model, **{"precision": "fp32", "top": 7, **options})
+
+
+def samples(start, stop, rate=200.0, seed=0):
+    """Times and readings of a head that moves smoothly."""
+    times = np.arange(round(start * rate), round(stop * rate)) / rate
+    phase = np.random.default_rng(seed).uniform(0, 6, 6)
+    readings = np.sin(np.outer(times, [1, 2, 3, 4, 5, 6]) + phase) * [2, 2, 2, 0.5, 0.5, 0.5] + [0, 0, 9.8, 0, 0, 0]
+    return times, readings
+
+
+def picture(seed=0, size=32):
+    return np.random.default_rng(seed).integers(0, 256, (size, size, 3), np.uint8)
+
+
+def check(stream):
+    """The equations of `Stats`."""
+    s = stream.stats
+    assert s.samples == s.used + s.late + s.double + s.invalid + s.held
+    assert s.frames == s.encoded + s.refused + s.replaced + s.waiting
+    assert s.due == s.given + s.problems + s.dropped + s.pending
+    assert s.requests == s.answered + s.given_up + s.outstanding
+    assert min(dataclasses.astuple(s)) >= 0
+    return s
+
+
+def offline(model, times, readings, start, frames):
+    """The model on one clip, as `predict()` runs it with a batch of one."""
+    window = clips.Imu(times, readings[:, :3], times, readings[:, 3:]).window(start)
+    given = np.stack([frame.transpose(2, 0, 1) for frame in frames])
+    with torch.no_grad():
+        scores = model(torch.from_numpy(given)[None], torch.from_numpy(window)[None]).logits.softmax(1)[0]
+    values, best = scores.topk(7)
+    return [(model.class_names[k], value) for k, value in zip(best.tolist(), values.tolist(), strict=True)]
