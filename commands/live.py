@@ -32,7 +32,7 @@ import numpy as np
 from ..deploy import arrivals, events, exported, feeds
 from ..deploy.stream import CHOICES, Answer, Stream
 from ..engine import batches, runtime
-from ..imu import IMUError
+from ..imu import IMUError, State
 from ..recordings import clips
 from ..support import files
 from ..support.errors import EgoDistillError
@@ -702,7 +702,9 @@ def run_live(a: argparse.Namespace) -> None:
     output = Output(as_json=a.json, tracker=events.Tracker() if a.events else None, path=path)
     source = open_source(a, batches.clip_spec_of(model), output.note)
     report_precision(a.precision, a.device)
-    run = LiveRun(source, output, latency, lambda offset: open_stream(a, model, (offset, a.frame_stretch)))
+    run = LiveRun(
+        source, output, latency, lambda offset: open_stream(a, model, (offset, a.frame_stretch), run.note_state)
+    )
     with Interruption(source.clock) as interruption:
         with contextlib.closing(output):
             run.run(fast=a.fast, seconds=a.seconds)
@@ -711,16 +713,20 @@ def run_live(a: argparse.Namespace) -> None:
         sys.exit(128 + interruption.number)
 
 
-def open_stream(a: argparse.Namespace, model: Any, frame_clock: tuple[float, float]) -> Stream:
+def open_stream(
+    a: argparse.Namespace,
+    model: Any,
+    frame_clock: tuple[float, float],
+    report: Callable[[State], object] | None = None,
+) -> Stream:
     """Return the stream that the options describe."""
     names = ("every", "frames", "slack", "top", "min_coverage", "max_gap", "precision")
     options = keyword_arguments(a, *names, "tolerance", "max_age", "period")
     if a.events:  # two labels can have a probability of `Tracker.end`, 0.4
         options["top"] = max(a.top, 2)
     # A file waits, so nothing of it is dropped, even if the next frame comes hours later.
-    return Stream(
-        model, **options, frame_clock=frame_clock, max_pending=FILE_PENDING if a.fast else 2, on_restart="reset"
-    )
+    options |= {"max_pending": FILE_PENDING if a.fast else 2, "on_restart": "reset", "report": report}
+    return Stream(model, **options, frame_clock=frame_clock)
 
 
 def given_by(call: Callable[[], list[Answer]]) -> Iterator[Answer]:
@@ -772,6 +778,12 @@ class LiveRun:
         self.camera: FrameFeed | None = None
         self.problem: str | None = None
         self.error: Exception | None = None  # of the input or the model
+        self.states: list[State] = []  # that have been told
+
+    def note_state(self, state: State) -> None:
+        """Print what is wrong with the input."""
+        self.states.append(state)
+        self.output.note(f"warning: {state.name}: {state.sentence}")
 
     def run(self, *, fast: bool, seconds: float | None) -> None:
         """Read the source to its end, for some seconds, or until a signal. Errors of the input are for `report()`."""
@@ -837,12 +849,15 @@ class LiveRun:
         if self.camera is not None and (stats.due or error is None):
             lines = summary(source, stats, self.camera.share_on())
             lines += self.latency.lines(dropped=stats.dropped, due=stats.due, megabytes=peak_megabytes())
+            if self.states:
+                lines.append(f"faults of the input: {', '.join(state.name for state in self.states)}")
             self.output.note("\n".join(lines))
         if error is not None:
             raise error
         if self.camera is not None and not stats.given and not interrupted:
             seconds = self.camera.stream.spec.seconds
             reason = self.problem or f"an answer needs {seconds:.2f} s of frames and samples together"
+            reason = "; ".join([reason, *(state.sentence for state in self.states)])
             raise EgoDistillError(f"{source.video.source}: no clip was classified: {reason}")
 
 
