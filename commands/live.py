@@ -265,6 +265,7 @@ def open_source(a: argparse.Namespace, spec: clips.ClipSpec, report: Callable[[s
         file, realtime=not a.fast, clock=clock, timeout=a.timeout, reconnect=a.reconnect or 0.0, report=report
     )
     timeout = math.inf if a.fast else feeds.TIMEOUT if a.timeout is None else a.timeout
+    lines = {"clock": clock, "report": report, "timeout": timeout, "units": False}  # the stream checks units
     if not video.live:
         video.pace = pace
     samples, recorded = None, True
@@ -272,10 +273,9 @@ def open_source(a: argparse.Namespace, spec: clips.ClipSpec, report: Callable[[s
         used = given_flags(a, "imu", "imu_follow", "imu_axes") + (["--align"] if a.align == "arrival" else [])
         reject(used, f"the student in {a.student} reads no IMU samples")
     elif a.imu_follow:
-        samples, recorded = feeds.table_samples(a.imu_follow, clock=clock, report=report, timeout=timeout), False
+        samples, recorded = feeds.table_samples(a.imu_follow, **lines), False
     elif a.imu == ["-"]:
-        samples = feeds.json_samples(standard_input(), clock=clock, report=report, timeout=timeout)
-        recorded = False
+        samples, recorded = feeds.json_samples(standard_input(), **lines), False
     elif video.live:
         raise EgoDistillError(
             f"{a.source}: the student in {a.student} reads IMU samples; give them as JSON lines on standard input "

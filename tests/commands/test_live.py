@@ -365,6 +365,7 @@ def test_faults_of_the_input_are_told_as_they_occur_and_at_the_end(kitchen, file
     (summary,) = (k for k, line in enumerate(lines) if line.startswith("answers: "))
     assert units < summary and frozen < summary
     assert lines[-1] == "faults of the input: accelerometer units, gyroscope frozen"
+    assert said.count("acceleration is in g") == 1  # not by the feed of lines as well
 
 
 @pytest.mark.parametrize("fast", [["--fast"], []])
