@@ -32,6 +32,7 @@ __all__ = [
     "Schedule",
     "Sensor",
     "Stats",
+    "Step",
     "TimedFrame",
     "Times",
 ]
@@ -295,8 +296,9 @@ class Sensor:
         if len(self.held[0]):
             times, values = self.with_held(times, values)
         ahead = self.first_ahead(times)
-        back = times[-1] - times[0] > STEP_BACK and bool((given[0][1:] < given[0][:-1] - STEP_BACK).any())
-        if back or self.rerun is not None or times[0] < self.newest - STEP_BACK:
+        first, last = float(times[0]), float(times[-1])
+        back = last - first > STEP_BACK and bool((given[0][1:] < given[0][:-1] - STEP_BACK).any())
+        if back or self.rerun is not None or first < self.newest - STEP_BACK:
             self.note_steps(*given, times[ahead] if ahead < len(times) else math.inf)
         self.held = (times[ahead:], values[ahead:])
         self.stats.held += len(times) - ahead
@@ -410,6 +412,8 @@ class Sensor:
             start: Start of the span, in seconds.
             stop: Its end, in seconds.
         """
+        if not self.steps:
+            return None
         return next((step for step in self.steps if start <= step.stop and stop > step.start), None)
 
     def merge(self, times: np.ndarray, values: np.ndarray) -> None:

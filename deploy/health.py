@@ -22,7 +22,7 @@ from ..imu import FROZEN, Imu, State, motion_states
 from ..recordings.clips import ClipSpec
 from .arrivals import Alignment, Stats, Step
 
-__all__ = ["SENSORS", "Health", "Pictures", "Recent"]
+__all__ = ["SENSORS", "SILENT", "Health", "Pictures", "Recent"]
 
 SENSORS = ("accelerometer", "gyroscope")
 INPUTS = (*SENSORS, "frame")
@@ -41,14 +41,14 @@ SAME_MOVING, SAME, SAME_STILL = 5.0, 10.0, 60.0
 MOVES = 0.1  # rad/s: deviation of the turn rates of a head that moves; noise has 0.005
 TINY = 4  # times smaller than the model's pictures
 # States are looked for after so many readings or frames, or after so many seconds on this host.
-READINGS, FRAMES, SECONDS = 4000, 300, 2.0
+READINGS, FRAMES, SECONDS = 8000, 600, 5.0
 
 
 class Recent:
     """The last samples of a sensor, as they came: in any order, with doubles and wrong times."""
 
     def __init__(self) -> None:
-        self.pieces: deque[tuple[np.ndarray, np.ndarray]] = deque()
+        self.pieces: deque[tuple[float, np.ndarray, np.ndarray]] = deque()  # last time, times, readings
         self.count = 0
 
     def add(self, times: np.ndarray, values: np.ndarray) -> None:
@@ -60,19 +60,21 @@ class Recent:
         """
         if len(times) > MOST:
             times, values = times[-MOST:], values[-MOST:]
-        self.pieces.append((times, values))
+        last = float(times[-1])
+        self.pieces.append((last, times, values))
         self.count += len(times)
-        first = self.pieces[0][0]
-        while self.count - len(first) >= FEWEST and (self.count > MOST or times[-1] - first[-1] > RECENT):
+        while self.count > MOST or last - self.pieces[0][0] > RECENT:
+            left = self.count - len(self.pieces[0][1])
+            if left < FEWEST:
+                break
             self.pieces.popleft()
-            self.count -= len(first)
-            first = self.pieces[0][0]
+            self.count = left
 
     def samples(self) -> tuple[np.ndarray, np.ndarray]:
         """Return times [n] and readings [n, 3]."""
         if not self.pieces:
             return np.empty(0), np.empty((0, 3))
-        times, values = zip(*self.pieces, strict=True)
+        _, times, values = zip(*self.pieces, strict=True)
         return np.concatenate(times), np.concatenate(values)
 
     def move(self, convert: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -81,7 +83,8 @@ class Recent:
         Args:
             convert: Function of times, as from `Clock.move_origin()`.
         """
-        self.pieces = deque((convert(times), values) for times, values in self.pieces)
+        moved = [(convert(times), values) for _, times, values in self.pieces]
+        self.pieces = deque((float(times[-1]), times, values) for times, values in moved)
 
 
 class Pictures:
@@ -189,17 +192,19 @@ class Health:
 
     # --- What arrives
 
-    def note_samples(self, sensor: int, times: np.ndarray, values: np.ndarray) -> None:
+    def note_samples(self, sensor: int, times: np.ndarray, values: np.ndarray, newest: float) -> None:
         """Note samples as they came.
 
         Args:
             sensor: 0 for the accelerometer, 1 for the gyroscope.
-            times: [n], seconds.
+            times: [n], seconds, at least one.
             values: [n, 3].
+            newest: The newest time of the sensor; -inf if it has none that is valid.
         """
         self.fresh += len(times)
         self.known = None
         self.recent[sensor].add(times, values)
+        self.note_progress(sensor, newest)
 
     def note_picture(self, moment: float, picture: np.ndarray) -> None:
         """Note a picture as it came; two a second are examined.

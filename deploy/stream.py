@@ -347,8 +347,7 @@ class Stream:
             restarted |= sensor.add(stamps, readings)
             if not len(stamps):
                 continue
-            self._health.note_samples(place, stamps, readings)
-            self._health.note_progress(place, sensor.newest)
+            self._health.note_samples(place, stamps, readings, sensor.newest)
             if place == 0:
                 self._alignment.note_samples(stamps)
             if len(sensor.steps) > steps:
@@ -580,9 +579,9 @@ class Stream:
         Args:
             at_once: Search for states although little has come since they were searched for last.
         """
+        if not (self._health.is_due() or at_once):
+            return
         with self._lock:
-            if not (self._health.is_due() or at_once):
-                return
             fresh = [state for state in self._states() if state.name not in self._reported]
             self._reported.update(state.name for state in fresh)
         for state in fresh:
