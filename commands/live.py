@@ -32,7 +32,7 @@ import numpy as np
 from ..deploy import arrivals, events, exported, feeds
 from ..deploy.stream import CHOICES, Answer, Stream
 from ..engine import batches, runtime
-from ..imu import IMUError
+from ..imu import IMUError, State
 from ..recordings import clips
 from ..support import files
 from ..support.errors import EgoDistillError
@@ -702,7 +702,9 @@ def run_live(a: argparse.Namespace) -> None:
     output = Output(as_json=a.json, tracker=events.Tracker() if a.events else None, path=path)
     source = open_source(a, batches.clip_spec_of(model), output.note)
     report_precision(a.precision, a.device)
-    run = LiveRun(source, output, latency, lambda offset: open_stream(a, model, (offset, a.frame_stretch)))
+    run = LiveRun(
+        source, output, latency, lambda offset, report: open_stream(a, model, (offset, a.frame_stretch), report)
+    )
     with Interruption(source.clock) as interruption:
         with contextlib.closing(output):
             run.run(fast=a.fast, seconds=a.seconds)
@@ -711,15 +713,22 @@ def run_live(a: argparse.Namespace) -> None:
         sys.exit(128 + interruption.number)
 
 
-def open_stream(a: argparse.Namespace, model: Any, frame_clock: tuple[float, float]) -> Stream:
-    """Return the stream that the options describe."""
+def open_stream(
+    a: argparse.Namespace, model: Any, frame_clock: tuple[float, float], report: Callable[[State], object]
+) -> Stream:
+    """Return the stream that the options describe; `report` gets the faults of its input."""
     names = ("every", "frames", "slack", "top", "min_coverage", "max_gap", "precision")
     options = keyword_arguments(a, *names, "tolerance", "max_age", "period")
     if a.events:  # two labels can have a probability of `Tracker.end`, 0.4
         options["top"] = max(a.top, 2)
     # A file waits, so nothing of it is dropped, even if the next frame comes hours later.
     return Stream(
-        model, **options, frame_clock=frame_clock, max_pending=FILE_PENDING if a.fast else 2, on_restart="reset"
+        model,
+        **options,
+        frame_clock=frame_clock,
+        max_pending=FILE_PENDING if a.fast else 2,
+        on_restart="reset",
+        report=report,
     )
 
 
@@ -766,9 +775,14 @@ class LiveRun:
     """One run of the command: a source, a stream, and where its answers go."""
 
     def __init__(
-        self, source: Source, output: Output, latency: Latency, open_stream: Callable[[float], Stream]
+        self,
+        source: Source,
+        output: Output,
+        latency: Latency,
+        open_stream: Callable[[float, Callable[[State], object]], Stream],
     ) -> None:
         self.source, self.output, self.latency, self.open_stream = source, output, latency, open_stream
+        self.faults: list[State] = []  # of the input
         self.camera: FrameFeed | None = None
         self.problem: str | None = None
         self.error: Exception | None = None  # of the input or the model
@@ -790,6 +804,11 @@ class LiveRun:
             self.source.clock.stop()
             self.output.finish()
 
+    def note_fault(self, state: State) -> None:
+        """Print a fault of the input as it occurs, and keep it for the summary."""
+        self.faults.append(state)
+        self.output.note(f"note: {state.sentence}")
+
     def show_all(self, answers: Iterator[Answer]) -> None:
         """Show answers until they end. An error of the input or the model ends them."""
         while True:
@@ -808,18 +827,18 @@ class LiveRun:
         """Yield the answers before the end of the input."""
         source = self.source
         if inputs is None:
-            self.camera = FrameFeed(self.open_stream(source.offset), source)
+            self.camera = FrameFeed(self.open_stream(source.offset, self.note_fault), source)
             yield from answers_in_order(source, self.camera.stream, self.camera, seconds)
             if not source.clock.stopped:
                 source.require_samples(seconds)
             return
         if not source.align:
-            self.camera = inputs.camera = FrameFeed(self.open_stream(source.offset), source)
+            self.camera = inputs.camera = FrameFeed(self.open_stream(source.offset, self.note_fault), source)
         inputs.start()
         stop = math.inf if seconds is None else source.clock.now() + seconds
         if source.align:
             source.offset = inputs.aligned(stop)
-            self.camera = inputs.camera = FrameFeed(self.open_stream(source.offset), source)
+            self.camera = inputs.camera = FrameFeed(self.open_stream(source.offset, self.note_fault), source)
         yield from answers_as_they_come(inputs, self.camera.stream, stop)
         if not source.video.live and inputs.ended.is_set() and not inputs.error:
             source.require_samples(None)
@@ -837,12 +856,15 @@ class LiveRun:
         if self.camera is not None and (stats.due or error is None):
             lines = summary(source, stats, self.camera.share_on())
             lines += self.latency.lines(dropped=stats.dropped, due=stats.due, megabytes=peak_megabytes())
+            if self.faults:
+                lines.append(f"faults of the input: {', '.join(state.name for state in self.faults)}")
             self.output.note("\n".join(lines))
         if error is not None:
             raise error
         if self.camera is not None and not stats.given and not interrupted:
             seconds = self.camera.stream.spec.seconds
             reason = self.problem or f"an answer needs {seconds:.2f} s of frames and samples together"
+            reason = "; ".join([reason, *(state.sentence for state in self.faults)])
             raise EgoDistillError(f"{source.video.source}: no clip was classified: {reason}")
 
 
