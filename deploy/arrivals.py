@@ -530,6 +530,14 @@ class Alignment:
             self.usual, self.later = self.usual if self.apart else self.lead(), 0
         self.leaps.append(change)
 
+    def move(self, convert: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Convert all times.
+
+        Args:
+            convert: Function of times, as from `Clock.move_origin()`.
+        """
+        self.frame, self.sample = (float(convert(np.float64(moment))) for moment in (self.frame, self.sample))
+
     def lead(self) -> float:
         """Return the median of the last leads."""
         return float(np.median(self.leads))

@@ -35,6 +35,10 @@ OTHER_CLOCK = 3600.0  # seconds: a camera may run ahead of samples, but not by s
 LACKING = 3  # answers in a row that lack frames
 LOOK = 0.5  # seconds between two pictures that are examined
 ROWS = 16  # rows of a picture that are examined: whole ones, since other points cost more to read
+# Seconds for which a picture stays the same: while the head moves, if nobody knows, while the head is still. Strongly
+# compressed pictures of a tripod did not change for 4 s.
+SAME_MOVING, SAME, SAME_STILL = 5.0, 10.0, 60.0
+MOVES = 0.1  # rad/s: deviation of the turn rates of a head that moves; noise has 0.005
 TINY = 4  # times smaller than the model's pictures
 # States are looked for after so many readings or frames, or after so many seconds on this host.
 READINGS, FRAMES, SECONDS = 4000, 300, 2.0
@@ -115,16 +119,20 @@ class Pictures:
         self.shape, self.colour = (height, width), tuple(seen[:3])
         self.last, self.rows = moment, seen
 
-    def states(self) -> list[State]:
-        """Return what is wrong with the pictures at present."""
+    def states(self, same_for: float) -> list[State]:
+        """Return what is wrong with the pictures at present.
+
+        Args:
+            same_for: Seconds after which a picture that does not change is frozen.
+        """
         found = []
         if TINY * min(self.shape) < self.size:
             height, width = self.shape
             text = f"the pictures have {width}x{height} pixels; the model reads {self.size}x{self.size}"
             found.append(State("pictures tiny", text))
-        for name in ("blank", "frozen"):
+        for name, least in (("blank", FROZEN), ("frozen", same_for)):
             since = self.since[name]
-            if self.count[name] < 2 or self.last - since < FROZEN:
+            if self.count[name] < 2 or self.last - since < least:
                 continue
             text = f"the pictures have not changed since {since:.1f} s"
             if name == "blank":
@@ -175,6 +183,7 @@ class Health:
         self.step: tuple[str, Step] | None = None  # the last step of a clock
         self.marks = deque([self.counters()], maxlen=2)  # counters of some seconds ago
         self.known: list[State] | None = None  # states of the readings
+        self.same_for = SAME
         self.came = self.looked = time.monotonic()
         self.fresh = self.frames = 0  # readings and frames since states were looked for
 
@@ -259,11 +268,14 @@ class Health:
             (accel_time, accel), (gyro_time, gyro) = (recent.samples() for recent in self.recent)
             motion = Imu(accel_time, accel, gyro_time, gyro)
             self.known = motion_states(motion, rate=self.spec.imu_rate or 1.0)
+            if self.spec.imu_samples:
+                moves = len(gyro) and float(np.sqrt(gyro.var(axis=0).sum())) > MOVES
+                self.same_for = SAME_MOVING if moves else SAME_STILL
         found = list(self.known)
         if not any(state.name.endswith(" times") for state in found):  # the cause of all the rest
             found += self.faulty_shares() + self.clocks()
             found += [] if any(state.name == "clocks apart" for state in found) else self.silences()
-        return found + self.pictures.states() if self.spec.frames else found
+        return found + self.pictures.states(self.same_for) if self.spec.frames else found
 
     def counters(self) -> tuple[int, ...]:
         """Return the number of readings that came, and how many of them were late, double and invalid."""

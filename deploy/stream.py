@@ -298,7 +298,8 @@ class Stream:
         Samples are dropped and counted (`stats`) if they lack a finite time or number, have the time of another sample,
         or are more than `slack` older than the newest one. A sample more than `max_jump` ahead is held back until the
         next call shows whether it is valid. If all samples are more than `max_jump` in the past for a second, the clock
-        was restarted: the stream is reset, and the next call begins the new recording.
+        was restarted: the stream is reset, and the next call begins the new recording. After a smaller step back, the
+        answers about clips across it have a problem.
 
         Args:
             times: [n], seconds or nanoseconds. Copied.
@@ -507,10 +508,10 @@ class Stream:
         end = math.inf if timeout is None else time.monotonic() + timeout
         while True:
             with self._lock:
-                self._frames.scale_newest()
                 waits = self._open and not (self._finished or self._has_results())
                 if not waits or (left := end - time.monotonic()) <= 0:
                     return self._has_results()
+                self._frames.scale_newest()
                 self._lock.wait(min(left, SILENT))
             self._report_states()
 
@@ -543,7 +544,7 @@ class Stream:
         | "no input" | nothing has come for 5 s |
         | "clock stepped", "clocks apart" | a clock that stepped, or that is another one |
         | "frames late" | answers lack frames, because these come too late |
-        | "pictures blank", "pictures frozen" | pictures of one colour, or the same picture, for 5 s |
+        | "pictures blank", "pictures frozen" | for 5 s, one colour, or the same picture while the head moves |
         | "pictures tiny" | pictures of less than a quarter of the model's height or width |
         """
         with self._lock:
@@ -661,6 +662,7 @@ class Stream:
         for sensor in self._sensors:
             sensor.move(convert)
         self._health.move(convert)
+        self._alignment.move(convert)
         for frame in self._frames.kept:
             frame.time = float(convert(np.float64(frame.time)))
         if (request := self._request) is not None:

@@ -116,6 +116,26 @@ def test_healthy_input_has_no_states_whatever_the_options(model, options):
         assert reported == {} and len(answers) >= 5
 
 
+@pytest.mark.parametrize("motion", [still, sitting])
+def test_the_picture_of_a_tripod_may_stay_the_same_for_a_while(motion):
+    """Strongly compressed pictures do; a minute is too long."""
+    same = dark(0)
+    assert run(motion(50.0), lambda t: same)[1] == {}
+    _, reported, _ = run(motion(80.0), lambda t: same)
+    assert list(reported) == ["pictures frozen"]
+
+
+def test_a_frozen_picture_of_a_student_without_imu():
+    same, reported = dark(0), []
+    with Stream(Fast(("frames",)), report=reported.append) as stream:
+        for k in range(120):
+            stream.accept_frame(k / 10, same)
+            assert bool(stream.health()) == (k >= 100)
+            stream.results()
+        stream.finish()
+    assert [state.name for state in reported] == ["pictures frozen"]
+
+
 def test_a_student_without_imu_has_no_states():
     reported, picture = [], pictures()
     with Stream(Fast(("frames",)), report=reported.append) as stream:
