@@ -26,7 +26,7 @@ deploy.export experiments.baselines experiments.synthetic experiments.paper""".s
 LOWER = """video imu gpmf cameras video_convnets video_i3d video_transformers recordings.clips recordings.audio
 recordings.aria recordings.offset recordings.pictures datasets.annotations datasets.aria_datasets datasets.segments
 datasets.contradictions datasets.store datasets.one_pass engine.batches engine.checkpoints deploy.stream deploy.arrivals
-deploy.events deploy.gates deploy.health deploy.feeds experiments.adafuse experiments.stts experiments.listen_to_look
+deploy.events deploy.gates deploy.feeds experiments.adafuse experiments.stts experiments.listen_to_look
 experiments.behaviour experiments.protocols experiments.benches experiments.contrasts experiments.intervals
 experiments.costs experiments.figures""".split()
 WIDTH = 100  # characters of the arguments; the rest is `...`
@@ -35,7 +35,7 @@ HEAD = """# API
 
 Public names and first sentences (`python tools/api.py`); `help()` shows the rest. Internal: `commands`; in `support`
 all but `errors`; `datasets.store_files`; `engine.runtime`, `engine.distributed`, `engine.teacher`; `deploy.exported`,
-`deploy.descriptions`; `experiments.props`, `experiments.scene`. Names in `support.errors` are those of `egodistill`.
+`deploy.descriptions`, `deploy.health`; `experiments.props`, `experiments.scene`. Names in `support.errors` are those of `egodistill`.
 """
 
 
