@@ -59,13 +59,13 @@ HIGH_ACCELERATION = 30.0  # m/s2: three times gravity; a wrist that exercises ha
 # half of it. Medians are right to 4 %, so that mg and cm/s2, which differ by 2 %, cannot be distinguished.
 ONE_G = (0.9, 1.1)
 FAST_TURN = 35.0  # rad/s, 2000 degrees per second: the range of the sensors
-MEAN_TURN = 10.0  # rad/s: a higher mean is in degrees; a wrist that plays badminton has a mean of 7, a head less
 FROZEN = 5.0  # seconds: a sensor that repeats one value for longer does not work
 AVERAGED = 1.5  # times the rate of a window: the samples of a faster sensor are averaged
 NOTED_GAP = 3.0, 0.01  # a gap is noted if it is longer than this many usual steps, and than this many seconds
 # The least that states are judged by: samples for the unit of times, samples and seconds for that of readings.
 FEW_STAMPS, ENOUGH, LONG_ENOUGH = 20, 100, 1.0
 GRAVITY_STEP = 0.25  # seconds in which the turn of gravity is compared with that of the gyroscope
+NEAR_GRAVITY = 2.0  # m/s2: a mean acceleration that differs more from gravity does not show its direction
 GRAVITY_TURN = 0.1  # rad: the least turn of the gyroscope in that time, root mean square, that is compared
 TURNS_AS_FAR = 12.0  # times; the most in 6 s of a watch during exercises is 4.3, a head in degrees has 16 to 40
 NO_ACCELEROMETER = "no accelerometer: its readings are zeros"
@@ -487,8 +487,8 @@ def unit_notes(source: str | os.PathLike, sensor: str, values: np.ndarray) -> li
 def _unit_fault(sensor: str, values: np.ndarray) -> tuple[str, bool]:
     """Return what is unlikely about the unit of readings [n, 3], "" if nothing is, and whether the unit is wrong."""
     norms = _norms(values)
-    mean = float(norms.mean())
     if sensor == "accelerometer":
+        mean = float(norms.mean())
         if mean == 0 or LOW_ACCELERATION <= mean <= HIGH_ACCELERATION:
             return "", False
         low, middle = np.percentile(norms, [5, 50])
@@ -515,8 +515,6 @@ def _unit_fault(sensor: str, values: np.ndarray) -> tuple[str, bool]:
             return sentence, True
         if high > FAST_TURN:
             return f"1 % of the turn rates are above {high:.0f} rad/s: are they in degrees per second?", False
-    if mean > MEAN_TURN:
-        return f"mean turn rate of {mean:.0f} rad/s: is it in degrees per second?", False
     return "", False
 
 
@@ -660,6 +658,8 @@ def _turn_fault(accel_time: np.ndarray, accel: np.ndarray, gyro_time: np.ndarray
     the measured change larger, a turn about the vertical changes neither.
     """
     if math.sqrt(np.square(gyro).sum() / len(gyro)) * GRAVITY_STEP < GRAVITY_TURN:
+        return ""
+    if abs(float(_norms(accel).mean()) - 9.81) > NEAR_GRAVITY:
         return ""
     cells = np.floor(accel_time / GRAVITY_STEP)
     starts = np.flatnonzero(np.diff(cells, prepend=np.nan) != 0)

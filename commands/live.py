@@ -265,6 +265,7 @@ def open_source(a: argparse.Namespace, spec: clips.ClipSpec, report: Callable[[s
         file, realtime=not a.fast, clock=clock, timeout=a.timeout, reconnect=a.reconnect or 0.0, report=report
     )
     timeout = math.inf if a.fast else feeds.TIMEOUT if a.timeout is None else a.timeout
+    lines = {"clock": clock, "report": report, "timeout": timeout, "units": False}  # the stream checks units
     if not video.live:
         video.pace = pace
     samples, recorded = None, True
@@ -272,10 +273,9 @@ def open_source(a: argparse.Namespace, spec: clips.ClipSpec, report: Callable[[s
         used = given_flags(a, "imu", "imu_follow", "imu_axes") + (["--align"] if a.align == "arrival" else [])
         reject(used, f"the student in {a.student} reads no IMU samples")
     elif a.imu_follow:
-        samples, recorded = feeds.table_samples(a.imu_follow, clock=clock, report=report, timeout=timeout), False
+        samples, recorded = feeds.table_samples(a.imu_follow, **lines), False
     elif a.imu == ["-"]:
-        samples = feeds.json_samples(standard_input(), clock=clock, report=report, timeout=timeout)
-        recorded = False
+        samples, recorded = feeds.json_samples(standard_input(), **lines), False
     elif video.live:
         raise EgoDistillError(
             f"{a.source}: the student in {a.student} reads IMU samples; give them as JSON lines on standard input "
@@ -703,7 +703,7 @@ def run_live(a: argparse.Namespace) -> None:
     source = open_source(a, batches.clip_spec_of(model), output.note)
     report_precision(a.precision, a.device)
     run = LiveRun(
-        source, output, latency, lambda offset, report: open_stream(a, model, (offset, a.frame_stretch), report)
+        source, output, latency, lambda offset: open_stream(a, model, (offset, a.frame_stretch), run.note_state)
     )
     with Interruption(source.clock) as interruption:
         with contextlib.closing(output):
@@ -714,22 +714,19 @@ def run_live(a: argparse.Namespace) -> None:
 
 
 def open_stream(
-    a: argparse.Namespace, model: Any, frame_clock: tuple[float, float], report: Callable[[State], object]
+    a: argparse.Namespace,
+    model: Any,
+    frame_clock: tuple[float, float],
+    report: Callable[[State], object] | None = None,
 ) -> Stream:
-    """Return the stream that the options describe; `report` gets the faults of its input."""
+    """Return the stream that the options describe."""
     names = ("every", "frames", "slack", "top", "min_coverage", "max_gap", "precision")
     options = keyword_arguments(a, *names, "tolerance", "max_age", "period")
     if a.events:  # two labels can have a probability of `Tracker.end`, 0.4
         options["top"] = max(a.top, 2)
     # A file waits, so nothing of it is dropped, even if the next frame comes hours later.
-    return Stream(
-        model,
-        **options,
-        frame_clock=frame_clock,
-        max_pending=FILE_PENDING if a.fast else 2,
-        on_restart="reset",
-        report=report,
-    )
+    options |= {"max_pending": FILE_PENDING if a.fast else 2, "on_restart": "reset", "report": report}
+    return Stream(model, **options, frame_clock=frame_clock)
 
 
 def given_by(call: Callable[[], list[Answer]]) -> Iterator[Answer]:
@@ -775,17 +772,18 @@ class LiveRun:
     """One run of the command: a source, a stream, and where its answers go."""
 
     def __init__(
-        self,
-        source: Source,
-        output: Output,
-        latency: Latency,
-        open_stream: Callable[[float, Callable[[State], object]], Stream],
+        self, source: Source, output: Output, latency: Latency, open_stream: Callable[[float], Stream]
     ) -> None:
         self.source, self.output, self.latency, self.open_stream = source, output, latency, open_stream
-        self.faults: list[State] = []  # of the input
         self.camera: FrameFeed | None = None
         self.problem: str | None = None
         self.error: Exception | None = None  # of the input or the model
+        self.states: list[State] = []  # that have been told
+
+    def note_state(self, state: State) -> None:
+        """Print what is wrong with the input."""
+        self.states.append(state)
+        self.output.note(f"warning: {state.name}: {state.sentence}")
 
     def run(self, *, fast: bool, seconds: float | None) -> None:
         """Read the source to its end, for some seconds, or until a signal. Errors of the input are for `report()`."""
@@ -803,11 +801,6 @@ class LiveRun:
         finally:
             self.source.clock.stop()
             self.output.finish()
-
-    def note_fault(self, state: State) -> None:
-        """Print a fault of the input as it occurs, and keep it for the summary."""
-        self.faults.append(state)
-        self.output.note(f"note: {state.sentence}")
 
     def show_all(self, answers: Iterator[Answer]) -> None:
         """Show answers until they end. An error of the input or the model ends them."""
@@ -827,18 +820,18 @@ class LiveRun:
         """Yield the answers before the end of the input."""
         source = self.source
         if inputs is None:
-            self.camera = FrameFeed(self.open_stream(source.offset, self.note_fault), source)
+            self.camera = FrameFeed(self.open_stream(source.offset), source)
             yield from answers_in_order(source, self.camera.stream, self.camera, seconds)
             if not source.clock.stopped:
                 source.require_samples(seconds)
             return
         if not source.align:
-            self.camera = inputs.camera = FrameFeed(self.open_stream(source.offset, self.note_fault), source)
+            self.camera = inputs.camera = FrameFeed(self.open_stream(source.offset), source)
         inputs.start()
         stop = math.inf if seconds is None else source.clock.now() + seconds
         if source.align:
             source.offset = inputs.aligned(stop)
-            self.camera = inputs.camera = FrameFeed(self.open_stream(source.offset, self.note_fault), source)
+            self.camera = inputs.camera = FrameFeed(self.open_stream(source.offset), source)
         yield from answers_as_they_come(inputs, self.camera.stream, stop)
         if not source.video.live and inputs.ended.is_set() and not inputs.error:
             source.require_samples(None)
@@ -856,15 +849,15 @@ class LiveRun:
         if self.camera is not None and (stats.due or error is None):
             lines = summary(source, stats, self.camera.share_on())
             lines += self.latency.lines(dropped=stats.dropped, due=stats.due, megabytes=peak_megabytes())
-            if self.faults:
-                lines.append(f"faults of the input: {', '.join(state.name for state in self.faults)}")
+            if self.states:
+                lines.append(f"faults of the input: {', '.join(state.name for state in self.states)}")
             self.output.note("\n".join(lines))
         if error is not None:
             raise error
         if self.camera is not None and not stats.given and not interrupted:
             seconds = self.camera.stream.spec.seconds
             reason = self.problem or f"an answer needs {seconds:.2f} s of frames and samples together"
-            reason = "; ".join([reason, *(state.sentence for state in self.faults)])
+            reason = "; ".join([reason, *(state.sentence for state in self.states)])
             raise EgoDistillError(f"{source.video.source}: no clip was classified: {reason}")
 
 

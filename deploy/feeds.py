@@ -565,6 +565,7 @@ class LineSamples:
         report: Gets a sentence about the first line that is not a sample. It also gets one if the first thousand
             readings, or all of a feed that ends before, are unlikely in m/s2 and rad/s; of a sensor with fewer than a
             hundred it says that they are too few to check.
+        units: Whether to check the units of the first readings. A `Stream` that gets all of them does so itself.
 
     Raises:
         IMUError: After a hundred lines in a row that are not samples.
@@ -591,10 +592,11 @@ class LineSamples:
         parse: Callable[[str], Row | None],
         *,
         report: Callable[[str], object],
+        units: bool = True,
     ) -> None:
         self.name, self.blocks, self.parse, self.report = name, blocks, parse, report
         self.lines, self.bad, self._in_a_row = 0, 0, 0
-        self._first: list[np.ndarray] | None = []  # readings whose units are not checked yet
+        self._first: list[np.ndarray] | None = [] if units else None  # readings whose units are not checked yet
 
     def __iter__(self) -> Samples:
         rest = b""
@@ -718,6 +720,7 @@ def json_samples(
     report: Callable[[str], object],
     name: str = "standard input",
     timeout: float = math.inf,
+    units: bool = True,
 ) -> LineSamples:
     """Return samples from JSON lines in a pipe or file that is open; see `LineSamples`.
 
@@ -730,6 +733,7 @@ def json_samples(
         report: Gets messages, as in `LineSamples`.
         name: Name of the source, for messages.
         timeout: Seconds without samples after which the feed ends with an IMUError, once it has begun. Not on Windows.
+        units: Whether to check the units of the first readings, as in `LineSamples`.
 
     >>> import os
     >>> from egodistill.deploy import feeds
@@ -741,7 +745,8 @@ def json_samples(
     standard input: too few readings to check the units of accelerometer (1); 100 are enough
     >>> os.close(reader)
     """
-    return LineSamples(name, pipe_blocks(descriptor, Silence(name, clock, timeout)), JSONRow(), report=report)
+    blocks = pipe_blocks(descriptor, Silence(name, clock, timeout))
+    return LineSamples(name, blocks, JSONRow(), report=report, units=units)
 
 
 class Silence:
@@ -790,7 +795,12 @@ def pipe_blocks(descriptor: int, silence: Silence) -> Iterator[bytes]:
 
 
 def table_samples(
-    path: str | os.PathLike, *, clock: HostClock, report: Callable[[str], object], timeout: float = math.inf
+    path: str | os.PathLike,
+    *,
+    clock: HostClock,
+    report: Callable[[str], object],
+    timeout: float = math.inf,
+    units: bool = True,
 ) -> LineSamples:
     """Return the samples of a CSV table that another program writes, from its first row on and as it grows.
 
@@ -802,6 +812,7 @@ def table_samples(
         clock: Ends the feed with `stop()`.
         report: Gets messages, as in `LineSamples`.
         timeout: Seconds without new rows after which the feed ends with an IMUError, once it has begun.
+        units: Whether to check the units of the first readings, as in `LineSamples`.
 
     Raises:
         IMUError: With the name of the file, if it does not exist, has other columns or a second header with others, is
@@ -816,7 +827,8 @@ def table_samples(
     6
     """
     silence = Silence(str(path), clock, timeout, header=1)
-    return LineSamples(str(path), growing_blocks(Path(path), silence), TableRow(path), report=report)
+    blocks = growing_blocks(Path(path), silence)
+    return LineSamples(str(path), blocks, TableRow(path), report=report, units=units)
 
 
 class TableRow:

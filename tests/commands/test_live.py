@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from heads import head
 from painted import STEADY, X264, expected_numbers, write_video
 
 import egodistill
@@ -346,6 +347,47 @@ def test_clocks_that_cannot_be_one_are_refused(kitchen, files, capsys, monkeypat
     words = ["--imu", "-", "--fast", "--frame-offset", 1000.5]
     found, _ = answers_of(capsys, *of_kitchen(kitchen, files, *words))
     assert len(found) > 5 and found[4]["problem"] is None
+
+
+# --- Faults of the input -------------------------------------------------------------------------------------
+
+
+def head_samples(path, change=lambda t, a, g: (t, a, g), seconds=7.0):
+    """JSON lines of a head that moves, after a change of times, accelerations and turn rates."""
+    times, accel, gyro = (values.tolist() for values in change(*head(seconds)))
+    rows = ({"time": t, "accel": a, "gyro": g} for t, a, g in zip(times, accel, gyro, strict=True))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_faults_of_the_input_are_told_as_they_occur_and_at_the_end(kitchen, files, capsys, monkeypatch, tmp_path):
+    words = of_kitchen(kitchen, files, "--imu", "-", "--fast")
+    samples_from(monkeypatch, head_samples(tmp_path / "good.jsonl"))
+    found, said = answers_of(capsys, *words)
+    assert len(found) > 5 and "warning" not in said and "faults" not in said
+    samples_from(monkeypatch, head_samples(tmp_path / "g.jsonl", lambda t, a, g: (t, a / 9.81, 0 * g + g[0])))
+    found, said = answers_of(capsys, *words)
+    assert len(found) > 5
+    lines = said.splitlines()
+    (units,) = (k for k, line in enumerate(lines) if line.startswith("warning: accelerometer units: the acceleration"))
+    (frozen,) = (k for k, line in enumerate(lines) if line.startswith("warning: gyroscope frozen: the gyroscope does"))
+    (summary,) = (k for k, line in enumerate(lines) if line.startswith("answers: "))
+    assert units < summary and frozen < summary
+    assert lines[-1] == "faults of the input: accelerometer units, gyroscope frozen"
+    assert said.count("acceleration is in g") == 1  # not by the feed of lines as well
+
+
+@pytest.mark.parametrize("fast", [["--fast"], []])
+def test_a_run_without_answers_names_the_faults_of_its_input(
+    kitchen, files, capsys, monkeypatch, tmp_path, fast, host_clock
+):
+    samples_from(monkeypatch, head_samples(tmp_path / "ms.jsonl", lambda t, a, g: (1e3 * t, a, g)))
+    words = of_kitchen(kitchen, files, "--imu", "-", "--frame-stretch", 1000, *fast)
+    found, said = answers_of(capsys, *words, code=1)
+    assert not any(one["classes"] for one in found) and said.count("warning: accelerometer times: ") == 1
+    end = said.splitlines()[-1]
+    assert end.startswith("egodistill live: ") and "no clip was classified: " in end
+    assert "the accelerometer's samples are 5 s apart; are the times in milliseconds?" in end
 
 
 # --- Ends --------------------------------------------------------------------------------------------------

@@ -632,6 +632,12 @@ def test_a_wrong_unit_of_a_live_sensor_is_reported_once(gravity, turn, words, co
     assert len(said) == len(words) and all(text.startswith(word) for text, word in zip(said, words, strict=True))
 
 
+def test_a_feed_whose_units_a_stream_checks_says_nothing_about_them():
+    said, text = [], b"".join(line(k / 200, accel=[0, 0, 1.0]) for k in range(2000))
+    feed = feeds.LineSamples("imu", [text], feeds.JSONRow(), report=said.append, units=False)
+    assert len(list(feed)) == 1 and said == []
+
+
 def test_the_units_of_a_short_feed_are_checked_if_there_is_enough_of_it():
     blocks = [line(k / 200, accel=[0, 0, 1.0], **({"gyro": [9, 0, 0]} if k < 99 else {})) for k in range(300)]
     for left_after, words in (
