@@ -527,7 +527,11 @@ class Alignment:
             self.apart = 0.0  # the other clock has stepped, too
 
     def note_leap(self, change: float) -> None:
-        """Note by how much the lead changes if a leap of times is a step of their clock."""
+        """Note by how much the lead changes if a leap of times is a step of their clock.
+
+        Args:
+            change: Seconds.
+        """
         if not math.isfinite(change) or len(self.leads) < LEADS:
             return
         if not self.leaps:

@@ -441,13 +441,13 @@ class Stream:
         schedule = self._schedule
         if self.choice == "newest":
             newest = max((frame.time for frame in self._frames.kept if frame.time <= moment), default=-math.inf)
-            if schedule.anchor is not None:
-                following = max(self._first_open(), schedule.first_from(moment, schedule.stop))
-                if schedule.stop(following) - self.max_age > moment:
-                    return False  # it would be too old for the next answer
-            if newest == -math.inf or self._replacement(newest) <= moment:
+            due = self._look if self.gate else moment - newest >= self.period - TOLERANCE
+            if not due and moment < self._replacement(newest):
+                return False
+            if schedule.anchor is None:
                 return True
-            return self._look if self.gate else moment - newest >= self.period - TOLERANCE
+            following = max(self._first_open(), schedule.first_from(moment, schedule.stop))
+            return schedule.stop(following) - self.max_age <= moment  # else it is too old for the next answer
         if schedule.anchor is None:
             return not self.spec.imu_samples
         ends = (lambda k, place=place: schedule.start(k) + place for place in map(float, self._frames.places))
@@ -460,7 +460,7 @@ class Stream:
     def _replacement(self, newest: float) -> float:
         """Return when to take the frame that replaces the newest one, which becomes too old."""
         schedule, end = self._schedule, newest + self.max_age
-        if schedule.anchor is not None:  # of the first answer that cannot use it
+        if schedule.anchor is not None and newest > -math.inf:  # of the first answer that cannot use it
             end = schedule.stop(schedule.last_before(end, schedule.stop) + 1)
         return replacement(end, self.every, slack=self.slack, max_age=self.max_age, camera_delay=self.camera_delay)
 

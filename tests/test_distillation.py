@@ -205,6 +205,7 @@ def test_settings_of_another_stage_are_refused(stage):
         train(small(), Store(16), epoch=3, **named)
 
 
+@pytest.mark.slow
 def test_losses_follow_their_settings():
     """Each setting of a loss changes it."""
     store, brief = Store(16), FAST | {"epochs": 1}

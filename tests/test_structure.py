@@ -237,6 +237,7 @@ for name in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_each_module_can_be_imported_first():
     """No module works only because another one was imported before it."""

@@ -453,6 +453,7 @@ def test_a_run_that_continues_on_another_machine_says_that_its_bits_may_differ(t
     assert run(stops=False) == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_mixed_precision_keeps_weights_losses_and_optimizer_in_fp32(precision, tmp_path, monkeypatch):
     """With fp16, gradients are scaled, and a step whose gradients overflow is left out; the scale is kept."""

@@ -35,7 +35,7 @@ HEAD = """# API
 
 Public names and first sentences (`python tools/api.py`); `help()` shows the rest. Internal: `commands`; in `support`
 all but `errors`; `datasets.store_files`; `engine.runtime`, `engine.distributed`, `engine.teacher`; `deploy.exported`,
-`deploy.descriptions`; `experiments.props`, `experiments.scene`. Names in `support.errors` are those of `egodistill`.
+`deploy.descriptions`, `deploy.health`; `experiments.props`, `experiments.scene`. `support.errors`: for `egodistill`.
 """
 
 

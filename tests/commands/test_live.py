@@ -120,6 +120,15 @@ def imu_of(kitchen, number=0):
     return ["--imu", *kitchen[number].recording.imu]
 
 
+def calm_imu(folder):
+    """The IMU of a head that keeps still, about which there is nothing to note; that of the kitchen grows for ever."""
+    times = np.arange(-1, 7, 1 / 200)
+    readings = np.random.default_rng(0).normal([0, 0, 9.8, 0, 0, 0], 0.05, (len(times), 6))
+    rows, header = np.column_stack([times, readings]), "time,ax,ay,az,gx,gy,gz"
+    np.savetxt(folder / "calm.csv", rows, "%.6f", delimiter=",", header=header, comments="")
+    return ["--imu", folder / "calm.csv"]
+
+
 @pytest.fixture
 def fast(kitchen, files, capsys):
     """The answers of --fast."""
@@ -243,7 +252,7 @@ def test_events_do_not_depend_on_the_number_of_classes_that_are_shown(files):
         parser = argparse.ArgumentParser()
         live_command.live_options(parser)
         options = parser.parse_args(["a.mp4", "--student", "s.pt", *words.split()])
-        assert live_command.open_stream(options, student(), (0.0, 1.0)).top == top
+        assert live_command.open_stream(options, student(), (0.0, 1.0), print).top == top
 
 
 def test_the_run_ends_after_some_seconds(kitchen, files, capsys, fast, tmp_path):
@@ -409,7 +418,7 @@ def test_ctrl_c_ends_cleanly_with_the_summary(kitchen, files):
 @posix_only
 def test_a_reader_that_goes_ends_the_command_in_silence(kitchen, files, capsys, monkeypatch, tmp_path):
     """As in `egodistill live ... --out a.jsonl | head -1`; a full disk is another error."""
-    words = of_kitchen(kitchen, files, *imu_of(kitchen), "--fast", "--out", tmp_path / "a.jsonl")
+    words = of_kitchen(kitchen, files, *calm_imu(tmp_path), "--fast", "--out", tmp_path / "a.jsonl")
     reader, writer = os.pipe()
     os.close(reader)
     with open(writer, "w") as closed, monkeypatch.context() as patch:
@@ -422,7 +431,7 @@ def test_a_reader_that_goes_ends_the_command_in_silence(kitchen, files, capsys, 
 
 
 @posix_only
-def test_a_terminal_has_one_line_that_fits(kitchen, files):
+def test_a_terminal_has_one_line_that_fits(tmp_path, kitchen, files):
     """As wide as the terminal: 100 columns."""
     import fcntl
     import pty
@@ -434,7 +443,7 @@ def test_a_terminal_has_one_line_that_fits(kitchen, files):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "environ", environment)
         process = started(
-            of_kitchen(kitchen, files, *imu_of(kitchen), "--fast"), stdout=other, stderr=subprocess.PIPE, text=True
+            of_kitchen(kitchen, files, *calm_imu(tmp_path), "--fast"), stdout=other, stderr=subprocess.PIPE, text=True
         )
     os.close(other)
     shown = b""

@@ -429,6 +429,7 @@ def small_i3d(tmp_path, monkeypatch) -> Path:
     return write_published(state, folder / "i3d.ckpt")
 
 
+@pytest.mark.slow
 def test_recordings_without_labels_go_all_the_way(films, small_i3d, tmp_path, capsys):
     """check, prepare, pretrain, distill, evaluate, predict: as in the README."""
     offsets, store, imu, student = (tmp_path / name for name in ("offsets.csv", "store", "imu.pt", "student.pt"))
@@ -511,6 +512,7 @@ def test_labelled_and_unlabelled_clips_are_evaluated_each_in_its_way(taught, tmp
         assert ", top-1 on the training clips " in run(capsys, *words)
 
 
+@pytest.mark.slow
 def test_status_tells_what_is_there_what_failed_and_how_fast(demo, tmp_path, monkeypatch, capsys):
     out = run(capsys, "status", demo.out / "store", "--seconds", "0.01")
     assert re.search(r"(?m)^test +6 +0 +0$", out) and re.search(r"(?m)^train +16 +0 +0$", out)

@@ -15,6 +15,7 @@ from egodistill import EgoDistill, data, distillation, teachers
 from egodistill.commands import cli, training
 
 
+@pytest.mark.slow
 def test_the_list_of_teachers(capsys):
     out = run(capsys, "teachers")
     assert max(map(len, out.splitlines())) <= 100

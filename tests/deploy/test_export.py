@@ -357,6 +357,7 @@ def test_description_of_a_student_without_head_motion(tmp_path):
 # --- Files
 
 
+@pytest.mark.slow
 def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
     model, file = student(), tmp_path / "student.pt2"
 
@@ -762,6 +763,7 @@ def test_a_compiled_pair_for_one_clip_agrees(tmp_path):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_frames", [1, 2])
 def test_a_pair_in_bf16_is_near(num_frames, tmp_path):
     model, path = student(num_frames=num_frames), tmp_path / "device.pt2"

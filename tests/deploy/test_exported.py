@@ -251,6 +251,7 @@ def test_a_pair_has_the_attributes_of_its_student(tmp_path):
         pair.fuse(pair.encode_frames(inputs(model, 1)[0]), None)
 
 
+@pytest.mark.slow
 def test_files_that_do_not_belong_together_are_refused(tmp_path):
     for name, seed in (("one", 0), ("other", 1)):
         export.export_pair(student(seed), tmp_path / f"{name}.pt2")

@@ -131,12 +131,14 @@ def test_a_decoder_that_is_too_slow_skips_to_key_frames(steady):
 
 
 def test_a_feed_drops_the_frames_that_its_reader_misses(steady):
-    """And keeps the newest."""
+    """And keeps the newest, which may be the first that a slow reader gets."""
     clock = FakeClock()
     feed = iter(feed_ := feeds.VideoFeed(steady, clock=clock))
-    next(feed)
+    pictures = [next(feed)[1]]
     feed_._thread.join(60)
-    assert [number_of(picture.transpose(2, 0, 1)) for _, picture in feed] == [149] and feed_.dropped == 148
+    pictures += [picture for _, picture in feed]
+    assert number_of(pictures[-1].transpose(2, 0, 1)) == 149
+    assert len(pictures) <= 2 and len(pictures) + feed_.dropped == 150
 
 
 @posix_only
