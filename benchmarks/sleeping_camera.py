@@ -84,14 +84,14 @@ def still(seconds: float, seed: int) -> Imu:
 
 def run(model: Any, motion: Imu, delay: float, lost: float, seed: int, **way: Any) -> dict[str, float]:
     """Return what a stream did with a recording and the pictures that it requested."""
-    rng, picture = np.random.default_rng([seed, 1]), np.zeros((32, 32, 3), np.uint8)
+    rng, pictures = np.random.default_rng([seed, 1]), np.random.default_rng([seed, 2])
     coming: list[float] = []
     without, now = 0, 0.0
     with Stream(model, frames="newest", camera_delay=delay, precision="fp32", **way) as stream:
         for times, readings in feeds.recorded_samples(motion, CHUNK):
             now = float(times[-1])
             for moment in arrived(coming, now):
-                stream.accept_frame(moment, picture)
+                stream.accept_frame(moment, pictures.integers(0, 256, (32, 32, 3), np.uint8))
             stream.accept_imu(times, readings)
             without += sum(not answer.frame_age for answer in stream.results())
             if stream.wants_frame(now) and rng.random() >= lost:

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from streams import CLIP, check, offline, open_stream, picture, samples, student
 
-from egodistill.deploy import arrivals, gates
+from egodistill import data, predict
+from egodistill.deploy import arrivals, feeds, gates
+from egodistill.recordings import clips
 
 STILL = [0.0, 0.0, 9.8, 0.0, 0.0, 0.0]
 
@@ -338,3 +340,26 @@ def test_simulated_requests_are_those_of_a_stream_with_this_delay(model, gate, d
     used = [frames[k] if k >= 0 else np.nan for k in found.used]
     own = [answer.stop - answer.frame_age[0] if answer.frame_age else np.nan for answer in answers]
     assert used == pytest.approx(own, nan_ok=True, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("video", "imu"),
+    [("gopro-derived/walk_vp9_30fps.mp4", "gopro-derived/walk_imu.csv"), ("gopro/max-heromode.mp4", None)],
+)
+def test_answers_of_a_real_recording_whose_frames_come_first(sample, video, imu):
+    """All frames of the video before the first sample: the answers are those of `predict()`, to the bit."""
+    network = student()
+    recording = clips.Recording(sample(video), imu and sample(imu))
+    options = {"stride": 0.5, "top": 7, "batch_size": 1, "precision": "fp32", "device": "cpu"}
+    predicted = list(predict(network, recording, **options))
+    moments = [moment for moment, _ in feeds.VideoFeed(sample(video), realtime=False)]
+    with open_stream(network, every=0.5, max_pending=999) as stream:
+        for moment, shot in zip(moments, data.read_frames(sample(video), moments, size=32), strict=True):
+            stream.accept_frame(moment, shot.transpose(1, 2, 0))
+        for times, readings in feeds.recorded_samples(recording.motion()):
+            stream.accept_imu(times, readings)
+        answers = stream.finish()
+        check(stream)
+    assert len(answers) > 15
+    for answer, clip in zip(answers, predicted, strict=False):
+        assert (answer.start, answer.stop, answer.problem, answer.classes) == (*clip[:2], None, clip.classes)
