@@ -223,7 +223,7 @@ def read_video(video: str | os.PathLike) -> Telemetry:
     # to log, and can deadlock.
     av.logging.set_level(None)
     try:
-        with av.open(os.path.abspath(path), options=LOCAL_FILES, **OPEN_OPTIONS) as container:
+        with av.open(os.path.abspath(path), container_options=LOCAL_FILES, **OPEN_OPTIONS) as container:
             zero = max(0.0, (container.start_time or 0) / 1e6)
             found = read_container(container)
     except av.error.ArgumentError as error:  # FFmpeg's answer for another format

@@ -75,7 +75,8 @@ _FORMATS = """
     wav mp3 aac ac3 flac aiff caf
 """
 # With an absolute path, this keeps FFmpeg from reading an address or another file: `http:/host/x.mp4` is the path of a
-# file here, and a playlist that is called x.mp4 is refused.
+# file here, and a playlist that is called x.mp4 is refused. To be given as `container_options`: PyAV 17 and 18 write
+# beyond their memory when they have `options` and a format finds its streams late (FLV, MPEG program streams).
 LOCAL_FILES = {"protocol_whitelist": "file", "format_whitelist": ",".join(_FORMATS.split())}
 # What files that name others begin with.
 _LISTS = {
@@ -749,7 +750,7 @@ def open_video(video: str | os.PathLike) -> Iterator[av.container.InputContainer
     # to log, and can deadlock.
     av.logging.set_level(None)
     try:
-        container = av.open(os.path.abspath(path), options=LOCAL_FILES, **OPEN_OPTIONS)
+        container = av.open(os.path.abspath(path), container_options=LOCAL_FILES, **OPEN_OPTIONS)
     except (av.error.FFmpegError, OSError) as error:
         raise VideoError(f"{video}: {_why_closed(path, error)}") from error
     with container:

@@ -418,7 +418,7 @@ class VideoFeed:
         elif self.kind == "device":
             layout, options = "v4l2", {}
         try:
-            container = av.open(place, format=layout, options=options, timeout=timeout, **OPEN_OPTIONS)
+            container = av.open(place, format=layout, container_options=options, timeout=timeout, **OPEN_OPTIONS)
         except (av.error.FFmpegError, ValueError) as error:  # ValueError: PyAV was built without this format
             raise VideoError(f"{self.source}: cannot be opened: {self._reason(error)}") from error
         with container:

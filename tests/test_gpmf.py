@@ -245,7 +245,7 @@ def test_telemetry_is_read_from_a_local_file_only(tmp_path, monkeypatch):
         pass
 
     def open_(path, **options):
-        raise Opened(path, options["options"])
+        raise Opened(path, options["container_options"])
 
     monkeypatch.setattr(av, "open", open_)
     monkeypatch.chdir(tmp_path)
