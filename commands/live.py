@@ -778,7 +778,7 @@ class LiveRun:
         self.camera: FrameFeed | None = None
         self.problem: str | None = None
         self.error: Exception | None = None  # of the input or the model
-        self.states: list[State] = []  # that have been told
+        self.states: list[State] = []  # that were reported
 
     def note_state(self, state: State) -> None:
         """Print what is wrong with the input."""

@@ -40,7 +40,7 @@ ROWS = 16  # rows of a picture that are examined: whole ones, since other points
 SAME_MOVING, SAME, SAME_STILL = 5.0, 10.0, 60.0
 MOVES = 0.1  # rad/s: deviation of the turn rates of a head that moves; noise has 0.005
 TINY = 4  # times smaller than the model's pictures
-# States are looked for after so many readings or frames, or after so many seconds on this host.
+# States are searched for after so many readings or frames, or after so many seconds on this host.
 READINGS, FRAMES, SECONDS = 8000, 600, 5.0
 
 
@@ -188,7 +188,7 @@ class Health:
         self.known: list[State] | None = None  # states of the readings
         self.same_for = SAME
         self.came = self.looked = time.monotonic()
-        self.fresh = self.frames = 0  # readings and frames since states were looked for
+        self.fresh = self.frames = 0  # readings and frames since states were searched for
 
     # --- What arrives
 
@@ -260,7 +260,7 @@ class Health:
     # --- What it shows
 
     def is_due(self) -> bool:
-        """Return whether so much has come, or so much time has passed, that states should be looked for again."""
+        """Return whether so much has come, or so much time has passed, that states should be searched for again."""
         now = time.monotonic()
         if self.fresh < READINGS and self.frames < FRAMES and now - self.looked < SECONDS:
             return False

@@ -28,7 +28,7 @@ from .errors import DataError
 
 __all__ = ["Wait", "signs_of_life", "this_process"]
 
-STEP, CHECK = 0.05, 1.0  # seconds between two steps of a wait, and between two looks at the holder
+STEP, CHECK = 0.05, 1.0  # seconds between two steps of a wait, and between two checks of the holder
 FIRST_NOTE, NOTE = 10.0, 60.0  # seconds of waiting until the holder's name is printed, and between two such notes
 BEAT = 15.0  # seconds between two signs of life
 PATIENCE = 300.0  # seconds without a sign of life, after which a holder is not waited for; NFS shows one a minute late

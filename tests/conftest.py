@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import contextlib
+import csv
 import os
 import shutil
 import sys
@@ -38,6 +39,19 @@ def sample_data() -> Path:
 def sample(sample_data):
     """Return the path of a real file below the folder of small real recordings."""
     return lambda name: str(sample_data / name)
+
+
+@pytest.fixture(scope="session")
+def epic_imu(sample, tmp_path_factory):
+    """EPIC-KITCHENS' folders of IMU data, with an empty file for each that the real ones hold."""
+    root = tmp_path_factory.mktemp("epic")
+    with open(sample("epic-kitchens-100/imu_videos.csv"), newline="") as file:
+        for row in csv.DictReader(file):
+            folder = root / row["participant_id"] / "meta_data"
+            folder.mkdir(parents=True, exist_ok=True)
+            for kind in ("accl", "gyro"):
+                (folder / f"{row['video_id']}-{kind}.csv").touch()
+    return root
 
 
 @pytest.fixture(scope="session")

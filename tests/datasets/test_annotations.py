@@ -1,6 +1,5 @@
 """Annotations of data sets: what is read, what is left out, and what errors say."""
 
-import csv
 import json
 import os
 import pickle
@@ -94,24 +93,18 @@ def test_epic_kitchens_without_imu_or_labels_says_so(tmp_path):
         annotations.read_epic_kitchens(table, tmp_path)
 
 
-def test_real_epic_kitchens_tables(sample, tmp_path):
+def test_real_epic_kitchens_tables(sample, epic_imu):
     """The README's counts: P30 has 11 videos, 2,842 rows and 56 verb classes, all with IMU."""
-    with open(sample("epic-kitchens-100/imu_videos.csv"), newline="") as file:
-        for row in csv.DictReader(file):
-            folder = tmp_path / row["participant_id"] / "meta_data"
-            folder.mkdir(parents=True, exist_ok=True)
-            for kind in ("accl", "gyro"):
-                (folder / f"{row['video_id']}-{kind}.csv").touch()
-    found = annotations.read_epic_kitchens(sample("epic-kitchens-100/EPIC_100_uda_target_val.csv"), tmp_path)
+    found = annotations.read_epic_kitchens(sample("epic-kitchens-100/EPIC_100_uda_target_val.csv"), epic_imu)
     assert len(found) == 7906 and not found.dropped
     test = [s for s in found if s.split == "test"]
     assert len(test) == 2842 and len({s.video for s in test}) == 11
     assert len({s.label for s in test}) == 56
     assert (found[0].label, found[0].start, found[0].stop) == ("turn-on", 2.6, 3.86)
-    joined = annotations.read_epic_kitchens(sample("epic-kitchens-100/imu_train_subset_joined.csv"), tmp_path)
+    joined = annotations.read_epic_kitchens(sample("epic-kitchens-100/imu_train_subset_joined.csv"), epic_imu)
     assert len(joined) == 5138 and {s.split for s in joined} == {"train"}
     with pytest.raises(DataError, match=r"\(9668 segments: the video has no IMU files\).*validation"):
-        annotations.read_epic_kitchens(sample("epic-kitchens-100/EPIC_100_validation.csv"), tmp_path)
+        annotations.read_epic_kitchens(sample("epic-kitchens-100/EPIC_100_validation.csv"), epic_imu)
 
 
 def test_epic_split_by_another_word_and_videos_without_sound(tmp_path):

@@ -183,10 +183,8 @@ def test_files_are_written_where_there_are_no_locks(tmp_path, no_locks, monkeypa
     assert files.read_json(path) == 1 and sorted(tmp_path.iterdir()) == [other, path]
 
 
-@linux_only
-def test_a_lock_holds_where_there_are_none(tmp_path, no_locks, monkeypatch, capsys):
-    monkeypatch.setattr(holders, "FIRST_NOTE", 0.2)
-    path, entered = tmp_path / "store.lock", []
+def check_that_a_second_thread_waits(path):
+    entered = []
 
     def enter():
         with files.lock(path):
@@ -196,9 +194,17 @@ def test_a_lock_holds_where_there_are_none(tmp_path, no_locks, monkeypatch, caps
         second = threading.Thread(target=enter)
         second.start()
         second.join(1.5)
-        assert not entered
+        assert second.is_alive() and not entered
     second.join()
-    assert entered and [file.name for file in tmp_path.iterdir()] == ["store.lock"]
+    assert entered
+
+
+@linux_only
+def test_a_lock_holds_where_there_are_none(tmp_path, no_locks, monkeypatch, capsys):
+    monkeypatch.setattr(holders, "FIRST_NOTE", 0.2)
+    path = tmp_path / "store.lock"
+    check_that_a_second_thread_waits(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["store.lock"]
     assert f".store.lock.held: waiting for process {os.getpid()} on" in capsys.readouterr().err
 
 
@@ -326,19 +332,7 @@ def test_a_holder_of_another_machine_is_waited_for_as_long_as_it_gives_signs_of_
 def test_a_holder_gives_signs_of_life(tmp_path, no_locks, monkeypatch):
     monkeypatch.setattr(holders, "BEAT", 0.05)
     monkeypatch.setattr(holders, "PATIENCE", 0.5)
-    path, entered = tmp_path / "store.lock", []
-
-    def enter():
-        with files.lock(path):
-            entered.append(1)
-
-    with files.lock(path):
-        second = threading.Thread(target=enter)
-        second.start()
-        second.join(1.5)
-        assert second.is_alive() and not entered
-    second.join()
-    assert entered
+    check_that_a_second_thread_waits(tmp_path / "store.lock")
 
 
 @linux_only
