@@ -362,6 +362,8 @@ class Sensor:
             end: Time from which on samples are ahead and do not count.
         """
         times, values = times[times < end], values[times < end]
+        if not len(times):
+            return
         peaks = np.maximum.accumulate(np.concatenate(([self.newest], times)))[:-1]
         late = times < peaks - STEP_BACK
         cuts = np.concatenate(([0], np.flatnonzero(np.diff(late)) + 1, [len(times)]))

@@ -42,13 +42,14 @@ sys.path[:0] = [str(Path(__file__).parent)]  # `python -m tests.fuzz` finds the 
 
 import av
 import numpy as np
+import streams
 import torch
 from gopro import device, mux
 from painted import X264, write_video
 from pandas_pickles import write_frame
 from toys import small
 
-from egodistill import EgoDistillError, gpmf, teachers, video
+from egodistill import EgoDistillError, StreamClockError, gpmf, teachers, video
 from egodistill.datasets import annotations, store
 from egodistill.datasets.annotations import Segment
 from egodistill.deploy import descriptions, export
@@ -552,6 +553,112 @@ class Exported(Format):
         np.testing.assert_allclose(found["logits"], self.wanted["logits"], rtol=1e-4, atol=1e-5)
 
 
+class LiveStream(Format):
+    """What a program gives a stream, call by call: a wrong call is refused, and the stream goes on.
+
+    What is more than `MARGIN` from a damaged call is answered as without it, to the bit: with frames at fixed places on
+    both sides, with frames on request only before it.
+    """
+
+    MARGIN = 1.0  # seconds: a frame may be 0.5 s from its place, and a sample 0.1 s from its neighbour
+
+    def make(self) -> bytes:
+        self.model = streams.student()
+        times, readings = streams.samples(0, 8)
+        pieces = zip(np.split(times, 80), np.split(readings, 80), strict=True)
+        calls = [("imu", piece, values) for piece, values in pieces]
+        calls += [("frame", moment, streams.picture(round(10 * moment))) for moment in np.arange(0.05, 8, 0.2)]
+        self.calls = self.given = sorted(calls, key=lambda call: np.max(call[1]))
+        self.whole = {id(call) for call in self.calls}
+        self.touched, self.choice, self.sure = [], "centre", {}
+        self.sure = {choice: self.answers(choice) for choice in ("centre", "newest")}
+        assert [len(found) for found in self.sure.values()] == [12, 12]
+        return b""
+
+    def damage(self, rng: random.Random) -> bytes:
+        self.given, self.touched = list(self.calls), []
+        self.choice = rng.choice(("centre", "newest"))
+        for _ in range(rng.randint(1, 3)):
+            at = rng.randrange(len(self.given))
+            for place in range(at, min(len(self.given), at + rng.choice((1, 1, 2, 10)))):
+                if id(self.given[place]) in self.whole:
+                    self.change(place, rng)
+        self.given = [call for call in self.given if call is not None]
+        return b""
+
+    def change(self, place: int, rng: random.Random) -> None:
+        """Damage one call, and note the moments that this may change."""
+        kind, times, content = self.given[place]
+        low, high = float(np.min(times)), float(np.max(times))
+        fault = rng.choice(("harmless", "harmless", "lost", "late", "times", "content"))
+        if fault == "harmless":
+            self.given.insert(place, self.given[place])
+            if kind == "imu":
+                order = rng.sample(range(len(times)), len(times))
+                stray = np.append(times[order], (math.nan, math.inf)), np.append(content[order], content[:2], axis=0)
+                self.given[place] = (kind, *stray)
+            return
+        if fault == "lost":
+            self.given[place] = None
+        elif fault == "late":
+            self.given.insert(min(len(self.given) - 1, place + rng.choice((5, 20))), (kind, times, content))
+            self.given[place] = None
+        elif fault == "times":
+            wrong = (times + step for step in (-100, -1.5, -0.2, 0.002, 0.2, 1.5, 100, 1e9, math.nan, math.inf))
+            others = (times * 1e3, np.int64(times * 1e9), np.float32(times), str(times), None, [[times]], times * 1j)
+            times, high = rng.choice((*wrong, *others)), math.inf  # a later call may be taken for an older one
+        elif kind == "imu":
+            other = content.copy()
+            other[rng.randrange(len(other)) :, rng.randrange(6) :] = rng.choice((math.nan, math.inf, 0, 1e300, -40))
+            wrong = (np.ma.masked_greater(content, 1.0), content[:, :5], content[1:], content.astype(str), None, [])
+            content = rng.choice((other, other, other, content * 57, *wrong))
+        else:
+            smaller, larger = content[:1, :1], np.repeat(np.repeat(content, 3, 0), 5, 1)
+            wrong = (content[..., 0], content / 255, None, "x.jpg", content.T, np.ma.masked_less(content, 9))
+            content = rng.choice((smaller, larger, content * 0, *wrong))
+        if fault in ("times", "content"):
+            self.given[place] = (kind, times, content)
+        self.touched.append((low - self.MARGIN, (math.inf if self.choice == "newest" else high) + self.MARGIN))
+
+    def read(self, content: bytes) -> Any:
+        self.refusal = None
+        found = self.answers(self.choice)
+        self.oracle(found)
+        if self.refusal is not None:
+            raise self.refusal
+        return found
+
+    def answers(self, choice: str) -> list[Any]:
+        """Run the stream; return its answers without times of this host."""
+        found, states = [], []
+        with streams.open_stream(self.model, frames=choice, camera_delay=0.1, report=states.append) as stream:
+            for kind, times, content in self.given:
+                try:
+                    if kind == "imu":
+                        stream.accept_imu(times, content)
+                        stream.wants_frame(stream._sensors[0].newest)
+                    else:
+                        stream.accept_frame(times, content)
+                    found += stream.results()
+                    streams.check(stream)
+                except OURS as error:
+                    self.refusal = error
+            with contextlib.suppress(StreamClockError):
+                found += stream.finish()
+            streams.check(stream)
+            assert all(state.sentence for state in (*states, *stream.health()))
+        return [(one.start, one.stop, one.classes, one.problem, one.frame_age) for one in found]
+
+    def oracle(self, found: Any) -> None:
+        sound = {answer[1]: answer for answer in self.sure.get(self.choice, ())}
+        for answer in found:
+            start, stop, classes, problem, _ = answer
+            assert all(math.isfinite(value) and 0 <= value <= 1 for _, value in classes), classes
+            assert bool(classes) != bool(problem), answer
+            if stop in sound and not any(start < high and low < stop for low, high in self.touched):
+                assert answer == sound[stop], f"{answer} is not {sound[stop]}, far from {self.touched}"
+
+
 class Store(Format):
     """A store, one of whose files is damaged: what the others hold is as before.
 
@@ -815,6 +922,7 @@ FORMATS = {
         Student,
         Teacher,
         Exported,
+        LiveStream,
         Store,
         Video,
         Matroska,

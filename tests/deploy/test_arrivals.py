@@ -177,6 +177,7 @@ def test_what_is_sent_again_or_comes_late_is_no_step():
         "pieces of one call exchanged": [*parts[:60], np.concatenate([*parts[65:70], *parts[60:65]]), *parts[70:]],
         "half a second late": [*parts[:60], *parts[65:66], *parts[60:65], *parts[66:]],
         "a stamp from the future": [*parts[:60], parts[60] + 1e9 * (np.arange(20) == 7), *parts[61:]],
+        "a piece from the future after a late one": [*parts[:60], parts[50], parts[60] + 100, *parts[60:]],
         "one sample late": [*parts[:60], np.r_[parts[60], parts[59][3:4] + 1e-3], *parts[61:]],
     }
     for name, pieces in cases.items():
