@@ -1,0 +1,261 @@
+"""Draw faults in the library, plant each in a copy, and see whether the tests notice it.
+
+    python tools/faults.py draw --seed 1 --count 120                           # the list; the same for one commit
+    python tools/faults.py plant --seed 1 --count 120 --out faults.jsonl       # hours; a killed run continues
+
+`plant` works in a clone of the last commit, never in the checkout. It runs a module's own tests, those that import it,
+those of modules that import it, and its slow ones, up to the first test that fails with the fault and passes without.
+Functions are drawn evenly, one fault in each, so that no file dominates and the first n faults of a list are a fair
+sample. A survivor is a missing test or a change without effect, and one that takes too "long" perhaps a program that
+hangs: judge each by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+SWAPS = "Lt LtE | LtE Lt | Gt GtE | GtE Gt"  # a boundary; the other pairs are other operators
+SWAPS += " | Eq NotEq | NotEq Eq | Is IsNot | IsNot Is | In NotIn | NotIn In | And Or | Or And"
+SWAPS += " | Add Sub | Sub Add | Mult Div | Div Mult | FloorDiv Mult | Mod FloorDiv | Pow Mult | BitAnd BitOr"
+OTHER = {old: getattr(ast, new) for old, new in (pair.split() for pair in SWAPS.split(" | "))}
+# Calls whose arguments are words or types, keywords that are words, and calls whose order says nothing or breaks at once.
+WORDS = {"print", "warn", "note", "add_argument", "add_parser", "overload", "cast", "TypeVar", "NamedTuple"}
+WORDY = {"help", "metavar", "description", "epilog", "stacklevel", "title", "label", "desc"}
+UNORDERED = {"min", "max", "isinstance", "getattr", "setattr", "hasattr"}
+
+
+class Fault(NamedTuple):
+    """One edit: `before`, at a line and column (in bytes, from 1), becomes `after`."""
+
+    file: str
+    function: str
+    line: int
+    column: int
+    kind: str
+    before: str
+    after: str
+
+
+class Sites(ast.NodeVisitor):
+    """Collects the faults of one file, by function."""
+
+    def __init__(self, file: str, text: str) -> None:
+        self.file, self.lines = file, text.encode().splitlines(keepends=True)
+        self.function, self.faults = "", {}
+        self.visit(ast.parse(text))
+
+    def visit(self, node: ast.AST) -> None:
+        """Descend, but not into words, types, and f-strings, whose places Python 3.11 does not know."""
+        types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        names = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+        if types or names or called(node) in WORDS or isinstance(node, (ast.JoinedStr, ast.Raise, ast.Assert)):
+            return
+        for kind, place, after in edits(node):
+            self.add(kind, place, after)
+        outside = self.function
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            self.function = f"{outside}.{node.name}".lstrip(".")
+        for name, value in ast.iter_fields(node):
+            if name not in ("annotation", "returns", "decorator_list", "bases"):
+                for child in value if isinstance(value, list) else [value]:
+                    if isinstance(child, ast.AST):
+                        self.visit(child)
+        self.function = outside
+
+    def add(self, kind: str, node: ast.expr, after: str) -> None:
+        """Note that the source of `node` can become `after`."""
+        found = [*self.lines[node.lineno - 1 : node.end_lineno]]
+        found[-1] = found[-1][: node.end_col_offset]
+        found[0] = found[0][node.col_offset :]
+        before = b"".join(found).decode()
+        fault = Fault(self.file, self.function, node.lineno, node.col_offset + 1, kind, before, after)
+        self.faults.setdefault(self.function, []).append(fault)
+
+
+def called(node: ast.AST) -> str:
+    """Return the last name of what is called."""
+    return ast.unparse(node.func).rpartition(".")[2] if isinstance(node, ast.Call) else ""
+
+
+def edits(node: ast.AST) -> Iterator[tuple[str, ast.expr, str]]:
+    """Yield (kind, expression, its new source) for each fault that can be made at one node."""
+    if isinstance(node, ast.Compare):
+        for k, old in enumerate(node.ops):
+            if type(old).__name__ in OTHER:
+                kind = "boundary" if isinstance(old, (ast.Lt, ast.LtE, ast.Gt, ast.GtE)) else "comparison"
+                operators = [*node.ops[:k], OTHER[type(old).__name__](), *node.ops[k + 1 :]]
+                yield kind, node, f"({ast.unparse(ast.Compare(node.left, operators, node.comparators))})"
+    elif isinstance(node, ast.BoolOp):
+        yield "logic", node, f"({ast.unparse(ast.BoolOp(OTHER[type(node.op).__name__](), node.values))})"
+    elif isinstance(node, ast.BinOp) and type(node.op).__name__ in OTHER:
+        if not any(isinstance(side, ast.JoinedStr) or is_text(side) for side in (node.left, node.right)):
+            new = ast.BinOp(node.left, OTHER[type(node.op).__name__](), node.right)
+            yield "arithmetic", node, f"({ast.unparse(new)})"
+    elif isinstance(node, ast.Constant) and isinstance(node.value, (bool, int, float)):
+        value = node.value
+        whole = isinstance(value, int) or not value
+        yield "constant", node, repr(not value if isinstance(value, bool) else value + 1 if whole else value * 1.5)
+    elif isinstance(node, ast.Slice):
+        yield from (("slice", bound, f"{ast.unparse(bound)} + 1") for bound in (node.lower, node.upper) if bound)
+    elif isinstance(node, (ast.If, ast.While, ast.IfExp)):
+        yield "negated", node.test, f"(not ({ast.unparse(node.test)}))"
+    elif isinstance(node, ast.Call):
+        for one in node.keywords:
+            if one.arg and one.arg not in WORDY:
+                rest = [other for other in node.keywords if other is not one]
+                yield "keyword", node, ast.unparse(ast.Call(node.func, node.args, rest))
+        for k, (one, two) in enumerate(zip(node.args, node.args[1:], strict=False)):
+            starred = isinstance(one, ast.Starred) or isinstance(two, ast.Starred)
+            if called(node) not in UNORDERED and not starred and ast.dump(one) != ast.dump(two):
+                swapped = [*node.args[:k], two, one, *node.args[k + 2 :]]
+                yield "swapped", node, ast.unparse(ast.Call(node.func, swapped, node.keywords))
+
+
+def is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, (str, bytes))
+
+
+def modules(root: Path) -> list[str]:
+    """Return the files of the library, relative to the root: those in front of the house and those in its rooms."""
+    found = [*root.glob("*.py"), *(path for sign in root.glob("*/__init__.py") for path in sign.parent.glob("*.py"))]
+    found += root.glob("figures/*.py")
+    return sorted(path.relative_to(root).as_posix() for path in found if path.name not in ("setup.py", "__init__.py"))
+
+
+def draw(root: Path, seed: int, count: int) -> list[Fault]:
+    """Return faults in random order, at most one for each function; of each function a kind first, then a place."""
+    chance, functions = random.Random(seed), []
+    for file in modules(root):
+        functions += Sites(file, (root / file).read_text(encoding="utf-8")).faults.values()
+    drawn = []
+    for faults in chance.sample(functions, min(count, len(functions))):
+        kind = chance.choice(sorted({fault.kind for fault in faults}))
+        drawn.append(chance.choice([fault for fault in faults if fault.kind == kind]))
+    return drawn
+
+
+def planted(text: str, fault: Fault) -> str:
+    """Return the text of a file with the fault in it."""
+    whole, before = text.encode(), fault.before.encode()
+    start = sum(map(len, whole.splitlines(keepends=True)[: fault.line - 1])) + fault.column - 1
+    assert whole[start : start + len(before)] == before, f"{fault.file}:{fault.line} is not {fault.before}"
+    return (whole[:start] + fault.after.encode() + whole[start + len(before) :]).decode()
+
+
+def own_tests(root: Path, file: str) -> list[str]:
+    """Return the files of tests that mirror a module."""
+    room, stem = Path(file).parent, Path(file).stem
+    found = (root / "tests" / room).glob(f"test_{stem}*.py")
+    return sorted(path.relative_to(root).as_posix() for path in found)
+
+
+def imported(path: Path) -> set[str]:
+    """Return the names that the import statements of a file have."""
+    nodes = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom)]
+    return {part for node in nodes for part in [*(node.module or "").split("."), *(name.name for name in node.names)]}
+
+
+def stages(root: Path, file: str) -> list[tuple[list[str], str]]:
+    """Return (files of tests, marker) in the order in which they are likely to notice a fault in `file`."""
+    stem, own, room = Path(file).stem, own_tests(root, file), Path(file).parent.name
+    tests = sorted(root.glob("tests/**/test_*.py"), key=lambda path: path.parent.name != room)
+    direct = [path for path in tests if stem in imported(path) or file in path.read_text(encoding="utf-8")]
+    above = [test for other in modules(root) if stem in imported(root / other) for test in own_tests(root, other)]
+    whole = [f"tests/test_{name}.py" for name in ("structure", "portability", "docstrings", "types")]
+    users = dict.fromkeys([*(path.relative_to(root).as_posix() for path in direct), *whole, *above])
+    return [(own, "not slow"), ([test for test in users if test not in own], "not slow"), (own, "slow")]
+
+
+def run(root: Path, tests: list[str], marker: str, broken: list[str], limit: float) -> str:
+    """Return the first test that fails, "" if all pass, or "long" if they take more than `limit` seconds."""
+    words = [sys.executable, "-m", "pytest", "-x", "-q", "-rfE", "--no-header", "-p", "no:cacheprovider", "-m", marker]
+    words += [*tests, *(f"--deselect={test}" for test in broken)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(root.parent)}
+    with subprocess.Popen(
+        words, cwd=root, env=environment, stdout=-1, stderr=-2, text=True, start_new_session=True
+    ) as process:
+        try:
+            output = process.communicate(timeout=limit)[0]
+        except subprocess.TimeoutExpired:
+            return "long"
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    failed = re.findall(r"^(?:FAILED|ERROR) ([^\s\[]+)", output, re.MULTILINE)
+    return failed[0] if failed else "" if process.returncode in (0, 5) else f"pytest ends with {process.returncode}"
+
+
+def notice(root: Path, fault: Fault, broken: list[str], limit: float) -> str:
+    """Return the test that notices a fault, "" or "long"; tests that fail without it, too, go to `broken`."""
+    path = root / fault.file
+    text, failed = path.read_text(encoding="utf-8"), ""
+    for tests, marker in stages(root, fault.file):
+        while tests:
+            write(path, planted(text, fault))
+            failed = run(root, tests, marker, broken, limit)
+            write(path, text)
+            if "::" not in failed or not run(root, [failed], marker, broken, limit):
+                break
+            broken.append(failed)
+        if failed:
+            break
+    return failed
+
+
+def write(path: Path, text: str) -> None:
+    """Write a module and remove what Python compiled of another text with its size and second."""
+    path.write_text(text, encoding="utf-8")
+    for compiled in path.parent.glob(f"__pycache__/{path.stem}.*"):
+        compiled.unlink()
+
+
+def plant(faults: list[Fault], root: Path, out: Path, limit: float) -> None:
+    """Plant those faults that `out` does not have, and append a line for each."""
+    lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()] if out.exists() else []
+    done, broken = {tuple(line[name] for name in Fault._fields) for line in lines}, []
+    for number, fault in enumerate(faults, 1):
+        if fault not in done:
+            line = {"number": number, "noticed": notice(root, fault, broken, limit), **fault._asdict()}
+            with out.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+            print(f"{number} {shown(fault)}: {line['noticed'] or 'SURVIVED'}", flush=True)
+
+
+def shown(fault: Fault) -> str:
+    before = " ".join(fault.before.split())
+    return f"{fault.file}:{fault.line}:{fault.column} {fault.function} [{fault.kind}] {before} -> {fault.after}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=("draw", "plant"))
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--count", type=int, default=120)
+    parser.add_argument("--out", type=Path, default=Path("faults.jsonl"), help="a line for each fault that was planted")
+    parser.add_argument("--limit", type=float, default=900.0, help="seconds for one run of tests")
+    given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped; the same command goes on"))
+    if given.command == "draw":
+        print("\n".join(map(shown, draw(ROOT, given.seed, given.count))))
+        return
+    with tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True) as folder:
+        clone = Path(folder) / "clone"
+        subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
+        plant(draw(clone, given.seed, given.count), clone, given.out, given.limit)
+
+
+if __name__ == "__main__":
+    main()
