@@ -31,7 +31,7 @@ SWAPS = "Lt LtE | LtE Lt | Gt GtE | GtE Gt"  # a boundary; the other pairs are o
 SWAPS += " | Eq NotEq | NotEq Eq | Is IsNot | IsNot Is | In NotIn | NotIn In | And Or | Or And"
 SWAPS += " | Add Sub | Sub Add | Mult Div | Div Mult | FloorDiv Mult | Mod FloorDiv | Pow Mult | BitAnd BitOr"
 OTHER = {old: getattr(ast, new) for old, new in (pair.split() for pair in SWAPS.split(" | "))}
-# Calls whose arguments are words or types, keywords that are words, and calls whose order says nothing or breaks at once.
+# Calls whose arguments are words or types, keywords that are words, and calls where an exchange is no subtle fault.
 WORDS = {"print", "warn", "note", "add_argument", "add_parser", "overload", "cast", "TypeVar", "NamedTuple"}
 WORDY = {"help", "metavar", "description", "epilog", "stacklevel", "title", "label", "desc"}
 UNORDERED = {"min", "max", "isinstance", "getattr", "setattr", "hasattr"}
@@ -156,10 +156,12 @@ def planted(text: str, fault: Fault) -> str:
 
 
 def own_tests(root: Path, file: str) -> list[str]:
-    """Return the files of tests that mirror a module."""
+    """Return the files of tests that mirror a module: test_video.py and test_video_x.py, unless video_x is another."""
     room, stem = Path(file).parent, Path(file).stem
-    found = (root / "tests" / room).glob(f"test_{stem}*.py")
-    return sorted(path.relative_to(root).as_posix() for path in found)
+    others = "|".join(path.stem.removeprefix(stem) for path in (root / room).glob(f"{stem}_*.py")) or "-"
+    found = [path for path in (root / "tests" / room).glob(f"test_{stem}*.py")]
+    own = [path for path in found if re.fullmatch(rf"test_{stem}(?!{others})(_.*)?", path.stem)]
+    return sorted(path.relative_to(root).as_posix() for path in own)
 
 
 def imported(path: Path) -> set[str]:
