@@ -707,7 +707,8 @@ def test_dropout_and_crops_differ_between_steps_epochs_and_seeds_and_repeat(monk
     store = Store(8)
     (draws, crops), (again, same_crops), (others, other_crops) = run(0), run(0), run(1)
     assert draws == again and draws != others
-    assert len({tuple(one) for one in draws}) == 4  # two epochs of two steps
+    assert len({tuple(one) for one in draws + others}) == 8  # two seeds of two epochs of two steps
+    assert not any(torch.equal(crops[row][1], other_crops[row][0]) for row in crops)  # nor does a seed add to an epoch
     assert len(crops) == 8 and all(len(one) == 2 and not torch.equal(*one) for one in crops.values())
     assert all(torch.equal(a, b) for row in crops for a, b in zip(crops[row], same_crops[row], strict=True))
     assert sum(torch.equal(crops[row][0], other_crops[row][0]) for row in crops) < 2  # two that cut nothing
