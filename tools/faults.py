@@ -159,7 +159,7 @@ def own_tests(root: Path, file: str) -> list[str]:
     """Return the files of tests that mirror a module: test_video.py and test_video_x.py, unless video_x is another."""
     room, stem = Path(file).parent, Path(file).stem
     others = "|".join(path.stem.removeprefix(stem) for path in (root / room).glob(f"{stem}_*.py")) or "-"
-    found = [path for path in (root / "tests" / room).glob(f"test_{stem}*.py")]
+    found = (root / "tests" / room).glob(f"test_{stem}*.py")
     own = [path for path in found if re.fullmatch(rf"test_{stem}(?!{others})(_.*)?", path.stem)]
     return sorted(path.relative_to(root).as_posix() for path in own)
 
@@ -170,11 +170,13 @@ def imported(path: Path) -> set[str]:
     return {part for node in nodes for part in [*(node.module or "").split("."), *(name.name for name in node.names)]}
 
 
-def stages(root: Path, file: str) -> list[tuple[list[str], str]]:
-    """Return (files of tests, marker) in the order in which they are likely to notice a fault in `file`."""
+def stages(root: Path, file: str, function: str) -> list[tuple[list[str], str]]:
+    """Return (files of tests, marker) in the order in which they are likely to notice a fault in a function."""
     stem, own, room = Path(file).stem, own_tests(root, file), Path(file).parent.name
-    tests = sorted(root.glob("tests/**/test_*.py"), key=lambda path: path.parent.name != room)
-    direct = [path for path in tests if stem in imported(path) or file in path.read_text(encoding="utf-8")]
+    tests = {path: path.read_text(encoding="utf-8") for path in sorted(root.glob("tests/**/test_*.py"))}
+    direct = [path for path, text in tests.items() if stem in imported(path) or file in text]
+    names = set(re.findall(r"\w{4,}", function))
+    direct.sort(key=lambda path: (not any(name in tests[path] for name in names), path.parent.name != room))
     above = [test for other in modules(root) if stem in imported(root / other) for test in own_tests(root, other)]
     whole = [f"tests/test_{name}.py" for name in ("structure", "portability", "docstrings", "types")]
     users = dict.fromkeys([*(path.relative_to(root).as_posix() for path in direct), *whole, *above])
@@ -204,7 +206,7 @@ def notice(root: Path, fault: Fault, broken: list[str], limit: float) -> str:
     """Return the test that notices a fault, "" or "long"; tests that fail without it, too, go to `broken`."""
     path = root / fault.file
     text, failed = path.read_text(encoding="utf-8"), ""
-    for tests, marker in stages(root, fault.file):
+    for tests, marker in stages(root, fault.file, fault.function):
         while tests:
             write(path, planted(text, fault))
             failed = run(root, tests, marker, broken, limit)
