@@ -3,11 +3,11 @@
     python tools/faults.py draw --seed 1 --count 120                           # the list; the same for one commit
     python tools/faults.py plant --seed 1 --count 120 --out faults.jsonl       # hours; a killed run continues
 
-`plant` works in a clone of the last commit, never in the checkout. It runs a module's own tests, those that import it,
-those of modules that import it, and its slow ones, up to the first test that fails with the fault and passes without.
-Functions are drawn evenly, one fault in each, so that no file dominates and the first n faults of a list are a fair
-sample. A survivor is a missing test or a change without effect, and one that takes too "long" perhaps a program that
-hangs: judge each by hand.
+`plant` works in a clone of the last commit, never in the checkout. It runs the tests of the fault's module; of those
+faults that are left, the tests that import the module, and those of modules that import it; then its slow ones. A fault
+is noticed by a test that fails with it and passes without it. Functions are drawn evenly, one fault in each, so that no
+file dominates. A survivor is a missing test or a change without effect, and one that takes too "long" perhaps a
+program that hangs: judge each by hand.
 """
 
 from __future__ import annotations
@@ -49,40 +49,24 @@ class Fault(NamedTuple):
     after: str
 
 
-class Sites(ast.NodeVisitor):
-    """Collects the faults of one file, by function."""
-
-    def __init__(self, file: str, text: str) -> None:
-        self.file, self.lines = file, text.encode().splitlines(keepends=True)
-        self.function, self.faults = "", {}
-        self.visit(ast.parse(text))
-
-    def visit(self, node: ast.AST) -> None:
-        """Descend, but not into words, types, and f-strings, whose places Python 3.11 does not know."""
-        types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        names = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
-        if types or names or called(node) in WORDS or isinstance(node, (ast.JoinedStr, ast.Raise, ast.Assert)):
-            return
-        for kind, place, after in edits(node):
-            self.add(kind, place, after)
-        outside = self.function
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            self.function = f"{outside}.{node.name}".lstrip(".")
-        for name, value in ast.iter_fields(node):
-            if name not in ("annotation", "returns", "decorator_list", "bases"):
-                for child in value if isinstance(value, list) else [value]:
-                    if isinstance(child, ast.AST):
-                        self.visit(child)
-        self.function = outside
-
-    def add(self, kind: str, node: ast.expr, after: str) -> None:
-        """Note that the source of `node` can become `after`."""
-        found = [*self.lines[node.lineno - 1 : node.end_lineno]]
-        found[-1] = found[-1][: node.end_col_offset]
-        found[0] = found[0][node.col_offset :]
-        before = b"".join(found).decode()
-        fault = Fault(self.file, self.function, node.lineno, node.col_offset + 1, kind, before, after)
-        self.faults.setdefault(self.function, []).append(fault)
+def sites(node: ast.AST, file: str, lines: list[bytes], function: str = "") -> Iterator[Fault]:
+    """Yield the faults below a node, but not in words, types and f-strings, whose places Python 3.11 does not know."""
+    types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    names = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    if types or names or called(node) in WORDS or isinstance(node, (ast.JoinedStr, ast.Raise, ast.Assert)):
+        return
+    for kind, place, after in edits(node):
+        found = lines[place.lineno - 1 : place.end_lineno]
+        found[-1] = found[-1][: place.end_col_offset]
+        found[0] = found[0][place.col_offset :]
+        yield Fault(file, function, place.lineno, place.col_offset + 1, kind, b"".join(found).decode(), after)
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        function = f"{function}.{node.name}".lstrip(".")
+    for name, value in ast.iter_fields(node):
+        if name not in ("annotation", "returns", "decorator_list", "bases"):
+            for child in value if isinstance(value, list) else [value]:
+                if isinstance(child, ast.AST):
+                    yield from sites(child, file, lines, function)
 
 
 def called(node: ast.AST) -> str:
@@ -101,7 +85,7 @@ def edits(node: ast.AST) -> Iterator[tuple[str, ast.expr, str]]:
     elif isinstance(node, ast.BoolOp):
         yield "logic", node, f"({ast.unparse(ast.BoolOp(OTHER[type(node.op).__name__](), node.values))})"
     elif isinstance(node, ast.BinOp) and type(node.op).__name__ in OTHER:
-        if not any(isinstance(side, ast.JoinedStr) or is_text(side) for side in (node.left, node.right)):
+        if not any(ast.unparse(side).lstrip("bf")[:1] in ("'", '"') for side in (node.left, node.right)):  # no text
             new = ast.BinOp(node.left, OTHER[type(node.op).__name__](), node.right)
             yield "arithmetic", node, f"({ast.unparse(new)})"
     elif isinstance(node, ast.Constant) and isinstance(node.value, (bool, int, float)):
@@ -124,10 +108,6 @@ def edits(node: ast.AST) -> Iterator[tuple[str, ast.expr, str]]:
                 yield "swapped", node, ast.unparse(ast.Call(node.func, swapped, node.keywords))
 
 
-def is_text(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and isinstance(node.value, (str, bytes))
-
-
 def modules(root: Path) -> list[str]:
     """Return the files of the library, relative to the root: those in front of the house and those in its rooms."""
     found = [*root.glob("*.py"), *(path for sign in root.glob("*/__init__.py") for path in sign.parent.glob("*.py"))]
@@ -137,11 +117,12 @@ def modules(root: Path) -> list[str]:
 
 def draw(root: Path, seed: int, count: int) -> list[Fault]:
     """Return faults in random order, at most one for each function; of each function a kind first, then a place."""
-    chance, functions = random.Random(seed), []
+    chance, functions, drawn = random.Random(seed), {}, []
     for file in modules(root):
-        functions += Sites(file, (root / file).read_text(encoding="utf-8")).faults.values()
-    drawn = []
-    for faults in chance.sample(functions, min(count, len(functions))):
+        whole = (root / file).read_bytes()
+        for fault in sites(ast.parse(whole), file, whole.splitlines(keepends=True)):
+            functions.setdefault((file, fault.function), []).append(fault)
+    for faults in chance.sample([*functions.values()], min(count, len(functions))):
         kind = chance.choice(sorted({fault.kind for fault in faults}))
         drawn.append(chance.choice([fault for fault in faults if fault.kind == kind]))
     return drawn
@@ -159,24 +140,24 @@ def own_tests(root: Path, file: str) -> list[str]:
     """Return the files of tests that mirror a module: test_video.py and test_video_x.py, unless video_x is another."""
     room, stem = Path(file).parent, Path(file).stem
     others = "|".join(path.stem.removeprefix(stem) for path in (root / room).glob(f"{stem}_*.py")) or "-"
-    found = (root / "tests" / room).glob(f"test_{stem}*.py")
+    found = sorted((root / "tests" / room).glob(f"test_{stem}*.py"))
     own = [path for path in found if re.fullmatch(rf"test_{stem}(?!{others})(_.*)?", path.stem)]
-    return sorted(path.relative_to(root).as_posix() for path in own)
+    return [path.relative_to(root).as_posix() for path in own]
 
 
 def imported(path: Path) -> set[str]:
     """Return the names that the import statements of a file have."""
-    nodes = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom)]
+    nodes = [node for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.ImportFrom)]
     return {part for node in nodes for part in [*(node.module or "").split("."), *(name.name for name in node.names)]}
 
 
-def stages(root: Path, file: str, function: str) -> list[tuple[list[str], str]]:
-    """Return (files of tests, marker) in the order in which they are likely to notice a fault in a function."""
-    stem, own, room = Path(file).stem, own_tests(root, file), Path(file).parent.name
-    tests = {path: path.read_text(encoding="utf-8") for path in sorted(root.glob("tests/**/test_*.py"))}
-    direct = [path for path, text in tests.items() if stem in imported(path) or file in text]
-    names = set(re.findall(r"\w{4,}", function))
-    direct.sort(key=lambda path: (not any(name in tests[path] for name in names), path.parent.name != room))
+def stages(root: Path, fault: Fault) -> list[tuple[list[str], str]]:
+    """Return (files of tests, marker) in the order in which they are likely to notice a fault."""
+    stem, own, room = Path(fault.file).stem, own_tests(root, fault.file), Path(fault.file).parent.name
+    texts = {path: path.read_text(encoding="utf-8") for path in sorted(root.glob("tests/**/test_*.py"))}
+    direct = [path for path, text in texts.items() if stem in imported(path) or fault.file in text]
+    names = set(re.findall(r"\w{4,}", fault.function))
+    direct.sort(key=lambda path: (not any(name in texts[path] for name in names), path.parent.name != room))
     above = [test for other in modules(root) if stem in imported(root / other) for test in own_tests(root, other)]
     whole = [f"tests/test_{name}.py" for name in ("structure", "portability", "docstrings", "types")]
     users = dict.fromkeys([*(path.relative_to(root).as_posix() for path in direct), *whole, *above])
@@ -185,12 +166,10 @@ def stages(root: Path, file: str, function: str) -> list[tuple[list[str], str]]:
 
 def run(root: Path, tests: list[str], marker: str, broken: list[str], limit: float) -> str:
     """Return the first test that fails, "" if all pass, or "long" if they take more than `limit` seconds."""
-    words = [sys.executable, "-m", "pytest", "-x", "-q", "-rfE", "--no-header", "-p", "no:cacheprovider", "-m", marker]
-    words += [*tests, *(f"--deselect={test}" for test in broken)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(root.parent)}
-    with subprocess.Popen(
-        words, cwd=root, env=environment, stdout=-1, stderr=-2, text=True, start_new_session=True
-    ) as process:
+    words = [sys.executable, "-m", "pytest", "-x", "-q", "-rfE", "-p", "no:cacheprovider", "-m", marker, *tests]
+    words += [f"--deselect={test}" for test in broken]
+    about = {"env": os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(root.parent)}, "start_new_session": True}
+    with subprocess.Popen(words, cwd=root, stdout=-1, stderr=-2, text=True, **about) as process:
         try:
             output = process.communicate(timeout=limit)[0]
         except subprocess.TimeoutExpired:
@@ -202,21 +181,18 @@ def run(root: Path, tests: list[str], marker: str, broken: list[str], limit: flo
     return failed[0] if failed else "" if process.returncode in (0, 5) else f"pytest ends with {process.returncode}"
 
 
-def notice(root: Path, fault: Fault, broken: list[str], limit: float) -> str:
+def notice(root: Path, fault: Fault, tests: list[str], marker: str, broken: list[str], limit: float) -> str:
     """Return the test that notices a fault, "" or "long"; tests that fail without it, too, go to `broken`."""
     path = root / fault.file
-    text, failed = path.read_text(encoding="utf-8"), ""
-    for tests, marker in stages(root, fault.file, fault.function):
-        while tests:
-            write(path, planted(text, fault))
-            failed = run(root, tests, marker, broken, limit)
-            write(path, text)
-            if "::" not in failed or not run(root, [failed], marker, broken, limit):
-                break
-            broken.append(failed)
-        if failed:
-            break
-    return failed
+    text = path.read_text(encoding="utf-8")
+    while tests:
+        write(path, planted(text, fault))
+        failed = run(root, tests, marker, broken, limit)
+        write(path, text)
+        if "::" not in failed or not run(root, [failed], marker, broken, limit):
+            return failed
+        broken.append(failed)
+    return ""
 
 
 def write(path: Path, text: str) -> None:
@@ -227,15 +203,19 @@ def write(path: Path, text: str) -> None:
 
 
 def plant(faults: list[Fault], root: Path, out: Path, limit: float) -> None:
-    """Plant those faults that `out` does not have, and append a line for each."""
+    """Plant those faults that `out` does not have, and append a line for each; the quick tests of all come first."""
     lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()] if out.exists() else []
     done, broken = {tuple(line[name] for name in Fault._fields) for line in lines}, []
-    for number, fault in enumerate(faults, 1):
-        if fault not in done:
-            line = {"number": number, "noticed": notice(root, fault, broken, limit), **fault._asdict()}
-            with out.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-            print(f"{number} {shown(fault)}: {line['noticed'] or 'SURVIVED'}", flush=True)
+    for stage in range(3):
+        for number, fault in enumerate(faults, 1):
+            if fault in done:
+                continue
+            noticed = notice(root, fault, *stages(root, fault)[stage], broken, limit)
+            print(f"{number} {shown(fault)}: {noticed or 'not noticed'}", flush=True)
+            if noticed or stage == 2:
+                done.add(fault)
+                with out.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"number": number, "noticed": noticed} | fault._asdict()) + "\n")
 
 
 def shown(fault: Fault) -> str:
