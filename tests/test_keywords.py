@@ -170,7 +170,7 @@ DIFFERENT = {
         "on_restart": ("reset", {}),
         "top": (3, {}),
         "precision": ("bf16", {}),
-        "report": (print, {}),
+        "report": (str, {}),
     },
     predicted: {
         "imu_offset": (0.2, {}),

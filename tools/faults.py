@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import itertools
 import json
 import os
 import random
@@ -53,7 +54,8 @@ def sites(node: ast.AST, file: str, lines: list[bytes], function: str = "") -> I
     """Yield the faults below a node, but not in words, types and f-strings, whose places Python 3.11 does not know."""
     types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
     names = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
-    if types or names or called(node) in WORDS or isinstance(node, (ast.JoinedStr, ast.Raise, ast.Assert)):
+    words = isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in WORDS
+    if types or names or words or isinstance(node, (ast.JoinedStr, ast.Raise, ast.Assert)):
         return
     for kind, place, after in edits(node):
         found = lines[place.lineno - 1 : place.end_lineno]
@@ -67,11 +69,6 @@ def sites(node: ast.AST, file: str, lines: list[bytes], function: str = "") -> I
             for child in value if isinstance(value, list) else [value]:
                 if isinstance(child, ast.AST):
                     yield from sites(child, file, lines, function)
-
-
-def called(node: ast.AST) -> str:
-    """Return the last name of what is called."""
-    return ast.unparse(node.func).rpartition(".")[2] if isinstance(node, ast.Call) else ""
 
 
 def edits(node: ast.AST) -> Iterator[tuple[str, ast.expr, str]]:
@@ -88,10 +85,9 @@ def edits(node: ast.AST) -> Iterator[tuple[str, ast.expr, str]]:
         if not any(ast.unparse(side).lstrip("bf")[:1] in ("'", '"') for side in (node.left, node.right)):  # no text
             new = ast.BinOp(node.left, OTHER[type(node.op).__name__](), node.right)
             yield "arithmetic", node, f"({ast.unparse(new)})"
-    elif isinstance(node, ast.Constant) and isinstance(node.value, (bool, int, float)):
-        value = node.value
-        whole = isinstance(value, int) or not value
-        yield "constant", node, repr(not value if isinstance(value, bool) else value + 1 if whole else value * 1.5)
+    elif isinstance(node, ast.Constant) and isinstance(value := node.value, (bool, int, float)):
+        other = not value if isinstance(value, bool) else value * 1.5 if value % 1 else value + 1
+        yield "constant", node, repr(other)
     elif isinstance(node, ast.Slice):
         yield from (("slice", bound, f"{ast.unparse(bound)} + 1") for bound in (node.lower, node.upper) if bound)
     elif isinstance(node, (ast.If, ast.While, ast.IfExp)):
@@ -101,9 +97,9 @@ def edits(node: ast.AST) -> Iterator[tuple[str, ast.expr, str]]:
             if one.arg and one.arg not in WORDY:
                 rest = [other for other in node.keywords if other is not one]
                 yield "keyword", node, ast.unparse(ast.Call(node.func, node.args, rest))
-        for k, (one, two) in enumerate(zip(node.args, node.args[1:], strict=False)):
-            starred = isinstance(one, ast.Starred) or isinstance(two, ast.Starred)
-            if called(node) not in UNORDERED and not starred and ast.dump(one) != ast.dump(two):
+        ordered = ast.unparse(node.func) not in UNORDERED and not any(isinstance(x, ast.Starred) for x in node.args)
+        for k, (one, two) in enumerate(itertools.pairwise(node.args)):
+            if ordered and ast.dump(one) != ast.dump(two):
                 swapped = [*node.args[:k], two, one, *node.args[k + 2 :]]
                 yield "swapped", node, ast.unparse(ast.Call(node.func, swapped, node.keywords))
 

@@ -21,4 +21,4 @@ def test_the_committed_figure_is_what_the_script_draws(tmp_path, monkeypatch):
     monkeypatch.setattr(idea, "HERE", tmp_path)
     idea.main()
     drawn, committed = (pyplot.imread(folder / "idea.png") for folder in (tmp_path, FOLDER))
-    assert drawn.shape == committed.shape and np.abs(drawn - committed).mean() < 0.01
+    assert drawn.shape == committed.shape and np.abs(drawn - committed).mean() < 0.002
