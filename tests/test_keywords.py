@@ -24,7 +24,7 @@ def given(kitchen, panned, tmp_path_factory):
     """Files that all keywords are tried on."""
     folder = tmp_path_factory.mktemp("keywords")
     stamps = np.arange(-1, 7, 1 / 200)
-    waves = np.sin(np.outer(stamps, np.arange(1, 7))) + [0, 0, 9.8, 0, 0, 0]
+    waves = np.sin(np.outer(stamps, np.arange(1, 7))) + np.array([0, 0, 9.8, 0, 0, 0])
     columns = {"time": stamps} | dict(zip(("ax", "ay", "az", "gx", "gy", "gz"), waves.T, strict=True))
     kept = (stamps < 1.0) | (stamps > 1.08)  # a gap of 80 ms, above max_gap
 

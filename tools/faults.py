@@ -86,7 +86,7 @@ def edits(node: ast.AST) -> Iterator[tuple[str, ast.expr, str]]:
             new = ast.BinOp(node.left, OTHER[type(node.op).__name__](), node.right)
             yield "arithmetic", node, f"({ast.unparse(new)})"
     elif isinstance(node, ast.Constant) and isinstance(value := node.value, (bool, int, float)):
-        other = not value if isinstance(value, bool) else value * 1.5 if value % 1 else value + 1
+        other = not value if isinstance(value, bool) else value * 1.5 if isinstance(value, float) else value + 1
         yield "constant", node, repr(other)
     elif isinstance(node, ast.Slice):
         yield from (("slice", bound, f"{ast.unparse(bound)} + 1") for bound in (node.lower, node.upper) if bound)
