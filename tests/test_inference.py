@@ -7,12 +7,13 @@ import os
 import sys
 import threading
 import time
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import torch
-from painted import STEADY, break_packets, write_video
+from painted import STEADY, break_packets, number_of, ramp, write_video
 from torch import nn
 from toys import CLASSES, FAST, QUIET, Store, small
 
@@ -470,6 +471,45 @@ def test_prepared_predicted_and_checked_alike(kitchen, tmp_path, monkeypatch, ho
     model.shown.clear()
     late = list(predict(model, walk.video, walk.imu, device="cpu"))  # without the clock it sees something else
     assert len(late) == 3 and not any((window == kept[1][0]).all() for window in model.imu)
+
+
+def test_predict_shows_what_was_painted_and_measured(kitchen):
+    """The numbers and ramps that the files were made of: no function of the library says what to expect."""
+    walk, model = kitchen[3].recording, Seen(clip_seconds=64 / 30, sampling="last")
+    options = {"imu_offset": 0.3, "imu_stretch": 1.02, "stride": 1.3, "batch_size": 3, "device": "cpu"}
+    rows = list(predict(model, walk.video, walk.imu, **options))
+    starts = [row.start for row in rows]
+    assert starts == pytest.approx([0.0, 1.3, 2.6, 6 - 64 / 30], abs=0.01) and not any(row.problem for row in rows)
+    for start, frames, window in zip(starts, model.frames, model.imu, strict=True):
+        asked = [start + 62.5 / 30, start + 63.5 / 30]
+        assert [number_of(picture) for picture in frames] == [int(25 * moment) for moment in asked]
+        stamps = (start + np.arange(422) / 198 - 0.3) / 1.02
+        np.testing.assert_allclose(window[:, :3], ramp(stamps, 2, 9.8), atol=1e-4)
+        np.testing.assert_allclose(window[:, 3:], ramp(stamps, -2), atol=1e-4)
+
+
+@pytest.mark.parametrize("sensor", ["accelerometer", "gyroscope"])
+def test_a_sensor_that_ends_before_the_video_costs_the_clips_behind_its_end(kitchen, tmp_path, sensor):
+    """The other one goes on. It is the same for predict() and prepare(), and check() says which one."""
+    walk, place = kitchen[0], ["accelerometer", "gyroscope"].index(sensor)
+    header, *lines = Path(walk.imu[place]).read_text().splitlines()
+    cut = tmp_path / "cut.csv"
+    cut.write_text("\n".join([header, *(line for line in lines if float(line.split(",")[0]) <= 4000)]) + "\n")
+    pair = tuple(str(cut) if k == place else path for k, path in enumerate(walk.imu))
+    rows = list(predict(Seen(clip_seconds=64 / 30), walk.video, pair, stride=0.25, device="cpu"))
+    for row in rows:
+        lost = row.start + 0.95 * 64 / 30 > 4
+        assert (f"the {sensor} covers" in row.problem) if lost else row.problem is None
+    segments = [data.Segment(f"{row.start}", walk.video, row.start, row.stop, "x", pair) for row in rows]
+    with pytest.warns(UserWarning, match=f"could not be prepared; .*the {sensor} covers"):
+        store = data.prepare(segments, tmp_path / "s", max_bad=1.0, frame_size=16, workers=1, progress=False)
+    wanted = [row.start for row in rows if row.problem is None]
+    assert [clip["start"] for clip in store.clips] == pytest.approx(wanted)
+    assert all(f"the {sensor} covers" in failure["reason"] for failure in store.failures)
+    found = checks.check(walk.video, pair, offset=False)
+    coverage = [found.accel.coverage, found.gyro.coverage]
+    assert coverage[place] == pytest.approx(4 / 6, abs=0.01) and coverage[1 - place] == pytest.approx(1.0, abs=0.01)
+    assert any(note.startswith(f"{sensor}: covers 66.") for note in found.notes)
 
 
 def test_predict_takes_the_limits_of_prepare(kitchen, tmp_path):

@@ -115,9 +115,13 @@ def chosen_labels(store, labels):
     return store
 
 
+@pytest.mark.parametrize("saved", [False, True])
 @pytest.mark.parametrize("stop_after", [None, 1, 2, 3])
-def test_the_best_epoch_on_other_clips_is_kept(tmp_path, monkeypatch, stop_after):
-    """The right answers of the validation clips come and go with the scores, which this test sets after each epoch."""
+def test_the_best_epoch_on_other_clips_is_kept(tmp_path, monkeypatch, stop_after, saved):
+    """The right answers of the validation clips come and go with the scores, which this test sets after each epoch.
+
+    The run is killed before or after the checkpoint of an epoch is written.
+    """
     train, other = Store(8), chosen_labels(Store(6), [0, 1, 1, 1, 2, 2])
     # 1, 3, 2 and 3 of 6 right: the first of the two best is kept.
     after_epochs, best = [[1.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, 1.0, 0], [0, 2.0, 0, 0]], 2
@@ -126,14 +130,20 @@ def test_the_best_epoch_on_other_clips_is_kept(tmp_path, monkeypatch, stop_after
         pass
 
     def validate(loop, clips):
-        loop.objective.model.scores.data = torch.tensor(after_epochs[loop.epoch - 1])
+        loop.objective.model.scores.data.copy_(torch.tensor(after_epochs[loop.epoch - 1]))  # in place, as AdamW does
         found = plain(loop, clips)
-        if stop.pop(loop.epoch, None):
+        if not saved and stop.pop(loop.epoch, None):
             raise Broken
         return found
 
-    plain, stop = training.TrainingLoop.validate, {stop_after: True}
+    def save(loop):
+        write(loop)
+        if saved and not loop.step and stop.pop(loop.epoch, None):
+            raise Broken
+
+    plain, write, stop = training.TrainingLoop.validate, training.TrainingLoop.save, {stop_after: True}
     monkeypatch.setattr(training.TrainingLoop, "validate", validate)
+    monkeypatch.setattr(training.TrainingLoop, "save", save)
     options = FAST | {"epochs": 4, "checkpoint": tmp_path / "run", "checkpoint_seconds": 0.0}
     model = Table()
     if stop_after:
@@ -697,7 +707,8 @@ def test_dropout_and_crops_differ_between_steps_epochs_and_seeds_and_repeat(monk
     store = Store(8)
     (draws, crops), (again, same_crops), (others, other_crops) = run(0), run(0), run(1)
     assert draws == again and draws != others
-    assert len({tuple(one) for one in draws}) == 4  # two epochs of two steps
+    assert len({tuple(one) for one in draws + others}) == 8  # two seeds of two epochs of two steps
+    assert not any(torch.equal(crops[row][1], other_crops[row][0]) for row in crops)  # nor does a seed add to an epoch
     assert len(crops) == 8 and all(len(one) == 2 and not torch.equal(*one) for one in crops.values())
     assert all(torch.equal(a, b) for row in crops for a, b in zip(crops[row], same_crops[row], strict=True))
     assert sum(torch.equal(crops[row][0], other_crops[row][0]) for row in crops) < 2  # two that cut nothing

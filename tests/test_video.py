@@ -667,6 +667,8 @@ def test_clip_times_of_the_other_rules():
         ages, edges = 12 - np.array(drawn)[:, ::-1], np.arange(count + 1) * 4 / count
         assert (ages >= edges[:-1]).all() and (ages < edges[1:]).all() and (np.diff(ages, axis=1) > 0).all()
         assert np.abs(ages.mean(0) - (edges[:-1] + edges[1:]) / 2).max() < 0.3
+        if count > 1:  # each part is drawn for itself
+            assert np.abs(np.corrcoef(ages.T) - np.eye(count)).max() < 0.3
     assert clip_times(0.5, 4, 2, sampling="ages", rng=np.random.default_rng(0)).min() == 0.0  # the first frame
     with pytest.raises(ValueError, match="'middle'"):
         clip_times(3, 4, sampling="middle")

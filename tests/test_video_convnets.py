@@ -8,7 +8,7 @@ import torch
 from small_teachers import NARROW, narrow, small
 from torch import nn
 
-from egodistill import video_convnets, video_transformers
+from egodistill import student, video_convnets, video_transformers
 from egodistill.engine import runtime
 
 # --- X3D -------------------------------------------------------------------------------------
@@ -95,6 +95,35 @@ def test_grouped_convolutions_are_2d_where_these_are_faster(module, length, stri
     with torch.autocast("cpu", torch.bfloat16):
         layer(torch.randn(1, 4, length, 6, 6))
     assert bool(called) == expected
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: video_convnets.SlowFast(20, width=32, depths=(1, 1, 1, 1)),
+        lambda: video_convnets.X3D(20, width=24, depth_factor=1.0),
+        lambda: student.ResNet(student.Bottleneck, (1, 1, 1, 1)),
+        lambda: student.ResNet(student.BasicBlock, (1, 1, 1, 1), 32),
+    ],
+)
+def test_weights_begin_as_he_et_al_draw_them(make):
+    """Normal, independent, of variance 2 / fan-out; at the end of a residual branch of a video network zeros."""
+    torch.manual_seed(0)
+    net, seen = make(), []
+    for name, module in net.named_modules():
+        if isinstance(module, (nn.Conv2d, nn.Conv3d)) and module.weight.numel() > 2000:
+            values = module.weight.detach().double() / math.sqrt(2 / (len(module.weight) * module.weight[0, 0].numel()))
+            values = values.reshape(len(values), -1)
+            seen.append(values.flatten()[:2000])
+            error = 5 / math.sqrt(values.numel())
+            assert abs(values.mean()) < error and abs(values.square().mean() - 1) < 2 * error, name
+            assert abs(values.pow(4).mean() - 3) < 10 * error, name
+            neighbours = values[1:] * values[:-1], values[:, 1:] * values[:, :-1]
+            assert all(abs(pairs.mean()) < 2 * error for pairs in neighbours), name
+        if isinstance(module, nn.Linear):
+            assert module.weight.std().item() == pytest.approx(0.01, rel=0.1) and not module.bias.any(), name
+    between = torch.corrcoef(torch.stack(seen)).fill_diagonal_(0)
+    assert len(seen) > 5 and between.abs().max() < 5 / math.sqrt(2000)
 
 
 def test_the_slow_pathway_sees_a_truncated_linspace():

@@ -280,6 +280,11 @@ def test_narrations_that_pandas_wrote(sample, tmp_path, film):
         assert (found[0].start, found[0].stop, found[0].label, found[0].id) == (7.44, 8.75, "open", f"{video}-1")
 
 
+def test_frames_that_lack_one_of_their_times_say_nothing_of_the_clock():
+    stamps, seconds = np.array([7.0, 8.0, np.nan, 10.0, 11.0]) * 1e9, np.array([0.5, 1.5, 2.5, np.nan, 4.5])
+    assert aria_datasets.FrameTimes("t.csv", stamps, seconds, 5.0).line() == pytest.approx((-6.5, 1.0))
+
+
 def test_the_clock_that_the_makers_tool_wrote(sample, tmp_path):
     """reference: residual 0.014 ms, stretch 1.00006."""
     table = sample("hd-epic/example_mp4_to_vrs_time_ns.csv")

@@ -68,6 +68,19 @@ def test_a_store_is_laid_out_by_one_at_a_time(kitchen, tmp_path):
     assert len(ClipStore(path)) == 12
 
 
+def test_arrays_are_added_by_one_at_a_time(store, tmp_path):
+    """Another process may be adding one of its own: the header that is written last must have both."""
+    path = shutil.copytree(store.path, tmp_path / "s")
+    with files.lock(path / "store.lock"):
+        other = threading.Thread(target=ClipStore(path).add, args=("late", (3,), "float32"))
+        other.start()
+        other.join(0.5)
+        assert other.is_alive() and "late" not in ClipStore(path).names
+        StoreFiles(path).add("early", (2,), "float32")
+    other.join(60)
+    assert {"early", "late"} <= set(ClipStore(path).names)
+
+
 @linux_only
 def test_prepare_goes_on_after_a_killed_one_where_there_are_no_locks(kitchen, tmp_path, monkeypatch, capfd):
     """Its file outlives it."""

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from egodistill import Output, Stream
+from egodistill.deploy import arrivals
 
 CLIP = 64 / 30
 
@@ -243,3 +244,12 @@ def test_what_is_lost_or_late_is_no_step_of_a_clock(arrivals):
         answers = as_it_comes(options, **arrivals)
         assert len(answers) > 20
         assert not [answer.problem for answer in answers if answer.problem and "clock" in answer.problem]
+
+
+def test_frames_of_before_a_step_are_forgotten_one_at_its_time_too():
+    stats = arrivals.Stats(waiting=2)
+    schedule = arrivals.Schedule(arrivals.ClipSpec(frames=1, size=8, imu_samples=422), 0.5)
+    frames = arrivals.Frames(schedule, "newest", 0.5, 4.0, stats)
+    frames.kept = [arrivals.TimedFrame(moment, picture(0), taken=moment < 1) for moment in (0.5, 1.0, 1.5)]
+    frames.forget(1.0)
+    assert [frame.time for frame in frames.kept] == [1.5] and (stats.waiting, stats.replaced) == (1, 1)

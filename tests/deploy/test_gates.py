@@ -55,6 +55,23 @@ def test_the_angle_counts_from_the_frame_on():
     assert gate(window(), [], 3.0) and not gate(window(0.1), [60.0], 3.0)  # older than the window
 
 
+def test_of_several_frames_the_newest_counts():
+    for ages in ([3.5, 1.2], [1.2, 3.5]):
+        assert not gates.Turned(0.5)(window(0.4), ages, 3.0) and not gates.Period(2.0)(window(), ages, 3.0)
+    for ages in ([3.5, 2.5], [2.5, 3.5]):
+        assert gates.Turned(0.5)(window(0.4), ages, 3.0) and gates.Period(2.0)(window(), ages, 3.0)
+    ages, two = [], student(num_frames=2)
+    times = np.arange(0, 3, 1 / 200)
+    with Stream(
+        two, frames="newest", gate=lambda _, seen, stop: ages.append((*seen,)) or False, precision="fp32"
+    ) as stream:
+        stream.accept_imu(times, window()[:1].repeat(len(times), 0))
+        for moment in (0.4, 1.1, 1.9):
+            stream.accept_frame(moment, np.zeros((32, 32, 3), np.uint8))
+        stream.results()
+    assert ages[0] == pytest.approx([CLIP - 1.1, CLIP - 1.9])
+
+
 def test_gates_count_seconds_at_the_rate_of_the_window(model):
     slow = {"imu_rate": 99.0}
     moved = window(3.0, 99)

@@ -3,6 +3,7 @@
 import itertools
 import threading
 import tracemalloc
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -333,11 +334,13 @@ def test_the_camera_has_a_clock_of_its_own(model):
         answer = run(stream, times, readings)[0]
     assert answer.frame_age[0] == pytest.approx(CLIP - 1.0)
     origin = 1_732_600_000_000_000_000
-    with open_stream(model, frame_clock=(0.25, 1.0), max_pending=9) as stream:
-        stream.accept_imu(origin + np.round(times * 1e9).astype(np.int64), readings)
-        stream.accept_frame(origin + 750_000_000, picture())
-        answer = stream.results()[0]
-    assert answer.frame_age[0] == pytest.approx(CLIP - 1.0, abs=1e-6)
+    for stretch in (1.0, 1.001):  # of nanoseconds since 1970, too
+        taken = round((Fraction(origin) + 1_000_000_000 - 250_000_000) / Fraction(stretch))
+        with open_stream(model, frame_clock=(0.25, stretch), max_pending=9) as stream:
+            stream.accept_imu(origin + np.round(times * 1e9).astype(np.int64), readings)
+            stream.accept_frame(taken, picture())
+            answer = stream.results()[0]
+        assert answer.frame_age[0] == pytest.approx(CLIP - 1.0, abs=1e-6)
 
 
 # --- Requests ------------------------------------------------------------------------------------------------

@@ -134,6 +134,8 @@ def test_gumbel_draws_follow_the_probabilities():
     drawn = adafuse.straight_through_gumbel(many, adafuse.gumbel_noise(many), 0.67)
     assert torch.allclose(drawn.mean(0), p, atol=0.01)
     assert set(drawn.unique().tolist()) == {0.0, 1.0} and torch.all(drawn.sum(1) == 1)
+    choices = adafuse.gumbel_noise(torch.zeros(100, 200))  # of 100 clips, each drawn for itself
+    assert (torch.corrcoef(choices) - torch.eye(100)).abs().max() < 0.5
     assert adafuse.straight_through_gumbel(p.log(), None, 0.67).tolist() == [0, 1, 0]
 
 

@@ -22,7 +22,7 @@ def outcomes(name="a", seeds=(0, 1, 2), share=0.7, test="d", classes=CLASSES) ->
 # --- Files
 
 
-@pytest.mark.parametrize("count", [1, 7, 8, 9, 200])
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 200])
 def test_bits_come_back(count):
     correct = {"P01": np.random.default_rng(count).random(count) < 0.5, "": np.array([True])}
     text = json.dumps(contrasts.pack(correct))
