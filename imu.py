@@ -589,13 +589,15 @@ def _sensor_states(sensor: str, stamps: np.ndarray, values: np.ndarray, rate: fl
     """Return {name: sentence} of the states of one sensor, whose samples are in order."""
     if len(stamps) < FEW_STAMPS:
         return {}
-    step, found = float(np.median(np.diff(stamps))), {}
+    steps, found = np.diff(stamps), {}
+    step = float(np.median(steps))
     if not FASTEST <= step <= SLOWEST:
         return {f"{sensor} times": f"the {sensor}'s samples are {step:.3g} s apart{_unit_question(step)}"}
     if _is_enough(stamps) and (sentence := _unit_fault(sensor, values)[0]):
         found[f"{sensor} units"] = sentence
-    if step > 2 / rate * (1 + 1e-3):
-        found[f"{sensor} rate"] = _slow_sentence(sensor, step, rate)
+    mean = float(steps[steps <= max(NOTED_GAP[0] * step, NOTED_GAP[1])].mean())  # without gaps
+    if mean > 2 / rate * (1 + 1e-3):
+        found[f"{sensor} rate"] = _slow_sentence(sensor, mean, rate)
     if sentence := _frozen_sentence(sensor, stamps, values):
         found[f"{sensor} {'dead' if ' is zero ' in sentence else 'frozen'}"] = sentence
     return found
