@@ -95,6 +95,7 @@ def imu_option(parser: argparse.ArgumentParser, more: str = "") -> None:
 
 
 def offset_option(parser: argparse.ArgumentParser) -> None:
+    """Add --imu-offset."""
     text = "add this to the times of the IMU samples"
     parser.add_argument("--imu-offset", metavar="SECONDS", type=float, default=0.0, help=text)
 

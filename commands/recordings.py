@@ -290,7 +290,7 @@ def convert_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recordings", nargs="+", metavar="VRS", help="recordings of Project Aria glasses")
     parser.add_argument("--out", metavar="FOLDER", required=True, help="folder for the videos and IMU tables")
     text = (
-        "scale the pictures down to this many pixels on the shorter side, such as 256: they decode much faster than the "
+        "scale pictures down to this many pixels on the shorter side, such as 256, which decode much faster than the "
         "1408 of the glasses (default: as recorded)"
     )
     parser.add_argument("--size", metavar="PIXELS", type=positive_int, help=text)

@@ -273,8 +273,8 @@ def _split(path: str | os.PathLike, head: str | os.PathLike) -> AriaError:
     """Return the error about a recording in several files: NAME.vrs, its head, NAME.vrs_1, NAME.vrs_2 ..."""
     name = Path(head).name
     return AriaError(
-        f"{path}: is part of a recording that is split into several files, {name}, {name}_1 and so on; with all of them "
-        f"in one folder, `vrs copy {name} --to whole.vrs` of github.com/facebookresearch/vrs joins them"
+        f"{path}: part of a recording that is split into several files, {name}, {name}_1 and so on; with all of them "
+        f"in one folder, join them by the command `vrs copy {name} --to whole.vrs` of github.com/facebookresearch/vrs"
     )
 
 

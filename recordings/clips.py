@@ -433,8 +433,8 @@ class Recording:
         if start < duration or not -self.imu_stretch * length < self.imu_offset < duration:
             return motion
         note = (
-            f"its times begin at {first:.1f} s, on a clock that runs since boot, and are taken to begin with the video: "
-            f"{length:.1f} s of samples, {duration:.1f} s of video. If not, give their offset (imu_offset, --imu-offset)"
+            f"its times begin at {first:.1f} s, as on a clock that runs since boot, and are taken to begin with the "
+            f"video ({length:.1f} s of samples, {duration:.1f} s of video); if not, give imu_offset (--imu-offset)"
         )
         return dataclasses.replace(motion.on_clock(-first), notes=(*motion.notes, note))
 

@@ -165,7 +165,7 @@ def test_a_recording_in_several_files_is_called_split(gen1, tmp_path, index, cap
     """It was "cut off: copy the recording again", "not a VRS file", or shorter in silence."""
     path = gen1(index=index)
     split(path, [0, 90_000, 150_000])
-    words = r"is part of a recording that is split into several files, walk\.vrs, walk\.vrs_1 and so on; .*`vrs copy walk"
+    words = r"part of a recording that is split into several files, walk\.vrs, walk\.vrs_1 and so on; .*`vrs copy walk"
     for part in ("walk.vrs", "walk.vrs_1", "walk.vrs_2"):
         with pytest.raises(AriaError, match=rf"^{tmp_path / part}: {words}"):
             AriaRecording(tmp_path / part)
@@ -182,7 +182,7 @@ def test_the_head_of_a_split_recording_is_called_split_without_the_rest(gen1):
     front, first = struct.unpack_from("<q", content, 24)[0], struct.unpack_from("<q", content, 40)[0]
     struct.pack_into("<i", content, front + 12, 3)
     path.write_bytes(content[:first])
-    with pytest.raises(AriaError, match=r"walk\.vrs: is part of a recording that is split into several files"):
+    with pytest.raises(AriaError, match=r"walk\.vrs: part of a recording that is split into several files"):
         AriaRecording(path)
 
 

@@ -173,12 +173,12 @@ def since_boot(path, first, count=1000):
 
 def test_a_clock_since_boot_begins_with_the_video(steady, tmp_path):
     table = since_boot(tmp_path / "a.csv", 51234.5)
-    walk = Recording(steady, table)  # 5 s
+    walk = Recording(steady, table)
     turns = walk.clip(1.0, ClipSpec(imu_samples=198, seconds=1.0))["imu"][:, 5]
     np.testing.assert_allclose(turns, (1.0 + np.arange(198) / 198) / 5, atol=1e-4)
     (note,) = walk.motion().notes
-    assert note.startswith("its times begin at 51234.5 s, on a clock that runs since boot, and are taken to begin with")
-    assert "5.0 s of samples, 5.0 s of video. If not, give their offset (imu_offset, --imu-offset)" in note
+    assert note.startswith("its times begin at 51234.5 s, as on a clock that runs since boot, and are taken to begin")
+    assert "(5.0 s of samples, 6.0 s of video); if not, give imu_offset (--imu-offset)" in note
     later = Recording(steady, table, imu_offset=0.25, imu_stretch=1.01).motion()  # as `check --out` measures it
     np.testing.assert_allclose(later.gyro_time[[0, 100]], [0.25, 0.25 + 1.01 * 0.5])
     assert later.notes == (note,)
@@ -188,8 +188,8 @@ def test_a_clock_since_boot_begins_with_the_video(steady, tmp_path):
     ("first", "clock"),
     [
         (0.0, {}),
-        (4.9, {}),  # its last tenth of a second is in the video
-        (-3.0, {}),
+        (5.9, {}),  # a tenth of a second is in the video
+        (-4.9, {}),
         (-60.0, {}),  # before the video: not a clock that begins later
         (51234.5, {"imu_offset": -51234.0}),  # the clock is known
         (51234.5, {"imu_offset": -51000.0}),  # a wrong clock stays wrong: not even from zero does it overlap
