@@ -415,9 +415,18 @@ def test_what_is_known_of_a_clock_is_part_of_the_offset(films, tmp_path, capsys)
     np.testing.assert_allclose(data.find_imu(prepared).motion().gyro_time[100], early.gyro_time[100], atol=0.02)
 
 
-def one_segment(folder):
-    (folder / "t.csv").write_text("video,start,stop,label,split\nwalk.mp4,0,4,a,train\n")
-    return folder / "t.csv"
+def one_segment(folder, **more):
+    cells = {"video": "walk.mp4", "start": 0, "stop": 4, "label": "a", "split": "train"} | more
+    return write_table(folder / "t.csv", tuple(cells), [tuple(cells.values())])
+
+
+def test_an_offset_is_added_to_that_of_a_table(films, tmp_path, monkeypatch, capsys):
+    table = one_segment(tmp_path, video=films / "walk.mp4", imu=films / "walk.csv", imu_offset=0.1)
+    seen: list[data.Recording] = []
+    found = mock.Mock(problem=None, offset=None, row=str)
+    monkeypatch.setattr(egodistill.recordings.checks, "check", lambda one, **options: (seen.append(one), found)[1])
+    run(capsys, "check", table, "--imu-offset", "0.25", "--imu-axes", "XZy")
+    assert seen[0].imu_offset == pytest.approx(0.35) and seen[0].imu_axes == "XZy"
 
 
 def test_check_needs_no_split_of_recordings_without_labels(films, capsys):

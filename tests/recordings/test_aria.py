@@ -181,6 +181,8 @@ def test_the_head_of_a_split_recording_is_called_split_without_the_rest(gen1):
     content = bytearray(path.read_bytes())
     front, first = struct.unpack_from("<q", content, 24)[0], struct.unpack_from("<q", content, 40)[0]
     struct.pack_into("<i", content, front + 12, 3)
+    path.write_bytes(content)
+    assert AriaRecording(path).count(RGB) == 8  # with the rest behind it, all is there
     path.write_bytes(content[:first])
     with pytest.raises(AriaError, match=r"walk\.vrs: part of a recording that is split into several files"):
         AriaRecording(path)
@@ -256,6 +258,14 @@ def test_a_small_copy_has_the_same_times_and_imu(gen1, tmp_path):
     assert abs(pair[0] - pair[1]).mean() < 6  # as if the reader had scaled the whole pictures
     large = convert(gen1(), tmp_path / "large", size=500, progress=False)
     assert probe(large.video).height == 48  # never larger
+
+
+def test_pictures_are_scaled_by_areas(gen1):
+    """As `video.Scaler` does: a pixel of half the size is the mean of four."""
+    noise = np.repeat(np.random.default_rng(0).integers(0, 256, (80, 48, 1), np.uint8), 3, axis=2)
+    small = AriaRecording(gen1()).upright(av.VideoFrame.from_ndarray(noise, format="rgb24"), 24)
+    expected = np.rot90(noise[..., 0].reshape(40, 2, 24, 2).mean((1, 3)), -1)
+    np.testing.assert_allclose(small.to_ndarray(format="gray"), expected, atol=3)
 
 
 @pytest.mark.parametrize("size", [0, 15])
