@@ -421,7 +421,7 @@ class Recording:
         return self.__dict__["samples"]
 
     def _since_boot(self, motion: Imu) -> Imu:
-        """Return the samples with times from zero on and a note, if only so do they overlap the video they follow."""
+        """Return samples behind the end of the video from zero on, with a note, if they then overlap it."""
         first = float(min(motion.accel_time[0], motion.gyro_time[0]))
         if (start := self.imu_offset + self.imu_stretch * first) <= 0:
             return motion
