@@ -146,9 +146,9 @@ GYROFLOW_AXES = np.array([[0, 1, 0], [0, 0, 1], [1, 0, 0]])
 def read_gyroflow(path: str | os.PathLike) -> Log:
     """Return the samples of a Gyroflow IMU log (.gcsv, format 1.3), whose times count from the start of the video.
 
-    `gscale` and `ascale` turn the rows into rad/s and g, `tscale` (0.001 if missing) into seconds. Letter i of
-    `orientation` names the column of Gyroflow's axis i, a small letter with the opposite sign; a log without the key
-    has xzY, as Gyroflow assumes. Raise CameraError that names file and line.
+    `gscale` and `ascale` turn the rows into rad/s and g, `tscale` (0.001 if missing) the column `t`, or `time`, into
+    seconds. Letter i of `orientation` names the column of Gyroflow's axis i, a small letter with the opposite sign; a
+    log without the key has xzY, as Gyroflow assumes. Raise CameraError that names file and line.
 
     Args:
         path: The log.
@@ -168,12 +168,12 @@ def read_gyroflow(path: str | os.PathLike) -> Log:
     fields: dict[str, tuple[str, int]] = {}  # {key: (value, number of its line)}
     for start, line in enumerate(lines[1:], 2):
         key, value = re.match(r"\s*(\w*)\s*[,:]?\s*(.*?)\s*$", line).groups()
-        if key.lower() == "t":
+        if key.lower() in ("t", "time") and line.count(",") > 1:  # "time,12:00" is a key with its value
             break
         fields[key.lower()] = value, start
     else:
         raise CameraError(f"{path}: no line 't,gx,gy,gz,ax,ay,az' above the samples")
-    names = [name.strip().lower() for name in line.split(",")]
+    names = ["t", *(name.strip().lower() for name in line.split(",")[1:])]
     sensors = [("g", "gyroscope"), *([("a", "accelerometer")] if "ax" in names else [])]
     wanted = ["t", *(first + axis for first, _ in sensors for axis in "xyz")]
     if missing := [name for name in wanted if name not in names]:

@@ -594,8 +594,11 @@ def _sensor_states(sensor: str, stamps: np.ndarray, values: np.ndarray, rate: fl
         return {f"{sensor} times": f"the {sensor}'s samples are {step:.3g} s apart{_unit_question(step)}"}
     if _is_enough(stamps) and (sentence := _unit_fault(sensor, values)[0]):
         found[f"{sensor} units"] = sentence
-    if step > 2 / rate * (1 + 1e-3):
-        found[f"{sensor} rate"] = _slow_sentence(sensor, step, rate)
+    slowest = 2 / rate * (1 + 1e-3)
+    if stamps[-1] - stamps[0] > slowest * (len(stamps) - 1):  # slow, or gaps make it seem so
+        steps = np.diff(stamps)
+        if (mean := float(steps[steps <= max(NOTED_GAP[0] * step, NOTED_GAP[1])].mean())) > slowest:
+            found[f"{sensor} rate"] = _slow_sentence(sensor, mean, rate)
     if sentence := _frozen_sentence(sensor, stamps, values):
         found[f"{sensor} {'dead' if ' is zero ' in sentence else 'frozen'}"] = sentence
     return found

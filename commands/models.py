@@ -33,6 +33,7 @@ from .options import (
     imu_option,
     keyword_arguments,
     limit_options,
+    offset_option,
     overwrite_option,
     positive_int,
     reject,
@@ -353,9 +354,7 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("video", help="video file of the recording, or folder of a Pupil Labs Neon")
     parser.add_argument("--student", metavar="FILE", required=True, help="file of a trained student")
     imu_option(parser)
-    parser.add_argument(
-        "--imu-offset", metavar="SECONDS", type=float, default=0.0, help="add this to the times of the IMU samples"
-    )
+    offset_option(parser)
     parser.add_argument(
         "--imu-stretch", metavar="FACTOR", type=float, default=1.0, help="multiply the times of the IMU samples by this"
     )

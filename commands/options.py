@@ -31,6 +31,7 @@ __all__ = [
     "imu_option",
     "keyword_arguments",
     "limit_options",
+    "offset_option",
     "positive_int",
     "positive_seconds",
     "reject",
@@ -91,6 +92,12 @@ def imu_option(parser: argparse.ArgumentParser, more: str = "") -> None:
         help=f"IMU of the video: one table, or one for the accelerometer and one for the gyroscope{more} (default: "
         "tables beside the video, or telemetry in it)",
     )
+
+
+def offset_option(parser: argparse.ArgumentParser) -> None:
+    """Add --imu-offset."""
+    text = "add this to the times of the IMU samples"
+    parser.add_argument("--imu-offset", metavar="SECONDS", type=float, default=0.0, help=text)
 
 
 def axes(text: str) -> str:

@@ -38,6 +38,7 @@ from .options import (
     imu_option,
     keyword_arguments,
     limit_options,
+    offset_option,
     overwrite_option,
     positive_int,
     positive_seconds,
@@ -183,6 +184,7 @@ def check_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("videos", nargs="+", metavar="VIDEO", help=text)
     root_option(parser)
     imu_option(parser)
+    offset_option(parser)
     axes_option(parser)
     parser.add_argument("--no-offset", action="store_true", help="do not estimate the offset of the IMU's clock")
     text = "largest offset to search for, in seconds (default: 2)"
@@ -235,8 +237,8 @@ def run_check(a: argparse.Namespace) -> None:
                 recording = data.find_imu(recording)
             else:
                 recording = data.open_recording(recording, imu_files(a))
-            if a.imu_axes:
-                recording = dataclasses.replace(recording, imu_axes=a.imu_axes)
+            axes, clock = a.imu_axes or recording.imu_axes, recording.imu_offset + a.imu_offset
+            recording = dataclasses.replace(recording, imu_axes=axes, imu_offset=clock)
             found = checks.check(recording, offset=not a.no_offset, **search)
         except (DataError, VideoError) as error:  # continue with the other recordings
             found = checks.Check(video, problem=str(error))
@@ -250,7 +252,7 @@ def run_check(a: argparse.Namespace) -> None:
             if a.out and not is_utf8(video):
                 print(f"  - not written to {a.out}: the path is not UTF-8, as a table must be")
                 continue
-            offsets[video] = found.offset.seconds
+            offsets[video] = a.imu_offset + found.offset.seconds
     if a.out:
         kept = write_imu_offsets(a.out, offsets, overwrite=a.overwrite)
         print(f"{a.out}: {len(offsets)} of {len(sources)} recordings have a reliable offset")
@@ -287,6 +289,11 @@ def is_utf8(path: str) -> bool:
 def convert_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recordings", nargs="+", metavar="VRS", help="recordings of Project Aria glasses")
     parser.add_argument("--out", metavar="FOLDER", required=True, help="folder for the videos and IMU tables")
+    text = (
+        "scale pictures down to this many pixels on the shorter side, such as 256, which decode much faster than the "
+        "1408 of the glasses (default: as recorded)"
+    )
+    parser.add_argument("--size", metavar="PIXELS", type=positive_int, help=text)
     parser.add_argument("--overwrite", action="store_true", help="replace existing videos and tables")
 
 
@@ -302,7 +309,7 @@ def run_convert(a: argparse.Namespace) -> None:
             print(f"{video} and {table.name} already exist; --overwrite replaces them")
             continue
         try:
-            made = aria.convert(recording, a.out, overwrite=a.overwrite)
+            made = aria.convert(recording, a.out, size=a.size, overwrite=a.overwrite)
         except (ValueError, OSError) as error:  # Continue with the other recordings.
             failures.append(str(error))
             continue

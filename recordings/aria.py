@@ -30,7 +30,7 @@ from typing import IO, NamedTuple
 import av
 import av.error
 import numpy as np
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from numpy.lib.recfunctions import repack_fields
 
 from ..imu import LARGEST_READING, Imu
@@ -62,7 +62,7 @@ FILE_HEADER = struct.Struct("<8sQIIqqq24s4sI")
 RECORD_HEADER = struct.Struct("<IIiIdHBBI")
 INDEX_ENTRY = np.dtype([("time", "<f8"), ("size", "<u4"), ("kind", "u1"), ("type", "<i4"), ("instance", "<u2")])
 DATA = 3  # kind of a record: state, configuration, data
-CLASSIC_INDEX = 2
+CLASSIC_INDEX, SPLIT_INDEX = 2, 3
 ZSTD = 2
 COMPRESSIONS = {0: "none", 1: "lz4", ZSTD: "zstd"}
 NUMBERS = {"Bool": "u1", "char": "u1", "float": "<f4", "double": "<f8"}
@@ -87,7 +87,7 @@ class VRS:
         path: The file.
 
     Raises:
-        AriaError: The file is not VRS or was cut off.
+        AriaError: The file is not VRS, was cut off, or is a part of a recording in several files.
         DataError: There is not a file at this path.
 
     >>> from egodistill.recordings import aria
@@ -100,6 +100,8 @@ class VRS:
     def __init__(self, path: str | os.PathLike) -> None:
         files.require_file(path)
         self.path = Path(path)
+        if (part := re.fullmatch(r"(?i)(.+\.vrs)_\d+", self.path.name)) or Path(f"{path}_1").is_file():
+            raise _split(path, Path(path).with_name(part[1]) if part else path)
         self.notes: list[str] = []
         self.stream_tags: dict[tuple[int, int], dict[str, str]] = {}
         self._layouts: dict[tuple[tuple[int, int], int], tuple[np.dtype, int]] = {}
@@ -241,6 +243,8 @@ class VRS:
             ends = first + np.cumsum(records["size"], dtype=np.int64)
             complete = ends <= self.size
             offsets, records = (ends - records["size"])[complete], records[complete]
+        if header[3] == SPLIT_INDEX and not len(records):  # the other parts have the records
+            raise _split(self.path, self.path)
         if count is not None and len(records) < count:
             raise AriaError(
                 f"{self.path}: has {len(records):,} of {count:,} records ({self.size:,} bytes), so it was cut off; "
@@ -263,6 +267,15 @@ class VRS:
 
     def _cut_off(self, where: str) -> AriaError:
         return AriaError(f"{self.path}: ends {where} ({self.size:,} bytes), or is damaged; copy the recording again")
+
+
+def _split(path: str | os.PathLike, head: str | os.PathLike) -> AriaError:
+    """Return the error about a recording in several files: NAME.vrs, its head, NAME.vrs_1, NAME.vrs_2 ..."""
+    name = Path(head).name
+    return AriaError(
+        f"{path}: part of a recording that is split into several files, {name}, {name}_1 and so on; with all of them "
+        f"in one folder, join them by the command `vrs copy {name} --to whole.vrs` of github.com/facebookresearch/vrs"
+    )
 
 
 def _number(stream: IO[bytes]) -> int:
@@ -316,7 +329,7 @@ class AriaRecording(VRS):
             raise AriaError(
                 f"{path}: recorded by {self.device or 'an unnamed device'}; Aria (Gen 1) and Oatmeal (Gen 2) are known"
             )
-        self.streams = STREAMS[self.device]
+        self.streams, self.reformatter = STREAMS[self.device], VideoReformatter()
         if not device_clock and not self.count(self.streams["camera-rgb"]):
             raise AriaError(
                 f"{path}: has no pictures (camera-rgb), so its video clock is unknown; record with pictures"
@@ -357,14 +370,18 @@ class AriaRecording(VRS):
             yield from _decoded(decoder, packet)
         yield from _decoded(decoder, None)
 
-    def upright(self, picture: av.VideoFrame) -> av.VideoFrame:
+    def upright(self, picture: av.VideoFrame, size: int | None = None) -> av.VideoFrame:
         """Return a picture upright, with even sides, as H.264 needs them (yuv420p).
 
         Args:
             picture: One of `pictures()`.
+            size: Scale it down to this many pixels on its shorter side, by averaging areas.
         """
         turns = QUARTER_TURNS[self.device]
-        pixels = np.rot90(picture.to_ndarray(format="rgb24"), turns)
+        scale = min(1.0, size / min(picture.width, picture.height)) if size else 1.0
+        sides = [round(side * scale) for side in (picture.width, picture.height)]
+        small = self.reformatter.reformat(picture, *sides, "rgb24", interpolation="AREA", threads=1)
+        pixels = np.rot90(small.to_ndarray(), turns)
         height, width = (side - side % 2 for side in pixels.shape[:2])
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels[:height, :width]), format="rgb24")
         colours = {"dst_colorspace": Colorspace.ITU709, "dst_color_range": ColorRange.MPEG}
@@ -493,6 +510,7 @@ def convert(
     path: str | os.PathLike,
     folder: str | os.PathLike,
     *,
+    size: int | None = None,
     quality: int = 20,
     overwrite: bool = False,
     progress: bool = True,
@@ -506,13 +524,15 @@ def convert(
     Args:
         path: The recording.
         folder: Where to write both files.
+        size: Scale pictures down to this many pixels on their shorter side, at least 16; None: as they are. Frames of
+            a small video decode much faster. Times and IMU are the same.
         quality: x264's CRF, 0 to 51: lower is better and larger.
         overwrite: Replace files of these names.
         progress: Show a progress bar.
 
     Raises:
         AriaError: The recording cannot be used.
-        DataError: `quality` is out of range, or a file exists and `overwrite` is False.
+        DataError: `size` or `quality` is out of range, or a file exists and `overwrite` is False.
 
     >>> from egodistill.recordings import aria
     >>> aria.convert("walk.mp4", "films")
@@ -520,8 +540,8 @@ def convert(
     ...
     egodistill.recordings.aria.AriaError: walk.mp4: not a VRS file, which begins with 'VisionRe'; give a ...
     """
-    if not 0 <= quality <= 51:
-        raise DataError(f"{path}: quality must be from 0 to 51, not {quality}")
+    if not 0 <= quality <= 51 or (size is not None and size < 16):
+        raise DataError(f"{path}: quality must be from 0 to 51 and size at least 16, not {quality} and {size}")
     video, table = converted_files(path, folder)
     for out in (video, table):
         if out.exists() and (out.is_dir() or not overwrite):
@@ -537,7 +557,7 @@ def convert(
             )
         count = recording.count(recording.streams["camera-rgb"])
         with files.Progress(f"convert {Path(path).name}", count, unit="frames", show=progress) as bar:
-            frames, seconds = _write_video(video_part, recording, quality, bar)
+            frames, seconds = _write_video(video_part, recording, size, quality, bar)
     notes = list(motion.notes)
     if frames < count:
         notes.append(f"{count - frames} of {count} pictures are broken or repeat a time, and are left out")
@@ -557,7 +577,9 @@ def _write_table(path: Path, motion: Imu) -> int:
     return len(rows)
 
 
-def _write_video(path: Path, recording: AriaRecording, quality: int, bar: files.Progress) -> tuple[int, float]:
+def _write_video(
+    path: Path, recording: AriaRecording, size: int | None, quality: int, bar: files.Progress
+) -> tuple[int, float]:
     """Write the pictures with their times; return their number, and the end of the last one in seconds."""
     with av.open(str(path), "w", format="mp4") as target:
         encoder = waiting = None
@@ -576,7 +598,7 @@ def _write_video(path: Path, recording: AriaRecording, quality: int, bar: files.
             # A player's clock starts at the first frame of a file. If the first picture is broken, the next one takes
             # its place; its own time would move the clock.
             place = 0 if waiting is None else place
-            frame = recording.upright(picture)
+            frame = recording.upright(picture, size)
             frame.pts, frame.time_base = place, Fraction(1, TICKS)
             if waiting is None:
                 encoder = h264_stream(target, frame, Fraction(1, TICKS), Fraction(20), quality=quality)

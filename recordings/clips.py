@@ -405,7 +405,11 @@ class Recording:
         return self.__dict__["info"]
 
     def motion(self) -> Imu:
-        """Return the IMU samples on the video's clock; the file is read once. Raise IMUError that names the file."""
+        """Return the IMU samples on the video's clock; the file is read once. Raise IMUError that names the file.
+
+        Times that all lie behind the video are those of a clock that runs since boot: they are taken to begin at zero,
+        before `imu_offset` is added, if they then overlap the video. A note says so.
+        """
         if "samples" not in self.__dict__:
             if str(self.imu).lower().endswith(".vrs") and self.imu_offset == 0:
                 raise IMUError(
@@ -413,8 +417,26 @@ class Recording:
                     f"begins on it; `egodistill convert` writes video and IMU on one clock, or give imu_offset"
                 )
             found = read_imu(self.imu_source, zero_accel=self.zero_accel).in_axes(*read_axes(self.imu_axes))
-            self.__dict__["samples"] = found.on_clock(self.imu_offset, self.imu_stretch)
+            self.__dict__["samples"] = self._since_boot(found).on_clock(self.imu_offset, self.imu_stretch)
         return self.__dict__["samples"]
+
+    def _since_boot(self, motion: Imu) -> Imu:
+        """Return samples behind the end of the video from zero on, with a note, if they then overlap it."""
+        first = float(min(motion.accel_time[0], motion.gyro_time[0]))
+        if (start := self.imu_offset + self.imu_stretch * first) <= 0:
+            return motion
+        try:
+            duration = self.probe().duration
+        except VideoError:  # nothing to compare with; whoever decodes the video reports it
+            return motion
+        length = float(max(motion.accel_time[-1], motion.gyro_time[-1])) - first
+        if start < duration or not -self.imu_stretch * length < self.imu_offset < duration:
+            return motion
+        note = (
+            f"its times begin at {first:.1f} s, as on a clock that runs since boot, and are taken to begin with the "
+            f"video ({length:.1f} s of samples, {duration:.1f} s of video); if not, give imu_offset (--imu-offset)"
+        )
+        return dataclasses.replace(motion.on_clock(-first), notes=(*motion.notes, note))
 
     def clip(self, start: float, spec: ClipSpec, **limits: Any) -> dict[str, np.ndarray]:
         """Return the arrays of a clip: "frames", "imu" and "audio", as in the spec.
@@ -440,23 +462,29 @@ class Recording:
 def tables_beside(path: Path) -> Recording | None:
     """Return the recording of a video with its IMU beside it; None if there is no IMU.
 
-    The IMU is NAME-accl.csv and NAME-gyro.csv, or NAME.csv if its header is that of an IMU table. Raise DataError if
-    this table cannot be read.
+    The IMU is the first of these: NAME-accl.csv and NAME-gyro.csv; NAME.csv or NAME.CSV if its header is that of an IMU
+    table; NAME.gcsv or NAME.GCSV. Raise DataError if the table cannot be read.
     """
     pair = tuple(path.with_name(f"{path.stem}-{sensor}.csv") for sensor in ("accl", "gyro"))
     if all(table.is_file() for table in pair):
         return Recording(str(path), pair)
-    table = path.with_suffix(".csv")
-    if path.suffix.lower() not in VIDEO_SUFFIXES or not table.is_file():
-        return None
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        for table in map(path.with_suffix, (".csv", ".CSV", ".gcsv", ".GCSV")):
+            if table.is_file() and (table.suffix.lower() == ".gcsv" or _is_imu_table(table)):
+                return Recording(str(path), table)
+    return None
+
+
+def _is_imu_table(table: Path) -> bool:
+    """Return whether the header of a table is that of an IMU table. Raise DataError if it cannot be read."""
     try:
         with open(table, encoding="utf-8-sig", errors="replace") as file:
             table_columns(table, file.readline(LONGEST_HEADER))
     except IMUError:
-        return None
+        return False
     except OSError as error:
         raise DataError(f"{table}: cannot be read: {error.strerror}") from error
-    return Recording(str(path), table)
+    return True
 
 
 def is_neon(folder: Path) -> bool:

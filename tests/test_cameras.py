@@ -1,5 +1,6 @@
 """IMU logs of other cameras: files made here in their formats, and real ones."""
 
+import ast
 import importlib.util
 import itertools
 import struct
@@ -60,6 +61,14 @@ def test_careless_writers_of_gyroflow_logs(tmp_path):
     three = [row.rsplit(",", 3)[0] for row in ROWS]
     alone = read_gyroflow(write_log(path, three, columns="t,gx,gy,gz", ascale=None))
     assert alone.accel is None and alone.gyro.shape == (2, 3)
+
+
+def test_the_time_of_a_gyroflow_log_by_either_name(tmp_path):
+    """Gyroflow's own reader takes both names; above the columns, "time" may also be a key."""
+    named = write_log(tmp_path / "a.gcsv", ROWS, columns=" TIME, gx,gy,gz,ax,ay,az", time="12:30", t="5")
+    np.testing.assert_allclose(read_gyroflow(named).times, [0, 0.005])
+    with pytest.raises(CameraError, match=r"a\.gcsv: no line 't,gx,gy,gz,ax,ay,az' above the samples"):
+        read_gyroflow(write_log(tmp_path / "a.gcsv", ROWS, columns="time,12:30"))
 
 
 @pytest.mark.parametrize(
@@ -150,6 +159,21 @@ def test_real_logs(sample_data):
     np.testing.assert_allclose(neon.gyro_time, reference.gyro_time, atol=1e-6)
     np.testing.assert_allclose(*(np.linalg.norm(one.gyro, axis=1) for one in (neon, reference)), atol=1e-5)
     assert np.linalg.norm(neon.accel, axis=1).mean() / cameras.GRAVITY == pytest.approx(1.021, abs=0.002)
+
+
+def test_the_rate_of_a_real_neon_is_the_mean(sample_data, tmp_path):
+    """Its steps are 8.0 and 10.6 ms, the latter more often: 104 samples per second, of which 99 are enough."""
+    folder = sample_data / "neon" / "demo_recording"
+    kind = np.dtype(ast.literal_eval((folder / "imu.dtype").read_text()))
+    raw = np.fromfile(folder / "imu ps1.raw", kind)
+    values = [raw[f"{name}_{axis}"] for name in ("gyro", "accel") for axis in "xyz"]
+    rows = zip(raw["timestamp_ns"].tolist(), *values, strict=True)
+    motion = imu.read_imu(write_neon(tmp_path / "n", rows, frames=raw["timestamp_ns"][[50, -1]].tolist()))
+    assert 1 / np.diff(motion.gyro_time).mean() == pytest.approx(103.5, abs=0.1) and motion.notes == ()
+    found = imu.motion_states(motion, rate=300.0)
+    assert [state.sentence.split(";")[0] for state in found] == [
+        f"the {sensor} has 104 samples per second" for sensor in ("accelerometer", "gyroscope")
+    ]
 
 
 def test_turns_and_their_texts():

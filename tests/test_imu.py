@@ -298,6 +298,15 @@ def test_a_slow_sensor_is_a_state_for_a_student_that_reads_more():
     assert states(times, accel, gyro, rate=100.0) == {}
 
 
+def test_the_rate_of_uneven_steps_is_their_mean_without_gaps():
+    times, accel, gyro = head(20.0, rate=100.0)
+    steps = np.where(np.arange(len(times)) % 5 < 2, 0.0075, 0.0105)  # 107.5 per second, by the median 95
+    steps[1000] = 3.0
+    assert states(np.cumsum(steps), accel, gyro) == {}
+    found = states(np.cumsum(steps), accel, gyro, rate=240.0)
+    assert "the gyroscope has 108 samples per second; the 240 that" in found["gyroscope rate"]
+
+
 def test_states_do_not_depend_on_the_order_of_samples_and_on_doubles():
     times, accel, gyro = head()
     order = np.random.default_rng(0).permutation(np.repeat(np.arange(len(times)), 2))

@@ -260,8 +260,8 @@ OPTIONS = {
     "ablate": f"{EXPERIMENT} --num-frames",
     "synthesize": "out --seed --train-acts --test-acts --label-noise",
     "segments": f"{SEGMENTS} --classes",
-    "check": "VIDEO --root --imu --imu-axes --no-offset --max-offset --out --plot --overwrite",
-    "convert": "VRS --out --overwrite",
+    "check": "VIDEO --root --imu --imu-offset --imu-axes --no-offset --max-offset --out --plot --overwrite",
+    "convert": "VRS --out --size --overwrite",
     "transcode": "VIDEO --out --short-side --keyframe-every --quality --measure --overwrite",
     "prepare": f"{SEGMENTS} --out --num-frames --frame-size --sampling --key-frames --tolerance --clip-frames "
     "--clip-size --no-imu --zero-accel --min-coverage --max-gap --max-hold --workers --max-bad --retry-failed "

@@ -272,11 +272,12 @@ ARRIVALS = {
             },
         ),
         (
-            "v.mp4 --imu a.csv g.csv --imu-axes XZy --no-offset",
+            "v.mp4 --imu a.csv g.csv --imu-offset 0.3 --imu-axes XZy --no-offset",
             {
                 "open_recording.path": "v.mp4",
                 "open_recording.imu": ["a.csv", "g.csv"],
                 "check.video.imu_axes": "XZy",
+                "check.video.imu_offset": 0.3,
                 "check.offset": False,
             },
         ),
@@ -284,8 +285,8 @@ ARRIVALS = {
     ],
     "convert": [
         (
-            "v.vrs --out {tmp}/c --overwrite",
-            {"convert.path": "v.vrs", "convert.folder": "{tmp}/c", "convert.overwrite": True},
+            "v.vrs --out {tmp}/c --size 300 --overwrite",
+            {"convert.path": "v.vrs", "convert.folder": "{tmp}/c", "convert.size": 300, "convert.overwrite": True},
         )
     ],
     "transcode": [

@@ -398,6 +398,37 @@ def test_offsets_written_by_hand_stay(films, tmp_path, monkeypatch, capsys):
     assert f"{table}, row 2: the cell in column video goes on in the next row" in capsys.readouterr().err
 
 
+def test_what_is_known_of_a_clock_is_part_of_the_offset(films, tmp_path, capsys):
+    """A table in `films` is 0.3 s early; here its clock also runs since boot, so that it begins with the video."""
+    header, *rows = (films / "walk.csv").read_text().splitlines()
+    since_boot = [f"{float(row.partition(',')[0]) + 51234.5:.4f},{row.partition(',')[2]}" for row in rows]
+    (tmp_path / "walk.csv").write_text("\n".join([header, *since_boot]) + "\n")
+    shutil.copy(films / "walk.mp4", tmp_path / "walk.mp4")
+    measured = []
+    for words in ([], ["--imu-offset", "-0.2"], ["--imu-offset", "-51234.4"]):
+        out = run(capsys, "check", tmp_path / "walk.mp4", *words, "--out", tmp_path / "o.csv", "--overwrite")
+        assert ("a clock that runs since boot" in " ".join(out.split())) is (words[-1:] != ["-51234.4"])
+        measured.append(float((tmp_path / "o.csv").read_text().split(",")[-2]))
+    assert measured == pytest.approx([0.0, 0.0, -51234.2], abs=0.02)
+    prepared = data.with_imu_offsets(data.read_csv(one_segment(tmp_path)), tmp_path / "o.csv")[0].recording
+    early = data.open_recording(films / "walk.mp4", imu_offset=0.3).motion()
+    np.testing.assert_allclose(data.find_imu(prepared).motion().gyro_time[100], early.gyro_time[100], atol=0.02)
+
+
+def one_segment(folder, **more):
+    cells = {"video": "walk.mp4", "start": 0, "stop": 4, "label": "a", "split": "train"} | more
+    return write_table(folder / "t.csv", tuple(cells), [tuple(cells.values())])
+
+
+def test_an_offset_is_added_to_that_of_a_table(films, tmp_path, monkeypatch, capsys):
+    table = one_segment(tmp_path, video=films / "walk.mp4", imu=films / "walk.csv", imu_offset=0.1)
+    seen: list[data.Recording] = []
+    found = mock.Mock(problem=None, offset=None, row=str)
+    monkeypatch.setattr(egodistill.recordings.checks, "check", lambda one, **options: (seen.append(one), found)[1])
+    run(capsys, "check", table, "--imu-offset", "0.25", "--imu-axes", "XZy")
+    assert seen[0].imu_offset == pytest.approx(0.35) and seen[0].imu_axes == "XZy"
+
+
 def test_check_needs_no_split_of_recordings_without_labels(films, capsys):
     (films.parent / "broken.mp4").write_bytes(b"no video")
     table = films.parent / "list.csv"

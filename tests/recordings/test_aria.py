@@ -152,6 +152,42 @@ def test_a_file_that_was_cut_off_is_one_sentence(gen1, part, index):
         AriaRecording(path)
 
 
+def split(path, sizes):
+    """Replace a VRS file by the parts that its maker's library writes: NAME.vrs, NAME.vrs_1, NAME.vrs_2 ..."""
+    content = path.read_bytes()
+    for number, start in enumerate(sizes):
+        stop = (*sizes, len(content))[number + 1]
+        path.with_name(path.name + (f"_{number}" if number else "")).write_bytes(content[start:stop])
+
+
+@pytest.mark.parametrize("index", ["end", "front", None])
+def test_a_recording_in_several_files_is_called_split(gen1, tmp_path, index, capsys):
+    """It was "cut off: copy the recording again", "not a VRS file", or shorter in silence."""
+    path = gen1(index=index)
+    split(path, [0, 90_000, 150_000])
+    words = r"part of a recording that is split into several files, walk\.vrs, walk\.vrs_1 and so on; .*`vrs copy walk"
+    for part in ("walk.vrs", "walk.vrs_1", "walk.vrs_2"):
+        with pytest.raises(AriaError, match=rf"^{tmp_path / part}: {words}"):
+            AriaRecording(tmp_path / part)
+    assert cli.main(["convert", str(path), "--out", str(tmp_path / "films")]) == 1
+    assert "split into several files" in capsys.readouterr().err
+    with pytest.raises(imu.IMUError, match=words):
+        imu.read_imu(path)
+
+
+def test_the_head_of_a_split_recording_is_called_split_without_the_rest(gen1):
+    """Such a head has the descriptions and an index of version 3, and no records."""
+    path = gen1(index="front")
+    content = bytearray(path.read_bytes())
+    front, first = struct.unpack_from("<q", content, 24)[0], struct.unpack_from("<q", content, 40)[0]
+    struct.pack_into("<i", content, front + 12, 3)
+    path.write_bytes(content)
+    assert AriaRecording(path).count(RGB) == 8  # with the rest behind it, all is there
+    path.write_bytes(content[:first])
+    with pytest.raises(AriaError, match=r"walk\.vrs: part of a recording that is split into several files"):
+        AriaRecording(path)
+
+
 def test_an_interrupted_recording_keeps_what_is_complete(gen1, tmp_path):
     path = gen1(index=None)
     content = path.read_bytes()
@@ -203,8 +239,39 @@ def test_pictures_that_are_broken_are_left_out(tmp_path):
 
 @pytest.mark.parametrize("quality", [-1, 52])
 def test_a_quality_that_x264_does_not_have_is_refused(gen1, tmp_path, quality):
-    with pytest.raises(DataError, match=f"walk.vrs: quality must be from 0 to 51, not {quality}"):
+    with pytest.raises(DataError, match=rf"walk\.vrs: quality must be from 0 to 51 .*, not {quality} and"):
         convert(gen1(), tmp_path / "films", quality=quality)
+
+
+def test_a_small_copy_has_the_same_times_and_imu(gen1, tmp_path):
+    whole, small = (convert(gen1(), tmp_path / str(size), size=size, progress=False) for size in (None, 24))
+    assert (small.frames, small.samples, small.seconds) == (whole.frames, whole.samples, whole.seconds)
+    shown = []
+    for made, sides in ((whole, (80, 48)), (small, (40, 24))):
+        with av.open(made.video) as container:
+            stream = container.streams.video[0]
+            assert (stream.width, stream.height) == sides
+            shown.append([(frame.pts, frame.time_base) for frame in container.decode(stream)])
+    assert shown[0] == shown[1]
+    assert (tmp_path / "None" / "walk.csv").read_bytes() == (tmp_path / "24" / "walk.csv").read_bytes()
+    pair = [read_frames(made.video, np.array(TIMES) + 0.001, 16).astype(int) for made in (whole, small)]
+    assert abs(pair[0] - pair[1]).mean() < 6  # as if the reader had scaled the whole pictures
+    large = convert(gen1(), tmp_path / "large", size=500, progress=False)
+    assert probe(large.video).height == 48  # never larger
+
+
+def test_pictures_are_scaled_by_areas(gen1):
+    """As `video.Scaler` does: a pixel of half the size is the mean of four."""
+    noise = np.repeat(np.random.default_rng(0).integers(0, 256, (80, 48, 1), np.uint8), 3, axis=2)
+    small = AriaRecording(gen1()).upright(av.VideoFrame.from_ndarray(noise, format="rgb24"), 24)
+    expected = np.rot90(noise[..., 0].reshape(40, 2, 24, 2).mean((1, 3)), -1)
+    np.testing.assert_allclose(small.to_ndarray(format="gray"), expected, atol=3)
+
+
+@pytest.mark.parametrize("size", [0, 15])
+def test_a_size_below_16_is_refused(gen1, tmp_path, size):
+    with pytest.raises(DataError, match=rf"walk\.vrs: quality must .* size at least 16, not 20 and {size}$"):
+        convert(gen1(), tmp_path / "films", size=size)
 
 
 def test_nothing_is_replaced_unless_asked(gen1, tmp_path, capsys):

@@ -108,8 +108,8 @@ def test_check_of_times_in_another_unit(panned, tmp_path):
     accel = np.random.default_rng(0).normal((0, 0, 9.8), 0.1, rates.shape)
     found = checks.check(panned, ego4d_csv(tmp_path / "imu.csv", 1e6 * stamps, rates, accel))
     assert "apart; are the times in microseconds?" in found.problem
-    found = checks.check(panned, ego4d_csv(tmp_path / "imu.csv", 1e3 * stamps + 1e6, rates, accel))
-    assert "0 gyroscope samples are within its 12.0 s; their times are 1000.0 to 1012.0 s" in found.problem
+    found = checks.check(panned, ego4d_csv(tmp_path / "imu.csv", 1e3 * stamps - 1e6, rates, accel))
+    assert "0 gyroscope samples are within its 12.0 s; their times are -1000.0 to -988.0 s" in found.problem
 
 
 def test_check_names_odd_values_and_a_missing_imu(panned, tmp_path):

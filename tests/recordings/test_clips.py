@@ -145,6 +145,72 @@ def test_a_table_beside_a_video_is_its_imu(steady, tmp_path):
     assert open_recording(table).imu == pair  # of the same name, though no video: as before
 
 
+def test_a_gyroflow_log_beside_a_video_is_its_imu(steady, tmp_path):
+    head = "GYROFLOW IMU LOG\norientation,XYZ\ngscale,0.001\nascale,0.00048828125\nt,gx,gy,gz,ax,ay,az\n"
+    rows = "".join(f"{5 * k},0,0,100,2048,0,0\n" for k in range(1000))
+    video = Path(shutil.copy(steady, tmp_path / "walk.mp4"))
+    for name in ("walk.GCSV", "walk.gcsv"):  # the first one stays: the usual case comes first
+        video.with_name(name).write_text(head + rows)
+        assert open_recording(video).imu == str(video.with_name(name))
+    clip = open_recording(video).clip(1.0, ClipSpec(imu_samples=422))
+    np.testing.assert_allclose(clip["imu"][0], [0, 0, 9.80665, 0, 0.1, 0], atol=1e-6)
+    for name, header, found in (
+        ("walk.CSV", "start,stop,class_1", "walk.gcsv"),  # of `predict`
+        ("walk.CSV", "time,ax,ay,az,gx,gy,gz", "walk.CSV"),
+        ("walk.csv", "time,ax,ay,az,gx,gy,gz", "walk.csv"),
+    ):
+        video.with_name(name).write_text(header + "\n")
+        assert open_recording(video).imu == str(video.with_name(found))
+    assert open_recording(tmp_path / "walk.gcsv").imu is None  # not a video
+
+
+def since_boot(path, first, count=1000):
+    """Write an IMU table whose turn rate about Z is the number of its row, from ``first`` on in steps of 5 ms."""
+    rows = [f"{first + k / 200},0,{k % 2},9.8,0,0.1,{k / 1000}" for k in range(count)]
+    path.write_text("\n".join(["time,ax,ay,az,gx,gy,gz", *rows]) + "\n")
+    return path
+
+
+def test_a_clock_since_boot_begins_with_the_video(steady, tmp_path):
+    table = since_boot(tmp_path / "a.csv", 51234.5)
+    walk = Recording(steady, table)
+    turns = walk.clip(1.0, ClipSpec(imu_samples=198, seconds=1.0))["imu"][:, 5]
+    np.testing.assert_allclose(turns, (1.0 + np.arange(198) / 198) / 5, atol=1e-4)
+    (note,) = walk.motion().notes
+    assert note.startswith("its times begin at 51234.5 s, as on a clock that runs since boot, and are taken to begin")
+    assert "(5.0 s of samples, 6.0 s of video); if not, give imu_offset (--imu-offset)" in note
+    later = Recording(steady, table, imu_offset=0.25, imu_stretch=1.01).motion()  # as `check --out` measures it
+    np.testing.assert_allclose(later.gyro_time[[0, 100]], [0.25, 0.25 + 1.01 * 0.5])
+    assert later.notes == (note,)
+
+
+@pytest.mark.parametrize(
+    ("first", "clock"),
+    [
+        (0.0, {}),
+        (5.9, {}),  # a tenth of a second is in the video
+        (-4.9, {}),
+        (-60.0, {}),  # before the video: not a clock that begins later
+        (51234.5, {"imu_offset": -51234.0}),  # the clock is known
+        (51234.5, {"imu_offset": -51000.0}),  # a wrong clock stays wrong: not even from zero does it overlap
+        (51234.5, {"imu_offset": 30.0}),
+    ],
+)
+def test_clocks_that_overlap_or_are_given_stay(steady, tmp_path, first, clock):
+    motion = Recording(steady, since_boot(tmp_path / "a.csv", first), **clock).motion()
+    assert motion.accel_time[0] == pytest.approx(first + clock.get("imu_offset", 0)) and motion.notes == ()
+
+
+def test_unix_times_stay_an_error(steady, tmp_path):
+    with pytest.raises(IMUError, match="are over eleven days from the video's start"):
+        Recording(steady, since_boot(tmp_path / "a.csv", 1.7e9)).motion()
+
+
+def test_a_clock_since_boot_needs_no_video_that_can_be_read(tmp_path):
+    motion = Recording(tmp_path / "gone.mp4", since_boot(tmp_path / "a.csv", 9.5)).motion()
+    assert motion.gyro_time[0] == 9.5 and motion.notes == ()
+
+
 def test_videos_of_a_folder_are_found(tmp_path):
     for name in ("b.MP4", "a.mkv", "sub/c.mov", ".hidden/d.mp4", "sub/._c.mov", "e.txt", "f.lrv"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
