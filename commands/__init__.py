@@ -30,5 +30,7 @@ if TYPE_CHECKING:
 else:
     from ..support.lazy import hand_on
 
-    MODULES = "cli demo interrupts live models options outputs recordings settings training".split()
-    __getattr__, __dir__ = hand_on(__name__, dict.fromkeys(MODULES, ()))
+    __getattr__, __dir__ = hand_on(
+        __name__,
+        dict.fromkeys("cli demo interrupts live models options outputs recordings settings training".split(), ()),
+    )
