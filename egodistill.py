@@ -211,4 +211,4 @@ __all__ = [
 ]
 
 if __name__ == "__main__":  # `python -m egodistill` in a checkout; an installed package has __main__.py
-    sys.exit(importlib.import_module("egodistill.commands.cli").main())
+    sys.exit(importlib.import_module("egodistill.__main__").main())

@@ -146,6 +146,6 @@ setup(
             *DOCS,
         ],
     },
-    entry_points={"console_scripts": [f"{PACKAGE} = {PACKAGE}.commands.cli:main"]},
+    entry_points={"console_scripts": [f"{PACKAGE} = {PACKAGE}.__main__:main"]},
     zip_safe=False,
 )

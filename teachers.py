@@ -67,7 +67,6 @@ class Published:
         licence: The licence of that code.
         obtain: Where to get the file.
         options: Options of the network that differ from its defaults.
-        label_map: The usual name of a text file with its class names; "" for none.
 
     >>> from egodistill import teachers
     >>> x3d = teachers.MODELS["x3d_m"]
@@ -86,7 +85,6 @@ class Published:
     licence: str
     obtain: str
     options: Mapping[str, Any] = field(default_factory=dict)
-    label_map: str = ""
 
 
 class Network(Protocol):
@@ -104,6 +102,7 @@ class Network(Protocol):
         ...
 
 
+KINETICS = 400  # classes of Kinetics-400
 LARGEST_LABEL_MAP = 1 << 20  # bytes of a file of class names
 # The options of `load()` that describe a clip and its pixels; all others are the network's.
 CLIP_OPTIONS = FIELDS["frames"]
@@ -151,8 +150,7 @@ def load(
         num_classes: C; by default the checkpoint's, or without one the published model's. Two numbers make MotionFormer
             a model of verbs and nouns.
         class_names: The C labels, in the order of the logits, or a text file with one per line. Checkpoints have none.
-            The default is the label map of the published classes if it is beside the checkpoint (for I3D
-            "label_map_k400.txt"), otherwise "0", "1", ...
+            The default is the 400 classes of Kinetics-400 for published weights of these, otherwise "0", "1", ...
         new_head: Replace the checkpoint's classifier with a new one for `num_classes`. Without it, a checkpoint with
             another number of classes is an error.
         unsafe_pickle: Also read the Caffe2 files of PySlowFast (.pkl). They are Python pickles, a format that can run
@@ -180,8 +178,9 @@ def load(
     spec, pixels, settings = split_options(name, options)
     if isinstance(num_classes, Sequence):
         num_classes = tuple(num_classes)
+    named_in = ""
     if isinstance(class_names, (str, os.PathLike)):
-        class_names = read_label_map(class_names)
+        named_in, class_names = f"{class_names}: ", read_label_map(class_names)
     if num_classes is None and class_names is not None and (checkpoint is None or new_head):
         num_classes = len(class_names)
 
@@ -195,32 +194,33 @@ def load(
     count = net.get_submodule(net.classifier).out_features
     if not count:
         raise TeacherError(f"{name}: a teacher needs one class or more; num_classes and class_names name none")
-    if class_names is None and not new_head and (label_map := find_label_map(published, checkpoint, count)):
-        class_names, origin = read_label_map(label_map, count), f"{origin}, named in {label_map}"
+    if class_names is None and checkpoint is not None and not new_head and count == KINETICS == published.num_classes:
+        class_names = kinetics_classes()
     labels = [str(i) for i in range(count)] if class_names is None else list(class_names)
     if len(labels) != count:
         raise TeacherError(
-            f"{len(labels)} class names for the {count} classes of {name}; pass new_head=True to "
-            "replace the classifier of a checkpoint"
+            f"{named_in}{len(labels)} class names for the {count} classes of {name}; correct them, or pass "
+            f"new_head=True to replace the classifier of a checkpoint"
         )
     if progress:
-        print(f"{name}: {origin} ({pixels.channels} clips)", file=sys.stderr)
+        nameless = checkpoint is not None and class_names is None
+        note = f"; its {count} classes have numbers for names, unless class_names names them" if nameless else ""
+        print(f"{name}: {origin} ({pixels.channels} clips){note}", file=sys.stderr)
     about = {"feature_dim": net.feature_dim, "class_names": labels, "name": name, "origin": origin}
     return Teacher(net, clip_spec=spec, pixels=pixels, **about).eval()
 
 
-def find_label_map(published: Published, checkpoint: Any, classes: int) -> Path | None:
-    """Return the file with the names of the published classes beside a checkpoint for them, if there is one."""
-    if not published.label_map or classes != published.num_classes or not isinstance(checkpoint, (str, os.PathLike)):
-        return None
-    path = Path(checkpoint).parent / published.label_map
-    return path if path.is_file() else None
+def kinetics_classes() -> list[str]:
+    """Return the names of the classes of Kinetics-400, in the order of all published weights for them."""
+    from torchvision.models.video import S3D_Weights
+
+    return list(S3D_Weights.KINETICS400_V1.meta["categories"])
 
 
-def read_label_map(path: str | os.PathLike[str], classes: int | None = None) -> list[str]:
+def read_label_map(path: str | os.PathLike[str]) -> list[str]:
     """Return the class names in a text file, one per line.
 
-    Raise EgoDistillError if it cannot be read, has an empty line, or not as many lines as there are classes.
+    Raise EgoDistillError if it cannot be read, or has an empty line.
     """
     files.require_file(path, LARGEST_LABEL_MAP)
     try:
@@ -232,8 +232,6 @@ def read_label_map(path: str | os.PathLike[str], classes: int | None = None) -> 
     if not labels or "" in labels:
         empty = labels.index("") + 1 if labels else 1
         raise TeacherError(f"{path}: line {empty} is empty; it must have one class name per line")
-    if classes not in (None, len(labels)):
-        raise TeacherError(f"{path}: {len(labels)} class names for {classes} classes; correct it, or pass class_names")
     return labels
 
 

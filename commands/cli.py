@@ -29,6 +29,7 @@ from collections.abc import Iterator
 
 from ..support import files
 from ..support.version import __version__
+from .interrupts import interruptible
 from .outputs import check_outputs
 
 __all__ = ["main"]
@@ -218,9 +219,10 @@ def run_parsed(arguments: argparse.Namespace) -> int:
         files.environment_share()  # an error at once, and not after hours
         check_outputs(arguments)
         grows = arguments.command in GROWING and arguments.out
-        with files.output_lock(arguments.out) if grows else contextlib.nullcontext():
+        with interruptible(), files.output_lock(arguments.out) if grows else contextlib.nullcontext():
             arguments.run(arguments)
-        leave_processes()
+        if torch_distributed := sys.modules.get("egodistill.engine.distributed"):  # else torch was not needed
+            torch_distributed.leave_processes()
     except (ValueError, OSError) as error:
         if is_closed_pipe(error):
             raise
@@ -244,19 +246,11 @@ CONTINUING = (*SHARED, "demo", "compare", "ablate", "synthesize", "transcode", "
 def is_first_failure(error: BaseException) -> bool:
     """Return whether to print an error: under torchrun only the process that failed first does."""
     known = getattr(error, "is_first_failure", None)  # set by a training stage before it unblocks the other ranks
-    if known is None:
+    if known is None and "MASTER_ADDR" in os.environ:
         from ..engine import distributed
 
         known = distributed.is_first_failure()
-    return known
-
-
-def leave_processes() -> None:
-    """Close the connections to the other processes of a training."""
-
-    from ..engine import distributed
-
-    distributed.leave_processes()
+    return known is not False
 
 
 # Errors of a pipe whose reader has exited, as in `egodistill ... | head -1`; Windows may report "invalid argument".

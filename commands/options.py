@@ -70,6 +70,12 @@ def reject(flags: Sequence[str], reason: str) -> None:
         raise ValueError(f"{', '.join(flags)}: {reason}")
 
 
+def class_names_option(parser: Any) -> None:
+    """Add --class-names to a parser or a group of options."""
+    text = "names of the classes of --pretrained, one per line in the order of its logits (default: Kinetics-400's)"
+    parser.add_argument("--class-names", metavar="FILE", help=text)
+
+
 def root_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--root",

@@ -33,6 +33,7 @@ from .options import (
     LIMITS,
     axes_option,
     choice_options,
+    class_names_option,
     given_flags,
     imu_files,
     imu_option,
@@ -412,6 +413,7 @@ def prepare_options(parser: argparse.ArgumentParser) -> None:
     text = "a published teacher of `egodistill teachers`: store its clips, or with --pretrained its outputs"
     group.add_argument("--architecture", metavar="NAME", help=text)
     group.add_argument("--pretrained", metavar="FILE", help="published weights of --architecture")
+    class_names_option(group)
     text = (
         "store image features instead of the end frames, for stage 1: the image encoder's weights, imagenet or a file"
     )
@@ -435,6 +437,8 @@ def run_prepare(a: argparse.Namespace) -> None:
         reject(given_flags(a, *given), reason)
     if not a.end_features:
         reject(given_flags(a, "image_encoder"), "only with --end-features, which runs it in the same pass")
+    if not a.pretrained:
+        reject(given_flags(a, "class_names"), "only with --pretrained, whose classes it names")
     if a.teacher_file or a.architecture or a.pretrained or a.end_features:
         from . import training
 

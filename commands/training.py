@@ -26,7 +26,7 @@ from ..support import files
 from ..support.errors import CLIP_SECONDS
 from ..support.tables import Table
 from ..training import History, Training, log_path
-from .options import given_flags, keyword_arguments, overwrite_option, positive_int, reject
+from .options import class_names_option, given_flags, keyword_arguments, overwrite_option, positive_int, reject
 from .settings import (
     GMACS_NOTE,
     HELP,
@@ -176,7 +176,7 @@ def published_teacher(a: argparse.Namespace) -> teachers.Teacher:
     """Return the teacher of --architecture with the weights of --pretrained."""
     if not (a.architecture and a.pretrained):
         raise ValueError("a published teacher needs both --architecture, its name, and --pretrained, its weights")
-    return teachers.load(a.architecture, a.pretrained)
+    return teachers.load(a.architecture, a.pretrained, class_names=a.class_names)
 
 
 def finetune_options(parser: argparse.ArgumentParser) -> None:
@@ -290,6 +290,7 @@ def extract_options(parser: argparse.ArgumentParser) -> None:
     text = "a published teacher, a name from `egodistill teachers`; with --pretrained"
     group.add_argument("--architecture", metavar="NAME", choices=tuple(teachers.MODELS), help=text)
     parser.add_argument("--pretrained", metavar="FILE", help="published weights of --architecture")
+    class_names_option(parser)
     parser.add_argument("--name", help="name of the outputs in the store (default: the teacher's)")
     parser.add_argument(
         "--views", type=int, choices=(1, 3), default=1, help="crops per clip to average: centre; or left, centre, right"
@@ -304,7 +305,7 @@ def extract_options(parser: argparse.ArgumentParser) -> None:
 def run_extract(a: argparse.Namespace) -> None:
     store = open_split(a.store, a.split)
     if a.teacher_file:
-        reject(["--pretrained"] if a.pretrained else [], "for --architecture; --teacher-file has its weights")
+        reject(given_flags(a, "pretrained", "class_names"), "for --architecture; --teacher-file has its own")
     teacher = load_teacher(a.teacher_file) if a.teacher_file else published_teacher(a)
     teacher.name = a.name or teacher.name
     report_precision(a.precision, a.device)

@@ -369,14 +369,15 @@ class StoreFiles:
     def name_classes(self, names: list[str]) -> None:
         """Write class names of a teacher into the header. Raise DataError if others are used.
 
-        The caller holds the lock.
+        Numbers of a teacher that had no names give way to names. The caller holds the lock.
 
         Args:
             names: Names of the classes.
         """
         header = files.read_json(self.path / "store.json")
         found = header["class_names"]
-        if found and found != names and self.classes_are_used():
+        numbers = header.get("classes_from_teacher") and found == [str(number) for number in range(len(names))]
+        if found and found != names and not numbers and self.classes_are_used():
             raise DataError(
                 f"{self.path}: the store has the classes {files.shorten(found)}, not {files.shorten(names)}; prepare "
                 f"another store for a teacher with other classes"

@@ -275,26 +275,31 @@ def test_damaged_archives_of_arrays_are_named(tmp_path):
 # --- class names -----------------------------------------------------------------------------
 
 
-def test_class_names_come_from_the_file_beside_the_weights(tmp_path):
-    path = write_published(small("i3d", 400).net.state_dict(), tmp_path / "i3d.pt")
-    options = {"progress": False, **SMALL_I3D}
-    names, label_map = [f"making cake {k}" for k in range(400)], tmp_path / "label_map_k400.txt"
-    label_map.write_text(" \n".join(names) + "\n", encoding="utf-8")
-    found = teachers.load("i3d", path, **options)
-    assert found.class_names == names and found.origin.endswith(f"named in {label_map}")
-    found.save(tmp_path / "teacher.pt")
-    assert teachers.Teacher.load(tmp_path / "teacher.pt").class_names == names
-    assert teachers.load("i3d", path, class_names=names[::-1], **options).class_names == names[::-1]
-    other = tmp_path / "other.txt"
-    other.write_text("x\ny\nz", encoding="utf-8")
-    assert teachers.load("i3d", path, class_names=other, new_head=True, **options).class_names == ["x", "y", "z"]
-    assert teachers.load("i3d", path, 5, new_head=True, **options).class_names == list("01234")
+def test_published_classes_have_names(tmp_path, capsys):
+    path, options = write_published(small("i3d", 400).net.state_dict(), tmp_path / "i3d.pt"), SMALL_I3D
+    found = teachers.load("i3d", path, **options).class_names
+    assert len(set(found)) == 400 and (found[0], found[399]) == ("abseiling", "zumba")
+    teachers.load("i3d", path, **options).save(tmp_path / "teacher.pt")
+    assert teachers.Teacher.load(tmp_path / "teacher.pt").class_names == found
+    assert teachers.load("i3d", path, class_names=found[::-1], **options).class_names == found[::-1]
+    assert "numbers" not in capsys.readouterr().err
+
     three = write_published(small("i3d").net.state_dict(), tmp_path / "three.pt")  # not the published classes
     assert teachers.load("i3d", three, **options).class_names == ["0", "1", "2"]
-    assert teachers.load("i3d", three, class_names=str(other), **options).class_names == ["x", "y", "z"]
-    label_map.write_text("a\nb\n", encoding="utf-8")
-    with pytest.raises(teachers.TeacherError, match=r"label_map_k400\.txt: 2 class names for 400 classes"):
-        teachers.load("i3d", path, **options)
+    assert "its 3 classes have numbers for names" in capsys.readouterr().err
+    assert teachers.load("i3d", path, 400, new_head=True, **options).class_names[:2] == ["0", "1"]
+    assert teachers.load("i3d", None, 400, **options).class_names[:2] == ["0", "1"]
+
+
+def test_class_names_come_from_a_file(tmp_path):
+    three = write_published(small("i3d").net.state_dict(), tmp_path / "three.pt")
+    names, options = tmp_path / "names.txt", {"progress": False, **SMALL_I3D}
+    names.write_text("x\ny \nz", encoding="utf-8")
+    assert teachers.load("i3d", three, class_names=names, **options).class_names == ["x", "y", "z"]
+    assert teachers.load("i3d", three, class_names=str(names), new_head=True, **options).class_names == ["x", "y", "z"]
+    names.write_text("a\nb\n", encoding="utf-8")
+    with pytest.raises(teachers.TeacherError, match=r"names\.txt: 2 class names for the 3 classes of i3d"):
+        teachers.load("i3d", three, class_names=names, **options)
 
 
 def test_files_that_hold_no_class_names_are_named(tmp_path):
@@ -342,7 +347,9 @@ def test_it_equals_the_reference(real, sample_data):
 def test_it_knows_a_pancake(real, sample_data):
     weights, _ = real
     video = sample_data / "decoder-clips" / "flipping_a_pancake.mkv"
-    teacher = teachers.load("i3d", weights, progress=False)  # finds label_map_k400.txt beside them
+    teacher = teachers.load("i3d", weights, progress=False)
+    label_map = (weights.parent / "label_map_k400.txt").read_text(encoding="utf-8")
+    assert teacher.class_names == label_map.splitlines()
     times = data.clip_times(4.0, teacher.clip_spec.frames, teacher.clip_spec.seconds)
     frames = data.read_frames(video, times, teacher.clip_spec.size, crop=True)
     with torch.no_grad():

@@ -265,15 +265,16 @@ OPTIONS = {
     "transcode": "VIDEO --out --short-side --keyframe-every --quality --measure --overwrite",
     "prepare": f"{SEGMENTS} --out --num-frames --frame-size --sampling --key-frames --tolerance --clip-frames "
     "--clip-size --no-imu --zero-accel --min-coverage --max-gap --max-hold --workers --max-bad --retry-failed "
-    "--teacher-file --architecture --pretrained --end-features --image-encoder --batch-size --precision --device",
+    "--teacher-file --architecture --pretrained --class-names --end-features --image-encoder --batch-size --precision "
+    "--device",
     "status": "store --seconds",
     "export": "STUDENT --out --format --pair --precision --batch-size --calibrate --calibrate-split --calibrate-clips "
     "--check --check-split --overwrite --markdown",
     "teachers": "",
     "finetune": f"store --split --out --overwrite --init --architecture --pretrained --name --option --head-only "
     f"--gradient-checkpointing {STUDENT} {TRAINING} {AUGMENTATION} --validation",
-    "extract": "store --split --teacher-file --architecture --pretrained --name --views --batch-size --overwrite "
-    "--precision --device",
+    "extract": "store --split --teacher-file --architecture --pretrained --class-names --name --views --batch-size "
+    "--overwrite --precision --device",
     "pretrain": "store --split --teacher --out --overwrite "
     "--init --nce-tau --nce-weight --l1-weight --l1-reduction --symmetric "
     f"{STUDENT.replace('--no-imu ', '')} {TRAINING}",

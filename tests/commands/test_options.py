@@ -362,10 +362,11 @@ ARRIVALS = {
             {"prepare.clip_frames": 32, "prepare.clip_size": 256, "prepare.consumer": None},
         ),
         (
-            "t.csv --out {tmp}/s --architecture i3d --pretrained p.pth --batch-size 5",
+            "t.csv --out {tmp}/s --architecture i3d --pretrained p.pth --class-names c.txt --batch-size 5",
             {
                 "load.name": "i3d",
                 "load.checkpoint": "p.pth",
+                "load.class_names": "c.txt",
                 "Extraction.batch_size": 5,
                 "prepare.clip_frames": None,
                 "prepare.consumer.kind": "one pass",
@@ -414,7 +415,10 @@ ARRIVALS = {
                 "extract.device": "cpu",
             },
         ),
-        ("folder --architecture i3d --pretrained p.pth", {"load.name": "i3d", "load.checkpoint": "p.pth"}),
+        (
+            "folder --architecture i3d --pretrained p.pth --class-names c.txt",
+            {"load.name": "i3d", "load.checkpoint": "p.pth", "load.class_names": "c.txt"},
+        ),
     ],
     "pretrain": training_runs("pretraining", "pretrain_imu", without=UNUSED, without_student=["use_imu"]),
     "distill": training_runs("distillation", "distill"),

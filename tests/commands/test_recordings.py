@@ -449,10 +449,10 @@ def test_options_of_an_offset_need_one(films, tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def small_i3d(tmp_path, monkeypatch) -> Path:
-    """A file with the weights of a small I3D, in a published layout, beside the names of its classes."""
+    """A file with the weights of a small I3D, in a published layout, beside one with the names of its classes."""
     folder = tmp_path / "published"
     folder.mkdir()
-    (folder / "label_map_k400.txt").write_text("walking\ncooking\nwashing\nrunning\nsitting\nreading\n")
+    (folder / "classes.txt").write_text("walking\ncooking\nwashing\nrunning\nsitting\nreading\n")
     state = unit_norms(small_teachers.small("i3d", 6)).net.state_dict()
     spec = data.ClipSpec(frames=8, size=32, crop=True)
     changes = {"num_classes": 6, "clip_spec": spec, "options": {"width": 8}}
@@ -469,7 +469,7 @@ def test_recordings_without_labels_go_all_the_way(films, small_i3d, tmp_path, ca
     with open(offsets, newline="") as file:
         assert [float(row["imu_offset"]) for row in csv.DictReader(file)] == pytest.approx(2 * [0.3], abs=0.02)
 
-    teacher = ["--architecture", "i3d", "--pretrained", small_i3d]
+    teacher = ["--architecture", "i3d", "--pretrained", small_i3d, "--class-names", small_i3d.parent / "classes.txt"]
     common = ["prepare", films, "--imu-offsets", offsets, "--stride", 1, "--frame-size", 32, "--workers", 1]
     out = run(capsys, *common, *teacher, "--device", "cpu", "--out", store)
     assert f"{store}: 22 clips (11 test, 11 train) from 2 videos, 0.01 hours, 6 classes" in out

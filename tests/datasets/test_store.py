@@ -905,9 +905,10 @@ def test_a_teacher_names_the_classes_of_a_store_without_labels(tmp_path):
     other.name_classes(["walk", "sit"])  # another process, which read the header before
     assert other.class_names == ["walk", "sit"]
     store.name_classes(["run"])  # nothing needs the others
-    store.name_classes(["walk", "sit"])
+    store.name_classes(["0", "1"])  # a teacher without names
     store.add("t.logits", (2,), "float32")
     store.write("t.logits", [1], np.zeros((1, 2)))
+    store.name_classes(["walk", "sit"])
     assert store.classes_are_used() and other.classes_are_used() and not store.classes_are_used(besides="t")
     with pytest.raises(DataError, match=r"s: the store has the classes \['walk', 'sit'\], not \['run'\]"):
         store.name_classes(["run"])
@@ -918,12 +919,13 @@ def test_a_teacher_names_the_classes_of_a_store_without_labels(tmp_path):
         StoreWriter.begin(tmp_path / "s", segments, lambda: clips, {}, ["run"], **begin)
 
 
-def test_classes_that_prepare_was_given_stay_although_no_clip_has_a_label(tmp_path):
+@pytest.mark.parametrize("name", ["walk", "0"])
+def test_classes_that_prepare_was_given_stay_although_no_clip_has_a_label(tmp_path, name):
     segments, clips = [Segment("s", "a.mp4", 0, 1)], [(0, 0.0)]
-    StoreWriter.begin(tmp_path / "s", segments, lambda: clips, {}, ["walk"], arrays={"x": ("float32", (1,))})
+    StoreWriter.begin(tmp_path / "s", segments, lambda: clips, {}, [name], arrays={"x": ("float32", (1,))})
     store = data.ClipStore(tmp_path / "s")
     assert store.classes_are_used(besides="t")
-    with pytest.raises(DataError, match=r"s: the store has the classes \['walk'\], not \['run'\]"):
+    with pytest.raises(DataError, match=rf"s: the store has the classes \['{name}'\], not \['run'\]"):
         store.name_classes(["run"])
 
 
