@@ -17,6 +17,7 @@ and its layers in the mode, training or evaluation, in which they were.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import math
@@ -42,7 +43,7 @@ from .recordings.clips import ClipSpec, Recording, decode_clips, open_recording,
 from .student import Output
 from .support import files
 from .support.errors import EgoDistillError
-from .video import MAX_HOLD, FrameReader, open_video
+from .video import MAX_HOLD, FrameReaders, open_reader
 
 __all__ = [
     "Agreement",
@@ -738,7 +739,10 @@ def predict(
 
 
 class ClipReader:
-    """A reader of a model's inputs from a recording, one group of clips at a time, with one decoder per core."""
+    """A reader of a model's inputs from a recording, one group of clips at a time, with one decoder per core.
+
+    Decoders stay open until `close()`.
+    """
 
     def __init__(
         self, recording: Recording, specs: Mapping[str, ClipSpec], starts: Sequence[float], **limits: Any
@@ -746,6 +750,8 @@ class ClipReader:
         self.recording, self.specs, self.starts = recording, specs, starts
         self.seconds, self.limits = next(iter(specs.values())).seconds, limits
         self.cores = files.available_cores()
+        self.readers = FrameReaders(recording.video, limits.get("max_hold", MAX_HOLD))
+        self.close = self.readers.close
 
     def groups(self, size: int) -> list[list[list[int]]]:
         """Return the clips in groups of `size`, each in at most one part per core.
@@ -757,8 +763,7 @@ class ClipReader:
         if not any(spec.frames for spec in self.specs.values()):
             return [[group.tolist()] for group in whole]
         starts = np.minimum(self.starts, self.recording.probe().duration)
-        with open_video(self.recording.video) as container:
-            reader = FrameReader(container, self.recording.video)
+        with open_reader(self.recording.video) as reader:
             return [[group[part].tolist() for part in reader.parts(starts[group], self.cores)] for group in whole]
 
     def read(self, group: Sequence[Sequence[int]]) -> tuple[dict[int, str], list[Tensor]]:
@@ -775,7 +780,9 @@ class ClipReader:
     def decode(self, rows: Sequence[int], threads: int) -> dict[int, dict[str, np.ndarray] | Exception]:
         """Return the arrays of each clip, or the error that prevented them."""
         starts = {row: self.starts[row] for row in rows}
-        return dict(decode_clips(self.recording, starts, self.specs, threads=threads, **self.limits))
+        return dict(
+            decode_clips(self.recording, starts, self.specs, threads=threads, readers=self.readers, **self.limits)
+        )
 
 
 def classify_groups(
@@ -793,7 +800,7 @@ def classify_groups(
     run = runtime.Compiled(model) if compile else model
     groups = reader.groups(batch_size)
     coming = files.read_ahead(groups, reader.read, runtime.lower_thread_priority)
-    with runtime.evaluation(model, device):
+    with runtime.evaluation(model, device), contextlib.closing(reader), contextlib.closing(coming):
         for group, ((problems, inputs), _) in zip(groups, coming, strict=True):
             best = iter(())
             if inputs:
