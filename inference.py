@@ -140,6 +140,7 @@ def evaluate(
     (torch.Size([6]), ['P30', 'P35', 'P37'])
     """
     batches.require_labels(store)
+    batches.segments_of(store)  # an error at once, and not after hours
     if not len(store):
         raise EgoDistillError("the store has no clips to evaluate on; check the split, and store.failures")
     targets = batches.require_teacher(store, teacher, "feature") if teacher else []
@@ -190,9 +191,11 @@ def require_same_size(feature: Tensor, target: Tensor, teacher: str | None, purp
 
 def per_segment(store: Store, scores: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean class scores [S, C] and labels [S] of the S segments, given the scores of all clips [n, C]."""
-    _, segment = torch.unique(torch.as_tensor(store.segments), return_inverse=True)
+    _, segment = torch.unique(torch.from_numpy(batches.segments_of(store)), return_inverse=True)
     total = torch.zeros(int(segment.max()) + 1, scores.shape[1]).index_add_(0, segment, scores)
-    labels = torch.zeros(len(total), dtype=torch.int64).index_copy_(0, segment, torch.as_tensor(store.labels))
+    labels = torch.zeros(len(total), dtype=torch.int64).index_copy_(
+        0, segment, torch.from_numpy(batches.labels_of(store))
+    )
     return total / torch.bincount(segment)[:, None], labels
 
 
@@ -202,7 +205,7 @@ def segment_wearers(store: Store) -> list[str]:
     A store of your own may have an attribute `wearers`, a name or None for each clip, as `data.ClipStore` has. An
     attribute of another kind is ignored.
     """
-    _, first = np.unique(np.asarray(store.segments), return_index=True)
+    _, first = np.unique(batches.segments_of(store), return_index=True)
     wearers = getattr(store, "wearers", None)
     if not isinstance(wearers, (Sequence, np.ndarray)) or isinstance(wearers, str) or len(wearers) != len(store):
         return [""] * len(first)
@@ -360,7 +363,9 @@ def mean_feature(store: Store, teacher: str) -> Tensor:
     if not len(store):
         raise EgoDistillError("train has no clips, whose mean feature R2 counts from")
     parts = np.array_split(np.arange(len(store)), len(store) // 1024 + 1)
-    return torch.from_numpy(sum(store.read(name, part).sum(0, dtype=np.float64) for part in parts) / len(store))
+    return torch.from_numpy(
+        sum(batches.read_rows(store, name, part).numpy().sum(0, dtype=np.float64) for part in parts) / len(store)
+    )
 
 
 def require_same_classes(scores: Tensor, target: Tensor, teacher: str) -> None:
@@ -438,7 +443,7 @@ def retrieve(
         raise EgoDistillError(f"the model reads {', '.join(names)}; got {len(inputs)} inputs for a query")
     if teacher:
         (name,) = batches.require_teacher(store, teacher, "feature")
-        gallery = torch.from_numpy(store.read(name, range(len(store)))).float()
+        gallery = batches.read_rows(store, name, np.arange(len(store))).float()
     else:
         found = outputs(model, store, batch_size=batch_size, device=device, progress=progress)
         gallery = torch.cat([output.feature.float().cpu() for output, _ in found])

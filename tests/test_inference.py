@@ -464,8 +464,9 @@ def test_predict_closes_what_it_opened(error, tmp_path, monkeypatch):
     if error is None:
         rows.close()
     else:
-        with pytest.raises(error):
+        with pytest.raises(error) as caught:
             list(rows)
+        assert caught.tb  # it keeps alive what the frames of the calls hold
     assert str(video) not in open_files()
 
 
