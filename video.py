@@ -516,6 +516,7 @@ class FrameReader:
         self.can_skip = _tells_unreferenced(self.codec)
         self.blind_seek = _BLIND_SEEK * self.second
         self.windows: list[tuple[int, int]] = []  # the tick range of each wanted frame, with a tolerance
+        self.keys: dict[int | None, list[av.Packet]] = {}  # by their times in the index
         self._start(demux(self.container, self.stream))
         self._look_ahead()
 
@@ -671,11 +672,14 @@ class FrameReader:
         before, after = self._indexed_time(ticks, backward=True), self._indexed_time(ticks, backward=False)
         keys = []
         if self.has_table and (after is not None or ticks <= entries[len(entries) - 1].timestamp + self.lag):
+            known = {listed: self.keys[listed] for listed in (before, after) if listed in self.keys}
             for listed in (before, after):
-                if listed is not None:
+                if listed is not None and listed not in known:
                     self.container.seek(listed + self.lag, stream=self.stream)
                     found = filter(_is_key, demux(self.container, self.stream))
-                    keys += itertools.islice((key for key in found if key.pts >= listed), 1)
+                    known[listed] = list(itertools.islice((key for key in found if key.pts >= listed), 1))
+            self.keys = known  # the one after a time is often the one before the next
+            keys = [*known.get(before, ()), *known.get(after, ())]
         else:  # the index does not reach that far: read on, without decoding
             self._seek(ticks)
             while not keys or keys[-1].pts <= ticks:
