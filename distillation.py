@@ -392,7 +392,7 @@ class LabelledObjective(Objective):
         self, model: nn.Module, reads: list[str], record: dict[str, Any], store: Store, smoothing: float
     ) -> None:
         super().__init__(model, reads, record)
-        known = torch.as_tensor(store.labels) >= 0
+        known = batches.labels_of(store) >= 0
         self.any_labels, self.all_labels = bool(known.any()), bool(known.all())
         self.num_classes, self.smoothing = len(store.class_names) or None, smoothing
 
@@ -547,7 +547,7 @@ class PretrainIMU(Objective):
         self.features = frozen_features(self.model, store, self.frames, settings)
         if self.target and self.teacher_rows is not None:
             rows = np.flatnonzero(self.teacher_rows)
-            values = torch.from_numpy(store.read(self.target, rows)).float()
+            values = batches.read_rows(store, self.target, rows).float()
             batches.require_finite(store, torch.from_numpy(rows), self.target, values)
             self.known = torch.zeros(len(store), values.shape[1])
             self.known[torch.from_numpy(rows)] = values

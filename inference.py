@@ -17,6 +17,7 @@ and its layers in the mode, training or evaluation, in which they were.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import math
@@ -42,7 +43,7 @@ from .recordings.clips import ClipSpec, Recording, decode_clips, open_recording,
 from .student import Output
 from .support import files
 from .support.errors import EgoDistillError
-from .video import MAX_HOLD, FrameReader, open_video
+from .video import MAX_HOLD, FrameReaders, open_reader
 
 __all__ = [
     "Agreement",
@@ -139,6 +140,7 @@ def evaluate(
     (torch.Size([6]), ['P30', 'P35', 'P37'])
     """
     batches.require_labels(store)
+    batches.segments_of(store)  # an error at once, and not after hours
     if not len(store):
         raise EgoDistillError("the store has no clips to evaluate on; check the split, and store.failures")
     targets = batches.require_teacher(store, teacher, "feature") if teacher else []
@@ -189,9 +191,11 @@ def require_same_size(feature: Tensor, target: Tensor, teacher: str | None, purp
 
 def per_segment(store: Store, scores: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean class scores [S, C] and labels [S] of the S segments, given the scores of all clips [n, C]."""
-    _, segment = torch.unique(torch.as_tensor(store.segments), return_inverse=True)
+    _, segment = torch.unique(torch.from_numpy(batches.segments_of(store)), return_inverse=True)
     total = torch.zeros(int(segment.max()) + 1, scores.shape[1]).index_add_(0, segment, scores)
-    labels = torch.zeros(len(total), dtype=torch.int64).index_copy_(0, segment, torch.as_tensor(store.labels))
+    labels = torch.zeros(len(total), dtype=torch.int64).index_copy_(
+        0, segment, torch.from_numpy(batches.labels_of(store))
+    )
     return total / torch.bincount(segment)[:, None], labels
 
 
@@ -201,7 +205,7 @@ def segment_wearers(store: Store) -> list[str]:
     A store of your own may have an attribute `wearers`, a name or None for each clip, as `data.ClipStore` has. An
     attribute of another kind is ignored.
     """
-    _, first = np.unique(np.asarray(store.segments), return_index=True)
+    _, first = np.unique(batches.segments_of(store), return_index=True)
     wearers = getattr(store, "wearers", None)
     if not isinstance(wearers, (Sequence, np.ndarray)) or isinstance(wearers, str) or len(wearers) != len(store):
         return [""] * len(first)
@@ -359,7 +363,9 @@ def mean_feature(store: Store, teacher: str) -> Tensor:
     if not len(store):
         raise EgoDistillError("train has no clips, whose mean feature R2 counts from")
     parts = np.array_split(np.arange(len(store)), len(store) // 1024 + 1)
-    return torch.from_numpy(sum(store.read(name, part).sum(0, dtype=np.float64) for part in parts) / len(store))
+    return torch.from_numpy(
+        sum(batches.read_rows(store, name, part).numpy().sum(0, dtype=np.float64) for part in parts) / len(store)
+    )
 
 
 def require_same_classes(scores: Tensor, target: Tensor, teacher: str) -> None:
@@ -437,7 +443,7 @@ def retrieve(
         raise EgoDistillError(f"the model reads {', '.join(names)}; got {len(inputs)} inputs for a query")
     if teacher:
         (name,) = batches.require_teacher(store, teacher, "feature")
-        gallery = torch.from_numpy(store.read(name, range(len(store)))).float()
+        gallery = batches.read_rows(store, name, np.arange(len(store))).float()
     else:
         found = outputs(model, store, batch_size=batch_size, device=device, progress=progress)
         gallery = torch.cat([output.feature.float().cpu() for output, _ in found])
@@ -738,7 +744,10 @@ def predict(
 
 
 class ClipReader:
-    """A reader of a model's inputs from a recording, one group of clips at a time, with one decoder per core."""
+    """A reader of a model's inputs from a recording, one group of clips at a time, with one decoder per core.
+
+    Decoders stay open until `close()`.
+    """
 
     def __init__(
         self, recording: Recording, specs: Mapping[str, ClipSpec], starts: Sequence[float], **limits: Any
@@ -746,6 +755,8 @@ class ClipReader:
         self.recording, self.specs, self.starts = recording, specs, starts
         self.seconds, self.limits = next(iter(specs.values())).seconds, limits
         self.cores = files.available_cores()
+        self.readers = FrameReaders(recording.video, limits.get("max_hold", MAX_HOLD))
+        self.close = self.readers.close
 
     def groups(self, size: int) -> list[list[list[int]]]:
         """Return the clips in groups of `size`, each in at most one part per core.
@@ -757,8 +768,7 @@ class ClipReader:
         if not any(spec.frames for spec in self.specs.values()):
             return [[group.tolist()] for group in whole]
         starts = np.minimum(self.starts, self.recording.probe().duration)
-        with open_video(self.recording.video) as container:
-            reader = FrameReader(container, self.recording.video)
+        with open_reader(self.recording.video) as reader:
             return [[group[part].tolist() for part in reader.parts(starts[group], self.cores)] for group in whole]
 
     def read(self, group: Sequence[Sequence[int]]) -> tuple[dict[int, str], list[Tensor]]:
@@ -775,7 +785,9 @@ class ClipReader:
     def decode(self, rows: Sequence[int], threads: int) -> dict[int, dict[str, np.ndarray] | Exception]:
         """Return the arrays of each clip, or the error that prevented them."""
         starts = {row: self.starts[row] for row in rows}
-        return dict(decode_clips(self.recording, starts, self.specs, threads=threads, **self.limits))
+        return dict(
+            decode_clips(self.recording, starts, self.specs, threads=threads, readers=self.readers, **self.limits)
+        )
 
 
 def classify_groups(
@@ -793,7 +805,7 @@ def classify_groups(
     run = runtime.Compiled(model) if compile else model
     groups = reader.groups(batch_size)
     coming = files.read_ahead(groups, reader.read, runtime.lower_thread_priority)
-    with runtime.evaluation(model, device):
+    with runtime.evaluation(model, device), contextlib.closing(reader), contextlib.closing(coming):
         for group, ((problems, inputs), _) in zip(groups, coming, strict=True):
             best = iter(())
             if inputs:

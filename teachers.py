@@ -602,7 +602,7 @@ def check_store(teacher: Teacher, store: Any, views: int, overwrite: bool) -> No
     batches.arrays_of(teacher, store, classes=used)
     if views > 1 and len(store):
         size = teacher.clip_spec.size
-        *_, height, width = store.read("clip", np.array([0])).shape
+        *_, height, width = batches.read_rows(store, "clip", np.array([0])).shape
         if height < size or width <= size:
             raise TeacherError(
                 f"{store.path}: the clips have {width} x {height} pixels, too few for {views} views of {size}; "
@@ -611,7 +611,7 @@ def check_store(teacher: Teacher, store: Any, views: int, overwrite: bool) -> No
 
 
 def read_clips(store: Any, rows: np.ndarray) -> tuple[np.ndarray, Tensor]:
-    return rows, torch.from_numpy(store.read("clip", rows))
+    return rows, batches.read_rows(store, "clip", rows)
 
 
 def run_views(teacher: Teacher, clip: Tensor, views: int) -> student.Output:

@@ -38,6 +38,7 @@ __all__ = [
     "MAX_TOLERANCE",
     "SAMPLING",
     "FrameReader",
+    "FrameReaders",
     "Scaler",
     "VideoError",
     "VideoInfo",
@@ -46,6 +47,7 @@ __all__ = [
     "demux",
     "discard_others",
     "frames_at",
+    "open_reader",
     "open_video",
     "probe",
     "read_frames",
@@ -177,8 +179,7 @@ def read_frames(
         raise ValueError(f"{video}: no times given")
     threads = threads or _cores()
     pictures: list[np.ndarray | None] = [None] * len(times)
-    with open_video(video) as container:
-        reader = FrameReader(container, video, max_hold=max_hold)
+    with open_reader(video, max_hold) as reader:
         parts = reader.parts(times, threads)
         options = {"size": size, "crop": crop, "exact": exact, "tolerance": tolerance, "threads": threads // len(parts)}
         with concurrent.futures.ThreadPoolExecutor(len(parts)) as pool:
@@ -205,8 +206,8 @@ def _read_pictures(
 
 def _read_beside(video: str | os.PathLike, times: np.ndarray, max_hold: float, **options) -> list[np.ndarray]:
     """Return what `_read_pictures()` returns, with a decoder of its own."""
-    with open_video(video) as container:
-        return _read_pictures(FrameReader(container, video, max_hold=max_hold), times, **options)
+    with open_reader(video, max_hold) as reader:
+        return _read_pictures(reader, times, **options)
 
 
 def frames_at(
@@ -243,8 +244,8 @@ def frames_at(
     0 64 64
     """
     options = {"exact": exact, "tolerance": tolerance, "threads": threads}
-    with open_video(video) as container:
-        yield from FrameReader(container, video, max_hold=max_hold).frames(times, **options)
+    with open_reader(video, max_hold) as reader:
+        yield from reader.frames(times, **options)
 
 
 def _cores() -> int:
@@ -281,18 +282,14 @@ class FrameReader:
         self.second, self.first = 1 / float(stream.time_base), self._tick(0.0)
         self.max_hold, self.longest = max_hold, (max_hold + _ROUNDING) * self.second
         self.step: float | None = None  # see _usual_step()
-        self.hole = self.hidden = (0.0, 0.0)  # the last hole that was found, and the times that it hides, in ticks
         self.usual = max(1, round(self.second / float(stream.average_rate or 25)))  # a frame's length
-        self.can_skip = _tells_unreferenced(self.codec)
-        self.blind_seek = _BLIND_SEEK * self.second
-        self.windows: list[tuple[int, int]] = []  # the tick range of each wanted frame, with a tolerance
         if "matroska" in container.format.name:  # reads its index of key frames at the first seek
             with contextlib.suppress(av.error.FFmpegError):
                 container.seek(0)
         # Other formats add entries while they read; these have gaps.
         self.has_table = len(stream.index_entries) > 1
-        self._start(demux(container, stream))
-        self._look_ahead()
+        self._begin()
+        self.origin = self.ahead[0].dts if self.ahead else None
         entries = stream.index_entries  # some formats list decoding times, others presentation times
         listed = len(entries) and self.ahead and self.ahead[0].pts is not None
         self.lag = self.ahead[0].pts - entries[0].timestamp if listed else 0
@@ -300,21 +297,22 @@ class FrameReader:
     def frames(
         self, times: Sequence[float] | np.ndarray, *, exact: bool, threads: int, tolerance: float = 0.0
     ) -> Iterator[tuple[int, av.VideoFrame | None]]:
-        """Yield what `frames_at()` yields, and raise its errors. Call it once per reader.
+        """Yield what `frames_at()` yields, and raise its errors. Call it once, and again only after `rewind()`.
 
         Args:
             times: In seconds, any order.
             exact: As in `read_frames()`.
-            threads: As in `frames_at()`.
+            threads: As in `frames_at()`; after `rewind()` as before.
             tolerance: As in `read_frames()`, in seconds.
         """
         if not 0 <= tolerance <= MAX_TOLERANCE or (tolerance and not exact):  # NaN: False
             limits = f"from 0 to {MAX_TOLERANCE:g} s, and 0 for key frames (exact=False)"
             raise ValueError(f"{self.video}: tolerance must be {limits}; got {tolerance!r}")
         order = self._sorted(times)
-        self.codec.thread_count = threads
-        if threads != 1:
-            self.codec.thread_type = "AUTO"
+        if not self.codec.is_open:
+            self.codec.thread_count = threads
+            if threads != 1:
+                self.codec.thread_type = "AUTO"
         # Draining the decoder and seeking cost as much as a few frames, and more when several threads wait.
         self.pause = self.usual * max(2, threads or _cores())
         self.ticks = [self._tick(float(times[i])) for i in order]
@@ -323,6 +321,20 @@ class FrameReader:
             shown = [packet for packet in self.ahead if _is_shown(packet)]
             self.near = [(packet.pts, packet.is_keyframe) for packet in shown if packet.pts is not None]
         yield from zip(order.tolist(), self._exact() if exact else self._nearest(), strict=True)
+
+    def rewind(self) -> bool:
+        """Return to the state of a new reader, or return False: open the video again, which is cheap without an index.
+
+        To open a video with an index costs time that grows with its length.
+        """
+        if not self.has_table:
+            return False
+        try:
+            self.container.seek(self.stream.index_entries[0].timestamp, stream=self.stream)
+        except av.error.FFmpegError:
+            return False
+        self._begin()
+        return bool(self.ahead) and self.ahead[0].dts == self.origin
 
     def lost(self, seconds: float) -> VideoError:
         """Return the error for a time of `frames()` whose frame was just None.
@@ -498,6 +510,16 @@ class FrameReader:
         ticks = math.floor(ticks) - self.lag + (not backward)
         return self.stream.index_entries.search_timestamp(ticks, backward=backward, any_frame=any_frame)
 
+    def _begin(self) -> None:
+        """Begin at the first packet, with the state of a new reader."""
+        self.hole = self.hidden = (0.0, 0.0)  # the last hole that was found, and the times that it hides, in ticks
+        self.can_skip = _tells_unreferenced(self.codec)
+        self.blind_seek = _BLIND_SEEK * self.second
+        self.windows: list[tuple[int, int]] = []  # the tick range of each wanted frame, with a tolerance
+        self.keys: dict[int | None, list[av.Packet]] = {}  # by their times in the index
+        self._start(demux(self.container, self.stream))
+        self._look_ahead()
+
     def _start(self, packets: Iterator[av.Packet]) -> None:
         self.packets = packets
         self.ahead: collections.deque[av.Packet] = collections.deque()  # read, not yet decoded
@@ -650,11 +672,14 @@ class FrameReader:
         before, after = self._indexed_time(ticks, backward=True), self._indexed_time(ticks, backward=False)
         keys = []
         if self.has_table and (after is not None or ticks <= entries[len(entries) - 1].timestamp + self.lag):
+            known = {listed: self.keys[listed] for listed in (before, after) if listed in self.keys}
             for listed in (before, after):
-                if listed is not None:
+                if listed is not None and listed not in known:
                     self.container.seek(listed + self.lag, stream=self.stream)
                     found = filter(_is_key, demux(self.container, self.stream))
-                    keys += itertools.islice((key for key in found if key.pts >= listed), 1)
+                    known[listed] = list(itertools.islice((key for key in found if key.pts >= listed), 1))
+            self.keys = known  # the one after a time is often the one before the next
+            keys = [*known.get(before, ()), *known.get(after, ())]
         else:  # the index does not reach that far: read on, without decoding
             self._seek(ticks)
             while not keys or keys[-1].pts <= ticks:
@@ -666,6 +691,57 @@ class FrameReader:
                     keys = [*keys[-1:], packet]
         self.until = keys[-1].pts if keys and keys[-1].pts > ticks else math.inf
         return keys
+
+
+@contextlib.contextmanager
+def open_reader(video: str | os.PathLike, max_hold: float = MAX_HOLD) -> Iterator[FrameReader]:
+    """Yield a reader of a video, which is closed at the end of the block; raise what `open_video()` raises.
+
+    Args:
+        video: The file.
+        max_hold: As in `read_frames()`, in seconds.
+    """
+    with open_video(video) as container:
+        yield FrameReader(container, video, max_hold=max_hold)
+
+
+class FrameReaders:
+    """Readers of one video that stay open from use to use, for several threads; `close()` closes those not in use.
+
+    Args:
+        video: The file.
+        max_hold: As in `read_frames()`, in seconds.
+    """
+
+    def __init__(self, video: str | os.PathLike, max_hold: float = MAX_HOLD) -> None:
+        self.video, self.max_hold = video, max_hold
+        self.free: dict[int, list[tuple[FrameReader, contextlib.ExitStack]]] = {}  # by the decoder's threads
+
+    @contextlib.contextmanager
+    def lend(self, threads: int) -> Iterator[FrameReader]:
+        """Yield a reader for one call of `frames()`. An error closes it; raise what `open_video()` raises.
+
+        Args:
+            threads: Number of decoding threads, as `frames()` gets it.
+        """
+        free = self.free.setdefault(threads, [])
+        try:
+            reader, opened = free.pop()
+        except IndexError:
+            reader, opened = None, contextlib.ExitStack()
+        with opened:
+            if reader is None or not reader.rewind():
+                opened.close()
+                reader = opened.enter_context(open_reader(self.video, self.max_hold))
+            yield reader
+            free.append((reader, opened.pop_all()))
+
+    def close(self) -> None:
+        """Close the readers that are not in use."""
+        with contextlib.ExitStack() as stack:
+            for _, opened in itertools.chain(*self.free.values()):
+                stack.enter_context(opened)
+            self.free.clear()
 
 
 def _jumps(stamps: Sequence[float] | np.ndarray, longest: float) -> list[tuple[float, float]]:

@@ -193,9 +193,10 @@ def let_threads_sleep() -> None:
 
 def run_command(argv: list[str] | None) -> int:
     arguments = parse(argv)
-    if arguments.command in SHARED or "MASTER_ADDR" not in os.environ:
+    if arguments.command in SHARED or not (os.environ.get("WORLD_SIZE") and "MASTER_ADDR" in os.environ):
         return run_parsed(arguments)
     if os.environ.get("RANK", "0") != "0":
+        say_share(arguments.command)
         return 0
     with environment("WORLD_SIZE", "1"):  # The other processes have exited.
         return run_parsed(arguments)
@@ -216,7 +217,7 @@ def environment(name: str, value: str) -> Iterator[None]:
 
 def run_parsed(arguments: argparse.Namespace) -> int:
     try:
-        files.environment_share()  # an error at once, and not after hours
+        say_share(arguments.command)
         check_outputs(arguments)
         grows = arguments.command in GROWING and arguments.out
         with interruptible(), files.output_lock(arguments.out) if grows else contextlib.nullcontext():
@@ -238,9 +239,29 @@ def run_parsed(arguments: argparse.Namespace) -> int:
 
 
 # Commands whose work the processes of torchrun share. Process 0 runs the other commands alone.
-SHARED = ("prepare", "finetune", "extract", "pretrain", "distill")
+SHARED = {
+    "prepare": "decodes one recording of {}",
+    "extract": "computes one batch of {}",
+    **dict.fromkeys(("finetune", "pretrain", "distill"), "computes 1/{} of each batch and waits for the others"),
+}
 GROWING = ("predict", "live")  # commands that write each row of --out at once; the others write it at the end
 CONTINUING = (*SHARED, "demo", "compare", "ablate", "synthesize", "transcode", "convert")
+
+
+def say_share(command: str) -> None:
+    """Print to stderr which share of the work is this process's: RANK and WORLD_SIZE may be those of another job.
+
+    Not under torchrun, which starts the others, too. Raise DataError if they are not a share.
+    """
+    share = files.environment_share()
+    rank, count = share.values()
+    if count > 1 and "TORCHELASTIC_RUN_ID" not in os.environ and (command in SHARED or "MASTER_ADDR" in os.environ):
+        does = SHARED.get(command, "does nothing, because process 0 does the whole")
+        print(
+            f"egodistill {command}: RANK={rank} and WORLD_SIZE={count}: this process {does.format(count)}; for the "
+            f"whole, run the others, too, or unset RANK and WORLD_SIZE",
+            file=sys.stderr,
+        )
 
 
 def is_first_failure(error: BaseException) -> bool:

@@ -478,6 +478,8 @@ def describe_store(store: data.ClipStore, segments: data.SegmentList) -> None:
     if counts and not {"train", "test"} & set(counts):
         print(f"  warning: there is no split train and no split test, only {', '.join(sorted(counts))}")
     describe_choice(store)
+    if missing := sum(count["missing"] for count in store.counts.values()):
+        print(f"  missing: {missing} clips, the shares of other processes; `egodistill status` shows their progress")
     for failure in store.failures[:10]:
         print(f"  failed: {failure['id']} at {failure['start']:.2f} s: {failure['reason']}")
     if len(store.failures) > 10:

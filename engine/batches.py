@@ -39,12 +39,15 @@ __all__ = [
     "example_inputs",
     "input_specs",
     "inputs_of",
+    "labels_of",
     "read_batches",
+    "read_rows",
     "require_array",
     "require_finite",
     "require_labels",
     "require_number",
     "require_teacher",
+    "segments_of",
     "stored_axes",
 ]
 
@@ -90,8 +93,9 @@ class Model(Protocol):
 class Store(Protocol):
     """Clips on disk or in memory; `data.ClipStore` is one.
 
-    Training and evaluation use nothing else of a store, so clips of your own can come from anywhere. An attribute
-    `specs`, {array: ClipSpec}, lets them check that the clips are those that the model reads.
+    Training and evaluation use nothing else of a store, so clips of your own can come from anywhere; what does not fit
+    is a DataError that names the row. An attribute `specs`, {array: ClipSpec}, lets them check that the clips are those
+    that the model reads.
 
     >>> import numpy as np
     >>> from egodistill import EgoDistill, data, evaluate
@@ -271,9 +275,114 @@ def as_output(model: Model, output: Any, num_classes: int | None = None) -> Outp
 
 
 def require_store(store: Any) -> None:
-    """Raise EgoDistillError for a path in place of a store."""
+    """Raise EgoDistillError for a path in place of a store, or for an object that lacks what a store has."""
     if isinstance(store, (str, os.PathLike)):
         raise EgoDistillError(f"the store is the path {str(store)!r}; open it with data.ClipStore({str(store)!r})")
+    for member in ("__len__", "read", "names", "class_names"):
+        found = getattr(store, member, None)
+        is_method = member in ("__len__", "read")
+        if found is None or callable(found) != is_method or isinstance(found, str):
+            fault = "is missing" if found is None else f"is a {type(found).__name__}"
+            raise DataError(
+                f"{name_of(store)}: {member} {fault}; it must be a {'method' if is_method else 'list of names'}, see "
+                f"help(egodistill.engine.batches.Store)"
+            )
+
+
+def name_of(store: Store) -> str:
+    """Return the folder of a store, or "the store"."""
+    return str(getattr(store, "path", None) or "the store")
+
+
+def labels_of(store: Store) -> np.ndarray:
+    """Return the class index of each clip, int64 [n]; -1 for none. Raise DataError for anything else.
+
+    Args:
+        store: The clips.
+
+    >>> from egodistill import batches, data
+    >>> batches.labels_of(data.ClipStore("store").split("train"))[:3]
+    array([ 5, 10, 11])
+    """
+    count = len(store.class_names)
+    meaning = f"the index of its class in class_names, 0 to {count - 1}; -1 for none"
+    meaning = meaning if count else "-1, because the store has no class_names"
+    labels = whole_numbers(store, "labels", meaning)
+    if len(outside := np.flatnonzero((labels < -1) | (labels >= count))):
+        row = int(outside[0])
+        raise DataError(f"{name_of(store)}: labels[{row}] is {labels[row]}; it must be {meaning}")
+    return labels
+
+
+def segments_of(store: Store) -> np.ndarray:
+    """Return the segment index of each clip, int64 [n]. Raise DataError for anything else.
+
+    Args:
+        store: The clips.
+    """
+    return whole_numbers(store, "segments", "the number of its segment, the same for all clips of a segment")
+
+
+def whole_numbers(store: Store, member: str, meaning: str) -> np.ndarray:
+    """Return a member that has one whole number per clip, int64 [n]. Raise DataError, which names row and meaning."""
+    must = f"it must be int64 [{len(store)}], for each clip {meaning}"
+    try:
+        found = np.asarray(getattr(store, member))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise DataError(f"{name_of(store)}: {member}: {str(error).splitlines()[0]}; {must}") from error
+    if found.shape != (len(store),):
+        raise DataError(f"{name_of(store)}: {member} is {found.dtype} {list(found.shape)}; {must}")
+    if found.dtype.kind not in "iu" and len(found):
+        values = found.tolist()
+        row = next((k for k, value in enumerate(values) if type(value) is not int), 0)
+        raise DataError(f"{name_of(store)}: {member}[{row}] is {values[row]!r} ({found.dtype}); {must}")
+    return found.astype(np.int64, copy=False)
+
+
+# What the arrays of a store are: dtype, and shape of a row with None for any size.
+FRAMES = ("uint8", (None, 3, None, None))
+KINDS = {"clip": FRAMES, "ends": FRAMES, "imu": ("float32", (None, 6)), "audio": ("float32", (None, None))}
+
+
+def read_rows(store: Store, name: str, rows: np.ndarray) -> Tensor:
+    """Return rows of an array of a store as a tensor [b, ...]. Raise DataError if the store returns anything else.
+
+    Args:
+        store: The clips.
+        name: Name of the array.
+        rows: Rows of the store, int64 [b].
+
+    >>> import numpy as np
+    >>> from egodistill import batches, data
+    >>> batches.read_rows(data.ClipStore("store"), "imu", np.array([3, 5])).shape
+    torch.Size([2, 422, 6])
+    """
+    if not len(rows):
+        return torch.from_numpy(store.read(name, rows))
+    where = f"{name_of(store)}: read({name!r}, ...) of the rows {int(rows[0])} to {int(rows[-1])}"
+    try:
+        found = store.read(name, rows)
+    except (IndexError, KeyError) as error:
+        raise DataError(f"{where}: {error}; each array needs one row for each of the {len(store)} clips") from error
+    try:
+        values = torch.from_numpy(found)
+    except (TypeError, ValueError) as error:
+        kind = f"{found.dtype} array" if isinstance(found, np.ndarray) else type(found).__name__
+        raise DataError(
+            f"{where} returned a {kind}, but must return a numpy array of numbers, such as np.stack(...)"
+        ) from error
+    dtype, shape = FRAMES if is_frames(name) else KINDS.get(name, (None, None))
+    if name.endswith((".feature", ".logits")):
+        dtype, shape = str(found.dtype) if values.is_floating_point() else "float32", (None,)
+    wanted = [len(rows), *(["..."] if shape is None else ["any" if size is None else size for size in shape])]
+    fits = values.ndim > 0 and len(values) == len(rows) and dtype in (None, str(found.dtype))
+    if fits and shape is not None:
+        own = values.shape[1:]
+        fits = len(own) == len(shape) and all(size in (None, x) for size, x in zip(shape, own, strict=True))
+    if not fits:
+        text = f"{dtype or 'an array'} [{', '.join(map(str, wanted))}]"
+        raise DataError(f"{where} returned {describe(values)}, but must return {text}")
+    return values
 
 
 def require_classes(model: Model, store: Store) -> None:
@@ -335,7 +444,7 @@ def stored_spec(store: Store, name: str) -> clips.ClipSpec:
     specs = getattr(store, "specs", {})
     if name in specs:
         return specs[name]
-    shape = store.read(name, np.array([0])).shape if len(store) else ()
+    shape = read_rows(store, name, np.array([0])).shape if len(store) else ()
     if len(shape) != 5:
         return clips.ClipSpec()
     _, frames, _, height, width = shape
@@ -442,7 +551,7 @@ def require_labels(store: Store, *, some: bool = False) -> None:
         some: Raise it only if none of them has one.
     """
     require_store(store)
-    count = int((torch.as_tensor(store.labels) < 0).sum())
+    count = int((labels_of(store) < 0).sum())
     if count and count == len(store):
         raise EgoDistillError(
             f"none of the {count} clips has a label, which this needs; distill() learns from a teacher's outputs "
@@ -486,10 +595,9 @@ def require_finite(store: Store, rows: Tensor, name: str, values: Tensor) -> Non
     """
     if values.is_floating_point() and not values.isfinite().all():
         broken = ~values.reshape(len(values), -1).isfinite().all(1).cpu()
-        path = getattr(store, "path", None) or "the store"
         raise DataError(
-            f"{path}: {name} of the clips {clip_ids(store, rows.cpu()[broken])} are not finite; leave these clips out: "
-            f"store.select() keeps the others"
+            f"{name_of(store)}: {name} of the clips {clip_ids(store, rows.cpu()[broken])} are not finite; leave these "
+            f"clips out: store.select() keeps the others"
         )
 
 
@@ -583,10 +691,10 @@ class _Source:
         change: Callable[[dict[str, Tensor]], None] | None,
     ) -> None:
         self.store, self.names, self.device, self.change = store, names, device, change
-        self.labels = torch.as_tensor(store.labels)
+        self.labels = torch.from_numpy(labels_of(store))
 
     def read(self, rows: Tensor) -> dict[str, Tensor]:
-        batch = {name: torch.from_numpy(self.store.read(name, rows.numpy())) for name in self.names}
+        batch = {name: read_rows(self.store, name, rows.numpy()) for name in self.names}
         for name, values in batch.items():
             require_finite(self.store, rows, f"the values {name!r}", values)
         batch |= {"label": self.labels[rows], "row": rows}

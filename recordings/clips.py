@@ -38,12 +38,14 @@ from ..video import (
     MAX_HOLD,
     MAX_TOLERANCE,
     FrameReader,
+    FrameReaders,
     Scaler,
     VideoError,
     VideoInfo,
     clip_times,
     clock_zero,
     demux,
+    open_reader,
     open_video,
     probe,
     video_stream,
@@ -723,6 +725,7 @@ def decode_clips(
     max_gap: float = MAX_GAP,
     max_hold: float = MAX_HOLD,
     threads: int = 1,
+    readers: FrameReaders | None = None,
 ) -> Iterator[tuple[int, dict[str, np.ndarray] | Exception]]:
     """Decode clips of a recording in one pass: yield each row with its arrays by name, or with its error.
 
@@ -738,6 +741,7 @@ def decode_clips(
         max_gap: Parts where samples are more than this many seconds apart are not covered.
         max_hold: A clip fails if a frame of it would be on screen for more seconds: a hole in the recording.
         threads: Number of decoding threads; 0: FFmpeg's choice.
+        readers: Readers of the video with this `max_hold`, which stay open for the next call; None: open the video.
 
     >>> from egodistill.recordings import clips
     >>> walk = clips.open_recording("walk.mp4", "walk.csv")
@@ -747,7 +751,7 @@ def decode_clips(
     0 (422, 6)
     """
     specs = {name: spec.complete() for name, spec in specs.items()}
-    return iter(_Decoding(recording, starts, specs, min_coverage, max_gap, max_hold, threads))
+    return iter(_Decoding(recording, starts, specs, min_coverage, max_gap, max_hold, threads, readers))
 
 
 @dataclasses.dataclass
@@ -761,6 +765,7 @@ class _Decoding:
     max_gap: float
     max_hold: float
     threads: int
+    readers: FrameReaders | None
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, np.ndarray] | Exception]]:
         self.kinds = {name: spec.kind for name, spec in self.specs.items()}
@@ -855,9 +860,8 @@ class _Decoding:
         if not wanted:
             return
         framers = {key: _Framer(Scaler(*key)) for key in {(spec.size, spec.crop) for spec in specs.values()}}
-        video = self.recording.video
-        with open_video(video) as container:
-            reader = FrameReader(container, video, max_hold=self.max_hold)
+        fresh = open_reader(self.recording.video, self.max_hold)
+        with self.readers.lend(self.threads) if self.readers else fresh as reader:
             options = {"exact": exact, "tolerance": tolerance, "threads": self.threads}
             for index, frame in reader.frames([t for t, *_ in wanted], **options):
                 seconds, row, name, place = wanted[index]

@@ -1,5 +1,6 @@
 """Evaluation, search, costs, prediction."""
 
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -413,6 +414,74 @@ def test_cores_share_a_group_and_no_frame_is_decoded_twice(steady, monkeypatch):
     assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
 
 
+@pytest.mark.parametrize("how", [{}, {"exact": False}, {"tolerance": 0.25}])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
+def test_a_recording_is_opened_once_for_each_decoder(name, how, tmp_path, monkeypatch):
+    """Only a transport stream, which has no index, is opened for each part; the answers are those of one by one."""
+    video = write_video(tmp_path / name, STEADY, bf=2, g=20, crf=10)
+    model, opened = small(use_imu=False, num_frames=2), []
+    open_media = av.open
+
+    def counted(*given, **options):
+        opened.append(open_media(*given, **options))
+        return opened[-1]
+
+    wanted = list(predict(model, video, device="cpu", stride=0.5, batch_size=99, **how))
+    monkeypatch.setattr(inference.files, "available_cores", lambda: 2)
+    monkeypatch.setattr(av, "open", counted)
+    found = list(predict(model, video, device="cpu", stride=0.5, batch_size=2, **how))
+    assert [row.start for row in found] == [row.start for row in wanted] and not any(row.problem for row in found)
+    for row, one in zip(found, wanted, strict=True):
+        assert dict(row.classes) == pytest.approx(dict(one.classes), abs=1e-6)
+    assert len(opened) > 6 if name == "a.ts" else len(opened) <= 5  # the header, the parts, and two decoders or one
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, data.VideoError, None])
+def test_predict_closes_what_it_opened(error, tmp_path, monkeypatch):
+    """Also if the model or a decoder fails, or the caller stops early."""
+    video = write_video(tmp_path / "a.mp4", STEADY, bf=0, g=5, crf=10)
+
+    class Model(nn.Module):
+        inputs, num_frames, frame_size, calls = ("frames",), 2, 16, 0
+
+        def forward(self, frames):
+            self.calls += 1
+            if self.calls == 2 and error is KeyboardInterrupt:
+                raise error
+            return torch.zeros(len(frames), 2), torch.zeros(len(frames), 3)
+
+    def broken(self, *given, **options):
+        if error is data.VideoError and self.calls > 1:
+            raise error("broken")
+        self.calls += 1
+        return decode(self, *given, **options)
+
+    decode = inference.ClipReader.decode
+    monkeypatch.setattr(inference.ClipReader, "calls", 0, raising=False)
+    monkeypatch.setattr(inference.ClipReader, "decode", broken)
+    rows = predict(Model(), video, device="cpu", stride=0.5, batch_size=2)
+    next(rows)
+    assert str(video) in open_files()
+    if error is None:
+        rows.close()
+    else:
+        with pytest.raises(error) as caught:
+            list(rows)
+        assert caught.tb  # it keeps alive what the frames of the calls hold
+    assert str(video) not in open_files()
+
+
+def open_files():
+    """The files that this process has open."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("needs /proc")
+    found = set()
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found.add(os.readlink(f"/proc/self/fd/{number}"))
+    return found
+
+
 class Seen(nn.Module):
     """Keeps what it is shown."""
 
@@ -792,6 +861,9 @@ def test_clips_of_another_length_are_predicted_from_start_to_stop(kitchen):
 def test_scores_that_are_not_finite_are_those_of_their_clip_if_others_are_lost():
     class Reader:
         starts, seconds = [0.0, 2.0, 4.0, 6.0], 2.0
+
+        def close(self):
+            pass
 
         def groups(self, size):
             return [[[0, 1], [2, 3]]]

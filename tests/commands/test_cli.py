@@ -467,6 +467,37 @@ def test_which_commands_all_processes_of_torchrun_run(monkeypatch):
             assert ran == expected and os.environ["WORLD_SIZE"] == "2", command
 
 
+@pytest.mark.parametrize(
+    ("command", "address", "words"),
+    [
+        (
+            "prepare",
+            "",
+            "RANK=1 and WORLD_SIZE=3: this process decodes one recording of 3; for the whole, run the others",
+        ),
+        ("extract", "", "this process computes one batch of 3"),
+        ("distill", "", "this process computes 1/3 of each batch and waits for the others"),
+        ("predict", "127.0.0.1", "this process does nothing, because process 0 does the whole"),
+        ("predict", "", ""),  # it does the whole
+    ],
+)
+def test_a_forgotten_share_is_said_in_one_line(command, address, words, monkeypatch, capsys):
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    for name, value in {"RANK": "1", "WORLD_SIZE": "3", "MASTER_ADDR": address}.items():
+        monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
+    arguments = argparse.Namespace(command=command, out=None, run=lambda arguments: None)
+    monkeypatch.setattr(cli, "parse", lambda argv: arguments)
+    monkeypatch.setattr(cli, "check_outputs", lambda arguments: None)
+    assert cli.main([command]) == 0
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == bool(words)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # torchrun starts the others
+    assert cli.main([command]) == 0 and capsys.readouterr().err == ""
+    for name in ("TORCHELASTIC_RUN_ID", "RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name)
+    assert cli.main([command]) == 0 and capsys.readouterr().err == ""
+
+
 def test_commands_leave_the_signal_handlers_of_their_caller(monkeypatch):
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     numbers = (signal.SIGTERM, signal.SIGHUP)

@@ -493,3 +493,120 @@ def test_batches_for_a_gpu_are_copied_from_pinned_memory(device, pinned, monkeyp
     next(batches.read_batches(Store(4), ["imu"], torch.arange(4), 4, torch.device(device)))
     assert calls.count("pinned") == pinned
     assert [call for call in calls if call != "pinned"] == 2 * [(torch.device(device), {"non_blocking": True})]
+
+
+COUNT = "it must be int64 \\[8\\], for each clip the index of its class in class_names, 0 to 3; -1 for none"
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (np.arange(8) % 4.0, rf"the store: labels\[0\] is 0.0 \(float64\); {COUNT}"),
+        (np.array([0, 1, NAN, 3] * 2), r"labels\[0\] is 0.0 \(float64\)"),
+        (["put", "take"] * 4, r"labels\[0\] is 'put' \(<U4\)"),
+        ([0, 1, None, 3] * 2, r"labels\[2\] is None \(object\)"),
+        (np.arange(8) % 4 == 1, r"labels\[0\] is False \(bool\)"),
+        (np.eye(4, dtype=np.int64)[np.arange(8) % 4], rf"labels is int64 \[8, 4\]; {COUNT}"),
+        (np.arange(8) % 4 + 1, r"labels\[3\] is 4; it must be the index of its class in class_names, 0 to 3"),
+        (np.arange(8) % 4 - 2, r"labels\[0\] is -2; it must be"),
+        (np.arange(7) % 4, r"labels is int64 \[7\]; it must be int64 \[8\]"),
+        (np.arange(9) % 4, r"labels is int64 \[9\]"),
+        ([[0], [1, 2]] * 4, "labels: .*it must be int64"),
+        (3, r"labels is int64 \[\]"),
+    ],
+)
+def test_labels_that_are_none_are_refused_with_their_row(labels, words):
+    store = Sized(8)
+    store.labels = labels
+    for use in uses(Returns(Output), store)[:3]:
+        with pytest.raises(DataError, match=words):
+            use()
+
+
+class Sized(Store):
+    """Its length does not depend on its labels."""
+
+    def __len__(self):
+        return len(self.arrays["imu"])
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2, 3] * 2, np.arange(8, dtype=np.uint8) % 4, torch.arange(8) % 4])
+def test_labels_are_any_whole_numbers(labels):
+    store, like = Sized(8), Sized(8)
+    store.labels, store.segments = labels, list(range(8))
+    for use, other in zip(uses(Returns(Output), store), uses(Returns(Output), like), strict=True):
+        use(), other()
+    model = Returns(Output)
+    assert torch.equal(evaluate(model, store, **QUIET).confusion, evaluate(model, like, **QUIET).confusion)
+
+
+@pytest.mark.parametrize("segments", [np.arange(7), np.arange(9), np.arange(8.0), ["a"] * 8, np.zeros((8, 1), int)])
+def test_segments_that_are_none_are_refused_before_the_first_batch(segments):
+    store = Sized(8)
+    store.segments = segments
+    store.read = None
+    with pytest.raises(DataError, match=r"segments.*it must be int64 \[8\], for each clip the number of its segment"):
+        batches.segments_of(store)
+    store.read = lambda name, index: pytest.fail("read")
+    with pytest.raises(DataError, match="segments"):
+        evaluate(Returns(Output), store, **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("imu", list, r"read\('imu', ...\) of the rows \d to \d returned a list, but must return a numpy array"),
+        ("imu", torch.from_numpy, "returned a Tensor"),
+        ("imu", lambda x: x.astype(object), "returned a object array"),
+        ("imu", lambda x: x.astype(">f4"), "returned a >f4 array"),
+        ("imu", lambda x: x.astype(np.float64), r"returned float64 \[\d, 422, 6\], .* return float32 \[\d, any, 6\]"),
+        ("imu", lambda x: x[..., :3], r"returned float32 \[\d, 422, 3\], but"),
+        ("imu", lambda x: x[:1], r"returned float32 \[1, 422, 6\], but"),
+        ("imu", lambda x: x[0], r"returned float32 \[422, 6\], but"),
+        ("frames_1", lambda x: x / 255, r"returned float64 \[\d, 1, 3, 32, 32\], .* uint8 \[\d, any, 3, any, any\]"),
+        ("frames_1", lambda x: x.transpose(0, 1, 3, 4, 2).copy(), r"returned uint8 \[\d, 1, 32, 32, 3\]"),
+        ("t.logits", lambda x: x.argmax(1), r"returned int64 \[\d\], but must return float32 \[\d, any\]"),
+        ("t.feature", lambda x: x[:, 0], r"returned float32 \[\d\], but"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused_with_their_rows(name, change, words):
+    class Odd(Sized):
+        def read(self, array, index):
+            found = super().read(array, index)
+            return change(found) if array == name else found
+
+    store, model = Odd(8), small(class_names=CLASSES)
+    runs = {
+        "imu": (lambda: evaluate(model, store, **QUIET), lambda: finetune(model, store, epochs=1, **QUIET)),
+        "t.logits": (lambda: distill(model, store, teacher="t", epochs=1, **QUIET),),
+    }
+    for run in runs["t.logits" if name.startswith("t.") else "imu"]:
+        with pytest.raises(DataError, match=words):
+            run()
+
+
+def test_an_array_without_a_row_for_each_clip_is_named():
+    store = Sized(8)
+    store.arrays["frames_1"] = store.arrays["frames_1"][:6]
+    with pytest.raises(
+        DataError, match=r"read\('frames_1', ...\) of the rows 0 to 7: .*one row for each of the 8 clips"
+    ):
+        evaluate(Returns(Output), store, **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("member", "value", "words"),
+    [
+        ("class_names", "abcd", "class_names is a str; it must be a list of names"),
+        ("class_names", None, "class_names is missing"),
+        ("names", lambda: [], "names is a method; it must be a list"),
+        ("read", np.zeros(3), "read is a ndarray; it must be a method"),
+    ],
+)
+def test_an_object_that_is_no_store_says_what_it_lacks(member, value, words):
+    odd = type("Odd", (Store,), {member: value})
+    store = odd.__new__(odd)
+    vars(store).update({name: x for name, x in vars(Store(8)).items() if name != member})
+    for use in uses(Returns(Output), store)[:3]:
+        with pytest.raises(DataError, match=words):
+            use()
