@@ -489,6 +489,29 @@ def status_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("store", help="folder of a clip store, finished or in progress")
     text = "measure the speed over this time, in seconds"
     parser.add_argument("--seconds", type=positive_seconds, default=2.0, help=text)
+    text = "read all arrays, and compare each row with its checksum; damage ends with exit code 1"
+    parser.add_argument("--verify", action="store_true", help=text)
+
+
+def report_damage(store: data.ClipStore) -> None:
+    """Print which rows of which arrays are damaged, and which arrays have no checksums. Raise DataError for damage."""
+    whole, verified, damaged = store.everything().clips, [], []
+    for name, rows in store.verify():
+        if rows is None:
+            print(f"note: {name} has no checksums: an older version wrote it")
+            continue
+        verified.append(name)
+        if rows:
+            damaged.append(name)
+            some = ", ".join(f"{row} ({whole[row]['id']} at {whole[row]['start']:.2f} s)" for row in rows[:5])
+            print(f"damaged: {name}: {len(rows)} of {len(whole)} rows: {some}{', ...' if rows[5:] else ''}")
+    if damaged:
+        raise DataError(
+            f"{store.path}: rows of {', '.join(damaged)} differ from their checksums: files were damaged, replaced, or "
+            f"not copied to the end. Copy the store again; or compute the outputs of a teacher again (extract "
+            f"--overwrite), or prepare the clips into another folder"
+        )
+    print(f"verified: {', '.join(verified)}")
 
 
 def run_status(a: argparse.Namespace) -> None:
@@ -511,6 +534,8 @@ def run_status(a: argparse.Namespace) -> None:
     print("\n" + Table(["step", "clips", "clips per second", "time left"], rows).text())
     if any(n["missing"] for n in counts.values()):
         print("Run the same `egodistill prepare` command again to continue.")
+    if a.verify:
+        report_damage(store)
 
 
 def finished_clips(path: str) -> dict[str, tuple[int, int]]:
