@@ -27,7 +27,7 @@ from ..support import files
 from ..support.errors import DataError
 from ..support.pickles import is_pickle
 from ..support.records import first_line
-from ..support.tables import Table
+from ..support.tables import Table, printable
 from ..video import SAMPLING, VideoError
 from .options import (
     LIMITS,
@@ -140,7 +140,7 @@ def run_segments(a: argparse.Namespace) -> None:
     found = contradictions.find(segments, headers_of(segments))
     for one in found:
         if not (one.is_error or a.strict):
-            print(f"note: {one.text}")
+            print(f"note: {printable(one.text)}")
     contradictions.notes_of(found, strict=a.strict)
 
 
@@ -159,7 +159,7 @@ def notes_as_lines() -> Iterator[None]:
 
         def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
             if issubclass(category, contradictions.TableWarning):
-                print(f"note: {message}")
+                print(f"note: {printable(str(message))}")
             else:
                 usual(message, category, *where, **more)
 
@@ -468,7 +468,7 @@ def describe_store(store: data.ClipStore, segments: data.SegmentList) -> None:
         print(f"  warning: there is no split train and no split test, only {', '.join(sorted(counts))}")
     describe_choice(store)
     for failure in store.failures[:10]:
-        print(f"  failed: {failure['id']} at {failure['start']:.2f} s: {failure['reason']}")
+        print(printable(f"  failed: {failure['id']} at {failure['start']:.2f} s: {failure['reason']}"))
     if len(store.failures) > 10:
         print(f"  ... and {len(store.failures) - 10} more in {store.path / 'failures.jsonl'}")
     for source, notes in list(store.notes.items())[:10]:
@@ -504,7 +504,7 @@ def report_damage(store: data.ClipStore) -> None:
         if rows:
             damaged.append(name)
             some = ", ".join(f"{row} ({whole[row]['id']} at {whole[row]['start']:.2f} s)" for row in rows[:5])
-            print(f"damaged: {name}: {len(rows)} of {len(whole)} rows: {some}{', ...' if rows[5:] else ''}")
+            print(f"damaged: {name}: {len(rows)} of {len(whole)} rows: {printable(some)}{', ...' if rows[5:] else ''}")
     if damaged:
         raise DataError(
             f"{store.path}: rows of {', '.join(damaged)} differ from their checksums: files were damaged, replaced, or "
@@ -521,7 +521,7 @@ def run_status(a: argparse.Namespace) -> None:
     print(Table(["split", "ok", "failed", "missing"], rows).text())
     reasons = Counter(failure["reason"].replace(failure["video"], "VIDEO") for failure in store.failures)
     for reason, count in reasons.most_common(10):
-        print(f"failed: {count} clips, {reason}")
+        print(f"failed: {count} clips, {printable(reason)}")
     if len(reasons) > 10:
         print(f"... and {len(reasons) - 10} more reasons in {store.path / 'failures.jsonl'}")
     describe_choice(store)

@@ -376,7 +376,12 @@ ARRIVALS = {
             {"build_image_encoder.name": "resnet18", "prepare.class_names": ["1", "2", "3", "4"]},
         ),
     ],
-    "status": [("folder --seconds 0.25", {"ClipStore.path": "folder", "sleep.seconds": 0.25})],
+    "status": [
+        (
+            "folder --seconds 0.25 --verify",
+            {"ClipStore.path": "folder", "sleep.seconds": 0.25, "report_damage.store.opened": ("folder",)},
+        )
+    ],
     "teachers": [("", {})],
     "finetune": [
         (
@@ -708,6 +713,7 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     store = Clips("folder")
     store.counts, store.failures = {"train": {"ok": 1, "failed": 0, "missing": 0}}, []
     spies.put(data, "ClipStore", lambda given: store)
+    spies.put(commands, "report_damage")
     monkeypatch.setattr(commands.time, "sleep", lambda seconds: spies.calls["sleep"].append({"seconds": seconds}))
     spies.calls["sleep"] = []
     monkeypatch.setattr(commands, "finished_clips", lambda path: {"prepare": (1, 2)})
