@@ -44,7 +44,7 @@ __all__ = [
 
 
 # Characters that act on a terminal: controls, line breaks, marks of direction; and halves of pairs, which UTF-8 lacks
-ACTING = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+ACTING = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
