@@ -19,7 +19,7 @@
     store.lock          locked while one of the JSON files changes
     pending/            frames that wait for the models of one pass; see `one_pass`
 
-Stores of version 0.5 and older lack the files *.crc32.npy. The format on disk is defined in this file alone;
+Stores of version 0.4 lack the files *.crc32.npy. The format on disk is defined in this file alone;
 `store.ClipStore` and `store.StoreWriter` read and fill it.
 """
 

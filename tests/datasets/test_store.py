@@ -1018,7 +1018,7 @@ def test_files_of_checksums_and_labels_are_verified_too(filled, tmp_path):
 
 
 def without_checksums(path):
-    """Turn a store into one of version 0.5."""
+    """Turn a store into one of version 0.4."""
     header = json.loads((path / "store.json").read_text())
     header["arrays"] = {name: entry for name, entry in header["arrays"].items() if not name.endswith(".crc32")}
     (path / "store.json").write_text(json.dumps(header))
