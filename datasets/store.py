@@ -279,7 +279,8 @@ class ClipStore:
     def verify(self) -> Iterator[tuple[str, list[int] | None]]:
         """Read the finished rows of all arrays of the folder: yield each array with its damaged rows.
 
-        Rows are counted in the folder. None in their place: the array has no checksums, as added arrays of version 0.4. Prepared arrays of these versions are verified together, under their names joined by ", ".
+        Rows are counted in the folder. None in their place: the array has no checksums, as added arrays of version 0.4.
+        Prepared arrays of that version are verified together, under their names joined by ", ".
 
         >>> from egodistill import data
         >>> [name for name, damaged in data.ClipStore("store").verify() if damaged]

@@ -1001,16 +1001,32 @@ def test_rows_are_verified_once_in_a_process(filled, tmp_path, name):
         view.read(name, [3, 5, 4])
 
 
+def test_rows_of_an_array_that_was_made_again_are_verified_again(filled, tmp_path):
+    made = ClipStore(shutil.copytree(filled.path, tmp_path / "s"))
+    made.add("x", (2,), "uint8")
+    made.write("x", [0, 1], np.full((2, 2), 7, np.uint8))
+    made.read("x", [0])
+    made.forget("x")
+    made.add("x", (3,), "uint8")
+    made.write("x", [0, 1], np.full((2, 3), 7, np.uint8))
+    change(made.path / "x.npy", lambda values: values.__setitem__(1, 8))
+    with pytest.raises(DataError, match="the row 0"):
+        made.read("x", [0])
+
+
 def test_files_of_checksums_and_labels_are_verified_too(filled, tmp_path):
     for name, wanted in {
         "checksum": {"checksum": [6]},
         "checksum.crc32": {"clip.times": [6], "frames_1": [6]},
         "t.feature.crc32": {"t.feature": [6]},
-        "label": {"label": [6]},
+        "label": {"label": [*range(12)]},
     }.items():
         path = shutil.copytree(filled.path, tmp_path / name)
         array = np.load(path / f"{name}.npy", mmap_mode="r+")
-        array.reshape(12, -1)[6, 0] ^= 1
+        if name == "label":
+            array[:] = (array + 1) % 3
+        else:
+            array.reshape(12, -1)[6, 0] ^= 1
         names = StoreFiles(path).prepared
         wanted = {"frames_1": [6], names[1]: [6]} if name == "checksum.crc32" else wanted
         assert {name: rows for name, rows in ClipStore(path).verify() if rows} == wanted
