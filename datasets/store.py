@@ -425,7 +425,8 @@ class StoreWriter:
         entries = BOOKKEEPING | dict(arrays or {})
         for name, spec in specs.items():
             entries |= spec.arrays(name)
-        entries[CHAIN] = ("uint32", (len(entries) - len(BOOKKEEPING),))
+        if count := len(entries) - len(BOOKKEEPING):
+            entries[CHAIN] = ("uint32", (count,))
         check_folder(path, entries)
         path.mkdir(parents=True, exist_ok=True)
         header = {

@@ -357,9 +357,9 @@ class StoreFiles:
             rows: Finished rows.
         """
         prepared, zeros = self.prepared, np.zeros(len(self), np.uint32)
-        if not self.has(CHAIN):  # one checksum for all
+        if prepared and not self.has(CHAIN):  # one checksum for all
             yield ", ".join(prepared), self.mismatches(prepared, rows, zeros, self.array("checksum"))
-        else:
+        elif prepared:
             differ = self.array(CHAIN)[rows, -1] != self.array("checksum")[rows]
             yield "checksum", rows[differ].tolist()
         for name in self.arrays:

@@ -1030,6 +1030,8 @@ def test_files_of_checksums_and_labels_are_verified_too(filled, tmp_path):
         names = StoreFiles(path).prepared
         wanted = {"frames_1": [6], names[1]: [6]} if name == "checksum.crc32" else wanted
         assert {name: rows for name, rows in ClipStore(path).verify() if rows} == wanted
+    bare = by_hand(tmp_path / "bare", segments_of([2]), [(0, 0.0), (1, 0.0)], {})
+    assert dict(bare.verify()) == {"label": []}
     assert not any(rows for _, rows in filled.verify()) and None not in dict(filled.verify()).values()
 
 
