@@ -266,7 +266,7 @@ OPTIONS = {
     "prepare": f"{SEGMENTS} --out --num-frames --frame-size --sampling --key-frames --tolerance --clip-frames "
     "--clip-size --no-imu --zero-accel --min-coverage --max-gap --max-hold --workers --max-bad --retry-failed "
     "--teacher-file --architecture --pretrained --end-features --image-encoder --batch-size --precision --device",
-    "status": "store --seconds",
+    "status": "store --seconds --verify",
     "export": "STUDENT --out --format --pair --precision --batch-size --calibrate --calibrate-split --calibrate-clips "
     "--check --check-split --overwrite --markdown",
     "teachers": "",
