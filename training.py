@@ -247,7 +247,8 @@ def train(objective: Objective, store: Store, settings: Training, validation: St
     processes takes a share of every batch, and DistributedDataParallel averages the gradients. So a run may be resumed
     with another K. Batch norm is the exception: in training it sees only the clips of its process (unless
     `sync_batch_norm`), and after each step its running statistics are averaged over the processes, weighted by clips.
-    Process 0 writes the files; all processes return the same history.
+    Process 0 writes the files; all processes return the same history. At the end, `model.trained_by` is the name of the
+    stage, which model files keep.
 
     Args:
         objective: The model, the arrays that it reads, and the losses of a batch.
@@ -284,7 +285,10 @@ def train(objective: Objective, store: Store, settings: Training, validation: St
     loop = TrainingLoop(objective, store, settings, validation)
     with loop.checkpoint_lock():
         loop.resume()
-        return loop.run()
+        history = loop.run()
+    model: Any = objective.model
+    model.trained_by = objective.stage
+    return history
 
 
 def require_other_clips(store: Store, validation: Store) -> None:

@@ -36,6 +36,7 @@ from ..imu import IMUError, State
 from ..recordings import clips
 from ..support import files
 from ..support.errors import EgoDistillError
+from ..support.tables import printable
 from ..video import VideoError
 from .options import (
     axes_option,
@@ -623,7 +624,7 @@ class Output:
             elif isinstance(one, events.Event):
                 self.clear()
                 began, ended = (events.seconds(self.start, moment) for moment in (one.start, one.stop))
-                self.print(f"{began:8.2f} to {ended:.2f} s  {one.label} {one.score:.2f}")
+                self.print(f"{began:8.2f} to {ended:.2f} s  {printable(one.label)} {one.score:.2f}")
 
     def draw(self, line: str) -> None:
         self.print(f"\r{line:<{self.shown}}", end="")
@@ -658,7 +659,7 @@ def status_line(answer: Answer, moment: float, share_on: float, width: int) -> s
         f"  frame {age}  lag {answer.lag:5.2f} s  delay {1e3 * answer.delay:4.0f} ms  camera on {100 * share_on:3.0f} %"
     )
     score = f" {answer.classes[0][1]:4.2f}" if answer.classes else ""
-    label = answer.classes[0][0] if answer.classes else f"no answer: {answer.problem}"
+    label = printable(answer.classes[0][0] if answer.classes else f"no answer: {answer.problem}")
     left = f"{moment:8.2f} s  "
     room = width - len(left) - len(score) - len(numbers)
     if room < 12:  # a narrow terminal has the label alone

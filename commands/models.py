@@ -112,10 +112,11 @@ def evaluate_labelled(a: argparse.Namespace, model: nn.Module, store: data.ClipS
     """Print the accuracy on labelled clips, and return its numbers."""
     result = inference.evaluate(model, store, teacher=a.teacher, **inference_arguments(a))
     print(str(result) + (f", feature distance {result.feature_distance:.4f}" if a.teacher else ""))
-    width = max(map(len, result.per_class))
+    shown = {name: tables.printable(name) for name in result.per_class}
+    width = max(map(len, shown.values()))
     for name, accuracy in result.per_class.items():
         count = int(result.confusion[store.class_names.index(name)].sum())
-        print(f"  {name:<{width}}  {100 * accuracy:6.2f} % of {count}")
+        print(f"  {shown[name]:<{width}}  {100 * accuracy:6.2f} % of {count}")
     return {
         "top1": result.top1,
         "per_class": result.per_class,
@@ -391,7 +392,7 @@ def run_predict(a: argparse.Namespace) -> None:
             write(clip)  # first: printing may end the command
             count, skipped = count + 1, skipped + bool(clip.problem)
             best = "  ".join(f"{name} {score:.2f}" for name, score in clip.classes) or f"skipped: {clip.problem}"
-            print(f"{clip.start:8.2f} {clip.stop:8.2f} s  {best}")
+            print(f"{clip.start:8.2f} {clip.stop:8.2f} s  {tables.printable(best)}")
     if skipped == count:
         raise ValueError(f"{a.video}: all {count} clips were skipped for the reasons above; no clip was classified")
     if skipped:
@@ -417,9 +418,9 @@ class CSVRows:
         self.writer.writerow(["start", "stop", *self.columns, "problem"])
 
     def add(self, clip: inference.Prediction) -> None:
-        cells = [cell for pair in clip.classes for cell in pair]
+        cells = [cell for name, score in clip.classes for cell in (tables.csv_text(name), score)]
         cells += [""] * (len(self.columns) - len(cells))
-        self.writer.writerow([f"{clip.start:.3f}", f"{clip.stop:.3f}", *cells, clip.problem or ""])
+        self.writer.writerow([f"{clip.start:.3f}", f"{clip.stop:.3f}", *cells, tables.csv_text(clip.problem or "")])
         self.file.flush()
 
 

@@ -27,7 +27,7 @@ from ..support import files
 from ..support.errors import DataError
 from ..support.pickles import is_pickle
 from ..support.records import first_line
-from ..support.tables import Table
+from ..support.tables import Table, printable
 from ..video import SAMPLING, VideoError
 from .options import (
     LIMITS,
@@ -142,7 +142,7 @@ def run_segments(a: argparse.Namespace) -> None:
     found = contradictions.find(segments, headers_of(segments))
     for one in found:
         if not (one.is_error or a.strict):
-            print(f"note: {one.text}")
+            print(f"note: {printable(one.text)}")
     contradictions.notes_of(found, strict=a.strict)
 
 
@@ -161,7 +161,7 @@ def notes_as_lines() -> Iterator[None]:
 
         def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
             if issubclass(category, contradictions.TableWarning):
-                print(f"note: {message}")
+                print(f"note: {printable(str(message))}")
             else:
                 usual(message, category, *where, **more)
 
@@ -481,7 +481,7 @@ def describe_store(store: data.ClipStore, segments: data.SegmentList) -> None:
     if missing := sum(count["missing"] for count in store.counts.values()):
         print(f"  missing: {missing} clips, the shares of other processes; `egodistill status` shows their progress")
     for failure in store.failures[:10]:
-        print(f"  failed: {failure['id']} at {failure['start']:.2f} s: {failure['reason']}")
+        print(printable(f"  failed: {failure['id']} at {failure['start']:.2f} s: {failure['reason']}"))
     if len(store.failures) > 10:
         print(f"  ... and {len(store.failures) - 10} more in {store.path / 'failures.jsonl'}")
     for source, notes in list(store.notes.items())[:10]:
@@ -502,6 +502,29 @@ def status_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("store", help="folder of a clip store, finished or in progress")
     text = "measure the speed over this time, in seconds"
     parser.add_argument("--seconds", type=positive_seconds, default=2.0, help=text)
+    text = "read all arrays, and compare each row with its checksum; damage ends with exit code 1"
+    parser.add_argument("--verify", action="store_true", help=text)
+
+
+def report_damage(store: data.ClipStore) -> None:
+    """Print which rows of which arrays are damaged, and which arrays have no checksums. Raise DataError for damage."""
+    whole, verified, damaged = store.everything().clips, [], []
+    for name, rows in store.verify():
+        if rows is None:
+            print(f"note: {name} has no checksums: an older version wrote it")
+            continue
+        verified.append(name)
+        if rows:
+            damaged.append(name)
+            some = ", ".join(f"{row} ({whole[row]['id']} at {whole[row]['start']:.2f} s)" for row in rows[:5])
+            print(f"damaged: {name}: {len(rows)} of {len(whole)} rows: {printable(some)}{', ...' if rows[5:] else ''}")
+    if damaged:
+        raise DataError(
+            f"{store.path}: rows of {', '.join(damaged)} differ from their checksums: files were damaged, replaced, or "
+            f"not copied to the end. Copy the store again; or compute the outputs of a teacher again (extract "
+            f"--overwrite), or prepare the clips into another folder"
+        )
+    print(f"verified: {', '.join(verified)}")
 
 
 def run_status(a: argparse.Namespace) -> None:
@@ -511,7 +534,7 @@ def run_status(a: argparse.Namespace) -> None:
     print(Table(["split", "ok", "failed", "missing"], rows).text())
     reasons = Counter(failure["reason"].replace(failure["video"], "VIDEO") for failure in store.failures)
     for reason, count in reasons.most_common(10):
-        print(f"failed: {count} clips, {reason}")
+        print(f"failed: {count} clips, {printable(reason)}")
     if len(reasons) > 10:
         print(f"... and {len(reasons) - 10} more reasons in {store.path / 'failures.jsonl'}")
     describe_choice(store)
@@ -524,6 +547,8 @@ def run_status(a: argparse.Namespace) -> None:
     print("\n" + Table(["step", "clips", "clips per second", "time left"], rows).text())
     if any(n["missing"] for n in counts.values()):
         print("Run the same `egodistill prepare` command again to continue.")
+    if a.verify:
+        report_damage(store)
 
 
 def finished_clips(path: str) -> dict[str, tuple[int, int]]:

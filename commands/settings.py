@@ -35,6 +35,7 @@ __all__ = [
     "device_option",
     "flag",
     "load_distilled",
+    "load_start",
     "load_student",
     "load_teacher",
     "open_split",
@@ -199,18 +200,35 @@ def store_options(parser: argparse.ArgumentParser, split: str) -> None:
 
 
 def load_student(path: str) -> nn.Module:
-    """Return the student or baseline in a file. Raise ValueError for a teacher."""
+    """Return the student or baseline in a file. Raise ValueError for a teacher, and for a student after stage 1."""
     model = checkpoints.load_model(path)
     if isinstance(model, teachers.Teacher):
         raise ValueError(
             f"{path} holds a teacher, not a student; --student is for students and baselines, --teacher-file for "
             f"teachers"
         )
+    require_classifier(path, model)
     return model
 
 
+def require_classifier(path: str, model: nn.Module) -> None:
+    """Raise ValueError for a student whose classifier is not trained yet, because its last stage was stage 1."""
+    if getattr(model, "trained_by", None) == "pretrain_imu":
+        raise ValueError(
+            f"{path} holds the result of stage 1 (`egodistill pretrain`), whose classifier is not trained; make a "
+            f"student of it: egodistill distill STORE --teacher NAME --init {path} --out student.pt"
+        )
+
+
 def load_distilled(path: str) -> EgoDistill:
-    """Return the student in a file. Raise ValueError for a baseline or a teacher."""
+    """Return the student in a file. Raise ValueError for a baseline, a teacher, or a student after stage 1."""
+    model = load_start(path)
+    require_classifier(path, model)
+    return model
+
+
+def load_start(path: str) -> EgoDistill:
+    """Return the student in a file to train it further. Raise ValueError for a baseline or a teacher."""
     model = checkpoints.load_model(path)
     if not isinstance(model, EgoDistill):
         kind = "teacher" if isinstance(model, teachers.Teacher) else f"baseline ({type(model).__name__})"

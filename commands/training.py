@@ -34,7 +34,7 @@ from .settings import (
     apply_options,
     device_option,
     flag,
-    load_distilled,
+    load_start,
     load_teacher,
     open_split,
     precision_option,
@@ -83,7 +83,7 @@ def build_student(a: argparse.Namespace, store: data.ClipStore, teacher: str | N
     if a.init:
         reason = f"cannot change the student in {a.init}; leave out --init to build a new one"
         reject(used_flags(settings, a), reason)
-        model = load_distilled(a.init)
+        model = load_start(a.init)
         if width not in (None, model.feature_dim):
             raise ValueError(
                 f"the student in {a.init} has a feature of {model.feature_dim} numbers, the teacher {teacher!r} one of "

@@ -23,7 +23,7 @@ import os
 import warnings
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,11 @@ from .segments import Segment
 from .store_files import (
     ARRAY_NAME,
     BOOKKEEPING,
+    CHAIN,
     DEVICES,
     FAILED,
     FORMAT,
+    MARKS,
     MISSING,
     OK,
     STATUS,
@@ -258,7 +260,10 @@ class ClipStore:
         return np.abs(found - np.reshape(wanted, found.shape))
 
     def read(self, name: str, index: Any) -> np.ndarray:
-        """Return a copy of rows of an array. Raise DataError for an unknown name or rows that are not written yet.
+        """Return a copy of rows of an array.
+
+        Raise DataError for an unknown name, and for rows that are not written yet or are damaged: each row is compared
+        with its checksum when it is first read.
 
         Args:
             name: Name of the array.
@@ -267,7 +272,21 @@ class ClipStore:
         rows = self._rows[index]
         if self._files.is_added(name) and not self._files.array(f"{name}.done")[rows].all():
             raise DataError(f"{self.path}: {name!r} is not written yet for all requested clips")
-        return np.take(self._files.array(name), rows, axis=0)
+        values = np.take(self._files.array(name), rows, axis=0)
+        self._files.require_intact(name, rows)
+        return values
+
+    def verify(self) -> Iterator[tuple[str, list[int] | None]]:
+        """Read the finished rows of all arrays of the folder: yield each array with its damaged rows.
+
+        Rows are counted in the folder. None in their place: the array has no checksums, as added arrays of version 0.4.
+        Prepared arrays of that version are verified together, under their names joined by ", ".
+
+        >>> from egodistill import data
+        >>> [name for name, damaged in data.ClipStore("store").verify() if damaged]
+        []
+        """
+        return self._files.verify(np.flatnonzero(self._files.array("status") == OK))
 
     def add(self, name: str, shape: Sequence[int], dtype: Any) -> None:
         """Create an array with one row per clip, or open the existing one.
@@ -281,10 +300,10 @@ class ClipStore:
             shape: Shape of a row.
             dtype: Type of its numbers, as numpy takes it.
         """
-        if not ARRAY_NAME.fullmatch(name) or name.lower().endswith(".done"):
+        if not ARRAY_NAME.fullmatch(name) or name.lower().endswith(MARKS):
             raise DataError(
-                f"{name!r} cannot be the name of an array: use letters, digits, '_', '-' and '.', and no '.done' at "
-                f"the end"
+                f"{name!r} cannot be the name of an array: use letters, digits, '_', '-' and '.', and no "
+                f"{' or '.join(map(repr, MARKS))} at the end"
             )
         if name.split(".")[0].upper() in DEVICES:
             raise DataError(f"{name!r} cannot be the name of an array: Windows reserves it for a device")
@@ -316,6 +335,9 @@ class ClipStore:
                 f"{self.path}: {name!r} would not be finite for {len(broken)} clips, such as {ids}; check what made it"
             )
         self._files.put(name, rows, values)
+        if self._files.has(f"{name}.crc32"):
+            flat = np.ascontiguousarray(values).reshape(-1, *array.shape[1:])
+            self._files.put(f"{name}.crc32", rows, np.reshape([zlib.crc32(row) for row in flat], rows.shape))
         self._files.put(f"{name}.done", rows, 1)
 
     def forget(self, name: str) -> None:
@@ -368,8 +390,7 @@ class StoreWriter:
         self._files = StoreFiles(path)
         self._status = self._files.array("status")
         self.path, self.settings, self.specs = self._files.path, self._files.settings, self._files.specs
-        prepared = [name for name in self._files.arrays if name not in BOOKKEEPING and not name.endswith(".done")]
-        self.names = [name for name in prepared if not self._files.is_added(name)]
+        self.names = self._files.prepared
 
     @classmethod
     def begin(
@@ -404,6 +425,8 @@ class StoreWriter:
         entries = BOOKKEEPING | dict(arrays or {})
         for name, spec in specs.items():
             entries |= spec.arrays(name)
+        if count := len(entries) - len(BOOKKEEPING):
+            entries[CHAIN] = ("uint32", (count,))
         check_folder(path, entries)
         path.mkdir(parents=True, exist_ok=True)
         header = {
@@ -540,16 +563,18 @@ class StoreWriter:
         """
         if set(arrays) != set(self.names):
             raise DataError(f"{self.path}: each clip needs the arrays {', '.join(self.names)}; got {', '.join(arrays)}")
-        checksum = 0
-        for name in arrays:
+        checksums = [0]
+        for name in self.names:
             target = self._files.array(name)
             values = np.ascontiguousarray(_converted(np.asarray(arrays[name]), target.dtype, f"{self.path}: {name!r}"))
             if target.dtype.kind == "f" and not np.isfinite(values).all():
                 self.fail(row, f"{name} is not finite: a value of the recording is missing or too large")
                 return
             self._files.put(name, row, values)
-            checksum = zlib.crc32(values, checksum)
-        self._files.put("checksum", row, checksum)
+            checksums.append(zlib.crc32(values, checksums[-1]))
+        if self._files.has(CHAIN):
+            self._files.put(CHAIN, row, checksums[1:])
+        self._files.put("checksum", row, checksums[-1])
         self._files.put("status", row, OK)
 
     def move(self, row: int, start: float) -> None:

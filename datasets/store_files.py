@@ -8,8 +8,10 @@
     label.npy           the class, -1: none
     segment.npy         the segment
     checksum.npy        CRC-32 of the prepared arrays
+    checksum.crc32.npy  the same after each of these arrays, in the order of the header, so that one can be verified
     NAME.npy            an array of `prepare()`; frames come with their times, such as frames_4.times.npy. Or one of
-                        `ClipStore.add()`, such as teacher outputs, with NAME.done.npy, which marks written rows
+                        `ClipStore.add()`, such as teacher outputs, with NAME.done.npy, which marks written rows, and
+                        NAME.crc32.npy, their CRC-32
     NAME.teacher.json   the teacher whose outputs are NAME.feature and NAME.logits; see `store.claim_outputs()`
     failures.jsonl      clips that cannot be prepared, with the reasons
     notes.jsonl         what is unusual about the IMU recordings, if anything
@@ -17,7 +19,8 @@
     store.lock          locked while one of the JSON files changes
     pending/            frames that wait for the models of one pass; see `one_pass`
 
-The format on disk is defined in this file alone; `store.ClipStore` and `store.StoreWriter` read and fill it.
+Stores of version 0.4 lack the files *.crc32.npy. The format on disk is defined in this file alone;
+`store.ClipStore` and `store.StoreWriter` read and fill it.
 """
 
 from __future__ import annotations
@@ -28,7 +31,8 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,6 +50,8 @@ MISSING, OK, FAILED = 0, 1, 2  # values of status.npy
 STATUS = ("missing", "ok", "failed")
 # Arrays of every store, one value per clip. "checksum" covers all prepared arrays of the clip.
 BOOKKEEPING = {"status": ("uint8", ()), "label": ("int64", ()), "segment": ("int64", ()), "checksum": ("uint32", ())}
+MARKS = (".done", ".crc32")  # ends of the names of the arrays beside one of `ClipStore.add()`
+CHAIN = "checksum.crc32"  # uint32 [n, prepared arrays]
 LATER_SETTINGS = {"tolerance": 0.0}  # settings that older stores lack, and the value that they stand for
 ARRAY_NAME = re.compile(r"\w[\w.-]*")
 # Names that no file on Windows can have, whatever its suffix.
@@ -84,6 +90,7 @@ class StoreFiles:
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
         self.maps: dict[tuple[str, str], Mapped] = {}  # by name and mode
+        self.verified: dict[str, np.ndarray] = {}  # bool [n]: rows that had their checksum when they were first read
         if not (self.path / "store.json").exists():
             raise DataError(
                 f"{self.path / 'store.json'}: no such file, so {self.path} is not a clip store; give the folder "
@@ -214,7 +221,13 @@ class StoreFiles:
     def names(self) -> list[str]:
         """Return the names of the arrays, without bookkeeping and the times of frames."""
         self.refresh()
-        return [name for name in self.arrays if name not in BOOKKEEPING and not name.endswith((".done", ".times"))]
+        return [name for name in self.arrays if name not in BOOKKEEPING and not name.endswith((*MARKS, ".times"))]
+
+    @property
+    def prepared(self) -> list[str]:
+        """Return the names of the arrays of `prepare()`, in the order of the header, with the times of frames."""
+        others = [name for name in self.arrays if name not in BOOKKEEPING and not name.endswith(MARKS)]
+        return [name for name in others if not self.is_added(name)]
 
     def array(self, name: str, mode: str = "r") -> np.ndarray:
         """Return an array's memory-mapped file, shared with all processes that map it.
@@ -232,7 +245,9 @@ class StoreFiles:
             found = os.stat(mapped.file)
         except OSError as error:
             raise DataError(f"{mapped.file}: missing or truncated: {error.strerror}") from error
-        if found.st_ino != mapped.inode and self.is_added(name.removesuffix(".done")):  # add() gave it another shape
+        if found.st_ino != mapped.inode and self.is_added(
+            re.sub(r"\.(done|crc32)$", "", name)
+        ):  # add() gave it another shape
             self.refresh()
             mapped = self.maps[name, mode] = self.map(name, mode)
         elif found.st_size < mapped.size:
@@ -250,6 +265,7 @@ class StoreFiles:
             raise DataError(f"{self.path}: the store has no array {name!r}, only {', '.join(self.names)}")
         entry = self.arrays[name]
         file = self.path / entry["file"]
+        self.verified.pop(name, None)
         if os.path.lexists(file):
             files.require_file(file)
         try:
@@ -291,6 +307,71 @@ class StoreFiles:
                     written = os.pwrite(target.fileno(), content, start)
                     content, start = content[written:], start + written
 
+    def require_intact(self, name: str, rows: np.ndarray) -> None:
+        """Raise DataError if a row of an array has another checksum than when it was written.
+
+        Each row is verified when this process first reads it. Rows that are not finished, and arrays of older versions,
+        have no checksum of their own.
+
+        Args:
+            name: Name of the array.
+            rows: The rows.
+        """
+        verified = self.verified.setdefault(name, np.zeros(len(self), bool))
+        if verified[rows].all() or (sums := self.sums(name)) is None:
+            return
+        rows = np.unique(rows)
+        rows = rows[~verified[rows] & (self.is_added(name) | (self.array("status")[rows] == OK))]
+        if damaged := self.mismatches([name], rows, *sums):
+            one = self.describe(damaged[0])
+            raise DataError(
+                f"{self.path / name}.npy: the row {damaged[0]} ({one['id']!r} at {one['start']:.2f} s) was damaged or "
+                f"replaced after it was written, its checksum differs; `egodistill status {self.path} --verify` lists "
+                f"all such rows"
+            )
+        verified[rows] = True
+
+    def sums(self, name: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return the CRC-32 before and after each row of an array, uint32 [n] each; None if the store has none."""
+        if self.is_added(name):
+            return (np.zeros(len(self), np.uint32), self.array(f"{name}.crc32")) if self.has(f"{name}.crc32") else None
+        if not self.has(CHAIN) or name not in (prepared := self.prepared):
+            return None
+        chain, place = self.array(CHAIN), prepared.index(name)
+        return chain[:, place - 1] if place else np.zeros(len(self), np.uint32), chain[:, place]
+
+    def mismatches(self, names: Sequence[str], rows: np.ndarray, before: np.ndarray, after: np.ndarray) -> list[int]:
+        """Return the rows of arrays whose CRC-32, continued from `before`, is not that in `after` [n]."""
+        arrays, found = [self.array(name) for name in names], []
+        for row, checksum, wanted in zip(rows.tolist(), before[rows].tolist(), after[rows].tolist(), strict=True):
+            for array in arrays:
+                checksum = zlib.crc32(array[row], checksum)
+            if checksum != wanted:
+                found.append(row)
+        return found
+
+    def verify(self, rows: np.ndarray) -> Iterator[tuple[str, list[int] | None]]:
+        """Read all arrays: yield each name with its damaged rows, or with None if it has no checksums.
+
+        Args:
+            rows: Finished rows.
+        """
+        prepared, zeros = self.prepared, np.zeros(len(self), np.uint32)
+        if prepared and not self.has(CHAIN):  # one checksum for all
+            yield ", ".join(prepared), self.mismatches(prepared, rows, zeros, self.array("checksum"))
+        elif prepared:
+            differ = self.array(CHAIN)[rows, -1] != self.array("checksum")[rows]
+            yield "checksum", rows[differ].tolist()
+        for name in self.arrays:
+            if name in prepared and self.has(CHAIN):
+                yield name, self.mismatches([name], rows, *self.sums(name))
+            elif self.is_added(name):
+                done = rows[self.array(f"{name}.done")[rows] != 0]
+                yield name, None if (sums := self.sums(name)) is None else self.mismatches([name], done, *sums)
+        labels = labels_of(self.segments, self.class_names)[self.array("segment")]
+        found = self.array("label")
+        yield "label", np.flatnonzero((found != labels) & (found >= 0)).tolist()
+
     def segment(self, row: int) -> Segment:
         """Return the segment that a clip is a part of.
 
@@ -321,7 +402,8 @@ class StoreFiles:
     def add(self, name: str, shape: Sequence[int], dtype: Any) -> None:
         """Create an array and the one that marks its written rows, unless they exist. The caller holds the lock.
 
-        An array of another shape or dtype is replaced if none of its rows is written. Otherwise raise DataError.
+        An array of another shape or dtype, or without checksums, is replaced if none of its rows is written. Otherwise
+        raise DataError for another shape or dtype.
 
         Args:
             name: Name of the array.
@@ -336,15 +418,19 @@ class StoreFiles:
                 f"{self.path}: the store already has an array {twins[0]!r}; on Windows and macOS, {name!r} would "
                 f"be the same file; choose another name"
             )
-        if arrays.get(name, new) != new and self.is_added(name) and not self.array(f"{name}.done").any():
-            del arrays[name], arrays[f"{name}.done"]  # a run that is killed before the end leaves neither
+        entries = {name: new}
+        for mark, kind in zip((f"{name}{end}" for end in MARKS), ("uint8", "uint32"), strict=True):
+            entries[mark] = {"file": f"{mark}.npy", "dtype": kind, "shape": [n]}
+        outdated = arrays.get(name, new) != new or f"{name}.crc32" not in arrays
+        if outdated and self.is_added(name) and not self.array(f"{name}.done").any():
+            for old in entries:  # a run that is killed before the end leaves none of them
+                arrays.pop(old, None)
             files.write_json(self.path / "store.json", header)
-            self.maps = {key: value for key, value in self.maps.items() if key[0] not in (name, f"{name}.done")}
+            self.maps = {key: value for key, value in self.maps.items() if key[0] not in entries}
         if name not in arrays:
-            done = {"file": f"{name}.done.npy", "dtype": "uint8", "shape": [n]}
-            for entry in (new, done):
+            for entry in entries.values():
                 allocate(self.path, entry)
-            arrays |= {name: new, f"{name}.done": done}
+            arrays |= entries
             files.write_json(self.path / "store.json", header)
         elif arrays[name] != new or f"{name}.done" not in arrays:
             old, source = arrays[name], "add()" if f"{name}.done" in arrays else "prepare()"
@@ -526,11 +612,16 @@ def create_store(
         )
     for entry in entries.values():
         allocate(path, entry)
-    of_class = {name: i for i, name in enumerate(header["class_names"])}
     of_segment = np.array([segment for segment, _ in clips])
-    labels = np.array([of_class.get(segment.label, -1) for segment in segments])
+    labels = labels_of(segments, header["class_names"])
     for name, values in (("segment", of_segment), ("label", labels[of_segment])):
         np.lib.format.open_memmap(path / f"{name}.npy", "r+")[:] = values
     write_segments(path, segments)
     files.write_json(path / "clips.json", [{"segment": segment, "start": start} for segment, start in clips])
     files.write_json(path / "store.json", {**header, "arrays": entries})
+
+
+def labels_of(segments: Sequence[Segment], class_names: Sequence[str]) -> np.ndarray:
+    """Return the class of each segment, int64 [segments]; -1 without a label."""
+    of_class = {name: i for i, name in enumerate(class_names)}
+    return np.array([of_class.get(segment.label, -1) for segment in segments], np.int64)

@@ -10,8 +10,9 @@
     weights, names, ignored = checkpoints.rename(state, layout)
     checkpoints.load_strictly(net, weights, "x3d_m.pyth", names=names)
 
-A model file is a dict saved by `torch.save()`: format, class, arguments of the constructor, class names, weights. A
-class in `MODEL_CLASSES` has `arguments`, a dict of plain values, `class_names`, and `from_arguments()`. No code in a
+A model file is a dict saved by `torch.save()`: format, class, arguments of the constructor, class names, the stage that
+trained it last, weights, and a SHA-256 of all of these, which files of version 0.4 lack. A class in
+`MODEL_CLASSES` has `arguments`, a dict of plain values, `class_names`, and `from_arguments()`. No code in a
 file runs when it is read.
 """
 
@@ -68,6 +69,7 @@ MODEL_CLASSES = {
     "STTS": "experiments.stts",
     "ListenToLook": "experiments.listen_to_look",
 }
+SETTINGS = ("class", "arguments", "class_names", "trained_by")  # entries of a model file beside its weights
 # A constructor may allocate this much more than its file contains: a classifier that it removes again (of VGG, 496 MB).
 SPARE_BYTES, SPARE_TENSORS = 1 << 29, 16
 # Limits of files that torch did not write: entries and length of names of nested dicts, which may contain each other;
@@ -101,13 +103,10 @@ def save_model(model: nn.Module, path: str | os.PathLike) -> None:
         raise EgoDistillError(f"{path}: not written, because these weights are not finite: {shorten(broken)}")
     if other := other_than_float32(weights):
         raise EgoDistillError(f"{path}: not written: {other} is {weights[other].dtype}; call model.float() first")
-    content = {
-        "format": MODEL_FORMAT,
-        "class": name,
-        "arguments": model.arguments,
-        "class_names": model.class_names,
-        "weights": weights,
-    }
+    trained_by = getattr(model, "trained_by", None)
+    values = (name, model.arguments, model.class_names, trained_by)
+    settings = plain(dict(zip(SETTINGS, values, strict=True)))
+    content = {"format": MODEL_FORMAT, **settings, "weights": weights, "sha256": weights_hash(weights, settings)}
     write_checkpoint(path, content)
 
 
@@ -146,10 +145,13 @@ def load_model(path: str | os.PathLike, expected: type[nn.Module] | None = None)
         name = content["class"]
         kind = getattr(importlib.import_module(f"egodistill.{MODEL_CLASSES[name]}"), name)
         arguments, class_names, weights = content["arguments"], content["class_names"], dict(content["weights"])
+        settings = {key: content.get(key) for key in SETTINGS}
         if class_names is not None and not is_names(class_names):
             raise TypeError("class_names is not a list of names")
         if not is_names(list(weights)):
             raise TypeError("weights is not a dict of named tensors")
+        if not isinstance(settings["trained_by"], (str, type(None))):
+            raise TypeError("trained_by is not a name")
     except (KeyError, TypeError, ValueError) as error:
         raise EgoDistillError(f"{path} does not describe a model ({type(error).__name__}: {error})") from error
     if expected is not None and issubclass(expected, kind):
@@ -160,12 +162,18 @@ def load_model(path: str | os.PathLike, expected: type[nn.Module] | None = None)
         )
     try:
         with limited_size(os.path.getsize(path), len(weights)):
-            model = cast(Any, kind).from_arguments(arguments, class_names)
+            model: Any = cast(Any, kind).from_arguments(arguments, class_names)
     except Exception as error:  # a constructor can raise almost any error for the arguments of a forged file
         raise EgoDistillError(
             f"{path}: its arguments do not build a model of the class {name} ({type(error).__name__}: {error})"
         ) from error
     load_strictly(model, weights, f"the file {path}", exact=True)
+    if "sha256" in content and content["sha256"] != weights_hash(model.state_dict(), settings):
+        raise EgoDistillError(
+            f"{path} does not have the weights and settings that were saved: it is damaged, or was changed afterwards; "
+            f"copy or train it again. For other class_names, load the original, set them in the model, and save it"
+        )
+    model.trained_by = settings["trained_by"]
     return model.eval()
 
 
@@ -303,12 +311,17 @@ def weights_fingerprint(module: nn.Module, settings: Any = None) -> str:
     >>> checkpoints.weights_fingerprint(one) == checkpoints.weights_fingerprint(other)
     False
     """
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for name, value in sorted(module.state_dict().items()):
+    return weights_hash(module.state_dict(), settings)[:16]
+
+
+def weights_hash(weights: Mapping[str, Any], settings: Any) -> str:
+    """Return the SHA-256 of weights and of JSON values beside them."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for name, value in sorted(weights.items()):
         if isinstance(value, Tensor):
             digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
             digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()
 
 
 def shorten(names: Sequence[str], count: int = 5) -> str:

@@ -1,5 +1,7 @@
 """Tables of results: as text for a terminal, as Markdown, and as sections of a document that a program rewrites.
 
+`printable()` and `csv_text()` clean names that come from files before they are printed or written as CSV.
+
     from egodistill.support import tables
 
     table = tables.Table(["model", "top-1"], [["EgoDistill", "76.2"], ["VisOnly", "39.0"]])
@@ -30,13 +32,45 @@ from .version import __version__
 __all__ = [
     "Table",
     "command_line",
+    "csv_text",
     "markdown_option",
+    "printable",
     "processor",
     "provenance",
     "report",
     "short_processor",
     "write_section",
 ]
+
+
+# Characters that act on a terminal: controls, line breaks, marks of direction; and halves of pairs, which UTF-8 lacks
+ACTING = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Return a text whose control characters, line breaks and marks of direction are written as escapes.
+
+    Args:
+        text: The text, such as a class name.
+
+    >>> from egodistill.support import tables
+    >>> tables.printable("open\\x1b[2J\\ndoor")
+    'open\\\\x1b[2J\\\\ndoor'
+    """
+    return ACTING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def csv_text(text: str) -> str:
+    """Return a printable text that no spreadsheet takes for a formula: one that could be begins with an apostrophe.
+
+    Args:
+        text: The text of a cell.
+
+    >>> from egodistill.support import tables
+    >>> tables.csv_text("=1+1"), tables.csv_text("cut-and-peel")
+    ("'=1+1", 'cut-and-peel')
+    """
+    return ("'" if text.lstrip().startswith(("=", "+", "-", "@", "＝", "＋", "－", "＠")) else "") + printable(text)
 
 
 @dataclass(frozen=True)
@@ -66,16 +100,22 @@ class Table:
 
     def text(self) -> str:
         """Return the table as columns of text."""
-        widths = [max(map(len, column)) for column in zip(self.header, *self.rows, strict=True)]
+        header, *rows = self.printable()
+        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
         lines = []
-        for row in [self.header, ["-" * width for width in widths], *self.rows]:
+        for row in [header, ["-" * width for width in widths], *rows]:
             others = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
             lines.append("  ".join([row[0].ljust(widths[0]), *others]).rstrip())
         return "\n".join(lines)
 
+    def printable(self) -> list[list[str]]:
+        """Return header and rows with printable cells."""
+        return [list(map(printable, row)) for row in (self.header, *self.rows)]
+
     def markdown(self) -> str:
         """Return the table in Markdown."""
-        rows = [self.header, ["---", *["---:"] * (len(self.header) - 1)], *self.rows]
+        header, *rows = self.printable()
+        rows = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
         return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
 
 

@@ -395,7 +395,8 @@ class HDEpic(Format):
 class Student(Format):
     """A student's file. Damaged bytes change nothing, or the file is refused: parts have checksums.
 
-    Forged settings and weights may change the outputs; all weights are finite, and no larger than those of the file.
+    Forged settings and weights may change the outputs if the file has no hash, as those of version 0.4; all weights are
+    finite, and no larger than those of the file.
     """
 
     name = "model.pt"
@@ -427,6 +428,9 @@ class Student(Format):
             content = change_value({key: value for key, value in content.items() if key != "weights"}, rng) | (
                 {"weights": content["weights"]} if rng.random() < 0.9 else {}
             )
+        if rng.random() < 0.5:
+            content.pop("sha256", None)
+        self.forged = "sha256" not in content
         buffer = io.BytesIO()
         torch.save(content, buffer)
         return buffer.getvalue()
@@ -662,12 +666,12 @@ class LiveStream(Format):
 class Store(Format):
     """A store, one of whose files is damaged: what the others hold is as before.
 
-    Values of an array change only in its own file, which has no checksum of its own, and stay finite and in range. The
-    header's settings, class names and specs, texts and times of segments, and starts of clips may become others.
+    Values of arrays never change, because their checksums differ; labels and segments stay in range. The header's
+    settings, class names and specs, texts and times of segments, and starts of clips may become others.
     """
 
     name = "store"
-    # {file: results that may change with it}; the file of an array changes the array
+    # {file: results that may change with it}
     ALLOWED: ClassVar[dict[str, set[str]]] = {
         "store.json": {"settings", "class_names", "specs", "clips", "failures"},
         "segments.json": {"clips", "splits", "wearers", "failures", "counts"},
@@ -678,7 +682,6 @@ class Store(Format):
         "status.npy": {"clips", "splits", "wearers", "labels", "segments", "failures", "counts", "rows"},
         "label.npy": {"labels"},
         "segment.npy": {"segments"},
-        "checksum.npy": set(),
         "t.feature.done.npy": {"t.feature"},
     }
 
@@ -758,6 +761,8 @@ class Store(Format):
         found = {name: getattr(opened, name) for name in (*names, "labels", "segments")}
         found |= {"record": store.outputs_record(opened, "t"), "rows": opened._rows}
         assert len(opened.fingerprint) == 64
+        damaged = [name for name, rows in opened.verify() if rows]
+        assert self.file != "none" or not damaged, "a sound store has another checksum"
         if len(opened):
             rows = torch.arange(len(opened))
             for batch, _ in batches.read_batches(opened, opened.names, rows, 64, torch.device("cpu")):
@@ -770,7 +775,7 @@ class Store(Format):
             assert math.isfinite(clip["start"]) and isinstance(clip["video"], str), clip
         if self.file == "status.npy":
             return
-        for name in {*self.wanted} - self.ALLOWED.get(self.file, {self.file.removesuffix(".npy")}):
+        for name in {*self.wanted} - self.ALLOWED.get(self.file, set()):
             lost = name not in found and self.file == "store.json" and name in ("imu", "clip", "t.feature")
             assert lost or equal(found[name], self.wanted[name]), f"{name} changed with {self.file}"
 

@@ -267,7 +267,7 @@ OPTIONS = {
     "--clip-size --no-imu --zero-accel --min-coverage --max-gap --max-hold --workers --max-bad --retry-failed "
     "--teacher-file --architecture --pretrained --class-names --end-features --image-encoder --batch-size --precision "
     "--device",
-    "status": "store --seconds",
+    "status": "store --seconds --verify",
     "export": "STUDENT --out --format --pair --precision --batch-size --calibrate --calibrate-split --calibrate-clips "
     "--check --check-split --overwrite --markdown",
     "teachers": "",

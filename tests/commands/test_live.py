@@ -830,6 +830,8 @@ def test_the_line_of_a_terminal_fits():
     assert len(long) == 99 and "turn on the" in long and "... 0.50  frame" in long
     problem = answer()._replace(classes=[], problem="no frame within 0.5 s of its place", frame_age=())
     assert "no answer: no frame" in live_command.status_line(problem, 1.0, 1.0, 99)
+    odd = answer()._replace(classes=[("wa\x1b[2J\nsh", 0.5)])
+    assert "  wa\\x1b[2J\\nsh  " in live_command.status_line(odd, 1.0, 1.0, 99)
     for width in range(1, 200):
         assert len(live_command.status_line(answer(), 12.5, 0.04, width)) <= width
     assert live_command.status_line(answer(), 12.5, 0.04, 40).split() == ["12.50", "s", "wash", "0.83"]

@@ -11,7 +11,7 @@ from commandline import run
 from painted import write_table
 
 from egodistill import EgoDistill, data, inference, teachers
-from egodistill.commands import cli, models, training
+from egodistill.commands import cli, models, settings, training
 from egodistill.engine import checkpoints
 from egodistill.experiments import adafuse
 from egodistill.support import tables
@@ -285,3 +285,65 @@ def test_what_does_not_fit_is_one_line(command, told, taught, capsys):
     printed = capsys.readouterr()
     assert told in printed.err and "Traceback" not in printed.err, printed.err
     assert not (taught / "x.pt").exists()
+
+
+def test_a_stage_1_file_is_no_student(taught, capsys):
+    """Its classifier is not trained; `distill --init` and other trainings take it."""
+    model = EgoDistill.load("student.pt")
+    for stage in ("pretrain_imu", "distill"):
+        model.trained_by = stage
+        model.save(f"{stage}.pt")
+    told = (
+        "pretrain_imu.pt holds the result of stage 1 (`egodistill pretrain`), whose classifier is not trained; make a "
+        "student of it: egodistill distill STORE --teacher NAME --init pretrain_imu.pt --out student.pt"
+    )
+    for words in (
+        "evaluate s --split test --student {}",
+        "export {} --out x.pt2",
+        "predict walk.mp4 --student {}",
+        "live walk.mp4 --student {}",
+        "measure --student {}",
+    ):
+        assert cli.main(words.format("pretrain_imu.pt").split()) == 1
+        assert told in capsys.readouterr().err, words
+    assert settings.load_distilled("distill.pt").trained_by == "distill"
+    assert settings.load_start("pretrain_imu.pt").trained_by == "pretrain_imu"
+    words = "distill s --teacher small --out x.pt --init pretrain_imu.pt"
+    assert cli.main(words.split()) == 1 and "has a feature of 9 numbers" in capsys.readouterr().err  # it was opened
+
+
+ODD = ["a\x1b[2Jb", "=1+1", "two\nlines", "\u202eright to left", "plain-name"]
+
+
+def test_names_are_cleaned_for_terminals_and_tables_and_kept_in_json(files, monkeypatch, tmp_path, capsys):
+    def predict(model, recording, **options):
+        yield inference.Prediction(0.0, 2.0, [(name, 0.25) for name in ODD])
+        yield inference.Prediction(2.0, 4.0, [], problem="@SUM(A1)\r\nnot read")
+
+    monkeypatch.setattr(inference, "predict", predict)
+    monkeypatch.chdir(files)
+    for out in (tmp_path / "p.csv", tmp_path / "p.json"):
+        printed = run(capsys, "predict", "a.mp4", "--student", "student.pt", "--top", 5, "--out", out)
+        first, second = printed.splitlines()
+        names = ["a\\x1b[2Jb", "=1+1", "two\\nlines", "\\u202eright to left", "plain-name"]
+        assert first.endswith("  ".join(f"{name} 0.25" for name in names))
+        assert second.endswith("skipped: @SUM(A1)\\r\\nnot read")
+    with open(tmp_path / "p.csv", newline="", encoding="utf-8") as file:
+        _, first, second = csv.reader(file)
+    assert first[2:11:2] == ["a\\x1b[2Jb", "'=1+1", "two\\nlines", "\\u202eright to left", "plain-name"]
+    assert second[-1] == "'@SUM(A1)\\r\\nnot read" and first[3] == "0.25"
+    first, second = json.loads((tmp_path / "p.json").read_text())
+    assert [name for name, _ in first["classes"]] == ODD and second["problem"] == "@SUM(A1)\r\nnot read"
+
+
+def test_evaluation_prints_clean_names_and_writes_them_as_they_are(taught, capsys):
+    header = json.loads((taught / "s" / "store.json").read_text())
+    header["class_names"] = [f"{name}\x07" for name in header["class_names"]]
+    (taught / "s" / "store.json").write_text(json.dumps(header))
+    store = data.ClipStore("s")
+    encoder = {"image_encoder": "resnet10x4", "image_weights": None, "hidden": 16, "frame_size": 40}
+    options = {"feature_dim": 12, "class_names": store.class_names, "imu_samples": store.specs["imu"].imu_samples}
+    EgoDistill(len(store.class_names), **encoder, **options).save("other.pt")
+    out = run(capsys, "evaluate", "s", "--split", "test", "--student", "other.pt", "--out", "e.json", "--device", "cpu")
+    assert "\\x07 " in out and "\x07" not in out
+    assert json.loads((taught / "e.json").read_text())["class_names"] == header["class_names"]

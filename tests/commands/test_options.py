@@ -195,7 +195,7 @@ def training_runs(stage, function, fixed="", *, without=(), without_student=()):
     taught = {f"{function}.teacher": "t"} if ours else {}
     files = {f"{function}.settings.checkpoint": "{tmp}/x.pt.training", "check_output.path": "{tmp}/x.pt"}
     store = {f"{function}.store.opened": ("folder", "own")}
-    start = "load_model.path" if function == "finetune" else "load_distilled.path"
+    start = "load_model.path" if function == "finetune" else "load_start.path"
     return [
         (f"{out} {fixed} --split own {words} {student}", arrivals | built | taught | files | store),
         (f"{out} --init a.pt --overwrite", {start: "a.pt", "check_output.overwrite": True}),
@@ -378,7 +378,12 @@ ARRIVALS = {
             {"build_image_encoder.name": "resnet18", "prepare.class_names": ["1", "2", "3", "4"]},
         ),
     ],
-    "status": [("folder --seconds 0.25", {"ClipStore.path": "folder", "sleep.seconds": 0.25})],
+    "status": [
+        (
+            "folder --seconds 0.25 --verify",
+            {"ClipStore.path": "folder", "sleep.seconds": 0.25, "report_damage.store.opened": ("folder",)},
+        )
+    ],
     "teachers": [("", {})],
     "finetune": [
         (
@@ -713,6 +718,7 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     store = Clips("folder")
     store.counts, store.failures = {"train": {"ok": 1, "failed": 0, "missing": 0}}, []
     spies.put(data, "ClipStore", lambda given: store)
+    spies.put(commands, "report_damage")
     monkeypatch.setattr(commands.time, "sleep", lambda seconds: spies.calls["sleep"].append({"seconds": seconds}))
     spies.calls["sleep"] = []
     monkeypatch.setattr(commands, "finished_clips", lambda path: {"prepare": (1, 2)})
@@ -721,7 +727,7 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
         spies.put(distillation, name, [{"loss": 1.0, "top1": 0.5, "matching": 0.5}])
     for module in (model_commands, training):
         spies.put(module, "open_split", lambda given: Clips(*given.values()))
-        spies.put(module, "load_distilled", student)
+        spies.put(module, "load_distilled" if module is model_commands else "load_start", student)
         spies.put(module, "load_teacher", teacher)
     spies.put(model_commands, "load_student", student)
     spies.put(egodistill.engine.checkpoints, "load_model", student)

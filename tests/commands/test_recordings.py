@@ -569,6 +569,19 @@ def test_status_tells_what_is_there_what_failed_and_how_fast(demo, tmp_path, mon
     assert "failed: 2 clips, VIDEO" in out and "the same `egodistill prepare` command again" in out
 
 
+def test_status_verifies_every_array(demo, tmp_path, capsys):
+    path = shutil.copytree(demo.out / "store", tmp_path / "s")
+    out = run(capsys, "status", path, "--seconds", "0.01", "--verify")
+    assert "\nverified: checksum, frames_1, " in out and "slowfast-1.logits, label\n" in out and "note" not in out
+    np.load(path / "imu.npy", mmap_mode="r+")[4:11] = 0
+    np.load(path / "slowfast-1.logits.npy", mmap_mode="r+")[21] = 0
+    assert cli.main(["status", str(path), "--seconds", "0.01", "--verify"]) == 1
+    out, err = capsys.readouterr()
+    assert re.search(r"(?m)^damaged: imu: 7 of 22 rows: 4 \(P\S+ at \S+ s\), 5 .*, \.\.\.$", out)
+    assert re.search(r"(?m)^damaged: slowfast-1.logits: 1 of 22 rows: 21 \(P\S+ at \S+ s\)$", out)
+    assert re.search(r"status: \S+/s: rows of imu, slowfast-1.logits differ from their checksums", err)
+
+
 def test_prepare_and_status_say_how_far_cheap_frames_are_from_their_times(demo, tmp_path, capsys):
     table = demo.out / "world" / "EPIC_100_train.csv"
     command = ["prepare", table, "--frame-size", 32, "--workers", 1]

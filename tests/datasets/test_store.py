@@ -296,9 +296,9 @@ def test_data_are_written_before_the_status(kitchen, tmp_path, log):
     data.prepare(kitchen[:2], tmp_path / "s", **OPTIONS)
     for row in range(3):
         names = [name for name, rows in log if row in rows]
-        assert names[-2:] == ["checksum", "status"] and names.count("status") == 1
+        assert names[-3:] == ["checksum.crc32", "checksum", "status"] and names.count("status") == 1
         pictures = {"frames_1", "frames_4", "ends", "clip"}
-        assert {*pictures, *(f"{name}.times" for name in pictures), "imu"} == set(names[:-2])
+        assert {*pictures, *(f"{name}.times" for name in pictures), "imu"} == set(names[:-3])
 
 
 def test_teacher_outputs(store, kitchen, tmp_path, log):
@@ -314,7 +314,7 @@ def test_teacher_outputs(store, kitchen, tmp_path, log):
     test = ClipStore(path).split("test")
     test.add("t.feature", (5,), "float32")  # finds it
     test.write("t.feature", np.array([3, 0]), values)
-    assert [name for name, _ in log] == ["t.feature", "t.feature.done"]  # data first, then the mark
+    assert [name for name, _ in log] == ["t.feature", "t.feature.crc32", "t.feature.done"]  # data first, then the mark
     assert test.done("t.feature").tolist() == [True, False, False, True]
     assert np.flatnonzero(store.done("t.feature")).tolist() == [8, 11]
     np.testing.assert_array_equal(store.read("t.feature", [8, 11]), values[::-1])
@@ -424,7 +424,8 @@ def test_full_disk_while_the_arrays_are_made(kitchen, store, tmp_path, full_disk
     with full_disk(len(header)), pytest.raises(EgoDistillOSError, match=r"s/store\.json: cannot be written"):
         made.add("t.x", (1,), np.float32)
     assert (path / "store.json").read_bytes() == header and made.names == ClipStore(path).names
-    assert {file.name for file in path.iterdir()} - {file.name for file in files} == {"t.x.npy", "t.x.done.npy"}
+    new = {file.name for file in path.iterdir()} - {file.name for file in files}
+    assert new == {"t.x.npy", "t.x.done.npy", "t.x.crc32.npy"}
     made.add("t.x", (1,), np.float32)
     made.write("t.x", np.arange(12), np.ones((12, 1), np.float32))
 
@@ -698,7 +699,7 @@ def test_machines_write_only_the_bytes_of_their_rows(tmp_path, monkeypatch):
     assert store.read("speed", [0, 1, 2, 3, 4]).tolist() == [[k] * 3 for k in range(1, 6)]
     assert store.read("count", [0, 1, 2, 3, 4]).tolist() == [1, 2, 3, 4, 5]
     assert store.read("t.logits", [0, 1, 2, 3, 4]).tolist() == [[k, -k] for k in range(5)]
-    assert len({name for name, *_ in written}) == 6  # with status, checksum, t.logits.done
+    assert len({name for name, *_ in written}) == 8  # with status, both checksums, t.logits.done and t.logits.crc32
 
 
 def test_a_clip_stops_after_its_own_length(tmp_path):
@@ -935,3 +936,164 @@ def test_classes_that_labels_need_stay(store, tmp_path):
     with pytest.raises(DataError, match=r"s: the store has the classes \['cut', .*not \['run'\]"):
         copy.name_classes(["run"])
     assert ClipStore(copy.path).class_names == store.class_names
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Checksums
+
+
+@pytest.fixture(scope="module")
+def filled(store, tmp_path_factory):
+    """A store with outputs of a teacher for the clips 2 to 11."""
+    path = shutil.copytree(store.path, tmp_path_factory.mktemp("filled") / "s")
+    made = ClipStore(path)
+    made.add("t.feature", (600,), "float32")
+    values = np.random.default_rng(0).normal(size=(10, 600)).astype(np.float32)
+    made.write("t.feature", slice(2, 12), values)
+    return made
+
+
+def change(file, do):
+    """Change the bytes of an array's file behind its header."""
+    content, start = bytearray(file.read_bytes()), 128
+    do(memoryview(content)[start:])
+    file.write_bytes(content)
+
+
+def flip(values):
+    values[len(values) // 2] ^= 16
+
+
+def zero(values):
+    values[2 * len(values) // 3 :] = bytes(len(values[2 * len(values) // 3 :]))
+
+
+def rotate(values):
+    """Move each byte, as the rows of another store would be others."""
+    values[:] = bytes(values[7:]) + bytes(values[:7])
+
+
+FAULTS = {
+    "4 kB of zeros": lambda values: values.__setitem__(slice(4096, 8192), bytes(4096)),
+    "a flipped bit": flip,
+    "the end is missing": zero,
+    "another store's rows": rotate,
+    "zeros": lambda values: values.__setitem__(slice(None), bytes(len(values))),
+}
+
+
+@pytest.mark.parametrize("name", ["frames_4", "imu", "t.feature", "ends.times"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_damaged_rows_are_noticed_when_they_are_read_and_listed(filled, tmp_path, name, fault):
+    path = shutil.copytree(filled.path, tmp_path / "s")
+    first = 2 if name == "t.feature" else 0  # rows that are not written yet hold anything
+    before = np.load(path / f"{name}.npy")
+    if before.nbytes < 8192:
+        fault = "a flipped bit" if fault == "4 kB of zeros" else fault
+    change(path / f"{name}.npy", FAULTS[fault])
+    now = np.load(path / f"{name}.npy")
+    rows = [row for row in range(first, 12) if before[row].tobytes() != now[row].tobytes()]
+    found = dict(ClipStore(path).verify())
+    assert rows and found.pop(name) == rows and not any(found.values())
+    damaged, sound = ClipStore(path), ClipStore(filled.path)
+    for row in range(first, 12):
+        if row not in rows:
+            np.testing.assert_array_equal(damaged.read(name, row), sound.read(name, row))
+            continue
+        for index in (row, [row, row]):
+            with pytest.raises(DataError, match=rf"{name}.npy: the row {row} \('P\d+_\d+_\d' at .*--verify` lists"):
+                damaged.read(name, index)
+
+
+@pytest.mark.parametrize("name", ["imu", "t.feature", "frames_4"])
+def test_rows_are_verified_once_in_a_process(filled, tmp_path, name):
+    opened = ClipStore(shutil.copytree(filled.path, tmp_path / "s"))
+    view = opened.split("train")
+    view.read(name, [3, 4])
+    change(opened.path / f"{name}.npy", lambda values: values.__setitem__(slice(None), bytes(len(values))))
+    assert not opened.select([3, 4]).read(name, [0, 1]).any()
+    with pytest.raises(DataError, match="the row 5"):
+        view.read(name, [3, 5, 4])
+
+
+def test_rows_of_an_array_that_was_made_again_are_verified_again(filled, tmp_path):
+    made = ClipStore(shutil.copytree(filled.path, tmp_path / "s"))
+    made.add("x", (2,), "uint8")
+    made.write("x", [0, 1], np.full((2, 2), 7, np.uint8))
+    made.read("x", [0])
+    made.forget("x")
+    made.add("x", (3,), "uint8")
+    made.write("x", [0, 1], np.full((2, 3), 7, np.uint8))
+    change(made.path / "x.npy", lambda values: values.__setitem__(1, 8))
+    with pytest.raises(DataError, match="the row 0"):
+        made.read("x", [0])
+
+
+def test_files_of_checksums_and_labels_are_verified_too(filled, tmp_path):
+    for name, wanted in {
+        "checksum": {"checksum": [6]},
+        "checksum.crc32": {"clip.times": [6], "frames_1": [6]},
+        "t.feature.crc32": {"t.feature": [6]},
+        "label": {"label": [*range(12)]},
+    }.items():
+        path = shutil.copytree(filled.path, tmp_path / name)
+        array = np.load(path / f"{name}.npy", mmap_mode="r+")
+        if name == "label":
+            array[:] = (array + 1) % 3
+        else:
+            array.reshape(12, -1)[6, 0] ^= 1
+        names = StoreFiles(path).prepared
+        wanted = {"frames_1": [6], names[1]: [6]} if name == "checksum.crc32" else wanted
+        assert {name: rows for name, rows in ClipStore(path).verify() if rows} == wanted
+    bare = by_hand(tmp_path / "bare", segments_of([2]), [(0, 0.0), (1, 0.0)], {})
+    assert dict(bare.verify()) == {"label": []}
+    assert not any(rows for _, rows in filled.verify()) and None not in dict(filled.verify()).values()
+
+
+def without_checksums(path):
+    """Turn a store into one of version 0.4."""
+    header = json.loads((path / "store.json").read_text())
+    header["arrays"] = {name: entry for name, entry in header["arrays"].items() if not name.endswith(".crc32")}
+    (path / "store.json").write_text(json.dumps(header))
+    for file in path.glob("*.crc32.npy"):
+        file.unlink()
+    return path
+
+
+def test_older_stores_are_verified_as_far_as_their_checksums_go(filled, tmp_path):
+    path = without_checksums(shutil.copytree(filled.path, tmp_path / "s"))
+    old, together = ClipStore(path), ", ".join(StoreFiles(path).prepared)
+    assert dict(old.verify()) == {together: [], "t.feature": None, "label": []}
+    for name in ("imu", "t.feature"):
+        change(path / f"{name}.npy", flip)
+    assert [name for name, rows in old.verify() if rows] == [together]
+    assert old.read("imu", slice(None)).shape[0] == 12 and old.read("t.feature", slice(2, None)).any()
+    old.add("t.feature", (600,), "float32")  # rows without checksums stay
+    old.write("t.feature", [2, 3], np.ones((2, 600), np.float32))
+    assert dict(old.verify())["t.feature"] is None
+    old.everything().forget("t.feature")
+    old.add("t.feature", (600,), "float32")
+    old.write("t.feature", [2, 3], np.ones((2, 600), np.float32))
+    assert dict(old.verify())["t.feature"] == [] and old.read("t.feature", [2, 3]).all()
+    change(path / "t.feature.npy", FAULTS["zeros"])
+    assert dict(ClipStore(path).verify())["t.feature"] == [2, 3]
+    StoreWriter(path).reset(np.array([1]))  # such as a file that has changed
+    writer = StoreWriter(path)
+    writer.write(1, {name: np.zeros(np.load(path / f"{name}.npy").shape[1:]) for name in writer.names})
+    assert dict(old.verify())[together] == [6]
+
+
+def test_rows_of_any_index_have_their_checksums(tmp_path):
+    store = by_hand(tmp_path / "s", segments_of([6]), [(k, 0.0) for k in range(6)], {"imu": ClipSpec(imu_samples=2)})
+    store.add("x", (2, 3), "int16")
+    store.add("one", (), "float64")
+    store.write("x", 5, np.arange(6).reshape(3, 2).T)
+    store.write("x", np.array([True, True, False, False, False, False]), np.ones((2, 2, 3), np.int8))
+    store.write("x", np.array([[2, 3], [4, 5]]), np.arange(24).reshape(2, 2, 2, 3)[..., ::-1])
+    store.write("one", slice(None), np.arange(6.0))
+    assert not any(rows for _, rows in store.verify())
+    again = ClipStore(store.path)
+    assert again.read("x", np.array([[0, 1], [5, 4]])).shape == (2, 2, 2, 3) and again.read("one", 3) == 3
+    for mark in (".done", ".crc32"):
+        with pytest.raises(DataError, match=rf"'y{mark}' cannot be the name of an array"):
+            store.add(f"y{mark}", (), "uint8")

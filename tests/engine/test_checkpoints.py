@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from fuzz import peak
+from small_baselines import small_stts
 from small_teachers import (
     SMALL,
     SMALL_MOTIONFORMER,
@@ -25,7 +26,16 @@ from small_teachers import (
 )
 from toys import FAST, Store as StudentStore, small as small_student
 
-from egodistill import EgoDistill, EgoDistillError, EgoDistillOSError, distill, teachers, training
+from egodistill import (
+    EgoDistill,
+    EgoDistillError,
+    EgoDistillOSError,
+    distill,
+    finetune,
+    pretrain_imu,
+    teachers,
+    training,
+)
 from egodistill.engine import batches, checkpoints
 from egodistill.engine.teacher import channels_last
 from egodistill.experiments import baselines
@@ -228,6 +238,88 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, full_disk):
     assert isinstance(error.value, EgoDistillError) and str(path) in str(error.value)
     assert f"needs {len(before) / 1e6:.0f}" in str(error.value) and "too large" in str(error.value).lower()
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["student.pt"]
+
+
+def transpose_square(content):
+    """Transpose the first square matrix, which then has the same shape."""
+    name = next(name for name, x in content["weights"].items() if x.ndim >= 2 and x.shape[0] == x.shape[1] > 1)
+    content["weights"][name] = content["weights"][name].transpose(0, 1)
+
+
+def exchange_layers(content):
+    """Exchange two tensors of one shape and other values."""
+    weights, known = content["weights"], {}
+    for name, x in weights.items():
+        other = known.setdefault((x.shape, x.dtype), name)
+        if not torch.equal(weights[other], x):
+            weights[name], weights[other] = weights[other], x
+            return
+    raise AssertionError("no two layers have the same shape")
+
+
+def turn_classes(content):
+    content["class_names"].reverse()
+
+
+def change_setting(**values):
+    return lambda content: content["arguments"].update(values)
+
+
+def change_clip(**values):
+    return lambda content: content["arguments"]["clip_spec"].update(values)
+
+
+STUDENT_FAULTS = {
+    "frame size": change_setting(frame_size=48),
+    "rate": change_setting(imu_rate=100.0),
+    "sampling": change_setting(sampling="first"),
+    "axes": change_setting(imu_axes="mine"),
+    "clip length": change_setting(clip_seconds=1.0),
+    "key frames": change_setting(exact=False),
+    "stage": lambda content: content.update(trained_by="distill"),
+}
+FAULTS = {"transposed": transpose_square, "exchanged": exchange_layers, "class order": turn_classes}
+MADE = {
+    "student": (lambda: small_student(class_names=list("abcd"), hidden=8, fusion_layers=2), FAULTS | STUDENT_FAULTS),
+    "teacher": (lambda: settle(small("mvit_b_16x4")), FAULTS | {"clip length": change_clip(seconds=9.0)}),
+    "baseline": (
+        lambda: small_stts(class_names=list("abcd")),
+        FAULTS | {"clip length": change_setting(clip_seconds=3)},
+    ),
+}
+
+
+@pytest.mark.parametrize(("kind", "fault"), [(kind, fault) for kind, (_, faults) in MADE.items() for fault in faults])
+def test_weights_and_settings_that_were_changed_in_the_file_are_refused(tmp_path, kind, fault):
+    build, faults = MADE[kind]
+    build().save(tmp_path / "model.pt")
+    content = torch.load(tmp_path / "model.pt", weights_only=True)
+    faults[fault](content)
+    torch.save(content, tmp_path / "changed.pt")
+    with pytest.raises(EgoDistillError, match=r"changed.pt does not have the weights and settings that were saved"):
+        checkpoints.load_model(tmp_path / "changed.pt")
+    torch.save({key: value for key, value in content.items() if key != "sha256"}, tmp_path / "old.pt")
+    checkpoints.load_model(tmp_path / "old.pt").save(tmp_path / "again.pt")  # as files of 0.4 are read
+    checkpoints.load_model(tmp_path / "again.pt")
+
+
+@pytest.mark.parametrize("value", [3, ["distill"], torch.zeros(2)])
+def test_a_stage_that_is_no_name_is_refused(tmp_path, value):
+    small_student().save(tmp_path / "model.pt")
+    content = torch.load(tmp_path / "model.pt", weights_only=True)
+    torch.save(content | {"trained_by": value}, tmp_path / "model.pt")
+    with pytest.raises(EgoDistillError, match=r"model.pt does not describe a model \(TypeError: trained_by"):
+        checkpoints.load_model(tmp_path / "model.pt")
+
+
+def test_a_file_keeps_the_stage_that_trained_it_last(tmp_path):
+    model, store = small_student(), StudentStore()
+    for stage, name in ((None, None), (pretrain_imu, "pretrain_imu"), (distill, "distill"), (finetune, "finetune")):
+        if stage is not None:
+            stage(model, store, **FAST | ({} if stage is finetune else {"teacher": "t"}))
+        model.save(tmp_path / "model.pt")
+        model = EgoDistill.load(tmp_path / "model.pt")
+        assert model.trained_by == name
 
 
 def test_a_class_of_ones_own_loads_what_it_saved(tmp_path):

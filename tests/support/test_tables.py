@@ -32,6 +32,24 @@ def test_markdown_escapes_bars():
     assert "| a\\|b | 1.0 |" in TABLE.markdown()
 
 
+def test_cells_do_not_act_on_a_terminal():
+    odd = tables.Table(["model\n", "top-1"], [["a\x1b[31m\u2028b", "1\x9b"], ["é 　日本\u200d", "−2"]])
+    assert odd.text().split("\n") == [
+        "model\\n           top-1",
+        "----------------  -----",
+        "a\\x1b[31m\\u2028b  1\\x9b",
+        "é 　日本\u200d               −2",
+    ]
+    assert odd.markdown().splitlines()[2] == "| a\\x1b[31m\\u2028b | 1\\x9b |"
+
+
+@pytest.mark.parametrize("sign", "=+-@＝＋－＠")
+def test_no_cell_of_a_csv_is_a_formula(sign):
+    assert tables.csv_text(f"{sign}cmd") == f"'{sign}cmd" and tables.csv_text(f" \t{sign}a") == f"' \\t{sign}a"
+    assert tables.csv_text(f"a{sign}b") == f"a{sign}b" and tables.csv_text("") == ""
+    assert tables.csv_text("\ud800\x00é") == "\\ud800\\x00é"
+
+
 def test_a_section_is_added_then_replaced_and_the_rest_stays(tmp_path):
     document = tmp_path / "R.md"
     document.write_text("# Results\n\nby hand\n", encoding="utf-8")
