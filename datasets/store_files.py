@@ -17,6 +17,7 @@
     store.lock          locked while one of the JSON files changes
     pending/            frames that wait for the models of one pass; see `one_pass`
 
+A store writes into its own files only: one that is a link, or shared with a snapshot (`cp -al`), is copied first.
 The format on disk is defined in this file alone; `store.ClipStore` and `store.StoreWriter` read and fill it.
 """
 
@@ -250,6 +251,9 @@ class StoreFiles:
             raise DataError(f"{self.path}: the store has no array {name!r}, only {', '.join(self.names)}")
         entry = self.arrays[name]
         file = self.path / entry["file"]
+        if mode == "r+":
+            files.own_file(file)
+            self.maps.pop((name, "r"), None)
         if os.path.lexists(file):
             files.require_file(file)
         try:
@@ -338,14 +342,14 @@ class StoreFiles:
             )
         if arrays.get(name, new) != new and self.is_added(name) and not self.array(f"{name}.done").any():
             del arrays[name], arrays[f"{name}.done"]  # a run that is killed before the end leaves neither
-            files.write_json(self.path / "store.json", header)
+            write_json(self.path / "store.json", header)
             self.maps = {key: value for key, value in self.maps.items() if key[0] not in (name, f"{name}.done")}
         if name not in arrays:
             done = {"file": f"{name}.done.npy", "dtype": "uint8", "shape": [n]}
             for entry in (new, done):
                 allocate(self.path, entry)
             arrays |= {name: new, f"{name}.done": done}
-            files.write_json(self.path / "store.json", header)
+            write_json(self.path / "store.json", header)
         elif arrays[name] != new or f"{name}.done" not in arrays:
             old, source = arrays[name], "add()" if f"{name}.done" in arrays else "prepare()"
             raise DataError(
@@ -382,8 +386,13 @@ class StoreFiles:
                 f"another store for a teacher with other classes"
             )
         if found != names:
-            files.write_json(self.path / "store.json", header | {"class_names": names, "classes_from_teacher": True})
+            write_json(self.path / "store.json", header | {"class_names": names, "classes_from_teacher": True})
         self.class_names = names
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file of a store. A link in its place is replaced: a store writes into its own files only."""
+    files.write_json(path, value, through_link=False)
 
 
 def open_synchronously(path: str, flags: int) -> int:
@@ -435,7 +444,7 @@ def allocate(path: Path, entry: Mapping[str, Any]) -> None:
     """
     shape, dtype = tuple(entry["shape"]), np.dtype(entry["dtype"])
     files.remove_parts(path / entry["file"])
-    with files.atomic_write(path / entry["file"]) as part:
+    with files.atomic_write(path / entry["file"], through_link=False) as part:
         np.lib.format.open_memmap(part, mode="w+", dtype=dtype, shape=shape)
         if hasattr(os, "posix_fallocate"):
             with open(part, "r+b") as file:
@@ -498,7 +507,7 @@ def with_new_recordings(old: StoreFiles, segments: Sequence[Segment]) -> list[Se
 
 def write_segments(path: Path, segments: Sequence[Segment]) -> None:
     """Write the segments of a store atomically."""
-    files.write_json(path / "segments.json", [dataclasses.asdict(segment) for segment in segments])
+    write_json(path / "segments.json", [dataclasses.asdict(segment) for segment in segments])
 
 
 def create_store(
@@ -531,5 +540,5 @@ def create_store(
     for name, values in (("segment", of_segment), ("label", labels[of_segment])):
         np.lib.format.open_memmap(path / f"{name}.npy", "r+")[:] = values
     write_segments(path, segments)
-    files.write_json(path / "clips.json", [{"segment": segment, "start": start} for segment, start in clips])
-    files.write_json(path / "store.json", {**header, "arrays": entries})
+    write_json(path / "clips.json", [{"segment": segment, "start": start} for segment, start in clips])
+    write_json(path / "store.json", {**header, "arrays": entries})

@@ -59,6 +59,7 @@ __all__ = [
     "is_system_file",
     "lock",
     "output_lock",
+    "own_file",
     "read_ahead",
     "read_json",
     "read_lines",
@@ -86,7 +87,7 @@ Result = TypeVar("Result")
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike, *, through_link: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` at the end, or remove it after an error.
 
     A missing folder is created. After an error, an existing file is unchanged. Raise EgoDistillOSError, with the free
@@ -94,6 +95,8 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
 
     Args:
         path: The file to write. A pipe or device is written to at the end.
+        through_link: A symbolic link at `path` stays, and the file that it leads to is replaced. False: the new file
+            takes the place of the link, as in a clip store, which writes nowhere else.
 
     >>> from pathlib import Path
     >>> from egodistill.support import files
@@ -105,13 +108,13 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     'complete'
     """
     path = Path(path)
-    if is_stream(path):
+    if is_stream(path) and through_link:
         with tempfile.TemporaryDirectory() as folder:
             yield (part := Path(folder, "part"))
             with disk_errors(path), open(part, "rb") as source, open(path, "wb") as target:
                 shutil.copyfileobj(source, target)
         return
-    path = path.resolve() if path.is_symlink() else path  # the link stays
+    path = path.resolve() if path.is_symlink() and through_link else path
     # Processes of two machines or containers may have the same number.
     part = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.part")
     with disk_errors(path):
@@ -120,12 +123,52 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         try:
             with part_lock(part):
                 yield part
-                if path.exists() and not path.is_file():
+                if path.exists() and not path.is_file() and not path.is_symlink():
                     raise DataError(f"{path}: not a regular file, so it is not replaced; give another path")
                 replace_file(part, path)
         finally:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
+
+
+def own_file(path: str | os.PathLike) -> None:
+    """Replace a symbolic link, or a file with other hard links, by a copy. Call it before a file is changed in place.
+
+    So what the link leads to, or a snapshot of a folder (`cp -al`), stays as it is. Processes that have opened the file
+    before go on with the old one. Raise DataError for a link to something else than a file.
+
+    Args:
+        path: The file, which may be missing.
+
+    >>> import os
+    >>> from pathlib import Path
+    >>> from egodistill.support import files
+    >>> size = Path("log.txt").write_text("one")
+    >>> os.link("log.txt", "snapshot.txt")
+    >>> files.own_file("log.txt")
+    >>> Path("log.txt").samefile("snapshot.txt"), Path("log.txt").read_text()
+    (False, 'one')
+    """
+    path = Path(path)
+    if is_shared(path):
+        with work_lock(path):
+            if not is_shared(path):  # another process has copied it in the meantime
+                return
+            if not path.exists():  # a link that leads nowhere
+                path.unlink()
+                return
+            require_file(path)
+            with atomic_write(path, through_link=False) as part:
+                shutil.copyfile(path, part)
+
+
+def is_shared(path: Path) -> bool:
+    """Return whether a path is a symbolic link, or a file that has other names, too."""
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return stat.S_ISLNK(found.st_mode) or (stat.S_ISREG(found.st_mode) and found.st_nlink > 1)
 
 
 def is_stream(path: Path) -> bool:
@@ -278,7 +321,7 @@ def free_megabytes(path: str | os.PathLike) -> float:
     return shutil.disk_usage(folder).free / 1e6
 
 
-def write_json(path: str | os.PathLike, value: Any) -> None:
+def write_json(path: str | os.PathLike, value: Any, *, through_link: bool = True) -> None:
     """Write a JSON file atomically. A list is written with one line per item.
 
     Raise DataError for a number that is infinite or NaN, which JSON does not have.
@@ -286,6 +329,7 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     Args:
         path: The file to write.
         value: A JSON value.
+        through_link: As in `atomic_write()`.
     """
     try:
         if isinstance(value, list):
@@ -294,7 +338,7 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
             text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     except ValueError as error:
         raise DataError(f"{path}: not written: {'; '.join(not_finite(value)) or error}") from error
-    with atomic_write(path) as part:
+    with atomic_write(path, through_link=through_link) as part:
         part.write_text(text, encoding="utf-8")
 
 
