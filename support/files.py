@@ -66,6 +66,7 @@ __all__ = [
     "remove_dead_part",
     "remove_parts",
     "replace_file",
+    "require_apart",
     "require_file",
     "require_same_run",
     "signature",
@@ -76,6 +77,7 @@ __all__ = [
 
 # Errors of a file system without locks, such as NFS without lockd or Lustre without the mount option flock.
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+NEON = ("imu.csv", "world_timestamps.csv")  # in the folder of each recording of a Pupil Labs Neon
 LARGEST_JSON = 1 << 30  # bytes; the clips of a store with a million take 0.4 GB
 
 Item = TypeVar("Item")
@@ -176,6 +178,26 @@ def is_stream(path: Path) -> bool:
     return path.is_char_device() or path.is_fifo()
 
 
+def require_apart(path: str | os.PathLike, inputs: Iterable[str | os.PathLike] = ()) -> None:
+    """Raise DataError if an output is an input, by whatever name, or inside a clip store or a recording's folder.
+
+    Call it for the `--out` of every command, a file or a folder.
+
+    Args:
+        path: The output.
+        inputs: Files and folders that it is made from.
+    """
+    if os.path.exists(path) and any(os.path.exists(source) and os.path.samefile(source, path) for source in inputs):
+        raise DataError(f"{path}: also an input of this command; give another path")
+    real = Path(path).resolve()
+    for folder in real.parents:
+        if (folder / "store.json").is_file():
+            raise DataError(f"{path}: inside the clip store {folder}; give a path outside of it")
+    for folder in (real, *real.parents):
+        if all((folder / name).is_file() for name in NEON):
+            raise DataError(f"{path}: in the folder of the Neon recording {folder}; give a path outside of it")
+
+
 def check_output(
     path: str | os.PathLike,
     inputs: Iterable[str | os.PathLike] = (),
@@ -205,16 +227,18 @@ def check_output(
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise DataError(f"{path}: cannot be written, because {folder} is not a writable folder; give another path")
-    if (path.parent / "store.json").is_file():
-        raise DataError(f"{path}: inside the clip store {path.parent}; give a path outside of it")
+    require_apart(path, inputs := list(inputs))
     if not path.exists():
         return
-    for source in inputs:
-        if os.path.exists(source) and os.path.samefile(source, path):
-            raise DataError(f"{path}: also an input of this command; give another path")
     with open(path, "rb") as file:
         start = file.read(1 << 20)
-    if start and not overwrite and not any(re.search(pattern, start) for pattern in ours or ()):
+    if not start or any(re.search(pattern, start) for pattern in ours or ()):
+        return
+    for source in map(Path, inputs):
+        tables = [source.with_name(f"{source.stem}{end}") for end in (".csv", ".gcsv", "-accl.csv", "-gyro.csv")]
+        if source.name and path.resolve() in [table.resolve() for table in tables]:
+            raise DataError(f"{path}: may be the IMU of {source}, an input of this command; give another path")
+    if not overwrite:
         why = "" if ours is None else " and is not an earlier result"
         raise DataError(f"{path}: already exists{why}; give another path, or --overwrite")
 

@@ -104,10 +104,10 @@ def test_two_writers_of_the_same_rows_give_what_one_gives(store, kitchen, tmp_pa
 def test_kill_before_the_header_leaves_a_folder_that_can_be_used(kitchen, tmp_path, monkeypatch):
     write = files.write_json
 
-    def die(path, value):
+    def die(path, value, **options):
         if path.name == "store.json":
             raise KeyboardInterrupt
-        write(path, value)
+        write(path, value, **options)
 
     monkeypatch.setattr(files, "write_json", die)
     with pytest.raises(KeyboardInterrupt):
