@@ -748,6 +748,15 @@ def download_weights(
         ) from error
 
 
+def read_state(path: str | os.PathLike) -> Any:
+    """Return the content of a file of weights; with the package's limits, unless this file was copied alone."""
+    try:
+        module = checkpoints()
+    except ValueError:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    return module.read_tensors(path)
+
+
 def load_image_weights(encoder: nn.Module, weights: Weights, head: str) -> None:
     """Load a state dict, or a file with one, into a network without its classifier `head`.
 
@@ -757,7 +766,7 @@ def load_image_weights(encoder: nn.Module, weights: Weights, head: str) -> None:
     if not isinstance(weights, Mapping):
         source = f"the image weights {weights}"
         try:
-            weights = torch.load(weights, map_location="cpu", weights_only=True)
+            weights = read_state(weights)
         except OSError as error:
             raise ValueError(f"{source} cannot be read: {error.strerror or error}") from error
         except Exception as error:  # torch has no common class for these errors

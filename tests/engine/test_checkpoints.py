@@ -640,7 +640,7 @@ def test_forged_tensors_are_named(tmp_path, make, change):
     weights = torch.load(tmp_path / "model.pt", weights_only=True)["weights"]
     key = next(key for key, value in weights.items() if value.ndim > 1)
     forged(tmp_path / "forged.pt", tmp_path / "model.pt", weights=weights | {key: change(weights[key])})
-    with pytest.raises(EgoDistillError, match=rf"forged.pt does not fit .*{re.escape(key)}"):
+    with pytest.raises(EgoDistillError, match=rf"forged.pt .*{re.escape(key)}"):
         checkpoints.load_model(tmp_path / "forged.pt")
 
 
