@@ -749,12 +749,17 @@ def download_weights(
 
 
 def read_state(path: str | os.PathLike) -> Any:
-    """Return the content of a file of weights; with the package's limits, unless this file was copied alone."""
+    """Return the content of a file of weights. Raise ValueError if it cannot be read."""
     try:
-        module = checkpoints()
+        read = checkpoints().read_tensors
+    except ValueError:  # a copy of this file alone
+        read = functools.partial(torch.load, map_location="cpu", weights_only=True)
+    try:
+        return read(path)
     except ValueError:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    return module.read_tensors(path)
+        raise
+    except Exception as error:  # torch has no common class for these errors
+        raise ValueError(f"{path} is missing, truncated, in another format, or contains code ({error})") from error
 
 
 def load_image_weights(encoder: nn.Module, weights: Weights, head: str) -> None:
@@ -767,13 +772,8 @@ def load_image_weights(encoder: nn.Module, weights: Weights, head: str) -> None:
         source = f"the image weights {weights}"
         try:
             weights = read_state(weights)
-        except OSError as error:
-            raise ValueError(f"{source} cannot be read: {error.strerror or error}") from error
-        except Exception as error:  # torch has no common class for these errors
-            raise ValueError(
-                f"{source} cannot be read: the file is truncated, in another format, or contains code "
-                f"({type(error).__name__})"
-            ) from error
+        except ValueError as error:
+            raise ValueError(f"{source} cannot be read: {error}") from error
         if not isinstance(weights, dict):
             raise ValueError(f"{source} are a {type(weights).__name__}, not a dict of named weights")
     own = encoder.state_dict()

@@ -415,8 +415,9 @@ def check_archive(path: str | os.PathLike, compression: int = 1) -> None:
     """Raise EgoDistillError unless a path is a regular file that becomes no larger than it is, and stays where it is.
 
     Parts of a zip archive must not be damaged or compressed, nor lead out of the folder in which they are unpacked; a
-    pickle must not stand for much more than itself. torch checks neither: it compares no checksums, and unpacks
-    compiled programs. It writes no compressed entries, and a small file of them could fill the memory. With `compression` above 1, they are allowed if they unpack to at most this many times the size of the file.
+    pickle must not stand for much more than itself. torch does not compare checksums, and unpacks compiled programs. It
+    writes no compressed entries, and a small file of them could fill the memory. With `compression` above 1, they are
+    allowed if they unpack to at most this many times the size of the file.
     """
     try:
         mode = os.stat(path).st_mode
@@ -472,7 +473,7 @@ def leads_out(entry: zipfile.ZipInfo) -> bool:
 
 
 def check_legacy(path: str | os.PathLike) -> None:
-    """Raise UnpicklingError if a file in torch's format before 1.6 begins with pickles that `check_pickle()` refuses."""
+    """Raise UnpicklingError if `check_pickle()` refuses the start of a file in torch's format before 1.6."""
     if first_bytes(path, 1) == b"\x80" and not is_plain_pickle(os.fspath(path)):
         with open(path, "rb") as file:
             for _ in range(LEGACY_PICKLES):

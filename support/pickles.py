@@ -110,10 +110,13 @@ def check_pickle(file: IO[bytes]) -> None:
             raise pickle.UnpicklingError("it is damaged, or ends too early")
         if opcode.name == "STOP":
             return
-        # STRING's own reader refuses what is not ASCII, as in arrays of Python 2.
-        reader = file.readline if opcode.name == "STRING" else opcode.arg and (lambda: opcode.arg.reader(file))
+        argument = None
+        if opcode.name == "STRING":  # whose reader refuses what is not ASCII, as in arrays of Python 2
+            argument = file.readline()
+        elif opcode.arg:
+            argument = opcode.arg.reader(file)
         try:
-            count.step(opcode, reader and reader())
+            count.step(opcode, argument)
         except (AttributeError, IndexError, KeyError) as error:
             raise pickle.UnpicklingError("it is damaged: it refers to objects that it does not have") from error
         if count.work > allowed:
