@@ -247,7 +247,7 @@ class VRS:
             # Records come after the index, or end where it begins.
             offsets, records = self._walk(file, first, self.size if first > index else index)
         else:
-            if count > self.size // self.header_size:
+            if header[8] and count > self.size // self.header_size:
                 raise self._cut_off("long before the records that its index counts")
             entries = self._decompressed(entries, header[7] if header[8] else 0, INDEX_ENTRY.itemsize * count)
             if len(entries) < INDEX_ENTRY.itemsize * count:

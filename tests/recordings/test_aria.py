@@ -358,11 +358,13 @@ def test_a_bomb_of_zstd_is_not_unpacked():
     assert peak() - before < 100
 
 
-def test_an_index_has_no_more_records_than_the_file(gen1):
+def test_an_index_has_no_more_records_than_the_file(gen1, monkeypatch):
     path = gen1()
+    monkeypatch.setattr(aria, "_zstd", Zeros)
     data = bytearray(path.read_bytes())
     at = aria.FILE_HEADER.unpack(data[: aria.FILE_HEADER.size])[4] + aria.RECORD_HEADER.size + 4 + 6
     data[at : at + 4] = struct.pack("<I", 2**32 - 1)
+    data[at - 15 : at - 10] = struct.pack("<BI", aria.ZSTD, 100)
     path.write_bytes(data)
     with pytest.raises(AriaError, match=r"walk.vrs: ends long before the records that its index counts"):
         aria.VRS(path)
