@@ -41,6 +41,7 @@ __all__ = [
 GRAVITY = 9.80665  # m/s2
 LATEST = 1e6  # seconds, eleven days: anything beyond is not a time since the start of the video
 LARGEST_READING = 1e30  # as in imu.py: windows are float32
+LARGEST_LOG = 1 << 30  # bytes; an hour at 1000 Hz has 0.3 GB
 FRAME_TIMES = "world_timestamps.csv"  # a Neon recording has one row per frame of its scene video in it
 
 
@@ -167,7 +168,7 @@ def read_gyroflow(path: str | os.PathLike) -> Log:
         raise CameraError(f"{path}: line 1 is not 'GYROFLOW IMU LOG' or 'CAMERA IMU LOG': not a Gyroflow log")
     fields: dict[str, tuple[str, int]] = {}  # {key: (value, number of its line)}
     for start, line in enumerate(lines[1:], 2):
-        key, value = re.match(r"\s*(\w*)\s*[,:]?\s*(.*?)\s*$", line).groups()
+        key, value = re.match(r"(\w*)\s*[,:]?\s*(.*)", line.strip()).groups()
         if key.lower() in ("t", "time") and line.count(",") > 1:  # "time,12:00" is a key with its value
             break
         fields[key.lower()] = value, start
@@ -404,6 +405,8 @@ def _lines(path: str | os.PathLike) -> list[str]:
     if Path(path).exists() and not Path(path).is_file():
         raise CameraError(f"{path}: a {'folder' if Path(path).is_dir() else 'pipe or device'}, not a regular file")
     try:
+        if (size := os.path.getsize(path)) > LARGEST_LOG:
+            raise CameraError(f"{path}: {size / 1e6:,.0f} MB, more than the {LARGEST_LOG / 1e6:,.0f} MB of a log")
         return Path(path).read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise CameraError(f"{path}: cannot be read: {error.strerror}") from error

@@ -370,11 +370,11 @@ def table_columns(
     >>> imu.table_columns("walk.csv", "gx,gy,gz,time,ax,ay,az")
     ('time', 1.0, [3, 4, 5, 6, 0, 1, 2])
     """
-    names = [name.strip().strip('"').lower() for name in header.split(",")]
+    names, shown = [name.strip().strip('"').lower() for name in header.split(",")], repr(header.strip()[:200])
     layouts = [layout for layout in _IMU_COLUMNS if layout[0] in names]
     if not layouts:
         known = ", ".join(layout[0] for layout in _IMU_COLUMNS)
-        raise IMUError(f"{path}: no time column ({known}) in the header {header.strip()!r}")
+        raise IMUError(f"{path}: no time column ({known}) in the header {shown}")
     time_column, unit, axes = layouts[0]
     columns = [time_column]
     for sensor in sensors:
@@ -383,7 +383,7 @@ def table_columns(
             if optional and may_lack_accel:
                 continue
             hint = " (with zero_accel, zeros take their place)" if optional else ""
-            raise IMUError(f"{path}: no {sensor} column {', '.join(missing)} in the header {header.strip()!r}{hint}")
+            raise IMUError(f"{path}: no {sensor} column {', '.join(missing)} in the header {shown}{hint}")
         columns += axes[sensor]
     return time_column, unit, [names.index(name) for name in columns]
 
@@ -405,7 +405,7 @@ def _read_imu_csv(path: Path, sensors: Sequence[str], notes: list[str], may_lack
         raise IMUError(f"{path}: a {'folder' if path.is_dir() else 'pipe or device'}, not a regular file")
     try:
         with open(path, encoding="utf-8-sig") as file:
-            first = file.readline()
+            first = file.readline(LONGEST_HEADER)
             empty = not any(line.strip() for line in file)
     except OSError as error:
         raise IMUError(f"{path}: cannot be read: {error.strerror}") from error

@@ -748,6 +748,20 @@ def download_weights(
         ) from error
 
 
+def read_state(path: str | os.PathLike) -> Any:
+    """Return the content of a file of weights. Raise ValueError if it cannot be read."""
+    try:
+        read = checkpoints().read_tensors
+    except ValueError:  # a copy of this file alone
+        read = functools.partial(torch.load, map_location="cpu", weights_only=True)
+    try:
+        return read(path)
+    except ValueError:
+        raise
+    except Exception as error:  # torch has no common class for these errors
+        raise ValueError(f"{path} is missing, truncated, in another format, or contains code ({error})") from error
+
+
 def load_image_weights(encoder: nn.Module, weights: Weights, head: str) -> None:
     """Load a state dict, or a file with one, into a network without its classifier `head`.
 
@@ -757,14 +771,9 @@ def load_image_weights(encoder: nn.Module, weights: Weights, head: str) -> None:
     if not isinstance(weights, Mapping):
         source = f"the image weights {weights}"
         try:
-            weights = torch.load(weights, map_location="cpu", weights_only=True)
-        except OSError as error:
-            raise ValueError(f"{source} cannot be read: {error.strerror or error}") from error
-        except Exception as error:  # torch has no common class for these errors
-            raise ValueError(
-                f"{source} cannot be read: the file is truncated, in another format, or contains code "
-                f"({type(error).__name__})"
-            ) from error
+            weights = read_state(weights)
+        except ValueError as error:
+            raise ValueError(f"{source} cannot be read: {error}") from error
         if not isinstance(weights, dict):
             raise ValueError(f"{source} are a {type(weights).__name__}, not a dict of named weights")
     own = encoder.state_dict()

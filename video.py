@@ -37,6 +37,7 @@ __all__ = [
     "MAX_HOLD",
     "MAX_TOLERANCE",
     "SAMPLING",
+    "LONGEST",
     "FrameReader",
     "FrameReaders",
     "Scaler",
@@ -60,6 +61,7 @@ class VideoError(OSError):
 
 
 MAX_HOLD = 1.0  # seconds: a frame that is on screen for longer hides a hole in the recording
+LONGEST = 1e6  # seconds, eleven days: no video is longer, and none has more seconds than its file has bytes
 MAX_TOLERANCE = 10.0  # seconds: the packets of that time before and after a frame are held in memory
 _ROUNDING = 1e-6  # seconds: a frame at 1/30 s is on screen at t = 0.0333333
 _END_TOLERANCE = 0.1  # seconds for which the last frame remains valid after its own end
@@ -910,17 +912,26 @@ def clock_zero(container: av.container.InputContainer) -> float:
 def declared_end(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> float | None:
     """Return when a video ends on the player's clock in seconds, as its header says; None if it does not.
 
+    Raise VideoError for an end that is not possible: a list of its clips could fill the memory.
+
     Args:
         container: The video, from `open_video()`.
         stream: Its video stream.
     """
     if stream.duration:
-        end = ((stream.start_time or 0) + stream.duration) * stream.time_base
-        return float(end) - clock_zero(container)
-    if container.duration:  # Matroska knows the length of the whole file only, counted from its own zero
+        end = float(((stream.start_time or 0) + stream.duration) * stream.time_base) - clock_zero(container)
+    elif container.duration:  # Matroska knows the length of the whole file only, counted from its own zero
         own_zero = "matroska" in container.format.name
-        return container.duration / 1e6 - (clock_zero(container) if own_zero else 0.0)
-    return None
+        end = container.duration / 1e6 - (clock_zero(container) if own_zero else 0.0)
+    else:
+        return None
+    size = container.size if container.size > 0 else math.inf  # a live stream has none
+    if not end <= min(LONGEST, size):
+        raise VideoError(
+            f"{container.name}: is damaged: its header says that it has {end:,.0f} s, and the file has {size:,} bytes; "
+            f"copy it again, or write its header anew with `ffmpeg -i {Path(container.name).name} -c copy new.mp4`"
+        )
+    return end
 
 
 # --- Which frames of a clip ----------------------------------------------------------------------

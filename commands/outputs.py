@@ -33,6 +33,8 @@ def check_outputs(arguments: argparse.Namespace) -> None:
     }
     values = [value for values in given.values() for value in (values if isinstance(values, list) else [values])]
     inputs = [value for value in values if isinstance(value, str)]
+    if out := getattr(arguments, "out", None):
+        files.require_apart(out, inputs)
     if arguments.command in RESULT_MARKS and arguments.out:
         ours = RESULT_MARKS[arguments.command]
         if arguments.command in TRAINING and not files.training_file(arguments.out).exists():

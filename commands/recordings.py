@@ -310,6 +310,8 @@ def run_convert(a: argparse.Namespace) -> None:
             print(f"{video} and {table.name} already exist; --overwrite replaces them")
             continue
         try:
+            for made in (video, table):
+                files.require_apart(made, a.recordings)
             made = aria.convert(recording, a.out, size=a.size, overwrite=a.overwrite)
         except (ValueError, OSError) as error:  # Continue with the other recordings.
             failures.append(str(error))
@@ -352,6 +354,7 @@ def run_transcode(a: argparse.Namespace) -> None:
             print(f"{copy} already exists; --overwrite replaces it")
             continue
         try:
+            files.require_apart(copy, a.videos)
             made = transcode(
                 video, copy, **keyword_arguments(a, "short_side", "keyframe_every", "quality", "measure", "overwrite")
             )

@@ -110,6 +110,8 @@ class Pending:
 
     def tidy(self) -> None:
         """Remove files that nobody will read, and mark the rows whose frames are lost as missing."""
+        if self.folder.is_symlink():  # to a folder of somebody else, whose files are not ours to remove
+            self.folder.unlink()
         self.folder.mkdir(exist_ok=True)
         wanted = set(self.lacking().tolist())
         found = self.rows()
@@ -149,7 +151,7 @@ class Pending:
             elif time.monotonic() - moved > 60:  # the consumer needs a recording that nobody decodes yet
                 break
             time.sleep(0.05)
-        with files.atomic_write(self.file(row)) as part, open(part, "wb") as file:
+        with files.atomic_write(self.file(row), through_link=False) as part, open(part, "wb") as file:
             for name in self.specs:
                 np.save(file, frames[name])
 

@@ -49,6 +49,7 @@ from .store_files import (
     check_settings,
     create_store,
     lock_file,
+    write_json,
 )
 
 __all__ = ["ClipStore", "OutputClaim", "StoreWriter", "claim_outputs", "folds", "outputs_record"]
@@ -388,6 +389,7 @@ class StoreWriter:
 
     def __init__(self, path: str | os.PathLike) -> None:
         self._files = StoreFiles(path)
+        self._files.array("status", "r+")  # a file of this store alone, before other processes write it
         self._status = self._files.array("status")
         self.path, self.settings, self.specs = self._files.path, self._files.settings, self._files.specs
         self.names = self._files.prepared
@@ -546,7 +548,7 @@ class StoreWriter:
                         self._files.put(mark, rows, 0)
                     self.reset(rows)
             for file, now in changed.items():
-                files.append_line(self.path / "sources.jsonl", {"file": file, "signature": now})
+                self._append_locked("sources.jsonl", {"file": file, "signature": now})
 
     def _sources(self) -> dict[str, str]:
         lines = files.read_lines(self.path / "sources.jsonl", "file", "signature")
@@ -587,7 +589,7 @@ class StoreWriter:
         with files.lock(lock_file(self.path)):
             clips = files.read_json(self.path / "clips.json")
             clips[row]["start"] = start
-            files.write_json(self.path / "clips.json", clips)
+            write_json(self.path / "clips.json", clips)
         self._files.clips[row]["start"] = start
 
     def fail(self, row: int, reason: Exception | str) -> None:
@@ -616,7 +618,11 @@ class StoreWriter:
     def _append(self, name: str, line: Mapping[str, Any]) -> None:
         """Append a line to a file of the store, under its lock: two machines could append at the same place on NFS."""
         with files.lock(lock_file(self.path)):
-            files.append_line(self.path / name, line)
+            self._append_locked(name, line)
+
+    def _append_locked(self, name: str, line: Mapping[str, Any]) -> None:
+        files.own_file(self.path / name)
+        files.append_line(self.path / name, line)
 
 
 def _converted(values: np.ndarray, dtype: np.dtype, what: str) -> np.ndarray:
@@ -752,7 +758,7 @@ def claim_outputs(
             for array in present:  # before the record changes: a killed run leaves no row to the other teacher
                 (store.everything() if differing or mixed else store).forget(array)
         written = set() if differing or mixed else set(found.get("splits", []))
-        files.write_json(file, {**(about or {}), **identity, "splits": sorted(written | splits)})
+        write_json(file, {**(about or {}), **identity, "splits": sorted(written | splits)})
     return OutputClaim(file, identity)
 
 

@@ -19,6 +19,7 @@
     store.lock          locked while one of the JSON files changes
     pending/            frames that wait for the models of one pass; see `one_pass`
 
+A store writes into its own files only: one that is a link, or shared with a snapshot (`cp -al`), is copied first.
 Stores of version 0.4 lack the files *.crc32.npy. The format on disk is defined in this file alone;
 `store.ClipStore` and `store.StoreWriter` read and fill it.
 """
@@ -266,6 +267,9 @@ class StoreFiles:
         entry = self.arrays[name]
         file = self.path / entry["file"]
         self.verified.pop(name, None)
+        if mode == "r+":
+            files.own_file(file)
+            self.maps.pop((name, "r"), None)
         if os.path.lexists(file):
             files.require_file(file)
         try:
@@ -425,13 +429,13 @@ class StoreFiles:
         if outdated and self.is_added(name) and not self.array(f"{name}.done").any():
             for old in entries:  # a run that is killed before the end leaves none of them
                 arrays.pop(old, None)
-            files.write_json(self.path / "store.json", header)
+            write_json(self.path / "store.json", header)
             self.maps = {key: value for key, value in self.maps.items() if key[0] not in entries}
         if name not in arrays:
             for entry in entries.values():
                 allocate(self.path, entry)
             arrays |= entries
-            files.write_json(self.path / "store.json", header)
+            write_json(self.path / "store.json", header)
         elif arrays[name] != new or f"{name}.done" not in arrays:
             old, source = arrays[name], "add()" if f"{name}.done" in arrays else "prepare()"
             raise DataError(
@@ -469,8 +473,13 @@ class StoreFiles:
                 f"another store for a teacher with other classes"
             )
         if found != names:
-            files.write_json(self.path / "store.json", header | {"class_names": names, "classes_from_teacher": True})
+            write_json(self.path / "store.json", header | {"class_names": names, "classes_from_teacher": True})
         self.class_names = names
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file of a store. A link in its place is replaced: a store writes into its own files only."""
+    files.write_json(path, value, through_link=False)
 
 
 def open_synchronously(path: str, flags: int) -> int:
@@ -522,7 +531,7 @@ def allocate(path: Path, entry: Mapping[str, Any]) -> None:
     """
     shape, dtype = tuple(entry["shape"]), np.dtype(entry["dtype"])
     files.remove_parts(path / entry["file"])
-    with files.atomic_write(path / entry["file"]) as part:
+    with files.atomic_write(path / entry["file"], through_link=False) as part:
         np.lib.format.open_memmap(part, mode="w+", dtype=dtype, shape=shape)
         if hasattr(os, "posix_fallocate"):
             with open(part, "r+b") as file:
@@ -585,7 +594,7 @@ def with_new_recordings(old: StoreFiles, segments: Sequence[Segment]) -> list[Se
 
 def write_segments(path: Path, segments: Sequence[Segment]) -> None:
     """Write the segments of a store atomically."""
-    files.write_json(path / "segments.json", [dataclasses.asdict(segment) for segment in segments])
+    write_json(path / "segments.json", [dataclasses.asdict(segment) for segment in segments])
 
 
 def create_store(
@@ -617,8 +626,8 @@ def create_store(
     for name, values in (("segment", of_segment), ("label", labels[of_segment])):
         np.lib.format.open_memmap(path / f"{name}.npy", "r+")[:] = values
     write_segments(path, segments)
-    files.write_json(path / "clips.json", [{"segment": segment, "start": start} for segment, start in clips])
-    files.write_json(path / "store.json", {**header, "arrays": entries})
+    write_json(path / "clips.json", [{"segment": segment, "start": start} for segment, start in clips])
+    write_json(path / "store.json", {**header, "arrays": entries})
 
 
 def labels_of(segments: Sequence[Segment], class_names: Sequence[str]) -> np.ndarray:

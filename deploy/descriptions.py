@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 
+from ..engine import checkpoints
 from ..recordings import clips
 from ..support import files
 from ..support.errors import EgoDistillError
@@ -156,6 +157,10 @@ def check_kind(path: Path, kind: str) -> None:
         )
     if path.suffix != suffix:
         raise ExportError(f"{path} holds {content}, so its name must end in {suffix}; was it renamed?")
+    try:
+        checkpoints.check_archive(path)
+    except EgoDistillError as error:
+        raise ExportError(str(error)) from error
 
 
 def kind_of(path: Path) -> str | None:

@@ -42,7 +42,7 @@ from torch.nn.modules.module import (
 
 from ..support import files
 from ..support.errors import EgoDistillError, EgoDistillOSError
-from ..support.pickles import ArrayUnpickler, first_bytes, read_pickle
+from ..support.pickles import ArrayUnpickler, check_pickle, first_bytes, read_pickle
 
 __all__ = [
     "Layout",
@@ -72,6 +72,10 @@ MODEL_CLASSES = {
 SETTINGS = ("class", "arguments", "class_names", "trained_by")  # entries of a model file beside its weights
 # A constructor may allocate this much more than its file contains: a classifier that it removes again (of VGG, 496 MB).
 SPARE_BYTES, SPARE_TENSORS = 1 << 29, 16
+# The tensors of a file may share memory, such as tied weights: how much larger all are than the file at most, and bytes
+# on top.
+MAX_SHARED, SPARE_SHARED = 4, 1 << 24
+LEGACY_PICKLES = 5  # at the start of a file in torch's format before 1.6; the weights follow
 # Limits of files that torch did not write: entries and length of names of nested dicts, which may contain each other;
 # size of arrays per byte of their archive.
 MAX_ENTRIES, MAX_NAME, MAX_COMPRESSION = 1 << 13, 1000, 20
@@ -396,14 +400,37 @@ def read_tensors(path: str | os.PathLike) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict):
         raise EgoDistillError(f"{path} contains a {type(content).__name__}, not a dict of weights")
+    check_tensors(path, content)
     return content
 
 
-def check_archive(path: str | os.PathLike, compression: int = 1) -> None:
-    """Raise EgoDistillError if a path is not a regular file, or a zip archive with damaged or compressed entries.
+def check_tensors(path: str | os.PathLike, content: Any) -> None:
+    """Raise EgoDistillError if the tensors in a file are together much larger than the file.
 
-    torch does not compare checksums. It writes no compressed entries, and a small file of them could fill the memory.
-    With `compression` above 1, they are allowed if they unpack to at most this many times the size of the file.
+    One number of a file may be all numbers of a tensor (its strides are 0), of which there may be any number.
+    """
+    left, waiting = MAX_SHARED * os.path.getsize(path) + SPARE_SHARED, [("", content)]
+    for name, value in waiting:  # the list grows meanwhile
+        if isinstance(value, Mapping):
+            waiting += [(f"{name}.{key}" if name else str(key), inner) for key, inner in value.items()]
+        elif isinstance(value, (list, tuple)):
+            waiting += [(name, inner) for inner in value]
+        elif isinstance(value, Tensor) and value.layout == torch.strided and not (value.is_meta or value.is_nested):
+            left -= value.numel() * value.element_size()
+            if left < 0:
+                raise EgoDistillError(
+                    f"{path} is damaged, or no file of weights: with {name} {list(value.shape)}, its tensors are over "
+                    f"{MAX_SHARED} times as large as the file"
+                )
+
+
+def check_archive(path: str | os.PathLike, compression: int = 1) -> None:
+    """Raise EgoDistillError unless a path is a regular file that becomes no larger than it is, and stays where it is.
+
+    Parts of a zip archive must not be damaged or compressed, nor lead out of the folder in which they are unpacked; a
+    pickle must not stand for much more than itself. torch does not compare checksums, and unpacks compiled programs. It
+    writes no compressed entries, and a small file of them could fill the memory. With `compression` above 1, they are
+    allowed if they unpack to at most this many times the size of the file.
     """
     try:
         mode = os.stat(path).st_mode
@@ -414,16 +441,25 @@ def check_archive(path: str | os.PathLike, compression: int = 1) -> None:
     if not stat.S_ISREG(mode):
         kind = "folder" if stat.S_ISDIR(mode) else "pipe" if stat.S_ISFIFO(mode) else "device"
         raise EgoDistillError(f"{path}: a {kind}, not a file of weights; give the file that save() or a training wrote")
-    if not zipfile.is_zipfile(path):
-        return
     try:
+        if not zipfile.is_zipfile(path):
+            check_legacy(path)
+            return
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
             if compression > 1 and sum(entry.file_size for entry in entries) <= compression * os.path.getsize(path):
                 packed = []
             twice = len(entries) - len({entry.filename for entry in entries})
+            outside = [entry.orig_filename for entry in entries if leads_out(entry)]
             damaged = None if packed else archive.testzip()
+            if not (packed or twice or outside or damaged):
+                for entry in entries:
+                    if entry.filename.endswith(".pkl"):
+                        with archive.open(entry) as file:
+                            check_pickle(file)
+    except pickle.UnpicklingError as error:
+        raise EgoDistillError(f"{path} cannot be read as a checkpoint: {error}") from error
     except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
         raise EgoDistillError(f"{path} cannot be read as a checkpoint: a damaged archive ({error})") from error
     if packed and compression > 1:
@@ -432,10 +468,29 @@ def check_archive(path: str | os.PathLike, compression: int = 1) -> None:
         )
     if packed:
         raise EgoDistillError(f"{path} is not a checkpoint of torch: its part {packed[0]} is compressed")
+    if outside:
+        raise EgoDistillError(
+            f"{path}: its part {files.shorten(outside[0])} leads out of the folder in which it is unpacked; it is no "
+            f"file of torch, so do not use it"
+        )
     if twice:
         raise EgoDistillError(f"{path} is damaged: it contains {twice} parts twice; copy or train it again")
     if damaged:
         raise EgoDistillError(f"{path} is damaged: the checksum of its part {damaged} is wrong; copy or train it again")
+
+
+def leads_out(entry: zipfile.ZipInfo) -> bool:
+    """Return whether an entry of an archive is a link, or is written outside of the folder of the others."""
+    parts = re.split(r"[/\\]", entry.orig_filename)
+    return ".." in parts or not parts[0] or ":" in parts[0] or stat.S_ISLNK(entry.external_attr >> 16)
+
+
+def check_legacy(path: str | os.PathLike) -> None:
+    """Raise UnpicklingError if `check_pickle()` refuses the start of a file in torch's format before 1.6."""
+    if first_bytes(path, 1) == b"\x80" and not is_plain_pickle(os.fspath(path)):
+        with open(path, "rb") as file:
+            for _ in range(LEGACY_PICKLES):
+                check_pickle(file)
 
 
 def read_checkpoint(path: str | os.PathLike, expected: str) -> dict[str, Any]:

@@ -72,6 +72,9 @@ SENSORS = ("accelerometer", "gyroscope")
 SAMPLE = {"capture_timestamp_ns": (), "accelerometer_valid": (), "gyroscope_valid": (), **dict.fromkeys(SENSORS, (3,))}
 TICKS = 90_000  # per second, of the video's times
 CHUNK = 10_000  # records of an IMU in memory
+# Bytes of the header of a record, of the numbers at the start of its content, and of its unpacked content: a picture of
+# 8 megapixels has 25 MB if it is not compressed.
+LARGEST_HEADER, LARGEST_LAYOUT, LARGEST_RECORD = 1 << 16, 1 << 16, 1 << 26
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -112,7 +115,7 @@ class VRS:
             if len(start) < FILE_HEADER.size or start[:8] != b"VisionRe":
                 raise AriaError(f"{path}: not a VRS file, which begins with 'VisionRe'; give a Project Aria recording")
             _, _, _, self.header_size, index, description, first, *_ = FILE_HEADER.unpack(start)
-            if self.header_size < RECORD_HEADER.size:
+            if not RECORD_HEADER.size <= self.header_size <= LARGEST_HEADER:
                 raise AriaError(f"{path}: is damaged: its record headers have {self.header_size} bytes")
             try:
                 header, content = self._record(file, description)
@@ -169,7 +172,9 @@ class VRS:
                     shape = (piece["size"],) if "size" in piece else ()
                     fields[piece["name"]] = (np.dtype((NUMBERS[kind[1]], shape)), piece["offset"])
             found = np.dtype(fields), sum("index" in piece for piece in pieces)
-        except (KeyError, TypeError, ValueError) as error:
+            if found[0].itemsize > LARGEST_LAYOUT:
+                raise ValueError(f"{found[0].itemsize} bytes")
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
             name = "-".join(map(str, stream))
             raise AriaError(f"{self.path}: does not say how the data of stream {name} are laid out") from error
         return self._layouts.setdefault((stream, version), found)
@@ -185,6 +190,11 @@ class VRS:
         if len(content) < header[0] - self.header_size:
             raise struct.error("the file ends in the middle of a record")
         compression = header[7] if header[8] else 0
+        if compression and header[8] > LARGEST_RECORD:
+            raise AriaError(
+                f"{self.path}: is damaged: a record would have {header[8] / 1e6:,.0f} MB, more than the "
+                f"{LARGEST_RECORD / 1e6:.0f} MB that a picture may have; copy the recording again"
+            )
         return header, self._decompressed(content, compression, header[8])
 
     def _stored(self, file: IO[bytes], offset: int) -> tuple[tuple, bytes]:
@@ -193,7 +203,7 @@ class VRS:
             raise struct.error("the offset is outside the file")
         file.seek(offset)
         header = RECORD_HEADER.unpack(file.read(self.header_size)[: RECORD_HEADER.size])
-        return header, file.read(max(0, header[0] - self.header_size))
+        return header, file.read(max(0, min(header[0] - self.header_size, self.size)))
 
     def _decompressed(self, content: bytes, compression: int, size: int) -> bytes:
         if compression not in (0, ZSTD):
@@ -210,9 +220,12 @@ class VRS:
                 f'{self.path}: compressed with zstd; to read it, pip install "egodistill[cameras]" (or use Python 3.14)'
             )
         try:
-            return expand(content, size)
+            found = expand(content, size + 1)
         except Exception as error:  # the two libraries have errors of their own
             raise AriaError(f"{self.path}: is damaged: a record cannot be decompressed: {error}") from error
+        if len(found) > size:
+            raise AriaError(f"{self.path}: is damaged: a record unpacks to more than the {size:,} bytes that it names")
+        return found
 
     def _find_records(self, file: IO[bytes], index: int, first: int) -> tuple[np.ndarray, np.ndarray]:
         """Return offset [n] and index entry [n] of each record.
@@ -236,6 +249,8 @@ class VRS:
             # Records come after the index, or end where it begins.
             offsets, records = self._walk(file, first, self.size if first > index else index)
         else:
+            if header[8] and count > self.size // self.header_size:
+                raise self._cut_off("long before the records that its index counts")
             entries = self._decompressed(entries, header[7] if header[8] else 0, INDEX_ENTRY.itemsize * count)
             if len(entries) < INDEX_ENTRY.itemsize * count:
                 raise self._cut_off("in the middle of its index")
@@ -295,15 +310,15 @@ def _tags(stream: IO[bytes]) -> dict[str, str]:
 
 
 def _zstd() -> Callable[[bytes, int], bytes] | None:
-    """Return a function that expands zstd's bytes to a known size, of the standard library or the extra; or None."""
+    """Return a function that expands zstd's bytes to at most so many, of the standard library or the extra; or None."""
     for name in ("compression.zstd", "zstandard"):
         try:
             zstd = importlib.import_module(name)
         except ModuleNotFoundError:
             continue
         if name == "zstandard":
-            return lambda content, size: zstd.ZstdDecompressor().decompressobj().decompress(content)
-        return lambda content, size: zstd.ZstdDecompressor().decompress(content)
+            return lambda content, most: zstd.ZstdDecompressor().stream_reader(content).read(most)
+        return lambda content, most: zstd.ZstdDecompressor().decompress(content, max_length=most)
     return None
 
 
@@ -425,7 +440,7 @@ class AriaRecording(VRS):
                     f"{self.path}: its IMU records have no usable {', '.join(missing)}, so it is damaged or of other "
                     f"glasses; copy it from the glasses again"
                 )
-            while chunk := [content for _, content in itertools.islice(contents, CHUNK)]:
+            while chunk := [content[: layout.itemsize] for _, content in itertools.islice(contents, CHUNK)]:
                 samples = np.concatenate([self._fields(content, layout) for content in chunk])
                 parts.append(repack_fields(samples[list(SAMPLE)]))
         found = np.concatenate(parts)

@@ -35,6 +35,7 @@ from .. import cameras
 from ..imu import LONGEST_HEADER, MAX_GAP, CoverageError, Imu, IMUError, read_imu, table_columns
 from ..support.errors import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError
 from ..video import (
+    LONGEST,
     MAX_HOLD,
     MAX_TOLERANCE,
     FrameReader,
@@ -681,10 +682,10 @@ def clip_starts(start: float, stop: float, duration: float, seconds: float = CLI
     >>> [round(start, 3) for start in data.clip_starts(1.0, 6.0, duration=23.4)]
     [1.0, 2.433, 3.867]
     """
-    if not (0 <= start < stop < math.inf and seconds > 0):
+    if not (0 <= start < stop <= LONGEST and seconds > 0):
         raise DataError(
-            f"the segment from {start} to {stop} s cannot be cut into clips of {seconds} s: "
-            f"it must have 0 <= start < stop, and clips must be longer than 0 s"
+            f"the segment from {start} to {stop} s cannot be cut into clips of {seconds} s: it must have 0 <= start < "
+            f"stop <= {LONGEST:g} (eleven days), and clips must be longer than 0 s"
         )
     if start >= duration:
         raise DataError(f"the segment starts at {start:.3f} s, but the video ends at {duration:.3f} s")

@@ -59,12 +59,14 @@ __all__ = [
     "is_system_file",
     "lock",
     "output_lock",
+    "own_file",
     "read_ahead",
     "read_json",
     "read_lines",
     "remove_dead_part",
     "remove_parts",
     "replace_file",
+    "require_apart",
     "require_file",
     "require_same_run",
     "signature",
@@ -75,6 +77,7 @@ __all__ = [
 
 # Errors of a file system without locks, such as NFS without lockd or Lustre without the mount option flock.
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+NEON = ("imu.csv", "world_timestamps.csv")  # in the folder of each recording of a Pupil Labs Neon
 LARGEST_JSON = 1 << 30  # bytes; the clips of a store with a million take 0.4 GB
 
 Item = TypeVar("Item")
@@ -86,7 +89,7 @@ Result = TypeVar("Result")
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike, *, through_link: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` at the end, or remove it after an error.
 
     A missing folder is created. After an error, an existing file is unchanged. Raise EgoDistillOSError, with the free
@@ -94,6 +97,8 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
 
     Args:
         path: The file to write. A pipe or device is written to at the end.
+        through_link: A symbolic link at `path` stays, and the file that it leads to is replaced. False: the new file
+            takes the place of the link, as in a clip store, which writes nowhere else.
 
     >>> from pathlib import Path
     >>> from egodistill.support import files
@@ -105,13 +110,13 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     'complete'
     """
     path = Path(path)
-    if is_stream(path):
+    if is_stream(path) and through_link:
         with tempfile.TemporaryDirectory() as folder:
             yield (part := Path(folder, "part"))
             with disk_errors(path), open(part, "rb") as source, open(path, "wb") as target:
                 shutil.copyfileobj(source, target)
         return
-    path = path.resolve() if path.is_symlink() else path  # the link stays
+    path = path.resolve() if path.is_symlink() and through_link else path
     # Processes of two machines or containers may have the same number.
     part = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.part")
     with disk_errors(path):
@@ -120,7 +125,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         try:
             with part_lock(part):
                 yield part
-                if path.exists() and not path.is_file():
+                if path.exists() and not path.is_file() and not path.is_symlink():
                     raise DataError(f"{path}: not a regular file, so it is not replaced; give another path")
                 replace_file(part, path)
         finally:
@@ -128,9 +133,69 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
                 part.unlink(missing_ok=True)
 
 
+def own_file(path: str | os.PathLike) -> None:
+    """Replace a symbolic link, or a file with other hard links, by a copy. Call it before a file is changed in place.
+
+    So what the link leads to, or a snapshot of a folder (`cp -al`), stays as it is. Processes that have opened the file
+    before go on with the old one. Raise DataError for a link to something else than a file.
+
+    Args:
+        path: The file, which may be missing.
+
+    >>> import os
+    >>> from pathlib import Path
+    >>> from egodistill.support import files
+    >>> size = Path("log.txt").write_text("one")
+    >>> os.link("log.txt", "snapshot.txt")
+    >>> files.own_file("log.txt")
+    >>> Path("log.txt").samefile("snapshot.txt"), Path("log.txt").read_text()
+    (False, 'one')
+    """
+    path = Path(path)
+    if is_shared(path):
+        with work_lock(path):
+            if not is_shared(path):  # another process has copied it in the meantime
+                return
+            if not path.exists():  # a link that leads nowhere
+                path.unlink()
+                return
+            require_file(path)
+            with atomic_write(path, through_link=False) as part:
+                shutil.copyfile(path, part)
+
+
+def is_shared(path: Path) -> bool:
+    """Return whether a path is a symbolic link, or a file that has other names, too."""
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return stat.S_ISLNK(found.st_mode) or (stat.S_ISREG(found.st_mode) and found.st_nlink > 1)
+
+
 def is_stream(path: Path) -> bool:
     """Return whether a path is a character device or a pipe: it can be written to, but must not be replaced."""
     return path.is_char_device() or path.is_fifo()
+
+
+def require_apart(path: str | os.PathLike, inputs: Iterable[str | os.PathLike] = ()) -> None:
+    """Raise DataError if an output is an input, by whatever name, or inside a clip store or a recording's folder.
+
+    Call it for the `--out` of every command, a file or a folder.
+
+    Args:
+        path: The output.
+        inputs: Files and folders that it is made from.
+    """
+    if os.path.exists(path) and any(os.path.exists(source) and os.path.samefile(source, path) for source in inputs):
+        raise DataError(f"{path}: also an input of this command; give another path")
+    real = Path(path).resolve()
+    for folder in real.parents:
+        if (folder / "store.json").is_file():
+            raise DataError(f"{path}: inside the clip store {folder}; give a path outside of it")
+    for folder in (real, *real.parents):
+        if all((folder / name).is_file() for name in NEON):
+            raise DataError(f"{path}: in the folder of the Neon recording {folder}; give a path outside of it")
 
 
 def check_output(
@@ -162,16 +227,18 @@ def check_output(
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise DataError(f"{path}: cannot be written, because {folder} is not a writable folder; give another path")
-    if (path.parent / "store.json").is_file():
-        raise DataError(f"{path}: inside the clip store {path.parent}; give a path outside of it")
+    require_apart(path, inputs := list(inputs))
     if not path.exists():
         return
-    for source in inputs:
-        if os.path.exists(source) and os.path.samefile(source, path):
-            raise DataError(f"{path}: also an input of this command; give another path")
     with open(path, "rb") as file:
         start = file.read(1 << 20)
-    if start and not overwrite and not any(re.search(pattern, start) for pattern in ours or ()):
+    if not start or any(re.search(pattern, start) for pattern in ours or ()):
+        return
+    for source in map(Path, inputs):
+        tables = [source.with_name(f"{source.stem}{end}") for end in (".csv", ".gcsv", "-accl.csv", "-gyro.csv")]
+        if source.name and path.resolve() in [table.resolve() for table in tables]:
+            raise DataError(f"{path}: may be the IMU of {source}, an input of this command; give another path")
+    if not overwrite:
         why = "" if ours is None else " and is not an earlier result"
         raise DataError(f"{path}: already exists{why}; give another path, or --overwrite")
 
@@ -278,7 +345,7 @@ def free_megabytes(path: str | os.PathLike) -> float:
     return shutil.disk_usage(folder).free / 1e6
 
 
-def write_json(path: str | os.PathLike, value: Any) -> None:
+def write_json(path: str | os.PathLike, value: Any, *, through_link: bool = True) -> None:
     """Write a JSON file atomically. A list is written with one line per item.
 
     Raise DataError for a number that is infinite or NaN, which JSON does not have.
@@ -286,6 +353,7 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     Args:
         path: The file to write.
         value: A JSON value.
+        through_link: As in `atomic_write()`.
     """
     try:
         if isinstance(value, list):
@@ -294,7 +362,7 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
             text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     except ValueError as error:
         raise DataError(f"{path}: not written: {'; '.join(not_finite(value)) or error}") from error
-    with atomic_write(path) as part:
+    with atomic_write(path, through_link=through_link) as part:
         part.write_text(text, encoding="utf-8")
 
 

@@ -7,14 +7,13 @@
 A pickle names the functions that rebuild its content, and can name any function there is. The readers here refuse a
 file that names a function other than those of arrays and tables. Even these are not called, because numpy's would take
 addresses of objects from a file: functions of this module take their place. Objects of pandas are not rebuilt; only the
-arguments and the state that the file records for each object are kept, and they contain the values.
+arguments and the state that the file records for each object are kept, and they contain the values. Before anything is
+made, `check_pickle()` counts what the file contains: a few bytes may stand for more than any memory holds.
 """
 
 from __future__ import annotations
 
-import codecs
 import collections
-import itertools
 import math
 import os
 import pickle
@@ -27,9 +26,11 @@ import numpy as np
 from . import files
 from .errors import DataError, EgoDistillError
 
-__all__ = ["ArrayUnpickler", "first_bytes", "is_pickle", "read_data_frame", "read_pickle"]
+__all__ = ["ArrayUnpickler", "check_pickle", "first_bytes", "is_pickle", "read_data_frame", "read_pickle"]
 
+CHANGING = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD")  # of the object below their items
 OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
+SPARE_WORK, WORK_PER_BYTE = 1 << 20, 100  # see `check_pickle()`; tables and weights need up to 10 per byte
 LARGEST_FRAME = 1 << 30  # bytes; HD-EPIC's narrations have tens of megabytes
 
 
@@ -68,7 +69,7 @@ def read_pickle(path: str | os.PathLike, unpickler: type[ArrayUnpickler], kind: 
     """
     try:
         with open(path, "rb") as file:
-            _check_numbers(file)
+            check_pickle(file)
             file.seek(0)
             return unpickler(file, encoding="latin1").load()
     except Exception as error:  # a damaged pickle can raise almost any error
@@ -77,20 +78,128 @@ def read_pickle(path: str | os.PathLike, unpickler: type[ArrayUnpickler], kind: 
         ) from error
 
 
-def _check_numbers(file: IO[bytes]) -> None:
-    """Raise UnpicklingError for a memo index above the number of objects: pickle would allocate memory up to it."""
-    for count in itertools.count():
+def check_pickle(file: IO[bytes]) -> None:
+    """Read a pickle to its end without making anything of it.
+
+    An object that is used twice is in the file once, so that objects inside each other can stand for 2^40 of them: as
+    much is done when they are hashed or printed, copied or compared. Each object counts as those that it consists of.
+
+    Args:
+        file: The open file, at the start of the pickle; afterwards, at its end.
+
+    Raises:
+        pickle.UnpicklingError: It is damaged, or what it contains is much more than the file itself.
+
+    >>> import io
+    >>> import pickle
+    >>> from egodistill.support import pickles
+    >>> key = ()
+    >>> for _ in range(40):
+    ...     key = (key, key)
+    >>> pickles.check_pickle(io.BytesIO(pickle.dumps({"a": key})))
+    Traceback (most recent call last):
+    ...
+    _pickle.UnpicklingError: its 207 bytes stand for over a million objects
+    """
+    count = _Count()
+    start = file.tell()
+    allowed = SPARE_WORK
+    while True:
         opcode = OPCODES.get(file.read(1).decode("latin1"))
         if opcode is None:
             raise pickle.UnpicklingError("it is damaged, or ends too early")
         if opcode.name == "STOP":
             return
+        argument = None
         if opcode.name == "STRING":  # whose reader refuses what is not ASCII, as in arrays of Python 2
-            file.readline()
-            continue
-        argument = opcode.arg.reader(file) if opcode.arg else None
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > count:
-            raise pickle.UnpicklingError(f"it numbers an object {argument}, but has only {count}")
+            argument = file.readline()
+        elif opcode.arg:
+            argument = opcode.arg.reader(file)
+        try:
+            count.step(opcode, argument)
+        except (AttributeError, IndexError, KeyError) as error:
+            raise pickle.UnpicklingError("it is damaged: it refers to objects that it does not have") from error
+        if count.work > allowed:
+            length = file.tell() - start
+            allowed = SPARE_WORK + WORK_PER_BYTE * length
+            if count.work > allowed:
+                raise pickle.UnpicklingError(f"its {length} bytes stand for over a million objects")
+
+
+class _Part:
+    """An object of a pickle: how many it consists of, whether another one holds it, whether it was encoded."""
+
+    __slots__ = ("encoded", "held", "size")
+
+    def __init__(self, size: int, encoded: bool = False) -> None:
+        self.size, self.held, self.encoded = size, False, encoded
+
+
+class _Count:
+    """The objects on the stack of a pickle machine, and in its memo; `work` is the size of all that were put together.
+
+    Only `GLOBAL` names the function that torch's reader would call.
+    """
+
+    ENCODE = _Part(1)
+
+    def __init__(self) -> None:
+        self.stack: list[_Part | None] = []  # None: a mark
+        self.memo: dict[int, _Part] = {}
+        self.work = self.steps = 0
+
+    def step(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
+        """Do what an opcode does. Raise IndexError or KeyError for a damaged pickle."""
+        name, stack = opcode.name, self.stack
+        if name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            place = len(self.memo) if argument is None else argument
+            if place > self.steps:  # pickle would allocate memory up to it
+                raise pickle.UnpicklingError(f"it numbers an object {place}, but has only {self.steps}")
+            self.memo[place] = stack[-1]
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            stack.append(self.memo[argument])
+        elif name == "MARK":
+            stack.append(None)
+        elif name == "DUP":
+            stack.append(stack[-1])
+        elif name == "POP":
+            stack.pop()
+        elif opcode.stack_before:
+            self.combine(opcode)
+        elif opcode.stack_after:
+            is_encode = name == "GLOBAL" and argument == "_codecs encode"
+            size = 1 + len(argument) // 16 if isinstance(argument, (str, bytes, bytearray)) else 1
+            stack.append(self.ENCODE if is_encode else _Part(size))
+        self.steps += 1
+
+    def combine(self, opcode: pickletools.OpcodeInfo) -> None:
+        """Take objects from the stack, and put what is made of them, or the one that is changed, in their place."""
+        stack, wanted, parts = self.stack, len(opcode.stack_before), []
+        if pickletools.stackslice in opcode.stack_before or opcode.name == "POP_MARK":
+            while (part := stack.pop()) is not None:
+                parts.append(part)
+            wanted = opcode.stack_before.index(pickletools.markobject)
+        parts += [stack.pop() for _ in range(wanted)]
+        if not opcode.stack_after:
+            return
+        changed = parts.pop() if opcode.name in CHANGING else None
+        size, encoded = 1, False
+        for part in parts:
+            part.held = True
+            size += part.size
+            encoded |= part.encoded
+        self.work += size
+        if changed is None:
+            if self.ENCODE in parts:
+                if encoded:  # each time, the text may become ten times as long
+                    raise pickle.UnpicklingError("it encodes a text several times")
+                encoded = True
+            changed = _Part(size, encoded)
+        elif changed.held:  # so that the size of its holder is known
+            raise pickle.UnpicklingError("it changes an object that is already part of another one")
+        else:
+            changed.size, changed.encoded = changed.size + size, changed.encoded or encoded
+        stack.append(changed)
 
 
 class Stub:
@@ -137,6 +246,13 @@ def _reconstruct(*_: Any) -> Array:
     return np.ndarray.__new__(Array, 0)
 
 
+def _encode(text: str, encoding: str) -> bytes:
+    """Return the bytes that Python 3 writes as a text for Python 2."""
+    if encoding not in ("latin1", "latin-1"):
+        raise pickle.UnpicklingError(f"it encodes a text as {encoding}")
+    return text.encode("latin1")
+
+
 def _frombuffer(content: bytes, kind: DtypeStub, shape: tuple[int, ...], order: str) -> np.ndarray:
     return np.frombuffer(content, kind.plain()).reshape(shape, order=order)  # numpy refuses objects
 
@@ -152,7 +268,7 @@ class ArrayUnpickler(pickle.Unpickler):
     content = "a numpy array"
     allowed: Mapping[tuple[str, str], Any] = {
         ("collections", "OrderedDict"): collections.OrderedDict,
-        ("_codecs", "encode"): codecs.encode,
+        ("_codecs", "encode"): _encode,
         ("numpy", "dtype"): DtypeStub,
         ("numpy", "ndarray"): Stub,  # an argument of the next one; called, it would make objects of bytes
         ("numpy.core.multiarray", "_reconstruct"): _reconstruct,

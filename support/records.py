@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 
+LATEST = 1e6  # seconds, eleven days: no video is longer
 LONGEST_LINE = 1 << 20  # characters of a table
 LARGEST_TABLE = 1 << 30  # bytes; EPIC_100_train.csv has 12 MB
 LARGEST_VALUE = 1 << 28  # characters of one video in Ego4D's annotations, whose whole file may have any size
@@ -130,7 +131,7 @@ def _check_header(path: Path, header: list[str], needed: Sequence[str], optional
     text, known = ",".join(header), (*needed, *(optional or ()))
     if missing := [name for name in needed if name not in header]:
         for sign in ";\t":
-            if set(needed) & set(re.split(rf"\s*{sign}\s*", text)):
+            if set(needed) & {name.strip() for name in text.split(sign)}:
                 raise DataError(f"{path}: its cells are separated by {sign!r}, must be ','")
         hint = _similar(missing[0], [name for name in header if name not in known])
         raise DataError(f"{path}: no column {', '.join(missing)}{hint}; its header is {text or 'empty'}")
@@ -166,8 +167,8 @@ def start_and_stop(where: str, start: str, stop: str) -> tuple[float, float]:
             value = sum(unit * 60**i for i, unit in enumerate(reversed(units))) if len(parts) <= 3 else math.nan
         except ValueError:
             value = math.nan
-        if not (0 <= value < math.inf and "-" not in text):
-            raise DataError(f"{where}: {text!r} is not a time in seconds or HH:MM:SS")
+        if not (0 <= value <= LATEST and "-" not in text):
+            raise DataError(f"{where}: {files.shorten(text)} is not a time in seconds or HH:MM:SS")
         if len(units) > 1 and max(units[1:]) >= 60:
             raise DataError(f"{where}: {text!r} is not a time: minutes and seconds after a ':' are below 60")
         seconds.append(value)

@@ -27,6 +27,7 @@ import re
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -48,6 +49,7 @@ from gopro import device, mux
 from painted import X264, write_video
 from pandas_pickles import write_frame
 from toys import small
+from vrs import LEFT, RGB, pictures, samples, write_vrs
 
 from egodistill import EgoDistillError, StreamClockError, gpmf, teachers, video
 from egodistill.datasets import annotations, store
@@ -55,7 +57,7 @@ from egodistill.datasets.annotations import Segment
 from egodistill.deploy import descriptions, export
 from egodistill.engine import batches, checkpoints
 from egodistill.imu import IMUError, read_imu
-from egodistill.recordings import checks, clips
+from egodistill.recordings import aria, checks, clips
 from egodistill.support import tables
 from egodistill.video import VideoError
 
@@ -780,6 +782,114 @@ class Store(Format):
             assert lost or equal(found[name], self.wanted[name]), f"{name} changed with {self.file}"
 
 
+class Links(Store):
+    """A store that is written to, and one of its files is a link: the file that it leads to stays as it is."""
+
+    link: Any = os.symlink
+
+    def damage(self, rng: random.Random) -> bytes:
+        self.file, self.link = rng.choice(self.names), rng.choice((os.symlink, os.link))
+        content = (self.master / self.file).read_bytes()
+        others = (b"", content[: rng.randrange(len(content))], rng.randbytes(len(content)), b"{}", b"[]")
+        return content if rng.random() < 0.6 else rng.choice(others)
+
+    def read(self, content: bytes) -> Any:
+        shutil.rmtree(self.path, ignore_errors=True)
+        shutil.copytree(self.master, self.path)
+        outside = self.root / "outside"
+        outside.unlink(missing_ok=True)
+        outside.write_bytes(content)
+        if self.file != "none":
+            (self.path / self.file).unlink()
+            self.link(outside, self.path / self.file)
+        try:
+            self.write()
+            return self.look()
+        except OURS as error:
+            assert str(self.path) in str(error), f"the error does not name the file: {error}"
+            raise
+        finally:
+            assert outside.read_bytes() == content, "another file was written to through a link"
+
+    def write(self) -> None:
+        writer = store.StoreWriter(self.path)
+        writer.reset(np.array([4]))
+        writer.write(4, {"imu": np.ones((5, 6)), "clip": np.ones((2, 3, 4, 4), int), "clip.times": [0, 1]})
+        writer.retry(np.array([5]))
+        writer.fail(5, "darker")
+        writer.note("other.csv", ["odd"])
+        made = store.ClipStore(self.path)
+        store.claim_outputs(made.everything(), "t", {"fingerprint": "b2"}, overwrite=True)
+        for name in ("t.feature", "u.feature"):
+            made.add(name, (3,), "float32")
+            made.write(name, slice(None), np.ones((len(made), 3), np.float32))
+
+    def oracle(self, found: Any) -> None:
+        if self.file not in ("status.npy", "failures.jsonl", "notes.jsonl"):
+            super().oracle(found)
+
+
+class Gyroflow(Format):
+    """A log of Gyroflow, whose header may be anything: samples are finite, in order, or the log is refused."""
+
+    name = "walk.gcsv"
+
+    def make(self) -> bytes:
+        head = ["GYROFLOW IMU LOG", "version,1.3", "orientation,XYZ", "tscale,0.001", "gscale,0.01", "ascale,0.001"]
+        rows = [f"{5 * k},{k},{-k},3,10,20,{1000 + k}" for k in range(40)]
+        return "\n".join([*head, "t,gx,gy,gz,ax,ay,az", *rows]).encode()
+
+    def damage(self, rng: random.Random) -> bytes:
+        lines = self.sound.split(b"\n")
+        place = rng.randrange(8)
+        blanks = rng.choice((b" ", b"\t", b",", b" ,", b"a ")) * rng.choice((1, 1000, 200_000))
+        lines[place] = rng.choice(
+            (
+                blanks,
+                lines[place] + blanks,
+                lines[place].split(b",")[0] + b"," + rng.choice(NASTY).encode(),
+                blanks + lines[place] + b"x",
+                lines[place] + b"\n" + lines[rng.randrange(8)],
+            )
+        )
+        content = b"\n".join(lines)
+        return content if rng.random() < 0.7 else damage(content, rng)
+
+    def look(self) -> Any:
+        found = read_imu(self.path, zero_accel=True)
+        return [found.accel_time, found.accel, found.gyro_time, found.gyro]
+
+    def oracle(self, found: Any) -> None:
+        for stamps, values in (found[:2], found[2:]):
+            assert np.isfinite(values).all() and values.shape == (len(stamps), 3), "not finite"
+            assert (np.diff(stamps) > 0).all(), "not in order"
+
+
+class Vrs(Gyroflow):
+    """A VRS file of Aria glasses, whose headers may name any size: as a log."""
+
+    name = "walk.vrs"
+
+    def make(self) -> bytes:
+        streams = {LEFT: samples((1, 2, 9), (0.1, 0.2, 0.3), seconds=0.2), RGB: pictures([0, 0.05, 0.1], turns=1)}
+        return write_vrs(self.path, streams).read_bytes()
+
+    def damage(self, rng: random.Random) -> bytes:
+        if rng.random() < 0.4:
+            return damage(self.sound, rng)
+        content = bytearray(self.sound)
+        first = struct.unpack_from("<q", content, 24)[0]  # the description's record
+        starts = [0, 16, 24, first, first + 24, first + 28, content.index(b"configuration") - 32]
+        at = rng.choice(starts) + 4 * rng.randrange(8)
+        number = rng.choice((0, 1, 2, 3, 31, 33, 10**4, 10**6, 2**31 - 1, 2**31, 2**32 - 1))
+        content[at : at + 4] = struct.pack("<I", number)
+        return bytes(content)
+
+    def look(self) -> Any:
+        found = aria.AriaRecording(self.path).imu()
+        return [found.accel_time, found.accel, found.gyro_time, found.gyro]
+
+
 class Video(Format):
     """A video. If the bytes of one packet were changed, clips of other groups of pictures are as before.
 
@@ -929,6 +1039,9 @@ FORMATS = {
         Exported,
         LiveStream,
         Store,
+        Links,
+        Gyroflow,
+        Vrs,
         Video,
         Matroska,
         Transport,

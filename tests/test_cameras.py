@@ -5,6 +5,7 @@ import importlib.util
 import itertools
 import struct
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -329,3 +330,19 @@ def test_what_the_package_cannot_read_is_one_sentence(monkeypatch, steady):
             imu.read_imu(path)
     with pytest.raises(CameraError, match=f"^{steady}: .*package telemetry-parser; pip install telemetry-parser"):
         cameras.read_telemetry(steady)
+
+
+def test_a_header_of_blanks_takes_no_time(tmp_path):
+    for blanks in (" " * 200_000, "note," + " " * 200_000 + "x" + "\t" * 200_000):
+        log = write_log(tmp_path / "a.gcsv", ["0,0,0,100,2048,0,0", "5,0,0,100,2048,0,0"])
+        log.write_text(log.read_text().replace("\n", f"\n{blanks}\n", 1))
+        began = time.process_time()
+        assert len(read_gyroflow(log).times) == 2
+        assert time.process_time() - began < 2
+
+
+def test_a_log_that_is_too_large_is_not_read(tmp_path):
+    with open(tmp_path / "a.gcsv", "wb") as file:
+        file.truncate(1 << 31)
+    with pytest.raises(CameraError, match=r"a.gcsv: 2,147 MB, more than the 1,074 MB of a log"):
+        read_gyroflow(tmp_path / "a.gcsv")

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import socketserver
+import struct
 import wave
 from pathlib import Path
 from typing import ClassVar
@@ -12,6 +13,7 @@ from typing import ClassVar
 import av
 import numpy as np
 import pytest
+from fuzz import peak
 from painted import (
     HEIGHT,
     STEADY,
@@ -29,6 +31,7 @@ from painted import (
 
 from egodistill import gpmf
 from egodistill.recordings import checks, copies
+from egodistill.recordings.clips import open_recording
 from egodistill.video import FrameReader, VideoError, clip_times, demux, frames_at, open_video, probe, read_frames
 
 
@@ -915,3 +918,29 @@ def test_a_stream_that_begins_later_costs_its_own_packets_only():
                 yield packet
 
     assert list(demux(Container(), "first", "second")) == ["a", "b", "c"]
+
+
+def with_duration(video, out, seconds):
+    """Write a video into a Matroska file whose header gives another length."""
+    with av.open(str(video)) as source, av.open(str(out), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                target.mux(packet)
+    content = bytearray(out.read_bytes())
+    at = content.index(b"\x44\x89\x88") + 3
+    content[at : at + 8] = struct.pack(">d", 1000 * seconds)
+    out.write_bytes(content)
+    return out
+
+
+@pytest.mark.parametrize("seconds", [10**10, 10**6 + 10, 90_000])
+def test_a_length_that_the_file_cannot_have_is_damage(steady, tmp_path, seconds):
+    video = with_duration(steady, tmp_path / "long.mkv", seconds)
+    before = peak()
+    for read in (probe, lambda path: open_recording(path).probe()):
+        with pytest.raises(VideoError, match=r"long.mkv: is damaged: its header says that it has [\d,]+ s"):
+            read(video)
+    assert peak() - before < 100
+    assert probe(with_duration(steady, tmp_path / "right.mkv", 100)).duration == pytest.approx(100, abs=0.1)

@@ -704,3 +704,42 @@ def test_options_of_the_teacher_need_a_teacher(monkeypatch, capsys):
     ):
         assert cli.main(["prepare", "t.csv", "--out", "s", *words]) == 1
         assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "check neon --out neon/offsets.csv",
+        "check neon --out neon/imu.csv --overwrite",
+        "predict neon/scene.mp4 --student s.pt --out films/imu.csv --overwrite",
+        "predict walk.mp4 --student s.pt --out link.csv --imu walk.csv --overwrite",
+        "predict walk.mp4 --student s.pt --out walk.csv --overwrite",
+        "transcode walk.mp4 --out neon",
+        "transcode neon/scene.mp4 walk.mp4 --out copies --overwrite",
+        "convert walk.vrs --out copies --overwrite",
+        "prepare walk.csv --out store/inside",
+        "export s.pt --out neon/s.pt2",
+    ],
+)
+def test_an_output_never_takes_the_place_of_a_source(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    sources = [
+        "neon/imu.csv",
+        "neon/world_timestamps.csv",
+        "neon/scene.mp4",
+        "walk.mp4",
+        "walk.csv",
+        "walk.vrs",
+        "s.pt",
+    ]
+    for name in (*sources, "store/store.json"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text("mine")
+    Path("copies").mkdir()
+    for link, target in (("films", "neon"), ("link.csv", "walk.csv"), ("copies/scene.mp4", "../walk.mp4")):
+        Path(link).symlink_to(target)
+    Path("copies/walk.mp4").symlink_to("../walk.vrs")
+    before = sorted(tmp_path.rglob("*"))
+    assert cli.main(words.split()) == 1
+    assert re.search("give a path outside of it|give another path", capsys.readouterr().err)
+    assert sorted(tmp_path.rglob("*")) == before and all(Path(name).read_text() == "mine" for name in sources)

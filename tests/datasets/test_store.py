@@ -20,6 +20,7 @@ from painted import KILLED, OPTIONS, STEADY, X264, arrays_of, number_of, write_v
 from egodistill import DataError, EgoDistillOSError, data
 from egodistill.commands import cli
 from egodistill.datasets.annotations import Segment
+from egodistill.datasets.one_pass import Pending
 from egodistill.datasets.store import ClipStore, StoreWriter, claim_outputs, folds, outputs_record
 from egodistill.datasets.store_files import StoreFiles
 from egodistill.recordings.clips import ClipSpec
@@ -116,10 +117,10 @@ def test_two_writers_of_the_same_rows_give_what_one_gives(store, kitchen, tmp_pa
 def test_kill_before_the_header_leaves_a_folder_that_can_be_used(kitchen, tmp_path, monkeypatch):
     write = files.write_json
 
-    def die(path, value):
+    def die(path, value, **options):
         if path.name == "store.json":
             raise KeyboardInterrupt
-        write(path, value)
+        write(path, value, **options)
 
     monkeypatch.setattr(files, "write_json", die)
     with pytest.raises(KeyboardInterrupt):
@@ -1097,3 +1098,90 @@ def test_rows_of_any_index_have_their_checksums(tmp_path):
     for mark in (".done", ".crc32"):
         with pytest.raises(DataError, match=rf"'y{mark}' cannot be the name of an array"):
             store.add(f"y{mark}", (), "uint8")
+
+
+def linked(path, elsewhere, link):
+    """Move the files of a store elsewhere, and link to each; return their content."""
+    elsewhere.mkdir()
+    for file in sorted(path.iterdir()):
+        file.rename(elsewhere / file.name)
+        link(elsewhere / file.name, file)
+    return {file.name: file.read_bytes() for file in elsewhere.iterdir()}
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link], ids=["symbolic", "hard"])
+@pytest.mark.parametrize("machines", [1, 2])
+def test_nothing_is_written_through_a_link(kitchen, tmp_path, link, machines, monkeypatch):
+    """A link in a store may lead to a file of somebody else, and the files of a snapshot (`cp -al`) are shared."""
+    path = tmp_path / "s"
+    store = data.prepare(kitchen[:2], path, **OPTIONS)
+    claim_outputs(store, "t", {"fingerprint": "a"})
+    store.add("t.feature", (2,), "float32")
+    store.write("t.feature", slice(None), np.zeros((len(store), 2)))
+    StoreWriter(path).fail(0, "finished")  # is not written
+    writer = StoreWriter(path)
+    writer.note("a.csv", ["strange"])
+    writer.reset(np.array([1]))
+    writer.fail(1, "gone")
+    before = linked(path, tmp_path / "elsewhere", link)
+    assert {"failures.jsonl", "sources.jsonl", "notes.jsonl", "t.teacher.json", "t.feature.done.npy"} <= before.keys()
+
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", str(machines))
+    reader = ClipStore(path)  # sees what is written later
+    assert len(data.prepare(kitchen[:2], path, retry_failed=True, **OPTIONS)) == len(store) == 3
+    writer = StoreWriter(path)
+    writer.fail(2, "is finished")
+    writer.reset(np.array([2]))
+    writer.fail(2, "is gone")
+    writer.note("b.csv", ["stranger"])
+    store = ClipStore(path)
+    claim_outputs(store.everything(), "t", {"fingerprint": "b"}, overwrite=True)
+    store.add("t.feature", (2,), "float32")
+    store.write("t.feature", [0, 1], np.ones((2, 2)))
+    store.add("u.feature", (2,), "float32")
+    assert {name: (tmp_path / "elsewhere" / name).read_bytes() for name in before} == before
+    for found in (store, ClipStore(path)):
+        assert found.read("t.feature", [0, 1]).all() and found.names[-1] == "u.feature"
+        assert set(found.notes) == {"a.csv", "b.csv"} and found.failures[0]["reason"] == "is gone"
+    assert reader.read("t.feature", slice(0, 1)).all()  # it was opened before
+
+
+def test_new_files_take_the_place_of_links(store, tmp_path):
+    """Before a store has these files, links in their place lead to files of somebody else, or nowhere."""
+    path, thesis = shutil.copytree(store.path, tmp_path / "s"), tmp_path / "thesis"
+    thesis.write_text("mine")
+    (path / "notes.jsonl").unlink()
+    for name in ("t.feature.npy", "t.feature.done.npy"):
+        (path / name).symlink_to(thesis)
+    (path / "notes.jsonl").symlink_to(tmp_path / "nowhere")
+    view = ClipStore(path)
+    claim_outputs(view, "t", {"fingerprint": "a"})
+    view.add("t.feature", (2,), "float32")
+    view.write("t.feature", [0], np.ones((1, 2)))
+    StoreWriter(path).note("a.csv", ["strange"])
+    assert thesis.read_text() == "mine" and not (tmp_path / "nowhere").exists()
+    assert view.done("t.feature").sum() == 1 and ClipStore(path).notes == {"a.csv": ["strange"]}
+
+
+def test_frames_that_wait_are_in_the_store(tmp_path):
+    papers, spec = tmp_path / "papers", ClipSpec(frames=1, size=8)
+    settings = {"consumer": {"specs": {"clip": spec.record()}, "arrays": [], "batch_size": 1}}
+    store = StoreWriter.begin(tmp_path / "s", segments_of([2]), lambda: [(0, 0.0)], {}, ["x"], settings=settings)
+    papers.mkdir()
+    (papers / "7.npy").write_text("mine")
+    (tmp_path / "s" / "pending").symlink_to(papers)
+    pending = Pending(store)
+    pending.tidy()
+    pending.file(0).symlink_to(papers / "7.npy")
+    pending.put(0, {"clip": np.zeros((1, 3, 8, 8), np.uint8)}, [0])
+    assert pending.rows() == {0} and (papers / "7.npy").read_text() == "mine" and len(list(papers.iterdir())) == 1
+
+
+def test_a_link_to_a_store_is_a_store(kitchen, store, tmp_path):
+    shutil.copytree(store.path, tmp_path / "disk" / "s")
+    (tmp_path / "s").symlink_to(tmp_path / "disk" / "s")
+    view = ClipStore(tmp_path / "s")
+    view.add("t.feature", (2,), "float32")
+    assert len(data.prepare(kitchen, tmp_path / "s", **OPTIONS)) == 12 and (tmp_path / "s").is_symlink()
+    assert "t.feature" in ClipStore(tmp_path / "disk" / "s").names

@@ -275,3 +275,21 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path):
         exported.load_pair(tmp_path / "one.pt2")
     with pytest.raises(exported.ExportError, match=r"none\.frame\.pt2: no such file"):
         exported.load_pair(tmp_path / "none.pt2")
+
+
+@pytest.mark.parametrize("name", ["../../evil", "/tmp/evil", "x/data/../../../evil"])
+@pytest.mark.parametrize("kind", ["export", "aoti"])
+def test_a_package_that_would_be_unpacked_elsewhere_is_refused_before(name, kind, written, tmp_path, monkeypatch):
+    file, opened = tmp_path / "student.pt2", []
+    shutil.copy(written[1], file)
+    shutil.copy(f"{written[1]}.json", f"{file}.json")
+    with zipfile.ZipFile(file, "a") as archive:
+        if kind == "aoti":
+            archive.writestr("x/data/aotinductor/model/w.so", "code")
+        archive.writestr(name, "code")
+    about = {"kind": kind, "compiled_for": None, "instructions": None}
+    rewrite(file, lambda description: description.update(about))
+    monkeypatch.setitem(exported.OPENERS, kind, lambda *arguments: opened.append(arguments))
+    with pytest.raises(exported.ExportError, match=r"student.pt2: its part .* leads out of the folder"):
+        exported.load_exported(file)
+    assert not opened

@@ -1,10 +1,13 @@
 """Files of models, and published weights: strict loading, layouts, no code that runs."""
 
+import io
 import math
 import os
 import pickle
 import re
+import stat
 import threading
+import time
 import zipfile
 from dataclasses import replace
 
@@ -732,7 +735,7 @@ def test_forged_tensors_are_named(tmp_path, make, change):
     weights = torch.load(tmp_path / "model.pt", weights_only=True)["weights"]
     key = next(key for key, value in weights.items() if value.ndim > 1)
     forged(tmp_path / "forged.pt", tmp_path / "model.pt", weights=weights | {key: change(weights[key])})
-    with pytest.raises(EgoDistillError, match=rf"forged.pt does not fit .*{re.escape(key)}"):
+    with pytest.raises(EgoDistillError, match=rf"forged.pt .*{re.escape(key)}"):
         checkpoints.load_model(tmp_path / "forged.pt")
 
 
@@ -904,3 +907,87 @@ def test_an_archive_whose_names_are_not_text_is_damaged(tmp_path):
     path.write_bytes(content)
     with pytest.raises(EgoDistillError, match=r"m\.pt cannot be read as a checkpoint: a damaged archive"):
         EgoDistill.load(path)
+
+
+def archived(path, content=None, name="data.pkl", link=False):
+    """Write an archive of torch with another pickle, or with one more part."""
+    torch.save({"w": torch.zeros(2)}, path)
+    with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as source, zipfile.ZipFile(path, "w") as target:
+        for entry in source.namelist():
+            data = content if content and entry.endswith(name) else source.read(entry)
+            target.writestr(entry, data)
+        if content is None:
+            more = zipfile.ZipInfo(name)
+            more.external_attr = (stat.S_IFLNK | 0o777) << 16 if link else 0
+            target.writestr(more, "/etc")
+
+
+def legacy(path):
+    """Return the first three pickles of a file in torch's old format."""
+    torch.save({}, path, _use_new_zipfile_serialization=False)
+    with open(path, "rb") as file:
+        for _ in range(3):
+            pickle.load(file)
+        return path.read_bytes()[: file.tell()]
+
+
+def small_bombs():
+    """{name: write a file of weights that would take the memory or the day}."""
+    text, key = b"X\x03\x00\x00\x00hex\x86R", b"\x80\x02})" + b"2\x86" * 40 + b"K\x01s."
+    codecs = b"c_codecs\nencode\n" * 30 + b"X\x04\x00\x00\x00abcd" + text * 30
+    zero = {"w": torch.zeros(1).expand(10**10, 10)}
+    many = {f"w{k}": zero["w"][: 10**6] for k in range(100)}
+    old = {"_use_new_zipfile_serialization": False}
+    return {
+        "hash": lambda path: archived(path, key),
+        "old hash": lambda path: path.write_bytes(legacy(path) + key),
+        "print": lambda path: archived(path, b"\x80\x02}X\x06\x00\x00\x00format" + key[3:-4] + b"s."),
+        "encode": lambda path: archived(path, b"\x80\x02}X\x01\x00\x00\x00w" + codecs + b"s."),
+        "stride": lambda path: torch.save(zero, path),
+        "nested stride": lambda path: torch.save({"model": [{"a": (zero,)}]}, path),
+        "old stride": lambda path: torch.save(zero, path, **old),
+        "many": lambda path: torch.save(many, path),
+    }
+
+
+@pytest.mark.parametrize("name", small_bombs())
+def test_a_small_file_of_weights_stays_small(name, tmp_path):
+    small_bombs()[name](path := tmp_path / "weights.pt")
+    assert path.stat().st_size < 50_000
+    before, began = peak(), time.process_time()
+    words = "stand for over a million|over 4 times as large|encodes a text several"
+    with pytest.raises(EgoDistillError, match=rf"weights.pt .*({words})"):
+        checkpoints.read_weights(path)
+    assert peak() - before < 100 and time.process_time() - began < 5
+
+
+def test_weights_may_share_memory(tmp_path):
+    weight = torch.randn(100, 1000)
+    content = {"a": weight, "tied": weight, "again": [weight.T], "few": torch.ones(1).expand(1000)}
+    for old in (True, False):
+        torch.save(content, tmp_path / "w.pt", _use_new_zipfile_serialization=old)
+        assert checkpoints.read_tensors(tmp_path / "w.pt").keys() == content.keys()
+
+
+@pytest.mark.parametrize("name", ["../w", "w/../../x", "/etc/w", "C:\\w", "w\\..\\..\\x", "link"])
+def test_an_archive_stays_in_its_folder(name, tmp_path):
+    archived(tmp_path / "w.pt", name=name, link=name == "link")
+    with pytest.raises(EgoDistillError, match=r"w.pt: its part .* leads out of the folder in which it is unpacked"):
+        checkpoints.read_tensors(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "compressed", "stride"])
+def test_weights_of_an_image_encoder_are_read_like_others(kind, tmp_path):
+    path = tmp_path / "image.pt"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "stride":
+        torch.save({"conv1.weight": torch.zeros(1).expand(10**11)}, path)
+    else:
+        archived(whole := tmp_path / "whole.pt", b"0" * 10**6)
+        with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
+            for entry in source.namelist():
+                target.writestr(entry, source.read(entry))
+    words = {"pipe": "a pipe, not a file", "compressed": "is compressed", "stride": "times as large as the file"}
+    with pytest.raises(ValueError, match=rf"the image weights \S+image.pt cannot be read: .*{words[kind]}"):
+        small_student(image_weights=path)

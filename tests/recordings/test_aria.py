@@ -7,8 +7,10 @@ import struct
 import av
 import numpy as np
 import pytest
+from fuzz import peak
 from painted import number_of, paint
 from vrs import (
+    IMU_LAYOUT,
     LEFT,
     RGB,
     RIGHT,
@@ -382,3 +384,62 @@ def test_a_real_recording_that_was_cut_off(sample_data, tmp_path):
     path.write_bytes((sample_data / "aria-vrs" / "recording.vrs").read_bytes()[:1_000_000])
     with pytest.raises(AriaError, match=r"cut\.vrs: has [\d,]+ of 785 records \(1,000,000 bytes\), so it was cut off"):
         aria.VRS(path)
+
+
+def forge(path, content, name, size, changes=()):
+    """Let the first data record of a stream be compressed, and name a size."""
+    data = bytearray(path.read_bytes())
+    start = data.index(content)
+    head = aria.RECORD_HEADER.size
+    fields = list(aria.RECORD_HEADER.unpack(data[start - head : start]))
+    fields[7:] = aria.ZSTD, size
+    data[start - head : start] = aria.RECORD_HEADER.pack(*fields)
+    path.write_bytes(data)
+    return path
+
+
+class Zeros:
+    """A bomb for any reader: as many zeros as it asks for."""
+
+    def __call__(self, content, most):
+        assert most <= aria.LARGEST_RECORD + 1
+        return bytes(most)
+
+
+def test_a_record_unpacks_to_the_size_that_it_names_and_no_more(gen1, monkeypatch):
+    monkeypatch.setattr(aria, "_zstd", Zeros)
+    first = samples(ACCEL, GYRO)[0][1]
+    for size, words in ((2**32 - 1, "a record would have 4,295 MB"), (42, "unpacks to more than the 42 bytes")):
+        path, before = forge(gen1(), first, LEFT, size), peak()
+        with pytest.raises(AriaError, match=rf"walk.vrs: is damaged: .*{words}"):
+            AriaRecording(path).imu()
+        assert peak() - before < 200
+
+
+@pytest.mark.skipif(importlib.util.find_spec("zstandard") is None, reason="needs the extra cameras")
+def test_a_bomb_of_zstd_is_not_unpacked():
+    import zstandard
+
+    bomb, before = zstandard.ZstdCompressor().compress(bytes(1 << 28)), peak()
+    assert len(bomb) < 10_000 and len(aria._zstd()(bomb, 101)) == 101
+    assert peak() - before < 100
+
+
+def test_an_index_has_no_more_records_than_the_file(gen1, monkeypatch):
+    path = gen1()
+    monkeypatch.setattr(aria, "_zstd", Zeros)
+    data = bytearray(path.read_bytes())
+    at = aria.FILE_HEADER.unpack(data[: aria.FILE_HEADER.size])[4] + aria.RECORD_HEADER.size + 4 + 6
+    data[at : at + 4] = struct.pack("<I", 2**32 - 1)
+    data[at - 15 : at - 10] = struct.pack("<BI", aria.ZSTD, 100)
+    path.write_bytes(data)
+    with pytest.raises(AriaError, match=r"walk.vrs: ends long before the records that its index counts"):
+        aria.VRS(path)
+
+
+def test_numbers_of_a_record_are_at_its_start(gen1, monkeypatch):
+    path = gen1()
+    monkeypatch.setattr("vrs.IMU_LAYOUT", [*IMU_LAYOUT, ("far", "Value<double>", 10**9, {})])
+    with pytest.raises(AriaError, match=r"far.vrs: does not say how the data of stream 1202-2 are laid out"):
+        AriaRecording(gen1("far.vrs")).imu()
+    assert AriaRecording(path).imu()

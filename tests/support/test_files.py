@@ -547,6 +547,28 @@ def test_outputs_are_checked_before_any_work(tmp_path):
         files.check_output(table, [table], overwrite=True)
 
 
+def test_an_output_is_apart_from_inputs_stores_and_recordings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("walk.mp4", "walk.csv", "run-accl.csv", "store/store.json", "neon/imu.csv", "neon/x.mp4"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text("mine")
+    Path("neon/world_timestamps.csv").touch()
+    Path("link.mp4").symlink_to("walk.mp4")
+    os.link("walk.mp4", "twin.mp4")
+    Path("films").symlink_to("neon")
+    words = {"link.mp4": "also an input", "twin.mp4": "also an input", "./store/../walk.mp4": "also an input"}
+    words |= {"neon": "Neon", "neon/new/offsets.csv": "Neon", "films/copy.mp4": "Neon", "store/in/x": "clip store"}
+    for name, word in words.items():
+        with pytest.raises(DataError, match=rf"^{name}: .*{word}"):
+            files.require_apart(name, ["walk.mp4", "nonsense", ""])
+    for name in ("store", "new", "walk.csv", "walk2.mp4"):  # a store is continued
+        files.require_apart(name, ["walk.mp4"])
+    for name, video in (("walk.csv", "walk.mp4"), ("run-accl.csv", "./run.mp4")):
+        with pytest.raises(DataError, match="may be the IMU of"):
+            files.check_output(name, [video], overwrite=True)
+    files.check_output("walk.csv", ["walk.mp4"], ours=[b"mine"])  # an earlier result
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_cannot_be_written_is_told_before_any_work(tmp_path):
     tmp_path.chmod(0o500)

@@ -1,6 +1,7 @@
 """Tables and JSON files of others, a row or an object at a time."""
 
 import json
+import time
 import tracemalloc
 
 import pytest
@@ -70,3 +71,17 @@ def test_ids_stay_inside_the_root():
     for name in ("..", "a/b", "a\\b", "", "-x", "a.mp4", None, 3, "a\n"):
         with pytest.raises(DataError, match=r"^t\.csv, row 2: .* is not an id"):
             records.require_id("t.csv, row 2", name, "an id")
+
+
+def test_a_header_of_blanks_takes_no_time(tmp_path):
+    table, began = tmp_path / "a.csv", time.process_time()
+    table.write_text(",".join("video" + " " * 100_000 + name for name in "xyz") + "\n1,2,3\n")
+    with pytest.raises(DataError, match=r"a.csv: no column"):
+        list(records.read_table(table, ("start",)))
+    assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize("stop", ["1000001", "1e300", "300000:00:00", "9" * 400])
+def test_no_video_is_longer_than_eleven_days(stop):
+    with pytest.raises(DataError, match=r"a.csv, row 2: .* is not a time in seconds"):
+        records.start_and_stop("a.csv, row 2", "0", stop)
