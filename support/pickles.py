@@ -99,7 +99,7 @@ def check_pickle(file: IO[bytes]) -> None:
     >>> pickles.check_pickle(io.BytesIO(pickle.dumps({"a": key})))
     Traceback (most recent call last):
     ...
-    _pickle.UnpicklingError: its 207 bytes stand for over a million objects
+    _pickle.UnpicklingError: its ... bytes stand for over a million objects
     """
     count = _Count()
     start = file.tell()
