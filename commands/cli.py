@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import errno
 import faulthandler
 import importlib
@@ -25,7 +26,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from ..support import files
 from ..support.version import __version__
@@ -311,12 +312,30 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         about = f"{text[0].upper()}{text[1:]}. Example:\n\n    {example}"
         parsers.add_parser(name, help=text, description=about, formatter_class=CommandHelp)
     called = next((word for word in argv if not word.startswith("-")), None)
+    if not argv:
+        parser.print_help(sys.stderr)
+        parser.exit(2)
+    if called is not None and called not in COMMANDS:
+        parser.error(f"there is no command {called!r}{meant(called, COMMANDS)}")
     if called in COMMANDS:
         module = importlib.import_module(f"egodistill.commands.{MODULES.get(called, 'models')}")
         add_options, run = module.COMMANDS[called]
         add_options(parsers.choices[called])
         parsers.choices[called].set_defaults(run=run, words=["egodistill", *argv])
+        known = parsers.choices[called]._option_string_actions
+        for word in (word.partition("=")[0] for word in argv if len(word) > 2 and word.startswith("--")):
+            if not any(option.startswith(word) for option in known):
+                parsers.choices[called].error(f"there is no option {word}{meant(word, known)}")
     return parser.parse_args(argv)
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """Return a question for the most similar of the known words, if there is one, or else where they are listed."""
+    close = difflib.get_close_matches(SHORT.get(word, word), known, n=1)
+    return f". Did you mean {close[0]}?" if close else "; --help lists all"
+
+
+SHORT = {"--lr": "--learning-rate", "--output": "--out", "--bs": "--batch-size"}  # what other programs call options
 
 
 class CommandHelp(argparse.RawDescriptionHelpFormatter):

@@ -507,6 +507,11 @@ def read_checkpoint(path: str | os.PathLike, expected: str) -> dict[str, Any]:
             f"{path}: its format is {form!r}, of another version of this library; this one reads {expected!r}. Use "
             f"that version, or train the model again"
         )
+    if expected == MODEL_FORMAT and str(form).startswith("egodistill training"):
+        raise EgoDistillError(
+            f"{path} is the state of a training that has not ended, not a model; run its command again until it writes "
+            f"the model"
+        )
     if form != expected:
         bare = all(isinstance(value, Tensor) for value in content.values())
         hint = "; for a bare state_dict, build the model and call load_state_dict()" if bare else ""

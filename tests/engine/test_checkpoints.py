@@ -153,6 +153,10 @@ def round_a_weight(content):
         (count_a_weight, ["head.projection.bias", "int64"]),
         (round_a_weight, ["head.projection.bias", "float16"]),
         (lambda content: content.update(format="other"), ["not an 'egodistill model 1' file", "'other'"]),
+        (
+            lambda content: content.update(format="egodistill training 2"),
+            ["a training that has not ended, not a model"],
+        ),
         (lambda content: content.update({"class": "Nothing"}), ["Nothing"]),
         (lambda content: content.update({"class": "EgoDistill"}), ["class EgoDistill, not Teacher"]),
         (lambda content: content["arguments"].update(network="Nothing"), ["do not build", "Nothing"]),
