@@ -37,6 +37,7 @@ __all__ = [
     "read_imu",
     "table_columns",
     "unit_notes",
+    "unit_question",
 ]
 
 
@@ -591,7 +592,7 @@ def _sensor_states(sensor: str, stamps: np.ndarray, values: np.ndarray, rate: fl
         return {}
     step, found = float(np.median(np.diff(stamps))), {}
     if not FASTEST <= step <= SLOWEST:
-        return {f"{sensor} times": f"the {sensor}'s samples are {step:.3g} s apart{_unit_question(step)}"}
+        return {f"{sensor} times": f"the {sensor}'s samples are {step:.3g} s apart{unit_question(step)}"}
     if _is_enough(stamps) and (sentence := _unit_fault(sensor, values)[0]):
         found[f"{sensor} units"] = sentence
     if step > 2 / rate * (1 + 1e-3):
@@ -601,12 +602,18 @@ def _sensor_states(sensor: str, stamps: np.ndarray, values: np.ndarray, rate: fl
     return found
 
 
-def _unit_question(step: float) -> str:
-    """Return the question in which unit times are whose steps are no steps of a sensor in seconds."""
+def unit_question(step: float, fastest: float = FASTEST, slowest: float = SLOWEST / 10) -> str:
+    """Return the question in which unit times are whose steps are no steps of a sensor in seconds; "" if none fits.
+
+    Args:
+        step: The step.
+        fastest: The shortest step of the sensor, in seconds.
+        slowest: The longest one; not that of a sensor of 2 Hz.
+    """
     large = {"milliseconds": 1e-3, "microseconds": 1e-6, "nanoseconds": 1e-9}
     small = {"microseconds": 1e3, "milliseconds": 1e6}  # taken for nanoseconds, because they are integers
     for unit, factor in (large if step > SLOWEST else small).items():
-        if FASTEST <= step * factor <= SLOWEST / 10:  # not a sensor of 2 Hz
+        if fastest <= step * factor <= slowest:
             return f"; are the times in {unit}? They must be float seconds or integer nanoseconds"
     return ""
 
