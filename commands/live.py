@@ -240,8 +240,9 @@ class Source:
             yield times, readings
 
     def check_times(self, times: np.ndarray, readings: np.ndarray) -> None:
-        """Raise IMUError if the first samples show another unit of times. A stream may get none of them: by their
-        times, they are outside the video, or not due for hours.
+        """Raise IMUError if the first samples show another unit of times.
+
+        A stream may get none of them: by their times, they are outside the video, or not due for hours.
         """
         accel, gyro = (~np.isnan(readings[:, part]).any(axis=1) for part in (slice(3), slice(3, 6)))
         motion = Imu(times[accel], readings[accel, :3], times[gyro], readings[gyro, 3:])
@@ -254,8 +255,7 @@ class Source:
         return self.offset + self.stretch * moment
 
     def require_samples(self, seconds: float | None) -> None:
-        """Raise IMUError if samples that came from a pipe or a growing table ended before the video did; report it if
-        those of a complete file did.
+        """Raise IMUError if samples of a pipe or a growing table ended before the video; report it if those of a file did.
 
         Args:
             seconds: Length of the run; None: until the end of the video.

@@ -391,13 +391,13 @@ def test_wrong_times_of_frames_are_a_state_without_imu(name):
 
 @pytest.mark.parametrize("name", ["constant", "float32"])
 def test_wrong_times_of_frames_are_their_own_cause_with_imu(name):
-    stamp, words = WRONG_TIMES[name]
-    (times, accel, gyro), picture, reported = head(15.0), pictures(), []
-    with Stream(Fast(), report=reported.append) as stream:
+    stamp, (times, accel, gyro), picture = WRONG_TIMES[name][0], head(15.0), pictures()
+    day = DAY if name == "float32" else 0
+    with Stream(Fast(), report=[].append) as stream:
         for k in range(0, len(times), 20):
             stream.accept_frame(stamp(times[k]), picture(times[k]))
             stream.accept_imu(
-                times[k : k + 20] + (DAY if name == "float32" else 0), np.hstack([accel, gyro])[k : k + 20]
+                day + times[k : k + 20], np.hstack([accel, gyro])[k : k + 20]
             )
             stream.results()
         assert [state.name for state in stream.health()] == ["frame times"] and "0 s apart" in str(stream.health())
