@@ -26,7 +26,8 @@ __all__ = ["SENSORS", "SILENT", "Health", "Pictures", "Recent"]
 
 SENSORS = ("accelerometer", "gyroscope")
 INPUTS = (*SENSORS, "frame")
-RECENT = 6.0  # seconds of samples that are judged, longer than `FROZEN`
+SECONDS = 5.0  # of samples or frames, or on this host, after which states are searched for again
+RECENT = FROZEN + SECONDS + 1.0  # seconds of samples that are judged: a fault that lasts is seen, whenever it begins
 FEWEST, MOST = 200, 1 << 15  # samples that are judged, whatever their times
 SILENT = 5.0  # seconds without any sample, frame or input
 FAULTY = 0.05  # share of late, double or invalid readings
@@ -46,8 +47,7 @@ ROWS = 16  # rows of a picture that are examined: whole ones, since other points
 SAME_MOVING, SAME, SAME_STILL = 5.0, 10.0, 60.0
 MOVES = 0.1  # rad/s: deviation of the turn rates of a head that moves; noise has 0.005
 TINY = 4  # times smaller than the model's pictures
-# States are searched for after so many readings or frames, or after so many seconds on this host.
-READINGS, FRAMES, SECONDS = 8000, 600, 5.0
+READINGS, FRAMES = 8000, 600  # readings or frames, whatever their times, after which states are searched for again
 
 
 class Recent:
@@ -197,6 +197,7 @@ class Health:
         self.same_for = SAME
         self.came = self.looked = time.monotonic()
         self.fresh = self.frames = 0  # readings and frames since states were searched for
+        self.searched = math.inf  # the newest time then
 
     # --- What arrives
 
@@ -274,10 +275,12 @@ class Health:
 
     def is_due(self) -> bool:
         """Return whether so much has come, or so much time has passed, that states should be searched for again."""
-        now = time.monotonic()
-        if self.fresh < READINGS and self.frames < FRAMES and now - self.looked < SECONDS:
+        now, newest = time.monotonic(), max((last for last in self.last if math.isfinite(last)), default=math.inf)
+        self.searched = min(self.searched, newest)
+        passed = max(now - self.looked, newest - self.searched if newest < math.inf else 0.0)
+        if self.fresh < READINGS and self.frames < FRAMES and passed < SECONDS:
             return False
-        self.looked, self.fresh, self.frames = now, 0, 0
+        self.looked, self.searched, self.fresh, self.frames = now, newest, 0, 0
         return True
 
     def states(self) -> list[State]:

@@ -109,7 +109,7 @@ class Stream:
     Times are float seconds, or integers, which are nanoseconds; all of one clock and one kind.
 
     Memory, whatever the input: (clip_seconds + slack + (max_pending + 1) * every + max_jump) seconds of samples, and
-    the last 6 s as they came, 32 bytes per reading; the pictures of coming answers in the model's size, one as it came,
+    the last 11 s as they came, 32 bytes per reading; the pictures of coming answers in the model's size, one as it came,
     and their features. While frames are ahead of the samples, they wait: at most `arrivals.KEPT_BYTES`, 128 MiB.
 
     Args:

@@ -429,6 +429,25 @@ def test_a_step_of_a_clock_is_a_state(which):
     assert ("by 1.5 s, the other did not" in told.get("clocks apart", "")) == (which == "samples")
 
 
+@pytest.mark.parametrize("begin", [6.0, 7.3, 8.1, 9.4, 10.7])
+@pytest.mark.parametrize("piece", [20, 1000])
+def test_a_fault_that_ends_is_told(begin, piece):
+    """Whenever it begins, also if a recording is read much faster than in real time."""
+    times, accel, gyro = head(30.0)
+    gyro[(times > begin) & (times < begin + 5.5)] = 0
+    _, reported, _ = run((times, accel, gyro), pictures(), piece=piece)
+    assert list(reported) == ["gyroscope dead"]
+    motion = head(30.0)
+    gone = [k for k in range(300) if not begin < k / 10 < begin + 10.3]
+    with Stream(Fast(), report=(found := []).append) as stream:
+        for k in range(300):
+            if k in gone:
+                stream.accept_frame(k / 10, pictures()(k / 10))
+            stream.accept_imu(motion[0][20 * k : 20 * k + 20], np.hstack(motion[1:])[20 * k : 20 * k + 20])
+            stream.results()
+    assert [state.name for state in found] == ["no frames"]
+
+
 # --- How states are told ---------------------------------------------------------------------------------------------
 
 
