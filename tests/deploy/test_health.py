@@ -396,9 +396,7 @@ def test_wrong_times_of_frames_are_their_own_cause_with_imu(name):
     with Stream(Fast(), report=[].append) as stream:
         for k in range(0, len(times), 20):
             stream.accept_frame(stamp(times[k]), picture(times[k]))
-            stream.accept_imu(
-                day + times[k : k + 20], np.hstack([accel, gyro])[k : k + 20]
-            )
+            stream.accept_imu(day + times[k : k + 20], np.hstack([accel, gyro])[k : k + 20])
             stream.results()
         assert [state.name for state in stream.health()] == ["frame times"] and "0 s apart" in str(stream.health())
 
