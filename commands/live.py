@@ -255,7 +255,7 @@ class Source:
         return self.offset + self.stretch * moment
 
     def require_samples(self, seconds: float | None) -> None:
-        """Raise IMUError if samples of a pipe or a growing table ended before the video; report it if those of a file did.
+        """Raise IMUError if samples of a pipe or a growing table ended before the video; report it of those in a file.
 
         Args:
             seconds: Length of the run; None: until the end of the video.

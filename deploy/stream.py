@@ -109,8 +109,8 @@ class Stream:
     Times are float seconds, or integers, which are nanoseconds; all of one clock and one kind.
 
     Memory, whatever the input: (clip_seconds + slack + (max_pending + 1) * every + max_jump) seconds of samples, and
-    the last 11 s as they came, 32 bytes per reading; the pictures of coming answers in the model's size, one as it came,
-    and their features. While frames are ahead of the samples, they wait: at most `arrivals.KEPT_BYTES`, 128 MiB.
+    the last 11 s as they came, 32 bytes per reading; the pictures of coming answers in the model's size, one as it
+    came, and their features. While frames are ahead of the samples, they wait: at most `arrivals.KEPT_BYTES`, 128 MiB.
 
     Args:
         model: An `EgoDistill` in evaluation mode, on its device, a pair of exported programs (`export.load_pair()`), or
@@ -542,6 +542,7 @@ class Stream:
         | "accelerometer units", "gyroscope units", "sensors exchanged" | readings that are not in m/s2 and rad/s |
         | "accelerometer times", "gyroscope times", "frame times" | times that are neither seconds nor nanoseconds |
         | "... dead", "... frozen" | readings that are zero, or do not change, for 5 s |
+        | "... axes" | two axes that are equal, or one that is zero |
         | "... rate" | fewer than half as many samples per second as the model reads |
         | "samples late", "samples double", "samples invalid" | more than 5 % of the last readings |
         | "no accelerometer", "no gyroscope", "no samples", "no frames" | an input that does not come, while others do |
