@@ -37,6 +37,7 @@ __all__ = [
     "read_imu",
     "table_columns",
     "unit_notes",
+    "unit_question",
 ]
 
 
@@ -60,6 +61,7 @@ HIGH_ACCELERATION = 30.0  # m/s2: three times gravity; a wrist that exercises ha
 ONE_G = (0.9, 1.1)
 FAST_TURN = 35.0  # rad/s, 2000 degrees per second: the range of the sensors
 FROZEN = 5.0  # seconds: a sensor that repeats one value for longer does not work
+STUCK = 0.9  # share of readings that are one value: a sensor that works once a second
 AVERAGED = 1.5  # times the rate of a window: the samples of a faster sensor are averaged
 NOTED_GAP = 3.0, 0.01  # a gap is noted if it is longer than this many usual steps, and than this many seconds
 # The least that states are judged by: samples for the unit of times, samples and seconds for that of readings.
@@ -329,9 +331,7 @@ def _read(source: str | os.PathLike | Sequence[str | os.PathLike], zero_accel: b
         accel_time, accel = gyro_time, np.zeros_like(gyro)
         notes.append(NO_ACCELEROMETER)
     for sensor, values in (("accelerometer", accel), ("gyroscope", gyro)):
-        for i, k in ((0, 1), (0, 2), (1, 2)):
-            if values.any() and (values[:, i] == values[:, k]).all():
-                notes.append(f"the {sensor}'s {'XYZ'[i]} and {'XYZ'[k]} are equal: a faulty export?")
+        notes += [sentence] if (sentence := _equal_axes(sensor, values)) else []
     return Imu(accel_time, accel, gyro_time, gyro, tuple(notes))
 
 
@@ -492,6 +492,9 @@ def _unit_fault(sensor: str, values: np.ndarray) -> tuple[str, bool]:
         if mean == 0 or LOW_ACCELERATION <= mean <= HIGH_ACCELERATION:
             return "", False
         low, middle = np.percentile(norms, [5, 50])
+        if mean > HIGH_ACCELERATION >= middle:  # a few readings, not their unit
+            share = np.count_nonzero(norms > HIGH_ACCELERATION) / len(norms)
+            return f"{share:.1%} of the accelerations are above {HIGH_ACCELERATION:g} m/s2: the sensor fails", False
         steady = low > middle / 2
         if steady and ONE_G[0] < middle < ONE_G[1]:
             return f"the acceleration is in g (median {middle:.2f}); multiply it by 9.80665 for m/s2", True
@@ -538,6 +541,7 @@ def motion_states(motion: Imu, *, rate: float = 198.0) -> list[State]:
     | "accelerometer times", "gyroscope times" | steps between samples that are no steps of a sensor in seconds |
     | "... units" | readings that are not in m/s2 or rad/s, judged by gravity and turn rates |
     | "... dead", "... frozen" | readings that are zero, or do not change, for 5 s |
+    | "... axes" | two axes that are equal, or one that is zero, for 5 s |
     | "... rate" | fewer than half as many samples per second as a student reads |
     | "sensors exchanged" | gravity in the gyroscope and none in the accelerometer |
 
@@ -591,7 +595,7 @@ def _sensor_states(sensor: str, stamps: np.ndarray, values: np.ndarray, rate: fl
         return {}
     step, found = float(np.median(np.diff(stamps))), {}
     if not FASTEST <= step <= SLOWEST:
-        return {f"{sensor} times": f"the {sensor}'s samples are {step:.3g} s apart{_unit_question(step)}"}
+        return {f"{sensor} times": f"the {sensor}'s samples are {step:.3g} s apart{unit_question(step)}"}
     if _is_enough(stamps) and (sentence := _unit_fault(sensor, values)[0]):
         found[f"{sensor} units"] = sentence
     slowest = 2 / rate * (1 + 1e-3)
@@ -601,15 +605,37 @@ def _sensor_states(sensor: str, stamps: np.ndarray, values: np.ndarray, rate: fl
             found[f"{sensor} rate"] = _slow_sentence(sensor, mean, rate)
     if sentence := _frozen_sentence(sensor, stamps, values):
         found[f"{sensor} {'dead' if ' is zero ' in sentence else 'frozen'}"] = sentence
+    elif stamps[-1] - stamps[0] > FROZEN and (sentence := _equal_axes(sensor, values) or _zero_axis(sensor, values)):
+        found[f"{sensor} axes"] = sentence
     return found
 
 
-def _unit_question(step: float) -> str:
-    """Return the question in which unit times are whose steps are no steps of a sensor in seconds."""
+def _equal_axes(sensor: str, values: np.ndarray) -> str:
+    """Return which two axes of readings [n, 3] are equal; "" if none are."""
+    for i, k in ((0, 1), (0, 2), (1, 2)):
+        if values.any() and (values[:, i] == values[:, k]).all():
+            return f"the {sensor}'s {'XYZ'[i]} and {'XYZ'[k]} are equal: a faulty export?"
+    return ""
+
+
+def _zero_axis(sensor: str, values: np.ndarray) -> str:
+    """Return which axis of readings [n, 3] is zero; "" if none is."""
+    alive = values.any(axis=0)
+    return "" if alive.all() else f"the {sensor}'s {'XYZ'[int(np.argmin(alive))]} is always zero: a faulty export?"
+
+
+def unit_question(step: float, fastest: float = FASTEST, slowest: float = SLOWEST / 10) -> str:
+    """Return the question in which unit times are whose steps are no steps of a sensor in seconds; "" if none fits.
+
+    Args:
+        step: The step.
+        fastest: The shortest step of the sensor, in seconds.
+        slowest: The longest one; not that of a sensor of 2 Hz.
+    """
     large = {"milliseconds": 1e-3, "microseconds": 1e-6, "nanoseconds": 1e-9}
     small = {"microseconds": 1e3, "milliseconds": 1e6}  # taken for nanoseconds, because they are integers
     for unit, factor in (large if step > SLOWEST else small).items():
-        if FASTEST <= step * factor <= SLOWEST / 10:  # not a sensor of 2 Hz
+        if fastest <= step * factor <= slowest:
             return f"; are the times in {unit}? They must be float seconds or integer nanoseconds"
     return ""
 
@@ -632,7 +658,10 @@ def _frozen_sentence(sensor: str, stamps: np.ndarray, values: np.ndarray) -> str
     longest = int(np.argmax(stamps[last] - stamps[first]))
     start, stop = stamps[first[longest]], stamps[last[longest]]
     if stop - start <= FROZEN:
-        return ""
+        usual = np.median(values, axis=0)
+        share = np.count_nonzero((values == usual).all(axis=1)) / len(values)
+        text = f"the {sensor} does not change in {share:.0%} of {stamps[-1] - stamps[0]:.0f} s"
+        return text if share > STUCK else ""
     what = "is zero" if not values[first[longest]].any() else "does not change"
     return f"the {sensor} {what} from {start:.1f} to {stop:.1f} s"
 

@@ -32,7 +32,7 @@ import numpy as np
 from ..deploy import arrivals, events, exported, feeds
 from ..deploy.stream import CHOICES, Answer, Stream
 from ..engine import batches, runtime
-from ..imu import IMUError, State
+from ..imu import Imu, IMUError, State, motion_states
 from ..recordings import clips
 from ..support import files
 from ..support.errors import EgoDistillError
@@ -59,6 +59,7 @@ FAR_APART = 10.0  # seconds between the first frame and the first sample: they a
 ALIGNMENT = 1.0  # seconds of arrivals that decide the offset between two clocks
 WARM_UP = 5  # answers after the first one that are not part of the steady state
 FILE_PENDING = 100_000  # answers of a file that may become due at once: 14 h at two per second
+CHECKED = 100  # first samples whose times are checked
 JOIN = 2.0  # seconds that a thread may take to end
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # they end a run in order; Windows has no SIGHUP
 
@@ -202,6 +203,7 @@ class Source:
         stretch: Factor of the video's clock.
         align: Whether `offset` is computed from arrivals.
         turn: Rotation [3, 3] of samples that come, into the axes of the student; None: they have these axes.
+        report: Gets a sentence about samples of a complete file that end early.
         first: Time of the first sample so far, in seconds.
         last: Time of the last one.
     """
@@ -215,36 +217,60 @@ class Source:
     stretch: float = 1.0
     align: bool = False
     turn: np.ndarray | None = None
+    report: Callable[[str], object] = lambda sentence: None
     first: float = math.inf
     last: float = -math.inf
 
+    @property
+    def name(self) -> str:
+        """Return the name of where samples come from, for messages."""
+        return getattr(self.samples, "name", self.video.source)
+
     def pieces(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield the samples, turned into the axes of the student."""
+        checked: list[tuple[np.ndarray, np.ndarray]] | None = None if self.recorded else []
         for times, readings in self.samples:
             here = in_seconds(times)
+            if checked is not None:
+                checked.append((here, readings))
+                self.check_times(*map(np.concatenate, zip(*checked, strict=True)))
+                checked = checked if sum(len(part) for part, _ in checked) < CHECKED else None
             self.first, self.last = min(self.first, float(here.min())), max(self.last, float(here.max()))
             if self.turn is not None:
                 readings = np.concatenate([readings[:, :3] @ self.turn.T, readings[:, 3:] @ self.turn.T], axis=1)
             yield times, readings
+
+    def check_times(self, times: np.ndarray, readings: np.ndarray) -> None:
+        """Raise IMUError if the first samples show another unit of times.
+
+        A stream may get none of them: by their times, they are outside the video, or not due for hours.
+        """
+        accel, gyro = (~np.isnan(readings[:, part]).any(axis=1) for part in (slice(3), slice(3, 6)))
+        motion = Imu(times[accel], readings[accel, :3], times[gyro], readings[gyro, 3:])
+        for state in motion_states(motion):
+            if state.name.endswith(" times"):
+                raise IMUError(f"{self.name}: {state.sentence}")
 
     def on_sample_clock(self, moment: float) -> float:
         """Return a time of the video on the clock of the samples."""
         return self.offset + self.stretch * moment
 
     def require_samples(self, seconds: float | None) -> None:
-        """Raise IMUError if samples that came from a pipe or a growing table ended before the video did.
+        """Raise IMUError if samples of a pipe or a growing table ended before the video; report it of those in a file.
 
         Args:
             seconds: Length of the run; None: until the end of the video.
         """
-        if self.samples is None or self.recorded or self.last == -math.inf:
+        if self.samples is None or self.last == -math.inf:
             return
-        name = getattr(self.samples, "name", "samples")
         if self.video.live:
-            raise IMUError(f"{name}: its last sample is at {self.last:.2f} s, and frames go on coming")
+            raise IMUError(f"{self.name}: its last sample is at {self.last:.2f} s, and frames go on coming")
         end = self.on_sample_clock(self.video.length)  # may be NaN
         if self.last < min(end, self.first + (math.inf if seconds is None else seconds)) - feeds.EARLY:
-            raise IMUError(f"{name}: its last sample is at {self.last:.2f} s, but the video goes on until {end:.2f} s")
+            text = f"{self.name}: its last sample is at {self.last:.2f} s, but the video goes on until {end:.2f} s"
+            if not self.recorded:
+                raise IMUError(text)
+            self.report(f"warning: {text}; there are no answers about the rest")
 
     def check_clocks(self, frame: float, sample: float) -> None:
         """Raise EgoDistillError if the first frame and the first sample cannot be on one clock."""
@@ -289,7 +315,7 @@ def open_source(a: argparse.Namespace, spec: clips.ClipSpec, report: Callable[[s
     if samples is not None:
         clips.require_axes(a.source, axes, spec)
     align = a.align == "arrival"
-    return Source(video, samples, recorded, clock, pace, a.frame_offset, a.frame_stretch, align, turn)
+    return Source(video, samples, recorded, clock, pace, a.frame_offset, a.frame_stretch, align, turn, report)
 
 
 def standard_input() -> int:
@@ -435,6 +461,12 @@ class Inputs:
         source = self.source
         for moment, picture in source.video:
             self._note(self.frames, source.on_sample_clock(moment))
+            silent = source.samples is not None and self.samples.first is None
+            if silent and source.clock.now() - self.frames.began > source.video.timeout:
+                raise IMUError(
+                    f"{source.name}: no sample in the first {source.video.timeout:g} s "
+                    f"of frames; does the program write its lines at once? --timeout SECONDS waits longer"
+                )
             if self.camera is not None:
                 self.camera.give(moment, picture)
         self.end = source.on_sample_clock(source.video.end)
@@ -612,7 +644,7 @@ class Output:
         """Write answers or events into the file, and then print them: the reader of a pipe may be gone."""
         lines = [json.dumps(one._asdict()) for one in found]
         if self.path is not None and lines:
-            with files.disk_errors(self.path):
+            with files.disk_errors(self.path, continues=False):
                 if self.file is None:
                     self.path.parent.mkdir(parents=True, exist_ok=True)
                     self.file = open(self.path, "w", encoding="utf-8")
@@ -858,6 +890,8 @@ class LiveRun:
         if self.camera is not None and not stats.given and not interrupted:
             seconds = self.camera.stream.spec.seconds
             reason = self.problem or f"an answer needs {seconds:.2f} s of frames and samples together"
+            if source.samples is not None and source.last == -math.inf:
+                reason = f"no sample came from {source.name}"
             reason = "; ".join([reason, *(state.sentence for state in self.states)])
             raise EgoDistillError(f"{source.video.source}: no clip was classified: {reason}")
 

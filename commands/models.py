@@ -402,7 +402,7 @@ def run_predict(a: argparse.Namespace) -> None:
 @contextlib.contextmanager
 def prediction_writer(path: Path, top: int) -> Iterator[Callable[[inference.Prediction], None]]:
     """Yield a function that adds a prediction to a .csv or .json file at once, so that a killed run keeps its rows."""
-    with files.disk_errors(path):
+    with files.disk_errors(path, continues=False):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "w", newline="", encoding="utf-8") as file:
             writer = (JSONRows if path.suffix == ".json" else CSVRows)(file, top)

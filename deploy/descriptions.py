@@ -253,6 +253,8 @@ def spec_of(value: Any) -> clips.ClipSpec | None:
     """Return the spec of a clip that a description has; None if it is none."""
     if not isinstance(value, dict) or not value.keys() <= {field.name for field in dataclasses.fields(clips.ClipSpec)}:
         return None
+    if not all(value.get(key) in (None, True, False) for key in ("crop", "exact", "audio")):
+        return None
     try:
         return clips.ClipSpec(**value)
     except (TypeError, ValueError, AttributeError, KeyError, OverflowError):

@@ -134,6 +134,7 @@ class Program:
         entries = self.description["inputs"]
         self.inputs: tuple[str, ...] = tuple(entry["name"] for entry in entries)
         self.kinds = [(getattr(torch, entry["dtype"]), tuple(entry["shape"][1:])) for entry in entries]
+        self.sizes = [tuple(entry["shape"][1:]) for entry in self.description["outputs"]]
         calibration = self.description["calibration"] if is_sealed(self.description) else None
         self.ranges: dict[str, list[float]] | None = calibration and calibration["ranges"]
         self.calls = 0
@@ -166,13 +167,29 @@ class Program:
         Args:
             inputs: As for `check()`.
         """
-        inputs = tuple(x.contiguous() for x in inputs)  # compiled code ignores strides
+        # Compiled code ignores strides, and the bits of torch's views that are negative or conjugate.
+        inputs = tuple(x.resolve_conj().resolve_neg().contiguous() for x in inputs)
         count = len(inputs[0])
         size = self.batch_size or count
         if size == count:
-            return list(self.run(*inputs))
-        parts = [self.run(*part) for part in equal_parts(inputs, size)]
+            return self.outputs(inputs)
+        parts = [self.outputs(part) for part in equal_parts(inputs, size)]
         return [torch.cat(outputs)[:count] for outputs in zip(*parts, strict=True)]
+
+    def outputs(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Return what the program computes. Raise ExportError unless the shapes are those of the description.
+
+        Args:
+            inputs: As many clips as the program takes.
+        """
+        found = list(self.run(*inputs))
+        shapes = [tuple(x.shape) for x in found]
+        if shapes != [(len(inputs[0]), *sizes) for sizes in self.sizes]:
+            raise ExportError(
+                f"{self.path}: its outputs have the shapes {shapes}, and its description says others; copy both files "
+                f"of one export, or export again"
+            )
+        return found
 
     def check(self, inputs: Sequence[Tensor]) -> None:
         """Raise ExportError unless number, types, shapes and values of the inputs are those of the description.
@@ -183,7 +200,8 @@ class Program:
         if len(inputs) != len(self.inputs):
             raise ExportError(f"{self.path} takes {' and '.join(self.inputs)}; got {len(inputs)} inputs")
         for name, value, (dtype, sizes) in zip(self.inputs, inputs, self.kinds, strict=True):
-            if not isinstance(value, Tensor) or value.dtype != dtype or value.shape[1:] != sizes or not value.is_cpu:
+            dense = isinstance(value, Tensor) and value.is_cpu and value.layout is torch.strided
+            if not dense or value.dtype != dtype or value.shape[1:] != sizes:
                 wanted = f"{str(dtype).removeprefix('torch.')} {shape_text(sizes)}"
                 raise ExportError(f"{self.path}: {name} must be {wanted} on the CPU; got {text_of(value)}")
             # A sum is finite if all values are, unless they are huge.
@@ -365,6 +383,7 @@ def text_of(value: Any) -> str:
     if not isinstance(value, Tensor):
         return type(value).__name__
     place = "" if value.is_cpu else f" on {value.device}"
+    place += "" if value.layout is torch.strided else ", sparse"
     return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}{place}"
 
 

@@ -117,6 +117,7 @@ class Random:
 
     def __post_init__(self) -> None:
         require_number("probability", self.probability, 0, 1)
+        require_number("seed", self.seed, 0, whole=True)
         self.rng = np.random.default_rng(self.seed)
 
     def __call__(self, window: np.ndarray, ages: Sequence[float], stop: float) -> bool:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..imu import FROZEN, Imu, State, motion_states
+from ..imu import FROZEN, Imu, State, motion_states, unit_question
 from ..recordings.clips import ClipSpec
 from .arrivals import Alignment, Stats, Step
 
@@ -26,13 +26,20 @@ __all__ = ["SENSORS", "SILENT", "Health", "Pictures", "Recent"]
 
 SENSORS = ("accelerometer", "gyroscope")
 INPUTS = (*SENSORS, "frame")
-RECENT = 6.0  # seconds of samples that are judged, longer than `FROZEN`
+SECONDS = 5.0  # of samples or frames, or on this host, after which states are searched for again
+RECENT = FROZEN + SECONDS + 1.0  # seconds of samples that are judged: a fault that lasts is seen, whenever it begins
 FEWEST, MOST = 200, 1 << 15  # samples that are judged, whatever their times
 SILENT = 5.0  # seconds without any sample, frame or input
 FAULTY = 0.05  # share of late, double or invalid readings
 COUNTED, RENEWED = 400, 2000  # readings of which a share is taken, at least; after which it is taken of new ones
 OTHER_CLOCK = 3600.0  # seconds: a camera may run ahead of samples, but not by so much
+# Seconds by which the frames of one clock are ahead of samples, and behind them, when answers lack frames
+AHEAD, BEHIND = 5.0, 60.0
 LACKING = 3  # answers in a row that lack frames
+STAMPS, FEW_STAMPS = 32, 8  # frame times that are judged, at most and at least
+ONE_TIME = 100  # frames in a row of one time
+FASTEST, SLOWEST = 1e-3, 1.0  # seconds between frames of usual cameras
+SET_BACK = 2.0  # seconds by which all these frames are older than an earlier one, if a clock was set back
 LOOK = 0.5  # seconds between two pictures that are examined
 ROWS = 16  # rows of a picture that are examined: whole ones, since other points cost more to read
 # Seconds for which a picture stays the same: while the head moves, if nobody knows, while the head is still. Strongly
@@ -40,8 +47,7 @@ ROWS = 16  # rows of a picture that are examined: whole ones, since other points
 SAME_MOVING, SAME, SAME_STILL = 5.0, 10.0, 60.0
 MOVES = 0.1  # rad/s: deviation of the turn rates of a head that moves; noise has 0.005
 TINY = 4  # times smaller than the model's pictures
-# States are searched for after so many readings or frames, or after so many seconds on this host.
-READINGS, FRAMES, SECONDS = 8000, 600, 5.0
+READINGS, FRAMES = 8000, 600  # readings or frames, whatever their times, after which states are searched for again
 
 
 class Recent:
@@ -180,6 +186,8 @@ class Health:
         self.slack, self.late, self.frames_within = slack, late, frames_within
         self.recent = [Recent() for _ in SENSORS]
         self.pictures = Pictures(spec.size or 1)
+        self.stamps: deque[float] = deque(maxlen=STAMPS)  # the last times of frames that differ from the one before
+        self.same = 0  # frames in a row that have the last of them
         self.first, self.last = [math.inf] * 3, [-math.inf] * 3  # the first and newest time of each of INPUTS
         self.others: list[list[float] | None] = [None] * 3  # the newest times of all when each of them came last
         self.lacking = 0  # answers in a row that lacked frames although there was head motion
@@ -189,6 +197,7 @@ class Health:
         self.same_for = SAME
         self.came = self.looked = time.monotonic()
         self.fresh = self.frames = 0  # readings and frames since states were searched for
+        self.searched = math.inf  # the newest time then
 
     # --- What arrives
 
@@ -214,6 +223,10 @@ class Health:
             picture: uint8 [H, W, 3].
         """
         self.frames += 1
+        self.same += 1
+        if not self.stamps or moment != self.stamps[-1]:
+            self.stamps.append(moment)
+            self.same = 1
         if not 0 <= moment - self.pictures.last < LOOK:
             self.pictures.add(moment, picture)
 
@@ -256,15 +269,18 @@ class Health:
             one.move(convert)
         self.last, self.first = (convert(np.array(times)).tolist() for times in (self.last, self.first))
         self.others = [None if times is None else convert(np.array(times)).tolist() for times in self.others]
+        self.stamps.extend(convert(np.array(self.stamps)).tolist())  # in place of the former ones
 
     # --- What it shows
 
     def is_due(self) -> bool:
         """Return whether so much has come, or so much time has passed, that states should be searched for again."""
-        now = time.monotonic()
-        if self.fresh < READINGS and self.frames < FRAMES and now - self.looked < SECONDS:
+        now, newest = time.monotonic(), max((last for last in self.last if math.isfinite(last)), default=math.inf)
+        self.searched = min(self.searched, newest)
+        passed = max(now - self.looked, newest - self.searched if newest < math.inf else 0.0)
+        if self.fresh < READINGS and self.frames < FRAMES and passed < SECONDS:
             return False
-        self.looked, self.fresh, self.frames = now, 0, 0
+        self.looked, self.searched, self.fresh, self.frames = now, newest, 0, 0
         return True
 
     def states(self) -> list[State]:
@@ -278,8 +294,11 @@ class Health:
                 self.same_for = SAME_MOVING if moves else SAME_STILL
         found = list(self.known)
         if not any(state.name.endswith(" times") for state in found):  # the cause of all the rest
-            found += self.faulty_shares() + self.clocks()
-            found += [] if any(state.name == "clocks apart" for state in found) else self.silences()
+            found += self.faulty_shares()
+            others = self.frame_times() or self.clocks()
+            found += others
+            if not any(state.name in ("frame times", "clocks apart") for state in others):
+                found += self.silences()
         return found + self.pictures.states(self.same_for) if self.spec.frames else found
 
     def counters(self) -> tuple[int, ...]:
@@ -294,9 +313,10 @@ class Health:
         total, *counts = (a - b for a, b in zip(now, before, strict=True))
         if not self.spec.imu_samples or total < COUNTED:
             return []
+        coarse = self.coarse_times(np.concatenate([recent.samples()[0] for recent in self.recent]))
         texts = {
             "late": f"came more than slack={self.slack:g} s after newer ones",
-            "double": f"have the time of another one{self.coarse_times()}",
+            "double": f"have the time of another one{coarse}",
             "invalid": "have no valid time or number",
         }
         return [
@@ -305,15 +325,29 @@ class Health:
             if count > FAULTY * total
         ]
 
-    def coarse_times(self) -> str:
-        """Return the cause of doubles if times were float32 once, such as seconds since 1970; else ""."""
-        times = np.concatenate([recent.samples()[0] for recent in self.recent])
+    def coarse_times(self, times: np.ndarray) -> str:
+        """Return the cause of doubles if times were float32 once, such as seconds since 1970; else "".
+
+        Args:
+            times: [n], seconds.
+        """
         with np.errstate(over="ignore"):
             rounded = times.astype(np.float32)
         if not len(times) or (rounded != times).any():
             return ""
         step = float(np.spacing(rounded.max()))
         return f": float32 times have a step of {step:g} s there; give float64 or nanoseconds" if step > 1e-3 else ""
+
+    def frame_times(self) -> list[State]:
+        """Return the state of frames whose times are those of no camera, in seconds."""
+        steps, times = np.abs(np.diff(self.stamps)), np.array(self.stamps)
+        if self.same < ONE_TIME and len(times) < FEW_STAMPS:
+            return []
+        step = float(np.median(steps)) if self.same < ONE_TIME else 0.0
+        if FASTEST <= step <= self.frames_within:
+            return []
+        cause = unit_question(step, FASTEST, SLOWEST) if step else self.coarse_times(times)
+        return [State("frame times", f"the frames are {step:.3g} s apart{cause}")]
 
     def clocks(self) -> list[State]:
         """Return states of clocks that step or are not one."""
@@ -325,13 +359,25 @@ class Health:
         if alignment.apart:
             text = f"one of the clocks of frames and samples stepped by {abs(alignment.apart):.1f} s, the other did not"
             found.append(State("clocks apart", f"{text}; answers go on when both agree, or after reset()"))
-        elif alignment.leads and abs(lead := alignment.lead()) > OTHER_CLOCK:
+        elif not self.spec.imu_samples:
+            if len(self.stamps) >= FEW_STAMPS and (back := self.last[-1] - max(self.stamps)) > SET_BACK + self.slack:
+                text = f"the clock of the frames was set back by {back:.1f} s, or one frame had a time from the future"
+                found.append(State("clock stepped", f"{text}; answers go on after that time, or after reset()"))
+        elif alignment.leads and (abs(lead := alignment.lead()) > OTHER_CLOCK or self.lacks_other_times(lead)):
             text = f"frames are {lead:.4g} s ahead of samples, so they are not on one clock, or not in one unit"
             found.append(State("clocks apart", f"{text}; give frame_clock"))
         elif self.lacking >= LACKING and alignment.leads and (late := -alignment.lead()) > self.late:
             text = f"the last {self.lacking} answers lack frames, which come {late:.1f} s after samples of their time"
             found.append(State("frames late", f"{text}; give slack={late + 0.5:.1f}"))
         return found
+
+    def lacks_other_times(self, lead: float) -> bool:
+        """Return whether answers lack frames because these come at other times than samples.
+
+        Args:
+            lead: Seconds by which frames are ahead of samples.
+        """
+        return self.lacking >= LACKING and not -BEHIND <= lead <= AHEAD
 
     def silences(self) -> list[State]:
         """Return states of inputs that do not come while others do."""

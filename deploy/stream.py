@@ -109,8 +109,8 @@ class Stream:
     Times are float seconds, or integers, which are nanoseconds; all of one clock and one kind.
 
     Memory, whatever the input: (clip_seconds + slack + (max_pending + 1) * every + max_jump) seconds of samples, and
-    the last 6 s as they came, 32 bytes per reading; the pictures of coming answers in the model's size, one as it came,
-    and their features. While frames are ahead of the samples, they wait: at most `arrivals.KEPT_BYTES`, 128 MiB.
+    the last 11 s as they came, 32 bytes per reading; the pictures of coming answers in the model's size, one as it
+    came, and their features. While frames are ahead of the samples, they wait: at most `arrivals.KEPT_BYTES`, 128 MiB.
 
     Args:
         model: An `EgoDistill` in evaluation mode, on its device, a pair of exported programs (`export.load_pair()`), or
@@ -214,6 +214,8 @@ class Stream:
                     f"{name} decides when to request a frame, so it needs frames='newest'; with 'centre' the camera "
                     f"always runs"
                 )
+        if gate is not None and (isinstance(gate, type) or not callable(gate)):
+            raise EgoDistillError(f"gate must be a function, or a gate such as gates.Turned(0.4); got {gate!r}")
         longest = gate.seconds if isinstance(gate, Period) else period or 0.0
         if longest > max_age:
             raise EgoDistillError(f"the period must be at most max_age, {max_age:g} s; got {longest}")
@@ -381,6 +383,7 @@ class Stream:
             seconds = self._frame_seconds(moment)
             self._stats.frames += 1
             self._health.note_picture(seconds, given)
+            newest = seconds
             if self._request is not None and seconds >= self._request.since:
                 self._stats.answered += 1
                 self._stats.camera_on += max(0.0, seconds - self._request.last)
@@ -394,12 +397,13 @@ class Stream:
                     self._stats.refused += 1
                     self._restart()
                     return
+                newest = sensor.newest
+            self._health.note_progress(len(SENSORS), newest)
             self._alignment.note_frame(seconds)
             ahead = max(self._frames.latest, *(sensor.newest for sensor in self._sensors))
             if not self.spec.frames or (math.isfinite(ahead) and seconds > ahead + FRAME_LEAD):
                 self._stats.refused += 1
                 return
-            self._health.note_progress(len(SENSORS), seconds)
             self._frames.add(TimedFrame(seconds, given.copy()), self._first_open())
             self._update(arrived)
             self._lock.notify_all()  # to `wait()`, which scales the picture
@@ -487,7 +491,8 @@ class Stream:
                     raise
                 self._failure = error
             found, self._ready = self._ready, []
-        self._health.note_busy()
+        if count:
+            self._health.note_busy()
         return found
 
     def _raise_failure(self) -> None:
@@ -535,8 +540,9 @@ class Stream:
         | state | what was seen |
         | --- | --- |
         | "accelerometer units", "gyroscope units", "sensors exchanged" | readings that are not in m/s2 and rad/s |
-        | "accelerometer times", "gyroscope times" | times that are neither seconds nor integer nanoseconds |
+        | "accelerometer times", "gyroscope times", "frame times" | times that are neither seconds nor nanoseconds |
         | "... dead", "... frozen" | readings that are zero, or do not change, for 5 s |
+        | "... axes" | two axes that are equal, or one that is zero |
         | "... rate" | fewer than half as many samples per second as the model reads |
         | "samples late", "samples double", "samples invalid" | more than 5 % of the last readings |
         | "no accelerometer", "no gyroscope", "no samples", "no frames" | an input that does not come, while others do |

@@ -628,7 +628,8 @@ def require_number(
     ...
     egodistill.EgoDistillError: alpha must be a number, 0 <= alpha <= 1; got 1.5
     """
-    fits = isinstance(value, numbers.Integral if whole else numbers.Real) and math.isfinite(value)
+    fits = isinstance(value, numbers.Integral if whole else numbers.Real) and not isinstance(value, bool)
+    fits = fits and math.isfinite(value)
     fits = fits and (least < value if above else least <= value) and (value < most if below else value <= most)
     if not fits:
         limits = f"{least} {'<' if above else '<='} {name}" if math.isfinite(least) else name

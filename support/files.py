@@ -80,6 +80,11 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 NEON = ("imu.csv", "world_timestamps.csv")  # in the folder of each recording of a Pupil Labs Neon
 LARGEST_JSON = 1 << 30  # bytes; the clips of a store with a million take 0.4 GB
 
+KEPT = {  # after an error of writing; whether the same call continues
+    True: "Existing files are unchanged; the same call continues from them",
+    False: "The lines before it are kept; the same call begins anew",
+}
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -315,11 +320,12 @@ def replace_file(source: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path, *, continues: bool = True) -> Iterator[None]:
     """Convert an error in writing a file to an EgoDistillOSError that names the file and the free space.
 
     Args:
         path: The file that the block writes.
+        continues: Whether the same call continues from what was written.
     """
     try:
         yield
@@ -331,7 +337,7 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise  # about another file, which the block read
         raise EgoDistillOSError(
             f"{path}: cannot be written: {error.strerror or error}; {free_megabytes(path):.1f} MB are free there. "
-            f"Existing files are unchanged; the same call continues from them"
+            f"{KEPT[continues]}"
         ) from error
 
 

@@ -234,6 +234,13 @@ def test_shaken_readings_of_a_thousand_are_noted_and_not_refused():
     assert "mean acceleration 934.6 m/s2" in unit_notes("u", "accelerometer", values)[0]
 
 
+def at(values, places, reading):
+    """Readings of which some are another one."""
+    values = values.copy()
+    values[places] = reading
+    return values
+
+
 def states(times, accel, gyro, **options):
     return dict(motion_states(Imu(times, accel, times, gyro), **options))
 
@@ -265,6 +272,10 @@ def test_a_head_that_moves_has_no_states():
         (lambda a, g: (a, 0 * g), "gyroscope dead", r"is zero from 0.0 to 10.0 s"),
         (lambda a, g: (0 * a + a[0], g), "accelerometer frozen", "does not change from 0.0 to 10.0 s"),
         (lambda a, g: (a, 0 * g + g[0]), "gyroscope frozen", "does not change from 0.0 to 10.0 s"),
+        (lambda a, g: (at(a[:1] + 0 * a, slice(None, None, 200), 9), g), "accelerometer frozen", "in 100% of 10 s"),
+        (lambda a, g: (at(a, slice(0, 2000, 200), -32768), g), "accelerometer units", "0.5% of the accelerations are"),
+        (lambda a, g: (a[:, [0, 1, 1]], g), "accelerometer axes", "the accelerometer's Y and Z are equal"),
+        (lambda a, g: (a, g * [1, 0, 1]), "gyroscope axes", "the gyroscope's Y is always zero"),
     ],
 )
 def test_readings_that_no_head_can_have_are_a_state(change, name, words):

@@ -82,6 +82,7 @@ class Recorded(toys.Store):
     def __init__(self, rows=range(32)):
         super().__init__(clips=32)
         self.rows = np.arange(32)[rows]
+        self.labels, self.segments = self.labels[self.rows], self.segments[self.rows]
         for name in ("feature", "logits"):
             self.arrays[f"i3d.{name}"] = self.arrays.pop(f"t.{name}")
 

@@ -378,16 +378,53 @@ def test_faults_of_the_input_are_told_as_they_occur_and_at_the_end(kitchen, file
 
 
 @pytest.mark.parametrize("fast", [["--fast"], []])
-def test_a_run_without_answers_names_the_faults_of_its_input(
-    kitchen, files, capsys, monkeypatch, tmp_path, fast, host_clock
+@pytest.mark.parametrize(("factor", "unit"), [(1e3, "milliseconds"), (1e6, "microseconds")])
+def test_times_in_another_unit_are_refused(
+    kitchen, files, capsys, monkeypatch, tmp_path, fast, factor, unit, host_clock
 ):
-    samples_from(monkeypatch, head_samples(tmp_path / "ms.jsonl", lambda t, a, g: (1e3 * t, a, g)))
-    words = of_kitchen(kitchen, files, "--imu", "-", "--frame-stretch", 1000, *fast)
-    found, said = answers_of(capsys, *words, code=1)
-    assert not any(one["classes"] for one in found) and said.count("warning: accelerometer times: ") == 1
+    """A stream gets hardly any of these samples: by their times, they are outside the video."""
+    samples_from(monkeypatch, head_samples(tmp_path / "other.jsonl", lambda t, a, g: (factor * t, a, g)))
+    found, said = answers_of(capsys, *of_kitchen(kitchen, files, "--imu", "-", *fast), code=1)
     end = said.splitlines()[-1]
-    assert end.startswith("egodistill live: ") and "no clip was classified: " in end
-    assert "the accelerometer's samples are 5 s apart; are the times in milliseconds?" in end
+    assert end.startswith("egodistill live: standard input: the accelerometer's samples are 5") and not found
+    assert f"s apart; are the times in {unit}? They must be float seconds or integer nanoseconds" in end
+
+
+def test_a_run_without_answers_names_the_faults_of_its_input(kitchen, files, capsys, monkeypatch, tmp_path):
+    samples_from(monkeypatch, head_samples(tmp_path / "wrong.jsonl", lambda t, a, g: (t, a / 9.81, g + np.nan)))
+    text = (tmp_path / "wrong.jsonl").read_text().replace("[NaN, NaN, NaN]", "null")
+    (tmp_path / "wrong.jsonl").write_text(text)
+    found, said = answers_of(capsys, *of_kitchen(kitchen, files, "--imu", "-", "--fast"), code=1)
+    end = said.splitlines()[-1]
+    assert not any(one["classes"] for one in found) and end.startswith("egodistill live: ")
+    assert "no clip was classified: " in end and "the acceleration is in g" in end and "of the gyroscope" in end
+
+
+@pytest.mark.parametrize("fast", [["--fast"], []])
+def test_a_program_that_gives_no_sample_is_the_reason(kitchen, files, capsys, monkeypatch, fast, host_clock):
+    samples_from(monkeypatch, os.devnull)
+    _, said = answers_of(capsys, *of_kitchen(kitchen, files, "--imu", "-", *fast), code=1)
+    assert said.endswith(": no clip was classified: no sample came from standard input\n")
+
+
+@pytest.mark.parametrize("align", ["times", "arrival"])
+def test_a_camera_does_not_wait_for_ever_for_the_first_sample(files, capsys, monkeypatch, align):
+    monkeypatch.setattr(feeds.VideoFeed, "__iter__", camera)
+    reader, writer = os.pipe()
+    monkeypatch.setattr(live_command, "standard_input", lambda: reader)
+    words = ["tcp://127.0.0.1:9", "--student", files / "student.pt", "--precision", "fp32", "--timeout", 0.5]
+    _, said = answers_of(capsys, *words, "--imu", "-", "--align", align, code=1)
+    assert "egodistill live: standard input: no sample in the first 0.5 s of frames" in said
+    os.close(writer)
+
+
+@pytest.mark.parametrize("fast", [["--fast"], []])
+def test_a_table_that_ends_before_its_video_is_told(fast, kitchen, files, capsys, host_clock, tmp_path):
+    lines = (calm_imu(tmp_path)[1]).read_text().splitlines(keepends=True)
+    for count, told in ((len(lines), 0), (900, 1)):  # of the second, up to 3.5 s
+        (tmp_path / "cut.csv").write_text("".join(lines[:count]))
+        found, said = answers_of(capsys, *of_kitchen(kitchen, files, "--imu", tmp_path / "cut.csv", *fast))
+        assert found and said.count("its last sample is at 3.49 s, but the video goes on until ") == told
 
 
 # --- Ends --------------------------------------------------------------------------------------------------
@@ -427,7 +464,7 @@ def test_a_reader_that_goes_ends_the_command_in_silence(kitchen, files, capsys, 
     assert not capsys.readouterr().err and (tmp_path / "a.jsonl").read_text()
     if os.path.exists("/dev/full"):
         _, said = answers_of(capsys, *words[:-1], "/dev/full", code=1)
-        assert "/dev/full: cannot be written: No space left on device" in said
+        assert "/dev/full: cannot be written: No space left on device" in said and "continues" not in said
 
 
 @posix_only

@@ -179,6 +179,7 @@ WRONG = {
         {"frames": "1"},
         {"frames": 1, "imu_axes": 5},
         {"frames": 1, "sampling": []},
+        {"frames": 1, "crop": "x"},
     ),
     "inputs": (None, {}, [], ["frames"], [{}], [TENSOR], [TENSOR] * 2, [TENSOR | {"shape": 5}] * 2, 5),
     "outputs": (None, {}, [], ["feature"], [{}, {}], [{"name": "feature", "dtype": "float32", "shape": 5}] * 2),

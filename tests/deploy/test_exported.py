@@ -102,6 +102,7 @@ WRONG_INPUTS = {
     "arrays": (lambda frames, imu: (frames.numpy(), imu), "frames must be .*; got ndarray"),
     "another device": (lambda frames, imu: (frames, imu.to("meta")), r"on the CPU; got float32 \[3, 422, 6\] on meta"),
     "no samples": (lambda frames, imu: (frames,), "takes frames and imu; got 1 input"),
+    "sparse": (lambda frames, imu: (frames, imu.to_sparse()), r"imu must be .*; got float32 \[3, 422, 6\], sparse"),
     "None": (lambda frames, imu: (frames, None), r"imu must be .*; got NoneType"),
 }
 
@@ -122,6 +123,25 @@ def test_huge_values_are_finite(written):
     imu[0] = 3e38
     assert not imu.sum().isfinite()
     exported.load_exported(written[1])(frames, imu)
+
+
+def test_views_that_torch_has_not_computed_yet_give_the_same_answers(written, monkeypatch):
+    """A negative view has the bytes of the other values, which compiled code would read."""
+    frames, imu = inputs(written[0], 2)
+    model, view = exported.load_exported(written[1]), torch._neg_view(-imu)
+    assert view.is_neg() and view.is_contiguous() and torch.equal(view, imu)
+    run = model.program.run
+    monkeypatch.setattr(model.program, "run", lambda *given: [] if given[1].is_neg() else run(*given))
+    assert torch.equal(model(frames, view).logits, model(frames, imu).logits)
+
+
+def test_outputs_are_those_of_the_description(written, monkeypatch):
+    outputs = exported.load_exported(written[1])
+    for change in (lambda feature, logits: (feature[:, 1:], logits), lambda feature, logits: (feature[:1], logits[:1])):
+        run = outputs.program.run
+        monkeypatch.setattr(outputs.program, "run", lambda *given, run=run, change=change: change(*run(*given)))
+        with pytest.raises(exported.ExportError, match=r"student\.pt2: its outputs .* export"):
+            outputs(*inputs(written[0], 2))
 
 
 def test_a_pair_checks_its_inputs(tmp_path):

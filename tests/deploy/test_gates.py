@@ -120,6 +120,11 @@ def test_a_change_gate_compares_with_the_last_look(model):
         lambda: gates.Turned(45),  # degrees
         lambda: gates.Moved(60),  # degrees per second
         lambda: gates.Changed(student(), 2.1),
+        lambda: gates.Turned(True),
+        lambda: gates.Random(0.5, seed="a"),
+        lambda: Stream(student(), frames="newest", gate=gates.Turned),  # the class
+        lambda: Stream(student(), frames="newest", gate=2.0),
+        lambda: Stream(student(), frames="newest", gate="x"),
     ],
 )
 def test_settings_that_make_no_gate_are_refused(make):

@@ -255,7 +255,8 @@ def test_a_fault_of_the_samples_is_a_state(change, options, name, words, poll):
     times, accel, gyro = head(20.0)
     found, reported, _ = run((times, *change(accel, gyro)), pictures(), poll=poll, **options)
     assert re.search(words, reported[name])
-    assert found[name] and set(found) <= {name, name.replace("gyroscope times", "accelerometer times")}, found
+    others = {"frame times"} if "float32" in words else {name.replace("gyroscope times", "accelerometer times")}
+    assert found[name] and set(found) <= {name, *others}, found
 
 
 @pytest.mark.parametrize(
@@ -355,6 +356,51 @@ def test_frames_of_another_clock_are_a_state():
     assert set(found) == {"clocks apart"}
 
 
+@pytest.mark.parametrize("shift", [20, 30, 59, 61, 600, 3500, -600, -3500])
+def test_frames_of_a_clock_that_is_a_little_apart_are_a_state(shift):
+    found, reported, _ = run(head(30.0 if abs(shift) > 20 else 15.0), pictures(), shift=shift)
+    assert set(found) == set(reported) == {"clocks apart"}
+    assert "ahead of samples, so they are not on one clock" in reported["clocks apart"]
+
+
+WRONG_TIMES = {
+    "ms": (lambda t: 1e3 * t, "100 s apart; are the times in milliseconds"),
+    "us": (lambda t: 1e6 * t, r"1e\+05 s apart; are the times in microseconds"),
+    "float ns": (lambda t: 1e9 * t, r"1e\+08 s apart; are the times in nanoseconds"),
+    "int us": (lambda t: round(1e6 * (DAY + t)), "0.0001 s apart; are the times in microseconds"),
+    "int ms": (lambda t: round(1e3 * (DAY + t)), "1e-07 s apart; are the times in milliseconds"),
+    "constant": (lambda t: 5.0, "the frames are 0 s apart"),
+    "float32": (lambda t: float(np.float32(DAY + t)), "0 s apart: float32 times have a step of 128 s there"),
+    "set back": (lambda t: t + 100 - 30 * (t > 6), "the clock of the frames was set back by 2[0-9].[0-9] s"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_TIMES)
+def test_wrong_times_of_frames_are_a_state_without_imu(name):
+    stamp, words = WRONG_TIMES[name]
+    reported, picture = [], pictures()
+    with Stream(Fast(("frames",)), report=reported.append) as stream:
+        for k in range(150):
+            stream.accept_frame(stamp(k / 10), picture(k / 10))
+            stream.results()
+        ((found, sentence),) = stream.health()
+        stream.finish()
+    assert found == ("clock stepped" if name == "set back" else "frame times") and re.search(words, sentence)
+    assert [state.name for state in reported] == [found]
+
+
+@pytest.mark.parametrize("name", ["constant", "float32"])
+def test_wrong_times_of_frames_are_their_own_cause_with_imu(name):
+    stamp, (times, accel, gyro), picture = WRONG_TIMES[name][0], head(15.0), pictures()
+    day = DAY if name == "float32" else 0
+    with Stream(Fast(), report=[].append) as stream:
+        for k in range(0, len(times), 20):
+            stream.accept_frame(stamp(times[k]), picture(times[k]))
+            stream.accept_imu(day + times[k : k + 20], np.hstack([accel, gyro])[k : k + 20])
+            stream.results()
+        assert [state.name for state in stream.health()] == ["frame times"] and "0 s apart" in str(stream.health())
+
+
 def test_frames_that_come_too_late_are_a_state():
     found, *_ = run(head(20.0), pictures(), shift=-5.0)
     assert set(found) == {"frames late"} and "which come 5.0 s after samples of their time; give slack=5.5" in str(
@@ -379,6 +425,25 @@ def test_a_step_of_a_clock_is_a_state(which):
     assert "the clock of the samples stepped back by 1.50 s at 6.0" in told.pop("clock stepped")
     assert "samples late" in told
     assert ("by 1.5 s, the other did not" in told.get("clocks apart", "")) == (which == "samples")
+
+
+@pytest.mark.parametrize("begin", [6.0, 7.3, 8.1, 9.4, 10.7])
+@pytest.mark.parametrize("piece", [20, 1000])
+def test_a_fault_that_ends_is_told(begin, piece):
+    """Whenever it begins, also if a recording is read much faster than in real time."""
+    times, accel, gyro = head(30.0)
+    gyro[(times > begin) & (times < begin + 5.5)] = 0
+    _, reported, _ = run((times, accel, gyro), pictures(), piece=piece)
+    assert list(reported) == ["gyroscope dead"]
+    motion = head(30.0)
+    gone = [k for k in range(300) if not begin < k / 10 < begin + 10.3]
+    with Stream(Fast(), report=(found := []).append) as stream:
+        for k in range(300):
+            if k in gone:
+                stream.accept_frame(k / 10, pictures()(k / 10))
+            stream.accept_imu(motion[0][20 * k : 20 * k + 20], np.hstack(motion[1:])[20 * k : 20 * k + 20])
+            stream.results()
+    assert [state.name for state in found] == ["no frames"]
 
 
 # --- How states are told ---------------------------------------------------------------------------------------------
@@ -446,6 +511,18 @@ def test_nothing_that_comes_for_seconds_is_a_state(monkeypatch):
         clock[0] += 9.0
         stream.finish()
         assert stream.health() == [] and len(reported) == 1  # an end is no fault
+
+
+def test_a_program_that_asks_for_results_again_and_again_is_told_that_nothing_comes(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(health.time, "monotonic", lambda: clock[0])
+    reported, (times, accel, gyro) = [], head(4.0)
+    with Stream(Fast(("imu",)), report=reported.append) as stream:
+        stream.accept_imu(times, np.hstack([accel, gyro]))
+        for _ in range(120):
+            stream.results()
+            clock[0] += 0.1
+    assert [state.name for state in reported] == ["no input"]
 
 
 def test_a_thread_that_waits_tells_that_nothing_comes(monkeypatch):
