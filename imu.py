@@ -61,6 +61,7 @@ HIGH_ACCELERATION = 30.0  # m/s2: three times gravity; a wrist that exercises ha
 ONE_G = (0.9, 1.1)
 FAST_TURN = 35.0  # rad/s, 2000 degrees per second: the range of the sensors
 FROZEN = 5.0  # seconds: a sensor that repeats one value for longer does not work
+FEW_ABSURD = 0.05  # share of accelerations above HIGH_ACCELERATION that are faults of the sensor, not of the unit
 STUCK = 0.9  # share of readings that are one value: a sensor that works once a second
 AVERAGED = 1.5  # times the rate of a window: the samples of a faster sensor are averaged
 NOTED_GAP = 3.0, 0.01  # a gap is noted if it is longer than this many usual steps, and than this many seconds
@@ -492,8 +493,8 @@ def _unit_fault(sensor: str, values: np.ndarray) -> tuple[str, bool]:
         if mean == 0 or LOW_ACCELERATION <= mean <= HIGH_ACCELERATION:
             return "", False
         low, middle = np.percentile(norms, [5, 50])
-        if mean > HIGH_ACCELERATION >= middle:  # a few readings, not their unit
-            share = np.count_nonzero(norms > HIGH_ACCELERATION) / len(norms)
+        share = np.count_nonzero(norms > HIGH_ACCELERATION) / len(norms)
+        if mean > HIGH_ACCELERATION and share < FEW_ABSURD:  # which are not readings in another unit
             return f"{share:.1%} of the accelerations are above {HIGH_ACCELERATION:g} m/s2: the sensor fails", False
         steady = low > middle / 2
         if steady and ONE_G[0] < middle < ONE_G[1]:
