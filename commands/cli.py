@@ -23,6 +23,7 @@ import errno
 import faulthandler
 import importlib
 import os
+import re
 import signal
 import sys
 import threading
@@ -322,7 +323,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         add_options, run = module.COMMANDS[called]
         add_options(parsers.choices[called])
         parsers.choices[called].set_defaults(run=run, words=["egodistill", *argv])
-        known = parsers.choices[called]._option_string_actions
+        known = ["--help", *re.findall(r"--[\w-]+", parsers.choices[called].format_usage())]
         for word in (word.partition("=")[0] for word in argv if len(word) > 2 and word.startswith("--")):
             if not any(option.startswith(word) for option in known):
                 parsers.choices[called].error(f"there is no option {word}{meant(word, known)}")
