@@ -78,25 +78,28 @@ def test_its_links_lead_somewhere(path):
     assert not following or following[0].name in links
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder that they run in one after the other, as a reader's would be."""
-    return tmp_path_factory.mktemp("tutorials")
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_runs(path, place, monkeypatch):
-    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+def test_they_run_one_after_the_other(tmp_path, monkeypatch):
+    """In one folder, as a reader's would be, and so in one test: parts of a file may run in several processes."""
+    pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    # The kernel is this Python with the checkout that is tested, whatever is installed.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FOLDER.parent), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for path in NOTEBOOKS:
+        began = time.monotonic()
+        run_small(path, tmp_path)
+        print(f"{path.stem}: {time.monotonic() - began:.0f} s", file=sys.stderr)
+
+
+def run_small(path, place):
+    import nbclient
+    import nbformat
+
     notebook = nbformat.read(path, 4)
     cell = next(cell for cell in notebook.cells if is_parameters(cell))
     names = set(re.findall(r"(?m)^(\w+) = ", cell.source))
     assert set(SMALL[path.stem]) <= names, "a parameter that the notebook does not have"
     cell.source += "".join(f"\n{name} = {value!r}" for name, value in SMALL[path.stem].items())
-    # The kernel is this Python with the checkout that is tested, whatever is installed.
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FOLDER.parent), os.environ.get("PYTHONPATH", "")]))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    began = time.monotonic()
     client = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(place)}})
     try:
         client.execute()
@@ -104,7 +107,6 @@ def test_it_runs(path, place, monkeypatch):
         pytest.fail(f"{path.name}: {error}")
     heard = [o.text for c in notebook.cells if c.cell_type == "code" for o in c.outputs if o.get("name") == "stderr"]
     assert not heard
-    print(f"{path.stem}: {time.monotonic() - began:.0f} s", file=sys.stderr)
 
 
 def test_an_earlier_notebook_is_asked_for(tmp_path, monkeypatch):
