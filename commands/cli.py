@@ -330,13 +330,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+SHORT = {"--lr": "--learning-rate", "--output": "--out", "--bs": "--batch-size"}  # what other programs call options
+
+
 def meant(word: str, known: Iterable[str]) -> str:
     """Return a question for the most similar of the known words, if there is one, or else where they are listed."""
     close = difflib.get_close_matches(SHORT.get(word, word), known, n=1)
     return f". Did you mean {close[0]}?" if close else "; --help lists all"
-
-
-SHORT = {"--lr": "--learning-rate", "--output": "--out", "--bs": "--batch-size"}  # what other programs call options
 
 
 class CommandHelp(argparse.RawDescriptionHelpFormatter):

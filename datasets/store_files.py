@@ -20,8 +20,8 @@
     pending/            frames that wait for the models of one pass; see `one_pass`
 
 A store writes into its own files only: one that is a link, or shared with a snapshot (`cp -al`), is copied first.
-Stores of version 0.4 lack the files *.crc32.npy. The format on disk is defined in this file alone;
-`store.ClipStore` and `store.StoreWriter` read and fill it.
+Stores of version 0.4 lack the files *.crc32.npy. The format on disk is defined in this file alone, which
+`store.ClipStore` and `store.StoreWriter` read and fill.
 """
 
 from __future__ import annotations
@@ -246,9 +246,8 @@ class StoreFiles:
             found = os.stat(mapped.file)
         except OSError as error:
             raise DataError(f"{mapped.file}: missing or truncated: {error.strerror}") from error
-        if found.st_ino != mapped.inode and self.is_added(
-            re.sub(r"\.(done|crc32)$", "", name)
-        ):  # add() gave it another shape
+        owner = re.sub(r"\.(done|crc32)$", "", name)
+        if found.st_ino != mapped.inode and self.is_added(owner):  # add() gave it another shape
             self.refresh()
             mapped = self.maps[name, mode] = self.map(name, mode)
         elif found.st_size < mapped.size:
@@ -374,7 +373,7 @@ class StoreFiles:
                 yield name, None if (sums := self.sums(name)) is None else self.mismatches([name], done, *sums)
         labels = labels_of(self.segments, self.class_names)[self.array("segment")]
         found = self.array("label")
-        yield "label", np.flatnonzero((found != labels) & (found >= 0)).tolist()
+        yield "label", np.flatnonzero(found != labels).tolist()
 
     def segment(self, row: int) -> Segment:
         """Return the segment that a clip is a part of.
@@ -459,15 +458,14 @@ class StoreFiles:
     def name_classes(self, names: list[str]) -> None:
         """Write class names of a teacher into the header. Raise DataError if others are used.
 
-        Numbers of a teacher that had no names give way to names. The caller holds the lock.
+        The caller holds the lock.
 
         Args:
             names: Names of the classes.
         """
         header = files.read_json(self.path / "store.json")
         found = header["class_names"]
-        numbers = header.get("classes_from_teacher") and found == [str(number) for number in range(len(names))]
-        if found and found != names and not numbers and self.classes_are_used():
+        if found and found != names and self.classes_are_used():
             raise DataError(
                 f"{self.path}: the store has the classes {files.shorten(found)}, not {files.shorten(names)}; prepare "
                 f"another store for a teacher with other classes"

@@ -81,7 +81,8 @@ def test_its_links_lead_somewhere(path):
 @pytest.mark.slow
 def test_they_run_one_after_the_other(tmp_path, monkeypatch):
     """In one folder, as a reader's would be, and so in one test: parts of a file may run in several processes."""
-    pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    for needed in ("nbclient", "nbformat"):
+        pytest.importorskip(needed)
     # The kernel is this Python with the checkout that is tested, whatever is installed.
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FOLDER.parent), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
