@@ -191,17 +191,17 @@ def class_number(where: str, row: Mapping[str, str], column: str) -> int:
 
 
 def require_id(where: str, name: object, what: str) -> str:
-    """Return an id that becomes part of a path. Raise DataError unless it is a word.
+    """Return an id that becomes part of a path. Raise DataError unless it is a word of at most 200 bytes.
 
-    An id that is not a word, such as "../x", could lead out of the root of the data set.
+    An id that is not a word, such as "../x", could lead out of the root of the data set, and no file has a longer name.
 
     Args:
         where: File and place, for errors.
         name: The id.
         what: What it must be, for errors.
     """
-    if not isinstance(name, str) or not re.fullmatch(r"\w[\w-]*", name):
-        raise DataError(f"{where}: {name!r} is not {what}")
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w-]*", name) or len(name.encode()) > 200:
+        raise DataError(f"{where}: {name!r:.60} is not {what}")
     return name
 
 
