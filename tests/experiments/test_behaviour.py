@@ -286,6 +286,8 @@ def test_strokes_are_short_and_smooth_and_begin_and_end_softly():
         for edge, inward in ((act.start, 1), (act.stop, -1)):
             inside = np.abs(act.path(edge + inward * np.array([0.01, 0.2]))).max(1)
             assert inside[0] < 0.002  # after 10 ms
+            later = edge + inward * np.array([0.2, 0.25])  # whole after 0.2 s
+            np.testing.assert_allclose(act.path(later), act.stroke.path(act.own_time(later)), atol=1e-9)
         # The second difference is that of a curve without kinks: half the step, a quarter of it.
         coarse, fine = (np.abs(np.diff(act.path(t[:: 2 // n]), 2, axis=0)).max() for n in (1, 2))
         assert fine < 0.3 * coarse

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from miniature import PROTOCOL, group_size, same
+from small_baselines import small_adafuse
 
 import egodistill
 import egodistill.commands.demo
@@ -200,6 +201,15 @@ def test_adafuse_is_pressed_to_save_as_hard_at_any_size():
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="needs /proc, to see which processes are left")
+def test_the_cost_of_decisions_counts_every_clip():
+    model = small_adafuse().eval()
+    with benches.record_policy_gmacs(model) as gmacs:
+        for count in (3, 1):
+            model(torch.randint(256, (count, 4, 3, 32, 32), dtype=torch.uint8))
+            assert gmacs[-1] == pytest.approx(count * model.gflops().upb)
+    assert len(gmacs) == 2
+
+
 def test_processes_end_with_the_one_that_began_them(demo, tmp_path):
     """Also where it is killed: each would keep half a gigabyte forever."""
     code = (
