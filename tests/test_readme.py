@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(not README, reason="no README.md beside the pack
 
 
 @pytest.mark.parametrize(
-    ("code", "printed"), re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", README, re.DOTALL), ids=["student"]
+    ("code", "printed"), re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", README, re.DOTALL), ids=["student", "stream"]
 )
 def test_python_prints_what_is_below_it(code, printed, capsys):
     exec(compile(code, "README.md", "exec"), {})
@@ -34,7 +34,7 @@ def test_python_prints_what_is_below_it(code, printed, capsys):
 
 
 def test_every_example_has_its_output():
-    assert README.count("```python") == README.count("```text") == 1
+    assert README.count("```python") == README.count("```text") == 2
 
 
 def test_the_parts_of_ones_own_work(tmp_path, monkeypatch):
