@@ -284,6 +284,7 @@ class Demo:
     Attributes:
         train_acts: Number of annotated actions of the training wearers.
         test_acts: Number of annotated actions of the test wearers.
+        test_wearers: Number of test wearers: the interval of a difference is over them if there is one seed.
         world_seed: Seed of the world.
         things: Names of the objects in the world (`behaviour.THINGS`): a quarter of them, in which the kinds of verbs
             are as frequent as in all.
@@ -296,7 +297,8 @@ class Demo:
     """
 
     train_acts: int = 800
-    test_acts: int = 300
+    test_acts: int = 600
+    test_wearers: int = 12
     world_seed: int = 0
     things: tuple[str, ...] = ("cupboard", "carrot", "jug")
     video_pixels: int = 96
@@ -353,7 +355,7 @@ DEMO = Demo(
 
 def shortened(demo: Demo) -> Demo:
     """Return a demo with a few clips and two epochs."""
-    demo = replace(demo.with_training(epochs=2), train_acts=48, test_acts=24)
+    demo = replace(demo.with_training(epochs=2), train_acts=48, test_acts=24, test_wearers=3)
     recipe = demo.protocol.recipe
     recipe = replace(recipe, pretraining=replace(recipe.pretraining, batch_size=32))
     return replace(demo, protocol=replace(demo.protocol, recipe=recipe))
@@ -458,11 +460,12 @@ def make_store(demo: Demo, out: Path) -> None:
         seed=demo.world_seed,
         train_acts=demo.train_acts,
         test_acts=demo.test_acts,
+        test_wearers=demo.test_wearers,
         things=demo.things,
         size=(demo.video_pixels,) * 2,
     )
     print("2. Decode each clip once, into a clip store")
-    segments = data.read_epic_kitchens(world.annotations, world.root)
+    segments = data.read_epic_kitchens(world.annotations, world.root, evaluation_wearers=world.test_wearers)
     with notes_as_lines():
         store = data.prepare(
             segments,

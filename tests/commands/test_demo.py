@@ -165,7 +165,7 @@ def test_a_quick_demo_differs_from_the_demo_in_size_alone():
     )
     stages = [f"protocol.recipe.{stage}" for stage in ("finetuning", "pretraining", "distillation")]
     stages += [f"teachers.{name}.training" for name in egodistill.commands.demo.DEMO.teachers]
-    size = {"train_acts", "test_acts", "protocol.recipe.pretraining.batch_size"}
+    size = {"train_acts", "test_acts", "test_wearers", "protocol.recipe.pretraining.batch_size"}
     assert set(found) == size | {f"{stage}.epochs" for stage in stages}
     assert (
         egodistill.commands.demo.DEMO.protocol == protocols.PROTOCOLS["demo"]
