@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -111,6 +112,13 @@ def test_demo_given_again_redoes_nothing_and_says_the_same(demo):
     for name, row in again.rows.items():
         assert row["top1_seeds"] == demo.rows[name]["top1_seeds"]
         assert re.search(rf"(?m)^{name} .* ± \d", again.printed)
+
+
+def test_the_command_that_comes_next_labels_a_recording_of_a_test_wearer(demo, tmp_path, capsys):
+    (command,) = re.findall(r"(?m)^ +egodistill (predict .*)$", demo.printed)
+    out = tmp_path / "labels.csv"
+    assert cli.main([*shlex.split(command), "--out", str(out)]) == 0
+    assert "P30_1" in command and len(out.read_text().splitlines()) > 2
 
 
 @pytest.mark.slow
