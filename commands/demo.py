@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 
 from .. import data, inference, teachers
+from ..datasets.segments import Segment
 from ..engine.batches import Augment
 from ..experiments import baselines, behaviour, benches, figures, paper, synthetic
 from ..experiments.protocols import PROTOCOLS, Protocol, TeacherRecipe
@@ -284,6 +286,7 @@ class Demo:
     Attributes:
         train_acts: Number of annotated actions of the training wearers.
         test_acts: Number of annotated actions of the test wearers.
+        test_wearers: Number of test wearers: the interval of a difference is over them if there is one seed.
         world_seed: Seed of the world.
         things: Names of the objects in the world (`behaviour.THINGS`): a quarter of them, in which the kinds of verbs
             are as frequent as in all.
@@ -296,7 +299,8 @@ class Demo:
     """
 
     train_acts: int = 800
-    test_acts: int = 300
+    test_acts: int = 600
+    test_wearers: int = 12
     world_seed: int = 0
     things: tuple[str, ...] = ("cupboard", "carrot", "jug")
     video_pixels: int = 96
@@ -353,7 +357,7 @@ DEMO = Demo(
 
 def shortened(demo: Demo) -> Demo:
     """Return a demo with a few clips and two epochs."""
-    demo = replace(demo.with_training(epochs=2), train_acts=48, test_acts=24)
+    demo = replace(demo.with_training(epochs=2), train_acts=48, test_acts=24, test_wearers=3)
     recipe = demo.protocol.recipe
     recipe = replace(recipe, pretraining=replace(recipe.pretraining, batch_size=32))
     return replace(demo, protocol=replace(demo.protocol, recipe=recipe))
@@ -427,7 +431,7 @@ def run_demo(a: argparse.Namespace) -> None:
         files.remove_dead_part(part)
     print(f"All files are written to {out}/. If you interrupt the demo, the same command continues it.\n")
 
-    make_store(demo, out)
+    segments = make_store(demo, out)
     print("\n3. Train a teacher, extract its outputs, pretrain the IMU encoder (stage 1), distill (stage 2), evaluate")
     named = {kind: kind + "-{seed}" for kind in kinds}
     recipes = {name: demo.teachers[kind] for kind, name in named.items()}
@@ -442,27 +446,33 @@ def run_demo(a: argparse.Namespace) -> None:
         print("This was a quick run: its accuracies are meaningless.")
     about = {"seeds": a.seeds, "quick": a.quick, "bounds": behaviour.bounds(things=demo.things), **run_settings(bench)}
     written = paper.write_rows([row for some in rows.values() for row in some], out / "results", about, found)
-    print(f"\nWrote {written[0]}. This run took {(time.monotonic() - start_time) / 60:.1f} minutes.")
+    minutes = (time.monotonic() - start_time) / 60
+    print(f"\nWrote {written[0]} and the models in {out}/seed-*/. This run took {minutes:.1f} minutes.")
+    student, segment = runs[TEACHER][1], next(s for s in segments if s.split == bench.test)
+    predict = ["predict", segment.video, "--imu", *segment.imu, "--student", str(bench.path(student))]
+    compare = ["compare", bench.store, "--teacher", student.teacher, "--out", bench.out, "--preset", "demo"]
+    print("Next:\n  label a recording of a test wearer with the student just made:")
+    print(f"    egodistill {shlex.join(predict)}")
     if not a.quick:
-        print(
-            f"Next, compare all methods with 1, 2 and 4 frames (Figure 3), in about an hour:\n"
-            f"  egodistill compare {out / 'store'} --teacher {named[TEACHER]} --out {out} --preset demo"
-        )
+        print("  compare all methods with 1, 2 and 4 frames (Figure 3), in about an hour:")
+        print(f"    egodistill {shlex.join(compare)}")
+    print("  the same steps in Python, one by one, in a checkout:\n    jupyter lab tutorials")
 
 
-def make_store(demo: Demo, out: Path) -> None:
-    """Render the demo's world, and decode it into a store."""
+def make_store(demo: Demo, out: Path) -> list[Segment]:
+    """Render the demo's world, decode it into a store, and return its segments."""
     print("1. Render a world with video, head motion and sound, in the layout of EPIC-KITCHENS")
     world = synthetic.render(
         out / "world",
         seed=demo.world_seed,
         train_acts=demo.train_acts,
         test_acts=demo.test_acts,
+        test_wearers=demo.test_wearers,
         things=demo.things,
         size=(demo.video_pixels,) * 2,
     )
     print("2. Decode each clip once, into a clip store")
-    segments = data.read_epic_kitchens(world.annotations, world.root)
+    segments = data.read_epic_kitchens(world.annotations, world.root, evaluation_wearers=world.test_wearers)
     with notes_as_lines():
         store = data.prepare(
             segments,
@@ -474,6 +484,7 @@ def make_store(demo: Demo, out: Path) -> None:
             clip_size=demo.pixels,
         )
     describe_store(store, segments)
+    return segments
 
 
 def report_demo(a: argparse.Namespace, rows: dict[str, list[paper.Row]], things: Sequence[str]) -> None:
@@ -532,8 +543,10 @@ def report_limits(rows: list[paper.Row], things: Sequence[str]) -> None:
     """Print the best possible accuracies in the rendered world, and the cost of the same models at the paper's size."""
     limits = behaviour.bounds(things=things)
     print(
-        f"The best possible accuracy here is {100 * limits['one frame']:.0f} % from one frame and "
-        f"{100 * limits['one frame and head motion']:.1f} % from one frame and head motion.\n{GMACS_NOTE}"
+        f"This world is smaller than those of the README: {len(things)} of {len(behaviour.THINGS)} objects, "
+        f"{len(behaviour.verbs_of(things))} of {len(behaviour.VERBS)} verbs.\nThe best possible accuracy here is "
+        f"{100 * limits['one frame']:.0f} % from one frame and {100 * limits['one frame and head motion']:.1f} % from "
+        f"one frame and head motion.\n{GMACS_NOTE}"
     )
     gmacs = {row.method: row.gmacs for row in rows}
     with torch.device("meta"):  # Counting needs shapes only.

@@ -64,7 +64,7 @@ def miniature(patch, cores: int) -> None:
     """Make `demo --quick` a matter of seconds."""
     # Fewer than 16 frames leave the slow pathway 2, for which the gradients of torch 2.13's bf16
     # convolutions with a kernel of 3 are garbage on some CPUs (oneDNN reads what nobody wrote).
-    sizes = {"train_acts": 16, "test_acts": 6, "video_pixels": 32, "pixels": 32, "clip_frames": 16}
+    sizes = {"train_acts": 16, "test_acts": 6, "test_wearers": 3, "video_pixels": 32, "pixels": 32, "clip_frames": 16}
     patch(demo, "QUICK", replace(demo.QUICK, teachers=TEACHERS, protocol=PROTOCOL, **sizes))
     patch(inference, "measure", functools.partial(inference.measure, batch_size=2, repeats=1))
     patch(files, "available_cores", lambda: cores)

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -113,6 +114,13 @@ def test_demo_given_again_redoes_nothing_and_says_the_same(demo):
         assert re.search(rf"(?m)^{name} .* ± \d", again.printed)
 
 
+def test_the_command_that_comes_next_labels_a_recording_of_a_test_wearer(demo, tmp_path, capsys):
+    (command,) = re.findall(r"(?m)^ +egodistill (predict .*)$", demo.printed)
+    out = tmp_path / "labels.csv"
+    assert cli.main([*shlex.split(command), "--out", str(out)]) == 0
+    assert "P30_1" in command and len(out.read_text().splitlines()) > 2
+
+
 @pytest.mark.slow
 def test_demo_with_more_teachers(demo, capsys):
     """Only the distilled students are trained from another teacher, and from its outputs; a table has them all."""
@@ -165,7 +173,7 @@ def test_a_quick_demo_differs_from_the_demo_in_size_alone():
     )
     stages = [f"protocol.recipe.{stage}" for stage in ("finetuning", "pretraining", "distillation")]
     stages += [f"teachers.{name}.training" for name in egodistill.commands.demo.DEMO.teachers]
-    size = {"train_acts", "test_acts", "protocol.recipe.pretraining.batch_size"}
+    size = {"train_acts", "test_acts", "test_wearers", "protocol.recipe.pretraining.batch_size"}
     assert set(found) == size | {f"{stage}.epochs" for stage in stages}
     assert (
         egodistill.commands.demo.DEMO.protocol == protocols.PROTOCOLS["demo"]
