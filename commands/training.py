@@ -11,7 +11,6 @@ import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -62,9 +61,8 @@ def training_options(parser: argparse.ArgumentParser, stage: str, without: Seque
 
 
 def training_settings(a: argparse.Namespace, stage: str) -> Any:
-    """Return the settings of a stage: those of the preset, changed by the options."""
-    settings = apply_options(getattr(PRESETS[a.preset], stage), a)
-    return replace(settings, checkpoint=files.training_file(a.out))
+    """Return the settings of a stage: those of the preset, changed by the options, also --out and --overwrite."""
+    return apply_options(getattr(PRESETS[a.preset], stage), a)
 
 
 def student_options(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
@@ -111,20 +109,15 @@ def frame_arguments(store: data.ClipStore, count: int) -> dict[str, Any]:
     return {"frame_size": spec.size, "sampling": spec.sampling, "exact": spec.exact, "tolerance": spec.tolerance}
 
 
-def save_model(model: nn.Module, out: str, result: str, finished: str) -> None:
-    """Write a trained model and print the result of its training, in process 0; `finished_note()` gives `finished`."""
+def report_training(settings: Training, train: Callable[[], History]) -> None:
+    """Train, and print the result in process 0: whether it was finished before, and its metrics."""
+    log = log_path(files.training_file(settings.out))  # written after each epoch
+    before = log.read_bytes() if log.exists() else b""
+    history = train()
     if distributed.is_first():
-        model.save(out)
-        print(f"{out}: {finished}{result}")
-
-
-def finished_note(settings: Training) -> str:
-    """Return a note if the training that is about to start is already finished; otherwise ""."""
-    history = log_path(settings.checkpoint)  # one line per finished epoch
-    if not (Path(settings.checkpoint).exists() and history.exists()):
-        return ""
-    done = len(history.read_text(encoding="utf-8").splitlines())
-    return f"already trained ({done} of {settings.epochs} epochs); " if done >= settings.epochs else ""
+        unchanged = before == (log.read_bytes() if log.exists() else b"")
+        finished = f"already trained ({len(history)} of {settings.epochs} epochs); " if unchanged else ""
+        print(f"{settings.out}: {finished}{final_metrics(history)}")
 
 
 def final_metrics(history: History) -> str:
@@ -133,6 +126,8 @@ def final_metrics(history: History) -> str:
     for name, what in (("top1", "top-1"), ("agreement", "top-1 agreement with the teacher")):
         if name in last:
             text += f", {what} on the training clips {100 * last[name]:.1f} %"
+    if "matching" in last:
+        text += f", {100 * last['matching']:.1f} % of the clips matched to their IMU within the batch"
     scores = [row["validation_top1"] for row in history if "validation_top1" in row]
     if not scores:
         return text
@@ -182,7 +177,7 @@ def published_teacher(a: argparse.Namespace) -> teachers.Teacher:
 def finetune_options(parser: argparse.ArgumentParser) -> None:
     store_options(parser, "train")
     parser.add_argument("--out", metavar="FILE", required=True, help="file to write the model to")
-    overwrite_option(parser)
+    overwrite_option(parser, "a model of other settings, which is trained anew, or a file that is not a result")
     absent = {"default": argparse.SUPPRESS}  # An option that is not used is absent from the arguments.
     parser.add_argument(
         "--architecture",
@@ -236,10 +231,8 @@ def run_finetune(a: argparse.Namespace) -> None:
             model.net.gradient_checkpointing = True
     elif a.head_only or a.gradient_checkpointing:
         raise ValueError("--head-only and --gradient-checkpointing are for teachers, not for students")
-    finished = finished_note(settings)
     validation = open_split(a.store, a.validation) if a.validation else None
-    history = distillation.finetune(model, store, settings, validation=validation)
-    save_model(model, a.out, final_metrics(history), finished)
+    report_training(settings, lambda: distillation.finetune(model, store, settings, validation=validation))
 
 
 def model_to_finetune(a: argparse.Namespace, store: data.ClipStore, seed: int) -> nn.Module:
@@ -372,7 +365,7 @@ def student_training_options(parser: argparse.ArgumentParser, without: Sequence[
         "--teacher", metavar="NAME", required=True, help="name of the teacher whose outputs are in the store"
     )
     parser.add_argument("--out", metavar="FILE", required=True, help="file to write the student to")
-    overwrite_option(parser)
+    overwrite_option(parser, "a model of other settings, which is trained anew, or a file that is not a result")
     student_options(parser, without)
 
 
@@ -385,10 +378,7 @@ def pretrain_options(parser: argparse.ArgumentParser) -> None:
 def run_pretrain(a: argparse.Namespace) -> None:
     store, settings = open_split(a.store, a.split), training_settings(a, "pretraining")
     model = build_student(a, store, a.teacher, settings.seed)
-    finished = finished_note(settings)
-    last = distillation.pretrain_imu(model, store, settings, teacher=a.teacher)[-1]
-    matching = f"{100 * last['matching']:.1f} % of the clips matched to their IMU within the batch"
-    save_model(model, a.out, f"loss {last['loss']:.3f}, {matching}", finished)
+    report_training(settings, lambda: distillation.pretrain_imu(model, store, settings, teacher=a.teacher))
 
 
 def distill_options(parser: argparse.ArgumentParser) -> None:
@@ -399,9 +389,7 @@ def distill_options(parser: argparse.ArgumentParser) -> None:
 def run_distill(a: argparse.Namespace) -> None:
     store, settings = open_split(a.store, a.split), training_settings(a, "distillation")
     model = build_student(a, store, a.teacher, settings.seed)
-    finished = finished_note(settings)
-    history = distillation.distill(model, store, settings, teacher=a.teacher)
-    save_model(model, a.out, final_metrics(history), finished)
+    report_training(settings, lambda: distillation.distill(model, store, settings, teacher=a.teacher))
 
 
 # {command: (function that adds its options to a parser, function that runs it)}

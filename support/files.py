@@ -57,6 +57,7 @@ __all__ = [
     "environment_share",
     "free_megabytes",
     "is_system_file",
+    "list_differences",
     "lock",
     "output_lock",
     "own_file",
@@ -737,18 +738,26 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def require_same_run(source: Any, before: Mapping[str, Any], now: Mapping[str, Any], advice: str) -> None:
     """Raise DataError if the settings of an unfinished run differ from those of the call that continues it.
 
-    The message names settings that differ, with both values, at most five.
-
     Args:
         source: Where the message starts: the run's file or folder.
         before: Settings of the unfinished run.
         now: Settings of the call.
         advice: Where the message ends: what to do.
     """
-    if different := differences(before, now):
-        changes = [f"{name} was {shorten(old)} and is now {shorten(new)}" for name, (old, new) in different.items()]
-        text = "; ".join(changes[:5]) + (f"; and {len(changes) - 5} more" if len(changes) > 5 else "")
-        raise DataError(f"{source}: was begun with other settings: {text}. {advice}")
+    if changes := list_differences(before, now):
+        raise DataError(f"{source}: was begun with other settings: {changes}. {advice}")
+
+
+def list_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return a list of the settings in which two runs differ, with both values, at most five; "" if there are none.
+
+    Args:
+        before: Settings of the first run.
+        now: Settings of the second one.
+    """
+    different = differences(before, now)
+    changes = [f"{name} was {shorten(old)} and is now {shorten(new)}" for name, (old, new) in different.items()]
+    return "; ".join(changes[:5]) + (f"; and {len(changes) - 5} more" if len(changes) > 5 else "")
 
 
 def shorten(value: Any, length: int = 200) -> str:

@@ -67,7 +67,7 @@ def test_every_student_trains_and_a_preset_gives_the_papers_settings(tmp_path, m
         found, model, given, named = calls.pop()
         assert found == {"pretrain": "pretrain_imu"}.get(name, name) and type(model) is EgoDistill
         assert (model.inputs, model.num_frames) == (inputs, num_frames)
-        assert given == replace(settings, checkpoint=tmp_path / "s.pt.training"), command
+        assert given == replace(settings, out=str(tmp_path / "s.pt")), command
         assert named == ({"teacher": "t"} if taught else {"validation": None})
         assert out.exists()
 
@@ -179,7 +179,17 @@ def test_a_finished_training_says_so(taught, capsys):
     command = "distill s --split test --teacher small --out x.pt --image-encoder resnet10x4 --image-weights none"
     command = [*command.split(), "--epochs", "2", "--batch-size", "4", "--device", "cpu"]
     assert run(capsys, *command).startswith("x.pt: loss ")
+    model = (taught / "x.pt").read_bytes()
     assert run(capsys, *command).startswith("x.pt: already trained (2 of 2 epochs); loss ")
+    assert not (taught / "x.pt.training").exists()
+    assert cli.main([*command, "--tau", "2"]) == 1
+    assert "x.pt: was begun with other settings: tau was 1.0 and is now 2.0" in (err := capsys.readouterr().err)
+    assert "--overwrite" in err and (taught / "x.pt").read_bytes() == model
+    assert run(capsys, *command, "--overwrite").startswith("x.pt: already trained")  # they are the same
+    assert cli.main([*command, "--tau", "2", "--overwrite", "--keep-checkpoint"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("x.pt: loss ") and "tau was 1.0 and is now 2.0. Training anew" in printed.err
+    assert (taught / "x.pt").read_bytes() != model and (taught / "x.pt.training").exists()
 
 
 def test_extract_overwrites(taught, capsys, monkeypatch):
