@@ -544,11 +544,17 @@ class TrainingLoop:
             self.step += 1
             waited += wait
             clips += len(rows)
-            bar.step(len(rows), f"loss {loss:.3f}")
+            bar.step(len(rows), self.note(loss))
             if time.monotonic() - self.saved > self.settings.checkpoint_seconds:
                 self.save()
         seconds = max(time.monotonic() - start_time, 1e-9)  # The clock of Windows moves in steps of 15.6 ms.
         self.end_epoch(clips, seconds, waited)
+
+    def note(self, loss: float) -> str:
+        """Return the end of the progress line: epoch, loss, and the last accuracy on the validation clips."""
+        text = f"epoch {self.epoch + 1} of {self.settings.epochs}, loss {loss:.3f}"
+        last = self.history[-1].get("validation_top1") if self.history else None
+        return text if last is None else f"{text}, validation {100 * last:.1f} %"
 
     def augment(self, batch: dict[str, Tensor]) -> None:
         """Augment a batch, with a seed per clip and epoch."""

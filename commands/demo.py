@@ -29,7 +29,7 @@ from ..support.errors import EgoDistillError
 from ..support.tables import Table
 from ..support.version import __version__
 from ..training import Training
-from .options import positive_int
+from .options import positive_int, suggest
 from .recordings import describe_store, notes_as_lines
 from .settings import GMACS_NOTE, add_fields, device_option, preset_option, text_or_none
 from .training import name_value
@@ -142,6 +142,8 @@ def run_compare(a: argparse.Namespace) -> None:
     runs = paper.comparison(bench, teacher=a.teacher, seeds=a.seeds, num_frames=counts, methods=methods)
     bench.run(runs, a.jobs)
     report_comparison(a, bench, runs)
+    preset = [] if a.preset == "epic" else ["--preset", a.preset]
+    suggest("ablate", a.store, "--teacher", a.teacher, "--out", a.out, *preset)
 
 
 def fitting_methods(bench: benches.Bench, store: data.ClipStore, frames: int) -> list[str]:
@@ -381,10 +383,8 @@ def run_synthesize(a: argparse.Namespace) -> None:
     world = synthetic.render(
         a.out, seed=a.seed, train_acts=a.train_acts, test_acts=a.test_acts, label_noise=a.label_noise
     )
-    print(
-        f"Wrote {world.root}, with the annotations {world.annotations}. Next:\n"
-        f"  egodistill prepare {world.annotations} --root {world.root} --out STORE"
-    )
+    print(f"Wrote {world.root}, with the annotations {world.annotations}.")
+    suggest("prepare", world.annotations, "--root", world.root, "--out", "STORE")
 
 
 def demo_options(parser: argparse.ArgumentParser) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import ast
 import math
+import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -25,7 +26,16 @@ from ..support import files
 from ..support.errors import CLIP_SECONDS
 from ..support.tables import Table
 from ..training import History, Training, log_path
-from .options import class_names_option, given_flags, keyword_arguments, overwrite_option, positive_int, reject
+from .options import (
+    class_names_option,
+    given_flags,
+    keyword_arguments,
+    overwrite_option,
+    positive_int,
+    reject,
+    suggest,
+    suggest_training,
+)
 from .settings import (
     GMACS_NOTE,
     HELP,
@@ -63,6 +73,45 @@ def training_options(parser: argparse.ArgumentParser, stage: str, without: Seque
 def training_settings(a: argparse.Namespace, stage: str) -> Any:
     """Return the settings of a stage: those of the preset, changed by the options, also --out and --overwrite."""
     return apply_options(getattr(PRESETS[a.preset], stage), a)
+
+
+def validation_option(parser: argparse.ArgumentParser) -> None:
+    """Add --validation, for `open_splits()`."""
+    text = (
+        "keep the weights of the epoch that is best on other clips: a split of the store, or a share of the training "
+        "clips, such as 0.1, that is not trained on (of wearers; of videos or segments if these are too few)"
+    )
+    parser.add_argument("--validation", metavar="SPLIT|SHARE", type=split_or_share, help=text)
+
+
+def split_or_share(text: str) -> str | float:
+    """Convert the value of --validation: a number is a share, other words name a split."""
+    try:
+        share = float(text)
+    except ValueError:
+        return text
+    if 0 < share <= 0.5:
+        return share
+    raise argparse.ArgumentTypeError(f"{text} is not a share above 0, of at most 0.5")
+
+
+def open_splits(a: argparse.Namespace) -> tuple[data.ClipStore, data.ClipStore | None]:
+    """Return the clips to train on, and those of --validation."""
+    store = open_split(a.store, a.split)
+    if not isinstance(a.validation, float):
+        return store, open_split(a.store, a.validation) if a.validation else None
+    batches.require_labels(store, some=True)
+    count, wearers = round(1 / a.validation), set(store.wearers)
+    groups = {"wearer": wearers - {None}, "video": {clip["video"] for clip in store.clips}, "segment": store.segments}
+    if None in wearers:
+        del groups["wearer"]
+    by = next((name for name, found in groups.items() if len(set(found)) >= count), "segment")
+    held_out = data.folds(store, count, by) == 0
+    validation = store.select(held_out & (store.labels >= 0))
+    if files.environment_share()["rank"] == 0:
+        kept = f"{held_out.sum()} of {len(store)} clips are not trained on, but for validation"
+        print(f"{kept}: a part of the {len(set(groups[by]))} {by}s", file=sys.stderr)
+    return store.select(~held_out), validation
 
 
 def student_options(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
@@ -109,8 +158,8 @@ def frame_arguments(store: data.ClipStore, count: int) -> dict[str, Any]:
     return {"frame_size": spec.size, "sampling": spec.sampling, "exact": spec.exact, "tolerance": spec.tolerance}
 
 
-def report_training(settings: Training, train: Callable[[], History]) -> None:
-    """Train, and print the result in process 0: whether it was finished before, and its metrics."""
+def report_training(settings: Training, train: Callable[[], History], *then: Any) -> None:
+    """Train, and print the result in process 0, whether it was finished before, and the next command, `then`."""
     log = log_path(files.training_file(settings.out))  # written after each epoch
     before = log.read_bytes() if log.exists() else b""
     history = train()
@@ -118,6 +167,7 @@ def report_training(settings: Training, train: Callable[[], History]) -> None:
         unchanged = before == (log.read_bytes() if log.exists() else b"")
         finished = f"already trained ({len(history)} of {settings.epochs} epochs); " if unchanged else ""
         print(f"{settings.out}: {finished}{final_metrics(history)}")
+        suggest(*then)
 
 
 def final_metrics(history: History) -> str:
@@ -198,11 +248,7 @@ def finetune_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--head-only", action="store_true", help="train only the classifier")
     group.add_argument("--gradient-checkpointing", action="store_true", help="use less memory, but more time")
     student_options(parser)
-    parser.add_argument(
-        "--validation",
-        metavar="SPLIT",
-        help="keep the weights of the epoch that is best on this split of the store, whose clips are not trained on",
-    )
+    validation_option(parser)
     training_options(parser, "finetuning")
 
 
@@ -218,7 +264,7 @@ def name_value(text: str) -> tuple[str, Any]:
 
 
 def run_finetune(a: argparse.Namespace) -> None:
-    store, settings = open_split(a.store, a.split), training_settings(a, "finetuning")
+    (store, validation), settings = open_splits(a), training_settings(a, "finetuning")
     batches.require_labels(store, some=True)
     model = model_to_finetune(a, store, settings.seed)
     if isinstance(model, teachers.Teacher):
@@ -231,8 +277,14 @@ def run_finetune(a: argparse.Namespace) -> None:
             model.net.gradient_checkpointing = True
     elif a.head_only or a.gradient_checkpointing:
         raise ValueError("--head-only and --gradient-checkpointing are for teachers, not for students")
-    validation = open_split(a.store, a.validation) if a.validation else None
-    report_training(settings, lambda: distillation.finetune(model, store, settings, validation=validation))
+    then = (
+        ("extract", a.store, "--teacher-file")
+        if isinstance(model, teachers.Teacher)
+        else ("evaluate", a.store, "--student")
+    )
+    report_training(
+        settings, lambda: distillation.finetune(model, store, settings, validation=validation), *then, a.out
+    )
 
 
 def model_to_finetune(a: argparse.Namespace, store: data.ClipStore, seed: int) -> nn.Module:
@@ -306,6 +358,7 @@ def run_extract(a: argparse.Namespace) -> None:
     arguments = keyword_arguments(a, "views", "batch_size", "device", "overwrite")
     teachers.extract(teacher, store, **arguments, precision=precision, **files.environment_share())
     print(f"{a.store}: wrote {teacher.name}.feature and {teacher.name}.logits for {len(store)} clips")
+    suggest_training(data.ClipStore(a.store), teacher.name)
 
 
 def teacher_clip(name: str) -> dict[str, int | None]:
@@ -378,18 +431,28 @@ def pretrain_options(parser: argparse.ArgumentParser) -> None:
 def run_pretrain(a: argparse.Namespace) -> None:
     store, settings = open_split(a.store, a.split), training_settings(a, "pretraining")
     model = build_student(a, store, a.teacher, settings.seed)
-    report_training(settings, lambda: distillation.pretrain_imu(model, store, settings, teacher=a.teacher))
+    preset = [] if a.preset == "epic" else ["--preset", a.preset]
+    report_training(
+        settings,
+        lambda: distillation.pretrain_imu(model, store, settings, teacher=a.teacher),
+        *("distill", a.store, "--teacher", a.teacher, *preset, "--init", a.out, "--out", "student.pt"),
+    )
 
 
 def distill_options(parser: argparse.ArgumentParser) -> None:
     student_training_options(parser)
+    validation_option(parser)
     training_options(parser, "distillation")
 
 
 def run_distill(a: argparse.Namespace) -> None:
-    store, settings = open_split(a.store, a.split), training_settings(a, "distillation")
+    (store, validation), settings = open_splits(a), training_settings(a, "distillation")
     model = build_student(a, store, a.teacher, settings.seed)
-    report_training(settings, lambda: distillation.distill(model, store, settings, teacher=a.teacher))
+    report_training(
+        settings,
+        lambda: distillation.distill(model, store, settings, teacher=a.teacher, validation=validation),
+        *("evaluate", a.store, "--student", a.out),
+    )
 
 
 # {command: (function that adds its options to a parser, function that runs it)}

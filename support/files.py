@@ -52,6 +52,7 @@ __all__ = [
     "available_cores",
     "check_output",
     "check_share",
+    "clock",
     "differences",
     "disk_errors",
     "environment_share",
@@ -796,6 +797,20 @@ def read_ahead(
             yield result, waited
 
 
+def clock(seconds: float) -> str:
+    """Return a duration as a clock shows it, with hours if there are any.
+
+    Args:
+        seconds: The duration.
+
+    >>> from egodistill.support import files
+    >>> files.clock(5), files.clock(1769), files.clock(3723)
+    ('0:05', '29:29', '1:02:03')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
+
+
 class Progress:
     """Progress of a long step on stderr: amount, speed and time left.
 
@@ -858,8 +873,8 @@ class Progress:
         if not self.show:
             return
         speed = (self.done - self.first) / max(self.drawn - self.started, 1e-9)
-        left = f"{(self.total - self.done) / speed:.0f}" if speed else "?"
-        line = f"{self.title}: {self.done}/{self.total} {self.unit}, {speed:.1f} {self.unit}/s, {left} s left"
+        left = clock((self.total - self.done) / speed) if speed else "?"
+        line = f"{self.title}: {self.done}/{self.total} {self.unit}, {speed:.1f} {self.unit}/s, {left} left"
         line += f", {self.note}" if self.note else ""
         # Spaces overwrite the rest of a longer line.
         print(f"\r{line:<99}" if self.terminal else line, end=end, file=sys.stderr, flush=True)

@@ -233,7 +233,7 @@ def test_the_exit_code_is_that_of_the_process(monkeypatch, capsys):
 
 TRAINING = (
     "--preset --epochs --batch-size --learning-rate --decay-epochs --decay --weight-decay --schedule --warmup-epochs "
-    "--seed --precision --sync-batch-norm --device"
+    "--seed --precision --sync-batch-norm --keep-checkpoint --device"
 )
 
 
@@ -283,7 +283,7 @@ OPTIONS = {
     f"{STUDENT.replace('--no-imu ', '')} {TRAINING}",
     "distill": "store --split --teacher --out --overwrite "
     "--alpha --beta --tau --tau-squared --l1-reduction --init "
-    f"{STUDENT} {TRAINING} {AUGMENTATION}",
+    f"{STUDENT} {TRAINING} {AUGMENTATION} --validation",
     "evaluate": f"store --split --student --teacher-file --teacher --out --overwrite {INFERENCE}",
     "measure": f"--student --teacher-file --rows --batch-size --repeats --seconds --out --overwrite "
     f"--markdown {INFERENCE}",

@@ -31,7 +31,7 @@ def test_training_options_reach_the_stage(demo, tmp_path, monkeypatch):
 
     def distill(model, store, settings, **named):
         given.append(settings)
-        assert named == {"teacher": "slowfast-0"}
+        assert named == {"teacher": "slowfast-0", "validation": None}
         return [{"loss": 0.0, "top1": 0.0}]
 
     monkeypatch.setattr(distillation, "distill", distill)

@@ -668,8 +668,8 @@ def test_status_divides_by_the_time_that_it_waited(monkeypatch, capsys):
     monkeypatch.setattr(egodistill.commands.recordings, "finished_clips", lambda path: next(seen))
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     lines = [line.split() for line in run(capsys, "status", "s", "--seconds", 0.5).splitlines()]
-    assert ["prepare", "16", "of", "100", "12.0", "7", "s"] in lines  # 6 clips in 0.5 s; 84 are left
-    assert ["extract", "t", "1", "of", "50", "2.0", "24", "s"] in lines
+    assert ["prepare", "16", "of", "100", "12.0", "0:07"] in lines  # 6 clips in 0.5 s; 84 are left
+    assert ["extract", "t", "1", "of", "50", "2.0", "0:24"] in lines
 
 
 @pytest.mark.parametrize("command", ["prepare a.csv --out s", "predict a.mp4 --student s.pt"])
