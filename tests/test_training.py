@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import re
 import shutil
 import signal
 import subprocess
@@ -303,6 +304,24 @@ def names(folder):
 
 def no_step(monkeypatch):
     return monkeypatch.setattr(training.TrainingLoop, "run_step", lambda *_: pytest.fail("trained again"))
+
+
+def test_progress_names_epoch_and_accuracy_and_where_a_run_continues(tmp_path, monkeypatch, capsys):
+    store, other = Store(8), chosen_labels(Store(4), [0] * 4)
+    settings = FAST | {"epochs": 3, "batch_size": 4, "progress": True, "checkpoint": tmp_path / "c.pt"}
+    settings |= {"learning_rate": 1e-9}
+    with monkeypatch.context() as patch:
+        patch.setattr(training.TrainingLoop, "end_epoch", stop_after_the_first(training.TrainingLoop.end_epoch))
+        with pytest.raises(KeyboardInterrupt):
+            finetune(Table(), store, validation=other, **settings)
+    assert re.search(r"8/24 clips, .* left, epoch 1 of 3, loss 1\.386$", capsys.readouterr().err, re.MULTILINE)
+    history = finetune(Table(), store, validation=other, **settings)
+    printed = capsys.readouterr().err
+    assert "c.pt: continuing from epoch 2\n" in printed
+    score = 100 * history[-1]["validation_top1"]
+    assert printed.endswith(f"0:00 left, epoch 3 of 3, loss 1.386, validation {score:.1f} %\n")
+    finetune(Table(), store, validation=other, **settings)
+    assert capsys.readouterr().err == ""  # finished
 
 
 def test_a_model_file_is_enough_to_know_a_finished_training(tmp_path, monkeypatch):
