@@ -37,6 +37,7 @@ from .support.errors import DataError, EgoDistillError
 __all__ = ["History", "Objective", "Training", "TrainingOptions", "fold_seed", "train"]
 
 TRAINING_FORMAT = "egodistill training 2"
+SPEEDS = ("clips_per_second", "loader_share")  # of the history; a model file has no times, so that its bytes repeat
 SAME_RUN = (
     "Start again with the same model (built with the same seed, or loaded from the same file), clips and settings; or "
     "give another path; or train anew into this one with --overwrite (overwrite=True)."
@@ -260,8 +261,8 @@ def train(objective: Objective, store: Store, settings: Training, validation: St
     the same arguments; other start weights, clips or teacher outputs are an error. On a CPU it ends with the same
     weights as an uninterrupted run, bit by bit, unless processor, threads, processes or the version of torch have
     changed, which it prints. A finished run is loaded. With `settings.out`, the model is written there at the end, with
-    settings and history, so that it is enough to know a finished run, and the checkpoint is removed. The history is
-    also written beside the checkpoint, as one JSON line per epoch. With precision "auto", a run begins in the precision
+    settings and history (without speeds), so that it is enough to know a finished run, and the checkpoint is removed.
+    The history is also written beside the checkpoint, as one JSON line per epoch. With precision "auto", a run begins in the precision
     that suits the device, which it prints, and continues in that of its checkpoint.
 
     Training on several processes under torchrun computes the same losses and gradients as one process: each of K
@@ -472,7 +473,8 @@ class TrainingLoop:
         """Note on the model how it was trained, write it to `out` unless it is from there, remove the checkpoint."""
         model: Any = self.objective.model
         model.trained_by = self.objective.stage
-        model.trained_with = {"about": self.about | self.built(), "history": self.history}
+        history = [{name: value for name, value in row.items() if name not in SPEEDS} for row in self.history]
+        model.trained_with = {"about": self.about | self.built(), "history": history}
         if self.out is not None and distributed.is_first():
             if not self.is_result:
                 checkpoints.save_model(model, self.out)

@@ -330,6 +330,8 @@ def test_a_model_file_is_enough_to_know_a_finished_training(tmp_path, monkeypatc
     settings = FAST | {"epochs": 2, "out": out}
     model = small()
     history = finetune(model, Store(8), **settings)
+    for row in history:
+        del row["clips_per_second"], row["loader_share"]
     assert names(tmp_path) == ["s.pt", "s.pt.jsonl"] and same(EgoDistill.load(out), model)
     content = out.read_bytes()
     with monkeypatch.context() as patch:
@@ -372,9 +374,8 @@ def test_another_training_takes_the_place_of_a_finished_one_only_if_asked(tmp_pa
     model = small()
     finetune(model, Store(8), **other | {"keep_checkpoint": False})
     assert same(EgoDistill.load(out), model) and names(tmp_path) == ["s.pt", "s.pt.jsonl"]
-    undisturbed = small()
-    finetune(undisturbed, Store(8), **FAST | {"epochs": 2, "learning_rate": 1e-3})
-    assert same(undisturbed, model)
+    finetune(small(), Store(8), **FAST | {"epochs": 2, "learning_rate": 1e-3, "out": tmp_path / "undisturbed.pt"})
+    assert out.read_bytes() == (tmp_path / "undisturbed.pt").read_bytes()
 
 
 @pytest.mark.parametrize("content", ["model", "text"])
