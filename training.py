@@ -262,8 +262,8 @@ def train(objective: Objective, store: Store, settings: Training, validation: St
     weights as an uninterrupted run, bit by bit, unless processor, threads, processes or the version of torch have
     changed, which it prints. A finished run is loaded. With `settings.out`, the model is written there at the end, with
     settings and history (without speeds), so that it is enough to know a finished run, and the checkpoint is removed.
-    The history is also written beside the checkpoint, as one JSON line per epoch. With precision "auto", a run begins in
-    the precision that suits the device, which it prints, and continues in that of its checkpoint.
+    The history is also written beside the checkpoint, as one JSON line per epoch. With precision "auto", a run begins
+    in the precision that suits the device, which it prints, and continues in that of its checkpoint.
 
     Training on several processes under torchrun computes the same losses and gradients as one process: each of K
     processes takes a share of every batch, and DistributedDataParallel averages the gradients. So a run may be resumed
