@@ -358,7 +358,7 @@ def run_extract(a: argparse.Namespace) -> None:
     arguments = keyword_arguments(a, "views", "batch_size", "device", "overwrite")
     teachers.extract(teacher, store, **arguments, precision=precision, **files.environment_share())
     print(f"{a.store}: wrote {teacher.name}.feature and {teacher.name}.logits for {len(store)} clips")
-    suggest_training(data.ClipStore(a.store), teacher.name)
+    suggest_training(store, teacher.name)
 
 
 def teacher_clip(name: str) -> dict[str, int | None]:

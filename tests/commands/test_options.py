@@ -433,7 +433,13 @@ ARRIVALS = {
         ),
     ],
     "pretrain": training_runs("pretraining", "pretrain_imu", without=UNUSED, without_student=["use_imu"]),
-    "distill": training_runs("distillation", "distill"),
+    "distill": [
+        (
+            "folder --out {tmp}/x.pt --teacher t --image-weights none --validation best",
+            {"distill.validation.opened": ("folder", "best")},
+        ),
+        *training_runs("distillation", "distill"),
+    ],
     "evaluate": [
         (
             f"folder --split own --student a.pt --teacher t --out {{tmp}}/e.json --overwrite {INFERENCE_WORDS}",
@@ -721,6 +727,8 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     spies.put(commands.aria, "convert", commands.aria.Converted("v.mp4", "v.csv", 1, 1, 1.0, ()))
     spies.put(data, "prepare", Clips("prepared"))
     spies.put(commands, "describe_store")
+    for module in (commands, training):
+        spies.put(module, "suggest_training", label=f"suggest_training of {module.__name__}")
     spies.put(egodistill.commands.demo, "describe_store", label="describe_store of the demo")
     store = Clips("folder")
     store.counts, store.failures = {"train": {"ok": 1, "failed": 0, "missing": 0}}, []

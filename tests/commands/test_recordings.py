@@ -610,7 +610,7 @@ def test_synthesize_and_prepare_are_of_one_layout(demo, tmp_path, monkeypatch, c
     out = run(capsys, "synthesize", "world", *options.split())
     assert given == {"out": "world", "seed": 1, "train_acts": 9, "test_acts": 4, "label_noise": 0.5}
     # The command that it names works as it stands.
-    command = out.splitlines()[1].split()
+    command = out.splitlines()[-1].split()
     assert command[:2] == ["egodistill", "prepare"] and command[-1] == "STORE"
     sizes = "--num-frames 1 3 --frame-size 32 --no-imu --min-instances 1 --workers 1"
     out = run(capsys, *command[1:-1], tmp_path / "store", *sizes.split())
