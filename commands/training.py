@@ -56,6 +56,7 @@ from .settings import (
 __all__ = ["COMMANDS", "name_value", "one_pass"]
 
 DEFAULT_TEACHER = "slowfast_8x8_r50"
+REPLACED = "a model of other settings, which is trained anew, or a file that is not a result"
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -227,7 +228,7 @@ def published_teacher(a: argparse.Namespace) -> teachers.Teacher:
 def finetune_options(parser: argparse.ArgumentParser) -> None:
     store_options(parser, "train")
     parser.add_argument("--out", metavar="FILE", required=True, help="file to write the model to")
-    overwrite_option(parser, "a model of other settings, which is trained anew, or a file that is not a result")
+    overwrite_option(parser, REPLACED)
     absent = {"default": argparse.SUPPRESS}  # An option that is not used is absent from the arguments.
     parser.add_argument(
         "--architecture",
@@ -418,7 +419,7 @@ def student_training_options(parser: argparse.ArgumentParser, without: Sequence[
         "--teacher", metavar="NAME", required=True, help="name of the teacher whose outputs are in the store"
     )
     parser.add_argument("--out", metavar="FILE", required=True, help="file to write the student to")
-    overwrite_option(parser, "a model of other settings, which is trained anew, or a file that is not a result")
+    overwrite_option(parser, REPLACED)
     student_options(parser, without)
 
 
@@ -451,7 +452,7 @@ def run_distill(a: argparse.Namespace) -> None:
     report_training(
         settings,
         lambda: distillation.distill(model, store, settings, teacher=a.teacher, validation=validation),
-        *("evaluate", a.store, "--student", a.out),
+        *("evaluate", a.store, "--student", a.out, *([] if (store.labels >= 0).any() else ["--teacher", a.teacher])),
     )
 
 

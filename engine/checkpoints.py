@@ -12,9 +12,8 @@
 
 A model file is a dict saved by `torch.save()`: format, class, arguments of the constructor, class names, the stage that
 trained it last, with which settings and history, weights, and a SHA-256 of all of these, which files of version 0.4
-lack. A class in
-`MODEL_CLASSES` has `arguments`, a dict of plain values, `class_names`, and `from_arguments()`. No code in a
-file runs when it is read.
+lack. A class in `MODEL_CLASSES` has `arguments`, a dict of plain values, `class_names`, and `from_arguments()`. No code
+in a file runs when it is read.
 """
 
 from __future__ import annotations
