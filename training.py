@@ -474,7 +474,8 @@ class TrainingLoop:
         model: Any = self.objective.model
         model.trained_by = self.objective.stage
         history = [{name: value for name, value in row.items() if name not in SPEEDS} for row in self.history]
-        model.trained_with = {"about": self.about | self.built(), "history": history}
+        # By way of JSON: a pickle writes equal strings once if they are one object, which is not so in a resumed run.
+        model.trained_with = json.loads(json.dumps({"about": self.about | self.built(), "history": history}))
         if self.out is not None and distributed.is_first():
             if not self.is_result:
                 checkpoints.save_model(model, self.out)
