@@ -826,6 +826,7 @@ def distill(
     settings: DistillationSettings = DistillationSettings(),
     *,
     teacher: str,
+    validation: Store | None = None,
     **changes: Unpack[DistillationOptions],
 ) -> History:
     """Train a whole student with alpha L_KD + (1 - alpha) L_GT + beta L_1: stage 2, equation 6.
@@ -839,6 +840,7 @@ def distill(
         settings: The settings of stage 2. The defaults are the paper's for EPIC-KITCHENS; `EGO4D.distillation` has
             those for Ego4D.
         teacher: Name of a teacher whose outputs `teachers.extract()` added to the store.
+        validation: As in `finetune()`, with outputs of the teacher. Without any labels, the lowest loss counts.
         changes: Fields that override those of `settings`, such as `tau=4.0`.
 
     Returns:
@@ -859,4 +861,9 @@ def distill(
     ['loss', 'kd', 'gt', 'l1', 'top1']
     """
     settings = change_settings(DistillationSettings, settings, changes)
-    return train(Distill(model, store, settings, teacher), store, settings)
+    objective = Distill(model, store, settings, teacher)
+    if validation is not None:
+        batches.require_teacher(validation, teacher, "feature", "logits")
+        if objective.any_labels:
+            batches.require_labels(validation)
+    return train(objective, store, settings, validation)

@@ -37,8 +37,16 @@ from .support.errors import DataError, EgoDistillError
 __all__ = ["History", "Objective", "Training", "TrainingOptions", "fold_seed", "train"]
 
 TRAINING_FORMAT = "egodistill training 2"
+SPEEDS = ("clips_per_second", "loader_share")  # of the history; a model file has no times, so that its bytes repeat
+SAME_RUN = (
+    "Start again with the same model (built with the same seed, or loaded from the same file), clips and settings; or "
+    "give another path; or train anew into this one with --overwrite (overwrite=True)."
+)
 # Settings that may change when a run is resumed.
-CHANGEABLE_SETTINGS = ("device", "checkpoint", "checkpoint_seconds", "progress", "sync_batch_norm")
+CHANGEABLE_SETTINGS = (
+    *("device", "checkpoint", "checkpoint_seconds", "keep_checkpoint", "out", "overwrite", "progress"),
+    "sync_batch_norm",
+)
 
 History = list[dict[str, float]]
 Schedule = Literal["step", "cosine"]
@@ -64,9 +72,13 @@ class Training:
             compute capability 8 and on CPUs with AMX, else fp32. With "auto", the same seed gives other weights on
             another kind of machine.
         device: Device to train on; None: a GPU if there is one.
-        checkpoint: File to resume from, and to write during training; None: none.
+        checkpoint: File to resume from, and to write during training; None: that of `out`, OUT.training, if any.
         checkpoint_seconds: Seconds after which it is written again within an epoch; it is also written after each
             epoch.
+        keep_checkpoint: Do not remove the checkpoint after `out` is written.
+        out: Model file to write at the end. If it holds the result of the same training, that is loaded instead.
+        overwrite: If the checkpoint or `out` is of a training with other settings, train anew and replace them;
+            False: raise DataError.
         progress: Show a progress bar on stderr.
         sync_batch_norm: With several processes, compute batch norm over the whole batch.
         augment: Random changes of the frames, different for each clip and epoch.
@@ -91,6 +103,9 @@ class Training:
     device: str | None = None
     checkpoint: str | os.PathLike | None = None
     checkpoint_seconds: float = 300.0
+    keep_checkpoint: bool = False
+    out: str | os.PathLike | None = None
+    overwrite: bool = False
     progress: bool = True
     sync_batch_norm: bool = False
     augment: Augment = Augment()
@@ -150,6 +165,9 @@ class TrainingOptions(TypedDict, total=False):
         device: Device to train on.
         checkpoint: File to resume from and to write.
         checkpoint_seconds: Seconds between two writes within an epoch.
+        keep_checkpoint: Keep the checkpoint of a finished training.
+        out: Model file to write at the end.
+        overwrite: Train anew in place of a training with other settings.
         progress: Show a progress bar on stderr.
         sync_batch_norm: Batch norm over the batches of all processes.
         augment: Random changes of the frames.
@@ -169,6 +187,9 @@ class TrainingOptions(TypedDict, total=False):
     device: str | None
     checkpoint: str | os.PathLike | None
     checkpoint_seconds: float
+    keep_checkpoint: bool
+    out: str | os.PathLike | None
+    overwrite: bool
     progress: bool
     sync_batch_norm: bool
     augment: Augment
@@ -239,16 +260,17 @@ def train(objective: Objective, store: Store, settings: Training, validation: St
     With `settings.checkpoint`, a run that was killed continues from the last saved step when it is started again with
     the same arguments; other start weights, clips or teacher outputs are an error. On a CPU it ends with the same
     weights as an uninterrupted run, bit by bit, unless processor, threads, processes or the version of torch have
-    changed, which it prints. A finished run is loaded. The history is also written beside the checkpoint, as one JSON
-    line per epoch. With precision "auto", a run begins in the precision that suits the device, which it prints, and
-    continues in that of its checkpoint.
+    changed, which it prints. A finished run is loaded. With `settings.out`, the model is written there at the end, with
+    settings and history (without speeds), so that it is enough to know a finished run, and the checkpoint is removed.
+    The history is also written beside the checkpoint, as one JSON line per epoch. With precision "auto", a run begins
+    in the precision that suits the device, which it prints, and continues in that of its checkpoint.
 
     Training on several processes under torchrun computes the same losses and gradients as one process: each of K
     processes takes a share of every batch, and DistributedDataParallel averages the gradients. So a run may be resumed
     with another K. Batch norm is the exception: in training it sees only the clips of its process (unless
     `sync_batch_norm`), and after each step its running statistics are averaged over the processes, weighted by clips.
     Process 0 writes the files; all processes return the same history. At the end, `model.trained_by` is the name of the
-    stage, which model files keep.
+    stage, and `model.trained_with` has its settings and history; model files keep both.
 
     Args:
         objective: The model, the arrays that it reads, and the losses of a batch.
@@ -285,10 +307,9 @@ def train(objective: Objective, store: Store, settings: Training, validation: St
     loop = TrainingLoop(objective, store, settings, validation)
     with loop.checkpoint_lock():
         loop.resume()
-        history = loop.run()
-    model: Any = objective.model
-    model.trained_by = objective.stage
-    return history
+        loop.run()
+        loop.write_result()
+    return loop.history
 
 
 def require_other_clips(store: Store, validation: Store) -> None:
@@ -333,7 +354,10 @@ class TrainingLoop:
             weight_decay=settings.weight_decay,
             fused=self.device.type in ("cpu", "cuda"),
         )
-        self.path = Path(settings.checkpoint) if settings.checkpoint is not None else None
+        self.out = Path(settings.out) if settings.out is not None else None
+        self.is_result = False  # whether the weights are those of the file `out`
+        checkpoint = files.training_file(self.out) if self.out and settings.checkpoint is None else settings.checkpoint
+        self.path = Path(checkpoint) if checkpoint is not None else None
         clips = {"clips": len(store), "class_names": [str(name) for name in store.class_names]}
         clips["validation clips"] = None if validation is None else len(validation)
         self.about = objective.record | settings.record() | clips
@@ -367,34 +391,96 @@ class TrainingLoop:
         return files.work_lock(self.path, busy)
 
     def resume(self) -> None:
-        """Continue from the checkpoint of process 0, if there is one. Raise DataError if it is from another run."""
-        content: dict[str, Any] = {"about": self.about}
-        if distributed.is_first():
-            if self.path is not None and self.path.exists():
-                content = checkpoints.read_checkpoint(self.path, TRAINING_FORMAT)
-            self.about["precision"] = self.pick_precision(content)
-            content["precision"] = self.about["precision"]
-        content = distributed.broadcast_object(content)
+        """Load the result or continue from the checkpoint of process 0. Raise DataError if it is from another run."""
+        content = distributed.broadcast_object(self.earlier() if distributed.is_first() else {})
         self.use_precision(content["precision"])
-        found = "state" in content
-        source = f"the checkpoint {self.path}" if found else "process 0"
-        advice = (
-            "Start again with the same model (built with the same seed, or loaded from the same file), clips and "
-            "settings; or delete it, or use another one."
-        )
-        files.require_same_run(source, content["about"], self.about, advice)
-        if found and distributed.is_first():
+        advice = "Start all processes with the same model, clips and settings."
+        files.require_same_run("process 0", content["about"], self.about, advice)
+        if "state" not in content:
+            return
+        self.is_result = content["source"] == str(self.out)
+        if distributed.is_first():
             self.compare_bits(content)
-        if found:
-            checkpoints.load_strictly(self.objective, content["weights"], source)
-            state = content["state"]
-            self.best = content.get("best", {})
-            if state["epoch"] < self.settings.epochs:
-                self.optimizer.load_state_dict(content["optimizer"])
-                self.scaler.load_state_dict(content.get("scaler", {}))
-            self.epoch, self.step, self.sums, self.history = (
-                state[name] for name in ("epoch", "step", "sums", "history")
-            )
+        module = self.objective.model if self.is_result else self.objective
+        checkpoints.load_strictly(module, content["weights"], content["source"])
+        state = content["state"]
+        self.best = content.get("best", {})
+        if self.is_unfinished(content):
+            self.optimizer.load_state_dict(content["optimizer"])
+            self.scaler.load_state_dict(content.get("scaler", {}))
+            if self.settings.progress and distributed.is_first():
+                print(f"{self.path}: continuing from epoch {state['epoch'] + 1}", file=sys.stderr)
+        self.epoch, self.step, self.sums, self.history = (state[name] for name in ("epoch", "step", "sums", "history"))
+
+    def earlier(self) -> dict[str, Any]:
+        """Return what the result or the checkpoint of this training contains, else only "about" and "precision".
+
+        Raise DataError if they are of another training, unless it may be overwritten.
+        """
+        other = ""
+        for content in filter(None, (self.read_result(), self.read_checkpoint())):
+            self.about["precision"] = self.pick_precision(content)
+            now = self.about | (self.built() if content["source"] == str(self.out) else {})
+            changes = files.list_differences(content["about"], now)
+            if not changes:
+                return content | {"about": self.about, "precision": self.about["precision"]}
+            other = f"{content['source']}: was begun with other settings: {changes}"
+        if other and not self.settings.overwrite:
+            raise DataError(f"{other}. {SAME_RUN}")
+        if other:
+            print(f"{other}. Training anew, as --overwrite (overwrite=True) says.", file=sys.stderr)
+        self.about["precision"] = self.pick_precision({"about": {}})
+        return {"about": self.about, "precision": self.about["precision"]}
+
+    def read_checkpoint(self) -> dict[str, Any] | None:
+        """Return the content of the checkpoint, if there is one."""
+        if self.path is None or not self.path.exists():
+            return None
+        return checkpoints.read_checkpoint(self.path, TRAINING_FORMAT) | {"source": f"the checkpoint {self.path}"}
+
+    def read_result(self) -> dict[str, Any] | None:
+        """Return what `out` contains, as of a finished checkpoint; None if there is nothing, or what may be replaced.
+
+        Raise DataError for a file that is not the result of a training, unless its checkpoint is beside it.
+        """
+        if self.out is None or not self.out.exists():
+            return None
+        replaces = self.settings.overwrite or (self.path is not None and self.path.exists())
+        try:
+            model: Any = checkpoints.load_model(self.out)
+        except EgoDistillError:
+            if replaces:
+                return None
+            raise
+        if model.trained_with is None:
+            if replaces:
+                return None
+            raise DataError(f"{self.out}: does not say with which settings it was trained. {SAME_RUN}")
+        history = model.trained_with["history"]
+        return {
+            "source": str(self.out),
+            "about": model.trained_with["about"],
+            "weights": model.state_dict(),
+            "state": {"epoch": len(history), "step": 0, "sums": {}, "history": history},
+        }
+
+    def built(self) -> dict[str, Any]:
+        """Return what else a result must share with this training: how the model is built, and how much is trained."""
+        names = [name for name, value in self.objective.named_parameters() if value.requires_grad]
+        return {"model": checkpoints.plain(getattr(self.objective.model, "arguments", None)), "trained": len(names)}
+
+    def write_result(self) -> None:
+        """Note on the model how it was trained, write it to `out` unless it is from there, remove the checkpoint."""
+        model: Any = self.objective.model
+        model.trained_by = self.objective.stage
+        history = [{name: value for name, value in row.items() if name not in SPEEDS} for row in self.history]
+        # By way of JSON: a pickle writes equal strings once if they are one object, which is not so in a resumed run.
+        model.trained_with = json.loads(json.dumps({"about": self.about | self.built(), "history": history}))
+        if self.out is not None and distributed.is_first():
+            if not self.is_result:
+                checkpoints.save_model(model, self.out)
+            if self.path is not None and not self.settings.keep_checkpoint:
+                self.path.unlink(missing_ok=True)
 
     def use_precision(self, precision: Any) -> None:
         """Use the precision of process 0, which the checkpoint records, so a run continues in it on any machine."""
@@ -461,11 +547,17 @@ class TrainingLoop:
             self.step += 1
             waited += wait
             clips += len(rows)
-            bar.step(len(rows), f"loss {loss:.3f}")
+            bar.step(len(rows), self.note(loss))
             if time.monotonic() - self.saved > self.settings.checkpoint_seconds:
                 self.save()
         seconds = max(time.monotonic() - start_time, 1e-9)  # The clock of Windows moves in steps of 15.6 ms.
         self.end_epoch(clips, seconds, waited)
+
+    def note(self, loss: float) -> str:
+        """Return the end of the progress line: epoch, loss, and the last accuracy on the validation clips."""
+        text = f"epoch {self.epoch + 1} of {self.settings.epochs}, loss {loss:.3f}"
+        last = self.history[-1].get("validation_top1") if self.history else None
+        return text if last is None else f"{text}, validation {100 * last:.1f} %"
 
     def augment(self, batch: dict[str, Tensor]) -> None:
         """Augment a batch, with a seed per clip and epoch."""

@@ -31,9 +31,9 @@ from ..support.errors import EgoDistillError
 from ..support.tables import Table
 from ..support.version import __version__
 from ..training import Training
-from .options import positive_int
+from .options import positive_int, suggest
 from .recordings import describe_store, notes_as_lines
-from .settings import GMACS_NOTE, add_fields, device_option, preset_option, text_or_none
+from .settings import GMACS_NOTE, add_fields, device_option, flag, preset_option, text_or_none
 from .training import name_value
 
 __all__ = ["COMMANDS", "DEMO", "QUICK", "Demo"]
@@ -144,6 +144,15 @@ def run_compare(a: argparse.Namespace) -> None:
     runs = paper.comparison(bench, teacher=a.teacher, seeds=a.seeds, num_frames=counts, methods=methods)
     bench.run(runs, a.jobs)
     report_comparison(a, bench, runs)
+    suggest("ablate", a.store, "--teacher", a.teacher, "--out", a.out, *protocol_words(a))
+
+
+def protocol_words(a: argparse.Namespace) -> list[str]:
+    """Return the options with which another command continues in the folder of `compare`."""
+    changes = [word for name in CHANGES if hasattr(a, name) for word in (flag(name), str(getattr(a, name)))]
+    weights = ["--pretrained", *(f"{name}={file}" for name, file in a.pretrained)] if a.pretrained else []
+    preset = [] if a.preset == "epic" else ["--preset", a.preset]
+    return ["--seeds", ",".join(map(str, a.seeds)), *preset, *changes, *weights]
 
 
 def fitting_methods(bench: benches.Bench, store: data.ClipStore, frames: int) -> list[str]:
@@ -385,10 +394,8 @@ def run_synthesize(a: argparse.Namespace) -> None:
     world = synthetic.render(
         a.out, seed=a.seed, train_acts=a.train_acts, test_acts=a.test_acts, label_noise=a.label_noise
     )
-    print(
-        f"Wrote {world.root}, with the annotations {world.annotations}. Next:\n"
-        f"  egodistill prepare {world.annotations} --root {world.root} --out STORE"
-    )
+    print(f"Wrote {world.root}, with the annotations {world.annotations}.")
+    suggest("prepare", world.annotations, "--root", world.root, "--out", "STORE")
 
 
 def demo_options(parser: argparse.ArgumentParser) -> None:

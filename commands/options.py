@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -36,6 +37,8 @@ __all__ = [
     "positive_seconds",
     "reject",
     "report_notes",
+    "suggest",
+    "suggest_training",
 ]
 
 
@@ -68,6 +71,35 @@ def reject(flags: Sequence[str], reason: str) -> None:
     """Raise ValueError if there are options that would be ignored or that contradict another one."""
     if flags:
         raise ValueError(f"{', '.join(flags)}: {reason}")
+
+
+def suggest(*words: Any) -> None:
+    """Print the next command of `egodistill`, as one would type it; words in capital letters stand for others."""
+    print(f"Next:\n  {shlex.join(['egodistill', *map(str, words)])}")
+
+
+def suggest_training(store: Any, teacher: str | None = None) -> None:
+    """Print the command that follows for a store with training clips.
+
+    Args:
+        store: The clip store.
+        teacher: Name of the outputs that were written last; None: those of any teacher.
+    """
+    if "train" not in store.splits:
+        return
+    outputs = [name.removesuffix(".logits") for name in store.names if name.endswith(".logits")]
+    if teacher or outputs:
+        taught = (store.path, "--teacher", teacher or outputs[0])
+        if "imu" in store.names:
+            suggest("pretrain", *taught, "--out", "imu.pt")
+        else:
+            suggest("distill", *taught, "--no-imu", "--out", "student.pt")
+    elif "clip" not in store.names:
+        suggest("finetune", store.path, "--architecture", "student", "--out", "student.pt")
+    elif (store.labels >= 0).any():
+        suggest("finetune", store.path, "--out", "teacher.pt")
+    else:
+        suggest("extract", store.path, "--architecture", "NAME", "--pretrained", "FILE")
 
 
 def class_names_option(parser: Any) -> None:

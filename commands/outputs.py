@@ -14,10 +14,10 @@ from ..support.errors import DataError
 __all__ = ["check_outputs"]
 
 TRAINING = ("finetune", "pretrain", "distill")
-# {command: patterns that identify an earlier result of the same kind}. Such a file is replaced without --overwrite;
-# a model only beside the checkpoint of its training, so that a model from elsewhere stays. None: no file is replaced;
-# a stream comes only once, so a run that ends at once must not take the place of one of hours.
-RESULT_MARKS = dict.fromkeys(TRAINING, (b"egodistill model",)) | {
+# {command: patterns that identify an earlier result of the same kind}. Such a file is replaced without --overwrite. A
+# training compares settings itself, with those in a model or in the checkpoint beside it; other models stay. None: no
+# file is replaced; a stream comes only once, so a run that ends at once must not take the place of one of hours.
+RESULT_MARKS = dict.fromkeys(TRAINING, (rb"(?s)egodistill model.*trained_with",)) | {
     "check": (rb"\A(\xef\xbb\xbf)?video,imu_offset(,[^\n]*)?\r?\n",),
     "evaluate": (rb'\A\{\s*"format": "egodistill evaluation',),
     "measure": (rb'\A\{\s*"format": "egodistill measurement',),
@@ -37,8 +37,8 @@ def check_outputs(arguments: argparse.Namespace) -> None:
         files.require_apart(out, inputs)
     if arguments.command in RESULT_MARKS and arguments.out:
         ours = RESULT_MARKS[arguments.command]
-        if arguments.command in TRAINING and not files.training_file(arguments.out).exists():
-            ours = ()
+        if arguments.command in TRAINING and files.training_file(arguments.out).exists():
+            ours = (b"egodistill model",)
         overwrite = getattr(arguments, "overwrite", False)
         files.check_output(arguments.out, inputs, ours=ours, overwrite=overwrite)
     if document := getattr(arguments, "markdown", None):

@@ -45,6 +45,8 @@ from .options import (
     positive_seconds,
     reject,
     root_option,
+    suggest,
+    suggest_training,
 )
 
 __all__ = ["COMMANDS", "describe_store", "notes_as_lines"]
@@ -321,6 +323,7 @@ def run_convert(a: argparse.Namespace) -> None:
             print(f"{recording}: {note}")
     if rows:
         print(Table(["video", "IMU table", "frames", "samples", "seconds"], rows).text())
+        suggest("check", *(row[0] for row in rows))
     if failures:
         raise ValueError("; ".join(failures))
 
@@ -368,6 +371,7 @@ def run_transcode(a: argparse.Namespace) -> None:
             print(f"{copy}: left out {name}, which MP4 cannot hold")
     if rows:
         print(Table(["copy", "MB before", "MB after", "frames", "broken packets", "times faster"], rows).text())
+        suggest("prepare", "ANNOTATIONS", "--root", a.out, "--out", "STORE")
     if failures:
         raise ValueError("; ".join(failures))
 
@@ -465,6 +469,7 @@ def run_prepare(a: argparse.Namespace) -> None:
         )
     if files.environment_share()["rank"] == 0:
         describe_store(store, segments)
+        suggest_training(store)
 
 
 def describe_store(store: data.ClipStore, segments: data.SegmentList) -> None:
@@ -545,7 +550,7 @@ def run_status(a: argparse.Namespace) -> None:
     rows = []
     for name, (done, total) in finished_clips(a.store).items():
         speed = (done - before.get(name, (0, 0))[0]) / a.seconds
-        remaining = f"{(total - done) / speed:.0f} s" if speed > 0 else "-"
+        remaining = files.clock((total - done) / speed) if speed > 0 else "-"
         rows.append([name, f"{done:,} of {total:,}", f"{speed:.1f}" if speed > 0 else "-", remaining])
     print("\n" + Table(["step", "clips", "clips per second", "time left"], rows).text())
     if any(n["missing"] for n in counts.values()):

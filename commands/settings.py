@@ -59,6 +59,7 @@ HELP = {
     "warmup_epochs": "increase the learning rate linearly from zero over this many epochs",
     "weight_decay": "weight decay of AdamW",
     "seed": "seed of the initial weights, the clip order and dropout",
+    "keep_checkpoint": "keep the checkpoint of a finished training, FILE.training",
     "precision": "arithmetic; auto is bf16 on hardware that is fast at it, otherwise fp32; fp16 is for older GPUs",
     "sync_batch_norm": "under torchrun: compute batch norm statistics over all processes",
     "crop": "augmentation: randomly crop the frames, removing up to this share of each side",

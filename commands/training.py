@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 import ast
 import math
+import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +26,16 @@ from ..support import files
 from ..support.errors import CLIP_SECONDS
 from ..support.tables import Table
 from ..training import History, Training, log_path
-from .options import class_names_option, given_flags, keyword_arguments, overwrite_option, positive_int, reject
+from .options import (
+    class_names_option,
+    given_flags,
+    keyword_arguments,
+    overwrite_option,
+    positive_int,
+    reject,
+    suggest,
+    suggest_training,
+)
 from .settings import (
     GMACS_NOTE,
     HELP,
@@ -47,6 +56,7 @@ from .settings import (
 __all__ = ["COMMANDS", "name_value", "one_pass"]
 
 DEFAULT_TEACHER = "slowfast_8x8_r50"
+REPLACED = "a model of other settings, which is trained anew, or a file that is not a result"
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -62,9 +72,47 @@ def training_options(parser: argparse.ArgumentParser, stage: str, without: Seque
 
 
 def training_settings(a: argparse.Namespace, stage: str) -> Any:
-    """Return the settings of a stage: those of the preset, changed by the options."""
-    settings = apply_options(getattr(PRESETS[a.preset], stage), a)
-    return replace(settings, checkpoint=files.training_file(a.out))
+    """Return the settings of a stage: those of the preset, changed by the options, also --out and --overwrite."""
+    return apply_options(getattr(PRESETS[a.preset], stage), a)
+
+
+def validation_option(parser: argparse.ArgumentParser) -> None:
+    """Add --validation, for `open_splits()`."""
+    text = (
+        "keep the weights of the epoch that is best on other clips: a split of the store, or a share of the training "
+        "clips, such as 0.1, that is not trained on (of wearers; of videos or segments if these are too few)"
+    )
+    parser.add_argument("--validation", metavar="SPLIT|SHARE", type=split_or_share, help=text)
+
+
+def split_or_share(text: str) -> str | float:
+    """Convert the value of --validation: a number is a share, other words name a split."""
+    try:
+        share = float(text)
+    except ValueError:
+        return text
+    if 0 < share <= 0.5:
+        return share
+    raise argparse.ArgumentTypeError(f"{text} is not a share above 0, of at most 0.5")
+
+
+def open_splits(a: argparse.Namespace) -> tuple[data.ClipStore, data.ClipStore | None]:
+    """Return the clips to train on, and those of --validation."""
+    store = open_split(a.store, a.split)
+    if not isinstance(a.validation, float):
+        return store, open_split(a.store, a.validation) if a.validation else None
+    batches.require_labels(store, some=True)
+    count, wearers = round(1 / a.validation), set(store.wearers)
+    groups = {"wearer": wearers - {None}, "video": {clip["video"] for clip in store.clips}, "segment": store.segments}
+    if None in wearers:
+        del groups["wearer"]
+    by = next((name for name, found in groups.items() if len(set(found)) >= count), "segment")
+    held_out = data.folds(store, count, by) == 0
+    validation = store.select(held_out & (store.labels >= 0))
+    if files.environment_share()["rank"] == 0:
+        kept = f"{held_out.sum()} of {len(store)} clips are not trained on, but for validation"
+        print(f"{kept}: a part of the {len(set(groups[by]))} {by}s", file=sys.stderr)
+    return store.select(~held_out), validation
 
 
 def student_options(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
@@ -111,20 +159,16 @@ def frame_arguments(store: data.ClipStore, count: int) -> dict[str, Any]:
     return {"frame_size": spec.size, "sampling": spec.sampling, "exact": spec.exact, "tolerance": spec.tolerance}
 
 
-def save_model(model: nn.Module, out: str, result: str, finished: str) -> None:
-    """Write a trained model and print the result of its training, in process 0; `finished_note()` gives `finished`."""
+def report_training(settings: Training, train: Callable[[], History], *then: Any) -> None:
+    """Train, and print the result in process 0, whether it was finished before, and the next command, `then`."""
+    log = log_path(files.training_file(settings.out))  # written after each epoch
+    before = log.read_bytes() if log.exists() else b""
+    history = train()
     if distributed.is_first():
-        model.save(out)
-        print(f"{out}: {finished}{result}")
-
-
-def finished_note(settings: Training) -> str:
-    """Return a note if the training that is about to start is already finished; otherwise ""."""
-    history = log_path(settings.checkpoint)  # one line per finished epoch
-    if not (Path(settings.checkpoint).exists() and history.exists()):
-        return ""
-    done = len(history.read_text(encoding="utf-8").splitlines())
-    return f"already trained ({done} of {settings.epochs} epochs); " if done >= settings.epochs else ""
+        unchanged = before == (log.read_bytes() if log.exists() else b"")
+        finished = f"already trained ({len(history)} of {settings.epochs} epochs); " if unchanged else ""
+        print(f"{settings.out}: {finished}{final_metrics(history)}")
+        suggest(*then)
 
 
 def final_metrics(history: History) -> str:
@@ -133,6 +177,8 @@ def final_metrics(history: History) -> str:
     for name, what in (("top1", "top-1"), ("agreement", "top-1 agreement with the teacher")):
         if name in last:
             text += f", {what} on the training clips {100 * last[name]:.1f} %"
+    if "matching" in last:
+        text += f", {100 * last['matching']:.1f} % of the clips matched to their IMU within the batch"
     scores = [row["validation_top1"] for row in history if "validation_top1" in row]
     if not scores:
         return text
@@ -182,7 +228,7 @@ def published_teacher(a: argparse.Namespace) -> teachers.Teacher:
 def finetune_options(parser: argparse.ArgumentParser) -> None:
     store_options(parser, "train")
     parser.add_argument("--out", metavar="FILE", required=True, help="file to write the model to")
-    overwrite_option(parser)
+    overwrite_option(parser, REPLACED)
     absent = {"default": argparse.SUPPRESS}  # An option that is not used is absent from the arguments.
     parser.add_argument(
         "--architecture",
@@ -203,11 +249,7 @@ def finetune_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--head-only", action="store_true", help="train only the classifier")
     group.add_argument("--gradient-checkpointing", action="store_true", help="use less memory, but more time")
     student_options(parser)
-    parser.add_argument(
-        "--validation",
-        metavar="SPLIT",
-        help="keep the weights of the epoch that is best on this split of the store, whose clips are not trained on",
-    )
+    validation_option(parser)
     training_options(parser, "finetuning")
 
 
@@ -223,7 +265,7 @@ def name_value(text: str) -> tuple[str, Any]:
 
 
 def run_finetune(a: argparse.Namespace) -> None:
-    store, settings = open_split(a.store, a.split), training_settings(a, "finetuning")
+    (store, validation), settings = open_splits(a), training_settings(a, "finetuning")
     batches.require_labels(store, some=True)
     model = model_to_finetune(a, store, settings.seed)
     if isinstance(model, teachers.Teacher):
@@ -236,10 +278,14 @@ def run_finetune(a: argparse.Namespace) -> None:
             model.net.gradient_checkpointing = True
     elif a.head_only or a.gradient_checkpointing:
         raise ValueError("--head-only and --gradient-checkpointing are for teachers, not for students")
-    finished = finished_note(settings)
-    validation = open_split(a.store, a.validation) if a.validation else None
-    history = distillation.finetune(model, store, settings, validation=validation)
-    save_model(model, a.out, final_metrics(history), finished)
+    then = (
+        ("extract", a.store, "--teacher-file")
+        if isinstance(model, teachers.Teacher)
+        else ("evaluate", a.store, "--student")
+    )
+    report_training(
+        settings, lambda: distillation.finetune(model, store, settings, validation=validation), *then, a.out
+    )
 
 
 def model_to_finetune(a: argparse.Namespace, store: data.ClipStore, seed: int) -> nn.Module:
@@ -313,6 +359,7 @@ def run_extract(a: argparse.Namespace) -> None:
     arguments = keyword_arguments(a, "views", "batch_size", "device", "overwrite")
     teachers.extract(teacher, store, **arguments, precision=precision, **files.environment_share())
     print(f"{a.store}: wrote {teacher.name}.feature and {teacher.name}.logits for {len(store)} clips")
+    suggest_training(store, teacher.name)
 
 
 def teacher_clip(name: str) -> dict[str, int | None]:
@@ -372,7 +419,7 @@ def student_training_options(parser: argparse.ArgumentParser, without: Sequence[
         "--teacher", metavar="NAME", required=True, help="name of the teacher whose outputs are in the store"
     )
     parser.add_argument("--out", metavar="FILE", required=True, help="file to write the student to")
-    overwrite_option(parser)
+    overwrite_option(parser, REPLACED)
     student_options(parser, without)
 
 
@@ -385,23 +432,28 @@ def pretrain_options(parser: argparse.ArgumentParser) -> None:
 def run_pretrain(a: argparse.Namespace) -> None:
     store, settings = open_split(a.store, a.split), training_settings(a, "pretraining")
     model = build_student(a, store, a.teacher, settings.seed)
-    finished = finished_note(settings)
-    last = distillation.pretrain_imu(model, store, settings, teacher=a.teacher)[-1]
-    matching = f"{100 * last['matching']:.1f} % of the clips matched to their IMU within the batch"
-    save_model(model, a.out, f"loss {last['loss']:.3f}, {matching}", finished)
+    preset = [] if a.preset == "epic" else ["--preset", a.preset]
+    report_training(
+        settings,
+        lambda: distillation.pretrain_imu(model, store, settings, teacher=a.teacher),
+        *("distill", a.store, "--teacher", a.teacher, *preset, "--init", a.out, "--out", "student.pt"),
+    )
 
 
 def distill_options(parser: argparse.ArgumentParser) -> None:
     student_training_options(parser)
+    validation_option(parser)
     training_options(parser, "distillation")
 
 
 def run_distill(a: argparse.Namespace) -> None:
-    store, settings = open_split(a.store, a.split), training_settings(a, "distillation")
+    (store, validation), settings = open_splits(a), training_settings(a, "distillation")
     model = build_student(a, store, a.teacher, settings.seed)
-    finished = finished_note(settings)
-    history = distillation.distill(model, store, settings, teacher=a.teacher)
-    save_model(model, a.out, final_metrics(history), finished)
+    report_training(
+        settings,
+        lambda: distillation.distill(model, store, settings, teacher=a.teacher, validation=validation),
+        *("evaluate", a.store, "--student", a.out, *([] if (store.labels >= 0).any() else ["--teacher", a.teacher])),
+    )
 
 
 # {command: (function that adds its options to a parser, function that runs it)}

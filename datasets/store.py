@@ -648,15 +648,15 @@ def _not_finite(values: np.ndarray) -> list[int]:
 def folds(store: ClipStore, count: int, by: str = "wearer") -> np.ndarray:
     """Return the fold of each clip, 0 to `count` - 1, int64 [n].
 
-    All clips of a wearer (or video) are in the same fold; folds are about equal in size, and the same for the same
-    clips. Use them to let `teachers.extract()` write outputs of teachers for clips on which they were not trained: the
-    teacher of fold k is trained on `store.select(folds != k)`. Raise DataError if there are fewer wearers (or videos)
-    than folds, or if a clip's wearer is unknown.
+    All clips of a wearer (or video, or segment) are in the same fold; folds are about equal in size, and the same for
+    the same clips. Use them to let `teachers.extract()` write outputs of teachers for clips on which they were not
+    trained: the teacher of fold k is trained on `store.select(folds != k)`. Raise DataError if there are fewer wearers
+    (or videos, or segments) than folds, or if a clip's wearer is unknown.
 
     Args:
         store: A store, or a view of n clips.
         count: Number of folds, at least 2.
-        by: "wearer" or "video".
+        by: "wearer", "video" or "segment".
 
     >>> from egodistill import data
     >>> store = data.ClipStore("store")
@@ -664,9 +664,10 @@ def folds(store: ClipStore, count: int, by: str = "wearer") -> np.ndarray:
     >>> len(store.select(fold != 0)), sorted(set(store.select(fold == 0).wearers))
     (10, ['P01', 'P30', 'P37'])
     """
-    if by not in ("wearer", "video"):
-        raise DataError(f"by must be 'wearer' or 'video', not {by!r}")
-    groups = store.wearers if by == "wearer" else [clip["video"] for clip in store.clips]
+    if by not in ("wearer", "video", "segment"):
+        raise DataError(f"by must be 'wearer', 'video' or 'segment', not {by!r}")
+    groups = {"wearer": store.wearers, "video": [clip["video"] for clip in store.clips], "segment": store.segments}[by]
+    groups = list(groups)
     if unknown := sum(group is None for group in groups):
         raise DataError(f"{store.path}: {unknown} clips have no wearer; give by='video'")
     sizes = Counter(groups)

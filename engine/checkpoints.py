@@ -11,9 +11,9 @@
     checkpoints.load_strictly(net, weights, "x3d_m.pyth", names=names)
 
 A model file is a dict saved by `torch.save()`: format, class, arguments of the constructor, class names, the stage that
-trained it last, weights, and a SHA-256 of all of these, which files of version 0.4 lack. A class in
-`MODEL_CLASSES` has `arguments`, a dict of plain values, `class_names`, and `from_arguments()`. No code in a
-file runs when it is read.
+trained it last, with which settings and history, weights, and a SHA-256 of all of these, which files of version 0.4
+lack. A class in `MODEL_CLASSES` has `arguments`, a dict of plain values, `class_names`, and `from_arguments()`. No code
+in a file runs when it is read.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ MODEL_CLASSES = {
     "STTS": "experiments.stts",
     "ListenToLook": "experiments.listen_to_look",
 }
-SETTINGS = ("class", "arguments", "class_names", "trained_by")  # entries of a model file beside its weights
+# Entries of a model file beside its weights; the last one only if the model was trained.
+SETTINGS = ("class", "arguments", "class_names", "trained_by", "trained_with")
 # A constructor may allocate this much more than its file contains: a classifier that it removes again (of VGG, 496 MB).
 SPARE_BYTES, SPARE_TENSORS = 1 << 29, 16
 # The tensors of a file may share memory, such as tied weights: how much larger all are than the file at most, and bytes
@@ -107,9 +108,11 @@ def save_model(model: nn.Module, path: str | os.PathLike) -> None:
         raise EgoDistillError(f"{path}: not written, because these weights are not finite: {shorten(broken)}")
     if other := other_than_float32(weights):
         raise EgoDistillError(f"{path}: not written: {other} is {weights[other].dtype}; call model.float() first")
-    trained_by = getattr(model, "trained_by", None)
-    values = (name, model.arguments, model.class_names, trained_by)
+    trained = [getattr(model, key, None) for key in ("trained_by", "trained_with")]
+    values = (name, model.arguments, model.class_names, *trained)
     settings = plain(dict(zip(SETTINGS, values, strict=True)))
+    if settings["trained_with"] is None:
+        del settings["trained_with"]
     content = {"format": MODEL_FORMAT, **settings, "weights": weights, "sha256": weights_hash(weights, settings)}
     write_checkpoint(path, content)
 
@@ -149,13 +152,16 @@ def load_model(path: str | os.PathLike, expected: type[nn.Module] | None = None)
         name = content["class"]
         kind = getattr(importlib.import_module(f"egodistill.{MODEL_CLASSES[name]}"), name)
         arguments, class_names, weights = content["arguments"], content["class_names"], dict(content["weights"])
-        settings = {key: content.get(key) for key in SETTINGS}
+        settings = {key: content[key] for key in SETTINGS if key in content} | {"trained_by": content.get("trained_by")}
+        trained_with = content.get("trained_with")
         if class_names is not None and not is_names(class_names):
             raise TypeError("class_names is not a list of names")
         if not is_names(list(weights)):
             raise TypeError("weights is not a dict of named tensors")
         if not isinstance(settings["trained_by"], (str, type(None))):
             raise TypeError("trained_by is not a name")
+        if trained_with is not None and not is_record(trained_with):
+            raise TypeError("trained_with has no settings and history")
     except (KeyError, TypeError, ValueError) as error:
         raise EgoDistillError(f"{path} does not describe a model ({type(error).__name__}: {error})") from error
     if expected is not None and issubclass(expected, kind):
@@ -177,12 +183,22 @@ def load_model(path: str | os.PathLike, expected: type[nn.Module] | None = None)
             f"{path} does not have the weights and settings that were saved: it is damaged, or was changed afterwards; "
             f"copy or train it again. For other class_names, load the original, set them in the model, and save it"
         )
-    model.trained_by = settings["trained_by"]
+    model.trained_by, model.trained_with = settings["trained_by"], trained_with
     return model.eval()
 
 
 def is_names(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def is_record(value: Any) -> bool:
+    """Return whether a value has the settings and the history of a training."""
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("about"), dict)
+        and isinstance(value.get("history"), list)
+        and all(isinstance(row, dict) for row in value["history"])
+    )
 
 
 class SizeLimit:

@@ -29,7 +29,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -302,7 +302,7 @@ class Bench:
                 done(run)
         if jobs == 1 or len(todo) < 2:
             for number, run in enumerate(todo, 1):
-                print(f"[{number}/{len(todo)}] {run.name}", flush=True)
+                print(f"[{number}/{len(todo)}] {run.name}{self.time_left(wanted, todo[number - 1 :])}", flush=True)
                 print(f"    {self.train_and_evaluate(run)}", flush=True)
                 done(run)
             return
@@ -321,10 +321,33 @@ class Bench:
                     run, result = running.pop(job), job.result()
                     unfinished.remove(run)
                     number = len(todo) - len(waiting) - len(running)
-                    print(f"[{number}/{len(todo)}] {run.name}: {result}", flush=True)
+                    left = self.time_left(wanted, unfinished, jobs)
+                    print(f"[{number}/{len(todo)}] {run.name}: {result}{left}", flush=True)
                     done(run)
         finally:  # After Ctrl-C and errors, too: do not start the remaining runs.
             pool.shutdown(cancel_futures=True)
+
+    def time_left(self, wanted: Iterable[Run], left: Collection[Run], jobs: int = 1) -> str:
+        """Return how long the runs that are left will take, for a message; "" as long as nothing is known about them.
+
+        A run takes as long as others of its method, or else as long per epoch as the other students.
+
+        Args:
+            wanted: All runs.
+            left: Those that are left.
+            jobs: Number of runs that are trained at a time.
+        """
+        took = {
+            run: self.result(run)["seconds"] for run in wanted if run not in left and self.path(run, ".json").exists()
+        }
+        students = [run for run in took if run.method != "teacher"]
+        seconds = 0.0
+        for run in left:
+            alike = [other for other in took if other.method == run.method] or students
+            if not alike:
+                return ""
+            seconds += self.settings(run).epochs * sum(took[r] / self.settings(r).epochs for r in alike) / len(alike)
+        return f", about {files.clock(seconds / jobs)} left" if left else ""
 
     def check_labels(self, runs: Sequence[Run]) -> None:
         """Raise DataError if no training clip has a label that a run trains on, or a test clip has none.

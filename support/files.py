@@ -52,11 +52,13 @@ __all__ = [
     "available_cores",
     "check_output",
     "check_share",
+    "clock",
     "differences",
     "disk_errors",
     "environment_share",
     "free_megabytes",
     "is_system_file",
+    "list_differences",
     "lock",
     "output_lock",
     "own_file",
@@ -737,18 +739,26 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def require_same_run(source: Any, before: Mapping[str, Any], now: Mapping[str, Any], advice: str) -> None:
     """Raise DataError if the settings of an unfinished run differ from those of the call that continues it.
 
-    The message names settings that differ, with both values, at most five.
-
     Args:
         source: Where the message starts: the run's file or folder.
         before: Settings of the unfinished run.
         now: Settings of the call.
         advice: Where the message ends: what to do.
     """
-    if different := differences(before, now):
-        changes = [f"{name} was {shorten(old)} and is now {shorten(new)}" for name, (old, new) in different.items()]
-        text = "; ".join(changes[:5]) + (f"; and {len(changes) - 5} more" if len(changes) > 5 else "")
-        raise DataError(f"{source}: was begun with other settings: {text}. {advice}")
+    if changes := list_differences(before, now):
+        raise DataError(f"{source}: was begun with other settings: {changes}. {advice}")
+
+
+def list_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return a list of the settings in which two runs differ, with both values, at most five; "" if there are none.
+
+    Args:
+        before: Settings of the first run.
+        now: Settings of the second one.
+    """
+    different = differences(before, now)
+    changes = [f"{name} was {shorten(old)} and is now {shorten(new)}" for name, (old, new) in different.items()]
+    return "; ".join(changes[:5]) + (f"; and {len(changes) - 5} more" if len(changes) > 5 else "")
 
 
 def shorten(value: Any, length: int = 200) -> str:
@@ -785,6 +795,20 @@ def read_ahead(
             if following is not None:
                 coming.append(pool.submit(read, following))
             yield result, waited
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as a clock shows it, with hours if there are any.
+
+    Args:
+        seconds: The duration.
+
+    >>> from egodistill.support import files
+    >>> files.clock(5), files.clock(1769), files.clock(3723)
+    ('0:05', '29:29', '1:02:03')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
 class Progress:
@@ -849,8 +873,8 @@ class Progress:
         if not self.show:
             return
         speed = (self.done - self.first) / max(self.drawn - self.started, 1e-9)
-        left = f"{(self.total - self.done) / speed:.0f}" if speed else "?"
-        line = f"{self.title}: {self.done}/{self.total} {self.unit}, {speed:.1f} {self.unit}/s, {left} s left"
+        left = clock((self.total - self.done) / speed) if speed else "?"
+        line = f"{self.title}: {self.done}/{self.total} {self.unit}, {speed:.1f} {self.unit}/s, {left} left"
         line += f", {self.note}" if self.note else ""
         # Spaces overwrite the rest of a longer line.
         print(f"\r{line:<99}" if self.terminal else line, end=end, file=sys.stderr, flush=True)

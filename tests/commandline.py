@@ -40,7 +40,8 @@ def spy_on_stages(monkeypatch) -> list:
     def stage(name):
         def train(model, store, settings, **named):
             calls.append((name, model, settings, named))
-            settings.checkpoint.touch()  # as a training leaves it
+            model.trained_with = {"about": {}, "history": []}  # as of a training
+            model.save(settings.out)
             return [{"loss": 1.0, "top1": 0.5, "matching": 0.5}]
 
         return train

@@ -570,6 +570,10 @@ def test_a_part_of_the_labels_is_enough_to_train_on():
     torch.manual_seed(0)
     alone = finetune(small(), Store(32), validation=store_of(8), **FAST | {"epochs": 1})
     mixed = finetune(small(), store, validation=store_of(8), **FAST | {"epochs": 1})
+    taught = {"teacher": "t", **FAST, "epochs": 1}
+    assert 0 <= distill(small(), Store(32), validation=store_of(8), **taught)[0]["validation_top1"] <= 1
+    with pytest.raises(EgoDistillError, match="have no label"):
+        distill(small(), Store(32), validation=store, **taught)
     assert math.isfinite(mixed[0]["validation_loss"]) and mixed[0].keys() == alone[0].keys()
 
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import re
 import shutil
 import signal
 import subprocess
@@ -295,6 +296,118 @@ def test_a_finished_checkpoint_has_no_optimizer(tmp_path, monkeypatch):
     again = small()
     assert finetune(again, Store(16), **FAST | {"epochs": 2, "checkpoint": path}) == history
     assert same(model, again)
+
+
+def names(folder):
+    return sorted(file.name for file in folder.iterdir())
+
+
+def no_step(monkeypatch):
+    return monkeypatch.setattr(training.TrainingLoop, "run_step", lambda *_: pytest.fail("trained again"))
+
+
+def test_progress_names_epoch_and_accuracy_and_where_a_run_continues(tmp_path, monkeypatch, capsys):
+    store, other = Store(8), chosen_labels(Store(4), [0] * 4)
+    settings = FAST | {"epochs": 3, "batch_size": 4, "progress": True, "checkpoint": tmp_path / "c.pt"}
+    settings |= {"learning_rate": 1e-9}
+    with monkeypatch.context() as patch:
+        patch.setattr(training.TrainingLoop, "end_epoch", stop_after_the_first(training.TrainingLoop.end_epoch))
+        with pytest.raises(KeyboardInterrupt):
+            finetune(Table(), store, validation=other, **settings)
+    assert re.search(r"8/24 clips, .* left, epoch 1 of 3, loss 1\.386$", capsys.readouterr().err, re.MULTILINE)
+    history = finetune(Table(), store, validation=other, **settings)
+    printed = capsys.readouterr().err
+    assert "c.pt: continuing from epoch 2\n" in printed
+    score = 100 * history[-1]["validation_top1"]
+    assert printed.endswith(f"0:00 left, epoch 3 of 3, loss 1.386, validation {score:.1f} %\n")
+    finetune(Table(), store, validation=other, **settings)
+    assert capsys.readouterr().err == ""  # finished
+
+
+def test_a_model_file_is_enough_to_know_a_finished_training(tmp_path, monkeypatch):
+    """Its checkpoint is gone; the same call changes nothing, another one is refused."""
+    out = tmp_path / "s.pt"
+    settings = FAST | {"epochs": 2, "out": out}
+    model = small()
+    history = finetune(model, Store(8), **settings)
+    for row in history:
+        del row["clips_per_second"], row["loader_share"]
+    assert names(tmp_path) == ["s.pt", "s.pt.jsonl"] and same(EgoDistill.load(out), model)
+    content = out.read_bytes()
+    with monkeypatch.context() as patch:
+        no_step(patch)
+        again = small()
+        assert finetune(again, Store(8), **settings) == history and same(again, model)
+        assert finetune(small(), Store(8), **settings, overwrite=True) == history
+        for model, change, told in (
+            (small(), {"epochs": 3}, "epochs was 2 and is now 3"),
+            (small(seed=1), {}, "fingerprint of the start weights"),
+            (small(tolerance=0.1), {}, "model.tolerance was 0.0 and is now 0.1"),
+        ):
+            with pytest.raises(EgoDistillError, match=rf"s\.pt: was begun with other settings: .*{told}.*--overwrite"):
+                finetune(model, Store(8), **settings | change)
+        frozen = small()
+        frozen.image_encoder.requires_grad_(False)
+        with pytest.raises(EgoDistillError, match=r"trained was \d+ and is now \d+"):
+            finetune(frozen, Store(8), **settings)
+    assert out.read_bytes() == content and names(tmp_path) == ["s.pt", "s.pt.jsonl"]
+
+
+def test_another_training_takes_the_place_of_a_finished_one_only_if_asked(tmp_path, monkeypatch, capsys):
+    """... which stays until the new one has ended, and the new one continues without being asked again."""
+    out = tmp_path / "s.pt"
+    settings = FAST | {"epochs": 2, "out": out, "keep_checkpoint": True}
+    finetune(small(), Store(8), **settings)
+    assert names(tmp_path) == ["s.pt", "s.pt.jsonl", "s.pt.training"]
+    first, other = out.read_bytes(), settings | {"learning_rate": 1e-3}
+    with pytest.raises(EgoDistillError, match=r"learning_rate was .* and is now 0\.001.*--overwrite"):
+        finetune(small(), Store(8), **other)
+    with monkeypatch.context() as patch:
+        patch.setattr(training.TrainingLoop, "end_epoch", stop_after_the_first(training.TrainingLoop.end_epoch))
+        with pytest.raises(KeyboardInterrupt):
+            finetune(small(), Store(8), **other, overwrite=True)
+    assert "is now 0.001. Training anew" in capsys.readouterr().err
+    assert out.read_bytes() == first
+    with monkeypatch.context() as patch:
+        no_step(patch)
+        finetune(small(), Store(8), **settings)  # the first is still finished
+    model = small()
+    finetune(model, Store(8), **other | {"keep_checkpoint": False})
+    assert same(EgoDistill.load(out), model) and names(tmp_path) == ["s.pt", "s.pt.jsonl"]
+    finetune(small(), Store(8), **FAST | {"epochs": 2, "learning_rate": 1e-3, "out": tmp_path / "undisturbed.pt"})
+    assert out.read_bytes() == (tmp_path / "undisturbed.pt").read_bytes()
+
+
+@pytest.mark.parametrize("content", ["model", "text"])
+def test_a_file_from_elsewhere_is_not_replaced(tmp_path, content):
+    out, settings = tmp_path / "s.pt", FAST | {"epochs": 1}
+    if content == "model":
+        small().save(out)
+    else:
+        out.write_text("mine")
+    before = out.read_bytes()
+    with pytest.raises(EgoDistillError, match=r"s\.pt"):
+        finetune(small(), Store(8), out=out, **settings)
+    assert out.read_bytes() == before and names(tmp_path) == ["s.pt"]
+    model = small()
+    finetune(model, Store(8), out=out, overwrite=True, **settings)
+    assert same(EgoDistill.load(out), model)
+
+
+def test_a_training_that_ended_before_its_model_was_written_writes_it(tmp_path, monkeypatch):
+    """As trainings of version 0.4 leave it, too, whose models do not say how they were trained."""
+    out, settings = tmp_path / "s.pt", FAST | {"epochs": 1}
+    model = small()
+    finetune(model, Store(8), checkpoint=tmp_path / "s.pt.training", **settings)
+    no_step(monkeypatch)
+    for plain in (False, True):
+        if plain:
+            del model.trained_with
+            model.save(out)
+        finetune(small(), Store(8), out=out, keep_checkpoint=True, **settings)
+        assert same(EgoDistill.load(out), model) and EgoDistill.load(out).trained_with
+    finetune(small(), Store(8), out=out, **settings)
+    assert not (tmp_path / "s.pt.training").exists()
 
 
 def test_one_checkpoint_is_for_one_training_at_a_time(tmp_path):
@@ -601,6 +714,7 @@ OTHER_SETTINGS = {
     "label_smoothing": 0.1,
 }
 MAY_CHANGE = {"device", "checkpoint", "checkpoint_seconds", "progress", "sync_batch_norm"}
+MAY_CHANGE |= {"keep_checkpoint", "out", "overwrite"}
 
 
 def test_every_setting_that_changes_a_training_is_compared_when_it_goes_on():

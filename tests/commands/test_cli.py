@@ -233,7 +233,7 @@ def test_the_exit_code_is_that_of_the_process(monkeypatch, capsys):
 
 TRAINING = (
     "--preset --epochs --batch-size --learning-rate --decay-epochs --decay --weight-decay --schedule --warmup-epochs "
-    "--seed --precision --sync-batch-norm --device"
+    "--seed --precision --sync-batch-norm --keep-checkpoint --device"
 )
 
 
@@ -283,7 +283,7 @@ OPTIONS = {
     f"{STUDENT.replace('--no-imu ', '')} {TRAINING}",
     "distill": "store --split --teacher --out --overwrite "
     "--alpha --beta --tau --tau-squared --l1-reduction --init "
-    f"{STUDENT} {TRAINING} {AUGMENTATION}",
+    f"{STUDENT} {TRAINING} {AUGMENTATION} --validation",
     "evaluate": f"store --split --student --teacher-file --teacher --out --overwrite {INFERENCE}",
     "measure": f"--student --teacher-file --rows --batch-size --repeats --seconds --out --overwrite "
     f"--markdown {INFERENCE}",
@@ -421,14 +421,17 @@ def test_a_file_that_only_begins_or_ends_like_a_result_is_not_one(command, mine,
 @pytest.mark.parametrize("command", ["finetune", "pretrain", "distill"])
 def test_a_model_is_replaced_only_beside_the_checkpoint_of_its_training(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    Path("mine.pt").write_bytes(b"egodistill model 1")
     words = [command, *OUTPUTS[command].split(), "mine.pt"]
-    assert cli.main(words) == 1
-    assert "not an earlier result; give another path, or --overwrite" in capsys.readouterr().err
-    Path("mine.pt.training").touch()
-    assert cli.main(words) == 1
-    assert "not an earlier result" not in capsys.readouterr().err
-    assert Path("mine.pt").read_bytes() == b"egodistill model 1"
+    for content, refused in ((b"egodistill model 1", True), (b"egodistill model 1\ntrained_with", False)):
+        Path("mine.pt").write_bytes(content)
+        Path("mine.pt.training").unlink(missing_ok=True)
+        assert cli.main(words) == 1
+        refusal = "not an earlier result; give another path, or --overwrite" in capsys.readouterr().err
+        assert refusal is refused  # the training itself compares the settings
+        Path("mine.pt.training").touch()
+        assert cli.main(words) == 1
+        assert "not an earlier result" not in capsys.readouterr().err
+        assert Path("mine.pt").read_bytes() == content
 
 
 @pytest.mark.parametrize(

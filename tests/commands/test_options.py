@@ -31,15 +31,14 @@ def test_training_options_reach_the_stage(demo, tmp_path, monkeypatch):
 
     def distill(model, store, settings, **named):
         given.append(settings)
-        settings.checkpoint.touch()  # as a training leaves it
-        assert named == {"teacher": "slowfast-0"}
+        assert named == {"teacher": "slowfast-0", "validation": None}
         return [{"loss": 0.0, "top1": 0.0}]
 
     monkeypatch.setattr(distillation, "distill", distill)
     command = ["distill", str(demo.out / "store"), "--teacher", "slowfast-0"]
     command += ["--init", str(file_of(demo.out, "stage 1", 0)), "--out", str(tmp_path / "s.pt")]
     assert cli.main(command) == 0
-    plain = replace(egodistill.EPIC_KITCHENS.distillation, checkpoint=tmp_path / "s.pt.training")
+    plain = replace(egodistill.EPIC_KITCHENS.distillation, out=str(tmp_path / "s.pt"))
     assert given.pop() == plain  # the paper's for EPIC-KITCHENS
     values = (
         "--alpha 0.5 --beta 2 --tau 3 --tau-squared --l1-reduction sum --epochs 4 --batch-size 5 --learning-rate 0.6 "
@@ -67,7 +66,7 @@ def test_training_options_reach_the_stage(demo, tmp_path, monkeypatch):
         sync_batch_norm=True,
         augment=egodistill.Augment(crop=0.3, jitter=0.2),
         label_smoothing=0.1,
-        checkpoint=tmp_path / "s.pt.training",
+        out=str(tmp_path / "s.pt"),
     )
     assert cli.main([*command, "--decay-epochs"]) == 0 and given.pop().decay_epochs == ()
 
@@ -93,7 +92,7 @@ def test_options_are_the_fields_of_settings(stage):
     parser = argparse.ArgumentParser()
     add_fields(parser, settings)
     free = {"device", "checkpoint", "checkpoint_seconds", "progress", "augment"}
-    free |= {"imu_width", "hidden", "fusion_layers", "feature_dim"}
+    free |= {"out", "overwrite", "imu_width", "hidden", "fusion_layers", "feature_dim"}
     names = {action.dest for action in parser._actions} - {"help"}
     assert names == ({field.name for field in fields(settings)} - free) | (
         {"crop", "jitter"} if stage != "student" else set()
@@ -193,12 +192,20 @@ def training_runs(stage, function, fixed="", *, without=(), without_student=()):
     student, built = student_arrivals(function, without_student)
     out = f"folder --out {{tmp}}/x.pt{ours}"
     taught = {f"{function}.teacher": "t"} if ours else {}
-    files = {f"{function}.settings.checkpoint": "{tmp}/x.pt.training", "check_output.path": "{tmp}/x.pt"}
+    files = {f"{function}.settings.out": "{tmp}/x.pt", "check_output.path": "{tmp}/x.pt"}
     store = {f"{function}.store.opened": ("folder", "own")}
     start = "load_model.path" if function == "finetune" else "load_start.path"
     return [
         (f"{out} {fixed} --split own {words} {student}", arrivals | built | taught | files | store),
-        (f"{out} --init a.pt --overwrite", {start: "a.pt", "check_output.overwrite": True}),
+        (
+            f"{out} --init a.pt --overwrite --keep-checkpoint",
+            {
+                start: "a.pt",
+                "check_output.overwrite": True,
+                f"{function}.settings.overwrite": True,
+                f"{function}.settings.keep_checkpoint": True,
+            },
+        ),
         (f"{out} {fixed} --preset demo", {f"{function}.settings.epochs": 6}),
     ]
 
@@ -426,7 +433,13 @@ ARRIVALS = {
         ),
     ],
     "pretrain": training_runs("pretraining", "pretrain_imu", without=UNUSED, without_student=["use_imu"]),
-    "distill": training_runs("distillation", "distill"),
+    "distill": [
+        (
+            "folder --out {tmp}/x.pt --teacher t --image-weights none --validation best",
+            {"distill.validation.opened": ("folder", "best")},
+        ),
+        *training_runs("distillation", "distill"),
+    ],
     "evaluate": [
         (
             f"folder --split own --student a.pt --teacher t --out {{tmp}}/e.json --overwrite {INFERENCE_WORDS}",
@@ -714,6 +727,8 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     spies.put(commands.aria, "convert", commands.aria.Converted("v.mp4", "v.csv", 1, 1, 1.0, ()))
     spies.put(data, "prepare", Clips("prepared"))
     spies.put(commands, "describe_store")
+    for module in (commands, training):
+        spies.put(module, "suggest_training", label=f"suggest_training of {module.__name__}")
     spies.put(egodistill.commands.demo, "describe_store", label="describe_store of the demo")
     store = Clips("folder")
     store.counts, store.failures = {"train": {"ok": 1, "failed": 0, "missing": 0}}, []

@@ -610,7 +610,7 @@ def test_synthesize_and_prepare_are_of_one_layout(demo, tmp_path, monkeypatch, c
     out = run(capsys, "synthesize", "world", *options.split())
     assert given == {"out": "world", "seed": 1, "train_acts": 9, "test_acts": 4, "label_noise": 0.5}
     # The command that it names works as it stands.
-    command = out.splitlines()[1].split()
+    command = out.splitlines()[-1].split()
     assert command[:2] == ["egodistill", "prepare"] and command[-1] == "STORE"
     sizes = "--num-frames 1 3 --frame-size 32 --no-imu --min-instances 1 --workers 1"
     out = run(capsys, *command[1:-1], tmp_path / "store", *sizes.split())
@@ -668,8 +668,8 @@ def test_status_divides_by_the_time_that_it_waited(monkeypatch, capsys):
     monkeypatch.setattr(egodistill.commands.recordings, "finished_clips", lambda path: next(seen))
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     lines = [line.split() for line in run(capsys, "status", "s", "--seconds", 0.5).splitlines()]
-    assert ["prepare", "16", "of", "100", "12.0", "7", "s"] in lines  # 6 clips in 0.5 s; 84 are left
-    assert ["extract", "t", "1", "of", "50", "2.0", "24", "s"] in lines
+    assert ["prepare", "16", "of", "100", "12.0", "0:07"] in lines  # 6 clips in 0.5 s; 84 are left
+    assert ["extract", "t", "1", "of", "50", "2.0", "0:24"] in lines
 
 
 @pytest.mark.parametrize("command", ["prepare a.csv --out s", "predict a.mp4 --student s.pt"])

@@ -1,10 +1,12 @@
 """Commands that train: teachers, finetune, extract, pretrain, distill."""
 
+import argparse
 import os
 import re
 import subprocess
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from commandline import Clips, ToyClips, run, spy_on_stages
@@ -12,7 +14,7 @@ from miniature import weights
 
 import egodistill.commands.demo
 from egodistill import EgoDistill, data, distillation, teachers
-from egodistill.commands import cli, training
+from egodistill.commands import cli, options, training
 
 
 @pytest.mark.slow
@@ -67,8 +69,9 @@ def test_every_student_trains_and_a_preset_gives_the_papers_settings(tmp_path, m
         found, model, given, named = calls.pop()
         assert found == {"pretrain": "pretrain_imu"}.get(name, name) and type(model) is EgoDistill
         assert (model.inputs, model.num_frames) == (inputs, num_frames)
-        assert given == replace(settings, checkpoint=tmp_path / "s.pt.training"), command
-        assert named == ({"teacher": "t"} if taught else {"validation": None})
+        assert given == replace(settings, out=str(tmp_path / "s.pt")), command
+        expected = {"teacher": "t"} if taught else {}
+        assert named == expected | ({} if name == "pretrain" else {"validation": None})
         assert out.exists()
 
 
@@ -179,7 +182,59 @@ def test_a_finished_training_says_so(taught, capsys):
     command = "distill s --split test --teacher small --out x.pt --image-encoder resnet10x4 --image-weights none"
     command = [*command.split(), "--epochs", "2", "--batch-size", "4", "--device", "cpu"]
     assert run(capsys, *command).startswith("x.pt: loss ")
+    model = (taught / "x.pt").read_bytes()
     assert run(capsys, *command).startswith("x.pt: already trained (2 of 2 epochs); loss ")
+    assert not (taught / "x.pt.training").exists()
+    assert cli.main([*command, "--tau", "2"]) == 1
+    assert "x.pt: was begun with other settings: tau was 1.0 and is now 2.0" in (err := capsys.readouterr().err)
+    assert "--overwrite" in err and (taught / "x.pt").read_bytes() == model
+    assert run(capsys, *command, "--overwrite").startswith("x.pt: already trained")  # they are the same
+    assert cli.main([*command, "--tau", "2", "--overwrite", "--keep-checkpoint"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("x.pt: loss ") and "tau was 1.0 and is now 2.0. Training anew" in printed.err
+    assert (taught / "x.pt").read_bytes() != model and (taught / "x.pt.training").exists()
+
+
+def test_a_share_of_the_wearers_is_held_out_or_of_the_segments_if_they_are_too_few(store, capsys):
+    """Two wearers train here, one of eight clips has no label."""
+    every = store.split("train")
+    for share, by in ((0.5, "wearers"), (0.25, "segments")):
+        given = argparse.Namespace(store=str(store.path), split="train", validation=share)
+        train, validation = training.open_splits(given)
+        found = [set(getattr(part, by)) for part in (train, validation)]
+        assert found[0].isdisjoint(found[1]) and found[0] | found[1] == set(getattr(every, by))
+        lost = len(every) - len(train) - len(validation)
+        assert (validation.labels >= 0).all() and lost == (every.labels < 0).sum() - (train.labels < 0).sum()
+        assert f"{len(validation) + lost} of 8 clips are not trained on, but for validation" in capsys.readouterr().err
+
+
+def test_the_best_epoch_on_held_out_clips_is_kept(taught, capsys):
+    command = "distill s --teacher small --out x.pt --image-encoder resnet10x4 --image-weights none --epochs 2"
+    text = run(capsys, *command.split(), "--batch-size", 4, "--validation", 0.5)
+    assert re.search(r"weights of epoch [12], [\d.]+ % on the validation clips", text)
+    assert text.endswith("Next:\n  egodistill evaluate s --student x.pt\n")
+    for value in ("0.6", "0", "-1"):
+        with pytest.raises(SystemExit):
+            cli.main([*command.split(), f"--validation={value}"])
+
+
+@pytest.mark.parametrize(
+    ("arrays", "labels", "expected"),
+    [
+        (["frames_1", "imu"], [0], "finetune 'my store' --architecture student --out student.pt"),
+        (["imu", "clip"], [0, -1], "finetune 'my store' --out teacher.pt"),
+        (["imu", "clip"], [-1], "extract 'my store' --architecture NAME --pretrained FILE"),
+        (["imu", "clip", "t.feature", "t.logits"], [0], "pretrain 'my store' --teacher t --out imu.pt"),
+        (["clip", "t.feature", "t.logits"], [0], "distill 'my store' --teacher t --no-imu --out student.pt"),
+    ],
+)
+def test_the_next_command_is_one_for_the_store(arrays, labels, expected, capsys):
+    store = argparse.Namespace(path="my store", names=arrays, labels=np.array(labels), splits=["test", "train"])
+    options.suggest_training(store)
+    assert capsys.readouterr().out == f"Next:\n  egodistill {expected}\n"
+    store.splits = ["test"]
+    options.suggest_training(store)
+    assert capsys.readouterr().out == ""
 
 
 def test_extract_overwrites(taught, capsys, monkeypatch):

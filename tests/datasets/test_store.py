@@ -235,12 +235,15 @@ def test_folds_keep_wearers_together(store, kitchen, tmp_path):
     assert all(len(set(parts[4 * k : 4 * k + 4])) == 1 for k in range(3))
     assert folds(store, 2).tolist() == [0] * 4 + [1] * 4 + [0] * 4
     np.testing.assert_array_equal(folds(store, 3, by="video"), parts)
+    segments = folds(store, 4, by="segment")
+    assert sorted(np.bincount(segments)) == [3, 3, 3, 3]
+    assert all(len(set(segments[store.segments == one])) == 1 for one in set(store.segments))
     train = store.split("train")
     assert folds(train, 2).tolist() == [0] * 4 + [1] * 4
     for count in (1, 4):
         with pytest.raises(DataError, match=f"3 wearers cannot make {count} folds"):
             folds(store, count)
-    with pytest.raises(DataError, match="'wearer' or 'video', not 'label'"):
+    with pytest.raises(DataError, match="'wearer', 'video' or 'segment', not 'label'"):
         folds(store, 2, by="label")
     nobody = [dataclasses.replace(s, wearer=None) for s in kitchen]
     unknown = data.prepare(nobody, tmp_path / "s", num_frames=(), ends=False, progress=False, workers=1)

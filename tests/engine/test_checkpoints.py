@@ -284,6 +284,7 @@ STUDENT_FAULTS = {
     "clip length": change_setting(clip_seconds=1.0),
     "key frames": change_setting(exact=False),
     "stage": lambda content: content.update(trained_by="distill"),
+    "settings": lambda content: content.update(trained_with={"about": {"epochs": 1}, "history": []}),
 }
 FAULTS = {"transposed": transpose_square, "exchanged": exchange_layers, "class order": turn_classes}
 MADE = {
@@ -308,6 +309,15 @@ def test_weights_and_settings_that_were_changed_in_the_file_are_refused(tmp_path
     torch.save({key: value for key, value in content.items() if key != "sha256"}, tmp_path / "old.pt")
     checkpoints.load_model(tmp_path / "old.pt").save(tmp_path / "again.pt")  # as files of 0.4 are read
     checkpoints.load_model(tmp_path / "again.pt")
+
+
+@pytest.mark.parametrize("value", [3, {"about": {}}, {"about": {}, "history": [1.0]}])
+def test_a_training_without_settings_and_history_is_refused(tmp_path, value):
+    small_student().save(tmp_path / "model.pt")
+    content = torch.load(tmp_path / "model.pt", weights_only=True)
+    torch.save(content | {"trained_with": value}, tmp_path / "model.pt")
+    with pytest.raises(EgoDistillError, match=r"model.pt does not describe a model \(TypeError: trained_with"):
+        checkpoints.load_model(tmp_path / "model.pt")
 
 
 @pytest.mark.parametrize("value", [3, ["distill"], torch.zeros(2)])

@@ -85,6 +85,21 @@ def test_what_is_the_runs_own_is_not_the_recipes(tmp_path):
     assert settings.precision == "auto"  # decided when the training begins
 
 
+def test_the_time_left_is_that_of_runs_of_the_same_method_or_of_other_students(tmp_path):
+    bench = Bench(
+        "store", str(tmp_path), PROTOCOLS["demo"], teachers={"t": egodistill.commands.demo.DEMO.teachers["x3d"]}
+    )
+    teacher, first, second, other = Run("teacher", teacher="t"), Run("VisOnly"), Run("VisOnly", 1), Run("VisIMU")
+    runs = [teacher, first, second, other]
+    for run, seconds in ((teacher, 500.0), (first, 60.0)):
+        assert bench.time_left(runs, runs[runs.index(run) :]) == ""  # nothing is known about students
+        bench.path(run).parent.mkdir(exist_ok=True)
+        files.write_json(bench.path(run, ".json"), {"seconds": seconds})
+    assert bench.time_left(runs, [second, other]) == ", about 2:00 left"
+    files.write_json(bench.path(second, ".json"), {"seconds": 120.0})
+    assert bench.time_left(runs, {other}, jobs=2) == ", about 0:45 left" and bench.time_left(runs, []) == ""
+
+
 def test_a_run_is_trained_by_the_stage_of_its_settings(monkeypatch):
     calls = []
     for name in ("finetune", "pretrain_imu", "distill"):

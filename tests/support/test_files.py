@@ -459,9 +459,9 @@ def test_progress_in_a_terminal_and_in_a_log(monkeypatch):
             for _ in range(40):
                 now[0] += 1
                 bar.step(2, "loss 0.5")
-    line = "extract: 100/100 clips, 2.0 clips/s, 0 s left"
+    line = "extract: 100/100 clips, 2.0 clips/s, 0:00 left"
     lines = terminal.getvalue().split("\r")
-    assert lines[1].strip() == "extract: 22/100 clips, 2.0 clips/s, 39 s left, loss 0.5"
+    assert lines[1].strip() == "extract: 22/100 clips, 2.0 clips/s, 0:39 left, loss 0.5"
     assert (
         lines[-1].startswith(line)
         and lines[-1].endswith("\n")
@@ -604,7 +604,7 @@ def test_speed_and_time_left_are_those_of_this_run(monkeypatch, capsys):
     now[0] += 4.0
     bar.step(10, "loss 1.5")
     bar.close()
-    assert capsys.readouterr().err == "extract: 90/100 clips, 2.5 clips/s, 4 s left, loss 1.5\n"
+    assert capsys.readouterr().err == "extract: 90/100 clips, 2.5 clips/s, 0:04 left, loss 1.5\n"
 
 
 @pytest.mark.parametrize(
