@@ -769,6 +769,8 @@ def _parse_numbers(source: Path | io.StringIO, columns: Sequence[int]) -> np.nda
 
 def _read_telemetry(video: Path, zero_accel: bool) -> Imu:
     """Return the IMU inside a video: of a GoPro, or of a camera that the package telemetry-parser knows."""
+    if not video.exists():
+        raise IMUError(f"{video}: no such file")
     gpmf = _sibling("gpmf", video, "telemetry")
     try:
         found = gpmf.read_video(video)

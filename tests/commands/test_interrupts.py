@@ -67,7 +67,7 @@ def run(place, *words, ignored=False):
     ],
 )
 def test_ctrl_c_is_one_line(store, place, command):
-    words = {"status": [store.path, "--seconds", "0.1"], "evaluate": [store.path, "--student", "x"]}[command]
+    words = {"status": [store.path, "--seconds", "0.1"], "evaluate": [store.path, "--student", __file__]}[command]
     done = run(place, command, *words)
     assert (done.returncode, done.stderr) == (130, "\ninterrupted\n")
 
