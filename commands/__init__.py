@@ -34,5 +34,7 @@ else:
 
     __getattr__, __dir__ = hand_on(
         __name__,
-        dict.fromkeys("cli demo inputs interrupts live models options outputs recordings settings training".split(), ()),
+        dict.fromkeys(
+            "cli demo inputs interrupts live models options outputs recordings settings training".split(), ()
+        ),
     )

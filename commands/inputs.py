@@ -54,13 +54,13 @@ def require_inputs(words: Sequence[str]) -> None:
 
 def _named(words: Sequence[str], positional: str, options: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield (argument, word) for the words of known arguments; what follows another option may be its value."""
-    place = positional
+    place, known = positional, {positional, *options} - {""}
     for word in words:
         if word.startswith("-") and word != "-":
             place, equals, word = word.partition("=")
             if not equals:
                 continue
-        if place in (positional, *options):
+        if place in known:
             yield place, word
             place = positional or place
 

@@ -58,6 +58,7 @@ def test_a_missing_input_is_refused_without_torch():
         "evaluate dangling --student here",
         "compare here --pretrained students=absent --teacher absent",
         "transcode absent",
+        "measure absent",
         "absent",
     ],
 )
