@@ -30,7 +30,7 @@ import threading
 from collections.abc import Iterable, Iterator
 
 from ..support import files
-from ..support.errors import EgoDistillOSError
+from ..support.errors import EgoDistillOSError, in_words
 from ..support.version import __version__
 from .inputs import require_inputs
 from .interrupts import interruptible
@@ -249,8 +249,20 @@ def run_parsed(arguments: argparse.Namespace) -> int:
     return 0
 
 
+# {command: how it is given what could not be downloaded}; the others have --image-weights.
+OFFLINE = {
+    "prepare": "--end-features FILE",
+    **dict.fromkeys(("compare", "ablate"), "--pretrained NAME=FILE, or NAME=None for random weights"),
+}
+
+
 def print_error(command: str, error: Exception) -> None:
-    print(f"\negodistill {command}: {error}", file=sys.stderr)
+    """Print an error on stderr; a command names its own option for weights that cannot be downloaded."""
+    text, student = in_words(error), sys.modules.get("egodistill.student")
+    if student and isinstance(error, student.DownloadError):
+        option = OFFLINE.get(command, "--image-weights FILE, or --image-weights none for random weights")
+        text = f"{error.problem}. Without a network connection, give {option} (FILE: torchvision's .pth file)"
+    print(f"\negodistill {command}: {text}", file=sys.stderr)
 
 
 # Commands whose work the processes of torchrun share. Process 0 runs the other commands alone.

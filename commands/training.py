@@ -32,6 +32,7 @@ from .settings import (
     HELP,
     add_fields,
     apply_options,
+    chosen_teacher,
     device_option,
     flag,
     load_start,
@@ -41,6 +42,7 @@ from .settings import (
     preset_option,
     report_precision,
     store_options,
+    teacher_option,
     used_flags,
 )
 
@@ -368,9 +370,7 @@ def one_pass(a: argparse.Namespace, given: Mapping[str, Any]) -> dict[str, Any]:
 def student_training_options(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
     """Add the options that `pretrain` and `distill` share, except student settings in `without`."""
     store_options(parser, "train")
-    parser.add_argument(
-        "--teacher", metavar="NAME", required=True, help="name of the teacher whose outputs are in the store"
-    )
+    teacher_option(parser)
     parser.add_argument("--out", metavar="FILE", required=True, help="file to write the student to")
     overwrite_option(parser)
     student_options(parser, without)
@@ -384,9 +384,10 @@ def pretrain_options(parser: argparse.ArgumentParser) -> None:
 
 def run_pretrain(a: argparse.Namespace) -> None:
     store, settings = open_split(a.store, a.split), training_settings(a, "pretraining")
-    model = build_student(a, store, a.teacher, settings.seed)
+    teacher = chosen_teacher(a, store)
+    model = build_student(a, store, teacher, settings.seed)
     finished = finished_note(settings)
-    last = distillation.pretrain_imu(model, store, settings, teacher=a.teacher)[-1]
+    last = distillation.pretrain_imu(model, store, settings, teacher=teacher)[-1]
     matching = f"{100 * last['matching']:.1f} % of the clips matched to their IMU within the batch"
     save_model(model, a.out, f"loss {last['loss']:.3f}, {matching}", finished)
 
@@ -398,9 +399,10 @@ def distill_options(parser: argparse.ArgumentParser) -> None:
 
 def run_distill(a: argparse.Namespace) -> None:
     store, settings = open_split(a.store, a.split), training_settings(a, "distillation")
-    model = build_student(a, store, a.teacher, settings.seed)
+    teacher = chosen_teacher(a, store)
+    model = build_student(a, store, teacher, settings.seed)
     finished = finished_note(settings)
-    history = distillation.distill(model, store, settings, teacher=a.teacher)
+    history = distillation.distill(model, store, settings, teacher=teacher)
     save_model(model, a.out, final_metrics(history), finished)
 
 

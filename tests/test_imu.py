@@ -220,9 +220,7 @@ def test_values_in_another_unit_are_an_error_or_a_note(tmp_path):
     with pytest.raises(IMUError, match=r"u.csv: half of the turn rates .* degrees .*; multiply them by 0.01745"):
         read(gyro=100.0)
     assert "1 % of the turn rates are above" in read(gyro=40.0)[0]
-    with pytest.raises(
-        IMUError, match="u.csv: the turn rates are 2. times those .* degrees .*; multiply them by 0.01745"
-    ):
+    with pytest.raises(IMUError, match=r"u.csv: the turn rates are 2. times those .* degrees .* by 0.01745"):
         times, accel, gyro = head()  # slow: no turn rate is too high for rad/s
         write_table(tmp_path / "u.csv", PLAIN, np.column_stack([times, accel, 0.4 * 57.3 * gyro]).tolist())
         read_imu(tmp_path / "u.csv")
