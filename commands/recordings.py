@@ -137,10 +137,10 @@ def run_segments(a: argparse.Namespace) -> None:
         print(f"... and {len(total) - len(largest)} more classes (--classes N lists more)")
     for reason, count in segments.dropped.items():
         print(f"left out, {reason}: {count:,} segments")
-    if set(total) == {None}:
-        print(NO_LABELS)
     for warning in split_warnings(counts):
         print(f"warning: {warning}")
+    if set(total) == {None}:
+        print(NO_LABELS)
     found = contradictions.find(segments, headers_of(segments))
     for one in found:
         if not (one.is_error or a.strict):
