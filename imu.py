@@ -70,7 +70,9 @@ FEW_STAMPS, ENOUGH, LONG_ENOUGH = 20, 100, 1.0
 GRAVITY_STEP = 0.25  # seconds in which the turn of gravity is compared with that of the gyroscope
 NEAR_GRAVITY = 2.0  # m/s2: a mean acceleration that differs more from gravity does not show its direction
 GRAVITY_TURN = 0.1  # rad: the least turn of the gyroscope in that time, root mean square, that is compared
-TURNS_AS_FAR = 12.0  # times; the most in 6 s of a watch during exercises is 4.3, a head in degrees has 16 to 40
+TURNS_AS_FAR = 12.0  # times; the most in 10 s of a watch, in any axes, is 5.0; a head in degrees has 16 to 48
+IN_DEGREES = 65.0  # times; 57.3 and an error: a reading in degrees turns at most as far
+_IN_DEGREES = "they are in degrees per second; multiply them by 0.0174533 for rad/s"
 NO_ACCELEROMETER = "no accelerometer: its readings are zeros"
 
 
@@ -303,7 +305,10 @@ def read_imu(
     ['195.7 Hz', '195.7 Hz']
     """
     motion = _read(source, zero_accel)
-    return dataclasses.replace(motion, notes=_all_notes(motion))
+    notes = _all_notes(motion)
+    if wrong := next((note for note in notes if note.endswith(_IN_DEGREES)), None):
+        raise IMUError(f"{source if isinstance(source, (str, os.PathLike)) else source[-1]}: {wrong}")
+    return dataclasses.replace(motion, notes=notes)
 
 
 def _read(source: str | os.PathLike | Sequence[str | os.PathLike], zero_accel: bool) -> Imu:
@@ -512,11 +517,7 @@ def _unit_fault(sensor: str, values: np.ndarray) -> tuple[str, bool]:
     if norms.max() > FAST_TURN:
         middle, high = np.percentile(norms, [50, 99])
         if middle > FAST_TURN:
-            sentence = (
-                f"half of the turn rates are above {middle:.0f} rad/s, so they are in degrees per second; multiply "
-                f"them by 0.0174533 for rad/s"
-            )
-            return sentence, True
+            return f"half of the turn rates are above {middle:.0f} rad/s, so {_IN_DEGREES}", True
         if high > FAST_TURN:
             return f"1 % of the turn rates are above {high:.0f} rad/s: are they in degrees per second?", False
     return "", False
@@ -571,8 +572,9 @@ def motion_states(motion: Imu, *, rate: float = 198.0) -> list[State]:
         if sentence := _exchange(accel, gyro):
             found = {name: text for name, text in found.items() if not name.endswith("units")}
             found["sensors exchanged"] = sentence
-        elif not any(name.endswith(("units", "dead", "frozen")) for name in found):
-            if sentence := _turn_fault(accel_time, accel, gyro_time, gyro):
+        elif not any(name.endswith(("r units", "dead", "frozen")) for name in found):  # the accelerometer's units
+            sentence = _turn_fault(accel_time, accel, gyro_time, gyro)
+            if sentence and not found.get("gyroscope units", "").endswith(_IN_DEGREES):
                 found["gyroscope units"] = sentence
     return [State(name, sentence) for name, sentence in found.items()]
 
@@ -711,10 +713,9 @@ def _turn_fault(accel_time: np.ndarray, accel: np.ndarray, gyro_time: np.ndarray
     turn, turned = (math.sqrt(np.square(x).sum() / len(x)) for x in (expected, seen))
     if not turn > max(GRAVITY_TURN, TURNS_AS_FAR * turned):
         return ""
-    return (
-        f"the gyroscope turns {turn / max(turned, 1e-3):.0f} times as far as the gravity that the accelerometer "
-        f"measures: is it in degrees per second, or are its axes other ones?"
-    )
+    times = turn / max(turned, 1e-3)
+    what = f", so {_IN_DEGREES}" if times < IN_DEGREES else ": are they in another unit, or is its sensor at fault?"
+    return f"the turn rates are {times:.0f} times those of the gravity that the accelerometer measures{what}"
 
 
 def _all_notes(motion: Imu) -> tuple[str, ...]:
@@ -769,6 +770,8 @@ def _parse_numbers(source: Path | io.StringIO, columns: Sequence[int]) -> np.nda
 
 def _read_telemetry(video: Path, zero_accel: bool) -> Imu:
     """Return the IMU inside a video: of a GoPro, or of a camera that the package telemetry-parser knows."""
+    if not video.exists():
+        raise IMUError(f"{video}: no such file")
     gpmf = _sibling("gpmf", video, "telemetry")
     try:
         found = gpmf.read_video(video)

@@ -728,23 +728,31 @@ def imagenet_weights(name: str) -> Mapping[str, Tensor]:
     """Return torchvision's ImageNet weights of a network, which are downloaded once."""
     published = torchvision.models.get_model_weights(name)
     published = published["IMAGENET1K_V1" if name == "resnet18" else "DEFAULT"]  # the paper's ResNet-18
-    advice = "image_weights=None (--image-weights none)"
-    return download_weights(published, f"the ImageNet weights of {name}", advice)
+    return download_weights(published, f"the ImageNet weights of {name}", "image_weights=None")
+
+
+class DownloadError(ValueError):
+    """Published weights could not be downloaded; `problem` is the message without the way out."""
+
+    def __init__(self, problem: str, way_out: str) -> None:
+        super().__init__(f"{problem}. Without a network connection, {way_out}")
+        self.problem = problem
 
 
 def download_weights(
     published: torchvision.models.WeightsEnum, name: str, random: str = "None"
 ) -> Mapping[str, Tensor]:
-    """Return weights of torchvision. Raise ValueError if they cannot be downloaded.
+    """Return weights of torchvision. Raise DownloadError if they cannot be downloaded.
 
     `name`, which weights they are, and `random`, how to ask for random weights, are for the message.
     """
     try:
         return published.get_state_dict(progress=True, check_hash=True)
     except OSError as error:
-        raise ValueError(
-            f"{name} could not be downloaded ({error}). Without a network connection, give a path to torchvision's "
-            f".pth file instead of the name, or {random} for random weights"
+        reason = getattr(error, "reason", error)  # of urllib: an error of the operating system, or a text
+        raise DownloadError(
+            f"{name} could not be downloaded ({getattr(reason, 'strerror', None) or reason})",
+            f"give a path to torchvision's .pth file instead of the name, or {random} for random weights",
         ) from error
 
 

@@ -44,7 +44,7 @@ from .engine import batches, checkpoints, runtime
 from .engine.teacher import PUBLISHED, Pixels, Teacher, TeacherError, fingerprint
 from .recordings.clips import FIELDS, ClipSpec
 from .support import files
-from .support.errors import DataError
+from .support.errors import DataError, in_words
 
 __all__ = ["MODELS", "Extraction", "Pixels", "Published", "Teacher", "TeacherError", "extract", "load"]
 
@@ -227,7 +227,7 @@ def read_label_map(path: str | os.PathLike[str]) -> list[str]:
         labels = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:
         raise TeacherError(
-            f"{path}: cannot be read as class names: {error}; give a text file with one per line"
+            f"{path}: cannot be read as class names: {in_words(error)}; give a text file with one per line"
         ) from error
     if not labels or "" in labels:
         empty = labels.index("") + 1 if labels else 1

@@ -7,6 +7,7 @@ models        evaluate, export, measure, predict
 live          live
 demo          demo, synthesize, compare, ablate
 interrupts    Ctrl-C
+inputs        missing files, before torch is imported
 options       what commands share, without torch
 outputs       what --out may replace
 settings      options made from the settings of a stage; model files
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from . import (
         cli as cli,
         demo as demo,
+        inputs as inputs,
         interrupts as interrupts,
         live as live,
         models as models,
@@ -32,5 +34,7 @@ else:
 
     __getattr__, __dir__ = hand_on(
         __name__,
-        dict.fromkeys("cli demo interrupts live models options outputs recordings settings training".split(), ()),
+        dict.fromkeys(
+            "cli demo inputs interrupts live models options outputs recordings settings training".split(), ()
+        ),
     )

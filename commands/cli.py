@@ -30,7 +30,9 @@ import threading
 from collections.abc import Iterable, Iterator
 
 from ..support import files
+from ..support.errors import EgoDistillOSError, in_words
 from ..support.version import __version__
+from .inputs import require_inputs
 from .interrupts import interruptible
 from .outputs import check_outputs
 
@@ -194,6 +196,13 @@ def let_threads_sleep() -> None:
 
 
 def run_command(argv: list[str] | None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if "torch" not in sys.modules and "MASTER_ADDR" not in os.environ:  # one process, whose imports are still to come
+        try:
+            require_inputs(argv)
+        except EgoDistillOSError as error:
+            print_error(argv[0], error)
+            return 1
     arguments = parse(argv)
     if arguments.command in SHARED or not (os.environ.get("WORLD_SIZE") and "MASTER_ADDR" in os.environ):
         return run_parsed(arguments)
@@ -230,7 +239,7 @@ def run_parsed(arguments: argparse.Namespace) -> int:
         if is_closed_pipe(error):
             raise
         if is_first_failure(error):
-            print(f"\negodistill {arguments.command}: {error}", file=sys.stderr)
+            print_error(arguments.command, error)
         return 1
     except KeyboardInterrupt as error:
         if is_first_failure(error):
@@ -238,6 +247,22 @@ def run_parsed(arguments: argparse.Namespace) -> int:
             print(f"\ninterrupted{more}", file=sys.stderr)
         return 130
     return 0
+
+
+# {command: how it is given what could not be downloaded}; the others have --image-weights.
+OFFLINE = {
+    "prepare": "--end-features FILE",
+    **dict.fromkeys(("compare", "ablate"), "--pretrained NAME=FILE, or NAME=None for random weights"),
+}
+
+
+def print_error(command: str, error: Exception) -> None:
+    """Print an error on stderr; a command names its own option for weights that cannot be downloaded."""
+    text, student = in_words(error), sys.modules.get("egodistill.student")
+    if student and isinstance(error, student.DownloadError):
+        option = OFFLINE.get(command, "--image-weights FILE, or --image-weights none for random weights")
+        text = f"{error.problem}. Without a network connection, give {option} (FILE: torchvision's .pth file)"
+    print(f"\negodistill {command}: {text}", file=sys.stderr)
 
 
 # Commands whose work the processes of torchrun share. Process 0 runs the other commands alone.
@@ -295,12 +320,11 @@ def drop_closed_output() -> None:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
+def parse(argv: list[str]) -> argparse.Namespace:
     """Return the parsed arguments, with `run`, the function of the command, and `words`, the command line.
 
     Only the command that was called gets its options: some of them need torch, and the list of commands does not.
     """
-    argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(
         prog="egodistill",
         description="Distill video models into students that see a few frames and the motion of the head.",

@@ -33,7 +33,16 @@ from ..support.version import __version__
 from ..training import Training
 from .options import positive_int, suggest
 from .recordings import describe_store, notes_as_lines
-from .settings import GMACS_NOTE, add_fields, device_option, flag, preset_option, text_or_none
+from .settings import (
+    GMACS_NOTE,
+    add_fields,
+    chosen_teacher,
+    device_option,
+    flag,
+    preset_option,
+    teacher_option,
+    text_or_none,
+)
 from .training import name_value
 
 __all__ = ["COMMANDS", "DEMO", "QUICK", "Demo"]
@@ -49,12 +58,7 @@ CHANGES = ("epochs", "batch_size", "precision")  # settings that `compare` and `
 def experiment_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that `compare` and `ablate` share, for `build_bench()`."""
     parser.add_argument("store", help="folder of a clip store with the splits train and test")
-    parser.add_argument(
-        "--teacher",
-        metavar="NAME",
-        required=True,
-        help="name of the teacher whose outputs are in the store; {seed} in it stands for the seed",
-    )
+    teacher_option(parser, "; {seed} in it stands for the seed")
     parser.add_argument(
         "--out", metavar="FOLDER", required=True, help="folder for weights and results; finished runs in it are reused"
     )
@@ -136,6 +140,7 @@ def compare_options(parser: argparse.ArgumentParser) -> None:
 
 def run_compare(a: argparse.Namespace) -> None:
     store = data.ClipStore(a.store)
+    a.teacher = chosen_teacher(a, store)
     counts = a.num_frames or [n for n in (1, 2, 4) if f"frames_{n}" in store.names]
     if not counts:
         raise ValueError(f"{a.store}: has no sets of 1, 2 or 4 frames; give --num-frames")
@@ -230,6 +235,7 @@ def ablate_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_ablate(a: argparse.Namespace) -> None:
+    a.teacher = chosen_teacher(a, data.ClipStore(a.store))
     bench, losses = build_bench(a), paper.ablation(a.teacher, a.seeds)
     choices = paper.frame_choices(bench, a.teacher, a.seeds, a.num_frames)
     choices = choices if len({run.sampling for run in choices}) > 1 else []

@@ -9,6 +9,7 @@ This module imports nothing heavy.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -22,13 +23,15 @@ __all__ = ["interruptible", "leave_at_once"]
 def leave_at_once() -> None:
     """Let Ctrl-C end the process at once, without running any more Python; not where it is ignored, or in a thread.
 
-    For the time in which nothing is open that must be closed.
+    For the time in which nothing is open that must be closed. When all is done and Python takes itself apart, it would
+    drop the handler, and die of the signal; from then on, Ctrl-C is ignored.
     """
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) not in (
         signal.SIG_IGN,
         None,
     ):
         signal.signal(signal.SIGINT, _leave)
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # registered first, it runs last
 
 
 @contextlib.contextmanager

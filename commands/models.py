@@ -41,6 +41,7 @@ from .options import (
 )
 from .settings import (
     GMACS_NOTE,
+    chosen_teacher,
     device_option,
     load_distilled,
     load_student,
@@ -130,14 +131,7 @@ def evaluate_labelled(a: argparse.Namespace, model: nn.Module, store: data.ClipS
 
 def evaluate_unlabelled(a: argparse.Namespace, model: nn.Module, store: data.ClipStore) -> dict[str, Any]:
     """Print the agreement with a teacher on clips without labels, and return its numbers."""
-    found = [name.removesuffix(".logits") for name in store.names if name.endswith(".logits")]
-    if a.teacher is None and len(found) != 1:
-        raise ValueError(
-            f"{a.store}: {len(store)} clips have no label, so only the agreement with a teacher can be measured; give "
-            f"its name with --teacher. The store has outputs of: {', '.join(found) or 'no teacher'}; "
-            f"`egodistill extract` writes them"
-        )
-    teacher, whole = a.teacher or found[0], open_split(a.store, "all")
+    teacher, whole = chosen_teacher(a, store), open_split(a.store, "all")
     train = whole.split("train") if "train" in whole.splits else None
     result = inference.agreement(model, store, teacher=teacher, train=train, **inference_arguments(a))
     print(str(result).replace("the teacher", teacher, 1))
@@ -306,7 +300,10 @@ def run_measure(a: argparse.Namespace) -> None:
     for note in (GMACS_NOTE, times, *notes):
         print(textwrap.fill(note, 100, subsequent_indent="  "))
     if cost.precision != "fp32" or a.compile:
-        rows = [[name, f"{100 * c.same_top1:.1f} %", f"{100 * c.feature_error:.2f} %"] for name, c in costs.items()]
+        rows = [
+            [name, f"{c.same_top1 * c.batch_size:.0f} of {c.batch_size}", f"{100 * c.feature_error:.2f} %"]
+            for name, c in costs.items()
+        ]
         print("\nCompared with uncompiled fp32, on random inputs; differences in % of the largest feature:")
         comparison = Table(["model", "equal top-1", "largest difference"], rows)
         tables.report(comparison, f"{section} against fp32", a.markdown, a.words, machine=machine)

@@ -13,7 +13,7 @@ import statistics
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,7 +24,7 @@ from ..recordings import aria, checks, clips
 from ..recordings.copies import transcode
 from ..recordings.pictures import CHECK_TITLE, draw_check, require_picture
 from ..support import files
-from ..support.errors import DataError
+from ..support.errors import DataError, in_words
 from ..support.pickles import is_pickle
 from ..support.records import first_line
 from ..support.tables import Table, printable
@@ -139,6 +139,8 @@ def run_segments(a: argparse.Namespace) -> None:
         print(f"... and {len(total) - len(largest)} more classes (--classes N lists more)")
     for reason, count in segments.dropped.items():
         print(f"left out, {reason}: {count:,} segments")
+    for warning in split_warnings(counts):
+        print(f"warning: {warning}")
     if set(total) == {None}:
         print(NO_LABELS)
     found = contradictions.find(segments, headers_of(segments))
@@ -146,6 +148,23 @@ def run_segments(a: argparse.Namespace) -> None:
         if not (one.is_error or a.strict):
             print(f"note: {printable(one.text)}")
     contradictions.notes_of(found, strict=a.strict)
+
+
+FEW = 10  # labelled training clips of a class
+
+
+def split_warnings(counts: Mapping[str, Counter]) -> Iterator[str]:
+    """Yield which splits are missing or small, from {split: {label, or None: count}}."""
+    if counts and not {"train", "test"} & set(counts):
+        yield f"there is no split train and no split test, only {', '.join(sorted(counts))}"
+    elif counts and "test" not in counts:
+        yield "there is no split test, so nothing is left to evaluate on; write train and test into a column split"
+    labels = {label: count for label, count in counts.get("train", {}).items() if label is not None}
+    if labels and sum(labels.values()) < FEW * len(labels):
+        yield (
+            f"{sum(labels.values())} training clips with a label, for {len(labels)} classes: few to learn from; label "
+            f"more, or let a teacher label clips (`egodistill extract`)"
+        )
 
 
 def headers_of(segments: data.SegmentList) -> dict[str, data.VideoInfo]:
@@ -316,7 +335,7 @@ def run_convert(a: argparse.Namespace) -> None:
                 files.require_apart(made, a.recordings)
             made = aria.convert(recording, a.out, size=a.size, overwrite=a.overwrite)
         except (ValueError, OSError) as error:  # Continue with the other recordings.
-            failures.append(str(error))
+            failures.append(in_words(error))
             continue
         rows.append([made.video, made.imu, f"{made.frames:,}", f"{made.samples:,}", f"{made.seconds:.2f}"])
         for note in made.notes:
@@ -362,7 +381,7 @@ def run_transcode(a: argparse.Namespace) -> None:
                 video, copy, **keyword_arguments(a, "short_side", "keyframe_every", "quality", "measure", "overwrite")
             )
         except (DataError, OSError) as error:  # Continue with the other videos.
-            failures.append(str(error))
+            failures.append(in_words(error))
             continue
         speed = f"{made.speedup:.1f}" if made.speedup else "-"
         sizes = [f"{size / 1e6:.1f}" for size in (made.source_bytes, made.copy_bytes)]
@@ -483,8 +502,9 @@ def describe_store(store: data.ClipStore, segments: data.SegmentList) -> None:
         print(f"  left out, {reason}: {count} segments")
     if all(segment.label is None for segment in segments):
         print(f"  {NO_LABELS}")
-    if counts and not {"train", "test"} & set(counts):
-        print(f"  warning: there is no split train and no split test, only {', '.join(sorted(counts))}")
+    labels = {split: Counter(clip["label"] for clip in store.clips if clip["split"] == split) for split in counts}
+    for warning in split_warnings(labels):
+        print(f"  warning: {warning}")
     describe_choice(store)
     if missing := sum(count["missing"] for count in store.counts.values()):
         print(f"  missing: {missing} clips, the shares of other processes; `egodistill status` shows their progress")

@@ -32,6 +32,7 @@ __all__ = [
     "HELP",
     "add_fields",
     "apply_options",
+    "chosen_teacher",
     "device_option",
     "flag",
     "load_distilled",
@@ -42,6 +43,7 @@ __all__ = [
     "precision_option",
     "preset_option",
     "report_precision",
+    "teacher_option",
     "text_or_none",
     "used_flags",
 ]
@@ -198,6 +200,22 @@ def open_split(path: str, split: str) -> data.ClipStore:
 def store_options(parser: argparse.ArgumentParser, split: str) -> None:
     parser.add_argument("store", help="folder of a clip store, written by `egodistill prepare`")
     parser.add_argument("--split", default=split, help="split of the store to use, or all")
+
+
+def teacher_option(parser: argparse.ArgumentParser, more: str = "") -> None:
+    """Add --teacher, for `chosen_teacher()`; `more` is added to its help."""
+    text = f"name of the teacher whose outputs are in the store (default: the only one){more}"
+    parser.add_argument("--teacher", metavar="NAME", help=text)
+
+
+def chosen_teacher(a: argparse.Namespace, store: data.ClipStore) -> str:
+    """Return --teacher, or the one teacher whose outputs are in the store. Raise ValueError without exactly one."""
+    names = [name.removesuffix(".logits") for name in store.names if name.endswith(".logits")]
+    if a.teacher is not None or len(names) == 1:
+        return names[0] if a.teacher is None else a.teacher
+    if not names:
+        raise ValueError(f"{a.store}: has outputs of no teacher; `egodistill extract` writes them")
+    raise ValueError(f"{a.store}: has outputs of several teachers; give one with --teacher: {', '.join(names)}")
 
 
 def load_student(path: str) -> nn.Module:

@@ -41,6 +41,7 @@ from .settings import (
     HELP,
     add_fields,
     apply_options,
+    chosen_teacher,
     device_option,
     flag,
     load_start,
@@ -50,6 +51,7 @@ from .settings import (
     preset_option,
     report_precision,
     store_options,
+    teacher_option,
     used_flags,
 )
 
@@ -415,9 +417,7 @@ def one_pass(a: argparse.Namespace, given: Mapping[str, Any]) -> dict[str, Any]:
 def student_training_options(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
     """Add the options that `pretrain` and `distill` share, except student settings in `without`."""
     store_options(parser, "train")
-    parser.add_argument(
-        "--teacher", metavar="NAME", required=True, help="name of the teacher whose outputs are in the store"
-    )
+    teacher_option(parser)
     parser.add_argument("--out", metavar="FILE", required=True, help="file to write the student to")
     overwrite_option(parser, REPLACED)
     student_options(parser, without)
@@ -431,12 +431,13 @@ def pretrain_options(parser: argparse.ArgumentParser) -> None:
 
 def run_pretrain(a: argparse.Namespace) -> None:
     store, settings = open_split(a.store, a.split), training_settings(a, "pretraining")
-    model = build_student(a, store, a.teacher, settings.seed)
+    teacher = chosen_teacher(a, store)
+    model = build_student(a, store, teacher, settings.seed)
     preset = [] if a.preset == "epic" else ["--preset", a.preset]
     report_training(
         settings,
-        lambda: distillation.pretrain_imu(model, store, settings, teacher=a.teacher),
-        *("distill", a.store, "--teacher", a.teacher, *preset, "--init", a.out, "--out", "student.pt"),
+        lambda: distillation.pretrain_imu(model, store, settings, teacher=teacher),
+        *("distill", a.store, "--teacher", teacher, *preset, "--init", a.out, "--out", "student.pt"),
     )
 
 
@@ -448,11 +449,12 @@ def distill_options(parser: argparse.ArgumentParser) -> None:
 
 def run_distill(a: argparse.Namespace) -> None:
     (store, validation), settings = open_splits(a), training_settings(a, "distillation")
-    model = build_student(a, store, a.teacher, settings.seed)
+    teacher = chosen_teacher(a, store)
+    model = build_student(a, store, teacher, settings.seed)
     report_training(
         settings,
-        lambda: distillation.distill(model, store, settings, teacher=a.teacher, validation=validation),
-        *("evaluate", a.store, "--student", a.out, *([] if (store.labels >= 0).any() else ["--teacher", a.teacher])),
+        lambda: distillation.distill(model, store, settings, teacher=teacher, validation=validation),
+        *("evaluate", a.store, "--student", a.out, *([] if (store.labels >= 0).any() else ["--teacher", teacher])),
     )
 
 

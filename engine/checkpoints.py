@@ -41,7 +41,7 @@ from torch.nn.modules.module import (
 )
 
 from ..support import files
-from ..support.errors import EgoDistillError, EgoDistillOSError
+from ..support.errors import EgoDistillError, EgoDistillOSError, in_words
 from ..support.pickles import ArrayUnpickler, check_pickle, first_bytes, read_pickle
 
 __all__ = [
@@ -372,9 +372,10 @@ def write_checkpoint(path: str | os.PathLike, content: Mapping[str, Any]) -> Non
     except (EgoDistillOSError, RuntimeError) as error:
         # torch hides the system's message behind its own.
         causes = [cause for cause in (error.__cause__, error.__context__) if isinstance(cause, OSError)]
+        why = in_words(causes[0] if causes else error)
         raise EgoDistillOSError(
-            f"{path}: cannot be written ({causes[0] if causes else error}): it needs {tensor_bytes(content) / 1e6:.1f} "
-            f"MB, and {files.free_megabytes(path):.1f} MB are free there. An older file is unchanged"
+            f"{path}: cannot be written ({why}): it needs {tensor_bytes(content) / 1e6:.1f} MB, and "
+            f"{files.free_megabytes(path):.1f} MB are free there. An older file is unchanged"
         ) from error
 
 

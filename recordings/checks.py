@@ -24,7 +24,7 @@ import numpy as np
 
 from .. import cameras, gpmf
 from ..imu import MAX_GAP, Imu, IMUError
-from ..support.errors import DataError
+from ..support.errors import DataError, in_words
 from ..video import FrameReader, VideoError, open_video
 from .clips import Recording, open_recording
 from .offset import Axes, Offset, Rates, Survey, axes_of, offset_of, rates_of, survey
@@ -392,7 +392,7 @@ def check(
     except (VideoError, IMUError, DataError) as error:
         known["problem"] = str(error)
     except (av.error.FFmpegError, OSError, ValueError) as error:  # anything else that a broken file causes
-        known["problem"] = f"{video}: cannot be read as a recording: {error}"
+        known["problem"] = f"{video}: cannot be read as a recording: {in_words(error)}"
     return Check(**known)
 
 

@@ -6,7 +6,9 @@ The door hands the exceptions on, and tracebacks name them as it does. Modules t
 ValueErrors and OSErrors instead.
 """
 
-__all__ = ["CLIP_SECONDS", "IMU_RATE", "IMU_SAMPLES", "DataError", "EgoDistillError", "EgoDistillOSError"]
+import os
+
+__all__ = ["CLIP_SECONDS", "IMU_RATE", "IMU_SAMPLES", "DataError", "EgoDistillError", "EgoDistillOSError", "in_words"]
 
 CLIP_SECONDS = 64 / 30  # 64 frames at 30 frames per second, the clips of the paper's teachers
 IMU_RATE = 198.0  # Hz
@@ -39,3 +41,14 @@ class EgoDistillOSError(EgoDistillError, OSError):
     """A problem outside the library: a file is missing or unwritable, or a training process has died."""
 
     __module__ = "egodistill"
+
+
+def in_words(error: BaseException) -> str:
+    """Return what an error says, as FILE: REASON for one of the operating system, without its number.
+
+    >>> in_words(FileNotFoundError(2, "No such file or directory", "walk.mp4"))
+    'walk.mp4: No such file or directory'
+    """
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    return error.strerror if error.filename is None else f"{os.fsdecode(error.filename)}: {error.strerror}"

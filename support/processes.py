@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from . import files
-from .errors import EgoDistillError
+from .errors import EgoDistillError, in_words
 
 __all__ = ["CRASHES", "Processes", "Watch"]
 
@@ -148,7 +148,7 @@ def serve(target: str, argument: str) -> None:
     try:
         getattr(importlib.import_module(f"egodistill.{module}"), name)(argument, bundle)
     except (EgoDistillError, OSError) as error:
-        sys.exit(f"egodistill: {error}")
+        sys.exit(f"egodistill: {in_words(error)}")
 
 
 def _end_with_parent() -> None:

@@ -220,6 +220,10 @@ def test_values_in_another_unit_are_an_error_or_a_note(tmp_path):
     with pytest.raises(IMUError, match=r"u.csv: half of the turn rates .* degrees .*; multiply them by 0.01745"):
         read(gyro=100.0)
     assert "1 % of the turn rates are above" in read(gyro=40.0)[0]
+    with pytest.raises(IMUError, match=r"u.csv: the turn rates are 2. times those .* degrees .* by 0.01745"):
+        times, accel, gyro = head()  # slow: no turn rate is too high for rad/s
+        write_table(tmp_path / "u.csv", PLAIN, np.column_stack([times, accel, 0.4 * 57.3 * gyro]).tolist())
+        read_imu(tmp_path / "u.csv")
     frozen = read(frozen=[slice(1, 4), slice(4, 7)])
     assert frozen == tuple(f"the {s} does not change from 3.0 to 9.1 s" for s in ("accelerometer", "gyroscope"))
     assert read(gyro=0.0) == ("the gyroscope is zero from 0.0 to 20.0 s",)
@@ -266,7 +270,7 @@ def test_a_head_that_moves_has_no_states():
         (lambda a, g: (a * 2048 / 9.81 + 9000, g), "accelerometer units", "in counts of the sensor"),
         (lambda a, g: (a - [0, 0, 9.7], g), "accelerometer units", "without gravity"),
         (lambda a, g: (a, 57.3 * 4 * g), "gyroscope units", "in degrees per second"),
-        (lambda a, g: (a, 57.3 * 0.4 * g), "gyroscope units", r"turns \d+ times as far as the gravity .* in degrees"),
+        (lambda a, g: (a, 57.3 * 0.4 * g), "gyroscope units", r"\d+ times those of the gravity .* in degrees"),
         (lambda a, g: (g, a), "sensors exchanged", "the gyroscope measures gravity, .*: are the sensors exchanged"),
         (lambda a, g: (0 * a, g), "accelerometer dead", r"is zero from 0.0 to 10.0 s"),
         (lambda a, g: (a, 0 * g), "gyroscope dead", r"is zero from 0.0 to 10.0 s"),

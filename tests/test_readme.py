@@ -26,7 +26,9 @@ pytestmark = pytest.mark.skipif(not README, reason="no README.md beside the pack
 
 
 @pytest.mark.parametrize(
-    ("code", "printed"), re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", README, re.DOTALL), ids=["student", "stream"]
+    ("code", "printed"),
+    re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", README, re.DOTALL),
+    ids=["student", "stream"],
 )
 def test_python_prints_what_is_below_it(code, printed, capsys):
     exec(compile(code, "README.md", "exec"), {})

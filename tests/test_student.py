@@ -403,7 +403,7 @@ def test_weights_that_cannot_be_downloaded_name_the_way_without(monkeypatch):
         raise OSError("no route to host")
 
     monkeypatch.setattr(torchvision.models.ResNet18_Weights, "get_state_dict", offline)
-    with pytest.raises(ValueError, match=r"no route to host.*image_weights=None \(--image-weights none\)"):
+    with pytest.raises(ValueError, match=r"no route to host.*image_weights=None for random weights"):
         EgoDistill(3)
 
 

@@ -7,18 +7,21 @@ import re
 import runpy
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.error
 from pathlib import Path
 
 import pytest
+import torchvision
 from commandline import ROOT, run
 
 import egodistill.commands.demo
 import egodistill.commands.recordings
 from egodistill import data
-from egodistill.commands import cli, live, models, training
+from egodistill.commands import cli, live, models, recordings, training
 from egodistill.engine import checkpoints
 from egodistill.experiments import synthetic
 from egodistill.recordings import copies
@@ -163,7 +166,7 @@ def test_an_error_is_one_line_and_exit_code_1(command, told, files, monkeypatch,
     [
         ("distil store", "there is no command 'distil'. Did you mean distill?"),
         ("", "positional arguments"),
-        ("distill store --out x.pt", "--teacher"),
+        ("distill store --teacher t", "--out"),
         ("predict a.mp4 --student student.pt --device nonsense", "--device: the device 'nonsense' cannot"),
         ("predict a.mp4 --student student.pt --top 0", "--top: '0' is not a positive integer"),
         ("measure --batch-size 0", "--batch-size: '0' is not a positive integer"),
@@ -189,6 +192,36 @@ def test_a_usage_error_is_exit_code_2(command, told, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(command.split())
     assert ended.value.code == 2 and told in capsys.readouterr().err
+
+
+def test_an_error_of_the_system_has_no_number(monkeypatch, capsys):
+    def run(arguments):
+        raise FileNotFoundError(2, "No such file or directory", "gone.json")
+
+    monkeypatch.setitem(recordings.COMMANDS, "status", (recordings.COMMANDS["status"][0], run))
+    assert cli.main(["status", "store"]) == 1
+    assert capsys.readouterr().err == "\negodistill status: gone.json: No such file or directory\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ("distill s --out o.pt", "--image-weights FILE, or --image-weights none"),
+        ("prepare table.csv --out o --no-imu --end-features imagenet", "--end-features FILE ("),
+        ("compare s --out o --methods VisOnly --num-frames 1 --seeds 0", "--pretrained NAME=FILE, or NAME=None"),
+    ],
+)
+def test_the_way_out_without_a_network_is_an_option_of_the_command(
+    command, option, taught, kitchen, monkeypatch, capsys
+):
+    def offline(*_, **options):
+        raise urllib.error.URLError(socket.gaierror(-2, "Name or service not known"))
+
+    monkeypatch.setattr(torchvision.models.ResNet18_Weights, "get_state_dict", offline)
+    Path("table.csv").write_text(f"video,start,stop,label\n{kitchen[0].video},0,3,walk\n")
+    assert cli.main(command.split()) == 1
+    said = capsys.readouterr().err
+    assert f"(Name or service not known). Without a network connection, give {option}" in said and "Errno" not in said
 
 
 def test_a_crash_names_its_line():

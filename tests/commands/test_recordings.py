@@ -287,6 +287,16 @@ def test_a_table_without_labels_is_told(steady, tmp_path, capsys):
     assert "0 classes\n  no segment has a label" in out
 
 
+@pytest.mark.parametrize(("split", "count", "said"), [("train", 3, "2"), ("test", 3, "1"), ("test", 12, "0")])
+def test_few_clips_and_no_test_split_are_said(split, count, said, steady, tmp_path, capsys):
+    rows = [f"{steady},{k / 4},{k / 4 + 0.2},{('walk', 'run')[k % 2]},train\n" for k in range(2 * count)]
+    table = tmp_path / "t.csv"
+    table.write_text("video,start,stop,label,split\n" + "".join(rows) + f"{steady},5.5,5.7,walk,{split}\n")
+    out = run(capsys, "segments", table)
+    assert out.count("warning: ") == int(said)
+    assert ("no split test" in out) == (split == "train") and ("for 2 classes: few" in out) == (count == 3)
+
+
 @pytest.fixture(scope="module")
 def films(tmp_path_factory) -> Path:
     """Two recordings of 12 s: a camera pans over a wall, and the clock of its IMU table is 0.3 s early."""

@@ -327,3 +327,23 @@ def test_a_student_reads_uniform_frames_if_the_store_has_several_choices():
     assert training.frame_arguments(store, 2) == {"frame_size": 40}
     store.settings = {}  # of a store that was written by hand
     assert training.frame_arguments(store, 2) == {}
+
+
+@pytest.mark.parametrize("command", ["pretrain", "distill"])
+def test_the_one_teacher_of_a_store_is_the_default(command, taught, monkeypatch, capsys):
+    given = []
+
+    def stage(model, store, settings, teacher):
+        given.append(teacher)
+        settings.checkpoint.touch()  # as a training leaves it
+        return [{"loss": 1.0, "top1": 0.5, "matching": 0.5}]
+
+    monkeypatch.setattr(distillation, {"pretrain": "pretrain_imu"}.get(command, command), stage)
+    words = [command, "s", "--out", "o.pt", "--image-weights", "none"]
+    run(capsys, *words)
+    assert given == ["small"]
+    store = data.ClipStore("s")
+    store.add("other.logits", (2,), "float32")
+    assert cli.main(words) == 1 and "give one with --teacher: small, other" in capsys.readouterr().err
+    run(capsys, *words, "--teacher", "small")
+    assert given == ["small", "small"]

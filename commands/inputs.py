@@ -1,0 +1,77 @@
+"""The paths that a command reads: one that leads nowhere is refused before the command's imports, which take seconds.
+
+    require_inputs(["predict", "walk.mp4", "--student", "student.pt"])      # raises EgoDistillOSError if one is missing
+
+`cli` calls it before torch is imported. It looks only at words whose option is known here, and leaves all else to the
+parser and to the readers of the files. This module needs the standard library only.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+from ..support.errors import EgoDistillOSError
+
+__all__ = ["INPUTS", "require_inputs"]
+
+# {command: (its positional argument or "", its options that name files or folders)}
+INPUTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "prepare": (
+        "annotations",
+        ("--root", "--imu-offsets", "--teacher-file", "--pretrained", "--class-names", "--end-features"),
+    ),
+    "finetune": ("store", ("--pretrained", "--init", "--image-weights")),
+    "extract": ("store", ("--teacher-file", "--pretrained", "--class-names")),
+    "pretrain": ("store", ("--init", "--image-weights")),
+    "distill": ("store", ("--init", "--image-weights")),
+    "evaluate": ("store", ("--student", "--teacher-file")),
+    "compare": ("store", ("--teacher-file",)),
+    "ablate": ("store", ()),
+    "export": ("student", ("--calibrate", "--check")),
+    "measure": ("", ("--student", "--teacher-file")),
+    "predict": ("video", ("--student", "--imu")),
+    "live": ("source", ("--student", "--imu", "--imu-follow")),
+    "demo": ("", ("--image-weights",)),
+}
+STORES = ("store", "--calibrate", "--check")
+NAMES = ("imagenet", "none", "-")  # values of these options that are no paths: weights, and standard input
+
+
+def require_inputs(words: Sequence[str]) -> None:
+    """Raise EgoDistillOSError if a command line names an input that does not exist.
+
+    Args:
+        words: The command and its options.
+    """
+    if not words or words[0] not in INPUTS or {"-h", "--help"} & set(words):
+        return
+    for name, word in _named(words[1:], *INPUTS[words[0]]):
+        if word.lower() not in NAMES and "://" not in word and _is_missing(word):
+            what = "folder; give a clip store, which `egodistill prepare` writes" if name in STORES else "file"
+            raise EgoDistillOSError(f"{word}: no such {what}")
+
+
+def _named(words: Sequence[str], positional: str, options: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield (argument, word) for the words of known arguments; what follows another option may be its value."""
+    place, known = positional, {positional, *options} - {""}
+    for word in words:
+        if word.startswith("-") and word != "-":
+            place, equals, word = word.partition("=")
+            if not equals:
+                continue
+        if place in known:
+            yield place, word
+            place = positional or place
+
+
+def _is_missing(word: str) -> bool:
+    """Return whether a path leads nowhere, and is not the name of a pair that `export --pair` wrote."""
+    try:
+        os.lstat(word)
+    except (FileNotFoundError, NotADirectoryError):
+        stem, suffix = os.path.splitext(word)
+        return not os.path.exists(f"{stem}.frame{suffix}")
+    except (OSError, ValueError):
+        return False  # its reader says what is wrong
+    return False
