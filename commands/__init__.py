@@ -8,6 +8,7 @@ live          live
 demo          demo, synthesize, compare, ablate
 interrupts    Ctrl-C
 options       what commands share, without torch
+pictures      what commands draw beside their results
 outputs       what --out may replace
 settings      options made from the settings of a stage; model files
 """
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         models as models,
         options as options,
         outputs as outputs,
+        pictures as pictures,
         recordings as recordings,
         settings as settings,
         training as training,
@@ -32,5 +34,7 @@ else:
 
     __getattr__, __dir__ = hand_on(
         __name__,
-        dict.fromkeys("cli demo interrupts live models options outputs recordings settings training".split(), ()),
+        dict.fromkeys(
+            "cli demo interrupts live models options outputs pictures recordings settings training".split(), ()
+        ),
     )

@@ -20,6 +20,7 @@ from torch import nn
 from .. import data, distillation, inference, teachers
 from ..datasets.one_pass import Together
 from ..distillation import EPIC_KITCHENS, PRESETS
+from ..drawing import curves
 from ..engine import batches, checkpoints, distributed, runtime
 from ..student import EgoDistill
 from ..support import files
@@ -27,6 +28,7 @@ from ..support.errors import CLIP_SECONDS
 from ..support.tables import Table
 from ..training import History, Training, log_path
 from .options import class_names_option, given_flags, keyword_arguments, overwrite_option, positive_int, reject
+from .pictures import draw_beside, plot_option
 from .settings import (
     GMACS_NOTE,
     HELP,
@@ -59,6 +61,7 @@ def training_options(parser: argparse.ArgumentParser, stage: str, without: Seque
     preset_option(group)
     add_fields(group, getattr(EPIC_KITCHENS, stage), [name for name in HELP if name not in without])
     device_option(group)
+    plot_option(parser)
 
 
 def training_settings(a: argparse.Namespace, stage: str) -> Any:
@@ -116,6 +119,13 @@ def save_model(model: nn.Module, out: str, result: str, finished: str) -> None:
     if distributed.is_first():
         model.save(out)
         print(f"{out}: {finished}{result}")
+
+
+def draw_training(a: argparse.Namespace, history: History) -> None:
+    """Draw the curves of a training beside its model, in process 0."""
+    if distributed.is_first():
+        name = Path(a.out).name
+        draw_beside(a, a.out, lambda path, title: curves.draw_curves(history, path, name, title))
 
 
 def finished_note(settings: Training) -> str:
@@ -240,6 +250,7 @@ def run_finetune(a: argparse.Namespace) -> None:
     validation = open_split(a.store, a.validation) if a.validation else None
     history = distillation.finetune(model, store, settings, validation=validation)
     save_model(model, a.out, final_metrics(history), finished)
+    draw_training(a, history)
 
 
 def model_to_finetune(a: argparse.Namespace, store: data.ClipStore, seed: int) -> nn.Module:
@@ -386,9 +397,11 @@ def run_pretrain(a: argparse.Namespace) -> None:
     store, settings = open_split(a.store, a.split), training_settings(a, "pretraining")
     model = build_student(a, store, a.teacher, settings.seed)
     finished = finished_note(settings)
-    last = distillation.pretrain_imu(model, store, settings, teacher=a.teacher)[-1]
+    history = distillation.pretrain_imu(model, store, settings, teacher=a.teacher)
+    last = history[-1]
     matching = f"{100 * last['matching']:.1f} % of the clips matched to their IMU within the batch"
     save_model(model, a.out, f"loss {last['loss']:.3f}, {matching}", finished)
+    draw_training(a, history)
 
 
 def distill_options(parser: argparse.ArgumentParser) -> None:
@@ -402,6 +415,7 @@ def run_distill(a: argparse.Namespace) -> None:
     finished = finished_note(settings)
     history = distillation.distill(model, store, settings, teacher=a.teacher)
     save_model(model, a.out, final_metrics(history), finished)
+    draw_training(a, history)
 
 
 # {command: (function that adds its options to a parser, function that runs it)}
