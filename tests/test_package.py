@@ -284,8 +284,8 @@ def test_file_works_when_copied_alone(name, empty_environment, tmp_path):
     run(empty_environment / "python", "-c", code, cwd=alone)
 
 
-DRAWING = ("canvas", "curves", "timeline")
-DRAWING = ("recordings.pictures", "experiments.figures", *(f"drawing.{name}" for name in DRAWING))
+DRAWING = {"recordings.pictures", "experiments.figures", "experiments.showcase"}
+DRAWING |= {f"drawing.{name}" for name in ("canvas", "confusion", "curves", "timeline")}
 
 
 @pytest.mark.parametrize("name", ["egodistill", *MODULES])
