@@ -22,7 +22,7 @@ from torch import nn
 
 from .. import data, inference
 from ..deploy import export
-from ..drawing import canvas, confusion, timeline
+from ..drawing import confusion, timeline
 from ..experiments.costs import TABLE_3, TABLE_3_LEGEND, table_3_notes
 from ..support import files, tables
 from ..support.tables import Table
@@ -418,13 +418,16 @@ def run_predict(a: argparse.Namespace) -> None:
 
 def draw_predictions(a: argparse.Namespace, recording: data.Recording, clips: list[inference.Prediction]) -> None:
     """Draw a time line of a recording beside the predictions, with frames of it that can be read."""
-    name, start, stop = Path(recording.video).name, clips[0].start, clips[-1].stop
-    frames = []
-    for time in np.linspace(start, stop, 2 * timeline.FRAMES + 1)[1::2] if canvas.can_draw() and a.plot else ():
-        with contextlib.suppress(VideoError):
-            (frame,) = data.read_frames(recording.video, [time], timeline.FRAME_PIXELS, crop=True)
-            frames.append((time, frame.transpose(1, 2, 0)))
-    draw_beside(a, a.out, lambda path, title: timeline.draw_timeline(clips, frames, path, name, title))
+
+    def draw(path: Path, title: str) -> None:
+        frames = []
+        for time in np.linspace(clips[0].start, clips[-1].stop, 2 * timeline.FRAMES + 1)[1::2]:
+            with contextlib.suppress(VideoError):
+                (frame,) = data.read_frames(recording.video, [time], timeline.FRAME_PIXELS, crop=True)
+                frames.append((time, frame.transpose(1, 2, 0)))
+        timeline.draw_timeline(clips, frames, path, Path(recording.video).name, title)
+
+    draw_beside(a, a.out, draw)
 
 
 @contextlib.contextmanager

@@ -55,7 +55,7 @@ def draw_beside(a: argparse.Namespace, out: str | os.PathLike, draw: Callable[[P
     try:
         files.check_output(path, [out], ours=[title.encode() + rb"\b"])
         draw(path, title)
-    except (ValueError, OSError, ImportError) as error:  # the result is written, and does not depend on its picture
+    except Exception as error:  # the result is written, and its picture must not cost it
         print(f"no picture beside {out}: {str(error).partition('; ')[0]}", file=sys.stderr)
     else:
         print(f"picture: {path}", file=sys.stderr)

@@ -46,7 +46,7 @@ def test_a_result_does_not_depend_on_its_picture(tmp_path, capsys, monkeypatch):
     out = tmp_path / "s.pt"
 
     def fail(path, title):
-        raise OSError("no space left")
+        raise IndexError("no space left")
 
     pictures.draw_beside(given(), out, fail)
     pictures.draw_beside(given(plot=False), out, fail)
