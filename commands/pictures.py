@@ -1,4 +1,4 @@
-"""The pictures that commands draw beside their results: DISTILLED.png beside DISTILLED.pt.
+"""The pictures that commands draw beside their results: student.png beside student.pt.
 
     pictures.plot_option(parser)                            # --no-plot
     pictures.draw_beside(arguments, arguments.out, lambda path, title: curves.draw_curves(..., path, title))

@@ -56,7 +56,7 @@ def draw_confusion(
         cells, columns = np.column_stack([cells, others]), [*labels, "other classes"]
     else:
         columns = labels
-    side = max(2.0, (0.5 if len(shown) <= NUMBERED else 0.32) * len(columns))
+    side = max(2.0, (0.42 if len(shown) <= NUMBERED else 0.32) * len(columns))
     occurring, total = int((counts > 0).sum()), int(counts.sum())
     text = f"{subject}: top-1 {100 * np.trace(confusion) / max(total, 1):.1f} % of {total:,} segments"
     if len(shown) < occurring:
