@@ -22,9 +22,9 @@ VisOnly, which are the same two networks trained on labels only, by `finetune()`
 
 The doors are this module, `data` (annotations to a store of clips) and `teachers` (video models and their outputs).
 The method is in `student`, `distillation`, `training` and `inference`. `student`, `video`, `imu`, `gpmf`, `cameras` and
-the networks in `video_transformers`, `video_convnets` and `video_i3d` can be copied alone. The rest is in seven rooms,
-each with an introduction (`help(egodistill.recordings)`): support, recordings, datasets, engine, deploy, experiments,
-commands.
+the networks in `video_transformers`, `video_convnets` and `video_i3d` can be copied alone. The rest is in eight rooms,
+each with an introduction (`help(egodistill.recordings)`): support, drawing, recordings, datasets, engine, deploy,
+experiments, commands.
 
 This module imports nothing heavy, so commands start quickly, and processes that decode videos do not load torch.
 """
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         datasets as datasets,
         deploy as deploy,
         distillation as distillation,
+        drawing as drawing,
         engine as engine,
         experiments as experiments,
         gpmf as gpmf,
@@ -160,6 +161,7 @@ else:
                 "synthetic",
             ),
             "commands": ("cli", "demo"),
+            "drawing": (),
         },
         renamed={
             "extraction": "teachers",

@@ -32,9 +32,10 @@ for sign in sorted(ROOT.glob("*/__init__.py")):
     room = sign.parent.name
     MODULES += [(f"{PACKAGE}.{room}", path.stem, f"{room}/{path.name}") for path in sorted(sign.parent.glob("*.py"))]
 TYPED = "py.typed"
-TUTORIALS = ["jupyter", "matplotlib"]
+PLOTS = ["matplotlib"]
+TUTORIALS = ["jupyter", *PLOTS]
 # tools/site.py uses parts of pdoc that another major version may change. matplotlib: an annotation names it.
-DOCS = ["matplotlib", "pdoc>=16,<17"]
+DOCS = [*PLOTS, "pdoc>=16,<17"]
 
 
 class BuildPy(build_py):
@@ -126,6 +127,7 @@ setup(
     # An upper bound would need a known break that cannot be bridged.
     install_requires=["torch>=2.4", "torchvision>=0.19", "numpy>=1.26.4", "av>=17.0"],
     extras_require={
+        "plots": PLOTS,
         "tutorials": TUTORIALS,
         "docs": DOCS,
         # What export.py asks for by name when a format or int8 needs it; torch.export and AOTInductor need none.

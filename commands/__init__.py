@@ -9,6 +9,7 @@ demo          demo, synthesize, compare, ablate
 interrupts    Ctrl-C
 inputs        missing files, before torch is imported
 options       what commands share, without torch
+pictures      what commands draw beside their results
 outputs       what --out may replace
 settings      options made from the settings of a stage; model files
 """
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         models as models,
         options as options,
         outputs as outputs,
+        pictures as pictures,
         recordings as recordings,
         settings as settings,
         training as training,
@@ -35,6 +37,6 @@ else:
     __getattr__, __dir__ = hand_on(
         __name__,
         dict.fromkeys(
-            "cli demo inputs interrupts live models options outputs recordings settings training".split(), ()
+            "cli demo inputs interrupts live models options outputs pictures recordings settings training".split(), ()
         ),
     )

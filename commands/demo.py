@@ -22,8 +22,9 @@ import torch
 
 from .. import data, inference, teachers
 from ..datasets.segments import Segment
+from ..drawing import canvas
 from ..engine.batches import Augment
-from ..experiments import baselines, behaviour, benches, figures, paper, synthetic
+from ..experiments import baselines, behaviour, benches, figures, paper, showcase, synthetic
 from ..experiments.protocols import PROTOCOLS, Protocol, TeacherRecipe
 from ..student import EgoDistill
 from ..support import files, tables
@@ -32,6 +33,7 @@ from ..support.tables import Table
 from ..support.version import __version__
 from ..training import Training
 from .options import positive_int, suggest
+from .pictures import draw_beside, plot_option
 from .recordings import describe_store, notes_as_lines
 from .settings import (
     GMACS_NOTE,
@@ -188,7 +190,7 @@ def report_comparison(a: argparse.Namespace, bench: benches.Bench, runs: list[be
     try:
         written += figures.draw(rows, stem, "Accuracy against cost" + seeds_note(a.seeds))
     except ImportError:
-        print('No figure, because matplotlib is not installed: pip install "egodistill[tutorials]"')
+        print(f"No figure, because matplotlib is not installed: {canvas.EXTRA}")
     print(f"Wrote {', '.join(map(str, written))}")
 
 
@@ -424,6 +426,7 @@ def demo_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image-weights", metavar="NAME", type=text_or_none, help=text)
     add_fields(parser, Training(), ["precision"])
     jobs_option(parser)
+    plot_option(parser)
     tables.markdown_option(parser)
 
 
@@ -461,6 +464,7 @@ def run_demo(a: argparse.Namespace) -> None:
     written = paper.write_rows([row for some in rows.values() for row in some], out / "results", about, found)
     minutes = (time.monotonic() - start_time) / 60
     print(f"\nWrote {written[0]} and the models in {out}/seed-*/. This run took {minutes:.1f} minutes.")
+    draw_demo(a, bench, runs[TEACHER], rows[TEACHER], found, demo.things, written[0])
     student, segment = runs[TEACHER][1], next(s for s in segments if s.split == bench.test)
     predict = ["predict", segment.video, "--imu", *segment.imu, "--student", str(bench.path(student))]
     compare = ["compare", bench.store, "--teacher", student.teacher, "--out", bench.out, "--preset", "demo"]
@@ -470,6 +474,27 @@ def run_demo(a: argparse.Namespace) -> None:
         print("  compare all methods with 1, 2 and 4 frames (Figure 3), in about an hour:")
         print(f"    egodistill {shlex.join(compare)}")
     print("  the same steps in Python, one by one, in a checkout:\n    jupyter lab tutorials")
+
+
+def draw_demo(
+    a: argparse.Namespace,
+    bench: benches.Bench,
+    runs: list[benches.Run],
+    rows: list[paper.Row],
+    found: list[paper.Contrast],
+    things: Sequence[str],
+    out: Path,
+) -> None:
+    """Draw the demo's result beside it, with the answers of the models of the first seed."""
+    over = f"95 % intervals over {' '.join(scope(found).split())}" if found else ""
+    heading = over + "; a quick run, whose accuracies are meaningless" * a.quick
+    limits = {name: 100 * share for name, share in behaviour.bounds(things=things).items() if "sound" not in name}
+
+    def draw(path: Path, title: str) -> None:
+        clips = showcase.shown_clips(bench, [run for run in runs if run.seed == a.seeds[0]])
+        showcase.draw_showcase(rows, found, clips, path, heading, limits, title)
+
+    draw_beside(a, out, draw)
 
 
 def make_store(demo: Demo, out: Path) -> list[Segment]:

@@ -22,9 +22,11 @@ from torch import nn
 
 from .. import data, inference
 from ..deploy import export
+from ..drawing import confusion, timeline
 from ..experiments.costs import TABLE_3, TABLE_3_LEGEND, table_3_notes
 from ..support import files, tables
 from ..support.tables import Table
+from ..video import VideoError
 from .options import (
     axes_option,
     choice_options,
@@ -39,6 +41,7 @@ from .options import (
     reject,
     report_notes,
 )
+from .pictures import draw_beside, plot_option
 from .settings import (
     GMACS_NOTE,
     chosen_teacher,
@@ -91,6 +94,7 @@ def evaluate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--teacher", metavar="NAME", help=text)
     parser.add_argument("--out", metavar="JSON", help="write all results to this file")
     overwrite_option(parser)
+    plot_option(parser)
     inference_options(parser)
 
 
@@ -107,6 +111,15 @@ def run_evaluate(a: argparse.Namespace) -> None:
         numbers["agreement"] = evaluate_unlabelled(a, model, store.select(unlabelled))
     if a.out:
         files.write_json(a.out, numbers)
+        if not unlabelled.all():
+            draw_evaluation(a, np.asarray(numbers["confusion"]), store.class_names)
+
+
+def draw_evaluation(a: argparse.Namespace, found: np.ndarray, class_names: list[str]) -> None:
+    """Draw the confusion matrix [C, C] of an evaluation beside its result."""
+    clips = "all clips" if a.split == "all" else f"the split {a.split}"
+    subject = f"{Path(a.student or a.teacher_file).name} on {clips}"
+    draw_beside(a, a.out, lambda path, title: confusion.draw_confusion(found, class_names, path, subject, title))
 
 
 def evaluate_labelled(a: argparse.Namespace, model: nn.Module, store: data.ClipStore) -> dict[str, Any]:
@@ -363,6 +376,7 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
     choice_options(parser)
     parser.add_argument("--out", metavar="FILE", help="also write the results to this .csv or .json file")
     overwrite_option(parser)
+    plot_option(parser)
     inference_options(parser)
 
 
@@ -382,18 +396,35 @@ def run_predict(a: argparse.Namespace) -> None:
         **inference_arguments(a),
     )
     report_precision(a.precision, a.device)
-    count, skipped = 0, 0
+    count, skipped, best_of = 0, 0, []
     first = list(itertools.islice(found, 1))  # an error before the first clip leaves an earlier result as it is
     with prediction_writer(Path(a.out), a.top) if a.out else contextlib.nullcontext(lambda clip: None) as write:
         for clip in itertools.chain(first, found):
             write(clip)  # first: printing may end the command
             count, skipped = count + 1, skipped + bool(clip.problem)
+            best_of.append(clip._replace(classes=clip.classes[:1]))
             best = "  ".join(f"{name} {score:.2f}" for name, score in clip.classes) or f"skipped: {clip.problem}"
             print(f"{clip.start:8.2f} {clip.stop:8.2f} s  {tables.printable(best)}")
     if skipped == count:
         raise ValueError(f"{a.video}: all {count} clips were skipped for the reasons above; no clip was classified")
     if skipped:
         print(f"{skipped} of {count} clips were skipped for the reasons above", file=sys.stderr)
+    if a.out:
+        draw_predictions(a, recording, best_of)
+
+
+def draw_predictions(a: argparse.Namespace, recording: data.Recording, clips: list[inference.Prediction]) -> None:
+    """Draw a time line of a recording beside the predictions, with frames of it that can be read."""
+
+    def draw(path: Path, title: str) -> None:
+        frames = []
+        for time in np.linspace(clips[0].start, clips[-1].stop, 2 * timeline.FRAMES + 1)[1::2]:
+            with contextlib.suppress(VideoError):
+                (frame,) = data.read_frames(recording.video, [time], timeline.FRAME_PIXELS, crop=True)
+                frames.append((time, frame.transpose(1, 2, 0)))
+        timeline.draw_timeline(clips, frames, path, Path(recording.video).name, title)
+
+    draw_beside(a, a.out, draw)
 
 
 @contextlib.contextmanager

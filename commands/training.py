@@ -12,6 +12,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch import nn
 from .. import data, distillation, inference, teachers
 from ..datasets.one_pass import Together
 from ..distillation import EPIC_KITCHENS, PRESETS
+from ..drawing import curves
 from ..engine import batches, checkpoints, distributed, runtime
 from ..student import EgoDistill
 from ..support import files
@@ -36,6 +38,7 @@ from .options import (
     suggest,
     suggest_training,
 )
+from .pictures import draw_beside, plot_option
 from .settings import (
     GMACS_NOTE,
     HELP,
@@ -71,6 +74,7 @@ def training_options(parser: argparse.ArgumentParser, stage: str, without: Seque
     preset_option(group)
     add_fields(group, getattr(EPIC_KITCHENS, stage), [name for name in HELP if name not in without])
     device_option(group)
+    plot_option(parser)
 
 
 def training_settings(a: argparse.Namespace, stage: str) -> Any:
@@ -161,8 +165,8 @@ def frame_arguments(store: data.ClipStore, count: int) -> dict[str, Any]:
     return {"frame_size": spec.size, "sampling": spec.sampling, "exact": spec.exact, "tolerance": spec.tolerance}
 
 
-def report_training(settings: Training, train: Callable[[], History], *then: Any) -> None:
-    """Train, and print the result in process 0, whether it was finished before, and the next command, `then`."""
+def report_training(a: argparse.Namespace, settings: Training, train: Callable[[], History], *then: Any) -> None:
+    """Train; in process 0, print the result and whether it was finished before, draw it, and suggest `then`."""
     log = log_path(files.training_file(settings.out))  # written after each epoch
     before = log.read_bytes() if log.exists() else b""
     history = train()
@@ -170,6 +174,7 @@ def report_training(settings: Training, train: Callable[[], History], *then: Any
         unchanged = before == (log.read_bytes() if log.exists() else b"")
         finished = f"already trained ({len(history)} of {settings.epochs} epochs); " if unchanged else ""
         print(f"{settings.out}: {finished}{final_metrics(history)}")
+        draw_beside(a, a.out, lambda path, title: curves.draw_curves(history, path, Path(a.out).name, title))
         suggest(*then)
 
 
@@ -286,7 +291,7 @@ def run_finetune(a: argparse.Namespace) -> None:
         else ("evaluate", a.store, "--student")
     )
     report_training(
-        settings, lambda: distillation.finetune(model, store, settings, validation=validation), *then, a.out
+        a, a, settings, lambda: distillation.finetune(model, store, settings, validation=validation), *then, a.out
     )
 
 
@@ -435,6 +440,7 @@ def run_pretrain(a: argparse.Namespace) -> None:
     model = build_student(a, store, teacher, settings.seed)
     preset = [] if a.preset == "epic" else ["--preset", a.preset]
     report_training(
+        a,
         settings,
         lambda: distillation.pretrain_imu(model, store, settings, teacher=teacher),
         *("distill", a.store, "--teacher", teacher, *preset, "--init", a.out, "--out", "student.pt"),
@@ -452,6 +458,7 @@ def run_distill(a: argparse.Namespace) -> None:
     teacher = chosen_teacher(a, store)
     model = build_student(a, store, teacher, settings.seed)
     report_training(
+        a,
         settings,
         lambda: distillation.distill(model, store, settings, teacher=teacher, validation=validation),
         *("evaluate", a.store, "--student", a.out, *([] if (store.labels >= 0).any() else ["--teacher", teacher])),

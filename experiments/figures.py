@@ -4,7 +4,7 @@
 
     experiments.figures.draw(rows, "out/compare")                # rows of `experiments.rows()`
 
-matplotlib is part of the extra `tutorials`; it is imported when a figure is drawn.
+matplotlib is the extra `plots`; it is imported when a figure is drawn.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..recordings.pictures import save_figure
+from ..drawing import canvas
 
 if TYPE_CHECKING:  # experiments needs torch, and `egodistill check` does not
     from matplotlib.figure import Figure
@@ -28,13 +28,13 @@ LIMIT = "what its inputs tell"  # in the legend of `draw()`
 
 # Colours of Okabe and Ito; markers, lines and grey values also distinguish the methods in a grey print.
 STYLES: dict[str, dict[str, Any]] = {
-    "EgoDistill": {"color": "#D55E00", "marker": "o", "linewidth": 2.4, "markersize": 8},
-    "VisIMU": {"color": "#E69F00", "marker": "s", "linestyle": "--"},
-    "VisOnly-Distill": {"color": "#0072B2", "marker": "^"},
-    "VisOnly": {"color": "#56B4E9", "marker": "v", "linestyle": "--"},
-    "ListenToLook": {"color": "#009E73", "marker": "D", "linestyle": "-."},
+    "EgoDistill": {"color": canvas.ORANGE, "marker": "o", "linewidth": 2.4, "markersize": 8},
+    "VisIMU": {"color": canvas.AMBER, "marker": "s", "linestyle": "--"},
+    "VisOnly-Distill": {"color": canvas.BLUE, "marker": "^"},
+    "VisOnly": {"color": canvas.SKY, "marker": "v", "linestyle": "--"},
+    "ListenToLook": {"color": canvas.GREEN, "marker": "D", "linestyle": "-."},
     "AdaFuse": {"color": "#000000", "marker": "P", "linestyle": "none", "markersize": 9},
-    "STTS": {"color": "#CC79A7", "marker": "X", "linestyle": ":", "markersize": 9},
+    "STTS": {"color": canvas.PINK, "marker": "X", "linestyle": ":", "markersize": 9},
     "teacher": {"color": "#555555", "marker": "*", "linestyle": "none", "markersize": 13},
 }
 
@@ -125,7 +125,7 @@ def save(figure: Figure, stem: str | os.PathLike) -> list[Path]:
     """
     paths = [Path(f"{stem}.{suffix}") for suffix in ("png", "svg")]
     for file in paths:
-        save_figure(figure, file)
+        canvas.save_figure(figure, file)
     return paths
 
 

@@ -15,12 +15,12 @@ from matplotlib import pyplot as plt
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
 from egodistill import CLIP_SECONDS, IMU_RATE, data
+from egodistill.drawing.canvas import BLUE, GREY, ORANGE
 from egodistill.experiments import behaviour, synthetic
 
 HERE = Path(__file__).resolve().parent
 SHOWN = 10  # frames in the upper row
 NAME, SEED = "P02_101", 49  # a recording in which someone opens a cupboard and does not walk meanwhile
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
 
 
 def main() -> None:

@@ -4,12 +4,11 @@
 
     recordings.draw_check(recordings.check("walk.mp4"), "check.png")
 
-matplotlib is part of the extra `tutorials`; it is imported when a picture is drawn.
+matplotlib is the extra `plots`; it is imported when a picture is drawn.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import textwrap
 from pathlib import Path
@@ -17,34 +16,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..support import files
+from ..drawing import canvas
 from ..support.errors import DataError
 
-if TYPE_CHECKING:  # experiments needs torch, and `egodistill check` does not
-    from matplotlib.figure import Figure
-
+if TYPE_CHECKING:
     from .checks import Check
 
-__all__ = ["CHECK_TITLE", "draw_check", "require_picture", "save_figure"]
+__all__ = ["CHECK_TITLE", "draw_check", "require_picture"]
 
 CHECK_TITLE = "egodistill check"  # in the files of `draw_check()`: distinguishes earlier results from other pictures
-
-
-def save_figure(figure: Figure, file: Path, title: str | None = None, dpi: int = 150) -> None:
-    """Write a figure atomically, and the same bytes each time.
-
-    Args:
-        figure: The figure of matplotlib.
-        file: Where to write it: .png or .svg.
-        title: The title in the file's metadata.
-        dpi: Dots per inch of a PNG.
-    """
-    import matplotlib
-
-    format = file.suffix[1:].lower()
-    metadata = ({"Title": title} if title else {}) | ({"Date": None} if format == "svg" else {})
-    with matplotlib.rc_context({"svg.hashsalt": "egodistill"}), files.atomic_write(file) as part:
-        figure.savefig(part, format=format, dpi=dpi, metadata=metadata)
 
 
 # Rows of `draw_check()`: name and column of the axis of the turn; component, sign and direction of the shift it causes.
@@ -53,7 +33,7 @@ _TURNS = (
     ("about X (left)", 0, 1, -1, "up"),
     ("about Y (back)", 1, None, 0, ""),
 )
-_TURNED, _MOVED = "#0072B2", "#D55E00"
+_TURNED, _MOVED = canvas.BLUE, canvas.ORANGE
 
 
 def require_picture(path: str | os.PathLike) -> None:
@@ -70,8 +50,8 @@ def require_picture(path: str | os.PathLike) -> None:
     """
     if Path(path).suffix.lower() not in (".png", ".svg"):
         raise DataError(f"{path}: a picture is written as PNG or SVG; its name must end in .png or .svg")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise DataError(f'{path}: a picture needs matplotlib: pip install "egodistill[tutorials]"')
+    if not canvas.can_draw():
+        raise DataError(f"{path}: a picture needs matplotlib: {canvas.EXTRA}")
 
 
 def draw_check(found: Check, path: str | os.PathLike) -> Path:
@@ -130,7 +110,7 @@ def draw_check(found: Check, path: str | os.PathLike) -> Path:
     title = f"{Path(found.path).name}\n{textwrap.fill(found.verdict(), 130)}"
     title = title.encode(errors="backslashreplace").decode()  # a name need not be UTF-8, and may have dollars
     figure.suptitle(title, fontsize=10, parse_math=False)
-    save_figure(figure, Path(path), CHECK_TITLE, dpi=110)
+    canvas.save_figure(figure, Path(path), CHECK_TITLE, dpi=110)
     return Path(path)
 
 

@@ -154,6 +154,15 @@ def taught(store, tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
+def drawn(monkeypatch):
+    """The figures of matplotlib that a test writes; skips where there is none."""
+    figure = pytest.importorskip("matplotlib.figure").Figure
+    figures, save = [], figure.savefig
+    monkeypatch.setattr(figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k)))
+    return figures
+
+
+@pytest.fixture
 def full_disk():
     """`with full_disk(n):` no file can grow beyond n bytes, so that writing ends in its middle as on a full disk."""
     resource = pytest.importorskip("resource")

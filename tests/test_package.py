@@ -174,7 +174,7 @@ def test_readme_works_on_a_package_page(built):
     outside = LINK.findall(page)
     assert len(outside) == len(LINK.findall(source)) and all(re.match("https:|#", link) for link in outside)
     assert re.search(r"!\[[^]]*\]\(https://[^)]+/raw/v[^)]+[.]png\)", page)
-    assert "pip install egodistill && egodistill demo" in page and "pip install ." not in page
+    assert 'pip install "egodistill[plots]" && egodistill demo' in page and "pip install ." not in page
     assert 'pip install "egodistill[tutorials]"' in page and 'pip install ".[' not in page
 
 
@@ -284,6 +284,10 @@ def test_file_works_when_copied_alone(name, empty_environment, tmp_path):
     run(empty_environment / "python", "-c", code, cwd=alone)
 
 
+DRAWING = {"recordings.pictures", "experiments.figures", "experiments.showcase"}
+DRAWING |= {f"drawing.{name}" for name in ("canvas", "confusion", "curves", "timeline")}
+
+
 @pytest.mark.parametrize("name", ["egodistill", *MODULES])
 def test_modules_import_declared_packages_only(name):
     """Anywhere in a file, also in functions: the standard library, ourselves, the run-time four."""
@@ -295,7 +299,7 @@ def test_modules_import_declared_packages_only(name):
         elif isinstance(node, ast.ImportFrom):
             imported |= {node.module.split(".")[0]} if not node.level else set()
     # matplotlib: for the figure, inside the function that draws it. typing_extensions: for type checkers alone.
-    drawing = {key: {"matplotlib"} for key in ("recordings.pictures", "experiments.figures")}
+    drawing = {key: {"matplotlib"} for key in DRAWING}
     extras = (drawing | {"distillation": {"typing_extensions"}}).get(name, set())
     assert imported - set(sys.stdlib_module_names) <= RUNTIME | extras | {"egodistill"}
     at_import = {node.module for node in tree.body if isinstance(node, ast.ImportFrom) and not node.level}

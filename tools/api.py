@@ -33,9 +33,9 @@ WIDTH = 100  # characters of the arguments; the rest is `...`
 
 HEAD = """# API
 
-Public names and first sentences (`python tools/api.py`); `help()` shows the rest. Internal: `commands`; in `support`
-all but `errors`; `datasets.store_files`; `engine.runtime`, `engine.distributed`, `engine.teacher`; `deploy.exported`,
-`deploy.descriptions`, `deploy.health`; `experiments.props`, `experiments.scene`. `support.errors`: for `egodistill`.
+Public names and first sentences (`python tools/api.py`). Internal: `commands`, `drawing`, `support` (but
+`support.errors`), `datasets.store_files`, `engine.runtime`, `engine.distributed`, `engine.teacher`, `deploy.exported`,
+`deploy.descriptions`, `deploy.health`, `experiments.props`, `experiments.scene`, `experiments.showcase`.
 """
 
 

@@ -291,7 +291,7 @@ SEGMENTS = (
 
 
 OPTIONS = {
-    "demo": "--out --seeds --world-seed --teachers --quick --image-weights --precision --jobs --markdown",
+    "demo": "--out --seeds --world-seed --teachers --quick --image-weights --precision --jobs --no-plot --markdown",
     "compare": f"{EXPERIMENT} --num-frames --methods --teacher-file",
     "ablate": f"{EXPERIMENT} --num-frames",
     "synthesize": "out --seed --train-acts --test-acts --label-noise",
@@ -307,21 +307,21 @@ OPTIONS = {
     "export": "STUDENT --out --format --pair --precision --batch-size --calibrate --calibrate-split --calibrate-clips "
     "--check --check-split --overwrite --markdown",
     "teachers": "",
-    "finetune": f"store --split --out --overwrite --init --architecture --pretrained --name --option --head-only "
-    f"--gradient-checkpointing {STUDENT} {TRAINING} {AUGMENTATION} --validation",
+    "finetune": f"store --split --out --overwrite --no-plot --init --architecture --pretrained --name --option "
+    f"--head-only --gradient-checkpointing {STUDENT} {TRAINING} {AUGMENTATION} --validation",
     "extract": "store --split --teacher-file --architecture --pretrained --class-names --name --views --batch-size "
     "--overwrite --precision --device",
-    "pretrain": "store --split --teacher --out --overwrite "
+    "pretrain": "store --split --teacher --out --overwrite --no-plot "
     "--init --nce-tau --nce-weight --l1-weight --l1-reduction --symmetric "
     f"{STUDENT.replace('--no-imu ', '')} {TRAINING}",
-    "distill": "store --split --teacher --out --overwrite "
+    "distill": "store --split --teacher --out --overwrite --no-plot "
     "--alpha --beta --tau --tau-squared --l1-reduction --init "
     f"{STUDENT} {TRAINING} {AUGMENTATION} --validation",
-    "evaluate": f"store --split --student --teacher-file --teacher --out --overwrite {INFERENCE}",
+    "evaluate": f"store --split --student --teacher-file --teacher --out --overwrite --no-plot {INFERENCE}",
     "measure": f"--student --teacher-file --rows --batch-size --repeats --seconds --out --overwrite "
     f"--markdown {INFERENCE}",
     "predict": "video --student --imu --imu-offset --imu-stretch --imu-axes --zero-accel --min-coverage --max-gap "
-    f"--max-hold --stride --top --key-frames --tolerance --out --overwrite {INFERENCE}",
+    f"--max-hold --stride --top --key-frames --tolerance --out --overwrite --no-plot {INFERENCE}",
     "live": "SOURCE --student --every --frames --slack --top --min-coverage --max-gap --precision --device --tolerance "
     "--max-age --period --imu --imu-follow --imu-axes --frame-offset --frame-stretch --align --fast --seconds "
     "--timeout --reconnect --events --json --out --overwrite",

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 
+import numpy as np
 import pytest
 import torch
 from commandline import ROOT
@@ -23,7 +24,7 @@ import egodistill.commands.demo
 import egodistill.support.files
 from egodistill import EgoDistill, data, inference, teachers
 from egodistill.commands import cli
-from egodistill.experiments import benches, intervals, paper, protocols
+from egodistill.experiments import benches, intervals, paper, protocols, showcase
 
 
 def test_a_demo_begins_in_a_folder_that_a_desktop_has_looked_at(tmp_path):
@@ -99,6 +100,24 @@ def test_demo_reports_each_model(demo):
     assert "half of what torch's FlopCounterMode counts" in table
     assert f"All files are written to {demo.out}/" in demo.printed
     assert not unfinished(demo.out)
+
+
+def test_demo_draws_its_result(demo):
+    """Beside the results; its clips show what the models of the first seed say."""
+    pytest.importorskip("matplotlib")
+    assert b"egodistill demo" in (demo.out / "results.png").read_bytes()
+    bench = benches.Bench(str(demo.out / "store"), str(demo.out), egodistill.commands.demo.QUICK.protocol)
+    runs = egodistill.commands.demo.demo_runs("slowfast-{seed}", [0], distilled_only=False)
+    test, clips = data.ClipStore(demo.out / "store").split("test"), showcase.shown_clips(bench, runs)
+    pictures = test.read("frames_1", range(len(test)))[:, 0]
+    rows = [int(np.flatnonzero((pictures == clip.frame).all((1, 2, 3)))[0]) for clip in clips]
+    assert len(clips) > 3 and rows == sorted(set(rows))
+    assert [clip.truth for clip in clips] == [test.class_names[test.labels[row]] for row in rows]
+    for run in runs:
+        load = teachers.Teacher.load if run.method == "teacher" else EgoDistill.load
+        found = inference.evaluate(load(file_of(demo.out, run.method, 0)), test, precision="fp32", progress=False)
+        best = found.scores.argmax(1)[rows]  # each segment of the demo has one clip
+        assert [clip.said[run.method] for clip in clips] == [test.class_names[number] for number in best]
 
 
 def test_demo_given_again_redoes_nothing_and_says_the_same(demo):

@@ -195,17 +195,11 @@ def training_runs(stage, function, fixed="", *, without=(), without_student=()):
     files = {f"{function}.settings.out": "{tmp}/x.pt", "check_output.path": "{tmp}/x.pt"}
     store = {f"{function}.store.opened": ("folder", "own")}
     start = "load_model.path" if function == "finetune" else "load_start.path"
+    kept = {start: "a.pt", "check_output.overwrite": True, "draw_beside.a.plot": False}
+    kept |= {f"{function}.settings.{name}": True for name in ("overwrite", "keep_checkpoint")}
     return [
         (f"{out} {fixed} --split own {words} {student}", arrivals | built | taught | files | store),
-        (
-            f"{out} --init a.pt --overwrite --keep-checkpoint",
-            {
-                start: "a.pt",
-                "check_output.overwrite": True,
-                f"{function}.settings.overwrite": True,
-                f"{function}.settings.keep_checkpoint": True,
-            },
-        ),
+        (f"{out} --init a.pt --overwrite --keep-checkpoint --no-plot", kept),
         (f"{out} {fixed} --preset demo", {f"{function}.settings.epochs": 6}),
     ]
 
@@ -442,12 +436,13 @@ ARRIVALS = {
     ],
     "evaluate": [
         (
-            f"folder --split own --student a.pt --teacher t --out {{tmp}}/e.json --overwrite {INFERENCE_WORDS}",
+            "folder --split own --student a.pt --teacher t --out {tmp}/e.json --overwrite --no-plot " + INFERENCE_WORDS,
             {
                 "evaluate.store.opened": ("folder", "own"),
                 "load_student.path": "a.pt",
                 "evaluate.teacher": "t",
                 "check_output.path": "{tmp}/e.json",
+                "draw_beside.a.plot": False,
                 "check_output.overwrite": True,
                 **inference_arrivals("evaluate"),
             },
@@ -533,9 +528,10 @@ ARRIVALS = {
         (
             "v.mp4 --student a.pt --imu a.csv g.csv --imu-offset 0.3 --imu-stretch 1.02 --imu-axes XZy --zero-accel "
             "--min-coverage 0.6 --max-gap 0.2 --max-hold 3 --stride 0.5 --top 2 --key-frames --out {tmp}/p.csv "
-            f"--overwrite {INFERENCE_WORDS}",
+            f"--overwrite --no-plot {INFERENCE_WORDS}",
             {
                 "load_distilled.path": "a.pt",
+                "draw_beside.a.plot": False,
                 "open_recording.path": "v.mp4",
                 "open_recording.imu": ["a.csv", "g.csv"],
                 "open_recording.imu_offset": 0.3,
@@ -614,8 +610,9 @@ ARRIVALS = {
     "demo": [
         (
             "--out {tmp}/d --seeds 4,5 --world-seed 6 --teachers slowfast,x3d --quick --image-weights w.pth "
-            "--precision bf16 --jobs 3 --markdown {tmp}/m.md",
+            "--precision bf16 --jobs 3 --no-plot --markdown {tmp}/m.md",
             {
+                "draw_beside.a.plot": False,
                 "Bench.out": "{tmp}/d",
                 "Bench.store": "{tmp}/d/store",
                 "Bench.protocol.recipe.student.image_weights": "w.pth",
@@ -740,6 +737,8 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
 
     for name in ("finetune", "distill", "pretrain_imu"):
         spies.put(distillation, name, [{"loss": 1.0, "top1": 0.5, "matching": 0.5}])
+    for module in (model_commands, training, egodistill.commands.demo):
+        spies.put(module, "draw_beside")
     for module in (model_commands, training):
         spies.put(module, "open_split", lambda given: Clips(*given.values()))
         spies.put(module, "load_distilled" if module is model_commands else "load_start", student)
