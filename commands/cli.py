@@ -261,7 +261,7 @@ def print_error(command: str, error: Exception) -> None:
     text, student = in_words(error), sys.modules.get("egodistill.student")
     if student and isinstance(error, student.DownloadError):
         option = OFFLINE.get(command, "--image-weights FILE, or --image-weights none for random weights")
-        text = f"{error.problem}. Without a network connection, give {option} (FILE: torchvision's .pth file)"
+        text = f"{vars(error)['problem']}. Without a network connection, give {option} (FILE: torchvision's .pth file)"
     print(f"\negodistill {command}: {text}", file=sys.stderr)
 
 

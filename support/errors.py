@@ -46,6 +46,7 @@ class EgoDistillOSError(EgoDistillError, OSError):
 def in_words(error: BaseException) -> str:
     """Return what an error says, as FILE: REASON for one of the operating system, without its number.
 
+    >>> from egodistill.support.errors import in_words
     >>> in_words(FileNotFoundError(2, "No such file or directory", "walk.mp4"))
     'walk.mp4: No such file or directory'
     """
