@@ -72,7 +72,7 @@ NEAR_GRAVITY = 2.0  # m/s2: a mean acceleration that differs more from gravity d
 GRAVITY_TURN = 0.1  # rad: the least turn of the gyroscope in that time, root mean square, that is compared
 TURNS_AS_FAR = 12.0  # times; the most in 10 s of a watch, in any axes, is 5.0; a head in degrees has 16 to 48
 IN_DEGREES = 65.0  # times; 57.3 and an error: a reading in degrees turns at most as far
-_IN_DEGREES = "they are in degrees per second; multiply them by 0.0174533 for rad/s"
+_DEGREES_TEXT = "they are in degrees per second; multiply them by 0.0174533 for rad/s"
 NO_ACCELEROMETER = "no accelerometer: its readings are zeros"
 
 
@@ -306,7 +306,7 @@ def read_imu(
     """
     motion = _read(source, zero_accel)
     notes = _all_notes(motion)
-    if wrong := next((note for note in notes if note.endswith(_IN_DEGREES)), None):
+    if wrong := next((note for note in notes if note.endswith(_DEGREES_TEXT)), None):
         raise IMUError(f"{source if isinstance(source, (str, os.PathLike)) else source[-1]}: {wrong}")
     return dataclasses.replace(motion, notes=notes)
 
@@ -517,7 +517,7 @@ def _unit_fault(sensor: str, values: np.ndarray) -> tuple[str, bool]:
     if norms.max() > FAST_TURN:
         middle, high = np.percentile(norms, [50, 99])
         if middle > FAST_TURN:
-            return f"half of the turn rates are above {middle:.0f} rad/s, so {_IN_DEGREES}", True
+            return f"half of the turn rates are above {middle:.0f} rad/s, so {_DEGREES_TEXT}", True
         if high > FAST_TURN:
             return f"1 % of the turn rates are above {high:.0f} rad/s: are they in degrees per second?", False
     return "", False
@@ -574,7 +574,7 @@ def motion_states(motion: Imu, *, rate: float = 198.0) -> list[State]:
             found["sensors exchanged"] = sentence
         elif not any(name.endswith(("r units", "dead", "frozen")) for name in found):  # the accelerometer's units
             sentence = _turn_fault(accel_time, accel, gyro_time, gyro)
-            if sentence and not found.get("gyroscope units", "").endswith(_IN_DEGREES):
+            if sentence and not found.get("gyroscope units", "").endswith(_DEGREES_TEXT):
                 found["gyroscope units"] = sentence
     return [State(name, sentence) for name, sentence in found.items()]
 
@@ -714,7 +714,7 @@ def _turn_fault(accel_time: np.ndarray, accel: np.ndarray, gyro_time: np.ndarray
     if not turn > max(GRAVITY_TURN, TURNS_AS_FAR * turned):
         return ""
     times = turn / max(turned, 1e-3)
-    what = f", so {_IN_DEGREES}" if times < IN_DEGREES else ": are they in another unit, or is its sensor at fault?"
+    what = f", so {_DEGREES_TEXT}" if times < IN_DEGREES else ": are they in another unit, or is its sensor at fault?"
     return f"the turn rates are {times:.0f} times those of the gravity that the accelerometer measures{what}"
 
 

@@ -291,7 +291,7 @@ def run_finetune(a: argparse.Namespace) -> None:
         else ("evaluate", a.store, "--student")
     )
     report_training(
-        a, a, settings, lambda: distillation.finetune(model, store, settings, validation=validation), *then, a.out
+        a, settings, lambda: distillation.finetune(model, store, settings, validation=validation), *then, a.out
     )
 
 
