@@ -802,7 +802,8 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
         "render",
         synthetic.World(tmp_path, tmp_path / "EPIC_100_train.csv", ("P01",), (), ("P30",), tmp_path),
     )
-    spies.put(data, "read_epic_kitchens", segments)
+    own = replace(segment, split="test", imu=("a.csv", "g.csv"))
+    spies.put(data, "read_epic_kitchens", data.SegmentList([own]))
     demo_runs = egodistill.commands.demo.demo_runs
     spies.put(egodistill.commands.demo, "demo_runs", lambda given: demo_runs(**given))
     monkeypatch.setattr(egodistill.commands.demo, "report_limits", lambda rows, things: None)
