@@ -480,6 +480,7 @@ def imus_of_other_videos(table: _Table) -> Found:
         names.setdefault(video.stem, number)
         folders.setdefault(str(video.parent), number)
     users: dict[str, int] = {}
+    videos_in = functools.cache(_videos_in)
     is_since_boot = functools.cache(lambda number: _is_since_boot(table.segments[number]))
     done = set()
     for number in table.recordings:
@@ -500,7 +501,7 @@ def imus_of_other_videos(table: _Table) -> Found:
             elif stem != video.stem and video.parent != imu.parent and str(imu.parent) in folders:
                 other = _video(table, folders[str(imu.parent)])
                 sentence = f"lies beside another video, {other}; give that of {video.name}"
-            elif stem != video.stem and (beside := _video_beside(imu.parent, stem, video)):
+            elif stem != video.stem and (beside := videos_in(imu.parent).get(stem)) and _is_other(beside, video):
                 sentence = f"has the name of another video, {beside.name}; give that of {video.name}"
             if sentence:
                 yield number, f"the IMU {imu.name} {sentence}", is_error
@@ -523,14 +524,18 @@ def _is_since_boot(one: Segment) -> bool:
     return any(SINCE_BOOT in note for note in said)
 
 
-def _video_beside(folder: Path, stem: str, video: Path) -> Path | None:
-    """Return another video in a folder, with this name, if the video has an IMU of its own."""
-    names = [folder / f"{stem}{end}" for suffix in VIDEO_SUFFIXES for end in (suffix, suffix.upper())]
-    other = next(filter(Path.is_file, names), None)
+def _videos_in(folder: Path) -> dict[str, Path]:
+    """Return the videos of a folder by their names without suffix."""
+    with contextlib.suppress(OSError):
+        return {path.stem: path for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES}
+    return {}
+
+
+def _is_other(beside: Path, video: Path) -> bool:
+    """Return whether a video beside an IMU is not the one that uses it, which has an IMU of its own."""
     with contextlib.suppress(ValueError, OSError):
-        if other is not None and not other.samefile(video) and open_recording(video).imu is not None:
-            return other
-    return None
+        return not beside.samefile(video) and open_recording(video).imu is not None
+    return False
 
 
 def _files(one: Segment) -> tuple[str, ...]:

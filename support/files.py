@@ -264,7 +264,7 @@ def check_output(
     if not start or any(re.search(pattern, start) for pattern in ours or ()):
         return
     for source in map(Path, inputs):
-        tables = [source.with_name(f"{source.stem}{end}") for end in (".csv", ".CSV", ".gcsv", ".GCSV", *PAIR)]
+        tables = [source.parent / f"{source.stem}{end}" for end in (".csv", ".CSV", ".gcsv", ".GCSV", *PAIR)]
         if source.name and path.resolve() in [table.resolve() for table in tables]:
             raise DataError(f"{path}: may be the IMU of {source}, an input of this command; give another path")
     if not overwrite:
