@@ -141,9 +141,11 @@ class _Table:
     def name(self, number: int) -> str:
         """Return the place of a segment inside the table."""
         own, video = self.given[number].id, self.given[number].video
-        name, first = Path(video).name, Path(self.others.get(video, video)).name
-        also = f" ({name} is the file {first})" if name != first else ""
-        return (self.origin.rows.get(own) or f"segment {own}") + also
+        place = self.origin.rows.get(own) or f"segment {own}"
+        if first := self.others.get(video):
+            names = Path(video).name, Path(first).name
+            return f"{place} ({names[0]} is the file {names[1]})" if names[0] != names[1] else place
+        return place
 
     def place(self, number: int) -> str:
         """Return the place of a segment with its table."""
