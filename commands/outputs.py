@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..support import files
@@ -26,13 +27,18 @@ RESULT_MARKS = dict.fromkeys(TRAINING, (rb"(?s)egodistill model.*trained_with",)
 }
 
 
-def check_outputs(arguments: argparse.Namespace) -> None:
-    """Raise DataError if a command would write over a file that it must not replace; see `files.check_output()`."""
+def check_outputs(arguments: argparse.Namespace, sources: Iterable[str] = ()) -> None:
+    """Raise DataError if a command would write over a file that it must not replace; see `files.check_output()`.
+
+    Args:
+        arguments: The command's arguments; their texts are inputs.
+        sources: More inputs, such as the files of a folder or table among the arguments.
+    """
     given = {
         name: value for name, value in vars(arguments).items() if name not in ("out", "markdown", "command", "words")
     }
     values = [value for values in given.values() for value in (values if isinstance(values, list) else [values])]
-    inputs = [value for value in values if isinstance(value, str)]
+    inputs = [*(value for value in values if isinstance(value, str)), *sources]
     if out := getattr(arguments, "out", None):
         files.require_apart(out, inputs)
     if arguments.command in RESULT_MARKS and arguments.out:

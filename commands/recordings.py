@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import statistics
 import time
 import warnings
@@ -48,6 +49,7 @@ from .options import (
     suggest,
     suggest_training,
 )
+from .outputs import check_outputs
 
 __all__ = ["COMMANDS", "describe_store", "notes_as_lines"]
 
@@ -246,6 +248,8 @@ def run_check(a: argparse.Namespace) -> None:
     if a.no_offset:
         reject(given_flags(a, "max_offset", "out"), "--no-offset estimates no offset; leave out one of them")
     sources = recordings_to_check(a)
+    opened = [source.files if isinstance(source, data.Recording) else (source,) for source in sources.values()]
+    check_outputs(a, itertools.chain(*opened))
     if a.out and not a.overwrite:
         offset_rows(Path(a.out))  # an error now, and not after the measurements
     pictures = picture_files(a, list(sources))

@@ -16,16 +16,22 @@ segments made in Python there are notes, and none of what is usual in public dat
 from __future__ import annotations
 
 import collections
+import contextlib
+import dataclasses
 import difflib
 import functools
+import itertools
 import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
+from ..recordings.clips import SINCE_BOOT, VIDEO_SUFFIXES, open_recording
 from ..support.errors import CLIP_SECONDS, DataError
+from ..support.files import first_names
 from ..video import VideoInfo
 from .segments import ROUNDING, Origin, Segment, overlapping_splits
 
@@ -109,13 +115,37 @@ class _Table:
     """Segments, the names of their places, and what several kinds need."""
 
     def __init__(self, segments: Sequence[Segment], origin: Origin, videos: Mapping[str, VideoInfo]) -> None:
-        self.segments, self.origin, self.videos = segments, origin, videos
+        imus = {one.imu: _files(one) for one in segments}
+        found = first_names([*dict.fromkeys(one.video for one in segments), *itertools.chain(*imus.values())])
+        self.others = {path: first for path, first in found.items() if path != first}  # other names of a file
+        self.given, self.segments = segments, [self.named(one) for one in segments] if self.others else segments
+        self.origin, self.videos = origin, videos
         self.is_own = bool(origin.rows) or not origin.table  # not a public data set
+
+    def named(self, one: Segment) -> Segment:
+        """Return a segment with the first names of its files in the table: a file is one under all its names."""
+        if self.others.keys().isdisjoint((one.video, *_files(one))):
+            return one
+        imu = tuple(self.others.get(file, file) for file in _files(one))
+        imu = imu[0] if isinstance(one.imu, str) else imu or None
+        return dataclasses.replace(one, video=self.others.get(one.video, one.video), imu=imu)
+
+    @functools.cached_property
+    def written(self) -> dict[int, Segment]:
+        """Return {number: segment}: of a table of recordings the rows as they are written, each at its first clip."""
+        parts = self.origin.parts
+        if not parts:
+            return dict(enumerate(self.segments))
+        return {n: self.named(parts[one.id]) for n, one in enumerate(self.segments) if one.id in parts}
 
     def name(self, number: int) -> str:
         """Return the place of a segment inside the table."""
-        own = self.segments[number].id
-        return self.origin.rows.get(own) or f"segment {own}"
+        own, video = self.given[number].id, self.given[number].video
+        place = self.origin.rows.get(own) or f"segment {own}"
+        if first := self.others.get(video):
+            names = Path(video).name, Path(first).name
+            return f"{place} ({names[0]} is the file {names[1]})" if names[0] != names[1] else place
+        return place
 
     def place(self, number: int) -> str:
         """Return the place of a segment with its table."""
@@ -134,12 +164,12 @@ class _Table:
     @functools.cached_property
     def twins(self) -> list[tuple[int, dict[tuple[str | None, str], int]]]:
         """Return the segments with the times of an earlier one, and {(label, split): first segment} at these times."""
-        times = [(one.video, round(one.start, 3), round(one.stop, 3)) for one in self.segments]
+        times = {n: (one.video, round(one.start, 3), round(one.stop, 3)) for n, one in self.written.items()}
         first: dict[tuple[str, float, float], int] = {}
-        twins = [number for number, time in enumerate(times) if first.setdefault(time, number) != number]
+        twins = [number for number, time in times.items() if first.setdefault(time, number) != number]
         known: dict[tuple[str, float, float], dict[tuple[str | None, str], int]] = collections.defaultdict(dict)
         for number in sorted({*twins, *(first[times[number]] for number in twins)}):
-            one = self.segments[number]
+            one = self.written[number]
             known[times[number]].setdefault((one.label, one.split), number)
         return [(number, known[times[number]]) for number in twins]
 
@@ -166,14 +196,11 @@ def _segments(count: int) -> str:
 
 def rows_twice(table: _Table) -> Found:
     """Yield segments that are in the table already, with the same label or without one."""
-    done = set()
     for number, known in table.twins:
-        one, name = table.segments[number], table.name(number)
+        one = table.segments[number]
         same = [(one.label, one.split), (None, one.split)] if one.label else list(known)[:1]
         again = next((known[key] for key in same if known.get(key, number) < number), None)
-        row = name if table.origin.rows else number  # a row of recordings without labels has several segments
-        if again is not None and row not in done and not (table.origin.rows and name == table.name(again)):
-            done.add(row)
+        if again is not None:
             yield number, f"repeats {table.name(again)}, so it counts twice; remove one", False
 
 
@@ -223,6 +250,22 @@ def labels_that_overlap(table: _Table) -> Found:
         yield number, f"{sentence}; shorten one, or leave it out", False
 
 
+def parts_that_overlap(table: _Table) -> Found:
+    """Yield rows of a table of recordings that share more than a clip with an earlier part of the video."""
+    if not table.origin.parts:
+        return
+    twins = {number for number, _ in table.twins}
+    latest: dict[tuple[str, str], int] = {}  # {(video, split): the row that ends last}
+    for number, one in sorted(table.written.items(), key=lambda row: row[1].start):
+        known = latest.setdefault((one.video, one.split), number)
+        stop = table.written[known].stop
+        if known != number and number not in twins and min(one.stop, stop) - one.start > CLIP_SECONDS:
+            sentence = f"begins at {one.start:.1f} s, but {table.name(known)} ends at {stop:.1f} s"
+            yield number, f"{sentence}, so what they share counts twice; shorten one", False
+        if one.stop > stop:
+            latest[one.video, one.split] = number
+
+
 def ids_twice(table: _Table) -> Found:
     """Yield segments with the id of an earlier one; in a table of your own this is an error when it is read."""
     ids = set()
@@ -247,36 +290,37 @@ def ends_of_videos(table: _Table) -> Found:
 
     Then the times have another unit, or are those of other videos. A video that was cut short has some such segments.
     """
-    known = [number for number, one in enumerate(table.segments) if one.video in table.videos]
-    late = [number for number in known if table.segments[number].stop > _end(table, number)]
+    known = {number: one for number, one in table.written.items() if one.video in table.videos}
+    late = {number: one for number, one in known.items() if one.stop > _end(table, one)}
     are_most = 2 * len(late) > len(known)
-    question = _other_unit(table, late) if are_most else ""
-    outside = sum(table.segments[number].start > _end(table, number) for number in late)
-    for number in late:
-        stop, end = table.segments[number].stop, table.videos[table.segments[number].video].duration
+    question = _other_unit(table, late.values()) if are_most else ""
+    outside = sum(one.start > _end(table, one) for one in late.values())
+    for number, one in late.items():
+        stop, end = one.stop, table.videos[one.video].duration
         sentence = f"stops at {stop:.1f} s, but the video ends at {end:.1f} s; {question or 'correct the row'}"
         yield number, sentence, are_most and (bool(question) or 2 * outside > len(known))
 
 
-def _end(table: _Table, number: int) -> float:
+def _end(table: _Table, one: Segment) -> float:
     """Return the time from which on a stop is too late: a clip after the end of the video."""
-    return table.videos[table.segments[number].video].duration + CLIP_SECONDS
+    return table.videos[one.video].duration + CLIP_SECONDS
 
 
-def _other_unit(table: _Table, late: Sequence[int]) -> str:
+def _other_unit(table: _Table, late: Iterable[Segment]) -> str:
     """Return a question that names the unit in which all these segments are inside their videos, or ""."""
-    ends = [(table.segments[number], _end(table, number)) for number in late]
+    ends = [(one, _end(table, one)) for one in late]
     if all(one.start <= end and one.start < one.stop / 1000 <= end for one, end in ends):
         return "is the column stop in milliseconds? Divide it by 1000"
     whole = all(one.start.is_integer() and one.stop.is_integer() for one, _ in ends)
     if whole and all(one.stop <= end * table.videos[one.video].fps for one, end in ends):
         return "are the times frame numbers? Divide them by the frame rate"
-    if all(one.stop / 1000 <= end and one.stop - one.start >= SHORTEST for one, end in ends):
-        return "are the times milliseconds? Divide them by 1000"
+    for unit, parts in (("milliseconds", 1000), ("microseconds", 1_000_000)):
+        if all(one.stop / parts <= end and one.stop - one.start >= SHORTEST * parts for one, end in ends):
+            return f"are the times {unit}? Divide them by {parts}"
     return ""
 
 
-SHORTEST = 100  # milliseconds of a segment
+SHORTEST = 0.1  # seconds of a segment
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -312,15 +356,25 @@ ALIKE = str.maketrans(
 
 def _look(word: str) -> str:
     """Return what a word looks like: composed, without invisible characters, with Latin letters and plain blanks."""
-    if word.isascii():
+    if word.isascii() and word.isprintable():
         return word
-    seen = unicodedata.normalize("NFC", "".join(sign for sign in word if unicodedata.category(sign) != "Cf"))
+    seen = unicodedata.normalize("NFC", "".join(sign for sign in word if not _is_invisible(sign)))
     return "".join(" " if unicodedata.category(sign) == "Zs" else sign for sign in seen).translate(ALIKE).strip()
 
 
+# What Unicode calls default ignorable, beside the categories Cf (format) and Cc (control).
+IGNORABLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff]"
+)
+
+
+def _is_invisible(sign: str) -> bool:
+    return (unicodedata.category(sign) in ("Cf", "Cc") and not sign.isspace()) or bool(IGNORABLE.match(sign))
+
+
 def _folded(look: str) -> str:
-    """Return a word without case, compatibility forms, and what separates its parts."""
-    return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", look).casefold()).strip()
+    """Return a word without case, compatibility forms, and what separates its parts; the sign of a number stays."""
+    return re.sub(r"(?:(?!(?<![^\s_])-\.?\d)[\s_-])+", " ", unicodedata.normalize("NFKC", look).casefold()).strip()
 
 
 MISSING = {"nan", "none", "null", "na", "n/a", "#n/a", "<na>", "nat", "nil", "undefined", "-", "--", "?"}
@@ -335,15 +389,25 @@ def words_for_nothing(table: _Table) -> Found:
                 yield number, f"{sentence}; leave the cell empty if there is none", False
 
 
-def numbers_as_labels(table: _Table) -> Found:
-    """Yield labels that are the same number (an error), and the first of numbers beside words."""
+# An exponent has a sign, as programs write it: 1e2 may be hexadecimal.
+NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]\d{1,4})?", re.ASCII | re.IGNORECASE)
+
+
+def same_numbers(table: _Table) -> Found:
+    """Yield labels and wearers that are an earlier number in another spelling: an error of labels."""
+    for column in ("label", "wearer"):
+        words = table.words[column]
+        known: dict[Decimal, str] = {}
+        for word in filter(NUMBER.fullmatch, words):
+            if (other := known.setdefault(Decimal(word), word)) != word:
+                sentence = f"the {column} {word!r} is the number {other!r} ({table.name(words[other][0])})"
+                yield words[word][0], f"{sentence} in another spelling; write one of them", column == "label"
+
+
+def numbers_beside_words(table: _Table) -> Found:
+    """Yield the first label that is a number if others are words."""
     words = table.words["label"]
-    numbers = {word: float(word) for word in words if re.fullmatch(r"[+-]?\d+(\.\d*)?", word, re.ASCII)}
-    known: dict[float, str] = {}
-    for word, value in numbers.items():
-        if (other := known.setdefault(value, word)) != word:
-            sentence = f"the label {word!r} is the number {other!r} ({table.name(words[other][0])}) in another spelling"
-            yield words[word][0], f"{sentence}; write one of them", True
+    numbers = dict.fromkeys(filter(NUMBER.fullmatch, words))
     if numbers and any(word not in numbers and word.lower() not in MISSING for word in words):
         word, count = next(iter(numbers)), sum(words[word][1] for word in numbers)
         sentence = f"the label {word!r} is a number, but other labels are words ({_segments(count)} have numbers)"
@@ -351,7 +415,8 @@ def numbers_as_labels(table: _Table) -> Found:
 
 
 USUAL = ("train", "test", "validation")
-OTHERWISE = dict.fromkeys(("val", "valid", "dev", "develop", "validate"), "validation") | {"training": "train"}
+OTHERWISE = {"training": "train", **dict.fromkeys(("eval", "evaluate", "evaluation"), "test")}
+OTHERWISE |= dict.fromkeys(("val", "valid", "dev", "develop", "validate"), "validation")
 
 
 def unusual_splits(table: _Table) -> Found:
@@ -417,6 +482,8 @@ def imus_of_other_videos(table: _Table) -> Found:
         names.setdefault(video.stem, number)
         folders.setdefault(str(video.parent), number)
     users: dict[str, int] = {}
+    videos_in = functools.cache(_videos_in)
+    is_since_boot = functools.cache(lambda number: _is_since_boot(table.segments[number]))
     done = set()
     for number in table.recordings:
         one = table.segments[number]
@@ -426,22 +493,51 @@ def imus_of_other_videos(table: _Table) -> Found:
         for imu in map(Path, _files(one)):
             user = users.setdefault(str(imu), number)
             video, stem = Path(one.video), re.sub(r"(?i)[-_. ](accl?|accel|gyro?|imu)$", "", imu.stem)
-            sentence = ""
-            if table.segments[user].video != one.video:
-                if abs(table.segments[user].imu_offset - one.imu_offset) <= LARGEST_OFFSET:
-                    way_out = "each video has its own, or its own imu_offset in a long one"
-                    sentence = f"is also that of {_video(table, user)}; {way_out}"
+            sentence, is_error, first = "", False, table.segments[user]
+            if first.video != one.video:
+                if abs(first.imu_offset - one.imu_offset) <= LARGEST_OFFSET:
+                    is_error = first.imu_offset == one.imu_offset and is_since_boot(user)
+                    sentence = f"is also that of {_video(table, user)}; {SHARED[is_error]}"
             elif stem != video.stem and stem in names:
                 sentence = f"has the name of another video, {_video(table, names[stem])}; give that of {video.name}"
             elif stem != video.stem and video.parent != imu.parent and str(imu.parent) in folders:
                 other = _video(table, folders[str(imu.parent)])
                 sentence = f"lies beside another video, {other}; give that of {video.name}"
+            elif stem != video.stem and (beside := videos_in(imu.parent).get(stem)) and _is_other(beside, video):
+                sentence = f"has the name of another video, {beside.name}; give that of {video.name}"
             if sentence:
-                yield number, f"the IMU {imu.name} {sentence}", False
+                yield number, f"the IMU {imu.name} {sentence}", is_error
                 break  # the other file of a pair adds nothing
 
 
 LARGEST_OFFSET = 2.0  # seconds: a larger one is not a clock that is a little off
+SHARED = {  # whether the times count from boot
+    False: "each video has its own, or its own imu_offset in a long one",
+    True: f"its times are {SINCE_BOOT}, so nothing says where a video begins in it; give each row its imu_offset",
+}
+
+
+def _is_since_boot(one: Segment) -> bool:
+    """Return whether the times of an IMU count from boot, as far as it can be read."""
+    try:
+        said = one.recording.motion().notes
+    except (ValueError, OSError) as error:
+        said = (str(error),)
+    return any(SINCE_BOOT in note for note in said)
+
+
+def _videos_in(folder: Path) -> dict[str, Path]:
+    """Return the videos of a folder by their names without suffix."""
+    with contextlib.suppress(OSError):
+        return {path.stem: path for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES}
+    return {}
+
+
+def _is_other(beside: Path, video: Path) -> bool:
+    """Return whether a video beside an IMU is not the one that uses it, which has an IMU of its own."""
+    with contextlib.suppress(ValueError, OSError):
+        return not beside.samefile(video) and open_recording(video).imu is not None
+    return False
 
 
 def _files(one: Segment) -> tuple[str, ...]:
@@ -489,10 +585,12 @@ KINDS: tuple[tuple[Callable[[_Table], Found], int], ...] = (
     (rows_twice, 1),
     (two_labels, 1),
     (labels_that_overlap, 1),
+    (parts_that_overlap, 1),
     (ids_twice, 1),
     (spellings, 5),
     (words_for_nothing, 5),
-    (numbers_as_labels, 5),
+    (same_numbers, 5),
+    (numbers_beside_words, 1),
     (unusual_splits, 5),
     (untrained_classes, 1),
     (wearers_of_two_splits, 1),

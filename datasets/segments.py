@@ -106,6 +106,7 @@ class Origin(NamedTuple):
         table: The file; "": the segments were made in Python.
         rows: {id of a segment: its place, such as "row 5"} in a table of your own; empty for others.
         drawn: Whether the reader decided the splits, not a column of the table.
+        parts: {id of its first clip: the row as it is written} in a table of recordings.
         notes: What the reader itself noticed, a sentence each.
     """
 
@@ -113,6 +114,7 @@ class Origin(NamedTuple):
     rows: Mapping[str, str] = {}
     drawn: bool = False
     notes: tuple[str, ...] = ()
+    parts: Mapping[str, Segment] = {}
 
 
 class SegmentList(list):
@@ -319,6 +321,8 @@ def _files_of_row(where: str, folder: Path, row: Mapping[str, str]) -> tuple[str
     if len(sources) > 2:
         raise DataError(f"{where}: imu must be one file or 'accl.csv;gyro.csv', not {row['imu']!r}")
     found = [_existing(where, folder, source) for source in sources]
+    if len(set(files.first_names(found).values())) < len(found):
+        raise DataError(f"{where}: imu names one file twice, {row['imu']!r}; give it once, or 'accl.csv;gyro.csv'")
     return video, (found[0], found[1]) if len(found) == 2 else (found[0] if found else None)
 
 
@@ -481,15 +485,20 @@ def read_recordings(path: str | os.PathLike, windows: Windows = Windows()) -> Se
         splits = _splits_of_recordings(path, parts, windows, dropped)
         stretches = [[(part.split or splits[part.name], part.start, part.stop)] for part in parts]
     rows: dict[str, str] = {}
-    segments = SegmentList(dropped=dropped, origin=Origin(str(path), rows, not any(part.split for part in parts)))
+    written: dict[str, Segment] = {}
+    origin = Origin(str(path), rows, not any(part.split for part in parts), parts=written)
+    segments = SegmentList(dropped=dropped, origin=origin)
     for part, own_stretches in zip(parts, stretches, strict=True):
-        own = part.recording.record()
+        own, count = part.recording.record(), len(segments)
         for split, start, stop in own_stretches:
             for after in strided_starts(stop - start, CLIP_SECONDS, windows.stride):
-                name, first = f"{Path(own['video']).stem}_{len(segments)}", start + after
-                segments.append(Segment(name, start=first, stop=first + CLIP_SECONDS, split=split, **own))
+                name, begin = f"{Path(own['video']).stem}_{len(segments)}", start + after
+                segments.append(Segment(name, start=begin, stop=begin + CLIP_SECONDS, split=split, **own))
                 if part.row:
                     rows[name] = part.row
+        if part.row and count < len(segments):
+            first = segments[count]
+            written[first.id] = dataclasses.replace(first, start=part.start, stop=part.written)
     if not any(part.split for part in parts) and len({segment.split for segment in segments}) < 2:
         raise DataError(
             f"{path}: its recordings are too short to be split by stretch: none has {2 * CLIP_SECONDS + GUARD:.1f} s "
@@ -508,6 +517,7 @@ class _Part(NamedTuple):
         stop: Its end in seconds.
         split: Its split; None if the table has none.
         row: Its row in the table, such as "row 5"; "" in a folder.
+        written: Its end as the table has it, which may be behind that of the video.
     """
 
     name: str
@@ -516,6 +526,7 @@ class _Part(NamedTuple):
     stop: float
     split: str | None
     row: str = ""
+    written: float = 0.0
 
 
 def _parts_of_folder(folder: Path, dropped: collections.Counter[str]) -> Iterator[_Part]:
@@ -544,7 +555,8 @@ def _parts_of_table(path: Path, dropped: collections.Counter[str]) -> Iterator[_
         if start >= end:
             raise DataError(f"{where}: starts at {start:.3f} s, but the video ends at {end:.3f} s")
         split = (row["split"] or "train") if "split" in row else None
-        yield _Part(os.path.normpath(row["video"]), recording, start, min(stop, end), split, _row(path, where))
+        name = os.path.normpath(row["video"])
+        yield _Part(name, recording, start, min(stop, end), split, _row(path, where), stop)
 
 
 def _splits_of_recordings(

@@ -56,6 +56,8 @@ from .audio import AUDIO_BANDS, AUDIO_SECONDS, AUDIO_STEPS, audio_at, log_mel
 __all__ = [
     "FIELDS",
     "READERS",
+    "SINCE_BOOT",
+    "VIDEO_SUFFIXES",
     "ClipSpec",
     "Recording",
     "clip_starts",
@@ -73,6 +75,7 @@ __all__ = [
 ]
 
 
+SINCE_BOOT = "as on a clock that runs since boot"  # in notes and errors
 LARGEST_CLIP = 1 << 27  # pixels of all its frames: 128 frames of 1024 x 1024
 VIDEO_SUFFIXES = (".avi", ".insv", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 
@@ -411,7 +414,8 @@ class Recording:
         """Return the IMU samples on the video's clock; the file is read once. Raise IMUError that names the file.
 
         Times that all lie behind the video are those of a clock that runs since boot: they are taken to begin at zero,
-        before `imu_offset` is added, if they then overlap the video. A note says so.
+        before `imu_offset` is added, if they then overlap the video. A note says so. Without `imu_offset`, IMUError for
+        a log of more than twice the video and a minute: the video may begin anywhere in it.
         """
         if "samples" not in self.__dict__:
             if str(self.imu).lower().endswith(".vrs") and self.imu_offset == 0:
@@ -435,9 +439,15 @@ class Recording:
         length = float(max(motion.accel_time[-1], motion.gyro_time[-1])) - first
         if start < duration or not -self.imu_stretch * length < self.imu_offset < duration:
             return motion
+        lengths = f"{length:.1f} s of samples, {duration:.1f} s of video"
+        if self.imu_offset == 0 and self.imu_stretch * length > 2 * duration + 60:
+            raise IMUError(
+                f"{name_files(self.imu_source)}: its times begin at {first:.1f} s, {SINCE_BOOT}, and nothing says "
+                f"where the video begins in it ({lengths}); give imu_offset (--imu-offset)"
+            )
         note = (
-            f"its times begin at {first:.1f} s, as on a clock that runs since boot, and are taken to begin with the "
-            f"video ({length:.1f} s of samples, {duration:.1f} s of video); if not, give imu_offset (--imu-offset)"
+            f"its times begin at {first:.1f} s, {SINCE_BOOT}, and are taken to begin with the video ({lengths}); "
+            f"if not, give imu_offset (--imu-offset)"
         )
         return dataclasses.replace(motion.on_clock(-first), notes=(*motion.notes, note))
 

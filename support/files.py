@@ -28,7 +28,7 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -56,6 +56,7 @@ __all__ = [
     "differences",
     "disk_errors",
     "environment_share",
+    "first_names",
     "free_megabytes",
     "is_system_file",
     "list_differences",
@@ -79,6 +80,7 @@ __all__ = [
 
 # Errors of a file system without locks, such as NFS without lockd or Lustre without the mount option flock.
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+PAIR = ("-accl.csv", "-gyro.csv")  # of the IMU beside a video
 NEON = ("imu.csv", "world_timestamps.csv")  # in the folder of each recording of a Pupil Labs Neon
 LARGEST_JSON = 1 << 30  # bytes; the clips of a store with a million take 0.4 GB
 
@@ -180,6 +182,28 @@ def is_shared(path: Path) -> bool:
     return stat.S_ISLNK(found.st_mode) or (stat.S_ISREG(found.st_mode) and found.st_nlink > 1)
 
 
+def first_names(paths: Iterable[str]) -> dict[str, str]:
+    """Return {path: the first of the paths that lead to the same file}: links, and paths such as "sub/../a.mp4".
+
+    Args:
+        paths: The paths; a file that does not exist has the name of its path.
+
+    >>> from egodistill.support import files
+    >>> files.first_names(["walk.mp4", "./walk.mp4", "walk.csv"])
+    {'walk.mp4': 'walk.mp4', './walk.mp4': 'walk.mp4', 'walk.csv': 'walk.csv'}
+    """
+    names: dict[Hashable, str] = {}
+    found: dict[str, str] = {}
+    for path in dict.fromkeys(paths):
+        try:
+            status = os.stat(path)
+        except (OSError, ValueError):
+            found[path] = path
+        else:
+            found[path] = names.setdefault((status.st_dev, status.st_ino, status.st_size), path)
+    return found
+
+
 def is_stream(path: Path) -> bool:
     """Return whether a path is a character device or a pipe: it can be written to, but must not be replaced."""
     return path.is_char_device() or path.is_fifo()
@@ -242,7 +266,7 @@ def check_output(
     if not start or any(re.search(pattern, start) for pattern in ours or ()):
         return
     for source in map(Path, inputs):
-        tables = [source.with_name(f"{source.stem}{end}") for end in (".csv", ".gcsv", "-accl.csv", "-gyro.csv")]
+        tables = [source.parent / f"{source.stem}{end}" for end in (".csv", ".CSV", ".gcsv", ".GCSV", *PAIR)]
         if source.name and path.resolve() in [table.resolve() for table in tables]:
             raise DataError(f"{path}: may be the IMU of {source}, an input of this command; give another path")
     if not overwrite:

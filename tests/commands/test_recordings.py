@@ -721,6 +721,8 @@ def test_options_of_the_teacher_need_a_teacher(monkeypatch, capsys):
     [
         "check neon --out neon/offsets.csv",
         "check neon --out neon/imu.csv --overwrite",
+        "check . --out walk.csv --overwrite",
+        "check table.csv --out walk.csv --overwrite",
         "predict neon/scene.mp4 --student s.pt --out films/imu.csv --overwrite",
         "predict walk.mp4 --student s.pt --out link.csv --imu walk.csv --overwrite",
         "predict walk.mp4 --student s.pt --out walk.csv --overwrite",
@@ -745,6 +747,7 @@ def test_an_output_never_takes_the_place_of_a_source(words, tmp_path, monkeypatc
     for name in (*sources, "store/store.json"):
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_text("mine")
+    Path("table.csv").write_text("video,imu\nneon/scene.mp4,walk.csv\n")
     Path("copies").mkdir()
     for link, target in (("films", "neon"), ("link.csv", "walk.csv"), ("copies/scene.mp4", "../walk.mp4")):
         Path(link).symlink_to(target)

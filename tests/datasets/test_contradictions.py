@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +91,13 @@ CASES = {
             False,
             f"row 3: the split '{word}' (1 segment) is read only by a command that names it; usual is '{usual}'",
         )
-        for word, usual in (("val", "validation"), ("valid", "validation"), ("dev", "validation"), ("trian", "train"))
+        for word, usual in (
+            ("val", "validation"),
+            ("valid", "validation"),
+            ("dev", "validation"),
+            ("trian", "train"),
+            ("evaluation", "test"),
+        )
     },
     "split of one's own": (
         SPLIT,
@@ -125,6 +132,11 @@ CASES = {
             ("zero width", "cut", "c\u200but"),
             ("byte-order mark", "cut", "cut\ufeff"),
             ("soft hyphen", "cut", "cu\u00adt"),
+            ("variation selector", "cut", "cut\ufe0f"),
+            ("Hangul filler", "cut", "cut\u3164"),
+            ("grapheme joiner", "cut", "cu\u034ft"),
+            ("Mongolian selector", "cut", "cut\u180b"),
+            ("control character", "cut", "cut\x7f"),
             ("no-break space", "put down", "put\u00a0down"),
             ("Cyrillic", "cut", "\u0441ut"),
             ("Greek", "open", "\u03bfpen"),
@@ -156,6 +168,24 @@ CASES = {
         ("a.mp4,0,3,1", "a.mp4,4,7,01"),
         True,
         "row 3: the label '01' is the number '1' (row 2)",
+    ),
+    "labels 1 and 1 as numpy writes it": (
+        PLAIN,
+        ("a.mp4,0,3,1", "a.mp4,4,7,1.000000000000000000e+00"),
+        True,
+        "row 3: the label '1.000000000000000000e+00' is the number '1' (row 2)",
+    ),
+    "labels 0 and -0": (
+        PLAIN,
+        ("a.mp4,0,3,0", "a.mp4,4,7,-0"),
+        True,
+        "row 3: the label '-0' is the number '0' (row 2)",
+    ),
+    "wearers 1 and 01": (
+        f"{SPLIT},wearer",
+        ("a.mp4,0,3,cut,train,1", "b.mp4,0,3,cut,test,01"),
+        False,
+        "row 3: the wearer '01' is the number '1' (row 2) in another spelling; write one of them",
     ),
     "numbers and words": (
         PLAIN,
@@ -253,6 +283,12 @@ CASES = {
         True,
         "row 2: stops at 3500.0 s, but the video ends at 60.0 s; are the times milliseconds? Divide them by 1000",
     ),
+    "times in microseconds": (
+        PLAIN,
+        ("a.mp4,0,300000,cut", "a.mp4,300000,600000,peel"),
+        True,
+        "row 2: stops at 300000.0 s, but the video ends at 60.0 s; are the times microseconds? Divide them by 1000000",
+    ),
     "one column in milliseconds": (
         f"{PLAIN}",
         ("a.mp4,0,3500,cut", "b.mp4,4,7000.5,peel"),
@@ -297,6 +333,9 @@ SOUND = {
     "some labels": (PLAIN, "a.mp4,0,3,cut", "a.mp4,1,4,", "b.mp4,0,3,"),
     "whole numbers as labels": (PLAIN, *(f"a.mp4,{4 * k},{4 * k + 3},{k}" for k in range(12))),
     "numbers in words": (PLAIN, "a.mp4,0,3,step 1", "a.mp4,4,7,step 2", "a.mp4,8,11,1st"),
+    "numbers with signs": (PLAIN, "a.mp4,0,3,-1", "a.mp4,4,7,1"),
+    "signs in words": (PLAIN, "a.mp4,0,3,turn -90", "a.mp4,4,7,turn 90"),
+    "numbers that a float rounds": (PLAIN, "a.mp4,0,3,9007199254740993", "a.mp4,4,7,9007199254740992"),
     "only test": (SPLIT, "a.mp4,0,3,cut,test", "b.mp4,0,3,peel,test"),
     "Russian and Greek": (
         PLAIN,
@@ -387,6 +426,82 @@ def test_recordings_without_labels_are_seen_row_by_row(tmp_path, monkeypatch):
     write_table(table, ("video", "wearer"), [row[:2] for row in rows[:2]])  # the splits are drawn
     assert contradictions.find(segments.read_recordings(table)) == []
     assert contradictions.find(segments.read_recordings(tmp_path, segments.Windows(stride=0.5))) == []
+
+
+def test_a_video_is_one_under_all_its_names(tmp_path):
+    read(tmp_path, PLAIN, *TRAIN)
+    (tmp_path / "link.mp4").symlink_to("a.mp4")
+    (tmp_path / "link.csv").symlink_to("a.csv")
+    (tmp_path / "hard.mp4").hardlink_to(tmp_path / "a.mp4")
+    for name, also in (("x/../a.mp4", ""), ("link.mp4", " (link.mp4 is the file a.mp4)"), ("hard.mp4", None)):
+        also = " (hard.mp4 is the file a.mp4)" if also is None else also
+        found, videos = read(tmp_path, SPLIT, "a.mp4,0,3,cut,train", "b.mp4,0,3,peel,train", f"{name},0,3,peel,test")
+        (error, two), (_, moments) = lines(tmp_path, contradictions.find(found, videos))
+        assert error and two.startswith(f"row 4{also}: is row 2 again with the label 'peel' instead of 'cut'")
+        assert moments.startswith(f"row 4{also}: its clips of 2.13 s share moments of the video with row 2")
+        assert found[2].video == str(tmp_path / name)
+    rows = ["a.mp4,0,3,cut,a.csv", "link.mp4,4,7,cut,link.csv", "link.mp4,8,11,cut,a.csv"]
+    assert contradictions.find(read(tmp_path, f"{PLAIN},imu", *rows)[0]) == []
+    assert contradictions.find(read(tmp_path, f"{PLAIN},imu", *rows[1:])[0]) == []
+
+
+def test_the_imu_of_a_video_that_the_table_does_not_name(tmp_path):
+    read(tmp_path, PLAIN, *TRAIN)
+    assert contradictions.find(read(tmp_path, f"{PLAIN},imu", "a.mp4,0,3,cut,b.csv")[0]) == []  # a copy of b.mp4?
+    (tmp_path / "a.csv").write_text("time,ax,ay,az,gx,gy,gz\n")
+    for imu in ("b.csv", "b.csv;a.csv"):
+        ((is_error, said),) = lines(
+            tmp_path, contradictions.find(read(tmp_path, f"{PLAIN},imu", f"a.mp4,0,3,cut,{imu}")[0])
+        )
+        assert said == "row 2: the IMU b.csv has the name of another video, b.mp4; give that of a.mp4" and not is_error
+
+
+def test_a_log_since_boot_of_two_videos_needs_their_offsets(steady, tmp_path):
+    read(tmp_path, PLAIN, *TRAIN)
+    for name in ("a.mp4", "b.mp4"):
+        shutil.copy(steady, tmp_path / name)
+    rows = [f"{600 + k / 100},0,{k % 2},9.8,0,0.1,0.2" for k in range(1300)]
+    (tmp_path / "c.csv").write_text("\n".join(["time,ax,ay,az,gx,gy,gz", *rows]))
+
+    def said(*offsets):
+        rows = [f"{video},0,3,cut,c.csv,{offset}" for video, offset in zip(("a.mp4", "b.mp4"), offsets, strict=True)]
+        return lines(tmp_path, contradictions.find(read(tmp_path, f"{PLAIN},imu,imu_offset", *rows)[0]))
+
+    ((is_error, text),) = said(0, 0)
+    assert is_error and text.startswith(
+        "row 3: the IMU c.csv is also that of a.mp4 (row 2); its times are as on a clock"
+    )
+    assert text.endswith("nothing says where a video begins in it; give each row its imu_offset")
+    assert said(-600, -606) == said(0, -6) == []
+    assert [is_error for is_error, _ in said(-600, -600)] == [False]  # two cameras at one time
+
+
+def test_rows_of_recordings_are_seen_as_they_are_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(data.Recording, "probe", lambda self: VideoInfo(30.0, 30.0, 64, 48, False))
+
+    def said(*rows):
+        for name in ("a.mp4", "b.mp4"):
+            (tmp_path / name).touch()
+        table = write_table(tmp_path / "t.csv", ("video", "start", "stop", "split"), [row.split(",") for row in rows])
+        found = segments.read_recordings(table, data.Windows(stride=1.0))
+        videos = {one.video: one.recording.probe() for one in found}
+        return lines(tmp_path, contradictions.find(found, videos))
+
+    assert said("a.mp4,0,9000,train", "b.mp4,0,9000,test") == [
+        (
+            True,
+            "row 2: stops at 9000.0 s, but the video ends at 30.0 s; is the column stop in milliseconds? Divide it by "
+            "1000 (and 1 more)",
+        )
+    ]
+    assert said("a.mp4,0,1830,train", "b.mp4,,,test") == [
+        (False, "row 2: stops at 1830.0 s, but the video ends at 30.0 s; correct the row")
+    ]
+    assert said("a.mp4,0,6,train", "a.mp4,3,9,train", "b.mp4,,,test", "a.mp4,3,9,train") == [
+        (False, "row 5: repeats row 3, so it counts twice; remove one"),
+        (False, "row 3: begins at 3.0 s, but row 2 ends at 6.0 s, so what they share counts twice; shorten one"),
+    ]
+    assert said("a.mp4,0,6,train", "a.mp4,5,9,train", "b.mp4,,,test", "a.mp4,20,31,train") == []
 
 
 def test_clips_of_a_segment_are_where_the_store_puts_them():

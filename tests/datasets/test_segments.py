@@ -76,6 +76,7 @@ def test_a_segment_shorter_than_a_clip_shows_what_its_clip_shows():
         (("a.mp4", 0, "inf", "x", ""), "row 2: 'inf' is not a time"),
         (("a.mp4", 0, 1, "x", "no.csv"), "row 2: no such file: .*no.csv"),
         (("a.mp4", 0, 1, "x", "a.mp4;a.mp4;a.mp4"), "row 2: imu must be one file"),
+        (("a.mp4", 0, 1, "x", "a.mp4;./a.mp4"), "row 2: imu names one file twice, 'a.mp4;./a.mp4'; give it once"),
     ],
 )
 def test_read_csv_names_file_and_row(tmp_path, row, words):

@@ -201,6 +201,16 @@ def test_clocks_that_overlap_or_are_given_stay(steady, tmp_path, first, clock):
     assert motion.accel_time[0] == pytest.approx(first + clock.get("imu_offset", 0)) and motion.notes == ()
 
 
+def test_a_long_log_since_boot_needs_its_clock(steady, tmp_path):
+    table = since_boot(tmp_path / "a.csv", 51234.5, count=200 * 73)  # seconds; the video has 6
+    with pytest.raises(IMUError, match=r"a.csv: its times begin at 51234.5 s, as .* give imu_offset \(--imu-offset\)"):
+        Recording(steady, table).motion()
+    for offset in (-51240.5, -6.0):  # the clock, or that of a log which begins with zero
+        motion = Recording(steady, table, imu_offset=offset).motion()
+        assert motion.gyro_time[0] == pytest.approx(-6.0)
+    assert Recording(steady, since_boot(tmp_path / "b.csv", 51234.5, count=200 * 71)).motion().gyro_time[0] == 0
+
+
 def test_unix_times_stay_an_error(steady, tmp_path):
     with pytest.raises(IMUError, match="are over eleven days from the video's start"):
         Recording(steady, since_boot(tmp_path / "a.csv", 1.7e9)).motion()
