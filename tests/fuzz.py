@@ -431,7 +431,8 @@ class Student(Format):
                 {"weights": content["weights"]} if rng.random() < 0.9 else {}
             )
         if rng.random() < 0.5:
-            content.pop("sha256", None)
+            for entry in ("sha256", "trained_by"):  # as version 0.4
+                content.pop(entry, None)
         self.forged = "sha256" not in content
         buffer = io.BytesIO()
         torch.save(content, buffer)
