@@ -874,8 +874,8 @@ def video_stream(container: av.container.InputContainer, video: str | os.PathLik
     width, height = stream.codec_context.width, stream.codec_context.height
     if width * height > LARGEST_PICTURE:
         raise VideoError(
-            f"{video}: has pictures of {width} x {height} pixels, more than {LARGEST_PICTURE:,}; make them smaller, such "
-            f"as with `ffmpeg -i {Path(video).name} -vf scale=1920:-2 smaller.mp4`"
+            f"{video}: has pictures of {width} x {height}, more than {LARGEST_PICTURE:,} pixels; make them smaller, "
+            f"such as with `ffmpeg -i {Path(video).name} -vf scale=1920:-2 smaller.mp4`"
         )
     stream.codec_context.options["max_pixels"] = str(LARGEST_PICTURE)  # a picture may be larger than its header says
     return stream

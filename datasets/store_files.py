@@ -21,8 +21,8 @@
     pending/            frames that wait for the models of one pass; see `one_pass`
 
 A store writes into its own files only: one that is a link, or shared with a snapshot (`cp -al`), is copied first.
-Stores of version 0.4 lack the files *.crc32.npy, and their checksum.npy covers the arrays alone. The format on disk is defined in this file alone, which
-`store.ClipStore` and `store.StoreWriter` read and fill.
+Stores of version 0.4 lack the files *.crc32.npy, and their checksum.npy covers the arrays alone. The format on disk is
+defined in this file alone, which `store.ClipStore` and `store.StoreWriter` read and fill.
 """
 
 from __future__ import annotations
@@ -141,8 +141,8 @@ class StoreFiles:
             row = int(rows[0])
             raise DataError(
                 f"{self.path / 'label.npy'}: is damaged, or segments.json or the class names in store.json are: "
-                f"{len(rows)} of {len(labels)} labels differ, such as that of row {row}, {self.array('label')[row]} for "
-                f"{self.segment(row).label!r}, which is class {labels[row]}; copy the store again"
+                f"{len(rows)} of {len(labels)} labels differ, such as that of row {row}, {self.array('label')[row]} "
+                f"for {self.segment(row).label!r}, which is class {labels[row]}; copy the store again"
             )
 
     def fault(self) -> str | None:

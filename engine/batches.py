@@ -219,8 +219,9 @@ def require_classifier(model: Any, file: str | None = None) -> None:
     """
     if getattr(model, "trained_by", None) == "pretrain_imu":
         raise EgoDistillError(
-            f"{file or 'the model'} holds the result of stage 1 (`egodistill pretrain`), whose classifier is not trained; "
-            f"make a student of it: egodistill distill STORE --teacher NAME --init {file or 'FILE'} --out student.pt"
+            f"{file or 'the model'} holds the result of stage 1 (`egodistill pretrain`), whose classifier is not "
+            f"trained; make a student of it: egodistill distill STORE --teacher NAME --init {file or 'FILE'} --out "
+            f"student.pt"
         )
 
 
@@ -478,7 +479,9 @@ def stored_spec(store: Store, name: str, *, square: bool = False) -> clips.ClipS
         return clips.ClipSpec()
     _, frames, _, height, width = shape
     if square and height != width:
-        raise DataError(f"{name_of(store)}: {name!r} has frames of {width} x {height} pixels; the model reads square ones")
+        raise DataError(
+            f"{name_of(store)}: {name!r} has frames of {width} x {height} pixels; the model reads square ones"
+        )
     size = height if height == width else None
     return clips.ClipSpec(frames=frames, size=size, crop=None, sampling=None, exact=None, tolerance=None, seconds=None)
 

@@ -911,5 +911,5 @@ def test_a_student_after_stage_1_has_no_scores(tmp_path):
         lambda: next(iter(predict(model, tmp_path / "walk.mp4", device="cpu"))),
         lambda: egodistill.Stream(model),
     ):
-        with pytest.raises(EgoDistillError, match="the model holds the result of stage 1 .* distill STORE"):
+        with pytest.raises(EgoDistillError, match=r"the model holds the result of stage 1 .* distill STORE"):
             use()

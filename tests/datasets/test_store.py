@@ -604,7 +604,11 @@ def test_a_damaged_line_of_failures_costs_itself(store, tmp_path):
     ("name", "change", "words"),
     [
         ("label", lambda x: x + 90, "label.npy: is damaged, .* 12 of 12 labels differ, .* row 0, 92 for 'wash', .* 2;"),
-        ("label", lambda x: np.where(np.arange(12) == 5, -1, x), "label.npy: is damaged, .*: 1 of 12 labels .* row 5, -1"),
+        (
+            "label",
+            lambda x: np.where(np.arange(12) == 5, -1, x),
+            "label.npy: is damaged, .*: 1 of 12 .* row 5, -1",
+        ),
         ("status", lambda x: x + 9, "status.npy: is damaged"),
         ("imu", np.asfortranarray, "imu.npy: the array is float32 .* in Fortran's order"),
         ("imu", lambda x: x.astype(object), "imu.npy: missing or truncated: its header is damaged"),
@@ -1071,12 +1075,12 @@ def test_a_checksum_covers_the_start_of_the_clip_and_the_specs(filled, tmp_path)
     clips = json.loads((path / "clips.json").read_text())
     clips[5]["start"] += 0.5
     (path / "clips.json").write_text(json.dumps(clips))
-    assert found_damage(path) == dict.fromkeys(StoreFiles(path).prepared, [5])
+    assert found_damage(path) == {name: [5] for name in StoreFiles(path).prepared}
     path = shutil.copytree(filled.path, tmp_path / "t")
     header = json.loads((path / "store.json").read_text())
     header["specs"]["imu"]["imu_rate"] = 100.0
     (path / "store.json").write_text(json.dumps(header))
-    assert found_damage(path) == dict.fromkeys(StoreFiles(path).prepared, [*range(12)])
+    assert found_damage(path) == {name: [*range(12)] for name in StoreFiles(path).prepared}
 
 
 def test_rows_of_another_clip_store_or_teacher_are_noticed_with_their_checksums(filled, tmp_path):
@@ -1085,8 +1089,8 @@ def test_rows_of_another_clip_store_or_teacher_are_noticed_with_their_checksums(
     for name in [*arrays, *StoreFiles(path).prepared, "t.feature"]:
         array = np.load(path / f"{name}.npy", mmap_mode="r+")
         array[[3, 8]] = array[[8, 3]]
-    assert found_damage(path) == dict.fromkeys(StoreFiles(path).prepared, [3, 8])
-    with pytest.raises(DataError, match="imu.npy: the row 3 .* was damaged or replaced"):
+    assert found_damage(path) == {name: [3, 8] for name in StoreFiles(path).prepared}
+    with pytest.raises(DataError, match=r"imu.npy: the row 3 .* was damaged or replaced"):
         ClipStore(path).read("imu", [1, 2, 3])
 
     path = shutil.copytree(filled.path, tmp_path / "outputs")

@@ -615,7 +615,11 @@ def test_an_object_that_is_no_store_says_what_it_lacks(member, value, words):
 @pytest.mark.parametrize(
     ("name", "shape", "words"),
     [
-        ("imu", (200, 6), "'imu' of the store does not fit the model: imu_samples is 200 in the store, 422 in the model"),
+        (
+            "imu",
+            (200, 6),
+            "'imu' of the store does not fit the model: imu_samples is 200 in the store, 422",
+        ),
         ("imu", (0, 6), r"read\('imu', ...\) of the rows 0 to 0 returned .* must return float32 \[1, any, 6\]"),
         ("frames_1", (1, 3, 16, 32), "'frames_1' has frames of 32 x 16 pixels; the model reads square ones"),
         ("frames_1", (1, 3, 32, 16), "'frames_1' has frames of 16 x 32 pixels; the model reads square ones"),
