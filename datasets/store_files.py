@@ -30,6 +30,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import operator
 import os
 import re
 import shlex
@@ -57,7 +58,9 @@ BOOKKEEPING = {"status": ("uint8", ()), "label": ("int64", ()), "segment": ("int
 MARKS = (".done", ".crc32")  # ends of the names of the arrays beside one of `ClipStore.add()`
 CHAIN = "checksum.crc32"  # uint32 [n, prepared arrays]
 # Of a segment, what the checksums of its clips cover: no path, because a store may be moved with its recordings.
-COVERED = ("id", "start", "stop", "label", "split", "wearer", "imu_offset", "imu_stretch", "imu_axes", "zero_accel")
+COVERED = operator.attrgetter(
+    "id", "start", "stop", "label", "split", "wearer", "imu_offset", "imu_stretch", "imu_axes", "zero_accel"
+)
 LATER_SETTINGS = {"tolerance": 0.0}  # settings that older stores lack, and the value that they stand for
 ARRAY_NAME = re.compile(r"\w[\w.-]*")
 # Names that no file on Windows can have, whatever its suffix.
@@ -358,8 +361,7 @@ class StoreFiles:
             return checksum
         number, start = self.clips[row]["segment"], self.clips[row]["start"]
         if number not in self.covered:
-            about = [self.about, *(getattr(self.segments[number], name) for name in COVERED)]
-            self.covered[number] = zlib.crc32(json.dumps(about).encode())
+            self.covered[number] = zlib.crc32(ascii((self.about, *COVERED(self.segments[number]))).encode())
         return zlib.crc32(struct.pack("<Id", self.covered[number], start), checksum)
 
     def before_added(self, name: str, rows: np.ndarray) -> list[int]:
