@@ -244,6 +244,7 @@ def outputs(
     torch.Size([16, 13]) torch.Size([16, 422, 6])
     torch.Size([6, 13]) torch.Size([6, 422, 6])
     """
+    batches.require_classifier(model)
     names, place = batches.arrays_of(model, store), runtime.pick_device(device)
     coming = batches.read_batches(store, [*names, *targets], torch.arange(len(store)), batch_size, place)
     with files.Progress("evaluate", len(store), show=progress) as bar, runtime.evaluation(model, place):
@@ -720,6 +721,7 @@ def predict(
     20.0 to 22.1 s: 3 classes, problem: None
     21.3 to 23.4 s: 3 classes, problem: None
     """
+    batches.require_classifier(model)
     spec = batches.clip_spec_of(model)
     stride = spec.seconds if stride is None else stride
     batches.require_number("stride", stride, round(spec.seconds / 100, 4))

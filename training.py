@@ -631,7 +631,7 @@ class TrainingLoop:
             for number, row in enumerate(self.history, 1):
                 finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
                 lines.append(json.dumps({"epoch": number} | finite | about, allow_nan=False) + "\n")
-            with files.atomic_write(log_path(self.path)) as part:
+            with files.atomic_write(log_path(self.path), through_link=False) as part:
                 part.write_text("".join(lines), encoding="utf-8")
         self.save()
 

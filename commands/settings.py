@@ -22,7 +22,7 @@ from torch import nn
 
 from .. import data, teachers
 from ..distillation import PRESETS
-from ..engine import checkpoints, runtime
+from ..engine import batches, checkpoints, runtime
 from ..student import EgoDistill
 from ..support import files
 from .options import positive_int
@@ -226,23 +226,14 @@ def load_student(path: str) -> nn.Module:
             f"{path} holds a teacher, not a student; --student is for students and baselines, --teacher-file for "
             f"teachers"
         )
-    require_classifier(path, model)
+    batches.require_classifier(model, path)
     return model
-
-
-def require_classifier(path: str, model: nn.Module) -> None:
-    """Raise ValueError for a student whose classifier is not trained yet, because its last stage was stage 1."""
-    if getattr(model, "trained_by", None) == "pretrain_imu":
-        raise ValueError(
-            f"{path} holds the result of stage 1 (`egodistill pretrain`), whose classifier is not trained; make a "
-            f"student of it: egodistill distill STORE --teacher NAME --init {path} --out student.pt"
-        )
 
 
 def load_distilled(path: str) -> EgoDistill:
     """Return the student in a file. Raise ValueError for a baseline, a teacher, or a student after stage 1."""
     model = load_start(path)
-    require_classifier(path, model)
+    batches.require_classifier(model, path)
     return model
 
 

@@ -338,7 +338,8 @@ class ClipStore:
         self._files.put(name, rows, values)
         if self._files.has(f"{name}.crc32"):
             flat = np.ascontiguousarray(values).reshape(-1, *array.shape[1:])
-            self._files.put(f"{name}.crc32", rows, np.reshape([zlib.crc32(row) for row in flat], rows.shape))
+            sums = list(map(zlib.crc32, flat, self._files.before_added(name, np.ravel(rows))))
+            self._files.put(f"{name}.crc32", rows, np.reshape(sums, rows.shape))
         self._files.put(f"{name}.done", rows, 1)
 
     def forget(self, name: str) -> None:
@@ -573,7 +574,7 @@ class StoreWriter:
                 self.fail(row, f"{name} is not finite: a value of the recording is missing or too large")
                 return
             self._files.put(name, row, values)
-            checksums.append(zlib.crc32(values, checksums[-1]))
+            checksums.append(zlib.crc32(values, self._files.before(row, checksums[-1])))
         if self._files.has(CHAIN):
             self._files.put(CHAIN, row, checksums[1:])
         self._files.put("checksum", row, checksums[-1])

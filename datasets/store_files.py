@@ -8,10 +8,11 @@
     label.npy           the class, -1: none
     segment.npy         the segment
     checksum.npy        CRC-32 of the prepared arrays
-    checksum.crc32.npy  the same after each of these arrays, in the order of the header, so that one can be verified
+    checksum.crc32.npy  the same after each of these arrays, in the order of the header, so that one can be verified;
+                        before each, it covers specs, segment and start of the clip, but no path
     NAME.npy            an array of `prepare()`; frames come with their times, such as frames_4.times.npy. Or one of
                         `ClipStore.add()`, such as teacher outputs, with NAME.done.npy, which marks written rows, and
-                        NAME.crc32.npy, their CRC-32
+                        NAME.crc32.npy, their CRC-32, which begins with checksum.npy and the teacher's fingerprint
     NAME.teacher.json   the teacher whose outputs are NAME.feature and NAME.logits; see `store.claim_outputs()`
     failures.jsonl      clips that cannot be prepared, with the reasons
     notes.jsonl         what is unusual about the IMU recordings, if anything
@@ -20,18 +21,21 @@
     pending/            frames that wait for the models of one pass; see `one_pass`
 
 A store writes into its own files only: one that is a link, or shared with a snapshot (`cp -al`), is copied first.
-Stores of version 0.4 lack the files *.crc32.npy. The format on disk is defined in this file alone, which
-`store.ClipStore` and `store.StoreWriter` read and fill.
+Stores of version 0.4 lack the files *.crc32.npy, and their checksum.npy covers the arrays alone. The format on disk is
+defined in this file alone, which `store.ClipStore` and `store.StoreWriter` read and fill.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import operator
 import os
 import re
 import shlex
 import shutil
+import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -53,6 +57,10 @@ STATUS = ("missing", "ok", "failed")
 BOOKKEEPING = {"status": ("uint8", ()), "label": ("int64", ()), "segment": ("int64", ()), "checksum": ("uint32", ())}
 MARKS = (".done", ".crc32")  # ends of the names of the arrays beside one of `ClipStore.add()`
 CHAIN = "checksum.crc32"  # uint32 [n, prepared arrays]
+# Of a segment, what the checksums of its clips cover: no path, because a store may be moved with its recordings.
+COVERED = operator.attrgetter(
+    "id", "start", "stop", "label", "split", "wearer", "imu_offset", "imu_stretch", "imu_axes", "zero_accel"
+)
 LATER_SETTINGS = {"tolerance": 0.0}  # settings that older stores lack, and the value that they stand for
 ARRAY_NAME = re.compile(r"\w[\w.-]*")
 # Names that no file on Windows can have, whatever its suffix.
@@ -91,6 +99,7 @@ class StoreFiles:
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
         self.maps: dict[tuple[str, str], Mapped] = {}  # by name and mode
+        self.covered: dict[int, int] = {}  # {segment: CRC-32 of specs and segment}
         self.verified: dict[str, np.ndarray] = {}  # bool [n]: rows that had their checksum when they were first read
         if not (self.path / "store.json").exists():
             raise DataError(
@@ -115,6 +124,7 @@ class StoreFiles:
                 f"{self.path}: its JSON files are damaged, or were written by another version of "
                 f"this library ({type(error).__name__}: {error})"
             ) from error
+        self.about = zlib.crc32(json.dumps([[name, spec.record()] for name, spec in self.specs.items()]).encode())
         for name in self.arrays:
             self.array(name)
         fits = all(entry["shape"][0] == len(self.clips) for entry in self.arrays.values())
@@ -123,13 +133,20 @@ class StoreFiles:
                 f"{self.path}: clips.json and segment.npy do not describe the same clips; were files of two stores "
                 f"mixed?"
             )
-        for name, values in (("label", range(-1, len(self.class_names))), ("status", range(len(STATUS)))):
-            found = self.array(name)
-            if len(found) and not values.start <= found.min() <= found.max() < values.stop:
-                raise DataError(
-                    f"{self.path / name}.npy: is damaged: its values are from {found.min()} to {found.max()}, must be "
-                    f"from {values.start} to {values.stop - 1}"
-                )
+        if (highest := self.array("status").max(initial=0)) >= len(STATUS):
+            raise DataError(
+                f"{self.path / 'status.npy'}: is damaged: its values are up to {highest}, must be from 0 to "
+                f"{len(STATUS) - 1}"
+            )
+        named = [] if header.get("classes_from_teacher") else self.class_names
+        labels = labels_of(self.segments, named)[self.array("segment")]
+        if len(rows := np.flatnonzero(self.array("label") != labels)):
+            row = int(rows[0])
+            raise DataError(
+                f"{self.path / 'label.npy'}: is damaged, or segments.json or the class names in store.json are: "
+                f"{len(rows)} of {len(labels)} labels differ, such as that of row {row}, {self.array('label')[row]} "
+                f"for {self.segment(row).label!r}, which is class {labels[row]}; copy the store again"
+            )
 
     def fault(self) -> str | None:
         """Return what is wrong with the values in the JSON files, or None."""
@@ -246,8 +263,7 @@ class StoreFiles:
             found = os.stat(mapped.file)
         except OSError as error:
             raise DataError(f"{mapped.file}: missing or truncated: {error.strerror}") from error
-        owner = re.sub(r"\.(done|crc32)$", "", name)
-        if found.st_ino != mapped.inode and self.is_added(owner):  # add() gave it another shape
+        if found.st_ino != mapped.inode:  # add() gave it another shape, or a writer a file of its own
             self.refresh()
             mapped = self.maps[name, mode] = self.map(name, mode)
         elif found.st_size < mapped.size:
@@ -321,11 +337,11 @@ class StoreFiles:
             rows: The rows.
         """
         verified = self.verified.setdefault(name, np.zeros(len(self), bool))
-        if verified[rows].all() or (sums := self.sums(name)) is None:
+        if verified[rows].all():
             return
         rows = np.unique(rows)
         rows = rows[~verified[rows] & (self.is_added(name) | (self.array("status")[rows] == OK))]
-        if damaged := self.mismatches([name], rows, *sums):
+        if damaged := self.damaged(name, rows):
             one = self.describe(damaged[0])
             raise DataError(
                 f"{self.path / name}.npy: the row {damaged[0]} ({one['id']!r} at {one['start']:.2f} s) was damaged or "
@@ -334,19 +350,49 @@ class StoreFiles:
             )
         verified[rows] = True
 
-    def sums(self, name: str) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return the CRC-32 before and after each row of an array, uint32 [n] each; None if the store has none."""
+    def before(self, row: int, checksum: int) -> int:
+        """Return the CRC-32 with which that of a prepared array begins: it covers which clip this is.
+
+        Args:
+            row: Row of the clip.
+            checksum: CRC-32 after the array before, or 0.
+        """
+        if not self.has(CHAIN):  # version 0.4
+            return checksum
+        number, start = self.clips[row]["segment"], self.clips[row]["start"]
+        if number not in self.covered:
+            self.covered[number] = zlib.crc32(ascii((self.about, *COVERED(self.segments[number]))).encode())
+        return zlib.crc32(struct.pack("<Id", self.covered[number], start), checksum)
+
+    def before_added(self, name: str, rows: np.ndarray) -> list[int]:
+        """Return the CRC-32 with which that of each row of an added array begins: it covers the clip and the teacher.
+
+        Args:
+            name: Name of the array.
+            rows: The rows, int [m].
+        """
+        file = self.path / f"{name.rpartition('.')[0]}.teacher.json"
+        record = files.read_json(file) if name.endswith((".feature", ".logits")) and os.path.lexists(file) else None
+        teacher = json.dumps(record.get("fingerprint") if isinstance(record, dict) else None).encode()
+        return [zlib.crc32(teacher, checksum) for checksum in self.array("checksum")[rows].tolist()]
+
+    def damaged(self, name: str, rows: np.ndarray) -> list[int] | None:
+        """Return those of some rows of an array that differ from their checksums; None if it has none."""
         if self.is_added(name):
-            return (np.zeros(len(self), np.uint32), self.array(f"{name}.crc32")) if self.has(f"{name}.crc32") else None
+            if not self.has(f"{name}.crc32"):
+                return None
+            return self.mismatches([name], rows, self.before_added(name, rows), self.array(f"{name}.crc32"))
         if not self.has(CHAIN) or name not in (prepared := self.prepared):
             return None
         chain, place = self.array(CHAIN), prepared.index(name)
-        return chain[:, place - 1] if place else np.zeros(len(self), np.uint32), chain[:, place]
+        last = chain[rows, place - 1] if place else np.zeros(len(rows), np.uint32)
+        before = list(map(self.before, rows.tolist(), last.tolist()))
+        return self.mismatches([name], rows, before, chain[:, place])
 
-    def mismatches(self, names: Sequence[str], rows: np.ndarray, before: np.ndarray, after: np.ndarray) -> list[int]:
-        """Return the rows of arrays whose CRC-32, continued from `before`, is not that in `after` [n]."""
+    def mismatches(self, names: Sequence[str], rows: np.ndarray, before: list[int], after: np.ndarray) -> list[int]:
+        """Return the rows of arrays whose CRC-32, continued from `before` [m], is not that in `after` [n]."""
         arrays, found = [self.array(name) for name in names], []
-        for row, checksum, wanted in zip(rows.tolist(), before[rows].tolist(), after[rows].tolist(), strict=True):
+        for row, checksum, wanted in zip(rows.tolist(), before, after[rows].tolist(), strict=True):
             for array in arrays:
                 checksum = zlib.crc32(array[row], checksum)
             if checksum != wanted:
@@ -359,21 +405,20 @@ class StoreFiles:
         Args:
             rows: Finished rows.
         """
-        prepared, zeros = self.prepared, np.zeros(len(self), np.uint32)
+        prepared = self.prepared
         if prepared and not self.has(CHAIN):  # one checksum for all
-            yield ", ".join(prepared), self.mismatches(prepared, rows, zeros, self.array("checksum"))
+            yield ", ".join(prepared), self.mismatches(prepared, rows, [0] * len(rows), self.array("checksum"))
         elif prepared:
             differ = self.array(CHAIN)[rows, -1] != self.array("checksum")[rows]
             yield "checksum", rows[differ].tolist()
         for name in self.arrays:
             if name in prepared and self.has(CHAIN):
-                yield name, self.mismatches([name], rows, *self.sums(name))
+                yield name, self.damaged(name, rows)
             elif self.is_added(name):
-                done = rows[self.array(f"{name}.done")[rows] != 0]
-                yield name, None if (sums := self.sums(name)) is None else self.mismatches([name], done, *sums)
-        labels = labels_of(self.segments, self.class_names)[self.array("segment")]
-        found = self.array("label")
-        yield "label", np.flatnonzero(found != labels).tolist()
+                yield name, self.damaged(name, rows[self.array(f"{name}.done")[rows] != 0])
+        explained = {str(line["clip"]) for line in files.read_lines(self.path / "failures.jsonl", "clip", "reason")}
+        failed = np.flatnonzero(self.array("status") == FAILED).tolist()
+        yield "status", [row for row in failed if str(row) not in explained]
 
     def segment(self, row: int) -> Segment:
         """Return the segment that a clip is a part of.

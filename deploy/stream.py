@@ -189,6 +189,7 @@ class Stream:
         precision: Precision = "auto",
         report: Callable[[State], object] | None = None,
     ) -> None:
+        batches.require_classifier(model)
         self.spec = batches.clip_spec_of(model)
         batches.require_number("every", every, round(self.spec.seconds / 100, 4))
         for name, value in (("slack", slack), ("tolerance", tolerance), ("camera_delay", camera_delay)):

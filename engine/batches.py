@@ -43,6 +43,7 @@ __all__ = [
     "read_batches",
     "read_rows",
     "require_array",
+    "require_classifier",
     "require_finite",
     "require_labels",
     "require_number",
@@ -209,6 +210,21 @@ def inputs_of(model: Model) -> tuple[str, ...]:
     return tuple(inputs)
 
 
+def require_classifier(model: Any, file: str | None = None) -> None:
+    """Raise EgoDistillError for a student whose classifier is not trained yet, because its last stage was stage 1.
+
+    Args:
+        model: The model.
+        file: Its file, for the message.
+    """
+    if getattr(model, "trained_by", None) == "pretrain_imu":
+        raise EgoDistillError(
+            f"{file or 'the model'} holds the result of stage 1 (`egodistill pretrain`), whose classifier is not "
+            f"trained; make a student of it: egodistill distill STORE --teacher NAME --init {file or 'FILE'} --out "
+            f"student.pt"
+        )
+
+
 def note_clips(model: Any, store: Store, names: Sequence[str]) -> None:
     """Set `model.noted_clips`: fields of the clips that the model leaves open, from the first store that it reads."""
     spec = clips.spec_of(model)
@@ -315,12 +331,21 @@ def labels_of(store: Store) -> np.ndarray:
 
 
 def segments_of(store: Store) -> np.ndarray:
-    """Return the segment index of each clip, int64 [n]. Raise DataError for anything else.
+    """Return the segment index of each clip, int64 [n]. Raise DataError for anything else, or if its labels differ.
 
     Args:
         store: The clips.
     """
-    return whole_numbers(store, "segments", "the number of its segment, the same for all clips of a segment")
+    found = whole_numbers(store, "segments", "the number of its segment, the same for all clips of a segment")
+    labels = labels_of(store)
+    _, first, of_clip = np.unique(found, return_index=True, return_inverse=True)
+    if len(rows := np.flatnonzero(labels != labels[first][of_clip])):
+        row, other = int(rows[0]), int(first[of_clip[rows[0]]])
+        raise DataError(
+            f"{name_of(store)}: labels[{row}] is {labels[row]}, but labels[{other}] of the same segment "
+            f"{found[row]} is {labels[other]}; all clips of a segment must have one label"
+        )
+    return found
 
 
 def whole_numbers(store: Store, member: str, meaning: str) -> np.ndarray:
@@ -378,7 +403,7 @@ def read_rows(store: Store, name: str, rows: np.ndarray) -> Tensor:
     fits = values.ndim > 0 and len(values) == len(rows) and dtype in (None, str(found.dtype))
     if fits and shape is not None:
         own = values.shape[1:]
-        fits = len(own) == len(shape) and all(size in (None, x) for size, x in zip(shape, own, strict=True))
+        fits = len(own) == len(shape) and all(x and size in (None, x) for size, x in zip(shape, own, strict=True))
     if not fits:
         text = f"{dtype or 'an array'} [{', '.join(map(str, wanted))}]"
         raise DataError(f"{where} returned {describe(values)}, but must return {text}")
@@ -412,9 +437,9 @@ def require_classes(model: Model, store: Store) -> None:
 
 def require_clips(model: Model, store: Store, name: str) -> None:
     """Raise EgoDistillError if an array has other clips than a model reads; fields that are None are not compared."""
-    stored = stored_spec(store, name)
-    ignore = ("size",) if getattr(model, "resizes", False) else ()
-    different = clips.spec_differences(clips.spec_of(model), stored, ignore=ignore)
+    ours, ignore = clips.spec_of(model), ("size",) if getattr(model, "resizes", False) else ()
+    stored = stored_spec(store, name, square=bool(ours.size) and not ignore)
+    different = clips.spec_differences(ours, stored, ignore=ignore)
     if different:
         faults = [f"{k} is {theirs} in the store, {ours} in the model" for k, (ours, theirs) in different.items()]
         names = {} if hasattr(model, "clip_spec") else STUDENT_OPTIONS
@@ -439,15 +464,24 @@ def stored_axes(store: Store) -> str:
     return axes or "gopro"
 
 
-def stored_spec(store: Store, name: str) -> clips.ClipSpec:
-    """Return the spec of an array: the store's, or without specs the number and size of frames by the array's shape."""
+def stored_spec(store: Store, name: str, *, square: bool = False) -> clips.ClipSpec:
+    """Return the spec of an array: the store's, or without specs what the array's shape says of frames or IMU samples.
+
+    Raise DataError for frames that are not square, if they have to be.
+    """
     specs = getattr(store, "specs", {})
     if name in specs:
         return specs[name]
     shape = read_rows(store, name, np.array([0])).shape if len(store) else ()
+    if name == "imu" and shape:
+        return clips.ClipSpec(imu_samples=shape[1], imu_rate=None, imu_axes=None, seconds=None)
     if len(shape) != 5:
         return clips.ClipSpec()
     _, frames, _, height, width = shape
+    if square and height != width:
+        raise DataError(
+            f"{name_of(store)}: {name!r} has frames of {width} x {height} pixels; the model reads square ones"
+        )
     size = height if height == width else None
     return clips.ClipSpec(frames=frames, size=size, crop=None, sampling=None, exact=None, tolerance=None, seconds=None)
 

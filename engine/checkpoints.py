@@ -178,7 +178,8 @@ def load_model(path: str | os.PathLike, expected: type[nn.Module] | None = None)
             f"{path}: its arguments do not build a model of the class {name} ({type(error).__name__}: {error})"
         ) from error
     load_strictly(model, weights, f"the file {path}", exact=True)
-    if "sha256" in content and content["sha256"] != weights_hash(model.state_dict(), settings):
+    has_hash = not content.keys().isdisjoint(("trained_by", "sha256"))  # version 0.4 wrote neither
+    if has_hash and content.get("sha256") != weights_hash(model.state_dict(), settings):
         raise EgoDistillError(
             f"{path} does not have the weights and settings that were saved: it is damaged, or was changed afterwards; "
             f"copy or train it again. For other class_names, load the original, set them in the model, and save it"

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from ..support import files
-from ..support.errors import EgoDistillOSError
+from ..support.errors import EgoDistillError, EgoDistillOSError
 from .runtime import BATCH_NORMS
 
 if TYPE_CHECKING:
@@ -69,11 +69,18 @@ TIMEOUT = timedelta(minutes=5)  # for a process that does not answer; writing a 
 def join_processes(device: torch.device) -> None:
     """Join the process group of torchrun (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), unless already done.
 
+    Raise EgoDistillError if MASTER_ADDR is missing.
+
     Args:
         device: Device of this process; it decides between NCCL and gloo.
     """
     share = files.environment_share()
     if share["world_size"] > 1 and not distributed.is_initialized():
+        if "MASTER_ADDR" not in os.environ:
+            raise EgoDistillError(
+                "RANK={rank} and WORLD_SIZE={world_size} are set, but not MASTER_ADDR: start all processes with "
+                "torchrun, or unset RANK and WORLD_SIZE for a training in this process alone".format(**share)
+            )
         if device.type == "cuda":
             torch.cuda.set_device(device)
         backend, rendezvous = "nccl" if device.type == "cuda" else "gloo", {}

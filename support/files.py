@@ -170,7 +170,7 @@ def own_file(path: str | os.PathLike) -> None:
                 return
             require_file(path)
             with atomic_write(path, through_link=False) as part:
-                shutil.copyfile(path, part)
+                shutil.copy(path, part)  # with its mode
 
 
 def is_shared(path: Path) -> bool:
@@ -545,8 +545,13 @@ def lock(path: str | os.PathLike) -> Iterator[None]:
 def system_lock(path: str | os.PathLike, busy: str | None = None) -> Iterator[tuple[IO[str], bool]]:
     """Hold the system's lock on a file; yield the open file, and False if the file system has no locks.
 
-    Wait for another holder; with `busy`, raise DataError with this message instead.
+    Wait for another holder; with `busy`, raise DataError with this message instead. A link is replaced by a file of its
+    own; a pipe, which would wait for a reader, is a DataError.
     """
+    if os.path.islink(path):
+        own_file(path)
+    if Path(path).is_fifo():
+        require_file(path)
     with open(path, "a", encoding="utf-8") as file:
         if fcntl is not None:
             try:

@@ -31,6 +31,7 @@ __all__ = ["ArrayUnpickler", "check_pickle", "first_bytes", "is_pickle", "read_d
 CHANGING = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD")  # of the object below their items
 OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
 SPARE_WORK, WORK_PER_BYTE = 1 << 20, 100  # see `check_pickle()`; tables and weights need up to 10 per byte
+TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # the first value of a file in torch's format before 1.6
 LARGEST_FRAME = 1 << 30  # bytes; HD-EPIC's narrations have tens of megabytes
 
 
@@ -115,6 +116,8 @@ def check_pickle(file: IO[bytes]) -> None:
             argument = file.readline()
         elif opcode.arg:
             argument = opcode.arg.reader(file)
+        if isinstance(argument, int) and not -(1 << 63) <= argument < 1 << 64 and argument != TORCH_MAGIC:
+            raise pickle.UnpicklingError("it has an integer of more than 8 bytes")  # thousands can have one hash
         try:
             count.step(opcode, argument)
         except (AttributeError, IndexError, KeyError) as error:

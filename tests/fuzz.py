@@ -431,7 +431,8 @@ class Student(Format):
                 {"weights": content["weights"]} if rng.random() < 0.9 else {}
             )
         if rng.random() < 0.5:
-            content.pop("sha256", None)
+            for entry in ("sha256", "trained_by"):  # as version 0.4
+                content.pop(entry, None)
         self.forged = "sha256" not in content
         buffer = io.BytesIO()
         torch.save(content, buffer)
@@ -668,22 +669,20 @@ class LiveStream(Format):
 class Store(Format):
     """A store, one of whose files is damaged: what the others hold is as before.
 
-    Values of arrays never change, because their checksums differ; labels and segments stay in range. The header's
-    settings, class names and specs, texts and times of segments, and starts of clips may become others.
+    Values of arrays, labels, segments and specs never change, because checksums cover them. Settings, unused class
+    names and paths may become others, and what describes the clip that failed.
     """
 
     name = "store"
     # {file: results that may change with it}
     ALLOWED: ClassVar[dict[str, set[str]]] = {
-        "store.json": {"settings", "class_names", "specs", "clips", "failures"},
-        "segments.json": {"clips", "splits", "wearers", "failures", "counts"},
-        "clips.json": {"clips", "failures"},
+        "store.json": {"settings", "class_names"},
+        "segments.json": {"clips", "failures", "counts"},
+        "clips.json": {"failures"},
         "failures.jsonl": {"failures"},
         "notes.jsonl": {"notes"},
         "t.teacher.json": {"record"},
         "status.npy": {"clips", "splits", "wearers", "labels", "segments", "failures", "counts", "rows"},
-        "label.npy": {"labels"},
-        "segment.npy": {"segments"},
         "t.feature.done.npy": {"t.feature"},
     }
 

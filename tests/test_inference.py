@@ -900,3 +900,16 @@ def test_predict_refuses_samples_in_other_axes(kitchen):
     assert list(predict(model, walk.video, walk.imu, imu_axes="glasses", **options)) == right
     blind = small(class_names=CLASSES, use_imu=False).eval()
     assert list(predict(blind, walk.video, walk.imu, imu_axes="glasses", **options))
+
+
+def test_a_student_after_stage_1_has_no_scores(tmp_path):
+    model = small()
+    model.trained_by = "pretrain_imu"
+    for use in (
+        lambda: evaluate(model, Store(4), **QUIET),
+        lambda: agreement(model, Store(4), teacher="t", **QUIET),
+        lambda: next(iter(predict(model, tmp_path / "walk.mp4", device="cpu"))),
+        lambda: egodistill.Stream(model),
+    ):
+        with pytest.raises(EgoDistillError, match=r"the model holds the result of stage 1 .* distill STORE"):
+            use()

@@ -422,6 +422,21 @@ def test_one_checkpoint_is_for_one_training_at_a_time(tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["c.jsonl", "c.pt"]
 
 
+def test_the_log_of_a_training_takes_the_place_of_a_link(tmp_path):
+    (tmp_path / "thesis").write_text("mine")
+    (tmp_path / "c.jsonl").symlink_to(tmp_path / "thesis")
+    finetune(small(), Store(8), **FAST | {"epochs": 1, "checkpoint": tmp_path / "c.pt"})
+    assert (tmp_path / "thesis").read_text() == "mine" and "epoch" in (tmp_path / "c.jsonl").read_text()
+
+
+def test_a_training_of_several_processes_needs_an_address(monkeypatch):
+    for name, value in {"RANK": "1", "WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(EgoDistillError, match="RANK=1 and WORLD_SIZE=4 are set, but not MASTER_ADDR: start all"):
+        finetune(small(), Store(8), **FAST | {"epochs": 1})
+
+
 def test_the_history_has_null_where_there_is_no_value(tmp_path):
     class Objective(training.Objective):
         def forward(self, batch):

@@ -582,7 +582,7 @@ def test_status_tells_what_is_there_what_failed_and_how_fast(demo, tmp_path, mon
 def test_status_verifies_every_array(demo, tmp_path, capsys):
     path = shutil.copytree(demo.out / "store", tmp_path / "s")
     out = run(capsys, "status", path, "--seconds", "0.01", "--verify")
-    assert "\nverified: checksum, frames_1, " in out and "slowfast-1.logits, label\n" in out and "note" not in out
+    assert "\nverified: checksum, frames_1, " in out and "slowfast-1.logits, status\n" in out and "note" not in out
     np.load(path / "imu.npy", mmap_mode="r+")[4:11] = 0
     np.load(path / "slowfast-1.logits.npy", mmap_mode="r+")[21] = 0
     assert cli.main(["status", str(path), "--seconds", "0.01", "--verify"]) == 1

@@ -606,7 +606,12 @@ def test_a_damaged_line_of_failures_costs_itself(store, tmp_path):
 @pytest.mark.parametrize(
     ("name", "change", "words"),
     [
-        ("label", lambda x: x + 90, "label.npy: is damaged: its values are from 89 to 92, must be from -1 to 2"),
+        ("label", lambda x: x + 90, "label.npy: is damaged, .* 12 of 12 labels differ, .* row 0, 92 for 'wash', .* 2;"),
+        (
+            "label",
+            lambda x: np.where(np.arange(12) == 5, -1, x),
+            "label.npy: is damaged, .*: 1 of 12 .* row 5, -1",
+        ),
         ("status", lambda x: x + 9, "status.npy: is damaged"),
         ("imu", np.asfortranarray, "imu.npy: the array is float32 .* in Fortran's order"),
         ("imu", lambda x: x.astype(object), "imu.npy: missing or truncated: its header is damaged"),
@@ -1031,30 +1036,84 @@ def test_rows_of_an_array_that_was_made_again_are_verified_again(filled, tmp_pat
         made.read("x", [0])
 
 
-def test_files_of_checksums_and_labels_are_verified_too(filled, tmp_path):
+def found_damage(path):
+    return {name: rows for name, rows in ClipStore(path).verify() if rows}
+
+
+def test_files_of_checksums_and_status_are_verified_too(filled, tmp_path):
     for name, wanted in {
-        "checksum": {"checksum": [6]},
-        "checksum.crc32": {"clip.times": [6], "frames_1": [6]},
+        "checksum": {"checksum": [6], "t.feature": [6]},
+        "checksum.crc32": {"frames_1": [6], StoreFiles(filled.path).prepared[1]: [6]},
         "t.feature.crc32": {"t.feature": [6]},
-        "label": {"label": [*range(12)]},
+        "status": {"status": [6]},
     }.items():
         path = shutil.copytree(filled.path, tmp_path / name)
         array = np.load(path / f"{name}.npy", mmap_mode="r+")
-        if name == "label":
-            array[:] = (array + 1) % 3
-            array[4] = -1
-        else:
-            array.reshape(12, -1)[6, 0] ^= 1
-        names = StoreFiles(path).prepared
-        wanted = {"frames_1": [6], names[1]: [6]} if name == "checksum.crc32" else wanted
-        assert {name: rows for name, rows in ClipStore(path).verify() if rows} == wanted
+        array.reshape(12, -1)[6, 0] ^= 3 if name == "status" else 1
+        assert found_damage(path) == wanted
     bare = by_hand(tmp_path / "bare", segments_of([2]), [(0, 0.0), (1, 0.0)], {})
-    assert dict(bare.verify()) == {"label": []}
+    assert dict(bare.verify()) == {"status": []}
     assert not any(rows for _, rows in filled.verify()) and None not in dict(filled.verify()).values()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("id", "x"), ("start", 0.25), ("stop", 9.0), ("split", "test"), ("wearer", "P09"), ("imu_offset", 0.1)],
+)
+def test_a_checksum_covers_the_segment(filled, tmp_path, field, value):
+    path = shutil.copytree(filled.path, tmp_path / "s")
+    segments = json.loads((path / "segments.json").read_text())
+    rows = np.flatnonzero(np.load(path / "segment.npy") == 0).tolist()
+    segments[0] |= {"video": "moved/here.mp4", "imu": None}
+    (path / "segments.json").write_text(json.dumps(segments))
+    assert not found_damage(path)
+    assert segments[0][field] != value
+    segments[0][field] = value
+    (path / "segments.json").write_text(json.dumps(segments))
+    assert found_damage(path) == dict.fromkeys(StoreFiles(path).prepared, rows)
+
+
+def test_a_checksum_covers_the_start_of_the_clip_and_the_specs(filled, tmp_path):
+    path = shutil.copytree(filled.path, tmp_path / "s")
+    clips = json.loads((path / "clips.json").read_text())
+    clips[5]["start"] += 0.5
+    (path / "clips.json").write_text(json.dumps(clips))
+    assert found_damage(path) == {name: [5] for name in StoreFiles(path).prepared}
+    path = shutil.copytree(filled.path, tmp_path / "t")
+    header = json.loads((path / "store.json").read_text())
+    header["specs"]["imu"]["imu_rate"] = 100.0
+    (path / "store.json").write_text(json.dumps(header))
+    assert found_damage(path) == {name: [*range(12)] for name in StoreFiles(path).prepared}
+
+
+def test_rows_of_another_clip_store_or_teacher_are_noticed_with_their_checksums(filled, tmp_path):
+    path = shutil.copytree(filled.path, tmp_path / "exchanged")
+    arrays = ["checksum", *(name for name in StoreFiles(path).arrays if name.endswith("crc32"))]
+    for name in [*arrays, *StoreFiles(path).prepared, "t.feature"]:
+        array = np.load(path / f"{name}.npy", mmap_mode="r+")
+        array[[3, 8]] = array[[8, 3]]
+    assert found_damage(path) == {name: [3, 8] for name in StoreFiles(path).prepared}
+    with pytest.raises(DataError, match=r"imu.npy: the row 3 .* was damaged or replaced"):
+        ClipStore(path).read("imu", [1, 2, 3])
+
+    path = shutil.copytree(filled.path, tmp_path / "outputs")
+    for name in ("t.feature", "t.feature.crc32"):
+        array = np.load(path / f"{name}.npy", mmap_mode="r+")
+        array[2:] = array[2:][::-1].copy()
+    assert len(found_damage(path)["t.feature"]) == 10
+
+    path = shutil.copytree(filled.path, tmp_path / "teacher")
+    (path / "t.teacher.json").write_text('{"fingerprint": "of another"}')
+    assert found_damage(path) == {"t.feature": [*range(2, 12)]}
+    (path / "t.teacher.json").write_text("[]")
+    assert not found_damage(path)
 
 
 def without_checksums(path):
     """Turn a store into one of version 0.4."""
+    files, rows = StoreFiles(path), range(12)
+    array = np.load(path / "checksum.npy", mmap_mode="r+")
+    array[:] = [zlib.crc32(b"".join(files.array(name)[row].tobytes() for name in files.prepared)) for row in rows]
     header = json.loads((path / "store.json").read_text())
     header["arrays"] = {name: entry for name, entry in header["arrays"].items() if not name.endswith(".crc32")}
     (path / "store.json").write_text(json.dumps(header))
@@ -1066,7 +1125,7 @@ def without_checksums(path):
 def test_older_stores_are_verified_as_far_as_their_checksums_go(filled, tmp_path):
     path = without_checksums(shutil.copytree(filled.path, tmp_path / "s"))
     old, together = ClipStore(path), ", ".join(StoreFiles(path).prepared)
-    assert dict(old.verify()) == {together: [], "t.feature": None, "label": []}
+    assert dict(old.verify()) == {together: [], "t.feature": None, "status": []}
     for name in ("imu", "t.feature"):
         change(path / f"{name}.npy", flip)
     assert [name for name, rows in old.verify() if rows] == [together]

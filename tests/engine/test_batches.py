@@ -610,3 +610,33 @@ def test_an_object_that_is_no_store_says_what_it_lacks(member, value, words):
     for use in uses(Returns(Output), store)[:3]:
         with pytest.raises(DataError, match=words):
             use()
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "words"),
+    [
+        (
+            "imu",
+            (200, 6),
+            "'imu' of the store does not fit the model: imu_samples is 200 in the store, 422",
+        ),
+        ("imu", (0, 6), r"read\('imu', ...\) of the rows 0 to 0 returned .* must return float32 \[1, any, 6\]"),
+        ("frames_1", (1, 3, 16, 32), "'frames_1' has frames of 32 x 16 pixels; the model reads square ones"),
+        ("frames_1", (1, 3, 32, 16), "'frames_1' has frames of 16 x 32 pixels; the model reads square ones"),
+    ],
+)
+def test_shapes_of_a_store_of_ones_own_are_compared_with_the_model(name, shape, words):
+    clips = Store(4)
+    clips.arrays[name] = np.zeros((4, *shape), clips.arrays[name].dtype)
+    with pytest.raises(EgoDistillError, match=words):
+        batches.arrays_of(small(), clips)
+
+
+def test_clips_of_a_segment_have_one_label():
+    clips = Store(6)
+    clips.segments = np.array([7, 3, 7, 3, 5, 5])
+    clips.labels = np.array([1, -1, 1, -1, 2, 2])
+    assert batches.segments_of(clips) is not None
+    clips.labels[3] = 2
+    with pytest.raises(DataError, match=r"labels\[3\] is 2, but labels\[1\] of the same segment 3 is -1"):
+        batches.segments_of(clips)

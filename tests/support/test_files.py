@@ -676,3 +676,25 @@ def test_running_programs_are_those_beside_this_one(content, busy, monkeypatch, 
     (tmp_path / "loadavg").write_text(content)
     monkeypatch.setattr(files, "open", lambda path, **options: open(tmp_path / "loadavg", **options), raising=False)
     assert files.other_programs_run() == busy
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link], ids=["symbolic", "hard"])
+def test_a_file_of_ones_own_keeps_its_mode(tmp_path, link):
+    other, own = tmp_path / "other", tmp_path / "own"
+    other.write_text("text")
+    other.chmod(0o664)
+    link(other, own)
+    files.own_file(own)
+    assert not own.is_symlink() and not own.samefile(other) and own.read_text() == "text"
+    assert stat.S_IMODE(own.stat().st_mode) == 0o664
+
+
+def test_a_lock_is_a_file_of_its_own(tmp_path):
+    path, other = tmp_path / "store.lock", tmp_path / "other"
+    path.symlink_to(other)
+    with files.lock(path):
+        assert path.is_file() and not path.is_symlink() and not other.exists()
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")  # opening it would wait for ever
+        with pytest.raises(DataError, match="pipe: a pipe, not a regular file"), files.lock(tmp_path / "pipe"):
+            pass

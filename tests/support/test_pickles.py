@@ -161,6 +161,7 @@ def late_list():
 @pytest.mark.parametrize(
     ("content", "words"),
     [
+        (b"\x80\x02}\x8a\x09" + (1 << 64).to_bytes(9, "little") + b"K\x00s.", "an integer of more than 8 bytes"),
         (b"\x80\x02})" + b"2\x86" * 40 + b"K\x01s.", "stand for over a million objects"),
         (b"\x80\x04()" + b"2\x86" * 40 + b"\x91.", "stand for over a million objects"),
         (pickle.dumps(doubled(40, list)), "stand for over a million objects"),
