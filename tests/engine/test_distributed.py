@@ -186,7 +186,7 @@ def do_augment(rank, folder):
 def do_resume(rank, folder):
     """Go on with what one process began; begin what one process will end."""
     model, written, atomic_write = student(), [], files.atomic_write
-    files.atomic_write = lambda path: written.append(path.name) or atomic_write(path)
+    files.atomic_write = lambda path, **how: written.append(path.name) or atomic_write(path, **how)
     rest = run("distill", model, Store(21), checkpoint=folder / "one.pt", checkpoint_seconds=0.0)
     files.atomic_write = atomic_write
     with pytest.raises(InterruptedError):
