@@ -34,7 +34,7 @@ def style(photographs=False):
         "axes.spines.right": False,
     }
     if photographs:
-        set_matplotlib_formats("jpeg", pil_kwargs={"quality": 80, "subsampling": 0})
+        set_matplotlib_formats("jpeg", pil_kwargs={"quality": 70, "subsampling": 0})
 
 
 def film(axes, pictures, extent=None, title=""):
@@ -107,14 +107,17 @@ def moving(recording, start, rate=10):
     return Image(file.getvalue(), format="png")
 
 
-def lines(axes, series, levels=(), **labels):
-    """Draw {name: (x, y)} as lines with markers, and {name: y} as levels; labels are those of `axes.set()`."""
+def lines(axes, series, levels=(), beside=False, **labels):
+    """Draw {name: (x, y)} as lines with markers, and {name: y} as levels; labels are those of `axes.set()`.
+
+    The legend stands beside the axes, or in them.
+    """
     for (name, (x, y)), color, line in zip(series.items(), COLORS, LINES):
         axes.plot(x, y, line, color=color, ms=5, lw=1.4, label=name)
     for (name, y), line in zip(dict(levels).items(), (":", "--", "-.")):
         axes.axhline(y, color=GREY, ls=line, lw=1.2, label=name)
     axes.set(**labels)
-    axes.legend(fontsize=9)
+    axes.legend(fontsize=9, **({"loc": "center left", "bbox_to_anchor": (1, 0.5)} if beside else {}))
 
 
 def confusion(axes, shares, names):
