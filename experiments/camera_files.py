@@ -41,7 +41,8 @@ NEON_START = 1_728_546_108_000_000_000  # ns, UTC: when the scene camera begins
 def write_gopro(path: str | os.PathLike, recording: Recording) -> Path:
     """Write a recording as a GoPro does, with the readings of its IMU inside the MP4; return the path.
 
-    Picture and sound are copied. Both sensors are interpolated at 200 samples per second, across gaps too, and stored as integers.
+    Picture and sound are copied. Both sensors are interpolated at 200 samples per second, across gaps, too, and stored
+    as integers.
 
     Args:
         path: The file to write; a file of this name is replaced.
