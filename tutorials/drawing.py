@@ -13,7 +13,7 @@ import io
 import matplotlib.pyplot as plt
 import numpy as np
 import PIL.Image
-from IPython.display import Image
+from IPython.display import Image, Markdown, display
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 from egodistill import data
@@ -35,6 +35,11 @@ def style(photographs=False):
     }
     if photographs:
         set_matplotlib_formats("jpeg", pil_kwargs={"quality": 70, "subsampling": 0})
+
+
+def say(text):
+    """Print a text with numbers as a paragraph."""
+    display(Markdown(" ".join(text.split())))
 
 
 def film(axes, pictures, extent=None, title=""):
