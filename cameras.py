@@ -233,6 +233,7 @@ def _orientation(path: str | os.PathLike, fields: dict[str, tuple[str, int]]) ->
 # --- Pupil Labs Neon -----------------------------------------------------------------------------------------------
 
 NEON_TIME = "timestamp [ns]"
+NEON_READINGS = [f"gyro {axis} [deg/s]" for axis in "xyz"] + [f"acceleration {axis} [g]" for axis in "xyz"]
 # From the module's axes (right, forward, up) to those of its scene camera, which looks 12 degrees further down.
 DOWN = np.deg2rad(12.0)
 NEON_AXES = np.array([[-1, 0, 0], [0, -np.cos(DOWN), np.sin(DOWN)], [0, np.sin(DOWN), np.cos(DOWN)]])
@@ -262,10 +263,9 @@ def read_neon(path: str | os.PathLike) -> Log:
     path = Path(path)
     lines = _lines(path)
     names = _names(lines[0] if lines else "")
-    values = [f"gyro {axis} [deg/s]" for axis in "xyz"] + [f"acceleration {axis} [g]" for axis in "xyz"]
-    if missing := [name for name in (NEON_TIME, *values) if name not in names]:
+    if missing := [name for name in (NEON_TIME, *NEON_READINGS) if name not in names]:
         raise CameraError(f"{path}: line 1 has no column {', '.join(missing)}, as imu.csv of a Neon recording has")
-    table = _samples(path, lines, 1, [names.index(name) for name in values])
+    table = _samples(path, lines, 1, [names.index(name) for name in NEON_READINGS])
     zero = int(frame_stamps(path.with_name(FRAME_TIMES))[0])
     times = (_stamps(path, lines, names) - zero) * 1e-9
     gyro, accel = np.deg2rad(table[:, :3]) @ NEON_AXES.T, table[:, 3:] * GRAVITY @ NEON_AXES.T

@@ -9,6 +9,7 @@ figures       Figure 3, drawn
 showcase      the picture of `egodistill demo`
 contrasts, intervals    paired differences and their 95 % intervals
 synthetic     a rendered world of recordings; `behaviour` moves, `props` and `scene` draw it
+camera_files  recordings written as a GoPro or a Neon writes them
 """
 
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         baselines as baselines,
         behaviour as behaviour,
         benches as benches,
+        camera_files as camera_files,
         contrasts as contrasts,
         costs as costs,
         figures as figures,
@@ -67,6 +69,7 @@ else:
             "baselines": ("Baseline",),
             "behaviour": (),
             "benches": ("Bench", "Run"),
+            "camera_files": (),
             "contrasts": ("Outcome", "accuracy", "difference"),
             "costs": ("TABLE_3",),
             "figures": (),

@@ -45,7 +45,7 @@ import av
 import numpy as np
 import streams
 import torch
-from gopro import device, mux
+from gopro import device
 from painted import X264, write_video
 from pandas_pickles import write_frame
 from toys import small
@@ -56,6 +56,7 @@ from egodistill.datasets import annotations, store
 from egodistill.datasets.annotations import Segment
 from egodistill.deploy import descriptions, export
 from egodistill.engine import batches, checkpoints
+from egodistill.experiments import camera_files
 from egodistill.imu import IMUError, read_imu
 from egodistill.recordings import aria, checks, clips
 from egodistill.support import tables
@@ -982,9 +983,8 @@ class Telemetry(Format):
     packet: int | None = None
 
     def make(self) -> bytes:
-        data = Path(os.environ["EGODISTILL_SAMPLE_DATA"])
         payloads = [device([(0, 0, i)] * 20, [(0, i, i)] * 20) for i in range(1, 5)]
-        mux(data.joinpath, self.path, [(1000 * i, 1000, payload) for i, payload in enumerate(payloads)])
+        camera_files.write_telemetry(self.path, [(1000 * i, 1000, payload) for i, payload in enumerate(payloads)])
         content = self.path.read_bytes()
         self.packets = [(content.index(payload), len(payload)) for payload in payloads]
         return content
@@ -1171,7 +1171,7 @@ def main() -> int:
             result = run_case(make(name, Path(folder)), int(number), a.seed)
         print(result.pop("trace", ""), result)
         return int(result["outcome"] == "find")
-    names = a.only or [name for name in FORMATS if name != "Telemetry" or "EGODISTILL_SAMPLE_DATA" in os.environ]
+    names = a.only or list(FORMATS)
     results: dict[str, list[dict[str, Any]]] = {}
     for name in names:
         results[name] = run_format(name, 60 * a.minutes / len(names), a.seed)

@@ -1,8 +1,6 @@
-"""Telemetry of GoPro cameras, made here: elements, payloads, and packets muxed into a real video."""
+"""Telemetry of GoPro cameras, made here: elements and payloads, some of them odd."""
 
 import struct
-
-import av
 
 
 def klv(key, kind, size, *rows):
@@ -44,19 +42,3 @@ def device(accel, gyro, name=b"Test", axes=orin(b"YxZ"), scale=10):  # noqa: B00
         ),
         nest("STRM", klv("SCAL", "s", 2, shorts(scale)), *axes, klv("ACCL", "s", 6, *[shorts(*row) for row in accel])),
     )
-
-
-def mux(sample, path, packets, handler=None):
-    """An MP4 with these (start ms, duration ms, payload) packets in a GoPro telemetry track."""
-    with av.open(str(sample("gopro/max-heromode.mp4"))) as gopro, av.open(str(path), "w") as out:
-        met = next(s for s in gopro.streams.data if "MET" in s.metadata["handler_name"])
-        stream = out.add_stream_from_template(met)
-        if handler is not None:
-            stream.metadata["handler_name"] = handler
-        for start, duration, payload in packets:
-            packet = av.Packet(payload)
-            packet.stream, packet.time_base = stream, met.time_base
-            packet.pts = packet.dts = start
-            packet.duration = duration
-            out.mux(packet)
-    return path

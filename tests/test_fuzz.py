@@ -20,9 +20,7 @@ CASES |= {"Gyroflow": 200, "Vrs": 200}
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_damaged_inputs_are_read_where_they_are_sound_or_refused(name, tmp_path, request):
-    if name == "Telemetry":
-        request.getfixturevalue("sample_data")
+def test_damaged_inputs_are_read_where_they_are_sound_or_refused(name, tmp_path):
     form = make(name, tmp_path / name)
     cases = int(SHARE * CASES.get(name, 30))
     results = [run_case(form, number) for number in range(cases)]

@@ -1,4 +1,4 @@
-"""GoPro telemetry: bytes made here, payloads of real cameras, and packets muxed into real videos."""
+"""GoPro telemetry: bytes made here, payloads of real cameras, and packets in videos."""
 
 import os
 import struct
@@ -8,9 +8,10 @@ from types import SimpleNamespace
 import av
 import numpy as np
 import pytest
-from gopro import device, klv, matrix, mux, nest, orin, shorts
+from gopro import device, klv, matrix, nest, orin, shorts
 
 from egodistill import gpmf
+from egodistill.experiments.camera_files import write_telemetry
 from egodistill.imu import IMUError, read_imu
 
 
@@ -98,33 +99,33 @@ def test_real_payloads(sample):
     np.testing.assert_allclose(gpmf.parse(hero5).gyro[0], raw[[1, 2, 0]] / 3755)
 
 
-def test_telemetry_follows_the_packet_clock(sample, tmp_path):
+def test_telemetry_follows_the_packet_clock(tmp_path):
     payloads = [device([(0, 0, i)] * n, [(0, 0, i)] * n) for i, n in enumerate((200, 198, 14))]
     packets = [(0, 1000, payloads[0]), (1000, 990, payloads[1]), (1990, 1001, payloads[2])]
-    with av.open(str(mux(sample, tmp_path / "a.mp4", packets))) as container:
+    with av.open(str(write_telemetry(tmp_path / "a.mp4", packets))) as container:
         imu = gpmf.read_container(container)
     np.testing.assert_allclose(imu.accel_time[:200], np.arange(200) / 200, atol=1e-9)
     # The last packet is announced for 1001 ms; its 14 samples last 14 usual steps.
     np.testing.assert_allclose(imu.accel_time[398:], 1.990 + np.arange(14) / 200, atol=1e-4)
     np.testing.assert_allclose(imu.accel[[0, 200, 411], 2], [0, 0.1, 0.2])
-    renamed = mux(sample, tmp_path / "b.mp4", packets, handler="Data")
+    renamed = write_telemetry(tmp_path / "b.mp4", packets, handler="Data")
     assert len(read_imu(renamed).accel) == 412
 
 
-def test_a_broken_packet_leaves_a_gap_and_a_note(sample, tmp_path):
+def test_a_broken_packet_leaves_a_gap_and_a_note(tmp_path):
     payload = device([(0, 0, 1)] * 200, [(0, 0, 1)] * 200)
     packets = [(0, 1000, payload), (1000, 1000, payload[:-8]), (2000, 1000, payload)]
-    imu = read_imu(mux(sample, tmp_path / "a.mp4", packets))
+    imu = read_imu(write_telemetry(tmp_path / "a.mp4", packets))
     assert len(imu.gyro) == 400 and not ((imu.gyro_time >= 1) & (imu.gyro_time < 2)).any()
     assert "at 1.000 s: GPMF is truncated" in imu.notes[0] and "telemetry" not in " ".join(imu.notes[1:])
-    broken = mux(sample, tmp_path / "b.mp4", packets[1:2])
+    broken = write_telemetry(tmp_path / "b.mp4", packets[1:2])
     with pytest.raises(IMUError, match=r"b.mp4: no IMU: telemetry packet at 1.000 s: GPMF is truncated"):
         read_imu(broken)
 
 
-def test_unknown_axes_are_said(sample, tmp_path):
+def test_unknown_axes_are_said(tmp_path):
     payload = device([(10, 20, 30)] * 200, [(0, 0, 1)] * 200, name=b"Karma", axes=[])
-    imu = read_imu(mux(sample, tmp_path / "a.mp4", [(0, 1000, payload)]))
+    imu = read_imu(write_telemetry(tmp_path / "a.mp4", [(0, 1000, payload)]))
     np.testing.assert_allclose(imu.accel[0], [1, 2, 3])
     assert "Karma" in imu.notes[0] and "does not name its axes" in imu.notes[0]
 
@@ -184,10 +185,10 @@ def test_packets_without_a_usable_duration_get_the_median_step():
     np.testing.assert_allclose(near[100:], 1.0 + 0.0105 * np.arange(100))
 
 
-def test_both_sensors_of_a_late_file_are_on_the_players_clock(sample, tmp_path):
+def test_both_sensors_of_a_late_file_are_on_the_players_clock(tmp_path):
     payloads = [device([(0, 0, i)] * 200, [(0, 0, i)] * 400) for i in range(3)]
     packets = [(1500 + 1000 * i, 1000, payload) for i, payload in enumerate(payloads)]
-    video = mux(sample, tmp_path / "late.mp4", packets)
+    video = write_telemetry(tmp_path / "late.mp4", packets)
     with av.open(str(video)) as container:
         assert container.start_time == 1_500_000
         assert gpmf.read_container(container).gyro_time[0] == 1.5

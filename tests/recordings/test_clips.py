@@ -27,6 +27,7 @@ from painted import (
 
 from egodistill import DataError, data
 from egodistill.datasets import segments
+from egodistill.experiments.camera_files import neon_tables
 from egodistill.imu import CoverageError, IMUError, read_imu
 from egodistill.recordings import clips
 from egodistill.recordings.audio import log_mel, read_audio
@@ -481,20 +482,14 @@ def test_a_spec_takes_the_largest_clip_and_numbers_of_numpy():
         clips.ClipSpec(frames=129, size=1024)
 
 
-NEON = ["timestamp [ns]", *(f"gyro {a} [deg/s]" for a in "xyz"), *(f"acceleration {a} [g]" for a in "xyz")]
-
-
 def neon_folder(folder, video, frames, stretch=1.0):
-    """A Neon recording of a video: its tables, on a clock that starts at a UTC time and runs slower by ``stretch``."""
+    """A Neon recording of a video, on a clock slower by ``stretch``; its module turns ever faster about z."""
     folder.mkdir()
     shutil.copy(video, folder / "scene.mp4")
-    zero = 1728546108163313160
-    stamps = zero + np.round(np.asarray(frames) / stretch * 1e9).astype(np.int64)
-    (folder / "world_timestamps.csv").write_text("\n".join(["timestamp [ns]", *map(str, stamps)]) + "\n")
     times = np.arange(0, frames[-1] / stretch, 0.005)
-    rows = [f"{zero + round(t * 1e9)},0,0,{t},0,0,1" for t in times]
-    (folder / "imu.csv").write_text("\n".join([",".join(NEON), *rows]) + "\n")
-    return folder
+    up = np.array([[0, np.sin(np.deg2rad(12)), np.cos(np.deg2rad(12))]])  # seen by a camera 12 degrees further down
+    gyro = np.deg2rad(times)[:, None] * up
+    return neon_tables(folder, np.asarray(frames) / stretch, times, 9.8 * up.repeat(len(times), 0), gyro)
 
 
 def test_a_neon_recording_is_its_folder_or_its_video(steady, tmp_path):
