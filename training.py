@@ -466,8 +466,12 @@ class TrainingLoop:
 
     def built(self) -> dict[str, Any]:
         """Return what else a result must share with this training: how the model is built, and how much is trained."""
-        names = [name for name, value in self.objective.named_parameters() if value.requires_grad]
-        return {"model": checkpoints.plain(getattr(self.objective.model, "arguments", None)), "trained": len(names)}
+        model: Any = self.objective.model
+        try:
+            arguments = checkpoints.plain(model.arguments)
+        except (AttributeError, EgoDistillError):  # a network of one's own
+            arguments = None
+        return {"model": arguments, "trained": sum(value.requires_grad for value in self.objective.parameters())}
 
     def write_result(self) -> None:
         """Note on the model how it was trained, write it to `out` unless it is from there, remove the checkpoint."""

@@ -103,7 +103,7 @@ def test_they_run_one_after_the_other(tmp_path, monkeypatch):
     """In one folder, as a reader's would be, and so in one test: parts of a file may run in several processes."""
     for needed in ("nbclient", "nbformat"):
         pytest.importorskip(needed)
-    # The kernel is this Python with the checkout that is tested, whatever is installed, and drawing.py beside it.
+    # The kernel is this Python with the checkout that is tested, whatever is installed, and charts.py beside it.
     monkeypatch.setenv("PYTHONPATH", ENVIRONMENT)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     for path in NOTEBOOKS:

@@ -1,11 +1,11 @@
 """The pictures of the notebooks, so that their cells show the library and not matplotlib.
 
-import drawing
+import charts
 
-drawing.style()
-drawing.head_motion(recording, 0, 14)           # frames of a recording above the readings of its IMU
-drawing.moving(recording, start=3.0)            # a clip as a moving picture, beside the turns of the head
-drawing.timeline(recording, names, predictions) # scores along a recording
+charts.style()
+charts.head_motion(recording, 0, 14)           # frames of a recording above the readings of its IMU
+charts.moving(recording, start=3.0)            # a clip as a moving picture, beside the turns of the head
+charts.timeline(recording, names, predictions) # scores along a recording
 """
 
 import io
