@@ -143,11 +143,11 @@ class Bench:
     >>> bench.run(runs)
     [1/4] seed-0/start
         top-1 ... % (... s)
-    [2/4] seed-0/visonly-n1
+    [2/4] seed-0/visonly-n1, about ... left
         top-1 ... % (... s)
-    [3/4] seed-0/stage-1-n1-x3d
+    [3/4] seed-0/stage-1-n1-x3d, about ... left
         trained (... s)
-    [4/4] seed-0/egodistill-n1-x3d
+    [4/4] seed-0/egodistill-n1-x3d, about ... left
         top-1 ... % (... s)
     >>> rows = experiments.rows(bench, runs)
     >>> for row in rows:

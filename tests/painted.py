@@ -1,6 +1,8 @@
 """Small videos that show their frame numbers, IMU files that are ramps, and stores of them."""
 
 import csv
+import json
+import zlib
 from fractions import Fraction
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import av
 import numpy as np
 
 from egodistill.datasets.annotations import Segment
+from egodistill.datasets.store_files import StoreFiles
 
 BITS, WIDTH, HEIGHT, TICKS = 10, 80, 48, 30000
 
@@ -159,6 +162,34 @@ def kitchen_segments(folder):
 
 def arrays_of(path):
     return {file.name: file.read_bytes() for file in sorted(Path(path).glob("*.npy"))}
+
+
+def without_checksums(path):
+    """Turn a store into one of version 0.4."""
+    files = StoreFiles(path)
+    array = np.load(path / "checksum.npy", mmap_mode="r+")
+    array[:] = [
+        zlib.crc32(b"".join(files.array(name)[row].tobytes() for name in files.prepared)) for row in range(len(array))
+    ]
+    header = json.loads((path / "store.json").read_text())
+    header["arrays"] = {name: entry for name, entry in header["arrays"].items() if not name.endswith(".crc32")}
+    (path / "store.json").write_text(json.dumps(header))
+    for file in path.glob("*.crc32.npy"):
+        file.unlink()
+    return path
+
+
+def relabel(path, rename, class_names=None):
+    """Give the segments of a store other labels, `rename(segment)`, as if it had been prepared so by version 0.4."""
+    header = json.loads((without_checksums(path) / "store.json").read_text())
+    header["class_names"] = class_names or header["class_names"]
+    segments = json.loads((path / "segments.json").read_text())
+    for segment in segments:
+        segment["label"] = rename(segment)
+    numbers = [header["class_names"].index(one["label"]) if one["label"] else -1 for one in segments]
+    np.save(path / "label.npy", np.array(numbers, np.int64)[np.load(path / "segment.npy")])
+    (path / "store.json").write_text(json.dumps(header))
+    (path / "segments.json").write_text(json.dumps(segments))
 
 
 KILLED = """

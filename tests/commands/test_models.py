@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 from commandline import run
-from painted import write_table
+from painted import relabel, write_table
 
 from egodistill import EgoDistill, data, inference, teachers
 from egodistill.commands import cli, models, settings, training
@@ -337,13 +337,12 @@ def test_names_are_cleaned_for_terminals_and_tables_and_kept_in_json(files, monk
 
 
 def test_evaluation_prints_clean_names_and_writes_them_as_they_are(taught, capsys):
-    header = json.loads((taught / "s" / "store.json").read_text())
-    header["class_names"] = [f"{name}\x07" for name in header["class_names"]]
-    (taught / "s" / "store.json").write_text(json.dumps(header))
+    names = [f"{name}\x07" for name in data.ClipStore("s").class_names]
+    relabel(taught / "s", lambda segment: segment["label"] and segment["label"] + "\x07", names)
     store = data.ClipStore("s")
     encoder = {"image_encoder": "resnet10x4", "image_weights": None, "hidden": 16, "frame_size": 40}
     options = {"feature_dim": 12, "class_names": store.class_names, "imu_samples": store.specs["imu"].imu_samples}
     EgoDistill(len(store.class_names), **encoder, **options).save("other.pt")
     out = run(capsys, "evaluate", "s", "--split", "test", "--student", "other.pt", "--out", "e.json", "--device", "cpu")
     assert "\\x07 " in out and "\x07" not in out
-    assert json.loads((taught / "e.json").read_text())["class_names"] == header["class_names"]
+    assert json.loads((taught / "e.json").read_text())["class_names"] == names

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from foreign import linux_only
-from painted import KILLED, OPTIONS, STEADY, X264, arrays_of, number_of, write_video
+from painted import KILLED, OPTIONS, STEADY, X264, arrays_of, number_of, without_checksums, write_video
 
 from egodistill import DataError, EgoDistillOSError, data
 from egodistill.commands import cli
@@ -1107,19 +1107,6 @@ def test_rows_of_another_clip_store_or_teacher_are_noticed_with_their_checksums(
     assert found_damage(path) == {"t.feature": [*range(2, 12)]}
     (path / "t.teacher.json").write_text("[]")
     assert not found_damage(path)
-
-
-def without_checksums(path):
-    """Turn a store into one of version 0.4."""
-    files, rows = StoreFiles(path), range(12)
-    array = np.load(path / "checksum.npy", mmap_mode="r+")
-    array[:] = [zlib.crc32(b"".join(files.array(name)[row].tobytes() for name in files.prepared)) for row in rows]
-    header = json.loads((path / "store.json").read_text())
-    header["arrays"] = {name: entry for name, entry in header["arrays"].items() if not name.endswith(".crc32")}
-    (path / "store.json").write_text(json.dumps(header))
-    for file in path.glob("*.crc32.npy"):
-        file.unlink()
-    return path
 
 
 def test_older_stores_are_verified_as_far_as_their_checksums_go(filled, tmp_path):

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import inspect
+import json
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from miniature import PROTOCOL, group_size, same
+from painted import relabel
 from small_baselines import small_adafuse
 
 import egodistill
@@ -284,17 +286,14 @@ def test_a_failure_ends_the_other_processes(demo, tmp_path):
 def test_runs_that_need_labels_are_refused_before_anything_is_trained(store, tmp_path):
     shutil.copytree(store.path, tmp_path / "s")
     bench = Bench(str(tmp_path / "s"), str(tmp_path / "out"), PROTOCOL, progress=False)
-    labels = np.load(tmp_path / "s" / "label.npy")
-    rows = {split: [clip["split"] == split for clip in store.clips] for split in store.splits}
+    named = {one["id"]: one["label"] for one in json.loads((tmp_path / "s" / "segments.json").read_text())}
     for split, run, words in (
         ("test", Run("VisOnly"), "s: 4 clips of the split 'test' have no label, so no accuracy"),
         ("train", Run("VisOnly"), "s: seed-0/start is trained on labels, but no clip of the split 'train' has"),
         ("train", Run("AdaFuse"), "s: seed-0/adafuse-n1 is trained on labels"),
         ("train", Run("VisOnly-Distill", teacher="t"), "s: seed-0/start is trained on labels"),
     ):
-        changed = labels.copy()
-        changed[rows[split]] = -1
-        np.save(tmp_path / "s" / "label.npy", changed)
+        relabel(tmp_path / "s", lambda one, split=split: None if one["split"] == split else named[one["id"]])
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
         with pytest.raises(DataError, match=words):
             bench.run([run])
