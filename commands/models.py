@@ -144,7 +144,8 @@ def evaluate_labelled(a: argparse.Namespace, model: nn.Module, store: data.ClipS
 
 def evaluate_unlabelled(a: argparse.Namespace, model: nn.Module, store: data.ClipStore) -> dict[str, Any]:
     """Print the agreement with a teacher on clips without labels, and return its numbers."""
-    teacher, whole = chosen_teacher(a, store), open_split(a.store, "all")
+    why = f"{len(store)} clips have no label, so only the agreement with a teacher can be measured"
+    teacher, whole = chosen_teacher(a, store, why), open_split(a.store, "all")
     train = whole.split("train") if "train" in whole.splits else None
     result = inference.agreement(model, store, teacher=teacher, train=train, **inference_arguments(a))
     print(str(result).replace("the teacher", teacher, 1))

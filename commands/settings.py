@@ -208,14 +208,18 @@ def teacher_option(parser: argparse.ArgumentParser, more: str = "") -> None:
     parser.add_argument("--teacher", metavar="NAME", help=text)
 
 
-def chosen_teacher(a: argparse.Namespace, store: data.ClipStore) -> str:
-    """Return --teacher, or the one teacher whose outputs are in the store. Raise ValueError without exactly one."""
+def chosen_teacher(a: argparse.Namespace, store: data.ClipStore, why: str = "") -> str:
+    """Return --teacher, or the one teacher whose outputs are in the store.
+
+    Raise ValueError without exactly one; the message begins with `why` a teacher is needed.
+    """
     names = [name.removesuffix(".logits") for name in store.names if name.endswith(".logits")]
     if a.teacher is not None or len(names) == 1:
         return names[0] if a.teacher is None else a.teacher
+    store_has = f"{a.store}: {why}; the store has" if why else f"{a.store}: has"
     if not names:
-        raise ValueError(f"{a.store}: has outputs of no teacher; `egodistill extract` writes them")
-    raise ValueError(f"{a.store}: has outputs of several teachers; give one with --teacher: {', '.join(names)}")
+        raise ValueError(f"{store_has} outputs of no teacher; `egodistill extract` writes them")
+    raise ValueError(f"{store_has} outputs of several teachers; give one with --teacher: {', '.join(names)}")
 
 
 def load_student(path: str) -> nn.Module:

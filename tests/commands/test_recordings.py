@@ -575,7 +575,7 @@ def test_status_tells_what_is_there_what_failed_and_how_fast(demo, tmp_path, mon
     missing = int(np.flatnonzero(status == 0)[0])
     monkeypatch.setattr(time, "sleep", lambda seconds: status.__setitem__(missing, 1))
     out = run(capsys, "status", tmp_path / "half", "--seconds", "0.5")
-    assert re.search(rf"(?m)^prepare +{done + 1} of 22 +2.0 +{(22 - done - 1) / 2:.0f} s$", out)
+    assert re.search(rf"(?m)^prepare +{done + 1} of 22 +2.0 +0:{(22 - done - 1) / 2:02.0f}$", out)
     assert "failed: 2 clips, VIDEO" in out and "the same `egodistill prepare` command again" in out
 
 
