@@ -119,6 +119,14 @@ def test_image_encoders_by_name(name):
     assert (list(mean), list(std)) == (wanted.mean, wanted.std)
 
 
+def test_resnet18_starts_from_the_weights_of_the_papers_time_and_others_from_the_best(monkeypatch):
+    taken = []
+    monkeypatch.setattr(student, "download_weights", lambda published, *_: taken.append(published.name) or {})
+    for name in ("resnet18", "resnet50", "mobilenet_v2"):
+        student.imagenet_weights(name)
+    assert taken == ["IMAGENET1K_V1", "IMAGENET1K_V2", "IMAGENET1K_V2"]
+
+
 def test_networks_of_torchvision_that_do_not_serve_are_refused():
     names = set(torchvision.models.list_models(module=torchvision.models))
     assert names >= set(student.IMAGE_ENCODERS) | set(student.UNFIT_ENCODERS)
