@@ -41,7 +41,7 @@ __all__ = ["main"]
 # {command: (what it does, an example)}
 COMMANDS = {
     "demo": (
-        "run the paper's main comparison on a small rendered world, in about seven minutes",
+        "run the paper's main comparison on a small rendered world, in five to seven minutes",
         "egodistill demo",
     ),
     "synthesize": (
