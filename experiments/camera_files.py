@@ -28,6 +28,7 @@ from ..gpmf import TREE, permutation
 from ..imu import Imu
 from ..recordings.clips import Recording
 from ..support import files
+from ..support.errors import DataError
 from ..video import clock_zero, demux, open_video, video_stream
 
 __all__ = ["neon_tables", "write_gopro", "write_neon", "write_telemetry"]
@@ -45,7 +46,7 @@ def write_gopro(path: str | os.PathLike, recording: Recording) -> Path:
     as integers.
 
     Args:
-        path: The file to write; a file of this name is replaced.
+        path: The file to write; a file of this name is replaced. DataError for a file of the recording itself.
         recording: The recording; its times become those of the new file.
 
     >>> from egodistill import data
@@ -54,6 +55,7 @@ def write_gopro(path: str | os.PathLike, recording: Recording) -> Path:
     >>> data.read_imu(walk).gyro.shape
     (4679, 3)
     """
+    files.require_apart(path, recording.files)
     times, accel, gyro = on_one_clock(recording.motion(), GOPRO_RATE)
     parts = [slice(k, k + GOPRO_RATE) for k in range(0, len(times), GOPRO_RATE)]
     packets = [(round(1000 * times[part][0]), 5 * len(times[part]), payload(accel[part], gyro[part])) for part in parts]
@@ -131,7 +133,7 @@ def write_neon(folder: str | os.PathLike, recording: Recording) -> Path:
     of the module in the glasses, their units g and degrees per second.
 
     Args:
-        folder: The folder to write into; files of these names are replaced.
+        folder: The folder to write into; files of these names are replaced. DataError for the recording's own folder.
         recording: The recording; its times become those of the new one.
 
     >>> from egodistill import data
@@ -140,6 +142,8 @@ def write_neon(folder: str | os.PathLike, recording: Recording) -> Path:
     >>> data.open_recording(folder).motion().gyro.shape
     (4580, 3)
     """
+    if Path(folder).resolve() in {Path(file).resolve().parent for file in recording.files}:
+        raise DataError(f"{folder}: holds the recording itself; give another folder")
     with open_video(recording.video) as container:
         stream = video_stream(container, recording.video)
         shown = sorted(packet.pts for packet in demux(container, stream) if packet.pts is not None)

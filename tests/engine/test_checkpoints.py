@@ -316,21 +316,18 @@ def test_weights_and_settings_that_were_changed_in_the_file_are_refused(tmp_path
     checkpoints.load_model(tmp_path / "again.pt")
 
 
-@pytest.mark.parametrize("value", [3, {"about": {}}, {"about": {}, "history": [1.0]}])
-def test_a_training_without_settings_and_history_is_refused(tmp_path, value):
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("trained_by", value) for value in (3, ["distill"], torch.zeros(2))),
+        *(("trained_with", value) for value in (3, {"about": {}}, {"about": {}, "history": [1.0]})),
+    ],
+)
+def test_an_entry_about_the_training_that_is_none_is_refused(tmp_path, name, value):
     small_student().save(tmp_path / "model.pt")
     content = torch.load(tmp_path / "model.pt", weights_only=True)
-    torch.save(content | {"trained_with": value}, tmp_path / "model.pt")
-    with pytest.raises(EgoDistillError, match=r"model.pt does not describe a model \(TypeError: trained_with"):
-        checkpoints.load_model(tmp_path / "model.pt")
-
-
-@pytest.mark.parametrize("value", [3, ["distill"], torch.zeros(2)])
-def test_a_stage_that_is_no_name_is_refused(tmp_path, value):
-    small_student().save(tmp_path / "model.pt")
-    content = torch.load(tmp_path / "model.pt", weights_only=True)
-    torch.save(content | {"trained_by": value}, tmp_path / "model.pt")
-    with pytest.raises(EgoDistillError, match=r"model.pt does not describe a model \(TypeError: trained_by"):
+    torch.save(content | {name: value}, tmp_path / "model.pt")
+    with pytest.raises(EgoDistillError, match=rf"model.pt does not describe a model \(TypeError: {name}"):
         checkpoints.load_model(tmp_path / "model.pt")
 
 

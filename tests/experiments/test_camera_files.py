@@ -1,12 +1,14 @@
 """Recordings written as cameras write them: read again, by the library and byte by byte."""
 
+import dataclasses
+import shutil
 import struct
 
 import av
 import numpy as np
 import pytest
 
-from egodistill import data, recordings
+from egodistill import DataError, data, recordings
 from egodistill.experiments import camera_files
 from egodistill.video import demux, open_video, video_stream
 
@@ -67,3 +69,14 @@ def test_a_neon_folder_has_its_video_clock_axes_and_units(walk, tmp_path):
         (rows[:, 0] - rows[0, 0]) / 1e9 + found.motion().accel_time[0] - walk.motion().accel_time[5]
     ).argmin()
     np.testing.assert_allclose(rows[nearest, 4:], module, atol=1e-5)
+
+
+def test_a_recording_is_not_written_over_itself(walk, tmp_path):
+    shutil.copy(walk.video, tmp_path / "a.mp4")
+    own = dataclasses.replace(walk, video=str(tmp_path / "a.mp4"))
+    before = (tmp_path / "a.mp4").read_bytes()
+    with pytest.raises(DataError, match=r"a\.mp4: also an input"):
+        camera_files.write_gopro(tmp_path / "a.mp4", own)
+    with pytest.raises(DataError, match="holds the recording itself; give another folder"):
+        camera_files.write_neon(tmp_path, own)
+    assert (tmp_path / "a.mp4").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
