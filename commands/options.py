@@ -39,6 +39,7 @@ __all__ = [
     "report_notes",
     "suggest",
     "suggest_training",
+    "teachers_in",
 ]
 
 
@@ -78,6 +79,11 @@ def suggest(*words: Any) -> None:
     print(f"Next:\n  {shlex.join(['egodistill', *map(str, words)])}")
 
 
+def teachers_in(store: Any) -> list[str]:
+    """Return the names of the teachers whose outputs are in a clip store."""
+    return [name.removesuffix(".logits") for name in store.names if name.endswith(".logits")]
+
+
 def suggest_training(store: Any, teacher: str | None = None) -> None:
     """Print the command that follows for a store with training clips.
 
@@ -87,9 +93,8 @@ def suggest_training(store: Any, teacher: str | None = None) -> None:
     """
     if "train" not in store.splits:
         return
-    outputs = [name.removesuffix(".logits") for name in store.names if name.endswith(".logits")]
-    if teacher or outputs:
-        taught = (store.path, "--teacher", teacher or outputs[0])
+    if teacher := teacher or next(iter(teachers_in(store)), None):
+        taught = (store.path, "--teacher", teacher)
         if "imu" in store.names:
             suggest("pretrain", *taught, "--out", "imu.pt")
         else:

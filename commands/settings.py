@@ -25,7 +25,7 @@ from ..distillation import PRESETS
 from ..engine import batches, checkpoints, runtime
 from ..student import EgoDistill
 from ..support import files
-from .options import positive_int
+from .options import positive_int, teachers_in
 
 __all__ = [
     "GMACS_NOTE",
@@ -213,7 +213,7 @@ def chosen_teacher(a: argparse.Namespace, store: data.ClipStore, why: str = "") 
 
     Raise ValueError without exactly one; the message begins with `why` a teacher is needed.
     """
-    names = [name.removesuffix(".logits") for name in store.names if name.endswith(".logits")]
+    names = teachers_in(store)
     if a.teacher is not None or len(names) == 1:
         return names[0] if a.teacher is None else a.teacher
     store_has = f"{a.store}: {why}; the store has" if why else f"{a.store}: has"
