@@ -164,7 +164,9 @@ def run(root: Path, tests: list[str], marker: str, broken: list[str], limit: flo
     """Return the first test that fails, "" if all pass, or "long" if they take more than `limit` seconds."""
     words = [sys.executable, "-m", "pytest", "-x", "-q", "-rfE", "-p", "no:cacheprovider", "-m", marker, *tests]
     words += [f"--deselect={test}" for test in broken]
-    about = {"env": os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(root.parent)}, "start_new_session": True}
+    # PYTHONPATH: processes that a test starts have the fault, too, where an editable install names another checkout.
+    own = {"OMP_NUM_THREADS": "1", "TMPDIR": str(root.parent), "PYTHONPATH": str(root)}
+    about = {"env": os.environ | own, "start_new_session": True}
     with subprocess.Popen(words, cwd=root, stdout=-1, stderr=-2, text=True, **about) as process:
         try:
             output = process.communicate(timeout=limit)[0]
