@@ -33,7 +33,6 @@ import math
 import operator
 import os
 import re
-import shlex
 import shutil
 import struct
 import zlib
@@ -186,11 +185,6 @@ class StoreFiles:
         form = header.get("format") if isinstance(header, dict) else None
         if form == FORMAT:
             return
-        if form == "egodistill clip store 1":
-            raise DataError(
-                f"{self.path}: its format is {form!r}, of version 0.1, without wearers, specs and frame times. Prepare "
-                f"it again from its annotations: {prepare_command(header.get('settings', {}))}"
-            )
         if str(form).startswith(FORMAT.rstrip("0123456789")):
             raise DataError(
                 f"{self.path}: its format is {form!r}, of another version of this library; this "
@@ -546,19 +540,6 @@ def array_fault(arrays: Any) -> str | None:
         if name in BOOKKEEPING and (dtype, len(shape)) != (np.dtype(BOOKKEEPING[name][0]), 1):
             return f"the array {name!r} is {dtype} {shape}"
     return None
-
-
-def prepare_command(settings: Mapping[str, Any]) -> str:
-    """Return the command that prepares a store with these settings of a store of version 0.1."""
-    options = ["--num-frames", *settings.get("num_frames", [1]), "--frame-size", settings.get("frame_size", 224)]
-    options += ["--sampling", settings.get("sampling", "uniform")]
-    if settings.get("clip_frames"):
-        options += ["--clip-frames", settings["clip_frames"], "--clip-size", settings["clip_size"]]
-    options += ["--min-coverage", settings.get("min_coverage", 0.95)]
-    flags = {"--key-frames": not settings.get("exact", True), "--no-imu": not settings.get("imu", True)}
-    flags |= {"--audio": settings.get("audio"), "--zero-accel": settings.get("zero_accel")}
-    options += [name for name, wanted in flags.items() if wanted]
-    return shlex.join(map(str, ["egodistill", "prepare", "ANNOTATIONS", "--out", "NEW", *options]))
 
 
 def lock_file(path: str | os.PathLike) -> Path:

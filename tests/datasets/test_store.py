@@ -18,7 +18,6 @@ from foreign import linux_only
 from painted import KILLED, OPTIONS, STEADY, X264, arrays_of, number_of, without_checksums, write_video
 
 from egodistill import DataError, EgoDistillOSError, data
-from egodistill.commands import cli
 from egodistill.datasets.annotations import Segment
 from egodistill.datasets.one_pass import Pending
 from egodistill.datasets.store import ClipStore, StoreWriter, claim_outputs, folds, outputs_record
@@ -162,29 +161,14 @@ def test_a_store_of_another_version_or_of_mixed_files_is_refused(store, kitchen,
         assert arrays_of(path) | {file: (path / file).read_bytes()} == before
         return str(error.value)
 
-    said = change("store.json", lambda header: header.update(format="egodistill clip store 3"))
-    assert "'egodistill clip store 3', of another version" in said and "prepare another folder" in said
+    said = change("store.json", lambda header: header.update(format="egodistill clip store 1"))
+    assert "'egodistill clip store 1', of another version" in said and "prepare another folder" in said
     for lacking in ("settings", "specs", "class_names", "arrays"):
         assert f"'{lacking}'" in change("store.json", lambda header, key=lacking: header.pop(key) and None)
     assert "'colour'" in change("segments.json", lambda all: all[0].update(colour="red"))
     assert "'segment'" in change("clips.json", lambda all: all[0].pop("segment") and None)
     assert "of two stores mixed" in change("clips.json", lambda all: all[:-1])
     assert "of two stores mixed" in change("clips.json", lambda all: all[1:] + all[:1])
-
-
-def test_a_store_of_version_0_1_is_refused_with_the_command_that_makes_it_anew(store, tmp_path):
-    path = shutil.copytree(store.path, tmp_path / "s")
-    header = json.loads((path / "store.json").read_text())
-    settings = header["settings"] | {"sampling": "first", "exact": False, "audio": True}  # as 0.1 wrote them
-    header = {"format": "egodistill clip store 1", "settings": settings, "arrays": {}, "class_names": []}
-    (path / "store.json").write_text(json.dumps(header))
-    with pytest.raises(DataError, match=r"of version 0\.1.*Prepare it again") as error:
-        ClipStore(path)
-    command = str(error.value).partition("annotations: egodistill ")[2].split()
-    assert command[:4] == ["prepare", "ANNOTATIONS", "--out", "NEW"]
-    asked = cli.parse(command)
-    assert (asked.num_frames, asked.frame_size, asked.clip_frames, asked.clip_size) == ([1, 4], 40, 3, 24)
-    assert asked.key_frames and asked.audio and not asked.no_imu and asked.sampling == ["first"]
 
 
 def test_what_is_known_of_each_clip(store):
