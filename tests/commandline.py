@@ -1,5 +1,7 @@
 """Commands in the tests' own process, and stand-ins for what they call."""
 
+import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,8 @@ def run(capsys, *command) -> str:
     code = cli.main([str(part) for part in command])
     printed = capsys.readouterr()
     assert code == 0, printed.err
+    for suggested in re.findall(r"(?m)^ +egodistill (.*)$", printed.out):
+        cli.parse(shlex.split(suggested))  # it is a command, with all that it requires
     return printed.out
 
 

@@ -112,6 +112,20 @@ def test_busy(script, monkeypatch):
 
 
 @pytest.mark.slow
+def test_few_clips(script, tmp_path, monkeypatch):
+    """A student of each seed from all clips and from a part of them; the repository's table comes from its lines."""
+    module, main = script("few_clips")
+    stored = only(main(tmp_path, "--seeds", "0,1,2"))
+    assert stored == only(read_tables(module.RESULTS.with_suffix(".md")))
+    monkeypatch.setattr(module, "EVERY", (1, 4))
+    lines = tmp_path / "lines.jsonl"
+    header, rows = only(main(tmp_path, "--quick", "--seeds", "0,1", "--results", lines))
+    assert header == ["training clips", "classes", "clips a class", "top-1 (%)", "95 % interval", "seeds"]
+    assert [(row[0], row[-1]) for row in rows] == [("48", "2"), ("12", "2")]
+    assert sorted((line["seed"], line["every"]) for line in files.read_lines(lines)) == [(0, 1), (0, 4), (1, 1), (1, 4)]
+
+
+@pytest.mark.slow
 def test_ceilings(script, tmp_path):
     _, main = script("ceilings")
     options = ("--acts", 330, "--epochs", 1, "--coupling", 1, "--processes", 1, "--results", tmp_path / "lines.jsonl")

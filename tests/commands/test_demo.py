@@ -194,9 +194,9 @@ def test_a_quick_demo_differs_from_the_demo_in_size_alone():
     stages += [f"teachers.{name}.training" for name in egodistill.commands.demo.DEMO.teachers]
     size = {"train_acts", "test_acts", "test_wearers", "protocol.recipe.pretraining.batch_size"}
     assert set(found) == size | {f"{stage}.epochs" for stage in stages}
-    assert (
-        egodistill.commands.demo.DEMO.protocol == protocols.PROTOCOLS["demo"]
-    )  # so `compare --preset demo` continues it
+    # So `compare --preset demo` continues it.
+    assert egodistill.commands.demo.DEMO.protocol == protocols.PROTOCOLS["demo"]
+    assert egodistill.commands.demo.DEMO.num_frames == (1, 2, 4)
 
 
 # --- Kill and go on
