@@ -106,6 +106,19 @@ def test_workers_change_nothing(store, kitchen, tmp_path):
     assert arrays_of(other.path) == arrays_of(store.path)
 
 
+@pytest.mark.filterwarnings("ignore::egodistill.datasets.contradictions.TableWarning")
+def test_workers_take_many_recordings_in_bundles(kitchen, tmp_path):
+    """Seventeen names of one, for two workers."""
+    one, segments = kitchen[0], []
+    for number in range(17):
+        video = tmp_path / f"v{number:02}.mp4"
+        video.symlink_to(one.video)
+        segments.append(dataclasses.replace(one, id=f"s{number}", video=str(video)))
+    made = data.prepare(segments, tmp_path / "s", **OPTIONS | {"workers": 2})
+    frames = made.read("frames_1", slice(0, 17))
+    assert made.counts["train"]["ok"] == len(made) == 17 and (frames == frames[0]).all()
+
+
 def test_machines_share_the_work_without_knowing_each_other(store, kitchen, tmp_path, monkeypatch):
     """Each reads its own recordings; all together, also begun at once, give what one gives."""
     alone = tmp_path / "alone"
