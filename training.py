@@ -12,6 +12,7 @@ the paper's stages; `train()` shows one of your own.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import json
 import math
@@ -447,7 +448,7 @@ class TrainingLoop:
             return None
         replaces = self.settings.overwrite or (self.path is not None and self.path.exists())
         try:
-            model: Any = checkpoints.load_model(self.out)
+            model: Any = checkpoints.load_model(self.out, parts=own_parts(self.objective.model))
         except EgoDistillError:
             if replaces:
                 return None
@@ -740,6 +741,11 @@ def prepare_modules(objective: Objective, device: torch.device, sync_batch_norm:
     runtime.keep_frozen_statistics(objective)
     if sync_batch_norm and distributed.rank_and_world_size()[1] > 1:
         distributed.sync_batch_norm(objective)
+
+
+def own_parts(model: nn.Module) -> list[Any]:
+    """Return the class of a model and copies of its parts, which a file of it needs if they are not this library's."""
+    return [type(model), *map(copy.deepcopy, getattr(model, "parts", {}).values())]
 
 
 def log_path(checkpoint: str | os.PathLike) -> Path:

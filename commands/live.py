@@ -22,7 +22,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
@@ -51,7 +51,7 @@ from .options import (
     reject,
     report_notes,
 )
-from .settings import device_option, load_distilled, precision_option, report_precision
+from .settings import device_option, load_distilled, own_option, precision_option, report_precision
 
 __all__ = ["COMMANDS", "Latency", "load_for_stream"]
 
@@ -82,6 +82,7 @@ def live_options(parser: argparse.ArgumentParser) -> None:
         help="file of a trained student, or the name of a pair that `export --pair` wrote: NAME.pt2 for NAME.frame.pt2 "
         "and NAME.motion.pt2; a pair is code, so use only one whose source you trust",
     )
+    own_option(parser)
     parser.add_argument("--every", metavar="SECONDS", type=float, default=0.5, help="time between two answers")
     parser.add_argument(
         "--frames",
@@ -175,13 +176,13 @@ def check_options(a: argparse.Namespace, kind: str) -> None:
     reject(given_flags(a, *others), f"not used with --frames {a.frames}")
 
 
-def load_for_stream(path: str, device: str | None) -> Any:
-    """Return the student in a file, on a device, or the pair that `export --pair` wrote for this path."""
+def load_for_stream(path: str, device: str | None, own: Sequence[str] = ()) -> Any:
+    """Return the student in a file, with --own, on a device, or the pair that `export --pair` wrote for this path."""
     if any(file.exists() for file in exported.pair_files(path)):
         if runtime.pick_device(device).type != "cpu":
             raise EgoDistillError(f"{path}: exported programs run on the CPU; leave out --device {device}")
         return exported.load_pair(path)
-    return load_distilled(path).to(runtime.pick_device(device)).eval()
+    return load_distilled(path, own).to(runtime.pick_device(device)).eval()
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -729,7 +730,7 @@ def summary(source: Source, stats: arrivals.Stats, share_on: float) -> list[str]
 def run_live(a: argparse.Namespace) -> None:
     began = time.monotonic()
     check_options(a, feeds.source_kind(a.source))
-    model = load_for_stream(a.student, a.device)
+    model = load_for_stream(a.student, a.device, a.own)
     latency = Latency(time.monotonic() - began)
     path = Path(a.out) if a.out else None
     output = Output(as_json=a.json, tracker=events.Tracker() if a.events else None, path=path)

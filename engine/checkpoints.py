@@ -31,7 +31,6 @@ import threading
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar, cast, overload
 
 import numpy as np
@@ -61,6 +60,7 @@ __all__ = [
 ]
 
 Kind = TypeVar("Kind", bound=nn.Module)
+Parts = Mapping[str, Any] | Sequence[Any]
 
 MODEL_FORMAT = "egodistill model 1"
 # The classes that a model file can contain, and their modules, which are imported when a file is read.
@@ -140,18 +140,17 @@ def other_than_float32(weights: Mapping[str, Any]) -> str | None:
 
 
 @overload
-def load_model(path: str | os.PathLike, expected: type[Kind], parts: Mapping[str, Any] = ...) -> Kind: ...
+def load_model(path: str | os.PathLike, expected: type[Kind], parts: Parts = ...) -> Kind: ...
 @overload
-def load_model(path: str | os.PathLike, expected: None = None, parts: Mapping[str, Any] = ...) -> nn.Module: ...
-def load_model(
-    path: str | os.PathLike, expected: type[nn.Module] | None = None, parts: Mapping[str, Any] = MappingProxyType({})
-) -> nn.Module:
+def load_model(path: str | os.PathLike, expected: None = None, parts: Parts = ...) -> nn.Module: ...
+def load_model(path: str | os.PathLike, expected: type[nn.Module] | None = None, parts: Parts = ()) -> nn.Module:
     """Return the model in a file, in evaluation mode, on the CPU.
 
     Args:
         path: The file.
         expected: Class of the model, which may be the caller's; None: any in `MODEL_CLASSES`.
-        parts: {part: network or its class} for each network of the model that is not of this library.
+        parts: {part: network or its class} for each network of the model that is not of this library; or a list, from
+            which each part takes what has the name of its class, as the model itself ("class") does.
 
     Raises:
         EgoDistillOSError: If the file does not exist.
@@ -190,10 +189,13 @@ def load_model(
         raise EgoDistillError(
             f"{path} contains a model of the class {name}, not {expected.__name__}; read it with {name}.load()"
         )
-    require_parts(path, own, dict(parts) if is_ours(kind) else {"class": kind, **parts})
+    given = dict(parts) if isinstance(parts, Mapping) else parts_by_name(own, parts)
+    kind = given.get("class", kind)
+    require_parts(path, own, given if is_ours(kind) else {"class": kind, **given})
+    given.pop("class", None)
     try:
         with limited_size(os.path.getsize(path), len(weights)):
-            model: Any = cast(Any, kind).from_arguments(arguments, class_names, **parts)
+            model: Any = cast(Any, kind).from_arguments(arguments, class_names, **given)
     except Exception as error:  # a constructor can raise almost any error for the arguments of a forged file
         raise EgoDistillError(
             f"{path}: its arguments do not build a model of the class {name} ({type(error).__name__}: {error})"
@@ -209,6 +211,18 @@ def load_model(
     return model.eval()
 
 
+def name_of(part: Any) -> str | None:
+    """Return the name of a network's class; None for what builds it in another way."""
+    kind = type(part) if isinstance(part, nn.Module) else part
+    return kind.__name__ if isinstance(kind, type) else None
+
+
+def parts_by_name(own: Mapping[str, str], parts: Sequence[Any]) -> dict[str, Any]:
+    """Return {part: network or class} for the parts of a file, from a list of them."""
+    short = {part: named.rpartition(":")[2].rpartition(".")[2] for part, named in own.items()}
+    return {part: one for part, name in short.items() for one in parts if name_of(one) == name}
+
+
 def require_parts(path: str | os.PathLike, own: Mapping[str, str], given: Mapping[str, Any]) -> None:
     """Raise EgoDistillError unless those classes are given that a file names as not of this library."""
     for part, named in own.items():
@@ -219,9 +233,9 @@ def require_parts(path: str | os.PathLike, own: Mapping[str, str], given: Mappin
                 f"{path}: its {part} is {named}, which is not of this library, and no file contains code; {way_out}, "
                 f"or give --own FILE.py:{name}"
             )
-        kind = type(given[part]) if isinstance(given[part], nn.Module) else given[part]
-        if getattr(kind, "__name__", name) != name:
-            raise EgoDistillError(f"{path}: its {part} is {named}, not {class_name(kind)}; {way_out}")
+        found = name_of(given[part])
+        if found not in (None, name):
+            raise EgoDistillError(f"{path}: its {part} is {named}, not {found}; {way_out}")
     if extra := given.keys() - {"class"} - own.keys():
         raise EgoDistillError(f"{path}: its {min(extra)} is of this library; leave out yours")
 
