@@ -203,7 +203,6 @@ class Source:
         offset: Seconds: a time t of the video is offset + stretch * t on the clock of the samples.
         stretch: Factor of the video's clock.
         align: Whether `offset` is computed from arrivals.
-        turn: Rotation [3, 3] of samples that come, into the axes of the student; None: they have these axes.
         report: Gets a sentence about samples of a complete file that end early.
         first: Time of the first sample so far, in seconds.
         last: Time of the last one.
@@ -217,7 +216,6 @@ class Source:
     offset: float = 0.0
     stretch: float = 1.0
     align: bool = False
-    turn: np.ndarray | None = None
     report: Callable[[str], object] = lambda sentence: None
     first: float = math.inf
     last: float = -math.inf
@@ -228,7 +226,7 @@ class Source:
         return getattr(self.samples, "name", self.video.source)
 
     def pieces(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield the samples, turned into the axes of the student."""
+        """Yield the samples."""
         checked: list[tuple[np.ndarray, np.ndarray]] | None = None if self.recorded else []
         for times, readings in self.samples:
             here = in_seconds(times)
@@ -237,8 +235,6 @@ class Source:
                 self.check_times(*map(np.concatenate, zip(*checked, strict=True)))
                 checked = checked if sum(len(part) for part, _ in checked) < CHECKED else None
             self.first, self.last = min(self.first, float(here.min())), max(self.last, float(here.max()))
-            if self.turn is not None:
-                readings = np.concatenate([readings[:, :3] @ self.turn.T, readings[:, 3:] @ self.turn.T], axis=1)
             yield times, readings
 
     def check_times(self, times: np.ndarray, readings: np.ndarray) -> None:
@@ -285,7 +281,7 @@ class Source:
 
 def open_source(a: argparse.Namespace, spec: clips.ClipSpec, report: Callable[[str], object]) -> Source:
     """Return the feeds that the options name. Raise EgoDistillError without the samples that the student reads."""
-    axes, turn = clips.read_axes(a.imu_axes or "gopro")
+    axes = a.imu_axes or "gopro"
     clock = feeds.HostClock()
     pace = feeds.Pace(clock)
     file = clips.open_recording(a.source).video if os.path.isdir(a.source) else a.source  # a folder of a Neon
@@ -312,11 +308,11 @@ def open_source(a: argparse.Namespace, spec: clips.ClipSpec, report: Callable[[s
     else:
         recording = clips.open_recording(a.source, imu_files(a), imu_axes=a.imu_axes or "gopro")
         report_notes(recording)
-        samples, (axes, _), turn = feeds.recorded_samples(recording.motion()), clips.read_axes(recording.imu_axes), None
+        samples, axes = feeds.recorded_samples(recording.motion()), recording.imu_axes
     if samples is not None:
-        clips.require_axes(a.source, axes, spec)
+        clips.require_axes(a.source, clips.read_axes(axes)[0], spec)
     align = a.align == "arrival"
-    return Source(video, samples, recorded, clock, pace, a.frame_offset, a.frame_stretch, align, turn, report)
+    return Source(video, samples, recorded, clock, pace, a.frame_offset, a.frame_stretch, align, report)
 
 
 def standard_input() -> int:
@@ -756,6 +752,8 @@ def open_stream(
     """Return the stream that the options describe."""
     names = ("every", "frames", "slack", "top", "min_coverage", "max_gap", "precision")
     options = keyword_arguments(a, *names, "tolerance", "max_age", "period")
+    if a.imu == ["-"] or a.imu_follow:  # the samples of a file are in the student's axes
+        options["imu_axes"] = a.imu_axes or "gopro"
     if a.events:  # two labels can have a probability of `Tracker.end`, 0.4
         options["top"] = max(a.top, 2)
     # A file waits, so nothing of it is dropped, even if the next frame comes hours later.
