@@ -62,6 +62,7 @@ HELP = {
     "schedule": "learning rate schedule",
     "warmup_epochs": "increase the learning rate linearly from zero over this many epochs",
     "weight_decay": "weight decay of AdamW",
+    "clip_norm": "largest norm of a step's gradient; None: it is not clipped",
     "seed": "seed of the initial weights, the clip order and dropout",
     "keep_checkpoint": "keep the checkpoint of a finished training, FILE.training",
     "precision": "arithmetic; auto is bf16 on hardware that is fast at it, otherwise fp32; fp16 is for older GPUs",
@@ -122,6 +123,8 @@ def field_arguments(text: str, value: Any, hint: Any) -> dict[str, Any]:
         return arguments | {"choices": get_args(hint)}
     if isinstance(value, tuple):
         return arguments | {"nargs": "*", "type": int, "metavar": "N"}
+    if float in get_args(hint):
+        return arguments | {"type": float, "metavar": "X"}
     if NoneType in get_args(hint):
         return arguments | {"type": text_or_none, "metavar": "NAME"}
     if isinstance(value, int):  # A count whose default is not 0 cannot be 0.
