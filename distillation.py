@@ -35,6 +35,7 @@ from .recordings import clips
 from .student import EgoDistill, IMUPredictor, Output, describe
 from .support import files
 from .support.errors import EgoDistillError
+from .support.own import resolve
 from .training import History, Objective, Training, TrainingOptions, rank_rows, train
 
 if TYPE_CHECKING:
@@ -157,6 +158,9 @@ class DistillationOptions(TrainingOptions, total=False):
     l1_reduction: Reduction
 
 
+OWN_NETWORKS = ("imu_encoder", "fusion", "student_class")  # names of networks that are not of this library
+
+
 @dataclass(frozen=True)
 class StudentSettings:
     """Arguments of `EgoDistill` that do not depend on the clips; its docstring explains them.
@@ -171,6 +175,9 @@ class StudentSettings:
         hidden: Width of the hidden layers in the fusion network.
         fusion_layers: Number of hidden layers in the fusion network.
         feature_dim: D, the size of the teacher's feature, unless `build()` is given another.
+        imu_encoder: FILE.py:NAME or PACKAGE.MODULE:NAME, an IMU encoder of your own; `image_encoder` takes one, too.
+        fusion: A fusion network of your own.
+        student_class: A class of your own that inherits from `EgoDistill`.
 
     >>> from egodistill import StudentSettings
     >>> student = StudentSettings(image_encoder="resnet10x8", image_weights=None).build(num_classes=8, frame_size=64)
@@ -187,6 +194,18 @@ class StudentSettings:
     hidden: int = 1024
     fusion_layers: int = 2
     feature_dim: int = 768
+    imu_encoder: str | None = None
+    fusion: str | None = None
+    student_class: str | None = None
+
+    def record(self) -> dict[str, Any]:
+        """Return the settings that must be equal for a run to continue; networks of your own only where there are."""
+        return {name: value for name, value in asdict(self).items() if value is not None or name not in OWN_NETWORKS}
+
+    def own(self) -> dict[str, Any]:
+        """Return the networks of your own, {argument: class}, and the student's class ("student_class")."""
+        names = {name: getattr(self, name) for name in (*OWN_NETWORKS, "image_encoder")}
+        return {name: resolve(value) for name, value in names.items() if value is not None and ":" in value}
 
     def build(self, num_classes: int, *, feature_dim: int | None = None, **clips: Any) -> EgoDistill:
         """Return a new student.
@@ -196,8 +215,9 @@ class StudentSettings:
             feature_dim: D, the size of the teacher's feature; None: that of these settings.
             clips: The arguments of `EgoDistill` that depend on the clips, such as `frame_size`.
         """
-        arguments = asdict(self) | ({} if feature_dim is None else {"feature_dim": feature_dim})
-        return EgoDistill(num_classes, **arguments, **clips)
+        arguments = self.record() | self.own() | ({} if feature_dim is None else {"feature_dim": feature_dim})
+        kind = arguments.pop("student_class", EgoDistill)
+        return kind(num_classes, **arguments, **clips)
 
 
 @dataclass(frozen=True)
@@ -233,7 +253,7 @@ class Recipe:
 
     def record(self) -> dict[str, Any]:
         """Return the settings that must be equal for a run to continue."""
-        return {"student": asdict(self.student)} | {stage: getattr(self, stage).record() for stage in STAGES}
+        return {"student": self.student.record()} | {stage: getattr(self, stage).record() for stage in STAGES}
 
 
 STAGES = ("finetuning", "pretraining", "distillation")

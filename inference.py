@@ -115,7 +115,7 @@ def evaluate(
     """Return an `Evaluation`: per-video top-1 accuracy (section 4.1), by softmax scores averaged over each segment.
 
     Args:
-        model: A student, teacher or baseline; see `batches.Model`.
+        model: A student, teacher or baseline; see `batches.Model`. Threads may share it, here and in `predict()`.
         store: Clips that all have a label. The wearers of the result come from its attribute `wearers`, if it has one:
             a name or None for each clip.
         teacher: Name of outputs in the store. With it, the result has the mean absolute difference between the model's

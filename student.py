@@ -53,6 +53,8 @@ LARGEST_BLOCK = 16  # channels: the largest block of oneDNN's kernels (AVX-512)
 
 Constructor = TypeVar("Constructor", bound=Callable[..., None])
 Weights = str | os.PathLike | Mapping[str, Tensor] | None
+Part = nn.Module | Callable[[], nn.Module]  # a network of your own, or its class
+PARTS = ("image_encoder", "imu_encoder", "fusion")  # the arguments of `EgoDistill` that take a `Part`
 
 
 class Output(NamedTuple):
@@ -108,7 +110,8 @@ class Student(Protocol):
 def record_arguments(*without: str) -> Callable[[Constructor], Constructor]:
     """Decorate a constructor so that it keeps its arguments, with defaults, in `self.arguments`, except `without`.
 
-    `cls(**model.arguments)` then builds the same network, with new weights. Numpy numbers are kept as Python numbers.
+    `cls(**model.arguments)` then builds the same network, with new weights. Numpy numbers are kept as Python numbers,
+    and networks are not kept.
     """
 
     def decorate(init: Constructor) -> Constructor:
@@ -121,7 +124,7 @@ def record_arguments(*without: str) -> Callable[[Constructor], Constructor]:
                     bound.arguments[name] = value.item()
             _, *arguments = bound.arguments.items()
             init(*bound.args, **bound.kwargs)
-            self.arguments = {name: value for name, value in arguments if name not in without}
+            self.arguments = {name: value for name, value in arguments if not (name in without or callable(value))}
 
         return cast("Constructor", build)
 
@@ -144,17 +147,23 @@ class EgoDistill(nn.Module):
         num_classes: C.
         feature_dim: D, the size of the teacher's feature (768 for MotionFormer).
         num_frames: N. One frame is the clip's centre frame; several go through a GRU, whose last state is used.
-        image_encoder: f_I, without its classifier: a name in `IMAGE_ENCODERS` (torchvision's networks), or
-            "resnet10xW", a small ResNet for small frames with one block per stage and W to 8 W channels.
-        image_weights: "imagenet" (torchvision downloads them), a state dict or the path of one, or None for random.
+        image_encoder: f_I, without its classifier: a name in `IMAGE_ENCODERS` (torchvision's networks), "resnet10xW", a
+            small ResNet for small frames with one block per stage and W to 8 W channels, or a network of your own:
+            [B, 3, H, W], normalised as for ImageNet -> [B, d].
+        image_weights: "imagenet" (torchvision downloads them), a state dict or the path of one, or None for random. A
+            network of your own keeps its weights.
         use_imu: False: a model that reads frames only, as VisOnly and VisOnly-Distill.
-        imu_width: Width of the IMU encoder's last layer.
+        imu_encoder: f_M; None: the paper's, `IMUEncoder`. A network of your own: [B, T, 6], without its mean -> [B, m],
+            or a map over time [B, channels, time].
+        imu_width: Width of the last layer of the paper's IMU encoder.
         imu_vector: "flatten" the IMU feature map over time, or its "mean" over time (accepts any length).
         imu_samples: Number of IMU samples of a clip.
         imu_rate: Rate of the IMU samples in Hz.
         imu_axes: Name of the axes of the IMU samples: those of a GoPro, X left, Y to the user, Z up, or your own.
-        hidden: Width of the hidden layers in the fusion network.
-        fusion_layers: Number of hidden layers in the fusion network.
+        fusion: Pi; None: the paper's, fully connected layers on both features, `ConcatFusion`. A network of your own:
+            (image feature [B, d'], IMU feature [B, m] or None) -> [B, D].
+        hidden: Width of the hidden layers in the paper's fusion network.
+        fusion_layers: Number of hidden layers in the paper's fusion network.
         frame_size: Height and width of the frames; None: the size for which the image encoder's ImageNet weights were
             trained, 224 for most.
         sampling: Choice of frames, a rule of `video.clip_times()`.
@@ -184,21 +193,23 @@ class EgoDistill(nn.Module):
 
     arguments: dict[str, Any]  # of the constructor
 
-    @record_arguments("image_weights", "class_names")
+    @record_arguments("image_weights", "class_names", "imu_encoder", "fusion")
     def __init__(
         self,
         num_classes: int,
         *,
         feature_dim: int = 768,
         num_frames: int = 1,
-        image_encoder: str = "resnet18",
+        image_encoder: str | Part = "resnet18",
         image_weights: Weights = "imagenet",
         use_imu: bool = True,
+        imu_encoder: Part | None = None,
         imu_width: int = 16,
         imu_vector: Literal["flatten", "mean"] = "flatten",
         imu_samples: int = IMU_SAMPLES,
         imu_rate: float = IMU_RATE,
         imu_axes: str = "gopro",
+        fusion: Part | None = None,
         hidden: int = 1024,
         fusion_layers: int = 2,
         frame_size: int | None = None,
@@ -233,25 +244,46 @@ class EgoDistill(nn.Module):
             raise ValueError(f"{len(class_names)} class names for num_classes={num_classes}")
         self.inputs: tuple[str, ...] = ("frames", "imu") if use_imu else ("frames",)
         self.num_frames, self.clip_seconds = num_frames, clip_seconds
-        self.frame_size = pick_frame_size(image_encoder, frame_size)
+        self.frame_size = pick_frame_size(image_encoder if isinstance(image_encoder, str) else "", frame_size)
         self.sampling, self.exact, self.tolerance = sampling, exact, tolerance
         self.imu_samples, self.imu_rate, self.imu_vector = imu_samples, imu_rate, imu_vector
         self.imu_axes = imu_axes
         self.feature_dim, self.num_classes = feature_dim, num_classes
         self.class_names = [str(name) for name in class_names] if class_names is not None else None
 
-        self.image_encoder, self.image_dim = build_image_encoder(image_encoder, image_weights)
+        given = {"image_encoder": image_encoder, "imu_encoder": imu_encoder, "fusion": fusion}
+        self.given = [name for name, part in given.items() if not isinstance(part, (str, type(None)))]
+        if isinstance(image_encoder, str):
+            self.image_encoder, self.image_dim = build_image_encoder(image_encoder, image_weights)
+        else:
+            pixels = torch.zeros(2, 3, self.frame_size, self.frame_size)
+            self.image_encoder = build_part(image_encoder)
+            self.image_dim = try_part("image_encoder", self.image_encoder, [pixels], ("d",)).shape[1]
         fused = self.image_dim
         if num_frames > 1:
             self.gru = nn.GRU(self.image_dim, 512, batch_first=True)
             fused = 512
         if use_imu:
-            self.imu_encoder = IMUEncoder(imu_width)
-            self.imu_dim = imu_width * imu_samples if imu_vector == "flatten" else imu_width
+            if imu_encoder is None:
+                self.imu_encoder: nn.Module = IMUEncoder(imu_width)
+                self.imu_dim = imu_width * imu_samples if imu_vector == "flatten" else imu_width
+            else:
+                self.imu_encoder = build_part(imu_encoder)
+                found = try_part("imu_encoder", self.imu_encoder, [torch.zeros(2, imu_samples, 6)], ("m",), ("c", "t"))
+                self.imu_dim = self._imu_vector(found).shape[1]
             fused += self.imu_dim
-        self.fusion = perceptron(fused, [hidden] * fusion_layers, feature_dim)
+        elif imu_encoder is not None:
+            raise ValueError("a student with use_imu=False has no imu_encoder; leave one of them out")
+        if fusion is None:
+            self.fusion: nn.Module = ConcatFusion(*perceptron(fused, [hidden] * fusion_layers, feature_dim))
+        else:
+            image_dim = 512 if num_frames > 1 else self.image_dim
+            features = [torch.zeros(2, image_dim), torch.zeros(2, self.imu_dim) if use_imu else None]
+            self.fusion = build_part(fusion)
+            try_part("fusion", self.fusion, features, (feature_dim,))
         self.classifier = nn.Linear(feature_dim, num_classes)
-        for name, values in zip(("mean", "std"), pixel_statistics(image_encoder), strict=True):
+        statistics = pixel_statistics(image_encoder if isinstance(image_encoder, str) else "")
+        for name, values in zip(("mean", "std"), statistics, strict=True):
             self.register_buffer(name, 255 * torch.tensor(values).view(3, 1, 1), persistent=False)
 
     if TYPE_CHECKING:  # A torch module's call has no types.
@@ -303,8 +335,11 @@ class EgoDistill(nn.Module):
             )
         imu = imu.to(self.mean.dtype)  # that of the weights
         # Appendix C: sensor bias and gravity differ between clips, so only the motion within the clip is kept.
-        features = self.imu_encoder(imu - imu.mean(dim=1, keepdim=True))
-        return features.flatten(1) if fixed else features.mean(dim=2)
+        return self._imu_vector(self.imu_encoder(imu - imu.mean(dim=1, keepdim=True)))
+
+    def _imu_vector(self, features: Tensor) -> Tensor:
+        """Return the IMU feature [B, m] of what the IMU encoder returned, [B, m] or a map [B, channels, time]."""
+        return features.flatten(1) if self.imu_vector == "flatten" or features.ndim == 2 else features.mean(dim=2)
 
     def fuse(self, image: Tensor, imu: Tensor | None) -> Output:
         """Return the outputs of the fusion network Pi and the classifier: z_phi [B, D] and logits [B, C].
@@ -317,7 +352,7 @@ class EgoDistill(nn.Module):
             raise ValueError("this model needs IMU samples with the frames: model(frames, imu)")
         if imu is not None and not torch.compiler.is_compiling() and len(image) != len(imu):
             raise ValueError(f"there are {len(image)} clips of frames and {len(imu)} of IMU samples; pass one per clip")
-        feature = self.fusion(image if imu is None else torch.cat([image, imu], dim=1))
+        feature = self.fusion(image, imu)
         return Output(feature, self.classifier(feature))
 
     def save(self, path: str | os.PathLike) -> None:
@@ -328,33 +363,80 @@ class EgoDistill(nn.Module):
         """
         checkpoints().save_model(self, path)
 
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """Return the networks that are not of this module, by name: `load()` must be given them."""
+        ours = (ResNet, nn.Sequential, IMUEncoder, ConcatFusion)
+        networks = {name: network for name in PARTS if (network := getattr(self, name, None)) is not None}
+        return {name: part for name, part in networks.items() if name in self.given or type(part) not in ours}
+
     @classmethod
-    def load(cls, path: str | os.PathLike) -> EgoDistill:
+    def load(cls, path: str | os.PathLike, **parts: Part) -> EgoDistill:
         """Return the model that `save()` wrote, in evaluation mode, on the CPU.
+
+        A file has the names of classes that are not of this library, and no code: call `load()` of the student's own
+        class, and pass its own networks.
 
         Args:
             path: The model file.
+            parts: The networks of your own that the model was built with, or their classes: `image_encoder`,
+                `imu_encoder`, `fusion`. Their weights are replaced.
 
         Raises:
             EgoDistillOSError: The file does not exist.
-            EgoDistillError: The file is damaged or does not fit.
+            EgoDistillError: The file is damaged or does not fit, or it needs other parts.
 
         >>> from egodistill import EgoDistill
         >>> model = EgoDistill.load("student.pt")
         >>> model.inputs, model.num_classes, model.class_names[:2]
         (('frames', 'imu'), 13, ['close', 'cut'])
         """
-        return checkpoints().load_model(path, cls)
+        return checkpoints().load_model(path, cls, parts)
 
     @classmethod
-    def from_arguments(cls, arguments: Mapping[str, Any], class_names: list[str] | None) -> EgoDistill:
+    def from_arguments(cls, arguments: Mapping[str, Any], class_names: list[str] | None, **parts: Part) -> EgoDistill:
         """Return a model with random weights, for `load()`.
 
         Args:
             arguments: Those of the constructor, as in `model.arguments`.
             class_names: C names, or None.
+            parts: Networks that are not in the arguments.
         """
-        return cls(**arguments, class_names=class_names, image_weights=None)
+        return cls(**arguments, **parts, class_names=class_names, image_weights=None)
+
+
+def build_part(part: Part) -> nn.Module:
+    """Return a network of one's own: an instance, or what its class builds without arguments."""
+    network = part if isinstance(part, nn.Module) else part()
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"{part!r} is no network: it gives a {type(network).__name__}, not a torch.nn.Module")
+    return network
+
+
+def fits(size: int, wanted: int | str) -> bool:
+    """Return whether the size of a dimension is the wanted one; a name is for any size."""
+    return isinstance(wanted, str) or size == wanted
+
+
+def try_part(name: str, network: nn.Module, inputs: Sequence[Tensor | None], *shapes: tuple[int | str, ...]) -> Tensor:
+    """Return what a network returns for two clips. Raise ValueError unless it has one of these shapes behind [2]."""
+    what = f"{name}={type(network).__name__}"
+    given = ", ".join("None" if value is None else describe(value) for value in inputs)
+    modes = {module: module.training for module in network.modules()}
+    try:
+        with torch.no_grad():
+            found = network.eval()(*inputs)
+    except Exception as error:  # a network can raise any error
+        raise ValueError(f"{what} fails for {given} ({type(error).__name__}: {error})") from error
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    size = [*found.shape] if isinstance(found, Tensor) and found.is_floating_point() else []
+    if not any(len(size) == 1 + len(shape) and all(map(fits, size, (2, *shape))) for shape in shapes):
+        wanted = " or ".join(f"[2, {', '.join(map(str, shape))}]" for shape in shapes)
+        got = describe(found) if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        raise ValueError(f"{what} must return float {wanted} for {given}; it returned {got}")
+    return found
 
 
 def checkpoints() -> ModuleType:
@@ -434,6 +516,13 @@ class IMUPredictor(nn.Module):
 
     def forward(self, first: Tensor, last: Tensor) -> Tensor:
         return self.layers(torch.cat([first, last], dim=1))
+
+
+class ConcatFusion(nn.Sequential):
+    """The fusion network Pi: layers on the image feature [B, d] and the IMU feature [B, m], one behind the other."""
+
+    def forward(self, image: Tensor, imu: Tensor | None = None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return super().forward(image if imu is None else torch.cat([image, imu], dim=1))
 
 
 def perceptron(before: int, hidden: list[int], after: int) -> nn.Sequential:

@@ -12,6 +12,7 @@ the paper's stages; `train()` shows one of your own.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import json
 import math
@@ -67,6 +68,7 @@ class Training:
         schedule: "step", the paper's; or "cosine", down to zero, which suits short trainings.
         warmup_epochs: The learning rate increases linearly from zero over these.
         weight_decay: Weight decay of AdamW, by default AdamW's own; the paper does not give one.
+        clip_norm: Largest norm of the gradient of all parameters in a step; None: gradients are not clipped.
         seed: Clip order and dropout depend only on it, the epoch and the step.
         precision: "fp32"; mixed precision with "bf16", or with "fp16" for GPUs without bf16; "auto": bf16 on GPUs from
             compute capability 8 and on CPUs with AMX, else fp32. With "auto", the same seed gives other weights on
@@ -98,6 +100,7 @@ class Training:
     schedule: Schedule = "step"
     warmup_epochs: float = 0.0
     weight_decay: float = 0.01
+    clip_norm: float | None = None
     seed: int = 0
     precision: Precision = "auto"
     device: str | None = None
@@ -126,6 +129,8 @@ class Training:
         batches.require_number("decay", self.decay, 0, 1, above=True)
         for name in ("warmup_epochs", "weight_decay"):
             batches.require_number(name, getattr(self, name), 0)
+        if self.clip_norm is not None:
+            batches.require_number("clip_norm", self.clip_norm, 0, above=True)
         batches.require_number("label_smoothing", self.label_smoothing, 0, 1, below=True)
         if self.schedule not in get_args(Schedule):
             raise EgoDistillError(f"schedule must be 'step' or 'cosine'; got {self.schedule!r}")
@@ -145,7 +150,8 @@ class Training:
 
     def record(self) -> dict[str, Any]:
         """Return the settings that must be equal for a run to be resumed."""
-        return {name: value for name, value in asdict(self).items() if name not in CHANGEABLE_SETTINGS}
+        found = {name: value for name, value in asdict(self).items() if name not in CHANGEABLE_SETTINGS}
+        return {name: value for name, value in found.items() if (name, value) != ("clip_norm", None)}  # as 0.4 wrote it
 
 
 class TrainingOptions(TypedDict, total=False):
@@ -160,6 +166,7 @@ class TrainingOptions(TypedDict, total=False):
         schedule: "step" or "cosine".
         warmup_epochs: Epochs with an increasing learning rate.
         weight_decay: Weight decay of AdamW.
+        clip_norm: Largest norm of a step's gradient.
         seed: Seed of clip order and dropout.
         precision: "fp32", "bf16", "fp16" or "auto".
         device: Device to train on.
@@ -182,6 +189,7 @@ class TrainingOptions(TypedDict, total=False):
     schedule: Schedule
     warmup_epochs: float
     weight_decay: float
+    clip_norm: float | None
     seed: int
     precision: Precision
     device: str | None
@@ -242,6 +250,29 @@ class Objective(nn.Module):
         Args:
             store: The clips to train on.
             settings: The settings of the training.
+        """
+
+    def optimizer(self, parameters: list[nn.Parameter], settings: Training) -> torch.optim.Optimizer:
+        """Return the optimizer; override it for another one, or for groups of parameters with rates of their own.
+
+        The schedule multiplies the rate of each group.
+
+        Args:
+            parameters: The parameters that are trained.
+            settings: The settings of the training.
+        """
+        return torch.optim.AdamW(
+            parameters,
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=parameters[0].device.type in ("cpu", "cuda"),
+        )
+
+    def end_epoch(self, row: dict[str, Any]) -> None:
+        """Do what an epoch ends with, in each process, before the run is saved; the default does nothing.
+
+        Args:
+            row: The epoch's values, the last row of the history, which may get more.
         """
 
     def set_progress(self, done: float) -> None:
@@ -348,12 +379,8 @@ class TrainingLoop:
             raise EgoDistillError(f"{type(objective.model).__name__} has no parameters to train")
         self.find_unused = objective.find_unused or getattr(objective.model, "find_unused", False)
         self.parallel = distributed.parallel(objective, find_unused=self.find_unused)
-        self.optimizer = torch.optim.AdamW(
-            self.trained,
-            lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            fused=self.device.type in ("cpu", "cuda"),
-        )
+        self.optimizer = objective.optimizer(self.trained, settings)
+        self.rates = [group["lr"] / settings.learning_rate for group in self.optimizer.param_groups]
         self.out = Path(settings.out) if settings.out is not None else None
         self.is_result = False  # whether the weights are those of the file `out`
         checkpoint = files.training_file(self.out) if self.out and settings.checkpoint is None else settings.checkpoint
@@ -447,7 +474,7 @@ class TrainingLoop:
             return None
         replaces = self.settings.overwrite or (self.path is not None and self.path.exists())
         try:
-            model: Any = checkpoints.load_model(self.out)
+            model: Any = checkpoints.load_model(self.out, parts=own_parts(self.objective.model))
         except EgoDistillError:
             if replaces:
                 return None
@@ -576,8 +603,8 @@ class TrainingLoop:
         if settings.sync_batch_norm:
             distributed.share_batch_norm(self.objective, share)
         self.objective.set_progress(time_in_epochs / settings.epochs)
-        for group in self.optimizer.param_groups:
-            group["lr"] = settings.learning_rate_at(time_in_epochs)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * settings.learning_rate_at(time_in_epochs)
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             # Each process has its own dropout; process 0 is seeded like a single process.
             torch.manual_seed(fold_seed(settings.seed, self.epoch, self.step, *([rank] if rank else [])))
@@ -597,6 +624,9 @@ class TrainingLoop:
             if processes > 1 and not self.find_unused:
                 self.require_gradients()
             distributed.average_statistics(self.objective, float(batch["weight"].sum()) / weight)
+            if settings.clip_norm is not None:
+                self.scaler.unscale_(self.optimizer)
+                nn.utils.clip_grad_norm_(self.trained, settings.clip_norm)
             self.scaler.step(self.optimizer)
             self.scaler.update()
         for name, pair in sums.items():
@@ -628,6 +658,7 @@ class TrainingLoop:
         self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
         if self.validation is not None:
             self.history[-1] |= self.validate(self.validation)
+        self.objective.end_epoch(self.history[-1])
         # Before the checkpoint, which may mark the run as finished.
         if self.path is not None and distributed.is_first():
             about = {"precision": self.settings.precision}
@@ -740,6 +771,11 @@ def prepare_modules(objective: Objective, device: torch.device, sync_batch_norm:
     runtime.keep_frozen_statistics(objective)
     if sync_batch_norm and distributed.rank_and_world_size()[1] > 1:
         distributed.sync_batch_norm(objective)
+
+
+def own_parts(model: nn.Module) -> list[Any]:
+    """Return the class of a model and copies of its parts, which a file of it needs if they are not this library's."""
+    return [type(model), *map(copy.deepcopy, getattr(model, "parts", {}).values())]
 
 
 def log_path(checkpoint: str | os.PathLike) -> Path:

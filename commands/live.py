@@ -22,7 +22,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
@@ -51,7 +51,7 @@ from .options import (
     reject,
     report_notes,
 )
-from .settings import device_option, load_distilled, precision_option, report_precision
+from .settings import device_option, load_distilled, own_option, precision_option, report_precision
 
 __all__ = ["COMMANDS", "Latency", "load_for_stream"]
 
@@ -82,6 +82,7 @@ def live_options(parser: argparse.ArgumentParser) -> None:
         help="file of a trained student, or the name of a pair that `export --pair` wrote: NAME.pt2 for NAME.frame.pt2 "
         "and NAME.motion.pt2; a pair is code, so use only one whose source you trust",
     )
+    own_option(parser)
     parser.add_argument("--every", metavar="SECONDS", type=float, default=0.5, help="time between two answers")
     parser.add_argument(
         "--frames",
@@ -175,13 +176,13 @@ def check_options(a: argparse.Namespace, kind: str) -> None:
     reject(given_flags(a, *others), f"not used with --frames {a.frames}")
 
 
-def load_for_stream(path: str, device: str | None) -> Any:
-    """Return the student in a file, on a device, or the pair that `export --pair` wrote for this path."""
+def load_for_stream(path: str, device: str | None, own: Sequence[str] = ()) -> Any:
+    """Return the student in a file, with --own, on a device, or the pair that `export --pair` wrote for this path."""
     if any(file.exists() for file in exported.pair_files(path)):
         if runtime.pick_device(device).type != "cpu":
             raise EgoDistillError(f"{path}: exported programs run on the CPU; leave out --device {device}")
         return exported.load_pair(path)
-    return load_distilled(path).to(runtime.pick_device(device)).eval()
+    return load_distilled(path, own).to(runtime.pick_device(device)).eval()
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -202,7 +203,6 @@ class Source:
         offset: Seconds: a time t of the video is offset + stretch * t on the clock of the samples.
         stretch: Factor of the video's clock.
         align: Whether `offset` is computed from arrivals.
-        turn: Rotation [3, 3] of samples that come, into the axes of the student; None: they have these axes.
         report: Gets a sentence about samples of a complete file that end early.
         first: Time of the first sample so far, in seconds.
         last: Time of the last one.
@@ -216,7 +216,6 @@ class Source:
     offset: float = 0.0
     stretch: float = 1.0
     align: bool = False
-    turn: np.ndarray | None = None
     report: Callable[[str], object] = lambda sentence: None
     first: float = math.inf
     last: float = -math.inf
@@ -227,7 +226,7 @@ class Source:
         return getattr(self.samples, "name", self.video.source)
 
     def pieces(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield the samples, turned into the axes of the student."""
+        """Yield the samples."""
         checked: list[tuple[np.ndarray, np.ndarray]] | None = None if self.recorded else []
         for times, readings in self.samples:
             here = in_seconds(times)
@@ -236,8 +235,6 @@ class Source:
                 self.check_times(*map(np.concatenate, zip(*checked, strict=True)))
                 checked = checked if sum(len(part) for part, _ in checked) < CHECKED else None
             self.first, self.last = min(self.first, float(here.min())), max(self.last, float(here.max()))
-            if self.turn is not None:
-                readings = np.concatenate([readings[:, :3] @ self.turn.T, readings[:, 3:] @ self.turn.T], axis=1)
             yield times, readings
 
     def check_times(self, times: np.ndarray, readings: np.ndarray) -> None:
@@ -284,7 +281,7 @@ class Source:
 
 def open_source(a: argparse.Namespace, spec: clips.ClipSpec, report: Callable[[str], object]) -> Source:
     """Return the feeds that the options name. Raise EgoDistillError without the samples that the student reads."""
-    axes, turn = clips.read_axes(a.imu_axes or "gopro")
+    axes = a.imu_axes or "gopro"
     clock = feeds.HostClock()
     pace = feeds.Pace(clock)
     file = clips.open_recording(a.source).video if os.path.isdir(a.source) else a.source  # a folder of a Neon
@@ -311,11 +308,11 @@ def open_source(a: argparse.Namespace, spec: clips.ClipSpec, report: Callable[[s
     else:
         recording = clips.open_recording(a.source, imu_files(a), imu_axes=a.imu_axes or "gopro")
         report_notes(recording)
-        samples, (axes, _), turn = feeds.recorded_samples(recording.motion()), clips.read_axes(recording.imu_axes), None
+        samples, axes = feeds.recorded_samples(recording.motion()), recording.imu_axes
     if samples is not None:
-        clips.require_axes(a.source, axes, spec)
+        clips.require_axes(a.source, clips.read_axes(axes)[0], spec)
     align = a.align == "arrival"
-    return Source(video, samples, recorded, clock, pace, a.frame_offset, a.frame_stretch, align, turn, report)
+    return Source(video, samples, recorded, clock, pace, a.frame_offset, a.frame_stretch, align, report)
 
 
 def standard_input() -> int:
@@ -729,7 +726,7 @@ def summary(source: Source, stats: arrivals.Stats, share_on: float) -> list[str]
 def run_live(a: argparse.Namespace) -> None:
     began = time.monotonic()
     check_options(a, feeds.source_kind(a.source))
-    model = load_for_stream(a.student, a.device)
+    model = load_for_stream(a.student, a.device, a.own)
     latency = Latency(time.monotonic() - began)
     path = Path(a.out) if a.out else None
     output = Output(as_json=a.json, tracker=events.Tracker() if a.events else None, path=path)
@@ -755,6 +752,8 @@ def open_stream(
     """Return the stream that the options describe."""
     names = ("every", "frames", "slack", "top", "min_coverage", "max_gap", "precision")
     options = keyword_arguments(a, *names, "tolerance", "max_age", "period")
+    if a.imu == ["-"] or a.imu_follow:  # the samples of a file are in the student's axes
+        options["imu_axes"] = a.imu_axes or "gopro"
     if a.events:  # two labels can have a probability of `Tracker.end`, 0.4
         options["top"] = max(a.top, 2)
     # A file waits, so nothing of it is dropped, even if the next frame comes hours later.

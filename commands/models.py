@@ -50,6 +50,7 @@ from .settings import (
     load_student,
     load_teacher,
     open_split,
+    own_option,
     precision_option,
     report_precision,
     store_options,
@@ -69,6 +70,7 @@ def model_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_mutually_exclusive_group(required=True)
     group.add_argument("--student", metavar="FILE", help="a trained student, or a baseline from `egodistill compare`")
     group.add_argument("--teacher-file", metavar="FILE", help="a trained teacher, written by `egodistill finetune`")
+    own_option(parser)
 
 
 def inference_options(parser: argparse.ArgumentParser) -> None:
@@ -100,7 +102,7 @@ def evaluate_options(parser: argparse.ArgumentParser) -> None:
 
 def run_evaluate(a: argparse.Namespace) -> None:
     store = open_split(a.store, a.split)
-    model = load_student(a.student) if a.student else load_teacher(a.teacher_file)
+    model = load_student(a.student, a.own) if a.student else load_teacher(a.teacher_file)
     report_precision(a.precision, a.device)
     numbers: dict[str, Any] = {"format": "egodistill evaluation 1", "class_names": store.class_names}
     unlabelled = np.asarray(store.labels) < 0
@@ -158,6 +160,7 @@ def evaluate_unlabelled(a: argparse.Namespace, model: nn.Module, store: data.Cli
 
 def export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("student", metavar="STUDENT", help="file of a trained student")
+    own_option(parser)
     parser.add_argument(
         "--out", metavar="FILE", required=True, help="file to write, .pt2 or .onnx; FILE.json describes its inputs"
     )
@@ -194,7 +197,7 @@ def export_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_export(a: argparse.Namespace) -> None:
-    model = load_distilled(a.student)
+    model = load_distilled(a.student, a.own)
     if a.calibrate and a.precision != "int8":
         raise ValueError(f"--calibrate is for int8, not for {a.precision}; use --check to compare on a store")
     if not a.calibrate:
@@ -274,6 +277,7 @@ def comparison_table(rows: list[export.Comparison]) -> Table:
 
 def measure_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--student", metavar="FILE", nargs="+", default=[], help="your own students and baselines")
+    own_option(parser)
     parser.add_argument("--teacher-file", metavar="FILE", nargs="+", default=[], help="your own teachers")
     parser.add_argument("--rows", metavar="NAME", nargs="+", choices=TABLE_3, help="rows of Table 3 (default: all)")
     parser.add_argument("--batch-size", metavar="N", type=positive_int, default=32, help="clips per forward pass")
@@ -293,7 +297,7 @@ def run_measure(a: argparse.Namespace) -> None:
     own = bool(a.student or a.teacher_file)
     if own:
         reject(["--rows"] if a.rows else [], "Table 3 is measured without --student and --teacher-file")
-        models = {path: load_student(path) for path in a.student}
+        models = {path: load_student(path, a.own) for path in a.student}
         models |= {path: load_teacher(path) for path in a.teacher_file}
     else:
         models = {name: TABLE_3[name][1]() for name in a.rows or TABLE_3}
@@ -365,6 +369,7 @@ def table_3(costs: dict[str, inference.Cost]) -> Table:
 def predict_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("video", help="video file of the recording, or folder of a Pupil Labs Neon")
     parser.add_argument("--student", metavar="FILE", required=True, help="file of a trained student")
+    own_option(parser)
     imu_option(parser)
     offset_option(parser)
     parser.add_argument(
@@ -384,7 +389,7 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
 def run_predict(a: argparse.Namespace) -> None:
     if a.out and Path(a.out).suffix not in (".csv", ".json"):
         raise ValueError(f"--out must end in .csv or .json; got {a.out}")
-    student, clock = load_distilled(a.student), keyword_arguments(a, "imu_offset", "imu_stretch", "zero_accel")
+    student, clock = load_distilled(a.student, a.own), keyword_arguments(a, "imu_offset", "imu_stretch", "zero_accel")
     recording = data.open_recording(a.video, imu_files(a), **clock, imu_axes=a.imu_axes or "gopro")
     if "imu" in student.inputs:
         report_notes(recording)

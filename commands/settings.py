@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -24,7 +24,7 @@ from .. import data, teachers
 from ..distillation import PRESETS
 from ..engine import batches, checkpoints, runtime
 from ..student import EgoDistill
-from ..support import files
+from ..support import files, own
 from .options import positive_int, teachers_in
 
 __all__ = [
@@ -40,6 +40,8 @@ __all__ = [
     "load_student",
     "load_teacher",
     "open_split",
+    "own_option",
+    "own_parts",
     "precision_option",
     "preset_option",
     "report_precision",
@@ -60,6 +62,7 @@ HELP = {
     "schedule": "learning rate schedule",
     "warmup_epochs": "increase the learning rate linearly from zero over this many epochs",
     "weight_decay": "weight decay of AdamW",
+    "clip_norm": "largest norm of a step's gradient; None: it is not clipped",
     "seed": "seed of the initial weights, the clip order and dropout",
     "keep_checkpoint": "keep the checkpoint of a finished training, FILE.training",
     "precision": "arithmetic; auto is bf16 on hardware that is fast at it, otherwise fp32; fp16 is for older GPUs",
@@ -77,7 +80,11 @@ HELP = {
     "tau": "temperature of L_KD; 10 with --preset ego4d",
     "tau_squared": "multiply L_KD by tau squared",
     "num_frames": "number of frames per clip, N in the paper",
-    "image_encoder": "a classification network of torchvision, or resnet10xW for a 10-layer ResNet of width W",
+    "image_encoder": "a classification network of torchvision, resnet10xW for a 10-layer ResNet of width W, or "
+    "FILE.py:NAME for your own",
+    "imu_encoder": "FILE.py:NAME, an IMU encoder of your own",
+    "fusion": "FILE.py:NAME, a fusion network of your own",
+    "student_class": "FILE.py:NAME, a class of your own that inherits from EgoDistill",
     "image_weights": "initial weights of the image encoder: imagenet, none (random), or a file",
     "use_imu": "do not use head motion: VisOnly and VisOnly-Distill of the paper",
     "imu_vector": "how the IMU features over time become one vector",
@@ -116,6 +123,8 @@ def field_arguments(text: str, value: Any, hint: Any) -> dict[str, Any]:
         return arguments | {"choices": get_args(hint)}
     if isinstance(value, tuple):
         return arguments | {"nargs": "*", "type": int, "metavar": "N"}
+    if float in get_args(hint):
+        return arguments | {"type": float, "metavar": "X"}
     if NoneType in get_args(hint):
         return arguments | {"type": text_or_none, "metavar": "NAME"}
     if isinstance(value, int):  # A count whose default is not 0 cannot be 0.
@@ -222,9 +231,23 @@ def chosen_teacher(a: argparse.Namespace, store: data.ClipStore, why: str = "") 
     raise ValueError(f"{store_has} outputs of several teachers; give one with --teacher: {', '.join(names)}")
 
 
-def load_student(path: str) -> nn.Module:
-    """Return the student or baseline in a file. Raise ValueError for a teacher, and for a student after stage 1."""
-    model = checkpoints.load_model(path)
+def own_option(parser: Any) -> None:
+    """Add --own, the user's own classes for `load_student()` and its relatives."""
+    text = "class of your own that the student's file names: an encoder, a fusion network or the student; repeatable"
+    parser.add_argument("--own", metavar="FILE.py:NAME", action="append", default=[], help=text)
+
+
+def own_parts(names: Sequence[str]) -> list[Any]:
+    """Return what the names of one's own classes stand for; a function is called, for the network that it builds."""
+    return [one if isinstance(one, type) else one() for one in map(own.resolve, names)]
+
+
+def load_student(path: str, names: Sequence[str] = ()) -> nn.Module:
+    """Return the student or baseline in a file, with the values of --own.
+
+    Raise ValueError for a teacher, and for a student after stage 1.
+    """
+    model = checkpoints.load_model(path, parts=own_parts(names))
     if isinstance(model, teachers.Teacher):
         raise ValueError(
             f"{path} holds a teacher, not a student; --student is for students and baselines, --teacher-file for "
@@ -234,16 +257,19 @@ def load_student(path: str) -> nn.Module:
     return model
 
 
-def load_distilled(path: str) -> EgoDistill:
-    """Return the student in a file. Raise ValueError for a baseline, a teacher, or a student after stage 1."""
-    model = load_start(path)
+def load_distilled(path: str, names: Sequence[str] = ()) -> EgoDistill:
+    """Return the student in a file, with the values of --own.
+
+    Raise ValueError for a baseline, a teacher, or a student after stage 1.
+    """
+    model = load_start(path, names)
     batches.require_classifier(model, path)
     return model
 
 
-def load_start(path: str) -> EgoDistill:
-    """Return the student in a file to train it further. Raise ValueError for a baseline or a teacher."""
-    model = checkpoints.load_model(path)
+def load_start(path: str, names: Sequence[str] = ()) -> EgoDistill:
+    """Return the student in a file to train it further, with --own. Raise ValueError for a baseline or a teacher."""
+    model = checkpoints.load_model(path, parts=own_parts(names))
     if not isinstance(model, EgoDistill):
         kind = "teacher" if isinstance(model, teachers.Teacher) else f"baseline ({type(model).__name__})"
         raise ValueError(f"{path} holds a {kind}; give the file of a student, written by `egodistill distill`")

@@ -50,6 +50,8 @@ from .settings import (
     load_start,
     load_teacher,
     open_split,
+    own_option,
+    own_parts,
     precision_option,
     preset_option,
     report_precision,
@@ -123,6 +125,7 @@ def open_splits(a: argparse.Namespace) -> tuple[data.ClipStore, data.ClipStore |
 
 def student_options(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
     parser.add_argument("--init", metavar="FILE", help="start from the model in this file instead of building one")
+    own_option(parser)
     names = [name for name in HELP if name not in without]
     add_fields(parser.add_argument_group("student"), EPIC_KITCHENS.student, names)
 
@@ -137,13 +140,18 @@ def build_student(a: argparse.Namespace, store: data.ClipStore, teacher: str | N
     if a.init:
         reason = f"cannot change the student in {a.init}; leave out --init to build a new one"
         reject(used_flags(settings, a), reason)
-        model = load_start(a.init)
+        model = load_start(a.init, a.own)
         if width not in (None, model.feature_dim):
             raise ValueError(
                 f"the student in {a.init} has a feature of {model.feature_dim} numbers, the teacher {teacher!r} one of "
                 f"{width}; leave out --init to build a student for this teacher"
             )
         return model
+    reject(
+        given_flags(a, "own") if a.own else [],
+        "for the classes that the file of --init names; to build a student "
+        "of your own, give --imu-encoder, --fusion, --image-encoder or --student-class",
+    )
     settings = apply_options(settings, a)
     torch.manual_seed(seed)
     return settings.build(
@@ -303,7 +311,7 @@ def model_to_finetune(a: argparse.Namespace, store: data.ClipStore, seed: int) -
     if a.init:
         flags = [*(["--architecture"] if hasattr(a, "architecture") else []), *student_flags, *teacher_flags]
         reject(flags, f"cannot change the model in {a.init}; leave out --init to build a new one")
-        return checkpoints.load_model(a.init)
+        return checkpoints.load_model(a.init, parts=own_parts(a.own))
     architecture = getattr(a, "architecture", DEFAULT_TEACHER)
     if architecture == "student":
         reject(teacher_flags, "for teachers only, not for --architecture student")

@@ -95,6 +95,7 @@ __all__ = [
 
 BATCH = 16  # clips at a time, in calibration and comparison
 STRONG_MOTION = 3  # times that of clips
+MAX_DIFFERENCE = 1e-3  # of a program in fp32 from its student, relative to the largest output
 SMALLEST_STEP = 2.0**-30  # of int8 values
 SLOW_INT8 = (  # docs/results.md
     "note: an int8 program that is not compiled is slower than fp32: at the paper's size 194 ms per clip instead of 52 "
@@ -243,9 +244,11 @@ def build_program(
     model: EgoDistill, part: type[Plain], settings: Settings
 ) -> tuple[torch.export.ExportedProgram, dict[str, Any] | None]:
     """Return a part of a student as a program, quantised if it should be, and how far int8 is from fp32."""
-    if settings.precision != "int8":
-        return trace(part(model, settings.precision), model, settings.batch_size, part), None
     store, plain = settings.calibrate, part(model)
+    require_same(plain, model)
+    if settings.precision != "int8":
+        plain = plain if settings.precision == "fp32" else part(model, settings.precision)
+        return trace(plain, model, settings.batch_size, part), None
     if store is None:
         examples: Iterable[tuple[Tensor, ...]] = [model_inputs(model, BATCH)]
     else:
@@ -253,6 +256,21 @@ def build_program(
     quantised = quantise(trace(plain, model, None, part), (part.take(model, *clips) for clips in examples))
     compared = None if store is None else compare_int8(plain, quantised, model, next(store_clips(model, store, BATCH)))
     return trace(quantised, model, settings.batch_size, part), compared
+
+
+def require_same(plain: Plain, model: EgoDistill) -> None:
+    """Raise ExportError unless a part in fp32 computes what the student computes, on random inputs."""
+    given = model_inputs(model, 2)
+    both = plain.outputs, plain(*plain.take(model, *given)), plain.wanted(model, *given)
+    for name, found, wanted in zip(*both, strict=True):
+        error, size = (found - wanted).abs().max(), wanted.abs().max()
+        if not error <= MAX_DIFFERENCE * size:  # NaN: False
+            raise ExportError(
+                f"the program {plain.name!r} would not be this {type(model).__name__}: its {name} differs by "
+                f"{error:.3g} from the model's, which is at most {size:.3g}. Networks of your own need a class of "
+                f"their own, and steps of your own belong in encode_frames(), aggregate(), encode_imu() and fuse(), "
+                f"not in forward()"
+            )
 
 
 def check_request(model: Any, paths: Sequence[Path], settings: Settings) -> None:
@@ -309,8 +327,9 @@ def require_quantisation() -> list[ModuleType]:
 class Plain(nn.Module):
     """A copy of a student that returns a plain tuple of float32: a file with `Output` would need this library to load.
 
-    Its IMU encoder is an `IMUEncoder2d`. In bf16 the networks are converted, while normalisation and the IMU's mean
-    stay in float32. It is the whole student; its subclasses are the parts of a pair, without the networks of the other.
+    An `IMUEncoder` becomes an `IMUEncoder2d`; any other network is exported as it is. In bf16 the networks are
+    converted, while normalisation and the IMU's mean stay in float32. It is the whole student; its subclasses are the
+    parts of a pair, without the networks of the other.
     """
 
     name = WHOLE
@@ -322,7 +341,7 @@ class Plain(nn.Module):
         self.model = copy.deepcopy(model).cpu().eval()
         for name in set(self.without) & set(dict(self.model.named_children())):
             delattr(self.model, name)
-        if hasattr(self.model, "imu_encoder"):
+        if type(getattr(self.model, "imu_encoder", None)) is IMUEncoder:
             self.model.add_module("imu_encoder", IMUEncoder2d(self.model.imu_encoder))
         if precision == "bf16":
             for name, child in list(self.model.named_children()):
@@ -344,6 +363,11 @@ class Plain(nn.Module):
         """Return this part's inputs for inputs of the student."""
         return (frames, *imu)
 
+    @staticmethod
+    def wanted(model: EgoDistill, frames: Tensor, *imu: Tensor) -> tuple[Tensor, ...]:
+        """Return what this part must return for inputs of the student."""
+        return tuple(model(frames, *imu))
+
 
 class FrameProgram(Plain):
     """The part of a student that runs once per picture: uint8 [B, 3, H, W] -> image feature [B, d]."""
@@ -362,6 +386,10 @@ class FrameProgram(Plain):
     @staticmethod
     def take(model: EgoDistill, frames: Tensor, *imu: Tensor) -> tuple[Tensor, ...]:
         return (frames.flatten(0, 1),)
+
+    @staticmethod
+    def wanted(model: EgoDistill, frames: Tensor, *imu: Tensor) -> tuple[Tensor, ...]:
+        return (model.encode_frames(frames).flatten(0, 1),)
 
 
 class MotionProgram(Plain):
@@ -431,10 +459,16 @@ def trace(
     """Return a module as a program. It takes the inputs of `part`, of any batch size (None) or of exactly this one."""
     count = batch_size or 2  # with 1, torch would make the batch size a constant
     example = tuple(x[:count] for x in part.take(model, *model_inputs(model, count)))
-    if batch_size is not None:
-        return torch.export.export(module, example)
     batch = torch.export.Dim("batch", min=1)
-    return torch.export.export(module, example, dynamic_shapes=tuple({0: batch} for _ in example))
+    shapes = tuple({0: batch} for _ in example) if batch_size is None else None
+    try:
+        return torch.export.export(module, example, dynamic_shapes=shapes)
+    except Exception as error:  # torch has no common class for these errors
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ExportError(
+            f"this {type(model).__name__} cannot be written as a program ({reason}); torch.export follows tensors, not "
+            f"Python's decisions about their values"
+        ) from error
 
 
 def model_inputs(model: EgoDistill, batch_size: int) -> tuple[Tensor, ...]:

@@ -33,6 +33,7 @@ from torch import Tensor
 from ..engine import batches, runtime
 from ..engine.runtime import Precision
 from ..imu import LARGEST_READING, MAX_GAP, CoverageError, Imu, State
+from ..recordings import clips
 from ..support.errors import EgoDistillError
 from .arrivals import FRAME_LEAD, Alignment, Clock, Frames, Schedule, Sensor, Stats, TimedFrame, Times
 from .gates import FAST, TOLERANCE, Gate, Moved, Period, decide, replacement
@@ -128,6 +129,7 @@ class Stream:
         max_age: Seconds, with "newest": the age above which a frame is not used.
         min_coverage: Share of a window that samples must cover, as in `predict()`.
         max_gap: Seconds: the longest gap between samples that is bridged, as in `predict()`.
+        imu_axes: The axes of the samples, as in `Recording`: their name, or a turn such as "XZy"; None: the model's.
         frame_clock: (offset, stretch): a frame stamped t was taken at offset + stretch * t on the clock of the samples.
         gate: With "newest": `gate(window, ages, stop)` is asked after each answer whether to request a frame, with the
             IMU window [samples, 6], the ages of the frames used and the end of the clip in seconds. It is not asked
@@ -177,6 +179,7 @@ class Stream:
         max_age: float = 4.0,
         min_coverage: float = 0.95,
         max_gap: float = MAX_GAP,
+        imu_axes: str | None = None,
         frame_clock: tuple[float, float] = (0.0, 1.0),
         gate: Gate | None = None,
         period: float | None = None,
@@ -238,6 +241,10 @@ class Stream:
             )
         if isinstance(model, torch.nn.Module) and any(layer.training for layer in model.modules()):
             raise EgoDistillError("the model is in training mode; call model.eval() before it is used in a stream")
+        self._turn = None
+        if imu_axes is not None:
+            axes, self._turn = clips.read_axes(imu_axes)
+            clips.require_axes("the stream", axes, self.spec)
         offset, stretch = frame_clock
         batches.require_number("frame_clock[0]", offset)
         batches.require_number("frame_clock[1]", stretch, 0, above=True)
@@ -296,7 +303,7 @@ class Stream:
     # --- Input: any thread --------------------------------------------------------------------------
 
     def accept_imu(self, times: Times, readings: Any) -> None:
-        """Add samples, in any order, in the axes of the training recordings.
+        """Add samples, in any order, in the axes of the training recordings, or in `imu_axes`.
 
         Samples are dropped and counted (`stats`) if they lack a finite time or number, have the time of another sample,
         or are more than `slack` older than the newest one. A sample more than `max_jump` ahead is held back until the
@@ -332,6 +339,8 @@ class Stream:
                     f"readings must be [{len(seconds)}, 6], one row per time: accelerometer xyz in m/s2, gyroscope xyz "
                     f"in rad/s; got {list(table.shape)}"
                 )
+            if self._turn is not None:
+                table = (table.reshape(-1, 2, 3) @ self._turn.T).reshape(-1, 6)
             if self._add(seconds, table):
                 self._restart()
             self._update(arrived)

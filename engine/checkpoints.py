@@ -13,7 +13,8 @@
 A model file is a dict saved by `torch.save()`: format, class, arguments of the constructor, class names, the stage that
 trained it last, with which settings and history, weights, and a SHA-256 of all of these, which files of version 0.4
 lack. A class in `MODEL_CLASSES` has `arguments`, a dict of plain values, `class_names`, and `from_arguments()`. No code
-in a file runs when it is read.
+in a file runs when it is read: of networks that are not of this library, it has the names of their classes, and the
+caller of `load_model()` passes these.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ __all__ = [
 ]
 
 Kind = TypeVar("Kind", bound=nn.Module)
+Parts = Mapping[str, Any] | Sequence[Any]
 
 MODEL_FORMAT = "egodistill model 1"
 # The classes that a model file can contain, and their modules, which are imported when a file is read.
@@ -69,8 +71,9 @@ MODEL_CLASSES = {
     "STTS": "experiments.stts",
     "ListenToLook": "experiments.listen_to_look",
 }
-# Entries of a model file beside its weights; the last one only if the model was trained.
-SETTINGS = ("class", "arguments", "class_names", "trained_by", "trained_with")
+# Entries of a model file beside its weights. The last two are only there if the model was trained, and if it is of a
+# class of one's own ("class") or has parts of one's own, such as "imu_encoder".
+SETTINGS = ("class", "arguments", "class_names", "trained_by", "trained_with", "parts")
 # A constructor may allocate this much more than its file contains: a classifier that it removes again (of VGG, 496 MB).
 SPARE_BYTES, SPARE_TENSORS = 1 << 29, 16
 # The tensors of a file may share memory, such as tied weights: how much larger all are than the file at most, and bytes
@@ -109,12 +112,23 @@ def save_model(model: nn.Module, path: str | os.PathLike) -> None:
     if other := other_than_float32(weights):
         raise EgoDistillError(f"{path}: not written: {other} is {weights[other].dtype}; call model.float() first")
     trained = [getattr(model, key, None) for key in ("trained_by", "trained_with")]
-    values = (name, model.arguments, model.class_names, *trained)
+    parts = ({} if is_ours(type(model)) else {"class": model}) | getattr(model, "parts", {})
+    parts = {part: class_name(type(network)) for part, network in parts.items()}
+    values = (name, model.arguments, model.class_names, *trained, parts or None)
     settings = plain(dict(zip(SETTINGS, values, strict=True)))
-    if settings["trained_with"] is None:
-        del settings["trained_with"]
+    settings = {key: value for key, value in settings.items() if value is not None or key not in SETTINGS[-2:]}
     content = {"format": MODEL_FORMAT, **settings, "weights": weights, "sha256": weights_hash(weights, settings)}
     write_checkpoint(path, content)
+
+
+def class_name(kind: type) -> str:
+    """Return module and name of a class, such as "my_parts:Spectrum"."""
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def is_ours(kind: type) -> bool:
+    """Return whether a class is one of those in `MODEL_CLASSES`, and no other of its name."""
+    return class_name(kind) == f"egodistill.{MODEL_CLASSES.get(kind.__name__)}:{kind.__name__}"
 
 
 def other_than_float32(weights: Mapping[str, Any]) -> str | None:
@@ -126,15 +140,17 @@ def other_than_float32(weights: Mapping[str, Any]) -> str | None:
 
 
 @overload
-def load_model(path: str | os.PathLike, expected: type[Kind]) -> Kind: ...
+def load_model(path: str | os.PathLike, expected: type[Kind], parts: Parts = ...) -> Kind: ...
 @overload
-def load_model(path: str | os.PathLike, expected: None = None) -> nn.Module: ...
-def load_model(path: str | os.PathLike, expected: type[nn.Module] | None = None) -> nn.Module:
+def load_model(path: str | os.PathLike, expected: None = None, parts: Parts = ...) -> nn.Module: ...
+def load_model(path: str | os.PathLike, expected: type[nn.Module] | None = None, parts: Parts = ()) -> nn.Module:
     """Return the model in a file, in evaluation mode, on the CPU.
 
     Args:
         path: The file.
-        expected: Class of the model; None: any in `MODEL_CLASSES`.
+        expected: Class of the model, which may be the caller's; None: any in `MODEL_CLASSES`.
+        parts: {part: network or its class} for each network of the model that is not of this library; or a list, from
+            which each part takes what has the name of its class, as the model itself ("class") does.
 
     Raises:
         EgoDistillOSError: If the file does not exist.
@@ -162,6 +178,9 @@ def load_model(path: str | os.PathLike, expected: type[nn.Module] | None = None)
             raise TypeError("trained_by is not a name")
         if trained_with is not None and not is_record(trained_with):
             raise TypeError("trained_with has no settings and history")
+        own = content.get("parts", {})
+        if not (isinstance(own, dict) and is_names([*own, *own.values()])):
+            raise TypeError("parts are not names of classes")
     except (KeyError, TypeError, ValueError) as error:
         raise EgoDistillError(f"{path} does not describe a model ({type(error).__name__}: {error})") from error
     if expected is not None and issubclass(expected, kind):
@@ -170,9 +189,13 @@ def load_model(path: str | os.PathLike, expected: type[nn.Module] | None = None)
         raise EgoDistillError(
             f"{path} contains a model of the class {name}, not {expected.__name__}; read it with {name}.load()"
         )
+    given = dict(parts) if isinstance(parts, Mapping) else parts_by_name(own, parts)
+    kind = given.get("class", kind)
+    require_parts(path, own, given if is_ours(kind) else {"class": kind, **given})
+    given.pop("class", None)
     try:
         with limited_size(os.path.getsize(path), len(weights)):
-            model: Any = cast(Any, kind).from_arguments(arguments, class_names)
+            model: Any = cast(Any, kind).from_arguments(arguments, class_names, **given)
     except Exception as error:  # a constructor can raise almost any error for the arguments of a forged file
         raise EgoDistillError(
             f"{path}: its arguments do not build a model of the class {name} ({type(error).__name__}: {error})"
@@ -186,6 +209,35 @@ def load_model(path: str | os.PathLike, expected: type[nn.Module] | None = None)
         )
     model.trained_by, model.trained_with = settings["trained_by"], trained_with
     return model.eval()
+
+
+def name_of(part: Any) -> str | None:
+    """Return the name of a network's class; None for what builds it in another way."""
+    kind = type(part) if isinstance(part, nn.Module) else part
+    return kind.__name__ if isinstance(kind, type) else None
+
+
+def parts_by_name(own: Mapping[str, str], parts: Sequence[Any]) -> dict[str, Any]:
+    """Return {part: network or class} for the parts of a file, from a list of them."""
+    short = {part: named.rpartition(":")[2].rpartition(".")[2] for part, named in own.items()}
+    return {part: one for part, name in short.items() for one in parts if name_of(one) == name}
+
+
+def require_parts(path: str | os.PathLike, own: Mapping[str, str], given: Mapping[str, Any]) -> None:
+    """Raise EgoDistillError unless those classes are given that a file names as not of this library."""
+    for part, named in own.items():
+        name = named.rpartition(":")[2].rpartition(".")[2]
+        way_out = f"call {name}.load()" if part == "class" else f"pass it: load(..., {part}={name})"
+        if part not in given:
+            raise EgoDistillError(
+                f"{path}: its {part} is {named}, which is not of this library, and no file contains code; {way_out}, "
+                f"or give --own FILE.py:{name}"
+            )
+        found = name_of(given[part])
+        if found not in (None, name):
+            raise EgoDistillError(f"{path}: its {part} is {named}, not {found}; {way_out}")
+    if extra := given.keys() - {"class"} - own.keys():
+        raise EgoDistillError(f"{path}: its {min(extra)} is of this library; leave out yours")
 
 
 def is_names(value: Any) -> bool:

@@ -19,6 +19,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
@@ -274,24 +275,54 @@ class Compiled:
             return output
 
 
+USES: weakref.WeakKeyDictionary[nn.Module, Use] = weakref.WeakKeyDictionary()
+USES_LOCK = threading.Lock()
+
+
+@dataclass
+class Use:
+    """How a model was before it was used in evaluation mode, and how many users it has."""
+
+    modes: dict[nn.Module, bool]
+    home: torch.device
+    device: torch.device
+    count: int = 0
+
+
 @contextlib.contextmanager
 def evaluation(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Move a model to a device, in evaluation mode; afterwards restore its device and the mode of each layer.
 
+    Threads may use a model at the same time; the last of them restores it.
+
     Args:
         model: The model.
         device: The device.
+
+    Raises:
+        EgoDistillError: If it is in use on another device.
     """
-    modes = {layer: layer.training for layer in model.modules()}
-    home = next((parameter.device for parameter in model.parameters()), device)
-    model.to(device).eval()
+    with USES_LOCK:
+        use = USES.get(model)
+        if use is None:
+            home = next((parameter.device for parameter in model.parameters()), device)
+            use = Use({layer: layer.training for layer in model.modules()}, home, device)
+            model.to(device).eval()
+            USES[model] = use
+        elif use.device != device:
+            raise EgoDistillError(f"the model is in use on {use.device}, so it cannot move to {device}; load it twice")
+        use.count += 1
     try:
         yield
     finally:
-        for layer, mode in modes.items():
-            layer.training = mode
-        if home != device:
-            model.to(home)
+        with USES_LOCK:
+            use.count -= 1
+            if not use.count:
+                del USES[model]
+                for layer, mode in use.modes.items():
+                    layer.training = mode
+                if use.home != device:
+                    model.to(use.home)
 
 
 def keep_frozen_statistics(model: nn.Module) -> None:

@@ -44,7 +44,6 @@ from ..engine import batches
 from ..engine.checkpoints import load_model
 from ..engine.teacher import channels_last
 from ..recordings import clips
-from ..student import EgoDistill
 from ..support import files
 from ..support.errors import DataError, EgoDistillError
 from ..training import Training
@@ -204,6 +203,14 @@ class Bench:
             suffix: ".pt" for the weights, ".json" for the result.
         """
         return Path(self.out, run.name + suffix)
+
+    def load(self, run: Run) -> nn.Module:
+        """Return the network of a run that is trained, with the recipe's own parts.
+
+        Args:
+            run: The run.
+        """
+        return load_model(self.path(run), parts=list(self.protocol.recipe.student.own().values()))
 
     def result(self, run: Run) -> dict[str, Any]:
         """Return the result of a finished run.
@@ -450,7 +457,7 @@ class Bench:
         train, test = self.splits(run)
         settings = self.settings(run)
         if path.exists():  # Interrupted between training and evaluation.
-            model = load_model(path)
+            model = self.load(run)
             model.sampling = run.sampling
         else:
             torch.manual_seed(run.seed)
@@ -500,14 +507,15 @@ class Bench:
         if run.method == "teacher":
             return build_teacher(self.teachers[run.teacher], run.outputs, store)
         if run.method == "EgoDistill" and not set(STAGE_1_LOSSES) <= set(run.without):
-            return EgoDistill.load(self.path(stage_1(run)))
+            return self.load(stage_1(run))
         student = self.protocol.recipe.student
         width = store.read(f"{run.outputs}.feature", [0]).shape[1] if run.teacher else student.feature_dim
         if run.method in BASELINES:
             model = self.build_baseline(run, store, width)
         else:
             uses_imu = run.method in ("VisIMU", "EgoDistill", "stage 1")
-            model = replace(student, num_frames=run.frames, use_imu=uses_imu).build(
+            encoder = student.imu_encoder if uses_imu else None
+            model = replace(student, num_frames=run.frames, use_imu=uses_imu, imu_encoder=encoder).build(
                 len(store.class_names),
                 feature_dim=width,
                 frame_size=store.settings["frame_size"],
@@ -549,7 +557,7 @@ class Bench:
         Args:
             run: The run that starts from it; there is one encoder per seed.
         """
-        return EgoDistill.load(self.path(Run("start", run.seed))).image_encoder
+        return self.load(Run("start", run.seed)).get_submodule("image_encoder")
 
     def settings(self, run: Run) -> Training:
         """Return the settings of the stage that trains a run.

@@ -205,7 +205,7 @@ def rows(bench: Bench, runs: Iterable[Run], *, costs: bool = True) -> list[Row]:
     result = []
     for kind, members in kinds.items():
         found = [bench.result(run) for run in members]
-        model = load_model(bench.path(members[0]))
+        model = bench.load(members[0])
         cost = inference.measure(model, device=bench.device, precision="fp32") if costs else None
         gmacs = cost and cost.gmacs
         if "gmacs" in found[0]:  # AdaFuse: what its decisions need.

@@ -16,7 +16,6 @@ import numpy as np
 
 from .. import data, inference
 from ..drawing import canvas
-from ..engine.checkpoints import load_model
 from .figures import STYLES, error_bars
 
 if TYPE_CHECKING:
@@ -60,9 +59,7 @@ def shown_clips(bench: Bench, runs: Sequence[Run]) -> list[ShownClip]:
     clips = test.select(rows)
     said: dict[str, list[str]] = {}
     for run in runs:
-        found = inference.outputs(
-            load_model(bench.path(run)), clips, batch_size=len(rows), device=bench.device, progress=False
-        )
+        found = inference.outputs(bench.load(run), clips, batch_size=len(rows), device=bench.device, progress=False)
         best = [int(number) for output, _ in found for number in output.logits.argmax(1)]
         said[run.method] = [test.class_names[number] for number in best]
     frames, whole = clips.read("frames_1", range(len(clips))), clips.read("clip", range(len(clips)))

@@ -8,6 +8,7 @@ records       tables and JSON, read item by item
 pickles       pickles, read without running their code
 tables        tables of results: text, Markdown, provenance
 lazy          packages that import their modules on first use
+own           classes of a user's own code, by name
 version       __version__
 """
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         files as files,
         holders as holders,
         lazy as lazy,
+        own as own,
         pickles as pickles,
         processes as processes,
         records as records,
@@ -31,6 +33,6 @@ else:
     __getattr__, __dir__ = hand_on(
         __name__,
         dict.fromkeys(
-            ("errors", "files", "holders", "lazy", "pickles", "processes", "records", "tables", "version"), ()
+            ("errors", "files", "holders", "lazy", "own", "pickles", "processes", "records", "tables", "version"), ()
         ),
     )

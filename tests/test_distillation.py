@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -148,12 +148,12 @@ def test_the_demos_recipe():
 def test_a_recipe_builds_its_student():
     """Every field is an argument of the constructor, with its default, and reaches it."""
     arguments = inspect.signature(EgoDistill.__init__).parameters
-    plain = asdict(StudentSettings())
+    plain = StudentSettings().record()  # without networks of one's own
     assert plain == {name: arguments[name].default for name in plain}
     other = StudentSettings(2, "resnet10x4", None, True, "mean", 8, 24, 1, 12)
     assert all(getattr(other, name) != default for name, default in plain.items() if name != "use_imu")
     built = other.build(4, class_names=CLASSES, frame_size=32).arguments
-    own = {name: value for name, value in asdict(other).items() if name != "image_weights"}
+    own = {name: value for name, value in other.record().items() if name != "image_weights"}
     assert built.items() >= (own | {"num_classes": 4, "frame_size": 32}).items()
     frames_only = replace(other, use_imu=False).build(4, feature_dim=7)  # a teacher's
     assert frames_only.inputs == ("frames",) and frames_only.feature_dim == 7

@@ -74,6 +74,28 @@ def log_softmax(x):
     return x - np.log(np.exp(x - x.max(1, keepdims=True)).sum(1, keepdims=True)) - x.max(1, keepdims=True)
 
 
+def test_threads_share_a_model_in_training_mode():
+    """Each has the answers that one alone has: no dropout, and no moment between two modes."""
+    model, store = small().train(), Store(12)
+    wanted = evaluate(model, store, batch_size=2, **QUIET).scores
+    found = [[] for _ in range(4)]
+
+    def work(mine):
+        for _ in range(5):
+            mine.append(evaluate(model, store, batch_size=2, **QUIET).scores)
+
+    threads = [threading.Thread(target=work, args=(mine,)) for mine in found]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (
+        all(torch.equal(scores, wanted) for mine in found for scores in mine)
+        and [len(mine) for mine in found] == [5] * 4
+    )
+    assert model.training
+
+
 def test_agreement_with_a_teacher():
     class Fixed(nn.Module):
         inputs, class_names = ("own.feature", "own.logits"), [*"abcdefg"]

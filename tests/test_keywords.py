@@ -161,6 +161,7 @@ DIFFERENT = {
         "max_age": (2.0, NEWEST),
         "min_coverage": (0.99, {}),
         "max_gap": (0.12, {"min_coverage": 0.99}),
+        "imu_axes": ("XZy", {}),
         "frame_clock": ((0.1, 1.0), {}),
         "gate": (gates.Always(), NEWEST),
         "period": (1.0, NEWEST),

@@ -90,7 +90,7 @@ def test_commands_are_understood(words, monkeypatch):
 @linux_only
 def test_the_slurm_script_starts_one_job_on_all_machines(tmp_path):
     """With commands in place of SLURM's and torchrun; no SLURM was at hand."""
-    script = re.search(r"```bash\n(.*?)```", GUIDE, re.DOTALL)[1]
+    script = re.search(r"```bash\n(#!.*?)```", GUIDE, re.DOTALL)[1]
     fakes = {
         "scontrol": "printf 'node7\\nnode8\\n'",
         "srun": '"$@"',

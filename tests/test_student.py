@@ -511,3 +511,150 @@ def test_frames_have_the_size_and_statistics_of_the_networks_weights():
 def test_a_fusion_network_has_a_bounded_depth(layers):
     with pytest.raises(ValueError, match=r"fusion_layers=\S+ must be a whole number, at most 1000"):
         EgoDistill(4, image_weights=None, image_encoder="resnet10x4", fusion_layers=layers)
+
+
+# --- Parts of one's own
+
+
+class Spectrum(nn.Module):
+    """An IMU encoder: the mean size of each channel, and a layer."""
+
+    def __init__(self, width=3):
+        super().__init__()
+        self.layer = nn.Linear(6, width)
+
+    def forward(self, imu):
+        return self.layer(imu.abs().mean(1))
+
+
+class Map(Spectrum):
+    def forward(self, imu):
+        return self.layer(imu).transpose(1, 2)[:, :, ::2]
+
+
+class Pixels(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, pixels):
+        return self.norm(pixels).mean((2, 3)).repeat(1, 3)
+
+
+class Gate(nn.Module):
+    def __init__(self, image_dim=9, imu_dim=3, feature_dim=12):
+        super().__init__()
+        self.image, self.imu = nn.Linear(image_dim, feature_dim), nn.Linear(imu_dim, feature_dim)
+
+    def forward(self, image, imu):
+        return self.image(image) * (1.0 if imu is None else self.imu(imu).sigmoid())
+
+
+OWN = {"image_encoder": Pixels, "imu_encoder": Spectrum, "fusion": Gate}
+
+
+def own(**options):
+    torch.manual_seed(0)
+    return EgoDistill(4, **{"feature_dim": 12, "frame_size": 32} | OWN | options).eval()
+
+
+def test_parts_of_ones_own_are_the_student_s_networks():
+    model, gate = own(), Gate()
+    frames, imu = batches.example_inputs(model, 3)
+    assert (model.image_dim, model.imu_dim) == (9, 3) and all(type(getattr(model, k)) is v for k, v in OWN.items())
+    pixels = (
+        (frames[:, 0] / 255 - torch.tensor(student.IMAGENET_MEAN)[:, None, None]).permute(0, 2, 3, 1)
+    ) / torch.tensor(student.IMAGENET_STD)
+    image = (pixels / (1 + 1e-5) ** 0.5).mean((1, 2)).repeat(1, 3)
+    motion = model.imu_encoder.layer((imu - imu.mean(1, keepdim=True)).abs().mean(1))
+    wanted = model.fusion.image(image) * model.fusion.imu(motion).sigmoid()
+    torch.testing.assert_close(model(frames, imu).feature, wanted, atol=1e-5, rtol=1e-4)
+    assert own(fusion=gate).fusion is gate and own(imu_encoder=lambda: Spectrum(3)).imu_dim == 3
+    assert own(num_frames=2, fusion=lambda: Gate(512)).fusion.image.in_features == 512
+    assert own(use_imu=False, imu_encoder=None)(frames).feature.shape == (3, 12)
+
+
+def test_a_map_over_time_is_flattened_or_averaged():
+    flat, mean = (own(imu_encoder=Map, imu_vector=how, fusion=None) for how in ("flatten", "mean"))
+    imu = torch.randn(2, 422, 6)
+    maps = flat.imu_encoder(imu - imu.mean(1, keepdim=True))
+    assert torch.equal(flat.encode_imu(imu), maps.flatten(1)) and flat.imu_dim == 3 * 211
+    torch.testing.assert_close(mean.encode_imu(imu), maps.mean(2))
+    assert mean.imu_dim == 3 and own(imu_vector="mean").imu_dim == 3
+
+
+def test_building_a_student_changes_nothing_in_its_parts():
+    part = Pixels()
+    part.norm.eval()
+    before = {name: value.clone() for name, value in part.state_dict().items()}
+    EgoDistill(4, **OWN | {"image_encoder": part}, feature_dim=12, frame_size=32)
+    assert part.training and not part.norm.training
+    assert all(torch.equal(value, before[name]) for name, value in part.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"imu_encoder": lambda: nn.Linear(6, 2), "imu_vector": "mean"}, None),
+        (
+            {"imu_encoder": lambda: nn.Linear(7, 2)},
+            r"imu_encoder=Linear fails for float32 \[2, 422, 6\] \(RuntimeError",
+        ),
+        (
+            {"imu_encoder": nn.Flatten, "image_encoder": nn.Identity},
+            r"image_encoder=Identity must return float \[2, d\] for ",
+        ),
+        (
+            {"fusion": lambda: Gate(feature_dim=11)},
+            r"fusion=Gate must return float \[2, 12\] for .*; it returned float32 \[2, 11\]",
+        ),
+        ({"fusion": lambda: Gate(8)}, r"fusion=Gate fails for float32 \[2, 9\], float32 \[2, 3\]"),
+        ({"imu_encoder": lambda: 3}, "is no network: it gives a int"),
+        ({"use_imu": False}, "has no imu_encoder"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused_when_the_student_is_built(options, words):
+    if words is None:
+        assert own(**options, fusion=None).imu_dim == 422  # a map over time: [2, 422, 2]
+        return
+    with pytest.raises(ValueError, match=words):
+        own(**options)
+
+
+def test_files_name_the_parts_of_ones_own_and_load_wants_them(tmp_path):
+    model, path = own(), tmp_path / "student.pt"
+    model.save(path)
+    again = EgoDistill.load(path, **OWN)
+    assert same(model, again) and again.arguments == model.arguments
+    clips = batches.example_inputs(model, 2)
+    assert torch.equal(again(*clips).logits, model(*clips).logits)
+    lacking = {name: part for name, part in OWN.items() if name != "fusion"}
+    with pytest.raises(EgoDistillError, match=r"its fusion is \S+:Gate, .*pass it: load\(\.\.\., fusion=Gate\)"):
+        EgoDistill.load(path, **lacking)
+    with pytest.raises(EgoDistillError, match=r"its imu_encoder is \S+:Spectrum, not \S+:Map;"):
+        EgoDistill.load(path, **OWN | {"imu_encoder": Map})
+    with pytest.raises(EgoDistillError, match="does not fit this EgoDistill"):
+        EgoDistill.load(path, **OWN | {"imu_encoder": Spectrum(4), "fusion": Gate(9, 4)})
+    small().save(path)
+    with pytest.raises(EgoDistillError, match="its fusion is of this library; leave out yours"):
+        EgoDistill.load(path, fusion=Gate)
+    replaced = small(hidden=32)
+    replaced.imu_encoder = Map()
+    replaced.save(path)
+    with pytest.raises(EgoDistillError, match=r"its imu_encoder is \S+:Map"):
+        EgoDistill.load(path)
+
+
+def test_a_student_of_ones_own_class_is_read_by_that_class(tmp_path):
+    class Calm(EgoDistill):
+        def fuse(self, image, imu):
+            feature, logits = super().fuse(image, imu)
+            return student.Output(feature, logits / 2)
+
+    torch.manual_seed(0)
+    model = Calm(4, feature_dim=12, image_encoder="resnet10x4", image_weights=None, frame_size=32, hidden=8).eval()
+    model.save(tmp_path / "calm.pt")
+    with pytest.raises(EgoDistillError, match=r"its class is \S+Calm, .*call Calm\.load\(\)"):
+        EgoDistill.load(tmp_path / "calm.pt")
+    clips = batches.example_inputs(model, 2)
+    assert torch.equal(Calm.load(tmp_path / "calm.pt")(*clips).logits, model(*clips).logits)

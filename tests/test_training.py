@@ -71,6 +71,63 @@ def test_an_objective_of_ones_own_is_told_what_to_return(make, words):
         training.train(objective, Store(8), training.Training(epochs=1, batch_size=8, **QUIET))
 
 
+class Far(training.Objective):
+    """Moves a vector to (3, 4); the gradient at 0 is 5 long in total."""
+
+    def __init__(self, store):
+        super().__init__(nn.ParameterList([torch.zeros(1), torch.zeros(1)]), ["imu"], {"stage": "far"})
+
+    def forward(self, batch):
+        x, y = self.model
+        return {"loss": ((x - 3).square() + (y - 4).square()).expand(len(batch["imu"])) / 2}
+
+
+@pytest.mark.parametrize(("limit", "steps"), [(None, (3.0, 4.0)), (1.0, (0.6, 0.8)), (10.0, (3.0, 4.0))])
+def test_gradients_are_clipped_to_a_norm_of_all_of_them(limit, steps):
+    class Descent(Far):
+        def optimizer(self, parameters, settings):
+            return torch.optim.SGD(parameters, lr=settings.learning_rate)
+
+    objective = Descent(Store(8))
+    settings = training.Training(epochs=1, batch_size=8, learning_rate=0.5, decay_epochs=(), clip_norm=limit, **QUIET)
+    training.train(objective, Store(8), settings)
+    torch.testing.assert_close(torch.cat([*objective.model]).detach(), 0.5 * torch.tensor(steps))
+
+
+def test_an_objective_has_an_optimizer_of_its_own_and_an_end_of_an_epoch(tmp_path):
+    """Groups keep their rates below the schedule; what an epoch's end adds is in the history. A killed run goes on."""
+    calls = []
+
+    class Grouped(Far):
+        def optimizer(self, parameters, settings):
+            slow, fast = parameters
+            groups = [{"params": [slow], "lr": settings.learning_rate / 10}, {"params": [fast]}]
+            return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=0.9)
+
+        def end_epoch(self, row):
+            row["distance"] = float((torch.cat([*self.model]).detach() - torch.tensor([3.0, 4.0])).norm())
+
+    def run(objective, **change):
+        settings = training.Training(epochs=3, batch_size=4, learning_rate=0.1, decay_epochs=(2,), **QUIET | change)
+        return training.train(objective, Store(8), settings), torch.cat([*objective.model]).detach()
+
+    history, found = run(Grouped(Store(8)))
+    assert [row["distance"] for row in history] == sorted((row["distance"] for row in history), reverse=True)
+    speed, at = np.zeros(2), np.zeros(2)
+    for rate in (0.1, 0.1, 0.1, 0.1, 0.01, 0.01):
+        speed = 0.9 * speed + at - (3, 4)
+        at = at - rate * np.array([0.1, 1.0]) * speed
+    np.testing.assert_allclose(found, at, rtol=1e-5)
+    stopped = Grouped(Store(8))
+    stopped.register_forward_pre_hook(
+        lambda *_: calls.append(1) if len(calls) < 4 else (_ for _ in ()).throw(OSError())
+    )
+    with pytest.raises(OSError):
+        run(stopped, checkpoint=tmp_path / "c.pt", checkpoint_seconds=0.0)
+    again, same = run(Grouped(Store(8)), checkpoint=tmp_path / "c.pt")
+    assert torch.equal(same, found) and [row["distance"] for row in again] == [row["distance"] for row in history]
+
+
 def test_order_of_the_data_depends_on_seed_and_epoch_alone():
     store, rows = Store(16), []
 
@@ -727,6 +784,7 @@ OTHER_SETTINGS = {
     "precision": "bf16",
     "augment": egodistill.Augment(crop=0.2),
     "label_smoothing": 0.1,
+    "clip_norm": 2.0,
 }
 MAY_CHANGE = {"device", "checkpoint", "checkpoint_seconds", "progress", "sync_batch_norm"}
 MAY_CHANGE |= {"keep_checkpoint", "out", "overwrite"}
@@ -735,7 +793,7 @@ MAY_CHANGE |= {"keep_checkpoint", "out", "overwrite"}
 def test_every_setting_that_changes_a_training_is_compared_when_it_goes_on():
     settings = egodistill.Training()
     assert set(OTHER_SETTINGS) | MAY_CHANGE == {field.name for field in dataclasses.fields(settings)}
-    assert set(settings.record()) == set(OTHER_SETTINGS)
+    assert set(settings.record()) == set(OTHER_SETTINGS) - {"clip_norm"}  # None is not written
     for name, value in OTHER_SETTINGS.items():
         different = egodistill.support.files.differences(
             settings.record(), dataclasses.replace(settings, **{name: value}).record()

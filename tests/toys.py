@@ -2,8 +2,9 @@
 
 import numpy as np
 import torch
+from torch import nn
 
-from egodistill import IMU_SAMPLES, EgoDistill
+from egodistill import IMU_SAMPLES, EgoDistill, Output
 
 CLASSES = ["close", "open", "put", "take"]
 
@@ -67,3 +68,41 @@ def same(a, b):
 
 
 FAST = {"epochs": 12, "batch_size": 8, "learning_rate": 2e-3, "decay_epochs": (9,), **QUIET}
+
+
+class Moved(nn.Module):
+    """An IMU encoder of one's own: how large each channel is."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 3)
+
+    def forward(self, imu):
+        return self.layer(imu.abs().mean(1))
+
+
+class Joined(nn.Module):
+    """A fusion network of one's own, for any features."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.layer = nn.LazyLinear(size)
+
+    def forward(self, image, imu):
+        return self.layer(image if imu is None else torch.cat([image, imu], dim=1))
+
+
+def joined_768():
+    return Joined(768)
+
+
+def joined_12():
+    return Joined(12)
+
+
+class Calm(EgoDistill):
+    """A student of one's own class: its scores are halved."""
+
+    def fuse(self, image, imu):
+        feature, logits = super().fuse(image, imu)
+        return Output(feature, logits / 2)

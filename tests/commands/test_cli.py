@@ -230,7 +230,7 @@ def test_a_crash_names_its_line():
     """A library that takes the process down leaves the line of ours that called it."""
     code = (
         "import ctypes, sys; from egodistill.engine import checkpoints; from egodistill.commands import cli; "
-        "checkpoints.load_model = lambda path: ctypes.string_at(0); "
+        "checkpoints.load_model = lambda path, parts=(): ctypes.string_at(0); "
         "sys.exit(cli.main(['measure', '--student', 'x.pt']))"
     )
     env = {name: value for name, value in os.environ.items() if name != "PYTHONFAULTHANDLER"}
@@ -240,7 +240,7 @@ def test_a_crash_names_its_line():
 
 
 def test_ctrl_c_is_exit_code_130(monkeypatch, capsys):
-    def interrupt(path):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(checkpoints, "load_model", interrupt)
@@ -267,8 +267,8 @@ def test_the_exit_code_is_that_of_the_process(monkeypatch, capsys):
 
 
 TRAINING = (
-    "--preset --epochs --batch-size --learning-rate --decay-epochs --decay --weight-decay --schedule --warmup-epochs "
-    "--seed --precision --sync-batch-norm --keep-checkpoint --device"
+    "--preset --epochs --batch-size --learning-rate --decay-epochs --decay --weight-decay --clip-norm --schedule "
+    "--warmup-epochs --seed --precision --sync-batch-norm --keep-checkpoint --device"
 )
 
 
@@ -278,7 +278,9 @@ INFERENCE = "--precision --compile --device"
 AUGMENTATION = "--crop --jitter --label-smoothing"
 
 
-STUDENT = "--num-frames --image-encoder --image-weights --no-imu --imu-vector"
+STUDENT = (
+    "--own --num-frames --image-encoder --image-weights --no-imu --imu-vector --imu-encoder --fusion --student-class"
+)
 
 
 EXPERIMENT = (
@@ -303,10 +305,12 @@ OPTIONS = {
     "transcode": "VIDEO --out --short-side --keyframe-every --quality --measure --overwrite",
     "prepare": f"{SEGMENTS} --out --num-frames --frame-size --sampling --key-frames --tolerance --clip-frames "
     "--clip-size --no-imu --zero-accel --min-coverage --max-gap --max-hold --workers --max-bad --retry-failed "
-    "--teacher-file --architecture --pretrained --class-names --end-features --image-encoder --batch-size --precision "
+    "--teacher-file --architecture --pretrained --class-names --end-features --image-encoder --batch-size "
+    "--precision "
     "--device",
     "status": "store --seconds --verify",
-    "export": "STUDENT --out --format --pair --precision --batch-size --calibrate --calibrate-split --calibrate-clips "
+    "export": "STUDENT --own --out --format --pair --precision --batch-size --calibrate --calibrate-split "
+    "--calibrate-clips "
     "--check --check-split --overwrite --markdown",
     "teachers": "",
     "finetune": f"store --split --out --overwrite --no-plot --init --architecture --pretrained --name --option "
@@ -319,12 +323,14 @@ OPTIONS = {
     "distill": "store --split --teacher --out --overwrite --no-plot "
     "--alpha --beta --tau --tau-squared --l1-reduction --init "
     f"{STUDENT} {TRAINING} {AUGMENTATION} --validation",
-    "evaluate": f"store --split --student --teacher-file --teacher --out --overwrite --no-plot {INFERENCE}",
-    "measure": f"--student --teacher-file --rows --batch-size --repeats --seconds --out --overwrite "
+    "evaluate": f"store --split --student --teacher-file --own --teacher --out --overwrite --no-plot {INFERENCE}",
+    "measure": f"--student --own --teacher-file --rows --batch-size --repeats --seconds --out --overwrite "
     f"--markdown {INFERENCE}",
-    "predict": "video --student --imu --imu-offset --imu-stretch --imu-axes --zero-accel --min-coverage --max-gap "
+    "predict": "video --student --own --imu --imu-offset --imu-stretch --imu-axes --zero-accel --min-coverage "
+    "--max-gap "
     f"--max-hold --stride --top --key-frames --tolerance --out --overwrite --no-plot {INFERENCE}",
-    "live": "SOURCE --student --every --frames --slack --top --min-coverage --max-gap --precision --device --tolerance "
+    "live": "SOURCE --student --own --every --frames --slack --top --min-coverage --max-gap --precision "
+    "--device --tolerance "
     "--max-age --period --imu --imu-follow --imu-axes --frame-offset --frame-stretch --align --fast --seconds "
     "--timeout --reconnect --events --json --out --overwrite",
 }

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import toys
 from commandline import Clips, run
 from miniature import file_of
 
@@ -42,7 +43,7 @@ def test_training_options_reach_the_stage(demo, tmp_path, monkeypatch):
     assert given.pop() == plain  # the paper's for EPIC-KITCHENS
     values = (
         "--alpha 0.5 --beta 2 --tau 3 --tau-squared --l1-reduction sum --epochs 4 --batch-size 5 --learning-rate 0.6 "
-        "--decay-epochs 2 3 --decay 0.7 --weight-decay 0.8 --seed 9 --precision bf16 --device cpu "
+        "--decay-epochs 2 3 --decay 0.7 --weight-decay 0.8 --clip-norm 2 --seed 9 --precision bf16 --device cpu "
         "--schedule cosine --warmup-epochs 1.5 --sync-batch-norm --crop 0.3 --jitter 0.2 --label-smoothing 0.1"
     )
     assert cli.main(command + values.split()) == 0
@@ -60,6 +61,7 @@ def test_training_options_reach_the_stage(demo, tmp_path, monkeypatch):
         decay_epochs=(2, 3),
         decay=0.7,
         weight_decay=0.8,
+        clip_norm=2.0,
         seed=9,
         precision="bf16",
         device="cpu",
@@ -111,13 +113,17 @@ def test_options_are_the_fields_of_settings(stage):
             expected[field.name] = {bool: not default, tuple: (7,), str: text}.get(
                 type(default), 0.5 if text == "0.5" else 7
             )
+            if default is None:
+                expected[field.name] = 7.0 if field.name == "clip_norm" else text
     if "crop" in names:  # a field of a dataclass in the settings
         at = values.index("--sync-batch-norm") + 1  # in the order of the fields
         values[at:at] = ["--crop", "0.5", "--jitter", "0.25"]
         expected["augment"] = egodistill.Augment(crop=0.5, jitter=0.25)
     changed = apply_options(settings, parser.parse_args(values))
     assert changed == replace(settings, **expected)
-    assert all(type(getattr(changed, name)) is type(getattr(settings, name)) for name in expected)
+    for name, value in expected.items():
+        default = getattr(settings, name)
+        assert type(getattr(changed, name)) is type(value if default is None else default)
     assert used_flags(settings, parser.parse_args(values)) == [v for v in values if v[:2] == "--"]
 
 
@@ -160,7 +166,7 @@ def field_words(settings, without=()) -> tuple[str, dict]:
         other = {bool: not value, int: 7, float: 0.25, tuple: (7,), str: "none", type(None): "none"}[type(value)]
         choices = [choice for choice in typing.get_args(hint) if isinstance(choice, str)]
         other = choices[-1] if choices and choices[-1] != value else choices[0] if choices else other
-        other = {"image_encoder": "resnet10x4", "image_weights": "w.pth"}.get(name, other)
+        other = {"image_encoder": "resnet10x4", "image_weights": "w.pth", "clip_norm": 2.0}.get(name, other)
         shown = (
             [] if isinstance(value, bool) else [str(one) for one in (other if isinstance(other, tuple) else [other])]
         )
@@ -179,7 +185,7 @@ def stage_arrivals(stage, function, without=()) -> tuple[str, dict]:
 
 
 def student_arrivals(function, without=()) -> tuple[str, dict]:
-    words, values = field_words(egodistill.EPIC_KITCHENS.student, without)
+    words, values = field_words(egodistill.EPIC_KITCHENS.student, [*without, *distillation.OWN_NETWORKS])
     arrivals = {f"{function}.model.arguments.{name}": value for name, value in values.items()}
     arrivals["build_image_encoder.weights"] = arrivals.pop(f"{function}.model.arguments.image_weights")
     return words, arrivals
@@ -194,12 +200,20 @@ def training_runs(stage, function, fixed="", *, without=(), without_student=()):
     taught = {f"{function}.teacher": "t"} if ours else {}
     files = {f"{function}.settings.out": "{tmp}/x.pt", "check_output.path": "{tmp}/x.pt"}
     store = {f"{function}.store.opened": ("folder", "own")}
-    start = "load_model.path" if function == "finetune" else "load_start.path"
-    kept = {start: "a.pt", "check_output.overwrite": True, "draw_beside.a.plot": False}
+    start = "load_model" if function == "finetune" else "load_start"
+    kept = {f"{start}.path": "a.pt", "check_output.overwrite": True, "draw_beside.a.plot": False}
+    kept |= {"load_model.parts": [toys.Moved]} if function == "finetune" else {"load_start.names": ["toys:Moved"]}
     kept |= {f"{function}.settings.{name}": True for name in ("overwrite", "keep_checkpoint")}
+    width = 768 if function == "finetune" else 12
+    own = f"--imu-encoder toys:Moved --fusion toys:joined_{width} --student-class toys:Calm"
+    names = {"": "Calm", ".imu_encoder": "Moved", ".fusion": "Joined"}
     return [
         (f"{out} {fixed} --split own {words} {student}", arrivals | built | taught | files | store),
-        (f"{out} --init a.pt --overwrite --keep-checkpoint --no-plot", kept),
+        (
+            f"{out} {fixed} --image-encoder resnet10x4 --image-weights none {own}",
+            {f"{function}.model{part}.__class__.__name__": name for part, name in names.items()},
+        ),
+        (f"{out} --init a.pt --own toys:Moved --overwrite --keep-checkpoint --no-plot", kept),
         (f"{out} {fixed} --preset demo", {f"{function}.settings.epochs": 6}),
     ]
 
@@ -408,7 +422,8 @@ ARRIVALS = {
     ],
     "extract": [
         (
-            "folder --split own --teacher-file t.pt --name mine --views 3 --batch-size 5 --overwrite --precision bf16 "
+            "folder --split own --teacher-file t.pt --name mine --views 3 --batch-size 5 --overwrite "
+            "--precision bf16 "
             "--device cpu",
             {
                 "extract.teacher.name": "mine",
@@ -436,10 +451,13 @@ ARRIVALS = {
     ],
     "evaluate": [
         (
-            "folder --split own --student a.pt --teacher t --out {tmp}/e.json --overwrite --no-plot " + INFERENCE_WORDS,
+            "folder --split own --student a.pt --own toys:Moved --own toys:Calm --teacher t --out {tmp}/e.json "
+            "--overwrite "
+            "--no-plot " + INFERENCE_WORDS,
             {
                 "evaluate.store.opened": ("folder", "own"),
                 "load_student.path": "a.pt",
+                "load_student.names": ["toys:Moved", "toys:Calm"],
                 "evaluate.teacher": "t",
                 "check_output.path": "{tmp}/e.json",
                 "draw_beside.a.plot": False,
@@ -479,10 +497,12 @@ ARRIVALS = {
     ],
     "export": [
         (
-            "a.pt --out {tmp}/x.onnx --format onnx --precision int8 --batch-size 3 --calibrate c --calibrate-split all "
+            "a.pt --own toys:Moved --out {tmp}/x.onnx --format onnx --precision int8 --batch-size 3 --calibrate c "
+            "--calibrate-split all "
             "--calibrate-clips 9 --check k --check-split own --overwrite --markdown {tmp}/m.md",
             {
                 "load_distilled.path": "a.pt",
+                "load_distilled.names": ["toys:Moved"],
                 "export.path": "{tmp}/x.onnx",
                 "export.format": "onnx",
                 "export.precision": "int8",
@@ -509,10 +529,12 @@ ARRIVALS = {
     ],
     "measure": [
         (
-            "--student a.pt --teacher-file t.pt --batch-size 5 --repeats 3 --seconds 0.5 --out {tmp}/m.json "
+            "--student a.pt --own toys:Moved --teacher-file t.pt --batch-size 5 --repeats 3 --seconds 0.5 --out "
+            "{tmp}/m.json "
             f"--overwrite --markdown {{tmp}}/m.md {INFERENCE_WORDS}",
             {
                 "load_student.path": "a.pt",
+                "load_student.names": ["toys:Moved"],
                 "load_teacher.path": "t.pt",
                 "measure.batch_size": 5,
                 "measure.repeats": 3,
@@ -526,11 +548,13 @@ ARRIVALS = {
     ],
     "predict": [
         (
-            "v.mp4 --student a.pt --imu a.csv g.csv --imu-offset 0.3 --imu-stretch 1.02 --imu-axes XZy --zero-accel "
+            "v.mp4 --student a.pt --own toys:Moved --imu a.csv g.csv --imu-offset 0.3 --imu-stretch 1.02 "
+            "--imu-axes XZy --zero-accel "
             "--min-coverage 0.6 --max-gap 0.2 --max-hold 3 --stride 0.5 --top 2 --key-frames --out {tmp}/p.csv "
             f"--overwrite --no-plot {INFERENCE_WORDS}",
             {
                 "load_distilled.path": "a.pt",
+                "load_distilled.names": ["toys:Moved"],
                 "draw_beside.a.plot": False,
                 "open_recording.path": "v.mp4",
                 "open_recording.imu": ["a.csv", "g.csv"],
@@ -559,12 +583,14 @@ ARRIVALS = {
     ],
     "live": [
         (
-            "v.mp4 --student a.pt --imu a.csv g.csv --imu-axes XZy --every 0.25 --frames newest --slack 0.1 --top 2 "
+            "v.mp4 --student a.pt --own toys:Moved --imu a.csv g.csv --imu-axes XZy --every 0.25 --frames "
+            "newest --slack 0.1 --top 2 "
             "--min-coverage 0.6 --max-gap 0.2 --max-age 3 --period 5 --frame-offset 0.3 --frame-stretch 1.02 --fast "
             "--seconds 9 --events --json --out {tmp}/p.jsonl --overwrite --precision bf16 --device cpu",
             {
                 "load_for_stream.path": "a.pt",
                 "load_for_stream.device": "cpu",
+                "load_for_stream.own": ["toys:Moved"],
                 "VideoFeed.source": "v.mp4",
                 "VideoFeed.realtime": False,
                 "VideoFeed.timeout": None,

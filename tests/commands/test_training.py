@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 from commandline import Clips, ToyClips, run, spy_on_stages
-from miniature import weights
+from miniature import PROTOCOL, RECIPE, weights
 
 import egodistill.commands.demo
 from egodistill import EgoDistill, data, distillation, teachers
 from egodistill.commands import cli, options, training
+from egodistill.experiments import Bench, Run
 
 
 @pytest.mark.slow
@@ -348,3 +349,67 @@ def test_the_one_teacher_of_a_store_is_the_default(command, taught, monkeypatch,
     assert cli.main(words) == 1 and "give one with --teacher: small, other" in capsys.readouterr().err
     run(capsys, *words, "--teacher", "small")
     assert given == ["small", "small"]
+
+
+MINE = """
+from torch import nn
+from egodistill import EgoDistill, Output
+
+class Spectrum(nn.Module):
+    def __init__(self, width=3):
+        super().__init__()
+        self.layer = nn.Linear(6, width)
+
+    def forward(self, imu):
+        return self.layer(imu.abs().mean(1))
+
+def wide():
+    return Spectrum(5)
+
+class Calm(EgoDistill):
+    def fuse(self, image, imu):
+        feature, logits = super().fuse(image, imu)
+        return Output(feature, logits / 2)
+"""
+
+
+def test_networks_of_ones_own_go_through_all_commands(taught, capsys):
+    """Named when the student is built, and again when its file is read."""
+    (taught / "mine.py").write_text(MINE)
+    small = "--image-encoder resnet10x4 --image-weights none --epochs 1 --decay-epochs --batch-size 8 --no-plot".split()
+    built = ["--imu-encoder", "mine.py:wide", "--student-class", "mine.py:Calm"]
+    own = ["--own", "mine.py:wide", "--own", "mine.py:Calm"]
+    run(capsys, "pretrain", "s", "--teacher", "small", "--out", "imu.pt", *small, *built)
+    training = ["distill", "s", "--teacher", "small", "--out", "own.pt", *small[4:], "--init", "imu.pt", *own]
+    run(capsys, *training)
+    assert "already trained" in run(capsys, *training)
+    run(capsys, "evaluate", "s", "--student", "own.pt", *own, "--no-plot")
+    run(capsys, "export", "own.pt", "--out", "own.pt2", "--check", "s", *own)
+    assert "own.pt" in run(capsys, "measure", "--student", "own.pt", *own, "--repeats", 1)
+    import mine
+
+    model = mine.Calm.load("own.pt", imu_encoder=mine.wide)
+    assert type(model.imu_encoder) is mine.Spectrum and model.imu_dim == 5
+    for words, said in (
+        (own[:2], r"own\.pt: its class is mine:Calm, which is not of this library.*--own FILE\.py:Calm"),
+        (own[2:], r"own\.pt: its imu_encoder is mine:Spectrum, .*--own FILE\.py:Spectrum"),
+        ([*own, "--own", "mine.py:Calmer"], r"mine\.py: has no Calmer; did you mean Calm\?"),
+    ):
+        assert cli.main(["evaluate", "s", "--student", "own.pt", *words]) == 1
+        assert re.search(said, capsys.readouterr().err)
+    assert cli.main([*"distill s --teacher small --out new.pt".split(), *small, *own]) == 1
+    assert "--own" in capsys.readouterr().err
+
+
+def test_a_bench_trains_students_with_networks_of_ones_own(store, tmp_path, capsys, monkeypatch):
+    (tmp_path / "mine.py").write_text(MINE)
+    student = replace(RECIPE.student, imu_encoder=f"{tmp_path / 'mine.py'}:Spectrum")
+    bench = Bench(
+        str(store.path),
+        str(tmp_path / "out"),
+        replace(PROTOCOL, recipe=replace(RECIPE, student=student)),
+        progress=False,
+    )
+    bench.run([Run("VisIMU")])
+    assert type(bench.load(Run("VisIMU")).imu_encoder).__name__ == "Spectrum"
+    assert "imu_encoder" in student.record() and "imu_encoder" not in RECIPE.student.record()

@@ -152,6 +152,54 @@ def test_the_imu_encoder_for_export_is_equal(width):
     assert not any(isinstance(layer, nn.Conv1d) for layer in exported.modules())
 
 
+class Spectrum(nn.Module):
+    """An IMU encoder of one's own whose layers have the names of ours."""
+
+    def __init__(self):
+        super().__init__()
+        self.cnn = nn.Sequential(nn.Conv1d(6, 16, 5, padding=2), nn.Tanh(), nn.Conv1d(16, 16, 1))
+
+    def forward(self, imu):
+        return self.cnn(imu.transpose(1, 2)).abs()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_encoder_of_ones_own_is_exported_as_it_is(precision, tmp_path):
+    model = student()
+    model.imu_encoder = Spectrum().eval()
+    export.export(model, tmp_path / "student.pt2", precision=precision)
+    assert_same(model, tmp_path / "student.pt2", *([0.05] if precision == "bf16" else []))
+
+
+def test_a_network_that_decides_by_values_is_refused(tmp_path):
+    class Picky(Spectrum):
+        def forward(self, imu):
+            return super().forward(imu if float(imu.sum()) > 0 else -imu)
+
+    model = student()
+    model.imu_encoder = Picky().eval()
+    with pytest.raises(EgoDistillError, match=r"this EgoDistill cannot be written as a program \("):
+        export.export(model, tmp_path / "student.pt2")
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_network_than_the_student_is_not_written(tmp_path):
+    class Louder(EgoDistill):
+        def forward(self, frames, imu=None):
+            feature, logits = super().forward(frames, imu)
+            return Output(feature, logits.flip(1))
+
+    changed, louder = student(), student()
+    changed.imu_encoder.cnn[3] = nn.Tanh()
+    louder.__class__ = Louder
+    for write, model in ((export.export, changed), (export.export_pair, louder)):
+        with pytest.raises(EgoDistillError, match=r"would not be this \w+: its \w+ differs by"):
+            write(model, tmp_path / "student.pt2")
+    assert not list(tmp_path.iterdir())
+    export.export(louder, tmp_path / "student.pt2")
+    assert_same(louder, tmp_path / "student.pt2")
+
+
 def test_a_batch_size_below_one_is_refused(tmp_path):
     with pytest.raises(EgoDistillError, match="batch_size must be a whole number, 1 <= batch_size; got 0"):
         export.export(student(), tmp_path / "a.pt2", batch_size=0)

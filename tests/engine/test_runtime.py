@@ -198,6 +198,22 @@ def test_evaluation_restores_the_mode_of_each_layer():
         assert [layer.training for layer in model.modules()] == modes
 
 
+def test_the_last_of_several_users_restores_a_model():
+    """As threads of a server: one that is done does not turn dropout on for the others."""
+    model = small()
+    first, second = runtime.evaluation(model, CPU), runtime.evaluation(model, CPU)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not any(layer.training for layer in model.modules())
+    with pytest.raises(EgoDistillError, match="in use on cpu, so it cannot move to meta; load it twice"):
+        runtime.evaluation(model, torch.device("meta")).__enter__()
+    second.__exit__(None, None, None)
+    assert all(layer.training for layer in model.modules())
+    with runtime.evaluation(model, CPU):
+        assert not model.training
+
+
 def test_batch_norms_with_frozen_weights_keep_their_statistics():
     """Those that are trained, or have no weights to freeze, stay in training mode."""
     norms = [

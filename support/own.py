@@ -1,0 +1,69 @@
+"""Classes and functions of a user's own code, by name: `package.module:Name` or `file.py:Name`.
+
+    encoder = own.resolve("my_parts.py:Spectrum")
+
+Only what a user has typed is imported; a name that stands in a model file never is.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from .errors import EgoDistillError, EgoDistillOSError
+
+__all__ = ["resolve"]
+
+
+def resolve(name: str) -> Any:
+    """Return the class or function that a name stands for; its module is imported.
+
+    Args:
+        name: "package.module:Name" or "folder/file.py:Name".
+
+    Raises:
+        EgoDistillOSError: The file does not exist.
+        EgoDistillError: The module cannot be imported, or has nothing of this name.
+    """
+    source, colon, wanted = name.rpartition(":")
+    if not (colon and source and wanted):
+        raise EgoDistillError(f"{name}: give FILE.py:NAME or PACKAGE.MODULE:NAME")
+    if source.endswith(".py") and not Path(source).is_file():
+        raise EgoDistillOSError(f"{source}: no such file")
+    try:
+        module = import_file(Path(source)) if source.endswith(".py") else importlib.import_module(source)
+    except Exception as error:  # code of one's own can raise any error
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"line {place.lineno}, " if Path(place.filename).name == Path(source).name else ""
+        raise EgoDistillError(f"{source}: cannot be imported ({where}{type(error).__name__}: {error})") from error
+    found: Any = module
+    for part in wanted.split("."):
+        if not hasattr(found, part):
+            similar = difflib.get_close_matches(part, dir(found), 1)
+            raise EgoDistillError(f"{source}: has no {wanted}" + (f"; did you mean {similar[0]}?" if similar else ""))
+        found = getattr(found, part)
+    return found
+
+
+def import_file(path: Path) -> ModuleType:
+    """Return the module in a file, which is imported once; it can import its neighbours."""
+    path = path.resolve()
+    taken = sys.modules.get(path.stem)
+    name = path.stem if taken is None or getattr(taken, "__file__", None) == str(path) else f"own_{path.stem}"
+    if name in sys.modules and sys.modules[name].__file__ == str(path):
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    sys.path.append(str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

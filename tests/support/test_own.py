@@ -1,0 +1,63 @@
+"""Names of a user's own classes: what is found, what is said of what is not."""
+
+import sys
+
+import pytest
+
+from egodistill import EgoDistillError, EgoDistillOSError
+from egodistill.support.own import resolve
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+    """A file of one's own beside another that it imports; what they leave in this process is taken back."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    before = {*sys.modules}
+    (tmp_path / "neighbour_of_mine.py").write_text("SIZE = 3\n")
+    path = tmp_path / "parts_of_mine.py"
+    path.write_text("from neighbour_of_mine import SIZE\n\nclass Spectrum:\n    class Band:\n        size = SIZE\n")
+    yield path
+    for name in {*sys.modules} - before:
+        del sys.modules[name]
+
+
+def test_a_class_in_a_file_or_a_module_is_found_once(file):
+    found = resolve(f"{file}:Spectrum")
+    assert found.Band.size == 3 and (found.__module__, found.__name__) == ("parts_of_mine", "Spectrum")
+    assert resolve(f"{file}:Spectrum") is found and resolve(f"{file}:Spectrum.Band") is found.Band
+    assert resolve("parts_of_mine:Spectrum") is found
+    assert resolve("collections:OrderedDict").__name__ == "OrderedDict"
+
+
+def test_a_file_with_the_name_of_another_module_replaces_nothing(file):
+    import json
+
+    other = file.with_name("json.py")
+    file.rename(other)
+    assert resolve(f"{other}:Spectrum").Band.size == 3
+    assert resolve(f"{other}:Spectrum") is resolve(f"{other}:Spectrum") and sys.modules["json"] is json
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Spectrum", "Spectrum: give FILE.py:NAME or PACKAGE.MODULE:NAME"),
+        ("{file}:", "give FILE.py:NAME"),
+        ("{file}:Spectrm", r"parts_of_mine\.py: has no Spectrm; did you mean Spectrum\?"),
+        ("no.such.module:A", r"no\.such\.module: cannot be imported \(ModuleNotFoundError: No module named 'no'\)"),
+        ("{broken}:A", r"broken\.py: cannot be imported \(line 2, ZeroDivisionError: division by zero\)"),
+        ("{wrong}:A", r"wrong\.py: cannot be imported \(SyntaxError: "),
+    ],
+)
+def test_names_that_stand_for_nothing(file, name, words):
+    broken, wrong = file.with_name("broken.py"), file.with_name("wrong.py")
+    broken.write_text("A = 1\nA / 0\n")
+    wrong.write_text("def\n")
+    with pytest.raises(EgoDistillError, match=words):
+        resolve(name.format(file=file, broken=broken, wrong=wrong))
+    assert "broken" not in sys.modules
+
+
+def test_a_file_that_does_not_exist(tmp_path):
+    with pytest.raises(EgoDistillOSError, match=r"gone\.py: no such file"):
+        resolve(f"{tmp_path / 'gone.py'}:A")
