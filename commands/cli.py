@@ -201,7 +201,7 @@ def run_command(argv: list[str] | None) -> int:
         try:
             require_inputs(argv)
         except EgoDistillOSError as error:
-            print_error(argv[0], error)
+            print_error(error, argparse.Namespace(command=argv[0]))
             return 1
     arguments = parse(argv)
     if arguments.command in SHARED or not (os.environ.get("WORLD_SIZE") and "MASTER_ADDR" in os.environ):
@@ -230,6 +230,7 @@ def run_parsed(arguments: argparse.Namespace) -> int:
     try:
         say_share(arguments.command)
         check_outputs(arguments)
+        check_device(arguments)
         grows = arguments.command in GROWING and arguments.out
         with interruptible(), files.output_lock(arguments.out) if grows else contextlib.nullcontext():
             arguments.run(arguments)
@@ -239,7 +240,7 @@ def run_parsed(arguments: argparse.Namespace) -> int:
         if is_closed_pipe(error):
             raise
         if is_first_failure(error):
-            print_error(arguments.command, error)
+            print_error(error, arguments)
         return 1
     except KeyboardInterrupt as error:
         if is_first_failure(error):
@@ -252,17 +253,45 @@ def run_parsed(arguments: argparse.Namespace) -> int:
 # {command: how it is given what could not be downloaded}; the others have --image-weights.
 OFFLINE = {
     "prepare": "--end-features FILE",
-    **dict.fromkeys(("compare", "ablate"), "--pretrained NAME=FILE, or NAME=None for random weights"),
+    "compare": "--pretrained NAME=FILE, or NAME=None for random weights; NAME: students, AdaFuse, STTS, ListenToLook",
+    "ablate": "--pretrained students=FILE, or students=None for random weights",
 }
 
 
-def print_error(command: str, error: Exception) -> None:
+def print_error(error: Exception, arguments: argparse.Namespace) -> None:
     """Print an error on stderr; a command names its own option for weights that cannot be downloaded."""
-    text, student = in_words(error), sys.modules.get("egodistill.student")
+    text, command, student = in_words(error), arguments.command, sys.modules.get("egodistill.student")
     if student and isinstance(error, student.DownloadError):
         option = OFFLINE.get(command, "--image-weights FILE, or --image-weights none for random weights")
         text = f"{vars(error)['problem']}. Without a network connection, give {option} (FILE: torchvision's .pth file)"
+    text = re.sub(rf"^{command}(_imu)?: ", "", in_options(text, arguments))  # the stage of a training
     print(f"\negodistill {command}: {text}", file=sys.stderr)
+
+
+def in_options(text: str, arguments: argparse.Namespace) -> str:
+    """Return an error of the library with options for its keyword arguments and commands for its functions.
+
+    A word that is English, too, such as stride, is a keyword argument where a value follows. What the user typed stays,
+    and errors of rows, which name columns.
+    """
+    typed = " ".join(word for word in getattr(arguments, "words", ()) if not word.startswith("-"))
+    flags = () if re.search(r"\b(row|line) \d", text) else getattr(arguments, "flags", ())
+    for flag in flags:
+        name = flag[2:].replace("-", "_")
+        word = rf"(?<![\w./\\'\"`-]){name}(?![\w/\\(]|\.\w)"
+        known = flag in text or name in typed or getattr(arguments, name, None) is None
+        if not known and re.search(word if "_" in name else rf"{word}( ?=| must be )", text):
+            text = re.sub(rf"{word}(=True\b)?", flag, text)
+    functions = rf"(?<![\w.])(?:data\.|teachers\.)?({'|'.join(COMMANDS)})\(\)(?! \()"
+    return re.sub(functions, r"`egodistill \1`", text)
+
+
+def check_device(arguments: argparse.Namespace) -> None:
+    """Raise EgoDistillError for a --device that torch cannot use: before the work, and as one line."""
+    if getattr(arguments, "device", None):
+        from ..engine import runtime
+
+        runtime.pick_device(arguments.device)
 
 
 # Commands whose work the processes of torchrun share. Process 0 runs the other commands alone.
@@ -321,7 +350,7 @@ def drop_closed_output() -> None:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """Return the parsed arguments, with `run`, the function of the command, and `words`, the command line.
+    """Return the parsed arguments, with `run`, the function of the command, `words`, the command line, and `flags`.
 
     Only the command that was called gets its options: some of them need torch, and the list of commands does not.
     """
@@ -346,12 +375,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
         module = importlib.import_module(f"egodistill.commands.{MODULES.get(called, 'models')}")
         add_options, run = module.COMMANDS[called]
         add_options(parsers.choices[called])
-        parsers.choices[called].set_defaults(run=run, words=["egodistill", *argv])
-        known = ["--help", *re.findall(r"--[\w-]+", parsers.choices[called].format_usage())]
+        known = ("--help", *re.findall(r"--[\w-]+", parsers.choices[called].format_usage()))
+        parsers.choices[called].set_defaults(run=run, words=["egodistill", *argv], flags=known)
         for word in (word.partition("=")[0] for word in argv if len(word) > 2 and word.startswith("--")):
             if not any(option.startswith(word) for option in known):
                 parsers.choices[called].error(f"there is no option {word}{meant(word, known)}")
-    return parser.parse_args(argv)
+    arguments, rest = parser.parse_known_args(argv)
+    if rest:
+        parsers.choices[called].error(f"unrecognized arguments: {' '.join(rest)}")
+    return arguments
 
 
 SHORT = {"--lr": "--learning-rate", "--output": "--out", "--bs": "--batch-size"}  # what other programs call options
@@ -364,7 +396,7 @@ def meant(word: str, known: Iterable[str]) -> str:
 
 
 class CommandHelp(argparse.RawDescriptionHelpFormatter):
-    """Help that shows defaults, except None, False and empty ones."""
+    """Help that shows defaults, except None, empty ones, and those of options without a value."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog)
@@ -372,7 +404,7 @@ class CommandHelp(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         default = action.default
-        hidden = action.required or default is None or default is False or default in ([], argparse.SUPPRESS)
+        hidden = action.required or default is None or action.nargs == 0 or default in ([], argparse.SUPPRESS)
         if hidden or not action.help or "%(default)s" in action.help:
             return action.help
         shown = " ".join(map(str, default)) if isinstance(default, list) else str(default)

@@ -49,7 +49,7 @@ def require_inputs(words: Sequence[str]) -> None:
     for name, word in _named(words[1:], *INPUTS[words[0]]):
         if word.lower() not in NAMES and "://" not in word and _is_missing(word):
             what = "folder; give a clip store, which `egodistill prepare` writes" if name in STORES else "file"
-            raise EgoDistillOSError(f"{word}: no such {what}")
+            raise EgoDistillOSError(f"{word or f'{name} has an empty name'}: no such {what}")
 
 
 def _named(words: Sequence[str], positional: str, options: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -113,15 +113,20 @@ def run_evaluate(a: argparse.Namespace) -> None:
         numbers["agreement"] = evaluate_unlabelled(a, model, store.select(unlabelled))
     if a.out:
         files.write_json(a.out, numbers)
-        if not unlabelled.all():
-            draw_evaluation(a, np.asarray(numbers["confusion"]), store.class_names)
+        draw_evaluation(a, numbers.get("confusion"), store.class_names)
 
 
-def draw_evaluation(a: argparse.Namespace, found: np.ndarray, class_names: list[str]) -> None:
-    """Draw the confusion matrix [C, C] of an evaluation beside its result."""
+def draw_evaluation(a: argparse.Namespace, found: list[list[int]] | None, class_names: list[str]) -> None:
+    """Draw the confusion matrix [C, C] of an evaluation beside its result; None: no clip has a label."""
     clips = "all clips" if a.split == "all" else f"the split {a.split}"
     subject = f"{Path(a.student or a.teacher_file).name} on {clips}"
-    draw_beside(a, a.out, lambda path, title: confusion.draw_confusion(found, class_names, path, subject, title))
+
+    def draw(path: Path, title: str) -> None:
+        if found is None:
+            raise ValueError("it would be the confusion matrix, and no clip has a label")
+        confusion.draw_confusion(np.asarray(found), class_names, path, subject, title)
+
+    draw_beside(a, a.out, draw)
 
 
 def evaluate_labelled(a: argparse.Namespace, model: nn.Module, store: data.ClipStore) -> dict[str, Any]:

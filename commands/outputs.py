@@ -34,9 +34,8 @@ def check_outputs(arguments: argparse.Namespace, sources: Iterable[str] = ()) ->
         arguments: The command's arguments; their texts are inputs.
         sources: More inputs, such as the files of a folder or table among the arguments.
     """
-    given = {
-        name: value for name, value in vars(arguments).items() if name not in ("out", "markdown", "command", "words")
-    }
+    others = ("out", "markdown", "command", "words", "flags")
+    given = {name: value for name, value in vars(arguments).items() if name not in others}
     values = [value for values in given.values() for value in (values if isinstance(values, list) else [values])]
     inputs = [*(value for value in values if isinstance(value, str)), *sources]
     if out := getattr(arguments, "out", None):

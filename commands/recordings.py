@@ -28,7 +28,7 @@ from ..support import files
 from ..support.errors import DataError, in_words
 from ..support.pickles import is_pickle
 from ..support.records import first_line
-from ..support.tables import Table, printable
+from ..support.tables import Table, counted, printable
 from ..video import SAMPLING, VideoError
 from .options import (
     LIMITS,
@@ -125,13 +125,13 @@ def run_segments(a: argparse.Namespace) -> None:
                 split,
                 f"{len({s.video for s in part})}",
                 f"{len(part):,}",
-                f"{hours_of(part):.2f}",
+                files.clock(seconds_of(part)),
                 f"{statistics.median(lengths):.2f}",
                 f"{lengths[0]:.2f} to {lengths[-1]:.2f}",
                 f"{len({s.label for s in part if s.label is not None})}",
             ]
         )
-    print(Table(["split", "videos", "segments", "hours", "median s", "shortest, longest", "classes"], rows).text())
+    print(Table(["split", "videos", "segments", "h:mm:ss", "median s", "shortest, longest", "classes"], rows).text())
     counts = {split: Counter(s.label for s in segments if s.split == split) for split in splits}
     total = Counter(segment.label for segment in segments)
     largest = total.most_common(a.classes)
@@ -140,7 +140,7 @@ def run_segments(a: argparse.Namespace) -> None:
     if len(total) > len(largest):
         print(f"... and {len(total) - len(largest)} more classes (--classes N lists more)")
     for reason, count in segments.dropped.items():
-        print(f"left out, {reason}: {count:,} segments")
+        print(f"left out, {reason}: {counted(count, 'segment')}")
     for warning in split_warnings(counts):
         print(f"warning: {warning}")
     if set(total) == {None}:
@@ -164,8 +164,8 @@ def split_warnings(counts: Mapping[str, Counter]) -> Iterator[str]:
     labels = {label: count for label, count in counts.get("train", {}).items() if label is not None}
     if labels and sum(labels.values()) < FEW * len(labels):
         yield (
-            f"{sum(labels.values())} training clips with a label, for {len(labels)} classes: few to learn from; label "
-            f"more, or let a teacher label clips (`egodistill extract`)"
+            f"{counted(sum(labels.values()), 'training clip')} with a label, for {counted(len(labels), 'class')}: few "
+            f"to learn from; label more, or let a teacher label clips (`egodistill extract`)"
         )
 
 
@@ -192,15 +192,15 @@ def notes_as_lines() -> Iterator[None]:
         yield
 
 
-def hours_of(segments: Sequence[data.Segment]) -> float:
-    """Return the hours of video in segments; parts that several segments share count once."""
+def seconds_of(segments: Sequence[data.Segment]) -> float:
+    """Return the seconds of video in segments; parts that several segments share count once."""
     seconds = 0.0
     ends: dict[str, float] = {}
     for segment in sorted(segments, key=lambda segment: segment.start):
         end = ends.get(segment.video, 0.0)
         seconds += max(0.0, segment.stop - max(segment.start, end))
         ends[segment.video] = max(end, segment.stop)
-    return seconds / 3600
+    return seconds
 
 
 def check_options(parser: argparse.ArgumentParser) -> None:
@@ -498,12 +498,14 @@ def run_prepare(a: argparse.Namespace) -> None:
 def describe_store(store: data.ClipStore, segments: data.SegmentList) -> None:
     """Print what a store holds, and what was left out or failed."""
     counts = Counter(clip["split"] for clip in store.clips)
+    splits = ", ".join(f"{n} {split}" for split, n in sorted(counts.items()))
+    videos, classes = counted(len({s.video for s in segments}), "video"), counted(len(store.class_names), "class")
     print(
-        f"{store.path}: {len(store)} clips ({', '.join(f'{n} {split}' for split, n in sorted(counts.items()))}) from "
-        f"{len({s.video for s in segments})} videos, {hours_of(segments):.2f} hours, {len(store.class_names)} classes"
+        f"{store.path}: {counted(len(store), 'clip')} ({splits}) from {videos}, {files.clock(seconds_of(segments))} in "
+        f"segments, {classes}"
     )
     for reason, count in segments.dropped.items():
-        print(f"  left out, {reason}: {count} segments")
+        print(f"  left out, {reason}: {counted(count, 'segment')}")
     if all(segment.label is None for segment in segments):
         print(f"  {NO_LABELS}")
     labels = {split: Counter(clip["label"] for clip in store.clips if clip["split"] == split) for split in counts}
@@ -511,7 +513,8 @@ def describe_store(store: data.ClipStore, segments: data.SegmentList) -> None:
         print(f"  warning: {warning}")
     describe_choice(store)
     if missing := sum(count["missing"] for count in store.counts.values()):
-        print(f"  missing: {missing} clips, the shares of other processes; `egodistill status` shows their progress")
+        clips_missing = counted(missing, "clip")
+        print(f"  missing: {clips_missing}, the shares of other processes; `egodistill status` shows their progress")
     for failure in store.failures[:10]:
         print(printable(f"  failed: {failure['id']} at {failure['start']:.2f} s: {failure['reason']}"))
     if len(store.failures) > 10:
@@ -566,7 +569,7 @@ def run_status(a: argparse.Namespace) -> None:
     print(Table(["split", "ok", "failed", "missing"], rows).text())
     reasons = Counter(failure["reason"].replace(failure["video"], "VIDEO") for failure in store.failures)
     for reason, count in reasons.most_common(10):
-        print(f"failed: {count} clips, {printable(reason)}")
+        print(f"failed: {counted(count, 'clip')}, {printable(reason)}")
     if len(reasons) > 10:
         print(f"... and {len(reasons) - 10} more reasons in {store.path / 'failures.jsonl'}")
     describe_choice(store)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..recordings.clips import Recording
+from ..recordings.clips import VIDEO_SUFFIXES, Recording
 from ..support.errors import DataError
 from ..support.pickles import is_pickle
 from ..support.records import class_number, first_line, first_name, json_items, read_table, require_id, start_and_stop
@@ -98,8 +98,8 @@ def read_annotations(
     own = kind in ("segments", "recordings")
     if windows is not None and kind != "recordings":
         raise DataError(
-            f"{path}: has labels, whose segments are the clips; stride, split_by and test_share are for recordings "
-            f"without labels: a folder, or a table without the column label"
+            f"{path}: has labels, whose segments are the clips; stride, split_by and test_share (--stride, --split-by, "
+            f"--test-share) are for recordings without labels: a folder, or a table without the column label"
         )
     if seed is not None and kind not in ("ego4d", "recordings"):
         raise DataError(f"{path}: its splits are fixed; seed (--split-seed) is for Ego4D and recordings without labels")
@@ -131,10 +131,15 @@ def read_annotations(
 def _kind(path: Path) -> str:
     """Return the data set of annotations, "segments" for your own table, or "recordings" for those without labels.
 
-    Raise DataError for a JSON file of another kind.
+    Raise DataError for a video, and for a JSON file of another kind.
     """
     if path.is_dir():
         return "recordings"
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        raise DataError(
+            f"{path}: a video, not annotations; give a table of segments, or for recordings without labels their "
+            f"folder; `egodistill check` and `egodistill predict` take a video"
+        )
     if is_pickle(path):
         return "hd_epic"
     if path.suffix.lower() == ".json":

@@ -189,7 +189,7 @@ class ClipStore:
             name: Name of the split.
         """
         if name not in self.splits:
-            raise DataError(f"{self.path}: no usable clip has the split {name!r}; there are {self.splits}")
+            raise DataError(f"{self.path}: no usable clip has the split {name!r}; there are {', '.join(self.splits)}")
         return self.select(np.array([self._files.segments[i].split == name for i in self.segments]))
 
     def select(self, rows: Any) -> ClipStore:

@@ -466,7 +466,7 @@ def read_tensors(path: str | os.PathLike) -> dict[str, Any]:
         # Its own message has many lines, and advises to turn off weights_only.
         raise EgoDistillError(
             f"{path} cannot be read as a checkpoint: it is truncated, contains code, or is another kind of file; "
-            f"give one that save() or a training wrote"
+            f"give the file of a trained model"
         ) from error
     if not isinstance(content, dict):
         raise EgoDistillError(f"{path} contains a {type(content).__name__}, not a dict of weights")
@@ -510,7 +510,7 @@ def check_archive(path: str | os.PathLike, compression: int = 1) -> None:
         raise EgoDistillOSError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if not stat.S_ISREG(mode):
         kind = "folder" if stat.S_ISDIR(mode) else "pipe" if stat.S_ISFIFO(mode) else "device"
-        raise EgoDistillError(f"{path}: a {kind}, not a file of weights; give the file that save() or a training wrote")
+        raise EgoDistillError(f"{path}: a {kind}, not a file of weights; give the file of a trained model")
     try:
         if not zipfile.is_zipfile(path):
             check_legacy(path)

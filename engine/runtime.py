@@ -74,7 +74,11 @@ def pick_device(device: str | torch.device | None) -> torch.device:
             raise RuntimeError("it holds shapes, not values")
         torch.empty(0, device=place)  # on the GPU of this process, or each would take memory on the first one
     except (RuntimeError, AssertionError, ImportError) as error:  # A torch without CUDA asserts, without HPU imports.
-        raise EgoDistillError(f"the device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise EgoDistillError(
+            f"the device {str(device)!r} cannot be used: {reason}; leave it out (--device) for a GPU if there is one, "
+            f"else the CPU"
+        ) from error
     return place
 
 

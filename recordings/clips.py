@@ -137,7 +137,10 @@ class ClipSpec:
                 f"seconds numbers above 0; got {self}"
             )
         if max(self.frames * (self.size or 1) ** 2, self.imu_samples) > LARGEST_CLIP:
-            raise DataError(f"a clip may have {LARGEST_CLIP} pixels or IMU samples; got {self}")
+            raise DataError(
+                f"a clip may have {LARGEST_CLIP} pixels or IMU samples; got {self.frames} frames of {self.size} x "
+                f"{self.size} pixels, and {self.imu_samples} samples"
+            )
         tolerance = 0.0 if self.tolerance is None else self.tolerance
         if not (isinstance(tolerance, numbers.Real) and 0 <= tolerance <= MAX_TOLERANCE):  # NaN: False
             raise DataError(f"tolerance must be from 0 to {MAX_TOLERANCE:g} s; got {tolerance!r}")

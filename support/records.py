@@ -108,7 +108,7 @@ def read_table(
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a UTF-8 CSV table: {error}") from error
+        raise DataError(f"{path}: not a CSV table in UTF-8 ({error.reason}); save it so, or give another") from error
     except csv.Error as error:
         raise DataError(f"{path}, row {line}: not a CSV table: {error}; is a quote not closed?") from error
 

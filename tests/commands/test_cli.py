@@ -141,7 +141,8 @@ def test_a_command_that_is_ended_leaves_no_temporary_file(sample_data, tmp_path,
         ("predict notes.txt --student student.pt", "notes.txt: cannot be opened"),
         # Before any work: neither of the other two files is there.
         ("predict none.mp4 --student none.pt --out x.txt", "--out must end in .csv or .json"),
-        ("synthesize world --train-acts 1", "train_acts=1"),
+        ("predict walk.mp4 --student student.pt --device nonsense", "leave it out (--device)"),
+        ("synthesize world --train-acts 1", "--train-acts=1"),
         ("demo --out full", "full: is not empty and holds no demo"),
         ("demo --out notes.txt", "notes.txt"),
     ],
@@ -167,7 +168,7 @@ def test_an_error_is_one_line_and_exit_code_1(command, told, files, monkeypatch,
         ("distil store", "there is no command 'distil'. Did you mean distill?"),
         ("", "positional arguments"),
         ("distill store --teacher t", "--out"),
-        ("predict a.mp4 --student student.pt --device nonsense", "--device: the device 'nonsense' cannot"),
+        ("measure nothere", "egodistill measure: error: unrecognized arguments: nothere"),
         ("predict a.mp4 --student student.pt --top 0", "--top: '0' is not a positive integer"),
         ("measure --batch-size 0", "--batch-size: '0' is not a positive integer"),
         (
@@ -206,11 +207,51 @@ def test_an_error_of_the_system_has_no_number(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
+    ("line", "error", "said"),
+    [
+        (
+            "predict a.mp4 --student s.pt --stride -2",
+            "stride must be a number, 0.02 <= stride; got -2.0",
+            "--stride must be a number, 0.02 <= --stride; got -2.0",
+        ),
+        ("prepare t.csv --out s", "more than max_bad = 10.0%", "more than --max-bad = 10.0%"),
+        ("prepare t.csv --out s --split-by stretch", "split_by='stretch'", "--split-by='stretch'"),
+        ("extract s --teacher-file t --overwrite", "again with overwrite=True", "again with --overwrite"),
+        ("evaluate s --student s.pt", "that prepare() wrote", "that `egodistill prepare` wrote"),
+        # What names its option or command, an English word, a path, a column, an option that was not given.
+        ("extract s --teacher-file t", "with overwrite=True (--overwrite)", None),
+        ("evaluate s --student s.pt", "with teachers.extract() (`egodistill extract`)", None),
+        ("predict a.mp4 --student s.pt --stride 2", "the stride of the clips", None),
+        ("predict max_gap.mp4 --student s.pt --max-gap 1", "max_gap: no such file", None),
+        ("predict a.mp4 --student s.pt --max-gap 1", "films/max_gap/stride.mp4 and max_gap.csv", None),
+        ("prepare t.csv --out s --imu-axes XZy", "t.csv, row 3: imu_axes: axes must be", None),
+        ("extract s --teacher-file t", "prepare with class_names=", None),
+    ],
+)
+def test_an_error_of_the_library_names_options(line, error, said):
+    assert cli.in_options(error, cli.parse(line.split())) == (said or error)
+
+
+def test_an_error_of_a_stage_names_it_once(monkeypatch, capsys):
+    for command, stage in (("distill", "distill"), ("pretrain", "pretrain_imu")):
+
+        def run(arguments, stage=stage):
+            raise ValueError(f"{stage}: the loss is nan")
+
+        monkeypatch.setitem(training.COMMANDS, command, (training.COMMANDS[command][0], run))
+        assert cli.main([command, "s", "--out", "s.pt"]) == 1
+        assert capsys.readouterr().err == f"\negodistill {command}: the loss is nan\n"
+
+
+@pytest.mark.parametrize(
     ("command", "option"),
     [
         ("distill s --out o.pt", "--image-weights FILE, or --image-weights none"),
         ("prepare table.csv --out o --no-imu --end-features imagenet", "--end-features FILE ("),
-        ("compare s --out o --methods VisOnly --num-frames 1 --seeds 0", "--pretrained NAME=FILE, or NAME=None"),
+        (
+            "compare s --out o --methods VisOnly --num-frames 1 --seeds 0",
+            "--pretrained NAME=FILE, or NAME=None for random weights; NAME: students,",
+        ),
     ],
 )
 def test_the_way_out_without_a_network_is_an_option_of_the_command(
@@ -352,6 +393,7 @@ def test_help_names_every_command_and_option_in_100_columns(capsys, monkeypatch)
         assert max(map(len, (front + text).splitlines())) <= 100
         entries = re.findall(r"(?m)^  ([\w-]+)(?:[ ,]|$)", text.split("\n\n", 1)[1])
         assert sorted(entries) == sorted([*listed.split(), "-h"]), name
+        assert "(default: True)" not in text and "(default: False)" not in text
         # Each says what it is for: after some blanks, or on the next line.
         for option in listed.split():
             assert option in ("video", "VIDEO") or re.search(rf"(?m)^  {option}\b[^\n]*(  |\n {{5,}})\S", text)

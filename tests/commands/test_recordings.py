@@ -60,7 +60,7 @@ def test_a_real_recording_goes_all_the_way(sample_data, tmp_path, capsys):
         "--clip-size",
         64,
     )
-    assert f"{store}: 5 clips (2 test, 3 train) from 1 videos" in out and "2 classes" in out
+    assert f"{store}: 5 clips (2 test, 3 train) from 1 video, " in out and "2 classes" in out
     opened = data.ClipStore(store)
     assert opened.class_names == ["turn", "walk"]
     assert opened.read("clip", [0]).shape == (1, 8, 3, 64, 64)
@@ -170,8 +170,8 @@ def test_ego4d_as_it_is_downloaded(sample_data, tmp_path, capsys):
     video = {"video_uid": "walk", "annotated_intervals": [{"clip_uid": None, "narrated_actions": actions}]}
     table.write_text(json.dumps({"version": "v2", "videos": [video]}))
     out = run(capsys, "segments", table)
-    assert re.search(r"^test +1 +2 +0.00 +1.00 +1.00 to 1.00 +2$", out, re.MULTILINE)
-    assert re.search(r"^turn +1 +1$", out, re.MULTILINE) and "left out, rejected: 1 segments" in out
+    assert re.search(r"^test +1 +2 +0:02 +1.00 +1.00 to 1.00 +2$", out, re.MULTILINE)
+    assert re.search(r"^turn +1 +1$", out, re.MULTILINE) and "left out, rejected: 1 segment\n" in out
     out = run(
         capsys,
         "prepare",
@@ -185,11 +185,11 @@ def test_ego4d_as_it_is_downloaded(sample_data, tmp_path, capsys):
         "--sampling",
         "first",
     )
-    assert "4 clips (2 test, 2 train) from 1 videos" in out
+    assert "4 clips (2 test, 2 train) from 1 video, " in out
     own = tmp_path / "own.csv"
     own.write_text("video,start,stop,label\n")
     assert cli.main(["segments", str(own), "--min-instances", "2"]) == 1
-    assert "min_instances is for public data sets" in capsys.readouterr().err
+    assert "--min-instances is for public data sets" in capsys.readouterr().err
     store = data.ClipStore(tmp_path / "store")
     assert store.settings["sampling"] == ["first"] and store.class_names == ["turn", "walk"]
     offsets = tmp_path / "offsets.csv"
@@ -482,7 +482,7 @@ def test_recordings_without_labels_go_all_the_way(films, small_i3d, tmp_path, ca
     teacher = ["--architecture", "i3d", "--pretrained", small_i3d, "--class-names", small_i3d.parent / "classes.txt"]
     common = ["prepare", films, "--imu-offsets", offsets, "--stride", 1, "--frame-size", 32, "--workers", 1]
     out = run(capsys, *common, *teacher, "--device", "cpu", "--out", store)
-    assert f"{store}: 22 clips (11 test, 11 train) from 2 videos, 0.01 hours, 6 classes" in out
+    assert f"{store}: 22 clips (11 test, 11 train) from 2 videos, 0:27 in segments, 6 classes" in out
     assert "no segment has a label: students learn from a teacher, and" in out
     opened = data.ClipStore(store)
     assert opened.class_names[:2] == ["walking", "cooking"] and set(opened.labels) == {-1}
@@ -515,7 +515,9 @@ def test_recordings_without_labels_go_all_the_way(films, small_i3d, tmp_path, ca
     assert model.class_names == opened.class_names and model.feature_dim == opened.read("i3d.feature", [0]).shape[1]
 
     numbers = tmp_path / "e.json"
-    out = run(capsys, "evaluate", store, "--student", student, "--out", numbers, "--device", "cpu")
+    assert cli.main(["evaluate", *map(str, [store, "--student", student, "--out", numbers, "--device", "cpu"])]) == 0
+    out, said = capsys.readouterr()
+    assert "no picture beside" in said and "no clip has a label" in said
     found = json.loads(numbers.read_text())["agreement"]
     result = inference.agreement(model, test, teacher="i3d", train=opened.split("train"), device="cpu", progress=False)
     assert found == {"teacher": "i3d", **asdict(result)} and found["clips"] == 11
@@ -657,8 +659,8 @@ def test_segments_prints_the_numbers_of_each_split(monkeypatch, capsys):
     )
     monkeypatch.setattr(egodistill.datasets.annotations, "read_annotations", lambda *given, **named: segments)
     lines = [line.split() for line in run(capsys, "segments", "t.csv", "--classes", 2).splitlines()]
-    assert lines[2] == ["test", "1", "3", "2.00", "5.00", "3.00", "to", "7200.00", "2"]
-    assert lines[3] == ["train", "2", "4", "0.03", "3.25", "1.00", "to", "90.00", "3"]
+    assert lines[2] == ["test", "1", "3", "2:00:00", "5.00", "3.00", "to", "7200.00", "2"]
+    assert lines[3] == ["train", "2", "4", "1:32", "3.25", "1.00", "to", "90.00", "3"]
     assert ["x", "1", "2"] in lines and "... and 2 more classes (--classes N lists more)".split() in lines
     assert "no segment with the split train" not in " ".join(map(" ".join, lines))
     assert "left out, no sound: 1,234 segments".split() in lines

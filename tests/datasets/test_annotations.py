@@ -363,6 +363,8 @@ def test_formats_are_told_apart(tmp_path):
     (tmp_path / "a.mp4").touch()
     own = write_table(tmp_path / "own.csv", ("video", "start", "stop", "label"), [("a.mp4", 0, 1, "cut")])
     assert annotations.read_annotations(own) == annotations.read_csv(own)
+    with pytest.raises(DataError, match=r"a.mp4: a video, not annotations; give a table .* or .* folder"):
+        annotations.read_annotations(tmp_path / "a.mp4")
     with pytest.raises(DataError, match=r"own.csv: min_instances is for public data sets"):
         annotations.read_annotations(own, min_instances=2)
     for fixed in (epic, own):

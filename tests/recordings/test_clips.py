@@ -476,6 +476,11 @@ def test_a_spec_has_whole_and_bounded_numbers(values):
         clips.ClipSpec(**values)
 
 
+def test_a_clip_that_is_too_large_says_how_large():
+    with pytest.raises(DataError, match=r"got 100000 frames of 224 x 224 pixels"):
+        clips.ClipSpec(frames=100000)
+
+
 def test_a_spec_takes_the_largest_clip_and_numbers_of_numpy():
     assert clips.ClipSpec(frames=np.int64(128), size=1024, seconds=np.float32(2)).frames == 128
     with pytest.raises(DataError, match="may have"):

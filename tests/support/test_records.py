@@ -65,6 +65,13 @@ def test_names_and_items_at_the_top_level(tmp_path):
         list(records.json_items(path))
 
 
+def test_a_table_that_is_not_utf_8_has_a_way_out(tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_bytes("video,label\na.mp4,Tür\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"t\.csv: not a CSV table in UTF-8 .*save it so"):
+        list(records.read_table(table, ["video"]))
+
+
 def test_ids_stay_inside_the_root():
     for name in ("P01-20240202-110250", "cmu_bike01_2", "ä", "ä" * 100):
         assert records.require_id("t.csv, row 2", name, "an id") == name
