@@ -279,10 +279,13 @@ def in_options(text: str, arguments: argparse.Namespace) -> str:
     for flag in flags:
         name = flag[2:].replace("-", "_")
         word = rf"(?<![\w./\\'\"`-]){name}(?![\w/\\(]|\.\w)"
+        # NAME=VALUE (--name VALUE) and --name (NAME=True), which serve both
+        text = re.sub(rf"{word}(=[^\s()]+)? \(({flag}( [^()]*)?)\)", r"\2", text)
+        text = re.sub(rf"(?<={flag}) \({name}=True\)", "", text)
         known = flag in text or name in typed or getattr(arguments, name, None) is None
         if not known and re.search(word if "_" in name else rf"{word}( ?=| must be )", text):
             text = re.sub(rf"{word}(=True\b)?", flag, text)
-    functions = rf"(?<![\w.])(?:data\.|teachers\.)?({'|'.join(COMMANDS)})\(\)(?! \()"
+    functions = rf"(?<![\w.])(?:data\.|teachers\.)?({'|'.join(COMMANDS)})\(\)( \(`egodistill \1`\))?"
     return re.sub(functions, r"`egodistill \1`", text)
 
 

@@ -218,9 +218,12 @@ def test_an_error_of_the_system_has_no_number(monkeypatch, capsys):
         ("prepare t.csv --out s --split-by stretch", "split_by='stretch'", "--split-by='stretch'"),
         ("extract s --teacher-file t --overwrite", "again with overwrite=True", "again with --overwrite"),
         ("evaluate s --student s.pt", "that prepare() wrote", "that `egodistill prepare` wrote"),
-        # What names its option or command, an English word, a path, a column, an option that was not given.
-        ("extract s --teacher-file t", "with overwrite=True (--overwrite)", None),
-        ("evaluate s --student s.pt", "with teachers.extract() (`egodistill extract`)", None),
+        ("extract s --teacher-file t", "with overwrite=True (--overwrite)", "with --overwrite"),
+        ("finetune s --out t.pt", "--overwrite (overwrite=True).", "--overwrite."),
+        ("segments t.csv", "split_by='recording' (--split-by recording)", "--split-by recording"),
+        ("evaluate s --student s.pt", "with teachers.extract() (`egodistill extract`)", "with `egodistill extract`"),
+        # With parentheses of its own, an English word, a path, a column, an option that was not given.
+        ("distill s --out s.pt", "use prepare(..., num_frames=4) (--num-frames 4)", None),
         ("predict a.mp4 --student s.pt --stride 2", "the stride of the clips", None),
         ("predict max_gap.mp4 --student s.pt --max-gap 1", "max_gap: no such file", None),
         ("predict a.mp4 --student s.pt --max-gap 1", "films/max_gap/stride.mp4 and max_gap.csv", None),
