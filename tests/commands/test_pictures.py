@@ -9,7 +9,7 @@ import pytest
 from commandline import run, small_student, spy_on_stages
 
 from egodistill import inference
-from egodistill.commands import pictures
+from egodistill.commands import cli, models, pictures
 from egodistill.drawing import canvas
 
 PNG = b"\x89PNG"
@@ -89,6 +89,15 @@ def test_evaluate_draws_what_it_writes(taught, capsys, drawn):
     shares = 100 * found[known][:, known] / np.maximum(found[known].sum(1), 1)[:, None]
     np.testing.assert_allclose(matrix, shares)
     assert drawn[0].get_suptitle().startswith("student.pt on the split test: top-1 ") and Path("e.png").exists()
+
+
+def test_evaluate_without_labels_says_why_it_draws_nothing(taught, monkeypatch, capsys, drawn):
+    store = argparse.Namespace(labels=[-1], class_names=["walk"], select=lambda rows: None)
+    monkeypatch.setattr(models, "open_split", lambda path, split: store)
+    monkeypatch.setattr(models, "evaluate_unlabelled", lambda *given: {})
+    assert cli.main(["evaluate", "s", "--student", "student.pt", "--out", "e.json", "--device", "cpu"]) == 0
+    assert "no picture beside e.json: " in (said := capsys.readouterr().err) and "no clip has a label" in said
+    assert Path("e.json").exists() and not drawn
 
 
 def test_predict_draws_a_time_line_with_frames(tmp_path, steady, monkeypatch, capsys, drawn):

@@ -169,7 +169,7 @@ def test_finetune_options(sample_data, tmp_path, capsys):
             "the student in student.pt has a feature of 9 numbers, the teacher 'small' one of 12; leave out --init",
         ),
         ("distill s --teacher small --init teacher.pt --out x.pt", "teacher.pt holds a teacher; give the file of a"),
-        ("distill s --teacher small --out x.pt --alpha 1.5", "alpha must be a number, 0 <= alpha <= 1; got 1.5"),
+        ("distill s --teacher small --out x.pt --alpha 1.5", "--alpha must be a number, 0 <= --alpha <= 1; got 1.5"),
         ("finetune s --out x.pt --option frames=eight", "frames='eight' must be a whole number"),
     ],
 )
