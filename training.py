@@ -522,6 +522,11 @@ class TrainingLoop:
     def pick_precision(self, content: Mapping[str, Any]) -> str:
         """Return the precision; "auto" is that of the checkpoint, if there is one, or else what suits the device."""
         wanted, begun = self.settings.precision, content["about"].get("precision")
+        if wanted == "bf16" and self.device.type == "cpu" and (layer := runtime.trained_conv3d(self.objective)):
+            raise EgoDistillError(
+                f"{self.objective.stage}: on CPUs, torch's bf16 gradients of 3-D convolutions such as {layer} are "
+                f"wrong; train in fp32 (--precision fp32), or on a GPU"
+            )
         if wanted != "auto":
             return runtime.pick_precision(self.device, wanted, self.objective)
         precision, reason = runtime.pick_training_precision(self.device, self.objective)
@@ -716,7 +721,7 @@ class TrainingLoop:
         if not all(bool(parameter.isfinite().all()) for parameter in self.trained):
             raise EgoDistillError(
                 f"{self.objective.stage}: weights are no longer finite in epoch {self.epoch}, step {self.step}. Lower "
-                f"the learning rate.{self.checkpoint_note()}"
+                f"the learning rate{self.other_precision()}.{self.checkpoint_note()}"
             )
         if self.path is not None and distributed.is_first():
             state = {"epoch": self.epoch, "step": self.step, "sums": self.sums, "history": self.history}
@@ -734,6 +739,10 @@ class TrainingLoop:
                 content["scaler"] = self.scaler.state_dict()
             checkpoints.write_checkpoint(self.path, content)
         self.saved = time.monotonic()
+
+    def other_precision(self) -> str:
+        """Return the advice to train in fp32, for a message, or "" if the training is in fp32."""
+        return "" if self.about["precision"] == "fp32" else ", or train in fp32 (--precision fp32)"
 
     def checkpoint_note(self) -> str:
         """Return a sentence about the last checkpoint for an error message."""
