@@ -467,7 +467,8 @@ def run_demo(a: argparse.Namespace) -> None:
     draw_demo(a, bench, runs[TEACHER], rows[TEACHER], found, demo.things, written[0])
     student, segment = runs[TEACHER][1], next(s for s in segments if s.split == bench.test)
     predict = ["predict", segment.video, "--imu", *segment.imu, "--student", str(bench.path(student))]
-    compare = ["compare", bench.store, "--teacher", student.teacher, "--out", bench.out, "--preset", "demo"]
+    compare = ["compare", bench.store, "--teacher", student.teacher, "--seeds", ",".join(map(str, a.seeds))]
+    compare += ["--out", bench.out, "--preset", "demo"]
     print("Next:\n  label a recording of a test wearer with the student just made:")
     print(f"    egodistill {shlex.join(predict)}")
     if not a.quick:
