@@ -467,14 +467,18 @@ def run_demo(a: argparse.Namespace) -> None:
     draw_demo(a, bench, runs[TEACHER], rows[TEACHER], found, demo.things, written[0])
     student, segment = runs[TEACHER][1], next(s for s in segments if s.split == bench.test)
     predict = ["predict", segment.video, "--imu", *segment.imu, "--student", str(bench.path(student))]
-    compare = ["compare", bench.store, "--teacher", student.teacher, "--seeds", ",".join(map(str, a.seeds))]
-    compare += ["--out", bench.out, "--preset", "demo"]
     print("Next:\n  label a recording of a test wearer with the student just made:")
     print(f"    egodistill {shlex.join(predict)}")
     if not a.quick:
         print("  compare all methods with 1, 2 and 4 frames (Figure 3), in about an hour:")
-        print(f"    egodistill {shlex.join(compare)}")
+        print(f"    egodistill {shlex.join(compare_words(bench, student.teacher, a.seeds))}")
     print("  the same steps in Python, one by one, in a checkout:\n    jupyter lab tutorials")
+
+
+def compare_words(bench: benches.Bench, teacher: str, seeds: Sequence[int]) -> list[str]:
+    """Return the command that continues a demo with all methods."""
+    words = ["compare", bench.store, "--teacher", teacher, "--seeds", ",".join(map(str, seeds))]
+    return [*words, "--out", bench.out, "--preset", "demo"]
 
 
 def draw_demo(

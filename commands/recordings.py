@@ -164,8 +164,9 @@ def split_warnings(counts: Mapping[str, Counter]) -> Iterator[str]:
     labels = {label: count for label, count in counts.get("train", {}).items() if label is not None}
     if labels and sum(labels.values()) < FEW * len(labels):
         yield (
-            f"{sum(labels.values())} training clips with a label, for {len(labels)} classes: few to learn from; label "
-            f"more, or let a teacher label clips (`egodistill extract`)"
+            f"{sum(labels.values())} training clips with a label, for {len(labels)} classes, are few: in a rendered "
+            f"world of 5 classes, a student had 27 % with 10 clips a class and 50 % with 160; label more, or let a "
+            f"teacher label clips (`egodistill extract`)"
         )
 
 
