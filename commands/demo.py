@@ -449,6 +449,7 @@ def run_demo(a: argparse.Namespace) -> None:
 
     segments = make_store(demo, out)
     print("\n3. Train a teacher, extract its outputs, pretrain the IMU encoder (stage 1), distill (stage 2), evaluate")
+    print("   `start` is an image encoder trained on the labels, where others take weights of ImageNet")
     named = {kind: kind + "-{seed}" for kind in kinds}
     recipes = {name: demo.teachers[kind] for kind, name in named.items()}
     bench = benches.Bench(str(out / "store"), str(out), demo.protocol, teachers=recipes)
