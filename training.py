@@ -204,6 +204,13 @@ class TrainingOptions(TypedDict, total=False):
     label_smoothing: float
 
 
+class Batch(dict[str, Tensor]):
+    """The arrays of a batch by name. Raise EgoDistillError for one that an objective does not read."""
+
+    def __missing__(self, name: str) -> Tensor:
+        raise EgoDistillError(f"the batch has no {name!r}; the objective reads {', '.join(sorted(self))}")
+
+
 class Objective(nn.Module):
     """Base class of what a stage trains: the model, the arrays that it reads, and the losses of a batch.
 
@@ -614,7 +621,7 @@ class TrainingLoop:
             # Each process has its own dropout; process 0 is seeded like a single process.
             torch.manual_seed(fold_seed(settings.seed, self.epoch, self.step, *([rank] if rank else [])))
             with distributed.distributed_errors(), runtime.autocast(self.device, settings.precision):
-                values = self.parallel(batch)
+                values = self.parallel(Batch(batch))
             sums = weighted_sums(values, batch["weight"])
             loss, weight = sums["loss"]
             if not math.isfinite(loss):

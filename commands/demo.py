@@ -589,7 +589,7 @@ def report_limits(rows: list[paper.Row], things: Sequence[str]) -> None:
     print(
         f"This world is smaller than those of the README: {len(things)} of {len(behaviour.THINGS)} objects, "
         f"{len(behaviour.verbs_of(things))} of {len(behaviour.VERBS)} verbs.\nThe best possible accuracy here is "
-        f"{100 * limits['one frame']:.0f} % from one frame and {100 * limits['one frame and head motion']:.1f} % from "
+        f"{100 * limits['one frame']:.0f} % from one frame and {100 * limits['one frame and head motion']:.0f} % from "
         f"one frame and head motion.\n{GMACS_NOTE}"
     )
     gmacs = {row.method: row.gmacs for row in rows}
