@@ -739,7 +739,7 @@ def _sample_notes(path: Path, sensor: str, stamps: np.ndarray, values: np.ndarra
         lengths = f"{_length(gaps.min())} to {_length(gaps.max())}" if len(gaps) > 1 else _length(gaps[0])
         notes.append(
             f"the {sensor} has {len(gaps)} {'gaps' if len(gaps) > 1 else 'gap'} of {lengths}; its usual step is "
-            f"{_length(usual)}. Clips are interpolated across a gap of up to max_gap"
+            f"{_length(usual)}. Clips are interpolated across gaps of up to {MAX_GAP:g} s (max_gap, --max-gap)"
         )
     return notes
 

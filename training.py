@@ -204,6 +204,13 @@ class TrainingOptions(TypedDict, total=False):
     label_smoothing: float
 
 
+class Batch(dict[str, Tensor]):
+    """The arrays of a batch by name. Raise EgoDistillError for one that an objective does not read."""
+
+    def __missing__(self, name: str) -> Tensor:
+        raise EgoDistillError(f"the batch has no {name!r}; the objective reads {', '.join(sorted(self))}")
+
+
 class Objective(nn.Module):
     """Base class of what a stage trains: the model, the arrays that it reads, and the losses of a batch.
 
@@ -522,6 +529,11 @@ class TrainingLoop:
     def pick_precision(self, content: Mapping[str, Any]) -> str:
         """Return the precision; "auto" is that of the checkpoint, if there is one, or else what suits the device."""
         wanted, begun = self.settings.precision, content["about"].get("precision")
+        if wanted == "bf16" and self.device.type == "cpu" and (layer := runtime.trained_conv3d(self.objective)):
+            raise EgoDistillError(
+                f"{self.objective.stage}: on CPUs, torch's bf16 gradients of 3-D convolutions such as {layer} are "
+                f"wrong; train in fp32 (--precision fp32), or on a GPU"
+            )
         if wanted != "auto":
             return runtime.pick_precision(self.device, wanted, self.objective)
         precision, reason = runtime.pick_training_precision(self.device, self.objective)
@@ -609,7 +621,7 @@ class TrainingLoop:
             # Each process has its own dropout; process 0 is seeded like a single process.
             torch.manual_seed(fold_seed(settings.seed, self.epoch, self.step, *([rank] if rank else [])))
             with distributed.distributed_errors(), runtime.autocast(self.device, settings.precision):
-                values = self.parallel(batch)
+                values = self.parallel(Batch(batch))
             sums = weighted_sums(values, batch["weight"])
             loss, weight = sums["loss"]
             if not math.isfinite(loss):
@@ -716,7 +728,7 @@ class TrainingLoop:
         if not all(bool(parameter.isfinite().all()) for parameter in self.trained):
             raise EgoDistillError(
                 f"{self.objective.stage}: weights are no longer finite in epoch {self.epoch}, step {self.step}. Lower "
-                f"the learning rate.{self.checkpoint_note()}"
+                f"the learning rate{self.other_precision()}.{self.checkpoint_note()}"
             )
         if self.path is not None and distributed.is_first():
             state = {"epoch": self.epoch, "step": self.step, "sums": self.sums, "history": self.history}
@@ -734,6 +746,10 @@ class TrainingLoop:
                 content["scaler"] = self.scaler.state_dict()
             checkpoints.write_checkpoint(self.path, content)
         self.saved = time.monotonic()
+
+    def other_precision(self) -> str:
+        """Return the advice to train in fp32, for a message, or "" if the training is in fp32."""
+        return "" if self.about["precision"] == "fp32" else ", or train in fp32 (--precision fp32)"
 
     def checkpoint_note(self) -> str:
         """Return a sentence about the last checkpoint for an error message."""

@@ -59,25 +59,32 @@ def check_clip(x: Tensor, frames: int | None = None, size: int | None = None) ->
 
 
 class Conv3d(nn.Conv3d):
-    """Conv3d that trains in fp32 on CPUs where torch has no good bf16 kernel.
+    """Conv3d that trains in mixed precision on CPUs without torch's 3-D kernels in bf16.
 
-    With bf16, torch 2.13 computes a wrong weight gradient, often of uninitialised values, if the kernel is longer in
-    time than its input (3 over 2 frames, for example; 1 frame is right). The backward pass of a convolution in groups
-    takes 2 to 6 times as long as in fp32. `convolve_by_frame()` takes a fifth to a half of the time of fp32 without a
-    stride in space; with such a stride it takes less time on one or two frames, and up to 2.5 times as long on many.
+    On processors with AMX, those of torch 2.13 compute wrong weight gradients for many shapes, of values that nobody
+    wrote, and write beyond their memory (docs/log.md). A kernel of one frame, or of one pixel, is a 2-D convolution,
+    which is right and as fast. Other kernels and groups train in fp32, since in bf16 the backward pass of groups takes
+    2 to 6 times as long; `convolve_by_frame()` takes a fifth to a half of the time of fp32 without a stride in space,
+    and with such a stride less time on one or two frames, and up to 2.5 times as long on many.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         trained = torch.is_grad_enabled() and self.weight.requires_grad
-        if trained and x.device.type == "cpu" and (x.shape[2] < self.kernel_size[0] or self.groups > 1):
-            mixed = torch.is_autocast_enabled("cpu")
-            with torch.autocast("cpu", enabled=False):
-                x = x.to(self.weight.dtype)
-                pays = self.kernel_size[1] > 1 and (self.stride[1] == 1 or x.shape[2] <= 2)
-                if mixed and self.groups > 1 and self.bias is None and pays:
-                    return convolve_by_frame(x, self.weight, self.stride, self.padding, self.groups)
-                return super().forward(x)
-        return super().forward(x)
+        if not (trained and x.device.type == "cpu" and torch.is_autocast_enabled("cpu")):
+            return super().forward(x)
+        kernel, stride, padding = self.kernel_size, self.stride, self.padding
+        if self.groups == 1 and (kernel[0], stride[0], padding[0]) == (1, 1, 0):
+            y = F.conv2d(x.transpose(1, 2).flatten(0, 1), self.weight[:, :, 0], self.bias, stride[1:], padding[1:])
+            return y.unflatten(0, (len(x), -1)).transpose(1, 2)
+        if self.groups == 1 and kernel[1:] + stride[1:] + padding[1:] == (1, 1, 1, 1, 0, 0):
+            y = F.conv2d(x.flatten(3), self.weight.flatten(3), self.bias, (stride[0], 1), (padding[0], 0))
+            return y.unflatten(3, x.shape[3:])
+        with torch.autocast("cpu", enabled=False):
+            x = x.to(self.weight.dtype)
+            pays = kernel[1] > 1 and (stride[1] == 1 or x.shape[2] <= 2)
+            if self.groups > 1 and self.bias is None and pays:
+                return convolve_by_frame(x, self.weight, stride, padding, self.groups)
+            return super().forward(x)
 
 
 def convolve_by_frame(
@@ -250,7 +257,7 @@ class MotionFormer(nn.Module):
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, width, patch, patch)})
         self.patch_embed.requires_grad_(False)
         cube = (tubelet, patch, patch)
-        self.patch_embed_3d = nn.ModuleDict({"proj": nn.Conv3d(3, width, cube, cube)})
+        self.patch_embed_3d = nn.ModuleDict({"proj": Conv3d(3, width, cube, cube)})
         self.blocks = nn.ModuleList(
             MotionFormerBlock(width, heads, int(mlp_ratio * width), value_step == "projected", fast, rate)
             for rate in drop_rates(drop_path, depth)
@@ -486,7 +493,7 @@ class MViT(nn.Module):
         self.gradient_checkpointing = False
 
         time, side = frames // 2, size // 4
-        self.patch_embed = nn.ModuleDict({"proj": nn.Conv3d(3, width, (3, 7, 7), (2, 4, 4), (1, 3, 3))})
+        self.patch_embed = nn.ModuleDict({"proj": Conv3d(3, width, (3, 7, 7), (2, 4, 4), (1, 3, 3))})
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed_spatial = nn.Parameter(torch.zeros(1, side**2, width))
         self.pos_embed_temporal = nn.Parameter(torch.zeros(1, time, width))

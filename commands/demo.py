@@ -449,6 +449,7 @@ def run_demo(a: argparse.Namespace) -> None:
 
     segments = make_store(demo, out)
     print("\n3. Train a teacher, extract its outputs, pretrain the IMU encoder (stage 1), distill (stage 2), evaluate")
+    print("   `start` is an image encoder trained on the labels, where others take weights of ImageNet")
     named = {kind: kind + "-{seed}" for kind in kinds}
     recipes = {name: demo.teachers[kind] for kind, name in named.items()}
     bench = benches.Bench(str(out / "store"), str(out), demo.protocol, teachers=recipes)
@@ -467,13 +468,18 @@ def run_demo(a: argparse.Namespace) -> None:
     draw_demo(a, bench, runs[TEACHER], rows[TEACHER], found, demo.things, written[0])
     student, segment = runs[TEACHER][1], next(s for s in segments if s.split == bench.test)
     predict = ["predict", segment.video, "--imu", *segment.imu, "--student", str(bench.path(student))]
-    compare = ["compare", bench.store, "--teacher", student.teacher, "--out", bench.out, "--preset", "demo"]
     print("Next:\n  label a recording of a test wearer with the student just made:")
     print(f"    egodistill {shlex.join(predict)}")
     if not a.quick:
         print("  compare all methods with 1, 2 and 4 frames (Figure 3), in about an hour:")
-        print(f"    egodistill {shlex.join(compare)}")
+        print(f"    egodistill {shlex.join(compare_words(bench, student.teacher, a.seeds))}")
     print("  the same steps in Python, one by one, in a checkout:\n    jupyter lab tutorials")
+
+
+def compare_words(bench: benches.Bench, teacher: str, seeds: Sequence[int]) -> list[str]:
+    """Return the command that continues a demo with all methods."""
+    words = ["compare", bench.store, "--teacher", teacher, "--seeds", ",".join(map(str, seeds))]
+    return [*words, "--out", bench.out, "--preset", "demo"]
 
 
 def draw_demo(
@@ -583,7 +589,7 @@ def report_limits(rows: list[paper.Row], things: Sequence[str]) -> None:
     print(
         f"This world is smaller than those of the README: {len(things)} of {len(behaviour.THINGS)} objects, "
         f"{len(behaviour.verbs_of(things))} of {len(behaviour.VERBS)} verbs.\nThe best possible accuracy here is "
-        f"{100 * limits['one frame']:.0f} % from one frame and {100 * limits['one frame and head motion']:.1f} % from "
+        f"{100 * limits['one frame']:.0f} % from one frame and {100 * limits['one frame and head motion']:.0f} % from "
         f"one frame and head motion.\n{GMACS_NOTE}"
     )
     gmacs = {row.method: row.gmacs for row in rows}

@@ -286,7 +286,13 @@ def open_source(a: argparse.Namespace, spec: clips.ClipSpec, report: Callable[[s
     pace = feeds.Pace(clock)
     file = clips.open_recording(a.source).video if os.path.isdir(a.source) else a.source  # a folder of a Neon
     video = feeds.VideoFeed(
-        file, realtime=not a.fast, clock=clock, timeout=a.timeout, reconnect=a.reconnect or 0.0, report=report
+        file,
+        size=spec.size if spec.frames else None,
+        realtime=not a.fast,
+        clock=clock,
+        timeout=a.timeout,
+        reconnect=a.reconnect or 0.0,
+        report=report,
     )
     timeout = math.inf if a.fast else feeds.TIMEOUT if a.timeout is None else a.timeout
     lines = {"clock": clock, "report": report, "timeout": timeout, "units": False}  # the stream checks units

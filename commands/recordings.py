@@ -164,8 +164,9 @@ def split_warnings(counts: Mapping[str, Counter]) -> Iterator[str]:
     labels = {label: count for label, count in counts.get("train", {}).items() if label is not None}
     if labels and sum(labels.values()) < FEW * len(labels):
         yield (
-            f"{counted(sum(labels.values()), 'training clip')} with a label, for {counted(len(labels), 'class')}: few "
-            f"to learn from; label more, or let a teacher label clips (`egodistill extract`)"
+            f"{counted(sum(labels.values()), 'training clip')} with a label, for {counted(len(labels), 'class')}, are "
+            f"few: in a rendered world of 5 classes, a student had 27 % with 10 clips a class and 50 % with 160; label "
+            f"more, or let a teacher label clips (`egodistill extract`)"
         )
 
 

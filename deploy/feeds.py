@@ -274,6 +274,8 @@ class VideoFeed:
     Args:
         source: A file; an address such as rtsp://, http://, tcp:// or udp://; a device such as /dev/video0 (Linux); or
             a named pipe. Network access is allowed for an address, and only for one.
+        size: Scale larger pictures to this height and width as `predict()` does, from what was decoded; None: pictures
+            stay as they are.
         realtime: False: all frames of a file, as fast as they are decoded.
         clock: Ends the feed with `stop()`.
         pace: When frames of a file are due; share it with the samples. None: the first frame starts it.
@@ -297,6 +299,7 @@ class VideoFeed:
         self,
         source: str | os.PathLike,
         *,
+        size: int | None = None,
         realtime: bool = True,
         clock: HostClock | None = None,
         pace: Pace | None = None,
@@ -305,6 +308,7 @@ class VideoFeed:
         report: Callable[[str], object] = lambda sentence: None,
     ) -> None:
         self.source, self.kind, self.realtime = os.fspath(source), source_kind(source), realtime
+        self.size = size
         self.live = self.kind != "file"
         if self.live and not realtime:
             raise VideoError(f"{source}: only a file can be read faster than real time (realtime=False, --fast)")
@@ -335,10 +339,11 @@ class VideoFeed:
 
     def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
         self._thread.start()
-        scaler = Scaler(None)
+        scale, keep = Scaler(self.size), Scaler(None)
         while (found := self._take()) is not None:
             moment, frame = found
-            yield moment, scaler(frame).transpose(1, 2, 0)
+            is_small = self.size is not None and min(frame.width, frame.height) < self.size  # a stream tells
+            yield moment, (keep if is_small else scale)(frame).transpose(1, 2, 0)
         if self._error is not None and not self.clock.stopped:
             raise self._error
 

@@ -371,7 +371,8 @@ class Stream:
         """Add a frame; it is dropped and counted if no coming answer would use it.
 
         Pictures of the model's size give the scores of `predict()` to the bit. Others are scaled from RGB, where
-        `predict()` scales what was decoded, so that probabilities differ slightly (by less than 2e-3 in the tests).
+        `predict()` scales what was decoded, so that probabilities differ slightly (by up to 3e-3 on a GoPro's video).
+        `feeds.VideoFeed(size=)` gives pictures of the model's size.
 
         Args:
             moment: Middle of the exposure on the camera's clock (`frame_clock`), in seconds or nanoseconds.

@@ -423,9 +423,13 @@ def write_checkpoint(path: str | os.PathLike, content: Mapping[str, Any]) -> Non
         with files.atomic_write(path) as part, open(part, "wb") as file:
             torch.save(plain(content), file)
     except (EgoDistillOSError, RuntimeError) as error:
-        # torch hides the system's message behind its own.
-        causes = [cause for cause in (error.__cause__, error.__context__) if isinstance(cause, OSError)]
-        why = in_words(causes[0] if causes else error)
+        # torch hides behind its own message what ended the writing: that of the system, or Ctrl-C.
+        causes: list[BaseException] = [error]
+        while (before := causes[-1].__cause__ or causes[-1].__context__) is not None:
+            causes.append(before)
+        if stop := next((cause for cause in causes if not isinstance(cause, Exception)), None):
+            raise stop from None
+        why = in_words(next((cause for cause in causes[1:] if isinstance(cause, OSError)), error))
         raise EgoDistillOSError(
             f"{path}: cannot be written ({why}): it needs {tensor_bytes(content) / 1e6:.1f} MB, and "
             f"{files.free_megabytes(path):.1f} MB are free there. An older file is unchanged"

@@ -157,10 +157,13 @@ def pick_training_precision(device: torch.device, model: nn.Module) -> tuple[str
 
     Args:
         device: Device of the training.
-        model: The model or objective. One with weights that do not mix with bf16 trains in fp32.
+        model: The model or objective. One with weights that do not mix with bf16 trains in fp32, on CPUs also one with
+            3-D convolutions of torch.
     """
     if unmixable_weight(model):
         return "fp32", "the model has weights that are not float32"
+    if device.type == "cpu" and trained_conv3d(model):
+        return "fp32", "torch's bf16 gradients of 3-D convolutions are wrong on CPUs"
     fast, reason = bf16_speed(device, training=True)
     return "bf16" if fast else "fp32", reason
 
@@ -187,6 +190,16 @@ def unmixable_weight(model: nn.Module) -> tuple[str, torch.dtype] | None:
     """Return name and data type of a weight that cannot be used in mixed precision, or None."""
     weights = ((name, weight.dtype) for name, weight in model.named_parameters())
     return next((found for found in weights if found[1] in (torch.float16, torch.float64)), None)
+
+
+def trained_conv3d(model: nn.Module) -> str | None:
+    """Return the name of a 3-D convolution of torch that is trained, or None; those of this library are others.
+
+    On CPUs with AMX, torch 2.13 computes wrong weight gradients of it in bf16 (docs/log.md).
+    """
+    own = nn.Conv3d.forward
+    found = (name for name, layer in model.named_modules() if getattr(type(layer), "forward", None) is own)
+    return next((name for name in found if model.get_submodule(name).weight.requires_grad), None)
 
 
 def require_precision(precision: str) -> None:

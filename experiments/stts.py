@@ -149,7 +149,7 @@ class STTS(Baseline):
             drop_path: Rate of stochastic depth in the last block.
         """
         times, side, _ = self.grid
-        self.patch_embed = nn.ModuleDict({"proj": nn.Conv3d(3, width, (3, 7, 7), (2, 4, 4), (1, 3, 3))})
+        self.patch_embed = nn.ModuleDict({"proj": video_transformers.Conv3d(3, width, (3, 7, 7), (2, 4, 4), (1, 3, 3))})
         self.cls_token, self.pos_embed_class = (nn.Parameter(torch.zeros(1, 1, width)) for _ in range(2))
         self.pos_embed_spatial = nn.Parameter(torch.zeros(1, side**2, width))
         self.pos_embed_temporal = nn.Parameter(torch.zeros(1, times, width))

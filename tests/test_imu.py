@@ -528,7 +528,8 @@ def test_gaps_are_noted_from_three_steps_and_ten_milliseconds_on(tmp_path, rate,
     found = read_imu(table).notes
     assert sum("has 50 samples per second" in one for one in found) == (2 if rate == 50 else 0)
     notes = [one for one in found if "gyroscope" in one and "samples per second" not in one]
-    assert notes == ([] if note is None else [f"{note}. Clips are interpolated across a gap of up to max_gap"])
+    bridged = "Clips are interpolated across gaps of up to 0.05 s (max_gap, --max-gap)"
+    assert notes == ([] if note is None else [f"{note}. {bridged}"])
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

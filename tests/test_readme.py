@@ -199,7 +199,7 @@ def primary_contrasts(world):
 
 def test_the_differences_are_those_of_the_results():
     first, second = primary_contrasts("A"), primary_contrasts("B")
-    shown = re.search(r"\| EgoDistill minus.*?\n\n", README, re.DOTALL)[0].splitlines()[2:]
+    shown = re.search(r"\| difference of accuracies.*?\n\n", README, re.DOTALL)[0].splitlines()[2:]
     pairs = [("EgoDistill, N = 1", "VisOnly-Distill, N = 1"), ("EgoDistill, N = 1", "VisIMU, N = 1")]
     pairs.append(("EgoDistill, N = 4", "EgoDistill, N = 1"))
     for pair, row in zip(pairs, filter(None, shown), strict=True):

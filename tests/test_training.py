@@ -71,6 +71,16 @@ def test_an_objective_of_ones_own_is_told_what_to_return(make, words):
         training.train(objective, Store(8), training.Training(epochs=1, batch_size=8, **QUIET))
 
 
+def test_an_array_that_an_objective_does_not_read_is_named():
+    class Mine(training.Objective):
+        def forward(self, batch):
+            return {"loss": self.model(batch["imuu"].mean(1)).square().mean(1)}
+
+    objective = Mine(nn.Linear(6, 4), ["imu"], {"stage": "mine"})
+    with pytest.raises(EgoDistillError, match="the batch has no 'imuu'; the objective reads imu, label, row, weight"):
+        training.train(objective, Store(8), training.Training(epochs=1, batch_size=8, **QUIET))
+
+
 class Far(training.Objective):
     """Moves a vector to (3, 4); the gradient at 0 is 5 long in total."""
 

@@ -54,12 +54,41 @@ def test_gradients_of_short_clips_in_bf16(kernel, frames):
         assert layer(x).dtype == torch.bfloat16  # where nothing is learnt, nothing is slower
 
 
+SHAPES = [  # channels, kernel, stride, frames, pixels: numbers of any size with torch 2.13 on CPUs with AMX
+    ((128, 128), (1, 3, 3), (1, 2, 2), 4, 56),
+    ((3, 64), (1, 7, 7), (1, 2, 2), 4, 112),
+    ((96, 192), (1, 1, 1), (1, 1, 1), 1, 72),
+    ((48, 48), (5, 1, 1), (1, 1, 1), 5, 40),
+    ((48, 96), (3, 3, 3), (2, 2, 2), 3, 56),
+    ((96, 48), (1, 1, 1), (2, 2, 2), 3, 40),
+]
+
+
+@pytest.mark.parametrize("module", [video_convnets, video_transformers])
+@pytest.mark.parametrize(("channels", "kernel", "stride", "frames", "pixels"), SHAPES)
+def test_gradients_in_bf16_are_those_of_fp32(module, channels, kernel, stride, frames, pixels):
+    torch.manual_seed(0)
+    layer = module.Conv3d(*channels, kernel, stride, tuple(size // 2 for size in kernel), bias=kernel[0] > 1)
+    x = torch.randn(2, channels[0], frames, pixels, pixels, requires_grad=True)
+    found = []
+    for mixed in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            y = layer(x)
+        weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
+        found.append((y.float(), *torch.autograd.grad((y.float() * weights).sum(), [x, *layer.parameters()])))
+    assert found[0][0].shape == found[1][0].shape
+    for exact, fast in zip(*found, strict=True):
+        assert float((fast - exact).norm() / exact.norm()) < 0.02
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16  # where nothing is learnt, nothing is slower
+
+
 @pytest.mark.parametrize("module", [video_convnets, video_transformers])
 def test_convolutions_in_groups_are_trained_in_fp32(module):
     """In bf16 on CPUs, their backward pass takes several times as long."""
     x = torch.randn(2, 4, 3, 5, 5)
-    for groups, wanted in ((4, torch.float32), (1, torch.bfloat16)):
-        layer = module.Conv3d(4, 4, 3, padding=1, groups=groups)
+    for kernel, groups, wanted in (((3, 3, 3), 4, torch.float32), ((1, 3, 3), 1, torch.bfloat16)):
+        layer = module.Conv3d(4, 4, kernel, padding=tuple(size // 2 for size in kernel), groups=groups)
         with torch.autocast("cpu", torch.bfloat16):
             assert layer(x).dtype == wanted
             with torch.no_grad():
@@ -207,7 +236,9 @@ def test_mixed_precision_and_memory_format():
             layer.register_forward_hook(lambda layer, inputs, output: outputs.append(output))
     with torch.autocast("cpu", torch.bfloat16):
         feature, logits = net(clip)
-    assert len(outputs) == 38 and all(output.dtype == torch.bfloat16 for output in outputs)
+    kernels = [layer.kernel_size for layer in net.modules() if isinstance(layer, nn.Conv3d)]
+    kinds = [output.dtype for output in outputs]
+    assert len(outputs) == 38 and kinds.count(torch.float32) == kernels.count((5, 7, 7)) == 1
     if runtime.has_bf16_kernels():  # torch's own bf16 convolutions are contiguous
         assert all(output.is_contiguous(memory_format=torch.channels_last_3d) for output in outputs)
     nn.functional.cross_entropy(logits.float(), torch.tensor([0, 3])).backward()

@@ -140,6 +140,13 @@ def test_the_command_that_comes_next_labels_a_recording_of_a_test_wearer(demo, t
     assert "P30_1" in command and len(out.read_text().splitlines()) > 2
 
 
+def test_the_comparison_that_comes_next_has_the_seeds_of_the_demo(demo):
+    bench = benches.Bench(str(demo.out / "store"), str(demo.out))
+    asked = cli.parse(egodistill.commands.demo.compare_words(bench, "slowfast-{seed}", [0, 1]))
+    outputs = {f"{asked.teacher.format(seed=seed)}.feature" for seed in asked.seeds}
+    assert asked.seeds == [0, 1] and asked.preset == "demo" and outputs <= set(data.ClipStore(asked.store).names)
+
+
 @pytest.mark.slow
 def test_demo_with_more_teachers(demo, capsys):
     """Only the distilled students are trained from another teacher, and from its outputs; a table has them all."""

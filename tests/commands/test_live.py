@@ -159,8 +159,7 @@ def test_a_file_gives_the_answers_of_predict(kitchen, tmp_path, capsys, num_fram
             continue
         compared += 1
         assert answer["problem"] is None and answer["stop"] == pytest.approx(clip.stop)
-        # The pictures went through RGB in their own size first, which rounds once more.
-        assert dict(map(tuple, answer["classes"])) == pytest.approx(dict(clip.classes), abs=2e-3)
+        assert dict(map(tuple, answer["classes"])) == pytest.approx(dict(clip.classes), abs=2e-6)
         # Each frame shows its number: those that predict() looks at.
         times = clips.spec_of(network).times(clip.start)
         used = [round((answer["stop"] - age) * 25) for age in answer["frame_age"]]

@@ -341,6 +341,29 @@ def test_a_file_keeps_the_stage_that_trained_it_last(tmp_path):
         assert model.trained_by == name
 
 
+@pytest.mark.parametrize("moment", [1, 5, 40])
+def test_ctrl_c_while_a_file_is_written_is_no_error_of_the_disk(moment, tmp_path, monkeypatch):
+    """torch ends the archive all the same, and complains about that."""
+
+    class Interrupted(io.FileIO):
+        written = 0
+
+        def write(self, content):
+            self.written += 1
+            if self.written == moment:
+                raise KeyboardInterrupt
+            return super().write(content)
+
+    path = tmp_path / "x.pt"
+    content = {f"{number}": torch.zeros(1000) for number in range(30)}
+    checkpoints.write_checkpoint(path, content)
+    before = path.read_bytes()
+    monkeypatch.setattr(checkpoints, "open", lambda part, mode: Interrupted(part, mode), raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.write_checkpoint(path, content | {"more": torch.ones(3)})
+    assert path.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == ["x.pt"]
+
+
 def test_a_class_of_ones_own_loads_what_it_saved(tmp_path):
     class Mine(EgoDistill):
         pass

@@ -12,12 +12,27 @@ import torch
 from toys import CLASSES, QUIET, Store, small
 
 import egodistill
-from egodistill import EgoDistillError, Training, evaluate, measure, predict
+from egodistill import EgoDistillError, Training, evaluate, measure, predict, training, video_convnets
 from egodistill.engine import batches, runtime
 
 ROOT = Path(egodistill.__file__).parent
 # `conftest.training_in_fp32` replaces it in `runtime`.
 pick_training_precision = runtime.pick_training_precision
+
+
+def test_convolutions_of_torch_in_3d_do_not_train_in_bf16_on_a_cpu(monkeypatch):
+    pretend(monkeypatch, amx_bf16=True)
+    foreign, ours = (torch.nn.Sequential(kind(3, 4, 3)) for kind in (torch.nn.Conv3d, video_convnets.Conv3d))
+    assert pick_training_precision(CPU, ours)[0] == "bf16"
+    assert pick_training_precision(CPU, foreign) == (
+        "fp32",
+        "torch's bf16 gradients of 3-D convolutions are wrong on CPUs",
+    )
+    objective = training.Objective(foreign, ["clip"], {"stage": "mine"})
+    loop = training.TrainingLoop(objective, Store(8), Training(precision="bf16", **QUIET))
+    with pytest.raises(EgoDistillError, match=r"mine: on CPUs, .* such as model\.0 are wrong; train in fp32 \(--prec"):
+        loop.resume()
+    assert pick_training_precision(CPU, foreign.requires_grad_(False))[0] == "bf16"
 
 
 def pretend(monkeypatch, kernels=True, **capabilities):
