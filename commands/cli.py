@@ -383,10 +383,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         for word in (word.partition("=")[0] for word in argv if len(word) > 2 and word.startswith("--")):
             if not any(option.startswith(word) for option in known):
                 parsers.choices[called].error(f"there is no option {word}{meant(word, known)}")
-    arguments, rest = parser.parse_known_args(argv)
-    if rest:
-        parsers.choices[called].error(f"unrecognized arguments: {' '.join(rest)}")
-    return arguments
+        parser.error = parsers.choices[called].error  # of words that are left: with the usage of the command
+    return parser.parse_args(argv)
 
 
 SHORT = {"--lr": "--learning-rate", "--output": "--out", "--bs": "--batch-size"}  # what other programs call options

@@ -294,7 +294,7 @@ def test_few_clips_and_no_test_split_are_said(split, count, said, steady, tmp_pa
     table.write_text("video,start,stop,label,split\n" + "".join(rows) + f"{steady},5.5,5.7,walk,{split}\n")
     out = run(capsys, "segments", table)
     assert out.count("warning: ") == int(said)
-    assert ("no split test" in out) == (split == "train") and ("for 2 classes: few" in out) == (count == 3)
+    assert ("no split test" in out) == (split == "train") and ("for 2 classes, are few" in out) == (count == 3)
 
 
 @pytest.fixture(scope="module")
