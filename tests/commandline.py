@@ -22,7 +22,7 @@ def run(capsys, *command) -> str:
     printed = capsys.readouterr()
     assert code == 0, printed.err
     for suggested in re.findall(r"(?m)^ +egodistill (.*)$", printed.out):
-        cli.parse(shlex.split(suggested))  # it is a command, with all that it requires
+        cli.parse(shlex.split(suggested.replace("NAME", "x3d_m")))  # a command, with all that it requires
     return printed.out
 
 

@@ -263,7 +263,7 @@ def test_an_output_that_grows_has_one_writer(files, monkeypatch, tmp_path, capsy
 )
 def test_options_that_would_be_ignored_are_errors(command, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(models, "load_distilled", lambda path: None)
+    monkeypatch.setattr(models, "load_distilled", lambda path, own: None)
     out = [] if command.startswith("measure") else ["--out", "o.pt"]
     assert cli.main([*command.split(), *out]) == 1
     assert words in capsys.readouterr().err and list(tmp_path.iterdir()) == []
