@@ -413,7 +413,7 @@ class Recording:
     def motion(self) -> Imu:
         """Return the IMU samples on the video's clock; the file is read once. Raise IMUError that names the file.
 
-        VideoError if they are telemetry of a video that cannot be read. A note tells which tables beside it are not read.
+        VideoError if they are telemetry of a video that cannot be read; a note names tables beside it that are not read.
         Times that all lie behind the video are those of a clock that runs since boot: they are taken to begin at zero,
         before `imu_offset` is added, if they then overlap the video. A note says so. Without `imu_offset`, IMUError for
         a log of more than twice the video and a minute: the video may begin anywhere in it.
@@ -550,8 +550,8 @@ def neon_recording(path: Path) -> Recording | None:
     if not _has_neon_tables(folder):
         if path.is_dir() and is_neon(path):
             raise DataError(
-                f"{path}: a Neon recording as the glasses write it; export it from Pupil Cloud ('Timeseries Data + Scene "
-                f"Video') and give that folder, or write its IMU as a table with the package pupil-labs-neon-recording"
+                f"{path}: a Neon recording as the glasses write it; give the folder that Pupil Cloud exports "
+                f"('Timeseries Data + Scene Video'), or write its IMU as a table with pupil-labs-neon-recording"
             )
         return None
     if path.is_dir():

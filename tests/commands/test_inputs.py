@@ -83,7 +83,7 @@ def test_a_missing_right_is_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("here").touch()
     monkeypatch.setattr(inputs.os, "access", lambda path, mode: mode != os.R_OK)
-    with pytest.raises(EgoDistillOSError, match="^here: cannot be read: Permission denied; .*chmod"):
+    with pytest.raises(EgoDistillOSError, match=r"^here: cannot be read: Permission denied; .*chmod"):
         require_inputs(["predict", "x://", "--student", "here"])
 
 
