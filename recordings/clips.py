@@ -413,7 +413,7 @@ class Recording:
     def motion(self) -> Imu:
         """Return the IMU samples on the video's clock; the file is read once. Raise IMUError that names the file.
 
-        VideoError if they are telemetry of a video that cannot be read; a note names tables beside it that are not read.
+        VideoError if they are telemetry of a video that cannot be read; a note names tables beside it that are unused.
         Times that all lie behind the video are those of a clock that runs since boot: they are taken to begin at zero,
         before `imu_offset` is added, if they then overlap the video. A note says so. Without `imu_offset`, IMUError for
         a log of more than twice the video and a minute: the video may begin anywhere in it.
