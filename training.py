@@ -69,7 +69,7 @@ class Training:
         warmup_epochs: The learning rate increases linearly from zero over these.
         weight_decay: Weight decay of AdamW, by default AdamW's own; the paper does not give one.
         clip_norm: Largest norm of the gradient of all parameters in a step; None: gradients are not clipped.
-        seed: Clip order and dropout depend only on it, the epoch and the step.
+        seed: Clip order and dropout depend only on it, the epoch and the step; from 0 to 2**63 - 1.
         precision: "fp32"; mixed precision with "bf16", or with "fp16" for GPUs without bf16; "auto": bf16 on GPUs from
             compute capability 8 and on CPUs with AMX, else fp32. With "auto", the same seed gives other weights on
             another kind of machine.
@@ -131,6 +131,7 @@ class Training:
             batches.require_number(name, getattr(self, name), 0)
         if self.clip_norm is not None:
             batches.require_number("clip_norm", self.clip_norm, 0, above=True)
+        batches.require_number("seed", self.seed, 0, 2**63, below=True, whole=True)
         batches.require_number("label_smoothing", self.label_smoothing, 0, 1, below=True)
         if self.schedule not in get_args(Schedule):
             raise EgoDistillError(f"schedule must be 'step' or 'cosine'; got {self.schedule!r}")

@@ -841,6 +841,8 @@ def open_video(video: str | os.PathLike) -> Iterator[av.container.InputContainer
 
 def _why_closed(path: Path, error: av.error.FFmpegError | OSError) -> str:
     """Return why a file cannot be opened as a video, after its name."""
+    if isinstance(error, PermissionError):
+        return f"cannot be read: {error.strerror}; give yourself the right to read it (`chmod u+r`)"
     with contextlib.suppress(OSError), open(path, "rb") as file:
         start = file.read(16)
         kind = next((kind for first, kind in _LISTS.items() if start.startswith(first)), None)

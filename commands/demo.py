@@ -94,8 +94,8 @@ def jobs_option(parser: argparse.ArgumentParser) -> None:
 
 def parse_seeds(text: str) -> list[int]:
     """Convert "0,1,2" to a list without duplicates."""
-    if not all(part.isdecimal() for part in text.split(",")):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of integers such as 0,1,2")
+    if not all(part.isdecimal() and int(part) < 2**63 for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of integers such as 0,1,2, each below 2**63")
     return list(dict.fromkeys(map(int, text.split(","))))
 
 

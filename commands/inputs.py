@@ -1,4 +1,4 @@
-"""The paths that a command reads: one that leads nowhere is refused before the command's imports, which take seconds.
+"""The paths that a command reads: one that leads nowhere, or may not be read, is refused before the command's imports.
 
     require_inputs(["predict", "walk.mp4", "--student", "student.pt"])      # raises EgoDistillOSError if one is missing
 
@@ -39,7 +39,7 @@ NAMES = ("imagenet", "none", "-")  # values of these options that are no paths: 
 
 
 def require_inputs(words: Sequence[str]) -> None:
-    """Raise EgoDistillOSError if a command line names an input that does not exist.
+    """Raise EgoDistillOSError if a command line names an input that does not exist or that the user may not read.
 
     Args:
         words: The command and its options.
@@ -50,6 +50,10 @@ def require_inputs(words: Sequence[str]) -> None:
         if word.lower() not in NAMES and "://" not in word and _is_missing(word):
             what = "folder; give a clip store, which `egodistill prepare` writes" if name in STORES else "file"
             raise EgoDistillOSError(f"{word or f'{name} has an empty name'}: no such {what}")
+        if os.path.exists(word) and not os.access(word, os.R_OK):
+            raise EgoDistillOSError(
+                f"{word}: cannot be read: Permission denied; give yourself the right to read it (`chmod u+r`)"
+            )
 
 
 def _named(words: Sequence[str], positional: str, options: Sequence[str]) -> Iterator[tuple[str, str]]:

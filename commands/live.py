@@ -871,7 +871,7 @@ class LiveRun:
             source.offset = inputs.aligned(stop)
             self.camera = inputs.camera = FrameFeed(self.open_stream(source.offset), source)
         yield from answers_as_they_come(inputs, self.camera.stream, stop)
-        if not source.video.live and inputs.ended.is_set() and not inputs.error:
+        if not (source.video.live or source.clock.stopped or inputs.error) and inputs.ended.is_set():
             source.require_samples(None)
 
     def report(self, *, interrupted: bool) -> None:

@@ -99,12 +99,13 @@ def suggest_training(store: Any, teacher: str | None = None) -> None:
             suggest("pretrain", *taught, "--out", "imu.pt")
         else:
             suggest("distill", *taught, "--no-imu", "--out", "student.pt")
-    elif "clip" not in store.names:
-        suggest("finetune", store.path, "--architecture", "student", "--out", "student.pt")
     elif (store.labels >= 0).any():
-        suggest("finetune", store.path, "--out", "teacher.pt")
-    else:
+        student = () if "clip" in store.names else ("--architecture", "student")
+        suggest("finetune", store.path, *student, "--out", "student.pt" if student else "teacher.pt")
+    elif "clip" in store.names:
         suggest("extract", store.path, "--architecture", "NAME", "--pretrained", "FILE")
+    else:  # nothing in it can be learned: no labels, and no clips for a teacher
+        suggest("prepare", "RECORDINGS", "--out", "NEW", "--architecture", "NAME", "--pretrained", "FILE")
 
 
 def class_names_option(parser: Any) -> None:

@@ -39,6 +39,7 @@ def check_outputs(arguments: argparse.Namespace, sources: Iterable[str] = ()) ->
     values = [value for values in given.values() for value in (values if isinstance(values, list) else [values])]
     inputs = [*(value for value in values if isinstance(value, str)), *sources]
     if out := getattr(arguments, "out", None):
+        files.require_writable(out)
         files.require_apart(out, inputs)
     if arguments.command in RESULT_MARKS and arguments.out:
         ours = RESULT_MARKS[arguments.command]

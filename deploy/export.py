@@ -234,7 +234,8 @@ def write_files(model: EgoDistill, parts: Mapping[Path, type[Plain]], settings: 
                 for path in [*parts, *map(description_of, parts)]:
                     files.replace_file(Path(new, path.name), path)
         except (OSError, RuntimeError) as error:  # torch raises RuntimeError for all failures
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+            reason = reason.splitlines()[0]
             name = " and ".join(map(str, parts))
             raise ExportError(f"{name} cannot be written ({reason}); an older file is unchanged") from error
     return descriptions

@@ -588,8 +588,8 @@ def require_labels(store: Store, *, some: bool = False) -> None:
     count = int((labels_of(store) < 0).sum())
     if count and count == len(store):
         raise EgoDistillError(
-            f"none of the {count} clips has a label, which this needs; distill() learns from a teacher's outputs "
-            f"alone, and agreement() compares with them"
+            f"none of the {count} clips has a label, which this needs; without labels, a student learns from a "
+            f"teacher's outputs (prepare or extract them, then distill), and agreement() compares with them"
         )
     if count and not some:
         raise EgoDistillError(

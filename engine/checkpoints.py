@@ -508,6 +508,8 @@ def check_archive(path: str | os.PathLike, compression: int = 1) -> None:
     """
     try:
         mode = os.stat(path).st_mode
+        if stat.S_ISREG(mode):
+            open(path, "rb").close()  # a missing right must not look like damage
     except FileNotFoundError as error:
         raise EgoDistillOSError(f"{path}: no such file") from error
     except (OSError, ValueError) as error:  # a loop of links, or a name that no file can have

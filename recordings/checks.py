@@ -26,7 +26,7 @@ from .. import cameras, gpmf
 from ..imu import MAX_GAP, Imu, IMUError
 from ..support.errors import DataError, in_words
 from ..video import FrameReader, VideoError, open_video
-from .clips import Recording, open_recording
+from .clips import Recording, open_recording, unused_tables
 from .offset import Axes, Offset, Rates, Survey, axes_of, offset_of, rates_of, survey
 
 __all__ = ["HEADER", "Check", "SensorCheck", "check"]
@@ -369,7 +369,7 @@ def check(
         known |= _pictures(seen, info.duration)
         # A video without telemetry is fine; a named IMU file that cannot be read is a problem.
         if recording.imu is None and not _has_telemetry(video):
-            return Check(**known)
+            return Check(**known, imu_notes=unused_tables(Path(video)))
         whole = recording.motion()
         motion = whole.inside(info.duration)
         if len(motion.gyro) < 2:

@@ -416,6 +416,7 @@ class Recording:
     def motion(self) -> Imu:
         """Return the IMU samples on the video's clock; the file is read once. Raise IMUError that names the file.
 
+        VideoError if they are telemetry of a video that cannot be read; a note names tables beside it that are unused.
         Times that all lie behind the video are those of a clock that runs since boot: they are taken to begin at zero,
         before `imu_offset` is added, if they then overlap the video. A note says so. Without `imu_offset`, IMUError for
         a log of more than twice the video and a minute: the video may begin anywhere in it.
@@ -426,7 +427,17 @@ class Recording:
                     f"{self.imu}: its times are those of the glasses' own clock, and nothing says when the video "
                     f"begins on it; `egodistill convert` writes video and IMU on one clock, or give imu_offset"
                 )
-            found = read_imu(self.imu_source, zero_accel=self.zero_accel).in_axes(*read_axes(self.imu_axes))
+            unused = ()
+            if self.imu is None:
+                self.probe()  # a broken video is told before telemetry is missed
+                unused = unused_tables(Path(self.video))
+            try:
+                found = read_imu(self.imu_source, zero_accel=self.zero_accel).in_axes(*read_axes(self.imu_axes))
+            except IMUError as error:
+                if unused:
+                    raise IMUError("; ".join([str(error), *unused])) from error
+                raise
+            found = dataclasses.replace(found, notes=(*found.notes, *unused))
             self.__dict__["samples"] = self._since_boot(found).on_clock(self.imu_offset, self.imu_stretch)
         return self.__dict__["samples"]
 
@@ -481,30 +492,52 @@ def tables_beside(path: Path) -> Recording | None:
     The IMU is the first of these: NAME-accl.csv and NAME-gyro.csv; NAME.csv or NAME.CSV if its header is that of an IMU
     table; NAME.gcsv or NAME.GCSV. Raise DataError if the table cannot be read.
     """
+    if path.is_dir():  # "." has no name
+        return None
     pair = tuple(path.with_name(f"{path.stem}-{sensor}.csv") for sensor in ("accl", "gyro"))
     if all(table.is_file() for table in pair):
         return Recording(str(path), pair)
-    if path.suffix.lower() in VIDEO_SUFFIXES:
-        for table in map(path.with_suffix, (".csv", ".CSV", ".gcsv", ".GCSV")):
-            if table.is_file() and (table.suffix.lower() == ".gcsv" or _is_imu_table(table)):
-                return Recording(str(path), table)
+    for table, problem in _tables_of_its_name(path):
+        if problem is None:
+            return Recording(str(path), table)
     return None
 
 
-def _is_imu_table(table: Path) -> bool:
-    """Return whether the header of a table is that of an IMU table. Raise DataError if it cannot be read."""
+def unused_tables(path: Path) -> tuple[str, ...]:
+    """Return a sentence about each table with the name of a video that `tables_beside()` passes over.
+
+    Args:
+        path: The video.
+    """
+    problems = [problem for _, problem in _tables_of_its_name(path) if problem is not None]
+    return tuple(f"the table beside it is not used: {problem}" for problem in problems)
+
+
+def _tables_of_its_name(path: Path) -> Iterator[tuple[Path, str | None]]:
+    """Yield (table, why its header is not that of an IMU table) beside a video. DataError if one cannot be read."""
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        for table in map(path.with_suffix, (".csv", ".CSV", ".gcsv", ".GCSV")):
+            if table.is_file():
+                yield table, None if table.suffix.lower() == ".gcsv" else _header_problem(table)
+
+
+def _header_problem(table: Path) -> str | None:
     try:
         with open(table, encoding="utf-8-sig", errors="replace") as file:
             table_columns(table, file.readline(LONGEST_HEADER))
-    except IMUError:
-        return False
+    except IMUError as error:
+        return str(error)
     except OSError as error:
         raise DataError(f"{table}: cannot be read: {error.strerror}") from error
-    return True
+    return None
 
 
 def is_neon(folder: Path) -> bool:
-    """Return whether a folder has the tables that a Pupil Labs Neon writes."""
+    """Return whether a folder is a recording of a Pupil Labs Neon: in the Cloud format, or as the glasses write it."""
+    return _has_neon_tables(folder) or (folder / "extimu ps1.raw").is_file()
+
+
+def _has_neon_tables(folder: Path) -> bool:
     return (folder / "imu.csv").is_file() and (folder / cameras.FRAME_TIMES).is_file()
 
 
@@ -512,11 +545,17 @@ def neon_recording(path: Path) -> Recording | None:
     """Return the recording of a Pupil Labs Neon: its folder in the Cloud format, or its scene video. None for others.
 
     The clock maps the times of the frames in world_timestamps.csv to those in the video, by the first and the last
-    frame. Raise DataError unless the folder has exactly one video and the video has as many frames as the table.
+    frame. Raise DataError unless the folder has exactly one video and the video has as many frames as the table, and
+    for a folder as the glasses write it.
     """
     folder = path if path.is_dir() else path.parent
     imu, times = folder / "imu.csv", folder / cameras.FRAME_TIMES
-    if not is_neon(folder):
+    if not _has_neon_tables(folder):
+        if path.is_dir() and is_neon(path):
+            raise DataError(
+                f"{path}: a Neon recording as the glasses write it; give the folder that Pupil Cloud exports "
+                f"('Timeseries Data + Scene Video'), or write its IMU as a table with pupil-labs-neon-recording"
+            )
         return None
     if path.is_dir():
         videos = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in VIDEO_SUFFIXES]

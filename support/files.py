@@ -72,6 +72,7 @@ __all__ = [
     "require_apart",
     "require_file",
     "require_same_run",
+    "require_writable",
     "signature",
     "training_file",
     "work_lock",
@@ -229,6 +230,19 @@ def require_apart(path: str | os.PathLike, inputs: Iterable[str | os.PathLike] =
             raise DataError(f"{path}: in the folder of the Neon recording {folder}; give a path outside of it")
 
 
+def require_writable(path: str | os.PathLike) -> None:
+    """Raise DataError unless the system lets this process write an output. Call it for the `--out` of every command.
+
+    Args:
+        path: The output, a file or a folder, which may be missing, as may folders above it.
+    """
+    folder = Path(path) if os.path.isdir(path) else Path(path).parent
+    while not os.path.exists(folder):
+        folder = folder.parent
+    if not is_stream(Path(path)) and not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise DataError(f"{path}: cannot be written, because {folder} is not a writable folder; give another path")
+
+
 def check_output(
     path: str | os.PathLike,
     inputs: Iterable[str | os.PathLike] = (),
@@ -253,11 +267,7 @@ def check_output(
         return
     if path.exists() and not path.is_file():
         raise DataError(f"{path}: a {'folder' if path.is_dir() else 'device'}, not a file; give a file name")
-    folder = path.parent
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise DataError(f"{path}: cannot be written, because {folder} is not a writable folder; give another path")
+    require_writable(path)
     require_apart(path, inputs := list(inputs))
     if not path.exists():
         return

@@ -50,6 +50,13 @@ def test_decay_epochs_are_a_tuple():
         training.Training(decay_epochs=(2, -1))
 
 
+@pytest.mark.parametrize("seed", [-1, 2**63, 1.5, True])
+def test_a_seed_is_one_of_all_generators(seed):
+    assert training.Training(seed=2**63 - 1).seed == 2**63 - 1
+    with pytest.raises(EgoDistillError, match=f"seed must be a whole number, 0 <= seed < {2**63}; got {seed}"):
+        training.Training(seed=seed)
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [

@@ -292,6 +292,16 @@ def test_videos_that_cannot_be_read(steady, tmp_path):
             assert str(tmp_path / name) in str(caught.value)
 
 
+def test_a_missing_right_is_no_broken_video(tmp_path, monkeypatch):
+    def refuse(name, **options):
+        raise av.error.PermissionError(13, "Permission denied", name)
+
+    (tmp_path / "a.mp4").write_bytes(b"\0")
+    monkeypatch.setattr(av, "open", refuse)
+    with pytest.raises(VideoError, match=r"a\.mp4: cannot be read: Permission denied; give yourself the right.*chmod"):
+        probe(tmp_path / "a.mp4")
+
+
 def test_broken_packets_cost_no_other_frames_and_hide_none(tmp_path):
     video = write_video(tmp_path / "a.mp4", STEADY, bf=0, g=1, crf=10)  # every frame a key frame
     one = break_packets(video, tmp_path / "one.mp4", {50})

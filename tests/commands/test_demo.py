@@ -175,9 +175,10 @@ def test_demo_with_more_teachers(demo, capsys):
 
 
 def test_seeds_are_numbers_with_commas(capsys):
-    with pytest.raises(SystemExit):
-        cli.main("demo --out new --seeds 0,x".split())
-    assert "'0,x' is not a list of integers such as 0,1,2" in capsys.readouterr().err
+    for text in ("0,x", f"0,{2**63}"):
+        with pytest.raises(SystemExit):
+            cli.parse(["demo", "--out", "new", "--seeds", text])
+        assert f"'{text}' is not a list of integers such as 0,1,2" in capsys.readouterr().err
     assert egodistill.commands.demo.parse_seeds("3,0,3") == [3, 0]  # a seed is not counted twice
 
 

@@ -3,13 +3,14 @@
 import argparse
 import importlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from egodistill.commands import cli
+from egodistill.commands import cli, inputs
 from egodistill.commands.inputs import INPUTS, require_inputs
 from egodistill.support.errors import EgoDistillOSError
 
@@ -76,6 +77,14 @@ def test_what_is_certainly_missing_is_refused(line, tmp_path, monkeypatch):
     Path("here").touch()
     with pytest.raises(EgoDistillOSError, match=r"^[^:]+: no such"):
         require_inputs(line.split(" "))
+
+
+def test_a_missing_right_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("here").touch()
+    monkeypatch.setattr(inputs.os, "access", lambda path, mode: mode != os.R_OK)
+    with pytest.raises(EgoDistillOSError, match=r"^here: cannot be read: Permission denied; .*chmod"):
+        require_inputs(["predict", "x://", "--student", "here"])
 
 
 @pytest.mark.parametrize("command", INPUTS)

@@ -426,6 +426,22 @@ def test_a_table_that_ends_before_its_video_is_told(fast, kitchen, files, capsys
         assert found and said.count("its last sample is at 3.49 s, but the video goes on until ") == told
 
 
+@posix_only
+def test_ctrl_c_is_no_end_of_the_samples(kitchen, files, capsys, monkeypatch, tmp_path):
+    usual, start, started_inputs = live_command.Output.add, live_command.Inputs.start, []
+
+    def add(self, *given):
+        usual(self, *given)
+        signal.raise_signal(signal.SIGINT)
+        assert started_inputs[0].ended.wait(10)  # the thread of the samples has noticed
+
+    monkeypatch.setattr(live_command.Inputs, "start", lambda self: (started_inputs.append(self), start(self)))
+    monkeypatch.setattr(live_command.Output, "add", add)
+    words = of_kitchen(kitchen, files, *calm_imu(tmp_path))
+    _, said = answers_of(capsys, *words)
+    assert "answers: " in said and "its last sample" not in said
+
+
 # --- Ends --------------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+import os
 import re
 import shutil
 import time
@@ -687,6 +688,12 @@ def test_key_frames_and_a_tolerance_are_two_answers_to_one_question(command, cap
     with pytest.raises(SystemExit):
         cli.main([*command.split(), "--key-frames", "--tolerance", "0.25"])
     assert "argument --tolerance: not allowed with argument --key-frames" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_any_work(steady, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    assert cli.main(["prepare", str(steady), "--out", str(tmp_path / "new" / "store")]) == 1
+    assert "store: cannot be written, because" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_options_of_the_teacher_need_a_teacher(monkeypatch, capsys):

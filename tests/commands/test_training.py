@@ -225,6 +225,7 @@ def test_the_best_epoch_on_held_out_clips_is_kept(taught, capsys):
     [
         (["frames_1", "imu"], [0], "finetune 'my store' --architecture student --out student.pt"),
         (["imu", "clip"], [0, -1], "finetune 'my store' --out teacher.pt"),
+        (["frames_1", "imu"], [-1], "prepare RECORDINGS --out NEW --architecture NAME --pretrained FILE"),
         (["imu", "clip"], [-1], "extract 'my store' --architecture NAME --pretrained FILE"),
         (["imu", "clip", "t.feature", "t.logits"], [0], "pretrain 'my store' --teacher t --out imu.pt"),
         (["clip", "t.feature", "t.logits"], [0], "distill 'my store' --teacher t --no-imu --out student.pt"),

@@ -515,6 +515,15 @@ def test_export_killed_anywhere_leaves_nothing_that_is_taken_for_whole(quick, tm
     assert_same(quick, file)
 
 
+def test_an_error_of_the_system_has_no_number_and_no_temporary_name(quick, tmp_path, monkeypatch):
+    def refuse(source, target):
+        raise PermissionError(13, "Permission denied", str(source))
+
+    monkeypatch.setattr(export.files, "replace_file", refuse)
+    with pytest.raises(export.ExportError, match=r"a\.pt2 cannot be written \(Permission denied\); an older file is"):
+        export.export(quick, tmp_path / "a.pt2")
+
+
 def test_a_full_disk_is_told_and_leaves_the_old_file(quick, tmp_path, full_disk):
     """With torch's own writing the process would be gone: its C++ ends it when the disk is full."""
     file = tmp_path / "student.pt2"

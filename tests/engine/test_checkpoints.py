@@ -217,6 +217,16 @@ def test_code_in_a_file_does_not_run(tmp_path, writer):
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_missing_right_is_no_damage(tmp_path, monkeypatch):
+    def refuse(name, mode):
+        raise PermissionError(13, "Permission denied", str(name))
+
+    small_student().save(tmp_path / "a.pt")
+    monkeypatch.setattr(checkpoints, "open", refuse, raising=False)
+    with pytest.raises(EgoDistillOSError, match=r"a\.pt: cannot be read: Permission denied"):
+        EgoDistill.load(tmp_path / "a.pt")
+
+
 def test_code_in_a_file_does_not_run_whoever_reads_it(tmp_path):
     class Evil:
         def __reduce__(self):

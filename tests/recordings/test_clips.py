@@ -27,10 +27,11 @@ from painted import (
 
 from egodistill import DataError, data
 from egodistill.datasets import segments
-from egodistill.experiments.camera_files import neon_tables
+from egodistill.experiments.camera_files import neon_tables, write_gopro
 from egodistill.imu import CoverageError, IMUError, read_imu
 from egodistill.recordings import clips
 from egodistill.recordings.audio import log_mel, read_audio
+from egodistill.recordings.checks import check
 from egodistill.recordings.clips import ClipSpec, Recording, decode_clips, open_recording, spec_differences
 from egodistill.video import VideoError, read_frames
 
@@ -141,9 +142,35 @@ def test_a_table_beside_a_video_is_its_imu(steady, tmp_path):
     ):
         table.write_text(header + "\n")
         assert open_recording(video).imu == found
+        if found is None:  # nothing may be passed over in silence
+            with pytest.raises(IMUError, match=r"no IMU: .*; the table beside it is not used: .*walk\.csv: no "):
+                open_recording(video).motion()
+            notes = check(video, offset=False).notes
+            assert [header in note for note in notes if "beside it is not used" in note] == [True]
     pair = write_epic_imu(tmp_path, "walk", 1)
     assert open_recording(video).imu == pair
     assert open_recording(table).imu == pair  # of the same name, though no video: as before
+
+
+def test_telemetry_notes_the_table_that_takes_no_part(kitchen, tmp_path):
+    video = write_gopro(tmp_path / "walk.mp4", kitchen[0].recording)
+    video = Path(video)
+    assert not any("beside" in note for note in open_recording(video).motion().notes)
+    video.with_suffix(".csv").write_text("time,ax,ay,az,gx,gy\n")
+    (note,) = (note for note in open_recording(video).motion().notes if "beside" in note)
+    assert note.startswith("the table beside it is not used: ") and "no gyroscope column gz" in note
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("empty.mp4", "the file is empty"), ("cut.mp4", "cannot be opened: "), (".", "a folder, not a file")],
+)
+def test_a_broken_video_is_told_before_its_telemetry_is_missed(name, told, steady, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("empty.mp4").touch()
+    Path("cut.mp4").write_bytes(Path(steady).read_bytes()[:1000])
+    with pytest.raises(VideoError, match=f"^{name}: {told}"):
+        open_recording(name).motion()
 
 
 def test_a_gyroflow_log_beside_a_video_is_its_imu(steady, tmp_path):
@@ -529,6 +556,10 @@ def test_a_neon_recording_without_its_video_is_one_sentence(steady, tmp_path):
         open_recording(folder)
     (folder / "imu.csv").unlink()
     assert open_recording(folder / "scene.mp4").imu is None  # not a Neon recording
+    (folder / "extimu ps1.raw").touch()  # as the glasses write it
+    assert open_recording(folder / "scene.mp4").imu is None and clips.is_neon(folder)
+    with pytest.raises(DataError, match="neon: a Neon recording as the glasses write it; give the folder"):
+        open_recording(folder)
 
 
 def test_a_table_of_many_columns_is_found(steady, tmp_path):

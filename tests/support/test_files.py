@@ -569,6 +569,16 @@ def test_an_output_is_apart_from_inputs_stores_and_recordings(tmp_path, monkeypa
     files.check_output("walk.csv", ["walk.mp4"], ours=[b"mine"])  # an earlier result
 
 
+def test_the_rights_of_an_output_are_those_of_its_folder(tmp_path, monkeypatch):
+    (tmp_path / "kept").mkdir()
+    monkeypatch.setattr(files.os, "access", lambda path, mode: Path(path) != tmp_path / "kept")
+    files.require_writable(tmp_path / "store")
+    files.require_writable(os.devnull)
+    for name in ("kept", "kept/new/store"):
+        with pytest.raises(DataError, match=rf"{name}: cannot be written, because .*kept is not a writable folder"):
+            files.require_writable(tmp_path / name)
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_cannot_be_written_is_told_before_any_work(tmp_path):
     tmp_path.chmod(0o500)
