@@ -77,6 +77,17 @@ def test_every_student_trains_and_a_preset_gives_the_papers_settings(tmp_path, m
         assert out.exists()
 
 
+@pytest.mark.parametrize("labels", [1, 0])
+def test_finetune_takes_a_store_with_some_labels(labels, tmp_path, monkeypatch, capsys):
+    calls = spy_on_stages(monkeypatch)
+    store = ToyClips()
+    store.labels[labels:] = -1
+    monkeypatch.setattr(training, "open_split", lambda path, split: store)
+    words = "finetune store --architecture student --image-encoder resnet10x4 --image-weights none --no-plot --out"
+    assert cli.main([*words.split(), str(tmp_path / "s.pt")]) == (0 if labels else 1)
+    assert len(calls) == labels and ("has a label" in capsys.readouterr().err) == (not labels)
+
+
 def test_the_demos_preset_is_its_recipe(tmp_path, monkeypatch, capsys):
     """The student, too: it is built as the demo's. Options change it."""
     calls = spy_on_stages(monkeypatch)
