@@ -733,7 +733,10 @@ def test_a_loss_that_is_not_finite_names_step_clips_and_the_last_checkpoint(tmp_
     assert content["state"]["epoch"] == 1 and all(v.isfinite().all() for v in content["weights"].values())
 
 
-def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("precision", "advice"), [("fp32", "rate"), ("bf16", r"rate, or train in fp32 \(--precision fp32\)")]
+)
+def test_weights_that_are_not_finite_are_not_saved(precision, advice, tmp_path, monkeypatch):
     """The loss is still finite when the step spoils the weights."""
     step = torch.optim.AdamW.step
 
@@ -742,8 +745,9 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
         self.param_groups[0]["params"][0].data[0] = math.inf
 
     monkeypatch.setattr(torch.optim.AdamW, "step", spoil)
-    with pytest.raises(EgoDistillError, match="weights are no longer finite in epoch 0, step 1"):
-        finetune(small(), Store(16), **FAST | {"checkpoint": tmp_path / "c.pt", "checkpoint_seconds": 0.0})
+    settings = {"checkpoint": tmp_path / "c.pt", "checkpoint_seconds": 0.0, "precision": precision}
+    with pytest.raises(EgoDistillError, match=rf"no longer finite in epoch 0, step 1\. Lower the learning {advice}\."):
+        finetune(small(), Store(16), **FAST | settings)
     assert list(tmp_path.iterdir()) == []
 
 

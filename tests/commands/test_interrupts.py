@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from egodistill import CLIP_SECONDS, teachers
+
 ROOT = Path(__file__).parents[2]
 # Runs a command; SIGINT comes at the moment that `{place}` describes.
 PROGRAM = """
@@ -127,7 +129,7 @@ export student.pt --out NEW.pt2 --overwrite
 measure --student student.pt --precision fp32 --batch-size 1 --repeats 2
 predict walk.MP4 --imu walk-accl.csv walk-gyro.csv --student student.pt --precision fp32 --out NEW.csv
 live walk.MP4 --imu walk-accl.csv walk-gyro.csv --student student.pt --precision fp32 --fast
-synthesize NEW --train-acts 2 --test-acts 2
+synthesize NEW --train-acts 8 --test-acts 3
 compare store --teacher small --out NEW --preset demo --epochs 1 --seeds 0 --methods VisOnly --num-frames 1
 ablate store --teacher small --out NEW --preset demo --epochs 1 --seeds 0
 demo --quick --out NEW --precision fp32
@@ -145,6 +147,8 @@ def workplace(kitchen, store, taught):
         f"walk.MP4,{k / 2},{k / 2 + 1},{'cut' if k % 2 else 'wash'},{'test' if k > 5 else 'train'}" for k in range(8)
     ]
     Path("table.csv").write_text("\n".join(["video,start,stop,label,split", *rows]) + "\n")
+    small = {"frames": 3, "size": 24, "seconds": CLIP_SECONDS, "width": 8, "pool": 1, "progress": False}
+    teachers.load("x3d_m", class_names=store.class_names, **small).save("teacher.pt")
     return taught
 
 
