@@ -25,6 +25,7 @@ import importlib
 import os
 import re
 import signal
+import stat
 import sys
 import threading
 from collections.abc import Iterable, Iterator
@@ -342,13 +343,14 @@ def is_closed_pipe(error: Exception) -> bool:
 
 
 def drop_closed_output() -> None:
-    """Discard buffered output for a reader that has exited, so the interpreter does not complain at its end."""
+    """Discard output for a reader that has exited, or a terminal that is gone, so that Python does not complain."""
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:
                 stream.flush()
         except OSError as error:
-            if is_closed_pipe(error):
+            gone = error.errno == errno.EIO and stat.S_ISCHR(os.fstat(stream.fileno()).st_mode)
+            if is_closed_pipe(error) or gone:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 

@@ -631,7 +631,7 @@ def test_files_name_the_parts_of_ones_own_and_load_wants_them(tmp_path):
     lacking = {name: part for name, part in OWN.items() if name != "fusion"}
     with pytest.raises(EgoDistillError, match=r"its fusion is \S+:Gate, .*pass it: load\(\.\.\., fusion=Gate\)"):
         EgoDistill.load(path, **lacking)
-    with pytest.raises(EgoDistillError, match=r"its imu_encoder is \S+:Spectrum, not \S+:Map;"):
+    with pytest.raises(EgoDistillError, match=r"its imu_encoder is \S+:Spectrum, not Map;"):
         EgoDistill.load(path, **OWN | {"imu_encoder": Map})
     with pytest.raises(EgoDistillError, match="does not fit this EgoDistill"):
         EgoDistill.load(path, **OWN | {"imu_encoder": Spectrum(4), "fusion": Gate(9, 4)})

@@ -58,6 +58,25 @@ def test_a_letter_that_the_encoding_lacks_ends_no_command(tmp_path, variables, s
     assert re.search(rf"^{re.escape(escaped)} +1$", printed, re.MULTILINE) and said in printed
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no terminals of this kind")
+def test_a_terminal_that_is_gone_does_not_change_the_exit_code():
+    """What could not be printed is discarded, or Python would end with 120."""
+    import pty
+
+    code = (
+        "import os, sys, time; from egodistill.commands import cli\n"
+        "os.write(1, b'x'); time.sleep(0.5); sys.stdout.buffer.write(b'left'); cli.drop_closed_output(); sys.exit(7)"
+    )
+    main, other = pty.openpty()
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    options = {"stdout": other, "start_new_session": True, "cwd": ROOT, "env": buffered}
+    with subprocess.Popen([sys.executable, "-c", code], **options) as process:
+        os.close(other)
+        assert os.read(main, 1) == b"x"
+        os.close(main)
+        assert process.wait(60) == 7
+
+
 @pytest.mark.skipif(os.name == "nt", reason="needs a pipe of POSIX")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("command", ["segments", "--help"])

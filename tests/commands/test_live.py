@@ -836,7 +836,7 @@ def test_a_table_that_is_written_anew_ends_early(kitchen, files, capsys, host_cl
         ("steady.mp4 --timeout 5", "--timeout: nothing here is live"),
         ("steady.mp4 --imu - --period 3", "--period: not used with --frames centre"),
         ("steady.mp4 --imu - --frames newest --tolerance 1", "--tolerance: not used with --frames newest"),
-        ("steady.mp4 --imu - --every 0", "every must be a number, 0.0213 <= every; got 0.0"),
+        ("steady.mp4 --imu - --every 0", "--every must be a number, 0.0213 <= --every; got 0.0"),
         ("steady.mp4 --imu - --frame-stretch 0", "frame_clock[1] must be a number"),
         ("steady.mp4 --imu -", "--imu -: nothing is piped into standard input"),
         ("steady.mp4 --student frames.pt --imu -", "--imu: the student in frames.pt reads no IMU samples"),

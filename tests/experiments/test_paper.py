@@ -454,7 +454,7 @@ def test_rows_and_hours_are_those_of_all_seeds(monkeypatch, tmp_path):
         return {"top1": top1, "per_class": {}, "seconds": seconds, "gmacs": gmacs}
 
     monkeypatch.setattr(Bench, "result", result)
-    monkeypatch.setattr(paper, "load_model", lambda path: argparse.Namespace(inputs=("frames",), num_frames=4))
+    monkeypatch.setattr(Bench, "load", lambda self, run: argparse.Namespace(inputs=("frames",), num_frames=4))
     bench = Bench("store", str(tmp_path), PROTOCOLS["epic"])
     runs = [Run("AdaFuse", seed, frames=4) for seed in (0, 1)]
     (row,) = paper.rows(bench, runs, costs=False)
