@@ -407,7 +407,14 @@ class EgoDistill(nn.Module):
 
 def build_part(part: Part) -> nn.Module:
     """Return a network of one's own: an instance, or what its class builds without arguments."""
-    network = part if isinstance(part, nn.Module) else part()
+    try:
+        network = part if isinstance(part, nn.Module) else part()
+    except Exception as error:  # a constructor can raise any error
+        name = getattr(part, "__name__", repr(part))
+        raise ValueError(
+            f"{name} cannot be built without arguments ({type(error).__name__}: {error}); give a network that is "
+            f"built, or a function without arguments that returns it"
+        ) from error
     if not isinstance(network, nn.Module):
         raise ValueError(f"{part!r} is no network: it gives a {type(network).__name__}, not a torch.nn.Module")
     return network

@@ -23,7 +23,7 @@ from torch import nn
 from .. import data, teachers
 from ..distillation import PRESETS
 from ..engine import batches, checkpoints, runtime
-from ..student import EgoDistill
+from ..student import EgoDistill, build_part
 from ..support import files, own
 from .options import positive_int, teachers_in
 
@@ -230,7 +230,7 @@ def own_option(parser: Any) -> None:
 
 def own_parts(names: Sequence[str]) -> list[Any]:
     """Return what the names of one's own classes stand for; a function is called, for the network that it builds."""
-    return [one if isinstance(one, type) else one() for one in map(own.resolve, names)]
+    return [one if isinstance(one, type) else build_part(one) for one in map(own.resolve, names)]
 
 
 def load_student(path: str, names: Sequence[str] = ()) -> nn.Module:

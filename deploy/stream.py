@@ -243,6 +243,8 @@ class Stream:
             raise EgoDistillError("the model is in training mode; call model.eval() before it is used in a stream")
         self._turn = None
         if imu_axes is not None:
+            if not self.spec.imu_samples:
+                raise EgoDistillError("the model reads no IMU samples; leave out imu_axes")
             axes, self._turn = clips.read_axes(imu_axes)
             clips.require_axes("the stream", axes, self.spec)
         offset, stretch = frame_clock
@@ -371,7 +373,7 @@ class Stream:
         """Add a frame; it is dropped and counted if no coming answer would use it.
 
         Pictures of the model's size give the scores of `predict()` to the bit. Others are scaled from RGB, where
-        `predict()` scales what was decoded, so that probabilities differ slightly (by up to 3e-3 on a GoPro's video).
+        `predict()` scales what was decoded, so that probabilities differ slightly.
         `feeds.VideoFeed(size=)` gives pictures of the model's size.
 
         Args:

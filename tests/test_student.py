@@ -609,6 +609,10 @@ def test_building_a_student_changes_nothing_in_its_parts():
             r"fusion=Gate must return float \[2, 12\] for .*; it returned float32 \[2, 11\]",
         ),
         ({"fusion": lambda: Gate(8)}, r"fusion=Gate fails for float32 \[2, 9\], float32 \[2, 3\]"),
+        (
+            {"fusion": lambda: Gate("wide")},
+            r"cannot be built without arguments \(TypeError: .*a function without arguments",
+        ),
         ({"imu_encoder": lambda: 3}, "is no network: it gives a int"),
         ({"use_imu": False}, "has no imu_encoder"),
     ],

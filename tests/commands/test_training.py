@@ -378,6 +378,9 @@ class Spectrum(nn.Module):
 def wide():
     return Spectrum(5)
 
+def narrow(width):
+    return Spectrum(width)
+
 class Calm(EgoDistill):
     def fuse(self, image, imu):
         feature, logits = super().fuse(image, imu)
@@ -405,11 +408,15 @@ def test_networks_of_ones_own_go_through_all_commands(taught, capsys):
     for words, said in (
         (own[:2], r"own\.pt: its class is mine:Calm, which is not of this library.*--own FILE\.py:Calm"),
         (own[2:], r"own\.pt: its imu_encoder is mine:Spectrum, .*--own FILE\.py:Spectrum"),
+        (["--own", "mine.py:narrow"], r"narrow cannot be built without arguments \(TypeError: "),
         ([*own, "--own", "mine.py:Calmer"], r"mine\.py: has no Calmer; did you mean Calm\?"),
     ):
         assert cli.main(["evaluate", "s", "--student", "own.pt", *words]) == 1
         assert re.search(said, capsys.readouterr().err)
-    assert cli.main([*"distill s --teacher small --out new.pt".split(), *small, *own]) == 1
+    start = "distill s --teacher small --out new.pt".split()
+    assert cli.main([*start, *small, "--student-class", "mine.py:Spectrum"]) == 1
+    assert "give a class that inherits from EgoDistill" in capsys.readouterr().err
+    assert cli.main([*start, *small, *own]) == 1
     assert "--own" in capsys.readouterr().err
 
 
