@@ -603,8 +603,12 @@ def test_two_machines_give_what_one_process_gives(tmp_path, machines):
     (first, told), (second, other) = machines(both, "agent")
     seconds = time.time() - (both / "agent killed").stat().st_mtime
     assert first > 0 and second == -signal.SIGKILL and seconds < 60
-    assert told.count("egodistill distill: another process of this training has died") == 1, told
-    assert other.count("torchrun has died on this machine") == 2 and not (both / "student.pt").exists(), other
+    lost = "egodistill distill: another process of this training has died"
+    orphaned = "egodistill: torchrun has died on this machine"
+    assert told.count(lost) == 1, told
+    # The orphan that looks second may see the end of the first one before it looks.
+    assert orphaned in other and other.count(orphaned) + other.count(lost) >= 2, other
+    assert not (both / "student.pt").exists()
     ended = machines(both, "process", restarts=1)
     assert [code for code, _ in ended] == [0, 0] and (both / "process killed").exists(), ended
     subprocess.run([sys.executable, tmp_path / "job.py", alone], check=True, cwd=tmp_path)
