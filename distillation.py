@@ -207,6 +207,10 @@ class StudentSettings:
         names = {name: getattr(self, name) for name in (*OWN_NETWORKS, "image_encoder")}
         return {name: resolve(value) for name, value in names.items() if value is not None and ":" in value}
 
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of `EgoDistill`, with the networks of your own, and the student's class if it is one."""
+        return self.record() | self.own()
+
     def build(self, num_classes: int, *, feature_dim: int | None = None, **clips: Any) -> EgoDistill:
         """Return a new student.
 
@@ -215,7 +219,7 @@ class StudentSettings:
             feature_dim: D, the size of the teacher's feature; None: that of these settings.
             clips: The arguments of `EgoDistill` that depend on the clips, such as `frame_size`.
         """
-        arguments = self.record() | self.own() | ({} if feature_dim is None else {"feature_dim": feature_dim})
+        arguments = self.arguments() | ({} if feature_dim is None else {"feature_dim": feature_dim})
         kind = arguments.pop("student_class", EgoDistill)
         if not (isinstance(kind, type) and issubclass(kind, EgoDistill)):
             raise EgoDistillError(f"student_class={self.student_class}: give a class that inherits from EgoDistill")
