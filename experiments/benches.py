@@ -652,7 +652,7 @@ class Bench:
         elif isinstance(settings, DistillationSettings):
             (own.stage if own else distillation.distill)(model, store, settings, teacher=run.outputs)
         else:
-            distillation.finetune(model, store, settings, validation=validation)
+            (own.stage if own else distillation.finetune)(model, store, settings, validation=validation)
 
     def start(self, run: Run) -> nn.Module:
         """Return the image encoder that replaces ImageNet weights.

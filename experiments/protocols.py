@@ -185,7 +185,7 @@ class Method:
             function. The arguments are those that the bench gives `EgoDistill`, the protocol's and the store's, except
             those that a `functools.partial` binds. Torch's seed is set before.
         stage: `stage(model, store, settings, teacher=NAME)` trains it, as `distill()` does, with the protocol's
-            settings of distillation; or `finetune`, which gets those of finetuning and no teacher.
+            settings of distillation; or `finetune`, which gets those of finetuning and no teacher; or a partial of one.
         pretrain: Before, train the IMU encoder with `pretrain_imu()`, as EgoDistill's.
         start: In a protocol without ImageNet weights, its `image_encoder` starts as that of the students does; False:
             it is trained from random weights, for twice the epochs.
@@ -207,7 +207,7 @@ class Method:
     @property
     def taught(self) -> bool:
         """Return whether its stage learns from a teacher."""
-        return self.stage is not distillation.finetune
+        return getattr(self.stage, "func", self.stage) is not distillation.finetune
 
     def record(self) -> dict[str, Any]:
         """Return what must be equal for a result to be reused, with a hash of the file that has each function.

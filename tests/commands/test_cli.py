@@ -385,7 +385,7 @@ OPTIONS = {
     f"{STUDENT.replace('--no-imu ', '')} {TRAINING}",
     "distill": "store --split --teacher --out --overwrite --no-plot "
     "--alpha --beta --tau --tau-squared --l1-reduction --init "
-    f"{STUDENT} {TRAINING} {AUGMENTATION} --validation",
+    f"{STUDENT} {TRAINING} {AUGMENTATION} --validation --objective",
     "evaluate": f"store --split --student --teacher-file --own --teacher --out --overwrite --no-plot {INFERENCE}",
     "measure": f"--student --own --teacher-file --rows --batch-size --repeats --seconds --out --overwrite "
     f"--markdown {INFERENCE}",
