@@ -25,11 +25,13 @@ from torch import Tensor, nn
 from .. import student, video_convnets, video_i3d, video_transformers
 from ..recordings.clips import ClipSpec
 from ..support.errors import EgoDistillError
-from . import checkpoints, runtime
+from . import checkpoints, runtime, torchvision_teachers
 
 __all__ = ["NETWORKS", "Pixels", "Teacher", "TeacherError"]
 
-PUBLISHED: dict[str, dict[str, Any]] = video_transformers.PUBLISHED | video_convnets.PUBLISHED | video_i3d.PUBLISHED
+PUBLISHED: dict[str, dict[str, Any]] = (
+    video_transformers.PUBLISHED | video_convnets.PUBLISHED | video_i3d.PUBLISHED | torchvision_teachers.PUBLISHED
+)
 NETWORKS: dict[str, type[nn.Module]] = {plain["network"].__name__: plain["network"] for plain in PUBLISHED.values()}
 
 
