@@ -231,7 +231,8 @@ def run_teachers(a: argparse.Namespace) -> None:
     print(
         "`--pretrained FILE` of prepare, extract and finetune reads these files, except .pkl: in Python,\n"
         "  teachers.load(..., unsafe_pickle=True) does.\n"
-        "* `--pretrained torchvision` downloads torchvision's weights; mvit_b_16x4 is its mvit_v1_b."
+        "* `--pretrained torchvision` downloads torchvision's weights; mvit_b_16x4 is its mvit_v1_b.\n"
+        "  *_18 and s3d learnt on frames squeezed to 4:3 and 1:1; clips of a store are centre squares."
     )
 
 

@@ -224,8 +224,7 @@ class Teacher(nn.Module):
         Later operations of the model than its classifier, such as a softmax, do not count; positions in time and space
         are averaged.
 
-            r3d = Teacher.wrap(r3d_18(), feature_layer="fc", clip_spec=ClipSpec(frames=16, size=112))
-            swin = Teacher.wrap(swin3d_t(), feature_layer="head", clip_spec=ClipSpec(frames=32, size=224))
+            mae = Teacher.wrap(video_mae, feature_layer="classifier", clip_spec=ClipSpec(frames=16, size=224))
 
         The example below writes the outputs of such a teacher into a store, like those of a published one.
 

@@ -289,7 +289,9 @@ def test_the_way_out_without_a_network_is_an_option_of_the_command(
     assert cli.main(command.split()) == 1
     said = capsys.readouterr().err
     file = r"https://download\.pytorch\.org/models/(resnet18|mc3_18)-\w+\.pth"
-    told = rf"\(Name or service not known\)\. Without a network connection, bring {file} to cache\W+hub\W+checkpoints, or "
+    told = (
+        rf"\(Name or service not known\)\. Without a network connection, bring {file} to cache\W+hub\W+checkpoints, or "
+    )
     assert re.search(f"{told}(give )?{re.escape(option)}", said) and "Errno" not in said and said.count("\n") == 2
 
 

@@ -11,8 +11,7 @@ from small_teachers import meta, random_clips, settle
 from torch import nn
 from torchvision import models
 
-from egodistill import EgoDistillError, teachers
-from egodistill.commands import cli
+from egodistill import EgoDistillError, data, teachers
 from egodistill.engine import runtime
 from egodistill.engine.torchvision_teachers import CLIPS
 from egodistill.recordings.clips import ClipSpec
@@ -152,13 +151,21 @@ def test_convolutions_of_torch_train_in_fp32_on_cpus(name):
     assert runtime.trained_conv3d(teacher.freeze_trunk()) is None
 
 
-def test_commands_take_the_word(cached, taught, monkeypatch, capsys):
+def test_commands_take_the_word(cached, taught, kitchen, monkeypatch, capsys):
     """prepare and extract with its classes, finetune on others; the file of that is a teacher like any other."""
     monkeypatch.setenv("TORCH_HOME", str(taught / "cache"))
     published = teachers.MODELS["mc3_18"]
     monkeypatch.setitem(teachers.MODELS, "mc3_18", replace(published, clip_spec=ClipSpec(frames=3, size=24, crop=True)))
     word = ["--architecture", "mc3_18", "--pretrained", "torchvision"]
     short = ["--epochs", 1, "--batch-size", 4, "--device", "cpu", "--no-plot"]
+    Path("films.csv").write_text(f"video,start,stop,split\n{kitchen[0].video},0,3,train\n")
+    films = ["prepare", "films.csv", "--no-imu", "--workers", 1, "--frame-size", 32]
+    run(capsys, *films, *word, "--out", "one")
+    run(capsys, *films, *word[:2], "--out", "two")
+    run(capsys, "extract", "two", *word)
+    one, two = data.ClipStore("one"), data.ClipStore("two")
+    assert one.class_names == two.class_names == teachers.kinetics_classes() and "clip" not in one.names
+    torch.testing.assert_close(*(torch.tensor(store.read("mc3_18.logits", [0])) for store in (one, two)))
     run(capsys, "finetune", "s", *word, "--head-only", *short, "--out", "new.pt")
     run(capsys, "extract", "s", "--teacher-file", "new.pt")
     teacher = teachers.Teacher.load("new.pt")
