@@ -57,7 +57,7 @@ class TorchvisionVideo(nn.Module):
 
     >>> import torch
     >>> from egodistill.engine.torchvision_teachers import TorchvisionVideo
-    >>> net = TorchvisionVideo(8, architecture="r3d_18").eval()
+    >>> net = TorchvisionVideo(8, architecture="mc3_18").eval()
     >>> feature, logits = net(torch.randn(2, 3, 4, 32, 32))
     >>> feature.shape, logits.shape
     (torch.Size([2, 512]), torch.Size([2, 8]))
