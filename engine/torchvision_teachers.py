@@ -49,8 +49,8 @@ class TorchvisionVideo(nn.Module):
         architecture: Its name in `torchvision.models.video`.
         frames: T, the frames of its clips. mvit_v2_s reads 16 of 224 pixels only, s3d 5 of 17 pixels or more.
         size: Side of its clips in pixels.
-        centre_size: Side of the centre square that is read of a larger clip. The authors resize a video first and then
-            read its centre: the clips of `PUBLISHED` have the size before.
+        centre: Share of the side that is read, around the centre. torchvision resizes a video and then reads its
+            centre, 224 of 256 pixels or 112 of 128: the clips of `PUBLISHED` have the size before.
 
     Raises:
         ValueError: An argument or a clip does not fit.
@@ -68,17 +68,17 @@ class TorchvisionVideo(nn.Module):
 
     @record_arguments
     def __init__(
-        self, num_classes: int, *, architecture: str, frames: int = 16, size: int = 256, centre_size: int = 224
+        self, num_classes: int, *, architecture: str, frames: int = 16, size: int = 256, centre: float = 0.875
     ) -> None:
         super().__init__()
-        self.centre_size = centre_size
-        side = min(size, centre_size)
-        for prefix, fits, what in (
-            ("mvit", (frames, side) == (16, 224), "of 16 frames and 224 pixels, or the centre 224 of larger ones"),
-            ("s3d", frames >= 5 and side >= 17, "of at least 5 frames and 17 pixels"),
+        self.centre, side = centre, round(size * centre)
+        for prefix, fits, needed in (
+            ("", 0 < centre <= 1, "a centre above 0 and at most 1"),
+            ("mvit", (frames, side) == (16, 224), "frames=16 and size=256, or size=224 and centre=1"),
+            ("s3d", frames >= 5 and side >= 17, "5 frames or more, and 17 pixels or more in the centre"),
         ):
             if architecture.startswith(prefix) and not fits:
-                raise ValueError(f"{architecture} reads clips {what}; got frames={frames}, size={size}")
+                raise ValueError(f"{architecture} needs {needed}; got frames={frames}, size={size}, centre={centre}")
         self.trunk = models.get_model(architecture, weights=None, num_classes=num_classes)
         name, last = [(n, m) for n, m in self.trunk.named_modules() if isinstance(m, (nn.Linear, nn.Conv3d))][-1]
         parent, _, leaf = name.rpartition(".")
@@ -96,7 +96,7 @@ class TorchvisionVideo(nn.Module):
             x: A normalised clip, float [B, 3, T, H, W].
         """
         check_clip(x)
-        feature = self.trunk(centre_square(x, self.centre_size))
+        feature = self.trunk(centre_square(x, round(x.shape[-1] * self.centre)))
         return feature, self.head(feature)
 
     @staticmethod
@@ -151,7 +151,7 @@ def published(architecture: str) -> dict[str, Any]:
         "num_classes": len(best.meta["categories"]),
         "clip": clip | {"mean": tuple(preset.mean), "std": tuple(preset.std)},
         "released": tuple(Path(one.url).name for one in (best, *(one for one in every if one is not best))),
-        "options": {"architecture": architecture, "centre_size": preset.crop_size[0]},
+        "options": {"architecture": architecture, "centre": preset.crop_size[0] / preset.resize_size[0]},
         "source": "torchvision",
         "licence": licence,
         "obtain": "download.pytorch.org/models/NAME",
