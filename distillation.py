@@ -207,6 +207,10 @@ class StudentSettings:
         names = {name: getattr(self, name) for name in (*OWN_NETWORKS, "image_encoder")}
         return {name: resolve(value) for name, value in names.items() if value is not None and ":" in value}
 
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of `EgoDistill`, with the networks of your own, and the student's class if it is one."""
+        return self.record() | self.own()
+
     def build(self, num_classes: int, *, feature_dim: int | None = None, **clips: Any) -> EgoDistill:
         """Return a new student.
 
@@ -215,7 +219,7 @@ class StudentSettings:
             feature_dim: D, the size of the teacher's feature; None: that of these settings.
             clips: The arguments of `EgoDistill` that depend on the clips, such as `frame_size`.
         """
-        arguments = self.record() | self.own() | ({} if feature_dim is None else {"feature_dim": feature_dim})
+        arguments = self.arguments() | ({} if feature_dim is None else {"feature_dim": feature_dim})
         kind = arguments.pop("student_class", EgoDistill)
         if not (isinstance(kind, type) and issubclass(kind, EgoDistill)):
             raise EgoDistillError(f"student_class={self.student_class}: give a class that inherits from EgoDistill")
@@ -806,6 +810,8 @@ def frozen_features(model: EgoDistill, store: Store, frames: str, settings: Trai
 class Distill(LabelledObjective):
     """Objective of `distill()`: alpha L_KD + (1 - alpha) L_GT + beta L_1 (equation 6).
 
+    For another loss, a subclass overrides `logit_loss()` or `feature_loss()`, which are reported as "kd" and "l1".
+
     Args:
         model: The student; see `batches.Model`.
         store: The clips to train on.
@@ -817,6 +823,8 @@ class Distill(LabelledObjective):
         inputs = batches.arrays_of(model, store)
         targets = batches.require_teacher(store, teacher, "feature", "logits")
         record = {"stage": "distill", "teacher": teacher}
+        if type(self) is not Distill:
+            record["objective"] = checkpoints.class_name(type(self))
         super().__init__(model, [*inputs, *targets], record, store, settings.label_smoothing)
         self.inputs, self.targets, self.settings = inputs, targets, settings
 
@@ -830,15 +838,34 @@ class Distill(LabelledObjective):
                 f"the student has {logits.shape[1]} classes and the teacher {teacher.logits.shape[1]}; build the "
                 f"student with num_classes={teacher.logits.shape[1]}"
             )
-        kd = distillation_loss(logits, teacher.logits, settings.tau, tau_squared=settings.tau_squared)
+        kd = self.logit_loss(output, teacher)
         gt, seen = self.label_term(logits, batch)
-        l1 = feature_loss(feature, teacher.feature, reduction=settings.l1_reduction)
+        l1 = self.feature_loss(output, teacher)
         extra = extra_losses(self.model, output, batch)
         loss = settings.alpha * kd + (1 - settings.alpha) * gt + settings.beta * l1 + sum(extra.values())
         values = {"loss": loss, "kd": kd, "gt": seen.get("gt"), "l1": l1, "top1": seen.get("top1")}
         if not self.all_labels:
             values["agreement"] = is_correct(logits, teacher.logits.argmax(1))
         return {name: value for name, value in values.items() if value is not None} | extra
+
+    def logit_loss(self, student: Output, teacher: Output) -> Tensor:
+        """Return L_KD of each clip, [b].
+
+        Args:
+            student: The student's feature [b, D] and logits [b, C].
+            teacher: The teacher's.
+        """
+        settings = self.settings
+        return distillation_loss(student.logits, teacher.logits, settings.tau, tau_squared=settings.tau_squared)
+
+    def feature_loss(self, student: Output, teacher: Output) -> Tensor:
+        """Return L_1 of each clip, [b].
+
+        Args:
+            student: The student's feature [b, D] and logits [b, C].
+            teacher: The teacher's.
+        """
+        return feature_loss(student.feature, teacher.feature, reduction=self.settings.l1_reduction)
 
 
 @distributed.propagate_failure
@@ -849,6 +876,7 @@ def distill(
     *,
     teacher: str,
     validation: Store | None = None,
+    objective: type[Distill] = Distill,
     **changes: Unpack[DistillationOptions],
 ) -> History:
     """Train a whole student with alpha L_KD + (1 - alpha) L_GT + beta L_1: stage 2, equation 6.
@@ -863,6 +891,7 @@ def distill(
             those for Ego4D.
         teacher: Name of a teacher whose outputs `teachers.extract()` added to the store.
         validation: As in `finetune()`, with outputs of the teacher. Without any labels, the lowest loss counts.
+        objective: The losses: `Distill`, or your subclass of it.
         changes: Fields that override those of `settings`, such as `tau=4.0`.
 
     Returns:
@@ -883,9 +912,11 @@ def distill(
     ['loss', 'kd', 'gt', 'l1', 'top1']
     """
     settings = change_settings(DistillationSettings, settings, changes)
-    objective = Distill(model, store, settings, teacher)
+    if not (isinstance(objective, type) and issubclass(objective, Distill)):
+        raise EgoDistillError(f"objective={objective!r} is not a class that inherits from distillation.Distill")
+    losses = objective(model, store, settings, teacher)
     if validation is not None:
         batches.require_teacher(validation, teacher, "feature", "logits")
-        if objective.any_labels:
+        if losses.any_labels:
             batches.require_labels(validation)
-    return train(objective, store, settings, validation)
+    return train(losses, store, settings, validation)

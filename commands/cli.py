@@ -29,6 +29,7 @@ import stat
 import sys
 import threading
 from collections.abc import Iterable, Iterator
+from typing import NoReturn
 
 from ..support import files
 from ..support.errors import EgoDistillOSError, in_words
@@ -359,7 +360,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
     Only the command that was called gets its options: some of them need torch, and the list of commands does not.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="egodistill",
         description="Distill video models into students that see a few frames and the motion of the head.",
         epilog="Start with `egodistill demo`. `egodistill COMMAND --help` describes a command.",
@@ -385,7 +386,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         for word in (word.partition("=")[0] for word in argv if len(word) > 2 and word.startswith("--")):
             if not any(option.startswith(word) for option in known):
                 parsers.choices[called].error(f"there is no option {word}{meant(word, known)}")
-        parser.error = parsers.choices[called].error  # of words that are left: with the usage of the command
+        parser.error = parsers.choices[called].error  # of words that are left: names the command
     return parser.parse_args(argv)
 
 
@@ -393,9 +394,16 @@ SHORT = {"--lr": "--learning-rate", "--output": "--out", "--bs": "--batch-size"}
 
 
 def meant(word: str, known: Iterable[str]) -> str:
-    """Return a question for the most similar of the known words, if there is one, or else where they are listed."""
+    """Return a question for the most similar of the known words; "" if none is."""
     close = difflib.get_close_matches(SHORT.get(word, word), known, n=1)
-    return f". Did you mean {close[0]}?" if close else "; --help lists all"
+    return f". Did you mean {close[0]}?" if close else ""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are a line, and not the usage of twenty options before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"\n{self.prog}: {message}\n`{self.prog} --help` lists what it takes\n")
 
 
 class CommandHelp(argparse.RawDescriptionHelpFormatter):

@@ -25,10 +25,11 @@ from ..datasets.segments import Segment
 from ..drawing import canvas
 from ..engine.batches import Augment
 from ..experiments import baselines, behaviour, benches, figures, paper, showcase, synthetic
-from ..experiments.protocols import PROTOCOLS, Protocol, TeacherRecipe
+from ..experiments.protocols import PROTOCOLS, Method, Protocol, TeacherRecipe
 from ..student import EgoDistill
 from ..support import files, tables
 from ..support.errors import EgoDistillError
+from ..support.own import resolve
 from ..support.tables import Table
 from ..support.version import __version__
 from ..training import Training
@@ -130,9 +131,9 @@ def compare_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="numbers of frames per clip (default: those of 1, 2, 4 that the store has)",
     )
-    parser.add_argument(
-        "--methods", nargs="+", metavar="NAME", help=f"one or more of {', '.join(benches.METHODS)} (default: all)"
-    )
+    names = ", ".join(benches.METHODS)
+    text = f"one or more of {names}, or FILE.py:NAME for a `Method` of your own (default: all)"
+    parser.add_argument("--methods", nargs="+", metavar="NAME", help=text)
     parser.add_argument(
         "--teacher-file",
         metavar="FILE",
@@ -146,12 +147,25 @@ def run_compare(a: argparse.Namespace) -> None:
     counts = a.num_frames or [n for n in (1, 2, 4) if f"frames_{n}" in store.names]
     if not counts:
         raise ValueError(f"{a.store}: has no sets of 1, 2 or 4 frames; give --num-frames")
-    bench = build_bench(a)
-    methods = a.methods or fitting_methods(bench, store, max(counts))
+    own = [own_method(name) for name in a.methods or () if ":" in name]
+    bench = replace(build_bench(a), methods=own)
+    methods = [name for name in a.methods or () if ":" not in name] + [one.name for one in own]
+    methods = methods or fitting_methods(bench, store, max(counts))
     runs = paper.comparison(bench, teacher=a.teacher, seeds=a.seeds, num_frames=counts, methods=methods)
     bench.run(runs, a.jobs)
     report_comparison(a, bench, runs)
     suggest("ablate", a.store, "--teacher", a.teacher, "--out", a.out, *protocol_words(a))
+
+
+def own_method(name: str) -> Method:
+    """Return the method that --methods names by its file. Raise ValueError for anything else."""
+    found = resolve(name)
+    if not isinstance(found, Method):
+        raise ValueError(
+            f"{name}: is a {type(found).__name__}, not a method; write there NAME = "
+            f'egodistill.experiments.Method("...", the class or function that builds the student)'
+        )
+    return found
 
 
 def protocol_words(a: argparse.Namespace) -> list[str]:
@@ -203,15 +217,15 @@ def report_differences(
     except EgoDistillError as error:
         print(f"\nNo intervals of the differences between methods: {error}")
         return []
-    if found:
-        print(f"\nEgoDistill minus each other method in points, 95 % intervals over {scope(found)}")
+    for name in dict.fromkeys(one.first.method for one in found):
+        print(f"\n{name} minus each other method in points, 95 % intervals over {scope(found)}")
         lines = []
-        for _, other, interval in found:
+        for _, other, interval in (one for one in found if one.first.method == name):
             ends = f"{interval.low:+.1f} to {interval.high:+.1f}"
             lines.append([method_name(other), str(other.frames), f"{interval.mean:+.1f}", ends])
-        tables.report(
-            Table(["other method", "frames", "difference", "95 % interval"], lines), section, a.markdown, a.words
-        )
+        table = Table(["other method", "frames", "difference", "95 % interval"], lines)
+        about = section if name == "EgoDistill" else f"{section} of {name}"
+        tables.report(table, about, a.markdown, a.words)
     return found
 
 

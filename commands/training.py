@@ -26,6 +26,7 @@ from ..engine import batches, checkpoints, distributed, runtime
 from ..student import EgoDistill
 from ..support import files
 from ..support.errors import CLIP_SECONDS
+from ..support.own import resolve
 from ..support.tables import Table
 from ..training import History, Training, log_path
 from .options import (
@@ -463,16 +464,21 @@ def distill_options(parser: argparse.ArgumentParser) -> None:
     student_training_options(parser)
     validation_option(parser)
     training_options(parser, "distillation")
+    text = "FILE.py:NAME, losses of your own: a class that inherits from egodistill.distillation.Distill"
+    parser.add_argument("--objective", metavar="NAME", help=text)
 
 
 def run_distill(a: argparse.Namespace) -> None:
     (store, validation), settings = open_splits(a), training_settings(a, "distillation")
+    objective = resolve(a.objective) if a.objective else distillation.Distill
     teacher = chosen_teacher(a, store)
     model = build_student(a, store, teacher, settings.seed)
     report_training(
         a,
         settings,
-        lambda: distillation.distill(model, store, settings, teacher=teacher, validation=validation),
+        lambda: distillation.distill(
+            model, store, settings, teacher=teacher, validation=validation, objective=objective
+        ),
         *("evaluate", a.store, "--student", a.out, *([] if (store.labels >= 0).any() else ["--teacher", teacher])),
     )
 

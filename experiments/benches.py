@@ -1,12 +1,15 @@
 """Train and evaluate models under one protocol: `Run`, one network trained with one seed, and `Bench`, which runs them.
 
     from egodistill.experiments.benches import Bench, Run
-    from egodistill.experiments.protocols import PROTOCOLS
+    from egodistill.experiments.protocols import PROTOCOLS, Method
 
     bench = Bench("store", "out", PROTOCOLS["epic"])                   # a clip store with a teacher's outputs
     run = Run("EgoDistill", seed=1, teacher="motionformer")
     bench.run([run], jobs=2)                                           # with the runs that it starts from
     print(bench.result(run)["top1"])
+    mine = Method("Mine", MyStudent)                                   # a student of your own, in the same bench
+    bench = Bench("store", "out", PROTOCOLS["epic"], methods=[mine])
+    bench.run([Run("Mine", seed=1, teacher="motionformer")])
 
 A run is two files in `out/seed-N/`, weights and a JSON file with the accuracy. Finished runs are reused, and
 interrupted runs continue. `experiments` has the paper's tables as lists of runs.
@@ -26,6 +29,7 @@ import contextlib
 import math
 import multiprocessing
 import os
+import pickle
 import re
 import threading
 import time
@@ -41,15 +45,17 @@ from torch import nn
 from .. import data, distillation, inference, teachers, training, video
 from ..distillation import DistillationSettings, PretrainingSettings
 from ..engine import batches
-from ..engine.checkpoints import load_model
+from ..engine.checkpoints import load_model, load_strictly, read_checkpoint, write_checkpoint
 from ..engine.teacher import channels_last
 from ..recordings import clips
+from ..student import EgoDistill
 from ..support import files
 from ..support.errors import DataError, EgoDistillError
+from ..support.own import import_again, imported
 from ..training import Training
 from . import adafuse, baselines, contrasts, listen_to_look, stts
 from .contrasts import Outcome
-from .protocols import PROTOCOLS, Protocol, TeacherRecipe
+from .protocols import PROTOCOLS, Method, Protocol, TeacherRecipe, describe_function
 
 __all__ = ["BASELINES", "DISTILLED", "METHODS", "STAGE_1_LOSSES", "STTS_METHODS", "STUDENTS", "Bench", "Run"]
 
@@ -59,6 +65,7 @@ BASELINES = ("ListenToLook", "AdaFuse", *STTS_METHODS)
 METHODS = (*STUDENTS, *BASELINES)
 DISTILLED = ("VisOnly-Distill", "EgoDistill", "ListenToLook")
 STAGE_1_LOSSES = ("nce", "pretrain_l1")  # names for `Run.without`
+WEIGHTS_FORMAT = "egodistill weights 1"  # of a method's network that is not an `EgoDistill`
 
 
 @dataclass(frozen=True)
@@ -66,8 +73,9 @@ class Run:
     """One network trained with one seed.
 
     Attributes:
-        method: Name of a student or baseline in the paper, or of a run that these depend on: "teacher", "stage 1", or
-            "start", which trains the image encoder that replaces ImageNet weights.
+        method: Name of a student or baseline in the paper, of a method of the bench's own, or of a run that these
+            depend on: "teacher", "stage 1", "stage 1 of" a method of its own, or "start", which trains the image
+            encoder that replaces ImageNet weights.
         seed: Seed of the initial weights and of the order of the clips.
         frames: N, the number of frames.
         teacher: Name of the teacher's outputs in the store; "{seed}" in it stands for the seed.
@@ -110,7 +118,7 @@ class Run:
             parts += [] if self.sampling == "uniform" else [self.sampling]
             parts += [] if self.share is None else [f"share-{self.share:g}"]
             parts += [] if self.stage_1_on == "all" else ["stage-1-on-share"]
-        return f"seed-{self.seed}/" + re.sub(r"[^\w.-]+", "-", "-".join(parts)).lower()
+        return f"seed-{self.seed}/" + file_stem("-".join(parts))
 
 
 @dataclass(frozen=True)
@@ -126,11 +134,13 @@ class Bench:
         every: Train on every n-th clip only, a positive integer; 1: on all.
         validation: A split on which the best epoch of the bench's own teachers is chosen; None: they keep the last.
         teachers: Teachers that the bench trains itself, by name; `egodistill demo` uses this.
+        methods: Methods of your own, whose names runs can have.
         device: Device to train on; None: a GPU if there is one.
         progress: Show a progress bar for each training on stderr.
 
     Raises:
-        EgoDistillError: If `every` is not a positive integer, or if the protocol changes an unknown method.
+        EgoDistillError: If `every` is not a positive integer, if the protocol changes an unknown method, or if a
+            method has a name that is taken.
 
     >>> from dataclasses import replace
     >>> from egodistill import StudentSettings, experiments
@@ -167,10 +177,15 @@ class Bench:
     teachers: Mapping[str, TeacherRecipe] = field(default_factory=dict)
     device: str | None = None
     progress: bool = True
+    methods: Sequence[Method] = ()
 
     def __post_init__(self) -> None:
         batches.require_number("every", self.every, 1, whole=True)
-        known = ("teacher", "start", "stage 1", *METHODS)
+        known = ["teacher", "start", "stage 1", *METHODS]
+        for name in (name for method in self.methods for name in (method.name, stage_1_of(method.name))):
+            if (taken := file_stem(name)) in map(file_stem, known) or not taken.strip("-"):
+                raise EgoDistillError(f"a method cannot have the name {name!r}, which is taken or empty; give another")
+            known.append(name)
         if unknown := sorted(set(self.protocol.changes) - set(known)):
             raise EgoDistillError(
                 f"the protocol changes the training of {', '.join(map(repr, unknown))}; methods are {', '.join(known)}"
@@ -195,6 +210,14 @@ class Bench:
         if not segments.exists():
             files.write_json(segments, contrasts.segments_record(views["test"]))
 
+    def own(self, run: Run) -> Method | None:
+        """Return the method of one's own that a run is of, itself or its stage 1.
+
+        Args:
+            run: The run.
+        """
+        return next((one for one in self.methods if run.method in (one.name, stage_1_of(one.name))), None)
+
     def path(self, run: Run, suffix: str = ".pt") -> Path:
         """Return the path of a run's weights or result.
 
@@ -210,7 +233,25 @@ class Bench:
         Args:
             run: The run.
         """
-        return load_model(self.path(run), parts=list(self.protocol.recipe.student.own().values()))
+        if self.own(run) is None:
+            return load_model(self.path(run), parts=list(self.protocol.recipe.student.own().values()))
+        model, path = self.build(run, self.splits(run)[0], trained=False), self.path(run)
+        if isinstance(model, EgoDistill):
+            return load_model(path, type(model), getattr(model, "parts", {}))
+        load_strictly(model, read_checkpoint(path, WEIGHTS_FORMAT)["weights"], f"the file {path}", exact=True)
+        return model.eval()
+
+    def save(self, run: Run, model: Any) -> None:
+        """Write the network of a run, as `load()` reads it.
+
+        Args:
+            run: The run.
+            model: The network.
+        """
+        if self.own(run) is None or isinstance(model, EgoDistill):
+            model.save(self.path(run))
+        else:
+            write_checkpoint(self.path(run), {"format": WEIGHTS_FORMAT, "weights": model.state_dict()})
 
     def result(self, run: Run) -> dict[str, Any]:
         """Return the result of a finished run.
@@ -244,7 +285,7 @@ class Bench:
                 f"with --sampling {run.sampling} --num-frames {run.frames}"
             )
         train = self.train_clips(store)
-        if run.share is not None and not (run.method == "stage 1" and run.stage_1_on == "all"):
+        if run.share is not None and not (is_stage_1(run) and run.stage_1_on == "all"):
             train = train.select(taught_rows(run, len(train)))
         return train, store.split(self.test)
 
@@ -266,9 +307,19 @@ class Bench:
         if run.method in ("teacher", "start"):
             return []
         first = [Run("teacher", run.seed, teacher=run.teacher)] if run.teacher in self.teachers else []
-        if run.method == "EgoDistill" and not set(STAGE_1_LOSSES) <= set(run.without):
+        if self.has_stage_1(run):
             return [*first, stage_1(run)]
         return first + [Run("start", run.seed)] * self.has_start(run)
+
+    def has_stage_1(self, run: Run) -> bool:
+        """Return whether a run starts from a run of stage 1.
+
+        Args:
+            run: The run.
+        """
+        own = self.own(run)
+        pretrained = own.pretrain and run.method == own.name if own else run.method == "EgoDistill"
+        return pretrained and not set(STAGE_1_LOSSES) <= set(run.without)
 
     def has_start(self, run: Run) -> bool:
         """Return whether a run's image network starts from the replacement for ImageNet weights.
@@ -279,7 +330,8 @@ class Bench:
         student = self.protocol.recipe.student
         same = self.protocol.listen_to_look.image_encoder == student.image_encoder
         starts = (*STUDENTS, "stage 1", *(["ListenToLook"] if same else []))
-        return student.image_weights is None and run.method in starts
+        own = self.own(run)
+        return student.image_weights is None and (own.start if own else run.method in starts)
 
     def run(self, runs: Iterable[Run], jobs: int = 1, done: Callable[[Run], None] | None = None) -> None:
         """Train and evaluate all runs and their dependencies, except finished ones, and print one line per run.
@@ -298,6 +350,8 @@ class Bench:
             EgoDistillError: If the store lacks the teacher's outputs, and for the errors of training.
         """
         self.check_folder()
+        if jobs > 1:
+            require_files(self.methods)
         done, wanted = done or (lambda run: None), self.with_dependencies(runs)
         todo = [run for run in wanted if not self.is_done(run)]
         self.check_labels(todo)
@@ -316,7 +370,7 @@ class Bench:
         waiting, running, unfinished, worker = list(todo), {}, set(todo), replace(self, progress=False)
         threads = max(1, torch.get_num_threads() // jobs)
         pool = concurrent.futures.ProcessPoolExecutor(
-            jobs, multiprocessing.get_context("spawn"), initializer=init_worker, initargs=(threads,)
+            jobs, multiprocessing.get_context("spawn"), initializer=init_worker, initargs=(threads, imported())
         )
         try:
             while waiting or running:
@@ -363,14 +417,15 @@ class Bench:
             runs: The runs that are left.
         """
         store = data.ClipStore(self.store)
-        on_labels = [run for run in runs if run.method not in (*DISTILLED, "stage 1")]
+        taught = (*DISTILLED, *(one.name for one in self.methods if one.taught))
+        on_labels = [run for run in runs if run.method not in taught and not is_stage_1(run)]
         if on_labels and not (self.train_clips(store).labels >= 0).any():
             raise DataError(
                 f"{self.store}: {on_labels[0].name} is trained on labels, but no clip of the split {self.train!r} has "
                 f"one; prepare it from a table with labels, or train with distill() alone"
             )
         lacking = int((store.split(self.test).labels < 0).sum())
-        if lacking and any(run.method != "stage 1" for run in runs):
+        if lacking and not all(map(is_stage_1, runs)):
             raise DataError(
                 f"{self.store}: {lacking} clips of the split {self.test!r} have no label, so no accuracy can be "
                 f"measured; `egodistill evaluate` reports the agreement with a teacher"
@@ -416,7 +471,7 @@ class Bench:
             return False
         if run.method != "teacher":
             if now := self.provenance(run):  # The bench's own teacher may still have to write its outputs.
-                before = {"outputs": self.result(run).get("outputs", {})}
+                before = {name: self.result(run).get(name, {}) for name in now}
                 files.require_same_run(file, before, now, f"Delete it, or use another folder than {self.out}.")
             return True
         if run.teacher in self.teachers and "recipe" in (before := self.result(run)):
@@ -428,15 +483,17 @@ class Bench:
         return all(name in store.names and store.done(name).all() for name in arrays)
 
     def provenance(self, run: Run) -> dict[str, Any]:
-        """Return the fingerprints of the teacher outputs that a run learns from, to be kept with its result.
+        """Return what is kept with a result: fingerprints of the outputs learned from, and a method of one's own.
 
         Args:
-            run: The run; {} if it has no teacher or is one.
+            run: The run; {} for a teacher, and for a method of the paper without one.
         """
+        found = {"method": own.record()} if (own := self.own(run)) else {}
         if run.teacher is None or run.method == "teacher":
-            return {}
+            return found
         store, reads = data.ClipStore(self.store), [f"{run.outputs}.{kind}" for kind in ("feature", "logits")]
-        return {"outputs": self.train_clips(store).fingerprints(reads)} if set(reads) <= set(store.names) else {}
+        outputs = {"outputs": self.train_clips(store).fingerprints(reads)} if set(reads) <= set(store.names) else {}
+        return outputs | found
 
     def train_and_evaluate(self, run: Run) -> str:
         """Train a run unless it is trained, evaluate it, write the result, and return a line that describes it.
@@ -466,8 +523,8 @@ class Bench:
             validation = None
             if run.method == "teacher" and self.validation is not None:
                 validation = data.ClipStore(self.store).split(self.validation)
-            fit(run, model, train, settings, validation)
-            model.save(path)
+            self.fit(run, model, train, settings, validation)
+            self.save(run, model)
         precision = training.logged_precision(files.training_file(path))
         files.training_file(path).unlink(missing_ok=True)
         if run.method == "teacher":
@@ -485,7 +542,7 @@ class Bench:
         result: dict[str, Any] = {"run": asdict(run), "seconds": seconds, "precision": precision}
         result |= {"recipe": self.teachers[run.teacher].record()} if run.method == "teacher" else self.provenance(run)
         summary = "trained"
-        if run.method != "stage 1":
+        if not is_stage_1(run):
             with record_policy_gmacs(model) as gmacs:
                 found = inference.evaluate(model, test, device=self.device, precision="fp32", progress=False)
             result |= {"top1": found.top1, "per_class": found.per_class, "segments": len(found.labels)}
@@ -497,37 +554,63 @@ class Bench:
         files.write_json(self.path(run, ".json"), result)
         return f"{summary} ({seconds:.0f} s)"
 
-    def build(self, run: Run, store: Any) -> nn.Module:
+    def build(self, run: Run, store: Any, trained: bool = True) -> nn.Module:
         """Return a new network for a run, or the one that an earlier stage trained.
 
         Args:
             run: The run.
             store: Its training clips.
+            trained: Let the network start from what earlier runs trained; False: from random weights.
         """
         if run.method == "teacher":
             return build_teacher(self.teachers[run.teacher], run.outputs, store)
-        if run.method == "EgoDistill" and not set(STAGE_1_LOSSES) <= set(run.without):
+        if trained and self.has_stage_1(run):
             return self.load(stage_1(run))
-        student = self.protocol.recipe.student
+        student, own = self.protocol.recipe.student, self.own(run)
         width = store.read(f"{run.outputs}.feature", [0]).shape[1] if run.teacher else student.feature_dim
         if run.method in BASELINES:
             model = self.build_baseline(run, store, width)
         else:
-            uses_imu = run.method in ("VisIMU", "EgoDistill", "stage 1")
+            uses_imu = own is not None or run.method in ("VisIMU", "EgoDistill", "stage 1")
             encoder = student.imu_encoder if uses_imu else None
-            model = replace(student, num_frames=run.frames, use_imu=uses_imu, imu_encoder=encoder).build(
-                len(store.class_names),
-                feature_dim=width,
-                frame_size=store.settings["frame_size"],
-                sampling=run.sampling,
-                exact=store.settings["exact"],
-                tolerance=store.settings.get("tolerance", 0.0),  # older stores lack it
-                imu_axes=batches.stored_axes(store),
-            )
-        if self.has_start(run):
-            encoder = model.get_submodule("image" if run.method == "ListenToLook" else "image_encoder")
-            encoder.load_state_dict(self.start(run).state_dict())
+            student = replace(student, num_frames=run.frames, use_imu=uses_imu, imu_encoder=encoder)
+            clips: dict[str, Any] = {
+                "feature_dim": width,
+                "frame_size": store.settings["frame_size"],
+                "sampling": run.sampling,
+                "exact": store.settings["exact"],
+                "tolerance": store.settings.get("tolerance", 0.0),  # older stores lack it
+                "imu_axes": batches.stored_axes(store),
+            }
+            if own:
+                student = replace(student, imu_encoder=None, fusion=None, student_class=None)
+                bound = getattr(own.build, "keywords", {})  # those of a partial, which ours would override
+                model = own.build(len(store.class_names), **(student.arguments() | clips | bound))
+                for name in ("num_frames", *clips):  # what `measure()` and tables ask a network
+                    if not hasattr(model, name):
+                        setattr(model, name, clips.get(name, run.frames))
+            else:
+                model = student.build(len(store.class_names), **clips)
+        if trained and self.has_start(run):
+            self.load_start(run, model)
         return model
+
+    def load_start(self, run: Run, model: nn.Module) -> None:
+        """Load the image encoder that replaces ImageNet weights. Raise EgoDistillError if it is another network.
+
+        Args:
+            run: The run.
+            model: Its network.
+        """
+        weights = self.start(run).state_dict()
+        try:
+            encoder = model.get_submodule("image" if run.method == "ListenToLook" else "image_encoder")
+            encoder.load_state_dict(weights)
+        except (AttributeError, RuntimeError) as error:
+            raise EgoDistillError(
+                f"{run.method}: its image_encoder is not that of the students, from which it would start; build it "
+                f"from the arguments, or give Method(..., start=False)"
+            ) from error
 
     def build_baseline(self, run: Run, store: Any, width: int) -> baselines.Baseline:
         """Return a new baseline.
@@ -551,6 +634,26 @@ class Bench:
             init_narrow(model, model.head)
         return model
 
+    def fit(self, run: Run, model: Any, store: Any, settings: Training, validation: Any = None) -> None:
+        """Train a run's model with the stage that its settings are for, or that of its method.
+
+        Args:
+            run: The run.
+            model: Its network.
+            store: The training clips.
+            settings: The settings of the stage.
+            validation: With them, the best epoch on these clips is kept, for teachers.
+        """
+        own = self.own(run)
+        if isinstance(settings, PretrainingSettings):
+            partly = run.share is not None and run.stage_1_on == "all"
+            rows = taught_rows(run, len(store)) if partly else None
+            distillation.pretrain_imu(model, store, settings, teacher=run.outputs, teacher_rows=rows)
+        elif isinstance(settings, DistillationSettings):
+            (own.stage if own else distillation.distill)(model, store, settings, teacher=run.outputs)
+        else:
+            (own.stage if own else distillation.finetune)(model, store, settings, validation=validation)
+
     def start(self, run: Run) -> nn.Module:
         """Return the image encoder that replaces ImageNet weights.
 
@@ -565,20 +668,21 @@ class Bench:
         Args:
             run: The run.
         """
-        recipe, without = self.protocol.recipe, run.without
+        recipe, without, own = self.protocol.recipe, run.without, self.own(run)
         settings: Training = recipe.finetuning
         if run.method == "teacher":
             settings = self.teachers[run.teacher].training
-        elif run.method == "stage 1":
+        elif is_stage_1(run):
             stage = recipe.pretraining
             nce = 0.0 if "nce" in without else stage.nce_weight
             l1 = 0.0 if "pretrain_l1" in without else stage.l1_weight
             settings = replace(stage, nce_weight=nce, l1_weight=l1)
-        elif run.method in DISTILLED:
+        elif run.method in DISTILLED or (own and own.taught):
             stage = recipe.distillation
             alpha = 1.0 if "gt" in without else 0.0 if "kd" in without else stage.alpha
             settings = replace(stage, alpha=alpha, beta=0.0 if "l1" in without else stage.beta)
-        if run.method in BASELINES and recipe.student.image_weights is None and not self.has_start(run):
+        alone = run.method in BASELINES or own is not None
+        if alone and recipe.student.image_weights is None and not self.has_start(run):
             settings = replace(settings, epochs=2 * settings.epochs)  # See the protocol in the module's docstring.
         settings = distillation.change_settings(type(settings), settings, self.protocol.changes.get(run.method, {}))
         if run.share is not None:
@@ -595,10 +699,10 @@ class Bench:
         """
         clips = len(self.train_clips(data.ClipStore(self.store)))
         share, first = max(1, round(run.share * clips)), replace(run, share=None, without=())
-        if run.method == "stage 1":
+        if is_stage_1(run):
             steps = settings.epochs * math.ceil(clips / settings.batch_size)
             return settings.epochs if run.stage_1_on == "all" else round(steps / math.ceil(share / settings.batch_size))
-        if run.method != "EgoDistill" or not set(STAGE_1_LOSSES) <= set(run.without):
+        if self.own(run) or run.method != "EgoDistill" or self.has_stage_1(run):
             return settings.epochs
         before = self.settings(stage_1(first))
         steps = before.epochs * math.ceil(clips / before.batch_size)
@@ -628,20 +732,26 @@ def outcome_record(found: inference.Evaluation, test: Any) -> dict[str, Any]:
     return {"test": contrasts.segments_record(test)["digest"], "correct": contrasts.pack(correct)}
 
 
-def fit(run: Run, model: Any, store: Any, settings: Training, validation: Any = None) -> None:
-    """Train a run's model with the stage that its settings are for; the best epoch on `validation` is kept."""
-    if isinstance(settings, PretrainingSettings):
-        partly = run.share is not None and run.stage_1_on == "all"
-        rows = taught_rows(run, len(store)) if partly else None
-        distillation.pretrain_imu(model, store, settings, teacher=run.outputs, teacher_rows=rows)
-    elif isinstance(settings, DistillationSettings):
-        distillation.distill(model, store, settings, teacher=run.outputs)
-    else:
-        distillation.finetune(model, store, settings, validation=validation)
+def require_files(methods: Sequence[Method]) -> None:
+    """Raise EgoDistillError for a method that another process cannot build: it is not in a file, but in a notebook."""
+    for method in methods:
+        try:
+            pickle.dumps(method)
+            found = {describe_function(one).get("file", "ours") for one in (method.build, method.stage)}
+        except (AttributeError, TypeError, pickle.PicklingError):
+            found = {None}
+        if None in found:
+            raise EgoDistillError(
+                f"{method.name}: other processes cannot read its functions; write them as named functions into a "
+                f"file, and import it, or leave out jobs"
+            )
 
 
-def init_worker(threads: int) -> None:
-    """Set a worker's number of threads, and exit with the parent: else a worker would wait forever if it is killed."""
+def init_worker(threads: int, sources: Mapping[str, str]) -> None:
+    """Set a worker's number of threads, and exit with the parent: else a worker would wait forever if it is killed.
+
+    `sources` are the files of the methods, which are imported.
+    """
 
     def end_with_parent() -> None:
         multiprocessing.parent_process().join()
@@ -649,11 +759,28 @@ def init_worker(threads: int) -> None:
 
     torch.set_num_threads(threads)
     threading.Thread(target=end_with_parent, daemon=True).start()
+    import_again(sources)
 
 
 def stage_1(run: Run) -> Run:
-    """Return the run of stage 1 that a run of EgoDistill starts from."""
-    return replace(run, method="stage 1", without=tuple(loss for loss in run.without if loss in STAGE_1_LOSSES))
+    """Return the run of stage 1 that a run of EgoDistill, or of a method of one's own, starts from."""
+    without = tuple(loss for loss in run.without if loss in STAGE_1_LOSSES)
+    return replace(run, method=stage_1_of(run.method), without=without)
+
+
+def stage_1_of(method: str) -> str:
+    """Return the name of the runs of stage 1 of a method."""
+    return "stage 1" if method == "EgoDistill" else f"stage 1 of {method}"
+
+
+def is_stage_1(run: Run) -> bool:
+    """Return whether a run is one of stage 1."""
+    return run.method == "stage 1" or run.method.startswith("stage 1 of ")
+
+
+def file_stem(text: str) -> str:
+    """Return a text as a part of a file's name."""
+    return re.sub(r"[^\w.-]+", "-", text).lower()
 
 
 def build_teacher(how: TeacherRecipe, name: str, store: Any) -> teachers.Teacher:

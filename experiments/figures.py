@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # experiments needs torch, and `egodistill check` does not
 
 __all__ = ["draw", "save"]
 
+OWN_MARKERS = "hp<>"  # of methods of one's own
 LIMIT = "what its inputs tell"  # in the legend of `draw()`
 
 
@@ -73,8 +74,13 @@ def draw(
     axes = figure.add_subplot(xscale="log", xlabel="GMACs per clip (billions of multiply-adds)", ylabel="top-1 (%)")
     if len({one.gmacs for one in known}) == 1:
         axes.set_xlim(known[0].gmacs / 2, 2 * known[0].gmacs)
-    for method, style in STYLES.items():
-        line = sorted((one for one in known if one.method.split()[0] == method), key=lambda one: one.gmacs)
+    own = list(dict.fromkeys(one.method for one in known if family(one.method) not in STYLES))
+    drawn = [
+        (name, {"color": canvas.GREY, "linestyle": "-.", "marker": OWN_MARKERS[k % 4], "markersize": 9})
+        for k, name in enumerate(own)
+    ]
+    for method, style in [*STYLES.items(), *drawn]:
+        line = sorted((one for one in known if method in (one.method, family(one.method))), key=lambda one: one.gmacs)
         if not line:
             continue
         x, y = [one.gmacs for one in line], [one.top1 for one in line]
@@ -97,7 +103,7 @@ def draw(
     if limits := [one for one in known if (one.method, one.frames) in ceilings]:
         axes.plot([], [], color="#777777", label=LIMIT, **style)
     for one in limits:
-        axes.plot(one.gmacs, ceilings[one.method, one.frames], color=STYLES[one.method.split()[0]]["color"], **style)
+        axes.plot(one.gmacs, ceilings[one.method, one.frames], color=STYLES[family(one.method)]["color"], **style)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_minor_formatter("")
     axes.xaxis.set_major_formatter("{x:g}")
@@ -114,6 +120,11 @@ def draw(
     axes.grid(which="major", alpha=0.35)
     axes.set_title(title, fontsize=11)
     return save(figure, stem)
+
+
+def family(method: str) -> str:
+    """Return the name of the methods that are drawn as one line: "STTS" for each of its variants."""
+    return "STTS" if method.startswith("STTS ") else method
 
 
 def save(figure: Figure, stem: str | os.PathLike) -> list[Path]:

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from .. import data, inference
 from ..engine.checkpoints import load_model
+from ..recordings.clips import spec_of
 from ..student import Output
 from ..support import files
 from ..support.errors import EgoDistillError
@@ -69,7 +70,7 @@ def comparison(
         teacher: Name of the teacher's outputs in the store; "{seed}" in it stands for the seed.
         seeds: Each run is repeated with each seed.
         num_frames: Numbers of frames.
-        methods: Some of `METHODS`; another one raises EgoDistillError.
+        methods: Some of `METHODS`, and of those of the bench's own; another one raises EgoDistillError.
 
     >>> from egodistill import experiments
     >>> bench = experiments.Bench("store", "out", experiments.PROTOCOLS["demo"])
@@ -78,15 +79,16 @@ def comparison(
     >>> [run.name for run in runs]
     ['seed-0/visimu-n1', 'seed-0/visimu-n4', 'seed-0/adafuse-n4']
     """
-    if unknown := sorted(set(methods) - set(METHODS)):
-        raise EgoDistillError(f"unknown method {unknown[0]!r}; choose from {', '.join(METHODS)}")
+    known = {method: method in DISTILLED for method in METHODS} | {one.name: one.taught for one in bench.methods}
+    if unknown := sorted(set(methods) - set(known)):
+        raise EgoDistillError(f"unknown method {unknown[0]!r}; choose from {', '.join(known)}")
     runs, kept = [], {}
     for method in methods:
         most = [max(num_frames)]
         if method in STTS_METHODS and kept.setdefault(kept_tokens(bench, method, most[0]), method) != method:
             continue
         for frames in most if method in ("AdaFuse", *STTS_METHODS) else sorted(num_frames):
-            runs.append(Run(method, frames=frames, teacher=teacher if method in DISTILLED else None))
+            runs.append(Run(method, frames=frames, teacher=teacher if known[method] else None))
     return [replace(run, seed=seed) for seed in seeds for run in runs]
 
 
@@ -277,9 +279,10 @@ class StoredTeacher(nn.Module):
 
 
 def describe_inputs(model: Any) -> str:
-    count = model.clip_spec.frames if "clip" in model.inputs else model.num_frames
+    count = spec_of(model).frames
     names = {"imu": "IMU", "audio": "sound"}
-    return " + ".join([f"{count} frame{'s' * (count > 1)}", *(names[name] for name in model.inputs if name in names)])
+    frames = [f"{count} frame{'s' * (count > 1)}"] * (count > 0)
+    return " + ".join([*frames, *(names[name] for name in model.inputs if name in names)])
 
 
 class Contrast(NamedTuple):
@@ -297,9 +300,9 @@ class Contrast(NamedTuple):
 
 
 def leads(bench: Bench, runs: Iterable[Run]) -> list[Contrast]:
-    """Return EgoDistill minus each other method with as many frames.
+    """Return EgoDistill minus each other method with as many frames, and each method of the bench's own minus each.
 
-    Runs of several teachers are compared with EgoDistill of their own teacher, runs without one with that of each.
+    Runs of several teachers are compared with those of their own teacher, runs without one with those of each.
 
     Args:
         bench: The bench of the runs.
@@ -316,12 +319,15 @@ def leads(bench: Bench, runs: Iterable[Run]) -> list[Contrast]:
     def lead(first: Run, second: Run) -> Interval:
         return contrasts.difference(*([bench.outcome(run) for run in kinds[kind]] for kind in (first, second)))
 
-    whole = [kind for kind in kinds if kind == Run("EgoDistill", frames=kind.frames, teacher=kind.teacher)]
+    leading = ["EgoDistill", *(one.name for one in bench.methods)]
+    whole = [kind for kind in kinds if kind == Run(kind.method, frames=kind.frames, teacher=kind.teacher)]
     return [
-        Contrast(own, kind, lead(own, kind))
+        Contrast(first, kind, lead(first, kind))
+        for name in leading
         for kind in kinds
-        for own in whole
-        if kind.method in METHODS and kind.frames == own.frames and kind.teacher in (None, own.teacher) and kind != own
+        for first in (one for one in whole if one.method == name)
+        if kind.method in (*METHODS, *leading[: leading.index(name)]) and kind.frames == first.frames
+        if kind != first and (kind.teacher is None or first.teacher in (None, kind.teacher))
     ]
 
 

@@ -6,21 +6,36 @@
     protocol = protocols.PROTOCOLS["epic"]                     # the paper's sizes and schedules
     protocol = replace(protocol, stts=protocols.STTSSettings(weights=None))
 
-`experiments.Bench` trains and evaluates all methods under one protocol.
+`experiments.Bench` trains and evaluates all methods under one protocol; a `Method` is one of your own.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from .. import distillation
 from ..distillation import Recipe
+from ..engine.checkpoints import class_name
 from ..training import Training
 
-__all__ = ["PROTOCOLS", "AdaFuseSettings", "ListenToLookSettings", "Protocol", "STTSSettings", "TeacherRecipe"]
+__all__ = [
+    "PROTOCOLS",
+    "AdaFuseSettings",
+    "ListenToLookSettings",
+    "Method",
+    "Protocol",
+    "STTSSettings",
+    "TeacherRecipe",
+]
 
 
 @dataclass(frozen=True)
@@ -158,3 +173,63 @@ class TeacherRecipe:
     def record(self) -> dict[str, Any]:
         """Return the settings that must be equal for a teacher to be the same."""
         return asdict(self) | {"training": self.training.record()}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of your own, which a bench trains beside those of the paper.
+
+    Attributes:
+        name: Its name in tables and figures; file names are made from it.
+        build: `build(num_classes, **arguments)` returns a new student: a class that inherits from `EgoDistill`, or a
+            function. The arguments are those that the bench gives `EgoDistill`, the protocol's and the store's, except
+            those that a `functools.partial` binds. Torch's seed is set before.
+        stage: `stage(model, store, settings, teacher=NAME)` trains it, as `distill()` does, with the protocol's
+            settings of distillation; or `finetune`, which gets those of finetuning and no teacher; or a partial of one.
+        pretrain: Before, train the IMU encoder with `pretrain_imu()`, as EgoDistill's.
+        start: In a protocol without ImageNet weights, its `image_encoder` starts as that of the students does; False:
+            it is trained from random weights, for twice the epochs.
+
+    >>> from functools import partial
+    >>> from egodistill import EgoDistill, experiments
+    >>> small = experiments.Method("EgoDistill, 8 channels", partial(EgoDistill, imu_width=8), pretrain=True)
+    >>> bench = experiments.Bench("store", "out", experiments.PROTOCOLS["demo"], methods=[small])
+    >>> [run.name for run in bench.with_dependencies([experiments.Run(small.name, teacher="x3d")])]
+    ['seed-0/start', 'seed-0/stage-1-of-egodistill-8-channels-n1-x3d', 'seed-0/egodistill-8-channels-n1-x3d']
+    """
+
+    name: str
+    build: Callable[..., nn.Module]
+    stage: Callable[..., Any] = distillation.distill
+    pretrain: bool = False
+    start: bool = True
+
+    @property
+    def taught(self) -> bool:
+        """Return whether its stage learns from a teacher."""
+        return getattr(self.stage, "func", self.stage) is not distillation.finetune
+
+    def record(self) -> dict[str, Any]:
+        """Return what must be equal for a result to be reused, with a hash of the file that has each function.
+
+        What is typed into a notebook has no file and is not compared.
+        """
+        plain = {"name": self.name, "pretrain": self.pretrain, "start": self.start}
+        return plain | {"build": describe_function(self.build), "stage": describe_function(self.stage)}
+
+
+def describe_function(function: Any) -> dict[str, Any]:
+    """Return the name of a function or class, the arguments that a partial binds, and a hash of the file it is in."""
+    if isinstance(function, functools.partial):
+        bound = {
+            name: describe_function(one) if callable(one) else repr(one) for name, one in function.keywords.items()
+        }
+        return {**describe_function(function.func), "arguments": [*map(repr, function.args), bound]}
+    found: dict[str, Any] = {"name": class_name(function if hasattr(function, "__qualname__") else type(function))}
+    if not found["name"].startswith(f"{__name__.partition('.')[0]}."):
+        try:
+            source = Path(inspect.getfile(inspect.unwrap(function)))
+            found["file"] = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
+        except (OSError, TypeError):  # a notebook
+            found["file"] = None
+    return found

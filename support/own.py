@@ -12,13 +12,16 @@ import importlib
 import importlib.util
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from .errors import EgoDistillError, EgoDistillOSError
 
-__all__ = ["resolve"]
+__all__ = ["import_again", "imported", "resolve"]
+
+FILES: dict[str, str] = {}  # {module: file} of those that were imported
 
 
 def resolve(name: str) -> Any:
@@ -51,11 +54,12 @@ def resolve(name: str) -> Any:
     return found
 
 
-def import_file(path: Path) -> ModuleType:
-    """Return the module in a file, which is imported once; it can import its neighbours."""
+def import_file(path: Path, name: str = "") -> ModuleType:
+    """Return the module in a file, which is imported once, by a name or the file's; it can import its neighbours."""
     path = path.resolve()
     taken = sys.modules.get(path.stem)
-    name = path.stem if taken is None or getattr(taken, "__file__", None) == str(path) else f"own_{path.stem}"
+    alone = taken is None or getattr(taken, "__file__", None) == str(path)
+    name = name or (path.stem if alone else f"own_{path.stem}")
     if name in sys.modules and sys.modules[name].__file__ == str(path):
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
@@ -66,4 +70,16 @@ def import_file(path: Path) -> ModuleType:
     except BaseException:
         del sys.modules[name]
         raise
+    FILES[name] = str(path)
     return module
+
+
+def imported() -> dict[str, str]:
+    """Return {module: file} of the files that were imported, for `import_again()` in another process."""
+    return dict(FILES)
+
+
+def import_again(files: Mapping[str, str]) -> None:
+    """Import the files of another process, in its order, so that its objects can be unpickled here."""
+    for name, path in files.items():
+        import_file(Path(path), name)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from toys import CLASSES, FAST, QUIET, Store, small
+from toys import CLASSES, FAST, QUIET, Cosine, Store, small
 
 from egodistill import (
     EGO4D,
@@ -89,6 +89,24 @@ def test_total_of_equation_6():
     assert kd["loss"] == pytest.approx(kd["kd"]) and gt["loss"] == pytest.approx(gt["gt"])
     assert both["loss"] == pytest.approx(both["gt"] + both["l1"], rel=1e-5)
     assert mixed["loss"] == pytest.approx(0.95 * mixed["kd"] + 0.05 * mixed["gt"] + 2 * mixed["l1"], rel=1e-5)
+
+
+def test_losses_of_ones_own_replace_those_to_the_teacher(tmp_path):
+    store, model, unit = Store(16), small(), torch.nn.functional.normalize
+    objective = Cosine(model, store, DistillationSettings(), "t").eval()
+    batch = {name: torch.tensor(store.arrays[name]) for name in objective.reads} | {"label": torch.tensor(store.labels)}
+    with torch.no_grad():
+        feature, found = model(batch["frames_1"], batch["imu"]).feature, objective(batch)
+    wanted = 1 - (unit(feature) * unit(batch["t.feature"])).sum(1)
+    assert found["l1"].tolist() == pytest.approx(wanted.tolist(), rel=1e-4) and not found["kd"].any()
+    options = {"alpha": 0.25, "beta": 2.0, "batch_size": 16, **QUIET}
+    kept = {"checkpoint": tmp_path / "c", "keep_checkpoint": True}
+    (row,) = distill(model, store, teacher="t", epochs=1, objective=Cosine, **options, **kept)
+    assert row["loss"] == pytest.approx(0.75 * row["gt"] + 2 * row["l1"], rel=1e-5)
+    with pytest.raises(ValueError, match="objective was 'toys:Cosine'"):
+        distill(small(), store, teacher="t", epochs=1, **options, **kept)
+    with pytest.raises(EgoDistillError, match=r"is not a class that inherits from distillation\.Distill"):
+        distill(model, store, teacher="t", objective=torch.nn.L1Loss, **options)
 
 
 @pytest.mark.slow

@@ -187,7 +187,7 @@ def test_an_error_is_one_line_and_exit_code_1(command, told, files, monkeypatch,
         ("distil store", "there is no command 'distil'. Did you mean distill?"),
         ("", "positional arguments"),
         ("distill store --teacher t", "--out"),
-        ("measure nothere", "egodistill measure: error: unrecognized arguments: nothere"),
+        ("measure nothere", "egodistill measure: unrecognized arguments: nothere"),
         ("predict a.mp4 --student student.pt --top 0", "--top: '0' is not a positive integer"),
         ("measure --batch-size 0", "--batch-size: '0' is not a positive integer"),
         (
@@ -204,7 +204,7 @@ def test_an_error_is_one_line_and_exit_code_1(command, told, files, monkeypatch,
         ("distill store --output x.pt --teacher t", "there is no option --output. Did you mean --out?"),
         ("evaluate store", "one of the arguments --student --teacher-file is required"),
         ("evaluate store --student a.pt --teacher-file b.pt", "--teacher-file: not allowed with argument --student"),
-        ("evaluate store --xyzzy", "there is no option --xyzzy; --help lists all"),
+        ("evaluate store --xyzzy", "there is no option --xyzzy\n`egodistill evaluate --help` lists"),
         ("pretrain store --teacher t --out x.pt --crop 0.3", "there is no option --crop"),
         ("pretrain store --teacher t --out x.pt --tau 10", "there is no option --tau"),
         ("pretrain store --teacher t --out x.pt --no-imu", "there is no option --no-imu"),
@@ -391,7 +391,7 @@ OPTIONS = {
     f"{STUDENT.replace('--no-imu ', '')} {TRAINING}",
     "distill": "store --split --teacher --out --overwrite --no-plot "
     "--alpha --beta --tau --tau-squared --l1-reduction --init "
-    f"{STUDENT} {TRAINING} {AUGMENTATION} --validation",
+    f"{STUDENT} {TRAINING} {AUGMENTATION} --validation --objective",
     "evaluate": f"store --split --student --teacher-file --own --teacher --out --overwrite --no-plot {INFERENCE}",
     "measure": f"--student --own --teacher-file --rows --batch-size --repeats --seconds --out --overwrite "
     f"--markdown {INFERENCE}",

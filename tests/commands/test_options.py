@@ -444,8 +444,8 @@ ARRIVALS = {
     "pretrain": training_runs("pretraining", "pretrain_imu", without=UNUSED, without_student=["use_imu"]),
     "distill": [
         (
-            "folder --out {tmp}/x.pt --teacher t --image-weights none --validation best",
-            {"distill.validation.opened": ("folder", "best")},
+            "folder --out {tmp}/x.pt --teacher t --image-weights none --validation best --objective toys:Cosine",
+            {"distill.validation.opened": ("folder", "best"), "distill.objective": toys.Cosine},
         ),
         *training_runs("distillation", "distill"),
     ],

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import functools
 import inspect
 import json
 import os
@@ -22,14 +23,25 @@ from small_baselines import small_adafuse
 
 import egodistill
 import egodistill.commands.demo
-from egodistill import EPIC_KITCHENS, DataError, EgoDistill, StudentSettings, Training, data, distillation, teachers
+from egodistill import (
+    EPIC_KITCHENS,
+    DataError,
+    EgoDistill,
+    StudentSettings,
+    Training,
+    data,
+    distillation,
+    inference,
+    teachers,
+)
+from egodistill.commands import cli
 from egodistill.distillation import DistillationSettings, PretrainingSettings
 from egodistill.experiments import adafuse, benches, listen_to_look, paper, protocols, stts
 from egodistill.experiments.benches import STAGE_1_LOSSES, Bench, Run
 from egodistill.experiments.paper import ABLATIONS
 from egodistill.experiments.protocols import PROTOCOLS
 from egodistill.recordings import clips
-from egodistill.support import files
+from egodistill.support import files, own
 
 
 def bench_of(demo, out=None, **options) -> Bench:
@@ -110,7 +122,7 @@ def test_a_run_is_trained_by_the_stage_of_its_settings(monkeypatch):
         )
     run, recipe = Run("EgoDistill", 3, teacher="t-{seed}"), EPIC_KITCHENS
     for stage in (recipe.finetuning, recipe.pretraining, recipe.distillation):
-        benches.fit(run, "model", "store", stage)
+        Bench("store", "out").fit(run, "model", "store", stage)
     taught = {"teacher": "t-3"}
     assert calls == [
         ("finetune", "model", "store", recipe.finetuning, {"validation": None}),
@@ -156,7 +168,7 @@ def test_runs_with_a_share_of_the_teachers_outputs_take_equally_many_steps(demo,
     monkeypatch.setattr(distillation, "pretrain_imu", lambda *given, **named: calls.append(named["teacher_rows"]))
     for name in ("all", "share"):
         part = benches.stage_1(arms[name])
-        benches.fit(part, None, bench.splits(part)[0], bench.settings(part))
+        bench.fit(part, None, bench.splits(part)[0], bench.settings(part))
     assert (calls[0] == rows[1]).all() and calls[1] is None
 
 
@@ -362,11 +374,11 @@ def test_the_seed_of_a_run_decides_its_start_weights_and_training(monkeypatch, t
     class Enough(Exception):
         pass
 
-    def fit(run, model, store, settings, validation):
+    def fit(self, run, model, store, settings, validation):
         seen.append((torch.rand(1).item(), settings.seed, settings.checkpoint, settings.device))
         raise Enough
 
-    monkeypatch.setattr(benches, "fit", fit)
+    monkeypatch.setattr(Bench, "fit", fit)
     monkeypatch.setattr(Bench, "splits", lambda self, run: (None, None))
     monkeypatch.setattr(Bench, "build", lambda self, run, store: argparse.Namespace())
     bench = Bench("store", str(tmp_path), PROTOCOLS["epic"], device="cpu")
@@ -397,11 +409,11 @@ def test_settings_of_a_method_change_its_training_alone(tmp_path):
 def test_a_part_of_the_clips_and_the_best_epoch_of_a_teacher(demo, tmp_path, monkeypatch):
     seen = {}
 
-    def fit(run, model, store, settings, validation):
+    def fit(self, run, model, store, settings, validation):
         seen[run.method] = (store.clips, None if validation is None else validation.clips)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(benches, "fit", fit)
+    monkeypatch.setattr(Bench, "fit", fit)
     slowfast = {"slowfast-{seed}": egodistill.commands.demo.QUICK.teachers["slowfast"]}
     bench = bench_of(demo, tmp_path, every=3, validation="test", teachers=slowfast)
     for run in (Run("teacher", teacher="slowfast-{seed}"), Run("start")):
@@ -493,3 +505,115 @@ def test_a_folder_is_for_the_clips_of_both_splits(monkeypatch, tmp_path, split):
     prints[split] = "c"
     with pytest.raises(ValueError, match=rf"fingerprint of the clips\.{split} was '[ab]' and is now 'c'"):
         bench.check_folder()
+
+
+# --- Methods of one's own
+
+METHODS = """
+from functools import partial
+
+import torch
+from torch import nn
+
+from egodistill import EgoDistill, Output, distill, finetune
+from egodistill.experiments import Method
+
+
+class Plain(nn.Module):
+    inputs = ("frames", "imu")
+
+    def __init__(self, num_classes, *, feature_dim, num_frames, **others):
+        super().__init__()
+        self.num_frames, self.body = num_frames, nn.Linear(6, feature_dim)
+        self.classifier = nn.Linear(feature_dim, num_classes)
+
+    def forward(self, frames, imu):
+        feature = self.body(imu.mean(1)) + frames.float().mean((1, 2, 3, 4))[:, None] / 255
+        return Output(feature, self.classifier(feature))
+
+
+def gently(model, store, settings, *, teacher):
+    distill(model, store, settings, teacher=teacher, learning_rate=1e-4)
+
+
+same = Method("Ours", EgoDistill, pretrain=True)
+labels = Method("Labels", EgoDistill, finetune)
+narrow = Method("Narrow", partial(EgoDistill, imu_width=2), pretrain=True)
+plain = Method("Plain", Plain, gently, start=False)
+unfit = Method("Unfit", Plain)
+"""
+
+
+@pytest.fixture
+def own_methods(tmp_path, monkeypatch):
+    """A function: names -> the methods of these names, whose file is imported."""
+    (tmp_path / "mine").mkdir()
+    file = tmp_path / "mine" / "methods_of_mine.py"
+    file.write_text(METHODS)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(own, "FILES", {})
+    monkeypatch.delitem(sys.modules, file.stem, raising=False)
+    yield lambda *names: [own.resolve(f"{file}:{name}") for name in names]
+    sys.modules.pop(file.stem, None)
+
+
+def test_a_method_that_is_the_papers_has_its_bits(demo, tmp_path, own_methods):
+    bench = bench_of(demo, tmp_path / "out", methods=own_methods("same", "labels"))
+    taught, labels = Run("Ours", teacher="slowfast-{seed}"), Run("Labels")
+    bench.run([taught, labels])
+    for run, papers in ((taught, Run("EgoDistill", teacher=taught.teacher)), (labels, Run("VisIMU"))):
+        assert same(bench.path(run), demo.out / f"{papers.name}.pt"), run
+        assert bench.result(run)["top1"] == files.read_json(demo.out / f"{papers.name}.json")["top1"]
+    assert bench.path(Run("stage 1 of Ours", teacher=taught.teacher)).exists()
+
+
+@pytest.mark.slow
+def test_methods_of_ones_own_stand_in_a_comparison(demo, tmp_path, own_methods, capsys, monkeypatch):
+    """In processes of their own, too; with intervals; and their networks are loaded as they were evaluated."""
+    methods, teacher = own_methods("narrow", "plain"), "slowfast-{seed}"
+    out, file = tmp_path / "out", tmp_path / "mine" / "methods_of_mine.py"
+    monkeypatch.setitem(PROTOCOLS, "demo", PROTOCOL)
+    monkeypatch.setattr(inference, "measure", functools.partial(inference.measure, batch_size=2, repeats=1))
+    words = (
+        f"compare {demo.out}/store --teacher {teacher} --out {out} --preset demo --seeds 0,1 --num-frames 1 --jobs 2"
+    )
+    command = [*words.split(), "--methods", "VisOnly", *(f"{file}:{name}" for name in ("narrow", "plain"))]
+    assert cli.main(command) == 0
+    printed = capsys.readouterr().out
+    assert "Narrow minus each other" in printed and "Plain minus each other method" in printed
+    content = files.read_json(out / "compare.json")
+    assert [row["method"] for row in content["rows"]] == ["teacher", "VisOnly", "Narrow", "Plain"]
+    pairs = [(one["first"]["method"], one["second"]["method"]) for one in content["differences"]]
+    assert pairs == [("Narrow", "VisOnly"), ("Plain", "VisOnly"), ("Plain", "Narrow")]
+    bench = bench_of(demo, out, methods=methods)
+    test = data.ClipStore(bench.store).split("test")
+    for run in (Run("Narrow", 1, teacher=teacher), Run("Plain", 1, teacher=teacher)):
+        found = inference.evaluate(bench.load(run), test, precision="fp32", progress=False)
+        assert found.top1 == bench.result(run)["top1"], run
+    assert bench.load(Run("Narrow", 1, teacher=teacher)).imu_dim == 2 * egodistill.IMU_SAMPLES
+    assert (out / "compare.png").stat().st_size > 1000
+    file.write_text(METHODS + "# changed\n")
+    bench.run([Run("Narrow", 0, teacher=teacher)])  # a partial of ours: its arguments are compared
+    with pytest.raises(DataError, match=r"plain-n1-slowfast-0.json: was begun with other settings: method.build.file"):
+        bench.run([Run("Plain", 0, teacher=teacher)])
+
+
+def test_what_is_no_method_is_refused(demo, tmp_path, own_methods, capsys):
+    methods = {one.name: one for one in own_methods("same", "plain", "unfit")}
+    taken = ("EgoDistill", "visonly", "Stage 1", "start", "STTS full", "-", "")
+    for name in taken:
+        with pytest.raises(ValueError, match=r"cannot have the name .* give another"):
+            bench_of(demo, tmp_path, methods=[replace(methods["Ours"], name=name)])
+    with pytest.raises(ValueError, match="cannot have the name 'plain'"):
+        bench_of(demo, tmp_path, methods=[methods["Plain"], replace(methods["Ours"], name="plain")])
+    bench = bench_of(demo, tmp_path / "out", methods=[methods["Unfit"]])
+    with pytest.raises(ValueError, match=r"Unfit: its image_encoder is not that of the students.*start=False"):
+        bench.run([Run("Unfit", teacher="slowfast-{seed}")])
+    local = replace(methods["Plain"], build=lambda *given, **named: None)
+    with pytest.raises(ValueError, match="Plain: other processes cannot read its functions"):
+        bench_of(demo, tmp_path / "other", methods=[local]).run([Run("Plain", teacher="t")], jobs=2)
+    file = tmp_path / "mine" / "methods_of_mine.py"
+    for name, words in (("Plain", "is a type, not a method"), ("nothing", "has no nothing")):
+        command = f"compare {demo.out}/store --teacher slowfast-0 --out {tmp_path}/c --methods {file}:{name}"
+        assert cli.main(command.split()) == 1
+        assert words in capsys.readouterr().err

@@ -463,7 +463,7 @@ def test_rows_and_hours_are_those_of_all_seeds(monkeypatch, tmp_path):
 
 
 def test_each_teacher_is_compared_with_its_own_students(monkeypatch):
-    bench = argparse.Namespace(outcome=lambda run: run.name)
+    bench = argparse.Namespace(outcome=lambda run: run.name, methods=[])
     monkeypatch.setattr(contrasts, "difference", lambda first, second: (first[0], second[0]))
     taught = [Run(method, teacher=name) for name in "ab" for method in ("EgoDistill", "VisOnly-Distill")]
     found = [(one.first.teacher, one.second.method) for one in paper.leads(bench, [*taught, Run("VisIMU")])]

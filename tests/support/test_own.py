@@ -1,10 +1,13 @@
 """Names of a user's own classes: what is found, what is said of what is not."""
 
+import concurrent.futures
+import multiprocessing
 import sys
 
 import pytest
 
 from egodistill import EgoDistillError, EgoDistillOSError
+from egodistill.support import own
 from egodistill.support.own import resolve
 
 
@@ -12,6 +15,7 @@ from egodistill.support.own import resolve
 def file(tmp_path, monkeypatch):
     """A file of one's own beside another that it imports; what they leave in this process is taken back."""
     monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(own, "FILES", {})
     before = {*sys.modules}
     (tmp_path / "neighbour_of_mine.py").write_text("SIZE = 3\n")
     path = tmp_path / "parts_of_mine.py"
@@ -36,6 +40,22 @@ def test_a_file_with_the_name_of_another_module_replaces_nothing(file):
     file.rename(other)
     assert resolve(f"{other}:Spectrum").Band.size == 3
     assert resolve(f"{other}:Spectrum") is resolve(f"{other}:Spectrum") and sys.modules["json"] is json
+
+
+def size_in(kind):
+    """What another process finds in a class that it was sent."""
+    return kind.Band.size
+
+
+def test_another_process_has_the_same_classes(file):
+    """Also those of a file with the name of another module."""
+    other = file.with_name("json.py")
+    other.write_text(file.read_text())
+    kinds = [resolve(f"{one}:Spectrum") for one in (file, other)]
+    options = {"initializer": own.import_again, "initargs": (own.imported(),)}
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, context, **options) as pool:
+        assert list(pool.map(size_in, kinds)) == [3, 3]
 
 
 @pytest.mark.parametrize(
