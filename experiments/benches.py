@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import json
 import math
 import multiprocessing
 import os
@@ -55,7 +56,7 @@ from ..support.own import import_again, imported
 from ..training import Training
 from . import adafuse, baselines, contrasts, listen_to_look, stts
 from .contrasts import Outcome
-from .protocols import PROTOCOLS, Method, Protocol, TeacherRecipe, describe_function
+from .protocols import PROTOCOLS, Method, Protocol, TeacherRecipe
 
 __all__ = ["BASELINES", "DISTILLED", "METHODS", "STAGE_1_LOSSES", "STTS_METHODS", "STUDENTS", "Bench", "Run"]
 
@@ -525,7 +526,8 @@ class Bench:
                 validation = data.ClipStore(self.store).split(self.validation)
             self.fit(run, model, train, settings, validation)
             self.save(run, model)
-        precision = training.logged_precision(files.training_file(path))
+        own_loop = self.own(run) is not None and not training.log_path(files.training_file(path)).exists()
+        precision = "" if own_loop else training.logged_precision(files.training_file(path))
         files.training_file(path).unlink(missing_ok=True)
         if run.method == "teacher":
             model.name = run.outputs
@@ -737,10 +739,10 @@ def require_files(methods: Sequence[Method]) -> None:
     for method in methods:
         try:
             pickle.dumps(method)
-            found = {describe_function(one).get("file", "ours") for one in (method.build, method.stage)}
+            known = '"file": null' not in json.dumps(method.record())
         except (AttributeError, TypeError, pickle.PicklingError):
-            found = {None}
-        if None in found:
+            known = False
+        if not known:
             raise EgoDistillError(
                 f"{method.name}: other processes cannot read its functions; write them as named functions into a "
                 f"file, and import it, or leave out jobs"

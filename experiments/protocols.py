@@ -24,7 +24,6 @@ from torch import nn
 
 from .. import distillation
 from ..distillation import Recipe
-from ..engine.checkpoints import class_name
 from ..training import Training
 
 __all__ = [
@@ -225,8 +224,9 @@ def describe_function(function: Any) -> dict[str, Any]:
             name: describe_function(one) if callable(one) else repr(one) for name, one in function.keywords.items()
         }
         return {**describe_function(function.func), "arguments": [*map(repr, function.args), bound]}
-    found: dict[str, Any] = {"name": class_name(function if hasattr(function, "__qualname__") else type(function))}
-    if not found["name"].startswith(f"{__name__.partition('.')[0]}."):
+    kind = function if hasattr(function, "__qualname__") else type(function)
+    found: dict[str, Any] = {"name": kind.__qualname__}  # a script's module has other names in other processes
+    if kind.__module__.partition(".")[0] != __name__.partition(".")[0]:
         try:
             source = Path(inspect.getfile(inspect.unwrap(function)))
             found["file"] = hashlib.sha256(source.read_bytes()).hexdigest()[:16]

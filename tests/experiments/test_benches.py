@@ -536,7 +536,16 @@ def gently(model, store, settings, *, teacher):
     distill(model, store, settings, teacher=teacher, learning_rate=1e-4)
 
 
+def loop(model, store, settings, *, teacher):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for rows in torch.arange(len(store)).split(8):
+        inputs = [torch.from_numpy(store.read(name, rows.numpy())) for name in ("frames_1", "imu", f"{teacher}.logits")]
+        model(*inputs[:2]).logits.sub(inputs[2]).square().mean().backward()
+        optimizer.step()
+
+
 same = Method("Ours", EgoDistill, pretrain=True)
+looped = Method("Looped", Plain, loop, start=False)
 labels = Method("Labels", EgoDistill, finetune)
 narrow = Method("Narrow", partial(EgoDistill, imu_width=2), pretrain=True)
 plain = Method("Plain", Plain, gently, start=False)
@@ -570,24 +579,25 @@ def test_a_method_that_is_the_papers_has_its_bits(demo, tmp_path, own_methods):
 @pytest.mark.slow
 def test_methods_of_ones_own_stand_in_a_comparison(demo, tmp_path, own_methods, capsys, monkeypatch):
     """In processes of their own, too; with intervals; and their networks are loaded as they were evaluated."""
-    methods, teacher = own_methods("narrow", "plain"), "slowfast-{seed}"
+    methods, teacher = own_methods("narrow", "plain", "looped"), "slowfast-{seed}"
     out, file = tmp_path / "out", tmp_path / "mine" / "methods_of_mine.py"
     monkeypatch.setitem(PROTOCOLS, "demo", PROTOCOL)
     monkeypatch.setattr(inference, "measure", functools.partial(inference.measure, batch_size=2, repeats=1))
     words = (
         f"compare {demo.out}/store --teacher {teacher} --out {out} --preset demo --seeds 0,1 --num-frames 1 --jobs 2"
     )
-    command = [*words.split(), "--methods", "VisOnly", *(f"{file}:{name}" for name in ("narrow", "plain"))]
+    command = [*words.split(), "--methods", "VisOnly", *(f"{file}:{name}" for name in ("narrow", "plain", "looped"))]
     assert cli.main(command) == 0
     printed = capsys.readouterr().out
     assert "Narrow minus each other" in printed and "Plain minus each other method" in printed
     content = files.read_json(out / "compare.json")
-    assert [row["method"] for row in content["rows"]] == ["teacher", "VisOnly", "Narrow", "Plain"]
+    assert [row["method"] for row in content["rows"]] == ["teacher", "VisOnly", "Narrow", "Plain", "Looped"]
     pairs = [(one["first"]["method"], one["second"]["method"]) for one in content["differences"]]
-    assert pairs == [("Narrow", "VisOnly"), ("Plain", "VisOnly"), ("Plain", "Narrow")]
+    order = ["VisOnly", "Narrow", "Plain", "Looped"]
+    assert pairs == [(first, second) for k, first in enumerate(order) for second in order[:k]]
     bench = bench_of(demo, out, methods=methods)
     test = data.ClipStore(bench.store).split("test")
-    for run in (Run("Narrow", 1, teacher=teacher), Run("Plain", 1, teacher=teacher)):
+    for run in (Run(name, 1, teacher=teacher) for name in order[1:]):
         found = inference.evaluate(bench.load(run), test, precision="fp32", progress=False)
         assert found.top1 == bench.result(run)["top1"], run
     assert bench.load(Run("Narrow", 1, teacher=teacher)).imu_dim == 2 * egodistill.IMU_SAMPLES
