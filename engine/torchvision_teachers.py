@@ -12,7 +12,6 @@ mean, std, crop and classes come from the metadata of torchvision's weights; `CL
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from torch.nn import functional as F
 from torchvision import models
 
 from .. import student
-from ..video_i3d import centre_square, check_clip, record_arguments
+from ..video_i3d import I3D, centre_square, check_clip, record_arguments
 
 __all__ = ["LAYOUTS", "PUBLISHED", "TorchvisionVideo", "weights_file"]
 
@@ -65,6 +64,7 @@ class TorchvisionVideo(nn.Module):
 
     classifier = "head"
     classifiers = (classifier,)  # possible names of the classifier in a state dict
+    options_from = staticmethod(I3D.options_from)  # none: its checkpoints fix no options, either
 
     @record_arguments
     def __init__(
@@ -98,17 +98,6 @@ class TorchvisionVideo(nn.Module):
         check_clip(x)
         feature = self.trunk(centre_square(x, round(x.shape[-1] * self.centre)))
         return feature, self.head(feature)
-
-    @staticmethod
-    def options_from(weights: Mapping[str, Any], source: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the options that are read from a checkpoint: none.
-
-        Args:
-            weights: The checkpoint's weights, under this network's names.
-            source: Its layout, as in `LAYOUTS`.
-            options: Options that are given or published.
-        """
-        return {}
 
 
 class Pool(nn.AvgPool3d):
