@@ -828,10 +828,10 @@ def imagenet_weights(name: str) -> Mapping[str, Tensor]:
 
 
 class DownloadError(ValueError):
-    """Published weights could not be downloaded; `problem` is the message without the way out."""
+    """Published weights could not be downloaded; `problem` is the message without the last way out."""
 
     def __init__(self, problem: str, way_out: str) -> None:
-        super().__init__(f"{problem}. Without a network connection, {way_out}")
+        super().__init__(f"{problem}, or {way_out}")
         self.problem = problem
 
 
@@ -844,11 +844,12 @@ def download_weights(
     """
     try:
         return published.get_state_dict(progress=True, check_hash=True)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: its hash differs
         reason = getattr(error, "reason", error)  # of urllib: an error of the operating system, or a text
         raise DownloadError(
-            f"{name} could not be downloaded ({getattr(reason, 'strerror', None) or reason})",
-            f"give a path to torchvision's .pth file instead of the name, or {random} for random weights",
+            f"{name} could not be downloaded ({getattr(reason, 'strerror', None) or reason}). Without a network "
+            f"connection, bring {published.url} to {os.path.join(torch.hub.get_dir(), 'checkpoints')}",
+            f"give a path to it instead of the name, or {random} for random weights",
         ) from error
 
 

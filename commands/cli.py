@@ -265,7 +265,7 @@ def print_error(error: Exception, arguments: argparse.Namespace) -> None:
     text, command, student = in_words(error), arguments.command, sys.modules.get("egodistill.student")
     if student and isinstance(error, student.DownloadError):
         option = OFFLINE.get(command, "--image-weights FILE, or --image-weights none for random weights")
-        text = f"{vars(error)['problem']}. Without a network connection, give {option} (FILE: torchvision's .pth file)"
+        text = f"{vars(error)['problem']}, or give {option}"
     text = re.sub(rf"^{command}(_imu)?: ", "", in_options(text, arguments))  # the stage of a training
     print(f"\negodistill {command}: {text}", file=sys.stderr)
 

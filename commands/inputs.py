@@ -35,7 +35,7 @@ INPUTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "demo": ("", ("--image-weights",)),
 }
 STORES = ("store", "--calibrate", "--check")
-NAMES = ("imagenet", "none", "-")  # values of these options that are no paths: weights, and standard input
+NAMES = ("imagenet", "torchvision", "none", "-")  # values of these options that are no paths
 
 
 def require_inputs(words: Sequence[str]) -> None:

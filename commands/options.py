@@ -105,7 +105,7 @@ def suggest_training(store: Any, teacher: str | None = None) -> None:
     elif "clip" in store.names:
         suggest("extract", store.path, "--architecture", "NAME", "--pretrained", "FILE")
     else:  # nothing in it can be learned: no labels, and no clips for a teacher
-        suggest("prepare", "RECORDINGS", "--out", "NEW", "--architecture", "NAME", "--pretrained", "FILE")
+        suggest("prepare", "RECORDINGS", "--out", "NEW", "--architecture", "swin3d_t", "--pretrained", "torchvision")
 
 
 def class_names_option(parser: Any) -> None:

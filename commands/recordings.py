@@ -443,7 +443,8 @@ def prepare_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--teacher-file", metavar="FILE", help="a trained teacher; its outputs are written to the store")
     text = "a published teacher of `egodistill teachers`: store its clips, or with --pretrained its outputs"
     group.add_argument("--architecture", metavar="NAME", help=text)
-    group.add_argument("--pretrained", metavar="FILE", help="published weights of --architecture")
+    text = "published weights of --architecture, or torchvision to download its own"
+    group.add_argument("--pretrained", metavar="FILE", help=text)
     class_names_option(group)
     text = (
         "store image features instead of the end frames, for stage 1: the image encoder's weights, imagenet or a file"

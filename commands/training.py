@@ -222,15 +222,18 @@ def run_teachers(a: argparse.Namespace) -> None:
         cells = [f"{params / 1e6:.2f} M", f"{gmacs:.2f}", f"{teacher.feature_dim}"]
         cells += [f"{spec.frames}x{spec.size} {teacher.pixels.channels}", "+".join(map(str, counts))]
         networks.append([name, *cells])
-        weights.append([name, published.source, published.licence, next(iter(published.released), "none")])
+        file = next(iter(published.released), "none") + " *" * bool(published.torchvision)
+        weights.append([name, published.source, published.licence, file])
     print(Table(["architecture", "parameters", "GMACs", "feature", "clip", "classes"], networks).text())
     print(f"{GMACS_NOTE}\nMotionFormer 16x4 as released by its authors needs 369 GMACs per clip.\n")
-    print(Table(["architecture", "source", "licence of it", "published weights, e.g."], weights).text())
+    print(Table(["architecture", "source", "licence", "published weights, e.g."], weights).text())
     for source, obtain in {one.source: one.obtain for one in teachers.MODELS.values()}.items():
         print(textwrap.fill(f"{source}: {obtain}", 100, subsequent_indent="  ", break_on_hyphens=False))
     print(
-        "`--pretrained` of prepare, extract and finetune reads these files, except .pkl: in Python,\n"
-        "  teachers.load(..., unsafe_pickle=True) does."
+        "`--pretrained FILE` of prepare, extract and finetune reads these files, except .pkl: in Python,\n"
+        "  teachers.load(..., unsafe_pickle=True) does.\n"
+        "* `--pretrained torchvision` downloads torchvision's weights; mvit_b_16x4 is its mvit_v1_b.\n"
+        "  *_18 and s3d learnt on frames squeezed to 4:3 and 1:1; clips of a store are centre squares."
     )
 
 
@@ -254,7 +257,7 @@ def finetune_options(parser: argparse.ArgumentParser) -> None:
         **absent,
     )
     group = parser.add_argument_group("teacher")
-    text = "published weights of the architecture (default: random weights)"
+    text = "published weights of the architecture, or torchvision to download its own (default: random weights)"
     group.add_argument("--pretrained", metavar="FILE", help=text, **absent)
     text = "name of the teacher, and of its outputs in a store (default: teacher)"
     group.add_argument("--name", help=text, **absent)
@@ -351,7 +354,8 @@ def extract_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--teacher-file", metavar="FILE", help="a trained teacher, written by `egodistill finetune`")
     text = "a published teacher, a name from `egodistill teachers`; with --pretrained"
     group.add_argument("--architecture", metavar="NAME", choices=tuple(teachers.MODELS), help=text)
-    parser.add_argument("--pretrained", metavar="FILE", help="published weights of --architecture")
+    text = "published weights of --architecture, or torchvision to download its own"
+    parser.add_argument("--pretrained", metavar="FILE", help=text)
     class_names_option(parser)
     parser.add_argument("--name", help="name of the outputs in the store (default: the teacher's)")
     parser.add_argument(

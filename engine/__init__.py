@@ -5,6 +5,7 @@ runtime       device, precision, compilation
 distributed   the processes of torchrun
 checkpoints   model files and published weights
 teacher       the class Teacher; `egodistill.teachers` is the door
+torchvision_teachers   torchvision's video classifiers
 """
 
 from typing import TYPE_CHECKING
@@ -16,10 +17,12 @@ if TYPE_CHECKING:
         distributed as distributed,
         runtime as runtime,
         teacher as teacher,
+        torchvision_teachers as torchvision_teachers,
     )
 else:
     from ..support.lazy import hand_on
 
     __getattr__, __dir__ = hand_on(
-        __name__, dict.fromkeys(("batches", "checkpoints", "distributed", "runtime", "teacher"), ())
+        __name__,
+        dict.fromkeys(("batches", "checkpoints", "distributed", "runtime", "teacher", "torchvision_teachers"), ()),
     )

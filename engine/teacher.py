@@ -25,11 +25,13 @@ from torch import Tensor, nn
 from .. import student, video_convnets, video_i3d, video_transformers
 from ..recordings.clips import ClipSpec
 from ..support.errors import EgoDistillError
-from . import checkpoints, runtime
+from . import checkpoints, runtime, torchvision_teachers
 
 __all__ = ["NETWORKS", "Pixels", "Teacher", "TeacherError"]
 
-PUBLISHED: dict[str, dict[str, Any]] = video_transformers.PUBLISHED | video_convnets.PUBLISHED | video_i3d.PUBLISHED
+PUBLISHED: dict[str, dict[str, Any]] = (
+    video_transformers.PUBLISHED | video_convnets.PUBLISHED | video_i3d.PUBLISHED | torchvision_teachers.PUBLISHED
+)
 NETWORKS: dict[str, type[nn.Module]] = {plain["network"].__name__: plain["network"] for plain in PUBLISHED.values()}
 
 
@@ -222,8 +224,7 @@ class Teacher(nn.Module):
         Later operations of the model than its classifier, such as a softmax, do not count; positions in time and space
         are averaged.
 
-            r3d = Teacher.wrap(r3d_18(), feature_layer="fc", clip_spec=ClipSpec(frames=16, size=112))
-            swin = Teacher.wrap(swin3d_t(), feature_layer="head", clip_spec=ClipSpec(frames=32, size=224))
+            mae = Teacher.wrap(video_mae, feature_layer="classifier", clip_spec=ClipSpec(frames=16, size=224))
 
         The example below writes the outputs of such a teacher into a store, like those of a published one.
 

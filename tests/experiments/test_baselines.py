@@ -146,6 +146,8 @@ def test_pretrained_weights_that_do_not_fit(tmp_path, monkeypatch):
     assert torch.equal(wrapped.image.conv1.weight, state["conv1.weight"])
 
     class Offline:
+        url = "https://download.pytorch.org/models/resnet50.pth"
+
         def get_state_dict(self, **options):
             raise OSError("no route to host")
 
