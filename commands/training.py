@@ -470,15 +470,13 @@ def distill_options(parser: argparse.ArgumentParser) -> None:
 
 def run_distill(a: argparse.Namespace) -> None:
     (store, validation), settings = open_splits(a), training_settings(a, "distillation")
-    objective = resolve(a.objective) if a.objective else distillation.Distill
+    own = {"objective": resolve(a.objective)} if a.objective else {}
     teacher = chosen_teacher(a, store)
     model = build_student(a, store, teacher, settings.seed)
     report_training(
         a,
         settings,
-        lambda: distillation.distill(
-            model, store, settings, teacher=teacher, validation=validation, objective=objective
-        ),
+        lambda: distillation.distill(model, store, settings, teacher=teacher, validation=validation, **own),
         *("evaluate", a.store, "--student", a.out, *([] if (store.labels >= 0).any() else ["--teacher", teacher])),
     )
 
