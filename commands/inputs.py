@@ -47,7 +47,7 @@ def require_inputs(words: Sequence[str]) -> None:
     if not words or words[0] not in INPUTS or {"-h", "--help"} & set(words):
         return
     for name, word in _named(words[1:], *INPUTS[words[0]]):
-        if word.lower() not in NAMES and "://" not in word and _is_missing(word):
+        if word.lower() not in NAMES and ":" not in word and _is_missing(word):  # FILE.py:NAME, rtsp://
             what = "folder; give a clip store, which `egodistill prepare` writes" if name in STORES else "file"
             raise EgoDistillOSError(f"{word or f'{name} has an empty name'}: no such {what}")
         if os.path.exists(word) and not os.access(word, os.R_OK):

@@ -28,6 +28,7 @@ from ..support import files, tables
 from ..support.tables import Table
 from ..video import VideoError
 from .options import (
+    TEACHER_FILE,
     axes_option,
     choice_options,
     given_flags,
@@ -69,7 +70,7 @@ def model_options(parser: argparse.ArgumentParser) -> None:
     """Add --student and --teacher-file, of which one is required."""
     group = parser.add_mutually_exclusive_group(required=True)
     group.add_argument("--student", metavar="FILE", help="a trained student, or a baseline from `egodistill compare`")
-    group.add_argument("--teacher-file", metavar="FILE", help="a trained teacher, written by `egodistill finetune`")
+    group.add_argument("--teacher-file", metavar="FILE", help=TEACHER_FILE)
     own_option(parser)
 
 

@@ -108,6 +108,9 @@ def suggest_training(store: Any, teacher: str | None = None) -> None:
         suggest("prepare", "RECORDINGS", "--out", "NEW", "--architecture", "swin3d_t", "--pretrained", "torchvision")
 
 
+TEACHER_FILE = "a trained teacher, written by `egodistill finetune`; or FILE.py:NAME, a function that returns one"
+
+
 def class_names_option(parser: Any) -> None:
     """Add --class-names to a parser or a group of options."""
     text = "names of the classes of --pretrained, one per line in the order of its logits (default: Kinetics-400's)"

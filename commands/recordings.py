@@ -32,6 +32,7 @@ from ..support.tables import Table, counted, printable
 from ..video import SAMPLING, VideoError
 from .options import (
     LIMITS,
+    TEACHER_FILE,
     axes_option,
     choice_options,
     class_names_option,
@@ -440,7 +441,7 @@ def prepare_options(parser: argparse.ArgumentParser) -> None:
     text = "try clips again that failed in an earlier run, and all clips of files that have changed since"
     parser.add_argument("--retry-failed", action="store_true", help=text)
     group = parser.add_argument_group("one pass: run models while frames are in memory, and do not store these frames")
-    group.add_argument("--teacher-file", metavar="FILE", help="a trained teacher; its outputs are written to the store")
+    group.add_argument("--teacher-file", metavar="FILE", help=f"{TEACHER_FILE}; stores its outputs")
     text = "a published teacher of `egodistill teachers`: store its clips, or with --pretrained its outputs"
     group.add_argument("--architecture", metavar="NAME", help=text)
     text = "published weights of --architecture, or torchvision to download its own"

@@ -12,6 +12,7 @@ An option that is not given leaves its setting unchanged.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
@@ -268,11 +269,12 @@ def load_start(path: str, names: Sequence[str] = ()) -> EgoDistill:
 
 
 def load_teacher(path: str) -> teachers.Teacher:
-    """Return the teacher in a file. Raise ValueError for another model."""
-    model = checkpoints.load_model(path)
+    """Return the teacher in a file, or the one that a function FILE.py:NAME returns. Raise ValueError for others."""
+    is_name = ":" in path and not os.path.exists(path)
+    model = build_part(own.resolve(path)) if is_name else checkpoints.load_model(path)
     if not isinstance(model, teachers.Teacher):
         raise ValueError(
             f"{path} holds a model of class {type(model).__name__}, not a teacher; --teacher-file is for teachers, "
-            f"which `egodistill finetune` writes"
+            f"which `egodistill finetune` writes, and for functions FILE.py:NAME that return one (`Teacher.wrap()`)"
         )
     return model

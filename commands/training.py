@@ -30,6 +30,7 @@ from ..support.own import resolve
 from ..support.tables import Table
 from ..training import History, Training, log_path
 from .options import (
+    TEACHER_FILE,
     class_names_option,
     given_flags,
     keyword_arguments,
@@ -351,7 +352,7 @@ def build_teacher(
 def extract_options(parser: argparse.ArgumentParser) -> None:
     store_options(parser, "all")
     group = parser.add_mutually_exclusive_group(required=True)
-    group.add_argument("--teacher-file", metavar="FILE", help="a trained teacher, written by `egodistill finetune`")
+    group.add_argument("--teacher-file", metavar="FILE", help=TEACHER_FILE)
     text = "a published teacher, a name from `egodistill teachers`; with --pretrained"
     group.add_argument("--architecture", metavar="NAME", choices=tuple(teachers.MODELS), help=text)
     text = "published weights of --architecture, or torchvision to download its own"

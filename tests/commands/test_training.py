@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -420,6 +421,35 @@ def test_networks_of_ones_own_go_through_all_commands(taught, capsys):
     assert "give a class that inherits from EgoDistill" in capsys.readouterr().err
     assert cli.main([*start, *small, *own]) == 1
     assert "--own" in capsys.readouterr().err
+
+
+TEACHERS = """
+import torch
+from torch import nn
+from egodistill import data, teachers
+
+def own():
+    torch.manual_seed(0)
+    store = data.ClipStore("s")
+    net = nn.Sequential(nn.AdaptiveAvgPool3d((1, 2, 2)), nn.Flatten(), nn.Linear(12, 3))
+    options = {"clip_spec": store.specs["clip"], "class_names": store.class_names, "name": "own"}
+    return teachers.Teacher.wrap(net, feature_layer="2", **options)
+
+def broken():
+    return nn.Linear(1, 1)
+"""
+
+
+def test_a_teacher_of_ones_own_is_a_function_in_a_file(store, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(store.path, "s")
+    Path("mine.py").write_text(TEACHERS)
+    run(capsys, "extract", "s", "--teacher-file", "mine.py:own")
+    assert data.ClipStore("s").read("own.feature", [0, 1]).shape == (2, 12)
+    assert "top-1" in run(capsys, "evaluate", "s", "--teacher-file", "mine.py:own")
+    for name, words in (("broken", "holds a model of class Linear, not a teacher"), ("nothing", "has no nothing")):
+        assert cli.main(["extract", "s", "--teacher-file", f"mine.py:{name}"]) == 1
+        assert words in capsys.readouterr().err
 
 
 def test_a_bench_trains_students_with_networks_of_ones_own(store, tmp_path, capsys, monkeypatch):
