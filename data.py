@@ -25,12 +25,13 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import functools
+import json
 import math
 import os
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from .datasets import contradictions
@@ -56,9 +57,11 @@ from .recordings.clips import (
     decode_clips,
     frames_name,
     open_recording,
+    parts_in_use,
     probe_videos,
     read_axes,
     spec_differences,
+    use_parts,
 )
 from .support import files
 from .support.errors import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError
@@ -128,9 +131,9 @@ def find_imu(recording: Recording) -> Recording:
 
     Raise DataError or VideoError for a recording that cannot be opened.
     """
-    if recording.imu is not None:
+    if recording.imu is not None or type(recording) is not Recording:
         return recording
-    given = recording.record()
+    given = asdict(recording)
     return open_recording(given.pop("video"), **given)
 
 
@@ -151,7 +154,7 @@ def name_imu_files(segments: Iterable[Segment], imu: bool = True) -> list[Segmen
             except (DataError, VideoError):
                 found[own] = own
         named = found[own]
-        fields = named.record() if imu else {"video": named.video, "wearer": named.wearer}
+        fields = named.record() if imu else {"video": named.video, "wearer": named.wearer, "camera": ""}
         result.append(replace(segment, **fields))
     return result
 
@@ -523,7 +526,8 @@ class _Filling(Processes):
     def __init__(self, store: StoreWriter, jobs: Sequence[list[int]], workers: int) -> None:
         size = max(1, len(jobs) // (8 * workers))  # small enough to balance, large enough to start a process for
         bundles = [jobs[i : i + size] for i in range(0, len(jobs), size)]
-        super().__init__("data.fill_bundle", str(store.path), bundles, workers)
+        parts = parts_in_use(store.segment(rows[0]).recording for rows in jobs) if "imu" in store.specs else {}
+        super().__init__("data.fill_bundle", json.dumps([str(store.path), parts]), bundles, workers)
         self.store = store
 
     def handle_exit(self, bundle: list[list[int]], code: int) -> None:
@@ -543,8 +547,11 @@ class _Filling(Processes):
             self.bundles.put(left[1:])
 
 
-def fill_bundle(path: str, bundle: Sequence[list[int]]) -> None:
-    """Run in a process of `prepare()`: fill these rows of a store, by recording."""
+def fill_bundle(argument: str, bundle: Sequence[list[int]]) -> None:
+    """Run in a process of `prepare()`: fill these rows of a store, by recording, with what is the user's own."""
+    path, parts = json.loads(argument)
+    if parts:
+        use_parts(parts)
     store = StoreWriter(path)
     for rows in bundle:
         fill(store, rows)

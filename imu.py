@@ -14,18 +14,21 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import inspect
 import io
 import math
 import os
 import re
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 __all__ = [
+    "IMU_READERS",
     "LARGEST_READING",
     "LOW_ACCELERATION",
     "MAX_GAP",
@@ -33,6 +36,8 @@ __all__ = [
     "IMUError",
     "Imu",
     "State",
+    "call_own",
+    "failure",
     "motion_states",
     "read_imu",
     "table_columns",
@@ -266,6 +271,11 @@ def _longest_gap(grid: np.ndarray, covered: np.ndarray) -> str:
     return f"no samples from {grid[starts[k]]:.3f} to {grid[stops[k] - 1]:.3f} s"
 
 
+# Formats of one's own: {suffix in small letters, such as ".log": path of a file -> its samples, in seconds, m/s2 and
+# rad/s}. `read_imu()` checks what the function returns.
+IMU_READERS: dict[str, Callable[[Path], Imu]] = {}
+
+
 def read_imu(
     source: str | os.PathLike | Sequence[str | os.PathLike],
     *,
@@ -289,6 +299,8 @@ def read_imu(
     relate to their videos, while `egodistill convert` writes a table on the video's clock. The axes of all these, and
     of telemetry in a GoPro video, are the camera's: X to the left, Y to the user, Z up.
 
+    A file with a suffix in `IMU_READERS` is read by the function there, and what it returns is checked like a table.
+
     Args:
         source: One file, or a pair of CSVs.
         zero_accel: Return zeros at the gyroscope's times if there is no accelerometer, as in some Ego4D recordings.
@@ -304,11 +316,79 @@ def read_imu(
     >>> [f"{1 / step:.1f} Hz" for step in motion.median_steps]
     ['195.7 Hz', '195.7 Hz']
     """
-    motion = _read(source, zero_accel)
+    if not isinstance(source, (str, os.PathLike)):
+        return _noted(_read(source, zero_accel), source[-1])
+    path = Path(source)
+    if (own := IMU_READERS.get(path.suffix.lower())) is not None:
+        return call_own(path, own, path, zero_accel=zero_accel)
+    return _noted(_read(path, zero_accel), path)
+
+
+def _noted(motion: Imu, source: str | os.PathLike) -> Imu:
+    """Return samples with all notes about them. Raise IMUError if a note says that they are in degrees."""
     notes = _all_notes(motion)
     if wrong := next((note for note in notes if note.endswith(_DEGREES_TEXT)), None):
-        raise IMUError(f"{source if isinstance(source, (str, os.PathLike)) else source[-1]}: {wrong}")
+        raise IMUError(f"{source}: {wrong}")
     return dataclasses.replace(motion, notes=notes)
+
+
+def failure(function: Callable, error: Exception) -> str:
+    """Return how a function of one's own has failed, such as "mine() fails in line 3 of mine.py (ValueError: ...)".
+
+    Args:
+        function: The function.
+        error: What it raised.
+    """
+    file = getattr(getattr(inspect.unwrap(function), "__code__", None), "co_filename", None)
+    lines = [place.lineno for place in traceback.extract_tb(error.__traceback__) if place.filename == file]
+    where = f" in line {lines[-1]} of {Path(str(file)).name}" if lines else ""
+    return f"{_name(function)}() fails{where} ({type(error).__name__}: {' '.join(str(error).split())})"
+
+
+def _name(function: Callable) -> str:
+    return getattr(function, "__qualname__", type(function).__name__)
+
+
+def call_own(source: str | os.PathLike, function: Callable[..., Imu], *given: Any, zero_accel: bool = False) -> Imu:
+    """Return what a function of one's own returns for a file, checked like a table.
+
+    Raise IMUError, which names file and function, for an exception in it and for what is not samples.
+
+    Args:
+        source: The file.
+        function: The function.
+        given: Its arguments.
+        zero_accel: Whether it may return no accelerometer samples, which then are zeros, as in `read_imu()`.
+    """
+    where, samples = f"{source}: {_name(function)}()", {}
+    try:
+        found = function(*given)
+        if isinstance(found, Imu):
+            fields = ("accel_time", "accel", "gyro_time", "gyro")
+            samples = {field: np.asarray(getattr(found, field), np.float64) for field in fields}
+    except Exception as error:  # code of one's own can raise any error
+        raise IMUError(f"{source}: {failure(function, error)}") from error
+    if not samples:
+        raise IMUError(f"{where} returns {type(found).__name__}, not Imu")
+    notes = [found.notes] if isinstance(found.notes, str) else [*(found.notes or ())]
+    for sensor, name in (("accelerometer", "accel"), ("gyroscope", "gyro")):
+        stamps, values = samples[f"{name}_time"], samples[name]
+        if name == "accel" and not stamps.size and zero_accel:
+            continue
+        if stamps.ndim != 1 or len(stamps) < 2 or values.shape != (len(stamps), 3):
+            hint = " (with zero_accel, zeros take the place of an accelerometer)" if name == "accel" else ""
+            shapes = f"{sensor} times {list(stamps.shape)} and readings {list(values.shape)}"
+            raise IMUError(f"{where} returns {shapes}, not [n] and [n, 3] with n of at least 2{hint}")
+        finite = (np.abs(stamps) < _LATEST_STAMP).all() and (np.abs(values) < LARGEST_READING).all()  # NaN: False
+        if not (finite and (np.diff(stamps) > 0).all()):
+            what = "times that do not ascend" if finite else "readings that are not finite, or times beyond eleven days"
+            raise IMUError(f"{where} returns {sensor} {what}")
+        _require_rate(where, sensor, stamps, f"{name}_time", 1.0)
+        notes += [*_sample_notes(where, sensor, stamps, values), *filter(None, [_equal_axes(sensor, values)])]
+    if not samples["accel_time"].size:
+        samples |= {"accel_time": samples["gyro_time"], "accel": np.zeros_like(samples["gyro"])}
+        notes.append(NO_ACCELEROMETER)
+    return _noted(dataclasses.replace(found, **samples, notes=tuple(notes)), where)
 
 
 def _read(source: str | os.PathLike | Sequence[str | os.PathLike], zero_accel: bool) -> Imu:
@@ -452,7 +532,7 @@ def _read_imu_csv(path: Path, sensors: Sequence[str], notes: list[str], may_lack
     return result
 
 
-def _require_rate(path: Path, sensor: str, stamps: np.ndarray, column: str, unit: float) -> None:
+def _require_rate(path: str | os.PathLike, sensor: str, stamps: np.ndarray, column: str, unit: float) -> None:
     """Raise IMUError if the steps between time stamps cannot be in the unit of their column."""
     step = float(np.median(np.diff(stamps)))
     if FASTEST <= step <= SLOWEST:
@@ -728,7 +808,7 @@ def _all_notes(motion: Imu) -> tuple[str, ...]:
     return (*motion.notes, *(text for _, text in states if text not in motion.notes))
 
 
-def _sample_notes(path: Path, sensor: str, stamps: np.ndarray, values: np.ndarray) -> list[str]:
+def _sample_notes(path: str | os.PathLike, sensor: str, stamps: np.ndarray, values: np.ndarray) -> list[str]:
     """Return what is unlikely about the samples of a sensor alone. Raise IMUError if their unit is certainly wrong."""
     notes = unit_notes(path, sensor, values)
     steps = np.diff(stamps)

@@ -401,7 +401,8 @@ def extract(
     outputs of another teacher need others.
 
     "{teacher.name}.teacher.json" beside the arrays records the teacher's fingerprint, so that outputs of two teachers
-    never mix under one name, even if both run at the same time.
+    never mix under one name, even if both run at the same time. A call that fails before its first outputs are written
+    leaves nothing, so that the name is free for another teacher or setting.
 
     Args:
         teacher: One teacher; or with `fold` K teachers that differ in their weights only.
@@ -455,7 +456,7 @@ def extract(
     # A share is taken of the batches of all clips: outputs do not depend on the number of processes or their progress.
     shares = [batch_share(np.flatnonzero(whose == k), batch_size, rank, world_size) for k in range(len(every))]
     shares = [rows[lacking[rows]] for rows in shares]
-    with files.Progress(f"{first.name}: extract", sum(map(len, shares)), show=progress) as bar:
+    with claim, files.Progress(f"{first.name}: extract", sum(map(len, shares)), show=progress) as bar:
         for one, rows in zip(every, shares, strict=True):
             parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
             with runtime.evaluation(one, device), torch.no_grad():
@@ -485,12 +486,12 @@ def claim_arrays(
     A `data.ClipStore` whose classes nothing needs gets the teacher's.
     """
     about = {"teacher": teacher.name, "clip_spec": teacher.clip_spec.record(), "pixels": asdict(teacher.pixels)}
-    claim = claim_outputs(store, teacher.name, identity, about=about, overwrite=overwrite)
-    if hasattr(store, "name_classes") and list(store.class_names) != teacher.class_names:
-        store.name_classes(teacher.class_names)
     arrays = output_arrays(teacher)
-    for array, width in zip(arrays, (teacher.feature_dim, len(teacher.class_names)), strict=True):
-        store.add(array, (width,), np.float32)
+    with claim_outputs(store, teacher.name, identity, about=about, overwrite=overwrite) as claim:
+        if hasattr(store, "name_classes") and list(store.class_names) != teacher.class_names:
+            store.name_classes(teacher.class_names)
+        for array, width in zip(arrays, (teacher.feature_dim, len(teacher.class_names)), strict=True):
+            store.add(array, (width,), np.float32)
     return claim, arrays
 
 

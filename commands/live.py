@@ -48,8 +48,10 @@ from .options import (
     overwrite_option,
     positive_int,
     positive_seconds,
+    reader_options,
     reject,
     report_notes,
+    use_readers,
 )
 from .settings import device_option, load_distilled, own_option, precision_option, report_precision
 
@@ -121,6 +123,7 @@ def live_options(parser: argparse.ArgumentParser) -> None:
         "--imu-follow", metavar="CSV", help="table that another program is writing, with the same columns"
     )
     axes_option(group)
+    reader_options(group)
     group = parser.add_argument_group("clocks")
     group.add_argument(
         "--frame-offset",
@@ -163,6 +166,8 @@ def check_options(a: argparse.Namespace, kind: str) -> None:
     """Raise ValueError for options that would be ignored or that contradict each other."""
     if kind != "file" and a.imu not in (None, ["-"]):
         reject(["--imu"], f"{a.source} is live; give its samples as --imu - (standard input) or --imu-follow CSV")
+    if kind != "file" or a.imu == ["-"] or a.imu_follow:
+        reject(given_flags(a, "reader", "imu_reader"), "only for recordings; these samples are live")
     if kind != "address":
         reject(given_flags(a, "reconnect"), f"{a.source} is a {kind}; only an address can be opened again")
     if a.fast or (kind == "file" and a.imu != ["-"] and not a.imu_follow):
@@ -300,7 +305,8 @@ def open_source(a: argparse.Namespace, spec: clips.ClipSpec, report: Callable[[s
         video.pace = pace
     samples, recorded = None, True
     if not spec.imu_samples:
-        used = given_flags(a, "imu", "imu_follow", "imu_axes") + (["--align"] if a.align == "arrival" else [])
+        used = given_flags(a, "imu", "imu_follow", "imu_axes", "imu_reader")
+        used += ["--align"] if a.align == "arrival" else []
         reject(used, f"the student in {a.student} reads no IMU samples")
     elif a.imu_follow:
         samples, recorded = feeds.table_samples(a.imu_follow, **lines), False
@@ -732,6 +738,7 @@ def summary(source: Source, stats: arrivals.Stats, share_on: float) -> list[str]
 def run_live(a: argparse.Namespace) -> None:
     began = time.monotonic()
     check_options(a, feeds.source_kind(a.source))
+    use_readers(a)
     model = load_for_stream(a.student, a.device, a.own)
     latency = Latency(time.monotonic() - began)
     path = Path(a.out) if a.out else None

@@ -39,8 +39,10 @@ from .options import (
     offset_option,
     overwrite_option,
     positive_int,
+    reader_options,
     reject,
     report_notes,
+    use_readers,
 )
 from .pictures import draw_beside, plot_option
 from .settings import (
@@ -382,6 +384,7 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
         "--imu-stretch", metavar="FACTOR", type=float, default=1.0, help="multiply the times of the IMU samples by this"
     )
     axes_option(parser)
+    reader_options(parser)
     limit_options(parser)
     parser.add_argument("--stride", metavar="SECONDS", type=float, help="step between clips (default: a clip's length)")
     parser.add_argument("--top", metavar="K", type=positive_int, default=3, help="print the K best classes")
@@ -395,6 +398,7 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
 def run_predict(a: argparse.Namespace) -> None:
     if a.out and Path(a.out).suffix not in (".csv", ".json"):
         raise ValueError(f"--out must end in .csv or .json; got {a.out}")
+    use_readers(a)
     student, clock = load_distilled(a.student, a.own), keyword_arguments(a, "imu_offset", "imu_stretch", "zero_accel")
     recording = data.open_recording(a.video, imu_files(a), **clock, imu_axes=a.imu_axes or "gopro")
     if "imu" in student.inputs:

@@ -35,11 +35,13 @@ __all__ = [
     "offset_option",
     "positive_int",
     "positive_seconds",
+    "reader_options",
     "reject",
     "report_notes",
     "suggest",
     "suggest_training",
     "teachers_in",
+    "use_readers",
 ]
 
 
@@ -139,6 +141,30 @@ def imu_option(parser: argparse.ArgumentParser, more: str = "") -> None:
         help=f"IMU of the video: one table, or one for the accelerometer and one for the gyroscope{more} (default: "
         "tables beside the video, or telemetry in it)",
     )
+
+
+def suffix_and_name(text: str) -> tuple[str, str]:
+    """Return the parts of a value of --imu-reader, such as ".log=FILE.py:NAME"."""
+    suffix, equals, name = text.partition("=")
+    if not (equals and suffix.startswith(".") and name):
+        raise argparse.ArgumentTypeError(f"{text!r}: give .SUFFIX=FILE.py:NAME")
+    return suffix.lower(), name
+
+
+def reader_options(parser: Any) -> None:
+    """Add --reader and --imu-reader, for `use_readers()`."""
+    text = "camera of your own: a function path -> Recording or None, which is asked before the others; repeatable"
+    parser.add_argument("--reader", metavar="FILE.py:NAME", action="append", help=text)
+    text = "IMU format of your own: files with this suffix are read by a function path -> Imu; repeatable"
+    kind = {"metavar": ".SUFFIX=FILE.py:NAME", "type": suffix_and_name, "action": "append"}
+    parser.add_argument("--imu-reader", help=text, **kind)
+
+
+def use_readers(a: argparse.Namespace) -> None:
+    """Import the functions of --reader and --imu-reader, and use them in this process."""
+    if getattr(a, "imu", None):
+        reject(given_flags(a, "reader"), "finds the IMU itself; leave out --imu, or --reader")
+    clips.use_parts({"readers": a.reader or (), "imu_readers": dict(a.imu_reader or ())})
 
 
 def offset_option(parser: argparse.ArgumentParser) -> None:

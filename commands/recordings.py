@@ -45,10 +45,12 @@ from .options import (
     overwrite_option,
     positive_int,
     positive_seconds,
+    reader_options,
     reject,
     root_option,
     suggest,
     suggest_training,
+    use_readers,
 )
 from .outputs import check_outputs
 
@@ -84,6 +86,7 @@ def segment_options(parser: argparse.ArgumentParser) -> None:
         "--imu-offsets", metavar="CSV", help="table of IMU clock offsets, written by `egodistill check --out`"
     )
     axes_option(parser)
+    reader_options(parser)
     text = "notes about what looks wrong in the table, such as rows twice, are errors"
     parser.add_argument("--strict", action="store_true", help=text)
     group = parser.add_argument_group("recordings without labels")
@@ -95,6 +98,7 @@ def segment_options(parser: argparse.ArgumentParser) -> None:
 
 
 def read_segments(a: argparse.Namespace) -> data.SegmentList:
+    use_readers(a)
     windows = keyword_arguments(a, "stride", "split_by", "test_share")
     segments = annotations.read_annotations(
         a.annotations,
@@ -212,6 +216,7 @@ def check_options(parser: argparse.ArgumentParser) -> None:
     imu_option(parser)
     offset_option(parser)
     axes_option(parser)
+    reader_options(parser)
     parser.add_argument("--no-offset", action="store_true", help="do not estimate the offset of the IMU's clock")
     text = "largest offset to search for, in seconds (default: 2)"
     parser.add_argument("--max-offset", metavar="SECONDS", type=float, help=text)
@@ -249,6 +254,7 @@ def recordings_to_check(a: argparse.Namespace) -> dict[str, str | data.Recording
 def run_check(a: argparse.Namespace) -> None:
     if a.no_offset:
         reject(given_flags(a, "max_offset", "out"), "--no-offset estimates no offset; leave out one of them")
+    use_readers(a)
     sources = recordings_to_check(a)
     opened = [source.files if isinstance(source, data.Recording) else (source,) for source in sources.values()]
     check_outputs(a, itertools.chain(*opened))
@@ -462,7 +468,8 @@ def prepare_options(parser: argparse.ArgumentParser) -> None:
 def run_prepare(a: argparse.Namespace) -> None:
     if a.no_imu:
         reason = "--no-imu stores no head motion; leave out one of them"
-        reject(given_flags(a, "zero_accel", "min_coverage", "max_gap", "imu_axes", "imu_offsets"), reason)
+        unused = ("zero_accel", "min_coverage", "max_gap", "imu_axes", "imu_offsets", "imu_reader")
+        reject(given_flags(a, *unused), reason)
     segments, one_pass = read_segments(a), {}
     given = keyword_arguments(a, "batch_size", "precision", "device")
     if not (a.teacher_file or a.pretrained or a.end_features):

@@ -22,9 +22,9 @@ import math
 import os
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
-from ..recordings.clips import Recording, find_videos, open_recording, read_axes, strided_starts
+from ..recordings.clips import Recording, find_videos, open_recording, read_axes, recorded, strided_starts
 from ..support import files
 from ..support.errors import CLIP_SECONDS, DataError
 from ..support.records import class_number, read_table, start_and_stop
@@ -69,6 +69,7 @@ class Segment:
         wearer: As in `clips.Recording`.
         imu_axes: As in `clips.Recording`.
         zero_accel: As in `clips.Recording`.
+        camera: Name of the class or function of your own that reads its samples, with the class's own fields as JSON.
 
     >>> from egodistill import data
     >>> segment = data.Segment("walk-1", "walk.mp4", start=2.0, stop=5.5, label="walk", imu="walk.csv")
@@ -88,15 +89,25 @@ class Segment:
     wearer: str | None = None
     imu_axes: str = "gopro"
     zero_accel: bool = False
+    camera: str = ""
 
     def __post_init__(self) -> None:  # convert paths and numpy numbers: a store holds JSON
-        for name, value in {**self.recording.record(), "start": float(self.start), "stop": float(self.stop)}.items():
+        plain = vars(Recording(**self._fields()))
+        for name, value in {**plain, "start": float(self.start), "stop": float(self.stop)}.items():
             object.__setattr__(self, name, value)
+
+    def _fields(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(Recording)}
+
+    def record(self) -> dict[str, Any]:
+        """Return the fields by name, for files: without `camera` if it has none."""
+        fields = dataclasses.asdict(self)
+        return fields if self.camera else {name: value for name, value in fields.items() if name != "camera"}
 
     @property
     def recording(self) -> Recording:
-        """Return the recording that the segment is a part of."""
-        return Recording(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Recording)})
+        """Return the recording that the segment is a part of. Raise DataError if `camera` is not in use here."""
+        return recorded(self._fields() | {"camera": self.camera})
 
 
 class Origin(NamedTuple):
@@ -544,7 +555,7 @@ def _parts_of_folder(folder: Path, dropped: collections.Counter[str]) -> Iterato
 def _parts_of_table(path: Path, dropped: collections.Counter[str]) -> Iterator[_Part]:
     """Yield the rows of a table of recordings; count those whose video cannot be opened."""
     for where, row, listed in _rows_of_recordings(path):
-        given = listed.record()
+        given = dataclasses.asdict(listed)
         try:
             recording = open_recording(given.pop("video"), **given)
             end = recording.probe().duration

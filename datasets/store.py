@@ -15,6 +15,7 @@ two teachers apart. The format on disk is defined in `store_files`.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import hashlib
@@ -349,6 +350,14 @@ class ClipStore:
             name: Name of the array.
         """
         self._files.put(f"{name}.done", self._rows, 0)
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Remove arrays made by `add()`, and a teacher's classes if no outputs need them then; hold the store's lock.
+
+        Args:
+            names: Names of the arrays.
+        """
+        self._files.remove(names)
 
     def done(self, name: str) -> np.ndarray:
         """Return whether each clip's row of an array is written, bool [n].
@@ -688,21 +697,38 @@ def folds(store: ClipStore, count: int, by: str = "wearer") -> np.ndarray:
 class OutputClaim:
     """A run's claim on the outputs of one name, returned by `claim_outputs()`.
 
+    As a context, it frees the name if the block fails and no clip of the store has these outputs.
+
     Args:
-        file: The record beside the outputs.
+        store: The store.
+        name: Name of the outputs.
         identity: What identifies the run's teacher.
     """
 
-    def __init__(self, file: Path, identity: Mapping[str, Any]) -> None:
-        self.file, self.identity = file, identity
+    def __init__(self, store: ClipStore, name: str, identity: Mapping[str, Any]) -> None:
+        self.store, self.name, self.identity, self.file = store, name, identity, _record_file(store, name)
+
+    def __enter__(self) -> OutputClaim:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if kind is None:
+            return
+        with contextlib.suppress(OSError, DataError), files.lock(lock_file(self.store.path)):  # the error goes on
+            made = [f"{self.name}.{end}" for end in ("feature", "logits", "fold")]
+            made = [array for array in made if array in self.store.names]
+            written = any(self.store.everything().done(array).any() for array in made if not array.endswith(".fold"))
+            if not written and not _differing(_read_record(self.file), self.identity):
+                self.store.remove(made)
+                self.file.unlink()
 
     def check(self) -> None:
         """Raise DataError if another run has claimed these outputs since."""
         found = _read_record(self.file)
         if _differing(found, self.identity):
             raise DataError(
-                f"{self.file}: another run is overwriting these outputs with those of the "
-                f"fingerprint {found.get('fingerprint')}; this run stops here and leaves them intact"
+                f"{self.file}: another run is overwriting these outputs with those of the fingerprint "
+                f"{found.get('fingerprint')}, or has failed at once; this run stops here and leaves them intact"
             )
 
 
@@ -761,7 +787,7 @@ def claim_outputs(
                 (store.everything() if differing or mixed else store).forget(array)
         written = set() if differing or mixed else set(found.get("splits", []))
         write_json(file, {**(about or {}), **identity, "splits": sorted(written | splits)})
-    return OutputClaim(file, identity)
+    return OutputClaim(store, name, identity)
 
 
 def _check_rest(store: ClipStore, outputs: Sequence[str], file: Path) -> None:

@@ -158,9 +158,9 @@ class StoreFiles:
             if spec != spec.complete():
                 return f"the spec of {name!r} lacks a value"
         for number, one in enumerate(self.segments):
-            texts = (one.id, one.video, one.split, one.label, one.wearer)
-            if not all(isinstance(text, str) for text in texts[:3] + tuple(x for x in texts[3:] if x is not None)):
-                return f"segment {number} has an id, video, split, label or wearer that is not text"
+            texts = (one.id, one.video, one.split, one.camera, one.label, one.wearer)
+            if not all(isinstance(text, str) for text in texts[:4] + tuple(x for x in texts[4:] if x is not None)):
+                return f"segment {number} has an id, video, split, camera, label or wearer that is not text"
             if not all(map(math.isfinite, (one.start, one.stop, one.imu_offset, one.imu_stretch))):
                 return f"segment {number} has a time that is not finite"
         for number, clip in enumerate(self.clips):
@@ -207,7 +207,7 @@ class StoreFiles:
             self.check_format(header)
             if fault := array_fault(header.get("arrays")):
                 raise DataError(f"{self.path / 'store.json'}: is damaged: {fault}")
-            self.arrays.update(header["arrays"])
+            self.arrays = header["arrays"]
             self.class_names = header.get("class_names", self.class_names)
             self.stamp = stamp
 
@@ -482,6 +482,24 @@ class StoreFiles:
             )
         self.arrays.update(arrays)
 
+    def remove(self, names: Sequence[str]) -> None:
+        """Do what `ClipStore.remove()` does.
+
+        Args:
+            names: Names of the arrays.
+        """
+        header = files.read_json(self.path / "store.json")
+        gone = {f"{name}{end}" for name in names for end in ("", *MARKS)} & {*header["arrays"]}
+        entries = [header["arrays"].pop(name) for name in gone]
+        self.arrays = header["arrays"]
+        self.maps = {key: value for key, value in self.maps.items() if key[0] not in gone}
+        if header.get("classes_from_teacher") and not self.classes_are_used():
+            header = {name: value for name, value in header.items() if name != "classes_from_teacher"}
+            self.class_names = header["class_names"] = []
+        write_json(self.path / "store.json", header)
+        for entry in entries:
+            (self.path / entry["file"]).unlink(missing_ok=True)
+
     def classes_are_used(self, besides: str | None = None) -> bool:
         """Return whether `prepare()` gave the class names, or logits of a teacher need them.
 
@@ -594,7 +612,7 @@ def check_settings(path: Path, segments: Sequence[Segment], header: Mapping[str,
     stored = renewed if again else old.segments
     for i, (one, other) in enumerate(zip(stored, segments, strict=False)):
         if one != other:
-            before[f"segment {i}"], now[f"segment {i}"] = dataclasses.asdict(one), dataclasses.asdict(other)
+            before[f"segment {i}"], now[f"segment {i}"] = one.record(), other.record()
             break
     files.require_same_run(path, before, now, advice)
     specs = {name: dataclasses.asdict(spec) for name, spec in old.specs.items()}
@@ -618,7 +636,7 @@ def with_new_recordings(old: StoreFiles, segments: Sequence[Segment]) -> list[Se
 
 def write_segments(path: Path, segments: Sequence[Segment]) -> None:
     """Write the segments of a store atomically."""
-    write_json(path / "segments.json", [dataclasses.asdict(segment) for segment in segments])
+    write_json(path / "segments.json", [segment.record() for segment in segments])
 
 
 def create_store(

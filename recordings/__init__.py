@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )
     from .checks import HEADER as HEADER, Check as Check, SensorCheck as SensorCheck, check as check
     from .clips import (
+        IMU_READERS as IMU_READERS,
         READERS as READERS,
         ClipSpec as ClipSpec,
         Recording as Recording,
@@ -41,7 +42,7 @@ else:
             "aria": (),
             "audio": (),
             "checks": ("HEADER", "Check", "SensorCheck", "check"),
-            "clips": ("READERS", "ClipSpec", "Recording", "decode_clips", "open_recording"),
+            "clips": ("IMU_READERS", "READERS", "ClipSpec", "Recording", "decode_clips", "open_recording"),
             "copies": ("Transcoded", "transcode"),
             "offset": ("estimate_offset",),
             "pictures": ("draw_check",),

@@ -368,7 +368,7 @@ def check(
         seen = survey(video, excerpts, seconds, samples)
         known |= _pictures(seen, info.duration)
         # A video without telemetry is fine; a named IMU file that cannot be read is a problem.
-        if recording.imu is None and not _has_telemetry(video):
+        if recording.imu is None and recording.own_reader is None and not _has_telemetry(video):
             return Check(**known, imu_notes=unused_tables(Path(video)))
         whole = recording.motion()
         motion = whole.inside(info.duration)

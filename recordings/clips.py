@@ -20,11 +20,14 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import heapq
 import itertools
+import json
 import math
 import numbers
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -32,7 +35,19 @@ from typing import Any, cast
 import numpy as np
 
 from .. import cameras
-from ..imu import LONGEST_HEADER, MAX_GAP, CoverageError, Imu, IMUError, read_imu, table_columns
+from ..imu import (
+    IMU_READERS,
+    LONGEST_HEADER,
+    MAX_GAP,
+    CoverageError,
+    Imu,
+    IMUError,
+    call_own,
+    failure,
+    read_imu,
+    table_columns,
+)
+from ..support import own
 from ..support.errors import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError
 from ..video import (
     LONGEST,
@@ -55,6 +70,7 @@ from .audio import AUDIO_BANDS, AUDIO_SECONDS, AUDIO_STEPS, audio_at, log_mel
 
 __all__ = [
     "FIELDS",
+    "IMU_READERS",
     "READERS",
     "SINCE_BOOT",
     "VIDEO_SUFFIXES",
@@ -67,11 +83,14 @@ __all__ = [
     "frames_name",
     "name_files",
     "open_recording",
+    "parts_in_use",
     "probe_videos",
     "read_axes",
+    "recorded",
     "require_axes",
     "spec_of",
     "strided_starts",
+    "use_parts",
 ]
 
 
@@ -350,6 +369,10 @@ class Recording:
     recordings differ by up to a second (`egodistill check` measures it). Students read recordings whose axes have the
     same name as those of their training.
 
+    A class of your own may inherit from it, with a `motion()` and, as a frozen dataclass, with fields that JSON can
+    hold. Its `motion()` returns the samples as the camera stamps them, like a function in `imu.IMU_READERS`. It is
+    called once; the samples are checked, and get the axes and the clock of the recording.
+
     Attributes:
         video: The video file.
         imu: One CSV, a pair of CSVs (accelerometer, gyroscope), or None for telemetry inside the video.
@@ -389,12 +412,32 @@ class Recording:
         for name, value in {"video": os.fspath(self.video), "imu": imu, **plain}.items():
             object.__setattr__(self, name, value)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.record()  # without the samples
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        _CAMERAS[_own_name(cls)] = cls
+        if cls.motion is not Recording.motion:
+            cls.motion = _placed(cls.motion)
+
+    def __getstate__(self) -> dict[str, Any]:  # without the samples
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    @property
+    def own_reader(self) -> Callable | None:
+        """Return the user's own class or function that reads the samples; None if the library does."""
+        own_format = IMU_READERS.get(Path(self.imu_source).suffix.lower()) if isinstance(self.imu_source, str) else None
+        return own_format if type(self) is Recording else type(self)
 
     def record(self) -> dict[str, Any]:
-        """Return the fields by name; a `Segment` has them, too."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        """Return the fields by name, as a `Segment` has them; `camera` stands for `own_reader`, see `recorded()`.
+
+        Raise DataError for a field of one's own that JSON cannot hold.
+        """
+        fields, camera = self.__getstate__(), _own_name(self.own_reader)
+        usual = {field.name: fields.pop(field.name) for field in dataclasses.fields(Recording)}
+        try:
+            return usual | {"camera": f"{camera} {json.dumps(fields)}" if fields else camera}
+        except TypeError as error:
+            raise DataError(f"{self.video}: a field of {camera} cannot be stored as JSON: {error}") from error
 
     @property
     def imu_source(self) -> str | tuple[str, str]:
@@ -422,7 +465,7 @@ class Recording:
         a log of more than twice the video and a minute: the video may begin anywhere in it.
         """
         if "samples" not in self.__dict__:
-            if str(self.imu).lower().endswith(".vrs") and self.imu_offset == 0:
+            if str(self.imu).lower().endswith(".vrs") and self.imu_offset == 0 and self.own_reader is None:
                 raise IMUError(
                     f"{self.imu}: its times are those of the glasses' own clock, and nothing says when the video "
                     f"begins on it; `egodistill convert` writes video and IMU on one clock, or give imu_offset"
@@ -432,14 +475,20 @@ class Recording:
                 self.probe()  # a broken video is told before telemetry is missed
                 unused = unused_tables(Path(self.video))
             try:
-                found = read_imu(self.imu_source, zero_accel=self.zero_accel).in_axes(*read_axes(self.imu_axes))
+                found = read_imu(self.imu_source, zero_accel=self.zero_accel)
             except IMUError as error:
                 if unused:
                     raise IMUError("; ".join([str(error), *unused])) from error
                 raise
-            found = dataclasses.replace(found, notes=(*found.notes, *unused))
-            self.__dict__["samples"] = self._since_boot(found).on_clock(self.imu_offset, self.imu_stretch)
+            self._place(dataclasses.replace(found, notes=(*found.notes, *unused)))
         return self.__dict__["samples"]
+
+    def _place(self, motion: Imu) -> None:
+        """Keep samples in the axes and on the clock of the recording; those in axes that a function has named stay."""
+        if "bare" not in self.__dict__:
+            named = motion if self.imu_axes == "gopro" else motion.in_axes(*read_axes(self.imu_axes))
+            motion = self._since_boot(named).on_clock(self.imu_offset, self.imu_stretch)
+        self.__dict__["samples"] = motion
 
     def _since_boot(self, motion: Imu) -> Imu:
         """Return samples behind the end of the video from zero on, with a note, if they then overlap it."""
@@ -486,11 +535,59 @@ class Recording:
         return found
 
 
+_CAMERAS: dict[str, type[Recording]] = {}  # classes of one's own by name; of two with one name the later
+
+
+def _own_name(part: Any) -> str:
+    """Return the name of a class or function, the same if its file is imported under another one; "" for None."""
+    if part is None:
+        return ""
+    return f"{part.__module__.removeprefix('own_')}.{getattr(part, '__qualname__', type(part).__name__)}"
+
+
+def _placed(read: Callable[..., Imu]) -> Any:
+    """Return the `motion()` of a class of one's own: what it reads, kept, checked, on the recording's clock and axes.
+
+    `read` gets a copy of the recording without them, so that they are applied once, even if it calls `super().motion()`
+    or applies them itself.
+    """
+
+    @functools.wraps(read)
+    def motion(self: Recording) -> Imu:
+        if "bare" in self.__dict__:
+            return read(self)
+        if "samples" not in self.__dict__:
+            bare = dataclasses.replace(self, imu_offset=0.0, imu_stretch=1.0, imu_axes="gopro")
+            bare.__dict__["bare"] = True
+            self._place(call_own(name_files(self.imu_source), read, bare, zero_accel=self.zero_accel))
+        return self.__dict__["samples"]
+
+    return motion
+
+
+def recorded(fields: Mapping[str, Any]) -> Recording:
+    """Return a recording from its `record()`. Raise DataError if the `own_reader` is not in use here, or another one.
+
+    Args:
+        fields: The fields, and `camera`.
+    """
+    camera, _, others = fields["camera"].partition(" ")
+    usual = {name: value for name, value in fields.items() if name != "camera"}
+    more = {name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(others or "{}").items()}
+    found = _CAMERAS[camera](**usual, **more) if camera in _CAMERAS else Recording(**usual)
+    if camera and _own_name(found.own_reader) != camera:
+        raise DataError(
+            f"{found.video}: its samples were read by your own {camera}, which is not in use here; import it, or give "
+            f"it again (--reader, --imu-reader)"
+        )
+    return found
+
+
 def tables_beside(path: Path) -> Recording | None:
     """Return the recording of a video with its IMU beside it; None if there is no IMU.
 
-    The IMU is the first of these: NAME-accl.csv and NAME-gyro.csv; NAME.csv or NAME.CSV if its header is that of an IMU
-    table; NAME.gcsv or NAME.GCSV. Raise DataError if the table cannot be read.
+    The IMU is the first of these: NAME-accl.csv and NAME-gyro.csv; NAME with a suffix in `IMU_READERS`; NAME.csv or
+    NAME.CSV if its header is that of an IMU table; NAME.gcsv or NAME.GCSV. Raise DataError if the table cannot be read.
     """
     if path.is_dir():  # "." has no name
         return None
@@ -516,9 +613,11 @@ def unused_tables(path: Path) -> tuple[str, ...]:
 def _tables_of_its_name(path: Path) -> Iterator[tuple[Path, str | None]]:
     """Yield (table, why its header is not that of an IMU table) beside a video. DataError if one cannot be read."""
     if path.suffix.lower() in VIDEO_SUFFIXES:
-        for table in map(path.with_suffix, (".csv", ".CSV", ".gcsv", ".GCSV")):
+        formats = dict.fromkeys([*(suffix for suffix in IMU_READERS if suffix not in VIDEO_SUFFIXES), ".csv", ".gcsv"])
+        for table in (path.with_suffix(written) for suffix in formats for written in (suffix, suffix.upper())):
             if table.is_file():
-                yield table, None if table.suffix.lower() == ".gcsv" else _header_problem(table)
+                is_table = table.suffix.lower() == ".csv" and ".csv" not in IMU_READERS
+                yield table, _header_problem(table) if is_table else None
 
 
 def _header_problem(table: Path) -> str | None:
@@ -606,6 +705,64 @@ def _first_and_last_frame(video: Path) -> tuple[int, float, float]:
 READERS: list[Callable[[Path], Recording | None]] = [tables_beside, neon_recording, refuse_aria]
 
 
+def _ask_readers(path: Path) -> Recording | None:
+    """Return the recording of the first reader that knows a path. Raise what a reader raises; DataError if it fails."""
+    for reader in READERS:
+        try:
+            found = reader(path)
+            if not isinstance(found, Recording | None):
+                raise TypeError(f"it returns {type(found).__name__}, not a Recording or None")
+        except Exception as error:  # code of one's own can raise any error
+            if isinstance(error, (DataError, IMUError, VideoError)) or reader.__module__ == __name__:
+                raise
+            raise DataError(f"{path}: {failure(reader, error)}") from error
+        if found is not None:
+            return found
+    return None
+
+
+def parts_in_use(recordings: Iterable[Recording]) -> dict[str, Any]:
+    """Return the names of one's own functions and classes that other processes need, for `use_parts()`; {} if none.
+
+    Raise EgoDistillError for one in a notebook or script, where they cannot find it.
+
+    Args:
+        recordings: What is read there.
+    """
+    recordings = list(recordings)
+    unopened = any(one.imu is None for one in recordings)  # the readers are asked again there
+    used = {Path(one.imu_source).suffix.lower() for one in recordings if isinstance(one.imu_source, str)}
+    formats = {suffix: function for suffix, function in IMU_READERS.items() if unopened or suffix in used}
+    parts: dict[str, Any] = {
+        "readers": [own.name_of(reader) for reader in READERS if unopened and reader.__module__ != __name__],
+        "imu_readers": {suffix: own.name_of(function) for suffix, function in formats.items()},
+        "classes": [own.name_of(kind) for kind in {type(one) for one in recordings} - {Recording}],
+    }
+    names = [*parts["readers"], *parts["imu_readers"].values(), *parts["classes"]]
+    homes = {name.partition(":")[0] for name in names}
+    files = {module: file for module, file in own.imported().items() if module in homes}
+    return parts | {"files": files, "path": sys.path} if names else {}
+
+
+def use_parts(parts: Mapping[str, Any]) -> None:
+    """Import functions and classes of one's own, and use them from now on; readers come before the others.
+
+    Raise EgoDistillError for a name that stands for nothing, or for what cannot be called.
+
+    Args:
+        parts: Of what `parts_in_use()` returns, "readers" and "imu_readers", or all; names as for `own.resolve()`.
+    """
+    sys.path += [folder for folder in parts.get("path", ()) if folder not in sys.path]
+    own.import_again(parts.get("files", {}))
+    readers, formats = parts["readers"], parts["imu_readers"]
+    found = {name: own.resolve(name) for name in (*readers, *formats.values(), *parts.get("classes", ()))}
+    for name, part in found.items():
+        if not callable(part):
+            raise DataError(f"{name}: is {type(part).__name__}, not a function")
+    READERS[:0] = [found[name] for name in readers if found[name] not in READERS]
+    IMU_READERS.update({suffix: found[name] for suffix, name in formats.items()})
+
+
 def open_recording(
     path: str | os.PathLike | Recording,
     imu: str | os.PathLike | Sequence[str | os.PathLike] | None = None,
@@ -623,7 +780,9 @@ def open_recording(
     what a reader raises.
 
     A camera of your own is one more reader, which `prepare()`, `check()` and `predict()` then use for videos without
-    IMU files. The example adds one that finds NAME.txt beside NAME.mp4.
+    IMU files; it may return a class of its own, see `Recording`. If only the format of the samples is your own, a
+    function in `IMU_READERS` is enough: NAME.log is then found beside NAME.mp4. Commands take both as --reader and
+    --imu-reader. The example adds a reader that finds NAME.txt beside NAME.mp4.
 
     Args:
         path: The video or folder. A `Recording` is returned unchanged.
@@ -656,7 +815,7 @@ def open_recording(
         return path
     found = None
     if imu is None:
-        found = next(filter(None, (reader(Path(path)) for reader in READERS)), None)
+        found = _ask_readers(Path(path))
     if found is None:
         return Recording(path, imu, **given)
     return dataclasses.replace(

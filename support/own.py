@@ -7,6 +7,7 @@ Only what a user has typed is imported; a name that stands in a model file never
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import importlib.util
@@ -19,7 +20,7 @@ from typing import Any
 
 from .errors import EgoDistillError, EgoDistillOSError
 
-__all__ = ["import_again", "imported", "resolve"]
+__all__ = ["import_again", "imported", "name_of", "resolve"]
 
 FILES: dict[str, str] = {}  # {module: file} of those that were imported
 
@@ -72,6 +73,24 @@ def import_file(path: Path, name: str = "") -> ModuleType:
         raise
     FILES[name] = str(path)
     return module
+
+
+def name_of(part: Any) -> str:
+    """Return the name with which another process can `resolve()` a class or function, after `import_again()`.
+
+    Raise EgoDistillError if there is none: it is in a notebook or script, or inside of another function.
+
+    Args:
+        part: The class or function.
+    """
+    home, name = getattr(part, "__module__", None), getattr(part, "__qualname__", type(part).__name__)
+    with contextlib.suppress(EgoDistillError):
+        if home != "__main__" and resolve(f"{home}:{name}") is part:
+            return f"{home}:{name}"
+    raise EgoDistillError(
+        f"{name}: other processes cannot import it from {home}; put it into a file and import that, or, without a "
+        f"consumer, give workers=1"
+    )
 
 
 def imported() -> dict[str, str]:

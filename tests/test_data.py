@@ -16,6 +16,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import mine
 import numpy as np
 import pytest
 from miniature import group_of
@@ -37,7 +38,8 @@ from painted import (
     write_video,
 )
 
-from egodistill import DataError, EgoDistillOSError, data
+from egodistill import DataError, EgoDistillError, EgoDistillOSError, data
+from egodistill.imu import IMU_READERS
 from egodistill.recordings import clips
 
 
@@ -745,7 +747,8 @@ sys.stdin.readline()
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory from /proc")
 def test_a_worker_is_small(kitchen, tmp_path):
     store = data.prepare(kitchen, tmp_path / "s", **OPTIONS, rank=0, world_size=3)
-    command = [sys.executable, "-c", SERVING, str(Path(data.__file__).parent), str(store.path)]
+    argument = json.dumps([str(store.path), {}])
+    command = [sys.executable, "-c", SERVING, str(Path(data.__file__).parent), argument]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     print("[[4, 5, 6, 7]]", file=process.stdin, flush=True)
     loaded, _, peak = process.stdout.readline().rpartition(" ")
@@ -791,6 +794,76 @@ def test_everything_that_a_reader_says_of_a_recording_survives(kitchen, tmp_path
     blind = [data.Segment("s", video, 0.5, 0.5 + CLIP, "x")]
     store = data.prepare(blind, tmp_path / "blind", frame_size=40, imu=False, progress=False)
     assert store.wearers == ["me"] and segment_of(store).imu is None
+
+
+@pytest.fixture
+def logged(kitchen, tmp_path):
+    """Segments of two videos with logs beside them, of a format of one's own."""
+    segments = []
+    for name, segment in (("one", kitchen[0]), ("two", kitchen[3])):
+        video = shutil.copy(segment.video, tmp_path / f"{name}.mp4")
+        mine.write_log(tmp_path / f"{name}.log", segment.recording.motion())
+        segments += [data.Segment(f"{name} {t}", video, t, t + CLIP, "x") for t in (0.5, 2.0)]
+    return segments
+
+
+def use_class(monkeypatch):
+    monkeypatch.setattr(clips, "READERS", [mine.wrist, *clips.READERS])
+
+
+def use_function(monkeypatch):
+    monkeypatch.setitem(IMU_READERS, ".log", mine.read_log)
+
+
+@pytest.mark.parametrize(("use", "gain"), [(use_class, 0.5), (use_function, 1.0)])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_is_ones_own_reads_recordings_in_all_processes(logged, tmp_path, monkeypatch, use, gain, workers):
+    """Nothing else goes on with its store, which needs none of it to be read."""
+    options = {"num_frames": (), "frame_size": 40, "ends": False, "progress": False, "workers": workers}
+    with monkeypatch.context() as patch:
+        use(patch)
+        store = data.prepare(logged, tmp_path / "s", **options)
+        assert len(data.prepare(logged, tmp_path / "s", **options)) == 4
+    for row, clip in enumerate(store.clips):
+        motion = mine.read_log(Path(clip["video"]).with_suffix(".log"))
+        wanted = dataclasses.replace(motion, gyro=gain * motion.gyro).window(clip["start"])
+        np.testing.assert_allclose(store.read("imu", [row])[0], wanted, atol=1e-6)
+    again = data.ClipStore(tmp_path / "s")
+    assert len(again) == 4 and np.array_equal(again.read("imu", [0]), store.read("imu", [0]))
+    with pytest.raises(DataError, match=r"segment 0\.camera was 'mine\.\w+.*' and is now None"):
+        data.prepare(logged, tmp_path / "s", **options)
+
+
+def test_clips_that_failed_without_ones_own_reader_are_read_again_with_it(logged, tmp_path, monkeypatch):
+    named = [replace(one, imu=str(Path(one.video).with_suffix(".log"))) for one in logged]
+    options = {"num_frames": (), "frame_size": 40, "ends": False, "progress": False, "workers": 1}
+    with pytest.raises(DataError, match=r"4 of 4 clips .*one\.log: a text file, not a video with telemetry"):
+        data.prepare(named, tmp_path / "s", **options)
+    use_function(monkeypatch)
+    with pytest.raises(DataError, match=r"retry_failed=True"):
+        data.prepare(named, tmp_path / "s", **options)
+    assert len(data.prepare(named, tmp_path / "s", **options, retry_failed=True)) == 4
+
+
+def test_other_processes_are_not_started_without_what_is_ones_own(logged, tmp_path, monkeypatch):
+    """A function of a notebook cannot be imported there; in one process it is used."""
+    monkeypatch.setitem(IMU_READERS, ".log", lambda path: mine.read_log(path))
+    options = {"num_frames": (), "frame_size": 40, "ends": False, "progress": False}
+    with pytest.raises(EgoDistillError, match=r"<lambda>: other processes cannot import it from .* give workers=1"):
+        data.prepare(logged, tmp_path / "s", **options, workers=2)
+    assert len(data.prepare(logged, tmp_path / "s", **options, workers=1)) == 4
+    blind = data.read_recordings(tmp_path)
+    assert "<lambda>" in blind[0].camera
+    assert len(data.prepare(blind, tmp_path / "s2", **options | {"num_frames": 1}, imu=False, workers=2)) == len(blind)
+
+
+def test_a_reader_that_fails_is_asked_again_in_other_processes(logged, tmp_path, monkeypatch):
+    """No other reader takes its place there."""
+    monkeypatch.setattr(clips, "READERS", [mine.broken, *clips.READERS])
+    for one in logged:
+        Path(one.video).with_suffix(".csv").write_text("time,ax,ay,az,gx,gy,gz\n")
+    with pytest.raises(DataError, match=r"4 of 4 clips .*one\.mp4: broken\(\) fails in line \d+ of mine\.py"):
+        data.prepare(logged, tmp_path / "s", num_frames=(), ends=False, workers=2, progress=False)
 
 
 def test_a_recording_that_cannot_be_opened_costs_its_clips_only(kitchen, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from heads import head
 from painted import ramp, write_table
 
-from egodistill.imu import CoverageError, Imu, IMUError, motion_states, read_imu, unit_notes
+from egodistill.imu import IMU_READERS, CoverageError, Imu, IMUError, motion_states, read_imu, unit_notes
 from egodistill.recordings import checks
 
 
@@ -598,3 +598,77 @@ def test_samples_keep_the_name_of_their_axes(tmp_path):
     turned = own.in_axes("gopro", np.array([[0, 1, 0], [0, 0, 1], [1, 0, 0]]))
     np.testing.assert_array_equal(turned.accel, motion.accel[:, [1, 2, 0]])
     assert turned.axes == "gopro" and turned.notes == ("a note",) and turned.on_clock(1.0, 2.0).gyro_time[1] == 3.0
+
+
+# --- formats of one's own ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_format(tmp_path, monkeypatch):
+    """A function that reads a log by a function of one's own, which returns a moving head with changes."""
+    stamps, accel, gyro = head(10.0)
+    whole = {"accel_time": stamps, "accel": accel, "gyro_time": stamps, "gyro": gyro}
+
+    def read(changes, **options):
+        made = {name: change(whole[name]) if callable(change) else change for name, change in changes.items()}
+
+        def my_log(path):
+            return Imu(**whole | made)
+
+        monkeypatch.setitem(IMU_READERS, ".log", my_log)
+        return read_imu(tmp_path / "walk.LOG", **options)
+
+    return read
+
+
+def test_a_format_of_ones_own_is_read_like_a_table(own_format, tmp_path):
+    stamps, accel, gyro = head(10.0)
+    rows = np.column_stack([stamps, accel, gyro]).tolist()
+    table = read_imu(write_table(tmp_path / "walk.csv", ["time", "ax", "ay", "az", "gx", "gy", "gz"], rows))
+    found = own_format({"accel": np.ndarray.tolist, "axes": "glasses"})
+    np.testing.assert_array_equal(found.window(2.0), table.window(2.0))
+    assert (found.notes, found.axes) == ((), "glasses")
+    noted = own_format({"gyro": np.zeros_like, "notes": "seen twice"})
+    assert noted.notes == ("seen twice", "the gyroscope is zero from 0.0 to 10.0 s")
+    without = own_format({"accel_time": [], "accel": []}, zero_accel=True)
+    assert not without.accel.any() and without.notes == ("no accelerometer: its readings are zeros",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"gyro": np.ones((5, 3))}, r"gyroscope times \[2000\] and readings \[5, 3\], not \[n\] and \[n, 3\]"),
+        ({"gyro": np.ones((1, 3)), "gyro_time": [0.0]}, r"gyroscope times \[1\] .* n of at least 2"),
+        ({"accel_time": [], "accel": []}, r"accelerometer times \[0\] .*with zero_accel"),
+        ({"accel": None}, r"accelerometer times \[2000\] and readings \[\], not"),
+        ({"accel": "fast"}, r"fails \(ValueError: could not convert string to float: 'fast'\)"),
+        ({"gyro": lambda gyro: np.where(gyro > 0.4, np.nan, gyro)}, "gyroscope readings that are not finite"),
+        ({"gyro_time": lambda stamps: stamps + 1.7e9}, "gyroscope .* times beyond eleven days"),
+        ({"gyro_time": lambda stamps: stamps[::-1]}, "gyroscope times that do not ascend"),
+        ({"gyro_time": lambda stamps: stamps * 1e3}, r"its gyroscope samples .* in milliseconds\?"),
+        ({"gyro": lambda gyro: np.rad2deg(gyro) * 3}, "in degrees per second; multiply them by 0.0174533"),
+        ({"accel": lambda accel: accel / 9.80665}, "the acceleration is in g"),
+    ],
+)
+def test_what_a_format_of_ones_own_returns_is_checked(own_format, tmp_path, changes, words):
+    """The error names the file and the function."""
+    with pytest.raises(IMUError, match=words) as found:
+        own_format(changes)
+    assert str(found.value).startswith(f"{tmp_path / 'walk.LOG'}: ") and "my_log()" in str(found.value)
+
+
+def test_a_function_of_ones_own_that_fails_is_told_with_its_line(tmp_path, monkeypatch):
+    def helper(text):
+        return float(text)  # the line
+
+    def my_log(path):
+        return helper("one\ntwo")
+
+    monkeypatch.setitem(IMU_READERS, ".log", my_log)
+    line = helper.__code__.co_firstlineno + 1
+    where = rf"walk\.log: .*my_log\(\) fails in line {line} of test_imu\.py \(ValueError: could not .* 'one\\ntwo'\)"
+    with pytest.raises(IMUError, match=where):
+        read_imu(tmp_path / "walk.log")
+    monkeypatch.setitem(IMU_READERS, ".log", lambda path: (1, 2))
+    with pytest.raises(IMUError, match=r"walk\.log: .*<lambda>\(\) returns tuple, not Imu"):
+        read_imu(tmp_path / "walk.log")

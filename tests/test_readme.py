@@ -4,12 +4,14 @@ import argparse
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import examples
+import mine
 import numpy as np
 import pytest
 import torch
@@ -21,6 +23,7 @@ import egodistill
 from egodistill import data
 from egodistill.commands import cli
 from egodistill.recordings import clips
+from egodistill.support import own
 
 ROOT = Path(egodistill.__file__).parent
 README = (ROOT / "README.md").read_text(encoding="utf-8") if (ROOT / "README.md").exists() else ""
@@ -74,9 +77,11 @@ def test_the_parts_of_ones_own_work(tmp_path, monkeypatch):
         motion = data.open_recording("walk.mp4").motion()
     finally:
         clips.READERS[:] = readers
+        clips.IMU_READERS.clear()
     assert data.ClipStore("store").done("own.feature").all()
     np.testing.assert_allclose(motion.accel, walk.accel[:, [0, 2, 1]] * [1, 1, -1], atol=1e-9)  # XZy
-    np.testing.assert_allclose(motion.gyro, walk.gyro[:, [0, 2, 1]] * [1, 1, -1], atol=1e-9)
+    bias = np.median(walk.gyro, axis=0)
+    np.testing.assert_allclose(motion.gyro, (walk.gyro - bias)[:, [0, 2, 1]] * [1, 1, -1], atol=1e-9)
     names["student"].load_state_dict(torch.load("own-student.pt"))
     names["teacher"].net.load_state_dict(torch.load("own-teacher.pt"))
     grey = torch.full((1, 16, 3, 224, 224), 128, dtype=torch.uint8)
@@ -86,6 +91,31 @@ def test_the_parts_of_ones_own_work(tmp_path, monkeypatch):
         feature[0], (128 / 255 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
     )
     assert names["videomae"].class_names == ["walk", "wash"]
+
+
+def test_the_camera_of_ones_own_is_a_file_for_commands(kitchen, tmp_path, monkeypatch, capsys):
+    """The section of the guide, and its commands; `prepare` starts processes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(own, "FILES", {})
+    section = re.search(r"### A camera or an IMU format\n.*?(?=\n## )", GUIDE, re.DOTALL)[0]
+    code = "".join(re.findall(r"```python\n(.*?)```", section, re.DOTALL))
+    Path("my_camera.py").write_text(re.sub(r"(?m)^(IMU_READERS|READERS|print)\b.*", "", code))
+    Path("films").mkdir()
+    for name in ("films/a", "films/b", "walk"):
+        mine.write_log(f"{name}.log", kitchen[0].recording.motion())
+        shutil.copy(kitchen[0].video, f"{name}.mp4")
+    readers = [*clips.READERS]
+    try:
+        for line in re.findall(r"(?m)^egodistill (.*)$", section):
+            assert cli.main([*shlex.split(line), *(["--workers", "2"] if "prepare" in line else [])]) == 0
+    finally:
+        clips.READERS[:] = readers
+        clips.IMU_READERS.clear()
+        sys.modules.pop("my_camera", None)
+    assert "walk.mp4" in capsys.readouterr().out
+    found, motion = data.ClipStore("store"), mine.read_log("walk.log")
+    np.testing.assert_allclose(found.read("imu", [0])[0], motion.window(found.clips[0]["start"]), atol=1e-5)
 
 
 def commands():

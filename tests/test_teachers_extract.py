@@ -23,7 +23,7 @@ from torch import nn
 
 from egodistill import DataError, EgoDistill, EgoDistillError, data, distillation, pretrain_imu, teachers
 from egodistill.datasets.one_pass import Pending, Together
-from egodistill.datasets.store import StoreWriter, outputs_record
+from egodistill.datasets.store import OutputClaim, StoreWriter, outputs_record
 from egodistill.datasets.store_files import StoreFiles
 from egodistill.engine.teacher import fingerprint
 from egodistill.recordings.clips import ClipSpec
@@ -293,6 +293,7 @@ def test_an_overwriting_run_that_is_killed_anywhere_leaves_one_teacher(folder, t
 
     with monkeypatch.context() as patch:
         forget, rename = data.ClipStore.forget, os.replace
+        patch.setattr(OutputClaim, "__exit__", lambda *_: None)  # a run that is killed tidies nothing
         patch.setattr(data.ClipStore, "forget", lambda store, name: (forget(store, name), stop("forget")))
         patch.setattr(
             os,
@@ -362,6 +363,54 @@ def test_classes_that_no_output_needs_are_those_of_the_next_teacher(unlabelled):
     with pytest.raises(teachers.TeacherError, match=r"has the classes .*7: 0.* the teacher 'wrong' has .*5: 0"):
         teachers.Extraction(with_classes(5, "wrong")).open(later).__enter__()
     assert data.ClipStore(later.path).class_names == right.class_names
+
+
+def bytes_of(path):
+    return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+def test_a_teacher_that_fails_at_once_leaves_its_name_to_others(folder, unlabelled, tmp_path):
+    """Also the classes that it gave to a store without labels; outputs of others stay."""
+    labelled = Path(shutil.copytree(folder, tmp_path / "labelled"))
+    teachers.extract(narrow(), data.ClipStore(labelled), progress=False)
+    broken = narrow(name="x")
+    broken.net.register_forward_pre_hook(lambda *_: 1 / 0)
+    for path in (labelled, unlabelled.path):
+        before = bytes_of(path)
+        for options in ({}, {"precision": "bf16"}, {"overwrite": True}):
+            with pytest.raises(ZeroDivisionError):
+                teachers.extract(broken, data.ClipStore(path), progress=False, **options)
+            assert bytes_of(path) == before
+    teachers.extract(with_classes(4, "x"), unlabelled, progress=False)
+    assert len(unlabelled.class_names) == 4 and unlabelled.done("x.logits").all()
+    before, stopped = bytes_of(unlabelled.path), with_classes(4, "y")
+    count_clips(stopped, stop_after=0)
+    with pytest.raises(KeyboardInterrupt):
+        teachers.extract([stopped, with_classes(4, "y")], unlabelled, fold=[0, 0, 1, 1], progress=False)
+    assert bytes_of(unlabelled.path) == before and "y.logits" not in unlabelled.names
+
+
+def test_a_teacher_that_fails_later_keeps_its_name_and_its_outputs(unlabelled):
+    teacher = with_classes(4, "x")
+    count_clips(teacher, stop_after=1)
+    with pytest.raises(KeyboardInterrupt):
+        teachers.extract(teacher, unlabelled, batch_size=1, progress=False)
+    assert unlabelled.done("x.logits").tolist() == [True, False, False, False]
+    with pytest.raises(DataError, match="outputs in the store have the precision fp32"):
+        teachers.extract(with_classes(4, "x"), unlabelled, precision="bf16", progress=False)
+
+
+def test_a_failure_does_not_free_the_name_that_another_teacher_has_taken_meanwhile(unlabelled):
+    teacher = with_classes(4, "x")
+
+    def fail(*_):
+        files.write_json(unlabelled.path / "x.teacher.json", {"fingerprint": "another"})
+        raise ZeroDivisionError
+
+    teacher.net.register_forward_pre_hook(fail)
+    with pytest.raises(ZeroDivisionError):
+        teachers.extract(teacher, unlabelled, progress=False)
+    assert outputs_record(unlabelled, "x") == {"fingerprint": "another"} and "x.logits" in unlabelled.names
 
 
 def test_overwriting_the_only_outputs_of_a_store_without_labels_replaces_the_classes(unlabelled):

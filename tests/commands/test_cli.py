@@ -358,8 +358,8 @@ EXPERIMENT = (
 
 
 SEGMENTS = (
-    "annotations --root --min-instances --split-seed --audio --imu-offsets --imu-axes --strict --stride --split-by "
-    "--test-share"
+    "annotations --root --min-instances --split-seed --audio --imu-offsets --imu-axes --reader --imu-reader --strict "
+    "--stride --split-by --test-share"
 )
 
 
@@ -369,7 +369,8 @@ OPTIONS = {
     "ablate": f"{EXPERIMENT} --num-frames",
     "synthesize": "out --seed --train-acts --test-acts --label-noise",
     "segments": f"{SEGMENTS} --classes",
-    "check": "VIDEO --root --imu --imu-offset --imu-axes --no-offset --max-offset --out --plot --overwrite",
+    "check": "VIDEO --root --imu --imu-offset --imu-axes --reader --imu-reader --no-offset --max-offset --out --plot "
+    "--overwrite",
     "convert": "VRS --out --size --overwrite",
     "transcode": "VIDEO --out --short-side --keyframe-every --quality --measure --overwrite",
     "prepare": f"{SEGMENTS} --out --num-frames --frame-size --sampling --key-frames --tolerance --clip-frames "
@@ -395,13 +396,13 @@ OPTIONS = {
     "evaluate": f"store --split --student --teacher-file --own --teacher --out --overwrite --no-plot {INFERENCE}",
     "measure": f"--student --own --teacher-file --rows --batch-size --repeats --seconds --out --overwrite "
     f"--markdown {INFERENCE}",
-    "predict": "video --student --own --imu --imu-offset --imu-stretch --imu-axes --zero-accel --min-coverage "
-    "--max-gap "
-    f"--max-hold --stride --top --key-frames --tolerance --out --overwrite --no-plot {INFERENCE}",
+    "predict": "video --student --own --imu --imu-offset --imu-stretch --imu-axes --reader --imu-reader --zero-accel "
+    "--min-coverage --max-gap --max-hold --stride --top --key-frames --tolerance --out --overwrite --no-plot "
+    f"{INFERENCE}",
     "live": "SOURCE --student --own --every --frames --slack --top --min-coverage --max-gap --precision "
     "--device --tolerance "
-    "--max-age --period --imu --imu-follow --imu-axes --frame-offset --frame-stretch --align --fast --seconds "
-    "--timeout --reconnect --events --json --out --overwrite",
+    "--max-age --period --imu --imu-follow --imu-axes --reader --imu-reader --frame-offset --frame-stretch --align "
+    "--fast --seconds --timeout --reconnect --events --json --out --overwrite",
 }
 
 

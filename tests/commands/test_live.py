@@ -840,6 +840,10 @@ def test_a_table_that_is_written_anew_ends_early(kitchen, files, capsys, host_cl
         ("steady.mp4 --imu - --frame-stretch 0", "frame_clock[1] must be a number"),
         ("steady.mp4 --imu -", "--imu -: nothing is piped into standard input"),
         ("steady.mp4 --student frames.pt --imu -", "--imu: the student in frames.pt reads no IMU samples"),
+        ("tcp://127.0.0.1:9 --imu - --reader m.py:a", "--reader: only for recordings; these samples are live"),
+        ("steady.mp4 --imu - --imu-reader .log=m.py:a", "--imu-reader: only for recordings; these samples are live"),
+        ("steady.mp4 --student frames.pt --imu-reader .log=mine:read_log", "--imu-reader: the student in frames.pt"),
+        ("steady.mp4 --imu a.csv --reader mine:wrist", "--reader: finds the IMU itself; leave out --imu, or --reader"),
     ],
 )
 def test_an_error_is_one_line(words, told, files, steady, capsys, monkeypatch):

@@ -218,13 +218,17 @@ def training_runs(stage, function, fixed="", *, without=(), without_student=()):
     ]
 
 
+READER_WORDS = "--reader m.py:a --reader m.py:b --imu-reader .LOG=m.py:c --imu-reader .bin=m:d"
+READER_ARRIVALS = {
+    "use_parts.parts": {"readers": ["m.py:a", "m.py:b"], "imu_readers": {".log": "m.py:c", ".bin": "m:d"}},
+}
 SEGMENT_WORDS = (
     "t.csv --root r --min-instances 3 --split-seed 7 --audio --imu-offsets o.csv --imu-axes XZy --stride 0.5 "
-    "--split-by stretch --test-share 0.2"
+    f"--split-by stretch --test-share 0.2 {READER_WORDS}"
 )
 
 
-SEGMENT_ARRIVALS = {
+SEGMENT_ARRIVALS = READER_ARRIVALS | {
     "read_annotations.annotations": "t.csv",
     "read_annotations.root": "r",
     "read_annotations.min_instances": 3,
@@ -275,8 +279,9 @@ ARRIVALS = {
     ],
     "check": [
         (
-            "t.csv --root r --max-offset 0.7 --out {tmp}/o.csv --plot {tmp}/p.png --overwrite",
-            {
+            f"t.csv --root r --max-offset 0.7 --out {{tmp}}/o.csv --plot {{tmp}}/p.png --overwrite {READER_WORDS}",
+            READER_ARRIVALS
+            | {
                 "read_annotations.annotations": "t.csv",
                 "read_annotations.root": "r",
                 "check.offset": True,
@@ -577,11 +582,12 @@ ARRIVALS = {
         ),
         ("v.mp4 --student a.pt --tolerance 0.25", {"predict.exact": None, "predict.tolerance": 0.25}),
         (
-            "v.mp4 --student a.pt",
-            {"predict.exact": None, "predict.tolerance": None, "open_recording.imu_axes": "gopro"},
+            f"v.mp4 --student a.pt {READER_WORDS}",
+            READER_ARRIVALS | {"predict.exact": None, "predict.tolerance": None, "open_recording.imu_axes": "gopro"},
         ),
     ],
     "live": [
+        (f"v.mp4 --student a.pt --fast {READER_WORDS}", READER_ARRIVALS | {"open_recording of live.imu": None}),
         (
             "v.mp4 --student a.pt --own toys:Moved --imu a.csv g.csv --imu-axes XZy --every 0.25 --frames "
             "newest --slack 0.1 --top 2 "
@@ -794,6 +800,7 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     spies.put(feeds, "table_samples", [])
     unread = argparse.Namespace(motion=lambda: None, imu_axes="gopro")
     spies.put(egodistill.recordings.clips, "open_recording", unread, label="open_recording of live")
+    spies.put(egodistill.recordings.clips, "use_parts")
     finished = {"finish": lambda: [], "wait": lambda seconds: False, "stats": arrivals.Stats(given=1)}
     spies.put(live, "Stream", lambda given: argparse.Namespace(choice=given["frames"], **finished))
     spies.put(live, "answers_in_order", [])

@@ -6,11 +6,13 @@ import json
 import os
 import re
 import shutil
+import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from unittest import mock
 
+import mine
 import numpy as np
 import pytest
 import small_teachers
@@ -26,6 +28,9 @@ from egodistill import EgoDistill, data, inference, teachers
 from egodistill.commands import cli
 from egodistill.datasets import contradictions
 from egodistill.experiments import behaviour, synthetic
+from egodistill.imu import IMU_READERS
+from egodistill.recordings import READERS
+from egodistill.support import own
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "inf", "nan", "1e9", "soon"])
@@ -763,3 +768,95 @@ def test_an_output_never_takes_the_place_of_a_source(words, tmp_path, monkeypatc
     assert cli.main(words.split()) == 1
     assert re.search("give a path outside of it|give another path", capsys.readouterr().err)
     assert sorted(tmp_path.rglob("*")) == before and all(Path(name).read_text() == "mine" for name in sources)
+
+
+# --- readers of one's own ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def logged(kitchen, tmp_path, monkeypatch):
+    """Here are recordings whose logs are of a format of one's own, a table of them, a student, and the readers."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("walk", "run"):
+        shutil.copy(kitchen[0].video, f"{name}.mp4")
+        mine.write_log(f"{name}.log", kitchen[0].recording.motion())
+    Path("list.csv").write_text("video,start,stop,label,imu,split\nwalk.mp4,0,3,walk,,train\nrun.mp4,3,5,run,,test\n")
+    for name in ("my_parts.py", "commandline.py"):  # the second has the name of another module
+        shutil.copy(mine.__file__, name)
+    small_student(tmp_path)
+    before, formats, modules = [*READERS], {**IMU_READERS}, {*sys.modules}
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(own, "FILES", {})
+    yield tmp_path
+    READERS[:] = before
+    IMU_READERS.clear()
+    IMU_READERS.update(formats)
+    for name in {*sys.modules} - modules:
+        del sys.modules[name]
+
+
+WAYS = {
+    "class": ("--reader", "commandline.py:wrist"),
+    "function": ("--imu-reader", ".log=my_parts.py:read_log"),
+}
+
+
+@pytest.mark.parametrize(("way", "gain"), [("class", 0.5), ("function", 1.0)])
+def test_readers_of_ones_own_serve_all_commands_that_read_recordings(way, gain, logged, capsys):
+    words = WAYS[way]
+    assert "walk  " in run(capsys, "segments", "list.csv", *words)
+    assert "  100%" in run(capsys, "check", "walk.mp4", "--no-offset", *words)
+    for workers in (1, 2):
+        store = f"s{workers}"
+        run(capsys, "prepare", "list.csv", "--out", store, "--frame-size", 32, "--workers", workers, *words)
+        prepared = data.ClipStore(store)
+        motion = mine.read_log("walk.log")
+        wanted = replace(motion, gyro=gain * motion.gyro).window(prepared.clips[0]["start"])
+        np.testing.assert_allclose(prepared.read("imu", [0])[0], wanted, atol=1e-6)
+    model = ("--student", "other.pt", "--precision", "fp32", "--device", "cpu")
+    run(capsys, "predict", "walk.mp4", *model, "--out", "p.json", "--no-plot", *words)
+    found = list(inference.predict(EgoDistill.load("other.pt"), data.open_recording("walk.mp4"), precision="fp32"))
+    scores = [row["classes"][0][1] for row in json.loads(Path("p.json").read_text())]
+    assert len(scores) == 3 and scores == pytest.approx([clip.classes[0][1] for clip in found])
+    assert run(capsys, "live", "walk.mp4", *model, "--fast", *words).count('"classes": [[')
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            "--imu-reader .log=my_parts.py:reed_log",
+            "my_parts.py: has no reed_log; did you mean read_log?",
+        ),
+        ("--imu-reader .log=none.py:read_log", "none.py: no such file"),
+        ("--reader my_parts.py:NUMBER", "my_parts.py:NUMBER: is int, not a function"),
+        ("--imu-reader .log=my_parts.py:wrong", "walk.log: wrong() returns int, not Imu"),
+        (
+            "--imu-reader .log=my_parts.py:broken",
+            "walk.log: broken() fails in line 54 of my_parts.py (Zero",
+        ),
+        (
+            "--reader my_parts.py:wrong",
+            "walk.mp4: wrong() fails (TypeError: it returns int, not a Recording or None",
+        ),
+    ],
+)
+def test_a_reader_of_ones_own_that_cannot_be_used_is_one_line(words, told, logged, capsys):
+    assert cli.main(["predict", "walk.mp4", "--student", "other.pt", *words.split()]) == 1
+    (said,) = capsys.readouterr().err.strip().splitlines()
+    assert said.startswith("egodistill predict: ") and told in said
+
+
+@pytest.mark.parametrize("value", ["my_parts.py:read_log", "log=m.py:a", ".log=", ".log"])
+def test_a_format_of_ones_own_has_a_suffix_and_a_function(value, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["check", "walk.mp4", "--imu-reader", value])
+    assert f"{value!r}: give .SUFFIX=FILE.py:NAME" in capsys.readouterr().err
+
+
+def test_a_store_that_was_begun_with_a_reader_is_not_continued_without_it(logged, capsys):
+    command = ["prepare", "list.csv", "--out", "s", "--frame-size", "32", "--workers", "1"]
+    run(capsys, *command, *WAYS["function"])
+    IMU_READERS.clear()
+    assert cli.main(command) == 1
+    assert "segment 0.camera was 'my_parts.read_log' and is now None" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Recordings and the clips cut out of them: what a clip holds, one pass over a recording, who joins video and IMU."""
 
 import copy
+import dataclasses
 import math
 import pickle
 import shutil
@@ -8,8 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import av
+import mine
 import numpy as np
 import pytest
+from heads import head
 from painted import (
     CLIP,
     STEADY,
@@ -28,7 +31,7 @@ from painted import (
 from egodistill import DataError, data
 from egodistill.datasets import segments
 from egodistill.experiments.camera_files import neon_tables, write_gopro
-from egodistill.imu import CoverageError, IMUError, read_imu
+from egodistill.imu import IMU_READERS, CoverageError, Imu, IMUError, read_imu
 from egodistill.recordings import clips
 from egodistill.recordings.audio import log_mel, read_audio
 from egodistill.recordings.checks import check
@@ -629,3 +632,155 @@ def test_files_of_earlier_versions_have_the_axes_of_a_gopro():
     assert old == ClipSpec(imu_samples=422) and old.imu_axes == "gopro" and old.record()["imu_axes"] == "file"
     assert ClipSpec(imu_samples=422, imu_axes="glasses").record()["imu_axes"] == "glasses"
     assert clips.spec_of(object()).imu_axes is None and ClipSpec(imu_axes=None).complete().imu_axes == "gopro"
+
+
+# --- cameras and IMU formats of one's own -----------------------------------------------------
+
+
+@pytest.fixture
+def logged(kitchen, tmp_path):
+    """A video with a log beside it, of a format of one's own."""
+    video = shutil.copy(kitchen[0].video, tmp_path / "walk.mp4")
+    mine.write_log(tmp_path / "walk.log", kitchen[0].recording.motion())
+    return Path(video)
+
+
+def equal_samples(one, other):
+    for field in ("accel_time", "accel", "gyro_time", "gyro"):
+        np.testing.assert_allclose(getattr(one, field), getattr(other, field), atol=1e-9)
+    assert one.axes == other.axes
+
+
+def test_a_file_of_ones_own_format_is_found_beside_its_video(logged, monkeypatch):
+    assert open_recording(logged).imu is None
+    monkeypatch.setitem(IMU_READERS, ".log", mine.read_log)
+    logged.with_suffix(".csv").write_text("time,ax,ay,az,gx,gy,gz\n0,1,2,3,4,5,6\n")
+    found = open_recording(logged, imu_offset=0.2)
+    assert found.imu == str(logged.with_suffix(".log"))
+    equal_samples(found.motion(), mine.read_log(found.imu).on_clock(0.2))
+    assert check(logged, offset=False).gyro is not None
+    logged.with_suffix(".log").rename(logged.with_suffix(".LOG"))
+    assert open_recording(logged).imu == str(logged.with_suffix(".LOG"))
+
+
+def test_telemetry_of_ones_own_is_read_from_the_video(logged, monkeypatch):
+    """And no other file of that kind is taken for its IMU."""
+    monkeypatch.setitem(IMU_READERS, ".mp4", lambda path: mine.read_log(path.with_suffix(".log")))
+    other = Path(shutil.copy(logged, logged.with_suffix(".mkv")))
+    assert open_recording(other).imu is None
+    found = check(logged, offset=False)
+    assert found.problem is None and found.imu == "telemetry" and found.gyro.coverage == 1
+
+
+class Plain(Recording):
+    def motion(self):
+        return mine.read_log(self.imu)
+
+
+class Applied(Recording):
+    def motion(self):
+        found = mine.read_log(self.imu).in_axes(*clips.read_axes(self.imu_axes))
+        return found.on_clock(self.imu_offset, self.imu_stretch)
+
+
+class Mixin:
+    def motion(self):
+        return mine.read_log(self.imu)
+
+
+class Mixed(Mixin, Recording):
+    pass
+
+
+class Inherited(Plain):
+    def motion(self):
+        found = super().motion()
+        return dataclasses.replace(found, gyro=2 * found.gyro)
+
+
+class Super(Recording):
+    def motion(self):
+        found = super().motion()
+        return dataclasses.replace(found, gyro=2 * found.gyro)
+
+
+@pytest.mark.parametrize("kind", [Plain, Applied, Mixed, Inherited, Super])
+def test_the_clock_and_the_axes_are_applied_once_to_what_ones_own_class_reads(kind, logged, monkeypatch):
+    """Whether it applies them, or calls that of the library, or knows nothing of them."""
+    monkeypatch.setitem(IMU_READERS, ".log", mine.read_log)
+    log = logged.with_suffix(".log")
+    found = kind(logged, log, imu_offset=0.2, imu_stretch=1.01, imu_axes="XZy")
+    raw = mine.read_log(log)
+    raw.gyro *= 2 if kind in (Inherited, Super) else 1
+    expected = raw.in_axes(*clips.read_axes("XZy")).on_clock(0.2, 1.01)
+    for one in (found, pickle.loads(pickle.dumps(found)), replace(found), clips.recorded(found.record())):
+        equal_samples(one.motion(), expected)
+        assert one == found and type(one) is kind and one.motion() is one.motion()
+    assert found.clip(1.0, ClipSpec(imu_samples=422))["imu"].shape == (422, 6)
+    with pytest.raises(DataError, match=r"its samples are 'gopro', those of the clips 'glasses'"):
+        found.clip(1.0, ClipSpec(imu_samples=422, imu_axes="glasses"))
+
+
+def test_ones_own_class_may_count_from_boot_and_is_checked(logged, monkeypatch):
+    class Boot(Recording):
+        def motion(self):
+            return mine.read_log(self.imu).on_clock(500.0)
+
+    class Wrong(Recording):
+        def motion(self):
+            return Imu(np.arange(9), np.ones((9, 3)), np.arange(9), np.ones((9, 3)))
+
+    log = logged.with_suffix(".log")
+    found = Boot(logged, log, imu_offset=0.5).motion()
+    assert found.accel_time[0] == pytest.approx(0.5) and "runs since boot" in found.notes[-1]
+    stamps, accel, gyro = head(100.0)  # so long that it needs an offset, which it has
+    monkeypatch.setitem(IMU_READERS, ".log", lambda path: Imu(stamps + 500, accel, stamps + 500, gyro))
+    assert Super(logged, log, imu_offset=-30.0).motion().accel_time[0] == pytest.approx(-30.0)
+    with pytest.raises(IMUError, match=r"walk\.log: .*Wrong\.motion\(\): its accelerometer samples are 1 s apart"):
+        Wrong(logged, log).motion()
+    assert check(Wrong(logged), offset=False).problem.startswith(f"{logged}: ")  # not taken for a video without IMU
+
+
+def test_the_fields_of_ones_own_class_are_recorded(logged, monkeypatch):
+    found = mine.wrist(logged)
+    fields = found.record()
+    assert fields["camera"] == 'mine.Wrist {"gain": 0.5, "tags": ["left"]}'
+    assert clips.recorded(fields) == found and hash(clips.recorded(fields)) == hash(found)
+    segment = data.Segment("s", start=0.0, stop=1.0, **fields)
+    assert segment.recording == found and segment.record()["camera"] == fields["camera"]
+    assert "camera" not in data.Segment("s", "a.mp4", 0.0, 1.0).record()
+    with pytest.raises(DataError, match=r"walk\.mp4: a field of mine\.Wrist cannot be stored as JSON: .* complex"):
+        replace(found, gain=1j).record()
+    with pytest.raises(
+        DataError, match=r"walk\.mp4: its samples were read by your own mine\.Watch, which is not in use"
+    ):
+        clips.recorded(fields | {"camera": "mine.Watch"})
+    monkeypatch.setitem(IMU_READERS, ".log", mine.read_log)
+    named = Recording(logged, logged.with_suffix(".log")).record()
+    assert named["camera"] == "mine.read_log" and clips.recorded(named).own_reader is mine.read_log
+    for other in (lambda path: None, None):
+        monkeypatch.setitem(IMU_READERS, ".log", other)
+        with pytest.raises(DataError, match=r"read by your own mine\.read_log, which is not in use here"):
+            clips.recorded(named)
+
+
+@pytest.mark.parametrize(
+    ("reader", "words"),
+    [
+        (mine.wrong, r"x\.mp4: wrong\(\) fails .*it returns int, not a Recording or None"),
+        (mine.broken, r"x\.mp4: broken\(\) fails in line \d+ of mine\.py \(ZeroDivisionError: division by zero\)"),
+    ],
+)
+def test_a_reader_that_fails_is_told(reader, words, monkeypatch):
+    monkeypatch.setattr(clips, "READERS", [reader, *clips.READERS])
+    with pytest.raises(DataError, match=words):
+        open_recording("x.mp4")
+
+
+def test_an_error_of_a_reader_stays(monkeypatch):
+    def strict(path):
+        raise DataError(f"{path}: not mine")
+
+    monkeypatch.setattr(clips, "READERS", [strict])
+    with pytest.raises(DataError, match=r"^x\.mp4: not mine$"):
+        open_recording("x.mp4")

@@ -58,6 +58,16 @@ def test_another_process_has_the_same_classes(file):
         assert list(pool.map(size_in, kinds)) == [3, 3]
 
 
+def test_a_part_has_the_name_with_which_another_process_finds_it(file, monkeypatch):
+    kind = resolve(f"{file}:Spectrum")
+    assert own.name_of(kind.Band) == "parts_of_mine:Spectrum.Band" and resolve(own.name_of(kind.Band)) is kind.Band
+    assert own.name_of(size_in) == f"{__name__}:size_in"
+    monkeypatch.setattr(kind, "__module__", "__main__")
+    for part in (kind, lambda: 3, 3):
+        with pytest.raises(EgoDistillError, match=r"other processes cannot import it from .* put it into a file"):
+            own.name_of(part)
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
