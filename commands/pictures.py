@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -52,8 +53,10 @@ def draw_beside(a: argparse.Namespace, out: str | os.PathLike, draw: Callable[[P
     if not canvas.can_draw():
         print(f"no picture beside {out}, because matplotlib is not installed: {canvas.EXTRA}", file=sys.stderr)
         return
+    text = b"Title\0" + title.encode()
+    chunk = len(text).to_bytes(4, "big") + b"tEXt" + text  # of a PNG; any bytes may follow: its checksum
     try:
-        files.check_output(path, [out], ours=[title.encode() + rb"\b"])
+        files.check_output(path, [out], ours=[re.escape(chunk)])
         draw(path, title)
     except Exception as error:  # the result is written, and its picture must not cost it
         print(f"no picture beside {out}: {str(error).partition('; ')[0]}", file=sys.stderr)
