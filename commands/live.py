@@ -157,9 +157,26 @@ def live_options(parser: argparse.ArgumentParser) -> None:
         help="time for which an address that is lost is opened again and again; answers go on when it is back",
     )
     group.add_argument("--events", action="store_true", help="give labels that last instead of single answers")
+    text = "with --events: probability at which an event begins; it ends below two thirds of it (default: 0.6)"
+    group.add_argument("--event-start", metavar="P", type=probability, help=text)
     group.add_argument("--json", action="store_true", help="print JSON lines in a terminal, too, as into a pipe")
     group.add_argument("--out", metavar="JSONL", help="also write the JSON lines to this file")
     overwrite_option(group, "an existing file, also an earlier result")
+
+
+def probability(text: str) -> float:
+    """Convert the text of an option to a probability."""
+    with contextlib.suppress(ValueError):
+        if 0.001 <= float(text) <= 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a probability from 0.001 to 1")
+
+
+def event_tracker(a: argparse.Namespace) -> events.Tracker | None:
+    """Return what finds the events of --events."""
+    if a.event_start is not None:
+        return events.Tracker(start=a.event_start, end=a.event_start * 2 / 3)
+    return events.Tracker() if a.events else None
 
 
 def check_options(a: argparse.Namespace, kind: str) -> None:
@@ -179,6 +196,8 @@ def check_options(a: argparse.Namespace, kind: str) -> None:
         reject(given_flags(a, "fast"), "a table that grows has its own speed; give a finished one as --imu")
     others = {"centre": ("max_age", "period"), "newest": ("tolerance",)}[a.frames]
     reject(given_flags(a, *others), f"not used with --frames {a.frames}")
+    if not a.events:
+        reject(given_flags(a, "event_start"), "only with --events")
 
 
 def load_for_stream(path: str, device: str | None, own: Sequence[str] = ()) -> Any:
@@ -616,6 +635,8 @@ class Output:
         self.terminal = sys.stdout.isatty() and not as_json
         self.gone = False  # whether the terminal was closed
         self.shown = 0  # characters of the line
+        self.lines = 0  # that were written
+        self.highest = 0.0  # probability in any answer
         self.start: float | int | None = None  # of the first answer
         self.last: float | int | None = None  # of the last answer
 
@@ -625,6 +646,7 @@ class Output:
             self.write([] if self.tracker is None else self.tracker.finish())
             self.start = answer.start
         self.last = answer.start
+        self.highest = max([self.highest, *(score for _, score in answer.classes[:1])])
         self.write([answer] if self.tracker is None else self.tracker.add(answer))
         if self.terminal:
             self.draw(status_line(answer, events.seconds(self.start, answer.stop), share_on, columns()))
@@ -652,6 +674,7 @@ class Output:
     def write(self, found: list[Answer] | list[events.Event]) -> None:
         """Write answers or events into the file, and then print them: the reader of a pipe may be gone."""
         lines = [json.dumps(one._asdict()) for one in found]
+        self.lines += len(lines)
         if self.path is not None and lines:
             with files.disk_errors(self.path, continues=False):
                 if self.file is None:
@@ -742,7 +765,7 @@ def run_live(a: argparse.Namespace) -> None:
     model = load_for_stream(a.student, a.device, a.own)
     latency = Latency(time.monotonic() - began)
     path = Path(a.out) if a.out else None
-    output = Output(as_json=a.json, tracker=events.Tracker() if a.events else None, path=path)
+    output = Output(as_json=a.json, tracker=event_tracker(a), path=path)
     source = open_source(a, batches.clip_spec_of(model), output.note)
     report_precision(a.precision, a.device)
     run = LiveRun(
@@ -767,8 +790,8 @@ def open_stream(
     options = keyword_arguments(a, *names, "tolerance", "max_age", "period")
     if a.imu == ["-"] or a.imu_follow:  # the samples of a file are in the student's axes
         options["imu_axes"] = a.imu_axes or "gopro"
-    if a.events:  # two labels can have a probability of `Tracker.end`, 0.4
-        options["top"] = max(a.top, 2)
+    if tracker := event_tracker(a):  # so many labels can have a probability of `Tracker.end`
+        options["top"] = max(a.top, math.floor(1 / tracker.end))
     # A file waits, so nothing of it is dropped, even if the next frame comes hours later.
     options |= {"max_pending": FILE_PENDING if a.fast else 2, "on_restart": "reset", "report": report}
     return Stream(model, **options, frame_clock=frame_clock)
@@ -894,6 +917,10 @@ class LiveRun:
         if self.camera is not None and (stats.due or error is None):
             lines = summary(source, stats, self.camera.share_on())
             lines += self.latency.lines(dropped=stats.dropped, due=stats.due, megabytes=peak_megabytes())
+            if (tracker := self.output.tracker) and stats.given and not self.output.lines:
+                begins = f"one begins at a probability of {tracker.start:g} (--event-start)"
+                lasts = f"and lasts at least {tracker.min_seconds:g} s"
+                lines.append(f"no event: {begins} {lasts}; the highest was {self.output.highest:.3g}")
             if self.states:
                 lines.append(f"faults of the input: {', '.join(state.name for state in self.states)}")
             self.output.note("\n".join(lines))

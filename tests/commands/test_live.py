@@ -1,6 +1,7 @@
 """The command `live`: its answers are those of `predict()`, whatever the source; clocks, output, ends and errors."""
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -246,8 +247,28 @@ def test_events_are_labels_that_last(kitchen, files, capsys, fast, tmp_path, mon
 TRACKER = live_command.events.Tracker
 
 
+def test_a_run_without_events_says_at_which_probability_one_begins(kitchen, files, capsys, fast):
+    words = [*of_kitchen(kitchen, files, *imu_of(kitchen)), "--events", "--fast"]
+    found, said = answers_of(capsys, *words)
+    highest = max(answer["classes"][0][1] for answer in fast if answer["classes"])
+    assert not found and "\nno event: one begins at a probability of 0.6 (--event-start)" in said
+    assert f"the highest was {highest:.3g}\n" in said
+    found, said = answers_of(capsys, *words, "--event-start", 0.2)
+    assert found and "no event" not in said
+    assert "no event" not in answers_of(capsys, *words[:-2], "--fast")[1]
+
+
+@pytest.mark.parametrize(("words", "told"), [("0 --events", "from 0.001 to 1"), ("0.5", "only with --events")])
+def test_an_event_begins_at_a_probability(words, told, files, steady, capsys):
+    command = ["live", steady, "--student", files / "student.pt", "--event-start", *words.split()]
+    with contextlib.suppress(SystemExit):
+        assert cli.main(list(map(str, command))) == 1
+    assert told in capsys.readouterr().err
+
+
 def test_events_do_not_depend_on_the_number_of_classes_that_are_shown(files):
-    for words, top in (("--top 1 --events", 2), ("--top 3 --events", 3), ("--top 1", 1)):
+    few = "--top 1 --events --event-start 0.3"  # an event ends at 0.2, and so many may five classes have
+    for words, top in (("--top 1 --events", 2), ("--top 3 --events", 3), ("--top 1", 1), (few, 5)):
         parser = argparse.ArgumentParser()
         live_command.live_options(parser)
         options = parser.parse_args(["a.mp4", "--student", "s.pt", *words.split()])
