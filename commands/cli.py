@@ -29,6 +29,7 @@ import stat
 import sys
 import threading
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import NoReturn
 
 from ..support import files
@@ -36,7 +37,7 @@ from ..support.errors import EgoDistillOSError, in_words
 from ..support.version import __version__
 from .inputs import require_inputs
 from .interrupts import interruptible
-from .outputs import check_outputs
+from .outputs import TRAINING, check_outputs
 
 __all__ = ["main"]
 
@@ -246,10 +247,22 @@ def run_parsed(arguments: argparse.Namespace) -> int:
         return 1
     except KeyboardInterrupt as error:
         if is_first_failure(error):
-            more = "; run the same command again to continue from here" if arguments.command in CONTINUING else ""
-            print(f"\ninterrupted{more}", file=sys.stderr)
+            print(f"\ninterrupted{to_continue(arguments)}", file=sys.stderr)
         return 130
     return 0
+
+
+def to_continue(arguments: argparse.Namespace) -> str:
+    """Return how an interrupted command continues; "" if nothing is left to continue from."""
+    command, how = arguments.command, ""
+    if command in TRAINING:
+        left = files.training_file(arguments.out).exists()
+    else:
+        anew = getattr(arguments, "overwrite", False)
+        folder = Path(arguments.store if command == "extract" else getattr(arguments, "out", None) or "")
+        left = command in LEFT and any(folder.glob(LEFT[command])) and (not anew or command == "extract")
+        how = " without --overwrite" if anew else ""
+    return f"; run the same command again{how} to continue from here" if left else ""
 
 
 # {command: how it is given what could not be downloaded}; the others have --image-weights.
@@ -306,7 +319,9 @@ SHARED = {
     **dict.fromkeys(("finetune", "pretrain", "distill"), "computes 1/{} of each batch and waits for the others"),
 }
 GROWING = ("predict", "live")  # commands that write each row of --out at once; the others write it at the end
-CONTINUING = (*SHARED, "demo", "compare", "ablate", "synthesize", "transcode", "convert")
+# {command that continues: what an interrupted run leaves below --out, or in the store}; trainings leave a checkpoint
+LEFT = dict.fromkeys(("demo", "compare", "ablate", "synthesize", "transcode", "convert"), "*")
+LEFT |= {"prepare": "store.json", "extract": "*.done.npy"}
 
 
 def say_share(command: str) -> None:

@@ -317,7 +317,31 @@ def test_ctrl_c_is_exit_code_130(monkeypatch, capsys):
     assert capsys.readouterr().err == "\ninterrupted\n"
     monkeypatch.setattr(data, "ClipStore", interrupt)
     assert cli.main(["pretrain", "store", "--teacher", "t", "--out", "i.pt"]) == 130
-    assert "interrupted; run the same command again to continue" in capsys.readouterr().err
+    assert capsys.readouterr().err == "\ninterrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "kept", "how"),
+    [
+        ("pretrain s --out i.pt", "i.pt.training", "again to continue"),
+        ("finetune s --out i.pt --overwrite", "i.pt.training", "again to continue"),
+        ("extract s --teacher-file t.pt", "s/t.logits.done.npy", "again to continue"),
+        ("extract s --teacher-file t.pt --overwrite", "s/t.logits.done.npy", "again without --overwrite to continue"),
+        ("prepare t.csv --out s", "s/store.json", "again to continue"),
+        ("transcode a.mp4 --out s", "s/a.mp4", "again to continue"),
+        ("transcode a.mp4 --out s --overwrite", "s/a.mp4", None),
+        ("evaluate s --student s.pt --out e.json", "e.json", None),
+    ],
+)
+def test_an_interrupted_command_says_how_it_continues_if_something_is_left(
+    command, kept, how, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    arguments = cli.parse(command.split())
+    (tmp_path / "s").mkdir()
+    assert cli.to_continue(arguments) == ""
+    (tmp_path / kept).touch()
+    assert cli.to_continue(arguments) == (f"; run the same command {how} from here" if how else "")
 
 
 def test_version_of_the_checkout_run_as_a_script():
@@ -402,7 +426,7 @@ OPTIONS = {
     "live": "SOURCE --student --own --every --frames --slack --top --min-coverage --max-gap --precision "
     "--device --tolerance "
     "--max-age --period --imu --imu-follow --imu-axes --reader --imu-reader --frame-offset --frame-stretch --align "
-    "--fast --seconds --timeout --reconnect --events --json --out --overwrite",
+    "--fast --seconds --timeout --reconnect --events --event-start --json --out --overwrite",
 }
 
 
