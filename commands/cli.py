@@ -28,12 +28,14 @@ import signal
 import stat
 import sys
 import threading
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ..support import files
-from ..support.errors import EgoDistillOSError, in_words
+from ..support.errors import EgoDistillOSError, NoteWarning, in_words
+from ..support.tables import printable
 from ..support.version import __version__
 from .inputs import require_inputs
 from .interrupts import interruptible
@@ -235,7 +237,8 @@ def run_parsed(arguments: argparse.Namespace) -> int:
         check_outputs(arguments)
         check_device(arguments)
         grows = arguments.command in GROWING and arguments.out
-        with interruptible(), files.output_lock(arguments.out) if grows else contextlib.nullcontext():
+        lock = files.output_lock(arguments.out) if grows else contextlib.nullcontext()
+        with notes_as_lines(arguments), interruptible(), lock:
             arguments.run(arguments)
         if torch_distributed := sys.modules.get("egodistill.engine.distributed"):  # else torch was not needed
             torch_distributed.leave_processes()
@@ -250,6 +253,24 @@ def run_parsed(arguments: argparse.Namespace) -> int:
             print(f"\ninterrupted{to_continue(arguments)}", file=sys.stderr)
         return 130
     return 0
+
+
+@contextlib.contextmanager
+def notes_as_lines(arguments: argparse.Namespace) -> Iterator[None]:
+    """Print each note of the library once, as the other output of commands, and not as a warning of Python."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", NoteWarning)
+        usual, said = warnings.showwarning, set()
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if not issubclass(category, NoteWarning):
+                usual(message, category, *where, **more)
+            elif str(message) not in said:
+                print(f"note: {printable(in_options(str(message), arguments))}")
+                said.add(str(message))
+
+        warnings.showwarning = show
+        yield
 
 
 def to_continue(arguments: argparse.Namespace) -> str:

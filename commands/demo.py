@@ -35,7 +35,7 @@ from ..support.version import __version__
 from ..training import Training
 from .options import positive_int, suggest
 from .pictures import draw_beside, plot_option
-from .recordings import describe_store, notes_as_lines
+from .recordings import describe_store
 from .settings import (
     GMACS_NOTE,
     add_fields,
@@ -531,16 +531,15 @@ def make_store(demo: Demo, out: Path) -> list[Segment]:
     )
     print("2. Decode each clip once, into a clip store")
     segments = data.read_epic_kitchens(world.annotations, world.root, evaluation_wearers=world.test_wearers)
-    with notes_as_lines():
-        store = data.prepare(
-            segments,
-            out / "store",
-            num_frames=demo.num_frames,
-            frame_size=demo.pixels,
-            audio=True,
-            clip_frames=demo.clip_frames,
-            clip_size=demo.pixels,
-        )
+    store = data.prepare(
+        segments,
+        out / "store",
+        num_frames=demo.num_frames,
+        frame_size=demo.pixels,
+        audio=True,
+        clip_frames=demo.clip_frames,
+        clip_size=demo.pixels,
+    )
     describe_store(store, segments)
     return segments
 

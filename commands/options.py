@@ -86,12 +86,13 @@ def teachers_in(store: Any) -> list[str]:
     return [name.removesuffix(".logits") for name in store.names if name.endswith(".logits")]
 
 
-def suggest_training(store: Any, teacher: str | None = None) -> None:
+def suggest_training(store: Any, teacher: str | None = None, architecture: str | None = None) -> None:
     """Print the command that follows for a store with training clips.
 
     Args:
         store: The clip store.
         teacher: Name of the outputs that were written last; None: those of any teacher.
+        architecture: The teacher whose clips the store has, if it is known.
     """
     if "train" not in store.splits:
         return
@@ -102,10 +103,11 @@ def suggest_training(store: Any, teacher: str | None = None) -> None:
         else:
             suggest("distill", *taught, "--no-imu", "--out", "student.pt")
     elif (store.labels >= 0).any():
-        student = () if "clip" in store.names else ("--architecture", "student")
-        suggest("finetune", store.path, *student, "--out", "student.pt" if student else "teacher.pt")
+        model = architecture if "clip" in store.names else "student"
+        words = ("--architecture", model) if model else ()
+        suggest("finetune", store.path, *words, "--out", "student.pt" if model == "student" else "teacher.pt")
     elif "clip" in store.names:
-        suggest("extract", store.path, "--architecture", "NAME", "--pretrained", "FILE")
+        suggest("extract", store.path, "--architecture", architecture or "NAME", "--pretrained", "FILE")
     else:  # nothing in it can be learned: no labels, and no clips for a teacher
         suggest("prepare", "RECORDINGS", "--out", "NEW", "--architecture", "swin3d_t", "--pretrained", "torchvision")
 

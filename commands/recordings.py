@@ -7,16 +7,14 @@ builds the parser. `training`, `models`, `live` and `demo` have the other comman
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import itertools
 import statistics
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from .. import data
 from ..datasets import annotations, contradictions
@@ -54,7 +52,7 @@ from .options import (
 )
 from .outputs import check_outputs
 
-__all__ = ["COMMANDS", "describe_store", "notes_as_lines"]
+__all__ = ["COMMANDS", "describe_store"]
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -179,23 +177,6 @@ def headers_of(segments: data.SegmentList) -> dict[str, data.VideoInfo]:
     """Return the headers of the videos of your own table; those of public data sets are read by `prepare` alone."""
     videos = {segment.video for segment in segments} if segments.origin.rows else ()
     return clips.probe_videos(videos, files.available_cores())
-
-
-@contextlib.contextmanager
-def notes_as_lines() -> Iterator[None]:
-    """Let `data.prepare()` print its notes about a table as the other output of commands, not as warnings of Python."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", contradictions.TableWarning)
-        usual = warnings.showwarning
-
-        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-            if issubclass(category, contradictions.TableWarning):
-                print(f"note: {printable(str(message))}")
-            else:
-                usual(message, category, *where, **more)
-
-        warnings.showwarning = show
-        yield
 
 
 def seconds_of(segments: Sequence[data.Segment]) -> float:
@@ -484,25 +465,24 @@ def run_prepare(a: argparse.Namespace) -> None:
 
         one_pass = training.one_pass(a, given)
     reject([] if a.clip_frames else given_flags(a, "clip_size"), "only with --clip-frames")
-    with notes_as_lines():
-        store = data.prepare(
-            segments,
-            a.out,
-            num_frames=tuple(a.num_frames),
-            frame_size=a.frame_size,
-            imu=not a.no_imu,
-            audio=a.audio,
-            sampling=a.sampling,
-            exact=not a.key_frames,
-            tolerance=a.tolerance or 0.0,
-            strict=a.strict,
-            **keyword_arguments(a, "clip_frames", "clip_size", *LIMITS, "workers", "max_bad", "retry_failed"),
-            **one_pass,
-            **files.environment_share(),  # Several machines or processes of torchrun share the recordings.
-        )
+    store = data.prepare(
+        segments,
+        a.out,
+        num_frames=tuple(a.num_frames),
+        frame_size=a.frame_size,
+        imu=not a.no_imu,
+        audio=a.audio,
+        sampling=a.sampling,
+        exact=not a.key_frames,
+        tolerance=a.tolerance or 0.0,
+        strict=a.strict,
+        **keyword_arguments(a, "clip_frames", "clip_size", *LIMITS, "workers", "max_bad", "retry_failed"),
+        **one_pass,
+        **files.environment_share(),  # Several machines or processes of torchrun share the recordings.
+    )
     if files.environment_share()["rank"] == 0:
         describe_store(store, segments)
-        suggest_training(store)
+        suggest_training(store, architecture=a.architecture)
 
 
 def describe_store(store: data.ClipStore, segments: data.SegmentList) -> None:

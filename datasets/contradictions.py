@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..recordings.clips import SINCE_BOOT, VIDEO_SUFFIXES, open_recording
-from ..support.errors import CLIP_SECONDS, DataError
+from ..support.errors import CLIP_SECONDS, DataError, NoteWarning
 from ..support.files import first_names
 from ..video import VideoInfo
 from .segments import ROUNDING, Origin, Segment, overlapping_splits
@@ -38,7 +38,7 @@ from .segments import ROUNDING, Origin, Segment, overlapping_splits
 __all__ = ["KINDS", "Finding", "TableWarning", "find", "notes_of"]
 
 
-class TableWarning(UserWarning):
+class TableWarning(NoteWarning):
     """A note about a table, as `data.prepare()` reports it."""
 
 

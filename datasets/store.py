@@ -32,7 +32,7 @@ import numpy as np
 
 from ..recordings.clips import ClipSpec, Recording
 from ..support import files
-from ..support.errors import DataError
+from ..support.errors import DataError, NoteWarning
 from .segments import Segment
 from .store_files import (
     ARRAY_NAME,
@@ -98,7 +98,7 @@ class ClipStore:
         self._rows = np.flatnonzero(status == OK)
         if not unfinished and (missing := np.count_nonzero(status == MISSING)):
             text = f"{self.path}: {missing} of {len(status)} clips are not prepared yet"
-            warnings.warn(f"{text}; the same call of prepare() continues with them", stacklevel=2)
+            warnings.warn(f"{text}; the same call of prepare() continues with them", NoteWarning, stacklevel=2)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -190,7 +190,10 @@ class ClipStore:
             name: Name of the split.
         """
         if name not in self.splits:
-            raise DataError(f"{self.path}: no usable clip has the split {name!r}; there are {', '.join(self.splits)}")
+            known = f"there are {', '.join(self.splits) or 'no usable clips'}"
+            if missing := self.counts.get(name, {}).get("missing"):
+                known = f"{missing} of its clips are not prepared yet; the same call of prepare() continues with them"
+            raise DataError(f"{self.path}: no usable clip has the split {name!r}; {known}")
         return self.select(np.array([self._files.segments[i].split == name for i in self.segments]))
 
     def select(self, rows: Any) -> ClipStore:
@@ -273,7 +276,11 @@ class ClipStore:
         """
         rows = self._rows[index]
         if self._files.is_added(name) and not self._files.array(f"{name}.done")[rows].all():
-            raise DataError(f"{self.path}: {name!r} is not written yet for all requested clips")
+            lacking = f"{np.count_nonzero(~self.done(name))} of {len(self)} clips"
+            raise DataError(
+                f"{self.path}: {name!r} is not written yet for {lacking}; run again what writes it: for a teacher's "
+                f"outputs teachers.extract() (`egodistill extract`)"
+            )
         values = np.take(self._files.array(name), rows, axis=0)
         self._files.require_intact(name, rows)
         return values
@@ -764,6 +771,7 @@ def claim_outputs(
     ...
     egodistill.DataError: store/mine.teacher.json: the outputs in the store have the fingerprint a1, ...
     """
+    files.require_writable(store.path)
     file, splits = _record_file(store, name), set(store.splits)
     outputs, fold = [f"{name}.feature", f"{name}.logits"], f"{name}.fold"
     with files.lock(lock_file(store.path)):  # of two teachers with one name, the second sees the first's record

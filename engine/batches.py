@@ -570,8 +570,11 @@ def require_teacher(store: Store, teacher: str, *outputs: str) -> list[str]:
     for name in names:
         if name not in store.names:
             known = [array.removesuffix(".feature") for array in store.names if array.endswith(".feature")]
+            if not known:
+                written = "teachers.extract() (`egodistill extract`) writes them"
+                raise EgoDistillError(f"{name_of(store)}: has outputs of no teacher; {written}")
             raise EgoDistillError(
-                f"the store has no array {name!r}; it has outputs of: {', '.join(known) or 'no teacher'}. Give one of "
+                f"the store has no array {name!r}; it has outputs of: {', '.join(known)}. Give one of "
                 f"these names, or write the outputs of another teacher with teachers.extract() (`egodistill extract`)"
             )
     return names

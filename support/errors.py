@@ -8,7 +8,16 @@ ValueErrors and OSErrors instead.
 
 import os
 
-__all__ = ["CLIP_SECONDS", "IMU_RATE", "IMU_SAMPLES", "DataError", "EgoDistillError", "EgoDistillOSError", "in_words"]
+__all__ = [
+    "CLIP_SECONDS",
+    "IMU_RATE",
+    "IMU_SAMPLES",
+    "DataError",
+    "EgoDistillError",
+    "EgoDistillOSError",
+    "NoteWarning",
+    "in_words",
+]
 
 CLIP_SECONDS = 64 / 30  # 64 frames at 30 frames per second, the clips of the paper's teachers
 IMU_RATE = 198.0  # Hz
@@ -41,6 +50,10 @@ class EgoDistillOSError(EgoDistillError, OSError):
     """A problem outside the library: a file is missing or unwritable, or a training process has died."""
 
     __module__ = "egodistill"
+
+
+class NoteWarning(UserWarning):
+    """A warning that commands print as a line."""
 
 
 def in_words(error: BaseException) -> str:

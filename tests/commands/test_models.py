@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from commandline import run
@@ -346,3 +347,15 @@ def test_evaluation_prints_clean_names_and_writes_them_as_they_are(taught, capsy
     out = run(capsys, "evaluate", "s", "--split", "test", "--student", "other.pt", "--out", "e.json", "--device", "cpu")
     assert "\\x07 " in out and "\x07" not in out
     assert json.loads((taught / "e.json").read_text())["class_names"] == names
+
+
+def test_a_store_that_is_not_finished_is_a_note(taught, capsys, recwarn):
+    splits = [clip["split"] for clip in data.ClipStore("s").clips]
+    np.load("s/status.npy", mmap_mode="r+")[[k for k, split in enumerate(splits) if split == "test"]] = 0
+    missing = splits.count("test")
+    for split in ("train", "test"):
+        cli.main(["evaluate", "s", "--student", "student.pt", "--split", split, "--device", "cpu"])
+        told = capsys.readouterr()
+        note = f"note: s: {missing} of 12 clips are not prepared yet; the same call of `egodistill prepare` continues"
+        assert (told.out + told.err).count(note) == 1 and "UserWarning" not in told.err and not recwarn.list
+    assert f"the split 'test'; {missing} of its clips are not prepared yet; the same call of" in told.err

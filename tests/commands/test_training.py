@@ -249,6 +249,9 @@ def test_the_next_command_is_one_for_the_store(arrays, labels, expected, capsys)
     store = argparse.Namespace(path="my store", names=arrays, labels=np.array(labels), splits=["test", "train"])
     options.suggest_training(store)
     assert capsys.readouterr().out == f"Next:\n  egodistill {expected}\n"
+    options.suggest_training(store, architecture="i3d")  # for whose clips the store was prepared
+    named = "NAME" in expected or "teacher.pt" in expected
+    assert ("--architecture i3d" in capsys.readouterr().out) == named
     store.splits = ["test"]
     options.suggest_training(store)
     assert capsys.readouterr().out == ""

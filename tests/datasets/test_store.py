@@ -50,6 +50,8 @@ def test_views_and_copies(store):
         store.split("val")
     with pytest.raises(DataError, match=r"no array 'depth'.*frames_1"):
         store.read("depth", [0])
+    with pytest.raises(DataError, match="there are no usable clips"):
+        store.select([]).split("val")
     with pytest.raises(IndexError):
         test.read("imu", [4])
     twin = pickle.loads(pickle.dumps(test))
@@ -295,7 +297,7 @@ def test_teacher_outputs(store, kitchen, tmp_path, log):
     test = store.split("test")
     store.add("t.feature", (5,), np.float32)
     assert "t.feature" in store.names and not store.done("t.feature").any()
-    with pytest.raises(DataError, match="not written yet"):
+    with pytest.raises(DataError, match=r"not written yet for 12 of 12 clips; .*egodistill extract"):
         store.read("t.feature", [0])
     values = np.arange(10, dtype=np.float32).reshape(2, 5)
     del log[:]
@@ -453,6 +455,11 @@ def test_a_writer_says_what_is_missing(store, tmp_path):
     with pytest.warns(UserWarning, match="1 of 12 clips are not prepared yet"):
         ClipStore(path)
     assert len(ClipStore(path, unfinished=True)) == 9
+    status = np.load(path / "status.npy", mmap_mode="r+")
+    status[8:] = 0
+    with pytest.raises(DataError, match=r"split 'test'; 4 of its clips are not prepared yet; the same call of prepare"):
+        ClipStore(path, unfinished=True).split("test")
+    status[8:] = 1
     writer.retry(np.array([4, 5]))
     assert writer.missing().tolist() == [1, 5]
     arrays = {name: np.load(path / f"{name}.npy")[1] for name in writer.names}

@@ -212,6 +212,10 @@ def test_a_teacher_is_named():
     teacher.name = "small"
     with pytest.raises(EgoDistillError, match=r"^teacher is a Linear; give the name of its outputs .* such as 'small'"):
         distill(small(), Store(4), teacher=teacher, **QUIET)
+    untaught = Store(4)
+    untaught.path, untaught.arrays = "s", {name: untaught.arrays[name] for name in ("frames_1", "imu")}
+    with pytest.raises(EgoDistillError, match=r"^s: has outputs of no teacher; .*`egodistill extract`\) writes them"):
+        distill(small(), untaught, teacher="T", **QUIET)
     with pytest.raises(EgoDistillError, match=r"^the store has no array 'T.feature'; it has outputs of: t\. Give one"):
         evaluate(small(), Store(4), teacher="T", **QUIET)
 
