@@ -325,6 +325,13 @@ def test_teacher_outputs(store, kitchen, tmp_path, log):
         store.add("../x", (1,), np.float32)
 
 
+def test_outputs_need_a_folder_that_can_be_written(store, monkeypatch):
+    monkeypatch.setattr(files.os, "access", lambda path, mode: False)
+    with pytest.raises(DataError, match=r"cannot be written, because .* is not a writable folder; give another path"):
+        claim_outputs(store, "t", {"fingerprint": "a"})
+    assert not (store.path / "t.teacher.json").exists()
+
+
 def test_an_open_store_sees_what_is_added_later(store, tmp_path):
     """By another view, process or machine: its header is read again once it has changed."""
     path = shutil.copytree(store.path, tmp_path / "s")
