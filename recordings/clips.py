@@ -690,6 +690,8 @@ def find_videos(folder: str | os.PathLike) -> list[str]:
     ['world/P01/videos/P01_101.MP4', 'world/P02/videos/P02_101.MP4']
     """
     folder = Path(folder)
+    if not folder.exists():
+        raise DataError(f"{folder}: no such folder")
     found = [
         path for path in folder.rglob("*") if not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
