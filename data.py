@@ -422,7 +422,8 @@ def _check_failures(store: ClipStore, total: int, max_bad: float) -> None:
         if share > max_bad:
             raise DataError(
                 f"{text}. That is more than max_bad = {max_bad:.1%}; the other clips are kept. Correct the files and "
-                f"run again with retry_failed=True (--retry-failed)"
+                f"run again with retry_failed=True (--retry-failed); to correct start or stop of a segment, begin "
+                f"again in another folder"
             )
         warnings.warn(text, stacklevel=3)
 

@@ -863,8 +863,7 @@ def _read_telemetry(video: Path, zero_accel: bool) -> Imu:
         if _knows_telemetry(video):
             return _read_log(video, "read_telemetry", zero_accel)
         raise IMUError(
-            f"{video}: no IMU: {error}; give a table of its readings (--imu, or the column imu of the segments)"
-            f"{_hint()}"
+            f"{video}: no IMU: {error}; give a table of its readings beside it, {video.stem}.csv{_hint()}"
         ) from error
     notes = list(found.broken)
     notes += _sample_notes(video, "accelerometer", found.accel_time, found.accel)

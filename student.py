@@ -778,12 +778,15 @@ def build_image_encoder(name: str, weights: Weights) -> tuple[nn.Module, int]:
     else:
         reason = UNFIT_ENCODERS.get(name, "it is not one of the tested classification networks of torchvision")
         raise ValueError(
-            f"image_encoder={name!r} cannot be used: {reason}. student.IMAGE_ENCODERS lists the choices, "
-            f"for example 'resnet18' or 'mobilenet_v3_large'"
+            f"image_encoder={name!r} cannot be used: {reason}. Give 'resnet18', 'mobilenet_v3_large' or "
+            f"another (student.IMAGE_ENCODERS in Python lists them), or 'resnet10xW', 10 layers of width W"
         )
     if isinstance(weights, str) and weights == "imagenet":
         if small:
-            raise ValueError(f"image_encoder={name!r} has no ImageNet weights; give image_weights=None or a file")
+            raise ValueError(
+                f"image_encoder={name!r} has no ImageNet weights; give image_weights=None (--image-weights none) or a "
+                f"file"
+            )
         weights = imagenet_weights(name)
     if weights is not None:
         load_image_weights(encoder, weights, head)

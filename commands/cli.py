@@ -308,7 +308,7 @@ def in_options(text: str, arguments: argparse.Namespace) -> str:
     """Return an error of the library with options for its keyword arguments and commands for its functions.
 
     A word that is English, too, such as stride, is a keyword argument where a value follows. What the user typed stays,
-    and errors of rows, which name columns.
+    and errors of rows, which name columns. Of CALL(...) (`egodistill COMMAND ...`), the command stays.
     """
     typed = " ".join(word for word in getattr(arguments, "words", ()) if not word.startswith("-"))
     flags = () if re.search(r"\b(row|line) \d", text) else getattr(arguments, "flags", ())
@@ -318,10 +318,12 @@ def in_options(text: str, arguments: argparse.Namespace) -> str:
         # NAME=VALUE (--name VALUE) and --name (NAME=True), which serve both
         text = re.sub(rf"{word}(=[^\s()]+)? \(({flag}( [^()]*)?)\)", r"\2", text)
         text = re.sub(rf"(?<={flag}) \({name}=True\)", "", text)
+        text = re.sub(rf"{word}(?= was .* and is now )", flag, text)  # also a setting that is no longer given
         known = flag in text or name in typed or getattr(arguments, name, None) is None
         if not known and re.search(word if "_" in name else rf"{word}( ?=| must be )", text):
             text = re.sub(rf"{word}(=True\b)?", flag, text)
-    functions = rf"(?<![\w.])(?:data\.|teachers\.)?({'|'.join(COMMANDS)})\(\)( \(`egodistill \1`\))?"
+    text = re.sub(r"[\w.]+\([^()]*\) \((`egodistill [^()]*`)\)", r"\1", text)
+    functions = rf"(?<![\w.])(?:data\.|teachers\.)?({'|'.join(COMMANDS)})\(\)"
     return re.sub(functions, r"`egodistill \1`", text)
 
 

@@ -36,7 +36,7 @@ from ..imu import Imu, IMUError, State, motion_states
 from ..recordings import clips
 from ..support import files
 from ..support.errors import EgoDistillError
-from ..support.tables import printable
+from ..support.tables import printable, scores_text
 from ..video import VideoError
 from .options import (
     axes_option,
@@ -722,7 +722,7 @@ def status_line(answer: Answer, moment: float, share_on: float, width: int) -> s
     numbers = (
         f"  frame {age}  lag {answer.lag:5.2f} s  delay {1e3 * answer.delay:4.0f} ms  camera on {100 * share_on:3.0f} %"
     )
-    score = f" {answer.classes[0][1]:4.2f}" if answer.classes else ""
+    score = f" {scores_text([answer.classes[0][1]])[0]}" if answer.classes else ""
     label = printable(answer.classes[0][0] if answer.classes else f"no answer: {answer.problem}")
     left = f"{moment:8.2f} s  "
     room = width - len(left) - len(score) - len(numbers)

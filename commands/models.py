@@ -419,7 +419,9 @@ def run_predict(a: argparse.Namespace) -> None:
             write(clip)  # first: printing may end the command
             count, skipped = count + 1, skipped + bool(clip.problem)
             best_of.append(clip._replace(classes=clip.classes[:1]))
-            best = "  ".join(f"{name} {score:.2f}" for name, score in clip.classes) or f"skipped: {clip.problem}"
+            scores = tables.scores_text([score for _, score in clip.classes])
+            pairs = zip((name for name, _ in clip.classes), scores, strict=True)
+            best = "  ".join(map(" ".join, pairs)) or f"skipped: {clip.problem}"
             print(f"{clip.start:8.2f} {clip.stop:8.2f} s  {tables.printable(best)}")
     if skipped == count:
         raise ValueError(f"{a.video}: all {count} clips were skipped for the reasons above; no clip was classified")

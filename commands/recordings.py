@@ -156,6 +156,7 @@ def run_segments(a: argparse.Namespace) -> None:
 
 
 FEW = 10  # labelled training clips of a class
+FEW_UNLABELLED = 50  # training clips: the fewest that benchmarks/few_clips.py trains on
 
 
 def split_warnings(counts: Mapping[str, Counter]) -> Iterator[str]:
@@ -164,7 +165,13 @@ def split_warnings(counts: Mapping[str, Counter]) -> Iterator[str]:
         yield f"there is no split train and no split test, only {', '.join(sorted(counts))}"
     elif counts and "test" not in counts:
         yield "there is no split test, so nothing is left to evaluate on; write train and test into a column split"
-    labels = {label: count for label, count in counts.get("train", {}).items() if label is not None}
+    labels = dict(counts.get("train", {}))
+    unlabelled = labels.pop(None, 0)
+    if not labels and 0 < unlabelled < FEW_UNLABELLED:
+        yield (
+            f"{counted(unlabelled, 'training clip')}, without labels, are few for a student; record more, or take more "
+            f"clips of each recording (a smaller --stride)"
+        )
     if labels and sum(labels.values()) < FEW * len(labels):
         yield (
             f"{counted(sum(labels.values()), 'training clip')} with a label, for {counted(len(labels), 'class')}, are "

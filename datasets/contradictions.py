@@ -286,19 +286,20 @@ def moments_of_two_splits(table: _Table) -> Found:
 
 
 def ends_of_videos(table: _Table) -> Found:
-    """Yield segments that stop more than a clip behind the end of their video: an error if most do.
+    """Yield segments that begin behind the end of their video, which are errors, or stop more than a clip behind it.
 
-    Then the times have another unit, or are those of other videos. A video that was cut short has some such segments.
+    These are errors if most do and another unit explains it. A video that was cut short has some such segments.
     """
     known = {number: one for number, one in table.written.items() if one.video in table.videos}
-    late = {number: one for number, one in known.items() if one.stop > _end(table, one)}
+    outside = {number for number, one in known.items() if one.start >= table.videos[one.video].duration}
+    late = {number: one for number, one in known.items() if number in outside or one.stop > _end(table, one)}
     are_most = 2 * len(late) > len(known)
     question = _other_unit(table, late.values()) if are_most else ""
-    outside = sum(one.start > _end(table, one) for one in late.values())
     for number, one in late.items():
-        stop, end = one.stop, table.videos[one.video].duration
-        sentence = f"stops at {stop:.1f} s, but the video ends at {end:.1f} s; {question or 'correct the row'}"
-        yield number, sentence, are_most and (bool(question) or 2 * outside > len(known))
+        what = f"starts at {one.start:.1f}" if number in outside else f"stops at {one.stop:.1f}"
+        end = f"{table.videos[one.video].duration:.1f}"
+        sentence = f"{what} s, but the video ends at {end} s; {question or 'correct the row'}"
+        yield number, sentence, number in outside or bool(question)
 
 
 def _end(table: _Table, one: Segment) -> float:

@@ -24,7 +24,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-from ..recordings.clips import Recording, find_videos, open_recording, read_axes, recorded, strided_starts
+from ..recordings.clips import Recording, find_videos, neon_video, open_recording, read_axes, recorded, strided_starts
 from ..support import files
 from ..support.errors import CLIP_SECONDS, DataError
 from ..support.records import class_number, read_table, start_and_stop
@@ -327,7 +327,13 @@ def _row(path: Path, where: str) -> str:
 
 def _files_of_row(where: str, folder: Path, row: Mapping[str, str]) -> tuple[str, str | tuple[str, str] | None]:
     """Return the video of a row of your own table, and its IMU: one file, two, or None."""
-    video = _existing(where, folder, row["video"])
+    if os.path.isdir(folder / row["video"]) and row["video"]:
+        try:
+            video = str(neon_video(folder / row["video"]))
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from error
+    else:
+        video = _existing(where, folder, row["video"])
     sources = [s.strip() for s in (row.get("imu") or "").split(";") if s.strip()]
     if len(sources) > 2:
         raise DataError(f"{where}: imu must be one file or 'accl.csv;gyro.csv', not {row['imu']!r}")
@@ -449,6 +455,7 @@ def _rows_of_recordings(path: Path) -> Iterator[tuple[str, dict[str, str], Recor
 
 
 GUARD = 2.2  # seconds between a stretch for training and one for testing: longer than a clip
+FAR = 0.25  # between the wanted and the real share for testing, from which on it is noted
 PERIOD = 120.0  # seconds, about: a part of a recording with one stretch for training and one for testing
 
 
@@ -497,8 +504,8 @@ def read_recordings(path: str | os.PathLike, windows: Windows = Windows()) -> Se
         stretches = [[(part.split or splits[part.name], part.start, part.stop)] for part in parts]
     rows: dict[str, str] = {}
     written: dict[str, Segment] = {}
-    origin = Origin(str(path), rows, not any(part.split for part in parts), parts=written)
-    segments = SegmentList(dropped=dropped, origin=origin)
+    drawn = not any(part.split for part in parts)
+    segments = SegmentList(dropped=dropped)
     for part, own_stretches in zip(parts, stretches, strict=True):
         own, count = part.recording.record(), len(segments)
         for split, start, stop in own_stretches:
@@ -510,11 +517,20 @@ def read_recordings(path: str | os.PathLike, windows: Windows = Windows()) -> Se
         if part.row and count < len(segments):
             first = segments[count]
             written[first.id] = dataclasses.replace(first, start=part.start, stop=part.written)
-    if not any(part.split for part in parts) and len({segment.split for segment in segments}) < 2:
+    tests = sum(segment.split == "test" for segment in segments)
+    if drawn and tests in (0, len(segments)):
         raise DataError(
             f"{path}: its recordings are too short to be split by stretch: none has {2 * CLIP_SECONDS + GUARD:.1f} s "
             f"(two clips and a gap between them); use split_by='recording' (--split-by recording)"
         )
+    far = abs(tests / len(segments) - windows.test_share) > FAR
+    note = (
+        f"{tests:,} of {len(segments):,} clips ({100 * tests / len(segments):.0f} %) are for testing, not "
+        f"{100 * windows.test_share:.0f} %, because whole recordings are; split_by='stretch' (--split-by stretch) "
+        f"divides each of them"
+    )
+    notes = (note,) if drawn and far and windows.split_by == "recording" else ()
+    segments.origin = Origin(str(path), rows, drawn, notes, written)
     return segments
 
 

@@ -137,8 +137,10 @@ def export(
 
     >>> from egodistill import EgoDistill, export
     >>> description = export.export(EgoDistill.load("student.pt"), "student.pt2")
-    >>> print(description["run"])
-    import torch; torch.export.load('student.pt2').module()(frames, imu)
+    >>> print(description["run"].replace("; ", "\\n"))
+    import torch
+    torch.set_grad_enabled(False)
+    feature, logits = torch.export.load('student.pt2').module()(frames, imu)
     >>> [entry["shape"] for entry in description["inputs"]]
     [['batch', 1, 3, 64, 64], ['batch', 422, 6]]
     """
@@ -288,7 +290,9 @@ def check_request(model: Any, paths: Sequence[Path], settings: Settings) -> None
     suffix = FORMATS[format].suffix
     for path in paths:
         if path.suffix != suffix:
-            raise ExportError(f"a file in the format {format!r} must end in {suffix}; got {path}")
+            other = next((name for name, one in FORMATS.items() if one.suffix == path.suffix), None)
+            more = f", the end of format={other!r} (--format {other})" if other else ""
+            raise ExportError(f"a file in the format {format!r} must end in {suffix}; got {path}{more}")
         for file in (path, description_of(path)):
             if file.exists() and not settings.overwrite:
                 raise ExportError(f"{file} already exists; pass overwrite=True (--overwrite) to replace it")
@@ -650,7 +654,12 @@ def describe(
         "kind": format,
         "precision": precision,
         "calibration": describe_calibration(model, settings, compared),
-        "run": FORMATS[format].run.format(file=path.name, inputs=", ".join(names), imports=IMPORTS[precision]),
+        "run": FORMATS[format].run.format(
+            file=path.name,
+            inputs=", ".join(names),
+            imports=IMPORTS[precision],
+            outputs=", ".join(part.outputs) + "," * (len(part.outputs) == 1),
+        ),
         "clip_spec": dataclasses.asdict(spec),
         "inputs": [inputs[name] for name in names],
         "batch": f"exactly {settings.batch_size}" if settings.batch_size else "any size, at least 1",
@@ -756,13 +765,20 @@ IMPORTS = {
     "int8": "import torch, torch.ao.quantization.fx._decomposed",  # not needed by compiled code
 }
 FORMATS = {
-    "export": Format(KINDS["export"][1], write_program, "{imports}; torch.export.load('{file}').module()({inputs})"),
+    "export": Format(
+        KINDS["export"][1],
+        write_program,
+        "{imports}; torch.set_grad_enabled(False); {outputs} = torch.export.load('{file}').module()({inputs})",
+    ),
     "aoti": Format(
         KINDS["aoti"][1],
         write_compiled,
-        "import torch; torch._inductor.aoti_load_package('{file}')({inputs}), or AOTIModelPackageLoader in C++",
+        "import torch; {outputs} = torch._inductor.aoti_load_package('{file}')({inputs}), or "
+        "AOTIModelPackageLoader in C++",
     ),
-    "onnx": Format(KINDS["onnx"][1], write_onnx, "onnxruntime.InferenceSession('{file}').run(None, inputs by name)"),
+    "onnx": Format(
+        KINDS["onnx"][1], write_onnx, "{outputs} = onnxruntime.InferenceSession('{file}').run(None, inputs by name)"
+    ),
 }
 
 

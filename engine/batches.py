@@ -149,10 +149,11 @@ class Store(Protocol):
 
 # The call of `data.prepare()` that writes each input of a model with this {spec}.
 PREPARATION = {
-    "frames": "prepare(..., num_frames={spec.frames}) (--num-frames {spec.frames})",
-    "clip": "prepare(..., clip_frames={spec.frames}, clip_size={spec.size}) (--clip-frames, --clip-size)",
+    "frames": "prepare(..., num_frames={spec.frames}) (`egodistill prepare --num-frames {spec.frames}`)",
+    "clip": "prepare(..., clip_frames={spec.frames}, clip_size={spec.size}) "
+    "(`egodistill prepare --clip-frames {spec.frames} --clip-size {spec.size}`)",
     "imu": "prepare() (without --no-imu)",
-    "audio": "prepare(..., audio=True) (--audio)",
+    "audio": "prepare(..., audio=True) (`egodistill prepare --audio`)",
 }
 STUDENT_OPTIONS = {"frames": "num_frames", "size": "frame_size", "seconds": "clip_seconds"}  # {field: argument}
 

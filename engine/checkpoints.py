@@ -659,7 +659,11 @@ def read_weights(checkpoint: str | os.PathLike | Mapping[str, Any], *, unsafe_pi
     else:
         content = read_tensors(source)
     if isinstance(content, Mapping) and content.get("format") == MODEL_FORMAT:
-        raise EgoDistillError(f"{source} is a model file of this library; read it with {content.get('class')}.load()")
+        options = "--teacher-file" if content.get("class") == "Teacher" else "--student or --init"
+        raise EgoDistillError(
+            f"{source} is a model file of this library, not published weights; {content.get('class')}.load() reads it, "
+            f"in commands {options}"
+        )
     for key in ("model_state", "state_dict", "model", "blobs"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

@@ -648,23 +648,10 @@ def neon_recording(path: Path) -> Recording | None:
     for a folder as the glasses write it.
     """
     folder = path if path.is_dir() else path.parent
-    imu, times = folder / "imu.csv", folder / cameras.FRAME_TIMES
-    if not _has_neon_tables(folder):
-        if path.is_dir() and is_neon(path):
-            raise DataError(
-                f"{path}: a Neon recording as the glasses write it; give the folder that Pupil Cloud exports "
-                f"('Timeseries Data + Scene Video'), or write its IMU as a table with pupil-labs-neon-recording"
-            )
+    if not (is_neon(folder) if path.is_dir() else _has_neon_tables(folder)):
         return None
-    if path.is_dir():
-        videos = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in VIDEO_SUFFIXES]
-        if len(videos) != 1:
-            found = ", ".join(video.name for video in videos) or "none"
-            raise DataError(
-                f"{folder}: a Neon recording has one scene video in its folder, here: {found}; give the video, or "
-                f"download 'Timeseries Data + Scene Video' again"
-            )
-        path = videos[0]
+    path = neon_video(path) if path.is_dir() else path
+    imu, times = folder / "imu.csv", folder / cameras.FRAME_TIMES
     try:
         stamps = cameras.frame_stamps(times)
     except cameras.CameraError as error:
@@ -678,6 +665,28 @@ def neon_recording(path: Path) -> Recording | None:
     length = float(stamps[-1] - stamps[0]) * 1e-9
     stretch = (last - first) / length if length > 0 < last - first else 1.0
     return Recording(path, imu, imu_offset=first, imu_stretch=stretch)
+
+
+def neon_video(folder: Path) -> Path:
+    """Return the scene video in the folder of a Pupil Labs Neon.
+
+    Raise DataError unless the folder has exactly one video, for a folder as the glasses write it, and for any other.
+    """
+    if not is_neon(folder):
+        raise DataError(f"{folder}: a folder, but not of a Pupil Labs Neon; name a video in it")
+    if not _has_neon_tables(folder):
+        raise DataError(
+            f"{folder}: a Neon recording as the glasses write it; give the folder that Pupil Cloud exports "
+            f"('Timeseries Data + Scene Video'), or write its IMU as a table with pupil-labs-neon-recording"
+        )
+    videos = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in VIDEO_SUFFIXES]
+    if len(videos) != 1:
+        found = ", ".join(video.name for video in videos) or "none"
+        raise DataError(
+            f"{folder}: a Neon recording has one scene video in its folder, here: {found}; give the video, or "
+            f"download 'Timeseries Data + Scene Video' again"
+        )
+    return videos[0]
 
 
 def refuse_aria(path: Path) -> None:
@@ -840,6 +849,8 @@ def find_videos(folder: str | os.PathLike) -> list[str]:
     ['world/P01/videos/P01_101.MP4', 'world/P02/videos/P02_101.MP4']
     """
     folder = Path(folder)
+    if not folder.exists():
+        raise DataError(f"{folder}: no such folder")
     found = [
         path for path in folder.rglob("*") if not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]

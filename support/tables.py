@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import importlib.metadata
+import math
 import os
 import platform
 import re
@@ -39,6 +40,7 @@ __all__ = [
     "processor",
     "provenance",
     "report",
+    "scores_text",
     "short_processor",
     "write_section",
 ]
@@ -73,6 +75,20 @@ def printable(text: str) -> str:
     'open\\\\x1b[2J\\\\ndoor'
     """
     return ACTING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def scores_text(scores: Sequence[float]) -> list[str]:
+    """Return probabilities with two decimals, or more if the first one needs them for two digits.
+
+    Args:
+        scores: The probabilities, the largest first.
+
+    >>> from egodistill.support import tables
+    >>> tables.scores_text([0.51, 0.004]), tables.scores_text([0.0042, 0.0040])
+    (['0.51', '0.00'], ['0.0042', '0.0040'])
+    """
+    decimals = max(2, 1 - math.floor(math.log10(scores[0]))) if len(scores) and scores[0] > 0 else 2
+    return [f"{score:.{decimals}f}" for score in scores]
 
 
 def csv_text(text: str) -> str:

@@ -315,7 +315,7 @@ def test_what_the_package_cannot_read_is_one_sentence(monkeypatch, steady):
         stand_in(monkeypatch, rows, camera)
         assert not cameras.has_telemetry(steady)
         with pytest.raises(
-            imu.IMUError, match=rf"^{steady}: no IMU: no telemetry with accelerometer and gyroscope; .*\)$"
+            imu.IMUError, match=rf"^{steady}: no IMU: no telemetry with accelerometer and gyroscope; .*\.csv$"
         ):
             imu.read_imu(steady)
         with pytest.raises(

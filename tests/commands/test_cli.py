@@ -241,6 +241,13 @@ def test_an_error_of_the_system_has_no_number(monkeypatch, capsys):
         ("finetune s --out t.pt", "--overwrite (overwrite=True).", "--overwrite."),
         ("segments t.csv", "split_by='recording' (--split-by recording)", "--split-by recording"),
         ("evaluate s --student s.pt", "with teachers.extract() (`egodistill extract`)", "with `egodistill extract`"),
+        (
+            "extract s --teacher-file t",
+            "prepare(..., clip_frames=8, clip_size=64) (`egodistill prepare --clip-frames 8 --clip-size 64`) writes it",
+            "`egodistill prepare --clip-frames 8 --clip-size 64` writes it",
+        ),
+        ("prepare t.csv --out s", "clip_frames was 16 and is now None", "--clip-frames was 16 and is now None"),
+        ("finetune s --out t.pt", "image_weights=None (--image-weights none) or", "--image-weights none or"),
         # With parentheses of its own, an English word, a path, a column, an option that was not given.
         ("distill s --out s.pt", "use prepare(..., num_frames=4) (--num-frames 4)", None),
         ("predict a.mp4 --student s.pt --stride 2", "the stride of the clips", None),

@@ -843,7 +843,7 @@ def test_a_table_that_is_written_anew_ends_early(kitchen, files, capsys, host_cl
     ("words", "told"),
     [
         ("none.mp4", "none.mp4: no such file"),
-        ("steady.mp4", "steady.mp4: no IMU: no telemetry with accelerometer and gyroscope; give a table"),
+        ("steady.mp4", "accelerometer and gyroscope; give a table of its readings beside it, steady.csv"),
         ("tcp://127.0.0.1:9", "give them as JSON lines on standard input (--imu -) or as a table that grows"),
         ("ftp://host/a.mp4", "not an address that can be read"),
         ("tcp://127.0.0.1:9 --imu a.csv", "--imu: tcp://127.0.0.1:9 is live; give its samples as --imu -"),
@@ -909,6 +909,7 @@ def test_the_line_of_a_terminal_fits():
     assert "no answer: no frame" in live_command.status_line(problem, 1.0, 1.0, 99)
     odd = answer()._replace(classes=[("wa\x1b[2J\nsh", 0.5)])
     assert "  wa\\x1b[2J\\nsh  " in live_command.status_line(odd, 1.0, 1.0, 99)
+    assert " 0.0042  " in live_command.status_line(answer()._replace(classes=[("wash", 0.0042)]), 1.0, 1.0, 99)
     for width in range(1, 200):
         assert len(live_command.status_line(answer(), 12.5, 0.04, width)) <= width
     assert live_command.status_line(answer(), 12.5, 0.04, 40).split() == ["12.50", "s", "wash", "0.83"]

@@ -174,12 +174,13 @@ def test_skipped_clips_are_counted(files, monkeypatch, capsys):
     for rows, code, told in (
         ([lost, lost], 1, "a.mp4: all 2 clips were skipped for the reasons above"),
         ([lost, inference.Prediction(0.0, 2.0, [("wash", 1.0)])], 0, "1 of 2 clips were skipped"),
-        ([inference.Prediction(0.0, 2.0, [("wash", 1.0)])], 0, ""),
+        ([inference.Prediction(0.0, 2.0, [("wash", 0.0042), ("cut", 0.0040)])], 0, ""),
     ):
         monkeypatch.setattr(inference, "predict", lambda *_, rows=rows, **options: iter(rows))
         assert cli.main(["predict", "a.mp4", "--student", "student.pt"]) == code
-        error = capsys.readouterr().err
+        out, error = capsys.readouterr()
         assert told in error and ("skipped" in error) == bool(told)
+    assert out.endswith("wash 0.0042  cut 0.0040\n")
 
 
 def test_a_document_for_tables_is_markdown(tmp_path, capsys):

@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 import time
+from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 from unittest import mock
@@ -301,6 +302,16 @@ def test_few_clips_and_no_test_split_are_said(split, count, said, steady, tmp_pa
     out = run(capsys, "segments", table)
     assert out.count("warning: ") == int(said)
     assert ("no split test" in out) == (split == "train") and ("for 2 classes, are few" in out) == (count == 3)
+
+
+@pytest.mark.parametrize(
+    ("count", "labels", "said"), [(3, {None: 49}, 1), (3, {None: 50}, 0), (9, {None: 9, "a": 10}, 0)]
+)
+def test_few_clips_without_labels_are_said(count, labels, said):
+    found = list(
+        egodistill.commands.recordings.split_warnings({"train": Counter(labels), "test": Counter({None: count})})
+    )
+    assert len(found) == said and all("49 training clips, without labels, are few" in one for one in found)
 
 
 @pytest.fixture(scope="module")

@@ -299,7 +299,19 @@ CASES = {
         PLAIN,
         ("a.mp4,80.5,83,cut", "a.mp4,90,91,peel"),
         True,
-        "row 2: stops at 83.0 s, but the video ends at 60.0 s; correct the row",
+        "row 2: starts at 80.5 s, but the video ends at 60.0 s; correct the row",
+    ),
+    "times behind the end": (
+        PLAIN,
+        (*TRAIN, "b.mp4,80,84,cut"),
+        True,
+        "row 4: starts at 80.0 s, but the video ends at 60.0 s; correct the row",
+    ),
+    "times just behind the end": (
+        PLAIN,
+        (*TRAIN, "b.mp4,60,61,cut"),
+        True,
+        "row 4: starts at 60.0 s, but the video ends at 60.0 s; correct the row",
     ),
 }
 

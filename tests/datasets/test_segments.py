@@ -123,6 +123,28 @@ def test_names_of_columns_in_any_case_and_columns_of_comments(tmp_path):
     assert [(s.start, s.label) for s in segments.read_csv(tmp_path / "t.csv")] == [(0, "cut"), (1, "cut")]
 
 
+def test_a_folder_of_a_neon_is_its_scene_video(tmp_path):
+    (tmp_path / "neon").mkdir()
+    for name in ("imu.csv", "world_timestamps.csv", "scene.mp4"):
+        (tmp_path / "neon" / name).touch()
+    labelled = write_table(tmp_path / "t.csv", ("video", "start", "stop", "label"), [("neon", 0, 1, "cut")])
+    listed = write_table(tmp_path / "l.csv", ("video",), [("neon",)])
+    scene = str(tmp_path / "neon" / "scene.mp4")
+    assert [one.video for one in segments.read_csv(labelled)] == [scene]
+    assert [one.video for one in segments.listed_recordings(listed)] == [scene]
+    (tmp_path / "neon" / "other.mp4").touch()
+    with pytest.raises(
+        DataError, match=r"t\.csv, row 2: .*neon: .*one scene video in its folder, here: other\.mp4, scene"
+    ):
+        segments.read_csv(labelled)
+    (tmp_path / "neon" / "imu.csv").unlink()
+    for table in (labelled, listed):
+        with pytest.raises(
+            DataError, match=r"\.csv, row 2: .*neon: a folder, but not of a Pupil Labs Neon; name a video"
+        ):
+            list(segments.read_csv(table) if table is labelled else segments.listed_recordings(table))
+
+
 def test_csv_columns_for_clock_and_classes(tmp_path):
     (tmp_path / "a.mp4").touch()
     header = ("video", "start", "stop", "label", "imu_offset", "imu_stretch")
@@ -253,6 +275,32 @@ def test_a_folder_of_recordings_becomes_windows(tmp_path):
     assert annotations.read_annotations(moved, windows=replace(windows, seed=3)) == other
     halves = segments.read_recordings(moved, segments.Windows(test_share=0.5))
     assert len({s.video for s in halves if s.split == "test"}) == 2
+
+
+@pytest.mark.parametrize(
+    ("lengths", "share", "said"),
+    [
+        ((4.8, 10.5), 0.3, "5 of 8 clips (62 %) are for testing, not 30 %"),  # a.mp4 is for testing
+        ((10.5, 10.5), 0.3, None),
+        ((10.5, 10.5), 0.1, "5 of 10 clips (50 %) are for testing, not 10 %"),
+        ((100, 100, 4.8), 0.33, "3 of 97 clips (3 %) are for testing, not 33 %"),
+        ((100, 60, 100), 0.33, None),
+    ],
+)
+def test_a_split_far_from_the_share_for_testing_is_said(lengths, share, said, tmp_path, monkeypatch):
+    """Whole recordings of different lengths can only be split roughly; a column split and stretches are as wanted."""
+    names = dict(zip(("b.mp4", "a.mp4", "c.mp4"), lengths, strict=False))
+    monkeypatch.setattr(Recording, "probe", lambda self: VideoInfo(names[Path(self.video).name], 30.0, 64, 48, False))
+    for name in names:
+        (tmp_path / name).touch()
+    found = segments.read_recordings(tmp_path, segments.Windows(test_share=share))
+    assert len(found.origin.notes) == bool(said), found.origin.notes
+    if said:
+        assert said in found.origin.notes[0] and "--split-by stretch" in found.origin.notes[0]
+    stretches = segments.read_recordings(tmp_path, segments.Windows(split_by="stretch")) if lengths[0] > 5 else found
+    table = write_table(tmp_path / "t.csv", ("video", "split"), [(name, "train") for name in names])
+    assert not segments.read_recordings(table).origin.notes
+    assert stretches is found or not stretches.origin.notes
 
 
 @pytest.mark.parametrize(("length", "share"), [(7, 0.3), (60, 0.3), (100, 0.1), (200, 0.5), (400, 0.9)])

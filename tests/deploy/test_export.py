@@ -60,8 +60,9 @@ def test_program_runs_where_this_library_is_not(tmp_path):
     run = export.export(model, tmp_path / "student.pt2")["run"]
     code = (
         "import sys; sys.modules['egodistill'] = None\n"
-        f"import torch; frames, imu = torch.load('clips.pt', weights_only=True)\n{run.replace('; ', '; outputs = ')}\n"
-        "torch.save([x.detach() for x in outputs], 'outputs.pt')"
+        f"import torch; frames, imu = torch.load('clips.pt', weights_only=True)\n{run}\n"
+        "assert not (feature.requires_grad or logits.requires_grad)\n"
+        "torch.save([feature, logits], 'outputs.pt')"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=tmp_path, check=True)
     for one, other in zip(torch.load(tmp_path / "outputs.pt", weights_only=True), original(model, *clips), strict=True):
@@ -573,8 +574,13 @@ def test_the_cost_of_an_exported_file_is_that_of_its_student(tmp_path):
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("a.pt", {}, r"must end in \.pt2; got .*a\.pt"),
-        ("a.pt2", {"format": "onnx"}, r"must end in \.onnx"),
+        ("a.pt", {}, r"must end in \.pt2; got .*a\.pt$"),
+        (
+            "a.pt2",
+            {"format": "onnx"},
+            r"must end in \.onnx; got .*a\.pt2, the end of format='export' \(--format export\)",
+        ),
+        ("a.onnx", {"format": "aoti"}, r"must end in \.pt2; got .*a\.onnx, the end of format='onnx' \(--format onnx\)"),
         ("a.pt2", {"format": "tflite"}, "'export', 'aoti', 'onnx'.*'tflite'"),
         ("a.pt2", {"precision": "int4"}, "'fp32', 'bf16', 'int8'.*'int4'"),
         ("a.onnx", {"format": "onnx", "precision": "bf16"}, "fp32 or int8"),
@@ -700,7 +706,7 @@ def test_command(tmp_path, capsys, monkeypatch):
     free = str(tmp_path / "free.pt2")
     for words, told in (
         ([str(checkpoint), "--out", str(file)], "already exists"),
-        ([str(checkpoint), "--out", "a.onnx"], "must end in .pt2"),
+        ([str(checkpoint), "--out", "a.onnx"], "must end in .pt2; got a.onnx, the end of --format onnx"),
         ([str(tmp_path / "text.pt"), "--out", free], "cannot be read as a checkpoint"),
         ([str(tmp_path / "another.pt"), "--out", free], "is not an 'egodistill model 1' file"),
         ([str(tmp_path / "none.pt"), "--out", free], "none.pt: no such file"),
@@ -872,6 +878,7 @@ def test_descriptions_of_a_pair_say_what_to_keep(tmp_path):
     assert [x["name"] for x in motion["outputs"]] == ["feature", "logits"]
     assert "2.120000 s from its start" in motion["state"]["ready"] and "[stop - clip_seconds" in motion["state"]["clip"]
     assert frame["run"].endswith("(frame)") and motion["run"].endswith("(image_features, imu)")
+    assert " image_feature, = " in frame["run"] and " feature, logits = " in motion["run"]
     assert [len(description["inside"]) for description in returned] == [1, 1]
     assert "mean over the clip" in motion["inside"][0] and "normalisation" in frame["inside"][0]
     assert export.export(model, tmp_path / "whole.pt2")["state"] is None

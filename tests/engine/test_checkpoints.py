@@ -383,6 +383,10 @@ def test_a_class_of_ones_own_loads_what_it_saved(tmp_path):
     model.save(tmp_path / "mine.pt")
     with pytest.raises(EgoDistillError, match=r"its class is \S+Mine, which is not of this library"):
         EgoDistill.load(tmp_path / "mine.pt")
+    with pytest.raises(
+        EgoDistillError, match=r"not published weights; EgoDistill.load.. reads it, in commands --student"
+    ):
+        checkpoints.read_weights(tmp_path / "mine.pt")
     again = Mine.load(tmp_path / "mine.pt")
     assert type(again) is Mine and again.arguments == model.arguments
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))

@@ -258,6 +258,8 @@ def test_videos_of_a_folder_are_found(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "folder.mp4").mkdir()
     assert clips.find_videos(tmp_path) == [str(tmp_path / name) for name in ("a.mkv", "b.MP4", "sub/c.mov")]
+    with pytest.raises(DataError, match=r"none: no such folder"):
+        clips.find_videos(tmp_path / "none")
 
 
 def test_a_reader_of_ones_own(kitchen, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ def checked(rates, reason=None):
     axes = Axes("XYZ", fits, 8, 1.0, (300.0, 290.0), reason)
     clock = Offset(0.01, 0.95, 0.3, None, None, (), np.zeros((2, 3)))
     sensor = checks.SensorCheck(200.0, 0.005, 1.0, 0, 0.0)
-    return checks.Check("a/walk.mp4", gyro=sensor, offset=clock, axes=axes, rates=rates)
+    return checks.Check("a/walk.mp4", duration=60.0, gyro=sensor, offset=clock, axes=axes, rates=rates)
 
 
 def excerpt(start, size):
@@ -42,7 +42,9 @@ def test_the_sensors_are_drawn_beside_the_picture(tmp_path, monkeypatch):
         tmp_path / "check.SVG"
     ).read_bytes()
     figure, rates = drawn[0], found.rates[1]
-    assert figure.get_suptitle().startswith("walk.mp4\nThe axes look right (fit 0.99")
+    assert figure.get_suptitle().startswith(
+        "walk.mp4: the excerpt with the largest turns, 10 to 12 of 60 s\nThe axes look right (fit 0.99"
+    )
     panels = {axes.get_ylabel().split("\n")[0]: axes for axes in figure.axes}
     for name, axis, way in (("about Z (up)", 2, "right"), ("about X (left)", 0, "up")):
         turned, moved = panels[name].lines[0], panels[f"picture moves {way}"].lines[0]
@@ -55,6 +57,15 @@ def test_the_sensors_are_drawn_beside_the_picture(tmp_path, monkeypatch):
     np.testing.assert_allclose(panels["about Y (back)"].lines[0].get_ydata(), np.degrees(rates.turns[:, 1]))
     assert [line.get_ydata()[0] for line in panels["accelerometer"].lines] == [1.0, 2.0, 9.6, 9.81]
     assert [axes.get_title() for axes in figure.axes if axes.get_title()] == ["correlation +1.00"] * 2
+
+
+def test_a_short_recording_is_drawn_whole(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    titles = []
+    monkeypatch.setattr(Figure, "suptitle", lambda figure, text, **options: titles.append(text))
+    pictures.draw_check(dataclasses.replace(checked((excerpt(0, 0.5),)), duration=1.6), tmp_path / "check.png")
+    assert titles[0].startswith("walk.mp4\n")
 
 
 def test_sensors_that_hardly_move_are_drawn(tmp_path):

@@ -43,6 +43,22 @@ def test_cells_do_not_act_on_a_terminal():
     assert odd.markdown().splitlines()[2] == "| a\\x1b[31m\\u2028b | 1\\x9b |"
 
 
+@pytest.mark.parametrize(
+    ("scores", "shown"),
+    [
+        ((0.834, 0.004), ["0.83", "0.00"]),
+        ((0.1, 0.0999), ["0.10", "0.10"]),
+        ((0.0962, 0.004), ["0.096", "0.004"]),
+        ((0.0031, 0.00026), ["0.0031", "0.0003"]),
+        ((1.0, 0.0), ["1.00", "0.00"]),
+        ((0.0, 0.0), ["0.00", "0.00"]),
+        ((), []),
+    ],
+)
+def test_the_best_of_many_classes_is_never_zero(scores, shown):
+    assert tables.scores_text(scores) == shown
+
+
 @pytest.mark.parametrize("sign", "=+-@＝＋－＠")
 def test_no_cell_of_a_csv_is_a_formula(sign):
     assert tables.csv_text(f"{sign}cmd") == f"'{sign}cmd" and tables.csv_text(f" \t{sign}a") == f"' \\t{sign}a"
