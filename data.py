@@ -474,7 +474,7 @@ def fill(store: StoreWriter, rows: Sequence[int]) -> None:
     try:
         if "imu" in store.specs:
             recording = find_imu(recording)
-            recording = replace(recording, zero_accel=recording.zero_accel or store.settings["zero_accel"])
+            recording = recording.changed(zero_accel=recording.zero_accel or store.settings["zero_accel"])
         duration, sources = recording.probe().duration, recording.files[:1]
         if "imu" in store.specs:
             store.note(recording.imu_source, recording.motion().notes)

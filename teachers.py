@@ -401,8 +401,8 @@ def extract(
     outputs of another teacher need others.
 
     "{teacher.name}.teacher.json" beside the arrays records the teacher's fingerprint, so that outputs of two teachers
-    never mix under one name, even if both run at the same time. A call that fails before its first outputs are written
-    leaves nothing, so that the name is free for another teacher or setting.
+    never mix under one name, even if both run at the same time. A single process that fails before its first outputs
+    are written leaves the name free for another teacher or setting.
 
     Args:
         teacher: One teacher; or with `fold` K teachers that differ in their weights only.
@@ -456,7 +456,8 @@ def extract(
     # A share is taken of the batches of all clips: outputs do not depend on the number of processes or their progress.
     shares = [batch_share(np.flatnonzero(whose == k), batch_size, rank, world_size) for k in range(len(every))]
     shares = [rows[lacking[rows]] for rows in shares]
-    with claim, files.Progress(f"{first.name}: extract", sum(map(len, shares)), show=progress) as bar:
+    freed = claim if world_size == 1 else contextlib.nullcontext()  # other processes may work on the same outputs
+    with freed, files.Progress(f"{first.name}: extract", sum(map(len, shares)), show=progress) as bar:
         for one, rows in zip(every, shares, strict=True):
             parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
             with runtime.evaluation(one, device), torch.no_grad():

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Sequence
 
 from ..support.errors import EgoDistillOSError
+from ..support.own import is_name
 
 __all__ = ["INPUTS", "require_inputs"]
 
@@ -47,7 +48,7 @@ def require_inputs(words: Sequence[str]) -> None:
     if not words or words[0] not in INPUTS or {"-h", "--help"} & set(words):
         return
     for name, word in _named(words[1:], *INPUTS[words[0]]):
-        if word.lower() not in NAMES and ":" not in word and _is_missing(word):  # FILE.py:NAME, rtsp://
+        if word.lower() not in NAMES and "://" not in word and not is_name(word) and _is_missing(word):
             what = "folder; give a clip store, which `egodistill prepare` writes" if name in STORES else "file"
             raise EgoDistillOSError(f"{word or f'{name} has an empty name'}: no such {what}")
         if os.path.exists(word) and not os.access(word, os.R_OK):

@@ -7,7 +7,6 @@ builds the parser. `training`, `models`, `live` and `demo` have the other comman
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import itertools
 import statistics
 import time
@@ -260,7 +259,7 @@ def run_check(a: argparse.Namespace) -> None:
             else:
                 recording = data.open_recording(recording, imu_files(a))
             axes, clock = a.imu_axes or recording.imu_axes, recording.imu_offset + a.imu_offset
-            recording = dataclasses.replace(recording, imu_axes=axes, imu_offset=clock)
+            recording = recording.changed(imu_axes=axes, imu_offset=clock)
             found = checks.check(recording, offset=not a.no_offset, **search)
         except (DataError, VideoError) as error:  # continue with the other recordings
             found = checks.Check(video, problem=str(error))

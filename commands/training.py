@@ -389,9 +389,11 @@ def teacher_clip(name: str) -> dict[str, int | None]:
         raise ValueError(f"--architecture: there is no teacher {name!r}; the names are {', '.join(teachers.MODELS)}")
     spec = teachers.MODELS[name].clip_spec
     if not math.isclose(spec.seconds, CLIP_SECONDS, rel_tol=1e-6):
+        frames = round(spec.frames * CLIP_SECONDS / spec.seconds)
         raise ValueError(
             f"--architecture: {name} reads clips of {spec.seconds:.3f} s, those of a store have {CLIP_SECONDS:.3f} s; "
-            f"finetune it on clips of a store (--clip-frames {spec.frames} --clip-size {spec.size}) first"
+            f"finetune it on clips of a store first, with its frame rate: prepare --clip-frames {frames} --clip-size "
+            f"{spec.size}, finetune --option frames={frames}"
         )
     return {"clip_frames": spec.frames, "clip_size": spec.size}
 

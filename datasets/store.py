@@ -358,14 +358,6 @@ class ClipStore:
         """
         self._files.put(f"{name}.done", self._rows, 0)
 
-    def remove(self, names: Sequence[str]) -> None:
-        """Remove arrays made by `add()`, and a teacher's classes if no outputs need them then; hold the store's lock.
-
-        Args:
-            names: Names of the arrays.
-        """
-        self._files.remove(names)
-
     def done(self, name: str) -> np.ndarray:
         """Return whether each clip's row of an array is written, bool [n].
 
@@ -704,7 +696,7 @@ def folds(store: ClipStore, count: int, by: str = "wearer") -> np.ndarray:
 class OutputClaim:
     """A run's claim on the outputs of one name, returned by `claim_outputs()`.
 
-    As a context, it frees the name if the block fails and no clip of the store has these outputs.
+    As a context, it frees the name if the block fails and no clip of the store has these outputs; empty arrays stay.
 
     Args:
         store: The store.
@@ -722,11 +714,7 @@ class OutputClaim:
         if kind is None:
             return
         with contextlib.suppress(OSError, DataError), files.lock(lock_file(self.store.path)):  # the error goes on
-            made = [f"{self.name}.{end}" for end in ("feature", "logits", "fold")]
-            made = [array for array in made if array in self.store.names]
-            written = any(self.store.everything().done(array).any() for array in made if not array.endswith(".fold"))
-            if not written and not _differing(_read_record(self.file), self.identity):
-                self.store.remove(made)
+            if not _written(self.store, self.name) and not _differing(_read_record(self.file), self.identity):
                 self.file.unlink()
 
     def check(self) -> None:
@@ -734,8 +722,8 @@ class OutputClaim:
         found = _read_record(self.file)
         if _differing(found, self.identity):
             raise DataError(
-                f"{self.file}: another run is overwriting these outputs with those of the fingerprint "
-                f"{found.get('fingerprint')}, or has failed at once; this run stops here and leaves them intact"
+                f"{self.file}: another run is overwriting these outputs with those of the "
+                f"fingerprint {found.get('fingerprint')}; this run stops here and leaves them intact"
             )
 
 
@@ -782,7 +770,8 @@ def claim_outputs(
                 f"{file}: a run with overwrite=True was interrupted, so these may be outputs of two teachers; "
                 "run it again with overwrite=True (--overwrite)"
             )
-        if not overwrite and differing and (present or found):
+        free = not found and not _written(store, name)  # empty arrays of a run that failed at once
+        if not overwrite and differing and (present or found) and not free:
             raise DataError(
                 f"{file}: the outputs in the store have the {differing[0]} {found.get(differing[0])}, "
                 f"this run has {identity[differing[0]]}; give the teacher another name (--name), or "
@@ -796,6 +785,12 @@ def claim_outputs(
         written = set() if differing or mixed else set(found.get("splits", []))
         write_json(file, {**(about or {}), **identity, "splits": sorted(written | splits)})
     return OutputClaim(store, name, identity)
+
+
+def _written(store: ClipStore, name: str) -> bool:
+    """Return whether any clip of the store has outputs of a name."""
+    arrays = [array for array in (f"{name}.feature", f"{name}.logits") if array in store.names]
+    return any(store.everything().done(array).any() for array in arrays)
 
 
 def _check_rest(store: ClipStore, outputs: Sequence[str], file: Path) -> None:

@@ -482,24 +482,6 @@ class StoreFiles:
             )
         self.arrays.update(arrays)
 
-    def remove(self, names: Sequence[str]) -> None:
-        """Do what `ClipStore.remove()` does.
-
-        Args:
-            names: Names of the arrays.
-        """
-        header = files.read_json(self.path / "store.json")
-        gone = {f"{name}{end}" for name in names for end in ("", *MARKS)} & {*header["arrays"]}
-        entries = [header["arrays"].pop(name) for name in gone]
-        self.arrays = header["arrays"]
-        self.maps = {key: value for key, value in self.maps.items() if key[0] not in gone}
-        if header.get("classes_from_teacher") and not self.classes_are_used():
-            header = {name: value for name, value in header.items() if name != "classes_from_teacher"}
-            self.class_names = header["class_names"] = []
-        write_json(self.path / "store.json", header)
-        for entry in entries:
-            (self.path / entry["file"]).unlink(missing_ok=True)
-
     def classes_are_used(self, besides: str | None = None) -> bool:
         """Return whether `prepare()` gave the class names, or logits of a teacher need them.
 

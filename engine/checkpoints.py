@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib
+import inspect
 import json
 import os
 import pickle
@@ -106,6 +107,12 @@ def save_model(model: nn.Module, path: str | os.PathLike) -> None:
             f"{type(model).__name__} is not a model of this library; save its weights with "
             "torch.save(model.state_dict(), path)"
         )
+    if lost := own_arguments(type(model)) - set(model.arguments):
+        argument = min(lost)
+        raise EgoDistillError(
+            f"{path}: not written, because it would not have the argument {argument!r} of {type(model).__name__}: keep "
+            f"it in __init__, self.arguments[{argument!r}] = {argument}"
+        )
     weights = model.state_dict()
     if broken := [key for key, value in weights.items() if isinstance(value, Tensor) and not value.isfinite().all()]:
         raise EgoDistillError(f"{path}: not written, because these weights are not finite: {shorten(broken)}")
@@ -124,6 +131,16 @@ def save_model(model: nn.Module, path: str | os.PathLike) -> None:
 def class_name(kind: type) -> str:
     """Return module and name of a class, such as "my_parts:Spectrum"."""
     return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def own_arguments(kind: type) -> set[str]:
+    """Return the names of the arguments that a class of one's own has besides those of the class it inherits from."""
+    ours = next((base for base in kind.__mro__ if is_ours(base)), kind)
+    named = [
+        {name for name, one in inspect.signature(each.__init__).parameters.items() if one.kind not in (2, 4)}
+        for each in (kind, ours)
+    ]
+    return named[0] - named[1]
 
 
 def is_ours(kind: type) -> bool:
@@ -262,7 +279,7 @@ class SizeLimit:
         self.thread, self.size, self.count = threading.get_ident(), size + SPARE_BYTES, count + SPARE_TENSORS
 
     def __call__(self, module: nn.Module, name: str, tensor: Tensor | None) -> None:
-        if tensor is None or threading.get_ident() != self.thread:
+        if tensor is None or nn.parameter.is_lazy(tensor) or threading.get_ident() != self.thread:
             return
         self.size -= tensor.numel() * tensor.element_size()
         self.count -= 1

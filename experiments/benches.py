@@ -26,12 +26,12 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import json
 import math
 import multiprocessing
 import os
 import pickle
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -183,8 +183,9 @@ class Bench:
     def __post_init__(self) -> None:
         batches.require_number("every", self.every, 1, whole=True)
         known = ["teacher", "start", "stage 1", *METHODS]
-        for name in (name for method in self.methods for name in (method.name, stage_1_of(method.name))):
-            if (taken := file_stem(name)) in map(file_stem, known) or not taken.strip("-"):
+        for method, name in ((one, name) for one in self.methods for name in (one.name, stage_1_of(one.name))):
+            taken = file_stem(name)
+            if taken in map(file_stem, known) or not taken.strip("-") or method.name.startswith("stage 1"):
                 raise EgoDistillError(f"a method cannot have the name {name!r}, which is taken or empty; give another")
             known.append(name)
         if unknown := sorted(set(self.protocol.changes) - set(known)):
@@ -467,12 +468,17 @@ class Bench:
         Raises:
             DataError: If there is a result of other outputs of its teacher, or of a teacher of another recipe.
         """
-        file = self.path(run, ".json")
+        file, made = self.path(run, ".json"), self.path(run, ".method.json")
+        if (own := self.own(run)) and made.exists():  # also of a training that was interrupted
+            advice = (
+                f"Delete {made.with_suffix('').stem}.* beside it to train anew, or use another folder than {self.out}."
+            )
+            files.require_same_run(made, files.read_json(made), own.record(), advice)
         if not file.exists():
             return False
         if run.method != "teacher":
             if now := self.provenance(run):  # The bench's own teacher may still have to write its outputs.
-                before = {name: self.result(run).get(name, {}) for name in now}
+                before = {"outputs": self.result(run).get("outputs", {})}
                 files.require_same_run(file, before, now, f"Delete it, or use another folder than {self.out}.")
             return True
         if run.teacher in self.teachers and "recipe" in (before := self.result(run)):
@@ -484,17 +490,15 @@ class Bench:
         return all(name in store.names and store.done(name).all() for name in arrays)
 
     def provenance(self, run: Run) -> dict[str, Any]:
-        """Return what is kept with a result: fingerprints of the outputs learned from, and a method of one's own.
+        """Return the fingerprints of the teacher outputs that a run learns from, to be kept with its result.
 
         Args:
-            run: The run; {} for a teacher, and for a method of the paper without one.
+            run: The run; {} if it has no teacher or is one.
         """
-        found = {"method": own.record()} if (own := self.own(run)) else {}
         if run.teacher is None or run.method == "teacher":
-            return found
+            return {}
         store, reads = data.ClipStore(self.store), [f"{run.outputs}.{kind}" for kind in ("feature", "logits")]
-        outputs = {"outputs": self.train_clips(store).fingerprints(reads)} if set(reads) <= set(store.names) else {}
-        return outputs | found
+        return {"outputs": self.train_clips(store).fingerprints(reads)} if set(reads) <= set(store.names) else {}
 
     def train_and_evaluate(self, run: Run) -> str:
         """Train a run unless it is trained, evaluate it, write the result, and return a line that describes it.
@@ -518,6 +522,8 @@ class Bench:
             model = self.load(run)
             model.sampling = run.sampling
         else:
+            if own := self.own(run):
+                files.write_json(self.path(run, ".method.json"), own.record())
             torch.manual_seed(run.seed)
             model = self.build(run, train)
             model.sampling = run.sampling
@@ -588,6 +594,8 @@ class Bench:
                 student = replace(student, imu_encoder=None, fusion=None, student_class=None)
                 bound = getattr(own.build, "keywords", {})  # those of a partial, which ours would override
                 model = own.build(len(store.class_names), **(student.arguments() | clips | bound))
+                if not isinstance(model, nn.Module):
+                    raise EgoDistillError(f"{own.name}: build returns a {type(model).__name__}, not a torch.nn.Module")
                 for name in ("num_frames", *clips):  # what `measure()` and tables ask a network
                     if not hasattr(model, name):
                         setattr(model, name, clips.get(name, run.frames))
@@ -737,12 +745,10 @@ def outcome_record(found: inference.Evaluation, test: Any) -> dict[str, Any]:
 def require_files(methods: Sequence[Method]) -> None:
     """Raise EgoDistillError for a method that another process cannot build: it is not in a file, but in a notebook."""
     for method in methods:
-        try:
-            pickle.dumps(method)
-            known = '"file": null' not in json.dumps(method.record())
-        except (AttributeError, TypeError, pickle.PicklingError):
-            known = False
-        if not known:
+        content = b"__main__"
+        with contextlib.suppress(AttributeError, TypeError, pickle.PicklingError):
+            content = pickle.dumps(method)
+        if b"__main__" in content and not hasattr(sys.modules["__main__"], "__file__"):
             raise EgoDistillError(
                 f"{method.name}: other processes cannot read its functions; write them as named functions into a "
                 f"file, and import it, or leave out jobs"

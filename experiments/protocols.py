@@ -15,6 +15,7 @@ import functools
 import hashlib
 import inspect
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from torch import nn
 
 from .. import distillation
 from ..distillation import Recipe
+from ..support.errors import EgoDistillError
 from ..training import Training
 
 __all__ = [
@@ -203,6 +205,12 @@ class Method:
     pretrain: bool = False
     start: bool = True
 
+    def __post_init__(self) -> None:
+        if not (isinstance(self.name, str) and callable(self.build) and callable(self.stage)):
+            raise EgoDistillError(f"Method({self.name!r}, ...): give a name, and functions that build and train")
+        if self.pretrain and not self.taught:
+            raise EgoDistillError(f"{self.name}: finetune() has no teacher, from whom pretrain=True learns")
+
     @property
     def taught(self) -> bool:
         """Return whether its stage learns from a teacher."""
@@ -218,14 +226,13 @@ class Method:
 
 
 def describe_function(function: Any) -> dict[str, Any]:
-    """Return the name of a function or class, the arguments that a partial binds, and a hash of the file it is in."""
+    """Return the name of a function or class, the arguments of a partial, and a hash of its file; a value as text."""
     if isinstance(function, functools.partial):
-        bound = {
-            name: describe_function(one) if callable(one) else repr(one) for name, one in function.keywords.items()
-        }
-        return {**describe_function(function.func), "arguments": [*map(repr, function.args), bound]}
-    kind = function if hasattr(function, "__qualname__") else type(function)
-    found: dict[str, Any] = {"name": kind.__qualname__}  # a script's module has other names in other processes
+        bound = {name: describe_function(one) for name, one in function.keywords.items()}
+        return {**describe_function(function.func), "arguments": [*map(describe_function, function.args), bound]}
+    if not hasattr(function, "__qualname__"):
+        return {"value": re.sub(r" at 0x[0-9a-f]+", "", repr(function))}
+    kind, found = function, {"name": function.__qualname__}  # a script's module has other names in other processes
     if kind.__module__.partition(".")[0] != __name__.partition(".")[0]:
         try:
             source = Path(inspect.getfile(inspect.unwrap(function)))

@@ -357,7 +357,7 @@ def check(
     """
     # Each result is added at once, so that it is kept if a later step fails.
     recording = open_recording(video, imu, imu_offset=imu_offset, imu_stretch=imu_stretch, imu_axes=imu_axes)
-    recording, video = dataclasses.replace(recording, zero_accel=True), recording.video
+    recording, video = recording.changed(zero_accel=True), recording.video
     known: dict = {"path": video, "imu_axes": recording.imu_axes}
     try:
         info = recording.probe()

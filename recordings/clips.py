@@ -414,12 +414,27 @@ class Recording:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        other = _CAMERAS.setdefault(_own_name(cls), cls)
+        homes = [getattr(sys.modules.get(kind.__module__), "__file__", None) for kind in (other, cls)]
+        if homes[0] != homes[1]:
+            raise DataError(f"{homes[0]} and {homes[1]} both have a class {_own_name(cls)}; rename a file or a class")
         _CAMERAS[_own_name(cls)] = cls
         if cls.motion is not Recording.motion:
             cls.motion = _placed(cls.motion)
 
     def __getstate__(self) -> dict[str, Any]:  # without the samples
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def changed(self, **fields: Any) -> Any:
+        """Return a copy with other fields; unlike `dataclasses.replace()`, it keeps attributes that are no fields.
+
+        Args:
+            fields: The fields.
+        """
+        copy = object.__new__(type(self))
+        copy.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("samples", "bare")} | fields)
+        copy.__post_init__()
+        return copy
 
     @property
     def own_reader(self) -> Callable | None:
@@ -433,6 +448,11 @@ class Recording:
         Raise DataError for a field of one's own that JSON cannot hold.
         """
         fields, camera = self.__getstate__(), _own_name(self.own_reader)
+        if lost := set(self.__dict__) - set(fields) - {"samples", "info", "bare"}:
+            raise DataError(
+                f"{self.video}: {min(lost)!r} is no field of {camera}, so a store would not have it; make the class a "
+                f"frozen dataclass with this field"
+            )
         usual = {field.name: fields.pop(field.name) for field in dataclasses.fields(Recording)}
         try:
             return usual | {"camera": f"{camera} {json.dumps(fields)}" if fields else camera}
@@ -542,7 +562,9 @@ def _own_name(part: Any) -> str:
     """Return the name of a class or function, the same if its file is imported under another one; "" for None."""
     if part is None:
         return ""
-    return f"{part.__module__.removeprefix('own_')}.{getattr(part, '__qualname__', type(part).__name__)}"
+    if not hasattr(part, "__qualname__"):
+        raise DataError(f"{part!r}: give a function or a class; a store can only name one of these")
+    return f"{part.__module__.removeprefix('own_')}.{part.__qualname__}"
 
 
 def _placed(read: Callable[..., Imu]) -> Any:
@@ -557,12 +579,15 @@ def _placed(read: Callable[..., Imu]) -> Any:
         if "bare" in self.__dict__:
             return read(self)
         if "samples" not in self.__dict__:
-            bare = dataclasses.replace(self, imu_offset=0.0, imu_stretch=1.0, imu_axes="gopro")
-            bare.__dict__["bare"] = True
+            bare = self.changed(imu_offset=0.0, imu_stretch=1.0, imu_axes="gopro", bare=True)
             self._place(call_own(name_files(self.imu_source), read, bare, zero_accel=self.zero_accel))
         return self.__dict__["samples"]
 
     return motion
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def recorded(fields: Mapping[str, Any]) -> Recording:
@@ -573,7 +598,7 @@ def recorded(fields: Mapping[str, Any]) -> Recording:
     """
     camera, _, others = fields["camera"].partition(" ")
     usual = {name: value for name, value in fields.items() if name != "camera"}
-    more = {name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(others or "{}").items()}
+    more = {name: _tuples(value) for name, value in json.loads(others or "{}").items()}
     found = _CAMERAS[camera](**usual, **more) if camera in _CAMERAS else Recording(**usual)
     if camera and _own_name(found.own_reader) != camera:
         raise DataError(
@@ -761,7 +786,7 @@ def use_parts(parts: Mapping[str, Any]) -> None:
     Args:
         parts: Of what `parts_in_use()` returns, "readers" and "imu_readers", or all; names as for `own.resolve()`.
     """
-    sys.path += [folder for folder in parts.get("path", ()) if folder not in sys.path]
+    sys.path[:] = dict.fromkeys([*parts.get("path", ()), *sys.path])  # in the order of the process that sent them
     own.import_again(parts.get("files", {}))
     readers, formats = parts["readers"], parts["imu_readers"]
     found = {name: own.resolve(name) for name in (*readers, *formats.values(), *parts.get("classes", ()))}
@@ -827,8 +852,7 @@ def open_recording(
         found = _ask_readers(Path(path))
     if found is None:
         return Recording(path, imu, **given)
-    return dataclasses.replace(
-        found,
+    return found.changed(
         imu=found.imu or found.video,  # named: or its segments would be opened again, and its clock applied twice
         imu_offset=imu_offset + imu_stretch * found.imu_offset,
         imu_stretch=imu_stretch * found.imu_stretch,

@@ -20,9 +20,15 @@ from typing import Any
 
 from .errors import EgoDistillError, EgoDistillOSError
 
-__all__ = ["import_again", "imported", "name_of", "resolve"]
+__all__ = ["import_again", "imported", "is_name", "name_of", "resolve"]
 
 FILES: dict[str, str] = {}  # {module: file} of those that were imported
+
+
+def is_name(text: str) -> bool:
+    """Return whether a text has the form of a name, such as parts.py:Spectrum; a path of Windows has not."""
+    source, _, wanted = text.rpartition(":")
+    return bool(source) and all(part.isidentifier() for part in wanted.split("."))
 
 
 def resolve(name: str) -> Any:

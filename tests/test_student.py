@@ -663,3 +663,38 @@ def test_a_student_of_ones_own_class_is_read_by_that_class(tmp_path):
         EgoDistill.load(tmp_path / "calm.pt")
     clips = batches.example_inputs(model, 2)
     assert torch.equal(Calm.load(tmp_path / "calm.pt")(*clips).logits, model(*clips).logits)
+
+
+class Scaled(EgoDistill):
+    """A student with an argument of its own, which it forgets to keep."""
+
+    def __init__(self, *given, scale=1.0, **named):
+        super().__init__(*given, **named)
+        self.scale = scale
+
+
+class Kept(Scaled):
+    def __init__(self, *given, scale=1.0, **named):
+        super().__init__(*given, scale=scale, **named)
+        self.arguments["scale"] = scale
+
+
+def test_an_argument_of_ones_own_is_in_the_file_or_nothing_is_written(tmp_path):
+    options = {"feature_dim": 8, "image_encoder": "resnet10x4", "image_weights": None, "frame_size": 32, "hidden": 8}
+    with pytest.raises(EgoDistillError, match=r".* 'scale' of Scaled: .*self\.arguments\['scale'\] = scale"):
+        Scaled(3, scale=2.0, **options).save(tmp_path / "s.pt")
+    assert not (tmp_path / "s.pt").exists()
+    Kept(3, scale=2.0, **options).save(tmp_path / "s.pt")
+    assert Kept.load(tmp_path / "s.pt").scale == 2.0
+
+
+def test_lazy_layers_of_a_part_are_read_again(tmp_path):
+    options = {"feature_dim": 8, "image_encoder": "resnet10x4", "image_weights": None, "frame_size": 32, "hidden": 8}
+
+    def lazy():
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(5))
+
+    model = EgoDistill(3, imu_encoder=lazy, **options)
+    model.save(tmp_path / "s.pt")
+    again = EgoDistill.load(tmp_path / "s.pt", imu_encoder=lazy)
+    assert torch.equal(again.imu_encoder[1].weight, model.imu_encoder[1].weight)

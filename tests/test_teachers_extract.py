@@ -370,24 +370,35 @@ def bytes_of(path):
 
 
 def test_a_teacher_that_fails_at_once_leaves_its_name_to_others(folder, unlabelled, tmp_path):
-    """Also the classes that it gave to a store without labels; outputs of others stay."""
+    """Also to one with other classes, in a store without labels; outputs of others stay."""
     labelled = Path(shutil.copytree(folder, tmp_path / "labelled"))
     teachers.extract(narrow(), data.ClipStore(labelled), progress=False)
     broken = narrow(name="x")
     broken.net.register_forward_pre_hook(lambda *_: 1 / 0)
     for path in (labelled, unlabelled.path):
-        before = bytes_of(path)
+        others = {name: content for name, content in bytes_of(path).items() if name != "store.json"}
         for options in ({}, {"precision": "bf16"}, {"overwrite": True}):
             with pytest.raises(ZeroDivisionError):
                 teachers.extract(broken, data.ClipStore(path), progress=False, **options)
-            assert bytes_of(path) == before
+            assert not (path / "x.teacher.json").exists()
+        assert {name: content for name, content in bytes_of(path).items() if name in others} == others
     teachers.extract(with_classes(4, "x"), unlabelled, progress=False)
     assert len(unlabelled.class_names) == 4 and unlabelled.done("x.logits").all()
-    before, stopped = bytes_of(unlabelled.path), with_classes(4, "y")
+    stopped = with_classes(4, "y")
     count_clips(stopped, stop_after=0)
     with pytest.raises(KeyboardInterrupt):
         teachers.extract([stopped, with_classes(4, "y")], unlabelled, fold=[0, 0, 1, 1], progress=False)
-    assert bytes_of(unlabelled.path) == before and "y.logits" not in unlabelled.names
+    teachers.extract(with_classes(4, "y"), unlabelled, precision="bf16", progress=False)
+    assert unlabelled.done("y.logits").all()
+
+
+def test_a_process_of_several_keeps_the_name_when_it_fails(unlabelled):
+    """The others may be at work."""
+    broken = with_classes(4, "x")
+    broken.net.register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        teachers.extract(broken, unlabelled, batch_size=1, rank=1, world_size=2, progress=False)
+    assert outputs_record(unlabelled, "x")
 
 
 def test_a_teacher_that_fails_later_keeps_its_name_and_its_outputs(unlabelled):

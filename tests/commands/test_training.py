@@ -202,7 +202,7 @@ def test_a_finished_training_says_so(taught, capsys):
     assert run(capsys, *command).startswith("x.pt: already trained (2 of 2 epochs); loss ")
     assert not (taught / "x.pt.training").exists()
     assert cli.main([*command, "--tau", "2"]) == 1
-    assert "x.pt: was begun with other settings: tau was 1.0 and is now 2.0" in (err := capsys.readouterr().err)
+    assert "x.pt: was begun with other settings: --tau was 1.0 and is now 2.0" in (err := capsys.readouterr().err)
     assert "--overwrite" in err and (taught / "x.pt").read_bytes() == model
     assert run(capsys, *command, "--overwrite").startswith("x.pt: already trained")  # they are the same
     assert cli.main([*command, "--tau", "2", "--overwrite", "--keep-checkpoint"]) == 0
@@ -396,10 +396,10 @@ class Calm(EgoDistill):
 
 def test_networks_of_ones_own_go_through_all_commands(taught, capsys):
     """Named when the student is built, and again when its file is read."""
-    (taught / "mine.py").write_text(MINE)
+    (taught / "my_networks.py").write_text(MINE)
     small = "--image-encoder resnet10x4 --image-weights none --epochs 1 --decay-epochs --batch-size 8 --no-plot".split()
-    built = ["--imu-encoder", "mine.py:wide", "--student-class", "mine.py:Calm"]
-    own = ["--own", "mine.py:wide", "--own", "mine.py:Calm"]
+    built = ["--imu-encoder", "my_networks.py:wide", "--student-class", "my_networks.py:Calm"]
+    own = ["--own", "my_networks.py:wide", "--own", "my_networks.py:Calm"]
     run(capsys, "pretrain", "s", "--teacher", "small", "--out", "imu.pt", *small, *built)
     training = ["distill", "s", "--teacher", "small", "--out", "own.pt", *small[4:], "--init", "imu.pt", *own]
     run(capsys, *training)
@@ -407,20 +407,20 @@ def test_networks_of_ones_own_go_through_all_commands(taught, capsys):
     run(capsys, "evaluate", "s", "--student", "own.pt", *own, "--no-plot")
     run(capsys, "export", "own.pt", "--out", "own.pt2", "--check", "s", *own)
     assert "own.pt" in run(capsys, "measure", "--student", "own.pt", *own, "--repeats", 1)
-    import mine
+    import my_networks as mine
 
     model = mine.Calm.load("own.pt", imu_encoder=mine.wide)
     assert type(model.imu_encoder) is mine.Spectrum and model.imu_dim == 5
     for words, said in (
-        (own[:2], r"own\.pt: its class is mine:Calm, which is not of this library.*--own FILE\.py:Calm"),
-        (own[2:], r"own\.pt: its imu_encoder is mine:Spectrum, .*--own FILE\.py:Spectrum"),
-        (["--own", "mine.py:narrow"], r"narrow cannot be built without arguments \(TypeError: "),
-        ([*own, "--own", "mine.py:Calmer"], r"mine\.py: has no Calmer; did you mean Calm\?"),
+        (own[:2], r"own\.pt: its class is my_networks:Calm, which is not of this library.*--own FILE\.py:Calm"),
+        (own[2:], r"own\.pt: its imu_encoder is my_networks:Spectrum, .*--own FILE\.py:Spectrum"),
+        (["--own", "my_networks.py:narrow"], r"narrow cannot be built without arguments \(TypeError: "),
+        ([*own, "--own", "my_networks.py:Calmer"], r"my_networks\.py: has no Calmer; did you mean Calm\?"),
     ):
         assert cli.main(["evaluate", "s", "--student", "own.pt", *words]) == 1
         assert re.search(said, capsys.readouterr().err)
     start = "distill s --teacher small --out new.pt".split()
-    assert cli.main([*start, *small, "--student-class", "mine.py:Spectrum"]) == 1
+    assert cli.main([*start, *small, "--student-class", "my_networks.py:Spectrum"]) == 1
     assert "give a class that inherits from EgoDistill" in capsys.readouterr().err
     assert cli.main([*start, *small, *own]) == 1
     assert "--own" in capsys.readouterr().err
@@ -446,18 +446,18 @@ def broken():
 def test_a_teacher_of_ones_own_is_a_function_in_a_file(store, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(store.path, "s")
-    Path("mine.py").write_text(TEACHERS)
-    run(capsys, "extract", "s", "--teacher-file", "mine.py:own")
+    Path("my_teachers.py").write_text(TEACHERS)
+    run(capsys, "extract", "s", "--teacher-file", "my_teachers.py:own")
     assert data.ClipStore("s").read("own.feature", [0, 1]).shape == (2, 12)
-    assert "top-1" in run(capsys, "evaluate", "s", "--teacher-file", "mine.py:own")
+    assert "top-1" in run(capsys, "evaluate", "s", "--teacher-file", "my_teachers.py:own")
     for name, words in (("broken", "holds a model of class Linear, not a teacher"), ("nothing", "has no nothing")):
-        assert cli.main(["extract", "s", "--teacher-file", f"mine.py:{name}"]) == 1
+        assert cli.main(["extract", "s", "--teacher-file", f"my_teachers.py:{name}"]) == 1
         assert words in capsys.readouterr().err
 
 
 def test_a_bench_trains_students_with_networks_of_ones_own(store, tmp_path, capsys, monkeypatch):
-    (tmp_path / "mine.py").write_text(MINE)
-    student = replace(RECIPE.student, imu_encoder=f"{tmp_path / 'mine.py'}:Spectrum")
+    (tmp_path / "my_networks.py").write_text(MINE)
+    student = replace(RECIPE.student, imu_encoder=f"{tmp_path / 'my_networks.py'}:Spectrum")
     bench = Bench(
         str(store.path),
         str(tmp_path / "out"),

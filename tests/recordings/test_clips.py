@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import av
+import examples
 import mine
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from painted import (
     write_video,
 )
 
-from egodistill import DataError, data
+from egodistill import DataError, EgoDistillError, data
 from egodistill.datasets import segments
 from egodistill.experiments.camera_files import neon_tables, write_gopro
 from egodistill.imu import IMU_READERS, CoverageError, Imu, IMUError, read_imu
@@ -36,6 +37,7 @@ from egodistill.recordings import clips
 from egodistill.recordings.audio import log_mel, read_audio
 from egodistill.recordings.checks import check
 from egodistill.recordings.clips import ClipSpec, Recording, decode_clips, open_recording, spec_differences
+from egodistill.support import own
 from egodistill.video import VideoError, read_frames
 
 STUDENT = ClipSpec(frames=4, size=40, imu_samples=422)
@@ -786,3 +788,39 @@ def test_an_error_of_a_reader_stays(monkeypatch):
     monkeypatch.setattr(clips, "READERS", [strict])
     with pytest.raises(DataError, match=r"^x\.mp4: not mine$"):
         open_recording("x.mp4")
+
+
+CAMERA = """
+import dataclasses
+from egodistill.recordings import Recording
+
+class Camera(Recording):
+    def __init__(self, video, imu, gain=1.0, **others):
+        super().__init__(video, imu, **others)
+        object.__setattr__(self, "gain", gain)
+
+    def motion(self):
+        found = super().motion()
+        return dataclasses.replace(found, gyro=self.gain * found.gyro)
+
+def read(path):
+    return Camera(path, path.with_name("walk.csv"), gain=2.0)
+"""
+
+
+def test_a_value_that_is_no_field_of_a_camera_is_used_and_no_store_lacks_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(clips, "_CAMERAS", {})
+    monkeypatch.setattr(own, "FILES", {})
+    monkeypatch.chdir(examples.make(tmp_path / "here"))
+    for folder in ("left", "right"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "camera_of_mine.py").write_text(CAMERA)
+    monkeypatch.setattr(clips, "READERS", [own.resolve(f"{tmp_path}/left/camera_of_mine.py:read")])
+    plain = clips.Recording("walk.mp4", "walk.csv").motion()
+    recording = clips.open_recording("walk.mp4", imu_offset=0.5)
+    np.testing.assert_allclose(recording.motion().gyro, 2 * plain.gyro)
+    np.testing.assert_allclose(recording.motion().gyro_time, plain.gyro_time + 0.5)
+    with pytest.raises(DataError, match=r"walk\.mp4: 'gain' is no field of camera_of_mine\.Camera"):
+        recording.record()
+    with pytest.raises(EgoDistillError, match=r"both have a class camera_of_mine\.Camera; rename"):
+        own.resolve(f"{tmp_path}/right/camera_of_mine.py:read")
