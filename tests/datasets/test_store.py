@@ -516,6 +516,9 @@ def test_outputs_of_two_teachers_never_meet(store, tmp_path):
         with pytest.raises(DataError, match=r"t\.teacher\.json cannot be read"):
             claim_outputs(whole, "t", second)
     (path / "t.teacher.json").unlink()
+    claim_outputs(whole, "t", first)  # no row is written, as after a run that failed at once
+    (path / "t.teacher.json").unlink()
+    whole.write("t.feature", slice(None), np.ones((12, 2)))
     with pytest.raises(DataError, match="have the fingerprint None"):
         claim_outputs(whole, "t", first)
     claim_outputs(whole, "u", first)  # no outputs are there yet
