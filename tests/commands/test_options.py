@@ -625,10 +625,11 @@ ARRIVALS = {
         ),
         (
             "tcp://127.0.0.1:9 --student a.pt --imu-follow t.csv --align arrival --tolerance 0.25 --timeout 7 "
-            "--reconnect 60",
+            "--reconnect 60 --events --event-start 0.3",
             {
                 "VideoFeed.realtime": True,
                 "VideoFeed.timeout": 7.0,
+                "Output.tracker": events.Tracker(start=0.3, end=0.3 * 2 / 3),
                 "VideoFeed.reconnect": 60.0,
                 "table_samples.timeout": 7.0,
                 "table_samples.path": "t.csv",
