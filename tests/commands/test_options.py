@@ -587,7 +587,11 @@ ARRIVALS = {
         ),
     ],
     "live": [
-        (f"v.mp4 --student a.pt --fast {READER_WORDS}", READER_ARRIVALS | {"open_recording of live.imu": None}),
+        (
+            f"v.mp4 --student a.pt --fast --events --event-start 0.3 {READER_WORDS}",
+            READER_ARRIVALS
+            | {"open_recording of live.imu": None, "Output.tracker": events.Tracker(start=0.3, end=0.3 * 2 / 3)},
+        ),
         (
             "v.mp4 --student a.pt --own toys:Moved --imu a.csv g.csv --imu-axes XZy --every 0.25 --frames "
             "newest --slack 0.1 --top 2 "
@@ -625,11 +629,10 @@ ARRIVALS = {
         ),
         (
             "tcp://127.0.0.1:9 --student a.pt --imu-follow t.csv --align arrival --tolerance 0.25 --timeout 7 "
-            "--reconnect 60 --events --event-start 0.3",
+            "--reconnect 60",
             {
                 "VideoFeed.realtime": True,
                 "VideoFeed.timeout": 7.0,
-                "Output.tracker": events.Tracker(start=0.3, end=0.3 * 2 / 3),
                 "VideoFeed.reconnect": 60.0,
                 "table_samples.timeout": 7.0,
                 "table_samples.path": "t.csv",
