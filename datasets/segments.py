@@ -523,13 +523,11 @@ def read_recordings(path: str | os.PathLike, windows: Windows = Windows()) -> Se
             f"{path}: its recordings are too short to be split by stretch: none has {2 * CLIP_SECONDS + GUARD:.1f} s "
             f"(two clips and a gap between them); use split_by='recording' (--split-by recording)"
         )
-    far = abs(tests / len(segments) - windows.test_share) > FAR
-    note = (
-        f"{tests:,} of {len(segments):,} clips ({100 * tests / len(segments):.0f} %) are for testing, not "
-        f"{100 * windows.test_share:.0f} %, because whole recordings are; split_by='stretch' (--split-by stretch) "
-        f"divides each of them"
-    )
-    notes = (note,) if drawn and far and windows.split_by == "recording" else ()
+    notes: tuple[str, ...] = ()
+    if drawn and windows.split_by == "recording" and abs(tests / len(segments) - windows.test_share) > FAR:
+        shares = f"{100 * tests / len(segments):.0f} %) are for testing, not {100 * windows.test_share:.0f} %"
+        way_out = "because whole recordings are; split_by='stretch' (--split-by stretch) divides each of them"
+        notes = (f"{tests:,} of {len(segments):,} clips ({shares}, {way_out}",)
     segments.origin = Origin(str(path), rows, drawn, notes, written)
     return segments
 

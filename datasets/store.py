@@ -720,6 +720,10 @@ class OutputClaim:
     def check(self) -> None:
         """Raise DataError if another run has claimed these outputs since."""
         found = _read_record(self.file)
+        if not found:
+            raise DataError(
+                f"{self.file}: another run of this teacher has failed and removed its claim; run this again"
+            )
         if _differing(found, self.identity):
             raise DataError(
                 f"{self.file}: another run is overwriting these outputs with those of the "

@@ -207,7 +207,7 @@ class StoreFiles:
             self.check_format(header)
             if fault := array_fault(header.get("arrays")):
                 raise DataError(f"{self.path / 'store.json'}: is damaged: {fault}")
-            self.arrays = header["arrays"]
+            self.arrays.update(header["arrays"])
             self.class_names = header.get("class_names", self.class_names)
             self.stamp = stamp
 

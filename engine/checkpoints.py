@@ -136,11 +136,9 @@ def class_name(kind: type) -> str:
 def own_arguments(kind: type) -> set[str]:
     """Return the names of the arguments that a class of one's own has besides those of the class it inherits from."""
     ours = next((base for base in kind.__mro__ if is_ours(base)), kind)
-    named = [
-        {name for name, one in inspect.signature(each.__init__).parameters.items() if one.kind not in (2, 4)}
-        for each in (kind, ours)
-    ]
-    return named[0] - named[1]
+    own, known = (inspect.signature(each.__init__).parameters for each in (kind, ours))
+    named = (name for name, one in own.items() if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD))
+    return {*named} - {*known}
 
 
 def is_ours(kind: type) -> bool:

@@ -27,7 +27,7 @@ __all__ = ["LAYOUTS", "PUBLISHED", "TorchvisionVideo", "weights_file"]
 
 # {model: (frames of a clip, frames per second, licence)}. The first two are in the text "_docs" of the weights'
 # metadata (`clip_len`, `frame_rate`), for accuracies on Kinetics-400. The licence is that of the code that the weights
-# are from, which "recipe" there names: torchvision, Video-Swin-Transformer, PySlowFast.
+# are from, which "recipe" there names: torchvision, Video-Swin-Transformer (from memory), PySlowFast.
 CLIPS = {
     "swin3d_t": (32, 15.0, "Apache-2.0"),
     "swin3d_s": (32, 15.0, "Apache-2.0"),
@@ -101,7 +101,7 @@ class TorchvisionVideo(nn.Module):
 
 
 class Pool(nn.AvgPool3d):
-    """An average pool that averages a map smaller than its kernel completely."""
+    """An average pool that takes the mean of the whole map where the map is smaller than its kernel."""
 
     def forward(self, input: Tensor) -> Tensor:
         kernel = [min(size, side) for size, side in zip(self.kernel_size, input.shape[2:], strict=True)]

@@ -593,7 +593,12 @@ class Bench:
             if own:
                 student = replace(student, imu_encoder=None, fusion=None, student_class=None)
                 bound = getattr(own.build, "keywords", {})  # those of a partial, which ours would override
-                model = own.build(len(store.class_names), **(student.arguments() | clips | bound))
+                try:
+                    model = own.build(len(store.class_names), **(student.arguments() | clips | bound))
+                except TypeError as error:
+                    raise EgoDistillError(
+                        f"{own.name}: build fails with the arguments of EgoDistill ({error}); let it take **others"
+                    ) from error
                 if not isinstance(model, nn.Module):
                     raise EgoDistillError(f"{own.name}: build returns a {type(model).__name__}, not a torch.nn.Module")
                 for name in ("num_frames", *clips):  # what `measure()` and tables ask a network

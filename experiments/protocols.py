@@ -208,6 +208,11 @@ class Method:
     def __post_init__(self) -> None:
         if not (isinstance(self.name, str) and callable(self.build) and callable(self.stage)):
             raise EgoDistillError(f"Method({self.name!r}, ...): give a name, and functions that build and train")
+        try:
+            inspect.signature(self.stage).bind("model", "store", "settings", **({"teacher": ""} if self.taught else {}))
+        except TypeError as error:
+            wanted = "stage must take (model, store, settings, *, teacher)"
+            raise EgoDistillError(f"{self.name}: {wanted}; {error}") from error
         if self.pretrain and not self.taught:
             raise EgoDistillError(f"{self.name}: finetune() has no teacher, from whom pretrain=True learns")
 

@@ -555,7 +555,7 @@ class Recording:
         return found
 
 
-_CAMERAS: dict[str, type[Recording]] = {}  # classes of one's own by name; of two with one name the later
+_CAMERAS: dict[str, type[Recording]] = {}  # classes of one's own by name; of two in one file the later
 
 
 def _own_name(part: Any) -> str:

@@ -41,8 +41,8 @@ def resolve(name: str) -> Any:
         EgoDistillOSError: The file does not exist.
         EgoDistillError: The module cannot be imported, or has nothing of this name.
     """
-    source, colon, wanted = name.rpartition(":")
-    if not (colon and source and wanted):
+    source, _, wanted = name.rpartition(":")
+    if not is_name(name):
         raise EgoDistillError(f"{name}: give FILE.py:NAME or PACKAGE.MODULE:NAME")
     if source.endswith(".py") and not Path(source).is_file():
         raise EgoDistillOSError(f"{source}: no such file")

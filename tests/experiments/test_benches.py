@@ -615,6 +615,11 @@ def test_what_is_no_method_is_refused(demo, tmp_path, own_methods, capsys):
     taken = ("EgoDistill", "visonly", "Stage 1", "start", "STTS full", "-", "", "stage 1 of a talk")
     with pytest.raises(ValueError, match="finetune\\(\\) has no teacher"):
         replace(methods["Ours"], stage=distillation.finetune)
+    with pytest.raises(ValueError, match=r"Ours: stage must take .* teacher"):
+        replace(methods["Ours"], stage=lambda model, store, settings: None)
+    short = replace(methods["Ours"], build=lambda num_classes: EgoDistill(num_classes))
+    with pytest.raises(ValueError, match="Ours: build fails with the arguments of EgoDistill"):
+        bench_of(demo, tmp_path / "short", methods=[short]).run([Run("Ours", teacher="slowfast-{seed}")])
     with pytest.raises(ValueError, match="give a name, and functions"):
         replace(methods["Ours"], build=3)
     slopes = [protocols.describe_function(functools.partial(EgoDistill, act=torch.nn.LeakyReLU(k))) for k in (0.1, 0.9)]

@@ -8,7 +8,7 @@ import pytest
 
 from egodistill import EgoDistillError, EgoDistillOSError
 from egodistill.support import own
-from egodistill.support.own import resolve
+from egodistill.support.own import is_name, resolve
 
 
 @pytest.fixture
@@ -40,6 +40,11 @@ def test_a_file_with_the_name_of_another_module_replaces_nothing(file):
     file.rename(other)
     assert resolve(f"{other}:Spectrum").Band.size == 3
     assert resolve(f"{other}:Spectrum") is resolve(f"{other}:Spectrum") and sys.modules["json"] is json
+
+
+def test_paths_are_no_names():
+    assert is_name("a.py:B.C") and is_name("a.b:C")
+    assert not any(map(is_name, ("a.py", "a.py:", r"C:\x\t.pt", "rtsp://camera/1")))
 
 
 def size_in(kind):
