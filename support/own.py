@@ -11,6 +11,7 @@ import contextlib
 import difflib
 import importlib
 import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Mapping
@@ -25,9 +26,9 @@ __all__ = ["import_again", "imported", "is_name", "name_of", "resolve"]
 FILES: dict[str, str] = {}  # {module: file} of those that were imported
 
 
-def is_name(text: str) -> bool:
+def is_name(text: str | os.PathLike[str]) -> bool:
     """Return whether a text has the form of a name, such as parts.py:Spectrum; a path of Windows has not."""
-    source, _, wanted = text.rpartition(":")
+    source, _, wanted = os.fspath(text).rpartition(":")
     return bool(source) and all(part.isidentifier() for part in wanted.split("."))
 
 

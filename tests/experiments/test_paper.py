@@ -379,7 +379,7 @@ def test_finished_runs_are_of_the_same_clips_and_outputs(demo, tmp_path):
         ("--methods EgoDistill Ego", "unknown method 'Ego'"),
         ("--pretrained AdaFuses=x.pth", "--pretrained is for students, AdaFuse, STTS or ListenToLook; got 'AdaFuses'"),
         ("--teacher nobody --methods EgoDistill --out {new}", "has no array 'nobody.feature'"),
-        ("--num-frames 3 --methods VisOnly --out {new}", "prepare(..., num_frames=3)"),
+        ("--num-frames 3 --methods VisOnly --out {new}", "`egodistill prepare --num-frames 3` writes it"),
     ],
 )
 def test_errors_of_compare_name_the_way_out(demo, small, tmp_path, capsys, options, says):
