@@ -64,7 +64,7 @@ from .recordings.clips import (
     use_parts,
 )
 from .support import files
-from .support.errors import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError
+from .support.errors import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError, NoteWarning
 from .support.processes import CRASHES, Processes, Watch, explain
 from .video import DRAWN, MAX_HOLD, VideoError, VideoInfo, clip_times, frames_at, probe, read_frames
 
@@ -425,7 +425,7 @@ def _check_failures(store: ClipStore, total: int, max_bad: float) -> None:
                 f"run again with retry_failed=True (--retry-failed); to correct start or stop of a segment, begin "
                 f"again in another folder"
             )
-        warnings.warn(text, stacklevel=3)
+        warnings.warn(text, NoteWarning, stacklevel=3)
 
 
 def fill_for_consumer(

@@ -858,7 +858,8 @@ def _read_telemetry(video: Path, zero_accel: bool) -> Imu:
     except gpmf.GPMFError as error:
         if _is_text(video):
             raise IMUError(
-                f"{video}: a text file, not a video with telemetry; if it is a table, rename it to end in .csv"
+                f"{video}: a text file, not a video with telemetry; if it is a table, rename it to end in .csv; for a "
+                f"format of your own, give IMU_READERS a function for its suffix (--imu-reader)"
             ) from error
         if _knows_telemetry(video):
             return _read_log(video, "read_telemetry", zero_accel)

@@ -33,8 +33,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..support import files
-from ..support.errors import EgoDistillOSError, NoteWarning, in_words
+from ..support import files, own
+from ..support.errors import EgoDistillError, EgoDistillOSError, NoteWarning, in_words
 from ..support.tables import printable
 from ..support.version import __version__
 from .inputs import require_inputs
@@ -247,6 +247,12 @@ def run_parsed(arguments: argparse.Namespace) -> int:
             raise
         if is_first_failure(error):
             print_error(error, arguments)
+        return 1
+    except Exception as error:
+        if not (place := own.place(error)):
+            raise
+        if is_first_failure(error):
+            print_error(EgoDistillError(f"{place}: {type(error).__name__}: {error}"), arguments)
         return 1
     except KeyboardInterrupt as error:
         if is_first_failure(error):

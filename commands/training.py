@@ -23,10 +23,10 @@ from ..datasets.one_pass import Together
 from ..distillation import EPIC_KITCHENS, PRESETS
 from ..drawing import curves
 from ..engine import batches, checkpoints, distributed, runtime
-from ..student import EgoDistill
+from ..student import PARTS, EgoDistill
 from ..support import files
 from ..support.errors import CLIP_SECONDS
-from ..support.own import resolve
+from ..support.own import is_name, resolve
 from ..support.tables import Table
 from ..training import History, Training, log_path
 from .options import (
@@ -185,7 +185,13 @@ def report_training(a: argparse.Namespace, settings: Training, train: Callable[[
         finished = f"already trained ({len(history)} of {settings.epochs} epochs); " if unchanged else ""
         print(f"{settings.out}: {finished}{final_metrics(history)}")
         draw_beside(a, a.out, lambda path, title: curves.draw_curves(history, path, Path(a.out).name, title))
-        suggest(*then)
+        suggest(*then, *own_words(a))
+
+
+def own_words(a: argparse.Namespace) -> list[str]:
+    """Return --own for each part of one's own in the student, with which other commands read its file."""
+    names = [*vars(a).get("own", ()), *(vars(a).get(name) for name in (*PARTS, "student_class"))]
+    return [word for name in names if name and is_name(name) for word in ("--own", name)]
 
 
 def final_metrics(history: History) -> str:

@@ -64,6 +64,7 @@ from ..engine import batches, checkpoints
 from ..recordings import clips
 from ..student import EgoDistill, IMUEncoder, Output
 from ..support import files
+from ..support.errors import NoteWarning
 from ..support.version import __version__
 from ..video import DRAWN
 from .descriptions import (
@@ -212,7 +213,7 @@ def write_files(model: EgoDistill, parts: Mapping[Path, type[Plain]], settings: 
     check_request(model, list(parts), settings)
     if settings.precision == "int8" and settings.calibrate is None:
         text = "int8 is calibrated on random inputs, so expect wrong classes; pass a store as calibrate"
-        warnings.warn(text, stacklevel=3)
+        warnings.warn(text, NoteWarning, stacklevel=3)
     model = copy.deepcopy(model).cpu().eval()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's warnings here concern its internals

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from ..recordings import clips
 from ..student import Output
 from ..support import files
+from ..support.errors import NoteWarning
 from .descriptions import (
     PAIR,
     WHOLE,
@@ -234,7 +235,9 @@ class Program:
         if beyond:
             self.ranges = None
             text = f"{self.path}: these inputs are far outside of those that its int8 was calibrated with: {beyond}"
-            warnings.warn(f"{text}. Its answers may differ from fp32; calibrate it with such clips", stacklevel=2)
+            warnings.warn(
+                f"{text}. Its answers may differ from fp32; calibrate it with such clips", NoteWarning, stacklevel=2
+            )
 
 
 def head_motion(imu: Tensor) -> Tensor:
@@ -263,7 +266,9 @@ class LoadedModel(nn.Module):
         if not all(is_sealed(one.description) for one in (program, *others)):
             text = "without hashes: damage, or a description of another program, would not be noticed"
             warnings.warn(
-                f"{program.path} was exported before version 0.5, {text}; export the student again", stacklevel=4
+                f"{program.path} was exported before version 0.5, {text}; export the student again",
+                NoteWarning,
+                stacklevel=4,
             )
         self.inputs, self.description, self.batch_size = inputs, program.description, program.batch_size
         self.clip_spec = clips.ClipSpec(**self.description["clip_spec"])

@@ -34,7 +34,7 @@ from ..engine import batches, runtime
 from ..engine.runtime import Precision
 from ..imu import LARGEST_READING, MAX_GAP, CoverageError, Imu, State
 from ..recordings import clips
-from ..support.errors import EgoDistillError
+from ..support.errors import EgoDistillError, NoteWarning
 from .arrivals import FRAME_LEAD, Alignment, Clock, Frames, Schedule, Sensor, Stats, TimedFrame, Times
 from .gates import FAST, TOLERANCE, Gate, Moved, Period, decide, replacement
 from .health import SENSORS, SILENT, Health
@@ -607,7 +607,7 @@ class Stream:
             if self.report is not None:
                 self.report(state)
             else:
-                warnings.warn(f"{state.name}: {state.sentence}", stacklevel=3)
+                warnings.warn(f"{state.name}: {state.sentence}", NoteWarning, stacklevel=3)
 
     # --- Under the lock ------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from .errors import EgoDistillError, EgoDistillOSError
 
-__all__ = ["import_again", "imported", "is_name", "name_of", "resolve"]
+__all__ = ["import_again", "imported", "is_name", "name_of", "place", "resolve"]
 
 FILES: dict[str, str] = {}  # {module: file} of those that were imported
 
@@ -66,7 +66,7 @@ def import_file(path: Path, name: str = "") -> ModuleType:
     """Return the module in a file, which is imported once, by a name or the file's; it can import its neighbours."""
     path = path.resolve()
     taken = sys.modules.get(path.stem)
-    alone = taken is None or getattr(taken, "__file__", None) == str(path)
+    alone = path.stem not in sys.stdlib_module_names if taken is None else getattr(taken, "__file__", None) == str(path)
     name = name or (path.stem if alone else f"own_{path.stem}")
     if name in sys.modules and sys.modules[name].__file__ == str(path):
         return sys.modules[name]
@@ -103,6 +103,16 @@ def name_of(part: Any) -> str:
 def imported() -> dict[str, str]:
     """Return {module: file} of the files that were imported, for `import_again()` in another process."""
     return dict(FILES)
+
+
+def place(error: BaseException) -> str:
+    """Return where in an imported file an error was raised, such as "parts.py, line 8, in forward"; "" for elsewhere.
+
+    Args:
+        error: What was raised.
+    """
+    places = [one for one in traceback.extract_tb(error.__traceback__) if one.filename in FILES.values()]
+    return f"{os.path.relpath(places[-1].filename)}, line {places[-1].lineno}, in {places[-1].name}" if places else ""
 
 
 def import_again(files: Mapping[str, str]) -> None:

@@ -372,6 +372,7 @@ def test_the_one_teacher_of_a_store_is_the_default(command, taught, monkeypatch,
 MINE = """
 from torch import nn
 from egodistill import EgoDistill, Output
+from egodistill.distillation import Distill
 
 class Spectrum(nn.Module):
     def __init__(self, width=3):
@@ -391,6 +392,10 @@ class Calm(EgoDistill):
     def fuse(self, image, imu):
         feature, logits = super().fuse(image, imu)
         return Output(feature, logits / 2)
+
+class Fails(Distill):
+    def logit_loss(self, *given):
+        return {}["no loss"]
 """
 
 
@@ -400,7 +405,8 @@ def test_networks_of_ones_own_go_through_all_commands(taught, capsys):
     small = "--image-encoder resnet10x4 --image-weights none --epochs 1 --decay-epochs --batch-size 8 --no-plot".split()
     built = ["--imu-encoder", "my_networks.py:wide", "--student-class", "my_networks.py:Calm"]
     own = ["--own", "my_networks.py:wide", "--own", "my_networks.py:Calm"]
-    run(capsys, "pretrain", "s", "--teacher", "small", "--out", "imu.pt", *small, *built)
+    said = run(capsys, "pretrain", "s", "--teacher", "small", "--out", "imu.pt", *small, *built)
+    assert " ".join(own) in said.partition("Next:")[2]
     training = ["distill", "s", "--teacher", "small", "--out", "own.pt", *small[4:], "--init", "imu.pt", *own]
     run(capsys, *training)
     assert "already trained" in run(capsys, *training)
@@ -424,6 +430,9 @@ def test_networks_of_ones_own_go_through_all_commands(taught, capsys):
     assert "give a class that inherits from EgoDistill" in capsys.readouterr().err
     assert cli.main([*start, *small, *own]) == 1
     assert "--own" in capsys.readouterr().err
+    assert cli.main([*start, *small, "--objective", "my_networks.py:Fails"]) == 1
+    line = MINE.split("\n").index('        return {}["no loss"]') + 1
+    assert f"my_networks.py, line {line}, in logit_loss: KeyError: 'no loss'" in capsys.readouterr().err
 
 
 TEACHERS = """
