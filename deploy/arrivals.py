@@ -316,6 +316,8 @@ class Sensor:
             times: [n], seconds, ascending.
         """
         newest = self.newest if math.isfinite(self.newest) else times[0]
+        if times[-1] - newest <= self.max_jump:  # nearly always
+            return len(times)
         jumps = np.flatnonzero(np.diff(np.maximum(times, newest), prepend=newest) > self.max_jump)
         return int(jumps[0]) if len(jumps) else len(times)
 
@@ -432,7 +434,8 @@ class Sensor:
             return
         before = len(self.times)
         known, given = np.concatenate((self.times, times)), np.concatenate((self.values, values))
-        if (np.diff(known[max(before - 1, 0) :]) <= 0).any():
+        end = known[max(before - 1, 0) :]
+        if (end[1:] <= end[:-1]).any():
             known, kept = np.unique(known, return_index=True)
             given = given[kept]
         added = len(known) - before
