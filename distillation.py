@@ -36,7 +36,7 @@ from .student import EgoDistill, IMUPredictor, Output, describe
 from .support import files
 from .support.errors import EgoDistillError
 from .support.own import resolve
-from .training import History, Objective, Training, TrainingOptions, rank_rows, train
+from .training import History, Objective, Training, TrainingOptions, rank_rows, require_per_clip, train
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -336,6 +336,7 @@ def feature_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "me
     """
     if reduction not in ("mean", "sum"):
         raise EgoDistillError(f"reduction must be 'mean' or 'sum'; got {reduction!r}")
+    require_same_shape(student, teacher)
     distance = (student.float() - teacher.float()).abs()
     return distance.mean(dim=1) if reduction == "mean" else distance.sum(dim=1)
 
@@ -358,6 +359,8 @@ def distillation_loss(student: Tensor, teacher: Tensor, tau: float, *, tau_squar
     >>> distillation_loss(torch.tensor([[4.0, 0.0], [0.0, 4.0]]), teacher, tau=2.0)
     tensor([0.0000, 1.5232])
     """
+    require_same_shape(student, teacher, "logits", "num_classes")
+    batches.require_number("tau", tau, 0, above=True)
     target, prediction = (F.log_softmax(logits.float() / tau, dim=1) for logits in (teacher, student))
     divergence = F.kl_div(prediction, target, reduction="none", log_target=True).sum(dim=1)
     return divergence * tau**2 if tau_squared else divergence
@@ -507,12 +510,19 @@ def finetune(
     return train(Finetune(model, store, settings.label_smoothing), store, settings, validation)
 
 
-def require_same_shape(feature: Tensor, target: Tensor) -> None:
-    """Raise EgoDistillError unless the student's feature has the shape of the teacher's."""
-    if feature.shape != target.shape:
+def require_same_shape(found: Tensor, target: Tensor, what: str = "feature", argument: str = "feature_dim") -> None:
+    """Raise EgoDistillError unless an output of the student has the shape of the teacher's.
+
+    Args:
+        found: The student's.
+        target: The teacher's, [B, D].
+        what: Which output it is.
+        argument: The argument of the student that decides its size.
+    """
+    if found.shape != target.shape:
         raise EgoDistillError(
-            f"the student's feature is {describe(feature)} and the teacher's {describe(target)}; build the student "
-            f"with feature_dim={target.shape[1]}"
+            f"{what} of the student: {describe(found)}, of the teacher: {describe(target)}; build the student with "
+            f"{argument}={target.shape[-1]}"
         )
 
 
@@ -833,15 +843,12 @@ class Distill(LabelledObjective):
         feature, logits = output = batches.as_output(self.model, output, self.num_classes)
         teacher = Output(*(batch[name] for name in self.targets))
         require_same_shape(feature, teacher.feature)
-        if logits.shape != teacher.logits.shape:
-            raise EgoDistillError(
-                f"the student has {logits.shape[1]} classes and the teacher {teacher.logits.shape[1]}; build the "
-                f"student with num_classes={teacher.logits.shape[1]}"
-            )
+        require_same_shape(logits, teacher.logits, "logits", "num_classes")
         kd = self.logit_loss(output, teacher)
         gt, seen = self.label_term(logits, batch)
         l1 = self.feature_loss(output, teacher)
         extra = extra_losses(self.model, output, batch)
+        require_per_clip({"kd": kd, "l1": l1} | extra, len(logits))
         loss = settings.alpha * kd + (1 - settings.alpha) * gt + settings.beta * l1 + sum(extra.values())
         values = {"loss": loss, "kd": kd, "gt": seen.get("gt"), "l1": l1, "top1": seen.get("top1")}
         if not self.all_labels:

@@ -407,14 +407,17 @@ class EgoDistill(nn.Module):
 
 def build_part(part: Part) -> nn.Module:
     """Return a network of one's own: an instance, or what its class builds without arguments."""
+    if not (isinstance(part, nn.Module) or callable(part)):
+        raise ValueError(f"{part!r} is no network: give one, or its class; in commands, FILE.py:NAME")
     try:
-        network = part if isinstance(part, nn.Module) else part()
-    except Exception as error:  # a constructor can raise any error
-        name = getattr(part, "__name__", repr(part))
+        if not isinstance(part, nn.Module):
+            inspect.signature(part).bind()
+    except TypeError as error:
         raise ValueError(
-            f"{name} cannot be built without arguments ({type(error).__name__}: {error}); give a network that is "
+            f"{getattr(part, '__name__', part)} cannot be built without arguments ({error}); give a network that is "
             f"built, or a function without arguments that returns it"
         ) from error
+    network = part if isinstance(part, nn.Module) else part()
     if not isinstance(network, nn.Module):
         raise ValueError(f"{part!r} is no network: it gives a {type(network).__name__}, not a torch.nn.Module")
     return network

@@ -564,7 +564,7 @@ class TrainingLoop:
 
     def run(self) -> History:
         """Train the remaining epochs."""
-        clips, epochs = len(self.store), self.settings.epochs
+        clips, epochs = len(epoch_order(len(self.store), self.settings, 0)), self.settings.epochs
         done = self.epoch * clips + self.step * self.settings.batch_size
         if self.epoch < epochs:
             self.objective.setup(self.store, self.settings)
@@ -757,6 +757,17 @@ class TrainingLoop:
         return f" The last checkpoint, {self.path}, is kept." if self.path is not None and self.path.exists() else ""
 
 
+def require_per_clip(values: Mapping[str, Any], clips: int) -> None:
+    """Raise EgoDistillError unless each value is a tensor with one value for each clip of a batch."""
+    for name, value in values.items():
+        if not isinstance(value, Tensor) or value.shape != (clips,):
+            given = f"with shape {list(value.shape)}" if isinstance(value, Tensor) else f"as a {type(value).__name__}"
+            raise EgoDistillError(
+                f"the objective returned {name!r} {given} for a batch of {clips} clips; return one value per clip, a "
+                f"tensor [{clips}]"
+            )
+
+
 def weighted_sums(values: dict[str, Tensor], weight: Tensor) -> dict[str, list[float]]:
     """Return the weighted sum of each value over the clips of all processes, and the sum of the weights.
 
@@ -766,13 +777,7 @@ def weighted_sums(values: dict[str, Tensor], weight: Tensor) -> dict[str, list[f
     if not isinstance(values, dict) or "loss" not in values:
         found = f"values named {', '.join(values)}" if isinstance(values, dict) else f"a {type(values).__name__}"
         raise EgoDistillError(f"the objective returned {found}; return a dict of values per clip, with 'loss' in it")
-    for name, value in values.items():
-        if not isinstance(value, Tensor) or value.shape != weight.shape:
-            given = f"with shape {list(value.shape)}" if isinstance(value, Tensor) else f"as a {type(value).__name__}"
-            raise EgoDistillError(
-                f"the objective returned {name!r} {given} for a batch of {len(weight)} clips; return one value per "
-                f"clip, a tensor [{len(weight)}]"
-            )
+    require_per_clip(values, len(weight))
     table = torch.stack([value.detach() for value in values.values()]).cpu().double()
     known = ~table.isnan()
     known[list(values).index("loss")] = True

@@ -242,17 +242,14 @@ def run_parsed(arguments: argparse.Namespace) -> int:
             arguments.run(arguments)
         if torch_distributed := sys.modules.get("egodistill.engine.distributed"):  # else torch was not needed
             torch_distributed.leave_processes()
-    except (ValueError, OSError) as error:
-        if is_closed_pipe(error):
-            raise
-        if is_first_failure(error):
-            print_error(error, arguments)
-        return 1
     except Exception as error:
-        if not (place := own.place(error)):
+        known = isinstance(error, (ValueError, OSError))
+        place = own.place(error, last=known)
+        if is_closed_pipe(error) or not (known or place):
             raise
         if is_first_failure(error):
-            print_error(EgoDistillError(f"{place}: {type(error).__name__}: {error}"), arguments)
+            told = EgoDistillError(f"{place}: {type(error).__name__}: {error}") if place else error
+            print_error(told, arguments)
         return 1
     except KeyboardInterrupt as error:
         if is_first_failure(error):

@@ -218,7 +218,7 @@ def report_differences(
         print(f"\nNo intervals of the differences between methods: {error}")
         return []
     for name in dict.fromkeys(one.first.method for one in found):
-        print(f"\n{name} minus each other method in points, mean of the wearers; 95 % intervals over {scope(found)}")
+        print(f"\n{name} minus each other method in points, 95 % intervals over {scope(found)}")
         lines = []
         for _, other, interval in (one for one in found if one.first.method == name):
             ends = f"{interval.low:+.1f} to {interval.high:+.1f}"

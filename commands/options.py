@@ -82,8 +82,9 @@ def suggest(*words: Any) -> None:
 
 
 def teachers_in(store: Any) -> list[str]:
-    """Return the names of the teachers whose outputs are in a clip store."""
-    return [name.removesuffix(".logits") for name in store.names if name.endswith(".logits")]
+    """Return the names of the teachers that have outputs for a clip of a store."""
+    arrays = [name for name in store.names if name.endswith(".logits") and store.done(name).any()]
+    return [name.removesuffix(".logits") for name in arrays]
 
 
 def suggest_training(store: Any, teacher: str | None = None, architecture: str | None = None) -> None:

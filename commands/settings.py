@@ -270,7 +270,7 @@ def load_start(path: str, names: Sequence[str] = ()) -> EgoDistill:
 
 def load_teacher(path: str) -> teachers.Teacher:
     """Return the teacher in a file, or the one that a function FILE.py:NAME returns. Raise ValueError for others."""
-    is_own = own.is_name(path) and not os.path.exists(path)
+    is_own = os.fspath(path).endswith(".py") or (own.is_name(path) and not os.path.exists(path))
     model = build_part(own.resolve(path)) if is_own else checkpoints.load_model(path)
     if not isinstance(model, teachers.Teacher):
         raise ValueError(

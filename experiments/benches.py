@@ -596,8 +596,9 @@ class Bench:
                 try:
                     model = own.build(len(store.class_names), **(student.arguments() | clips | bound))
                 except TypeError as error:
+                    advice = "" if any(repr(name) in str(error) for name in bound) else "; let it take **others"
                     raise EgoDistillError(
-                        f"{own.name}: build fails with the arguments of EgoDistill ({error}); let it take **others"
+                        f"{own.name}: build fails with the arguments of EgoDistill ({error}){advice}"
                     ) from error
                 if not isinstance(model, nn.Module):
                     raise EgoDistillError(f"{own.name}: build returns a {type(model).__name__}, not a torch.nn.Module")
@@ -750,10 +751,10 @@ def outcome_record(found: inference.Evaluation, test: Any) -> dict[str, Any]:
 def require_files(methods: Sequence[Method]) -> None:
     """Raise EgoDistillError for a method that another process cannot build: it is not in a file, but in a notebook."""
     for method in methods:
-        content = b"__main__"
+        content = None
         with contextlib.suppress(AttributeError, TypeError, pickle.PicklingError):
             content = pickle.dumps(method)
-        if b"__main__" in content and not hasattr(sys.modules["__main__"], "__file__"):
+        if content is None or (b"__main__" in content and not hasattr(sys.modules["__main__"], "__file__")):
             raise EgoDistillError(
                 f"{method.name}: other processes cannot read its functions; write them as named functions into a "
                 f"file, and import it, or leave out jobs"

@@ -86,7 +86,7 @@ NEON = ("imu.csv", "world_timestamps.csv")  # in the folder of each recording of
 LARGEST_JSON = 1 << 30  # bytes; the clips of a store with a million take 0.4 GB
 
 KEPT = {  # after an error of writing; whether the same call continues
-    True: "Existing files are unchanged; the same call continues from them",
+    True: "Existing files are unchanged; make room or give another path, and repeat the call",
     False: "The lines before it are kept; the same call begins anew",
 }
 

@@ -105,13 +105,15 @@ def imported() -> dict[str, str]:
     return dict(FILES)
 
 
-def place(error: BaseException) -> str:
+def place(error: BaseException, *, last: bool = False) -> str:
     """Return where in an imported file an error was raised, such as "parts.py, line 8, in forward"; "" for elsewhere.
 
     Args:
         error: What was raised.
+        last: Only if that file itself raised it, and not what it called.
     """
-    places = [one for one in traceback.extract_tb(error.__traceback__) if one.filename in FILES.values()]
+    calls = traceback.extract_tb(error.__traceback__)
+    places = [one for one in calls[-1 if last else 0 :] if one.filename in FILES.values()]
     return f"{os.path.relpath(places[-1].filename)}, line {places[-1].lineno}, in {places[-1].name}" if places else ""
 
 

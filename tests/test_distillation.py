@@ -1,5 +1,6 @@
 """Losses and stages: equations, what is learnt, what does not fit."""
 
+import functools
 import inspect
 import math
 from dataclasses import replace
@@ -599,10 +600,35 @@ def store_of(clips):
     return Store(clips, seed=9)
 
 
+def test_a_loss_of_ones_own_must_have_one_value_per_clip():
+    class Matrix(distillation.Distill):
+        def feature_loss(self, student, teacher):
+            return (student.feature - teacher.feature).abs()
+
+    class Column(distillation.Distill):
+        def logit_loss(self, student, teacher):
+            return super().logit_loss(student, teacher)[:, None]
+
+    for objective, name in ((Matrix, "l1"), (Column, "kd")):
+        with pytest.raises(EgoDistillError, match=rf"the objective returned '{name}' with shape \[8, \d+\]"):
+            distill(small(), Store(8), teacher="t", objective=objective, **FAST | {"batch_size": 8})
+
+
+@pytest.mark.parametrize(
+    "loss", [distillation.feature_loss, functools.partial(distillation.distillation_loss, tau=1.0)]
+)
+def test_outputs_that_would_be_broadcast_are_refused(loss):
+    for other in (torch.zeros(1, 20), torch.zeros(4, 1)):
+        with pytest.raises(EgoDistillError, match=r"of the student: float32 \[4, 20\], of the teacher: "):
+            loss(torch.zeros(4, 20), other)
+    with pytest.raises(EgoDistillError, match="tau"):
+        distillation.distillation_loss(torch.zeros(4, 20), torch.zeros(4, 20), 0.0)
+
+
 def test_a_teacher_with_other_classes_is_named():
     store = Store(8)
     store.arrays["t.logits"] = np.zeros((8, 5), np.float32)
-    with pytest.raises(EgoDistillError, match=r"the student has 4 classes and the teacher 5; .*num_classes=5"):
+    with pytest.raises(EgoDistillError, match=r"logits of the student: .* 4\], of .* 5\]; .*num_classes=5"):
         distill(small(), store, teacher="t", **FAST)
 
 

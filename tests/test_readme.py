@@ -83,7 +83,9 @@ def test_the_parts_of_ones_own_work(tmp_path, monkeypatch):
     bias = np.median(walk.gyro, axis=0)
     np.testing.assert_allclose(motion.gyro, (walk.gyro - bias)[:, [0, 2, 1]] * [1, 1, -1], atol=1e-9)
     names["student"].load_state_dict(torch.load("own-student.pt"))
-    names["teacher"].net.load_state_dict(torch.load("own-teacher.pt"))
+    names["net"].load_state_dict(torch.load("own-teacher.pt"))
+    trained = [*names["teacher"].net.state_dict().values()]
+    assert all(map(torch.equal, trained, torch.load("own-teacher.pt").values()))
     grey = torch.full((1, 16, 3, 224, 224), 128, dtype=torch.uint8)
     feature, logits = names["videomae"](grey)
     torch.testing.assert_close(logits, names["model"].classifier(feature))

@@ -611,9 +611,10 @@ def test_building_a_student_changes_nothing_in_its_parts():
         ),
         ({"fusion": lambda: Gate(8)}, r"fusion=Gate fails for float32 \[2, 9\], float32 \[2, 3\]"),
         (
-            {"fusion": lambda: Gate("wide")},
-            r"cannot be built without arguments \(TypeError: .*a function without arguments",
+            {"fusion": lambda size: Gate(size)},
+            r"cannot be built without arguments \(missing a required .*a function without arguments",
         ),
+        ({"fusion": "parts.py"}, r"^'parts\.py' is no network: .*FILE\.py:NAME"),
         ({"imu_encoder": lambda: 3}, "is no network: it gives a int"),
         ({"use_imu": False}, "has no imu_encoder"),
     ],

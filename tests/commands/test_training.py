@@ -247,6 +247,7 @@ def test_the_best_epoch_on_held_out_clips_is_kept(taught, capsys):
 )
 def test_the_next_command_is_one_for_the_store(arrays, labels, expected, capsys):
     store = argparse.Namespace(path="my store", names=arrays, labels=np.array(labels), splits=["test", "train"])
+    store.done = lambda name: np.array([True])
     options.suggest_training(store)
     assert capsys.readouterr().out == f"Next:\n  egodistill {expected}\n"
     options.suggest_training(store, architecture="i3d")  # for whose clips the store was prepared
@@ -364,9 +365,11 @@ def test_the_one_teacher_of_a_store_is_the_default(command, taught, monkeypatch,
     assert given == ["small"]
     store = data.ClipStore("s")
     store.add("other.logits", (2,), "float32")
+    run(capsys, *words)  # of an extract that wrote no row
+    store.write("other.logits", [0], np.zeros((1, 2), np.float32))
     assert cli.main(words) == 1 and "give one with --teacher: small, other" in capsys.readouterr().err
     run(capsys, *words, "--teacher", "small")
-    assert given == ["small", "small"]
+    assert given == ["small"] * 3
 
 
 MINE = """
@@ -396,6 +399,9 @@ class Calm(EgoDistill):
 class Fails(Distill):
     def logit_loss(self, *given):
         return {}["no loss"]
+
+def refuses():
+    raise ValueError("not today")
 """
 
 
@@ -420,7 +426,7 @@ def test_networks_of_ones_own_go_through_all_commands(taught, capsys):
     for words, said in (
         (own[:2], r"own\.pt: its class is my_networks:Calm, which is not of this library.*--own FILE\.py:Calm"),
         (own[2:], r"own\.pt: its imu_encoder is my_networks:Spectrum, .*--own FILE\.py:Spectrum"),
-        (["--own", "my_networks.py:narrow"], r"narrow cannot be built without arguments \(TypeError: "),
+        (["--own", "my_networks.py:narrow"], r"narrow cannot be built without arguments \(missing "),
         ([*own, "--own", "my_networks.py:Calmer"], r"my_networks\.py: has no Calmer; did you mean Calm\?"),
     ):
         assert cli.main(["evaluate", "s", "--student", "own.pt", *words]) == 1
@@ -433,6 +439,8 @@ def test_networks_of_ones_own_go_through_all_commands(taught, capsys):
     assert cli.main([*start, *small, "--objective", "my_networks.py:Fails"]) == 1
     line = MINE.split("\n").index('        return {}["no loss"]') + 1
     assert f"my_networks.py, line {line}, in logit_loss: KeyError: 'no loss'" in capsys.readouterr().err
+    assert cli.main([*start, *small, "--imu-encoder", "my_networks.py:refuses"]) == 1
+    assert f"my_networks.py, line {line + 3}, in refuses: ValueError: not today" in capsys.readouterr().err
 
 
 TEACHERS = """
