@@ -114,7 +114,7 @@ def place(error: BaseException, *, last: bool = False) -> str:
     """
     calls = traceback.extract_tb(error.__traceback__)
     places = [one for one in calls[-1 if last else 0 :] if one.filename in FILES.values()]
-    return f"{os.path.relpath(places[-1].filename)}, line {places[-1].lineno}, in {places[-1].name}" if places else ""
+    return f"{Path(places[-1].filename).name}, line {places[-1].lineno}, in {places[-1].name}" if places else ""
 
 
 def import_again(files: Mapping[str, str]) -> None:
