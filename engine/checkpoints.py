@@ -244,9 +244,7 @@ def require_parts(path: str | os.PathLike, own: Mapping[str, str], given: Mappin
         name = named.rpartition(":")[2].rpartition(".")[2]
         way_out = f"call {name}.load()" if part == "class" else f"pass it: load(..., {part}={name})"
         option = f"--own FILE.py:{name}"
-        if named.startswith(
-            ("torch.", "torchvision.")
-        ):  # such as nn.Sequential, of which the file has neither arguments nor layers
+        if named.startswith(("torch.", "torchvision.")):  # nn.Sequential: not its layers
             way_out = f"pass the network as you built it: load(..., {part}=network)"
             option = "--own FILE.py:NAME with the function that builds it"
         if part not in given:
