@@ -840,8 +840,15 @@ def _numbers(path: Path, columns: Sequence[int]) -> np.ndarray:
     except UnicodeDecodeError as error:
         raise IMUError(f"{path}: not a UTF-8 text file: {error}") from error
     except ValueError as error:
-        # numpy's message names the row, counted from the first one below the header
-        raise IMUError(f"{path}: {error} (rows are counted below the header)") from error
+        for number, row in enumerate(text.splitlines()[1:], 2):  # numpy counts rows in two ways
+            try:
+                cells = row.split(",")
+                _ = [float(cells[column].strip() or "nan") for column in columns if row.strip()]
+            except (ValueError, IndexError):
+                raise IMUError(
+                    f"{path}: line {number} is not a row of numbers: {row[:80]!r}; correct it or delete it"
+                ) from error
+        raise IMUError(f"{path}: {error}") from error
 
 
 def _parse_numbers(source: Path | io.StringIO, columns: Sequence[int]) -> np.ndarray:

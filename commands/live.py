@@ -279,6 +279,8 @@ class Source:
     def require_samples(self, seconds: float | None) -> None:
         """Raise IMUError if samples of a pipe or a growing table ended before the video; report it of those in a file.
 
+        A video that ended before its own end is reported, too.
+
         Args:
             seconds: Length of the run; None: until the end of the video.
         """
@@ -287,7 +289,11 @@ class Source:
         if self.video.live:
             raise IMUError(f"{self.name}: its last sample is at {self.last:.2f} s, and frames go on coming")
         end = self.on_sample_clock(self.video.length)  # may be NaN
-        if self.last < min(end, self.first + (math.inf if seconds is None else seconds)) - feeds.EARLY:
+        wanted = min(end, self.first + (math.inf if seconds is None else seconds)) - feeds.EARLY
+        if self.on_sample_clock(self.video.end) < min(self.last, wanted):
+            cut = f"{self.video.source}: its last frame ends at {self.video.end:.2f} s of {self.video.length:.2f} s"
+            self.report(f"warning: {cut}: the file may be truncated; there are no answers about the rest")
+        elif self.last < wanted:
             text = f"{self.name}: its last sample is at {self.last:.2f} s, but the video goes on until {end:.2f} s"
             if not self.recorded:
                 raise IMUError(text)
@@ -767,7 +773,7 @@ def run_live(a: argparse.Namespace) -> None:
     path = Path(a.out) if a.out else None
     output = Output(as_json=a.json, tracker=event_tracker(a), path=path)
     source = open_source(a, batches.clip_spec_of(model), output.note)
-    report_precision(a.precision, a.device)
+    report_precision(a.precision, a.device, model)
     run = LiveRun(
         source, output, latency, lambda offset: open_stream(a, model, (offset, a.frame_stretch), run.note_state)
     )

@@ -182,9 +182,11 @@ def precision_option(parser: Any, default: str) -> None:
     parser.add_argument("--precision", choices=runtime.PRECISIONS, default=default, help=HELP["precision"])
 
 
-def report_precision(precision: str | None, device: str | None = None) -> None:
-    """Print to stderr which precision "auto" is on this machine, and why."""
-    if precision == "auto" and not files.environment_share()["rank"]:
+def report_precision(precision: str | None, device: str | None = None, model: Any = None) -> None:
+    """Print to stderr which precision "auto" is on this machine, and why; or that an exported file has its own."""
+    if own_precision := getattr(model, "precision", None):
+        print(f"precision {own_precision}, in which the file was exported", file=sys.stderr)
+    elif precision == "auto" and not files.environment_share()["rank"]:
         fast, reason = runtime.bf16_speed(runtime.pick_device(device))
         print(f"precision {'bf16' if fast else 'fp32'}, because {reason}", file=sys.stderr)
 

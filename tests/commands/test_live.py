@@ -15,6 +15,7 @@ import threading
 import time
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -436,6 +437,25 @@ def test_a_camera_does_not_wait_for_ever_for_the_first_sample(files, capsys, mon
     _, said = answers_of(capsys, *words, "--imu", "-", "--align", align, code=1)
     assert "egodistill live: standard input: no sample in the first 0.5 s of frames" in said
     os.close(writer)
+
+
+def test_a_video_that_ends_before_its_own_end_is_told(kitchen, files, capsys, tmp_path):
+    """It is not the samples that are too few."""
+    with av.open(str(kitchen[0].recording.video)) as source, av.open(str(tmp_path / "cut.mkv"), "w") as target:
+        stream = source.streams.video[0]
+        copy = target.add_stream_from_template(stream)
+        for packet in source.demux(stream):
+            if packet.dts is not None:
+                packet.stream = copy
+                target.mux(packet)
+    content = (tmp_path / "cut.mkv").read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(content[: len(content) // 2])
+    words = [*of_kitchen(kitchen, files, "--fast")[1:], *imu_of(kitchen)]
+    _, said = answers_of(capsys, tmp_path / "cut.mkv", *words)
+    assert re.search(
+        r"warning: .*cut\.mkv: its last frame ends at \d\.\d\d s of \d+\.\d\d s: the file may be trunc", said
+    )
+    assert "its last sample" not in said
 
 
 @pytest.mark.parametrize("fast", [["--fast"], []])
@@ -980,7 +1000,8 @@ def test_an_exported_pair_takes_the_place_of_the_student(kitchen, files, tmp_pat
     words = [recording.video, "--imu", *recording.imu, "--fast", "--every", EVERY, "--precision", "fp32"]
     wanted, _ = answers_of(capsys, *words, "--student", files / "student.pt")
     export.export_pair(EgoDistill.load(files / "student.pt"), tmp_path / "device.pt2")
-    found, _ = answers_of(capsys, *words, "--student", tmp_path / "device.pt2")
+    found, said = answers_of(capsys, *words[:-1], "auto", "--student", tmp_path / "device.pt2")
+    assert "precision fp32, in which the file was exported" in said
     assert len(found) == len(wanted) > 3
     for one, other in zip(found, wanted, strict=True):
         assert dict(one["classes"]) == pytest.approx(dict(other["classes"]), abs=1e-4)
