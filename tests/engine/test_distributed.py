@@ -212,6 +212,9 @@ def do_command(rank, folder):
 class Kept(Store):
     settings = {"frame_size": 32}  # noqa: RUF012
 
+    def done(self, name):
+        return np.ones(len(self), bool)
+
 
 def command(out):
     return [
