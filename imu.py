@@ -843,7 +843,8 @@ def _numbers(path: Path, columns: Sequence[int]) -> np.ndarray:
         for number, row in enumerate(text.splitlines()[1:], 2):  # numpy counts rows in two ways
             try:
                 cells = row.split(",")
-                _ = [float(cells[column].strip() or "nan") for column in columns if row.strip()]
+                for column in columns if row.strip() else ():
+                    float(cells[column].strip() or "nan")
             except (ValueError, IndexError):
                 raise IMUError(
                     f"{path}: line {number} is not a row of numbers: {row[:80]!r}; correct it or delete it"

@@ -276,10 +276,10 @@ class Source:
         """Return a time of the video on the clock of the samples."""
         return self.offset + self.stretch * moment
 
-    def require_samples(self, seconds: float | None) -> None:
-        """Raise IMUError if samples of a pipe or a growing table ended before the video; report it of those in a file.
+    def check_ends(self, seconds: float | None) -> None:
+        """Raise IMUError if samples of a pipe or a growing table ended before the video.
 
-        A video that ended before its own end is reported, too.
+        Report it of samples in a file, and of a video that ended before its own end.
 
         Args:
             seconds: Length of the run; None: until the end of the video.
@@ -531,7 +531,7 @@ class Inputs:
                 break
         else:
             if source.video.live and not source.clock.stopped:
-                source.require_samples(None)
+                source.check_ends(None)
         self.ended.set()
 
     def _note(self, sort: feeds.ArrivalDelay, moment: float) -> None:
@@ -897,7 +897,7 @@ class LiveRun:
             self.camera = FrameFeed(self.open_stream(source.offset), source)
             yield from answers_in_order(source, self.camera.stream, self.camera, seconds)
             if not source.clock.stopped:
-                source.require_samples(seconds)
+                source.check_ends(seconds)
             return
         if not source.align:
             self.camera = inputs.camera = FrameFeed(self.open_stream(source.offset), source)
@@ -908,7 +908,7 @@ class LiveRun:
             self.camera = inputs.camera = FrameFeed(self.open_stream(source.offset), source)
         yield from answers_as_they_come(inputs, self.camera.stream, stop)
         if not (source.video.live or source.clock.stopped or inputs.error) and inputs.ended.is_set():
-            source.require_samples(None)
+            source.check_ends(None)
 
     def report(self, *, interrupted: bool) -> None:
         """Print counters and latency on stderr. Raise an error of the input or the model, or of a run without classes.

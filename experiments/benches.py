@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import inspect
 import math
 import multiprocessing
 import os
@@ -522,10 +523,10 @@ class Bench:
             model = self.load(run)
             model.sampling = run.sampling
         else:
-            if own := self.own(run):
-                files.write_json(self.path(run, ".method.json"), own.record())
             torch.manual_seed(run.seed)
             model = self.build(run, train)
+            if own := self.own(run):  # after what a mistake in it may raise
+                files.write_json(self.path(run, ".method.json"), own.record())
             model.sampling = run.sampling
             validation = None
             if run.method == "teacher" and self.validation is not None:
@@ -593,13 +594,15 @@ class Bench:
             if own:
                 student = replace(student, imu_encoder=None, fusion=None, student_class=None)
                 bound = getattr(own.build, "keywords", {})  # those of a partial, which ours would override
+                arguments = student.arguments() | clips | bound
                 try:
-                    model = own.build(len(store.class_names), **(student.arguments() | clips | bound))
-                except TypeError as error:
-                    advice = "" if any(repr(name) in str(error) for name in bound) else "; let it take **others"
+                    inspect.signature(own.build).bind(len(store.class_names), **arguments)
+                except (TypeError, ValueError) as error:  # ValueError: those of a partial
                     raise EgoDistillError(
-                        f"{own.name}: build fails with the arguments of EgoDistill ({error}){advice}"
+                        f"{own.name}: build does not take the arguments of EgoDistill ({error}); let it take **others, "
+                        f"and bind only its own in a partial"
                     ) from error
+                model = own.build(len(store.class_names), **arguments)
                 if not isinstance(model, nn.Module):
                     raise EgoDistillError(f"{own.name}: build returns a {type(model).__name__}, not a torch.nn.Module")
                 for name in ("num_frames", *clips):  # what `measure()` and tables ask a network

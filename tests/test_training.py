@@ -99,6 +99,13 @@ class Far(training.Objective):
         return {"loss": ((x - 3).square() + (y - 4).square()).expand(len(batch["imu"])) / 2}
 
 
+def test_progress_ends_with_the_clips_that_are_trained_on(capsys):
+    """A last batch of one clip is left out."""
+    settings = training.Training(epochs=2, batch_size=8, **QUIET | {"progress": True})
+    training.train(Far(Store(9)), Store(9), settings)
+    assert "far: 16/16 clips" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("limit", "steps"), [(None, (3.0, 4.0)), (1.0, (0.6, 0.8)), (10.0, (3.0, 4.0))])
 def test_gradients_are_clipped_to_a_norm_of_all_of_them(limit, steps):
     class Descent(Far):

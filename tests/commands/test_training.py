@@ -467,6 +467,8 @@ def test_a_teacher_of_ones_own_is_a_function_in_a_file(store, tmp_path, capsys, 
     run(capsys, "extract", "s", "--teacher-file", "my_teachers.py:own")
     assert data.ClipStore("s").read("own.feature", [0, 1]).shape == (2, 12)
     assert "top-1" in run(capsys, "evaluate", "s", "--teacher-file", "my_teachers.py:own")
+    assert cli.main(["extract", "s", "--teacher-file", "my_teachers.py"]) == 1
+    assert "give FILE.py:NAME" in capsys.readouterr().err
     for name, words in (("broken", "holds a model of class Linear, not a teacher"), ("nothing", "has no nothing")):
         assert cli.main(["extract", "s", "--teacher-file", f"my_teachers.py:{name}"]) == 1
         assert words in capsys.readouterr().err

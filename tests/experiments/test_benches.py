@@ -618,8 +618,18 @@ def test_what_is_no_method_is_refused(demo, tmp_path, own_methods, capsys):
     with pytest.raises(ValueError, match=r"Ours: stage must take .* teacher"):
         replace(methods["Ours"], stage=lambda model, store, settings: None)
     short = replace(methods["Ours"], build=lambda num_classes: EgoDistill(num_classes))
-    with pytest.raises(ValueError, match="Ours: build fails with the arguments of EgoDistill"):
-        bench_of(demo, tmp_path / "short", methods=[short]).run([Run("Ours", teacher="slowfast-{seed}")])
+    misspelt = replace(methods["Ours"], build=functools.partial(EgoDistill, imu_encodr=torch.nn.Flatten))
+    for unfit in (short, misspelt):
+        with pytest.raises(ValueError, match="Ours: build does not take the arguments of EgoDistill"):
+            bench_of(demo, tmp_path / "short", methods=[unfit]).run([Run("Ours", teacher="slowfast-{seed}")])
+
+    def fails(num_classes, **others):
+        return EgoDistill("many", **others)
+
+    with pytest.raises(ValueError, match="num_classes='many'"):
+        bench_of(demo, tmp_path / "fails", methods=[replace(methods["Ours"], build=fails)]).run(
+            [Run("Ours", teacher="slowfast-{seed}")]
+        )
     with pytest.raises(ValueError, match="give a name, and functions"):
         replace(methods["Ours"], build=3)
     slopes = [protocols.describe_function(functools.partial(EgoDistill, act=torch.nn.LeakyReLU(k))) for k in (0.1, 0.9)]

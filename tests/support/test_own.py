@@ -42,6 +42,16 @@ def test_a_file_with_the_name_of_another_module_replaces_nothing(file):
     assert resolve(f"{other}:Spectrum") is resolve(f"{other}:Spectrum") and sys.modules["json"] is json
 
 
+def test_a_file_with_the_name_of_a_standard_module_leaves_that_one_to_others(file, monkeypatch):
+    """Also before it is imported."""
+    monkeypatch.delitem(sys.modules, "tabnanny", raising=False)
+    other = file.rename(file.with_name("tabnanny.py"))
+    assert resolve(f"{other}:Spectrum").Band.size == 3
+    import tabnanny
+
+    assert hasattr(tabnanny, "NannyNag")
+
+
 def test_paths_are_no_names():
     assert is_name("a.py:B.C") and is_name("a.b:C")
     assert not any(map(is_name, ("a.py", "a.py:", r"C:\x\t.pt", "rtsp://camera/1")))
