@@ -77,6 +77,10 @@ COMMANDS = {
         "show how many clips of a store are ready, which failed and why",
         "egodistill status store",
     ),
+    "train": (
+        "run every step from recordings to a student in one folder",
+        "egodistill train segments.csv --out run --architecture swin3d_t --pretrained torchvision",
+    ),
     "teachers": (
         "list the available video models, with their size and cost",
         "egodistill teachers",
@@ -129,7 +133,7 @@ COMMANDS = {
 # {command: its module}; all others are in `models`.
 MODULES = dict.fromkeys(("segments", "convert", "check", "transcode", "prepare", "status"), "recordings")
 MODULES |= dict.fromkeys(("teachers", "finetune", "extract", "pretrain", "distill"), "training")
-MODULES |= dict.fromkeys(("demo", "synthesize", "compare", "ablate"), "demo") | {"live": "live"}
+MODULES |= dict.fromkeys(("demo", "synthesize", "compare", "ablate"), "demo") | {"live": "live", "train": "pipeline"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -346,7 +350,7 @@ SHARED = {
 }
 GROWING = ("predict", "live")  # commands that write each row of --out at once; the others write it at the end
 # {command that continues: what an interrupted run leaves below --out, or in the store}; trainings leave a checkpoint
-LEFT = dict.fromkeys(("demo", "compare", "ablate", "synthesize", "transcode", "convert"), "*")
+LEFT = dict.fromkeys(("demo", "train", "compare", "ablate", "synthesize", "transcode", "convert"), "*")
 LEFT |= {"prepare": "store.json", "extract": "*.done.npy"}
 
 

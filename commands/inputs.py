@@ -22,6 +22,10 @@ INPUTS: dict[str, tuple[str, tuple[str, ...]]] = {
         "annotations",
         ("--root", "--imu-offsets", "--teacher-file", "--pretrained", "--class-names", "--end-features"),
     ),
+    "train": (
+        "annotations",
+        ("--root", "--imu-offsets", "--teacher-file", "--pretrained", "--class-names", "--image-weights"),
+    ),
     "finetune": ("store", ("--pretrained", "--init", "--image-weights")),
     "extract": ("store", ("--teacher-file", "--pretrained", "--class-names")),
     "pretrain": ("store", ("--init", "--image-weights")),

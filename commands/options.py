@@ -15,7 +15,7 @@ import argparse
 import contextlib
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..imu import MAX_GAP
@@ -42,6 +42,7 @@ __all__ = [
     "suggest_training",
     "teachers_in",
     "use_readers",
+    "without_suggestions",
 ]
 
 
@@ -76,9 +77,23 @@ def reject(flags: Sequence[str], reason: str) -> None:
         raise ValueError(f"{', '.join(flags)}: {reason}")
 
 
+SUGGESTS = [True]  # whether `suggest()` prints; the last value counts
+
+
+@contextlib.contextmanager
+def without_suggestions() -> Iterator[None]:
+    """Let `suggest()` print nothing inside the block: what follows is decided already."""
+    SUGGESTS.append(False)
+    try:
+        yield
+    finally:
+        SUGGESTS.pop()
+
+
 def suggest(*words: Any) -> None:
     """Print the next command of `egodistill`, as one would type it; words in capital letters stand for others."""
-    print(f"Next:\n  {shlex.join(['egodistill', *map(str, words)])}")
+    if SUGGESTS[-1]:
+        print(f"Next:\n  {shlex.join(['egodistill', *map(str, words)])}")
 
 
 def teachers_in(store: Any) -> list[str]:

@@ -17,7 +17,13 @@ from typing import get_args
 
 from .. import data
 from ..datasets import annotations, contradictions
-from ..datasets.segments import is_list_of_recordings, listed_recordings, offset_rows, write_imu_offsets
+from ..datasets.segments import (
+    every_of_split,
+    is_list_of_recordings,
+    listed_recordings,
+    offset_rows,
+    write_imu_offsets,
+)
 from ..recordings import aria, checks, clips
 from ..recordings.copies import transcode
 from ..recordings.pictures import CHECK_TITLE, draw_check, require_picture
@@ -78,6 +84,8 @@ def segment_options(parser: argparse.ArgumentParser) -> None:
     )
     text = "seed of Ego4D's random split, and of that of whole recordings without labels (default: 0)"
     parser.add_argument("--split-seed", metavar="SEED", type=int, help=text)
+    text = "use every K-th segment of each split, for a first look at large data"
+    parser.add_argument("--every", metavar="K", type=positive_int, default=1, help=text)
     parser.add_argument("--audio", action="store_true", help="use only videos with sound; `prepare` also stores it")
     parser.add_argument(
         "--imu-offsets", metavar="CSV", help="table of IMU clock offsets, written by `egodistill check --out`"
@@ -107,7 +115,8 @@ def read_segments(a: argparse.Namespace) -> data.SegmentList:
     )
     if a.imu_axes:
         segments = annotations.with_imu_axes(segments, a.imu_axes)
-    return annotations.with_imu_offsets(segments, a.imu_offsets) if a.imu_offsets else segments
+    segments = annotations.with_imu_offsets(segments, a.imu_offsets) if a.imu_offsets else segments
+    return every_of_split(segments, a.every) if a.every > 1 else segments
 
 
 def segments_options(parser: argparse.ArgumentParser) -> None:
@@ -208,8 +217,8 @@ def check_options(parser: argparse.ArgumentParser) -> None:
     text = "largest offset to search for, in seconds (default: 2)"
     parser.add_argument("--max-offset", metavar="SECONDS", type=float, help=text)
     text = (
-        "write the reliable offsets to a table for `prepare --imu-offsets`; rows of other recordings, and rows that "
-        "were written by hand, stay"
+        "write the reliable offsets, and the axes where they are wrong, to a table for `prepare --imu-offsets`; rows "
+        "of other recordings, and rows that were written by hand, stay"
     )
     parser.add_argument("--out", metavar="CSV", help=text)
     text = (
@@ -239,6 +248,13 @@ def recordings_to_check(a: argparse.Namespace) -> dict[str, str | data.Recording
 
 
 def run_check(a: argparse.Namespace) -> None:
+    found = check_recordings(a)
+    if unusable := sum(one.problem is not None for one in found):
+        raise ValueError(f"{unusable} of {len(found)} recordings cannot be used")
+
+
+def check_recordings(a: argparse.Namespace) -> list[checks.Check]:
+    """Check recordings, print what was found, and write the offsets to --out; return one result each."""
     if a.no_offset:
         reject(given_flags(a, "max_offset", "out"), "--no-offset estimates no offset; leave out one of them")
     use_readers(a)
@@ -251,20 +267,21 @@ def run_check(a: argparse.Namespace) -> None:
     search = {} if a.max_offset is None else {"max_offset": a.max_offset}
     print(checks.HEADER)
     offsets: dict[str, float] = {}
-    unusable = 0
+    axes: dict[str, str] = {}
+    results: list[checks.Check] = []
     for number, (video, recording) in enumerate(sources.items()):
         try:
             if isinstance(recording, data.Recording):
                 recording = data.find_imu(recording)
             else:
                 recording = data.open_recording(recording, imu_files(a))
-            axes, clock = a.imu_axes or recording.imu_axes, recording.imu_offset + a.imu_offset
-            recording = recording.changed(imu_axes=axes, imu_offset=clock)
+            clock = recording.imu_offset + a.imu_offset
+            recording = recording.changed(imu_axes=a.imu_axes or recording.imu_axes, imu_offset=clock)
             found = checks.check(recording, offset=not a.no_offset, **search)
         except (DataError, VideoError) as error:  # continue with the other recordings
             found = checks.Check(video, problem=str(error))
         print(found.row())
-        unusable += found.problem is not None
+        results.append(found)
         if pictures:
             print(found.report())
             if found.rates:
@@ -274,15 +291,15 @@ def run_check(a: argparse.Namespace) -> None:
                 print(f"  - not written to {a.out}: the path is not UTF-8, as a table must be")
                 continue
             offsets[video] = a.imu_offset + found.offset.seconds
+            axes |= {video: found.right_axes} if found.right_axes else {}
     if a.out:
-        kept = write_imu_offsets(a.out, offsets, overwrite=a.overwrite)
+        kept = write_imu_offsets(a.out, offsets, axes, overwrite=a.overwrite)
         print(f"{a.out}: {len(offsets)} of {len(sources)} recordings have a reliable offset")
         for video, offset in kept.items():
             print(
                 f"  {video}: keeps {offset}, written by hand, instead of {offsets[video]:.3f}; --overwrite replaces it"
             )
-    if unusable:
-        raise ValueError(f"{unusable} of {len(sources)} recordings cannot be used")
+    return results
 
 
 def picture_files(a: argparse.Namespace, videos: list[str]) -> list[Path]:

@@ -37,6 +37,7 @@ __all__ = [
     "SplitBy",
     "Windows",
     "count_of_tests",
+    "every_of_split",
     "is_list_of_recordings",
     "listed_recordings",
     "names_of_classes",
@@ -652,6 +653,22 @@ def _like(given: Iterable[Segment], segments: Iterable[Segment]) -> SegmentList:
     return SegmentList(segments, getattr(given, "dropped", None), getattr(given, "origin", None))
 
 
+def every_of_split(segments: Sequence[Segment], step: int) -> SegmentList:
+    """Return every `step`-th segment of each split, in their order.
+
+    Args:
+        segments: The segments.
+        step: 2 for a half of them.
+    """
+    seen: collections.Counter[str] = collections.Counter()
+    kept = []
+    for segment in segments:
+        if seen[segment.split] % step == 0:
+            kept.append(segment)
+        seen[segment.split] += 1
+    return _like(segments, kept)
+
+
 def with_imu_axes(segments: Iterable[Segment], axes: str) -> SegmentList:
     """Return the same segments with other axes of their IMU samples.
 
@@ -668,10 +685,11 @@ def with_imu_axes(segments: Iterable[Segment], axes: str) -> SegmentList:
 
 
 def with_imu_offsets(segments: Iterable[Segment], table: str | os.PathLike) -> SegmentList:
-    """Return the same segments with IMU clocks corrected by a table `video,imu_offset[,imu_stretch]`.
+    """Return the same segments with IMU clocks corrected by a table `video,imu_offset[,imu_stretch][,imu_axes]`.
 
     A video is named by its path, or else by its file name with or without suffix. A correction is applied on top of the
-    segment's own clock. Raise DataError with the row for a name that matches no video of the segments, or several.
+    segment's own clock; axes, where there are some, replace its own. Raise DataError with the row for a name that
+    matches no video of the segments, or several.
 
     Args:
         segments: The segments.
@@ -687,19 +705,21 @@ def with_imu_offsets(segments: Iterable[Segment], table: str | os.PathLike) -> S
     result = _like(segments, segments)
     paths = sorted({segment.video for segment in result})
     clocks, places = {}, {}
-    for where, row in read_table(Path(table), ("video", "imu_offset"), ("imu_stretch",)):
+    for where, row in read_table(Path(table), ("video", "imu_offset"), ("imu_stretch", "imu_axes")):
         named = _named(paths, row["video"])
         if len(named) != 1:
             raise DataError(f"{where}: {row['video']!r} matches {len(named)} videos of the segments; it must match one")
         if named[0] in clocks:
             raise DataError(f"{where}: {row['video']!r} is already in {places[named[0]]}; leave out one of them")
-        clocks[named[0]], places[named[0]] = _clock(where, row), _row(Path(table), where)
+        axes = _axes(where, row) if row.get("imu_axes") else None
+        clocks[named[0]], places[named[0]] = (*_clock(where, row), axes), _row(Path(table), where)
     for i, segment in enumerate(result):
-        offset, stretch = clocks.get(segment.video, (0.0, 1.0))
+        offset, stretch, axes = clocks.get(segment.video, (0.0, 1.0, None))
         result[i] = dataclasses.replace(
             segment,
             imu_offset=segment.imu_offset * stretch + offset,
             imu_stretch=segment.imu_stretch * stretch,
+            imu_axes=axes or segment.imu_axes,
         )
     return result
 
@@ -732,7 +752,11 @@ def offset_rows(path: Path) -> list[dict[str, str]]:
 
 
 def write_imu_offsets(
-    path: str | os.PathLike, measured: Mapping[str, float], *, overwrite: bool = False
+    path: str | os.PathLike,
+    measured: Mapping[str, float],
+    axes: Mapping[str, str] | None = None,
+    *,
+    overwrite: bool = False,
 ) -> dict[str, str]:
     """Write measured offsets of IMU clocks to a table for `with_imu_offsets()`, and return those that it did not write.
 
@@ -743,6 +767,7 @@ def write_imu_offsets(
     Args:
         path: The table.
         measured: {video: offset in seconds}.
+        axes: {video: axes} of videos whose axes were found to be wrong; the table then has a column `imu_axes`.
         overwrite: Write a new table, without any row of the old one.
 
     >>> from pathlib import Path
@@ -762,6 +787,7 @@ def write_imu_offsets(
     kept = {video: row["imu_offset"] for row, named in old if _is_by_hand(row) for video in named}
     new = {
         video: {"video": video, "imu_offset": f"{seconds:.3f}", MEASURED: f"{seconds:.3f}"}
+        | ({"imu_axes": axes[video]} if axes and video in axes else {})
         for video, seconds in measured.items()
         if video not in kept
     }

@@ -199,6 +199,14 @@ class Check:
         width = self.height if (self.rotation or 0) % 180 else self.width
         return math.degrees(width / pixels)
 
+    @property
+    def right_axes(self) -> str | None:
+        """Return the `imu_axes` with which to read the samples if those of today are surely wrong, else None."""
+        if self.axes is None or not self.axes.reliable or self.axes.turn == "XYZ":
+            return None
+        given, missing = cameras.turn_matrix(self.imu_axes), cameras.turn_matrix(self.axes.turn)
+        return self.axes.turn if given is None else cameras.turn_text(missing @ given)
+
     def verdict(self) -> str:
         """Return one sentence that says whether axes and clock look right, and how to fix them."""
         if self.problem is not None or self.gyro is None:
@@ -243,10 +251,8 @@ class Check:
         proof = f"the next-best rotation, {second}, {after:.2f}; the best in {axes.share:.0%} of samples of the video"
         if first == "XYZ":
             return f"the axes look right (fit {best:.2f}, {proof})"
-        given, missing = cameras.turn_matrix(self.imu_axes), cameras.turn_matrix(first)
-        turn = first if given is None else cameras.turn_text(missing @ given)
         proof = f"as they are {axes.fits['XYZ']:.2f}, {proof}"
-        return f"the axes are wrong: --imu-axes {turn} fixes them (fit {best:.2f}, {proof})"
+        return f"the axes are wrong: --imu-axes {self.right_axes} fixes them (fit {best:.2f}, {proof})"
 
     def _tilt(self) -> tuple[float, float, float]:
         """Return by how many degrees the camera looks down, leans to the right, and gravity is off the vertical."""

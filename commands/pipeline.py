@@ -1,0 +1,276 @@
+"""The command `train`: every step from recordings to a student, in one folder.
+
+    egodistill train segments.csv --out run --architecture swin3d_t --pretrained torchvision
+
+It runs the other commands one after the other, prints each as one would type it, and lets each continue what an earlier
+run has begun. `COMMANDS` at the end maps its name to two functions, as in `commands`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import data, teachers
+from ..distillation import EPIC_KITCHENS
+from ..student import IMU_SAMPLES
+from ..support import files
+from ..support.errors import DataError
+from ..support.tables import counted
+from ..training import Training
+from . import recordings
+from .options import class_names_option, positive_int, suggest, without_suggestions
+from .outputs import check_outputs
+from .recordings import NO_LABELS, read_segments, segment_options
+from .settings import add_fields, device_option, flag, preset_option
+from .training import name_value, teacher_clip
+
+__all__ = ["COMMANDS"]
+
+ANNOTATIONS = ("root", "min_instances", "split_seed", "every", "reader", "imu_reader", "strict", "stride")
+ANNOTATIONS += ("split_by", "test_share", "imu_axes")  # options of `prepare` that say which segments there are
+STUDENT = ("num_frames", "image_encoder", "image_weights")
+TRAINING = ("epochs", "batch_size", "learning_rate", "seed", "precision")
+QUICK_CLIPS, QUICK = (
+    600,
+    ("--epochs", "4", "--schedule", "cosine", "--warmup-epochs", "0.5", "--learning-rate", "0.001"),
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command of the chain.
+
+    Attributes:
+        title: What it does.
+        words: The command and its options.
+    """
+
+    title: str
+    words: Sequence[Any]
+
+    @property
+    def typed(self) -> str:
+        """Return the command as one would type it."""
+        return shlex.join(["egodistill", *map(str, self.words)])
+
+
+def train_options(parser: argparse.ArgumentParser) -> None:
+    segment_options(parser)
+    parser.add_argument(
+        "--out", metavar="RUN", required=True, help="folder for the clip store, models and results; it may be continued"
+    )
+    group = parser.add_argument_group("teacher (without one, the student learns from labels alone)")
+    text = "a network of `egodistill teachers`, which is trained on the labels; without labels it needs --pretrained"
+    group.add_argument("--architecture", metavar="NAME", choices=tuple(teachers.MODELS), help=text)
+    text = "published weights that it starts from, or torchvision to download its own"
+    group.add_argument("--pretrained", metavar="FILE", help=text)
+    class_names_option(group)
+    group.add_argument("--teacher-file", metavar="FILE", help="a trained teacher, written by `egodistill finetune`")
+    text = "options of the network, such as 'depths=(1,1,1,1)'"
+    group.add_argument("--option", metavar="NAME=VALUE", nargs="+", action="extend", type=name_value, help=text)
+    text = "number and size of its frames (default: those of the network)"
+    group.add_argument("--clip-frames", metavar="T", type=positive_int, help=text)
+    group.add_argument("--clip-size", metavar="PIXELS", type=positive_int, help="height and width of its frames")
+    group = parser.add_argument_group("student")
+    add_fields(group, EPIC_KITCHENS.student, STUDENT)
+    group.add_argument(
+        "--frame-size", metavar="PIXELS", type=positive_int, default=224, help="height and width of its frames"
+    )
+    group = parser.add_argument_group("training")
+    preset_option(group)
+    add_fields(group, Training(), TRAINING)
+    text = f"a first answer in minutes: 4 epochs, on at most about {QUICK_CLIPS} clips"
+    group.add_argument("--quick", action="store_true", help=text)
+    text = "also train the student on frames alone, and on labels alone, to compare"
+    group.add_argument("--baselines", action="store_true", help=text)
+    parser.add_argument("--no-check", dest="check", action="store_false", help="do not check clocks and axes")
+    parser.add_argument("--workers", metavar="N", type=positive_int, help="processes that decode (default: all cores)")
+    device_option(parser)
+
+
+def words_of(a: argparse.Namespace, *names: str) -> list[str]:
+    """Return options as one would type them, without those that were not given."""
+    words: list[str] = []
+    for name in names:
+        value = getattr(a, name, None)
+        if name == "image_weights" and hasattr(a, name):
+            words += [flag(name), value or "none"]
+        elif value is None or value is False or (name == "every" and value == 1):
+            continue
+        elif value is True:
+            words.append(flag(name))
+        elif name == "option":
+            words += [flag(name), *(f"{key}={one}" for key, one in value)]
+        elif name == "imu_reader":
+            words += [word for suffix, one in value for word in (flag(name), f"{suffix}={one}")]
+        elif isinstance(value, list):  # given several times
+            words += [word for one in value for word in (flag(name), one)]
+        else:
+            words += [flag(name), str(value)]
+    return words
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The steps
+
+
+def plan(a: argparse.Namespace, segments: data.SegmentList) -> list[Step]:
+    """Return the steps after the check of the recordings."""
+    run, store = Path(a.out), str(Path(a.out, "store"))
+    labelled = any(segment.label is not None for segment in segments)
+    teacher = how_taught(a, labelled)
+    preset = [] if a.preset == "epic" else ["--preset", a.preset]
+    trained = [*preset, *(QUICK if a.quick else ()), *words_of(a, *TRAINING, "device")]  # of two, the last one counts
+    student = words_of(a, *STUDENT)
+
+    prepare = ["prepare", a.annotations, *words_of(a, *ANNOTATIONS, "audio")]
+    offsets = a.imu_offsets or (run / "offsets.csv" if a.check else None)
+    prepare += ["--imu-offsets", offsets] if offsets else []
+    prepare += ["--out", store, "--num-frames", getattr(a, "num_frames", 1), "--frame-size", a.frame_size]
+    prepare += words_of(a, "workers")
+    steps: list[Step] = []
+    if teacher == "finetuned":
+        network = ["--architecture", a.architecture, *words_of(a, "pretrained")]
+        clip = teacher_clip(a.architecture) if not (a.clip_frames and a.clip_size) else {}
+        clip |= {name: value for name in ("clip_frames", "clip_size") if (value := getattr(a, name))}
+        prepare += [word for name, value in clip.items() for word in (flag(name), value)]
+        where = run / "teacher.pt"
+        words = ["finetune", store, *network, *words_of(a, "option"), *trained, "--out", where]
+        steps += [Step("train the teacher on the labels", words)]
+        extract = ["extract", store, "--teacher-file", where, *words_of(a, "device")]
+        steps += [Step("compute what the teacher says of each clip", extract)]
+    elif teacher:
+        prepare += words_of(a, "teacher_file", "architecture", "pretrained", "class_names", "device")
+    steps.insert(0, Step("decode the clips", prepare))
+    if teacher:
+        words = ["pretrain", store, *student, *trained, "--out", run / "imu.pt"]
+        steps += [Step("stage 1: pretrain the IMU encoder", words)]
+        words = ["distill", store, *trained, "--init", run / "imu.pt", "--out", run / "student.pt"]
+        steps += [Step("stage 2: distill the teacher into the student", words)]
+    on_labels = ["finetune", store, "--architecture", "student", *student, *trained, "--out"]
+    if teacher and a.baselines:
+        words = ["distill", store, "--no-imu", *student, *trained, "--out", run / "frames-alone.pt"]
+        steps += [Step("baseline: the teacher's student of frames alone", words)]
+    if labelled and (a.baselines or not teacher):
+        name = "labels-alone.pt" if teacher else "student.pt"
+        steps += [Step("the student on labels alone", [*on_labels, run / name])]
+    tested = any(segment.split == "test" for segment in segments)
+    for step in [step for step in steps if step.words[0] in ("distill", "finetune")] if tested else []:
+        name = Path(step.words[-1])
+        if name.name != "teacher.pt":
+            words = [
+                "evaluate",
+                store,
+                "--student",
+                name,
+                *words_of(a, "device"),
+                "--out",
+                name.with_suffix(".test.json"),
+            ]
+            steps += [Step(f"evaluate {name.name}", words)]
+    return steps
+
+
+def how_taught(a: argparse.Namespace, labelled: bool) -> str | None:
+    """Return how the student's teacher comes about: "finetuned", "published", "given"; or None for labels alone."""
+    if a.teacher_file:
+        return "given"
+    if a.architecture and labelled:
+        return "finetuned"
+    if a.architecture and a.pretrained:
+        return "published"
+    if labelled:
+        return None
+    raise DataError(
+        f"{a.annotations}: {NO_LABELS}; give a published teacher, such as --architecture swin3d_t --pretrained "
+        f"torchvision, or one of your own with --teacher-file"
+    )
+
+
+def size_of_store(words: Sequence[Any], clips: int) -> float:
+    """Return about how many GB `prepare` with these options writes for so many clips."""
+
+    def option(name: str, default: int = 0) -> int:
+        return int(words[words.index(name) + 1]) if name in words else default
+
+    frames = (option("--num-frames", 1) + 2) * option("--frame-size", 224) ** 2  # and the two of stage 1
+    frames += option("--clip-frames") * option("--clip-size", 224) ** 2
+    return clips * (3 * frames + 4 * 6 * IMU_SAMPLES) / 1e9
+
+
+def run_train(a: argparse.Namespace) -> None:
+    run, note = Path(a.out), Path(a.out, "train.json")
+    if (strange := files.content(run)) and not note.exists():
+        raise DataError(f"{run}: holds other files, such as {strange[0]}; give a new folder as --out")
+    segments = read_segments(a)
+    if a.quick and len(segments) > QUICK_CLIPS:
+        a.every *= -(-len(segments) // QUICK_CLIPS)
+        segments = read_segments(a)
+    steps = plan(a, segments)
+    splits = ", ".join(f"{count} {split}" for split, count in sorted(Counter(s.split for s in segments).items()))
+    videos, classes = len({s.video for s in segments}), len({s.label for s in segments} - {None})
+    size = size_of_store(steps[0].words, len(segments))
+    print(
+        f"{counted(len(segments), 'clip')} ({splits}) of {counted(videos, 'recording')}, {counted(classes, 'class')}; "
+        f"about {size:.1f} GB of {files.free_megabytes(run.parent) / 1000:.1f} GB free"
+    )
+    if not any(segment.split == "test" for segment in segments):
+        print("note: no segment has the split test, so nothing is evaluated")
+    if not a.architecture and not a.teacher_file:
+        print("note: no teacher was given (--architecture, --teacher-file), so the student learns from labels alone")
+    titles = ["check clocks and axes"] * a.check + [step.title for step in steps]
+    for number, title in enumerate(titles, 1):
+        print(f"  {number}. {title}")
+    with files.work_lock(run / "train"):
+        files.write_json(note, {"words": a.words[1:], "steps": [step.typed for step in steps]})
+        if a.check:
+            print(f"\n[1/{len(titles)}] {titles[0]}", flush=True)
+            check(a)
+        for number, step in enumerate(steps, 1 + a.check):
+            print(f"\n[{number}/{len(titles)}] {step.typed}", flush=True)
+            run_step(step.words)
+    suggest("predict", "VIDEO", "--student", run / "student.pt")
+
+
+def check(a: argparse.Namespace) -> None:
+    """Check the recordings, unless that was done, and write the corrections of their clocks and axes.
+
+    What cannot be read is left to `prepare`, which counts it.
+    """
+    result = Path(a.out, "check.json")
+    words = ["check", a.annotations, *words_of(a, "root", "reader", "imu_reader", "imu_axes")]
+    if result.exists() and files.read_json(result)["words"] == words:
+        print(f"{result}: already checked")
+        return
+    from . import cli
+
+    found = recordings.check_recordings(cli.parse([*words, "--out", str(Path(a.out, "offsets.csv"))]))
+    rows = [
+        {"video": one.path, "problem": one.problem, "notes": one.notes, "verdict": one.verdict()}
+        | {"axes": one.right_axes, "offset": one.offset.seconds if one.offset and one.offset.reliable else None}
+        for one in found
+    ]
+    files.write_json(result, {"words": words, "recordings": rows})
+
+
+def run_step(words: Sequence[Any]) -> None:
+    """Run another command in this process; an error names it and its options."""
+    from . import cli
+
+    arguments = cli.parse([*map(str, words)])
+    check_outputs(arguments)
+    try:
+        with without_suggestions():
+            arguments.run(arguments)
+    except (ValueError, OSError) as error:
+        raise DataError(cli.in_options(str(error), arguments)) from error
+
+
+# {command: (function that adds its options to a parser, function that runs it)}
+COMMANDS: dict[str, tuple[Callable, Callable]] = {"train": (train_options, run_train)}
