@@ -24,7 +24,7 @@ from ..support.errors import DataError
 from ..support.tables import counted
 from ..training import Training
 from . import recordings
-from .options import class_names_option, positive_int, suggest, without_suggestions
+from .options import class_names_option, overwrite_option, positive_int, suggest, without_suggestions
 from .outputs import check_outputs
 from .recordings import NO_LABELS, read_segments, segment_options
 from .settings import add_fields, device_option, flag, preset_option
@@ -65,6 +65,7 @@ def train_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", metavar="RUN", required=True, help="folder for the clip store, models and results; it may be continued"
     )
+    overwrite_option(parser, "models of other settings, which are trained anew")
     group = parser.add_argument_group("teacher (without one, the student learns from labels alone)")
     text = "a network of `egodistill teachers`, which is trained on the labels; without labels it needs --pretrained"
     group.add_argument("--architecture", metavar="NAME", choices=tuple(teachers.MODELS), help=text)
@@ -126,7 +127,8 @@ def plan(a: argparse.Namespace, segments: data.SegmentList) -> list[Step]:
     labelled = any(segment.label is not None for segment in segments)
     teacher = how_taught(a, labelled)
     preset = [] if a.preset == "epic" else ["--preset", a.preset]
-    trained = [*preset, *(QUICK if a.quick else ()), *words_of(a, *TRAINING, "device")]  # of two, the last one counts
+    anew = words_of(a, "overwrite")
+    trained = [*preset, *(QUICK if a.quick else ()), *words_of(a, *TRAINING, "device"), *anew]  # the last value counts
     student = words_of(a, *STUDENT)
 
     prepare = ["prepare", a.annotations, *words_of(a, *ANNOTATIONS, "audio")]
@@ -143,7 +145,7 @@ def plan(a: argparse.Namespace, segments: data.SegmentList) -> list[Step]:
         where = run / "teacher.pt"
         words = ["finetune", store, *network, *words_of(a, "option"), *trained, "--out", where]
         steps += [Step("train the teacher on the labels", words)]
-        extract = ["extract", store, "--teacher-file", where, *words_of(a, "device")]
+        extract = ["extract", store, "--teacher-file", where, *words_of(a, "device"), *anew]
         steps += [Step("compute what the teacher says of each clip", extract)]
     elif teacher:
         prepare += words_of(a, "teacher_file", "architecture", "pretrained", "class_names", "device")

@@ -183,6 +183,22 @@ def test_imu_offsets_from_a_table(tmp_path):
         segments.with_imu_offsets(given, table)
 
 
+def test_a_table_of_clocks_can_have_axes_which_replace_those_of_the_segment(tmp_path):
+    given = [segments.Segment(name, f"/x/{name}.mp4", 0, 1, imu_axes="glasses") for name in "abc"]
+    segments.write_imu_offsets(tmp_path / "o.csv", {"/x/a.mp4": 0.25, "/x/b.mp4": 0.5}, {"/x/b.mp4": "XZy"})
+    moved = segments.with_imu_offsets(given, tmp_path / "o.csv")
+    assert [(s.imu_offset, s.imu_axes) for s in moved] == [(0.25, "glasses"), (0.5, "XZy"), (0, "glasses")]
+    (tmp_path / "o.csv").write_text("video,imu_offset,imu_axes\na,0,xZy\n")
+    with pytest.raises(DataError, match=r"o.csv, row 2: imu_axes: the rotation of axes 'xZy' mirrors"):
+        segments.with_imu_offsets(given, tmp_path / "o.csv")
+
+
+def test_every_second_segment_of_each_split():
+    given = [segments.Segment(str(k), "a.mp4", k, k + 1, split="test" if k in (1, 4) else "train") for k in range(7)]
+    found = segments.every_of_split(segments.SegmentList(given, {"why": 1}), 2)
+    assert [segment.id for segment in found] == ["0", "1", "3", "6"] and found.dropped == {"why": 1}
+
+
 def test_an_exact_path_is_better_than_a_file_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given = [segments.Segment(str(k), video, 0, 1) for k, video in enumerate(("walk.mp4", "sub/walk.mp4"))]

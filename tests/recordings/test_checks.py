@@ -169,10 +169,14 @@ def test_check_says_whether_axes_and_clock_look_right(wearer, tmp_path):
     assert found.axes.turn == "zXy" and found.axes.reliable and found.problem is None
     assert any(note.startswith("the axes are wrong: --imu-axes zXy fixes them") for note in found.notes)
     assert re.match(r"The axes are wrong: --imu-axes zXy .*; the clock is wrong: add \+0\.[34]", found.verdict())
+    assert found.right_axes == "zXy" and good.right_axes is None
     half = checks.check(video, order, imu_axes="yXZ")  # a turn that is given is part of the one that is reported
     assert half.imu_axes == "yXZ" and "--imu-axes zXy fixes them" in half.verdict()
     whole = checks.check(video, order, imu_axes="zXy")
     assert whole.axes.turn == "XYZ" and whole.axes.fits["XYZ"] == pytest.approx(found.axes.fits["zXy"], abs=0.01)
+    assert cli.main(["check", str(video), "--imu", str(order), "--out", str(tmp_path / "o.csv")]) == 0
+    (mended,) = with_imu_offsets([Segment("1", video, 0, 1, imu=order)], tmp_path / "o.csv")
+    assert mended.imu_axes == "zXy" and mended.imu_offset == pytest.approx(0.4, abs=0.05)
     assert good.mean_accel == pytest.approx(imu.accel.mean(0), abs=1e-3)
     said = [re.search(r"gravity: .*\n.*", one.report())[0] for one in (good, found)]
     assert said[0] == said[1] and "9.81 if the unit is right" in said[0]

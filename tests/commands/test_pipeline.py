@@ -1,0 +1,90 @@
+"""`train`: one command for every step, which gives what the separate commands give."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from commandline import run
+from miniature import file_of, same
+
+from egodistill import data
+from egodistill.commands import cli, pipeline
+
+SMALL = "--frame-size 32 --image-encoder resnet10x4 --image-weights none --preset demo --epochs 1 --batch-size 8"
+TEACHER = "--architecture slowfast_8x8_r50 --option width=8 beta=4 depths=(1,1,1,1) --clip-frames 16 --clip-size 32"
+
+
+def table_of(demo) -> Path:
+    return demo.out / "world" / "EPIC_100_train.csv"
+
+
+@pytest.mark.slow
+def test_one_command_gives_what_the_separate_commands_give_also_if_it_is_killed(demo, tmp_path, monkeypatch, capsys):
+    command = ["train", table_of(demo), *TEACHER.split(), *SMALL.split(), "--baselines", "--workers", 1, "--out"]
+    out = run(capsys, *command, tmp_path / "run")
+    typed = re.findall(r"(?m)^\[\d+/11\] egodistill (.*)$", out)
+    assert [line.split()[0] for line in typed] == (
+        ["prepare", "finetune", "extract", "pretrain", "distill", "distill", "finetune", *["evaluate"] * 3]
+    )
+
+    # What it printed, typed by hand for another folder.
+    run(capsys, "check", table_of(demo), "--out", tmp_path / "offsets.csv")
+    (tmp_path / "hand").mkdir()
+    (tmp_path / "offsets.csv").rename(tmp_path / "hand" / "offsets.csv")
+    for line in typed:
+        run(capsys, *shlex.split(line.replace(str(tmp_path / "run"), str(tmp_path / "hand"))))
+
+    # Killed before each step in turn, once also within a training.
+    step, done = pipeline.run_step, []
+
+    def run_some(words):
+        if words not in done:
+            done.append(words)
+            raise KeyboardInterrupt
+        step(words)
+
+    monkeypatch.setattr(pipeline, "run_step", run_some)
+    for _ in typed:
+        assert cli.main([*map(str, command), str(tmp_path / "killed")]) == 130
+    run(capsys, *command, tmp_path / "killed")
+    for name in ("teacher", "imu", "student", "frames-alone", "labels-alone"):
+        for other in ("hand", "killed"):
+            assert same(tmp_path / "run" / f"{name}.pt", tmp_path / other / f"{name}.pt"), (name, other)
+    for name in ("student", "frames-alone", "labels-alone"):
+        first, *others = (
+            json.loads((tmp_path / other / f"{name}.test.json").read_text()) for other in ("run", "hand", "killed")
+        )
+        assert others == [first] * 2 and len(first["answers"]) == first["segments"] == 6
+    assert [answer["said"] == answer["label"] for answer in first["answers"]].count(True) == round(6 * first["top1"])
+
+
+def test_a_given_teacher_is_run_in_the_pass_that_decodes(demo, tmp_path, capsys):
+    given = ["train", table_of(demo), "--teacher-file", file_of(demo.out, "teacher", 0), *SMALL.split(), "--no-check"]
+    out = run(capsys, *given, "--every", 2, "--workers", 1, "--out", tmp_path / "run")
+    assert "2 clips" not in out and re.search(r"(?m)^1\d clips \(3 test, 8 train\) of", out)
+    assert "check clocks" not in out and "Next:\n  egodistill predict VIDEO" in out and out.count("Next:") == 1
+    store = data.ClipStore(tmp_path / "run" / "store")
+    assert "slowfast-0.logits" in store.names and "clip" not in store.names and len(store) == 11
+    assert (tmp_path / "run" / "student.pt").exists() and not (tmp_path / "run" / "teacher.pt").exists()
+    other = [*map(str, given), "--every", "2", "--out", str(tmp_path / "run"), "--learning-rate", "0.1"]
+    assert cli.main(other) == 1
+    err = capsys.readouterr().err
+    assert "egodistill train: " in err and "--learning-rate was " in err and "--overwrite" in err
+    assert "--learning-rate 0.1" in run(capsys, *other, "--overwrite")
+
+
+def test_without_a_teacher_labels_are_learned_and_without_labels_a_teacher_is_asked_for(demo, tmp_path, capsys):
+    out = run(capsys, "train", table_of(demo), *SMALL.split(), "--no-check", "--workers", 1, "--out", tmp_path / "run")
+    assert "note: no teacher was given" in out
+    assert (tmp_path / "run" / "student.test.json").exists() and not list((tmp_path / "run").glob("imu*"))
+    films = demo.out / "world"
+    assert cli.main(["train", str(films), "--no-check", "--out", str(tmp_path / "films")]) == 1
+    assert "--architecture swin3d_t --pretrained torchvision" in capsys.readouterr().err
+
+
+def test_a_folder_of_other_files_is_refused(demo, tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("mine")
+    assert cli.main(["train", str(table_of(demo)), "--no-check", "--out", str(tmp_path)]) == 1
+    assert "holds other files, such as notes.txt" in capsys.readouterr().err and len(list(tmp_path.iterdir())) == 1
