@@ -81,6 +81,10 @@ COMMANDS = {
         "run every step from recordings to a student in one folder",
         "egodistill train segments.csv --out run --architecture swin3d_t --pretrained torchvision",
     ),
+    "report": (
+        "write a page about what `train` made: RUN/report.html",
+        "egodistill report run",
+    ),
     "teachers": (
         "list the available video models, with their size and cost",
         "egodistill teachers",
@@ -133,7 +137,11 @@ COMMANDS = {
 # {command: its module}; all others are in `models`.
 MODULES = dict.fromkeys(("segments", "convert", "check", "transcode", "prepare", "status"), "recordings")
 MODULES |= dict.fromkeys(("teachers", "finetune", "extract", "pretrain", "distill"), "training")
-MODULES |= dict.fromkeys(("demo", "synthesize", "compare", "ablate"), "demo") | {"live": "live", "train": "pipeline"}
+MODULES |= dict.fromkeys(("demo", "synthesize", "compare", "ablate"), "demo") | {
+    "live": "live",
+    "train": "pipeline",
+    "report": "report",
+}
 
 
 def main(argv: list[str] | None = None) -> int:

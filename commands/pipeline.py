@@ -27,6 +27,7 @@ from . import recordings
 from .options import class_names_option, overwrite_option, positive_int, suggest, without_suggestions
 from .outputs import check_outputs
 from .recordings import NO_LABELS, read_segments, segment_options
+from .report import write_report
 from .settings import add_fields, device_option, flag, preset_option
 from .training import name_value, teacher_clip
 
@@ -220,7 +221,7 @@ def run_train(a: argparse.Namespace) -> None:
     size = size_of_store(steps[0].words, len(segments))
     print(
         f"{counted(len(segments), 'clip')} ({splits}) of {counted(videos, 'recording')}, {counted(classes, 'class')}; "
-        f"about {size:.1f} GB of {files.free_megabytes(run.parent) / 1000:.1f} GB free"
+        f"about {1000 * size:,.0f} MB of {files.free_megabytes(run.parent):,.0f} MB free"
     )
     if not any(segment.split == "test" for segment in segments):
         print("note: no segment has the split test, so nothing is evaluated")
@@ -230,13 +231,18 @@ def run_train(a: argparse.Namespace) -> None:
     for number, title in enumerate(titles, 1):
         print(f"  {number}. {title}")
     with files.work_lock(run / "train"):
-        files.write_json(note, {"words": a.words[1:], "steps": [step.typed for step in steps]})
+        files.write_json(
+            note, {"words": a.words[1:], "steps": [step.typed for step in steps], "left_out": segments.dropped}
+        )
         if a.check:
             print(f"\n[1/{len(titles)}] {titles[0]}", flush=True)
             check(a)
         for number, step in enumerate(steps, 1 + a.check):
             print(f"\n[{number}/{len(titles)}] {step.typed}", flush=True)
             run_step(step.words)
+        page = run / "report.html"
+        write_report(run, page)
+    print(f"\nThe page about it: {page}")
     suggest("predict", "VIDEO", "--student", run / "student.pt")
 
 

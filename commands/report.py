@@ -1,0 +1,304 @@
+"""The command `report`: a page about what `train` made in a folder, RUN/report.html.
+
+    egodistill report run
+
+It shows what is there, so it can be opened while a training runs. `COMMANDS` at the end maps its name to two functions,
+as in `commands`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torchvision.io import encode_jpeg
+
+from .. import data
+from ..drawing import svg
+from ..experiments import intervals
+from ..student import IMU_RATE
+from ..support import files
+from ..support.errors import DataError
+from ..support.pages import Markup, data_url, tag, write_page
+from ..support.tables import counted
+from ..support.version import __version__
+from ..training import log_path
+from .recordings import split_warnings
+
+__all__ = ["COMMANDS", "write_report"]
+
+MODELS = {"student": "student", "frames-alone": "frames alone", "labels-alone": "labels alone"}  # {file: name}
+TRAINED = {"teacher": "teacher", "imu": "stage 1", **MODELS}
+# {value of a history: (its name, factor)}
+CURVES = {"loss": ("loss", 1), "top1": ("top-1 (%)", 100), "matching": ("clips matched to their IMU (%)", 100)}
+SHOWN, MATRIX = 12, 30  # clips of each list; classes up to which the whole confusion matrix is shown
+FEWEST_WEARERS, FEWEST_SEGMENTS = 5, 30  # from which on there is an interval
+STYLE = """
+table { border-collapse: collapse; margin: 6px 0 }
+td, th { padding: 3px 10px 3px 0; text-align: left; vertical-align: top; white-space: nowrap }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(290px, 1fr)); gap: 16px 32px }
+.wide { overflow-x: auto } .matrix td, .matrix th { padding: 2px 5px; text-align: right; font-size: 12px }
+.matrix .right { font-weight: bold; outline: 1px solid #767676 } .clips { display: flex; flex-wrap: wrap; gap: 14px }
+.clips figure { margin: 0; width: 230px } .clips img { max-width: 100%; height: 110px; display: block }
+"""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a model answered on the test segments.
+
+    Attributes:
+        name: Such as "frames alone".
+        numbers: The content of the file that `egodistill evaluate --out` wrote.
+    """
+
+    name: str
+    numbers: dict[str, Any]
+
+    @property
+    def answers(self) -> list[dict[str, Any]]:
+        """Return the answer on each segment; none without labels."""
+        return self.numbers.get("answers", [])
+
+    @property
+    def right(self) -> np.ndarray:
+        """Return which segments are right, float [S], in %."""
+        return 100.0 * np.array([one["said"] == one["label"] for one in self.answers])
+
+    def of_wearers(self, values: np.ndarray) -> dict[str, float]:
+        """Return the mean of values [S] of each wearer that is known."""
+        wearers = [one["wearer"] for one in self.answers]
+        known = dict.fromkeys(sorted({*wearers} - {""}))
+        return {name: float(values[[one == name for one in wearers]].mean()) for name in known}
+
+
+def with_interval(result: Result, values: np.ndarray, unit: str, sign: str = "") -> str:
+    """Return the mean of values [S] with its 95 % interval over wearers or segments, or with "too few"."""
+    wearers, mean = result.of_wearers(values), f"{values.mean():{sign}.1f} {unit}"
+    for what, numbers, fewest in (
+        ("wearers", np.array([*wearers.values()]), FEWEST_WEARERS),
+        ("segments, so it says nothing about other people", values, FEWEST_SEGMENTS),
+    ):
+        if len(numbers) >= fewest and np.ptp(numbers) > 0:
+            ends = intervals.one_way(numbers).within(-100 if sign else 0, 100)
+            return f"{mean} (95 % interval {ends.low:{sign}.1f} to {ends.high:{sign}.1f} over {len(numbers)} {what})"
+    few = counted(len(values), "segment") + (f" of {counted(len(wearers), 'wearer')}" if wearers else "")
+    return f"{mean} ({few}: too few for an interval)"
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Sections
+
+
+def results_section(results: Sequence[Result]) -> Markup:
+    """Return accuracies, and what the first model gains over each other one."""
+    if not results:
+        return tag("p", "Nothing is evaluated yet.")
+    parts = []
+    for one in results:
+        if one.answers:
+            text = with_interval(one, one.right, "% of the test segments are right")
+            parts.append(tag("p", tag("b", f"{one.name}: "), text))
+        if agreement := one.numbers.get("agreement"):
+            count, share = agreement["clips"], 100 * agreement["top1"]
+            words = f"{share:.1f} % of {count} test clips without labels get the answer of {agreement['teacher']}"
+            few = "" if count >= FEWEST_SEGMENTS else " (too few to say more)"
+            parts.append(tag("p", tag("b", f"{one.name}: "), words + few))
+    first = results[0]
+    for other in results[1:] if first.answers else []:
+        if [one["id"] for one in other.answers] == [one["id"] for one in first.answers]:
+            gain = with_interval(first, first.right - other.right, "points", "+")
+            parts.append(tag("p", f"{first.name} minus {other.name}: {gain}"))
+    if len(results) == 1:
+        advice = "`egodistill train --baselines` also trains it on frames alone and on labels alone, to compare."
+        parts.append(tag("p", tag("small", advice)))
+    return Markup("".join(parts))
+
+
+def classes_section(result: Result) -> Markup:
+    """Return the accuracy of each class and wearer, the worst first, and what is confused."""
+    names, answers = result.numbers["class_names"], result.answers
+    counts = Counter(one["label"] for one in answers)
+    rows = sorted((result.numbers["per_class"][names[k]], names[k], count) for k, count in counts.items())
+    shares = [(name, share, f"{100 * share:.0f} % of {count}") for share, name, count in rows]
+    parts = [svg.bars(shares, "accuracy by class")]
+    if wearers := result.of_wearers(result.right):
+        parts.append(tag("h3", "By wearer"))
+        rows = sorted((share, name) for name, share in wearers.items())
+        parts.append(svg.bars([(name, share, f"{share:.0f} %") for share, name in rows], "accuracy by wearer"))
+    parts.append(tag("h3", "Confusions"))
+    wrong = Counter((one["label"], one["said"]) for one in answers if one["label"] != one["said"])
+    rows = [(names[a], names[b], f"{n} of {counts[a]}") for (a, b), n in wrong.most_common(SHOWN)]
+    parts.append(table(("label", "answer", "segments"), rows) if rows else tag("p", "None."))
+    if len(names) <= MATRIX:
+        parts.append(matrix(np.asarray(result.numbers["confusion"]), names))
+    return Markup("".join(parts))
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> Markup:
+    """Return a table that can be scrolled where it is wider than the page."""
+    lines = [tag("tr", *(tag("th", name) for name in head))]
+    lines += [tag("tr", *(tag("td", str(cell)) for cell in row)) for row in rows]
+    return tag("div", tag("table", *lines), class_="wide", tabindex="0")
+
+
+def matrix(counts: np.ndarray, names: Sequence[str]) -> Markup:
+    """Return a confusion matrix [C, C] as a table; columns have the numbers of the rows."""
+    rows = [tag("tr", tag("th", "label"), *(tag("th", str(k + 1)) for k in range(len(names))))]
+    for k, row in enumerate(counts):
+        cells = [tag("td", str(n) if n else "", class_="right" if k == j else None) for j, n in enumerate(row.tolist())]
+        rows.append(tag("tr", tag("th", f"{names[k]} {k + 1}"), *cells))
+    return tag("div", tag("table", *rows, class_="matrix"), class_="wide", tabindex="0")
+
+
+def clips_section(result: Result, store: data.ClipStore) -> Markup:
+    """Return the surest wrong answers and the least sure ones, with frame and head motion."""
+    wrong = [one for one in result.answers if one["label"] != one["said"]]
+    lists = {
+        "Wrong, and sure": sorted(wrong, key=lambda one: -one["score"])[:SHOWN],
+        "Least sure": sorted(result.answers, key=lambda one: one["score"])[:SHOWN],
+    }
+    rows: dict[str, list[int]] = {}
+    for row, clip in enumerate(store.clips):
+        rows.setdefault(clip["id"], []).append(row)
+    parts = []
+    for title, answers in lists.items():
+        found = [clip_figure(one, store, rows[one["id"]], result.numbers["class_names"]) for one in answers]
+        parts += [tag("h3", title), tag("div", *found, class_="clips") if found else tag("p", "None.")]
+    return Markup("".join(parts))
+
+
+def clip_figure(answer: dict[str, Any], store: data.ClipStore, rows: Sequence[int], names: Sequence[str]) -> Markup:
+    """Return a clip of a segment, the middle one of its rows in the store: what the student saw, and what it said."""
+    row = rows[len(rows) // 2]
+    clip = store.clips[row]
+    frames = next(name for name in store.names if name.startswith("frames_"))
+    (seen,) = store.read(frames, [row])  # [N, 3, H, W]
+    picture = torch.from_numpy(np.concatenate(list(seen), axis=2))
+    image = data_url(encode_jpeg(picture, 80).numpy().tobytes(), "image/jpeg")
+    said = f"{names[answer['said']]} ({100 * answer['score']:.0f} %)"
+    words = f"labelled {names[answer['label']]}" if answer["label"] != answer["said"] else "as labelled"
+    place = f"{Path(clip['video']).name} {files.clock(clip['start'])}"
+    parts = [tag("img", src=image, alt=f"frame of {place}"), tag("b", said), f", {words}", tag("br")]
+    if "imu" in store.names:
+        (imu,) = store.read("imu", [row])
+        speed = np.linalg.norm(imu[:, 3:], axis=1)
+        times = np.arange(len(speed)) / IMU_RATE
+        parts.append(svg.envelope(times, speed, (0.0, float(times[-1])), "head turns", "rad/s"))
+    return tag("figure", *parts, tag("small", f"{place}, {clip['wearer'] or 'wearer unknown'}"))
+
+
+def curves_section(run: Path) -> Markup:
+    """Return the curves of each training, also of one that runs."""
+    parts = []
+    for stem, name in TRAINED.items():
+        log = log_path(files.training_file(run / f"{stem}.pt"))
+        rows = list(files.read_lines(log, "loss")) if log.exists() else []
+        if not rows:
+            continue
+        state = ", running" if not (run / f"{stem}.pt").exists() else ""
+        parts.append(tag("h3", f"{name}{state}"))
+        charts = []
+        for what, (label, scale) in CURVES.items():
+            lines = {}
+            for key, title in ((what, label), (f"validation_{what}", f"{label}, validation")):
+                points = [(number, scale * row[key]) for number, row in enumerate(rows, 1) if key in row]
+                lines |= {title: points} if points else {}
+            if lines:
+                charts.append(tag("div", svg.curves(lines, f"{label} of {name} by epoch", "epoch")))
+        parts.append(tag("div", *charts, class_="charts"))
+    return Markup("".join(parts)) or tag("p", "Nothing is trained yet.")
+
+
+def data_section(run: Path, store: data.ClipStore) -> Markup:
+    """Return what the clips are, what was left out and why, and what is known of clocks and axes."""
+    rows, counts = [], {}
+    for split, status in store.counts.items():
+        clips = [clip for clip in store.clips if clip["split"] == split]
+        wearers, videos = {clip["wearer"] for clip in clips} - {None}, {clip["video"] for clip in clips}
+        labels = counts[split] = Counter(clip["label"] for clip in clips)
+        classes = len({*labels} - {None})
+        rows.append((split, len(clips), len(videos), len(wearers) or "unknown", classes, status["failed"]))
+    parts = [table(("split", "clips", "recordings", "wearers", "classes", "failed"), rows)]
+    notes = [f"warning: {text}" for text in split_warnings(counts)]
+    plan = files.read_json(run / "train.json")
+    notes += [f"left out: {counted(count, 'segment')}, {why}" for why, count in plan["left_out"].items()]
+    notes += [f"failed: {one['id']} at {one['start']:.2f} s: {one['reason']}" for one in store.failures[:SHOWN]]
+    notes += [f"{source}: {'; '.join(texts)}" for source, texts in list(store.notes.items())[:SHOWN]]
+    parts += [tag("p", text) for text in notes]
+    parts.append(tag("h3", "Clocks and axes"))
+    check = run / "check.json"
+    if not check.exists():
+        return Markup("".join([*parts, tag("p", "Not checked.")]))
+    found = files.read_json(check)["recordings"]
+    # What is corrected or cannot be trusted comes first.
+    for one in sorted(found, key=lambda one: not (one["problem"] or one["notes"])):
+        words = [one["problem"] or one["verdict"], *one["notes"]]
+        if one["problem"] is None and one["offset"] is not None:
+            turned = f", and its axes are turned by {one['axes']}" if one["axes"] else ""
+            words.append(f"Corrected: its clock is moved by {one['offset']:+.3f} s{turned}." if one["notes"] else "")
+        name = tag("b" if one["problem"] or one["notes"] else "span", Path(one["video"]).name)
+        parts.append(tag("p", name, ": ", " ".join(filter(None, words))))
+    return Markup("".join(parts))
+
+
+def foot(run: Path) -> Markup:
+    """Return commands and versions."""
+    plan = files.read_json(run / "train.json")
+    lines = [tag("p", tag("code", line)) for line in plan["steps"]]
+    return Markup("".join(lines)) + tag("p", f"egodistill {__version__}, torch {torch.__version__}. ")
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The page
+
+
+def read_results(run: Path) -> Iterator[Result]:
+    for stem, name in MODELS.items():
+        if (path := run / f"{stem}.test.json").exists():
+            yield Result(name, files.read_json(path))
+
+
+def write_report(run: Path, out: Path) -> None:
+    """Write the page of a folder that `train` works in.
+
+    Args:
+        run: The folder.
+        out: The page.
+    """
+    results = list(read_results(run))
+    parts = {"Result": results_section(results)}
+    store = data.ClipStore(run / "store", unfinished=True) if (run / "store" / "store.json").exists() else None
+    if results and results[0].answers and store is not None:
+        parts["By class"] = classes_section(results[0])
+        parts["Clips"] = clips_section(results[0], store.split("test"))
+    parts["Training"] = curves_section(run)
+    if store is not None:
+        parts["Data"] = data_section(run, store)
+    parts["How it was made"] = foot(run)
+    write_page(out, f"egodistill train: {run.resolve().name}", parts, "report", None, "", STYLE)
+
+
+def report_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="RUN", help="folder of `egodistill train`")
+    parser.add_argument("--out", metavar="HTML", help="the page (default: RUN/report.html)")
+
+
+def run_report(a: argparse.Namespace) -> None:
+    run = Path(a.folder)
+    if not (run / "train.json").exists():
+        raise DataError(f"{run}: not a folder of `egodistill train`: it has no train.json")
+    out = Path(a.out or run / "report.html")
+    files.check_output(out, [], ours=[rb"\A<!DOCTYPE html>\n<!-- egodistill report -->"])
+    write_report(run, out)
+    print(out)
+
+
+# {command: (function that adds its options to a parser, function that runs it)}
+COMMANDS: dict[str, tuple[Callable, Callable]] = {"report": (report_options, run_report)}
