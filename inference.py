@@ -26,7 +26,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -722,7 +722,7 @@ def predict(
     21.3 to 23.4 s: 3 classes, problem: None
     """
     batches.require_classifier(model)
-    spec = batches.clip_spec_of(model)
+    spec = batches.clip_spec_of(model, exact, tolerance)
     stride = spec.seconds if stride is None else stride
     batches.require_number("stride", stride, round(spec.seconds / 100, 4))
     batches.require_number("min_coverage", min_coverage, 0, 1, above=True)
@@ -732,8 +732,6 @@ def predict(
     batches.require_number("max_hold", max_hold, 0, above=True)
     about = {"imu_offset": imu_offset, "imu_stretch": imu_stretch, "zero_accel": zero_accel, "imu_axes": imu_axes}
     recording = open_recording(video, imu, **about)
-    if (exact, tolerance) != (None, None):
-        spec = replace(spec, exact=exact is not False, tolerance=tolerance or 0.0)
     specs = batches.input_specs(model, spec)
     starts = strided_starts(recording.probe().duration, spec.seconds, stride)
     if spec.imu_samples:

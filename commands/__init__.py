@@ -10,6 +10,7 @@ interrupts    Ctrl-C
 inputs        missing files, before torch is imported
 options       what commands share, without torch
 pictures      what commands draw beside their results
+pages         the page and the subtitles of `predict`
 outputs       what --out may replace
 settings      options made from the settings of a stage; model files
 """
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         models as models,
         options as options,
         outputs as outputs,
+        pages as pages,
         pictures as pictures,
         recordings as recordings,
         settings as settings,
@@ -37,6 +39,8 @@ else:
     __getattr__, __dir__ = hand_on(
         __name__,
         dict.fromkeys(
-            "cli demo inputs interrupts live models options outputs pictures recordings settings training".split(), ()
+            "cli demo inputs interrupts live models options outputs pages pictures recordings settings "
+            "training".split(),
+            (),
         ),
     )

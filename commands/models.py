@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import io
 import itertools
 import json
 import sys
@@ -23,7 +24,9 @@ from torch import nn
 from .. import data, inference
 from ..deploy import export
 from ..drawing import confusion, timeline
+from ..engine import batches
 from ..experiments.costs import TABLE_3, TABLE_3_LEGEND, table_3_notes
+from ..recordings.clips import name_files
 from ..support import files, tables
 from ..support.tables import Table
 from ..video import VideoError
@@ -44,6 +47,7 @@ from .options import (
     report_notes,
     use_readers,
 )
+from .pages import write_prediction, write_subtitles
 from .pictures import draw_beside, plot_option
 from .settings import (
     GMACS_NOTE,
@@ -402,6 +406,10 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top", metavar="K", type=positive_int, default=3, help="print the K best classes")
     choice_options(parser)
     parser.add_argument("--out", metavar="FILE", help="also write the results to this .csv or .json file")
+    text = "also write a page for a browser: time line, frames, head motion, the least certain clips"
+    parser.add_argument("--html", metavar="FILE", help=text)
+    text = "also write the best class of each clip as subtitles (.vtt), which players show over the video"
+    parser.add_argument("--subtitles", metavar="FILE", help=text)
     overwrite_option(parser)
     plot_option(parser)
     inference_options(parser)
@@ -415,22 +423,22 @@ def run_predict(a: argparse.Namespace) -> None:
     recording = data.open_recording(a.video, imu_files(a), **clock, imu_axes=a.imu_axes or "gopro")
     if "imu" in student.inputs:
         report_notes(recording)
+    choice = {"exact": False if a.key_frames else None, "tolerance": a.tolerance}
     found = inference.predict(
         student,
         recording,
         **keyword_arguments(a, "min_coverage", "max_gap", "max_hold", "stride", "top"),
-        exact=False if a.key_frames else None,
-        tolerance=a.tolerance,
+        **choice,
         **inference_arguments(a),
     )
     report_precision(a.precision, a.device)
-    count, skipped, best_of = 0, 0, []
+    count, skipped, kept = 0, 0, []
     first = list(itertools.islice(found, 1))  # an error before the first clip leaves an earlier result as it is
     with prediction_writer(Path(a.out), a.top) if a.out else contextlib.nullcontext(lambda clip: None) as write:
         for clip in itertools.chain(first, found):
             write(clip)  # first: printing may end the command
             count, skipped = count + 1, skipped + bool(clip.problem)
-            best_of.append(clip._replace(classes=clip.classes[:1]))
+            kept.append(clip if a.html else clip._replace(classes=clip.classes[:1]))
             scores = tables.scores_text([score for _, score in clip.classes])
             pairs = zip((name for name, _ in clip.classes), scores, strict=True)
             best = "  ".join(map(" ".join, pairs)) or f"skipped: {clip.problem}"
@@ -440,7 +448,26 @@ def run_predict(a: argparse.Namespace) -> None:
     if skipped:
         print(f"{skipped} of {count} clips were skipped for the reasons above", file=sys.stderr)
     if a.out:
-        draw_predictions(a, recording, best_of)
+        draw_predictions(a, recording, kept)
+    if a.subtitles:
+        write_subtitles(a.subtitles, kept)
+    if a.html:
+        table = CSVRows(text := io.StringIO(newline=""), a.top)
+        for clip in kept:
+            table.add(clip)
+        spec, about = batches.clip_spec_of(student, **choice), about_prediction(a, student, recording)
+        write_prediction(a.html, kept, recording, spec, text.getvalue(), about, a.max_hold)
+
+
+def about_prediction(a: argparse.Namespace, student: Any, recording: data.Recording) -> dict[str, str]:
+    """Return what the foot of a page says."""
+    trained, clock = getattr(student, "trained_with", None), f"{recording.imu_offset:g} s, {recording.imu_stretch:g}"
+    return {
+        "student": f"{a.student}, {student.trained_by}, {len(trained['history'])} epochs" if trained else a.student,
+        "recording": recording.video,
+        "head motion": f"{name_files(recording.imu_source)}; offset and stretch {clock}; axes {recording.imu_axes}",
+        "made by": tables.provenance(tables.command_line(a.words)),
+    }
 
 
 def draw_predictions(a: argparse.Namespace, recording: data.Recording, clips: list[inference.Prediction]) -> None:

@@ -25,6 +25,11 @@ RESULT_MARKS = dict.fromkeys(TRAINING, (rb"(?s)egodistill model.*trained_with",)
     "predict": (rb'\A\[\n\{"start": ', rb"\Astart,stop,class_1", rb"\A\[\n+\]\n*\Z"),
     "live": None,
 }
+# {option: (suffixes of what it writes beside --out, pattern of an earlier result of a command)}
+BESIDE = {
+    "html": ((".html", ".htm"), r"\A<!DOCTYPE html>\n<!-- egodistill {} -->"),
+    "subtitles": ((".vtt",), r"\AWEBVTT - egodistill {}\n"),
+}
 
 
 def check_outputs(arguments: argparse.Namespace, sources: Iterable[str] = ()) -> None:
@@ -34,7 +39,7 @@ def check_outputs(arguments: argparse.Namespace, sources: Iterable[str] = ()) ->
         arguments: The command's arguments; their texts are inputs.
         sources: More inputs, such as the files of a folder or table among the arguments.
     """
-    others = ("out", "markdown", "command", "words", "flags")
+    others = ("out", "markdown", "command", "words", "flags", *BESIDE)
     given = {name: value for name, value in vars(arguments).items() if name not in others}
     values = [value for values in given.values() for value in (values if isinstance(values, list) else [values])]
     inputs = [*(value for value in values if isinstance(value, str)), *sources]
@@ -47,6 +52,12 @@ def check_outputs(arguments: argparse.Namespace, sources: Iterable[str] = ()) ->
             ours = (b"egodistill model",)
         overwrite = getattr(arguments, "overwrite", False)
         files.check_output(arguments.out, inputs, ours=ours, overwrite=overwrite)
+    for option, (suffixes, mark) in BESIDE.items():
+        if path := getattr(arguments, option, None):
+            if Path(path).suffix.lower() not in suffixes:
+                raise DataError(f"{path}: the name of what --{option} writes must end in {' or '.join(suffixes)}")
+            ours = (mark.format(arguments.command).encode(),)
+            files.check_output(path, inputs, ours=ours, overwrite=arguments.overwrite)
     if document := getattr(arguments, "markdown", None):
         if Path(document).suffix.lower() != ".md":
             raise DataError(f"{document}: --markdown writes into a Markdown document; its name must end in .md")

@@ -19,7 +19,7 @@ from . import canvas
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["FRAMES", "FRAME_PIXELS", "draw_timeline"]
+__all__ = ["FRAMES", "FRAME_PIXELS", "draw_timeline", "ends_of", "lanes_of"]
 
 FRAMES, FRAME_PIXELS = 8, 118  # what fits beside each other
 LANES = 12  # classes that have a lane; the others share one
@@ -59,8 +59,7 @@ def draw_timeline(
     >>> timeline.draw_timeline(clips, [], "walk.png", "walk.mp4")
     """
     names, lanes, shares = lanes_of(clips)
-    starts = np.asarray([clip.start for clip in clips])
-    ends = np.minimum([clip.stop for clip in clips], [*starts[1:], np.inf])  # overlapping clips: up to the next one
+    starts, ends = np.asarray([clip.start for clip in clips]), ends_of(clips)
     first, last = starts[0], ends[-1]
     several = len(clips) > COLUMNS
     if several:
@@ -79,6 +78,11 @@ def draw_timeline(
 
 
 DARKER = "darker: more probable"
+
+
+def ends_of(clips: Sequence[Answer]) -> np.ndarray:
+    """Return the ends of clips in seconds, float64 [n]; a clip ends where the next one begins."""
+    return np.minimum([clip.stop for clip in clips], [*(clip.start for clip in clips[1:]), np.inf])
 
 
 def lanes_of(clips: Sequence[Answer]) -> tuple[list[str], np.ndarray, np.ndarray]:

@@ -237,13 +237,15 @@ def note_clips(model: Any, store: Store, names: Sequence[str]) -> None:
     model.noted_clips = {name: value for name, value in found.items() if getattr(spec, name) is None}
 
 
-def clip_spec_of(model: Model) -> clips.ClipSpec:
+def clip_spec_of(model: Model, exact: bool | None = None, tolerance: float | None = None) -> clips.ClipSpec:
     """Return the complete spec of a model's clips: its own, what `arrays_of()` noted, and defaults.
 
     Raise EgoDistillError if nothing says the size of its frames.
 
     Args:
         model: The model; see `Model`.
+        exact: Other frames than the model's own; with `tolerance`, as in `inference.predict()`.
+        tolerance: Seconds.
 
     >>> from egodistill import EgoDistill, batches
     >>> batches.clip_spec_of(EgoDistill.load("student.pt")).size
@@ -255,6 +257,8 @@ def clip_spec_of(model: Model) -> clips.ClipSpec:
         raise EgoDistillError(
             f"{type(model).__name__} does not say the size of its frames; set `frame_size`, for example 64"
         )
+    if (exact, tolerance) != (None, None):
+        spec = replace(spec, exact=exact is not False, tolerance=tolerance or 0.0)
     return spec.complete()
 
 

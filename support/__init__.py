@@ -7,6 +7,7 @@ processes     workers that may crash
 records       tables and JSON, read item by item
 pickles       pickles, read without running their code
 tables        tables of results: text, Markdown, provenance
+pages         pages of results: HTML
 lazy          packages that import their modules on first use
 own           classes of a user's own code, by name
 version       __version__
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
         holders as holders,
         lazy as lazy,
         own as own,
+        pages as pages,
         pickles as pickles,
         processes as processes,
         records as records,
@@ -32,7 +34,5 @@ else:
 
     __getattr__, __dir__ = hand_on(
         __name__,
-        dict.fromkeys(
-            ("errors", "files", "holders", "lazy", "own", "pickles", "processes", "records", "tables", "version"), ()
-        ),
+        dict.fromkeys("errors files holders lazy own pages pickles processes records tables version".split(), ()),
     )

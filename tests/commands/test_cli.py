@@ -428,8 +428,8 @@ OPTIONS = {
     "measure": f"--student --own --teacher-file --rows --batch-size --repeats --seconds --out --overwrite "
     f"--markdown {INFERENCE}",
     "predict": "video --student --own --imu --imu-offset --imu-stretch --imu-axes --reader --imu-reader --zero-accel "
-    "--min-coverage --max-gap --max-hold --stride --top --key-frames --tolerance --out --overwrite --no-plot "
-    f"{INFERENCE}",
+    "--min-coverage --max-gap --max-hold --stride --top --key-frames --tolerance --out --html --subtitles --overwrite "
+    f"--no-plot {INFERENCE}",
     "live": "SOURCE --student --own --every --frames --slack --top --min-coverage --max-gap --precision "
     "--device --tolerance "
     "--max-age --period --imu --imu-follow --imu-axes --reader --imu-reader --frame-offset --frame-stretch --align "
@@ -543,6 +543,33 @@ def test_an_output_never_replaces_what_is_not_a_result(command, tmp_path, monkey
     assert Path("in.json").read_text() == "a input" and Path("foreign.json").read_text() == "my thesis"
     cli.main([command, *words, "foreign.json", "--overwrite"])
     assert "already exists" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "ours", "mine"),
+    [
+        ("--html", "p.html", "<!DOCTYPE html>\n<!-- egodistill predict -->\n", "<!DOCTYPE html>\n<!-- egodistill -->"),
+        ("--subtitles", "p.vtt", "WEBVTT - egodistill predict\n\n", "WEBVTT\n\n00:01.000 --> 00:04.000\nHello\n"),
+    ],
+)
+def test_pages_and_subtitles_replace_their_own_kind_only(option, name, ours, mine, tmp_path, monkeypatch, capsys):
+    """... before any work: video and student do not exist."""
+    monkeypatch.chdir(tmp_path)
+    words = ["predict", "video.mp4", "--student", "s.pt", option]
+    for content, refused in ((ours, False), (mine, True)):
+        Path(name).write_text(content)
+        assert cli.main([*words, name]) == 1
+        told = f"{name}: already exists and is not an earlier result; give another path, or --overwrite"
+        assert (told in capsys.readouterr().err) is refused and Path(name).read_text() == content
+        assert cli.main([*words, name, "--overwrite"]) == 1 and told not in capsys.readouterr().err
+    Path("kept").mkdir()
+    Path("kept/store.json").write_text("{}")
+    for path, why in (
+        ("x.txt", "must end in ."),
+        (f"kept/{name}", "inside the clip store"),
+        (f"{name}/{name}", "writ"),
+    ):
+        assert cli.main([*words, path]) == 1 and why in capsys.readouterr().err, path
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from egodistill import EgoDistill, data, distillation, inference, teachers
 from egodistill.commands import cli, live, models as model_commands, training
 from egodistill.commands.settings import add_fields, apply_options, flag, option_fields, used_flags
 from egodistill.deploy import arrivals, events, feeds
+from egodistill.engine import batches
 from egodistill.experiments import benches, costs as paper_costs, figures, paper, synthetic
 from egodistill.recordings import copies
 from egodistill.support import tables
@@ -556,7 +557,7 @@ ARRIVALS = {
             "v.mp4 --student a.pt --own toys:Moved --imu a.csv g.csv --imu-offset 0.3 --imu-stretch 1.02 "
             "--imu-axes XZy --zero-accel "
             "--min-coverage 0.6 --max-gap 0.2 --max-hold 3 --stride 0.5 --top 2 --key-frames --out {tmp}/p.csv "
-            f"--overwrite --no-plot {INFERENCE_WORDS}",
+            f"--html {{tmp}}/p.html --subtitles {{tmp}}/p.vtt --overwrite --no-plot {INFERENCE_WORDS}",
             {
                 "load_distilled.path": "a.pt",
                 "load_distilled.names": ["toys:Moved"],
@@ -573,8 +574,13 @@ ARRIVALS = {
                 "predict.stride": 0.5,
                 "predict.top": 2,
                 "predict.exact": False,
-                "check_output.path": "{tmp}/p.csv",
+                "check_output.path": "{tmp}/p.vtt",  # the last one
                 "check_output.overwrite": True,
+                "write_subtitles.path": "{tmp}/p.vtt",
+                "write_prediction.path": "{tmp}/p.html",
+                "write_prediction.spec": None,
+                "write_prediction.max_hold": 3.0,
+                "clip_spec_of.exact": False,
                 "prediction_writer.path": Path("{tmp}/p.csv"),
                 "prediction_writer.top": 2,
                 **inference_arrivals("predict"),
@@ -795,6 +801,9 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
         spies.put(module, "report_notes", label=f"report_notes of {module.__name__}")
     writer = model_commands.prediction_writer
     spies.put(model_commands, "prediction_writer", lambda given: writer(**given))
+    spies.put(batches, "clip_spec_of")
+    for name in ("write_subtitles", "write_prediction"):
+        spies.put(model_commands, name)
     cost = inference.Cost(1.0, 1, 1.0, 5, "cpu", "bf16", 3)
     spies.put(inference, "measure", cost)
 

@@ -1,0 +1,244 @@
+"""What `predict` writes for people: a page for a browser (`--html`) and subtitles for a player (`--subtitles`).
+
+pages.write_subtitles("walk.vtt", clips)                    # clips: what `predict()` yields
+pages.write_prediction("walk.html", clips, recording, batches.clip_spec_of(student), rows, about)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import mimetypes
+import os
+import urllib.parse
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.io import encode_jpeg
+
+from ..drawing import svg, timeline
+from ..imu import IMUError
+from ..inference import Prediction
+from ..recordings.clips import ClipSpec, Recording, decode_clips
+from ..support import files, tables
+from ..support.pages import Markup, data_url, tag, write_page
+
+__all__ = ["write_prediction", "write_subtitles"]
+
+LISTED, PIXELS = 400, 160  # clips with a picture, at most, and its size
+EMBEDDED = 5_000_000  # bytes of a video that goes into the page
+
+
+def write_subtitles(path: str | os.PathLike, clips: Sequence[Prediction]) -> None:
+    """Write the best class of each clip as WebVTT (https://www.w3.org/TR/webvtt1); equal ones in a row are one."""
+    cues: list[list] = []
+    for clip, end in zip(clips, timeline.ends_of(clips), strict=True):
+        name = clip.classes[0][0] if clip.classes else None
+        if cues and cues[-1][2] == name and clip.start - cues[-1][1] < 0.001:
+            cues[-1][1] = end
+        else:
+            cues.append([clip.start, end, name])
+    blocks = [f"{stamp(a)} --> {stamp(b)}\n{html.escape(tables.printable(c), quote=False)}" for a, b, c in cues if c]
+    with files.atomic_write(path) as part:
+        part.write_text("\n\n".join(["WEBVTT - egodistill predict", *blocks]) + "\n", encoding="utf-8")
+
+
+def stamp(seconds: float) -> str:
+    minutes, rest = divmod(round(1000 * seconds), 60_000)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{rest // 1000:02}.{rest % 1000:03}"
+
+
+def write_prediction(
+    path: str | os.PathLike,
+    clips: Sequence[Prediction],
+    recording: Recording,
+    spec: ClipSpec,
+    rows: str,
+    about: Mapping[str, str],
+    max_hold: float = 1.0,
+) -> None:
+    """Write the page of a prediction.
+
+    Args:
+        path: The .html to write.
+        clips: The predictions, in the order of time.
+        recording: What was predicted.
+        spec: What `batches.clip_spec_of()` returns: the page shows frames that the student saw.
+        rows: The predictions as CSV, to download.
+        about: {name: text} for the foot of the page.
+        max_hold: As in `predict()`.
+    """
+    listed, video = chosen(clips), Path(recording.video)
+    pictures = read_pictures(recording, {row: clips[row].start for row in sorted(listed)}, spec, max_hold)
+    shown = np.searchsorted(list(pictures), np.linspace(0, len(clips), 17)[1:-1:2]).clip(max=len(pictures) - 1)
+    strip = [list(pictures.values())[k] for k in shown] if pictures else []
+    names, lanes, shares = timeline.lanes_of(clips)
+    starts, ends = np.asarray([clip.start for clip in clips]), timeline.ends_of(clips)
+    span, seconds = (float(starts[0]), float(ends[-1])), np.bincount(lanes, ends - starts, len(names)).tolist()
+    bars = [np.stack([starts, ends, shares], 1)[lanes == k].tolist() for k in range(len(names))]
+    drawn = [svg.lanes(list(zip(names, bars, strict=True)), span)]
+    with contextlib.suppress(IMUError, OSError):  # there is no IMU, and the student reads none
+        motion = recording.motion()
+        turns = np.degrees(np.linalg.norm(motion.gyro, axis=1))
+        drawn.append(svg.envelope(motion.gyro_time, turns, span, "turns of the head", "°/s"))
+    drawn += [svg.axis(span), tag("div", id="cursor")]
+    slider = tag("input", type="range", step="any", min=span[0], max=span[1], id="time", aria_label="time")
+    film = tag("div", *(tag("img", src=url, alt="") for _, url in strip), id="strip")
+    table = tag(
+        "a", "Download CSV", class_="button", download=f"{video.stem}.csv", href=data_url(rows.encode(), "text/csv")
+    )
+    texts = [f"{one:.1f} s, {one / sum(seconds):.0%}" for one in seconds]
+    parts = {
+        "": moment(video_source(video, Path(path).parent), table),
+        "Time line": tag("div", film, tag("div", *drawn, id="lanes"), slider),
+        f"Clips, the least certain first ({len(listed)} of {len(clips)})": tag(
+            "ol", *(entry(row, clips[row], pictures.get(row)) for row in listed), id="clips"
+        ),
+        "Time per class": svg.bars(list(zip(names, seconds, texts, strict=True)), "time per class"),
+        "About": tag("dl", *(part for key, text in about.items() for part in (tag("dt", key), tag("dd", text)))),
+    }
+    found = [(*clip[:2], [(tables.printable(n), s) for n, s in clip.classes], clip.problem) for clip in clips]
+    write_page(path, video.name, parts, "predict", found, SCRIPT, STYLE)
+
+
+def chosen(clips: Sequence[Prediction]) -> list[int]:
+    """Return the rows of at most 400 clips, the least certain first, skipped ones last; of more, half at even steps."""
+    order = np.argsort([clip.classes[0][1] if clip.classes else 2.0 for clip in clips], kind="stable").tolist()
+    if len(clips) <= LISTED:
+        return order
+    kept = {*order[: LISTED // 2], *np.linspace(0, len(clips) - 1, LISTED // 2).astype(int).tolist()}
+    return [row for row in order if row in kept]
+
+
+def read_pictures(
+    recording: Recording, starts: Mapping[int, float], spec: ClipSpec, max_hold: float
+) -> dict[int, tuple[float, str]]:
+    """Return {row of a clip: (time, address of a JPEG) of its middle frame}, without frames that cannot be read."""
+    found, middle = {}, spec.frames // 2
+    if spec.frames:
+        seen = {"frames": replace(spec.parts()["frames"], size=PIXELS)}
+        for row, arrays in decode_clips(recording, starts, seen, max_hold=max_hold, threads=0):
+            if not isinstance(arrays, Exception):
+                content = cast(Tensor, encode_jpeg(torch.from_numpy(arrays["frames"][middle]), quality=70))
+                found[row] = float(arrays["frames.times"][middle]), data_url(content.numpy().tobytes(), "image/jpeg")
+    return dict(sorted(found.items()))
+
+
+def moment(source: str | None, *more: Markup) -> Markup:
+    """Return the part of the page that shows one time: the video, the classes, the frame, and buttons."""
+    film = [tag("video", src=source, controls=True, playsinline=True, preload="metadata", id="video")] if source else []
+    why = tag(
+        "p", "This browser does not play the video, or it is not beside the page.", id="none", hidden=bool(source)
+    )
+    frame = tag("figure", tag("img", id="seen", alt="frame that the student saw"), tag("figcaption", id="age"))
+    text = tag("div", frame, tag("p", id="when", aria_live="polite"), tag("ol", id="best"))
+    steps = {"back": "◀ Previous clip", "on": "Next clip ▶", "doubt": "Next uncertain ▶▶"}
+    buttons = [tag("button", name, id=key, type="button") for key, name in steps.items()]
+    return tag("div", tag("div", *film, why, text, id="shown"), tag("div", *buttons, *more, id="buttons"), id="moment")
+
+
+def video_source(video: Path, folder: Path) -> str | None:
+    """Return the address of a video for a page in a folder: all of it if it is small, else a link; None: no video."""
+    kind, video, folder = mimetypes.guess_type(video.name)[0] or "", video.resolve(), folder.resolve()
+    if not kind.startswith("video/") or not video.exists():
+        return None
+    if video.stat().st_size < EMBEDDED:
+        return data_url(video.read_bytes(), kind)
+    if video.anchor != folder.anchor:  # drives of Windows
+        return video.as_uri()
+    return urllib.parse.quote(os.fsencode(Path(os.path.relpath(video, folder)).as_posix()))
+
+
+def entry(row: int, clip: Prediction, picture: tuple[float, str] | None) -> Markup:
+    """Return a clip of the list: a button that leads to its time."""
+    scores = tables.scores_text([score for _, score in clip.classes])
+    first, second, *_ = [f"{clip.classes[k][0]} {scores[k]}" for k in range(len(scores))] + ["skipped", ""]
+    image = [tag("img", src=picture[1], alt="", data_time=picture[0])] if picture else []
+    words = tag("span", f"{files.clock(clip.start)} ", tag("b", first), " ", tag("small", clip.problem or second))
+    return tag("li", tag("button", *image, words, type="button", data_row=row))
+
+
+STYLE = """
+#shown { display: grid; gap: 14px } video { width: 100%; max-height: 56vh; background: #000 }
+figure { float: right; margin: 0 0 0 14px } #best { list-style: none; margin: 0; padding: 0 }
+#best :first-child { font-weight: 600 }
+#best li { margin-top: 6px; padding-bottom: 6px; background: linear-gradient(#0072B2, #0072B2) 0 100% no-repeat }
+#buttons { display: flex; gap: 8px; margin: 10px 0; flex-wrap: wrap } #strip { display: flex; gap: 2px }
+#strip img { width: 12.5%; min-width: 0 } #lanes { position: relative; cursor: pointer }
+#time { width: 100%; height: 40px; margin: 0 } #clips img { width: 64px; flex: none }
+#cursor { position: absolute; top: 0; bottom: 20px; width: 2px; background: #000 }
+#clips { list-style: none; padding: 4px; margin: 0 -4px; max-height: 440px; overflow-y: auto; display: grid; gap: 6px;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 290px), 1fr)) } #clips small { display: block }
+#clips button { width: 100%; height: 100%; display: flex; gap: 10px; text-align: left; align-items: center }
+@media (min-width: 760px) { #shown:has(video) { grid-template-columns: 3fr 2fr } }
+"""
+
+SCRIPT = """
+const $ = id => document.getElementById(id), clips = JSON.parse($('data').textContent), time = $('time');
+const first = +time.min, last = +time.max, listed = [...document.querySelectorAll('[data-row]')];
+const order = listed.map(button => +button.dataset.row);
+const clock = seconds => new Date(1000 * seconds + 50).toISOString().slice(11, 21).replace(/^00:0?/, '');
+let row = -1, asked = first, video = $('video');
+
+function show(seconds) {
+  time.value = seconds;
+  time.setAttribute('aria-valuetext', clock(seconds));
+  $('cursor').style.left = `calc(${(seconds - first) / (last - first)} * (100% - 2px))`;
+  const found = clips.reduce((best, clip, k) => clip[0] <= seconds + 0.0005 ? k : best, 0);
+  if (found === row) return;
+  const [start, stop, classes, problem] = clips[row = found], frame = listed[order.indexOf(row)]?.querySelector('img');
+  $('when').textContent = `Clip ${row + 1} of ${clips.length}: ${clock(start)} to ${clock(stop)}`;
+  $('best').replaceChildren(...(problem ? [['skipped: ' + problem, 0]] : classes).map(([name, score]) => {
+    const item = document.createElement('li');
+    item.textContent = problem ? name : `${name} ${score.toPrecision(2)}`;
+    item.style.backgroundSize = `${100 * score}% 4px`;
+    return item;
+  }));
+  $('seen').hidden = !frame;
+  if (frame) $('seen').src = frame.src;
+  $('age').textContent = frame ? clock(frame.dataset.time) : '';
+}
+function go(seconds) {
+  show(asked = Math.min(Math.max(seconds, first), last));
+  if (video) video.currentTime = asked;
+  history.replaceState(null, '', '#t=' + +asked.toFixed(3));
+}
+function goToAddress() {
+  const seconds = parseFloat(location.hash.replace('#t=', ''));
+  if (seconds >= 0) go(seconds);
+}
+function jump(to) { go(clips[Math.min(Math.max(to, 0), clips.length - 1)][0]); }
+function checkVideo() {
+  if (!video || !video.error && (!video.readyState || video.videoWidth)) return;
+  video.remove();
+  video = null;
+  $('none').hidden = false;
+}
+$('back').onclick = () => jump(row - 1);
+$('on').onclick = () => jump(row + 1);
+$('doubt').onclick = () => jump(order[(order.indexOf(row) + 1) % order.length]);
+for (const button of listed) button.onclick = () => {
+  jump(+button.dataset.row);
+  $('moment').scrollIntoView();
+};
+$('lanes').onclick = event => {
+  const box = $('lanes').getBoundingClientRect();
+  go(first + (event.clientX - box.left) / box.width * (last - first));
+};
+time.oninput = () => go(+time.value);
+if (video) {
+  video.onerror = video.onloadedmetadata = checkVideo;
+  video.ontimeupdate = () => {
+    if (video && (!video.paused || Math.abs(video.currentTime - asked) > 0.01)) show(asked = video.currentTime);
+  };
+}
+checkVideo();
+show(first);
+goToAddress();
+addEventListener('hashchange', goToAddress);
+"""

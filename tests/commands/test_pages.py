@@ -1,0 +1,282 @@
+"""The page and the subtitles that `predict` writes."""
+
+import base64
+import csv
+import json
+import os
+import re
+import shutil
+
+import av
+import numpy as np
+import pytest
+from chromium import Chromium
+from painted import STEADY, X264, expected_numbers, number_of, write_video
+
+from egodistill import EgoDistill, Prediction, data
+from egodistill.commands import cli, pages
+from egodistill.recordings.clips import ClipSpec
+
+NAMES = ["<img src=x onerror=alert(1)>", "cut & peel", "two\nlines", "a --> b"]
+ABOUT = {"student": "student.pt"}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with Chromium() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def predicted(kitchen, tmp_path_factory):
+    """A folder with a recording of an odd name, its predictions, and their page."""
+    folder = tmp_path_factory.mktemp("page")
+    video = folder / "<img onerror=alert(1)> 100%.MP4"
+    shutil.copy(kitchen[0].video, video)
+    encoder = {"image_encoder": "resnet10x4", "image_weights": None, "hidden": 8, "frame_size": 32, "feature_dim": 8}
+    EgoDistill(4, class_names=NAMES, **encoder).save(folder / "student.pt")
+    words = [
+        "predict",
+        video,
+        "--imu",
+        *kitchen[0].imu,
+        "--student",
+        folder / "student.pt",
+        "--stride",
+        0.5,
+        "--top",
+        2,
+    ]
+    words += ["--imu-offset", 0.1, "--precision", "fp32", "--no-plot", "--out", folder / "walk.json"]
+    words += ["--html", folder / "walk.html", "--subtitles", folder / "walk.vtt"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pages, "EMBEDDED", 0)
+        assert cli.main([str(word) for word in words]) == 0
+    return folder
+
+
+def rows_of(folder):
+    return json.loads((folder / "walk.json").read_text())
+
+
+def test_a_page_shows_the_predictions(predicted, browser):
+    """The times are those of the prediction, names are text, and nothing is asked for but the video."""
+    rows = rows_of(predicted)
+    browser.open(predicted / "walk.html")
+    shown = browser.run("clips")
+    assert [clip[:2] for clip in shown] == [[row["start"], row["stop"]] for row in rows] and len(rows) > 7
+    assert [[score for _, score in clip[2]] for clip in shown] == [
+        [score for _, score in row["classes"]] for row in rows
+    ]
+    assert shown[0][2][0][0] == rows[0]["classes"][0][0].replace("\n", "\\n")
+    browser.until("video.readyState > 0")
+    assert browser.errors == [] and browser.run("document.querySelectorAll('[onerror]').length") == 0
+    assert browser.run("document.title") == "<img onerror=alert(1)> 100%.MP4"
+    page, video = browser.requests
+    assert page.endswith("walk.html") and video.endswith("/%3Cimg%20onerror%3Dalert%281%29%3E%20100%25.MP4")
+    text = browser.run("document.body.innerText")
+    assert "offset and stretch 0.1 s, 1" in text and "egodistill 0" in text and "student.pt" in text
+
+
+def test_the_address_has_the_time(predicted, browser):
+    browser.open(predicted / "walk.html", "#t=2.5")
+    assert browser.run("$('when').textContent") == f"Clip 6 of {len(rows_of(predicted))}: 0:02.5 to 0:04.6"
+    browser.until("Math.abs(video.currentTime - 2.5) < 0.01 && !video.seeking")
+    browser.run("$('on').click()")
+    assert browser.run("location.hash") == "#t=3" and browser.run("time.value") == "3"
+    browser.run("location.hash = '#t=0.2'")
+    browser.until("row === 0")
+    browser.run("$('back').click()")
+    assert browser.run("location.hash") == "#t=0" and browser.run("row") == 0
+    order = browser.run("order")
+    best = [row["classes"][0][1] for row in rows_of(predicted)]
+    assert [best[row] for row in order] == sorted(best)
+    browser.run("listed[2].click()")
+    browser.run("$('doubt').click()")
+    assert browser.run("row") == order[3]
+    for address in ("#t=", "#t=-1", "#t=x", "#x", "#t=1e999", "#t=99"):
+        browser.open(predicted / "walk.html", address)
+        assert 0 <= browser.run("+time.value") <= browser.run("last") and browser.errors == []
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_each_control_is_reached_by_tab_and_nothing_is_wider_than_the_screen(width, predicted, browser):
+    browser.open(predicted / "walk.html")
+    browser.resize(width)
+    assert not browser.is_wider_than_the_screen()
+    browser.run("globalThis.seen = new Set()")
+    for _ in range(100):
+        browser.press("Tab")
+        if browser.run("seen.add(document.activeElement), document.activeElement === document.body && seen.size > 2"):
+            break
+    controls = "document.querySelectorAll('button, a, input, video')"
+    assert browser.run(f"{controls}.length") > 12
+    assert browser.run(f"[...{controls}].filter(one => !seen.has(one)).map(one => one.outerHTML)") == []
+    browser.run("$('on').focus()")
+    browser.press("Enter")
+    assert browser.run("row") == 1
+
+
+def test_frames_are_those_that_the_student_saw(predicted, browser):
+    """The picture beside each clip shows the number of the frame in the clip's middle, and its time."""
+    starts = [row["start"] for row in rows_of(predicted)]
+    browser.open(predicted / "walk.html")
+    found = browser.run("listed.map(b => [+b.dataset.row, +b.firstChild.dataset.time, b.firstChild.src])")
+    assert sorted(row for row, _, _ in found) == list(range(len(starts)))
+    for row, time, address in found:
+        wanted = min(starts[row] + 32 / 30, STEADY[-1])
+        content = base64.b64decode(address.removeprefix("data:image/jpeg;base64,"))
+        with av.open(os.fspath(save(predicted / "one.jpg", content))) as image:
+            (picture,) = image.decode(video=0)
+        (number,) = expected_numbers(STEADY, [wanted])
+        assert number_of(picture.to_ndarray(format="rgb24").transpose(2, 0, 1)) == number
+        assert (picture.width, picture.height) == (160, 160) and abs(time - STEADY[number]) < 0.001
+
+
+def save(path, content):
+    path.write_bytes(content)
+    return path
+
+
+def test_the_table_is_that_of_out(predicted, browser, kitchen, tmp_path):
+    """... and a download."""
+    browser.open(predicted / "walk.html")
+    link = browser.run("(({href, download}) => [href, download])(document.querySelector('a'))")
+    rows = list(csv.DictReader(base64.b64decode(link[0].split(",")[1]).decode().splitlines()))
+    assert link[1] == "<img onerror=alert(1)> 100%.csv"
+    assert [float(row["score_2"]) for row in rows] == [row["classes"][1][1] for row in rows_of(predicted)]
+    assert [row["start"] for row in rows] == [f"{row['start']:.3f}" for row in rows_of(predicted)]
+
+
+def clips_of(count, stride=64 / 30, classes=8):
+    """Predictions of a recording, every seventeenth skipped."""
+    rng = np.random.default_rng(0)
+    for k in range(count):
+        scores = np.sort(rng.dirichlet(np.ones(classes)))[::-1]
+        best = [(f"class {rng.integers(classes)}", float(score)) for score in scores[:3]]
+        yield Prediction(k * stride, k * stride + 64 / 30, best if k % 17 else [], None if k % 17 else "no IMU")
+
+
+def noise(recording, starts, spec, max_hold):
+    """Pictures as large as those of real films, some 5 kB."""
+    content = base64.b64encode(np.random.default_rng(0).bytes(4000)).decode()
+    return {row: (start, f"data:image/jpeg;base64,{content}") for row, start in starts.items()}
+
+
+def test_a_page_of_50_minutes_is_small_and_fast(tmp_path, browser, monkeypatch, steady):
+    clips = list(clips_of(1406))
+    times = np.arange(0, 3000, 1 / 200)
+    turns = np.abs(np.sin(times[:, None] + np.arange(3)))
+    monkeypatch.setattr(data.Recording, "motion", lambda self: data.Imu(times, turns, times, turns))
+    monkeypatch.setattr(pages, "read_pictures", noise)
+    pages.write_prediction(tmp_path / "long.html", clips, data.Recording(steady), ClipSpec(frames=1), "", ABOUT)
+    assert os.path.getsize(tmp_path / "long.html") < 8e6
+    before = browser.processor_seconds()
+    browser.open(tmp_path / "long.html")
+    assert browser.run("$('when').textContent.startsWith('Clip 1 of 1406')")
+    assert browser.processor_seconds() - before < 2
+    assert browser.errors == [] and 300 < browser.run("document.querySelectorAll('#clips img').length") <= 400
+    order = browser.run("order")
+    best = [clips[row].classes[0][1] if clips[row].classes else 2 for row in order]
+    assert best == sorted(best) and set(np.argsort([c.classes[0][1] if c.classes else 2 for c in clips])[:200]) <= set(
+        order
+    )
+    assert np.diff(sorted(order)).max() <= 8
+
+
+def test_a_page_without_film_frames_or_sensors(tmp_path, browser):
+    """A .txt is no video for a browser; the student reads no frames, and there is no IMU."""
+    lost = data.Recording(str(tmp_path / "gone.mp4"))
+    pages.write_prediction(tmp_path / "p.html", list(clips_of(18)), lost, ClipSpec(imu_samples=422), "", ABOUT)
+    browser.open(tmp_path / "p.html", "#t=36")
+    assert browser.errors == [] and len(browser.requests) == 1
+    assert browser.run("$('none').hidden") is False and browser.run("document.images.length") == 1
+    assert browser.run("$('best').innerText").startswith("class") and "turns" not in browser.run(
+        "document.body.innerText"
+    )
+    browser.run("jump(17)")
+    assert browser.run("$('best').innerText") == "skipped: no IMU"
+
+
+def test_a_video_that_cannot_be_played_is_left_out(tmp_path, browser):
+    """One that is no video, and one that is not beside the page any more."""
+    (tmp_path / "walk.mp4").write_bytes(b"not a video" * 1000)
+    pages.write_prediction(
+        tmp_path / "p.html", list(clips_of(2)), data.Recording(str(tmp_path / "walk.mp4")), ClipSpec(), "", ABOUT
+    )
+    browser.open(tmp_path / "p.html")
+    assert browser.until("!video && !$('none').hidden")
+    browser.run("$('on').click()")
+    assert browser.run("row") == 1 and browser.errors == []
+
+
+def test_a_small_video_is_in_the_page_and_shows_the_frame_of_the_time(tmp_path, browser):
+    video = write_video(tmp_path / "steady.mp4", STEADY, **X264)
+    pages.write_prediction(tmp_path / "p.html", list(clips_of(3, 1.5)), data.Recording(video), ClipSpec(), "", ABOUT)
+    os.unlink(video)
+    browser.open(tmp_path / "p.html")
+    browser.until("video.readyState > 1")
+    paint = (
+        "(() => { const c = Object.assign(document.createElement('canvas'), {width: 80, height: 48}).getContext('2d');"
+        " c.drawImage(video, 0, 0); return [...c.getImageData(0, 24, 80, 1).data]; })()"
+    )
+    for time in (0.5, 1.93, 4.21):
+        browser.run(f"go({time})")
+        browser.until("!video.seeking && video.readyState > 1")
+        pixels = np.array(browser.run(paint)).reshape(1, 80, 4).transpose(2, 0, 1)[:3]
+        assert number_of(pixels) == expected_numbers(STEADY, [time])[0]
+
+
+@pytest.mark.parametrize(
+    ("video", "page", "link"),
+    [
+        ("films/a b.mp4", "out/p.html", "../films/a%20b.mp4"),
+        ("walk#1?.webm", "p.html", "walk%231%3F.webm"),
+        ("walk.insv", "p.html", None),
+        ("walk.csv", "p.html", None),
+    ],
+)
+def test_links_are_relative(video, page, link, tmp_path, monkeypatch):
+    monkeypatch.setattr(pages, "EMBEDDED", 0)
+    (tmp_path / video).parent.mkdir(exist_ok=True)
+    (tmp_path / video).touch()
+    assert pages.video_source(tmp_path / video, (tmp_path / page).parent) == link
+
+
+def test_subtitles_are_joined_and_escaped(tmp_path):
+    best = ["a", "a", "b", None, "b", "a --> <b> & c", "two\nlines"]
+    clips = [Prediction(1.5 * k, 1.5 * k + 2, [(name, 0.5)] if name else []) for k, name in enumerate(best)]
+    pages.write_subtitles(tmp_path / "w.vtt", clips)
+    assert (tmp_path / "w.vtt").read_text(encoding="utf-8").split("\n\n") == [
+        "WEBVTT - egodistill predict",
+        "00:00:00.000 --> 00:00:03.000\na",
+        "00:00:03.000 --> 00:00:04.500\nb",
+        "00:00:06.000 --> 00:00:07.500\nb",
+        "00:00:07.500 --> 00:00:09.000\na --&gt; &lt;b&gt; &amp; c",
+        "00:00:09.000 --> 00:00:11.000\ntwo\\nlines\n",
+    ]
+    clips = [Prediction(start, start + 2, [("a", 0.5)]) for start in (3599.9996, 3700.0)]
+    pages.write_subtitles(tmp_path / "w.vtt", clips)
+    assert re.findall(r"(.*) --> (.*)", (tmp_path / "w.vtt").read_text()) == [
+        ("01:00:00.000", "01:00:02.000"),
+        ("01:01:40.000", "01:01:42.000"),
+    ]
+
+
+def test_a_browser_reads_the_subtitles(predicted, tmp_path, browser):
+    """As many as there are changes of the label, with names as text."""
+    rows = rows_of(predicted)
+    names = [row["classes"][0][0] for row in rows]
+    changes = [name for k, name in enumerate(names) if not k or name != names[k - 1]]
+    text = json.dumps((predicted / "walk.vtt").read_text(encoding="utf-8"))
+    browser.open(predicted / "walk.html")
+    (tmp_path / "v.html").write_text(
+        "<video><track default src=x></video><script>const track = document.querySelector('track');"
+        f"track.src = URL.createObjectURL(new Blob([{text.replace('<', chr(92) + 'u003c')}]));"
+        "track.track.mode = 'showing'</script>"
+    )
+    browser.open(tmp_path / "v.html")
+    browser.until("track.readyState === 2")
+    cues = browser.run("[...track.track.cues].map(cue => [cue.startTime, cue.endTime, cue.getCueAsHTML().textContent])")
+    assert [text for _, _, text in cues] == [name.replace("\n", "\\n") for name in changes]
+    assert cues[0][0] == rows[0]["start"] and abs(cues[-1][1] - rows[-1]["stop"]) < 0.001
