@@ -6,6 +6,8 @@ training      teachers, finetune, extract, pretrain, distill
 models        evaluate, export, measure, predict
 live          live
 demo          demo, synthesize, compare, ablate
+pipeline      train
+report        report, the page about what train made
 interrupts    Ctrl-C
 inputs        missing files, before torch is imported
 options       what commands share, without torch
@@ -29,7 +31,9 @@ if TYPE_CHECKING:
         outputs as outputs,
         pages as pages,
         pictures as pictures,
+        pipeline as pipeline,
         recordings as recordings,
+        report as report,
         settings as settings,
         training as training,
     )
@@ -39,8 +43,8 @@ else:
     __getattr__, __dir__ = hand_on(
         __name__,
         dict.fromkeys(
-            "cli demo inputs interrupts live models options outputs pages pictures recordings settings "
-            "training".split(),
+            "cli demo inputs interrupts live models options outputs pages pictures pipeline recordings report "
+            "settings training".split(),
             (),
         ),
     )

@@ -127,11 +127,11 @@ def classes_section(result: Result) -> Markup:
     counts = Counter(one["label"] for one in answers)
     rows = sorted((result.numbers["per_class"][names[k]], names[k], count) for k, count in counts.items())
     shares = [(name, share, f"{100 * share:.0f} % of {count}") for share, name, count in rows]
-    parts = [svg.bars(shares, "accuracy by class")]
+    parts = [svg.bars(shares, "accuracy by class", 1)]
     if wearers := result.of_wearers(result.right):
         parts.append(tag("h3", "By wearer"))
         rows = sorted((share, name) for name, share in wearers.items())
-        parts.append(svg.bars([(name, share, f"{share:.0f} %") for share, name in rows], "accuracy by wearer"))
+        parts.append(svg.bars([(name, share, f"{share:.0f} %") for share, name in rows], "accuracy by wearer", 100))
     parts.append(tag("h3", "Confusions"))
     wrong = Counter((one["label"], one["said"]) for one in answers if one["label"] != one["said"])
     rows = [(names[a], names[b], f"{n} of {counts[a]}") for (a, b), n in wrong.most_common(SHOWN)]

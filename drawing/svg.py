@@ -85,11 +85,14 @@ def axis(span: tuple[float, float]) -> Markup:
     return picture(20, "time in the recording", parts)
 
 
-def bars(rows: Sequence[tuple[str, float, str]], about: str) -> Markup:
-    """Return a bar for each (name, value, text of the value); the largest is as wide as the page."""
-    parts, largest = [], max((value for _, value, _ in rows), default=0) or 1
+def bars(rows: Sequence[tuple[str, float, str]], about: str, largest: float | None = None) -> Markup:
+    """Return a bar for each (name, value, text of the value).
+
+    `largest` is the value of a bar as wide as the page; None: the largest of them, and each has a colour of its own.
+    """
+    parts, scale = [], largest or max((value for _, value, _ in rows), default=0) or 1
     for number, (name, value, text) in enumerate(rows):
-        look = {"width": f"{100 * value / largest:.1f}%", "height": 10, "fill": colour(number)}
+        look = {"width": f"{100 * value / scale:.1f}%", "height": 10, "fill": colour(0 if largest else number)}
         parts += [label(name, ROW * number), label(text, ROW * number, "100%")]
         parts.append(tag("rect", y=ROW * number + 18, **look))
     return picture(ROW * len(rows), about, parts)

@@ -3,8 +3,8 @@
 import json
 import shutil
 
-import numpy as np
 import pytest
+from chromium import Chromium
 from commandline import run
 
 from egodistill.commands import cli, report
@@ -29,7 +29,9 @@ def test_an_interval_is_over_wearers_or_segments_or_there_are_too_few():
     # mean 70, standard error sqrt(1000 / 4 / 5), t(0.975, 4) = 2.776
     assert said == "70.0 % (95 % interval 50.4 to 89.6 over 5 wearers)"
     two = result("student", ["P1", "P2"], [10, 20])
-    assert report.with_interval(two, two.right, "%").endswith("over 40 segments, so it says nothing about other people)")
+    assert report.with_interval(two, two.right, "%").endswith(
+        "over 40 segments, so it says nothing about other people)"
+    )
     few = result("student", ["P1"], [10])
     assert report.with_interval(few, few.right, "%") == "50.0 % (20 segments of 1 wearer: too few for an interval)"
     none = result("student", [""], [10])
@@ -40,7 +42,87 @@ def test_an_interval_is_over_wearers_or_segments_or_there_are_too_few():
 
 def test_what_a_student_gains_is_paired_by_segment():
     wearers = ["P1", "P2", "P3", "P4", "P5"]
-    page = report.results_section([result("student", wearers, [10, 12, 14, 16, 18]), result("frames", wearers, [9, 11, 13, 15, 16])])
+    page = report.results_section(
+        [result("student", wearers, [10, 12, 14, 16, 18]), result("frames", wearers, [9, 11, 13, 15, 16])]
+    )
     assert "student minus frames: +6.0 points (95 % interval +3.2 to +8.8 over 5 wearers)" in page
     other = report.Result("other", {"answers": answers(["P9"], [3]), "class_names": ["a", "b"]})
     assert "minus other" not in report.results_section([result("student", wearers, [1] * 5), other])
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The page
+
+
+NAME = "<img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(scope="module")
+def trained(demo, tmp_path_factory):
+    """A folder of `train`, with a class and a recording of odd names, and what a check might have found."""
+    folder = tmp_path_factory.mktemp("report") / "run"
+    small = "--frame-size 32 --image-encoder resnet10x4 --image-weights none --preset demo --epochs 2 --batch-size 8"
+    table = demo.out / "world" / "EPIC_100_train.csv"
+    words = ["train", table, *small.split(), "--no-check", "--workers", "1", "--out", folder]
+    assert cli.main([str(word) for word in words]) == 0
+    numbers = json.loads((folder / "student.test.json").read_text())
+    row = numbers["answers"][0]["label"]
+    numbers["per_class"][NAME] = numbers["per_class"].pop(numbers["class_names"][row])
+    numbers["class_names"][row] = NAME
+    (folder / "student.test.json").write_text(json.dumps(numbers))
+    good = {"problem": None, "notes": [], "verdict": "The axes look right; so does the clock.", "axes": None}
+    late = {"notes": ["add +0.500 s to the IMU's time stamps"], "verdict": "The clock is wrong.", "offset": 0.5}
+    turned = {"notes": ["the axes are wrong"], "verdict": "The axes are wrong.", "offset": 0.01, "axes": "XZy"}
+    found = [
+        good | {"video": "a/good.mp4", "offset": 0.01},
+        good | late | {"video": f"a/{NAME}.mp4"},
+        good | turned | {"video": "turned.mp4"},
+    ]
+    (folder / "check.json").write_text(json.dumps({"words": [], "recordings": found}))
+    assert cli.main(["report", str(folder)]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_in_a_browser(width, trained):
+    """No error and no request, names are text, what can be scrolled is reached by Tab, and nothing is too wide."""
+    numbers = json.loads((trained / "student.test.json").read_text())
+    with Chromium(width=width) as browser:
+        browser.open(trained / "report.html")
+        assert browser.errors == [] and not browser.is_wider_than_the_screen()
+        assert [one for one in browser.requests if not one.startswith("data:image/jpeg")] == browser.requests[:1]
+        assert browser.run("document.querySelectorAll('[onerror], img[src=x]').length") == 0
+        text = browser.run("document.body.innerText")
+        wrong = sum(one["said"] != one["label"] for one in numbers["answers"])
+        assert browser.run("document.querySelectorAll('figure img').length") == wrong + len(numbers["answers"])
+        browser.run("globalThis.seen = new Set()")
+        for _ in range(30):
+            browser.press("Tab")
+            browser.run("seen.add(document.activeElement)")
+        assert browser.run("[...document.querySelectorAll('.wide')].filter(one => !seen.has(one)).length") == 0
+    assert f"{100 * numbers['top1']:.1f} % of the test segments are right (6 segments of 3 wearers: too few" in text
+    assert f"labelled {NAME}" in text and "warning: " in text and "egodistill finetune" in text
+    clocks = text[text.index("Clocks and axes") :]
+    assert clocks.index("Corrected: its clock is moved by +0.500 s.") < clocks.index("good.mp4")
+    assert "Corrected: its clock is moved by +0.010 s, and its axes are turned by XZy." in clocks
+
+
+def test_the_page_of_a_training_that_runs_and_of_one_that_has_not_begun(trained, tmp_path, capsys):
+    folder = shutil.copytree(trained, tmp_path / "run")
+    (folder / "student.pt").unlink()
+    (folder / "student.test.json").unlink()
+    run(capsys, "report", folder)
+    page = (folder / "report.html").read_text()
+    assert "student, running" in page and "Nothing is evaluated yet." in page and "Clips" not in page
+    shutil.rmtree(folder / "store")
+    (folder / "student.pt.jsonl").unlink()
+    run(capsys, "report", folder, "--out", tmp_path / "early.html")
+    assert "Nothing is trained yet." in (tmp_path / "early.html").read_text()
+
+
+def test_a_page_replaces_only_a_page_of_its_own(trained, tmp_path, capsys):
+    (tmp_path / "mine.html").write_text("<!DOCTYPE html>\n<p>mine")
+    assert cli.main(["report", str(trained), "--out", str(tmp_path / "mine.html")]) == 1
+    assert "mine.html" in capsys.readouterr().err and "mine" in (tmp_path / "mine.html").read_text()
+    assert cli.main(["report", str(tmp_path)]) == 1
+    assert "not a folder of `egodistill train`" in capsys.readouterr().err
