@@ -33,7 +33,7 @@ from .training import name_value, teacher_clip
 
 __all__ = ["COMMANDS"]
 
-ANNOTATIONS = ("root", "min_instances", "split_seed", "every", "reader", "imu_reader", "strict", "stride")
+ANNOTATIONS = ("root", "min_instances", "split_seed", "subsample", "reader", "imu_reader", "strict", "stride")
 ANNOTATIONS += ("split_by", "test_share", "imu_axes")  # options of `prepare` that say which segments there are
 STUDENT = ("num_frames", "image_encoder", "image_weights")
 TRAINING = ("epochs", "batch_size", "learning_rate", "seed", "precision")
@@ -103,7 +103,7 @@ def words_of(a: argparse.Namespace, *names: str) -> list[str]:
         value = getattr(a, name, None)
         if name == "image_weights" and hasattr(a, name):
             words += [flag(name), value or "none"]
-        elif value is None or value is False or (name == "every" and value == 1):
+        elif value is None or value is False or (name == "subsample" and value == 1):
             continue
         elif value is True:
             words.append(flag(name))
@@ -213,7 +213,7 @@ def run_train(a: argparse.Namespace) -> None:
         raise DataError(f"{run}: holds other files, such as {strange[0]}; give a new folder as --out")
     segments = read_segments(a)
     if a.quick and len(segments) > QUICK_CLIPS:
-        a.every *= -(-len(segments) // QUICK_CLIPS)
+        a.subsample *= -(-len(segments) // QUICK_CLIPS)
         segments = read_segments(a)
     steps = plan(a, segments)
     splits = ", ".join(f"{count} {split}" for split, count in sorted(Counter(s.split for s in segments).items()))

@@ -18,10 +18,10 @@ from typing import get_args
 from .. import data
 from ..datasets import annotations, contradictions
 from ..datasets.segments import (
-    every_of_split,
     is_list_of_recordings,
     listed_recordings,
     offset_rows,
+    subsample,
     write_imu_offsets,
 )
 from ..recordings import aria, checks, clips
@@ -85,7 +85,7 @@ def segment_options(parser: argparse.ArgumentParser) -> None:
     text = "seed of Ego4D's random split, and of that of whole recordings without labels (default: 0)"
     parser.add_argument("--split-seed", metavar="SEED", type=int, help=text)
     text = "use every K-th segment of each split, for a first look at large data"
-    parser.add_argument("--every", metavar="K", type=positive_int, default=1, help=text)
+    parser.add_argument("--subsample", metavar="K", type=positive_int, default=1, help=text)
     parser.add_argument("--audio", action="store_true", help="use only videos with sound; `prepare` also stores it")
     parser.add_argument(
         "--imu-offsets", metavar="CSV", help="table of IMU clock offsets, written by `egodistill check --out`"
@@ -116,7 +116,7 @@ def read_segments(a: argparse.Namespace) -> data.SegmentList:
     if a.imu_axes:
         segments = annotations.with_imu_axes(segments, a.imu_axes)
     segments = annotations.with_imu_offsets(segments, a.imu_offsets) if a.imu_offsets else segments
-    return every_of_split(segments, a.every) if a.every > 1 else segments
+    return subsample(segments, a.subsample) if a.subsample > 1 else segments
 
 
 def segments_options(parser: argparse.ArgumentParser) -> None:

@@ -37,7 +37,7 @@ __all__ = [
     "SplitBy",
     "Windows",
     "count_of_tests",
-    "every_of_split",
+    "subsample",
     "is_list_of_recordings",
     "listed_recordings",
     "names_of_classes",
@@ -653,7 +653,7 @@ def _like(given: Iterable[Segment], segments: Iterable[Segment]) -> SegmentList:
     return SegmentList(segments, getattr(given, "dropped", None), getattr(given, "origin", None))
 
 
-def every_of_split(segments: Sequence[Segment], step: int) -> SegmentList:
+def subsample(segments: Sequence[Segment], step: int) -> SegmentList:
     """Return every `step`-th segment of each split, in their order.
 
     Args:

@@ -390,7 +390,7 @@ EXPERIMENT = (
 
 SEGMENTS = (
     "annotations --root --min-instances --split-seed --audio --imu-offsets --imu-axes --reader --imu-reader --strict "
-    "--stride --split-by --test-share"
+    "--stride --split-by --test-share --subsample"
 )
 
 
@@ -409,6 +409,10 @@ OPTIONS = {
     "--teacher-file --architecture --pretrained --class-names --end-features --image-encoder --batch-size "
     "--precision "
     "--device",
+    "train": f"{SEGMENTS} --out --overwrite --architecture --pretrained --class-names --teacher-file --option "
+    "--clip-frames --clip-size --num-frames --image-encoder --image-weights --frame-size --preset --epochs "
+    "--batch-size --learning-rate --seed --precision --quick --baselines --no-check --workers --device",
+    "report": "RUN --out",
     "status": "store --seconds --verify",
     "export": "STUDENT --own --out --format --pair --precision --batch-size --calibrate --calibrate-split "
     "--calibrate-clips "

@@ -18,7 +18,7 @@ import egodistill.commands.demo
 import egodistill.commands.recordings
 import egodistill.support.files
 from egodistill import EgoDistill, data, distillation, inference, teachers
-from egodistill.commands import cli, live, models as model_commands, training
+from egodistill.commands import cli, live, models as model_commands, pipeline, report, training
 from egodistill.commands.settings import add_fields, apply_options, flag, option_fields, used_flags
 from egodistill.deploy import arrivals, events, feeds
 from egodistill.engine import batches
@@ -225,7 +225,7 @@ READER_ARRIVALS = {
 }
 SEGMENT_WORDS = (
     "t.csv --root r --min-instances 3 --split-seed 7 --audio --imu-offsets o.csv --imu-axes XZy --stride 0.5 "
-    f"--split-by stretch --test-share 0.2 {READER_WORDS}"
+    f"--split-by stretch --test-share 0.2 --subsample 2 {READER_WORDS}"
 )
 
 
@@ -238,6 +238,7 @@ SEGMENT_ARRIVALS = READER_ARRIVALS | {
     "read_annotations.windows": egodistill.datasets.annotations.Windows(0.5, "stretch", 0.2),
     "with_imu_offsets.table": "o.csv",
     "with_imu_axes.axes": "XZy",
+    "subsample.step": 2,
 }
 
 
@@ -398,6 +399,22 @@ ARRIVALS = {
             "t.csv --out {tmp}/s --end-features w.pth --teacher-file t.pt",
             {"build_image_encoder.name": "resnet18", "prepare.class_names": ["1", "2", "3", "4"]},
         ),
+    ],
+    "train": [  # tests/commands/test_pipeline.py has the commands that it runs
+        (
+            f"{SEGMENT_WORDS} --out {{tmp}}/o --strict --architecture i3d --pretrained p.pth --class-names c.txt "
+            "--option width=12 --clip-frames 6 --clip-size 80 --num-frames 2 --image-encoder resnet10x4 "
+            "--image-weights none --frame-size 96 --preset demo --epochs 3 --batch-size 5 --learning-rate 0.1 --seed 4 "
+            "--precision bf16 --baselines --no-check --workers 3 --device cpu --overwrite",
+            {**SEGMENT_ARRIVALS, "write_report.out": Path("{tmp}/o/report.html"), "plan.a.check": False},
+        ),
+        (
+            "t.csv --out {tmp}/o --teacher-file t.pt --quick",
+            {"check_recordings.a.videos": ["t.csv"], "check_recordings.a.out": "{tmp}/o/offsets.csv"},
+        ),
+    ],
+    "report": [
+        ("{tmp} --out {tmp}/o.html", {"write_report.run": Path("{tmp}"), "write_report.out": Path("{tmp}/o.html")})
     ],
     "status": [
         (
@@ -688,7 +705,15 @@ ARRIVALS = {
 
 
 def option_parser(command: str) -> argparse.ArgumentParser:
-    modules = (egodistill.commands.recordings, egodistill.commands.demo, live, model_commands, training)
+    modules = (
+        egodistill.commands.recordings,
+        egodistill.commands.demo,
+        live,
+        model_commands,
+        pipeline,
+        report,
+        training,
+    )
     (add_options,) = [module.COMMANDS[command][0] for module in modules if command in module.COMMANDS]
     parser = argparse.ArgumentParser()
     add_options(parser)
@@ -750,11 +775,20 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
         egodistill.recordings.checks,
         egodistill.commands.recordings,
     )
+    plan, check_recordings = pipeline.plan, commands.check_recordings
     spies.put(egodistill.support.files, "check_output")
     monkeypatch.setattr(commands, "first_line", lambda path: "video,start,stop,label")
     spies.put(annotations, "read_annotations", segments)
     spies.put(annotations, "with_imu_offsets", segments)
     spies.put(annotations, "with_imu_axes", segments)
+    spies.put(commands, "subsample", segments)
+    spies.put(pipeline, "run_step")
+    spies.put(pipeline, "plan", lambda given: plan(**given))
+    for module in (pipeline, report):
+        spies.put(module, "write_report")
+    spies.put(commands, "check_recordings", lambda given: check_recordings(**given))
+    (tmp_path / "train.json").touch()
+    monkeypatch.setattr(model_commands, "answers_of", lambda result, store: [])
     spies.put(commands.contradictions, "notes_of")
     spies.put(commands.Counter, "most_common", lambda given: list(given["self"].items())[: given["n"]])
     spies.put(recordings, "check", recordings.Check("v.mp4", rates=("one",)))
@@ -874,6 +908,7 @@ def test_evaluation_files_hold_the_numbers_of_the_evaluation(tmp_path, monkeypat
         "segments": 9,
         "clips": 11,
         "precision": "bf16",
+        "answers": [],
     }
     assert out.splitlines()[0] == "top-1 62.50 % of 9 segments (11 clips, bf16), feature distance 0.1235"
     assert [line.split() for line in out.splitlines()[1:]] == [

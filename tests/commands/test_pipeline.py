@@ -20,6 +20,56 @@ def table_of(demo) -> Path:
     return demo.out / "world" / "EPIC_100_train.csv"
 
 
+def planned(words, split="test", label="walk"):
+    """The commands that `train` would run for two segments."""
+    segments = [data.Segment(str(k), "v.mp4", 0, 2, label, split=one) for k, one in enumerate(("train", split))]
+    return [step.typed for step in pipeline.plan(cli.parse(["train", *words.split()]), data.SegmentList(segments))]
+
+
+def test_each_option_reaches_the_commands_that_take_it():
+    segments = "--root r --min-instances 3 --split-seed 7 --subsample 2 --reader m.py:a --reader m.py:b "
+    segments += "--imu-reader .log=m.py:c --strict --stride 0.5 --split-by stretch --test-share 0.2 --imu-axes XZy"
+    student = "--num-frames 2 --image-encoder resnet10x4 --image-weights none"
+    training = "--epochs 3 --batch-size 5 --learning-rate 0.1 --seed 4 --precision bf16"
+    both = f"{segments} --audio {student} {training} --frame-size 96 --preset demo --workers 3 --device cpu --overwrite"
+    teacher = "--architecture i3d --pretrained p.pth --option width=12 depth=2 --clip-frames 6 --clip-size 80"
+    trained = f"--preset demo {training} --device cpu --overwrite"
+    assert planned(f"t.csv --out o {both} {teacher} --baselines --imu-offsets c.csv") == [
+        f"egodistill prepare t.csv {segments} --audio --imu-offsets c.csv --out o/store --num-frames 2 --frame-size 96 "
+        "--workers 3 --clip-frames 6 --clip-size 80",
+        "egodistill finetune o/store --architecture i3d --pretrained p.pth --option width=12 depth=2 "
+        f"{trained} --out o/teacher.pt",
+        "egodistill extract o/store --teacher-file o/teacher.pt --device cpu --overwrite",
+        f"egodistill pretrain o/store {student} {trained} --out o/imu.pt",
+        f"egodistill distill o/store {trained} --init o/imu.pt --out o/student.pt",
+        f"egodistill distill o/store --no-imu {student} {trained} --out o/frames-alone.pt",
+        f"egodistill finetune o/store --architecture student {student} {trained} --out o/labels-alone.pt",
+        *(
+            f"egodistill evaluate o/store --student o/{name}.pt --device cpu --out o/{name}.test.json"
+            for name in ("student", "frames-alone", "labels-alone")
+        ),
+    ]
+
+
+def test_the_steps_depend_on_teacher_labels_and_splits():
+    first = "egodistill prepare t.csv --imu-offsets o/offsets.csv --out o/store --num-frames 1 --frame-size 224"
+    given = planned("t.csv --out o --teacher-file t.pt")
+    assert given[0] == f"{first} --teacher-file t.pt" and given[1].startswith("egodistill pretrain")
+    published = planned(
+        "t.csv --out o --architecture i3d --pretrained p.pth --class-names c.txt --no-check", label=None
+    )
+    assert published[0].startswith("egodistill prepare t.csv --out o/store")
+    assert published[0].endswith(" --architecture i3d --pretrained p.pth --class-names c.txt")
+    assert [line.split()[1] for line in published[1:]] == ["pretrain", "distill", "evaluate"]
+    own = planned("t.csv --out o --architecture i3d --quick --epochs 9")
+    assert own[0].endswith("--clip-frames 32 --clip-size 256")  # those of the network
+    assert "--epochs 4 --schedule cosine" in own[1] and own[1].endswith("--epochs 9 --out o/teacher.pt")
+    assert planned("t.csv --out o", split="train") == [
+        first,
+        "egodistill finetune o/store --architecture student --out o/student.pt",
+    ]
+
+
 @pytest.mark.slow
 def test_one_command_gives_what_the_separate_commands_give_also_if_it_is_killed(demo, tmp_path, monkeypatch, capsys):
     command = ["train", table_of(demo), *TEACHER.split(), *SMALL.split(), "--baselines", "--workers", 1, "--out"]
@@ -62,13 +112,13 @@ def test_one_command_gives_what_the_separate_commands_give_also_if_it_is_killed(
 
 def test_a_given_teacher_is_run_in_the_pass_that_decodes(demo, tmp_path, capsys):
     given = ["train", table_of(demo), "--teacher-file", file_of(demo.out, "teacher", 0), *SMALL.split(), "--no-check"]
-    out = run(capsys, *given, "--every", 2, "--workers", 1, "--out", tmp_path / "run")
+    out = run(capsys, *given, "--subsample", 2, "--workers", 1, "--out", tmp_path / "run")
     assert "2 clips" not in out and re.search(r"(?m)^1\d clips \(3 test, 8 train\) of", out)
     assert "check clocks" not in out and "Next:\n  egodistill predict VIDEO" in out and out.count("Next:") == 1
     store = data.ClipStore(tmp_path / "run" / "store")
     assert "slowfast-0.logits" in store.names and "clip" not in store.names and len(store) == 11
     assert (tmp_path / "run" / "student.pt").exists() and not (tmp_path / "run" / "teacher.pt").exists()
-    other = [*map(str, given), "--every", "2", "--out", str(tmp_path / "run"), "--learning-rate", "0.1"]
+    other = [*map(str, given), "--subsample", "2", "--out", str(tmp_path / "run"), "--learning-rate", "0.1"]
     assert cli.main(other) == 1
     err = capsys.readouterr().err
     assert "egodistill train: " in err and "--learning-rate was " in err and "--overwrite" in err

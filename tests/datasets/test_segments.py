@@ -195,7 +195,7 @@ def test_a_table_of_clocks_can_have_axes_which_replace_those_of_the_segment(tmp_
 
 def test_every_second_segment_of_each_split():
     given = [segments.Segment(str(k), "a.mp4", k, k + 1, split="test" if k in (1, 4) else "train") for k in range(7)]
-    found = segments.every_of_split(segments.SegmentList(given, {"why": 1}), 2)
+    found = segments.subsample(segments.SegmentList(given, {"why": 1}), 2)
     assert [segment.id for segment in found] == ["0", "1", "3", "6"] and found.dropped == {"why": 1}
 
 
