@@ -115,9 +115,12 @@ def read_pictures(
 ) -> dict[int, tuple[float, str]]:
     """Return {row of a clip: (time, address of a JPEG) of its middle frame}, without frames that cannot be read."""
     found, middle = {}, spec.frames // 2
-    if spec.frames:
-        seen = {"frames": replace(spec.parts()["frames"], size=PIXELS)}
+    if not spec.frames:
+        return found
+    seen = {"frames": replace(spec.parts()["frames"], size=PIXELS)}
+    with files.Progress("pictures", len(starts), unit="frames") as bar:
         for row, arrays in decode_clips(recording, starts, seen, max_hold=max_hold, threads=0):
+            bar.step()
             if not isinstance(arrays, Exception):
                 content = np.asarray(encode_jpeg(torch.from_numpy(arrays["frames"][middle]), quality=70)).tobytes()
                 found[row] = float(arrays["frames.times"][middle]), data_url(content, "image/jpeg")

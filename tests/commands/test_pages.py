@@ -109,6 +109,26 @@ def test_each_control_is_reached_by_tab_and_nothing_is_wider_than_the_screen(wid
     assert browser.run("row") == 1
 
 
+def picture_of(address, folder):
+    """The picture in an address, uint8 [3, H, W]."""
+    (folder / "one.jpg").write_bytes(base64.b64decode(address.removeprefix("data:image/jpeg;base64,")))
+    with av.open(os.fspath(folder / "one.jpg")) as image:
+        return next(image.decode(video=0)).to_ndarray(format="rgb24").transpose(2, 0, 1)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_of_several_frames_the_middle_one_is_shown(tmp_path, exact):
+    """... as it was decoded: the exact one, or the nearest key frame; what lies in a hole is left out."""
+    times = np.where(STEADY < 5, STEADY, STEADY + 20)
+    video = write_video(tmp_path / "hole.mp4", times, **X264)
+    spec = ClipSpec(frames=4, exact=exact)
+    found = pages.read_pictures(data.Recording(video), {0: 1.0, 3: 2.5, 7: 12.0}, spec, 1.0)
+    assert list(found) == [0, 3]
+    for (time, address), start in zip(found.values(), (1.0, 2.5), strict=True):
+        number = number_of(*data.read_frames(video, [spec.times(start)[2]], exact=exact))
+        assert number_of(picture_of(address, tmp_path)) == number and abs(time - STEADY[number]) < 0.001
+
+
 def test_frames_are_those_that_the_student_saw(predicted, browser):
     """The picture beside each clip shows the number of the frame in the clip's middle, and its time."""
     starts = [row["start"] for row in rows_of(predicted)]
@@ -117,17 +137,10 @@ def test_frames_are_those_that_the_student_saw(predicted, browser):
     assert sorted(row for row, _, _ in found) == list(range(len(starts)))
     for row, time, address in found:
         wanted = min(starts[row] + 32 / 30, STEADY[-1])
-        content = base64.b64decode(address.removeprefix("data:image/jpeg;base64,"))
-        with av.open(os.fspath(save(predicted / "one.jpg", content))) as image:
-            (picture,) = image.decode(video=0)
+        picture = picture_of(address, predicted)
         (number,) = expected_numbers(STEADY, [wanted])
-        assert number_of(picture.to_ndarray(format="rgb24").transpose(2, 0, 1)) == number
-        assert (picture.width, picture.height) == (160, 160) and abs(time - STEADY[number]) < 0.001
-
-
-def save(path, content):
-    path.write_bytes(content)
-    return path
+        assert number_of(picture) == number
+        assert picture.shape == (3, 160, 160) and abs(time - STEADY[number]) < 0.001
 
 
 def test_the_table_is_that_of_out(predicted, browser, kitchen, tmp_path):
