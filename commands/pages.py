@@ -14,15 +14,12 @@ import urllib.parse
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor
 from torchvision.io import encode_jpeg
 
 from ..drawing import svg, timeline
-from ..imu import IMUError
 from ..inference import Prediction
 from ..recordings.clips import ClipSpec, Recording, decode_clips
 from ..support import files, tables
@@ -82,19 +79,17 @@ def write_prediction(
     span, seconds = (float(starts[0]), float(ends[-1])), np.bincount(lanes, ends - starts, len(names)).tolist()
     bars = [np.stack([starts, ends, shares], 1)[lanes == k].tolist() for k in range(len(names))]
     drawn = [svg.lanes(list(zip(names, bars, strict=True)), span)]
-    with contextlib.suppress(IMUError, OSError):  # there is no IMU, and the student reads none
+    with contextlib.suppress(ValueError, OSError):  # there is no IMU, and the student reads none
         motion = recording.motion()
         turns = np.degrees(np.linalg.norm(motion.gyro, axis=1))
         drawn.append(svg.envelope(motion.gyro_time, turns, span, "turns of the head", "°/s"))
     drawn += [svg.axis(span), tag("div", id="cursor")]
     slider = tag("input", type="range", step="any", min=span[0], max=span[1], id="time", aria_label="time")
     film = tag("div", *(tag("img", src=url, alt="") for _, url in strip), id="strip")
-    table = tag(
-        "a", "Download CSV", class_="button", download=f"{video.stem}.csv", href=data_url(rows.encode(), "text/csv")
-    )
+    table = {"download": f"{video.stem}.csv", "href": data_url(rows.encode(), "text/csv"), "class_": "button"}
     texts = [f"{one:.1f} s, {one / sum(seconds):.0%}" for one in seconds]
     parts = {
-        "": moment(video_source(video, Path(path).parent), table),
+        "": moment(video_source(video, Path(path).parent), tag("a", "Download CSV", **table)),
         "Time line": tag("div", film, tag("div", *drawn, id="lanes"), slider),
         f"Clips, the least certain first ({len(listed)} of {len(clips)})": tag(
             "ol", *(entry(row, clips[row], pictures.get(row)) for row in listed), id="clips"
@@ -120,21 +115,22 @@ def read_pictures(
 ) -> dict[int, tuple[float, str]]:
     """Return {row of a clip: (time, address of a JPEG) of its middle frame}, without frames that cannot be read."""
     found, middle = {}, spec.frames // 2
-    if spec.frames:
-        seen = {"frames": replace(spec.parts()["frames"], size=PIXELS)}
+    if not spec.frames:
+        return found
+    seen = {"frames": replace(spec.parts()["frames"], size=PIXELS)}
+    with files.Progress("pictures", len(starts), unit="frames") as bar:
         for row, arrays in decode_clips(recording, starts, seen, max_hold=max_hold, threads=0):
+            bar.step()
             if not isinstance(arrays, Exception):
-                content = cast(Tensor, encode_jpeg(torch.from_numpy(arrays["frames"][middle]), quality=70))
-                found[row] = float(arrays["frames.times"][middle]), data_url(content.numpy().tobytes(), "image/jpeg")
+                content = np.asarray(encode_jpeg(torch.from_numpy(arrays["frames"][middle]), quality=70)).tobytes()
+                found[row] = float(arrays["frames.times"][middle]), data_url(content, "image/jpeg")
     return dict(sorted(found.items()))
 
 
 def moment(source: str | None, *more: Markup) -> Markup:
     """Return the part of the page that shows one time: the video, the classes, the frame, and buttons."""
     film = [tag("video", src=source, controls=True, playsinline=True, preload="metadata", id="video")] if source else []
-    why = tag(
-        "p", "This browser does not play the video, or it is not beside the page.", id="none", hidden=bool(source)
-    )
+    why = tag("p", "The video is not beside the page, or does not play here.", id="none", hidden=bool(source))
     frame = tag("figure", tag("img", id="seen", alt="frame that the student saw"), tag("figcaption", id="age"))
     text = tag("div", frame, tag("p", id="when", aria_live="polite"), tag("ol", id="best"))
     steps = {"back": "◀ Previous clip", "on": "Next clip ▶", "doubt": "Next uncertain ▶▶"}
@@ -157,9 +153,11 @@ def video_source(video: Path, folder: Path) -> str | None:
 def entry(row: int, clip: Prediction, picture: tuple[float, str] | None) -> Markup:
     """Return a clip of the list: a button that leads to its time."""
     scores = tables.scores_text([score for _, score in clip.classes])
-    first, second, *_ = [f"{clip.classes[k][0]} {scores[k]}" for k in range(len(scores))] + ["skipped", ""]
+    first, *others = [f"{clip.classes[k][0]} {scores[k]}" for k in range(len(scores))] or ["skipped"]
     image = [tag("img", src=picture[1], alt="", data_time=picture[0])] if picture else []
-    words = tag("span", f"{files.clock(clip.start)} ", tag("b", first), " ", tag("small", clip.problem or second))
+    words = tag(
+        "span", f"{files.clock(clip.start)} ", tag("b", first), " ", tag("small", clip.problem or ", ".join(others[:1]))
+    )
     return tag("li", tag("button", *image, words, type="button", data_row=row))
 
 

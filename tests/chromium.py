@@ -1,7 +1,7 @@
 """A headless Chromium, driven from the standard library: JSON that ends with a zero byte, through two pipes.
 
-with Chromium(width=390) as browser:
-    browser.open("page.html")
+with Chromium() as browser:
+    browser.open("page.html", width=390)
     assert browser.run("document.title") == "walk" and not browser.errors
 
 Tests are skipped where there is no `chromium` on PATH. The protocol: https://chromedevtools.github.io/devtools-protocol
@@ -9,7 +9,6 @@ Tests are skipped where there is no `chromium` on PATH. The protocol: https://ch
 
 import base64
 import contextlib
-import fcntl
 import itertools
 import json
 import os
@@ -26,12 +25,14 @@ WAIT = 60.0  # seconds for an answer
 
 
 class Chromium:
-    """A browser with one page of a width in pixels; `errors` and `requests` are those since the last `open()`."""
+    """A browser with one page; `errors` and `requests` are those since the last `open()`."""
 
-    def __init__(self, width=1280, height=800):
+    def __init__(self):
         program = shutil.which("chromium")
         if program is None:
             pytest.skip("needs the browser `chromium` on PATH, as the package chromium of Debian has it")
+        import fcntl  # Windows has none
+
         self.folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         pipes = [[fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in os.pipe()] for _ in range(2)]
         (theirs, self.input), (self.output, answers) = pipes  # what they read; what we read
@@ -47,7 +48,6 @@ class Chromium:
         self.session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.ask(f"{domain}.enable")
-        self.resize(width, height)
 
     def __enter__(self):
         return self
@@ -108,8 +108,10 @@ class Chromium:
         """The files that were asked for, without those that a policy of the page forbids."""
         return [address for _, address in self.asked if not address.startswith("data:")]
 
-    def open(self, page, fragment=""):
-        """Open a file, and wait until it is loaded."""
+    def open(self, page, fragment="", *, width=1280, height=800):
+        """Open a file on a screen of this size in pixels, and wait until it is loaded."""
+        about = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.ask("Emulation.setDeviceMetricsOverride", **about)
         self.go("about:blank")  # a page that only gets another fragment would not be loaded
         self.errors, self.asked = [], []
         self.go(Path(page).resolve().as_uri() + fragment)
@@ -140,23 +142,14 @@ class Chromium:
         self.ask("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", text=text, **about)
         self.ask("Input.dispatchKeyEvent", type="keyUp", **about)
 
-    def resize(self, width, height=800):
-        about = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
-        self.ask("Emulation.setDeviceMetricsOverride", **about)
-
     def is_wider_than_the_screen(self):
         return self.run("document.documentElement.scrollWidth > innerWidth")
 
-    def screenshot(self, path, whole=True):
-        """Write the whole page, or what is on screen, as PNG."""
-        found = self.ask("Page.captureScreenshot", captureBeyondViewport=whole, **self.area(whole))
-        Path(path).write_bytes(base64.b64decode(found["data"]))
-
-    def area(self, whole):
-        if not whole:
-            return {}
+    def screenshot(self, path):
+        """Write the whole page as PNG."""
         size = self.ask("Page.getLayoutMetrics")["cssContentSize"]
-        return {"clip": {"x": 0, "y": 0, "scale": 1, "width": size["width"], "height": min(size["height"], 16000)}}
+        found = self.ask("Page.captureScreenshot", captureBeyondViewport=True, clip={**size, "scale": 1})
+        Path(path).write_bytes(base64.b64decode(found["data"]))
 
     def processor_seconds(self):
         """Processor time of all its processes so far."""

@@ -162,6 +162,15 @@ def drawn(monkeypatch):
     return figures
 
 
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium; skips where there is none."""
+    from chromium import Chromium
+
+    with Chromium() as found:
+        yield found
+
+
 @pytest.fixture
 def full_disk():
     """`with full_disk(n):` no file can grow beyond n bytes, so that writing ends in its middle as on a full disk."""

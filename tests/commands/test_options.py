@@ -835,7 +835,8 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
         spies.put(module, "report_notes", label=f"report_notes of {module.__name__}")
     writer = model_commands.prediction_writer
     spies.put(model_commands, "prediction_writer", lambda given: writer(**given))
-    spies.put(batches, "clip_spec_of")
+    spec_of = batches.clip_spec_of
+    spies.put(batches, "clip_spec_of", lambda given: spec_of(**given))
     for name in ("write_subtitles", "write_prediction"):
         spies.put(model_commands, name)
     cost = inference.Cost(1.0, 1, 1.0, 5, "cpu", "bf16", 3)

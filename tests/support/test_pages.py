@@ -4,7 +4,6 @@ import json
 import re
 
 import pytest
-from chromium import Chromium
 
 from egodistill.support import pages
 
@@ -17,12 +16,6 @@ def test_what_is_not_markup_is_text():
     text = "&lt;img src=x onerror=alert(1)&gt; &amp; &quot;&#x27;&lt;/script&gt;\\u202e\\ud800\\n"
     assert made == f'<p title="{text}" data-row="3" for="x">{text}<b>{text}</b></p>'
     assert pages.tag("img", alt="") == '<img alt="">' and isinstance(made, pages.Markup)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with Chromium() as found:
-        yield found
 
 
 def write(path, script, **more):
