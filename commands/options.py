@@ -130,6 +130,11 @@ def root_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def tier_option(parser: argparse.ArgumentParser) -> None:
+    text = "read one tier of ELAN, subject of BORIS or annotator of Label Studio (default: all, unless they overlap)"
+    parser.add_argument("--tier", metavar="NAME", help=text)
+
+
 def imu_option(parser: argparse.ArgumentParser, more: str = "") -> None:
     """Add --imu, for `imu_files()`.
 
