@@ -44,10 +44,9 @@ from .options import (
     positive_seconds,
     reader_options,
     reject,
-    root_option,
+    root_options,
     suggest,
     suggest_training,
-    tier_option,
     use_readers,
 )
 from .outputs import check_outputs
@@ -71,8 +70,7 @@ def segment_options(parser: argparse.ArgumentParser) -> None:
         "Studio (JSON), or your own CSV table with the columns video,start,stop,label; without "
         "labels a folder of recordings, or a table without the column label",
     )
-    root_option(parser)
-    tier_option(parser)
+    root_options(parser)
     parser.add_argument(
         "--min-instances",
         metavar="N",
@@ -203,8 +201,7 @@ def seconds_of(segments: Sequence[data.Segment]) -> float:
 def check_options(parser: argparse.ArgumentParser) -> None:
     text = "videos, folders of videos, or annotation files for all their videos"
     parser.add_argument("videos", nargs="+", metavar="VIDEO", help=text)
-    root_option(parser)
-    tier_option(parser)
+    root_options(parser)
     imu_option(parser)
     offset_option(parser)
     axes_option(parser)

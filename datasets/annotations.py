@@ -85,11 +85,11 @@ def read_annotations(
     Args:
         annotations: The file, or a folder of recordings.
         root: For data sets and tools: the folder with videos and IMU files, by default that of the annotations.
-        seed: For Ego4D's random split (None: 0) and that of recordings and tools (None: the one in `windows`);
-            stretches have none.
+        seed: For Ego4D's random split (None: 0) and that of recordings (None: the one in `windows`); stretches have
+            none.
         min_instances: For data sets: leave out classes with fewer segments; None: the reader's own default.
         audio: Leave out videos without sound.
-        windows: For recordings: where their clips are, and their splits; for tools: the share for testing.
+        windows: For recordings: where their clips are, and their splits.
         tier: For tools: as in `read_labels()`.
 
     >>> from egodistill.datasets import annotations
@@ -100,16 +100,13 @@ def read_annotations(
     path = Path(annotations)
     kind = _kind(path)
     own = kind in ("segments", "labels", "recordings")
-    drawn = kind == "labels" and windows and windows == Windows(test_share=windows.test_share, seed=windows.seed)
-    if windows is not None and kind != "recordings" and not drawn:
+    if windows is not None and kind != "recordings":
         raise DataError(
             f"{path}: has labels, whose segments are the clips; stride, split_by and test_share (--stride, --split-by, "
             f"--test-share) are for recordings without labels: a folder, or a table without the column label"
         )
-    if seed is not None and kind not in ("ego4d", "labels", "recordings"):
+    if seed is not None and kind not in ("ego4d", "recordings"):
         raise DataError(f"{path}: its splits are fixed; seed (--split-seed) is for Ego4D and recordings without labels")
-    if tier is not None and kind != "labels":
-        raise DataError(f"{path}: tier (--tier) is for exports of ELAN, BORIS and Label Studio; leave it out")
     if seed is not None and windows is not None and windows.split_by == "stretch":
         raise DataError(
             f"{path}: stretches do not depend on a seed; leave out seed (--split-seed), or split by recording "
@@ -117,13 +114,15 @@ def read_annotations(
         )
     if min_instances is not None and own:
         raise DataError(f"{path}: min_instances is for public data sets; remove rare classes from your table instead")
+    if tier is not None and kind != "labels":
+        raise DataError(f"{path}: tier (--tier) is for exports of ELAN, BORIS and Label Studio; leave it out")
     if root is not None and own and kind != "labels":
         raise DataError(f"{path}: root is for public data sets; the paths of your own table are relative to its folder")
     given = {name: value for name, value in (("seed", seed), ("min_instances", min_instances)) if value is not None}
     if kind == "segments":
         found = read_csv(path)
     elif kind == "labels":
-        found = read_labels(path, root, tier=tier, windows=dataclasses.replace(windows or Windows(), **given))
+        found = read_labels(path, root, tier=tier)
     elif kind == "recordings":
         found = read_recordings(path, dataclasses.replace(windows or Windows(), **given))
     else:

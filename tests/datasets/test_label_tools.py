@@ -33,9 +33,6 @@ def walk(tmp_path):
 # --- ELAN
 
 TWO = [("open", 1.5, 4.0), ("close", 4.0, 3725.25)]
-CLOCKS = ("00:00:01.500", "00:00:04.000"), ("00:00:04.000", "01:02:05.250")
-DURATIONS = "00:00:02.500", "01:02:01.250"
-VALUES = "open", "close"
 
 
 def rows_of(tiers, *forms, duration=True):
@@ -44,12 +41,7 @@ def rows_of(tiers, *forms, duration=True):
         times = []
         for seconds in (start, stop, stop - start)[: 3 if duration else 2]:
             clock = f"{int(seconds) // 3600:02d}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"
-            cells = {
-                "c": f"{clock}{seconds % 1:.3f}".replace(":0", ":0"),
-                "s": str(seconds),
-                "m": round(seconds * 1000),
-            }
-            cells["c"] = f"{clock}.{round(seconds % 1 * 1000):03d}"
+            cells = {"c": f"{clock}.{round(seconds % 1 * 1000):03d}", "s": seconds, "m": round(seconds * 1000)}
             cells["f"] = f"{clock}:12"
             times += [cells[form] for form in forms]
         yield [*tier, *times, value]
@@ -105,9 +97,7 @@ def test_elan_names_its_media_before_the_rows(tmp_path, walk):
     assert sorted(one.split for one in found) == ["test", "train"]
     assert found.origin.rows == {"walk_0": "line 4", "cook_1": "line 7"}
     write(tmp_path / "all.txt", [medium.format("walk.mp4", 1200)], [], first)
-    with pytest.raises(
-        DataError, match=r"all.txt, line 3: its video has an offset of 1200 ms; export with 'Add master"
-    ):
+    with pytest.raises(DataError, match=r"all.txt, line 3: the video has an offset, .* 'Add master media .* write 0"):
         data.read_labels(tmp_path / "all.txt")
 
 
@@ -123,7 +113,7 @@ def test_elan_tiers_that_overlap_must_be_chosen(tmp_path, walk):
         read(tmp_path / "walk.txt")
     assert [label for label, *_ in read(tmp_path / "walk.txt", tier="left")] == ["hold", "put"]
     with pytest.raises(
-        DataError, match=r"walk.txt: no labels of 'legs' .* it has those of 'left' \(2\), 'right' \(2\)"
+        DataError, match=r"walk.txt: no labelled segment of 'legs' .* its tiers: 'left' \(2\), 'right' \(2\)"
     ):
         read(tmp_path / "walk.txt", tier="legs")
 
@@ -134,24 +124,21 @@ def test_elan_tiers_that_overlap_must_be_chosen(tmp_path, walk):
         ([["a", "", "00:00:01:12", "00:00:02:12", "x"]], "no column video"),  # not taken for an export
         (
             [["Begin Time - PAL", "End Time - PAL", "Begin - msec", "a"], ["00:00:01:12"] * 4],
-            "line 1: has no begin, end",
+            "line 1: no begin and end",
         ),
-        ([["Begin Time - msec,End Time - msec,a"], ["0,1,x"]], "line 1: has no begin, end .* tab-delimited"),
-        ([["a", "", "0.0", "1.0", "x"], ["a", "", "1.0"]], "line 2: has no begin, end"),
+        ([["Begin Time - msec,End Time - msec,a"], ["0,1,x"]], "line 1: no begin and end .* tab-delimited"),
+        ([["a", "", "0.0", "1.0", "x"], ["a", "", "1.0"]], "line 2: no begin and end"),
         ([["a", "", "0.0", "1.0", "x"], ["a", "", "2.0", "1.0", "x"]], "line 2: stop 1.0 is not after start 2.0"),
         ([["a", "", "0", "1000", "x"], ["a", "", "1", "-", "x"]], "line 2: '-' is not a time"),
         (
             [["a", "", "0.0", "1.0", ""], ["a", "", "2.0", "2.0", "x"]],
-            "no labelled segment .an empty value: 1; a point",
+            "no labelled segment; .* left out: an empty value: 1, a point event: 1",
         ),
-        ([["a", "", "0.0", "1.0", "x", "films/cook.eaf"]], None),
     ],
 )
 def test_elan_errors_name_file_and_line(tmp_path, walk, rows, words):
-    with pytest.raises(DataError, match=f"walk.txt(: |, ){words}" if words else None):
-        found = read(write(tmp_path / "walk.txt", *rows))
-        assert words is None and found == [("x", 0.0, 1.0)]
-        raise DataError("the .eaf has no video, but the table has")
+    with pytest.raises(DataError, match=f"walk.txt(: |, ){words}"):
+        read(write(tmp_path / "walk.txt", *rows))
 
 
 # --- BORIS
@@ -162,9 +149,9 @@ BORIS_4 = (
 ).split(",")
 BORIS_9 = (
     "Observation id,Observation date,Description,Observation type,Source,Time offset (s),Coding duration,"
-    "Media duration (s),FPS (frame/s),Subject,Observation duration by subject by observation,Behavior,Behavioral category,"
-    "Modifier #1,Behavior type,Start (s),Stop (s),Duration (s),Media file name,Image index start,Image index stop,"
-    "Image file path start,Image file path stop,Comment start,Comment stop"
+    "Media duration (s),FPS (frame/s),Subject,Observation duration by subject by observation,Behavior,"
+    "Behavioral category,Modifier #1,Behavior type,Start (s),Stop (s),Duration (s),Media file name,Image index start,"
+    "Image index stop,Image file path start,Image file path stop,Comment start,Comment stop"
 ).split(",")
 
 
@@ -223,7 +210,7 @@ def test_other_exports_of_boris_name_the_right_one(tmp_path, walk):
     with pytest.raises(DataError, match=r"e.tsv: no column Start \(s\); use Observations > Export aggregated events"):
         read(table)
     with pytest.raises(
-        DataError, match=r"e.tsv, row 2: no video 'LIVE' in .*; put it there, or give its folder \(root"
+        DataError, match=r"e.tsv, row 2: no video of .'LIVE'. in .*; put it there, or give its folder \(root"
     ):
         read(write(table, BORIS_4, event_4("look", 1, 2, video="LIVE")))
 
@@ -270,7 +257,9 @@ def test_label_studio_frames_at_the_rate_of_the_video(tmp_path):
     )
     table = export(tmp_path / "project.json", task(annotation(*results)), task(number=13), indent=1)
     found = annotations.read_annotations(table)
-    assert [(one.label, one.start, one.stop) for one in found] == [("look", 0.0, 1.0), ("go", 1.0, 1.5)]
+    assert [one.label for one in found] == ["look", "go"]
+    times = [time for one in found for time in (one.start, one.stop)]
+    assert times == pytest.approx([0, 1, 1, 1.5], abs=0.02)
     left_out = {"a point event": 1, "an empty value": 1, "a result without one label and its times": 2}
     assert found.dropped == left_out and found.origin.rows["walk_1"] == "task 12, result 2"
     assert ["fps" in one.text for one in contradictions.find(found)] == [True]
@@ -308,7 +297,9 @@ def test_label_studio_with_several_annotators(tmp_path, walk):
         annotation(seconds("stop", 1, 3), by={"id": 8, "email": "b@lab.org"}),
     )
     table = export(tmp_path / "p.json", task(first, second, annotation(seconds("run", 0, 9), was_cancelled=True)))
-    words = r"p.json, task 12, result 1: 'stop' of 'b@lab.org' overlaps 'go' of '7' .* choose one of '7' \(1\), 'b@lab"
+    words = (
+        r"p.json, task 12, result 1: 'stop' of 'b@lab.org' overlaps 'go' of '7' .* choose one .* of '7' \(1\), 'b@lab"
+    )
     with pytest.raises(DataError, match=words):
         read(table)
     assert read(table, tier="7") == [("go", 0.0, 2.0)] and read(table, tier="b@lab.org") == [("stop", 1.0, 3.0)]
@@ -322,22 +313,23 @@ def test_label_studio_with_several_annotators(tmp_path, walk):
     [
         ([{"id": 3, "video": "walk.mp4", "timeline": []}], "task 3: not Label Studio's JSON .*JSON-MIN"),
         ([task(), 5], r"\[1\]: not a JSON object"),
-        ([task(annotation(frames("go", None, 4)))], "task 12, result 1: not Label Studio's JSON"),
+        (
+            [task(annotation(frames("go", None, 4)), fps=24, video="walk.mp4")],
+            "task 12, result 1: not Label Studio's JSON",
+        ),
         ([task(annotation(seconds("go", 3, 2)))], "task 12, result 1: stop 2 is not after start 3"),
         ([task(annotation(seconds("go", 1592250751951.8, 1592251071946.6)))], "task 12, result 1: .* is not a time"),
         ([task(annotation(seconds("go", 0, 1), {"value": 3}))], "task 12, result 2: not Label Studio's JSON"),
-        ([task(annotation(seconds("go", 0, 1)), **{"number": 4})], None),
-        ([task(), task(annotation(was_cancelled=True))], "no labelled segment .a cancelled annotation: 1"),
-        ([], "no labelled segment .it has no labels"),
+        (
+            [task(), task(annotation(was_cancelled=True))],
+            "no labelled segment; its tiers: none; left out: a cancelled annotation: 1",
+        ),
+        ([], "no labelled segment; its tiers: none; left out: nothing"),
     ],
 )
 def test_label_studio_errors_name_task_and_result(tmp_path, walk, tasks, words):
-    table = export(tmp_path / "p.json", *tasks)
-    if words is None:
-        assert read(table) == [("go", 0.0, 1.0)]
-        return
     with pytest.raises(DataError, match=f"p.json(, |: ){words}"):
-        read(table)
+        read(export(tmp_path / "p.json", *tasks))
 
 
 # --- The door
@@ -352,10 +344,6 @@ def test_whole_videos_are_drawn_for_testing(tmp_path):
     found = annotations.read_annotations(table)
     splits = {name: {one.split for one in found if one.video.endswith(f"{name}.mp4")} for name in names}
     assert all(len(own) == 1 for own in splits.values()) and [one.split for one in found].count("test") == 9
-    other = annotations.read_annotations(table, seed=3)
-    assert other != found and sorted(one.split for one in other) == sorted(one.split for one in found)
-    half = annotations.read_annotations(table, windows=annotations.Windows(test_share=0.5))
-    assert [one.split for one in half].count("test") == 15
     moved = (tmp_path / "films").resolve()
     moved.mkdir()
     for name in names:
