@@ -26,7 +26,7 @@ from ..support.errors import DataError
 from ..support.records import first_line, json_items, open_text, read_table, start_and_stop
 from ..video import probe
 from .aria_datasets import number
-from .segments import ROUNDING, Origin, Segment, SegmentList, Windows, drawn_splits
+from .segments import Origin, Segment, SegmentList, Windows, drawn_splits
 
 __all__ = ["label_reader", "read_labels"]
 
@@ -102,7 +102,7 @@ def read_labels(
         )
     last, *others = sorted(found, key=lambda one: (one.video, one.start))
     for one in others:
-        shared = last.video == one.video and last.stop > one.start + ROUNDING
+        shared = last.video == one.video and last.stop > one.start
         if shared and tiers[last.id] != tiers[one.id]:
             both = f"{one.label!r} of {tiers[one.id]!r} overlaps {last.label!r} of {tiers[last.id]!r} ({rows[last.id]})"
             raise DataError(f"{path}, {rows[one.id]}: {both}; choose one (tier, --tier) of {listed}")

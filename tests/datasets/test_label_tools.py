@@ -96,6 +96,9 @@ def test_elan_names_its_media_before_the_rows(tmp_path, walk):
     assert [one.video for one in found] == [str(walk), str(tmp_path / "cook.MP4")]
     assert sorted(one.split for one in found) == ["test", "train"]
     assert found.origin.rows == {"walk_0": "line 4", "cook_1": "line 7"}
+    (tmp_path / "table").mkdir()
+    write(tmp_path / "table/all.txt", [f'"#file://{walk} -- offset: 0"'], first)  # exported elsewhere
+    assert data.read_labels(tmp_path / "table/all.txt")[0].video == str(walk)
     write(tmp_path / "all.txt", [medium.format("walk.mp4", 1200)], [], first)
     with pytest.raises(DataError, match=r"all.txt, line 3: the video has an offset, .* 'Add master media .* write 0"):
         data.read_labels(tmp_path / "all.txt")
@@ -182,6 +185,7 @@ def test_boris_of_old_and_new_versions(tmp_path, walk, sign, header, event):
 def test_boris_times_include_the_offset_of_the_observation(tmp_path, walk):
     table = write(tmp_path / "e.tsv", BORIS_9, event_9("look", 60, 61.5, offset="60.000"))
     assert read(table) == [("look", 0.0, 1.5)]
+    assert read(write(table, BORIS_9, event_9("look", 60, 61.5, offset="60.0004"))) == [("look", 0.0, 1.5)]
     with pytest.raises(DataError, match=r"e.tsv, row 2: '-1.0' is not a time"):
         read(write(table, BORIS_9, event_9("look", 59, 61.5, offset="60.000")))
 
@@ -251,6 +255,7 @@ def export(path, *tasks, **options):
 def test_label_studio_frames_at_the_rate_of_the_video(tmp_path):
     write_video(tmp_path / "walk.mp4", [k / 20 for k in range(60)])  # 20 frames a second
     results = [frames("look", 1, 20), frames("go", 21, 30), frames("clap", 40, 40), seconds("", 1.0, 2.0, "labels")]
+    results.append({"value": frames("a", 1, 9)["value"] | {"timelinelabels": ["a", "b"]}, "type": "timelinelabels"})
     results.append({"value": {"choices": ["good"]}, "type": "choices"})
     results.append(
         {"value": {"framesCount": 9, "sequence": [{"frame": 1}], "labels": ["hand"]}, "type": "videorectangle"}
@@ -260,7 +265,7 @@ def test_label_studio_frames_at_the_rate_of_the_video(tmp_path):
     assert [one.label for one in found] == ["look", "go"]
     times = [time for one in found for time in (one.start, one.stop)]
     assert times == pytest.approx([0, 1, 1, 1.5], abs=0.02)
-    left_out = {"a point event": 1, "an empty value": 1, "a result without one label and its times": 2}
+    left_out = {"a point event": 1, "an empty value": 1, "a result without one label and its times": 3}
     assert found.dropped == left_out and found.origin.rows["walk_1"] == "task 12, result 2"
     assert ["fps" in one.text for one in contradictions.find(found)] == [True]
     given = task(annotation(frames("go", 25, 48)), fps=24, video="walk.mp4")
@@ -281,13 +286,16 @@ def test_label_studio_frames_at_the_rate_of_the_video(tmp_path):
 )
 def test_label_studio_names_videos_by_addresses(tmp_path, address):
     (tmp_path / "films").mkdir()
-    (tmp_path / "films/walk.mp4").touch()
-    table = export(tmp_path / "project.json", task(annotation(seconds("go", 0.5, "00:00:02")), note="x", file=address))
+    for name in ("walk.mp4", "x.mp4"):
+        (tmp_path / "films" / name).touch()
+    about = {"more": "x.csv"} if address.endswith("mp4") else {}  # a video is preferred
+    table = export(tmp_path / "p.json", task(annotation(seconds("go", 0.5, "00:00:02")), **about, file=address))
     found = annotations.read_annotations(table, tmp_path / "films")
     assert [(one.label, one.start, one.stop) for one in found] == [("go", 0.5, 2.0)]
     assert found[0].video == str(tmp_path / "films/walk.mp4")
-    (tmp_path / "films/walk.mp4").unlink()
-    with pytest.raises(DataError, match=r"project.json, task 12, result 1: no video .* in .*films; .*--root"):
+    for name in ("walk.mp4", "x.mp4"):
+        (tmp_path / "films" / name).unlink()
+    with pytest.raises(DataError, match=r"p.json, task 12, result 1: no video .* in .*films; .*--root"):
         annotations.read_annotations(table, tmp_path / "films")
 
 
