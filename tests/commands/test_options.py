@@ -223,7 +223,7 @@ READER_ARRIVALS = {
     "use_parts.parts": {"readers": ["m.py:a", "m.py:b"], "imu_readers": {".log": "m.py:c", ".bin": "m:d"}},
 }
 SEGMENT_WORDS = (
-    "t.csv --root r --min-instances 3 --split-seed 7 --audio --imu-offsets o.csv --imu-axes XZy --stride 0.5 "
+    "t.csv --root r --tier a --min-instances 3 --split-seed 7 --audio --imu-offsets o.csv --imu-axes XZy --stride 0.5 "
     f"--split-by stretch --test-share 0.2 {READER_WORDS}"
 )
 
@@ -231,6 +231,7 @@ SEGMENT_WORDS = (
 SEGMENT_ARRIVALS = READER_ARRIVALS | {
     "read_annotations.annotations": "t.csv",
     "read_annotations.root": "r",
+    "read_annotations.tier": "a",
     "read_annotations.min_instances": 3,
     "read_annotations.seed": 7,
     "read_annotations.audio": True,
@@ -279,11 +280,12 @@ ARRIVALS = {
     ],
     "check": [
         (
-            f"t.csv --root r --max-offset 0.7 --out {{tmp}}/o.csv --plot {{tmp}}/p.png --overwrite {READER_WORDS}",
+            f"t.csv --root r --tier a --max-offset 0.7 --out {{tmp}}/o.csv --plot {{tmp}}/p.png --overwrite {READER_WORDS}",
             READER_ARRIVALS
             | {
                 "read_annotations.annotations": "t.csv",
                 "read_annotations.root": "r",
+                "read_annotations.tier": "a",
                 "check.offset": True,
                 "check.max_offset": 0.7,
                 "check_output.path": "{tmp}/o.csv",
