@@ -389,8 +389,8 @@ EXPERIMENT = (
 
 
 SEGMENTS = (
-    "annotations --root --tier --min-instances --split-seed --audio --imu-offsets --imu-axes --reader --imu-reader --strict "
-    "--stride --split-by --test-share"
+    "annotations --root --tier --min-instances --split-seed --audio --imu-offsets --imu-axes --reader --imu-reader "
+    "--strict --stride --split-by --test-share"
 )
 
 

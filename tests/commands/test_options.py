@@ -280,7 +280,8 @@ ARRIVALS = {
     ],
     "check": [
         (
-            f"t.csv --root r --tier a --max-offset 0.7 --out {{tmp}}/o.csv --plot {{tmp}}/p.png --overwrite {READER_WORDS}",
+            "t.csv --root r --tier a --max-offset 0.7 --out {tmp}/o.csv --plot {tmp}/p.png --overwrite "
+            f"{READER_WORDS}",
             READER_ARRIVALS
             | {
                 "read_annotations.annotations": "t.csv",
