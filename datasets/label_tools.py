@@ -174,8 +174,8 @@ def _boris(path: Path, folder: Path, dropped: Counter[str], notes: list[str]) ->
             raise DataError(f"{where}: its observation has several videos; make an observation of each video")
         is_point = row.get("behavior type", "").upper() == "POINT" or row["stop (s)"] in ("", "NA")
         offset = number(where, "time offset (s)", row.get("time offset (s)") or 0)
-        times = (0.0 if is_point else round(number(where, key, row[key]) - offset, 3) + 0.0 for key in columns)
-        yield where, row.get("subject", ""), _video(where, folder, [name]), *map(str, times), row["behavior"]
+        start, stop = (0.0 if is_point else round(number(where, key, row[key]) - offset, 3) + 0.0 for key in columns)
+        yield where, row.get("subject", ""), _video(where, folder, [name]), str(start), str(stop), row["behavior"]
 
 
 def _label_studio(path: Path, folder: Path, dropped: Counter[str], notes: list[str]) -> Labels:
