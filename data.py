@@ -35,7 +35,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from .datasets import contradictions
-from .datasets.annotations import read_ego4d, read_ego_exo4d, read_epic_kitchens, read_hd_epic
+from .datasets.annotations import read_ego4d, read_ego_exo4d, read_epic_kitchens, read_hd_epic, read_labels
 from .datasets.one_pass import Consumer, Pending
 from .datasets.segments import (
     Origin,
@@ -100,6 +100,7 @@ __all__ = [
     "read_frames",
     "read_hd_epic",
     "read_imu",
+    "read_labels",
     "read_recordings",
     "with_imu_axes",
     "with_imu_offsets",

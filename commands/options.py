@@ -137,12 +137,11 @@ def class_names_option(parser: Any) -> None:
     parser.add_argument("--class-names", metavar="FILE", help=text)
 
 
-def root_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--root",
-        metavar="FOLDER",
-        help="folder with the data set's videos and IMU files (default: folder of the annotations)",
-    )
+def root_options(parser: argparse.ArgumentParser) -> None:
+    text = "folder with videos and IMU files of a data set or a labelling tool (default: folder of the annotations)"
+    parser.add_argument("--root", metavar="FOLDER", help=text)
+    text = "read one tier of ELAN, subject of BORIS or annotator of Label Studio (default: all, unless they overlap)"
+    parser.add_argument("--tier", metavar="NAME", help=text)
 
 
 def imu_option(parser: argparse.ArgumentParser, more: str = "") -> None:

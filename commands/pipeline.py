@@ -33,7 +33,7 @@ from .training import name_value, teacher_clip
 
 __all__ = ["COMMANDS"]
 
-ANNOTATIONS = ("root", "min_instances", "split_seed", "subsample", "reader", "imu_reader", "strict", "stride")
+ANNOTATIONS = ("root", "tier", "min_instances", "split_seed", "subsample", "reader", "imu_reader", "strict", "stride")
 ANNOTATIONS += ("split_by", "test_share", "imu_axes")  # options of `prepare` that say which segments there are
 STUDENT = ("num_frames", "image_encoder", "image_weights")
 TRAINING = ("epochs", "batch_size", "learning_rate", "seed", "precision")
@@ -252,7 +252,7 @@ def check(a: argparse.Namespace) -> None:
     What cannot be read is left to `prepare`, which counts it.
     """
     result = Path(a.out, "check.json")
-    words = ["check", a.annotations, *words_of(a, "root", "reader", "imu_reader", "imu_axes")]
+    words = ["check", a.annotations, *words_of(a, "root", "tier", "reader", "imu_reader", "imu_axes")]
     if result.exists() and files.read_json(result)["words"] == words:
         print(f"{result}: already checked")
         return

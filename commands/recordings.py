@@ -50,7 +50,7 @@ from .options import (
     positive_seconds,
     reader_options,
     reject,
-    root_option,
+    root_options,
     suggest,
     suggest_training,
     use_readers,
@@ -72,10 +72,11 @@ def segment_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "annotations",
         help="EPIC_100_train.csv of EPIC-KITCHENS, fho_main.json of Ego4D, HD_EPIC_Narrations.pkl of HD-EPIC, "
-        "keystep_train.json of Ego-Exo4D, or your own CSV table with the columns video,start,stop,label; without "
+        "keystep_train.json of Ego-Exo4D, an export of ELAN (tab-delimited text), BORIS (aggregated events) or Label "
+        "Studio (JSON), or your own CSV table with the columns video,start,stop,label; without "
         "labels a folder of recordings, or a table without the column label",
     )
-    root_option(parser)
+    root_options(parser)
     parser.add_argument(
         "--min-instances",
         metavar="N",
@@ -112,6 +113,7 @@ def read_segments(a: argparse.Namespace) -> data.SegmentList:
         min_instances=a.min_instances,
         audio=a.audio,
         windows=annotations.Windows(**windows) if windows else None,
+        tier=a.tier,
     )
     if a.imu_axes:
         segments = annotations.with_imu_axes(segments, a.imu_axes)
@@ -208,7 +210,7 @@ def seconds_of(segments: Sequence[data.Segment]) -> float:
 def check_options(parser: argparse.ArgumentParser) -> None:
     text = "videos, folders of videos, or annotation files for all their videos"
     parser.add_argument("videos", nargs="+", metavar="VIDEO", help=text)
-    root_option(parser)
+    root_options(parser)
     imu_option(parser)
     offset_option(parser)
     axes_option(parser)
@@ -236,8 +238,8 @@ def recordings_to_check(a: argparse.Namespace) -> dict[str, str | data.Recording
         if name.lower().endswith(".csv") and is_list_of_recordings(first_line(Path(name))):
             reject(given_flags(a, "root"), f"{name}: the paths of your own table are relative to its folder")
             sources |= {recording.video: recording for recording in listed_recordings(name)}
-        elif name.lower().endswith((".csv", ".json")) or is_pickle(name):
-            sources |= {s.video: s.recording for s in annotations.read_annotations(name, a.root)}
+        elif name.lower().endswith((".csv", ".json", ".tsv", ".txt")) or is_pickle(name):
+            sources |= {s.video: s.recording for s in annotations.read_annotations(name, a.root, tier=a.tier)}
         elif Path(name).is_dir() and not clips.is_neon(Path(name)):
             sources |= {video: video for video in clips.find_videos(name)}
         else:

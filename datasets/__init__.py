@@ -2,6 +2,7 @@
 
 annotations     any annotations to segments; EPIC-KITCHENS and Ego4D
 aria_datasets   HD-EPIC and Ego-Exo4D
+label_tools     labels of ELAN, BORIS and Label Studio
 segments        the class Segment; your own tables, recordings without labels
 contradictions  what is wrong, or looks wrong, in a table of segments
 store           a clip store: read, fill, split
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
         annotations as annotations,
         aria_datasets as aria_datasets,
         contradictions as contradictions,
+        label_tools as label_tools,
         one_pass as one_pass,
         segments as segments,
         store as store,
@@ -27,6 +29,6 @@ else:
     __getattr__, __dir__ = hand_on(
         __name__,
         dict.fromkeys(
-            ("annotations", "aria_datasets", "contradictions", "one_pass", "segments", "store", "store_files"), ()
+            "annotations aria_datasets contradictions label_tools one_pass segments store store_files".split(), ()
         ),
     )

@@ -7,9 +7,9 @@
     segments = annotations.with_imu_offsets(segments, "offsets.csv")                        # from `egodistill check`
 
 A *segment* is an annotated part of a video. `read_annotations()` takes all formats: those of EPIC-KITCHENS and Ego4D,
-which are read here; of HD-EPIC and Ego-Exo4D (module `aria_datasets`); and your own table and recordings without labels
-(module `segments`). This module re-exports their readers. Times are seconds on the video's own clock, the one a player
-shows: zero is the start of the file.
+which are read here; of HD-EPIC and Ego-Exo4D (module `aria_datasets`); of ELAN, BORIS and Label Studio (module
+`label_tools`); and your own table and recordings without labels (module `segments`). This module re-exports their
+readers. Times are seconds on the video's own clock, the one a player shows: zero is the start of the file.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from ..support.errors import DataError
 from ..support.pickles import is_pickle
 from ..support.records import class_number, first_line, first_name, json_items, read_table, require_id, start_and_stop
 from .aria_datasets import Part, Videos, add_once, read_ego_exo4d, read_hd_epic
+from .label_tools import label_reader, read_labels
 from .segments import (
     RARE,
     SILENT,
@@ -58,6 +59,7 @@ __all__ = [
     "read_ego_exo4d",
     "read_epic_kitchens",
     "read_hd_epic",
+    "read_labels",
     "read_recordings",
     "with_imu_axes",
     "with_imu_offsets",
@@ -72,8 +74,9 @@ def read_annotations(
     min_instances: int | None = None,
     audio: bool = False,
     windows: Windows | None = None,
+    tier: str | None = None,
 ) -> SegmentList:
-    """Read annotations of EPIC-KITCHENS, HD-EPIC, Ego4D, Ego-Exo4D or your own table, or recordings without labels.
+    """Read annotations of a data set, of ELAN, BORIS or Label Studio, or your own table, or recordings without labels.
 
     The content decides which reader is used; a folder, and a table of videos without the column label, are recordings
     for `read_recordings()`. Raise DataError if an argument is given that is for another kind of annotations, and what
@@ -81,12 +84,13 @@ def read_annotations(
 
     Args:
         annotations: The file, or a folder of recordings.
-        root: For data sets: the folder with videos and IMU files, by default the folder of the annotations.
+        root: For data sets and tools: the folder with videos and IMU files, by default that of the annotations.
         seed: For Ego4D's random split (None: 0) and that of recordings (None: the one in `windows`); stretches have
             none.
         min_instances: For data sets: leave out classes with fewer segments; None: the reader's own default.
         audio: Leave out videos without sound.
         windows: For recordings: where their clips are, and their splits.
+        tier: For tools: as in `read_labels()`.
 
     >>> from egodistill.datasets import annotations
     >>> segments = annotations.read_annotations("segments.csv")
@@ -95,7 +99,7 @@ def read_annotations(
     """
     path = Path(annotations)
     kind = _kind(path)
-    own = kind in ("segments", "recordings")
+    own = kind in ("segments", "labels", "recordings")
     if windows is not None and kind != "recordings":
         raise DataError(
             f"{path}: has labels, whose segments are the clips; stride, split_by and test_share (--stride, --split-by, "
@@ -110,11 +114,15 @@ def read_annotations(
         )
     if min_instances is not None and own:
         raise DataError(f"{path}: min_instances is for public data sets; remove rare classes from your table instead")
-    if root is not None and own:
+    if tier is not None and kind != "labels":
+        raise DataError(f"{path}: tier (--tier) is for exports of ELAN, BORIS and Label Studio; leave it out")
+    if root is not None and own and kind != "labels":
         raise DataError(f"{path}: root is for public data sets; the paths of your own table are relative to its folder")
     given = {name: value for name, value in (("seed", seed), ("min_instances", min_instances)) if value is not None}
     if kind == "segments":
         found = read_csv(path)
+    elif kind == "labels":
+        found = read_labels(path, root, tier=tier)
     elif kind == "recordings":
         found = read_recordings(path, dataclasses.replace(windows or Windows(), **given))
     else:
@@ -129,7 +137,7 @@ def read_annotations(
 
 
 def _kind(path: Path) -> str:
-    """Return the data set of annotations, "segments" for your own table, or "recordings" for those without labels.
+    """Return the data set of annotations, "labels" for a tool's, "segments" for your own table, or "recordings".
 
     Raise DataError for a video, and for a JSON file of another kind.
     """
@@ -142,6 +150,8 @@ def _kind(path: Path) -> str:
         )
     if is_pickle(path):
         return "hd_epic"
+    if label_reader(path):
+        return "labels"
     if path.suffix.lower() == ".json":
         name = first_name(path, ("videos", "video_data", "annotations"))
         if name is None:

@@ -37,7 +37,7 @@ __all__ = [
     "SplitBy",
     "Windows",
     "count_of_tests",
-    "subsample",
+    "drawn_splits",
     "is_list_of_recordings",
     "listed_recordings",
     "names_of_classes",
@@ -46,6 +46,7 @@ __all__ = [
     "read_csv",
     "read_recordings",
     "splits_of_wearers",
+    "subsample",
     "with_imu_axes",
     "with_imu_offsets",
     "with_labels",
@@ -596,6 +597,16 @@ def _splits_of_recordings(
             f"(split_by='stretch', --split-by stretch), or give a table with the column split"
             + (f". Not used: {'; '.join(dropped)}" if dropped else "")
         )
+    return drawn_splits(names, windows)
+
+
+def drawn_splits(names: Iterable[str], windows: Windows) -> dict[str, str]:
+    """Return {name: its split}, "test" for a random share of the names and "train" for the others, or for a single one.
+
+    Args:
+        names: Different names.
+        windows: Their share and seed.
+    """
     order = sorted(names, key=lambda name: hashlib.sha256(f"{windows.seed} {name}".encode()).digest())
     tests = count_of_tests(len(order), windows.test_share)
     return {name: "test" if rank < tests else "train" for rank, name in enumerate(order)}

@@ -32,6 +32,7 @@ __all__ = [
     "first_line",
     "first_name",
     "json_items",
+    "open_text",
     "read_table",
     "require_id",
     "start_and_stop",
@@ -64,6 +65,7 @@ def read_table(
     optional: Sequence[str] | None = None,
     *,
     rows: range | None = None,
+    delimiter: str = ",",
 ) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the rows of a CSV with header, each with its place for error messages; column names become lower case.
 
@@ -76,12 +78,13 @@ def read_table(
             others are ignored.
         rows: Yield only these rows, an ascending range counted from 0 below the header; the lines between them are not
             checked. None: all rows.
+        delimiter: The sign between cells.
     """
     line = 1
     files.require_file(path, LARGEST_TABLE)
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(_lines(path, file, rows), skipinitialspace=True)
+            reader = csv.reader(_lines(path, file, rows), delimiter=delimiter, skipinitialspace=delimiter == ",")
             header = [name.strip().lower() for name in next(reader, [])]
             while header and not header[-1]:
                 header.pop()
@@ -254,11 +257,21 @@ def first_name(path: Path, names: Sequence[str]) -> str | None:
 
 @contextlib.contextmanager
 def _json_reader(path: Path, chunk: int) -> Iterator[JSONReader]:
-    """Open a JSON file. Raise DataError that names it if it cannot be read."""
+    with open_text(path) as file:
+        yield JSONReader(file, path, chunk)
+
+
+@contextlib.contextmanager
+def open_text(path: Path) -> Iterator[TextIO]:
+    """Open a text file. Raise DataError that names it if it cannot be read.
+
+    Args:
+        path: The file.
+    """
     files.require_file(path)
     try:
         with open(path, encoding="utf-8-sig") as file:
-            yield JSONReader(file, path, chunk)
+            yield file
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -34,9 +34,9 @@ WIDTH = 100  # characters of the arguments; the rest is `...`
 HEAD = """# API
 
 Public names and first sentences (`python tools/api.py`). Internal: `commands`, `drawing`, `support` (but
-`support.errors`), `datasets.store_files`, `engine.runtime`, `engine.distributed`, `engine.teacher`,
-`engine.torchvision_teachers`, `deploy.exported`, `deploy.descriptions`, `deploy.health`, `experiments.props`,
-`experiments.scene`, `experiments.showcase`.
+`support.errors`), `datasets.label_tools`, `datasets.store_files`, `engine.runtime`, `engine.distributed`,
+`engine.teacher`, `engine.torchvision_teachers`, `deploy.exported`, `deploy.descriptions`, `deploy.health`,
+`experiments.props`, `experiments.scene`, `experiments.showcase`.
 """
 
 

@@ -389,8 +389,8 @@ EXPERIMENT = (
 
 
 SEGMENTS = (
-    "annotations --root --min-instances --split-seed --audio --imu-offsets --imu-axes --reader --imu-reader --strict "
-    "--stride --split-by --test-share --subsample"
+    "annotations --root --tier --min-instances --split-seed --audio --imu-offsets --imu-axes --reader --imu-reader "
+    "--strict --stride --split-by --test-share --subsample"
 )
 
 
@@ -400,8 +400,8 @@ OPTIONS = {
     "ablate": f"{EXPERIMENT} --num-frames",
     "synthesize": "out --seed --train-acts --test-acts --label-noise",
     "segments": f"{SEGMENTS} --classes",
-    "check": "VIDEO --root --imu --imu-offset --imu-axes --reader --imu-reader --no-offset --max-offset --out --plot "
-    "--overwrite",
+    "check": "VIDEO --root --tier --imu --imu-offset --imu-axes --reader --imu-reader --no-offset --max-offset --out "
+    "--plot --overwrite",
     "convert": "VRS --out --size --overwrite",
     "transcode": "VIDEO --out --short-side --keyframe-every --quality --measure --overwrite",
     "prepare": f"{SEGMENTS} --out --num-frames --frame-size --sampling --key-frames --tolerance --clip-frames "

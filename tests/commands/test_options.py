@@ -224,7 +224,7 @@ READER_ARRIVALS = {
     "use_parts.parts": {"readers": ["m.py:a", "m.py:b"], "imu_readers": {".log": "m.py:c", ".bin": "m:d"}},
 }
 SEGMENT_WORDS = (
-    "t.csv --root r --min-instances 3 --split-seed 7 --audio --imu-offsets o.csv --imu-axes XZy --stride 0.5 "
+    "t.csv --root r --tier a --min-instances 3 --split-seed 7 --audio --imu-offsets o.csv --imu-axes XZy --stride 0.5 "
     f"--split-by stretch --test-share 0.2 --subsample 2 {READER_WORDS}"
 )
 
@@ -232,6 +232,7 @@ SEGMENT_WORDS = (
 SEGMENT_ARRIVALS = READER_ARRIVALS | {
     "read_annotations.annotations": "t.csv",
     "read_annotations.root": "r",
+    "read_annotations.tier": "a",
     "read_annotations.min_instances": 3,
     "read_annotations.seed": 7,
     "read_annotations.audio": True,
@@ -281,11 +282,13 @@ ARRIVALS = {
     ],
     "check": [
         (
-            f"t.csv --root r --max-offset 0.7 --out {{tmp}}/o.csv --plot {{tmp}}/p.png --overwrite {READER_WORDS}",
+            "t.csv --root r --tier a --max-offset 0.7 --out {tmp}/o.csv --plot {tmp}/p.png --overwrite "
+            f"{READER_WORDS}",
             READER_ARRIVALS
             | {
                 "read_annotations.annotations": "t.csv",
                 "read_annotations.root": "r",
+                "read_annotations.tier": "a",
                 "check.offset": True,
                 "check.max_offset": 0.7,
                 "check_output.path": "{tmp}/o.csv",
@@ -595,7 +598,7 @@ ARRIVALS = {
                 "check_output.overwrite": True,
                 "write_subtitles.path": "{tmp}/p.vtt",
                 "write_prediction.path": "{tmp}/p.html",
-                "write_prediction.spec": None,
+                "write_prediction.spec.exact": False,
                 "write_prediction.max_hold": 3.0,
                 "clip_spec_of.exact": False,
                 "prediction_writer.path": Path("{tmp}/p.csv"),

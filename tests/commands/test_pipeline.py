@@ -27,7 +27,7 @@ def planned(words, split="test", label="walk"):
 
 
 def test_each_option_reaches_the_commands_that_take_it():
-    segments = "--root r --min-instances 3 --split-seed 7 --subsample 2 --reader m.py:a --reader m.py:b "
+    segments = "--root r --tier a --min-instances 3 --split-seed 7 --subsample 2 --reader m.py:a --reader m.py:b "
     segments += "--imu-reader .log=m.py:c --strict --stride 0.5 --split-by stretch --test-share 0.2 --imu-axes XZy"
     student = "--num-frames 2 --image-encoder resnet10x4 --image-weights none"
     training = "--epochs 3 --batch-size 5 --learning-rate 0.1 --seed 4 --precision bf16"

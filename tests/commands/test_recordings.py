@@ -347,6 +347,24 @@ def test_check_takes_the_rows_of_a_table_as_prepare_does(films, tmp_path, monkey
         assert "--imu is for a single video" in capsys.readouterr().err
 
 
+def test_an_export_of_a_tool_takes_the_place_of_a_table(films, tmp_path, capsys):
+    rows = [
+        f"{tier}\t\t{start:.1f}\t{start + 3:.1f}\t{label}\t{name}.eaf"
+        for name in ("walk", "cook")
+        for tier, start, label in (("steps", 0, "go"), ("steps", 4, "stop"), ("hands", 4, "put"))
+    ]
+    export, store = tmp_path / "all.txt", tmp_path / "s"
+    export.write_text("\n".join([*rows, "steps\t\t8.0\t8.0\tjump\twalk.eaf"]) + "\n")
+    chosen = [export, "--root", films, "--tier", "steps"]
+    assert cli.main(["segments", *map(str, chosen[:3])]) == 1
+    assert "line 6: 'put' of 'hands' overlaps 'stop' of 'steps' (line 5)" in capsys.readouterr().err
+    assert "left out, a point event: 1 segment" in run(capsys, "segments", *chosen)
+    out = run(capsys, "prepare", *chosen, "--out", store, "--frame-size", 32, "--workers", 1)
+    assert "(4 test, 4 train) from 2 videos" in out and data.ClipStore(store).class_names == ["go", "stop"]
+    out = run(capsys, "check", *chosen, "--no-offset")
+    assert all(f"{name}.mp4" in out for name in ("walk", "cook")) and "no IMU" not in out
+
+
 TABLE = "video,start,stop,label,split\n"
 
 
