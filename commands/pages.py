@@ -181,7 +181,7 @@ const $ = id => document.getElementById(id), clips = JSON.parse($('data').textCo
 const first = +time.min, last = +time.max, listed = [...document.querySelectorAll('[data-row]')];
 const order = listed.map(button => +button.dataset.row);
 const clock = seconds => new Date(1000 * seconds + 50).toISOString().slice(11, 21).replace(/^00:0?/, '');
-let row = -1, asked = first, video = $('video');
+let row = -1, place = -1, asked = first, video = $('video');
 
 function show(seconds) {
   time.value = seconds;
@@ -219,9 +219,9 @@ function checkVideo() {
 }
 $('back').onclick = () => jump(row - 1);
 $('on').onclick = () => jump(row + 1);
-$('doubt').onclick = () => jump(order[(order.indexOf(row) + 1) % order.length]);
-for (const button of listed) button.onclick = () => {
-  jump(+button.dataset.row);
+$('doubt').onclick = () => jump(order[place = (place + 1) % order.length]);
+for (const [k, button] of listed.entries()) button.onclick = () => {
+  jump(order[place = k]);
   $('moment').scrollIntoView();
 };
 $('lanes').onclick = event => {

@@ -143,7 +143,11 @@ class Chromium:
         self.ask("Input.dispatchKeyEvent", type="keyUp", **about)
 
     def is_wider_than_the_screen(self):
-        return self.run("document.documentElement.scrollWidth > innerWidth")
+        """Whether anything has to be scrolled to the right."""
+        return self.run(
+            "document.documentElement.scrollWidth > innerWidth || [...document.querySelectorAll('body *:not(svg *)')]"
+            ".some(one => one.getBoundingClientRect().right > innerWidth + 0.5)"
+        )
 
     def screenshot(self, path):
         """Write the whole page as PNG."""

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+from argparse import Namespace
 
 import av
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from painted import STEADY, X264, expected_numbers, number_of, write_video
 
 from egodistill import EgoDistill, Prediction, data
-from egodistill.commands import cli, pages
+from egodistill.commands import cli, models, pages
 from egodistill.recordings.clips import ClipSpec
 
 NAMES = ["<img src=x onerror=alert(1)>", "cut & peel", "two\nlines", "a --> b"]
@@ -84,6 +85,8 @@ def test_the_address_has_the_time(predicted, browser):
     order = browser.run("order")
     best = [row["classes"][0][1] for row in rows_of(predicted)]
     assert [best[row] for row in order] == sorted(best)
+    browser.run("$('doubt').click()")
+    assert browser.run("row") == order[0]
     browser.run("listed[2].click()")
     browser.run("$('doubt').click()")
     assert browser.run("row") == order[3]
@@ -151,6 +154,16 @@ def test_the_table_is_that_of_out(predicted, browser, kitchen, tmp_path):
     assert link[1] == "<img onerror=alert(1)> 100%.csv"
     assert [float(row["score_2"]) for row in rows] == [row["classes"][1][1] for row in rows_of(predicted)]
     assert [row["start"] for row in rows] == [f"{row['start']:.3f}" for row in rows_of(predicted)]
+
+
+def test_the_foot_of_a_page_says_what_was_read():
+    student = Namespace(inputs=("frames", "imu"), trained_with={"history": [{}, {}]}, trained_by="distill")
+    given = Namespace(student="s.pt", words=["egodistill", "predict", "a.mp4"])
+    walk = data.Recording("a.mp4", ("a.csv", "g.csv"), imu_offset=0.5, imu_stretch=1.01, imu_axes="glasses")
+    about = models.about_prediction(given, student, walk)
+    assert about["student"] == "s.pt, distill, 2 epochs" and "egodistill predict a.mp4" in about["made by"]
+    assert about["head motion"] == "a.csv and g.csv; offset and stretch 0.5 s, 1.01; axes glasses"
+    assert "not read" in models.about_prediction(given, Namespace(inputs=("frames",)), walk)["head motion"]
 
 
 def clips_of(count, stride=64 / 30, classes=8):
