@@ -37,6 +37,16 @@ def picture_of(out: str | os.PathLike) -> Path:
     return path.with_name((path.stem if path.suffix in SUFFIXES else path.name) + ".png")
 
 
+def is_of_another(path: Path, title: str) -> bool:
+    """Return whether a file is the picture of another command, by the title in its metadata."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        found = re.search(rb"(?s)(.{4})tEXtTitle\0(egodistill \w+)", file.read(4096))
+    # A chunk of a PNG has its length before it, and behind it a checksum, which may begin with a letter.
+    return found is not None and found[2][: int.from_bytes(found[1], "big") - 6] != title.encode()
+
+
 def draw_beside(a: argparse.Namespace, out: str | os.PathLike, draw: Callable[[Path, str], None]) -> None:
     """Draw the picture of a result beside it, and print its path, or why there is none, on stderr.
 
@@ -50,6 +60,8 @@ def draw_beside(a: argparse.Namespace, out: str | os.PathLike, draw: Callable[[P
     if not a.plot or files.is_stream(Path(out)):
         return
     path, title = picture_of(out), f"egodistill {a.command}"
+    if is_of_another(path, title):  # test.json beside test.pt
+        path = Path(f"{out}.png")
     if not canvas.can_draw():
         print(f"no picture beside {out}, because matplotlib is not installed: {canvas.EXTRA}", file=sys.stderr)
         return

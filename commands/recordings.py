@@ -154,7 +154,7 @@ def run_segments(a: argparse.Namespace) -> None:
         print(f"... and {len(total) - len(largest)} more classes (--classes N lists more)")
     for reason, count in segments.dropped.items():
         print(f"left out, {reason}: {counted(count, 'segment')}")
-    for warning in split_warnings(counts):
+    for warning in split_warnings(counts, "segment"):
         print(f"warning: {warning}")
     if set(total) == {None}:
         print(NO_LABELS)
@@ -169,8 +169,8 @@ FEW = 10  # labelled training clips of a class
 FEW_UNLABELLED = 50  # training clips: the fewest that benchmarks/few_clips.py trains on
 
 
-def split_warnings(counts: Mapping[str, Counter]) -> Iterator[str]:
-    """Yield which splits are missing or small, from {split: {label, or None: count}}."""
+def split_warnings(counts: Mapping[str, Counter], what: str = "clip") -> Iterator[str]:
+    """Yield which splits are missing or small, from {split: {label, or None: count}}; `what` is counted."""
     if counts and not {"train", "test"} & set(counts):
         yield f"there is no split train and no split test, only {', '.join(sorted(counts))}"
     elif counts and "test" not in counts:
@@ -179,14 +179,14 @@ def split_warnings(counts: Mapping[str, Counter]) -> Iterator[str]:
     unlabelled = labels.pop(None, 0)
     if not labels and 0 < unlabelled < FEW_UNLABELLED:
         yield (
-            f"{counted(unlabelled, 'training clip')}, without labels, are few for a student; record more, or take more "
-            f"clips of each recording (a smaller --stride)"
+            f"{counted(unlabelled, f'training {what}')}, without labels, are few for a student; record more, or take "
+            f"more clips of each recording (a smaller --stride)"
         )
     if labels and sum(labels.values()) < FEW * len(labels):
         yield (
-            f"{counted(sum(labels.values()), 'training clip')} with a label, for {counted(len(labels), 'class')}, are "
-            f"few: in a rendered world of 5 classes, a student had 27 % with 10 clips a class and 50 % with 160; label "
-            f"more, or let a teacher label clips (`egodistill extract`)"
+            f"{counted(sum(labels.values()), f'training {what}')} with a label, for {counted(len(labels), 'class')}, "
+            f"are few: in a rendered world of 5 classes, a student had 27 % with 10 clips a class and 50 % with 160; "
+            f"label more, or let a teacher label clips (`egodistill extract`)"
         )
 
 

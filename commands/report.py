@@ -181,7 +181,7 @@ def clip_figure(answer: dict[str, Any], store: data.ClipStore, rows: Sequence[in
     frames = next(name for name in store.names if name.startswith("frames_"))
     (seen,) = store.read(frames, [row])  # [N, 3, H, W]
     picture = torch.from_numpy(np.concatenate(list(seen), axis=2))
-    image = data_url(encode_jpeg(picture, 80).numpy().tobytes(), "image/jpeg")
+    image = data_url(np.asarray(encode_jpeg(picture, quality=80)).tobytes(), "image/jpeg")
     said = f"{names[answer['said']]} ({100 * answer['score']:.0f} %)"
     words = f"labelled {names[answer['label']]}" if answer["label"] != answer["said"] else "as labelled"
     place = f"{Path(clip['video']).name} {files.clock(clip['start'])}"
@@ -252,7 +252,7 @@ def foot(run: Path) -> Markup:
     """Return commands and versions."""
     plan = files.read_json(run / "train.json")
     lines = [tag("p", tag("code", line)) for line in plan["steps"]]
-    return Markup("".join(lines)) + tag("p", f"egodistill {__version__}, torch {torch.__version__}. ")
+    return Markup("".join([*lines, tag("p", f"egodistill {__version__}, torch {torch.__version__}")]))
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -304,14 +304,20 @@ def run_finetune(a: argparse.Namespace) -> None:
             model.net.gradient_checkpointing = True
     elif a.head_only or a.gradient_checkpointing:
         raise ValueError("--head-only and --gradient-checkpointing are for teachers, not for students")
-    then = (
-        ("extract", a.store, "--teacher-file")
-        if isinstance(model, teachers.Teacher)
-        else ("evaluate", a.store, "--student")
-    )
-    report_training(
-        a, settings, lambda: distillation.finetune(model, store, settings, validation=validation), *then, a.out
-    )
+    then = ("extract", a.store, "--teacher-file", a.out) if isinstance(model, teachers.Teacher) else use_of_student(a)
+    report_training(a, settings, lambda: distillation.finetune(model, store, settings, validation=validation), *then)
+
+
+def use_of_student(a: argparse.Namespace, teacher: str | None = None) -> tuple[Any, ...]:
+    """Return the command that follows the training of a student: its evaluation, if the store has a split test.
+
+    Without labels there, the evaluation needs the teacher.
+    """
+    whole = open_split(a.store, "all")
+    if "test" not in whole.splits:
+        return "predict", "VIDEO", "--student", a.out
+    alone = teacher and not (whole.labels >= 0).any()
+    return "evaluate", a.store, "--student", a.out, *(["--teacher", teacher] if alone else [])
 
 
 def model_to_finetune(a: argparse.Namespace, store: data.ClipStore, seed: int) -> nn.Module:
@@ -486,7 +492,7 @@ def run_distill(a: argparse.Namespace) -> None:
         a,
         settings,
         lambda: distillation.distill(model, store, settings, teacher=teacher, validation=validation, **own),
-        *("evaluate", a.store, "--student", a.out, *([] if (store.labels >= 0).any() else ["--teacher", teacher])),
+        *use_of_student(a, teacher),
     )
 
 

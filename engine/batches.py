@@ -449,9 +449,10 @@ def require_clips(model: Model, store: Store, name: str) -> None:
         faults = [f"{k} is {theirs} in the store, {ours} in the model" for k, (ours, theirs) in different.items()]
         names = {} if hasattr(model, "clip_spec") else STUDENT_OPTIONS
         fitting = ", ".join(f"{names.get(k, k)}={theirs!r}" for k, (_, theirs) in different.items())
+        fits = f"clips for it (--clip-frames {ours.frames} --clip-size {ours.size})"
         raise EgoDistillError(
             f"the array {name!r} of the store does not fit the model: {'; '.join(faults)}. Build the model with "
-            f"{fitting}, or prepare other clips"
+            f"{fitting}, or prepare {fits if name == 'clip' else 'other clips'}"
         )
 
 

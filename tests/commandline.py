@@ -62,6 +62,7 @@ class ToyClips(Store):
     def __init__(self):
         super().__init__(8, size=32)
         self.settings, self.specs = {"frame_size": 32}, {}
+        self.splits = ["test", "train"]
 
     def done(self, name):
         """All rows are written."""

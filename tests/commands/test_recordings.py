@@ -413,7 +413,7 @@ def test_offsets_written_by_hand_stay(films, tmp_path, monkeypatch, capsys):
 
     def check(recording, **options):
         offset = mock.Mock(reliable=True, seconds=found[recording.video])
-        return mock.Mock(problem=None, offset=offset, row=lambda: recording.video)
+        return mock.Mock(problem=None, offset=offset, right_axes=None, row=lambda: recording.video)
 
     monkeypatch.setattr(egodistill.recordings.checks, "check", check)
     out = run(capsys, "check", "walk.mp4", "cook.mp4", "--out", table)
@@ -453,7 +453,8 @@ def test_what_is_known_of_a_clock_is_part_of_the_offset(films, tmp_path, capsys)
     for words in ([], ["--imu-offset", "-0.2"], ["--imu-offset", "-51234.4"]):
         out = run(capsys, "check", tmp_path / "walk.mp4", *words, "--out", tmp_path / "o.csv", "--overwrite")
         assert ("a clock that runs since boot" in " ".join(out.split())) is (words[-1:] != ["-51234.4"])
-        measured.append(float((tmp_path / "o.csv").read_text().split(",")[-2]))
+        with open(tmp_path / "o.csv", newline="") as file:
+            measured += [float(row["imu_offset"]) for row in csv.DictReader(file)]
     assert measured == pytest.approx([0.0, 0.0, -51234.2], abs=0.02)
     prepared = data.with_imu_offsets(data.read_csv(one_segment(tmp_path)), tmp_path / "o.csv")[0].recording
     early = data.open_recording(films / "walk.mp4", imu_offset=0.3).motion()

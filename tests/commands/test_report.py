@@ -4,7 +4,6 @@ import json
 import shutil
 
 import pytest
-from chromium import Chromium
 from commandline import run
 
 from egodistill.commands import cli, report
@@ -84,22 +83,22 @@ def trained(demo, tmp_path_factory):
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-def test_the_page_in_a_browser(width, trained):
+def test_the_page_in_a_browser(width, trained, browser):
     """No error and no request, names are text, what can be scrolled is reached by Tab, and nothing is too wide."""
     numbers = json.loads((trained / "student.test.json").read_text())
-    with Chromium(width=width) as browser:
-        browser.open(trained / "report.html")
-        assert browser.errors == [] and not browser.is_wider_than_the_screen()
-        assert [one for one in browser.requests if not one.startswith("data:image/jpeg")] == browser.requests[:1]
-        assert browser.run("document.querySelectorAll('[onerror], img[src=x]').length") == 0
-        text = browser.run("document.body.innerText")
-        wrong = sum(one["said"] != one["label"] for one in numbers["answers"])
-        assert browser.run("document.querySelectorAll('figure img').length") == wrong + len(numbers["answers"])
-        browser.run("globalThis.seen = new Set()")
-        for _ in range(30):
-            browser.press("Tab")
-            browser.run("seen.add(document.activeElement)")
-        assert browser.run("[...document.querySelectorAll('.wide')].filter(one => !seen.has(one)).length") == 0
+    browser.resize(width)
+    browser.open(trained / "report.html")
+    assert browser.errors == [] and not browser.is_wider_than_the_screen()
+    assert [one for one in browser.requests if not one.startswith("data:image/jpeg")] == browser.requests[:1]
+    assert browser.run("document.querySelectorAll('[onerror], img[src=x]').length") == 0
+    text = browser.run("document.body.innerText")
+    wrong = sum(one["said"] != one["label"] for one in numbers["answers"])
+    assert browser.run("document.querySelectorAll('figure img').length") == wrong + len(numbers["answers"])
+    browser.run("globalThis.seen = new Set()")
+    for _ in range(30):
+        browser.press("Tab")
+        browser.run("seen.add(document.activeElement)")
+    assert browser.run("[...document.querySelectorAll('.wide')].filter(one => !seen.has(one)).length") == 0
     assert f"{100 * numbers['top1']:.1f} % of the test segments are right (6 segments of 3 wearers: too few" in text
     assert f"labelled {NAME}" in text and "warning: " in text and "egodistill finetune" in text
     clocks = text[text.index("Clocks and axes") :]
