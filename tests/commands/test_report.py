@@ -86,8 +86,7 @@ def trained(demo, tmp_path_factory):
 def test_the_page_in_a_browser(width, trained, browser):
     """No error and no request, names are text, what can be scrolled is reached by Tab, and nothing is too wide."""
     numbers = json.loads((trained / "student.test.json").read_text())
-    browser.resize(width)
-    browser.open(trained / "report.html")
+    browser.open(trained / "report.html", width=width)
     assert browser.errors == [] and not browser.is_wider_than_the_screen()
     assert [one for one in browser.requests if not one.startswith("data:image/jpeg")] == browser.requests[:1]
     assert browser.run("document.querySelectorAll('[onerror], img[src=x]').length") == 0
