@@ -145,7 +145,8 @@ class Chromium:
     def is_wider_than_the_screen(self):
         """Whether anything has to be scrolled to the right, but what is in a frame of its own for that (.wide)."""
         return self.run(
-            "document.documentElement.scrollWidth > innerWidth || [...document.querySelectorAll('body *:not(svg *, .wide *)')]"
+            "document.documentElement.scrollWidth > innerWidth || "
+            "[...document.querySelectorAll('body *:not(svg *, .wide *)')]"
             ".some(one => one.getBoundingClientRect().right > innerWidth + 0.5)"
         )
 
