@@ -9,6 +9,7 @@ run has begun. `COMMANDS` at the end maps its name to two functions, as in `comm
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 
 from .. import data, teachers
 from ..distillation import EPIC_KITCHENS
+from ..recordings.clips import clip_starts
 from ..student import IMU_SAMPLES
 from ..support import files
 from ..support.errors import DataError
@@ -87,7 +89,7 @@ def train_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("training")
     preset_option(group)
     add_fields(group, Training(), TRAINING)
-    text = f"a first answer in minutes: 4 epochs, on at most about {QUICK_CLIPS} clips"
+    text = f"a first answer in minutes: 4 epochs, on at most about {QUICK_CLIPS} segments"
     group.add_argument("--quick", action="store_true", help=text)
     text = "also train the student on frames alone, and on labels alone, to compare"
     group.add_argument("--baselines", action="store_true", help=text)
@@ -133,7 +135,7 @@ def plan(a: argparse.Namespace, segments: data.SegmentList) -> list[Step]:
     student = words_of(a, *STUDENT)
 
     prepare = ["prepare", a.annotations, *words_of(a, *ANNOTATIONS, "audio")]
-    offsets = a.imu_offsets or (run / "offsets.csv" if a.check else None)
+    offsets = run / "offsets.csv" if a.check else a.imu_offsets
     prepare += ["--imu-offsets", offsets] if offsets else []
     prepare += ["--out", store, "--num-frames", getattr(a, "num_frames", 1), "--frame-size", a.frame_size]
     prepare += words_of(a, "workers")
@@ -167,16 +169,8 @@ def plan(a: argparse.Namespace, segments: data.SegmentList) -> list[Step]:
     for step in [step for step in steps if step.words[0] in ("distill", "finetune")] if tested else []:
         name = Path(step.words[-1])
         if name.name != "teacher.pt":
-            words = [
-                "evaluate",
-                store,
-                "--student",
-                name,
-                *words_of(a, "device"),
-                "--out",
-                name.with_suffix(".test.json"),
-            ]
-            steps += [Step(f"evaluate {name.name}", words)]
+            words = ["evaluate", store, "--student", name, *words_of(a, "device"), "--out"]
+            steps += [Step(f"evaluate {name.name}", [*words, name.with_suffix(".test.json")])]
     return steps
 
 
@@ -197,20 +191,21 @@ def how_taught(a: argparse.Namespace, labelled: bool) -> str | None:
 
 
 def size_of_store(words: Sequence[Any], clips: int) -> float:
-    """Return about how many GB `prepare` with these options writes for so many clips."""
+    """Return about how many MB `prepare` with these options writes for this number of clips."""
 
     def option(name: str, default: int = 0) -> int:
         return int(words[words.index(name) + 1]) if name in words else default
 
     frames = (option("--num-frames", 1) + 2) * option("--frame-size", 224) ** 2  # and the two of stage 1
     frames += option("--clip-frames") * option("--clip-size", 224) ** 2
-    return clips * (3 * frames + 4 * 6 * IMU_SAMPLES) / 1e9
+    return clips * (3 * frames + 4 * 6 * IMU_SAMPLES) / 1e6
 
 
 def run_train(a: argparse.Namespace) -> None:
     run, note = Path(a.out), Path(a.out, "train.json")
     if (strange := files.content(run)) and not note.exists():
         raise DataError(f"{run}: holds other files, such as {strange[0]}; give a new folder as --out")
+    a.check = a.check and not a.imu_offsets  # the table has what is known of clocks and axes
     segments = read_segments(a)
     if a.quick and len(segments) > QUICK_CLIPS:
         a.subsample *= -(-len(segments) // QUICK_CLIPS)
@@ -218,10 +213,11 @@ def run_train(a: argparse.Namespace) -> None:
     steps = plan(a, segments)
     splits = ", ".join(f"{count} {split}" for split, count in sorted(Counter(s.split for s in segments).items()))
     videos, classes = len({s.video for s in segments}), len({s.label for s in segments} - {None})
-    size = size_of_store(steps[0].words, len(segments))
+    clips = sum(len(clip_starts(one.start, one.stop, math.inf)) for one in segments)
+    size, free = size_of_store(steps[0].words, clips), files.free_megabytes(run.parent)
     print(
-        f"{counted(len(segments), 'clip')} ({splits}) of {counted(videos, 'recording')}, {counted(classes, 'class')}; "
-        f"about {1000 * size:,.0f} MB of {files.free_megabytes(run.parent):,.0f} MB free"
+        f"{counted(len(segments), 'segment')} ({splits}) of {counted(videos, 'recording')}, "
+        f"{counted(classes, 'class')}: {counted(clips, 'clip')}, about {size:,.0f} MB; {free:,.0f} MB are free"
     )
     if not any(segment.split == "test" for segment in segments):
         print("note: no segment has the split test, so nothing is evaluated")
