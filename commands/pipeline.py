@@ -239,7 +239,9 @@ def run_train(a: argparse.Namespace) -> None:
         page = run / "report.html"
         write_report(run, page)
     print(f"\nThe page about it: {page}")
-    suggest("predict", "VIDEO", "--student", run / "student.pt")
+    turned = {one["axes"] for one in files.read_json(run / "check.json")["recordings"]} if a.check else {None}
+    axes = next(iter(turned)) if len(turned) == 1 else None  # of a camera whose axes were corrected in all recordings
+    suggest("predict", "VIDEO", *(["--imu-axes", axes] if axes else []), "--student", run / "student.pt")
 
 
 def check(a: argparse.Namespace) -> None:

@@ -239,12 +239,12 @@ def data_section(run: Path, store: data.ClipStore) -> Markup:
     found = files.read_json(check)["recordings"]
     # What is corrected or cannot be trusted comes first.
     for one in sorted(found, key=lambda one: not (one["problem"] or one["notes"])):
-        words = [one["problem"] or one["verdict"], *one["notes"]]
+        words = one["notes"] or [one["verdict"]] if one["problem"] is None else [one["problem"]]
         if one["problem"] is None and one["offset"] is not None:
             turned = f", and its axes are turned by {one['axes']}" if one["axes"] else ""
-            words.append(f"Corrected: its clock is moved by {one['offset']:+.3f} s{turned}." if one["notes"] else "")
+            words = [*words, f"Corrected: its clock is moved by {one['offset']:+.3f} s{turned}."]
         name = tag("b" if one["problem"] or one["notes"] else "span", Path(one["video"]).name)
-        parts.append(tag("p", name, ": ", " ".join(filter(None, words))))
+        parts.append(tag("p", name, ": ", ". ".join(words)))
     return Markup("".join(parts))
 
 

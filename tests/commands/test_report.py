@@ -101,7 +101,7 @@ def test_the_page_in_a_browser(width, trained, browser):
     assert f"{100 * numbers['top1']:.1f} % of the test segments are right (6 segments of 3 wearers: too few" in text
     assert f"labelled {NAME}" in text and "warning: " in text and "egodistill finetune" in text
     clocks = text[text.index("Clocks and axes") :]
-    assert clocks.index("Corrected: its clock is moved by +0.500 s.") < clocks.index("good.mp4")
+    assert clocks.index("time stamps. Corrected: its clock is moved by +0.500 s.") < clocks.index("good.mp4")
     assert "Corrected: its clock is moved by +0.010 s, and its axes are turned by XZy." in clocks
 
 
