@@ -391,6 +391,7 @@ class TrainingLoop:
         self.rates = [group["lr"] / settings.learning_rate for group in self.optimizer.param_groups]
         self.out = Path(settings.out) if settings.out is not None else None
         self.is_result = False  # whether the weights are those of the file `out`
+        self.is_foreign = False  # whether the checkpoint beside it is of another training
         checkpoint = files.training_file(self.out) if self.out and settings.checkpoint is None else settings.checkpoint
         self.path = Path(checkpoint) if checkpoint is not None else None
         clips = {"clips": len(store), "class_names": [str(name) for name in store.class_names]}
@@ -452,12 +453,13 @@ class TrainingLoop:
 
         Raise DataError if they are of another training, unless it may be overwritten.
         """
-        other = ""
-        for content in filter(None, (self.read_result(), self.read_checkpoint())):
+        other, checkpoint = "", self.read_checkpoint()
+        for content in filter(None, (self.read_result(), checkpoint)):
             self.about["precision"] = self.pick_precision(content)
             now = self.about | (self.built() if content["source"] == str(self.out) else {})
             changes = files.list_differences(content["about"], now)
             if not changes:
+                self.note_checkpoint(checkpoint)
                 return content | {"about": self.about, "precision": self.about["precision"]}
             other = f"{content['source']}: was begun with other settings: {changes}"
         if other and not self.settings.overwrite:
@@ -466,6 +468,15 @@ class TrainingLoop:
             print(f"{other}. Training anew, as --overwrite (overwrite=True) says.", file=sys.stderr)
         self.about["precision"] = self.pick_precision({"about": {}})
         return {"about": self.about, "precision": self.about["precision"]}
+
+    def note_checkpoint(self, checkpoint: Mapping[str, Any] | None) -> None:
+        """Say that a checkpoint of another training stays, which `overwrite` had begun and which was interrupted."""
+        changes = files.list_differences(checkpoint["about"], self.about) if checkpoint else ""
+        if changes:
+            self.is_foreign = True
+            print(
+                f"{self.path}: stays; it is of an interrupted training with other settings: {changes}", file=sys.stderr
+            )
 
     def read_checkpoint(self) -> dict[str, Any] | None:
         """Return the content of the checkpoint, if there is one."""
@@ -518,7 +529,7 @@ class TrainingLoop:
         if self.out is not None and distributed.is_first():
             if not self.is_result:
                 checkpoints.save_model(model, self.out)
-            if self.path is not None and not self.settings.keep_checkpoint:
+            if self.path is not None and not (self.settings.keep_checkpoint or self.is_foreign):
                 self.path.unlink(missing_ok=True)
 
     def use_precision(self, precision: Any) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 from ..drawing import canvas
 from ..support import files
+from .outputs import TRAINING
 
 __all__ = ["draw_beside", "picture_of", "plot_option"]
 
@@ -37,20 +38,20 @@ def picture_of(out: str | os.PathLike) -> Path:
     return path.with_name((path.stem if path.suffix in SUFFIXES else path.name) + ".png")
 
 
-def is_of_another(path: Path, title: str) -> bool:
-    """Return whether a file is the picture of another command, by the title in its metadata."""
+def title_of(path: Path) -> str | None:
+    """Return the title of a picture that a command drew, such as "egodistill distill"; None for other files."""
     if not path.is_file():
-        return False
+        return None
     with path.open("rb") as file:
         found = re.search(rb"(?s)(.{4})tEXtTitle\0(egodistill \w+)", file.read(4096))
     # A chunk of a PNG has its length before it, and behind it a checksum, which may begin with a letter.
-    return found is not None and found[2][: int.from_bytes(found[1], "big") - 6] != title.encode()
+    return found and found[2][: int.from_bytes(found[1], "big") - 6].decode()
 
 
 def draw_beside(a: argparse.Namespace, out: str | os.PathLike, draw: Callable[[Path, str], None]) -> None:
     """Draw the picture of a result beside it, and print its path, or why there is none, on stderr.
 
-    Only a picture of an earlier run of the same command is replaced.
+    Only a picture of an earlier run of the same command, or of another training, is replaced.
 
     Args:
         a: The parsed arguments, with `plot`.
@@ -60,15 +61,15 @@ def draw_beside(a: argparse.Namespace, out: str | os.PathLike, draw: Callable[[P
     if not a.plot or files.is_stream(Path(out)):
         return
     path, title = picture_of(out), f"egodistill {a.command}"
-    if is_of_another(path, title):  # test.json beside test.pt
+    # A training's picture is that of the model whose place `out` has taken; test.json may lie beside test.pt.
+    ours = [f"egodistill {name}" for name in TRAINING] if a.command in TRAINING else [title]
+    if title_of(path) not in (None, *ours):
         path = Path(f"{out}.png")
     if not canvas.can_draw():
         print(f"no picture beside {out}, because matplotlib is not installed: {canvas.EXTRA}", file=sys.stderr)
         return
-    text = b"Title\0" + title.encode()
-    chunk = len(text).to_bytes(4, "big") + b"tEXt" + text  # of a PNG; any bytes may follow: its checksum
     try:
-        files.check_output(path, [out], ours=[re.escape(chunk)])
+        files.check_output(path, [out], overwrite=title_of(path) in ours)
         draw(path, title)
     except Exception as error:  # the result is written, and its picture must not cost it
         print(f"no picture beside {out}: {str(error).partition('; ')[0]}", file=sys.stderr)

@@ -117,7 +117,10 @@ def read_annotations(
     if tier is not None and kind != "labels":
         raise DataError(f"{path}: tier (--tier) is for exports of ELAN, BORIS and Label Studio; leave it out")
     if root is not None and own and kind != "labels":
-        raise DataError(f"{path}: root is for public data sets; the paths of your own table are relative to its folder")
+        raise DataError(
+            f"{path}: root is for public data sets; the paths of your own table are relative to its folder, so put the "
+            f"table into {root}, or the folder into its column video"
+        )
     given = {name: value for name, value in (("seed", seed), ("min_instances", min_instances)) if value is not None}
     if kind == "segments":
         found = read_csv(path)

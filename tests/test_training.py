@@ -459,6 +459,25 @@ def test_another_training_takes_the_place_of_a_finished_one_only_if_asked(tmp_pa
     assert out.read_bytes() == (tmp_path / "undisturbed.pt").read_bytes()
 
 
+def test_a_finished_training_leaves_the_checkpoint_of_another_one(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "s.pt"
+    settings = FAST | {"epochs": 2, "out": out}
+    finetune(small(), Store(8), **settings)
+    other = settings | {"learning_rate": 1e-3}
+    with monkeypatch.context() as patch:
+        patch.setattr(training.TrainingLoop, "end_epoch", stop_after_the_first(training.TrainingLoop.end_epoch))
+        with pytest.raises(KeyboardInterrupt):
+            finetune(small(), Store(8), **other, overwrite=True)
+    left = (tmp_path / "s.pt.training").read_bytes()
+    finetune(small(), Store(8), **settings)  # finished
+    said = r"s\.pt\.training: stays; it is of an interrupted training with other settings: learning_rate was 0\.001"
+    assert re.search(said, capsys.readouterr().err) and (tmp_path / "s.pt.training").read_bytes() == left
+    finetune(small(), Store(8), **other)
+    assert names(tmp_path) == ["s.pt", "s.pt.jsonl"]
+    finetune(small(), Store(8), **other | {"out": tmp_path / "undisturbed.pt"})
+    assert out.read_bytes() == (tmp_path / "undisturbed.pt").read_bytes()
+
+
 @pytest.mark.parametrize("content", ["model", "text"])
 def test_a_file_from_elsewhere_is_not_replaced(tmp_path, content):
     out, settings = tmp_path / "s.pt", FAST | {"epochs": 1}

@@ -47,6 +47,16 @@ def test_only_a_picture_of_the_same_command_is_replaced(tmp_path, capsys, comman
     assert picture.read_bytes() == drawn and capsys.readouterr().err == f"picture: {out}.png\n"
 
 
+def test_a_training_replaces_the_picture_of_the_model_that_was_there(tmp_path, capsys):
+    out, picture = tmp_path / "s.pt", tmp_path / "s.png"
+    for command in ("finetune", "distill", "pretrain"):
+        pictures.draw_beside(given(command), out, draw)
+        assert pictures.title_of(picture) == f"egodistill {command}"
+    pictures.draw_beside(given("evaluate"), tmp_path / "s.json", draw)
+    assert pictures.title_of(picture) == "egodistill pretrain"
+    assert pictures.title_of(tmp_path / "s.json.png") == "egodistill evaluate"
+
+
 def test_a_result_does_not_depend_on_its_picture(tmp_path, capsys, monkeypatch):
     out = tmp_path / "s.pt"
 

@@ -499,7 +499,7 @@ def test_ego_exo4d_that_cannot_be_read_is_one_sentence(ego_exo, tmp_path):
         ({"annotations": {COOK: {"segments": [keystep(1, 10**400)]}}}, rf"{where}, segments\[0\]: end_time '1000"),
         ({"annotations": {}}, r"no usable segment \(it has none\)"),
         ({"takes": {COOK: "x"}}, rf"^{path}: no 'videos' or 'video_data' \(Ego4D\) or 'annotations' \(Ego-Exo4D\)"),
-        ([{"segments": []}], rf"^{path}: no 'videos' or"),
+        ([{"segments": []}], rf"^{path}, task 1: not Label Studio's JSON"),  # a list of tasks
     ):
         path.write_text(json.dumps(content))
         (ego_exo / "annotations" / "keystep_val.json").unlink(missing_ok=True)
