@@ -197,6 +197,7 @@ def report_comparison(a: argparse.Namespace, bench: benches.Bench, runs: list[be
     print(f"\nTop-1 accuracy (%) on the split {bench.test}" + seeds_note(a.seeds))
     tables.report(cost_table(rows), "compare", a.markdown, a.words)
     print(f"{GMACS_NOTE}\nFor AdaFuse: what its decisions need; this code, like the released one, computes everything.")
+    print("The teacher is evaluated by its outputs in the store, which may be of another precision than its own test.")
     found = report_differences(a, bench, runs, "compare differences")
     stem, hours = Path(bench.out, "compare"), bench.hours(runs)
     print(f"Training time, summed over runs: {60 * hours:.0f} minutes.")

@@ -75,6 +75,8 @@ def pick_device(device: str | torch.device | None) -> torch.device:
         torch.empty(0, device=place)  # on the GPU of this process, or each would take memory on the first one
     except (RuntimeError, AssertionError, ImportError) as error:  # A torch without CUDA asserts, without HPU imports.
         reason = str(error).splitlines()[0].rstrip(".")
+        if isinstance(error, NotImplementedError):  # a page about its backends
+            reason = "this build of torch lacks it"
         raise EgoDistillError(
             f"the device {str(device)!r} cannot be used: {reason}; leave it out (--device) for a GPU if there is one, "
             f"else the CPU"
