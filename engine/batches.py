@@ -449,10 +449,12 @@ def require_clips(model: Model, store: Store, name: str) -> None:
         faults = [f"{k} is {theirs} in the store, {ours} in the model" for k, (ours, theirs) in different.items()]
         names = {} if hasattr(model, "clip_spec") else STUDENT_OPTIONS
         fitting = ", ".join(f"{names.get(k, k)}={theirs!r}" for k, (_, theirs) in different.items())
-        fits = f"clips for it (--clip-frames {ours.frames} --clip-size {ours.size})"
+        other = "other clips"
+        if name == "clip" and different.keys() <= {"frames", "size"}:
+            other = f"clips for it (--clip-frames {ours.frames} --clip-size {ours.size})"
         raise EgoDistillError(
             f"the array {name!r} of the store does not fit the model: {'; '.join(faults)}. Build the model with "
-            f"{fitting}, or prepare {fits if name == 'clip' else 'other clips'}"
+            f"{fitting}, or prepare {other}"
         )
 
 

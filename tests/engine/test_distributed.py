@@ -210,7 +210,7 @@ def do_command(rank, folder):
 
 
 class Kept(Store):
-    settings = {"frame_size": 32}  # noqa: RUF012
+    settings, splits = {"frame_size": 32}, ["test", "train"]
 
     def done(self, name):
         return np.ones(len(self), bool)
