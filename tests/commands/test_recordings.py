@@ -524,9 +524,10 @@ def test_recordings_without_labels_go_all_the_way(films, small_i3d, tmp_path, ca
     assert opened.class_names[:2] == ["walking", "cooking"] and set(opened.labels) == {-1}
     clip = opened.clips[12]
     assert clip["start"] == pytest.approx(1.0) and {"i3d.feature", "i3d.logits"} <= set(opened.names)
-    (offset,) = {segment["imu_offset"] for segment in json.loads((store / "segments.json").read_text())[11:22]}
+    segments = json.loads((store / "segments.json").read_text())[11:22]
+    ((offset, axes),) = {(segment["imu_offset"], segment["imu_axes"]) for segment in segments}
     assert offset == pytest.approx(0.3, abs=0.02)
-    recording = data.open_recording(clip["video"], imu_offset=offset)
+    recording = data.open_recording(clip["video"], imu_offset=offset, imu_axes=axes)
     np.testing.assert_array_equal(opened.read("imu", [12])[0], recording.motion().window(clip["start"]))
 
     # In two steps: the frames are kept, and the teacher names the classes when it runs.
