@@ -160,10 +160,11 @@ def evaluate_labelled(a: argparse.Namespace, model: nn.Module, store: data.ClipS
 def answers_of(result: inference.Evaluation, store: data.ClipStore) -> list[dict[str, Any]]:
     """Return what was said of each segment: its id, wearer, class, the answer and its probability."""
     _, first = np.unique(store.segments, return_index=True)
+    clips = store.clips  # made anew by each call
     chances, said = result.scores.max(1)
     rows = zip(first, result.wearers, result.labels, said, chances, strict=True)
     return [
-        {"id": store.clips[clip]["id"], "wearer": wearer, "label": int(label), "said": int(best), "score": float(score)}
+        {"id": clips[clip]["id"], "wearer": wearer, "label": int(label), "said": int(best), "score": float(score)}
         for clip, wearer, label, best, score in rows
     ]
 

@@ -21,7 +21,7 @@ from .. import data, teachers
 from ..distillation import EPIC_KITCHENS
 from ..recordings.clips import clip_starts
 from ..student import IMU_SAMPLES
-from ..support import files
+from ..support import files, tables
 from ..support.errors import DataError
 from ..support.tables import counted
 from ..training import Training
@@ -29,7 +29,7 @@ from . import recordings
 from .options import class_names_option, overwrite_option, positive_int, suggest, without_suggestions
 from .outputs import check_outputs
 from .recordings import NO_LABELS, read_segments, segment_options
-from .report import write_report
+from .report import CORRECTIONS, note_plan, read_plan, write_report
 from .settings import add_fields, device_option, flag, preset_option
 from .training import name_value, teacher_clip
 
@@ -135,7 +135,7 @@ def plan(a: argparse.Namespace, segments: data.SegmentList) -> list[Step]:
     student = words_of(a, *STUDENT)
 
     prepare = ["prepare", a.annotations, *words_of(a, *ANNOTATIONS, "audio")]
-    offsets = run / "offsets.csv" if a.check else a.imu_offsets
+    offsets = run / CORRECTIONS if a.check else a.imu_offsets
     prepare += ["--imu-offsets", offsets] if offsets else []
     prepare += ["--out", store, "--num-frames", getattr(a, "num_frames", 1), "--frame-size", a.frame_size]
     prepare += words_of(a, "workers")
@@ -202,9 +202,9 @@ def size_of_store(words: Sequence[Any], clips: int) -> float:
 
 
 def run_train(a: argparse.Namespace) -> None:
-    run, note = Path(a.out), Path(a.out, "train.json")
-    if (strange := files.content(run)) and not note.exists():
-        raise DataError(f"{run}: holds other files, such as {strange[0]}; give a new folder as --out")
+    run = Path(a.out)
+    if files.content(run):
+        read_plan(run)
     a.check = a.check and not a.imu_offsets  # the table has what is known of clocks and axes
     segments = read_segments(a)
     if a.quick and len(segments) > QUICK_CLIPS:
@@ -227,17 +227,14 @@ def run_train(a: argparse.Namespace) -> None:
     for number, title in enumerate(titles, 1):
         print(f"  {number}. {title}")
     with files.work_lock(run / "train"):
-        files.write_json(
-            note, {"words": a.words[1:], "steps": [step.typed for step in steps], "left_out": segments.dropped}
-        )
+        note_plan(run, tables.command_line(a.words), [step.typed for step in steps], segments.dropped)
         if a.check:
             print(f"\n[1/{len(titles)}] {titles[0]}", flush=True)
             check(a)
         for number, step in enumerate(steps, 1 + a.check):
             print(f"\n[{number}/{len(titles)}] {step.typed}", flush=True)
             run_step(step.words)
-        page = run / "report.html"
-        write_report(run, page)
+        page = write_report(run)
     print(f"\nThe page about it: {page}")
     turned = {one["axes"] for one in files.read_json(run / "check.json")["recordings"]} if a.check else {None}
     axes = next(iter(turned)) if len(turned) == 1 else None  # of a camera whose axes were corrected in all recordings
@@ -256,10 +253,10 @@ def check(a: argparse.Namespace) -> None:
         return
     from . import cli
 
-    found = recordings.check_recordings(cli.parse([*words, "--out", str(Path(a.out, "offsets.csv"))]))
+    found = recordings.check_recordings(cli.parse([*words, "--out", str(Path(a.out, CORRECTIONS))]))
     rows = [
         {"video": one.path, "problem": one.problem, "notes": one.notes, "verdict": one.verdict()}
-        | {"axes": one.right_axes, "offset": one.offset.seconds if one.offset and one.offset.reliable else None}
+        | {"axes": one.right_axes}
         for one in found
     ]
     files.write_json(result, {"words": words, "recordings": rows})

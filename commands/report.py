@@ -9,6 +9,7 @@ as in `commands`.
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,23 +21,25 @@ import torch
 from torchvision.io import encode_jpeg
 
 from .. import data
+from ..datasets.segments import offset_rows
 from ..drawing import svg
 from ..experiments import intervals
-from ..student import IMU_RATE
 from ..support import files
 from ..support.errors import DataError
 from ..support.pages import Markup, data_url, tag, write_page
 from ..support.tables import counted
 from ..support.version import __version__
 from ..training import log_path
+from .outputs import BESIDE
 from .recordings import split_warnings
 
-__all__ = ["COMMANDS", "write_report"]
+__all__ = ["COMMANDS", "CORRECTIONS", "note_plan", "read_plan", "write_report"]
 
 MODELS = {"student": "student", "frames-alone": "frames alone", "labels-alone": "labels alone"}  # {file: name}
 TRAINED = {"teacher": "teacher", "imu": "stage 1", **MODELS}
 # {value of a history: (its name, factor)}
 CURVES = {"loss": ("loss", 1), "top1": ("top-1 (%)", 100), "matching": ("clips matched to their IMU (%)", 100)}
+PLAN, FORMAT, CORRECTIONS = "train.json", "egodistill run 1", "offsets.csv"  # files of a folder of `train`
 SHOWN, MATRIX = 12, 30  # clips of each list; classes up to which the whole confusion matrix is shown
 FEWEST_WEARERS, FEWEST_SEGMENTS = 5, 30  # from which on there is an interval
 STYLE = """
@@ -87,7 +90,9 @@ def with_interval(result: Result, values: np.ndarray, unit: str, sign: str = "")
     ):
         if len(numbers) >= fewest and np.ptp(numbers) > 0:
             ends = intervals.one_way(numbers).within(-100 if sign else 0, 100)
-            return f"{mean} (95 % interval {ends.low:{sign}.1f} to {ends.high:{sign}.1f} over {len(numbers)} {what})"
+            text = f"95 % interval {ends.low:{sign}.1f} to {ends.high:{sign}.1f} over {len(numbers)} {what}"
+            centre = f"{ends.mean:{sign}.1f}"  # of wearers: each counts the same, however many segments it has
+            return f"{mean} ({text}{'' if mean.startswith(f'{centre} ') else f', around their mean {centre}'})"
     few = counted(len(values), "segment") + (f" of {counted(len(wearers), 'wearer')}" if wearers else "")
     return f"{mean} ({few}: too few for an interval)"
 
@@ -164,20 +169,23 @@ def clips_section(result: Result, store: data.ClipStore) -> Markup:
         "Wrong, and sure": sorted(wrong, key=lambda one: -one["score"])[:SHOWN],
         "Least sure": sorted(result.answers, key=lambda one: one["score"])[:SHOWN],
     }
-    rows: dict[str, list[int]] = {}
+    rows: dict[str, list[tuple[int, dict]]] = {}
     for row, clip in enumerate(store.clips):
-        rows.setdefault(clip["id"], []).append(row)
+        rows.setdefault(clip["id"], []).append((row, clip))
     parts = []
     for title, answers in lists.items():
-        found = [clip_figure(one, store, rows[one["id"]], result.numbers["class_names"]) for one in answers]
+        found = []
+        for one in answers:
+            clips = rows[one["id"]]
+            found.append(clip_figure(one, store, *clips[len(clips) // 2], result.numbers["class_names"]))
         parts += [tag("h3", title), tag("div", *found, class_="clips") if found else tag("p", "None.")]
     return Markup("".join(parts))
 
 
-def clip_figure(answer: dict[str, Any], store: data.ClipStore, rows: Sequence[int], names: Sequence[str]) -> Markup:
-    """Return a clip of a segment, the middle one of its rows in the store: what the student saw, and what it said."""
-    row = rows[len(rows) // 2]
-    clip = store.clips[row]
+def clip_figure(
+    answer: dict[str, Any], store: data.ClipStore, row: int, clip: dict[str, Any], names: Sequence[str]
+) -> Markup:
+    """Return a clip of a segment, a row of the store: what the student saw, and what it answered."""
     frames = next(name for name in store.names if name.startswith("frames_"))
     (seen,) = store.read(frames, [row])  # [N, 3, H, W]
     picture = torch.from_numpy(np.concatenate(list(seen), axis=2))
@@ -189,15 +197,17 @@ def clip_figure(answer: dict[str, Any], store: data.ClipStore, rows: Sequence[in
     if "imu" in store.names:
         (imu,) = store.read("imu", [row])
         speed = np.linalg.norm(imu[:, 3:], axis=1)
-        times = np.arange(len(speed)) / IMU_RATE
+        times = np.arange(len(speed)) / store.specs["imu"].imu_rate
         parts.append(svg.envelope(times, speed, (0.0, float(times[-1])), "head turns", "rad/s"))
     return tag("figure", *parts, tag("small", f"{place}, {clip['wearer'] or 'wearer unknown'}"))
 
 
-def curves_section(run: Path) -> Markup:
-    """Return the curves of each training, also of one that runs."""
+def curves_section(run: Path, plan: dict[str, Any]) -> Markup:
+    """Return the curves of each training of the plan, also of one that runs."""
     parts = []
     for stem, name in TRAINED.items():
+        if not is_planned(plan, f"{stem}.pt"):
+            continue
         log = log_path(files.training_file(run / f"{stem}.pt"))
         rows = list(files.read_lines(log, "loss")) if log.exists() else []
         if not rows:
@@ -216,42 +226,41 @@ def curves_section(run: Path) -> Markup:
     return Markup("".join(parts)) or tag("p", "Nothing is trained yet.")
 
 
-def data_section(run: Path, store: data.ClipStore) -> Markup:
+def data_section(run: Path, plan: dict[str, Any], store: data.ClipStore) -> Markup:
     """Return what the clips are, what was left out and why, and what is known of clocks and axes."""
-    rows, counts = [], {}
+    rows, counts, every = [], {}, store.clips
     for split, status in store.counts.items():
-        clips = [clip for clip in store.clips if clip["split"] == split]
+        clips = [clip for clip in every if clip["split"] == split]
         wearers, videos = {clip["wearer"] for clip in clips} - {None}, {clip["video"] for clip in clips}
         labels = counts[split] = Counter(clip["label"] for clip in clips)
         classes = len({*labels} - {None})
         rows.append((split, len(clips), len(videos), len(wearers) or "unknown", classes, status["failed"]))
     parts = [table(("split", "clips", "recordings", "wearers", "classes", "failed"), rows)]
     notes = [f"warning: {text}" for text in split_warnings(counts)]
-    plan = files.read_json(run / "train.json")
     notes += [f"left out: {counted(count, 'segment')}, {why}" for why, count in plan["left_out"].items()]
     notes += [f"failed: {one['id']} at {one['start']:.2f} s: {one['reason']}" for one in store.failures[:SHOWN]]
     notes += [f"{source}: {'; '.join(texts)}" for source, texts in list(store.notes.items())[:SHOWN]]
     parts += [tag("p", text) for text in notes]
     parts.append(tag("h3", "Clocks and axes"))
     check = run / "check.json"
-    if not check.exists():
+    if not (check.exists() and is_planned(plan, CORRECTIONS)):
         return Markup("".join([*parts, tag("p", "Not checked.")]))
     found = files.read_json(check)["recordings"]
+    corrections = {row["video"]: row for row in offset_rows(run / CORRECTIONS)}
     # What is corrected or cannot be trusted comes first.
     for one in sorted(found, key=lambda one: not (one["problem"] or one["notes"])):
         words = one["notes"] or [one["verdict"]] if one["problem"] is None else [one["problem"]]
-        if one["problem"] is None and one["offset"] is not None:
-            turned = f", and its axes are turned by {one['axes']}" if one["axes"] else ""
-            words = [*words, f"Corrected: its clock is moved by {one['offset']:+.3f} s{turned}."]
+        if row := corrections.get(one["video"]):
+            turned = f", and its axes are turned by {row['imu_axes']}" if row.get("imu_axes") else ""
+            words = [*words, f"Corrected: its clock is moved by {float(row['imu_offset']):+.3f} s{turned}."]
         name = tag("b" if one["problem"] or one["notes"] else "span", Path(one["video"]).name)
         parts.append(tag("p", name, ": ", ". ".join(words)))
     return Markup("".join(parts))
 
 
-def foot(run: Path) -> Markup:
+def foot(plan: dict[str, Any]) -> Markup:
     """Return commands and versions."""
-    plan = files.read_json(run / "train.json")
-    lines = [tag("p", tag("code", line)) for line in plan["steps"]]
+    lines = [tag("p", tag("code", line)) for line in (plan["command"], *plan["steps"])]
     return Markup("".join([*lines, tag("p", f"egodistill {__version__}, torch {torch.__version__}")]))
 
 
@@ -259,45 +268,76 @@ def foot(run: Path) -> Markup:
 # The page
 
 
-def read_results(run: Path) -> Iterator[Result]:
-    for stem, name in MODELS.items():
-        if (path := run / f"{stem}.test.json").exists():
-            yield Result(name, files.read_json(path))
-
-
-def write_report(run: Path, out: Path) -> None:
-    """Write the page of a folder that `train` works in.
+def note_plan(run: Path, command: str, steps: Sequence[str], left_out: dict[str, int]) -> None:
+    """Write what `train` is going to do in a folder, RUN/train.json.
 
     Args:
         run: The folder.
-        out: The page.
+        command: The command as it was typed.
+        steps: The commands that it runs.
+        left_out: {reason: number of segments that were left out}.
     """
-    results = list(read_results(run))
+    about = {"format": FORMAT, "command": command, "steps": list(steps), "left_out": left_out}
+    files.write_json(run / PLAN, about)
+
+
+def read_plan(run: Path) -> dict[str, Any]:
+    """Return the plan of a folder of `train`. Raise DataError for another folder.
+
+    Args:
+        run: The folder.
+    """
+    plan = files.read_json(run / PLAN) if (run / PLAN).exists() else None
+    if not (isinstance(plan, dict) and plan.get("format") == FORMAT):
+        raise DataError(f"{run}: not a folder of `egodistill train`, which has a {PLAN} of its own; give another one")
+    return plan
+
+
+def is_planned(plan: dict[str, Any], name: str) -> bool:
+    """Return whether a step of the plan names a file of the folder: others may be of an earlier plan."""
+    return any(word.rpartition("/")[2] == name for step in plan["steps"] for word in shlex.split(step))
+
+
+def read_results(run: Path, plan: dict[str, Any]) -> Iterator[Result]:
+    """Yield the results of the plan, without those that are older than their model."""
+    for stem, name in MODELS.items():
+        path, model = run / f"{stem}.test.json", run / f"{stem}.pt"
+        if path.exists() and is_planned(plan, path.name) and model.exists():
+            if path.stat().st_mtime >= model.stat().st_mtime:
+                yield Result(name, files.read_json(path))
+
+
+def write_report(run: Path) -> Path:
+    """Write the page of a folder that `train` works in, RUN/report.html, and return its path.
+
+    Args:
+        run: The folder.
+
+    Raises:
+        DataError: It is another folder, or its report.html is another page.
+    """
+    plan, out = read_plan(run), run / "report.html"
+    files.check_output(out, [], ours=[BESIDE["html"][1].format("report").encode()])
+    results = list(read_results(run, plan))
     parts = {"Result": results_section(results)}
     store = data.ClipStore(run / "store", unfinished=True) if (run / "store" / "store.json").exists() else None
     if results and results[0].answers and store is not None:
         parts["By class"] = classes_section(results[0])
         parts["Clips"] = clips_section(results[0], store.split("test"))
-    parts["Training"] = curves_section(run)
+    parts["Training"] = curves_section(run, plan)
     if store is not None:
-        parts["Data"] = data_section(run, store)
-    parts["How it was made"] = foot(run)
+        parts["Data"] = data_section(run, plan, store)
+    parts["How it was made"] = foot(plan)
     write_page(out, f"egodistill train: {run.resolve().name}", parts, "report", None, "", STYLE)
+    return out
 
 
 def report_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="RUN", help="folder of `egodistill train`")
-    parser.add_argument("--out", metavar="HTML", help="the page (default: RUN/report.html)")
+    parser.add_argument("folder", metavar="RUN", help="folder of `egodistill train`; the page is RUN/report.html")
 
 
 def run_report(a: argparse.Namespace) -> None:
-    run = Path(a.folder)
-    if not (run / "train.json").exists():
-        raise DataError(f"{run}: not a folder of `egodistill train`: it has no train.json")
-    out = Path(a.out or run / "report.html")
-    files.check_output(out, [], ours=[rb"\A<!DOCTYPE html>\n<!-- egodistill report -->"])
-    write_report(run, out)
-    print(out)
+    print(write_report(Path(a.folder)))
 
 
 # {command: (function that adds its options to a parser, function that runs it)}

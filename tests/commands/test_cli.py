@@ -412,7 +412,7 @@ OPTIONS = {
     "train": f"{SEGMENTS} --out --overwrite --architecture --pretrained --class-names --teacher-file --option "
     "--clip-frames --clip-size --num-frames --image-encoder --image-weights --frame-size --preset --epochs "
     "--batch-size --learning-rate --seed --precision --quick --baselines --no-check --workers --device",
-    "report": "RUN --out",
+    "report": "RUN",
     "status": "store --seconds --verify",
     "export": "STUDENT --own --out --format --pair --precision --batch-size --calibrate --calibrate-split "
     "--calibrate-clips "

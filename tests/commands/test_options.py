@@ -409,16 +409,14 @@ ARRIVALS = {
             "--option width=12 --clip-frames 6 --clip-size 80 --num-frames 2 --image-encoder resnet10x4 "
             "--image-weights none --frame-size 96 --preset demo --epochs 3 --batch-size 5 --learning-rate 0.1 --seed 4 "
             "--precision bf16 --baselines --no-check --workers 3 --device cpu --overwrite",
-            {**SEGMENT_ARRIVALS, "write_report.out": Path("{tmp}/o/report.html"), "plan.a.check": False},
+            {**SEGMENT_ARRIVALS, "write_report.run": Path("{tmp}/o"), "plan.a.check": False},
         ),
         (
             "t.csv --out {tmp}/o --teacher-file t.pt --quick",
             {"check_recordings.a.videos": ["t.csv"], "check_recordings.a.out": "{tmp}/o/offsets.csv"},
         ),
     ],
-    "report": [
-        ("{tmp} --out {tmp}/o.html", {"write_report.run": Path("{tmp}"), "write_report.out": Path("{tmp}/o.html")})
-    ],
+    "report": [("{tmp}", {"write_report.run": Path("{tmp}")})],
     "status": [
         (
             "folder --seconds 0.25 --verify",
@@ -790,7 +788,6 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     for module in (pipeline, report):
         spies.put(module, "write_report")
     spies.put(commands, "check_recordings", lambda given: check_recordings(**given))
-    (tmp_path / "train.json").touch()
     monkeypatch.setattr(model_commands, "answers_of", lambda result, store: [])
     spies.put(commands.contradictions, "notes_of")
     spies.put(commands.Counter, "most_common", lambda given: list(given["self"].items())[: given["n"]])

@@ -137,4 +137,4 @@ def test_without_a_teacher_labels_are_learned_and_without_labels_a_teacher_is_as
 def test_a_folder_of_other_files_is_refused(demo, tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("mine")
     assert cli.main(["train", str(table_of(demo)), "--no-check", "--out", str(tmp_path)]) == 1
-    assert "holds other files, such as notes.txt" in capsys.readouterr().err and len(list(tmp_path.iterdir())) == 1
+    assert "not a folder of `egodistill train`" in capsys.readouterr().err and len(list(tmp_path.iterdir())) == 1

@@ -1,6 +1,7 @@
 """The page about a folder of `train`: what it says, and that it says it in a browser."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -39,6 +40,20 @@ def test_an_interval_is_over_wearers_or_segments_or_there_are_too_few():
     assert report.with_interval(same, same.right, "%") == "100.0 % (100 segments of 5 wearers: too few for an interval)"
 
 
+def test_wearers_count_the_same_however_many_segments_they_have():
+    given = answers(["P1"], [0], 80) + answers(["P2", "P3", "P4", "P5"], [20, 19, 18, 19])
+    uneven = report.Result("student", {"answers": given, "class_names": ["a", "b"]})
+    said = report.with_interval(uneven, uneven.right, "%")
+    assert said.startswith("47.5 % (95 % interval ") and said.endswith("over 5 wearers, around their mean 76.0)")
+
+
+def test_without_labels_the_agreement_is_shown_and_whether_it_is_of_few_clips():
+    for count, few in ((30, ""), (29, " (too few to say more)")):
+        found = {"agreement": {"top1": 0.5, "clips": count, "teacher": "swin3d_t"}, "class_names": ["a"]}
+        page = report.results_section([report.Result("student", found)])
+        assert f"50.0 % of {count} test clips without labels get the answer of swin3d_t{few}</p>" in page
+
+
 def test_what_a_student_gains_is_paired_by_segment():
     wearers = ["P1", "P2", "P3", "P4", "P5"]
     page = report.results_section(
@@ -69,14 +84,18 @@ def trained(demo, tmp_path_factory):
     numbers["per_class"][NAME] = numbers["per_class"].pop(numbers["class_names"][row])
     numbers["class_names"][row] = NAME
     (folder / "student.test.json").write_text(json.dumps(numbers))
-    good = {"problem": None, "notes": [], "verdict": "The axes look right; so does the clock.", "axes": None}
-    late = {"notes": ["add +0.500 s to the IMU's time stamps"], "verdict": "The clock is wrong.", "offset": 0.5}
-    turned = {"notes": ["the axes are wrong"], "verdict": "The axes are wrong.", "offset": 0.01, "axes": "XZy"}
+    good = {"problem": None, "notes": [], "verdict": "The axes look right; so does the clock."}
+    late = {"notes": ["add +0.500 s to the IMU's time stamps"], "verdict": "The clock is wrong."}
     found = [
-        good | {"video": "a/good.mp4", "offset": 0.01},
+        good | {"video": "a/good.mp4"},
         good | late | {"video": f"a/{NAME}.mp4"},
-        good | turned | {"video": "turned.mp4"},
+        good | {"notes": ["the axes are wrong"], "video": "turned.mp4"},
     ]
+    rows = ["video,imu_offset,imu_axes", f"a/{NAME}.mp4,0.500,", "turned.mp4,0.010,XZy"]
+    (folder / "offsets.csv").write_text("\n".join(rows) + "\n")
+    plan = json.loads((folder / "train.json").read_text())
+    plan["steps"][0] += " --imu-offsets run/offsets.csv"
+    (folder / "train.json").write_text(json.dumps(plan))
     (folder / "check.json").write_text(json.dumps({"words": [], "recordings": found}))
     assert cli.main(["report", str(folder)]) == 0
     return folder
@@ -103,6 +122,24 @@ def test_the_page_in_a_browser(width, trained, browser):
     clocks = text[text.index("Clocks and axes") :]
     assert clocks.index("time stamps. Corrected: its clock is moved by +0.500 s.") < clocks.index("good.mp4")
     assert "Corrected: its clock is moved by +0.010 s, and its axes are turned by XZy." in clocks
+    assert clocks.count("Corrected") == 2 and "egodistill train " in clocks
+
+
+def test_what_an_earlier_plan_left_is_not_on_the_page(trained, tmp_path, capsys):
+    """A baseline of other settings, a result that is older than its model, corrections that were not applied."""
+    folder = shutil.copytree(trained, tmp_path / "run")
+    for suffix in (".pt", ".pt.jsonl", ".test.json"):
+        shutil.copy2(folder / f"student{suffix}", folder / f"labels-alone{suffix}")
+    plan = json.loads((folder / "train.json").read_text())
+    plan["steps"][0] = plan["steps"][0].replace("--imu-offsets run/offsets.csv", "")
+    (folder / "train.json").write_text(json.dumps(plan))
+    run(capsys, "report", folder)
+    page = (folder / "report.html").read_text()
+    assert "labels alone:" not in page and ">labels alone<" not in page and "Corrected" not in page
+    assert "test segments are right" in page and "Not checked." in page
+    os.utime(folder / "student.pt", (2e9, 2e9))  # trained anew
+    run(capsys, "report", folder)
+    assert "Nothing is evaluated yet." in (folder / "report.html").read_text()
 
 
 def test_the_page_of_a_training_that_runs_and_of_one_that_has_not_begun(trained, tmp_path, capsys):
@@ -114,13 +151,20 @@ def test_the_page_of_a_training_that_runs_and_of_one_that_has_not_begun(trained,
     assert "student, running" in page and "Nothing is evaluated yet." in page and "Clips" not in page
     shutil.rmtree(folder / "store")
     (folder / "student.pt.jsonl").unlink()
-    run(capsys, "report", folder, "--out", tmp_path / "early.html")
-    assert "Nothing is trained yet." in (tmp_path / "early.html").read_text()
+    run(capsys, "report", folder)
+    assert "Nothing is trained yet." in (folder / "report.html").read_text()
 
 
 def test_a_page_replaces_only_a_page_of_its_own(trained, tmp_path, capsys):
-    (tmp_path / "mine.html").write_text("<!DOCTYPE html>\n<p>mine")
-    assert cli.main(["report", str(trained), "--out", str(tmp_path / "mine.html")]) == 1
-    assert "mine.html" in capsys.readouterr().err and "mine" in (tmp_path / "mine.html").read_text()
-    assert cli.main(["report", str(tmp_path)]) == 1
-    assert "not a folder of `egodistill train`" in capsys.readouterr().err
+    folder = shutil.copytree(trained, tmp_path / "run")
+    (folder / "report.html").write_text("<!DOCTYPE html>\n<p>mine")
+    assert cli.main(["report", str(folder)]) == 1
+    assert "report.html" in capsys.readouterr().err and "mine" in (folder / "report.html").read_text()
+    (tmp_path / "t.csv").write_text("video,start,stop,label\n")
+    for content in (None, "{}", "[]", '{"format": "coco", "steps": []}'):  # another program's train.json
+        if content:
+            (tmp_path / "train.json").write_text(content)
+        for words in (["report", str(tmp_path)], ["train", str(tmp_path / "t.csv"), "--out", str(tmp_path)]):
+            assert cli.main(words) == 1
+            assert "not a folder of `egodistill train`" in capsys.readouterr().err
+        assert content is None or (tmp_path / "train.json").read_text() == content
