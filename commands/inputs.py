@@ -24,7 +24,7 @@ INPUTS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "train": (
         "annotations",
-        ("--root", "--imu-offsets", "--teacher-file", "--pretrained", "--class-names", "--image-weights"),
+        ("--root", "--imu-offsets", "--teacher-file", "--pretrained", "--image-weights"),
     ),
     "finetune": ("store", ("--pretrained", "--init", "--image-weights")),
     "extract": ("store", ("--teacher-file", "--pretrained", "--class-names")),

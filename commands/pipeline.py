@@ -26,7 +26,14 @@ from ..support.errors import DataError
 from ..support.tables import counted
 from ..training import Training
 from . import recordings
-from .options import class_names_option, overwrite_option, positive_int, suggest, without_suggestions
+from .options import (
+    given_flags,
+    overwrite_option,
+    positive_int,
+    reject,
+    suggest,
+    without_suggestions,
+)
 from .outputs import check_outputs
 from .recordings import NO_LABELS, read_segments, segment_options
 from .report import CORRECTIONS, note_plan, read_plan, write_report
@@ -74,7 +81,6 @@ def train_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--architecture", metavar="NAME", choices=tuple(teachers.MODELS), help=text)
     text = "published weights that it starts from, or torchvision to download its own"
     group.add_argument("--pretrained", metavar="FILE", help=text)
-    class_names_option(group)
     group.add_argument("--teacher-file", metavar="FILE", help="a trained teacher, written by `egodistill finetune`")
     text = "options of the network, such as 'depths=(1,1,1,1)'"
     group.add_argument("--option", metavar="NAME=VALUE", nargs="+", action="extend", type=name_value, help=text)
@@ -151,7 +157,7 @@ def plan(a: argparse.Namespace, segments: data.SegmentList) -> list[Step]:
         extract = ["extract", store, "--teacher-file", where, *words_of(a, "device"), *anew]
         steps += [Step("compute what the teacher says of each clip", extract)]
     elif teacher:
-        prepare += words_of(a, "teacher_file", "architecture", "pretrained", "class_names", "device")
+        prepare += words_of(a, "teacher_file", "architecture", "pretrained", "device")
     steps.insert(0, Step("decode the clips", prepare))
     if teacher:
         words = ["pretrain", store, *student, *trained, "--out", run / "imu.pt"]
@@ -174,16 +180,33 @@ def plan(a: argparse.Namespace, segments: data.SegmentList) -> list[Step]:
     return steps
 
 
+OF_TEACHER = ("architecture", "pretrained", "option", "clip_frames", "clip_size")
+# {how the student's teacher comes about: (options of a teacher that it takes, why the others are refused)}
+TAUGHT = {
+    "given": ((), "the teacher of --teacher-file has its own; leave them out"),
+    "finetuned": (OF_TEACHER, ""),
+    "published": (("architecture", "pretrained"), "a teacher without labels runs as it is published; leave them out"),
+    None: ((), "only with --architecture, the name of a teacher's network"),
+}
+
+
 def how_taught(a: argparse.Namespace, labelled: bool) -> str | None:
-    """Return how the student's teacher comes about: "finetuned", "published", "given"; or None for labels alone."""
+    """Return how the student's teacher comes about, a key of `TAUGHT`; None: the student learns from labels alone.
+
+    Raise an error without anything to learn from, and for options that would have no effect.
+    """
+    taught = None
     if a.teacher_file:
-        return "given"
-    if a.architecture and labelled:
-        return "finetuned"
-    if a.architecture and a.pretrained:
-        return "published"
-    if labelled:
-        return None
+        taught = "given"
+    elif a.architecture and (labelled or a.pretrained):
+        taught = "finetuned" if labelled else "published"
+    taken, why = TAUGHT[taught]
+    if labelled or taught:
+        reject(given_flags(a, *(name for name in OF_TEACHER if name not in taken)), why)
+        reject(
+            [] if taught else given_flags(a, "baselines"), "without a teacher, labels alone teach the student itself"
+        )
+        return taught
     raise DataError(
         f"{a.annotations}: {NO_LABELS}; give a published teacher, such as --architecture swin3d_t --pretrained "
         f"torchvision, or one of your own with --teacher-file"

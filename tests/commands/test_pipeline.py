@@ -55,11 +55,9 @@ def test_the_steps_depend_on_teacher_labels_and_splits():
     first = "egodistill prepare t.csv --imu-offsets o/offsets.csv --out o/store --num-frames 1 --frame-size 224"
     given = planned("t.csv --out o --teacher-file t.pt")
     assert given[0] == f"{first} --teacher-file t.pt" and given[1].startswith("egodistill pretrain")
-    published = planned(
-        "t.csv --out o --architecture i3d --pretrained p.pth --class-names c.txt --no-check", label=None
-    )
+    published = planned("t.csv --out o --architecture i3d --pretrained p.pth --no-check", label=None)
     assert published[0].startswith("egodistill prepare t.csv --out o/store")
-    assert published[0].endswith(" --architecture i3d --pretrained p.pth --class-names c.txt")
+    assert published[0].endswith(" --architecture i3d --pretrained p.pth")
     assert [line.split()[1] for line in published[1:]] == ["pretrain", "distill", "evaluate"]
     own = planned("t.csv --out o --architecture i3d --quick --epochs 9")
     assert own[0].endswith("--clip-frames 32 --clip-size 256")  # those of the network
@@ -68,6 +66,21 @@ def test_the_steps_depend_on_teacher_labels_and_splits():
         first,
         "egodistill finetune o/store --architecture student --out o/student.pt",
     ]
+
+
+@pytest.mark.parametrize(
+    ("words", "label", "flags"),
+    [
+        ("--pretrained torchvision --clip-frames 8", "walk", "--pretrained, --clip-frames: only with --architecture"),
+        ("--teacher-file t.pt --architecture i3d", "walk", "--architecture: the teacher of --teacher-file has its own"),
+        ("--architecture i3d --pretrained p --option a=1", None, "--option: a teacher without labels runs as it is"),
+        ("--baselines", "walk", "--baselines: without a teacher"),
+        ("--architecture i3d", None, "give a published teacher, such as"),
+    ],
+)
+def test_what_would_have_no_effect_is_an_error(words, label, flags):
+    with pytest.raises(ValueError, match=flags):
+        planned(f"t.csv --out o {words}", label=label)
 
 
 @pytest.mark.slow
