@@ -204,7 +204,7 @@ def how_taught(a: argparse.Namespace, labelled: bool) -> str | None:
     if labelled or taught:
         reject(given_flags(a, *(name for name in OF_TEACHER if name not in taken)), why)
         reject(
-            [] if taught else given_flags(a, "baselines"), "without a teacher, labels alone teach the student itself"
+            [] if taught else given_flags(a, "baselines"), "without a teacher, the student itself learns from labels"
         )
         return taught
     raise DataError(
