@@ -22,12 +22,15 @@ import numpy as np
 from torch import nn
 
 from .. import data, inference
+from ..datasets import annotations
 from ..deploy import export
 from ..drawing import confusion, timeline
 from ..engine import batches
 from ..experiments.costs import TABLE_3, TABLE_3_LEGEND, table_3_notes
 from ..recordings.clips import name_files
+from ..recordings.copies import transcode
 from ..support import files, tables
+from ..support.errors import DataError
 from ..support.tables import Table
 from ..video import VideoError
 from .options import (
@@ -65,6 +68,7 @@ from .settings import (
 
 __all__ = ["COMMANDS", "comparison_table"]
 
+PREVIEW = 360  # pixels of the shorter side
 FEW_EQUAL, LARGE_ERROR = 0.9, 0.1  # share of labels, and of the largest feature: int8 is far from fp32
 
 
@@ -411,6 +415,10 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--html", metavar="FILE", help=text)
     text = "also write the best class of each clip as subtitles (.vtt), which players show over the video"
     parser.add_argument("--subtitles", metavar="FILE", help=text)
+    text = "show these labels on the page, too, and first what differs from them: a table of segments, or annotations"
+    parser.add_argument("--labels", metavar="FILE", help=text)
+    text = "also write a small copy of the video (.mp4), which the page plays where a browser cannot play the video"
+    parser.add_argument("--preview", metavar="FILE", help=text)
     overwrite_option(parser)
     plot_option(parser)
     inference_options(parser)
@@ -419,11 +427,14 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
 def run_predict(a: argparse.Namespace) -> None:
     if a.out and Path(a.out).suffix not in (".csv", ".json"):
         raise ValueError(f"--out must end in .csv or .json; got {a.out}")
+    if (a.labels or a.preview) and not a.html:
+        raise ValueError(f"--{'labels' if a.labels else 'preview'} is for the page; give --html, too")
     use_readers(a)
     student, clock = load_distilled(a.student, a.own), keyword_arguments(a, "imu_offset", "imu_stretch", "zero_accel")
     recording = data.open_recording(a.video, imu_files(a), **clock, imu_axes=a.imu_axes or "gopro")
     if "imu" in student.inputs:
         report_notes(recording)
+    labels = labels_of_video(a.labels, recording.video) if a.labels else []
     choice = {"exact": False if a.key_frames else None, "tolerance": a.tolerance}
     found = inference.predict(
         student,
@@ -457,7 +468,21 @@ def run_predict(a: argparse.Namespace) -> None:
         for clip in kept:
             table.add(clip)
         spec, about = batches.clip_spec_of(student, **choice), about_prediction(a, student, recording)
-        write_prediction(a.html, kept, recording, spec, text.getvalue(), about, a.max_hold)
+        if a.preview:
+            transcode(recording.video, a.preview, short_side=PREVIEW, overwrite=a.overwrite)
+        more = {"labels": labels, "preview": Path(a.preview) if a.preview else None}
+        write_prediction(a.html, kept, recording, spec, text.getvalue(), about, a.max_hold, **more)
+
+
+def labels_of_video(table: str, video: str) -> list[data.Segment]:
+    """Return the labelled segments of a video, in order. Raise DataError if the table has none."""
+    every = [one for one in annotations.read_annotations(table) if one.label is not None]
+    found = [one for one in every if Path(one.video).resolve() == Path(video).resolve()]
+    if not found:
+        videos = list(dict.fromkeys(Path(one.video).name for one in every))
+        listed = f"those of {', '.join(videos[:3])}{', ...' * (len(videos) > 3)}" if videos else "none at all"
+        raise DataError(f"{table}: has no labels of {video}, but {listed}; give the table of this video")
+    return sorted(found, key=lambda one: one.start)
 
 
 def about_prediction(a: argparse.Namespace, student: Any, recording: data.Recording) -> dict[str, str]:

@@ -29,6 +29,7 @@ RESULT_MARKS = dict.fromkeys(TRAINING, (rb"(?s)egodistill model.*trained_with",)
 BESIDE = {
     "html": ((".html", ".htm"), r"\A<!DOCTYPE html>\n<!-- egodistill {} -->"),
     "subtitles": ((".vtt",), r"\AWEBVTT - egodistill {}\n"),
+    "preview": ((".mp4",), r"(?!)"),  # no video is replaced without --overwrite
 }
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torchvision.io import encode_jpeg
 
+from ..datasets.segments import Segment
 from ..drawing import svg, timeline
 from ..inference import Prediction
 from ..recordings.clips import ClipSpec, Recording, decode_clips
@@ -58,6 +59,9 @@ def write_prediction(
     rows: str,
     about: Mapping[str, str],
     max_hold: float = 1.0,
+    *,
+    labels: Sequence[Segment] = (),
+    preview: Path | None = None,
 ) -> None:
     """Write the page of a prediction.
 
@@ -69,8 +73,11 @@ def write_prediction(
         rows: The predictions as CSV, to download.
         about: {name: text} for the foot of the page.
         max_hold: As in `predict()`.
+        labels: Labelled segments of the recording: clips whose label is another class come first.
+        preview: A copy of the video that browsers play.
     """
-    listed, video = chosen(clips), Path(recording.video)
+    truth = labels_of(clips, labels)
+    listed, video = chosen(clips, truth), Path(recording.video)
     pictures = read_pictures(recording, {row: clips[row].start for row in sorted(listed)}, spec, max_hold)
     shown = np.searchsorted(list(pictures), np.linspace(0, len(clips), 17)[1:-1:2]).clip(max=len(pictures) - 1)
     strip = [list(pictures.values())[k] for k in shown] if pictures else []
@@ -79,6 +86,8 @@ def write_prediction(
     span, seconds = (float(starts[0]), float(ends[-1])), np.bincount(lanes, ends - starts, len(names)).tolist()
     bars = [np.stack([starts, ends, shares], 1)[lanes == k].tolist() for k in range(len(names))]
     drawn = [svg.lanes(list(zip(names, bars, strict=True)), span)]
+    if labels:
+        drawn.insert(0, svg.words([(one.start, one.stop, one.label or "") for one in labels], span, "labelled"))
     with contextlib.suppress(ValueError, OSError):  # there is no IMU, and the student reads none
         motion = recording.motion()
         turns = np.degrees(np.linalg.norm(motion.gyro, axis=1))
@@ -89,21 +98,46 @@ def write_prediction(
     table = {"download": f"{video.stem}.csv", "href": data_url(rows.encode(), "text/csv"), "class_": "button"}
     texts = [f"{one:.1f} s, {one / sum(seconds):.0%}" for one in seconds]
     parts = {
-        "": moment(video_source(video, Path(path).parent), tag("a", "Download CSV", **table)),
+        "": moment(video_source(preview or video, Path(path).parent), tag("a", "Download CSV", **table)),
         "Time line": tag("div", film, tag("div", *drawn, id="lanes"), slider),
-        f"Clips, the least certain first ({len(listed)} of {len(clips)})": tag(
-            "ol", *(entry(row, clips[row], pictures.get(row)) for row in listed), id="clips"
+        f"Clips, {order_of(clips, truth)} ({len(listed)} of {len(clips)})": tag(
+            "ol", *(entry(row, clips[row], pictures.get(row), truth[row]) for row in listed), id="clips"
         ),
         "Time per class": svg.bars(list(zip(names, seconds, texts, strict=True)), "time per class"),
         "About": tag("dl", *(part for key, text in about.items() for part in (tag("dt", key), tag("dd", text)))),
     }
-    found = [(*clip[:2], [(tables.printable(n), s) for n, s in clip.classes], clip.problem) for clip in clips]
+    printed = [[(tables.printable(name), score) for name, score in clip.classes] for clip in clips]
+    said = [label and tables.printable(label) for label in truth]
+    found = [(c.start, c.stop, n, c.problem, one) for c, n, one in zip(clips, printed, said, strict=True)]
     write_page(path, video.name, parts, "predict", found, SCRIPT, STYLE)
 
 
-def chosen(clips: Sequence[Prediction]) -> list[int]:
-    """Return the rows of at most 400 clips, the least certain first, skipped ones last; of more, half at even steps."""
-    order = np.argsort([clip.classes[0][1] if clip.classes else 2.0 for clip in clips], kind="stable").tolist()
+def labels_of(clips: Sequence[Prediction], labels: Sequence[Segment]) -> list[str | None]:
+    """Return the label of each clip: that of the segment that has its middle; None outside of all."""
+    middles = [(clip.start + clip.stop) / 2 for clip in clips]
+    return [next((one.label for one in labels if one.start <= middle < one.stop), None) for middle in middles]
+
+
+def is_wrong(clip: Prediction, label: str | None) -> bool:
+    return label is not None and bool(clip.classes) and clip.classes[0][0] != label
+
+
+def order_of(clips: Sequence[Prediction], truth: Sequence[str | None]) -> str:
+    """Return how the list is sorted, and how many answers are those of the labels."""
+    known = [is_wrong(clip, label) for clip, label in zip(clips, truth, strict=True) if label and clip.classes]
+    if not known:
+        return "the least certain first"
+    return f"the wrong ones first ({known.count(False)} of {len(known)} are as labelled), then the least certain"
+
+
+def chosen(clips: Sequence[Prediction], truth: Sequence[str | None]) -> list[int]:
+    """Return the rows of at most 400 clips, wrong ones first, then the least certain, skipped ones last.
+
+    Of more, half are at even steps.
+    """
+    sure = [clip.classes[0][1] if clip.classes else 2.0 for clip in clips]
+    wrong = [is_wrong(clip, label) for clip, label in zip(clips, truth, strict=True)]
+    order = sorted(range(len(clips)), key=lambda row: (not wrong[row], -sure[row] if wrong[row] else sure[row]))
     if len(clips) <= LISTED:
         return order
     kept = {*order[: LISTED // 2], *np.linspace(0, len(clips) - 1, LISTED // 2).astype(int).tolist()}
@@ -133,7 +167,7 @@ def moment(source: str | None, *more: Markup) -> Markup:
     why = tag("p", "The video is not beside the page, or does not play here.", id="none", hidden=bool(source))
     frame = tag("figure", tag("img", id="seen", alt="frame that the student saw"), tag("figcaption", id="age"))
     text = tag("div", frame, tag("p", id="when", aria_live="polite"), tag("ol", id="best"))
-    steps = {"back": "◀ Previous clip", "on": "Next clip ▶", "doubt": "Next uncertain ▶▶"}
+    steps = {"back": "◀ Previous clip", "on": "Next clip ▶", "doubt": "Next doubtful ▶▶"}
     buttons = [tag("button", name, id=key, type="button") for key, name in steps.items()]
     return tag("div", tag("div", *film, why, text, id="shown"), tag("div", *buttons, *more, id="buttons"), id="moment")
 
@@ -150,13 +184,14 @@ def video_source(video: Path, folder: Path) -> str | None:
     return urllib.parse.quote(os.fsencode(Path(os.path.relpath(video, folder)).as_posix()))
 
 
-def entry(row: int, clip: Prediction, picture: tuple[float, str] | None) -> Markup:
+def entry(row: int, clip: Prediction, picture: tuple[float, str] | None, label: str | None) -> Markup:
     """Return a clip of the list: a button that leads to its time."""
     scores = tables.scores_text([score for _, score in clip.classes])
     first, *others = [f"{clip.classes[k][0]} {scores[k]}" for k in range(len(scores))] or ["skipped"]
+    more = [f"labelled {label}"] if is_wrong(clip, label) else others[:1]
     image = [tag("img", src=picture[1], alt="", data_time=picture[0])] if picture else []
     words = tag(
-        "span", f"{files.clock(clip.start)} ", tag("b", first), " ", tag("small", clip.problem or ", ".join(others[:1]))
+        "span", f"{files.clock(clip.start)} ", tag("b", first), " ", tag("small", clip.problem or ", ".join(more))
     )
     return tag("li", tag("button", *image, words, type="button", data_row=row))
 
@@ -189,8 +224,10 @@ function show(seconds) {
   $('cursor').style.left = `calc(${(seconds - first) / (last - first)} * (100% - 2px))`;
   const found = clips.reduce((best, clip, k) => clip[0] <= seconds + 0.0005 ? k : best, 0);
   if (found === row) return;
-  const [start, stop, classes, problem] = clips[row = found], frame = listed[order.indexOf(row)]?.querySelector('img');
-  $('when').textContent = `Clip ${row + 1} of ${clips.length}: ${clock(start)} to ${clock(stop)}`;
+  const [start, stop, classes, problem, label] = clips[row = found];
+  const frame = listed[order.indexOf(row)]?.querySelector('img');
+  $('when').textContent = `Clip ${row + 1} of ${clips.length}: ${clock(start)} to ${clock(stop)}` +
+    (label ? `, labelled ${label}` : '');
   $('best').replaceChildren(...(problem ? [['skipped: ' + problem, 0]] : classes).map(([name, score]) => {
     const item = document.createElement('li');
     item.textContent = problem ? name : `${name} ${score.toPrecision(2)}`;

@@ -16,7 +16,7 @@ from ..support import files
 from ..support.pages import Markup, tag
 from . import canvas
 
-__all__ = ["axis", "bars", "curves", "envelope", "lanes"]
+__all__ = ["axis", "bars", "curves", "envelope", "lanes", "words"]
 
 COLUMNS, ROW = 2000, 36  # of an envelope, at most; pixels of a lane or bar with its name
 STEPS = (0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 21600, 86400)  # seconds between two ticks
@@ -51,6 +51,19 @@ def lanes(rows: Sequence[tuple[str, Sequence[tuple[float, float, float]]]], span
         parts += [label(name, top), tag("rect", y=top + 17, width="100%", height=15, fill="#f1f1f1")]
         parts.append(stretched(path, (span[1] - span[0], 1), top + 17, 15, **look))
     return picture(ROW * len(rows), f"time line of {', '.join(name for name, _ in rows)}", parts)
+
+
+def words(rows: Sequence[tuple[float, float, str]], span: tuple[float, float], name: str) -> Markup:
+    """Return one lane of (start, stop, text) over a span of seconds; a text is cut where the next one begins."""
+    parts, length = [label(name, 0), tag("rect", y=17, width="100%", height=19, fill="#f1f1f1")], span[1] - span[0]
+    for start, stop, text in rows:
+        start, stop = max(start, span[0]), min(stop, span[1])
+        if start < stop:
+            place = {"x": f"{100 * (start - span[0]) / length:.3f}%", "width": f"{100 * (stop - start) / length:.3f}%"}
+            box = tag("rect", width="100%", height=19, fill="#fff", stroke=canvas.GREY)
+            inside = tag("svg", box, tag("text", text, x=4, y=14), tag("title", text), y=17, height=19, **place)
+            parts.append(inside)
+    return picture(ROW, f"{name}: {', '.join(text for _, _, text in rows)}", parts)
 
 
 def envelope(times: np.ndarray, values: np.ndarray, span: tuple[float, float], name: str, unit: str) -> Markup:

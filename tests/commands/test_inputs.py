@@ -97,5 +97,5 @@ def test_the_inputs_are_those_of_the_parser(command):
     found = {name: action for action in parser._actions for name in action.option_strings or [action.dest]}
     assert {positional, *options} - {""} <= set(found)
     paths = {name for name, action in found.items() if action.metavar in ("FILE", "CSV", "STORE", "FOLDER")}
-    assert paths - {*options, "--out", "--markdown", "--html", "--subtitles"} == set()
+    assert paths - {*options, "--out", "--markdown", "--html", "--subtitles", "--preview"} == set()
     assert {name for name, action in found.items() if not action.option_strings} == {positional} - {""}

@@ -575,6 +575,7 @@ ARRIVALS = {
             "v.mp4 --student a.pt --own toys:Moved --imu a.csv g.csv --imu-offset 0.3 --imu-stretch 1.02 "
             "--imu-axes XZy --zero-accel "
             "--min-coverage 0.6 --max-gap 0.2 --max-hold 3 --stride 0.5 --top 2 --key-frames --out {tmp}/p.csv "
+            "--labels l.csv --preview {tmp}/p.mp4 "
             f"--html {{tmp}}/p.html --subtitles {{tmp}}/p.vtt --overwrite --no-plot {INFERENCE_WORDS}",
             {
                 "load_distilled.path": "a.pt",
@@ -592,11 +593,15 @@ ARRIVALS = {
                 "predict.stride": 0.5,
                 "predict.top": 2,
                 "predict.exact": False,
-                "check_output.path": "{tmp}/p.vtt",  # the last one
+                "check_output.path": "{tmp}/p.mp4",  # the last one
                 "check_output.overwrite": True,
                 "write_subtitles.path": "{tmp}/p.vtt",
                 "write_prediction.path": "{tmp}/p.html",
                 "write_prediction.spec.exact": False,
+                "write_prediction.preview": Path("{tmp}/p.mp4"),
+                "labels_of_video.table": "l.csv",
+                "transcode.out": "{tmp}/p.mp4",
+                "transcode.overwrite": True,
                 "write_prediction.max_hold": 3.0,
                 "clip_spec_of.exact": False,
                 "prediction_writer.path": Path("{tmp}/p.csv"),
@@ -837,7 +842,7 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     spies.put(model_commands, "prediction_writer", lambda given: writer(**given))
     spec_of = batches.clip_spec_of
     spies.put(batches, "clip_spec_of", lambda given: spec_of(**given))
-    for name in ("write_subtitles", "write_prediction"):
+    for name in ("write_subtitles", "write_prediction", "transcode", "labels_of_video"):
         spies.put(model_commands, name)
     cost = inference.Cost(1.0, 1, 1.0, 5, "cpu", "bf16", 3)
     spies.put(inference, "measure", cost)

@@ -239,6 +239,66 @@ def test_a_video_that_cannot_be_played_is_left_out(tmp_path, browser):
     assert browser.run("row") == 1 and browser.errors == []
 
 
+def test_labels_are_shown_and_what_differs_from_them_comes_first(kitchen, predicted, tmp_path, browser):
+    """The surest wrong answer is the first of the list; labels of other videos are not shown."""
+    rows = rows_of(predicted)
+    said, sure = (np.array([row["classes"][0][k] for row in rows]) for k in (0, 1))
+    video = predicted / "<img onerror=alert(1)> 100%.MP4"
+    edge, end = rows[3]["start"] + 0.75, rows[-1]["stop"]
+    with open(tmp_path / "labels.csv", "w", newline="") as file:
+        csv.writer(file).writerows(
+            [
+                ["video", "start", "stop", "label", "split"],
+                [video, 0, edge, said[0], "train"],
+                [video, edge, end - 1.3, "<b>never</b>", "train"],
+                [shutil.copy(video, tmp_path / "other.MP4"), 0, 2, "other", "test"],
+            ]
+        )
+    words = ["predict", video, "--imu", *kitchen[0].imu, "--student", predicted / "student.pt", "--stride", 0.5]
+    words += ["--imu-offset", 0.1, "--precision", "fp32", "--html", tmp_path / "p.html"]
+    words += ["--labels", tmp_path / "labels.csv", "--preview", tmp_path / "p.mp4"]
+    assert cli.main([str(word) for word in words]) == 0
+    middles = np.array([(row["start"] + row["stop"]) / 2 for row in rows])
+    truth = np.where(middles < edge, said[0], np.where(middles < end - 1.3, "<b>never</b>", ""))
+    wrong = (truth != "") & (truth != said)
+    assert wrong.any() and (truth == "").any()
+    browser.open(tmp_path / "p.html")
+    order = browser.run("order")
+    assert order[: wrong.sum()] == sorted(np.flatnonzero(wrong).tolist(), key=lambda row: -sure[row])
+    rest = order[wrong.sum() :]
+    assert sorted(rest) == np.flatnonzero(~wrong).tolist() and sure[rest].tolist() == sorted(sure[rest])
+    text = browser.run("document.body.innerText")
+    assert f"({((truth == said) & (truth != '')).sum()} of {(truth != '').sum()} are as labelled)" in text
+    assert "labelled <b>never</b>" in text and "other" not in text.split("About")[0]
+    browser.run("$('doubt').click()")
+    assert browser.run("$('when').textContent").endswith("labelled <b>never</b>")
+    assert browser.until("video.readyState > 0") and browser.errors == []
+    with av.open(str(tmp_path / "p.mp4")) as copy:
+        assert copy.streams.video[0].codec.name == "h264"
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["--labels", "labels.csv"], "--labels is for the page; give --html"),
+        (["--html", "p.html", "--labels", "labels.csv"], "labels.csv: has no labels of .*but those of other.mp4"),
+        (["--html", "p.html", "--preview", "p.avi"], "must end in .mp4"),
+        (["--html", "p.html", "--preview", "old.mp4"], "old.mp4: already exists"),
+    ],
+)
+def test_labels_and_previews_that_cannot_be(words, what, predicted, kitchen, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "labels.csv").write_text(
+        "video,start,stop,label,split\nother.mp4,0,1,wash,train\nother.mp4,1,2,cut,test\n"
+    )
+    for name in ("other.mp4", "old.mp4"):
+        shutil.copy(kitchen[0].video, tmp_path / name)
+    video = str(kitchen[0].video)
+    given = ["predict", video, "--imu", *kitchen[0].imu, "--student", str(predicted / "student.pt"), *words]
+    assert cli.main([str(word) for word in given]) == 1
+    assert re.search(what, capsys.readouterr().err) and not (tmp_path / "p.html").exists()
+
+
 def test_a_small_video_is_in_the_page_and_shows_the_frame_of_the_time(tmp_path, browser):
     video = write_video(tmp_path / "steady.mp4", STEADY, **X264)
     pages.write_prediction(tmp_path / "p.html", list(clips_of(3, 1.5)), data.Recording(video), ClipSpec(), "", ABOUT)
