@@ -20,7 +20,7 @@ from egodistill.commands import cli
 from egodistill.experiments import synthetic
 from egodistill.support import files
 
-TRAINING = "--preset demo --epochs 12 --image-encoder resnet10x16 --image-weights none --frame-size 64 --seed 0"
+TRAINING = "--preset demo --epochs 30 --learning-rate 0.002 --image-encoder resnet10x16 --image-weights none --frame-size 64 --seed 0"
 LATE = 0.5  # seconds
 SINGLE = ("pour", "throw", "scrape", "press")  # verbs that a frame tells
 TURNED = (2, 0, 1)  # x, y and z of the turned sensor are z, x and y of the camera's
