@@ -20,7 +20,7 @@ from egodistill.commands import cli
 from egodistill.experiments import synthetic
 from egodistill.support import files
 
-TRAINING = "--preset demo --epochs 30 --learning-rate 0.002 --image-encoder resnet10x16 --image-weights none --frame-size 64 --seed 0"
+TRAINING = "--preset demo --epochs 30 --learning-rate 0.002 --image-encoder resnet10x16 --image-weights none"
 LATE = 0.5  # seconds
 SINGLE = ("pour", "throw", "scrape", "press")  # verbs that a frame tells
 TURNED = (2, 0, 1)  # x, y and z of the turned sensor are z, x and y of the camera's
@@ -70,9 +70,8 @@ def main() -> int:
     if not (a.out / "faults.json").exists():
         world = synthetic.render(a.out / "world", train_acts=a.acts, test_acts=a.acts // 2, label_noise=0.0)
         files.write_json(a.out / "faults.json", plant(world, a.seed))
-    return cli.main(
-        ["train", str(a.out / "world" / "EPIC_100_train.csv"), "--out", str(a.out / "run"), *TRAINING.split()]
-    )
+    table, run = a.out / "world" / "EPIC_100_train.csv", a.out / "run"
+    return cli.main(["train", str(table), "--out", str(run), "--frame-size", "64", *TRAINING.split()])
 
 
 if __name__ == "__main__":

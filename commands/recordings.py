@@ -288,6 +288,12 @@ def check_recordings(a: argparse.Namespace) -> list[checks.Check]:
             print(found.report())
             if found.rates:
                 print(f"  {draw_check(found, pictures[number])}")
+    measured, wearers = results, [getattr(source, "wearer", None) for source in sources.values()]
+    results = checks.settle_axes(measured, wearers)
+    for video, before, found in zip(sources, measured, results, strict=True):
+        if found is not before and found.right_axes:
+            name, axes = Path(video).name, found.right_axes
+            print(f"{name}: --imu-axes {axes} fixes its axes, as it does in other recordings of this wearer")
         if found.offset is not None and found.offset.reliable:
             if a.out and not is_utf8(video):
                 print(f"  - not written to {a.out}: the path is not UTF-8, as a table must be")

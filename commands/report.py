@@ -241,16 +241,20 @@ def data_section(run: Path, plan: dict[str, Any], store: data.ClipStore) -> Mark
     notes += [f"failed: {one['id']} at {one['start']:.2f} s: {one['reason']}" for one in store.failures[:SHOWN]]
     notes += [f"{source}: {'; '.join(texts)}" for source, texts in list(store.notes.items())[:SHOWN]]
     parts += [tag("p", text) for text in notes]
+    if classes := sorted({name for labels in counts.values() for name in labels} - {None}):
+        listed = table(("class", *counts), [(name, *(counts[split][name] for split in counts)) for name in classes])
+        parts.append(tag("details", tag("summary", "Clips of each class"), listed))
     parts.append(tag("h3", "Clocks and axes"))
     check = run / "check.json"
     if not (check.exists() and is_planned(plan, CORRECTIONS)):
         return Markup("".join([*parts, tag("p", "Not checked.")]))
     found = files.read_json(check)["recordings"]
     corrections = {row["video"]: row for row in offset_rows(run / CORRECTIONS)}
+    parts.append(tag("p", "Clocks are corrected wherever they could be measured, also by a few milliseconds."))
     # What is corrected or cannot be trusted comes first.
     for one in sorted(found, key=lambda one: not (one["problem"] or one["notes"])):
         words = one["notes"] or [one["verdict"]] if one["problem"] is None else [one["problem"]]
-        if row := corrections.get(one["video"]):
+        if one["notes"] and (row := corrections.get(one["video"])):
             turned = f", and its axes are turned by {row['imu_axes']}" if row.get("imu_axes") else ""
             words = [*words, f"Corrected: its clock is moved by {float(row['imu_offset']):+.3f} s{turned}."]
         name = tag("b" if one["problem"] or one["notes"] else "span", Path(one["video"]).name)

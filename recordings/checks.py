@@ -15,6 +15,7 @@ import math
 import os
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +30,7 @@ from ..video import FrameReader, VideoError, open_video
 from .clips import Recording, open_recording, unused_tables
 from .offset import Axes, Offset, Rates, Survey, axes_of, offset_of, rates_of, survey
 
-__all__ = ["HEADER", "Check", "SensorCheck", "check"]
+__all__ = ["HEADER", "Check", "SensorCheck", "check", "settle_axes"]
 
 _WIDTH = 100  # columns of a terminal that a row of `check` fits in
 _IN_STEP = 0.05  # s: a smaller offset is not a fault
@@ -292,6 +293,27 @@ class Check:
         for note in [*([self.problem] if self.problem else []), *self.notes]:
             lines += textwrap.wrap(note, _WIDTH, initial_indent="  - ", subsequent_indent="    ")
         return "\n".join(lines)
+
+
+def settle_axes(found: Sequence[Check], wearers: Sequence[str | None]) -> list[Check]:
+    """Return the checks; undecided axes are sure where those of the wearer's other recordings are, and fit best, too.
+
+    A sensor on the head stays as it is mounted, while a single recording may have too few turns of the head to tell.
+
+    Args:
+        found: The checks.
+        wearers: The wearer of each recording, or None.
+    """
+    sure: dict[tuple[str, str], set[str]] = {}
+    for one, wearer in zip(found, wearers, strict=True):
+        if wearer is not None and one.axes is not None and one.axes.reliable:
+            sure.setdefault((wearer, one.imu_axes), set()).add(one.axes.turn)
+    settled = []
+    for one, wearer in zip(found, wearers, strict=True):
+        if wearer is not None and one.axes is not None and sure.get((wearer, one.imu_axes)) == {one.axes.turn}:
+            one = replace(one, axes=replace(one.axes, reason=None)) if one.axes.reason else one
+        settled.append(one)
+    return settled
 
 
 def _either(degrees: float, positive: str, negative: str) -> str:

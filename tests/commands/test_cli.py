@@ -432,8 +432,8 @@ OPTIONS = {
     "measure": f"--student --own --teacher-file --rows --batch-size --repeats --seconds --out --overwrite "
     f"--markdown {INFERENCE}",
     "predict": "video --student --own --imu --imu-offset --imu-stretch --imu-axes --reader --imu-reader --zero-accel "
-    "--min-coverage --max-gap --max-hold --stride --top --key-frames --tolerance --out --html --subtitles --labels --preview "
-    f"--overwrite --no-plot {INFERENCE}",
+    "--min-coverage --max-gap --max-hold --stride --top --key-frames --tolerance --out --html --subtitles --labels "
+    f"--preview --overwrite --no-plot {INFERENCE}",
     "live": "SOURCE --student --own --every --frames --slack --top --min-coverage --max-gap --precision "
     "--device --tolerance "
     "--max-age --period --imu --imu-follow --imu-axes --reader --imu-reader --frame-offset --frame-stretch --align "

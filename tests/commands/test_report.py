@@ -7,6 +7,7 @@ import shutil
 import pytest
 from commandline import run
 
+from egodistill import data
 from egodistill.commands import cli, report
 
 
@@ -112,6 +113,13 @@ def test_the_page_in_a_browser(width, trained, browser):
     text = browser.run("document.body.innerText")
     wrong = sum(one["said"] != one["label"] for one in numbers["answers"])
     assert browser.run("document.querySelectorAll('figure img').length") == wrong + len(numbers["answers"])
+    browser.run("document.querySelector('details').open = true")
+    counted = browser.run("[...document.querySelectorAll('details tr')].map(row => row.innerText.split('\\t'))")
+    store = data.ClipStore(trained / "store")
+    labels = [(clip["label"], clip["split"]) for clip in store.clips]
+    assert counted[0][0] == "class" and len(counted) == 1 + len({label for label, _ in labels})
+    for name, *counts in counted[1:]:
+        assert [int(count) for count in counts] == [labels.count((name, split)) for split in counted[0][1:]]
     browser.run("globalThis.seen = new Set()")
     for _ in range(30):
         browser.press("Tab")
@@ -148,7 +156,7 @@ def test_the_page_of_a_training_that_runs_and_of_one_that_has_not_begun(trained,
     (folder / "student.test.json").unlink()
     run(capsys, "report", folder)
     page = (folder / "report.html").read_text()
-    assert "student, running" in page and "Nothing is evaluated yet." in page and "Clips" not in page
+    assert "student, running" in page and "Nothing is evaluated yet." in page and "Least sure" not in page
     shutil.rmtree(folder / "store")
     (folder / "student.pt.jsonl").unlink()
     run(capsys, "report", folder)

@@ -17,7 +17,7 @@ from egodistill.datasets.annotations import Segment, with_imu_offsets
 from egodistill.experiments import behaviour
 from egodistill.imu import read_imu
 from egodistill.recordings import checks
-from egodistill.recordings.offset import Offset
+from egodistill.recordings.offset import Axes, Offset
 from egodistill.video import probe
 
 
@@ -201,6 +201,23 @@ def test_the_report_says_where_gravity_points(panned, tmp_path, accel, words):
     assert re.search(words.removesuffix("$"), report) and re.search(r"gravity: 9\.8\d m/s2", report)
     assert "gyroscope: 194.6 samples per second, 1 gaps, the longest 0.21 s" in report
     assert report.endswith("Neither axes nor clock can be determined: the picture was not compared with the gyroscope.")
+
+
+def test_other_recordings_of_a_wearer_settle_undecided_axes():
+    """The best turn there must be that of each sure recording of the wearer, read with the same axes."""
+
+    def check(turn, reason=None, axes="gopro"):
+        found = Axes(turn, {turn: 0.9, "zYX": 0.6, "XYZ": 0.1}, 80, 0.9, (90.0, 90.0), reason)
+        return checks.Check("walk.mp4", axes=found, imu_axes=axes)
+
+    unsure = check("YZX", "too few turns")
+    settled = checks.settle_axes([check("YZX"), unsure, unsure, unsure], ["a", "a", "b", None])
+    assert [one.right_axes for one in settled] == ["YZX", "YZX", None, None]
+    assert settled[1].notes == settled[0].notes and "--imu-axes YZX fixes them" in settled[1].notes[-1]
+    for other in (check("XYZ"), check("zYX"), check("YZX", axes="xyZ"), checks.Check("broken.mp4", problem="no video")):
+        first, second = checks.settle_axes([other, unsure], ["a", "a"])
+        assert first is other and second is unsure
+    assert checks.settle_axes([check("YZX"), check("zYX"), unsure], ["a"] * 3)[2] is unsure
 
 
 def test_a_recording_that_tells_nothing_about_axes_says_so(sample_data, tmp_path):
