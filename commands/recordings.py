@@ -292,8 +292,8 @@ def check_recordings(a: argparse.Namespace) -> list[checks.Check]:
     results = checks.settle_axes(measured, wearers)
     for video, before, found in zip(sources, measured, results, strict=True):
         if found is not before and found.right_axes:
-            name, axes = Path(video).name, found.right_axes
-            print(f"{name}: --imu-axes {axes} fixes its axes, as it does in other recordings of this wearer")
+            name, turn = Path(video).name, found.right_axes
+            print(f"{name}: --imu-axes {turn} fixes its axes, as it does in other recordings of this wearer")
         if found.offset is not None and found.offset.reliable:
             if a.out and not is_utf8(video):
                 print(f"  - not written to {a.out}: the path is not UTF-8, as a table must be")
