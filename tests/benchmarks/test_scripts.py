@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
+import numpy as np
 import pytest
 import small_students
 import torch
@@ -18,6 +19,7 @@ import torch
 import egodistill
 from egodistill import EgoDistill
 from egodistill.commands import cli
+from egodistill.experiments import synthetic
 from egodistill.support import files
 
 ROOT = Path(egodistill.__file__).parent
@@ -82,6 +84,69 @@ def student(tmp_path):
 def replies(answers):
     """Return a replacement of `subprocess.run()` for scripts that measure in child processes."""
     return lambda command, **options: SimpleNamespace(stdout=json.dumps(answers(command[2:])), returncode=0)
+
+
+def test_planted_faults(script, tmp_path):
+    """Only the labels of one class, the clock of one recording and the axes of one test wearer are changed."""
+    module, _ = script("planted_faults")
+    size = {"train_acts": 80, "test_acts": 40, "train_wearers": 2, "test_wearers": 2, "size": (32, 32)}
+    world = synthetic.render(tmp_path / "world", **size, label_noise=0.0, workers=1, progress=False)
+    before = {path: module.read(path) for path in world.root.rglob("*.csv")}
+    planted = module.plant(world, seed=3)
+    right, wrong = re.findall(r"half of (\w+) are labelled (\w+)", planted["labels"])[0]
+    late = planted["clock"].split()[0]
+    assert planted["axes"] in world.test_wearers and late[:3] not in world.test_wearers
+    for path, (head, *rows) in before.items():
+        found = module.read(path)[1:]
+        changed = [(old, new) for old, new in zip(rows, found, strict=True) if old != new]
+        if path == world.annotations:
+            verb, number = head.index("verb"), head.index("verb_class")
+            assert len(changed) == sum(row[verb] == right for row in rows) / 2 == 3
+            assert {(old[verb], new[verb]) for old, new in changed} == {(right, wrong)}
+            assert {new[number] for _, new in changed} == {row[number] for row in rows if row[verb] == wrong}
+        elif path.name.startswith(late):
+            assert all(
+                float(new[0]) - float(old[0]) == pytest.approx(500) and new[1:] == old[1:] for old, new in changed
+            )
+            assert len(changed) == len(rows)
+        elif path.name.startswith(planted["axes"]):
+            assert all(new == [old[0], old[3], old[1], old[2]] for old, new in changed) and len(changed) == len(rows)
+        else:
+            assert not changed, path
+
+
+def test_head_motion(script):
+    """The numbers of head motion are those of numpy; changed clips keep their teacher's class and their meaning."""
+    module, _ = script("head_motion")
+    rng = np.random.default_rng(0)
+    imu = rng.normal(size=(3, 422, 6)).astype("float32") + np.array([0, 1, 9.8, 0.1, 0.2, 0.3], "float32")
+    numbers = module.HeadNumbers().eval()
+    mean = imu.mean(1, keepdims=True) * [1, 1, 1, 0, 0, 0]
+    scaled = (imu - mean) / np.array(module.SCALES)
+    means = scaled[:, :420].reshape(3, 21, 20, 6).mean(2)
+    slow = scaled[:, :420].reshape(3, 105, 4, 6).mean(2)[:, 16:89]
+    waves = np.fft.rfft((slow - slow.mean(1, keepdims=True)) * np.hanning(73)[:, None], axis=1)[:, 1:13]
+    wanted = np.concatenate([means.reshape(3, -1), np.log(0.05 + abs(waves)).reshape(3, -1)], 1)
+    found = numbers(torch.from_numpy(imu)) * (1 + numbers.norm.eps) ** 0.5
+    assert found.shape == (3, 198) and np.allclose(found, wanted, atol=1e-4)
+
+    turned = module.turn(torch.from_numpy(imu), 0.1).numpy()
+    assert not np.allclose(turned, imu, atol=0.1)
+    for part in (slice(3), slice(3, 6)):
+        assert np.allclose(np.linalg.norm(turned[..., part], axis=2), np.linalg.norm(imu[..., part], axis=2), atol=1e-4)
+    method, changes = module.candidate("numbers-exchanged-alone-aug")
+    loss = method.stage.keywords["objective"]
+    assert (loss.exchanged, loss.alone, loss.missing) == (0.5, 0.5, 0.0) and changes["epochs"] == 9
+    assert changes["augment"] == module.PICTURES and not method.pretrain
+    with pytest.raises(SystemExit, match="no candidate has a part 'typo'"):
+        module.candidate("numbers-typo")
+
+    self = SimpleNamespace(exchanged=1.0, shifted=0.0, turned=0.0, scale=0.0, bias=0.0)
+    self.motions, self.answers = torch.arange(6.0).view(6, 1, 1).expand(6, 5, 6), torch.tensor([0, 1, 0, 1, 0, 1])
+    self.alike = {k: torch.nonzero(self.answers == k)[:, 0] for k in (0, 1)}
+    rows = torch.tensor([4, 1, 2, 3])
+    given = module.Loss.changed(self, self.motions[rows].clone(), rows)
+    assert (given[:, 0, 0] % 2 == rows % 2).all() and given.shape == (4, 5, 6)
 
 
 def test_every_script_has_a_test():
