@@ -830,7 +830,7 @@ def imagenet_weights(name: str) -> Mapping[str, Tensor]:
     """Return torchvision's ImageNet weights of a network, which are downloaded once."""
     published = torchvision.models.get_model_weights(name)
     published = published["IMAGENET1K_V1" if name == "resnet18" else "DEFAULT"]  # the paper's ResNet-18
-    return download_weights(published, f"the ImageNet weights of {name}", "image_weights=None")
+    return download_weights(published, f"the ImageNet weights of {name}", "image_weights=None (--image-weights none)")
 
 
 class DownloadError(ValueError):

@@ -765,12 +765,13 @@ def summary(source: Source, stats: arrivals.Stats, share_on: float) -> list[str]
 
 
 def run_live(a: argparse.Namespace) -> None:
-    began = time.monotonic()
+    began, path = time.monotonic(), Path(a.out) if a.out else None
+    if path and path.suffix != ".jsonl" and not files.is_stream(path):
+        raise ValueError(f"{path}: live writes JSON lines; the name of --out must end in .jsonl")
     check_options(a, feeds.source_kind(a.source))
     use_readers(a)
     model = load_for_stream(a.student, a.device, a.own)
     latency = Latency(time.monotonic() - began)
-    path = Path(a.out) if a.out else None
     output = Output(as_json=a.json, tracker=event_tracker(a), path=path)
     source = open_source(a, batches.clip_spec_of(model), output.note)
     report_precision(a.precision, a.device, model)

@@ -16,6 +16,7 @@ import contextlib
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..imu import MAX_GAP
@@ -216,8 +217,9 @@ def imu_files(a: argparse.Namespace) -> Any:
 
 def report_notes(recording: clips.Recording) -> None:
     """Print on stderr what is unusual about the IMU samples of a recording."""
-    if notes := recording.motion().notes:
-        print(f"note: {clips.name_files(recording.imu_source)}: {'; '.join(notes)}", file=sys.stderr)
+    source = clips.name_files(recording.imu_source)
+    if notes := [note.removeprefix(f"{Path(source).name}: ") for note in recording.motion().notes]:
+        print(f"note: {source}: {'; '.join(notes)}", file=sys.stderr)
 
 
 def choice_options(parser: argparse.ArgumentParser) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import data, teachers
-from ..distillation import EPIC_KITCHENS
+from ..distillation import EPIC_KITCHENS, PRESETS
 from ..recordings.clips import clip_starts
 from ..student import IMU_SAMPLES
 from ..support import files, tables
@@ -37,7 +37,7 @@ from .options import (
 from .outputs import check_outputs
 from .recordings import NO_LABELS, read_segments, segment_options
 from .report import CORRECTIONS, note_plan, read_plan, write_report
-from .settings import add_fields, device_option, flag, preset_option
+from .settings import add_fields, apply_options, device_option, flag, preset_option
 from .training import name_value, teacher_clip
 
 __all__ = ["COMMANDS"]
@@ -234,6 +234,8 @@ def run_train(a: argparse.Namespace) -> None:
         a.subsample *= -(-len(segments) // QUICK_CLIPS)
         segments = read_segments(a)
     steps = plan(a, segments)
+    # What the student cannot be is said before hours of work, and its weights are downloaded.
+    apply_options(PRESETS[a.preset].student, a).build(2, frame_size=a.frame_size)
     splits = ", ".join(f"{count} {split}" for split, count in sorted(Counter(s.split for s in segments).items()))
     videos, classes = len({s.video for s in segments}), len({s.label for s in segments} - {None})
     clips = sum(len(clip_starts(one.start, one.stop, math.inf)) for one in segments)

@@ -414,7 +414,7 @@ def run_transcode(a: argparse.Namespace) -> None:
             print(f"{copy}: left out {name}, which MP4 cannot hold")
     if rows:
         print(Table(["copy", "MB before", "MB after", "frames", "broken packets", "times faster"], rows).text())
-        suggest("prepare", "ANNOTATIONS", "--root", a.out, "--out", "STORE")
+        suggest("check", a.out)
     if failures:
         raise ValueError("; ".join(failures))
 

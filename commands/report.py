@@ -166,8 +166,8 @@ def clips_section(result: Result, store: data.ClipStore) -> Markup:
     """Return the surest wrong answers and the least sure ones, with frame and head motion."""
     wrong = [one for one in result.answers if one["label"] != one["said"]]
     lists = {
-        "Wrong, and sure": sorted(wrong, key=lambda one: -one["score"])[:SHOWN],
-        "Least sure": sorted(result.answers, key=lambda one: one["score"])[:SHOWN],
+        "Wrong, the surest first": sorted(wrong, key=lambda one: -one["score"])[:SHOWN],
+        "The least sure": sorted(result.answers, key=lambda one: one["score"])[:SHOWN],
     }
     rows: dict[str, list[tuple[int, dict]]] = {}
     for row, clip in enumerate(store.clips):
@@ -256,9 +256,9 @@ def data_section(run: Path, plan: dict[str, Any], store: data.ClipStore) -> Mark
         words = one["notes"] or [one["verdict"]] if one["problem"] is None else [one["problem"]]
         if one["notes"] and (row := corrections.get(one["video"])):
             turned = f", and its axes are turned by {row['imu_axes']}" if row.get("imu_axes") else ""
-            words = [*words, f"Corrected: its clock is moved by {float(row['imu_offset']):+.3f} s{turned}."]
+            words = [*words, f"Corrected: its clock is moved by {float(row['imu_offset']):+.3f} s{turned}"]
         name = tag("b" if one["problem"] or one["notes"] else "span", Path(one["video"]).name)
-        parts.append(tag("p", name, ": ", ". ".join(words)))
+        parts.append(tag("p", name, ": ", " ".join(f"{text.removesuffix('.')}." for text in words)))
     return Markup("".join(parts))
 
 

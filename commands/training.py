@@ -404,8 +404,8 @@ def teacher_clip(name: str) -> dict[str, int | None]:
         frames = round(spec.frames * CLIP_SECONDS / spec.seconds)
         raise ValueError(
             f"--architecture: {name} reads clips of {spec.seconds:.3f} s, those of a store have {CLIP_SECONDS:.3f} s; "
-            f"finetune it on clips of a store first, with its frame rate: prepare --clip-frames {frames} --clip-size "
-            f"{spec.size}, finetune --option frames={frames}"
+            f"finetune it on clips of a store first, with its frame rate: --clip-frames {frames} --clip-size "
+            f"{spec.size} (of `prepare`), --option frames={frames} (of `finetune`); `train` takes all three"
         )
     return {"clip_frames": spec.frames, "clip_size": spec.size}
 

@@ -457,6 +457,7 @@ def _rows_of_recordings(path: Path) -> Iterator[tuple[str, dict[str, str], Recor
 
 
 GUARD = 2.2  # seconds between a stretch for training and one for testing: longer than a clip
+SPLITTABLE = 2 * CLIP_SECONDS + GUARD  # seconds of a recording that can be split by stretch
 FAR = 0.25  # between the wanted and the real share for testing, from which on it is noted
 PERIOD = 120.0  # seconds, about: a part of a recording with one stretch for training and one for testing
 
@@ -522,8 +523,9 @@ def read_recordings(path: str | os.PathLike, windows: Windows = Windows()) -> Se
     tests = sum(segment.split == "test" for segment in segments)
     if drawn and tests in (0, len(segments)):
         raise DataError(
-            f"{path}: its recordings are too short to be split by stretch: none has {2 * CLIP_SECONDS + GUARD:.1f} s "
-            f"(two clips and a gap between them); use split_by='recording' (--split-by recording)"
+            f"{path}: its recordings are too short to be split by stretch: none has {SPLITTABLE:.1f} s "
+            f"(two clips and a gap between them); "
+            + ("use split_by='recording' (--split-by recording)" if len(parts) > 1 else "add recordings")
         )
     notes: tuple[str, ...] = ()
     if drawn and windows.split_by == "recording" and abs(tests / len(segments) - windows.test_share) > FAR:
@@ -592,10 +594,11 @@ def _splits_of_recordings(
     """Return the split of each recording that has none yet; an error names those that were dropped."""
     names = {part.name for part in parts if part.split is None}
     if len(names) == 1:
+        stretch = "split it by stretch (split_by='stretch', --split-by stretch), or "
         raise DataError(
-            f"{path}: one recording cannot be split by recording; add recordings, split it by stretch "
-            f"(split_by='stretch', --split-by stretch), or give a table with the column split"
-            + (f". Not used: {'; '.join(dropped)}" if dropped else "")
+            f"{path}: one recording cannot be split by recording; add recordings, "
+            f"{stretch if any(part.stop - part.start >= SPLITTABLE for part in parts) else 'or '}"
+            f"give a table with the column split" + (f". Not used: {'; '.join(dropped)}" if dropped else "")
         )
     return drawn_splits(names, windows)
 

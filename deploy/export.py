@@ -44,6 +44,7 @@ import dataclasses
 import importlib
 import io
 import json
+import logging
 import os
 import shutil
 import statistics
@@ -212,7 +213,7 @@ def write_files(model: EgoDistill, parts: Mapping[Path, type[Plain]], settings: 
     """
     check_request(model, list(parts), settings)
     if settings.precision == "int8" and settings.calibrate is None:
-        text = "int8 is calibrated on random inputs, so expect wrong classes; pass a store as calibrate"
+        text = "int8 is calibrated on random inputs, so expect wrong classes; give calibrate=STORE (--calibrate STORE)"
         warnings.warn(text, NoteWarning, stacklevel=3)
     model = copy.deepcopy(model).cpu().eval()
     with torch.no_grad(), warnings.catch_warnings():
@@ -319,6 +320,8 @@ def torch_version() -> tuple[int, ...]:
 
 def require_quantisation() -> list[ModuleType]:
     """Import torchao's modules for int8. Raise ExportError if they are missing or do not support the processor."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # torchao lists its kernels for GPUs that cannot be loaded
     try:
         return require_packages(
             "torchao.quantization.pt2e.quantize_pt2e",
@@ -328,6 +331,8 @@ def require_quantisation() -> list[ModuleType]:
         )
     except AttributeError as error:  # torch for Apple's processors lacks operators for x86 (torchao issue 4403)
         raise ExportError(f"int8 needs an x86 processor: torchao cannot be imported here ({error})") from error
+    finally:
+        logging.disable(before)
 
 
 class Plain(nn.Module):

@@ -412,7 +412,10 @@ def test_weights_that_cannot_be_downloaded_name_the_way_without(problem, monkeyp
         raise problem
 
     monkeypatch.setattr(torchvision.models.ResNet18_Weights, "get_state_dict", offline)
-    with pytest.raises(ValueError, match=rf"{problem}.*bring .*\.pth to .*image_weights=None for random weights"):
+    with pytest.raises(
+        ValueError,
+        match=rf"{problem}.*bring .*\.pth to .*image_weights=None \(--image-weights none\) for random weights",
+    ):
         EgoDistill(3)
 
 

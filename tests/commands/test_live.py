@@ -501,6 +501,13 @@ def test_ctrl_c_ends_cleanly_with_the_summary(kitchen, files):
     assert "Traceback" not in said
 
 
+def test_the_file_of_answers_is_named_as_what_it_is(tmp_path, capsys):
+    for name in ("a.csv", "a.json", "a"):
+        assert cli.main(["live", "tcp://127.0.0.1:9", "--student", "-", "--out", str(tmp_path / name)]) == 1
+        assert "the name of --out must end in .jsonl" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @posix_only
 def test_a_reader_that_goes_ends_the_command_in_silence(kitchen, files, capsys, monkeypatch, tmp_path):
     """As in `egodistill live ... --out a.jsonl | head -1`; a full disk is another error."""

@@ -147,6 +147,26 @@ def test_without_a_teacher_labels_are_learned_and_without_labels_a_teacher_is_as
     assert "--architecture swin3d_t --pretrained torchvision" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        ("--image-encoder resnet99 --image-weights none", "--image-encoder='resnet99' cannot be used"),
+        ("--image-encoder resnet18", r"the ImageNet weights of resnet18 .* or --image-weights none for random weights"),
+        ("--image-encoder vit_b_16 --image-weights none --frame-size 64", "needs frames of 224 pixels"),
+    ],
+)
+def test_a_student_that_cannot_be_is_refused_before_the_clips_are_decoded(
+    words, what, demo, tmp_path, monkeypatch, capsys
+):
+    def offline(*given, **options):
+        raise OSError("no network")
+
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", offline)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
+    assert cli.main(["train", str(table_of(demo)), "--out", str(tmp_path / "run"), *words.split()]) == 1
+    assert re.search(what, capsys.readouterr().err) and not (tmp_path / "run").exists()
+
+
 def test_a_folder_of_other_files_is_refused(demo, tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("mine")
     assert cli.main(["train", str(table_of(demo)), "--no-check", "--out", str(tmp_path)]) == 1

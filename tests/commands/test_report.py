@@ -156,7 +156,7 @@ def test_the_page_of_a_training_that_runs_and_of_one_that_has_not_begun(trained,
     (folder / "student.test.json").unlink()
     run(capsys, "report", folder)
     page = (folder / "report.html").read_text()
-    assert "student, running" in page and "Nothing is evaluated yet." in page and "Least sure" not in page
+    assert "student, running" in page and "Nothing is evaluated yet." in page and "The least sure" not in page
     shutil.rmtree(folder / "store")
     (folder / "student.pt.jsonl").unlink()
     run(capsys, "report", folder)

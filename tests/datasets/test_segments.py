@@ -413,15 +413,19 @@ def test_a_column_that_a_table_of_recordings_does_not_have_is_named(tmp_path):
 
 
 def test_recordings_that_cannot_be_split_are_named(tmp_path):
+    with pytest.raises(DataError, match=r"long: one recording cannot be split by recording; .*--split-by stretch"):
+        segments.read_recordings(films(tmp_path / "long", a=7))
     one = films(tmp_path / "one", a=6)
-    with pytest.raises(DataError, match=r"one: one recording cannot be split by recording; .*--split-by stretch"):
-        segments.read_recordings(one)
+    with pytest.raises(DataError, match=r"one: one recording .* by recording; add recordings, or give a table .*$"):
+        segments.read_recordings(one)  # too short for stretches
     (one / "torn.mp4").write_bytes(b"0123")  # what could not be used is told, since it would have been the second
     with pytest.raises(DataError, match=r"one recording cannot be split.*Not used: .*torn\.mp4"):
         segments.read_recordings(one)
     (one / "torn.mp4").unlink()
-    with pytest.raises(DataError, match=r"one: its recordings are too short .*none has 6\.5 s.*--split-by recording"):
+    with pytest.raises(DataError, match=r"one: its recordings are too short .*none has 6\.5 s.*; add recordings$"):
         segments.read_recordings(one, segments.Windows(split_by="stretch"))
+    with pytest.raises(DataError, match=r"two: its recordings are too short .*none has 6\.5 s.*--split-by recording"):
+        segments.read_recordings(films(tmp_path / "two", a=6, b=6), segments.Windows(split_by="stretch"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"empty: no recordings: no video \(.*\.mp4"):
         annotations.read_annotations(tmp_path / "empty")
