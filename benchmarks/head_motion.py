@@ -349,7 +349,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--frames", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     if given.command == "show":
         show()
     elif given.command == "make":
