@@ -11,13 +11,26 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from chromium import Chromium
 from painted import STEADY, X264, write_video
+from phone import (
+    GRAVITY,
+    RUNTIME,
+    SENSORS,
+    WEB,
+    Head,
+    Served,
+    camera_switches,
+    compare,
+    copy_page,
+    lively,
+    painted,
+    start,
+    write_camera,
+)
 from streams import samples, student
 
 from egodistill import Stream
@@ -28,72 +41,23 @@ from egodistill.deploy.descriptions import instructions
 from egodistill.inference import Prediction
 from egodistill.recordings.clips import Imu
 
-ROOT = Path(__file__).resolve().parents[1]
-WEB = ROOT / "examples" / "web"
-RUNTIME = WEB / "node_modules" / "onnxruntime-web"
-CAMERA = ("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream")
-GRAVITY = 9.80665
 SIZE = 32
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A copy of the example, as it is served."""
-    made = tmp_path_factory.mktemp("web")
-    for file in WEB.iterdir():
-        if file.suffix in (".html", ".mjs", ".py"):
-            shutil.copy(file, made)
-    (made / "blank.html").write_text("<!doctype html><title>blank</title>")
-    if RUNTIME.is_dir():
-        (made / "node_modules").symlink_to(RUNTIME.parent, target_is_directory=True)
-    return made
+    return copy_page(tmp_path_factory.mktemp("web"))
 
 
 @pytest.fixture(scope="module")
 def address(folder):
-    with served(folder) as found:
+    with Served(folder) as found:
         yield found
 
 
-class served:
-    """serve.py in a folder, while the block runs; its address."""
-
-    def __init__(self, folder, *options):
-        self.words = [sys.executable, str(folder / "serve.py"), "--port", "0", *options]
-
-    def __enter__(self):
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(self.words, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
-        lines = iter(self.process.stdout.readline, "")
-        return next(line.strip() for line in lines if "://" in line)
-
-    def __exit__(self, *error):
-        self.process.kill()
-        self.process.wait()
-        self.process.stdout.close()
-
-
 def picture(seed):
-    """A picture that differs from others in brightness and colour, [H, W, 3]."""
-    rng = np.random.default_rng(seed)
-    return (rng.integers(0, 256, (SIZE, SIZE, 3)) * rng.uniform(0.1, 1, 3)).astype(np.uint8)
-
-
-def lively(frames):
-    """A student whose labels change with the picture and with head motion; with weights just drawn, they hardly do."""
-    model, rng, clips = student(frames), np.random.default_rng(0), 64
-    times, readings = samples(0, 60)
-    motion = Imu(times, readings[:, :3], times, readings[:, 3:])
-    windows = np.stack([motion.window(start) for start in rng.uniform(0, 55, clips)])
-    windows[:, :, 3:] *= rng.uniform(0.2, 3, (clips, 1, 1))
-    pixels = np.stack([[picture(frames * k + i).transpose(2, 0, 1) for i in range(frames)] for k in range(clips)])
-    with torch.no_grad():
-        model.imu_encoder.cnn[-1].weight.mul_(4)
-        features = model(torch.from_numpy(pixels), torch.from_numpy(windows)).feature
-        weight = torch.randn(7, features.shape[1], generator=torch.Generator().manual_seed(0)) / features.std(0)
-        model.classifier.weight.copy_(weight)
-        model.classifier.bias.copy_(-weight @ features.mean(0))
-    return model
+    return painted(seed, SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +74,7 @@ def pairs(folder):
         if precision == "int8" and importlib.util.find_spec("torchao") is None:
             continue
         with pytest.warns() if precision == "int8" else no_block():
-            export.export_pair(lively(frames), folder / f"{name}.onnx", format="onnx", precision=precision)
+            export.export_pair(lively(student(frames)), folder / f"{name}.onnx", format="onnx", precision=precision)
         found[name] = export.load_pair(folder / f"{name}.onnx")
     return found
 
@@ -149,8 +113,8 @@ def recording(rate, seconds, seed=0):
 def pieces(rows, frames, size):
     """The input in the order in which both streams get it: (samples, frames that the camera could take then)."""
     waiting = list(frames)
-    for start in range(0, len(rows), size):
-        part = rows[start : start + size]
+    for place in range(0, len(rows), size):
+        part = rows[place : place + size]
         end, ready = max(row[0] for row in part), []
         while waiting and waiting[0][0] <= end:
             ready.append(waiting.pop(0))
@@ -380,67 +344,13 @@ def test_tables_are_read_as_python_reads_them(browser, address, tmp_path):
 # --- The page ---------------------------------------------------------------------------------------------------
 
 TEXT = "document.getElementById('{}').textContent"
-SENSORS = ("accelerometer", "linear-acceleration", "gyroscope")
-
-
-def write_camera(path):
-    """A film for the imitated camera, 320 x 240 at 10 fps, whose colour and stripe change with each picture."""
-    with open(path, "wb") as file:
-        file.write(b"YUV4MPEG2 W320 H240 F10:1 Ip A1:1 C420\n")
-        for k in range(60):
-            brightness = np.full((240, 320), 20 + 37 * k % 200, np.uint8)
-            brightness[:, 5 * k % 320 :][:, :60] = 235
-            file.write(b"FRAME\n" + brightness.tobytes())
-            file.write(bytes([11 * k % 256]) * (160 * 120) + bytes([29 * k % 256]) * (160 * 120))
-    return path
-
-
-class Head:
-    """Imitated sensors of a phone worn upright, while `move()` runs."""
-
-    def __init__(self, browser):
-        self.browser = browser
-        browser.ask("Emulation.setFocusEmulationEnabled", enabled=True)
-        for sensor in SENSORS:
-            metadata = {"available": True, "maximumFrequency": 200}
-            browser.ask("Emulation.setSensorOverrideEnabled", enabled=False, type=sensor)  # that of an earlier test
-            browser.ask("Emulation.setSensorOverrideEnabled", enabled=True, type=sensor, metadata=metadata)
-
-    def move(self, seconds, done="false"):
-        """Turn for so long, or until an expression is true; the seconds it took."""
-        began = time.monotonic()
-        while (moment := time.monotonic() - began) < seconds:
-            linear = [math.sin(4 * moment), math.sin(2 * moment), math.sin(3 * moment)]
-            whole = [linear[0], linear[1] + GRAVITY, linear[2]]
-            turns = [math.sin(2 * moment), 2 * math.sin(3 * moment + 1), 0.7 * math.sin(5 * moment)]
-            for sensor, values in zip(SENSORS, (whole, linear, turns), strict=True):
-                reading = {"xyz": dict(zip("xyz", values, strict=True))}
-                self.browser.ask("Emulation.setSensorOverrideReadings", type=sensor, reading=reading)
-            if self.browser.run(done):
-                break
-        return time.monotonic() - began
-
-
-def start(browser):
-    """Tap Start, once the student is loaded."""
-    browser.until("!document.getElementById('start').disabled")
-    browser.ask("Runtime.evaluate", expression="document.getElementById('start').click()", userGesture=True)
-
-
-def compare_logs():
-    """The function of examples/web/compare.py."""
-    spec = importlib.util.spec_from_file_location("compare", WEB / "compare.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.compare
 
 
 @pytest.fixture(scope="module")
 def phone(tmp_path_factory):
     """A browser with an imitated camera and sensors."""
     film = write_camera(tmp_path_factory.mktemp("camera") / "camera.y4m")
-    switches = [*CAMERA, f"--use-file-for-fake-video-capture={film}", "--host-resolver-rules=MAP phone.test 127.0.0.1"]
-    with Chromium(*switches) as found:
+    with Chromium(*camera_switches(film), "--host-resolver-rules=MAP phone.test 127.0.0.1") as found:
         yield found
 
 
@@ -450,15 +360,15 @@ def test_a_camera_and_sensors_give_the_labels_of_python(phone, address, folder, 
     head = Head(phone)
     phone.open(f"{address}index.html?student=one.onnx", width=390)
     start(phone)
-    assert head.move(10, "document.getElementById('confidence').value > 0") < 10
-    head.move(8)
+    assert head.move(30, "document.getElementById('confidence').value > 0") < 30  # benchmarks/web.py measures it
+    head.move(60, "egodistill.stats().given >= 14 && egodistill.stats().looks > 4")
     assert phone.run("crossOriginIsolated") and phone.run(TEXT.format("message")) == ""
     lines, stats = phone.run("egodistill.log()"), phone.run("egodistill.stats()")
-    found = compare_logs()(pairs["one"], lines)
+    found = compare(pairs["one"], lines)
     rows = [json.loads(line) for line in lines]
     shown = phone.run("[...document.querySelectorAll('#history li')].map((one) => one.textContent)")
     answers = [row for row in rows if "answer" in row]
-    assert found.answers >= 14 and found.same == found.answers and found.difference < 1e-3
+    assert found.answers >= 13 and found.same == found.answers and found.difference < 1e-3
     for line, row in zip(shown, answers[::-1], strict=False):
         assert f" · {row['classes'][0][0]} · {100 * row['classes'][0][1]:.0f} %" in line
     assert len({row["classes"][0][0] for row in answers if row["classes"]}) > 1
@@ -477,9 +387,9 @@ def test_a_camera_and_sensors_give_the_labels_of_python(phone, address, folder, 
         else line
         for line in changed
     ]
-    assert compare_logs()(pairs["one"], cut).difference > 1e-2  # of black pictures: the comparison sees a change
+    assert compare(pairs["one"], cut).difference > 1e-2  # of black pictures: the comparison sees a change
     with pytest.raises(ValueError, match="the log is of student"):
-        compare_logs()(pairs["two"], lines)
+        compare(pairs["two"], lines)
 
 
 @pytest.mark.slow
@@ -501,7 +411,7 @@ def test_the_page_fits_a_phone_and_a_screen(phone, address, pairs, width, tmp_pa
     assert phone.run("egodistill.log().length") == count and phone.run(TEXT.format("pause")) == "Continue"
     phone.run("document.getElementById('pause').click()")
     head.move(5, f"egodistill.log().length > {count + 150}")
-    assert compare_logs()(pairs["one"], phone.run("egodistill.log()")).difference < 1e-3  # across the pause
+    assert compare(pairs["one"], phone.run("egodistill.log()")).difference < 1e-3  # across the pause
 
 
 @pytest.mark.slow
@@ -571,9 +481,7 @@ def test_plain_http_on_a_phone_is_told(phone, address, pairs):
     phone.open(address.replace("127.0.0.1", "phone.test") + "index.html?student=one.onnx")
     phone.until("!document.getElementById('start').disabled")
     assert "https pages and to localhost only" in phone.run(TEXT.format("message"))
-    assert phone.run(TEXT.format("student")).endswith(
-        "one thread, because the page is not isolated (serve.py does it)."
-    )
+    assert phone.run(TEXT.format("student")).endswith("7 classes, fp32, 1 frame, 1 thread.")
 
 
 def test_a_student_that_is_not_there_is_told(browser, address):
@@ -633,7 +541,7 @@ def test_a_video_with_its_table_gives_the_labels_of_python(browser, address, pai
         browser.ask("DOM.setFileInputFiles", nodeId=node, files=[str(path) for path in walk])
     browser.until("document.getElementById('video').ended")
     browser.until("document.getElementById('history').children.length > 3")
-    found = compare_logs()(pairs["two"], browser.run("egodistill.log()"))
+    found = compare(pairs["two"], browser.run("egodistill.log()"))
     assert found.answers >= 4 and found.same == found.answers and found.difference < 1e-3
     assert not browser.errors and browser.run(TEXT.format("message")) == ""
     if way == "address":  # the server answers ranges, so that a served video can seek
@@ -641,7 +549,7 @@ def test_a_video_with_its_table_gives_the_labels_of_python(browser, address, pai
         browser.until("document.getElementById('video').ended")
         lines = browser.run("egodistill.log()")
         assert sum('"reset"' in line for line in lines) == 1
-        assert compare_logs()(pairs["two"], lines).difference < 1e-3
+        assert compare(pairs["two"], lines).difference < 1e-3
 
 
 @pytest.mark.slow
@@ -700,7 +608,7 @@ def test_the_server_speaks_https_with_a_certificate(folder, tmp_path):
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=phone", "-days", "2"]
     subprocess.run([*words, "-keyout", key, "-out", certificate], check=True, capture_output=True)
-    with served(folder, "--certificate", str(certificate), "--key", str(key)) as found:
+    with Served(folder, "--certificate", str(certificate), "--key", str(key)) as found:
         assert found.startswith("https://")
         trusts = ssl.create_default_context(cafile=certificate)
         trusts.check_hostname = False
@@ -711,9 +619,9 @@ def test_the_server_speaks_https_with_a_certificate(folder, tmp_path):
     assert done.returncode == 2 and "--key belongs to a --certificate" in done.stderr
 
 
-def test_the_lock_file_names_the_public_registry_and_hashes():
+def test_the_lock_file_has_the_hash_of_each_package_and_leaves_the_registry_to_npm():
     packages = json.loads((WEB / "package-lock.json").read_text())["packages"]
     about = json.loads((WEB / "package.json").read_text())["dependencies"]
-    assert packages[""]["dependencies"] == about == {"onnxruntime-web": "1.30.0"}
-    for name, one in packages.items():
-        assert not name or (one["resolved"].startswith("https://registry.npmjs.org/") and one["integrity"]), name
+    assert packages.pop("")["dependencies"] == about == {"onnxruntime-web": "1.30.0"}
+    assert all(one["integrity"].startswith("sha512-") and "resolved" not in one for one in packages.values())
+    assert len(packages) > 10

@@ -435,9 +435,10 @@ async function main() {
     part("student").textContent = "No student is loaded.";
     return say(error.message);
   }
-  const threads = crossOriginIsolated ? "several threads" : "one thread, because the page is not isolated (serve.py does it)";
+  const { numThreads } = ort.env.wasm; // one where a page is not isolated; serve.py does it
+  const counts = [[pair.spec.frames, "frame"], [numThreads, "thread"]].map(([n, what]) => `${n} ${what}${n === 1 ? "" : "s"}`);
   const names = pair.classNames ? `${pair.classNames.length} classes` : "classes without names";
-  part("student").textContent = `Student ${pair.student}: ${names}, ${pair.spec.frames} frame(s), ${pair.precision}, ${threads}.`;
+  part("student").textContent = `Student ${pair.student}: ${[names, pair.precision, ...counts].join(", ")}.`;
   part("start").disabled = part("files").disabled = false;
   if (!isSecureContext) say(INSECURE);
   if (!query.get("video")) return;
@@ -447,5 +448,9 @@ async function main() {
 }
 
 main();
-// For tests: what the page has received.
-globalThis.egodistill = { log: () => session.log.lines(), stats: () => session.stream.stats };
+// For tests and benchmarks: what the page has received, and how it runs.
+globalThis.egodistill = {
+  log: () => session.log.lines(),
+  stats: () => session.stream.stats,
+  threads: () => ort.env.wasm.numThreads,
+};
