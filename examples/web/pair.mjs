@@ -11,7 +11,7 @@ export async function openPair(ort, address) {
   const stem = address.replace(/\.onnx$/, "");
   if (stem === address) throw new Error(`${address}: a pair of programs is named STEM.onnx`);
   const files = ["frame", "motion"].map((part) => `${stem}.${part}.onnx`);
-  const [frame, motion] = await Promise.all(files.map(async (file) => (await get(`${file}.json`)).json()));
+  const [frame, motion] = [await (await get(`${files[0]}.json`)).json(), await (await get(`${files[1]}.json`)).json()];
   check(frame, motion, files);
   const options = { executionProviders: ["wasm"], graphOptimizationLevel: "all" };
   const sessions = [];
