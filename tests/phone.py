@@ -11,11 +11,13 @@ import sys
 import time
 from pathlib import Path
 
+import av
 import numpy as np
 import torch
 from streams import samples
 
 from egodistill.recordings.clips import Imu, spec_of
+from egodistill.video import Scaler
 
 WEB = Path(__file__).resolve().parents[1] / "examples" / "web"
 RUNTIME = WEB / "node_modules" / "onnxruntime-web"
@@ -76,6 +78,12 @@ class Served:
         self.process.stdout.close()
 
 
+def film_pictures(film, size):
+    """The pictures of a film in the size of a model, [K, 3, size, size]."""
+    with av.open(str(film)) as container:
+        return np.stack([Scaler(size)(frame) for frame in container.decode(video=0)])
+
+
 def camera_switches(film):
     """The switches of Chromium for a camera that shows a film, and is allowed."""
     words = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
@@ -83,12 +91,13 @@ def camera_switches(film):
 
 
 def write_camera(path):
-    """A film for the imitated camera, 320 x 240 at 10 fps, whose colour and stripe change with each picture."""
+    """A film for the imitated camera, 320 x 240 at 10 fps: a stripe and a colour that change, and a dark band above."""
     with open(path, "wb") as file:
         file.write(b"YUV4MPEG2 W320 H240 F10:1 Ip A1:1 C420\n")
         for k in range(60):
             brightness = np.full((240, 320), 20 + 37 * k % 200, np.uint8)
             brightness[:, 5 * k % 320 :][:, :60] = 235
+            brightness[:60] //= 3
             file.write(b"FRAME\n" + brightness.tobytes())
             file.write(bytes([11 * k % 256]) * (160 * 120) + bytes([29 * k % 256]) * (160 * 120))
     return path

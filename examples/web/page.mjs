@@ -31,6 +31,12 @@ function say(text) {
   part("message").textContent = text;
 }
 
+/** Show why a source does not open; return false. */
+function refuse(text) {
+  say(text);
+  return false;
+}
+
 const CAMERA_ERRORS = {
   NotAllowedError: "The camera was refused. Allow it for this page in the browser's settings, then load the page again.",
   NotFoundError: "There is no camera. Open a video with its IMU table instead.",
@@ -107,7 +113,7 @@ class Rates {
   /** Return how many of a kind there were a second. */
   perSecond(kind, now) {
     const span = Math.min(kind === "samples" ? SHOWN : 60, now - this.began);
-    return span > 0 ? this[kind].length / span : 0;
+    return span > 0 ? this[kind].filter((time) => time >= now - span).length / span : 0;
   }
 }
 
@@ -214,7 +220,9 @@ function showAnswer(answer, origin) {
   part("label").textContent = label;
   part("confidence").value = score;
   part("detail").textContent = answer.problem ?? `${percent(score)}, ${age}`;
-  addLine("history", `${(answer.stop - origin).toFixed(1)} s · ${answer.problem ?? `${label} · ${percent(score)}`}`);
+  const took = `${(answer.frameMs + answer.motionMs).toFixed(0)} ms`;
+  const found = answer.problem ?? `${label} · ${percent(score)} · ${took}`;
+  addLine("history", `${(answer.stop - origin).toFixed(1)} s · ${found}`);
 }
 
 function showLook(canvas, time) {
@@ -239,7 +247,7 @@ function showState() {
   part("looks").textContent = (60 * looks).toFixed(0);
   part("adds").textContent = Number.isFinite(adds) ? `${(adds / 1e6).toFixed(adds < 1e7 ? 1 : 0)} million` : "not in the export";
   for (const [id, values] of [["frameMs", times.frame], ["motionMs", times.motion]]) {
-    if (values.length) part(id).textContent = `${values.at(-1).toFixed(0)} ms (median ${median(values).toFixed(0)})`;
+    if (values.length) part(id).textContent = `${median(values).toFixed(0)} ms (median)`;
   }
   part("rate").textContent = rates.perSecond("samples", now).toFixed(0);
   part("looked").textContent = part("look").dataset.time
@@ -273,14 +281,14 @@ function eachFrame(use) {
 class Camera {
   /** Start; `false` after a sentence about what is missing. Call it from a tap: an iPhone asks for motion only then. */
   async open() {
-    if (!isSecureContext || !navigator.mediaDevices) return say(INSECURE) ?? false;
+    if (!isSecureContext || !navigator.mediaDevices) return refuse(INSECURE);
     const asks = typeof DeviceMotionEvent === "undefined" ? null : DeviceMotionEvent.requestPermission;
-    if (asks && (await asks.call(DeviceMotionEvent).catch(() => "denied")) !== "granted") return say(MOTION_REFUSED) ?? false;
+    if (asks && (await asks.call(DeviceMotionEvent).catch(() => "denied")) !== "granted") return refuse(MOTION_REFUSED);
     try {
       const wanted = { facingMode: "environment", width: { ideal: 640 }, height: { ideal: 480 } };
       video.srcObject = await navigator.mediaDevices.getUserMedia({ video: wanted, audio: false });
     } catch (error) {
-      return say(CAMERA_ERRORS[error.name] ?? `The camera does not open: ${error.message}`) ?? false;
+      return refuse(CAMERA_ERRORS[error.name] ?? `The camera does not open: ${error.message}`);
     }
     const [track] = video.srcObject.getVideoTracks();
     track.addEventListener("ended", () => say("The camera has ended. Tap Start to open it again."));
@@ -293,7 +301,9 @@ class Camera {
     };
     addEventListener("devicemotion", this.listener);
     const own = session;
-    setTimeout(() => own === session && session.origin === null && say(NO_MOTION), 1000 * WAIT);
+    setTimeout(() => {
+      if (own === session && own.origin === null) say(NO_MOTION);
+    }, 1000 * WAIT);
     await video.play();
     eachFrame((about) => {
       if (source !== this) return false;
@@ -327,7 +337,7 @@ class Film {
     video.src = this.address;
     const opened = new Promise((resolve) => video.addEventListener("loadeddata", () => resolve(true), { once: true }));
     if (!(await Promise.race([opened, failed]))) {
-      return say("This browser cannot play the video. H.264 in an .mp4 plays everywhere; `egodistill transcode` makes one.") ?? false;
+      return refuse("This browser cannot play the video. H.264 in an .mp4 plays everywhere; `egodistill transcode` makes one.");
     }
     video.controls = true;
     video.onseeking = () => this.seek();
@@ -428,6 +438,9 @@ drop.addEventListener("drop", (event) => {
 setInterval(showState, 200);
 
 async function main() {
+  if (!video.requestVideoFrameCallback || !globalThis.OffscreenCanvas) {
+    return say("This browser is too old: it has no requestVideoFrameCallback, or no OffscreenCanvas.");
+  }
   ort.env.wasm.proxy = true; // in a worker: while the page waits for a network, it would lose motion events
   try {
     pair = await openPair(ort, query.get("student") ?? "student.onnx");
