@@ -525,27 +525,35 @@ def test_a_student_that_does_not_fit_is_told(browser, address, folder, pairs, ch
 
 @pytest.fixture(scope="module")
 def walk(folder):
-    """A video of 6 s and its IMU table, beside the page."""
+    """A video of 6 s, its IMU table, beside the page, and the same samples as a table for each sensor."""
     write_video(folder / "walk.mp4", STEADY, pictures=[picture(k // 10) for k in range(len(STEADY))], **X264)
     times, readings = samples(0, 6.1, 200.0)
-    rows = np.column_stack([times, readings])
-    np.savetxt(folder / "walk.csv", rows, "%.9g", delimiter=",", header="time,ax,ay,az,gx,gy,gz", comments="")
-    return folder / "walk.mp4", folder / "walk.csv"
+    rows, options = np.column_stack([times, readings]), {"delimiter": ",", "comments": ""}
+    np.savetxt(folder / "walk.csv", rows, "%.9g", header="time,ax,ay,az,gx,gy,gz", **options)
+    np.savetxt(folder / "accl.csv", rows[:, :4], "%.9g", header="time,ax,ay,az", **options)
+    rows[:, 0] += 0.0017
+    np.savetxt(folder / "gyro.csv", rows[:, [0, 4, 5, 6]], "%.9g", header="time,gx,gy,gz", **options)
+    return [folder / name for name in ("walk.mp4", "walk.csv", "accl.csv", "gyro.csv")]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["files", "address"])
-def test_a_video_with_its_table_gives_the_labels_of_python(browser, address, pairs, walk, way):
+def test_a_video_with_its_table_gives_the_labels_of_python(browser, address, pairs, walk, way, tmp_path):
     query = "" if way == "files" else "&video=walk.mp4&imu=walk.csv"
     browser.open(f"{address}index.html?student=two.onnx{query}", width=390)
     browser.until("!document.getElementById('files').disabled")
     if way == "files":
         root = browser.ask("DOM.getDocument")["root"]["nodeId"]
         node = browser.ask("DOM.querySelector", nodeId=root, selector="#files")["nodeId"]
-        browser.ask("DOM.setFileInputFiles", nodeId=node, files=[str(path) for path in walk])
+        browser.ask("DOM.setFileInputFiles", nodeId=node, files=[str(walk[k]) for k in (0, 2, 3)])
     browser.until("document.getElementById('video').ended")
     browser.until("document.getElementById('history').children.length > 3")
-    found = compare(pairs["two"], browser.run("egodistill.log()"))
+    lines = browser.run("egodistill.log()")
+    (tmp_path / "log.jsonl").write_text("\n".join(lines))
+    motion = read_imu(tmp_path / "log.jsonl")
+    assert len(motion.accel) > 1150 and len(motion.gyro) > 1150
+    assert (motion.accel_time[0] == motion.gyro_time[0]) == (way == "address")
+    found = compare(pairs["two"], lines)
     assert found.answers >= 4 and found.same == found.answers and found.difference < 1e-3
     assert not browser.errors and browser.run(TEXT.format("message")) == ""
     if way == "address":  # the server answers ranges, so that a served video can seek

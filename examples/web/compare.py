@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import base64
 import json
+import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -16,6 +17,8 @@ import numpy as np
 
 from egodistill import Stream
 from egodistill.deploy.export import load_pair
+
+NONE = [math.nan] * 3  # of a sensor that has no sample at this time
 
 
 class Comparison(NamedTuple):
@@ -41,7 +44,7 @@ def compare(pair: Any, lines: Iterable[str]) -> Comparison:
     with Stream(pair, **options, report=lambda state: None) as stream:
         for row in rows:
             if "time" in row:
-                stream.accept_imu([row["time"]], [[*row["accel"], *row["gyro"]]])
+                stream.accept_imu([row["time"]], [[*row.get("accel", NONE), *row.get("gyro", NONE)]])
             elif "frame" in row:
                 planes = np.frombuffer(base64.b64decode(row["rgb"]), np.uint8).reshape(3, size, size)
                 stream.accept_frame(float(row["frame"]), planes.transpose(1, 2, 0))

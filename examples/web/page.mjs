@@ -78,8 +78,9 @@ class Log {
 function lineOf({ sample, picture, answer, ...rest }) {
   if (sample) {
     // Decimals: a time without is one in nanoseconds.
-    const [accel, gyro] = [sample.reading.slice(0, 3), sample.reading.slice(3)].map((values) => JSON.stringify(values));
-    return `{"time": ${sample.time.toFixed(6)}, "accel": ${accel}, "gyro": ${gyro}}`;
+    const sensors = [["accel", sample.reading.slice(0, 3)], ["gyro", sample.reading.slice(3)]];
+    const there = sensors.filter(([, values]) => values.every(Number.isFinite));
+    return `{"time": ${[sample.time.toFixed(6), ...there.map(([name, xyz]) => `"${name}": ${JSON.stringify(xyz)}`)].join(", ")}}`;
   }
   if (picture) return JSON.stringify({ frame: rest.time, rgb: base64(picture) });
   if (!answer) return JSON.stringify(rest);
