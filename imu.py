@@ -16,6 +16,7 @@ import functools
 import importlib
 import inspect
 import io
+import json
 import math
 import os
 import re
@@ -299,6 +300,9 @@ def read_imu(
     relate to their videos, while `egodistill convert` writes a table on the video's clock. The axes of all these, and
     of telemetry in a GoPro video, are the camera's: X to the left, Y to the user, Z up.
 
+    A file of JSON lines (.jsonl) has samples as `live --imu -` takes them, {"time": 1.25, "accel": [x, y, z], "gyro":
+    [x, y, z]}. Lines without a time are ignored, as in the log of the page in examples/web.
+
     A file with a suffix in `IMU_READERS` is read by the function there, and what it returns is checked like a table.
 
     Args:
@@ -399,7 +403,7 @@ def _read(source: str | os.PathLike | Sequence[str | os.PathLike], zero_accel: b
             return _read_log(path, "read_gyroflow", zero_accel)
         if path.suffix.lower() == ".vrs":
             return _read_aria(path)
-        if path.suffix.lower() != ".csv":
+        if path.suffix.lower() not in (".csv", ".jsonl"):
             return _read_telemetry(path, zero_accel)
         if "timestamp [ns]" in _first_line(path).lower():
             return _read_log(path, "read_neon", zero_accel)
@@ -411,7 +415,7 @@ def _read(source: str | os.PathLike | Sequence[str | os.PathLike], zero_accel: b
     samples: list[np.ndarray] = []
     notes: list[str] = []
     for path, sensors in files:
-        samples += _read_imu_csv(path, sensors, notes, may_lack_accel=zero_accel)
+        samples += _read_samples(path, sensors, notes, may_lack_accel=zero_accel)
     accel_time, accel, gyro_time, gyro = samples
     if not len(accel):
         accel_time, accel = gyro_time, np.zeros_like(gyro)
@@ -475,7 +479,7 @@ def table_columns(
 
 
 def _first_line(path: Path) -> str:
-    """Return the start of a file; "" if it cannot be read, which `_read_imu_csv()` then explains."""
+    """Return the start of a file; "" if it cannot be read, which `_read_samples()` then explains."""
     if not path.is_file():  # opening a pipe would wait for a writer
         return ""
     try:
@@ -485,23 +489,18 @@ def _first_line(path: Path) -> str:
         return ""
 
 
-def _read_imu_csv(path: Path, sensors: Sequence[str], notes: list[str], may_lack_accel: bool) -> list[np.ndarray]:
+def _read_samples(path: Path, sensors: Sequence[str], notes: list[str], may_lack_accel: bool) -> list[np.ndarray]:
     """Return times and values of each requested sensor; append what is unusual to `notes`."""
     if path.exists() and not path.is_file():  # a pipe has no end, or waits for a writer
         raise IMUError(f"{path}: a {'folder' if path.is_dir() else 'pipe or device'}, not a regular file")
+    read = _json_lines if path.suffix.lower() == ".jsonl" else _table
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            first = file.readline(LONGEST_HEADER)
-            empty = not any(line.strip() for line in file)
+        time_column, unit, table = read(path, sensors, may_lack_accel)
     except OSError as error:
         raise IMUError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise IMUError(f"{path}: not a UTF-8 text file: {error}") from error
-    time_column, unit, columns = table_columns(path, first, sensors, may_lack_accel=may_lack_accel)
-    lacks_accel = len(columns) < 1 + 3 * len(sensors)
-    if empty:
-        raise IMUError(f"{path}: a header but no samples")
-    table = _numbers(path, columns)
+    lacks_accel = table.shape[1] < 1 + 3 * len(sensors)
     stamps = table[:, 0] * unit
     timely = np.abs(stamps) < _LATEST_STAMP  # NaN: False
     if absurd := len(timely) - np.count_nonzero(timely):
@@ -530,6 +529,50 @@ def _read_imu_csv(path: Path, sensors: Sequence[str], notes: list[str], may_lack
             notes += _sample_notes(path, sensor, found, values)
         result += [found, values]
     return result
+
+
+def _table(path: Path, sensors: Sequence[str], may_lack_accel: bool) -> tuple[str, float, np.ndarray]:
+    """Return the time column of a CSV, its unit in seconds, and the columns of the time and the sensors, [n, 1 + 3 k].
+
+    Without the columns of an accelerometer that may be lacking, k is that of the other sensor.
+    """
+    with open(path, encoding="utf-8-sig") as file:
+        first = file.readline(LONGEST_HEADER)
+        empty = not any(line.strip() for line in file)
+    time_column, unit, columns = table_columns(path, first, sensors, may_lack_accel=may_lack_accel)
+    if empty:
+        raise IMUError(f"{path}: a header but no samples")
+    return time_column, unit, _numbers(path, columns)
+
+
+def _json_lines(path: Path, sensors: Sequence[str], may_lack_accel: bool) -> tuple[str, float, np.ndarray]:
+    """Return what `_table()` returns, of JSON lines. Lines without a time, such as frames of a log, are not samples."""
+    rows, unit = [], 1.0
+    with open(path, encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise ValueError("not an object")
+                if "time" not in row:
+                    continue
+                if not rows and isinstance(row["time"], int):
+                    unit = 1e-9
+                readings = [[math.nan] * 3 if row.get(name) is None else row[name] for name in ("accel", "gyro")]
+                rows.append([float(x) for x in (row["time"], *readings[0], *readings[1])])
+                if len(rows[-1]) != 7:
+                    raise ValueError("three numbers")
+            except (ValueError, TypeError, OverflowError, RecursionError) as error:
+                form = '{"time": 1.25, "accel": [x, y, z], "gyro": [x, y, z]}'
+                raise IMUError(f"{path}: line {number} is not a sample such as {form}: {line[:80]!r}") from error
+    if not rows:
+        raise IMUError(f'{path}: no samples: no line has a "time"')
+    table = np.array(rows)
+    lacks_accel = may_lack_accel and len(sensors) > 1 and bool(np.isnan(table[:, 1:4]).all())
+    kept = [k for k, sensor in enumerate(("accelerometer", "gyroscope")) if sensor in sensors[lacks_accel:]]
+    return "time", unit, table[:, [0, *(1 + 3 * k + axis for k in kept for axis in range(3))]]
 
 
 def _require_rate(path: str | os.PathLike, sensor: str, stamps: np.ndarray, column: str, unit: float) -> None:

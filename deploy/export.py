@@ -60,6 +60,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from ..engine import batches, checkpoints
 from ..recordings import clips
@@ -670,6 +671,7 @@ def describe(
         "inputs": [inputs[name] for name in names],
         "batch": f"exactly {settings.batch_size}" if settings.batch_size else "any size, at least 1",
         "outputs": [{"name": name, "dtype": "float32", **outputs[name]} for name in part.outputs],
+        "multiply_adds": count_multiply_adds(model, part),
         "class_names": model.class_names,
         "inside": [inside[name] for name in names if name in inside],
         "state": describe_state(spec) if part in (FrameProgram, MotionProgram) else None,
@@ -678,6 +680,15 @@ def describe(
         "versions": {"egodistill": __version__, "torch": torch.__version__}
         | {name: importlib.import_module(name).__version__ for name in modules},
     }
+
+
+def count_multiply_adds(model: EgoDistill, part: type[Plain]) -> int:
+    """Return the multiply-adds of a part for one picture or clip, in its exported form (see `IMUEncoder2d`)."""
+    with torch.no_grad():
+        plain, inputs = part(model), part.take(model, *model_inputs(model, 1))
+        with FlopCounterMode(display=False) as counter:
+            plain(*inputs)
+    return counter.get_total_flops() // 2
 
 
 def describe_calibration(

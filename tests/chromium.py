@@ -25,9 +25,9 @@ WAIT = 60.0  # seconds for an answer
 
 
 class Chromium:
-    """A browser with one page; `errors` and `requests` are those since the last `open()`."""
+    """A browser with one page; `errors` and `requests` are those since the last `open()`. It takes switches."""
 
-    def __init__(self):
+    def __init__(self, *switches):
         program = shutil.which("chromium")
         if program is None:
             pytest.skip("needs the browser `chromium` on PATH, as the package chromium of Debian has it")
@@ -37,7 +37,7 @@ class Chromium:
         pipes = [[fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in os.pipe()] for _ in range(2)]
         (theirs, self.input), (self.output, answers) = pipes  # what they read; what we read
         words = [program, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"]
-        words += ["--remote-debugging-pipe", f"--user-data-dir={self.folder.name}", "about:blank"]
+        words += ["--remote-debugging-pipe", f"--user-data-dir={self.folder.name}", *switches, "about:blank"]
         files = [(os.POSIX_SPAWN_DUP2, theirs, 3), (os.POSIX_SPAWN_DUP2, answers, 4)]
         files += [(os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0)]
         self.process = os.posix_spawn(program, words, os.environ, file_actions=files)
@@ -109,12 +109,12 @@ class Chromium:
         return [address for _, address in self.asked if not address.startswith("data:")]
 
     def open(self, page, fragment="", *, width=1280, height=800):
-        """Open a file on a screen of this size in pixels, and wait until it is loaded."""
+        """Open a file or an address on a screen of this size in pixels, and wait until it is loaded."""
         about = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self.ask("Emulation.setDeviceMetricsOverride", **about)
         self.go("about:blank")  # a page that only gets another fragment would not be loaded
         self.errors, self.asked = [], []
-        self.go(Path(page).resolve().as_uri() + fragment)
+        self.go((page if "://" in str(page) else Path(page).resolve().as_uri()) + fragment)
 
     def go(self, address):
         self.loaded = False

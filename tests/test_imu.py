@@ -1,5 +1,6 @@
 """IMU recordings: tables, telemetry, windows and their coverage."""
 
+import json
 import os
 import re
 
@@ -676,3 +677,57 @@ def test_a_function_of_ones_own_that_fails_is_told_with_its_line(tmp_path, monke
     monkeypatch.setitem(IMU_READERS, ".log", lambda path: (1, 2))
     with pytest.raises(IMUError, match=r"walk\.log: .*<lambda>\(\) returns tuple, not Imu"):
         read_imu(tmp_path / "walk.log")
+
+
+# --- JSON lines
+
+
+def json_lines(path, lines):
+    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
+    return path
+
+
+def test_json_lines_have_one_sensor_or_both_and_other_lines_between(tmp_path):
+    times = np.arange(40) / 200
+    both = [{"time": t, "accel": [1, 2, 9.5], "gyro": [0.1 * t, 0, 0.2]} for t in times.tolist()]
+    apart = [{k: v for k, v in one.items() if k != ("accel", "gyro")[i % 2]} for i, one in enumerate(both)]
+    path = tmp_path / "walk.jsonl"
+    motion = read_imu(json_lines(path, [{"log": "page"}, *both, "", {"frame": 0.1, "rgb": "AA=="}]))
+    assert motion.accel_time.tolist() == motion.gyro_time.tolist() == times.tolist()
+    assert motion.accel[3].tolist() == [1, 2, 9.5] and motion.gyro[3].tolist() == [0.1 * times[3], 0, 0.2]
+    motion = read_imu(json_lines(path, apart))
+    assert motion.gyro_time.tolist() == times[::2].tolist() and motion.accel_time.tolist() == times[1::2].tolist()
+    whole = [one | {"time": round(one["time"] * 1e9)} for one in both]
+    assert np.allclose(read_imu(json_lines(path, whole)).gyro_time, times)
+
+
+def test_json_lines_without_accelerometer_are_read_if_asked(tmp_path):
+    lines = [{"time": k / 200, "gyro": [0.1, 0.2, 0.3 * k]} for k in range(40)]
+    path = json_lines(tmp_path / "walk.jsonl", lines)
+    with pytest.raises(IMUError, match="0 usable accelerometer samples"):
+        read_imu(path)
+    motion = read_imu(path, zero_accel=True)
+    assert not motion.accel.any() and motion.gyro[5, 2] == 1.5
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("oops", 'line 3 is not a sample such as {"time": 1.25'),
+        ("[1, 2]", "line 3"),
+        ("3", "line 3"),
+        ({"time": 1.0, "accel": [1, 2], "gyro": [1, 2, 3]}, "line 3"),
+        ({"time": 1.0, "accel": [1, 2, "x"]}, "line 3"),
+        ({"time": "soon", "accel": [1, 2, 3]}, "line 3"),
+    ],
+)
+def test_a_line_that_is_not_a_sample_is_named(tmp_path, line, told):
+    good = [{"time": k / 200, "accel": [0, 0, 9.8], "gyro": [0.1, 0.2, 0.3 * k]} for k in range(40)]
+    path = json_lines(tmp_path / "walk.jsonl", [*good[:2], line, *good[2:]])
+    with pytest.raises(IMUError, match=re.escape(told)):
+        read_imu(path)
+
+
+def test_json_lines_without_a_sample_say_so(tmp_path):
+    with pytest.raises(IMUError, match='no line has a "time"'):
+        read_imu(json_lines(tmp_path / "walk.jsonl", [{"log": "page"}]))

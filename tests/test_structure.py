@@ -100,7 +100,9 @@ def test_imports_lead_down(module):
 
 
 # Tests of the whole: documents, packaging, platforms, and what several modules do together.
-WHOLE = "api compatibility docstrings fuzz keywords package portability readme site structure tutorials types".split()
+WHOLE = (
+    "api compatibility docstrings fuzz keywords package portability readme site structure tutorials types web".split()
+)
 
 
 def test_tests_mirror_the_rooms():

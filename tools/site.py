@@ -63,7 +63,9 @@ def build(out: Path) -> list[str]:
 def documents() -> dict[str, Module]:
     """Return each Markdown file as a module of pdoc whose docstring is the text."""
     pages = {}
-    for path in (path for folder in ("", "docs", "results") for path in sorted((ROOT / folder).glob("*.md"))):
+    for path in (
+        path for folder in ("", "docs", "results", "examples/web") for path in sorted((ROOT / folder).glob("*.md"))
+    ):
         place = path.relative_to(ROOT).as_posix()
         name = re.sub(r"README$", "index", place.removesuffix(".md")).replace("/", ".")
         text = path.read_text(encoding="utf-8")

@@ -363,6 +363,20 @@ def test_teachers(script, monkeypatch):
     assert rows == [[batch, "original", "fp32", *measured] for batch in ("1", "8")]
 
 
+@pytest.mark.slow
+def test_web(script, student):
+    """A few answers of a small student on the page, with the classes of Python."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason=f'needs {package}: pip install ".[export]"')
+    if not (ROOT / "examples" / "web" / "node_modules").is_dir():
+        pytest.skip("needs onnxruntime-web: npm ci --ignore-scripts --prefix examples/web")
+    _, main = script("web")
+    header, rows = only(main("--student", student, "--precision", "fp32", "--seconds", 3))
+    (cells,) = [dict(zip(header, row, strict=True)) for row in rows]
+    assert number(cells["first label (s)"]) > 2 and number(cells["motion (ms)"]) > 0
+    assert int(cells["equal labels"]) == int(cells["answers"]) > 3 and number(cells["difference"]) < 1e-3
+
+
 @pytest.mark.parametrize("document", sorted((ROOT / "results").glob("*.md")), ids=lambda path: path.name)
 def test_shares_of_stored_tables_are_0_to_100_percent(document):
     """And differences of shares -100 to 100: intervals end there."""

@@ -209,6 +209,35 @@ def test_json_lines_give_the_answers_of_the_tables(kitchen, files, capsys, fast,
         assert dict(map(tuple, one["classes"])) == pytest.approx(dict(map(tuple, other["classes"])), abs=1e-5)
 
 
+def test_a_log_of_a_page_gives_the_answers_of_the_tables(kitchen, files, capsys, fast, tmp_path):
+    """Its samples are read; its other lines are not."""
+    lines = (files / "samples.jsonl").read_text().splitlines()
+    others = [{"log": "egodistill web 1"}, {"frame": 0.5, "rgb": "AAAA"}, {"answer": 2.1, "classes": [["a", 0.5]]}]
+    log = tmp_path / "log.jsonl"
+    log.write_text("\n".join([*map(json.dumps, others[:1]), *lines, *map(json.dumps, others[1:])]))
+    found, _ = answers_of(capsys, *of_kitchen(kitchen, files, "--imu", log, "--fast"))
+    assert [one["classes"] for one in found] == [one["classes"] for one in fast] and len(found) > 5
+
+
+def test_a_table_of_a_phone_is_read_with_its_axes(kitchen, files, capsys, fast, tmp_path):
+    """X to the right, Y up along the screen and Z out of it: in GoPro axes -X, Z, Y."""
+    lines = [json.loads(line) for line in (files / "samples.jsonl").read_text().splitlines()]
+    for line in lines:
+        for sensor in {"accel", "gyro"} & line.keys():
+            left, back, up = line[sensor]
+            line[sensor] = [-left, up, back]
+    log = tmp_path / "phone.jsonl"
+    log.write_text("\n".join(map(json.dumps, lines)))
+    words = of_kitchen(kitchen, files, "--imu", log, "--imu-axes", "xZY", "--fast")
+    found, _ = answers_of(capsys, *words)
+    assert [one["classes"] for one in found] == [one["classes"] for one in fast] and len(found) > 5
+    phone, table = (tmp_path / name for name in ("phone.csv", "table.csv"))
+    words = [kitchen[0].recording.video, "--student", files / "student.pt", "--precision", "fp32"]
+    for path, imu in ((phone, ["--imu", log, "--imu-axes", "xZY"]), (table, imu_of(kitchen))):
+        assert cli.main(["predict", *map(str, (*words, *imu, "--out", path))]) == 0, capsys.readouterr().err
+    assert phone.read_text() == table.read_text() and phone.read_text().count("\n") == 4
+
+
 def test_a_table_that_grows_is_read_at_the_speed_of_the_file(kitchen, files, capsys, fast, host_clock):
     words = of_kitchen(kitchen, files, "--imu-follow", files / "table.csv")
     _, same = at_real_speed(host_clock, lambda: answers_of(capsys, *words), fast)

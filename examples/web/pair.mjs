@@ -1,0 +1,71 @@
+/* The two programs of `egodistill export --pair --format onnx` in onnxruntime-web.
+
+    const pair = await openPair(ort, "student.onnx");      // student.frame.onnx, student.motion.onnx and their .json
+    const feature = await pair.encodeFrame(picture);       // once per picture: Uint8Array, RGB planes [3, size, size]
+    const logits = await pair.fuse([feature], window);     // once per answer: Float32Array [samples * 6]
+
+`ort` is the module onnxruntime-web. Load only programs whose source you trust. */
+
+/** Return the two programs with the values of their descriptions. The error of a missing file names it. */
+export async function openPair(ort, address) {
+  const stem = address.replace(/\.onnx$/, "");
+  if (stem === address) throw new Error(`${address}: a pair of programs is named STEM.onnx`);
+  const files = ["frame", "motion"].map((part) => `${stem}.${part}.onnx`);
+  const [frame, motion] = [await (await get(`${files[0]}.json`)).json(), await (await get(`${files[1]}.json`)).json()];
+  check(frame, motion, files);
+  const options = { executionProviders: ["wasm"], graphOptimizationLevel: "all" };
+  const sessions = [];
+  for (const file of files) {
+    // One after the other: a phone may lack the memory for both at once.
+    sessions.push(await ort.InferenceSession.create(new Uint8Array(await (await get(file)).arrayBuffer()), options));
+  }
+  const { clip_spec: spec, class_names: classNames, student, precision } = motion;
+  const dim = frame.outputs[0].shape[1];
+  const run = async (session, inputs, name) => {
+    const outputs = await session.run(inputs);
+    const { data } = outputs[name];
+    Object.values(outputs).forEach((tensor) => tensor.dispose());
+    return data;
+  };
+  return {
+    spec,
+    classNames,
+    student,
+    precision,
+    multiplyAdds: { frame: frame.multiply_adds, motion: motion.multiply_adds },
+    // Inputs are copied: where onnxruntime-web works in a worker, it takes their buffers away.
+    encodeFrame: (picture) => {
+      const pixels = new ort.Tensor("uint8", picture.slice(), [1, 3, spec.size, spec.size]);
+      return run(sessions[0], { frame: pixels }, "image_feature");
+    },
+    fuse: (features, window) => {
+      const image = new Float32Array(spec.frames * dim);
+      features.forEach((feature, k) => image.set(feature, k * dim));
+      const inputs = {
+        image_features: new ort.Tensor("float32", image, [1, spec.frames, dim]),
+        imu: new ort.Tensor("float32", window.slice(), [1, spec.imu_samples, 6]),
+      };
+      return run(sessions[1], inputs, "logits");
+    },
+  };
+}
+
+async function get(address) {
+  const found = await fetch(address).catch((error) => ({ ok: false, status: error.message }));
+  if (found.ok) return found;
+  throw new Error(`${address} cannot be read (${found.status}). Export a student into this folder; README.md says how.`);
+}
+
+function check(frame, motion, files) {
+  for (const [k, description] of [frame, motion].entries()) {
+    const batch = description.inputs[0].shape[0];
+    if (description.kind !== "onnx") throw new Error(`${files[k]}: its description is not that of an ONNX program.`);
+    if (batch !== "batch" && batch !== 1) throw new Error(`${files[k]}: takes ${batch} at once; export without --batch-size.`);
+  }
+  if (frame.student !== motion.student) {
+    throw new Error(`${files.join(" and ")} are not of one student; copy all four files of one export.`);
+  }
+  const { frames, imu_samples: samples, imu_axes: axes } = motion.clip_spec;
+  if (!frames || !samples) throw new Error("This page is for a student that reads frames and head motion.");
+  if (axes !== "gopro") throw new Error(`This student reads samples in the axes "${axes}"; this page has those of a GoPro.`);
+}

@@ -1,0 +1,639 @@
+"""The page in examples/web: its stream answers as Python's, with an imitated camera and imitated sensors, too."""
+
+import base64
+import importlib
+import json
+import math
+import shutil
+import ssl
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import numpy as np
+import pytest
+from chromium import Chromium
+from painted import STEADY, X264, write_video
+from phone import (
+    GRAVITY,
+    RUNTIME,
+    SENSORS,
+    WEB,
+    Head,
+    Served,
+    camera_switches,
+    compare,
+    copy_page,
+    film_pictures,
+    lively,
+    painted,
+    start,
+    write_camera,
+)
+from streams import samples, student
+
+from egodistill import Stream
+from egodistill.cameras import axes_and_turn
+from egodistill.data import read_imu
+from egodistill.deploy import events, gates
+from egodistill.deploy.descriptions import instructions
+from egodistill.inference import Prediction
+from egodistill.recordings.clips import Imu
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A copy of the example, as it is served."""
+    return copy_page(tmp_path_factory.mktemp("web"))
+
+
+@pytest.fixture(scope="module")
+def address(folder):
+    with Served(folder) as found:
+        yield found
+
+
+def picture(seed):
+    return painted(seed, SIZE)
+
+
+@pytest.fixture(scope="module")
+def pairs(folder):
+    """Exported pairs with one and two frames, and one in int8, beside the page: {name: pair}."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason=f'needs {package}: pip install ".[export]"')
+    if not RUNTIME.is_dir():
+        pytest.skip("needs onnxruntime-web: npm ci --ignore-scripts --prefix examples/web")
+    from egodistill.deploy import export
+
+    found = {}
+    for name, frames, precision in (("one", 1, "fp32"), ("two", 2, "fp32"), ("int8", 1, "int8")):
+        if precision == "int8" and importlib.util.find_spec("torchao") is None:
+            continue
+        with pytest.warns() if precision == "int8" else no_block():
+            export.export_pair(lively(student(frames)), folder / f"{name}.onnx", format="onnx", precision=precision)
+        found[name] = export.load_pair(folder / f"{name}.onnx")
+    return found
+
+
+class no_block:
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return None
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with Chromium() as found:
+        yield found
+
+
+# --- The stream -------------------------------------------------------------------------------------------------
+
+
+def recording(rate, seconds, seed=0):
+    """Samples in order of arrival, as uneven, late and doubled as they come, and frames at 10 fps."""
+    rng = np.random.default_rng(seed)
+    times = np.sort((np.arange(round(seconds * rate)) + rng.uniform(0, 0.8, round(seconds * rate))) / rate) + 3.1
+    fast = 1 + 2.5 * (np.sin(times / 3) > 0.6)  # bursts of fast turns, which open the gate
+    turns = np.sin(np.outer(times, [1.3, 2.1, 3.7]) + rng.uniform(0, 6, 3)) * 0.6 * fast[:, None]
+    accel = np.sin(np.outer(times, [2.0, 1.1, 0.7])) * 2 + [0, 0, GRAVITY]
+    order = np.argsort(np.arange(len(times)) + rng.uniform(0, 0.04 * rate, len(times)), kind="stable")
+    order = np.concatenate([order, order[:1]])
+    rows = np.column_stack([times, accel, turns])[order]
+    moments = (np.arange(round(seconds * 10)) / 10 + 3.07).tolist()
+    return rows.tolist(), [(moment, picture(k)) for k, moment in enumerate(moments)]
+
+
+def pieces(rows, frames, size):
+    """The input in the order in which both streams get it: (samples, frames that the camera could take then)."""
+    waiting = list(frames)
+    for place in range(0, len(rows), size):
+        part = rows[place : place + size]
+        end, ready = max(row[0] for row in part), []
+        while waiting and waiting[0][0] <= end:
+            ready.append(waiting.pop(0))
+        yield part, ready
+
+
+FEED = """
+async ({ file, student, options }) => {
+  const [{ Stream, moved }, { openPair }, ort] = await Promise.all([
+    import("./stream.mjs"), import("./pair.mjs"), import("./node_modules/onnxruntime-web/dist/ort.wasm.bundle.min.mjs"),
+  ]);
+  ort.env.wasm.numThreads = 1;
+  const stream = new Stream(await openPair(ort, student), options);
+  const answers = [];
+  for (const { samples, frames } of await (await fetch(file)).json()) {
+    for (const { time, pixels } of frames) {
+      const picture = Uint8Array.from(atob(pixels), (letter) => letter.charCodeAt(0));
+      if (stream.wantsFrame(time)) stream.acceptFrame(time, picture);
+    }
+    stream.acceptMotion(samples.map(([time]) => time), samples.map(([, ...reading]) => reading));
+    answers.push(...(await stream.results()));
+  }
+  return { answers, stats: stream.stats };
+}
+"""
+
+
+def answers_of_both(browser, address, folder, pair, name, rate, seconds=56.0, **options):
+    """The answers of a Python stream and of the page's, for the same input."""
+    rows, frames = recording(rate, seconds)
+    given, ours = [], []
+    with Stream(pair, frames="newest", top=7, precision="fp32", report=lambda state: None, **options) as stream:
+        for part, ready in pieces(rows, frames, round(rate / 10)):
+            for moment, pixels in ready:
+                if stream.wants_frame(moment):
+                    stream.accept_frame(moment, pixels)
+            table = np.array(part)
+            stream.accept_imu(table[:, 0], table[:, 1:])
+            ours += stream.results()
+            planes = [(t, base64.b64encode(p.transpose(2, 0, 1).tobytes()).decode()) for t, p in ready]
+            given.append({"samples": part, "frames": [{"time": t, "pixels": p} for t, p in planes]})
+        looks = stream.stats.answered
+    (folder / "input.json").write_text(json.dumps(given))
+    browser.open(f"{address}blank.html")
+    about = {"file": "input.json", "student": f"{name}.onnx", "options": {"top": 7, **options}}
+    found = browser.run(f"({FEED})({json.dumps(about)})")
+    assert found["stats"]["looks"] == looks and 5 < looks < len(frames) / 5
+    return ours, found["answers"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "rate", "options"),
+    [("one", 60, {}), ("one", 400, {"period": 1.0}), ("two", 60, {})],
+    ids=["one frame", "a fast sensor", "two frames"],
+)
+def test_the_stream_of_the_page_answers_as_pythons(browser, address, folder, pairs, name, rate, options):
+    ours, theirs = answers_of_both(browser, address, folder, pairs[name], name, rate, **options)
+    assert len(ours) == len(theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one.start, one.stop) == pytest.approx((other["start"], other["stop"]), abs=1e-9)
+        assert list(one.frame_age) == pytest.approx(other["ages"], abs=1e-9)
+        assert one.encoded == other["encoded"] and (one.problem is None) == (other["problem"] is None)
+        assert dict(one.classes) == pytest.approx(dict(other["classes"]), abs=1e-3)
+    given = [one for one in ours if one.problem is None]
+    assert len(given) >= 100 and len({one.classes[0][0] for one in given}) > 3
+
+
+@pytest.mark.slow
+def test_int8_gives_the_labels_of_python(browser, address, folder, pairs):
+    if "int8" not in pairs:
+        pytest.skip("needs torchao for int8")
+    if not instructions().get("avx512_vnni"):
+        pytest.skip("without VNNI, onnxruntime's int8 products saturate on x86, and those of WebAssembly do not")
+    ours, theirs = answers_of_both(browser, address, folder, pairs["int8"], "int8", 60, seconds=160.0)
+    labels = [(one.classes[0][0], other["classes"][0][0]) for one, other in zip(ours, theirs, strict=True)]
+    assert len(labels) > 300 and len({one for one, _ in labels}) > 3
+    assert sum(one == other for one, other in labels) >= 0.99 * len(labels)
+
+
+HOUR = """
+async () => {
+  const { Stream } = await import("./stream.mjs");
+  const pair = {
+    spec: { frames: 1, size: 1, imu_samples: 422, imu_rate: 198, seconds: 64 / 30 }, classNames: ["a", "b"],
+    encodeFrame: async (picture) => Float32Array.from(picture), fuse: async () => Float32Array.of(0, 1),
+  };
+  const stream = globalThis.stream = new Stream(pair);
+  globalThis.minutes = async (from, to) => {
+    let longest = 0;
+    for (let i = 3600 * from; i < 3600 * to; i++) {
+      const time = i / 60;
+      if (i % 6 === 0 && stream.wantsFrame(time)) stream.acceptFrame(time, new Uint8Array(3));
+      stream.acceptMotion([time], [[0, 0, 9.8, 2 * Math.sin(time), 0, 0]]);
+      await stream.results();
+      const lengths = stream.sensors.map((sensor) => sensor.times.length);
+      longest = Math.max(longest, stream.kept.length, stream.pending.length, ...lengths);
+    }
+    return longest;
+  };
+}
+"""
+
+
+@pytest.mark.slow
+def test_an_hour_of_samples_needs_no_more_memory_than_five_minutes(browser, address):
+    def used():
+        browser.ask("HeapProfiler.collectGarbage")
+        return browser.ask("Runtime.getHeapUsage")["usedSize"]
+
+    browser.open(f"{address}blank.html")
+    browser.run(f"({HOUR})()")
+    longest, before = browser.run("minutes(0, 5)"), used()
+    assert browser.run("minutes(5, 60)") <= longest < 60 * (64 / 30 + 0.5 + 0.2)
+    assert used() < before + 200_000
+    stats = browser.run("stream.stats")
+    assert stats["given"] > 7150 and stats["looks"] > 900 and stats["dropped"] == 0
+
+
+def test_events_are_those_of_python(browser, address):
+    rng, cases, wanted = np.random.default_rng(0), [], []
+    for _ in range(200):
+        moment, answers = 0.0, []
+        for _ in range(40):
+            moment += rng.choice([0.5, 0.5, 0.5, 1.0, 4.0])
+            scores = sorted(zip("abc", rng.dirichlet([0.4] * 3).tolist(), strict=True), key=lambda one: -one[1])
+            answers.append(Prediction(moment, moment + 2, [] if rng.random() < 0.1 else scores))
+        cases.append([one._asdict() for one in answers])
+        wanted.append([list(event) for event in events.events(answers)])
+    code = """async (cases) => {
+      const { Tracker } = await import("./stream.mjs");
+      return cases.map((answers) => {
+        const tracker = new Tracker();
+        const found = [...answers.flatMap((answer) => tracker.add(answer)), ...tracker.finish()];
+        return found.map(({ start, stop, label, score }) => [start, stop, label, score]);
+      });
+    }"""
+    browser.open(f"{address}blank.html")
+    found = browser.run(f"({code})({json.dumps(cases)})")
+    assert found == wanted and sum(map(len, wanted)) > 400
+
+
+def test_the_gate_is_the_default_one_of_python(browser, address):
+    rng = np.random.default_rng(0)
+    windows = [(rng.normal(size=(422, 6)) * scale).astype(np.float32) for scale in np.linspace(0.3, 1.7, 15)]
+    wanted = [gates.Moved(gates.FAST)(window, [1.0], 12.0) for window in windows]
+    code = """async (windows) => {
+      const { moved } = await import("./stream.mjs");
+      return windows.map((window) => moved()(Float32Array.from(window)));
+    }"""
+    browser.open(f"{address}blank.html")
+    assert browser.run(f"({code})({json.dumps([one.ravel().tolist() for one in windows])})") == wanted
+    assert True in wanted and False in wanted
+
+
+# --- Head motion ------------------------------------------------------------------------------------------------
+
+
+def read_phone(browser, events, angle=0):
+    code = """async ([events, angle]) => {
+      const { Phone } = await import("./motion.mjs");
+      const phone = new Phone();
+      return events.flatMap(([timeStamp, [x, y, z], [alpha, beta, gamma]]) => phone.read(
+        { timeStamp, accelerationIncludingGravity: { x, y, z }, rotationRate: { alpha, beta, gamma } }, angle));
+    }"""
+    return browser.run(f"({code})({json.dumps([events, angle])})")
+
+
+@pytest.mark.parametrize("sign", [1, -1], ids=["the standard's sign", "an iPhone's sign"])
+@pytest.mark.parametrize(
+    ("angle", "rest", "place"),
+    [(0, [0, 1, 0], 2), (0, [0, 0, 1], 1), (90, [1, 0, 0], 2), (270, [-1, 0, 0], 2), (180, [0, -1, 0], 2)],
+    ids=["upright", "on its back", "turned to the left", "turned to the right", "upside down"],
+)
+def test_a_phone_at_rest_reads_gravity_upwards(browser, address, angle, rest, place, sign):
+    """And the part that moves has the same sign as gravity, since an iPhone negates the whole acceleration."""
+    browser.open(f"{address}blank.html")
+    moving = np.array([0.3, 0.0, 0.0]) if angle in (0, 180) else np.array([0.0, 0.3, 0.0])
+    accel = sign * (GRAVITY * np.array(rest) + moving)
+    found = read_phone(browser, [[1000 / 60 * k, accel.tolist(), [0, 0, 0]] for k in range(60)], angle)
+    assert len(found) == 60
+    reading = found[-1]["reading"]
+    assert reading[place] == pytest.approx(GRAVITY)
+    assert reading[0] == pytest.approx({0: -0.3, 180: 0.3, 90: 0.3, 270: -0.3}[angle])
+
+
+def test_axes_and_units_of_a_phone_are_those_of_imu_axes(browser, address):
+    """A table with the phone's own axes is read with --imu-axes xZY: the same readings."""
+    browser.open(f"{address}blank.html")
+    rng = np.random.default_rng(0)
+    accel, turns = rng.normal([0, GRAVITY, 0], size=(60, 3)), rng.normal(size=(60, 3))
+    events = [[1000 / 60 * k, accel[k].tolist(), np.degrees(turns[k]).tolist()] for k in range(60)]
+    found = [one["reading"] for one in read_phone(browser, events)]
+    stamps = np.arange(60) / 60
+    wanted = Imu(stamps, accel, stamps, turns).in_axes(*axes_and_turn("xZY"))
+    assert wanted.axes == "gopro"
+    assert np.allclose(found, np.column_stack([wanted.accel, wanted.gyro]))
+
+
+def test_tables_are_read_as_python_reads_them(browser, address, tmp_path):
+    rng = np.random.default_rng(0)
+    rows = np.column_stack([np.arange(50) / 50, rng.normal([0, 0, GRAVITY, 0, 0, 0], size=(50, 6))])
+    own, accel, gyro, log = (tmp_path / name for name in ("own.csv", "accl.csv", "gyro.csv", "log.jsonl"))
+    np.savetxt(own, rows[:, [4, 5, 6, 0, 1, 2, 3]], "%.9g", delimiter=",", header="gx,GY,gz,time,ax,ay,az", comments="")
+    for path, name, columns in ((accel, "Accl", [1, 2, 3]), (gyro, "Gyro", [4, 5, 6])):
+        header = "Milliseconds," + ",".join(f"{name}{axis}" for axis in "XYZ")
+        table = rows[:, [0, *columns]] * [1000, 1, 1, 1]
+        np.savetxt(path, table, "%.9g", delimiter=",", header=header, comments="")
+    lines = [{"time": row[0], "accel": row[1:4], "gyro": row[4:]} for row in rows.tolist()]
+    log.write_text("\n".join(json.dumps(line) for line in [{"log": "x"}, *lines]))
+    browser.open(f"{address}blank.html")
+    for paths in ((own,), (accel, gyro), (log,)):
+        given = [{"name": path.name, "text": path.read_text()} for path in paths]
+        code = "async (files) => (await import('./motion.mjs')).readTables(files)"
+        found = browser.run(f"({code})({json.dumps(given)})")
+        motion = read_imu(paths[0] if len(paths) == 1 else paths)
+        values = np.array([[math.nan if x is None else x for x in row] for row in found["readings"]])
+        for part, stamps, readings in (
+            (slice(3), motion.accel_time, motion.accel),
+            (slice(3, 6), motion.gyro_time, motion.gyro),
+        ):
+            there = ~np.isnan(values[:, part]).any(axis=1)
+            assert np.allclose(np.array(found["times"])[there], stamps)
+            assert np.allclose(values[there][:, part], readings)
+
+
+# --- The page ---------------------------------------------------------------------------------------------------
+
+TEXT = "document.getElementById('{}').textContent"
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    return write_camera(tmp_path_factory.mktemp("camera") / "camera.y4m")
+
+
+@pytest.fixture(scope="module")
+def phone(film):
+    """A browser with an imitated camera and sensors."""
+    with Chromium(*camera_switches(film), "--host-resolver-rules=MAP phone.test 127.0.0.1") as found:
+        yield found
+
+
+@pytest.mark.slow
+def test_a_camera_and_sensors_give_the_labels_of_python(phone, film, address, pairs, tmp_path):
+    """The first label within 10 s; each as Python's on what the page has logged, which `read_imu()` reads, too."""
+    head = Head(phone)
+    phone.open(f"{address}index.html?student=one.onnx", width=390)
+    start(phone)
+    assert head.move(30, "document.getElementById('confidence').value > 0") < 30  # benchmarks/web.py measures it
+    head.move(60, "egodistill.stats().given >= 20")
+    assert phone.run("crossOriginIsolated") and phone.run(TEXT.format("message")) == ""
+    lines, stats = phone.run("egodistill.log()"), phone.run("egodistill.stats()")
+    found = compare(pairs["one"], lines)
+    rows = [json.loads(line) for line in lines]
+    shown = phone.run("[...document.querySelectorAll('#history li')].map((one) => one.textContent)")
+    answers = [row for row in rows if "answer" in row]
+    assert found.answers >= 19 and found.same == found.answers and found.difference < 1e-3
+    for line, row in zip(shown, answers[::-1], strict=False):
+        assert f" · {row['classes'][0][0]} · {100 * row['classes'][0][1]:.0f} %" in line
+    assert len({row["classes"][0][0] for row in answers if row["classes"]}) > 1
+    span = answers[-1]["answer"] - answers[0]["answer"]
+    assert stats["looks"] == sum("frame" in row for row in rows) > span / 2  # without its gate, every 4 s
+    log = tmp_path / "log.jsonl"
+    log.write_text("\n".join(lines))
+    motion = read_imu(log)
+    assert 0.015 < motion.median_steps[0] < 0.018 and motion.accel[:, 2].mean() == pytest.approx(GRAVITY, abs=0.5)
+    assert motion.gyro.std(0) == pytest.approx([0.7, 0.5, 1.4], abs=0.15)
+    shots = film_pictures(film, SIZE).astype(float)
+    for row in rows:
+        if "frame" in row:  # the pictures of the camera, but for how they are scaled: colours and rows in order
+            planes = np.frombuffer(base64.b64decode(row["rgb"]), np.uint8).reshape(3, SIZE, SIZE)
+            assert np.abs(shots - planes).mean((1, 2, 3)).min() < 6
+    black = {"rgb": base64.b64encode(bytes(3 * SIZE**2)).decode()}
+    blackened = [json.dumps(row | black) if "frame" in row else line for row, line in zip(rows, lines, strict=True)]
+    assert compare(pairs["one"], blackened).difference > 1e-2  # the comparison sees a change
+    with pytest.raises(ValueError, match="the log is of student"):
+        compare(pairs["two"], lines)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_fits_a_phone_and_a_screen(phone, address, pairs, width, tmp_path):
+    head = Head(phone)
+    phone.open(f"{address}index.html?student=one.onnx", width=width)
+    start(phone)
+    head.move(10, "document.getElementById('history').children.length > 3")
+    assert not phone.is_wider_than_the_screen() and not phone.errors
+    assert all(request.startswith((address, "blob:")) for request in phone.requests)
+    text = phone.run("document.body.innerText")
+    assert "No trained weights are shipped" in text and "neither a real Android phone nor an iPhone" in text
+    assert "NaN" not in text and "undefined" not in text
+    phone.screenshot(tmp_path / "page.png")
+    phone.run("document.getElementById('pause').click()")
+    count = phone.run("egodistill.log().length")
+    head.move(1)
+    assert phone.run("egodistill.log().length") == count and phone.run(TEXT.format("pause")) == "Continue"
+    phone.run("document.getElementById('pause').click()")
+    head.move(5, f"egodistill.log().length > {count + 150}")
+    assert compare(pairs["one"], phone.run("egodistill.log()")).difference < 1e-3  # across the pause
+
+
+@pytest.mark.slow
+def test_a_download_is_the_log(phone, address, pairs, tmp_path):
+    Head(phone)
+    phone.ask("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    phone.open(f"{address}index.html?student=one.onnx")
+    start(phone)
+    phone.until("!document.getElementById('download').disabled")
+    phone.run("document.getElementById('download').click()")
+    log, end = tmp_path / "egodistill-log.jsonl", time.monotonic() + 20
+    while not log.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    header = json.loads(log.read_text().splitlines()[0])
+    assert header["student"] == pairs["one"].description["student"] and header["source"] == "camera"
+
+
+# --- What is missing --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("before", "told"),
+    [
+        (
+            "navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('', 'NotAllowedError'); }",
+            "The camera was refused",
+        ),
+        (
+            "navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('', 'NotFoundError'); }",
+            "There is no camera",
+        ),
+        (
+            "navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('', 'NotReadableError'); }",
+            "another program uses it",
+        ),
+        ("DeviceMotionEvent.requestPermission = async () => 'denied'", "On an iPhone, load the page again"),
+        ("0", "No motion sensor answers"),
+    ],
+    ids=["camera refused", "no camera", "camera in use", "motion refused", "no sensors"],
+)
+def test_what_is_missing_is_one_sentence(browser, phone, address, pairs, before, told):
+    page = phone if before == "0" else browser
+    if before == "0":
+        for sensor in SENSORS:
+            phone.ask("Emulation.setSensorOverrideEnabled", enabled=False, type=sensor)
+    page.open(f"{address}index.html?student=one.onnx")
+    page.until("!document.getElementById('start').disabled")
+    page.run(f"{{ {before} }}")
+    start(page)
+    assert told in page.until(TEXT.format("message"))
+    assert not page.errors
+
+
+@pytest.mark.slow
+def test_a_camera_that_ends_is_told(phone, address, pairs):
+    phone.open(f"{address}index.html?student=one.onnx")
+    start(phone)
+    phone.until("document.getElementById('video').currentTime > 0")
+    track = "document.getElementById('video').srcObject.getVideoTracks()[0]"
+    phone.run(f"{{ const track = {track}; track.stop(); track.dispatchEvent(new Event('ended')); }}")
+    assert "The camera has ended" in phone.until(TEXT.format("message"))
+
+
+@pytest.mark.slow
+def test_plain_http_on_a_phone_is_told(phone, address, pairs):
+    phone.open(address.replace("127.0.0.1", "phone.test") + "index.html?student=one.onnx")
+    phone.until("!document.getElementById('start').disabled")
+    assert "https pages and to localhost only" in phone.run(TEXT.format("message"))
+    assert phone.run(TEXT.format("student")).endswith("7 classes, fp32, 1 frame, 1 thread.")
+
+
+def test_a_student_that_is_not_there_is_told(browser, address):
+    if not RUNTIME.is_dir():
+        pytest.skip("needs onnxruntime-web: npm ci --ignore-scripts --prefix examples/web")
+    browser.open(f"{address}index.html")
+    told = browser.until(TEXT.format("message"))
+    assert "student.frame.onnx.json cannot be read (404)" in told and "README.md" in told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"imu_axes": "glasses"}, 'samples in the axes "glasses"'),
+        ({"imu_samples": 0}, "a student that reads frames and head motion"),
+        ({"student": "another"}, "are not of one student"),
+        ({"batch": 4}, "takes 4 at once"),
+    ],
+    ids=["axes", "no motion", "two students", "batches"],
+)
+def test_a_student_that_does_not_fit_is_told(browser, address, folder, pairs, changes, told):
+    name = f"odd-{next(iter(changes))}"  # the browser keeps a file of one name and second
+    for part in ("frame", "motion"):
+        description = json.loads((folder / f"one.{part}.onnx.json").read_text())
+        description["clip_spec"] |= {key: value for key, value in changes.items() if key in description["clip_spec"]}
+        if part == "frame":
+            description |= {key: value for key, value in changes.items() if key == "student"}
+        description["inputs"][0]["shape"][0] = changes.get("batch", "batch")
+        (folder / f"{name}.{part}.onnx.json").write_text(json.dumps(description))
+    browser.open(f"{address}index.html?student={name}.onnx")
+    assert told in browser.until(TEXT.format("message"))
+
+
+# --- A video with its table -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def walk(folder):
+    """A video of 6 s, its IMU table, beside the page, and the same samples as a table for each sensor."""
+    write_video(folder / "walk.mp4", STEADY, pictures=[picture(k // 10) for k in range(len(STEADY))], **X264)
+    times, readings = samples(0, 6.1, 200.0)
+    rows, options = np.column_stack([times, readings]), {"delimiter": ",", "comments": ""}
+    np.savetxt(folder / "walk.csv", rows, "%.9g", header="time,ax,ay,az,gx,gy,gz", **options)
+    np.savetxt(folder / "accl.csv", rows[:, :4], "%.9g", header="time,ax,ay,az", **options)
+    rows[:, 0] += 0.0017
+    np.savetxt(folder / "gyro.csv", rows[:, [0, 4, 5, 6]], "%.9g", header="time,gx,gy,gz", **options)
+    return [folder / name for name in ("walk.mp4", "walk.csv", "accl.csv", "gyro.csv")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["files", "address"])
+def test_a_video_with_its_table_gives_the_labels_of_python(browser, address, pairs, walk, way, tmp_path):
+    query = "" if way == "files" else "&video=walk.mp4&imu=walk.csv"
+    browser.open(f"{address}index.html?student=two.onnx{query}", width=390)
+    browser.until("!document.getElementById('files').disabled")
+    if way == "files":
+        root = browser.ask("DOM.getDocument")["root"]["nodeId"]
+        node = browser.ask("DOM.querySelector", nodeId=root, selector="#files")["nodeId"]
+        browser.ask("DOM.setFileInputFiles", nodeId=node, files=[str(walk[k]) for k in (0, 2, 3)])
+    browser.until("document.getElementById('video').ended")
+    browser.until("document.getElementById('history').children.length > 3")
+    lines = browser.run("egodistill.log()")
+    (tmp_path / "log.jsonl").write_text("\n".join(lines))
+    motion = read_imu(tmp_path / "log.jsonl")
+    assert len(motion.accel) > 1150 and len(motion.gyro) > 1150
+    assert (motion.accel_time[0] == motion.gyro_time[0]) == (way == "address")
+    found = compare(pairs["two"], lines)
+    assert found.answers >= 4 and found.same == found.answers and found.difference < 1e-3
+    assert not browser.errors and browser.run(TEXT.format("message")) == ""
+    if way == "address":  # the server answers ranges, so that a served video can seek
+        browser.run("{ const video = document.getElementById('video'); video.currentTime = 1; video.play(); }")
+        browser.until("document.getElementById('video').ended")
+        lines = browser.run("egodistill.log()")
+        assert sum('"reset"' in line for line in lines) == 1
+        assert compare(pairs["two"], lines).difference < 1e-3
+
+
+@pytest.mark.slow
+def test_files_that_are_not_a_video_and_a_table_are_told(browser, address, pairs, walk, tmp_path):
+    (tmp_path / "bad.csv").write_text("moment,x\n1,2\n")
+    (tmp_path / "half.csv").write_text("time,ax,ay,az\n1,2,3,4\n")
+    (tmp_path / "text.mp4").write_text("no video")
+    for files, told in (
+        ([walk[0]], "Choose one video together with its IMU table"),
+        ([walk[0], tmp_path / "bad.csv"], "bad.csv: no time column"),
+        ([walk[0], tmp_path / "half.csv"], "half.csv: no samples of the gyroscope"),
+        ([tmp_path / "text.mp4", walk[1]], "cannot play the video"),
+    ):
+        browser.open(f"{address}index.html?student=one.onnx")
+        browser.until("!document.getElementById('files').disabled")
+        root = browser.ask("DOM.getDocument")["root"]["nodeId"]
+        node = browser.ask("DOM.querySelector", nodeId=root, selector="#files")["nodeId"]
+        browser.ask("DOM.setFileInputFiles", nodeId=node, files=[str(path) for path in files])
+        assert told in browser.until(TEXT.format("message"))
+
+
+# --- The server -------------------------------------------------------------------------------------------------
+
+
+def test_the_server_answers_ranges_and_isolates(folder, address):
+    (folder / "digits.txt").write_text("0123456789")
+
+    def get(wanted=None):
+        request = urllib.request.Request(f"{address}digits.txt", headers={"Range": wanted} if wanted else {})
+        with urllib.request.urlopen(request) as answer:
+            return answer.status, answer.read().decode(), dict(answer.headers)
+
+    status, text, headers = get()
+    assert (status, text) == (200, "0123456789")
+    assert headers["Cross-Origin-Opener-Policy"] == "same-origin"
+    assert headers["Cross-Origin-Embedder-Policy"] == "require-corp"
+    for wanted, content, span in (
+        ("bytes=2-4", "234", "2-4"),
+        ("bytes=7-", "789", "7-9"),
+        ("bytes=-2", "89", "8-9"),
+        ("bytes=5-99", "56789", "5-9"),
+    ):
+        status, text, headers = get(wanted)
+        assert (status, text, headers["Content-Range"]) == (206, content, f"bytes {span}/10")
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        get("bytes=10-")
+    assert caught.value.code == 416 and caught.value.headers["Content-Range"] == "bytes */10"
+    for name, kind in (("page.mjs", "text/javascript"), ("index.html", "text/html")):
+        with urllib.request.urlopen(f"{address}{name}") as answer:
+            assert answer.headers["Content-Type"] == kind
+
+
+def test_the_server_speaks_https_with_a_certificate(folder, tmp_path):
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl, to make a certificate")
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=phone", "-days", "2"]
+    subprocess.run([*words, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    with Served(folder, "--certificate", str(certificate), "--key", str(key)) as found:
+        assert found.startswith("https://")
+        trusts = ssl.create_default_context(cafile=certificate)
+        trusts.check_hostname = False
+        with urllib.request.urlopen(f"{found}index.html", context=trusts) as answer:
+            assert b"EgoDistill" in answer.read()
+    words = [sys.executable, folder / "serve.py", "--key", key]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 2 and "--key belongs to a --certificate" in done.stderr
+
+
+def test_the_lock_file_has_the_hash_of_each_package_and_leaves_the_registry_to_npm():
+    packages = json.loads((WEB / "package-lock.json").read_text())["packages"]
+    about = json.loads((WEB / "package.json").read_text())["dependencies"]
+    assert packages.pop("")["dependencies"] == about == {"onnxruntime-web": "1.30.0"}
+    assert all(one["integrity"].startswith("sha512-") and "resolved" not in one for one in packages.values())
+    assert len(packages) > 10
