@@ -30,7 +30,7 @@ from ..video import FrameReader, VideoError, open_video
 from .clips import Recording, open_recording, unused_tables
 from .offset import Axes, Offset, Rates, Survey, axes_of, offset_of, rates_of, survey
 
-__all__ = ["HEADER", "Check", "SensorCheck", "check", "settle_axes"]
+__all__ = ["HEADER", "Check", "SensorCheck", "check"]
 
 _WIDTH = 100  # columns of a terminal that a row of `check` fits in
 _IN_STEP = 0.05  # s: a smaller offset is not a fault
