@@ -48,6 +48,7 @@ from .options import (
     reader_options,
     reject,
     report_notes,
+    teachers_in,
     use_readers,
 )
 from .pages import write_prediction, write_subtitles
@@ -120,7 +121,9 @@ def run_evaluate(a: argparse.Namespace) -> None:
     if not unlabelled.all():
         labelled = store.select(~unlabelled) if unlabelled.any() else store
         numbers |= evaluate_labelled(a, model, labelled)
-    if unlabelled.any():
+    if unlabelled.any() and "top1" in numbers and not (a.teacher or teachers_in(store)):
+        print(f"note: {unlabelled.sum()} clips have no label and are left out: there is no teacher to compare with")
+    elif unlabelled.any():
         numbers["agreement"] = evaluate_unlabelled(a, model, store.select(unlabelled))
     if a.out:
         files.write_json(a.out, numbers)

@@ -12,7 +12,7 @@ import argparse
 import math
 import shlex
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -226,14 +226,15 @@ def size_of_store(words: Sequence[Any], clips: int) -> float:
 
 def run_train(a: argparse.Namespace) -> None:
     run = Path(a.out)
-    if files.content(run):
-        read_plan(run)
+    before = read_plan(run) if files.content(run) else None
     a.check = a.check and not a.imu_offsets  # the table has what is known of clocks and axes
     segments = read_segments(a)
     if a.quick and len(segments) > QUICK_CLIPS:
         a.subsample *= -(-len(segments) // QUICK_CLIPS)
         segments = read_segments(a)
     steps = plan(a, segments)
+    if before:
+        require_same_steps(run, before, steps, a.overwrite)
     # What the student cannot be is said before hours of work, and its weights are downloaded.
     apply_options(PRESETS[a.preset].student, a).build(2, frame_size=a.frame_size)
     splits = ", ".join(f"{count} {split}" for split, count in sorted(Counter(s.split for s in segments).items()))
@@ -255,7 +256,7 @@ def run_train(a: argparse.Namespace) -> None:
         note_plan(run, tables.command_line(a.words), [step.typed for step in steps], segments.dropped)
         if a.check:
             print(f"\n[1/{len(titles)}] {titles[0]}", flush=True)
-            check(a)
+            check(a, {segment.video for segment in segments})
         for number, step in enumerate(steps, 1 + a.check):
             print(f"\n[{number}/{len(titles)}] {step.typed}", flush=True)
             run_step(step.words)
@@ -266,19 +267,48 @@ def run_train(a: argparse.Namespace) -> None:
     suggest("predict", "VIDEO", *(["--imu-axes", axes] if axes else []), "--student", run / "student.pt")
 
 
-def check(a: argparse.Namespace) -> None:
+def require_same_steps(run: Path, before: Mapping[str, Any], steps: Sequence[Step], overwrite: bool) -> None:
+    """Raise DataError, before anything is written, if an earlier command made a store or model with other options.
+
+    What only changes the speed may differ, and there may be more steps or fewer, such as those of --baselines.
+    """
+    earlier = results_of(before["steps"])
+    for made, words in results_of([step.typed for step in steps]).items():
+        if earlier.get(made, words) != words and (made.exists() or files.training_file(made).exists()):
+            clips = words[1] == "prepare"
+            if clips or not overwrite:
+                anew = f"delete {run} to start again" if clips else "--overwrite to train anew with the same clips"
+                raise DataError(
+                    f"{made}: was made with other options, by `{before['command']}`; give these, or another folder, or "
+                    f"{anew}"
+                )
+
+
+def results_of(steps: Sequence[str]) -> dict[Path, list[str]]:
+    """Return {what a step writes: its words} of steps as they are typed, without words that only change the speed."""
+    found = {}
+    for words in map(shlex.split, steps):
+        for option in {"--workers", "--device"} & set(words):
+            del words[words.index(option) : words.index(option) + 2]
+        if "--out" in words:
+            found[Path(words[words.index("--out") + 1])] = [word for word in words if word != "--overwrite"]
+    return found
+
+
+def check(a: argparse.Namespace, videos: Collection[str]) -> None:
     """Check the recordings, unless that was done, and write the corrections of their clocks and axes.
 
     What cannot be read is left to `prepare`, which counts it.
     """
-    result = Path(a.out, "check.json")
+    result, corrections = Path(a.out, "check.json"), Path(a.out, CORRECTIONS)
     words = ["check", a.annotations, *words_of(a, "root", "tier", "reader", "imu_reader", "imu_axes")]
-    if result.exists() and files.read_json(result)["words"] == words:
+    done = files.read_json(result) if result.exists() and corrections.exists() else {"words": None}
+    if done["words"] == words and {one["video"] for one in done["recordings"]} == set(videos):
         print(f"{result}: already checked")
         return
     from . import cli
 
-    found = recordings.check_recordings(cli.parse([*words, "--out", str(Path(a.out, CORRECTIONS))]))
+    found = recordings.check_recordings(cli.parse([*words, "--out", str(corrections)]))
     rows = [
         {"video": one.path, "problem": one.problem, "notes": one.notes, "verdict": one.verdict()}
         | {"axes": one.right_axes}

@@ -702,8 +702,9 @@ def with_imu_offsets(segments: Iterable[Segment], table: str | os.PathLike) -> S
     """Return the same segments with IMU clocks corrected by a table `video,imu_offset[,imu_stretch][,imu_axes]`.
 
     A video is named by its path, or else by its file name with or without suffix. A correction is applied on top of the
-    segment's own clock; axes, where there are some, replace its own. Raise DataError with the row for a name that
-    matches no video of the segments, or several.
+    segment's own clock; axes, where there are some, replace its own. Rows that `check` measured of other recordings are
+    left out. Raise DataError with the row for a name written by hand that matches no video of the segments, and for one
+    that matches several.
 
     Args:
         segments: The segments.
@@ -718,9 +719,12 @@ def with_imu_offsets(segments: Iterable[Segment], table: str | os.PathLike) -> S
     """
     result = _like(segments, segments)
     paths = sorted({segment.video for segment in result})
-    clocks, places = {}, {}
+    clocks, places, others = {}, {}, 0
     for where, row in read_table(Path(table), ("video", "imu_offset"), ("imu_stretch", "imu_axes")):
         named = _named(paths, row["video"])
+        if not named and not _is_by_hand(row):
+            others += 1
+            continue
         if len(named) != 1:
             raise DataError(f"{where}: {row['video']!r} matches {len(named)} videos of the segments; it must match one")
         if named[0] in clocks:
@@ -735,6 +739,9 @@ def with_imu_offsets(segments: Iterable[Segment], table: str | os.PathLike) -> S
             imu_stretch=segment.imu_stretch * stretch,
             imu_axes=axes or segment.imu_axes,
         )
+    if others and not clocks:
+        about = f"{table}: has other recordings, and none of these, so no clock is corrected"
+        result.origin = result.origin._replace(notes=(*result.origin.notes, about))
     return result
 
 

@@ -134,7 +134,7 @@ def test_a_given_teacher_is_run_in_the_pass_that_decodes(demo, tmp_path, capsys)
     other = [*map(str, given), "--subsample", "2", "--out", str(tmp_path / "run"), "--learning-rate", "0.1"]
     assert cli.main(other) == 1
     err = capsys.readouterr().err
-    assert "egodistill train: " in err and "--learning-rate was " in err and "--overwrite" in err
+    assert "run/imu.pt: was made with other options, by `" in err and "or --overwrite to train" in err
     assert "--learning-rate 0.1" in run(capsys, *other, "--overwrite")
 
 
@@ -145,6 +145,43 @@ def test_without_a_teacher_labels_are_learned_and_without_labels_a_teacher_is_as
     films = demo.out / "world"
     assert cli.main(["train", str(films), "--no-check", "--out", str(tmp_path / "films")]) == 1
     assert "--architecture swin3d_t --pretrained torchvision" in capsys.readouterr().err
+
+
+def test_what_is_refused_changes_nothing_and_recordings_may_come_and_go(demo, tmp_path, monkeypatch, capsys):
+    """Other options or clips are refused before the run's own files change; clocks are those of today's recordings."""
+    videos = sorted((demo.out / "world").rglob("*.MP4"))[:2]
+    rows = []
+    for video, split in zip(videos, ("train", "test"), strict=True):
+        rows += [f"{video},{start},{start + 3},{label},{split}" for start, label in ((0, "a"), (3, "b"))]
+    table, other = tmp_path / "t.csv", tmp_path / "other.csv"
+    table.write_text("\n".join(["video,start,stop,label,split", *rows[:2], rows[0].replace("train", "test"), ""]))
+    other.write_text("\n".join(["video,start,stop,label,split", *rows, ""]))
+    words = [*SMALL.split(), "--workers", 1, "--out", tmp_path / "run"]
+    monkeypatch.setattr(pipeline, "run_step", lambda step: (tmp_path / "run" / "store").mkdir(exist_ok=True))
+    run(capsys, "train", table, *words)
+
+    def contents():
+        return {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+
+    before = contents()
+    assert {"train.json", "check.json", "offsets.csv"} <= set(before)
+    for changed in (["train", table, *words, "--num-frames", 2], ["train", other, *words, "--overwrite"]):
+        assert cli.main([*map(str, changed)]) == 1
+        err = capsys.readouterr().err
+        assert "run/store: was made with other options, by `" in err and "delete " in err
+        assert contents() == before
+    assert "already checked" in run(capsys, "train", table, *words, "--device", "cpu")
+
+    (tmp_path / "run" / "store").rmdir()  # as the message of a store says that has other segments
+    text = other.read_text()
+    other.write_text(table.read_text())
+    table.write_text(text)
+    assert "already checked" not in run(capsys, "train", table, *words)
+    assert len(json.loads((tmp_path / "run" / "check.json").read_text())["recordings"]) == 2
+    table.write_text(other.read_text())
+    (tmp_path / "run" / "offsets.csv").unlink()
+    run(capsys, "train", table, *words)
+    assert (tmp_path / "run" / "offsets.csv").exists()
 
 
 @pytest.mark.parametrize(

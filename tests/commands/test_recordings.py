@@ -576,7 +576,7 @@ def test_recordings_without_labels_go_all_the_way(films, small_i3d, tmp_path, ca
         assert told in printed and "Traceback" not in printed, printed
 
 
-def test_labelled_and_unlabelled_clips_are_evaluated_each_in_its_way(taught, tmp_path, capsys):
+def test_labelled_and_unlabelled_clips_are_evaluated_each_in_its_way(taught, monkeypatch, capsys):
     """The kitchen has clips without labels in the split train."""
     options = {"image_encoder": "resnet10x4", "image_weights": None, "hidden": 16, "frame_size": 40}
     EgoDistill(len(data.ClipStore("s").class_names), feature_dim=12, **options).save("twelve.pt")
@@ -584,6 +584,13 @@ def test_labelled_and_unlabelled_clips_are_evaluated_each_in_its_way(taught, tmp
     assert re.search(r"^top-1 .* of 5 segments \(\d clips", out) and "\nagreement with small: top-1 " in out
     found = json.loads(Path("e.json").read_text())
     assert found["clips"] + found["agreement"]["clips"] == len(data.ClipStore("s").split("train"))
+    with monkeypatch.context() as patch:  # without a teacher, the accuracy is all there is
+        patch.setattr(egodistill.commands.models, "teachers_in", lambda store: [])
+        words = ["--split", "train", "--student", "twelve.pt", "--out", "e.json"]
+        without = run(capsys, "evaluate", "s", *words)
+    count = found.pop("agreement")["clips"]
+    assert f"note: {count} clips have no label and are left out" in without and "agreement" not in without
+    assert json.loads(Path("e.json").read_text()) == found
     for command in ("distill s --teacher small", "finetune s --architecture student"):
         small = "--image-encoder resnet10x4 --image-weights none --epochs 1 --batch-size 4 --device cpu --out"
         words = [*command.split(), *small.split(), f"{command.split()[0]}.pt"]

@@ -193,6 +193,21 @@ def test_a_table_of_clocks_can_have_axes_which_replace_those_of_the_segment(tmp_
         segments.with_imu_offsets(given, tmp_path / "o.csv")
 
 
+def test_what_check_measured_of_other_recordings_is_left_out(tmp_path):
+    """A row written or changed by hand must be about the segments; a table that has none of them says so."""
+    given = [segments.Segment("1", "/x/a.mp4", 0, 1)]
+    table = tmp_path / "o.csv"
+    segments.write_imu_offsets(table, {"/x/a.mp4": 0.25, "/x/gone.mp4": 0.5})
+    moved = segments.with_imu_offsets(given, table)
+    assert [s.imu_offset for s in moved] == [0.25] and not moved.origin.notes
+    table.write_text(table.read_text().replace("/x/a.mp4", "/x/c.mp4"))
+    moved = segments.with_imu_offsets(given, table)
+    assert [s.imu_offset for s in moved] == [0] and "no clock is corrected" in moved.origin.notes[0]
+    table.write_text(table.read_text().replace("0.500,0.500", "0.400,0.500"))
+    with pytest.raises(DataError, match=r"o.csv, row 3: '/x/gone.mp4' matches 0 videos"):
+        segments.with_imu_offsets(given, table)
+
+
 def test_every_second_segment_of_each_split():
     given = [segments.Segment(str(k), "a.mp4", k, k + 1, split="test" if k in (1, 4) else "train") for k in range(7)]
     found = segments.subsample(segments.SegmentList(given, {"why": 1}), 2)
