@@ -313,8 +313,8 @@ def parts(bench: benches.Bench, run: Run, world: str) -> dict[str, float]:
     follow = head_follows(clips, WORLDS[world])
     tap = look == "tap"
     masks = {one: kind == one for one in ("reversal", "cyclic", "single")}
-    masks |= {"tap, followed": tap & follow, "tap, not": tap & ~follow}
-    masks |= {"pairs, followed": (kind == "reversal") & follow, "pairs, not": (kind == "reversal") & ~follow}
+    masks |= {"tap_followed": tap & follow, "tap_not_followed": tap & ~follow}
+    masks |= {"reversal_followed": (kind == "reversal") & follow, "reversal_not_followed": (kind == "reversal") & ~follow}
     return {name: round(100 * float(right[mask].mean()), 1) for name, mask in masks.items()}
 
 
