@@ -311,10 +311,9 @@ def parts(bench: benches.Bench, run: Run, world: str) -> dict[str, float]:
     kinds = {verb: (thing.kind, thing.look) for thing in behaviour.THINGS for verb, _ in thing.verbs}
     kind, look = np.array([kinds[verb] for verb in verbs]).T
     follow = head_follows(clips, WORLDS[world])
-    tap = look == "tap"
     masks = {one: kind == one for one in ("reversal", "cyclic", "single")}
-    masks |= {"tap_followed": tap & follow, "tap_not_followed": tap & ~follow}
-    masks |= {"reversal_followed": (kind == "reversal") & follow, "reversal_not_followed": (kind == "reversal") & ~follow}
+    for name, some in (("tap", look == "tap"), ("reversal", kind == "reversal")):
+        masks |= {f"{name}_followed": some & follow, f"{name}_not_followed": some & ~follow}
     return {name: round(100 * float(right[mask].mean()), 1) for name, mask in masks.items()}
 
 
