@@ -63,12 +63,13 @@ def lively(model, clips=64):
 class Served:
     """serve.py in a folder, while the block runs; its address."""
 
-    def __init__(self, folder, *options):
+    def __init__(self, folder, *options, errors=subprocess.DEVNULL):
+        self.errors = errors
         self.words = [sys.executable, str(folder / "serve.py"), "--port", "0", *options]
 
     def __enter__(self):
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(self.words, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
+        self.process = subprocess.Popen(self.words, stdout=pipe, stderr=self.errors, text=True)
         lines = iter(self.process.stdout.readline, "")
         return next(line.strip() for line in lines if "://" in line)
 
@@ -135,9 +136,22 @@ def start(browser):
     browser.ask("Runtime.evaluate", expression="document.getElementById('start').click()", userGesture=True)
 
 
-def compare(pair, lines):
-    """What the function of examples/web/compare.py returns."""
+def choose(browser, *files):
+    """Open files in the page, once the student is loaded."""
+    browser.until("!document.getElementById('files').disabled")
+    root = browser.ask("DOM.getDocument")["root"]["nodeId"]
+    node = browser.ask("DOM.querySelector", nodeId=root, selector="#files")["nodeId"]
+    browser.ask("DOM.setFileInputFiles", nodeId=node, files=[str(path) for path in files])
+
+
+def comparison():
+    """examples/web/compare.py as a module."""
     spec = importlib.util.spec_from_file_location("compare", WEB / "compare.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.compare(pair, lines)
+    return module
+
+
+def compare(pair, lines):
+    """What the function of examples/web/compare.py returns."""
+    return comparison().compare(pair, lines)

@@ -4,7 +4,9 @@ import base64
 import importlib
 import json
 import math
+import re
 import shutil
+import socket
 import ssl
 import subprocess
 import sys
@@ -24,7 +26,9 @@ from phone import (
     Head,
     Served,
     camera_switches,
+    choose,
     compare,
+    comparison,
     copy_page,
     film_pictures,
     lively,
@@ -36,7 +40,7 @@ from streams import samples, student
 
 from egodistill import Stream
 from egodistill.cameras import axes_and_turn
-from egodistill.data import read_imu
+from egodistill.data import IMUError, read_imu
 from egodistill.deploy import events, gates
 from egodistill.deploy.descriptions import instructions
 from egodistill.inference import Prediction
@@ -315,6 +319,12 @@ def test_axes_and_units_of_a_phone_are_those_of_imu_axes(browser, address):
     assert np.allclose(found, np.column_stack([wanted.accel, wanted.gyro]))
 
 
+def read_tables(browser, *paths):
+    given = [{"name": path.name, "text": path.read_text()} for path in paths]
+    code = "async (files) => (await import('./tables.mjs')).readTables(files)"
+    return browser.run(f"({code})({json.dumps(given)}).catch((error) => error.message)")
+
+
 def test_tables_are_read_as_python_reads_them(browser, address, tmp_path):
     rng = np.random.default_rng(0)
     rows = np.column_stack([np.arange(50) / 50, rng.normal([0, 0, GRAVITY, 0, 0, 0], size=(50, 6))])
@@ -328,9 +338,7 @@ def test_tables_are_read_as_python_reads_them(browser, address, tmp_path):
     log.write_text("\n".join(json.dumps(line) for line in [{"log": "x"}, *lines]))
     browser.open(f"{address}blank.html")
     for paths in ((own,), (accel, gyro), (log,)):
-        given = [{"name": path.name, "text": path.read_text()} for path in paths]
-        code = "async (files) => (await import('./motion.mjs')).readTables(files)"
-        found = browser.run(f"({code})({json.dumps(given)})")
+        found = read_tables(browser, *paths)
         motion = read_imu(paths[0] if len(paths) == 1 else paths)
         values = np.array([[math.nan if x is None else x for x in row] for row in found["readings"]])
         for part, stamps, readings in (
@@ -340,6 +348,96 @@ def test_tables_are_read_as_python_reads_them(browser, address, tmp_path):
             there = ~np.isnan(values[:, part]).any(axis=1)
             assert np.allclose(np.array(found["times"])[there], stamps)
             assert np.allclose(values[there][:, part], readings)
+
+
+def write_lines(path, rows, time=float, end=""):
+    lines = [json.dumps({"time": time(row[0]), "accel": row[1:4], "gyro": row[4:]}) for row in rows.tolist()]
+    path.write_text("\n".join([*lines, end]))
+
+
+def nanoseconds(seconds):
+    return round(seconds * 1e9)
+
+
+DEGREES = [1, 1, 1, 1, 180 / math.pi, 180 / math.pi, 180 / math.pi]
+
+
+@pytest.mark.parametrize(
+    ("factors", "told"),
+    [
+        (DEGREES, "times those of the gravity that the accelerometer measures, so they are in degrees per second"),
+        ([1, 1, 1, 1, 9000, 9000, 9000], "half of the turn rates are above"),
+        ([1, *[1 / GRAVITY] * 3, 1, 1, 1], "the acceleration is in g"),
+        ([1, *[1000 / GRAVITY] * 3, 1, 1, 1], "the acceleration is in mg"),
+        ([1000, 1, 1, 1, 1, 1, 1], "samples are 20 s apart"),
+        ([1e-6, 1, 1, 1, 1, 1, 1], "samples are 2e-0?8 s apart"),
+        ([1, 1, 1, 1, 3, 3, 3], None),
+        ([1, 0, 0, 0, *DEGREES[4:]], None),
+        ([1, 1, 1, 1, 0, 0, 0], None),
+    ],
+    ids=["degrees", "fast degrees", "g", "mg", "ms", "us", "three times", "no gravity", "no turns"],
+)
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_tables_in_other_units_are_refused_as_python_refuses_them(browser, address, tmp_path, factors, told, suffix):
+    """A head that turns by 30 degrees about X, and about the vertical: gravity turns with it."""
+    times = np.arange(600) / 50
+    turn = 0.5 * np.sin(times)
+    accel = GRAVITY * np.stack([0 * turn, np.sin(turn), np.cos(turn)], axis=1)
+    accel += np.random.default_rng(0).normal(0, 0.05, accel.shape)
+    gyro = np.stack([-0.5 * np.cos(times), 0.01 * turn, 0.1 * turn], axis=1)
+    rows, path = np.column_stack([times, accel, gyro]) * factors, tmp_path / f"table.{suffix}"
+    if suffix == "csv":
+        np.savetxt(path, rows, "%.9g", delimiter=",", header="time,ax,ay,az,gx,gy,gz", comments="")
+    else:
+        write_lines(path, rows)
+    browser.open(f"{address}blank.html")
+    found = read_tables(browser, path)
+    if told is None:
+        assert len(found["times"]) == len(read_imu(path).accel) == 600
+        return
+    assert re.match(rf"table\.{suffix}: .*({told})", found)
+    with pytest.raises(IMUError, match=told):
+        read_imu(path)
+
+
+def test_damaged_tables_are_refused_by_line_and_integers_are_nanoseconds(browser, address, tmp_path):
+    readings = np.random.default_rng(0).normal([0, 0, GRAVITY, 0, 0, 0], size=(50, 6))
+    rows = np.column_stack([np.arange(50) / 50, readings])
+    header, line = "time,ax,ay,az,gx,gy,gz", "2,0,0,9.8,0,0,0"
+    text = "\n".join([header, *(",".join(map(str, row)) for row in rows.tolist())])
+    path, log = tmp_path / "table.csv", tmp_path / "log.jsonl"
+    browser.open(f"{address}blank.html")
+    for last, told in (
+        (line.replace("9.8", "9.8x"), "line 52"),
+        ("2,0,0", "line 52"),
+        (line, None),
+        ("2,,,,NULL,nan,", None),
+    ):
+        path.write_text(f"{text}\n{last}\n")
+        check_both(read_tables(browser, path), path, told)
+    path.write_text(f"{header}\n" + "".join(f"{1.7e9 + k / 50},0,0,9.8,0,0,0\n" for k in range(50)))
+    check_both(read_tables(browser, path), path, "over eleven days from the video's start")
+    for last, told in (
+        ("null", "line 51"),
+        ('{"time": 2.0, "accel": [1, 2], "gyro": [1, 2, 3]}', "line 51"),
+        ('{"time": 2.0, "accel": [1, 2, 3], "gyro"', "line 51"),
+        ('{"time": 2.0, "accel": [1, 2, 3], "gyro": null}', None),
+    ):
+        write_lines(log, rows, end=last)
+        check_both(read_tables(browser, log), log, told)
+    write_lines(log, rows, nanoseconds)
+    log.write_text("\ufeff" + log.read_text())
+    found = read_tables(browser, log)
+    assert np.allclose(found["times"], rows[:, 0]) and np.allclose(read_imu(log).accel_time, rows[:, 0])
+
+
+def check_both(found, path, told):
+    if told is None:
+        assert len(found["times"]) == 51 and len(read_imu(path).accel) >= 50
+        return
+    assert found.startswith(f"{path.name}: ") and told in found
+    with pytest.raises(IMUError, match=told):
+        read_imu(path)
 
 
 # --- The page ---------------------------------------------------------------------------------------------------
@@ -520,6 +618,33 @@ def test_a_student_that_does_not_fit_is_told(browser, address, folder, pairs, ch
     assert told in browser.until(TEXT.format("message"))
 
 
+@pytest.mark.slow
+def test_damaged_programs_and_descriptions_are_told_by_name(browser, address, folder, pairs, walk):
+    import onnx
+
+    for part in ("frame", "motion"):
+        for name in ("cut", "torn", "wrong"):
+            for suffix in ("onnx", "onnx.json"):
+                shutil.copy(folder / f"one.{part}.{suffix}", folder / f"{name}.{part}.{suffix}")
+    (folder / "cut.motion.onnx").write_bytes((folder / "one.motion.onnx").read_bytes()[:5000])
+    (folder / "torn.frame.onnx.json").write_text("{")
+    program = onnx.load(folder / "one.frame.onnx")
+    for weights in program.graph.initializer:
+        if weights.data_type == onnx.TensorProto.FLOAT:
+            weights.CopyFrom(
+                onnx.numpy_helper.from_array(np.full(list(weights.dims), np.nan, np.float32), weights.name)
+            )
+    onnx.save(program, folder / "wrong.frame.onnx")
+    for name, told in (("cut", "cut.motion.onnx: not a program"), ("torn", "torn.frame.onnx.json: damaged")):
+        browser.open(f"{address}index.html?student={name}.onnx")
+        assert told in browser.until(TEXT.format("message"))
+    drop = "new DragEvent('drop', { dataTransfer: files, cancelable: true })"
+    browser.run(f"{{ const files = new DataTransfer(); document.documentElement.dispatchEvent({drop}); }}")
+    assert "No student is loaded" in browser.until(TEXT.format("message"))
+    browser.open(f"{address}index.html?student=wrong.onnx&video=walk.mp4&imu=walk.csv")
+    assert "wrong.frame.onnx: gives numbers that are not finite" in browser.until(TEXT.format("message"))
+
+
 # --- A video with its table -------------------------------------------------------------------------------------
 
 
@@ -543,9 +668,7 @@ def test_a_video_with_its_table_gives_the_labels_of_python(browser, address, pai
     browser.open(f"{address}index.html?student=two.onnx{query}", width=390)
     browser.until("!document.getElementById('files').disabled")
     if way == "files":
-        root = browser.ask("DOM.getDocument")["root"]["nodeId"]
-        node = browser.ask("DOM.querySelector", nodeId=root, selector="#files")["nodeId"]
-        browser.ask("DOM.setFileInputFiles", nodeId=node, files=[str(walk[k]) for k in (0, 2, 3)])
+        choose(browser, walk[0], walk[2], walk[3])
     browser.until("document.getElementById('video').ended")
     browser.until("document.getElementById('history').children.length > 3")
     lines = browser.run("egodistill.log()")
@@ -567,20 +690,134 @@ def test_a_video_with_its_table_gives_the_labels_of_python(browser, address, pai
 @pytest.mark.slow
 def test_files_that_are_not_a_video_and_a_table_are_told(browser, address, pairs, walk, tmp_path):
     (tmp_path / "bad.csv").write_text("moment,x\n1,2\n")
-    (tmp_path / "half.csv").write_text("time,ax,ay,az\n1,2,3,4\n")
+    (tmp_path / "half.csv").write_text("time,ax,ay,az\n1,2,3,4\n2,3,4,5\n")
+    for name, shift in (("late", 100), ("early", -100)):
+        rows = np.loadtxt(walk[1], delimiter=",", skiprows=1)
+        rows[:, 0] += shift
+        np.savetxt(tmp_path / f"{name}.csv", rows, "%.9g", ",", header="time,ax,ay,az,gx,gy,gz", comments="")
     (tmp_path / "text.mp4").write_text("no video")
     for files, told in (
         ([walk[0]], "Choose one video together with its IMU table"),
         ([walk[0], tmp_path / "bad.csv"], "bad.csv: no time column"),
-        ([walk[0], tmp_path / "half.csv"], "half.csv: no samples of the gyroscope"),
-        ([tmp_path / "text.mp4", walk[1]], "cannot play the video"),
+        ([walk[0], tmp_path / "half.csv"], "half.csv: fewer than two samples of the gyroscope"),
+        (
+            [walk[0], tmp_path / "late.csv"],
+            "late.csv: its accelerometer samples are from 100.0 to 106.1 s, but the video",
+        ),
+        ([walk[0], tmp_path / "early.csv"], "early.csv: its accelerometer samples are from -100.0 to -93.9 s"),
+        ([tmp_path / "text.mp4", walk[1]], "text.mp4: this browser cannot play the video"),
     ):
         browser.open(f"{address}index.html?student=one.onnx")
-        browser.until("!document.getElementById('files').disabled")
-        root = browser.ask("DOM.getDocument")["root"]["nodeId"]
-        node = browser.ask("DOM.querySelector", nodeId=root, selector="#files")["nodeId"]
-        browser.ask("DOM.setFileInputFiles", nodeId=node, files=[str(path) for path in files])
+        choose(browser, *files)
         assert told in browser.until(TEXT.format("message"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        ("video=walk.mp4&imu=gone.csv", "gone.csv cannot be read (404)"),
+        ("video=gone.mp4&imu=walk.csv", "gone.mp4 cannot be read (404)"),
+        ("imu=walk.csv", "Choose one video together with its IMU table"),
+        ("video=walk.mp4", "Choose one video together with its IMU table"),
+    ],
+    ids=["no table", "no video", "only a table", "only a video"],
+)
+def test_addresses_without_a_file_are_told(browser, address, pairs, walk, query, told):
+    browser.open(f"{address}index.html?student=one.onnx&{query}")
+    assert told in browser.until(TEXT.format("message"))
+
+
+@pytest.mark.slow
+def test_a_seek_does_not_end_the_log(browser, address, pairs, folder):
+    """Ten minutes are those of logging, not those between time stamps."""
+    write_video(folder / "long.mp4", [float(k) for k in range(720)], **X264)
+    times, readings = samples(0, 720, 20.0)
+    rows = np.column_stack([times, readings])
+    np.savetxt(folder / "long.csv", rows, "%.9g", ",", header="time,ax,ay,az,gx,gy,gz", comments="")
+    browser.open(f"{address}index.html?student=one.onnx&video=long.mp4&imu=long.csv")
+    browser.until("document.getElementById('video').currentTime > 1")
+    browser.run("{ document.getElementById('video').currentTime = 700; }")
+    browser.until("egodistill.log().some((line) => JSON.parse(line).time > 700)")
+    assert not browser.errors
+
+
+@pytest.mark.slow
+def test_a_source_that_fails_leaves_the_present_one(browser, address, pairs, walk, tmp_path):
+    (tmp_path / "text.mp4").write_text("no video")
+    browser.open(f"{address}index.html?student=one.onnx&video=walk.mp4&imu=walk.csv")
+    browser.until("document.getElementById('video').currentTime > 0.5")
+    browser.run(
+        "{ navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('', 'NotAllowedError'); } }"
+    )
+    start(browser)
+    assert "The camera was refused" in browser.until(TEXT.format("message"))
+    choose(browser, tmp_path / "text.mp4", walk[1])
+    browser.until(f"{TEXT.format('message')}.includes('cannot play the video')")
+    browser.until("document.getElementById('video').ended")
+    browser.until("document.getElementById('history').children.length > 3")
+    lines = browser.run("egodistill.log()")
+    assert json.loads(lines[0])["source"] == "video" and not any('"reset"' in line for line in lines)
+    assert compare(pairs["one"], lines).answers >= 4
+
+
+CAMERAS = """
+globalThis.tracks = [];
+globalThis.ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+navigator.mediaDevices.getUserMedia = async (wanted) => {
+  const media = await ask(wanted);
+  tracks.push(...media.getTracks());
+  await new Promise((resolve) => setTimeout(resolve, 500));
+  return media;
+};
+"""
+LIVE = "tracks.filter((track) => track.readyState === 'live').length"
+
+
+@pytest.mark.slow
+def test_two_taps_on_start_open_one_camera_which_a_video_stops(phone, address, pairs, walk):
+    head = Head(phone)
+    phone.open(f"{address}index.html?student=one.onnx")
+    phone.until("!document.getElementById('start').disabled")
+    phone.run(f"{{ {CAMERAS} }}")
+    phone.run("{ const tap = document.getElementById('start'); tap.click(); tap.click(); }")
+    phone.until("tracks.length === 2")
+    head.move(4)
+    times = [json.loads(line).get("time") for line in phone.run("egodistill.log()")]
+    stamps = [moment for moment in times if moment]
+    assert len(stamps) > 60 and len(set(stamps)) == len(stamps) and phone.run(LIVE) == 1
+    choose(phone, walk[0], walk[1])
+    head.move(3)
+    rows = [json.loads(line) for line in phone.run("egodistill.log()")]
+    assert phone.run(LIVE) == 0 and rows[0]["source"] == "video"
+    table = np.loadtxt(walk[1], delimiter=",", skiprows=1)[:, 0]
+    assert np.isin([row["time"] for row in rows if "time" in row], table.round(6)).all() and len(rows) > 100
+    assert not phone.errors
+
+
+@pytest.mark.slow
+def test_a_camera_that_opens_late_does_not_replace_a_video(phone, address, pairs, walk):
+    phone.open(f"{address}index.html?student=one.onnx")
+    phone.until("!document.getElementById('start').disabled")
+    phone.run(f"{{ {CAMERAS} }}")
+    start(phone)
+    choose(phone, walk[0], walk[1])
+    phone.until("tracks.length === 1")
+    phone.until(f"{LIVE} === 0")
+    phone.until("document.getElementById('video').ended")
+    assert json.loads(phone.run("egodistill.log()")[0])["source"] == "video" and not phone.errors
+
+
+@pytest.mark.slow
+def test_the_screen_is_kept_on_after_a_look_at_another_tab(phone, address, pairs):
+    phone.open(f"{address}index.html?student=one.onnx")
+    phone.run("{ globalThis.locks = 0; navigator.wakeLock.request = async () => ({ release() {}, number: ++locks }); }")
+    phone.run("document.dispatchEvent(new Event('visibilitychange'))")
+    start(phone)
+    phone.until("document.getElementById('video').currentTime > 0")
+    assert phone.run("locks") == 1
+    phone.run("document.dispatchEvent(new Event('visibilitychange'))")
+    assert phone.run("locks") == 2
 
 
 # --- The server -------------------------------------------------------------------------------------------------
@@ -606,6 +843,8 @@ def test_the_server_answers_ranges_and_isolates(folder, address):
     ):
         status, text, headers = get(wanted)
         assert (status, text, headers["Content-Range"]) == (206, content, f"bytes {span}/10")
+    for wanted in ("bytes=5-2", f"bytes={'1' * 5000}-"):  # no ranges
+        assert get(wanted)[:2] == (200, "0123456789")
     with pytest.raises(urllib.error.HTTPError) as caught:
         get("bytes=10-")
     assert caught.value.code == 416 and caught.value.headers["Content-Range"] == "bytes */10"
@@ -614,21 +853,86 @@ def test_the_server_answers_ranges_and_isolates(folder, address):
             assert answer.headers["Content-Type"] == kind
 
 
+def test_the_server_tells_faults_in_one_line(folder, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        for words, told in (
+            (["--port", port], f"cannot serve at 127.0.0.1:{port}: "),
+            (["--port", "99999"], "cannot serve at 127.0.0.1:99999: "),
+            (["--certificate", "gone.pem"], "gone.pem: not a certificate with its key"),
+        ):
+            done = subprocess.run([sys.executable, folder / "serve.py", *words], capture_output=True, text=True)
+            assert done.returncode == 1 and done.stderr.startswith(told) and len(done.stderr.splitlines()) == 1
+    with open(tmp_path / "errors.txt", "w") as errors:
+        with Served(folder, errors=errors) as found:
+            for path, headers in (("%00", {}), ("serve.py/", {"Range": "bytes=0-1"})):
+                with pytest.raises(urllib.error.HTTPError) as caught:
+                    urllib.request.urlopen(urllib.request.Request(found + path, headers=headers))
+                assert caught.value.code == 404
+            (folder / "large.bin").write_bytes(bytes(1 << 24))
+            with socket.create_connection(("127.0.0.1", int(found.rstrip("/").rpartition(":")[2]))) as client:
+                client.sendall(b"GET /large.bin HTTP/1.1\r\nHost: x\r\n\r\n")
+                client.recv(1000)
+            end = time.monotonic() + 10
+            while "Error: " not in (tmp_path / "errors.txt").read_text() and time.monotonic() < end:
+                time.sleep(0.02)
+    text = (tmp_path / "errors.txt").read_text()
+    assert "Traceback" not in text and re.search(r"(?m)^127\.0\.0\.1: (BrokenPipe|ConnectionReset)Error: ", text)
+
+
 def test_the_server_speaks_https_with_a_certificate(folder, tmp_path):
     if shutil.which("openssl") is None:
         pytest.skip("needs openssl, to make a certificate")
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=phone", "-days", "2"]
     subprocess.run([*words, "-keyout", key, "-out", certificate], check=True, capture_output=True)
-    with Served(folder, "--certificate", str(certificate), "--key", str(key)) as found:
+    errors = open(tmp_path / "errors.txt", "w")
+    with errors, Served(folder, "--certificate", str(certificate), "--key", str(key), errors=errors) as found:
         assert found.startswith("https://")
         trusts = ssl.create_default_context(cafile=certificate)
         trusts.check_hostname = False
         with urllib.request.urlopen(f"{found}index.html", context=trusts) as answer:
             assert b"EgoDistill" in answer.read()
+        with pytest.raises(OSError):
+            urllib.request.urlopen(found.replace("https", "http"))
+        end = time.monotonic() + 10
+        while "127.0.0.1: SSLError: " not in (text := (tmp_path / "errors.txt").read_text()) and time.monotonic() < end:
+            time.sleep(0.02)
+        assert "127.0.0.1: SSLError: " in text and "Traceback" not in text
     words = [sys.executable, folder / "serve.py", "--key", key]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 2 and "--key belongs to a --certificate" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_comparison_names_the_line_of_a_damaged_log(pairs, folder, tmp_path, monkeypatch):
+    log, module = tmp_path / "log.jsonl", comparison()
+    header = {"log": "egodistill web 1", "student": pairs["one"].description["student"], "every": 0.5}
+    monkeypatch.setattr(module, "load_pair", lambda path: pairs["one"])
+    monkeypatch.setattr(sys, "argv", ["compare.py", str(log), "--student", "one.onnx"])
+    with pytest.raises(SystemExit, match=r"log\.jsonl: cannot be read"):
+        module.main()
+    times = [{"time": k / 50, "accel": [0, 0, 9.8], "gyro": [0, 0, 0]} for k in range(300)]
+    frame = {"frame": 2.0, "rgb": base64.b64encode(bytes(3 * SIZE**2)).decode()}
+    odd = {"answer": 64 / 30, "classes": [["odd", 1.0]], "problem": None}
+    for lines, told in (
+        ([], "line 1: not the header"),
+        ([{"time": 1.0}], "line 1: not the header"),
+        ([header | {"student": "x"}], "line 1: the log is of student x, not of"),
+        ([{"log": "egodistill web 1"}], "line 1: not the header"),
+        ([header, None], "line 2 is not a JSON object"),
+        ([header, frame | {"rgb": "AAA"}], "line 2: "),
+        ([header, frame | {"rgb": "AAAA"}], "line 2: "),
+        ([header, {"frame": 2.0}], "line 2: no key or class 'rgb'"),
+        ([header, {"time": 1.0, "accel": 5}], "line 2: "),
+        ([header, *times[:100], frame, *times[100:], odd], "line 303: no key or class 'odd'"),
+    ):
+        log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        with pytest.raises(SystemExit, match=rf"log\.jsonl: {re.escape(told)}"):
+            module.main()
+    log.write_text(json.dumps(header) + '\n{"time": 1.')
+    with pytest.raises(SystemExit, match="line 2 is not a JSON object"):
+        module.main()
 
 
 def test_the_lock_file_has_the_hash_of_each_package_and_leaves_the_registry_to_npm():

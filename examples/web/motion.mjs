@@ -4,7 +4,6 @@
     addEventListener("devicemotion", (event) => {
       for (const { time, reading } of phone.read(event, screen.orientation.angle)) stream.acceptMotion([time], [reading]);
     });
-    const { times, readings } = readTables([{ name: "walk.csv", text }]);
 
 The axes of a phone are X to the right, Y up along its screen and Z out of the screen, as it is held in portrait; they do
 not turn with the picture. The camera on the back looks along -Z. */
@@ -48,43 +47,4 @@ export class Phone {
   signed({ time, reading }) {
     return { time, reading: reading.map((value, k) => (k < 3 ? this.sign * value : value)) };
   }
-}
-
-const LAYOUTS = [ // the time, its unit in seconds, and the columns, in lower case: as `egodistill.data.read_imu()`
-  ["milliseconds", 1e-3, ["acclx", "accly", "acclz", "gyrox", "gyroy", "gyroz"]],
-  ["canonical_timestamp_ms", 1e-3, ["accl_x", "accl_y", "accl_z", "gyro_x", "gyro_y", "gyro_z"]],
-  ["time", 1, ["ax", "ay", "az", "gx", "gy", "gz"]],
-];
-
-/** Return the samples of one table, of two (one for each sensor), or of a log of this page, in order of time. */
-export function readTables(files) {
-  const rows = files.flatMap(({ name, text }) => (text.startsWith("{") ? readLog(text) : readTable(name, text)));
-  for (const [which, sensor] of ["accelerometer", "gyroscope"].entries()) {
-    if (!rows.some(([, reading]) => reading.slice(3 * which, 3 * which + 3).every(Number.isFinite))) {
-      throw new Error(`${files.map(({ name }) => name).join(", ")}: no samples of the ${sensor}.`);
-    }
-  }
-  rows.sort((a, b) => a[0] - b[0]);
-  return { times: rows.map(([time]) => time), readings: rows.map(([, reading]) => reading) };
-}
-
-function readTable(name, text) {
-  const [header, ...lines] = text.replace(/^\uFEFF/, "").split(/\r?\n/);
-  const names = header.split(",").map((cell) => cell.trim().replaceAll('"', "").toLowerCase());
-  const layout = LAYOUTS.find(([time]) => names.includes(time));
-  if (!layout) throw new Error(`${name}: no time column (${LAYOUTS.map(([time]) => time).join(", ")}) in its first line.`);
-  const [time, unit, columns] = layout;
-  const [place, ...places] = [time, ...columns].map((column) => names.indexOf(column));
-  const number = (cell) => (cell?.trim() ? Number(cell) : NaN);
-  return lines
-    .filter((line) => line.trim())
-    .map((line) => line.split(","))
-    .map((cells) => [unit * number(cells[place]), places.map((one) => (one < 0 ? NaN : number(cells[one])))])
-    .filter(([moment]) => Number.isFinite(moment));
-}
-
-function readLog(text) {
-  const lines = text.split("\n").filter((line) => line.trim()).map((line) => JSON.parse(line));
-  const none = [NaN, NaN, NaN];
-  return lines.filter((line) => "time" in line).map((line) => [line.time, [...(line.accel ?? none), ...(line.gyro ?? none)]]);
 }

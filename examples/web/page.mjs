@@ -4,9 +4,10 @@
     index.html?student=student.onnx&video=walk.mp4&imu=walk.csv  a video and a table in this folder */
 
 import * as ort from "./node_modules/onnxruntime-web/dist/ort.wasm.bundle.min.mjs";
-import { Phone, readTables } from "./motion.mjs";
-import { openPair } from "./pair.mjs";
+import { Phone } from "./motion.mjs";
+import { get, openPair } from "./pair.mjs";
 import { Stream, Tracker } from "./stream.mjs";
+import { checkClock, readTables } from "./tables.mjs";
 
 const EVERY = 0.5; // seconds between answers
 const LOG_SECONDS = 600; // of the log; it ends then
@@ -18,23 +19,16 @@ const MOTION_RANGE = 3; // rad/s
 
 const part = (id) => document.getElementById(id);
 const query = new URLSearchParams(location.search);
-const video = part("video");
 
 let pair = null;
-let source = null; // of samples and pictures: a `Camera` or a `Film`
-let session = null; // the stream of a source and what is shown of it
+let source = null; // of samples and pictures: a `Camera` or a `Film`, with a <video> and a session of its own
+let opening = null; // the source that comes next
 
 // --- Messages ----------------------------------------------------------------------------------------------------
 
 /** Show a sentence about what is missing; "" takes it away. */
 function say(text) {
   part("message").textContent = text;
-}
-
-/** Show why a source does not open; return false. */
-function refuse(text) {
-  say(text);
-  return false;
 }
 
 const CAMERA_ERRORS = {
@@ -49,6 +43,7 @@ const INSECURE =
 const NO_MOTION =
   "No motion sensor answers, so there are no labels. A computer has none: open a video with its IMU table instead. On a phone, " +
   "allow motion sensors for this page in the browser's settings.";
+const NOT_THERE = "Is its name right? It must be in the folder that is served.";
 const MOTION_REFUSED = "Motion was refused. On an iPhone, load the page again, tap Start and tap Allow.";
 
 // --- A session: one stream, its log, and what is shown --------------------------------------------------------------
@@ -57,15 +52,18 @@ const MOTION_REFUSED = "Motion was refused. On an iPhone, load the page again, t
 class Log {
   constructor(header) {
     this.entries = [{ log: "egodistill web 1", ...header }];
-    this.began = null;
+    this.newest = null; // time since the last reset
+    this.seconds = 0;
     this.bytes = 0;
     this.full = false;
   }
 
-  add(entry, time) {
-    this.began ??= time ?? null;
+  /** Add an entry. The times after one without a time may be anywhere. */
+  add(entry, time = null) {
+    if (time !== null) this.seconds += Math.max(0, time - (this.newest ?? time));
+    this.newest = time === null ? null : Math.max(time, this.newest ?? time);
     this.bytes += entry.picture?.length ?? 0;
-    this.full ||= time - this.began > LOG_SECONDS || this.bytes > LOG_BYTES;
+    this.full ||= this.seconds > LOG_SECONDS || this.bytes > LOG_BYTES;
     if (!this.full) this.entries.push(entry);
   }
 
@@ -118,6 +116,7 @@ class Rates {
   }
 }
 
+/** The stream of a source, its log, and what is shown of it. */
 class Session {
   constructor(kind) {
     const header = { source: kind, student: pair.student, precision: pair.precision, every: EVERY, browser: navigator.userAgent };
@@ -132,7 +131,6 @@ class Session {
     this.canvas = new OffscreenCanvas(pair.spec.size, pair.spec.size);
     this.context = this.canvas.getContext("2d", { willReadFrequently: true });
     this.context.imageSmoothingQuality = "high";
-    for (const id of ["events", "history"]) part(id).replaceChildren();
   }
 
   addSample(sample) {
@@ -145,10 +143,10 @@ class Session {
     this.run();
   }
 
-  /** Look at the picture of the video if the stream wants one. */
-  addFrame(time) {
+  /** Look at the picture of a video if the stream wants one. */
+  addFrame(time, video) {
     if (!this.stream.wantsFrame(time)) return;
-    const picture = this.scaled();
+    const picture = this.scaled(video);
     this.log.add({ picture, time }, time);
     this.rates.note("looks", time);
     this.stream.acceptFrame(time, picture);
@@ -157,7 +155,7 @@ class Session {
   }
 
   /** Return the present picture in the model's size: all of it, or its middle for a student that crops. */
-  scaled() {
+  scaled(video) {
     const { size, crop } = pair.spec;
     const { videoWidth: width, videoHeight: height } = video;
     const side = Math.min(width, height);
@@ -176,6 +174,8 @@ class Session {
     this.stream.reset();
     this.tracker = new Tracker();
     this.rates = new Rates();
+    this.recent = [];
+    delete part("look").dataset.time;
   }
 
   /** Compute what is due, in one run at a time. */
@@ -185,14 +185,17 @@ class Session {
     try {
       while (this.stream.due) for (const answer of await this.stream.results()) this.show(answer);
     } catch (error) {
-      say(`The networks failed: ${error.message}`);
-      pause();
+      if (source?.session === this) {
+        say(`The networks failed: ${error.message}`);
+        pause();
+      }
     }
     this.busy = false;
   }
 
   show(answer) {
     answer.done = true;
+    if (source?.session !== this) return;
     this.rates.note("answers", answer.stop);
     if (answer.classes.length) this.times[answer.encoded ? "frame" : "motion"].push(answer.frameMs + answer.motionMs);
     for (const times of Object.values(this.times)) if (times.length > 100) times.shift();
@@ -213,6 +216,16 @@ function addLine(list, text) {
   item.textContent = text;
   part(list).prepend(item);
   while (part(list).children.length > KEPT) part(list).lastChild.remove();
+}
+
+/** Take away what is shown of an earlier source. */
+function showNothing() {
+  for (const id of ["events", "history"]) part(id).replaceChildren();
+  part("label").textContent = "–";
+  part("detail").textContent = "\u00A0";
+  part("confidence").value = 0;
+  part("look").width = 0;
+  delete part("look").dataset.time;
 }
 
 function showAnswer(answer, origin) {
@@ -239,8 +252,8 @@ function median(values) {
 
 /** Draw head motion and numbers: five times a second while a source runs. */
 function showState() {
-  if (!session || !session.recent.length) return;
-  const { rates, times, recent } = session;
+  if (!source?.session.recent.length) return;
+  const { rates, times, recent } = source.session;
   const now = recent[recent.length - 1].time;
   const looks = rates.perSecond("looks", now);
   const { frame, motion } = pair.multiplyAdds;
@@ -271,29 +284,45 @@ function showState() {
 
 // --- Sources -------------------------------------------------------------------------------------------------------
 
-/** Call `use(time)` for each picture of the video, until it returns false. */
-function eachFrame(use) {
-  video.requestVideoFrameCallback((now, about) => {
-    if (use(about) !== false) eachFrame(use);
+/** Return a <video> that takes the place of the present one when its source opens. */
+function newVideo() {
+  return Object.assign(document.createElement("video"), { id: "video", muted: true, playsInline: true, preload: "auto" });
+}
+
+/** Call `use(about)` for each picture of a source, until it is replaced. */
+function eachFrame(from, use) {
+  from.video.requestVideoFrameCallback((now, about) => {
+    if (source !== from) return;
+    use(about);
+    eachFrame(from, use);
   });
 }
 
 /** A phone: its back camera, and its motion sensors, on the clock of the page. */
 class Camera {
-  /** Start; `false` after a sentence about what is missing. Call it from a tap: an iPhone asks for motion only then. */
+  constructor() {
+    this.video = newVideo();
+    this.session = new Session("camera");
+  }
+
+  /** Ask for camera and motion; an error says what is missing. Call it from a tap: an iPhone asks for motion only then. */
   async open() {
-    if (!isSecureContext || !navigator.mediaDevices) return refuse(INSECURE);
+    if (!isSecureContext || !navigator.mediaDevices) throw new Error(INSECURE);
     const asks = typeof DeviceMotionEvent === "undefined" ? null : DeviceMotionEvent.requestPermission;
-    if (asks && (await asks.call(DeviceMotionEvent).catch(() => "denied")) !== "granted") return refuse(MOTION_REFUSED);
+    if (asks && (await asks.call(DeviceMotionEvent).catch(() => "denied")) !== "granted") throw new Error(MOTION_REFUSED);
     try {
       const wanted = { facingMode: "environment", width: { ideal: 640 }, height: { ideal: 480 } };
-      video.srcObject = await navigator.mediaDevices.getUserMedia({ video: wanted, audio: false });
+      this.video.srcObject = await navigator.mediaDevices.getUserMedia({ video: wanted, audio: false });
     } catch (error) {
-      return refuse(CAMERA_ERRORS[error.name] ?? `The camera does not open: ${error.message}`);
+      throw new Error(CAMERA_ERRORS[error.name] ?? `The camera does not open: ${error.message}`);
     }
-    const [track] = video.srcObject.getVideoTracks();
-    track.addEventListener("ended", () => say("The camera has ended. Tap Start to open it again."));
-    this.lock = await navigator.wakeLock?.request("screen").catch(() => null); // else the screen goes dark
+  }
+
+  async start() {
+    const { video, session } = this;
+    video.srcObject.getVideoTracks()[0].addEventListener("ended", () => {
+      if (source === this) say("The camera has ended. Tap Start to open it again.");
+    });
     this.phone = new Phone();
     this.listener = (event) => {
       for (const sample of this.phone.read(event, screen.orientation?.angle ?? 0)) {
@@ -301,95 +330,118 @@ class Camera {
       }
     };
     addEventListener("devicemotion", this.listener);
-    const own = session;
     setTimeout(() => {
-      if (own === session && own.origin === null) say(NO_MOTION);
+      if (source === this && session.origin === null) say(NO_MOTION);
     }, 1000 * WAIT);
+    this.keepAwake();
     await video.play();
-    eachFrame((about) => {
-      if (source !== this) return false;
+    eachFrame(this, (about) => {
       // Chromium has the time of the exposure; elsewhere that of the call is the nearest.
-      if (!video.paused) session.addFrame((about.captureTime ?? performance.now()) / 1000);
+      if (!video.paused) session.addFrame((about.captureTime ?? performance.now()) / 1000, video);
     });
-    return true;
+  }
+
+  /** Ask that the screen stays on. A browser forgets it when the page is hidden. */
+  async keepAwake() {
+    const lock = await navigator.wakeLock?.request("screen").catch(() => null);
+    if (source === this) this.lock = lock;
+    else lock?.release();
   }
 
   close() {
     removeEventListener("devicemotion", this.listener);
-    for (const track of video.srcObject?.getTracks() ?? []) track.stop();
-    video.srcObject = null;
+    for (const track of this.video.srcObject?.getTracks() ?? []) track.stop();
+    this.video.srcObject = null;
     this.lock?.release();
   }
 
   play() {
-    session.reset();
-    return video.play();
+    this.session.reset();
+    return this.video.play();
   }
 }
 
 /** A video with its IMU table, on the clock of the video. */
 class Film {
-  constructor(address, motion) {
-    Object.assign(this, { address, motion, next: 0 });
+  constructor(file, motion) {
+    Object.assign(this, { file, motion, next: 0 });
+    this.video = newVideo();
+    this.session = new Session("video");
   }
 
+  /** Load the video; an error says why it does not play, or that the table is not on its clock. */
   async open() {
-    const failed = new Promise((resolve) => video.addEventListener("error", () => resolve(false), { once: true }));
-    video.src = this.address;
-    const opened = new Promise((resolve) => video.addEventListener("loadeddata", () => resolve(true), { once: true }));
-    if (!(await Promise.race([opened, failed]))) {
-      return refuse("This browser cannot play the video. H.264 in an .mp4 plays everywhere; `egodistill transcode` makes one.");
+    const { video, file } = this;
+    video.src = file.address ?? URL.createObjectURL(file);
+    const events = ["loadeddata", "error"].map((name) => new Promise((resolve) => video.addEventListener(name, resolve)));
+    if ((await Promise.race(events)).type === "error") {
+      if (file.address) await get(file.address, NOT_THERE, { method: "HEAD" });
+      const way = "H.264 in an .mp4 plays everywhere; `egodistill transcode` makes one.";
+      throw new Error(`${file.name}: this browser cannot play the video. ${way}`);
     }
+    checkClock(this.motion, video.duration);
+  }
+
+  start() {
+    const { video } = this;
     video.controls = true;
     video.onseeking = () => this.seek();
-    eachFrame((about) => {
-      if (source !== this) return false;
-      this.feed(about.mediaTime);
-    });
-    await video.play();
-    return true;
+    eachFrame(this, (about) => this.feed(about.mediaTime));
+    return video.play();
   }
 
   /** Give the samples up to a picture, and the picture. */
   feed(time) {
-    const { times, readings } = this.motion;
-    for (; times[this.next] <= time; this.next++) session.addSample({ time: times[this.next], reading: readings[this.next] });
-    session.addFrame(time);
+    const { session, motion } = this;
+    for (; motion.times[this.next] <= time; this.next++) {
+      session.addSample({ time: motion.times[this.next], reading: motion.readings[this.next] });
+    }
+    session.addFrame(time, this.video);
   }
 
   seek() {
-    this.next = this.motion.times.findIndex((time) => time >= video.currentTime);
+    this.next = this.motion.times.findIndex((time) => time >= this.video.currentTime);
     if (this.next < 0) this.next = this.motion.times.length;
-    session.reset();
+    this.session.reset();
   }
 
   close() {
-    video.onseeking = null;
-    video.removeAttribute("src");
-    video.controls = false;
-    if (this.address.startsWith("blob:")) URL.revokeObjectURL(this.address);
+    const { src } = this.video;
+    this.video.onseeking = null;
+    this.video.removeAttribute("src");
+    this.video.load(); // else it plays on
+    URL.revokeObjectURL(src);
   }
 
   play() {
-    return video.play();
+    return this.video.play();
   }
 }
 
-/** Start a source in the place of the present one. */
-async function use(fresh, kind) {
-  source?.close();
-  [source, session] = [fresh, new Session(kind)];
+/** Put a source in the place of the present one once it opens, unless another was asked for meanwhile. */
+async function use(fresh) {
+  opening = fresh;
   say("");
-  if (!(await fresh.open())) {
-    source = null;
-    return;
+  try {
+    await fresh.open();
+    if (fresh !== opening) return fresh.close();
+    source?.close();
+    source = fresh;
+    part("video").replaceWith(fresh.video);
+    showNothing();
+    say("");
+    part("pause").disabled = part("download").disabled = false;
+    part("pause").textContent = "Pause";
+    await fresh.start();
+  } catch (error) {
+    if (fresh !== source) fresh.close(); // the present one stays
+    if (fresh === opening) say(error.message);
   }
-  part("pause").disabled = part("download").disabled = false;
-  part("pause").textContent = "Pause";
 }
 
 /** Open a video and its tables among files {name: text or address}. */
 async function openFiles(files) {
+  if (!pair) return say("No student is loaded, so no video can be opened. Open index.html?student=NAME.onnx; README.md says how.");
   const isTable = (file) => /\.(csv|jsonl)$/i.test(file.name);
   const [tables, films] = [files.filter(isTable), files.filter((file) => !isTable(file))];
   if (films.length !== 1 || !tables.length || tables.length > 2) {
@@ -397,33 +449,33 @@ async function openFiles(files) {
   }
   try {
     const texts = await Promise.all(tables.map(async (file) => ({ name: file.name, text: await file.text() })));
-    await use(new Film(films[0].address ?? URL.createObjectURL(films[0]), readTables(texts)), "video");
+    await use(new Film(films[0], readTables(texts)));
   } catch (error) {
     say(error.message);
   }
 }
 
 function pause() {
-  video.pause();
+  source.video.pause();
   part("pause").textContent = "Continue";
 }
 
 // --- The page ------------------------------------------------------------------------------------------------------
 
-part("start").addEventListener("click", () => use(new Camera(), "camera"));
+part("start").addEventListener("click", () => use(new Camera()));
 part("files").addEventListener("change", (event) => openFiles([...event.target.files]));
 part("pause").addEventListener("click", () => {
-  if (!video.paused) return pause();
-  source?.play();
+  if (!source.video.paused) return pause();
+  source.play();
   part("pause").textContent = "Pause";
 });
 part("download").addEventListener("click", () => {
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([session.log.lines().join("\n"), "\n"], { type: "application/jsonl" }));
+  link.href = URL.createObjectURL(new Blob([source.session.log.lines().join("\n"), "\n"], { type: "application/jsonl" }));
   link.download = "egodistill-log.jsonl";
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60000);
-  if (session.log.full) say(`The log ended after ${LOG_SECONDS / 60} minutes, or 128 MB of pictures; start again for a new one.`);
+  if (source.session.log.full) say(`The log ended after ${LOG_SECONDS / 60} minutes, or 128 MB of pictures; start again for a new one.`);
 });
 const drop = document.documentElement;
 drop.addEventListener("dragover", (event) => {
@@ -436,10 +488,13 @@ drop.addEventListener("drop", (event) => {
   part("drop").classList.remove("over");
   openFiles([...event.dataTransfer.files]);
 });
+document.addEventListener("visibilitychange", () => {
+  if (document.visibilityState === "visible") source?.keepAwake?.();
+});
 setInterval(showState, 200);
 
 async function main() {
-  if (!video.requestVideoFrameCallback || !globalThis.OffscreenCanvas) {
+  if (!part("video").requestVideoFrameCallback || !globalThis.OffscreenCanvas) {
     return say("This browser is too old: it has no requestVideoFrameCallback, or no OffscreenCanvas.");
   }
   ort.env.wasm.proxy = true; // in a worker: while the page waits for a network, it would lose motion events
@@ -455,16 +510,15 @@ async function main() {
   part("student").textContent = `Student ${pair.student}: ${[names, pair.precision, ...counts].join(", ")}.`;
   part("start").disabled = part("files").disabled = false;
   if (!isSecureContext) say(INSECURE);
-  if (!query.get("video")) return;
-  const table = query.get("imu") ?? "";
-  const film = { name: query.get("video"), address: query.get("video") };
-  openFiles([film, { name: table, text: async () => (await fetch(table)).text() }]);
+  const given = ["video", "imu"].map((key) => query.get(key)).filter(Boolean);
+  if (!given.length) return;
+  openFiles(given.map((address) => ({ name: address, address, text: async () => (await get(address, NOT_THERE)).text() })));
 }
 
 main();
 // For tests and benchmarks: what the page has received, and how it runs.
 globalThis.egodistill = {
-  log: () => session.log.lines(),
-  stats: () => session.stream.stats,
+  log: () => source.session.log.lines(),
+  stats: () => source.session.stream.stats,
   threads: () => ort.env.wasm.numThreads,
 };

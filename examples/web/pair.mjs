@@ -6,24 +6,34 @@
 
 `ort` is the module onnxruntime-web. Load only programs whose source you trust. */
 
+const EXPORT = "Export a student into this folder; README.md says how.";
+const AGAIN = "Export the student again.";
+
 /** Return the two programs with the values of their descriptions. The error of a missing file names it. */
 export async function openPair(ort, address) {
   const stem = address.replace(/\.onnx$/, "");
   if (stem === address) throw new Error(`${address}: a pair of programs is named STEM.onnx`);
   const files = ["frame", "motion"].map((part) => `${stem}.${part}.onnx`);
-  const [frame, motion] = [await (await get(`${files[0]}.json`)).json(), await (await get(`${files[1]}.json`)).json()];
+  const describe = async (file) => {
+    const found = await get(`${file}.json`, EXPORT);
+    return found.json().catch((error) => fail(`${file}.json: damaged: ${error.message}. ${AGAIN}`));
+  };
+  const [frame, motion] = [await describe(files[0]), await describe(files[1])];
   check(frame, motion, files);
   const options = { executionProviders: ["wasm"], graphOptimizationLevel: "all" };
   const sessions = [];
   for (const file of files) {
     // One after the other: a phone may lack the memory for both at once.
-    sessions.push(await ort.InferenceSession.create(new Uint8Array(await (await get(file)).arrayBuffer()), options));
+    const program = new Uint8Array(await (await get(file, EXPORT)).arrayBuffer());
+    const made = ort.InferenceSession.create(program, options);
+    sessions.push(await made.catch((error) => fail(`${file}: not a program that runs here: ${error.message}. ${AGAIN}`)));
   }
   const { clip_spec: spec, class_names: classNames, student, precision } = motion;
   const dim = frame.outputs[0].shape[1];
-  const run = async (session, inputs, name) => {
-    const outputs = await session.run(inputs);
+  const run = async (which, inputs, name) => {
+    const outputs = await sessions[which].run(inputs);
     const { data } = outputs[name];
+    if (!data.every(Number.isFinite)) fail(`${files[which]}: gives numbers that are not finite, so it is damaged. ${AGAIN}`);
     Object.values(outputs).forEach((tensor) => tensor.dispose());
     return data;
   };
@@ -36,7 +46,7 @@ export async function openPair(ort, address) {
     // Inputs are copied: where onnxruntime-web works in a worker, it takes their buffers away.
     encodeFrame: (picture) => {
       const pixels = new ort.Tensor("uint8", picture.slice(), [1, 3, spec.size, spec.size]);
-      return run(sessions[0], { frame: pixels }, "image_feature");
+      return run(0, { frame: pixels }, "image_feature");
     },
     fuse: (features, window) => {
       const image = new Float32Array(spec.frames * dim);
@@ -45,21 +55,25 @@ export async function openPair(ort, address) {
         image_features: new ort.Tensor("float32", image, [1, spec.frames, dim]),
         imu: new ort.Tensor("float32", window.slice(), [1, spec.imu_samples, 6]),
       };
-      return run(sessions[1], inputs, "logits");
+      return run(1, inputs, "logits");
     },
   };
 }
 
-async function get(address) {
-  const found = await fetch(address).catch((error) => ({ ok: false, status: error.message }));
-  if (found.ok) return found;
-  throw new Error(`${address} cannot be read (${found.status}). Export a student into this folder; README.md says how.`);
+/** Return the answer to a request; the error of one that fails names the address and the way out. */
+export async function get(address, wayOut, options = {}) {
+  const found = await fetch(address, options).catch((error) => ({ ok: false, status: error.message }));
+  return found.ok ? found : fail(`${address} cannot be read (${found.status}). ${wayOut}`);
+}
+
+function fail(text) {
+  throw new Error(text);
 }
 
 function check(frame, motion, files) {
   for (const [k, description] of [frame, motion].entries()) {
+    if (description?.kind !== "onnx") fail(`${files[k]}.json: not the description of an ONNX program. ${AGAIN}`);
     const batch = description.inputs[0].shape[0];
-    if (description.kind !== "onnx") throw new Error(`${files[k]}: its description is not that of an ONNX program.`);
     if (batch !== "batch" && batch !== 1) throw new Error(`${files[k]}: takes ${batch} at once; export without --batch-size.`);
   }
   if (frame.student !== motion.student) {

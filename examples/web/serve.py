@@ -14,6 +14,7 @@ import io
 import os
 import re
 import ssl
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -33,12 +34,15 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         super().end_headers()
 
     def send_head(self):
-        asked = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
-        path = Path(self.translate_path(self.path))
-        if asked is None or not any(asked.groups()) or not path.is_file():
+        asked = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", self.headers.get("Range", ""))
+        path = self.translate_path(self.path)
+        if "\0" in path:
+            return self.send_error(404)
+        first, last = (int(text) if text else None for text in (asked.groups() if asked else ("", "")))
+        backwards = first is not None and last is not None and first > last
+        if (first, last) == (None, None) or backwards or not os.path.isfile(path):
             return super().send_head()
-        size = path.stat().st_size
-        first, last = (int(text) if text else None for text in asked.groups())
+        size = os.path.getsize(path)
         if first is None:  # the last bytes
             first, last = max(size - last, 0), size - 1
         last = size - 1 if last is None else min(last, size - 1)
@@ -56,15 +60,19 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         self.end_headers()
         return Part(path, first, last + 1)
 
-    def copyfile(self, source, outputfile):
-        with contextlib.suppress(ConnectionError):  # a player that seeks drops what it asked for
-            super().copyfile(source, outputfile)
+
+class Server(http.server.ThreadingHTTPServer):
+    """A server that prints one line for a request that fails, such as http on an https port, or one that is dropped."""
+
+    def handle_error(self, request, client_address):
+        error = sys.exc_info()[1]
+        print(f"{client_address[0]}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
 
 
 class Part(io.FileIO):
     """A file from one place to another."""
 
-    def __init__(self, path: Path, start: int, stop: int) -> None:
+    def __init__(self, path: str, start: int, stop: int) -> None:
         super().__init__(path)
         self.seek(start)
         self.stop = stop
@@ -86,11 +94,21 @@ def main() -> None:
     folder = Path(__file__).resolve().parent
     if not (folder / "node_modules" / "onnxruntime-web").is_dir():
         print("onnxruntime-web is missing; in this folder, run: npm ci --ignore-scripts", flush=True)
-    with http.server.ThreadingHTTPServer((a.host, a.port), partial(Handler, directory=os.fspath(folder))) as server:
-        scheme = "http"
-        if a.certificate:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = None
+    if a.certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
             context.load_cert_chain(a.certificate, a.key)
+        except OSError as error:
+            files = " with ".join(filter(None, (a.certificate, a.key)))
+            sys.exit(f"{files}: not a certificate with its key in PEM files: {error}")
+    try:
+        server = Server((a.host, a.port), partial(Handler, directory=os.fspath(folder)))
+    except (OSError, OverflowError) as error:
+        sys.exit(f"cannot serve at {a.host}:{a.port}: {error}; choose another with --port or --host")
+    with server:
+        scheme = "http"
+        if context:
             server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
             scheme = "https"
         print(f"{scheme}://{a.host}:{server.server_port}/", flush=True)

@@ -36,7 +36,7 @@ function placeAfter(sorted, x) {
 }
 
 /** Return a value between samples, linearly interpolated; the first or last one beyond them. */
-function valueAt(x, stamps, values, k) {
+export function valueAt(x, stamps, values, k) {
   const after = placeAfter(stamps, x);
   if (after === 0) return values[0][k];
   if (after === stamps.length) return values[after - 1][k];
