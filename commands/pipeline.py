@@ -9,6 +9,7 @@ run has begun. `COMMANDS` at the end maps its name to two functions, as in `comm
 from __future__ import annotations
 
 import argparse
+import hashlib
 import math
 import shlex
 from collections import Counter
@@ -233,8 +234,9 @@ def run_train(a: argparse.Namespace) -> None:
         a.subsample *= -(-len(segments) // QUICK_CLIPS)
         segments = read_segments(a)
     steps = plan(a, segments)
+    about = {"segments": fingerprint(segments), "left_out": segments.dropped}
     if before:
-        require_same_steps(run, before, steps, a.overwrite)
+        require_same_plan(run, before, steps, about["segments"], a.overwrite)
     # What the student cannot be is said before hours of work, and its weights are downloaded.
     apply_options(PRESETS[a.preset].student, a).build(2, frame_size=a.frame_size)
     splits = ", ".join(f"{count} {split}" for split, count in sorted(Counter(s.split for s in segments).items()))
@@ -253,7 +255,7 @@ def run_train(a: argparse.Namespace) -> None:
     for number, title in enumerate(titles, 1):
         print(f"  {number}. {title}")
     with files.work_lock(run / "train"):
-        note_plan(run, tables.command_line(a.words), [step.typed for step in steps], segments.dropped)
+        note_plan(run, tables.command_line(a.words), [step.typed for step in steps], about)
         if a.check:
             print(f"\n[1/{len(titles)}] {titles[0]}", flush=True)
             check(a, {segment.video for segment in segments})
@@ -267,32 +269,41 @@ def run_train(a: argparse.Namespace) -> None:
     suggest("predict", "VIDEO", *(["--imu-axes", axes] if axes else []), "--student", run / "student.pt")
 
 
-def require_same_steps(run: Path, before: Mapping[str, Any], steps: Sequence[Step], overwrite: bool) -> None:
-    """Raise DataError, before anything is written, if an earlier command made a store or model with other options.
+def require_same_plan(run: Path, before: Mapping[str, Any], steps: Sequence[Step], clips: str, overwrite: bool) -> None:
+    """Raise DataError, before anything is written, if an earlier command made a store or model that this one would not.
 
     What only changes the speed may differ, and there may be more steps or fewer, such as those of --baselines.
     """
-    earlier = results_of(before["steps"])
-    for made, words in results_of([step.typed for step in steps]).items():
-        if earlier.get(made, words) != words and (made.exists() or files.training_file(made).exists()):
-            clips = words[1] == "prepare"
-            if clips or not overwrite:
-                anew = f"delete {run} to start again" if clips else "--overwrite to train anew with the same clips"
-                raise DataError(
-                    f"{made}: was made with other options, by `{before['command']}`; give these, or another folder, or "
-                    f"{anew}"
-                )
+    earlier, where = results_of(before["steps"]), f"`{before['command']}` in {before.get('folder', 'its folder')}"
+    for name, words in results_of([step.typed for step in steps]).items():
+        made, store = run / name, words[1] == "prepare"
+        differs = earlier.get(name, words) != words
+        if (made.exists() or files.training_file(made).exists()) and differs and (store or not overwrite):
+            anew = f"delete {run} to start again" if store else "--overwrite to train anew with the same clips"
+            raise DataError(
+                f"{made}: was made with other options, by {where}; give these there, or another folder, or {anew}"
+            )
+        if store and made.exists() and before.get("segments", clips) != clips:
+            raise DataError(
+                f"{made}: has not the segments that {words[2]} has today, but those of {where}; give another folder, "
+                f"or delete {made} and give --overwrite to start again"
+            )
 
 
-def results_of(steps: Sequence[str]) -> dict[Path, list[str]]:
-    """Return {what a step writes: its words} of steps as they are typed, without words that only change the speed."""
+def results_of(steps: Sequence[str]) -> dict[str, list[str]]:
+    """Return {what a step writes into the folder: its words}, without those that only change the speed."""
     found = {}
     for words in map(shlex.split, steps):
         for option in {"--workers", "--device"} & set(words):
             del words[words.index(option) : words.index(option) + 2]
         if "--out" in words:
-            found[Path(words[words.index("--out") + 1])] = [word for word in words if word != "--overwrite"]
+            out = Path(words[words.index("--out") + 1])
+            found[out.name] = [word.removeprefix(f"{out.parent}/") for word in words if word != "--overwrite"]
     return found
+
+
+def fingerprint(segments: data.SegmentList) -> str:
+    return hashlib.sha256("\n".join(map(repr, segments)).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def check(a: argparse.Namespace, videos: Collection[str]) -> None:

@@ -174,7 +174,8 @@ def split_warnings(counts: Mapping[str, Counter], what: str = "clip") -> Iterato
     if counts and not {"train", "test"} & set(counts):
         yield f"there is no split train and no split test, only {', '.join(sorted(counts))}"
     elif counts and "test" not in counts:
-        yield "there is no split test, so nothing is left to evaluate on; write train and test into a column split"
+        way_out = "add recordings, or use a table with a column split"
+        yield f"there is no split test, so nothing is left to evaluate on; {way_out}"
     labels = dict(counts.get("train", {}))
     unlabelled = labels.pop(None, 0)
     if not labels and 0 < unlabelled < FEW_UNLABELLED:

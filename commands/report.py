@@ -9,6 +9,7 @@ as in `commands`.
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -272,17 +273,17 @@ def foot(plan: dict[str, Any]) -> Markup:
 # The page
 
 
-def note_plan(run: Path, command: str, steps: Sequence[str], left_out: dict[str, int]) -> None:
+def note_plan(run: Path, command: str, steps: Sequence[str], about: dict[str, Any]) -> None:
     """Write what `train` is going to do in a folder, RUN/train.json.
 
     Args:
         run: The folder.
         command: The command as it was typed.
         steps: The commands that it runs.
-        left_out: {reason: number of segments that were left out}.
+        about: What else it says: "segments", their fingerprint, and "left_out", {reason: number of segments}.
     """
-    about = {"format": FORMAT, "command": command, "steps": list(steps), "left_out": left_out}
-    files.write_json(run / PLAN, about)
+    plan = {"format": FORMAT, "command": command, "folder": os.getcwd(), "steps": list(steps), **about}
+    files.write_json(run / PLAN, plan)
 
 
 def read_plan(run: Path) -> dict[str, Any]:

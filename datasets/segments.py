@@ -740,7 +740,7 @@ def with_imu_offsets(segments: Iterable[Segment], table: str | os.PathLike) -> S
             imu_axes=axes or segment.imu_axes,
         )
     if others and not clocks:
-        about = f"{table}: has other recordings, and none of these, so no clock is corrected"
+        about = f"{table}: no row names one of these recordings, by path or file name, so no clock is corrected"
         result.origin = result.origin._replace(notes=(*result.origin.notes, about))
     return result
 

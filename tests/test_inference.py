@@ -448,10 +448,10 @@ def test_a_recording_is_opened_once_for_each_decoder(name, how, tmp_path, monkey
         opened.append(open_media(*given, **options))
         return opened[-1]
 
-    wanted = list(predict(model, video, device="cpu", stride=0.5, batch_size=99, **how))
+    wanted = list(predict(model, video, device="cpu", precision="fp32", stride=0.5, batch_size=99, **how))
     monkeypatch.setattr(inference.files, "available_cores", lambda: 2)
     monkeypatch.setattr(av, "open", counted)
-    found = list(predict(model, video, device="cpu", stride=0.5, batch_size=2, **how))
+    found = list(predict(model, video, device="cpu", precision="fp32", stride=0.5, batch_size=2, **how))
     assert [row.start for row in found] == [row.start for row in wanted] and not any(row.problem for row in found)
     for row, one in zip(found, wanted, strict=True):
         assert dict(row.classes) == pytest.approx(dict(one.classes), abs=1e-6)

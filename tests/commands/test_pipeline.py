@@ -171,14 +171,22 @@ def test_what_is_refused_changes_nothing_and_recordings_may_come_and_go(demo, tm
         assert "run/store: was made with other options, by `" in err and "delete " in err
         assert contents() == before
     assert "already checked" in run(capsys, "train", table, *words, "--device", "cpu")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([*map(str, ["train", table.name, *words[:-1], "run"])]) == 1  # the same files by other names
+    assert "was made with other options" in capsys.readouterr().err
 
-    (tmp_path / "run" / "store").rmdir()  # as the message of a store says that has other segments
-    text = other.read_text()
-    other.write_text(table.read_text())
-    table.write_text(text)
-    assert "already checked" not in run(capsys, "train", table, *words)
-    assert len(json.loads((tmp_path / "run" / "check.json").read_text())["recordings"]) == 2
+    before, short = contents(), table.read_text()
     table.write_text(other.read_text())
+    for more in ([], ["--overwrite", "--epochs", 2]):
+        assert cli.main([*map(str, ["train", table, *words, *more])]) == 1
+        assert f"run/store: has not the segments that {table} has today" in capsys.readouterr().err
+        assert contents() == before
+    (tmp_path / "run" / "store").rmdir()
+    assert "already checked" not in run(capsys, "train", table, *words, "--overwrite")
+    assert len(json.loads((tmp_path / "run" / "check.json").read_text())["recordings"]) == 2
+    (tmp_path / "run" / "store").rmdir()
+    table.write_text(short)  # the row of the recording that is gone stays in the table of clocks
+    run(capsys, "train", table, *words)
     (tmp_path / "run" / "offsets.csv").unlink()
     run(capsys, "train", table, *words)
     assert (tmp_path / "run" / "offsets.csv").exists()
