@@ -33,7 +33,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from .engine import batches, runtime
 from .engine.batches import Model, Store
@@ -620,15 +619,9 @@ def count_macs(model: nn.Module, device: torch.device) -> float:
             f"{type(model).__name__} shows neither its weights nor its operations, so they cannot be counted; measure "
             f"the student that was exported, and compare their times with export.compare()"
         )
-    # torch counts every implementation of attention except the one for CPUs.
-    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    mapping = {attention: lambda q, k, v, *rest, out_shape=None, **options: sdpa_flop_count(q, k, v)}
-    # In inference mode, and with inputs created in it, torch 2.4 counts neither convolutions nor linear layers.
-    with torch.inference_mode(False), torch.no_grad():
-        inputs = [x.to(device, copy=True) for x in batches.example_inputs(model)]
-        with runtime.evaluation(model, device), FlopCounterMode(display=False, custom_mapping=mapping) as counter:
-            model(*inputs)
-    count = counter.get_total_flops() / 2
+    # With inputs created in inference mode, torch 2.4 counts neither convolutions nor linear layers.
+    with torch.inference_mode(False), runtime.evaluation(model, device):
+        count = runtime.multiply_adds(model, [x.to(device, copy=True) for x in batches.example_inputs(model)])
     if not count and any(parameter.ndim > 1 for parameter in model.parameters()):
         raise EgoDistillError(
             f"{type(model).__name__} has weights, but torch {torch.__version__} counts no multiply-adds in it, because "

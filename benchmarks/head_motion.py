@@ -6,8 +6,8 @@
     python benchmarks/head_motion.py show                                  # results/head_motion.jsonl as a table
 
 The worlds are those of `evidence.py` (A, and A with half the coupling), without their test wearers. A candidate changes
-the student, the loss or the clips of a batch; all take as many steps. Nothing here is a finding: `results/` says which
-candidate was chosen by which rule, and where it is tested.
+the student, the loss or the clips of a batch; all take as many steps. Its lines serve to choose candidates: they are of
+validation wearers and of one seed each, so they are no findings.
 """
 
 from __future__ import annotations
@@ -194,6 +194,8 @@ def frames_alone(num_classes: int, **options: Any) -> EgoDistill:
 def candidate(name: str) -> tuple[Method, dict[str, Any]]:
     """Return the method of a name such as "numbers-exchanged-alone-aug", and its changes of the protocol's settings."""
     first, *words = name.split("-")
+    if first not in ("paper", "frames", "numbers", "staged", "layer", "both"):
+        raise SystemExit(f"{name}: no candidate begins with {first!r}")
     flags: dict[str, float] = {}
     changes: dict[str, Any] = {"learning_rate": 2e-3, "epochs": 6}
     kind: type[EgoDistill] = Raw
@@ -222,11 +224,9 @@ def candidate(name: str) -> tuple[Method, dict[str, Any]]:
             changes["learning_rate"] = 1e-3
         elif word == "fast":
             changes["learning_rate"] = 4e-3
-        elif word == "cnn9":
-            pretrain = False
         else:
             raise SystemExit(f"{name}: no candidate has a part {word!r}")
-    if first in ("layer",):
+    if first == "layer":
         encoder = partial(HeadNumbers, layer=256)
     if first == "both":
         encoder = CNNAndNumbers

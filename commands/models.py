@@ -13,7 +13,7 @@ import itertools
 import json
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
@@ -437,7 +437,9 @@ def run_predict(a: argparse.Namespace) -> None:
     recording = data.open_recording(a.video, imu_files(a), **clock, imu_axes=a.imu_axes or "gopro")
     if "imu" in student.inputs:
         report_notes(recording)
-    labels = labels_of_video(a.labels, recording.video) if a.labels else []
+    labels = labels_of_video(a.labels, recording.video, student.class_names) if a.labels else []
+    if a.preview:  # before the work: the video may be unreadable
+        transcode(recording.video, a.preview, short_side=PREVIEW, overwrite=a.overwrite)
     choice = {"exact": False if a.key_frames else None, "tolerance": a.tolerance}
     found = inference.predict(
         student,
@@ -471,20 +473,24 @@ def run_predict(a: argparse.Namespace) -> None:
         for clip in kept:
             table.add(clip)
         spec, about = batches.clip_spec_of(student, **choice), about_prediction(a, student, recording)
-        if a.preview:
-            transcode(recording.video, a.preview, short_side=PREVIEW, overwrite=a.overwrite)
         more = {"labels": labels, "preview": Path(a.preview) if a.preview else None}
         write_prediction(a.html, kept, recording, spec, text.getvalue(), about, a.max_hold, **more)
 
 
-def labels_of_video(table: str, video: str) -> list[data.Segment]:
-    """Return the labelled segments of a video, in order. Raise DataError if the table has none."""
+def labels_of_video(table: str, video: str, classes: Sequence[str] | None) -> list[data.Segment]:
+    """Return the labelled segments of a video, in order; print which labels are no class of the student.
+
+    Raise DataError if the table has none.
+    """
     every = [one for one in annotations.read_annotations(table) if one.label is not None]
     found = [one for one in every if Path(one.video).resolve() == Path(video).resolve()]
     if not found:
         videos = list(dict.fromkeys(Path(one.video).name for one in every))
         listed = f"those of {', '.join(videos[:3])}{', ...' * (len(videos) > 3)}" if videos else "none at all"
         raise DataError(f"{table}: has no labels of {video}, but {listed}; give the table of this video")
+    if classes and (unknown := sorted({str(one.label) for one in found} - set(classes))):
+        listed = ", ".join(map(tables.printable, unknown[:5]))
+        print(f"note: {table}: the student has no class {listed}; its answers there count as wrong", file=sys.stderr)
     return sorted(found, key=lambda one: one.start)
 
 

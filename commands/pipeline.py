@@ -281,12 +281,12 @@ def require_same_plan(run: Path, before: Mapping[str, Any], steps: Sequence[Step
         if (made.exists() or files.training_file(made).exists()) and differs and (store or not overwrite):
             anew = f"delete {run} to start again" if store else "--overwrite to train anew with the same clips"
             raise DataError(
-                f"{made}: was made with other options, by {where}; give these there, or another folder, or {anew}"
+                f"{made}: was made with other options, by {where}; run that command, give another --out, or {anew}"
             )
         if store and made.exists() and before.get("segments", clips) != clips:
             raise DataError(
-                f"{made}: has not the segments that {words[2]} has today, but those of {where}; give another folder, "
-                f"or delete {made} and give --overwrite to start again"
+                f"{made}: {words[2]} has changed since {where} made it; give another --out, or delete {made} and give "
+                f"--overwrite to start again"
             )
 
 

@@ -60,9 +60,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from ..engine import batches, checkpoints
+from ..engine import batches, checkpoints, runtime
 from ..recordings import clips
 from ..student import EgoDistill, IMUEncoder, Output
 from ..support import files
@@ -684,11 +683,7 @@ def describe(
 
 def count_multiply_adds(model: EgoDistill, part: type[Plain]) -> int:
     """Return the multiply-adds of a part for one picture or clip, in its exported form (see `IMUEncoder2d`)."""
-    with torch.no_grad():
-        plain, inputs = part(model), part.take(model, *model_inputs(model, 1))
-        with FlopCounterMode(display=False) as counter:
-            plain(*inputs)
-    return counter.get_total_flops() // 2
+    return round(runtime.multiply_adds(part(model), part.take(model, *model_inputs(model, 1))))
 
 
 def describe_calibration(

@@ -18,12 +18,13 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from ..support import tables
 from ..support.errors import EgoDistillError
@@ -40,6 +41,7 @@ __all__ = [
     "has_bf16_kernels",
     "keep_frozen_statistics",
     "lower_thread_priority",
+    "multiply_adds",
     "pick_device",
     "pick_precision",
     "pick_training_precision",
@@ -306,6 +308,23 @@ class Use:
     home: torch.device
     device: torch.device
     count: int = 0
+
+
+def multiply_adds(network: nn.Module, inputs: Sequence[Tensor]) -> float:
+    """Return the multiply-adds of one call of a network.
+
+    Args:
+        network: The network, in evaluation mode.
+        inputs: Its inputs, on its device.
+    """
+    # torch counts every implementation of attention except the one for CPUs.
+    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    mapping = {attention: lambda q, k, v, *rest, out_shape=None, **options: sdpa_flop_count(q, k, v)}
+    # In inference mode, torch 2.4 counts neither convolutions nor linear layers.
+    with torch.inference_mode(False), torch.no_grad():
+        with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+            network(*inputs)
+    return counter.get_total_flops() / 2
 
 
 @contextlib.contextmanager

@@ -296,9 +296,10 @@ class Check:
 
 
 def settle_axes(found: Sequence[Check], wearers: Sequence[str | None]) -> list[Check]:
-    """Return the checks; undecided axes are sure where those of the wearer's other recordings are, and fit best, too.
+    """Return the checks with undecided axes settled by the wearer's other recordings.
 
-    A sensor on the head stays as it is mounted, while a single recording may have too few turns of the head to tell.
+    The turn that fits best is taken as sure if each sure recording of the same wearer has it: a sensor stays as it is
+    mounted, while a single recording may have too few turns of the head to tell.
 
     Args:
         found: The checks.

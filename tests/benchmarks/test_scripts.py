@@ -140,6 +140,8 @@ def test_head_motion(script):
     assert changes["augment"] == module.PICTURES and not method.pretrain
     with pytest.raises(SystemExit, match="no candidate has a part 'typo'"):
         module.candidate("numbers-typo")
+    with pytest.raises(SystemExit, match="no candidate begins with 'numers'"):
+        module.candidate("numers-aug")
 
     self = SimpleNamespace(exchanged=1.0, shifted=0.0, turned=0.0, scale=0.0, bias=0.0)
     self.motions, self.answers = torch.arange(6.0).view(6, 1, 1).expand(6, 5, 6), torch.tensor([0, 1, 0, 1, 0, 1])

@@ -239,7 +239,7 @@ def test_a_video_that_cannot_be_played_is_left_out(tmp_path, browser):
     assert browser.run("row") == 1 and browser.errors == []
 
 
-def test_labels_are_shown_and_what_differs_from_them_comes_first(kitchen, predicted, tmp_path, browser):
+def test_labels_are_shown_and_what_differs_from_them_comes_first(kitchen, predicted, tmp_path, browser, capsys):
     """The surest wrong answer is the first of the list; labels of other videos are not shown."""
     rows = rows_of(predicted)
     said, sure = (np.array([row["classes"][0][k] for row in rows]) for k in (0, 1))
@@ -258,6 +258,7 @@ def test_labels_are_shown_and_what_differs_from_them_comes_first(kitchen, predic
     words += ["--imu-offset", 0.1, "--precision", "fp32", "--html", tmp_path / "p.html"]
     words += ["--labels", tmp_path / "labels.csv", "--preview", tmp_path / "p.mp4"]
     assert cli.main([str(word) for word in words]) == 0
+    assert "labels.csv: the student has no class <b>never</b>; its answers" in capsys.readouterr().err
     middles = np.array([(row["start"] + row["stop"]) / 2 for row in rows])
     truth = np.where(middles < edge, said[0], np.where(middles < end - 1.3, "<b>never</b>", ""))
     wrong = (truth != "") & (truth != said)

@@ -179,7 +179,7 @@ def test_what_is_refused_changes_nothing_and_recordings_may_come_and_go(demo, tm
     table.write_text(other.read_text())
     for more in ([], ["--overwrite", "--epochs", 2]):
         assert cli.main([*map(str, ["train", table, *words, *more])]) == 1
-        assert f"run/store: has not the segments that {table} has today" in capsys.readouterr().err
+        assert f"run/store: {table} has changed since `" in capsys.readouterr().err
         assert contents() == before
     (tmp_path / "run" / "store").rmdir()
     assert "already checked" not in run(capsys, "train", table, *words, "--overwrite")
