@@ -17,6 +17,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import math
 import numbers
 import os
 import re
@@ -38,6 +39,7 @@ __all__ = [
     "EgoDistill",
     "IMUEncoder",
     "IMUPredictor",
+    "IMUSpectrum",
     "Output",
     "ResNet",
     "Student",
@@ -334,8 +336,10 @@ class EgoDistill(nn.Module):
                 f"got {describe(imu)}"
             )
         imu = imu.to(self.mean.dtype)  # that of the weights
-        # Appendix C: sensor bias and gravity differ between clips, so only the motion within the clip is kept.
-        return self._imu_vector(self.imu_encoder(imu - imu.mean(dim=1, keepdim=True)))
+        if not getattr(self.imu_encoder, "removes_mean", False):
+            # Appendix C: sensor bias and gravity differ between clips, so only the motion within the clip is kept.
+            imu = imu - imu.mean(dim=1, keepdim=True)
+        return self._imu_vector(self.imu_encoder(imu))
 
     def _imu_vector(self, features: Tensor) -> Tensor:
         """Return the IMU feature [B, m] of what the IMU encoder returned, [B, m] or a map [B, channels, time]."""
@@ -499,6 +503,70 @@ class IMUEncoder(nn.Module):
 
     def forward(self, imu: Tensor) -> Tensor:
         return self.cnn(imu.transpose(1, 2))
+
+
+class IMUSpectrum(nn.Module):
+    """An IMU encoder without weights: window means and a coarse log spectrum of each channel, [B, T, 6] -> [B, m].
+
+    Six channels give 6 * (21 + 12) = 198 numbers for a clip of 422 samples: the means over windows of 0.1 s, and the
+    log magnitudes of the first 12 frequencies after zero (up to 8 Hz) of the clip's middle 70 %. The accelerometer's
+    mean over the clip, which is gravity, is removed. The gyroscope's is kept, since it is the net turn of the head, so a
+    gyroscope with a large bias needs `imu.remove_bias()` before. Channels, and then all numbers, are normalised with the
+    statistics of the training clips, which batch norm keeps.
+
+    Not from the paper; the net turn and the spectrum are what tells opposite actions apart in the rendered worlds.
+
+    Args:
+        samples: T, the number of IMU samples of a clip.
+        rate: Rate of the samples in Hz.
+
+    >>> import torch
+    >>> from egodistill.student import IMUSpectrum
+    >>> IMUSpectrum()(torch.randn(2, 422, 6)).shape
+    torch.Size([2, 198])
+    """
+
+    removes_mean = True  # `EgoDistill.encode_imu()` passes the samples as they are
+
+    def __init__(self, samples: int = IMU_SAMPLES, rate: float = IMU_RATE) -> None:
+        super().__init__()
+        basis = torch.cat([window_means(samples, rate), waves(samples, rate)], dim=1)
+        self.windows, self.bands = window_means(samples, rate).shape[1], waves(samples, rate).shape[1] // 2
+        self.register_buffer("basis", basis, persistent=False)
+        self.register_buffer("gravity", torch.tensor([1.0, 1, 1, 0, 0, 0]), persistent=False)
+        self.scale = nn.BatchNorm1d(6, affine=False)
+        self.norm = nn.BatchNorm1d(6 * (self.windows + self.bands), affine=False)
+
+    def forward(self, imu: Tensor) -> Tensor:
+        imu = imu - imu.mean(dim=1, keepdim=True) * self.gravity
+        found = self.scale(imu.transpose(1, 2)) @ self.basis
+        means, cosines, sines = found.split([self.windows, self.bands, self.bands], dim=2)
+        magnitudes = (cosines.square() + sines.square() + 1e-12).sqrt()
+        return self.norm(torch.cat([means.flatten(1), (0.05 + magnitudes).log().flatten(1)], dim=1))
+
+
+def window_means(samples: int, rate: float) -> Tensor:
+    """Return the matrix [samples, windows] of the means over windows of 0.1 s."""
+    size = min(max(1, round(0.1 * rate)), samples)
+    count = samples // size
+    matrix = torch.eye(count).repeat_interleave(size, 0) / size
+    return F.pad(matrix, (0, 0, 0, samples - count * size))
+
+
+def waves(samples: int, rate: float) -> Tensor:
+    """Return cosines and sines of the middle 70 % of a clip, [samples, 2 * bands], with a Hann window, without mean.
+
+    They are constant over steps of 20 ms, so no more than 25 Hz is seen.
+    """
+    step = max(1, round(rate / 50))
+    steps = samples // step
+    length = int(0.7 * steps)
+    first, bands = (steps - length) // 2 * step, min(12, length // 2)
+    time = torch.arange(length, dtype=torch.float64)
+    angles = 2 * math.pi * time[:, None] * torch.arange(1, bands + 1) / max(1, length)
+    waves = torch.cat([angles.cos(), angles.sin()], 1) * torch.hann_window(length, False, dtype=torch.float64)[:, None]
+    waves = (waves - waves.mean(0)).repeat_interleave(step, 0) / step
+    return F.pad(waves.float(), (0, 0, first, samples - first - length * step))
 
 
 class IMUPredictor(nn.Module):

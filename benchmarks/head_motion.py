@@ -25,11 +25,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from egodistill import EgoDistill, IMUEncoder, data, distillation
+from egodistill import EgoDistill, IMUEncoder, Output, data, distillation
 from egodistill.engine.batches import Augment
 from egodistill.experiments import behaviour, benches, synthetic
 from egodistill.experiments.benches import Run
 from egodistill.experiments.protocols import Method
+from egodistill.student import IMUSpectrum
 from egodistill.support import files, tables
 
 LINES = evidence.RESULTS / "head_motion.jsonl"
@@ -102,6 +103,25 @@ class Ordered(Raw):
 
     def aggregate(self, features: Tensor) -> Tensor:
         return self.gru(features.flatten(1)).relu() if self.num_frames > 1 else features[:, 0]
+
+
+class Product(Raw):
+    """A fusion that is also given a product of image and head motion: what a turn means depends on the object."""
+
+    def __init__(self, *given: Any, **options: Any) -> None:
+        super().__init__(*given, **options)
+        first, rank = self.fusion[0], 64
+        self.left = nn.Linear(first.in_features - self.imu_dim, rank)
+        self.right = nn.Linear(self.imu_dim, rank, bias=False)
+        self.fusion[0] = nn.Linear(first.in_features + rank, first.out_features)
+
+    def fuse(self, image: Tensor, imu: Tensor | None) -> Output:
+        feature = self.fusion(image, torch.cat([imu, self.left(image) * self.right(imu)], 1))
+        return Output(feature, self.classifier(feature))
+
+
+class OrderedProduct(Ordered, Product):
+    """Both."""
 
 
 class Loss(distillation.Distill):
@@ -194,7 +214,7 @@ def frames_alone(num_classes: int, **options: Any) -> EgoDistill:
 def candidate(name: str) -> tuple[Method, dict[str, Any]]:
     """Return the method of a name such as "numbers-exchanged-alone-aug", and its changes of the protocol's settings."""
     first, *words = name.split("-")
-    if first not in ("paper", "frames", "numbers", "staged", "layer", "both"):
+    if first not in ("paper", "frames", "numbers", "spectrum", "staged", "layer", "both"):
         raise SystemExit(f"{name}: no candidate begins with {first!r}")
     flags: dict[str, float] = {}
     changes: dict[str, Any] = {"learning_rate": 2e-3, "epochs": 6}
@@ -217,7 +237,9 @@ def candidate(name: str) -> tuple[Method, dict[str, Any]]:
         elif word == "log":
             flags["power"] = 2.0
         elif word == "ordered":
-            kind = Ordered
+            kind = OrderedProduct if kind is Product else Ordered
+        elif word == "product":
+            kind = OrderedProduct if kind is Ordered else Product
         elif word == "noturn":
             encoder = partial(HeadNumbers, turn=False)
         elif word == "slow":
@@ -228,6 +250,8 @@ def candidate(name: str) -> tuple[Method, dict[str, Any]]:
             raise SystemExit(f"{name}: no candidate has a part {word!r}")
     if first == "layer":
         encoder = partial(HeadNumbers, layer=256)
+    if first == "spectrum":
+        encoder = IMUSpectrum
     if first == "both":
         encoder = CNNAndNumbers
     builds = {"paper": EgoDistill, "frames": frames_alone}
