@@ -155,8 +155,9 @@ class EgoDistill(nn.Module):
         image_weights: "imagenet" (torchvision downloads them), a state dict or the path of one, or None for random. A
             network of your own keeps its weights.
         use_imu: False: a model that reads frames only, as VisOnly and VisOnly-Distill.
-        imu_encoder: f_M; None: the paper's, `IMUEncoder`. A network of your own: [B, T, 6], without its mean -> [B, m],
-            or a map over time [B, channels, time].
+        imu_encoder: f_M; None: the paper's, `IMUEncoder`; "spectrum": `IMUSpectrum`, plain numbers instead of a
+            network. A network of your own: [B, T, 6] -> [B, m], or a map over time [B, channels, time]. It gets the
+            samples without their mean, or as they are if it has an attribute `removes_mean = True`.
         imu_width: Width of the last layer of the paper's IMU encoder.
         imu_vector: "flatten" the IMU feature map over time, or its "mean" over time (accepts any length).
         imu_samples: Number of IMU samples of a clip.
@@ -195,7 +196,7 @@ class EgoDistill(nn.Module):
 
     arguments: dict[str, Any]  # of the constructor
 
-    @record_arguments("image_weights", "class_names", "imu_encoder", "fusion")
+    @record_arguments("image_weights", "class_names", "fusion")
     def __init__(
         self,
         num_classes: int,
@@ -205,7 +206,7 @@ class EgoDistill(nn.Module):
         image_encoder: str | Part = "resnet18",
         image_weights: Weights = "imagenet",
         use_imu: bool = True,
-        imu_encoder: Part | None = None,
+        imu_encoder: str | Part | None = None,
         imu_width: int = 16,
         imu_vector: Literal["flatten", "mean"] = "flatten",
         imu_samples: int = IMU_SAMPLES,
@@ -269,10 +270,18 @@ class EgoDistill(nn.Module):
             if imu_encoder is None:
                 self.imu_encoder: nn.Module = IMUEncoder(imu_width)
                 self.imu_dim = imu_width * imu_samples if imu_vector == "flatten" else imu_width
+            elif isinstance(imu_encoder, str):
+                if imu_encoder != "spectrum":
+                    raise ValueError(
+                        f"imu_encoder={imu_encoder!r} must be 'spectrum', None for the paper's, or a network of your own"
+                    )
+                self.imu_encoder = IMUSpectrum(imu_samples, imu_rate)
+                self.imu_dim = self.imu_encoder.dim
             else:
                 self.imu_encoder = build_part(imu_encoder)
                 found = try_part("imu_encoder", self.imu_encoder, [torch.zeros(2, imu_samples, 6)], ("m",), ("c", "t"))
                 self.imu_dim = self._imu_vector(found).shape[1]
+            self.imu_with_mean = bool(getattr(self.imu_encoder, "removes_mean", False))
             fused += self.imu_dim
         elif imu_encoder is not None:
             raise ValueError("a student with use_imu=False has no imu_encoder; leave one of them out")
@@ -336,7 +345,7 @@ class EgoDistill(nn.Module):
                 f"got {describe(imu)}"
             )
         imu = imu.to(self.mean.dtype)  # that of the weights
-        if not getattr(self.imu_encoder, "removes_mean", False):
+        if not self.imu_with_mean:
             # Appendix C: sensor bias and gravity differ between clips, so only the motion within the clip is kept.
             imu = imu - imu.mean(dim=1, keepdim=True)
         return self._imu_vector(self.imu_encoder(imu))
@@ -370,7 +379,7 @@ class EgoDistill(nn.Module):
     @property
     def parts(self) -> dict[str, nn.Module]:
         """Return the networks that are not of this module, by name: `load()` must be given them."""
-        ours = (ResNet, nn.Sequential, IMUEncoder, ConcatFusion)
+        ours = (ResNet, nn.Sequential, IMUEncoder, IMUSpectrum, ConcatFusion)
         networks = {name: network for name in PARTS if (network := getattr(self, name, None)) is not None}
         return {name: part for name, part in networks.items() if name in self.given or type(part) not in ours}
 
@@ -519,6 +528,7 @@ class IMUSpectrum(nn.Module):
     Args:
         samples: T, the number of IMU samples of a clip.
         rate: Rate of the samples in Hz.
+        dropout: Dropout rate of the numbers.
 
     >>> import torch
     >>> from egodistill.student import IMUSpectrum
@@ -528,21 +538,24 @@ class IMUSpectrum(nn.Module):
 
     removes_mean = True  # `EgoDistill.encode_imu()` passes the samples as they are
 
-    def __init__(self, samples: int = IMU_SAMPLES, rate: float = IMU_RATE) -> None:
+    def __init__(self, samples: int = IMU_SAMPLES, rate: float = IMU_RATE, dropout: float = 0.5) -> None:
         super().__init__()
-        basis = torch.cat([window_means(samples, rate), waves(samples, rate)], dim=1)
-        self.windows, self.bands = window_means(samples, rate).shape[1], waves(samples, rate).shape[1] // 2
-        self.register_buffer("basis", basis, persistent=False)
+        means, sines = window_means(samples, rate), waves(samples, rate)
+        self.windows, self.bands = means.shape[1], sines.shape[1] // 2
+        self.dim = 6 * (self.windows + self.bands)
+        self.register_buffer("basis", torch.cat([means, sines], dim=1), persistent=False)
         self.register_buffer("gravity", torch.tensor([1.0, 1, 1, 0, 0, 0]), persistent=False)
         self.scale = nn.BatchNorm1d(6, affine=False)
-        self.norm = nn.BatchNorm1d(6 * (self.windows + self.bands), affine=False)
+        self.norm = nn.BatchNorm1d(self.dim, affine=False)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, imu: Tensor) -> Tensor:
         imu = imu - imu.mean(dim=1, keepdim=True) * self.gravity
         found = self.scale(imu.transpose(1, 2)) @ self.basis
         means, cosines, sines = found.split([self.windows, self.bands, self.bands], dim=2)
         magnitudes = (cosines.square() + sines.square() + 1e-12).sqrt()
-        return self.norm(torch.cat([means.flatten(1), (0.05 + magnitudes).log().flatten(1)], dim=1))
+        numbers = torch.cat([means.flatten(1), (0.05 + magnitudes).log().flatten(1)], dim=1)
+        return self.dropout(self.norm(numbers))
 
 
 def window_means(samples: int, rate: float) -> Tensor:

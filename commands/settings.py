@@ -83,7 +83,7 @@ HELP = {
     "num_frames": "number of frames per clip, N in the paper",
     "image_encoder": "a classification network of torchvision, resnet10xW for a 10-layer ResNet of width W, or "
     "FILE.py:NAME for your own",
-    "imu_encoder": "FILE.py:NAME, an IMU encoder of your own",
+    "imu_encoder": "spectrum, plain numbers instead of the paper's network, or FILE.py:NAME for your own",
     "fusion": "FILE.py:NAME, a fusion network of your own",
     "student_class": "FILE.py:NAME, a class of your own that inherits from EgoDistill",
     "image_weights": "initial weights of the image encoder: imagenet, none (random), or a file",
