@@ -70,6 +70,7 @@ HELP = {
     "sync_batch_norm": "under torchrun: compute batch norm statistics over all processes",
     "crop": "augmentation: randomly crop the frames, removing up to this share of each side",
     "jitter": "augmentation: randomly change brightness and tint by up to this share",
+    "shift": "augmentation: randomly move the head motion in time by up to this share of the clip",
     "label_smoothing": "share of the labels' target that is spread evenly over all classes",
     "nce_tau": "temperature of L_NCE",
     "nce_weight": "weight of L_NCE",
