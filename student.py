@@ -273,7 +273,7 @@ class EgoDistill(nn.Module):
             elif isinstance(imu_encoder, str):
                 if imu_encoder != "spectrum":
                     raise ValueError(
-                        f"imu_encoder={imu_encoder!r} must be 'spectrum', None for the paper's, or a network of your own"
+                        f"imu_encoder={imu_encoder!r} must be 'spectrum', a network of your own, or None: the paper's"
                     )
                 self.imu_encoder = IMUSpectrum(imu_samples, imu_rate)
                 self.imu_dim = self.imu_encoder.dim
@@ -517,13 +517,12 @@ class IMUEncoder(nn.Module):
 class IMUSpectrum(nn.Module):
     """An IMU encoder without weights: window means and a coarse log spectrum of each channel, [B, T, 6] -> [B, m].
 
-    Six channels give 6 * (21 + 12) = 198 numbers for a clip of 422 samples: the means over windows of 0.1 s, and the
+    The six channels of a clip of 422 samples give 6 * (21 + 12) = 198 numbers: the means over windows of 0.1 s, and the
     log magnitudes of the first 12 frequencies after zero (up to 8 Hz) of the clip's middle 70 %. The accelerometer's
-    mean over the clip, which is gravity, is removed. The gyroscope's is kept, since it is the net turn of the head, so a
-    gyroscope with a large bias needs `imu.remove_bias()` before. Channels, and then all numbers, are normalised with the
-    statistics of the training clips, which batch norm keeps.
+    mean over the clip, which is gravity, is removed; the gyroscope's, the net turn of the head, is kept. The channels,
+    and then the numbers, are normalised with the statistics of the training clips, which batch norm keeps.
 
-    Not from the paper; the net turn and the spectrum are what tells opposite actions apart in the rendered worlds.
+    Not from the paper.
 
     Args:
         samples: T, the number of IMU samples of a clip.

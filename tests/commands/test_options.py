@@ -45,7 +45,8 @@ def test_training_options_reach_the_stage(demo, tmp_path, monkeypatch):
     values = (
         "--alpha 0.5 --beta 2 --tau 3 --tau-squared --l1-reduction sum --epochs 4 --batch-size 5 --learning-rate 0.6 "
         "--decay-epochs 2 3 --decay 0.7 --weight-decay 0.8 --clip-norm 2 --seed 9 --precision bf16 --device cpu "
-        "--schedule cosine --warmup-epochs 1.5 --sync-batch-norm --crop 0.3 --jitter 0.2 --shift 0.05 --label-smoothing 0.1"
+        "--schedule cosine --warmup-epochs 1.5 --sync-batch-norm --crop 0.3 --jitter 0.2 --shift 0.05 "
+        "--label-smoothing 0.1"
     )
     assert cli.main(command + values.split()) == 0
     assert given.pop() == egodistill.DistillationSettings(
