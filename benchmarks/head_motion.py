@@ -312,8 +312,9 @@ def explore(world: str, out: Path, frames: int, seed: int, names: list[str]) -> 
         bench = replace(
             first, out=str(out / world / "runs" / f"{name}"), protocol=protocol, methods=[method], teachers={}
         )
+        first.run([Run("start", seed)])
         evidence.reuse(first, bench, Run("start", seed))
-        run = Run(name, seed, frames=frames, teacher=TEACHER)
+        run = Run(name, seed, frames=frames, teacher=TEACHER.format(seed=0))
         bench.run([run])
         result = bench.result(run)
         line = key | {"top1": round(100 * result["top1"], 2)} | parts(bench, run, world)
