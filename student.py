@@ -148,7 +148,9 @@ class EgoDistill(nn.Module):
     Args:
         num_classes: C.
         feature_dim: D, the size of the teacher's feature (768 for MotionFormer).
-        num_frames: N. One frame is the clip's centre frame; several go through a GRU, whose last state is used.
+        num_frames: N. One frame is the clip's centre frame.
+        aggregator: What makes one feature of several frames: "gru", as in the paper, whose last state is used, or
+            "concat", one layer on all features, for which each frame has its place in time.
         image_encoder: f_I, without its classifier: a name in `IMAGE_ENCODERS` (torchvision's networks), "resnet10xW", a
             small ResNet for small frames with one block per stage and W to 8 W channels, or a network of your own:
             [B, 3, H, W], normalised as for ImageNet -> [B, d].
@@ -203,6 +205,7 @@ class EgoDistill(nn.Module):
         *,
         feature_dim: int = 768,
         num_frames: int = 1,
+        aggregator: Literal["gru", "concat"] = "gru",
         image_encoder: str | Part = "resnet18",
         image_weights: Weights = "imagenet",
         use_imu: bool = True,
@@ -225,6 +228,8 @@ class EgoDistill(nn.Module):
         super().__init__()
         if imu_vector not in ("flatten", "mean"):
             raise ValueError(f"imu_vector must be 'flatten' or 'mean', not {imu_vector!r}")
+        if aggregator not in ("gru", "concat"):
+            raise ValueError(f"aggregator must be 'gru' or 'concat', not {aggregator!r}")
         sizes = {"num_classes": num_classes, "feature_dim": feature_dim, "num_frames": num_frames, "hidden": hidden}
         sizes |= {"imu_width": imu_width, "imu_samples": imu_samples, "frame_size": frame_size or 1}
         for name, size in sizes.items():
@@ -264,7 +269,11 @@ class EgoDistill(nn.Module):
             self.image_dim = try_part("image_encoder", self.image_encoder, [pixels], ("d",)).shape[1]
         fused = self.image_dim
         if num_frames > 1:
-            self.gru = nn.GRU(self.image_dim, 512, batch_first=True)
+            self.aggregator = aggregator
+            if aggregator == "gru":
+                self.gru = nn.GRU(self.image_dim, 512, batch_first=True)
+            else:
+                self.joint = nn.Linear(num_frames * self.image_dim, 512)
             fused = 512
         if use_imu:
             if imu_encoder is None:
@@ -322,12 +331,16 @@ class EgoDistill(nn.Module):
         return self.image_encoder(pixels).unflatten(0, frames.shape[:2])
 
     def aggregate(self, features: Tensor) -> Tensor:
-        """Return z_I: the frame's feature [B, d], or the GRU's last state [B, 512] if N > 1.
+        """Return z_I: the frame's feature [B, d]; if N > 1, the GRU's last state or the joint feature, [B, 512].
 
         Args:
             features: [B, N, d], of each frame.
         """
-        return self.gru(features)[1][-1] if self.num_frames > 1 else features[:, 0]
+        if self.num_frames == 1:
+            return features[:, 0]
+        if self.aggregator == "gru":
+            return self.gru(features)[1][-1]
+        return F.relu(self.joint(features.flatten(1)))
 
     def encode_imu(self, imu: Tensor) -> Tensor:
         """Return z_M: [B, width * T], or [B, width] with `imu_vector="mean"`.

@@ -55,19 +55,20 @@ PAPER, TRICKS, WINNER, FRAMES = "Paper", "Paper with augmentation", "Spectrum", 
 ALL = (PAPER, TRICKS, WINNER, FRAMES)
 METHODS = [
     Method(PAPER, EgoDistill, pretrain=True),
-    Method(TRICKS, EgoDistill, pretrain=True),
-    Method(WINNER, functools.partial(EgoDistill, imu_encoder="spectrum")),
-    Method(FRAMES, functools.partial(EgoDistill, use_imu=False)),
+    Method(TRICKS, functools.partial(EgoDistill, aggregator="concat"), pretrain=True),
+    Method(WINNER, functools.partial(EgoDistill, imu_encoder="spectrum", aggregator="concat")),
+    Method(FRAMES, functools.partial(EgoDistill, use_imu=False, aggregator="concat")),
 ]
-# Of each method: settings that its two baselines had, too. Nine epochs of stage 2 take as many steps as six of each
-# stage, because the batches of stage 1 are twice as large; frames alone have their tuned twelve.
+# The general tricks are pictures that are cropped and tinted, and frames that have a place in time. What changes head
+# motion or its weight, `shift` and `frames_weight`, is the winner's alone. Nine epochs of stage 2 take as many steps as
+# six of each stage, because the batches of stage 1 are twice as large; frames alone have their tuned twelve.
 RATE = {"learning_rate": 2e-3, "epochs": 6}
 CHANGES: dict[str, dict[str, Any]] = {
     PAPER: RATE,
     f"stage 1 of {PAPER}": RATE,
     TRICKS: RATE | {"augment": PICTURES},
     f"stage 1 of {TRICKS}": RATE,
-    WINNER: RATE | {"epochs": 9, "augment": BOTH},
+    WINNER: RATE | {"epochs": 9, "augment": BOTH, "frames_weight": 0.5},
     FRAMES: {"learning_rate": 1e-3, "epochs": 12, "augment": PICTURES},
     "VisIMU": RATE | {"augment": PICTURES},
     "ListenToLook": RATE | {"epochs": 12, "augment": PICTURES},

@@ -388,7 +388,7 @@ class FrameProgram(Plain):
 
     name = PAIR[0]
     outputs = ("image_feature",)
-    without = ("gru", "imu_encoder", "fusion", "classifier")
+    without = ("gru", "joint", "imu_encoder", "fusion", "classifier")
 
     def forward(self, frame: Tensor) -> tuple[Tensor, ...]:
         return (self.model.encode_frames(frame.unsqueeze(1), 1).flatten(1).float(),)

@@ -123,6 +123,19 @@ def test_a_student_with_the_spectrum_sees_the_net_turn_and_no_gravity(tmp_path):
         small(imu_encoder="spektrum")
 
 
+def test_concat_knows_the_order_of_the_frames(tmp_path):
+    model = small(num_frames=3, aggregator="concat").eval()
+    features = torch.randn(2, 3, model.image_dim)
+    wanted = torch.relu(features.reshape(2, -1) @ model.joint.weight.T + model.joint.bias)
+    torch.testing.assert_close(model.aggregate(features), wanted, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(model.aggregate(features.flip(1)), wanted, atol=1e-3)
+    model.save(tmp_path / "s.pt")
+    assert same(EgoDistill.load(tmp_path / "s.pt"), model)
+    assert not hasattr(small(aggregator="concat"), "joint")  # of one frame
+    with pytest.raises(ValueError, match="aggregator must be 'gru' or 'concat', not 'mean'"):
+        small(aggregator="mean")
+
+
 def test_student_ignores_constant_parts_of_the_imu_only():
     model = small().eval()
     frames, imu = batches.example_inputs(model, 2)

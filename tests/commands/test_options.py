@@ -110,7 +110,9 @@ def test_options_are_the_fields_of_settings(stage):
             text = {"schedule": "cosine", "precision": "bf16", "imu_vector": "mean", "l1_reduction": "sum"}.get(
                 field.name, "7"
             )
-            text = "0.5" if field.name in ("alpha", "decay", "label_smoothing") else text
+            text = {"alpha": "0.5", "decay": "0.5", "label_smoothing": "0.5", "aggregator": "concat"}.get(
+                field.name, text
+            )
             values += [flag(field.name, default), *([] if isinstance(default, bool) else [text])]
             expected[field.name] = {bool: not default, tuple: (7,), str: text}.get(
                 type(default), 0.5 if text == "0.5" else 7
@@ -181,7 +183,7 @@ def stage_arrivals(stage, function, without=()) -> tuple[str, dict]:
     """Return words for all options of a stage and of a student, and where each arrives."""
     words, values = field_words(getattr(egodistill.EPIC_KITCHENS, stage), without)
     arrivals = {f"{function}.settings.{name}": value for name, value in values.items()}
-    for name in {"crop", "jitter"} & set(values):
+    for name in {"crop", "jitter", "shift"} & set(values):
         arrivals[f"{function}.settings.augment.{name}"] = arrivals.pop(f"{function}.settings.{name}")
     return f"{words} --device cpu", arrivals | {f"{function}.settings.device": "cpu"}
 

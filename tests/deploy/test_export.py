@@ -173,7 +173,7 @@ def test_an_encoder_of_ones_own_is_exported_as_it_is(precision, tmp_path):
 
 
 def test_the_spectrum_in_bf16_has_the_mean_of_the_gyroscope(tmp_path):
-    model = student(imu_encoder="spectrum")
+    model = student(**SPECTRUM)
     export.export(model, tmp_path / "student.pt2", precision="bf16")
     assert_same(model, tmp_path / "student.pt2", 0.05)
 
@@ -785,7 +785,7 @@ def assert_same_in_steps(model: EgoDistill, path) -> None:
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
-SPECTRUM = {"imu_encoder": "spectrum"}
+SPECTRUM = {"num_frames": 2, "imu_encoder": "spectrum", "aggregator": "concat"}
 STUDENTS = [{}, {"num_frames": 2}, {"use_imu": False}, SPECTRUM, {"num_frames": 2, "use_imu": False}]
 
 
