@@ -125,8 +125,6 @@ class DistillationSettings(Training):
         tau: Temperature of L_KD, above 0.
         tau_squared: Multiply L_KD by tau squared.
         l1_reduction: "mean" or "sum" of L_1 over the D dimensions of a feature.
-        frames_weight: Weight of a second L_KD, of the answer without head motion, whose IMU feature is replaced by
-            zeros: then the frames are learned, too, where head motion is easier to learn from. The paper has none.
     """
 
     alpha: float = 0.95
@@ -134,20 +132,12 @@ class DistillationSettings(Training):
     tau: float = 1.0
     tau_squared: bool = False
     l1_reduction: Reduction = "mean"
-    frames_weight: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         batches.require_number("alpha", self.alpha, 0, 1)
-        for name in ("beta", "frames_weight"):
-            batches.require_number(name, getattr(self, name), 0)
+        batches.require_number("beta", self.beta, 0)
         batches.require_number("tau", self.tau, 0, above=True)
-
-    def record(self) -> dict[str, Any]:
-        found = super().record()
-        if not self.frames_weight:
-            del found["frames_weight"]  # as 0.4 wrote it
-        return found
 
 
 class DistillationOptions(TrainingOptions, total=False):
@@ -159,7 +149,6 @@ class DistillationOptions(TrainingOptions, total=False):
         tau: Temperature of L_KD.
         tau_squared: Multiply L_KD by tau squared.
         l1_reduction: "mean" or "sum".
-        frames_weight: Weight of L_KD of the answer without head motion.
     """
 
     alpha: float
@@ -167,7 +156,6 @@ class DistillationOptions(TrainingOptions, total=False):
     tau: float
     tau_squared: bool
     l1_reduction: Reduction
-    frames_weight: float
 
 
 OWN_NETWORKS = ("imu_encoder", "fusion", "student_class")  # names of networks that are not of this library
@@ -677,7 +665,12 @@ def pretrain_imu(
         )
     if "imu" not in batches.inputs_of(model):
         raise EgoDistillError("pretrain_imu() trains the IMU encoder, but this model was built with use_imu=False")
-    require_steps(model, "pretrain_imu()", "image_encoder", "image_dim", "imu_dim", *STEPS, "classifier")
+    steps = ("image_encoder", "image_dim", "imu_dim", "encode_frames", "aggregate", "encode_imu", "fuse", "classifier")
+    if lacking := [name for name in steps if not hasattr(model, name)]:
+        raise EgoDistillError(
+            f"{type(model).__name__} has no {', '.join(lacking)}: pretrain_imu() needs a student that works in steps, "
+            f"see student.Student and EgoDistill; train another model with distill() or finetune()"
+        )
     if teacher is None and settings.l1_weight:
         raise EgoDistillError("L_1 needs a teacher: pass teacher=NAME, or l1_weight=0 to train with L_NCE alone")
     frames, *_ = batches.arrays_of(model, store)
@@ -698,18 +691,6 @@ def pretrain_imu(
     objective = PretrainIMU(model, predictor, frames, settings, teacher, teacher_rows)
     with frozen(model.image_encoder, model.classifier):
         return train(objective, store, settings)
-
-
-STEPS = ("encode_frames", "aggregate", "encode_imu", "fuse")  # of a `Student`
-
-
-def require_steps(model: Any, purpose: str, *names: str) -> None:
-    """Raise EgoDistillError if a model lacks these attributes of a student that works in steps."""
-    if lacking := [name for name in names if not hasattr(model, name)]:
-        raise EgoDistillError(
-            f"{type(model).__name__} has no {', '.join(lacking)}: {purpose} needs a student that works in steps, see "
-            f"student.Student and EgoDistill; train another model with distill() or finetune()"
-        )
 
 
 @contextlib.contextmanager
@@ -843,8 +824,7 @@ def frozen_features(model: EgoDistill, store: Store, frames: str, settings: Trai
 class Distill(LabelledObjective):
     """Objective of `distill()`: alpha L_KD + (1 - alpha) L_GT + beta L_1 (equation 6).
 
-    With `frames_weight`, L_KD of the answer without head motion is added, and reported as "frames_kd". For another
-    loss, a subclass overrides `logit_loss()` or `feature_loss()`, which are reported as "kd" and "l1".
+    For another loss, a subclass overrides `logit_loss()` or `feature_loss()`, which are reported as "kd" and "l1".
 
     Args:
         model: The student; see `batches.Model`.
@@ -861,20 +841,9 @@ class Distill(LabelledObjective):
             record["objective"] = checkpoints.class_name(type(self))
         super().__init__(model, [*inputs, *targets], record, store, settings.label_smoothing)
         self.inputs, self.targets, self.settings = inputs, targets, settings
-        if settings.frames_weight:
-            require_steps(model, f"frames_weight={settings.frames_weight}", *STEPS)
-            if "imu" not in inputs:
-                raise EgoDistillError(
-                    f"frames_weight={settings.frames_weight} is for a student with head motion; this one reads "
-                    f"{', '.join(inputs)} only"
-                )
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        settings, blind = self.settings, None
-        if settings.frames_weight:
-            output, blind = self.with_and_without_motion(batch)
-        else:
-            output = self.model(*(batch[name] for name in self.inputs))
+        settings, output = self.settings, self.model(*(batch[name] for name in self.inputs))
         feature, logits = output = batches.as_output(self.model, output, self.num_classes)
         teacher = Output(*(batch[name] for name in self.targets))
         require_same_shape(feature, teacher.feature)
@@ -885,20 +854,10 @@ class Distill(LabelledObjective):
         extra = extra_losses(self.model, output, batch)
         require_per_clip({"kd": kd, "l1": l1} | extra, len(logits))
         loss = settings.alpha * kd + (1 - settings.alpha) * gt + settings.beta * l1 + sum(extra.values())
-        if blind is not None:
-            frames_kd = extra["frames_kd"] = self.logit_loss(blind, teacher)
-            loss = loss + settings.frames_weight * frames_kd
         values = {"loss": loss, "kd": kd, "gt": seen.get("gt"), "l1": l1, "top1": seen.get("top1")}
         if not self.all_labels:
             values["agreement"] = is_correct(logits, teacher.logits.argmax(1))
         return {name: value for name, value in values.items() if value is not None} | extra
-
-    def with_and_without_motion(self, batch: dict[str, Tensor]) -> tuple[Output, Output]:
-        """Return a student's outputs for frames and head motion, and for the frames with an IMU feature of zeros."""
-        model = self.model
-        image = model.aggregate(model.encode_frames(batch[self.inputs[0]]))
-        motion = model.encode_imu(batch["imu"])
-        return model.fuse(image, motion), model.fuse(image, torch.zeros_like(motion))
 
     def logit_loss(self, student: Output, teacher: Output) -> Tensor:
         """Return L_KD of each clip, [b].

@@ -59,8 +59,8 @@ METHODS = [
     Method(WINNER, functools.partial(EgoDistill, imu_encoder="spectrum", aggregator="concat")),
     Method(FRAMES, functools.partial(EgoDistill, use_imu=False, aggregator="concat")),
 ]
-# The general tricks are pictures that are cropped and tinted, and frames that have a place in time. What changes head
-# motion or its weight, `shift` and `frames_weight`, is the winner's alone. Nine epochs of stage 2 take as many steps as
+# The general tricks are pictures that are cropped and tinted, and frames that have a place in time; `shift` is
+# the winner's alone. Nine epochs of stage 2 take as many steps as
 # six of each stage, because the batches of stage 1 are twice as large; frames alone have their tuned twelve.
 RATE = {"learning_rate": 2e-3, "epochs": 6}
 CHANGES: dict[str, dict[str, Any]] = {
@@ -68,7 +68,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     f"stage 1 of {PAPER}": RATE,
     TRICKS: RATE | {"augment": PICTURES},
     f"stage 1 of {TRICKS}": RATE,
-    WINNER: RATE | {"epochs": 9, "augment": BOTH, "frames_weight": 0.5},
+    WINNER: RATE | {"epochs": 9, "augment": BOTH},
     FRAMES: {"learning_rate": 1e-3, "epochs": 12, "augment": PICTURES},
     "VisIMU": RATE | {"augment": PICTURES},
     "ListenToLook": RATE | {"epochs": 12, "augment": PICTURES},

@@ -81,7 +81,6 @@ HELP = {
     "beta": "weight of L_1",
     "tau": "temperature of L_KD; 10 with --preset ego4d",
     "tau_squared": "multiply L_KD by tau squared",
-    "frames_weight": "weight of L_KD of the answer without head motion",
     "num_frames": "number of frames per clip, N in the paper",
     "aggregator": "what makes one feature of several frames",
     "image_encoder": "a classification network of torchvision, resnet10xW for a 10-layer ResNet of width W, or "

@@ -244,28 +244,6 @@ def test_losses_follow_their_settings():
     assert loss(distill, tau=4.0) != loss(distill, tau=4.0, tau_squared=True)
 
 
-def test_frames_weight_adds_the_loss_of_the_answer_without_head_motion():
-    """Against the fusion network by hand, with zeros where head motion is."""
-    model, store = small().eval(), Store(6)
-    batch = {
-        name: torch.as_tensor(store.read(name, slice(None))) for name in ("frames_1", "imu", "t.feature", "t.logits")
-    }
-    batch |= {"label": torch.as_tensor(store.labels), "weight": torch.ones(6)}
-    found = [
-        distillation.Distill(model, store, DistillationSettings(frames_weight=weight, tau=2.0), "t")(batch)
-        for weight in (0.0, 0.5)
-    ]
-    with torch.no_grad():
-        image = model.image_encoder((batch["frames_1"][:, 0] - model.mean) / model.std)
-        feature = model.fusion(image, torch.zeros(6, model.imu_dim))
-        blind = distillation.distillation_loss(model.classifier(feature), batch["t.logits"].float(), 2.0)
-    assert "frames_kd" not in found[0]
-    torch.testing.assert_close(found[1]["frames_kd"], blind, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(found[1]["loss"], found[0]["loss"] + 0.5 * blind, atol=1e-5, rtol=1e-4)
-    with pytest.raises(EgoDistillError, match=r"frames_weight=0\.5 is for a student with head motion"):
-        distill(small(use_imu=False), store, teacher="t", frames_weight=0.5, **FAST)
-
-
 def test_augmenting_what_is_not_read_is_refused():
     """Stage 1 computes the features of the frames once."""
     with pytest.raises(
