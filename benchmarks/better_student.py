@@ -188,6 +188,7 @@ def make(world: str, out: Path) -> Path:
         num_frames=(1, 2, 4) if world == "D" else 4 if world == "tap" else 1,
         frame_size=evidence.PIXELS,
         ends=world != "tap",
+        audio=world == "D",  # for ListenToLook
         clip_frames=None if world == "tap" else evidence.CLIP_FRAMES,
         clip_size=evidence.PIXELS,
         class_names=sorted(behaviour.VERBS),
