@@ -242,6 +242,8 @@ def candidate(name: str) -> tuple[Method, dict[str, Any]]:
             kind = OrderedProduct if kind is Ordered else Product
         elif word == "noturn":
             encoder = partial(HeadNumbers, turn=False)
+        elif word == "light":
+            encoder = partial(IMUSpectrum, dropout=0.3)
         elif word == "slow":
             changes["learning_rate"] = 1e-3
         elif word == "fast":
@@ -250,8 +252,8 @@ def candidate(name: str) -> tuple[Method, dict[str, Any]]:
             raise SystemExit(f"{name}: no candidate has a part {word!r}")
     if first == "layer":
         encoder = partial(HeadNumbers, layer=256)
-    if first == "spectrum":
-        encoder = IMUSpectrum
+    if first == "spectrum" and "light" not in words:
+        encoder = partial(IMUSpectrum, dropout=0.5)
     if first == "both":
         encoder = CNNAndNumbers
     builds = {"paper": EgoDistill, "frames": frames_alone}
