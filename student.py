@@ -550,7 +550,7 @@ class IMUSpectrum(nn.Module):
 
     removes_mean = True  # `EgoDistill.encode_imu()` passes the samples as they are
 
-    def __init__(self, samples: int = IMU_SAMPLES, rate: float = IMU_RATE, dropout: float = 0.3) -> None:
+    def __init__(self, samples: int = IMU_SAMPLES, rate: float = IMU_RATE, dropout: float = 0.5) -> None:
         super().__init__()
         means, sines = window_means(samples, rate), waves(samples, rate)
         self.windows, self.bands = means.shape[1], sines.shape[1] // 2
