@@ -167,6 +167,7 @@ class StudentSettings:
 
     Attributes:
         num_frames: N, the number of frames.
+        aggregator: What makes one feature of several frames: "gru" or "concat".
         image_encoder: Name of the image encoder.
         image_weights: "imagenet", the path of a file, or None for random.
         use_imu: False: a model that reads frames only.
@@ -175,7 +176,8 @@ class StudentSettings:
         hidden: Width of the hidden layers in the fusion network.
         fusion_layers: Number of hidden layers in the fusion network.
         feature_dim: D, the size of the teacher's feature, unless `build()` is given another.
-        imu_encoder: FILE.py:NAME or PACKAGE.MODULE:NAME, an IMU encoder of your own; `image_encoder` takes one, too.
+        imu_encoder: None: the paper's; "spectrum"; or FILE.py:NAME or PACKAGE.MODULE:NAME, an IMU encoder of your own;
+            `image_encoder` takes one, too.
         fusion: A fusion network of your own.
         student_class: A class of your own that inherits from `EgoDistill`.
 
@@ -186,6 +188,7 @@ class StudentSettings:
     """
 
     num_frames: int = 1
+    aggregator: Literal["gru", "concat"] = "gru"
     image_encoder: str = "resnet18"
     image_weights: str | None = "imagenet"
     use_imu: bool = True
@@ -199,8 +202,9 @@ class StudentSettings:
     student_class: str | None = None
 
     def record(self) -> dict[str, Any]:
-        """Return the settings that must be equal for a run to continue; networks of your own only where there are."""
-        return {name: value for name, value in asdict(self).items() if value is not None or name not in OWN_NETWORKS}
+        """Return the settings that must be equal for a run to continue; those that 0.4 lacks only where used."""
+        later = {"aggregator": "gru"} | dict.fromkeys(OWN_NETWORKS)
+        return {name: value for name, value in asdict(self).items() if name not in later or value != later[name]}
 
     def own(self) -> dict[str, Any]:
         """Return the networks of your own, {argument: class}, and the student's class ("student_class")."""

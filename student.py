@@ -17,6 +17,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import math
 import numbers
 import os
 import re
@@ -38,6 +39,7 @@ __all__ = [
     "EgoDistill",
     "IMUEncoder",
     "IMUPredictor",
+    "IMUSpectrum",
     "Output",
     "ResNet",
     "Student",
@@ -146,15 +148,18 @@ class EgoDistill(nn.Module):
     Args:
         num_classes: C.
         feature_dim: D, the size of the teacher's feature (768 for MotionFormer).
-        num_frames: N. One frame is the clip's centre frame; several go through a GRU, whose last state is used.
+        num_frames: N. One frame is the clip's centre frame.
+        aggregator: What makes one feature of several frames: "gru", as in the paper, whose last state is used, or
+            "concat", one layer on all features, for which each frame has its place in time.
         image_encoder: f_I, without its classifier: a name in `IMAGE_ENCODERS` (torchvision's networks), "resnet10xW", a
             small ResNet for small frames with one block per stage and W to 8 W channels, or a network of your own:
             [B, 3, H, W], normalised as for ImageNet -> [B, d].
         image_weights: "imagenet" (torchvision downloads them), a state dict or the path of one, or None for random. A
             network of your own keeps its weights.
         use_imu: False: a model that reads frames only, as VisOnly and VisOnly-Distill.
-        imu_encoder: f_M; None: the paper's, `IMUEncoder`. A network of your own: [B, T, 6], without its mean -> [B, m],
-            or a map over time [B, channels, time].
+        imu_encoder: f_M; None: the paper's, `IMUEncoder`; "spectrum": `IMUSpectrum`, plain numbers instead of a
+            network. A network of your own: [B, T, 6] -> [B, m], or a map over time [B, channels, time]. It gets the
+            samples without their mean, or as they are if it has an attribute `removes_mean = True`.
         imu_width: Width of the last layer of the paper's IMU encoder.
         imu_vector: "flatten" the IMU feature map over time, or its "mean" over time (accepts any length).
         imu_samples: Number of IMU samples of a clip.
@@ -193,17 +198,18 @@ class EgoDistill(nn.Module):
 
     arguments: dict[str, Any]  # of the constructor
 
-    @record_arguments("image_weights", "class_names", "imu_encoder", "fusion")
+    @record_arguments("image_weights", "class_names", "fusion")
     def __init__(
         self,
         num_classes: int,
         *,
         feature_dim: int = 768,
         num_frames: int = 1,
+        aggregator: Literal["gru", "concat"] = "gru",
         image_encoder: str | Part = "resnet18",
         image_weights: Weights = "imagenet",
         use_imu: bool = True,
-        imu_encoder: Part | None = None,
+        imu_encoder: str | Part | None = None,
         imu_width: int = 16,
         imu_vector: Literal["flatten", "mean"] = "flatten",
         imu_samples: int = IMU_SAMPLES,
@@ -222,6 +228,8 @@ class EgoDistill(nn.Module):
         super().__init__()
         if imu_vector not in ("flatten", "mean"):
             raise ValueError(f"imu_vector must be 'flatten' or 'mean', not {imu_vector!r}")
+        if aggregator not in ("gru", "concat"):
+            raise ValueError(f"aggregator must be 'gru' or 'concat', not {aggregator!r}")
         sizes = {"num_classes": num_classes, "feature_dim": feature_dim, "num_frames": num_frames, "hidden": hidden}
         sizes |= {"imu_width": imu_width, "imu_samples": imu_samples, "frame_size": frame_size or 1}
         for name, size in sizes.items():
@@ -261,16 +269,28 @@ class EgoDistill(nn.Module):
             self.image_dim = try_part("image_encoder", self.image_encoder, [pixels], ("d",)).shape[1]
         fused = self.image_dim
         if num_frames > 1:
-            self.gru = nn.GRU(self.image_dim, 512, batch_first=True)
+            self.aggregator = aggregator
+            if aggregator == "gru":
+                self.gru = nn.GRU(self.image_dim, 512, batch_first=True)
+            else:
+                self.joint = nn.Linear(num_frames * self.image_dim, 512)
             fused = 512
         if use_imu:
             if imu_encoder is None:
                 self.imu_encoder: nn.Module = IMUEncoder(imu_width)
                 self.imu_dim = imu_width * imu_samples if imu_vector == "flatten" else imu_width
+            elif isinstance(imu_encoder, str):
+                if imu_encoder != "spectrum":
+                    raise ValueError(
+                        f"imu_encoder={imu_encoder!r} must be 'spectrum', a network of your own, or None: the paper's"
+                    )
+                self.imu_encoder = IMUSpectrum(imu_samples, imu_rate)
+                self.imu_dim = self.imu_encoder.dim
             else:
                 self.imu_encoder = build_part(imu_encoder)
                 found = try_part("imu_encoder", self.imu_encoder, [torch.zeros(2, imu_samples, 6)], ("m",), ("c", "t"))
                 self.imu_dim = self._imu_vector(found).shape[1]
+            self.imu_with_mean = bool(getattr(self.imu_encoder, "removes_mean", False))
             fused += self.imu_dim
         elif imu_encoder is not None:
             raise ValueError("a student with use_imu=False has no imu_encoder; leave one of them out")
@@ -311,12 +331,16 @@ class EgoDistill(nn.Module):
         return self.image_encoder(pixels).unflatten(0, frames.shape[:2])
 
     def aggregate(self, features: Tensor) -> Tensor:
-        """Return z_I: the frame's feature [B, d], or the GRU's last state [B, 512] if N > 1.
+        """Return z_I: the frame's feature [B, d]; if N > 1, the GRU's last state or the joint feature, [B, 512].
 
         Args:
             features: [B, N, d], of each frame.
         """
-        return self.gru(features)[1][-1] if self.num_frames > 1 else features[:, 0]
+        if self.num_frames == 1:
+            return features[:, 0]
+        if self.aggregator == "gru":
+            return self.gru(features)[1][-1]
+        return F.relu(self.joint(features.flatten(1)))
 
     def encode_imu(self, imu: Tensor) -> Tensor:
         """Return z_M: [B, width * T], or [B, width] with `imu_vector="mean"`.
@@ -334,8 +358,10 @@ class EgoDistill(nn.Module):
                 f"got {describe(imu)}"
             )
         imu = imu.to(self.mean.dtype)  # that of the weights
-        # Appendix C: sensor bias and gravity differ between clips, so only the motion within the clip is kept.
-        return self._imu_vector(self.imu_encoder(imu - imu.mean(dim=1, keepdim=True)))
+        if not self.imu_with_mean:
+            # Appendix C: sensor bias and gravity differ between clips, so only the motion within the clip is kept.
+            imu = imu - imu.mean(dim=1, keepdim=True)
+        return self._imu_vector(self.imu_encoder(imu))
 
     def _imu_vector(self, features: Tensor) -> Tensor:
         """Return the IMU feature [B, m] of what the IMU encoder returned, [B, m] or a map [B, channels, time]."""
@@ -366,7 +392,7 @@ class EgoDistill(nn.Module):
     @property
     def parts(self) -> dict[str, nn.Module]:
         """Return the networks that are not of this module, by name: `load()` must be given them."""
-        ours = (ResNet, nn.Sequential, IMUEncoder, ConcatFusion)
+        ours = (ResNet, nn.Sequential, IMUEncoder, IMUSpectrum, ConcatFusion)
         networks = {name: network for name in PARTS if (network := getattr(self, name, None)) is not None}
         return {name: part for name, part in networks.items() if name in self.given or type(part) not in ours}
 
@@ -499,6 +525,73 @@ class IMUEncoder(nn.Module):
 
     def forward(self, imu: Tensor) -> Tensor:
         return self.cnn(imu.transpose(1, 2))
+
+
+class IMUSpectrum(nn.Module):
+    """An IMU encoder without weights: window means and a coarse log spectrum of each channel, [B, T, 6] -> [B, m].
+
+    The six channels of a clip of 422 samples give 6 * (21 + 12) = 198 numbers: the means over windows of 0.1 s, and the
+    log magnitudes of the first 12 frequencies after zero (up to 8 Hz) of the clip's middle 70 %. The accelerometer's
+    mean over the clip, which is gravity, is removed; the gyroscope's, the net turn of the head, is kept. The channels,
+    and then the numbers, are normalised with the statistics of the training clips, which batch norm keeps.
+
+    Not from the paper.
+
+    Args:
+        samples: T, the number of IMU samples of a clip.
+        rate: Rate of the samples in Hz.
+        dropout: Dropout rate of the numbers.
+
+    >>> import torch
+    >>> from egodistill.student import IMUSpectrum
+    >>> IMUSpectrum()(torch.randn(2, 422, 6)).shape
+    torch.Size([2, 198])
+    """
+
+    removes_mean = True  # `EgoDistill.encode_imu()` passes the samples as they are
+
+    def __init__(self, samples: int = IMU_SAMPLES, rate: float = IMU_RATE, dropout: float = 0.5) -> None:
+        super().__init__()
+        means, sines = window_means(samples, rate), waves(samples, rate)
+        self.windows, self.bands = means.shape[1], sines.shape[1] // 2
+        self.dim = 6 * (self.windows + self.bands)
+        self.register_buffer("basis", torch.cat([means, sines], dim=1), persistent=False)
+        self.register_buffer("gravity", torch.tensor([1.0, 1, 1, 0, 0, 0]), persistent=False)
+        self.scale = nn.BatchNorm1d(6, affine=False)
+        self.norm = nn.BatchNorm1d(self.dim, affine=False)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, imu: Tensor) -> Tensor:
+        imu = imu - imu.mean(dim=1, keepdim=True) * self.gravity
+        found = self.scale(imu.transpose(1, 2)) @ self.basis
+        means, cosines, sines = found.split([self.windows, self.bands, self.bands], dim=2)
+        magnitudes = (cosines.square() + sines.square() + 1e-12).sqrt()
+        numbers = torch.cat([means.flatten(1), (0.05 + magnitudes).log().flatten(1)], dim=1)
+        return self.dropout(self.norm(numbers))
+
+
+def window_means(samples: int, rate: float) -> Tensor:
+    """Return the matrix [samples, windows] of the means over windows of 0.1 s."""
+    size = min(max(1, round(0.1 * rate)), samples)
+    count = samples // size
+    matrix = torch.eye(count).repeat_interleave(size, 0) / size
+    return F.pad(matrix, (0, 0, 0, samples - count * size))
+
+
+def waves(samples: int, rate: float) -> Tensor:
+    """Return cosines and sines of the middle 70 % of a clip, [samples, 2 * bands], with a Hann window, without mean.
+
+    They are constant over steps of 20 ms, so no more than 25 Hz is seen.
+    """
+    step = max(1, round(rate / 50))
+    steps = samples // step
+    length = int(0.7 * steps)
+    first, bands = (steps - length) // 2 * step, min(12, length // 2)
+    time = torch.arange(length, dtype=torch.float64)
+    angles = 2 * math.pi * time[:, None] * torch.arange(1, bands + 1) / max(1, length)
+    waves = torch.cat([angles.cos(), angles.sin()], 1) * torch.hann_window(length, False, dtype=torch.float64)[:, None]
+    waves = (waves - waves.mean(0)).repeat_interleave(step, 0) / step
+    return F.pad(waves.float(), (0, 0, first, samples - first - length * step))
 
 
 class IMUPredictor(nn.Module):

@@ -83,7 +83,7 @@ class Training:
             False: raise DataError.
         progress: Show a progress bar on stderr.
         sync_batch_norm: With several processes, compute batch norm over the whole batch.
-        augment: Random changes of the frames, different for each clip and epoch.
+        augment: Random changes of frames and head motion, different for each clip and epoch.
         label_smoothing: Share of the target of L_ACT and L_GT that is spread evenly over all classes.
 
     >>> from egodistill import Training
@@ -152,7 +152,10 @@ class Training:
     def record(self) -> dict[str, Any]:
         """Return the settings that must be equal for a run to be resumed."""
         found = {name: value for name, value in asdict(self).items() if name not in CHANGEABLE_SETTINGS}
-        return {name: value for name, value in found.items() if (name, value) != ("clip_norm", None)}  # as 0.4 wrote it
+        for where, name in ((found, "clip_norm"), (found["augment"], "shift")):
+            if not where[name]:
+                del where[name]  # as 0.4 wrote it
+        return found
 
 
 class TrainingOptions(TypedDict, total=False):
@@ -178,7 +181,7 @@ class TrainingOptions(TypedDict, total=False):
         overwrite: Train anew in place of a training with other settings.
         progress: Show a progress bar on stderr.
         sync_batch_norm: Batch norm over the batches of all processes.
-        augment: Random changes of the frames.
+        augment: Random changes of frames and head motion.
         label_smoothing: Share of the target that is spread over all classes.
     """
 
@@ -375,9 +378,10 @@ class TrainingLoop:
         self.store, self.settings, self.validation = store, settings, validation
         self.best: dict[str, Any] = {}  # epoch, score and weights of the best epoch on the validation clips
         self.device = runtime.pick_device(settings.device)
-        if settings.augment != Augment() and not any(map(batches.is_frames, objective.reads)):
+        if settings.augment != Augment() and not any(map(settings.augment.changes, objective.reads)):
+            what = "head motion" if settings.augment.shift else "frames"
             raise EgoDistillError(
-                f"{objective.stage} reads no frames, so augment={settings.augment} would have no effect"
+                f"{objective.stage} reads no {what}, so augment={settings.augment} would have no effect"
             )
         distributed.join_processes(self.device)
         self.objective = objective

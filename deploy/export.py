@@ -63,7 +63,7 @@ from torch import Tensor, nn
 
 from ..engine import batches, checkpoints, runtime
 from ..recordings import clips
-from ..student import EgoDistill, IMUEncoder, Output
+from ..student import EgoDistill, IMUEncoder, IMUSpectrum, Output
 from ..support import files
 from ..support.errors import NoteWarning
 from ..support.version import __version__
@@ -339,8 +339,8 @@ class Plain(nn.Module):
     """A copy of a student that returns a plain tuple of float32: a file with `Output` would need this library to load.
 
     An `IMUEncoder` becomes an `IMUEncoder2d`; any other network is exported as it is. In bf16 the networks are
-    converted, while normalisation and the IMU's mean stay in float32. It is the whole student; its subclasses are the
-    parts of a pair, without the networks of the other.
+    converted, while normalisation, the IMU's mean and an `IMUSpectrum`, which has no weights, stay in float32. It is
+    the whole student; its subclasses are the parts of a pair, without the networks of the other.
     """
 
     name = WHOLE
@@ -356,6 +356,9 @@ class Plain(nn.Module):
             self.model.add_module("imu_encoder", IMUEncoder2d(self.model.imu_encoder))
         if precision == "bf16":
             for name, child in list(self.model.named_children()):
+                if type(child) is IMUSpectrum:
+                    setattr(self.model, name, nn.Sequential(child, Cast()))
+                    continue
                 child.bfloat16()
                 if name in ("image_encoder", "imu_encoder"):
                     setattr(self.model, name, nn.Sequential(Cast(), child))
@@ -385,7 +388,7 @@ class FrameProgram(Plain):
 
     name = PAIR[0]
     outputs = ("image_feature",)
-    without = ("gru", "imu_encoder", "fusion", "classifier")
+    without = ("gru", "joint", "imu_encoder", "fusion", "classifier")
 
     def forward(self, frame: Tensor) -> tuple[Tensor, ...]:
         return (self.model.encode_frames(frame.unsqueeze(1), 1).flatten(1).float(),)

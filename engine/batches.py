@@ -760,7 +760,7 @@ def is_frames(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Augment:
-    """Random changes of the frames of training clips, a student's or a teacher's; none by default, as in the paper.
+    """Random changes of training clips, a student's or a teacher's; none by default, as in the paper.
 
     All frames of a clip are changed alike. Raise EgoDistillError for a share outside of 0 <= share < 1.
 
@@ -769,6 +769,8 @@ class Augment:
             frame's by up to this share: 0.3 gives 0.7 to 1 of the frame's.
         jitter: Multiply each colour by a factor between 1 - jitter and 1 + jitter: half of it is the same for the three
             colours (brightness), half of it is not (tint).
+        shift: Move the head motion against the frames, by up to this share of the clip in both directions: 0.05 is 0.1
+            s of 2.13. The first or the last sample is repeated.
 
     >>> from egodistill import Augment, EgoDistill, data, finetune
     >>> model, train = EgoDistill.load("student.pt"), data.ClipStore("store").split("train")
@@ -777,23 +779,43 @@ class Augment:
 
     crop: float = 0.0
     jitter: float = 0.0
+    shift: float = 0.0
 
     def __post_init__(self) -> None:
         use_python_numbers(self)
-        require_number("crop", self.crop, 0, 1, below=True)
-        require_number("jitter", self.jitter, 0, 1, below=True)
+        for name in ("crop", "jitter", "shift"):
+            require_number(name, getattr(self, name), 0, 1, below=True)
+
+    def changes(self, name: str) -> bool:
+        """Return whether an array of a store is changed.
+
+        Args:
+            name: Its name.
+        """
+        return bool(self.shift) if name == "imu" else is_frames(name) and bool(self.crop or self.jitter)
 
     def apply(self, batch: dict[str, Tensor], seeds: Sequence[int]) -> None:
         """Change a batch in place; the change of a clip depends on its seed only, not on the number of processes.
 
         Args:
-            batch: {array: values [b, ...]}; arrays that hold no frames stay as they are.
+            batch: {array: values [b, ...]}; arrays of other things than frames and head motion stay as they are.
             seeds: Seed of each clip.
         """
         steps = [step for share, step in ((self.crop, self.crop_frames), (self.jitter, self.jitter_frames)) if share]
-        for name in filter(is_frames, list(batch)):
-            for step in steps:
+        for name in filter(self.changes, list(batch)):
+            for step in [self.shift_imu] if name == "imu" else steps:
                 batch[name] = torch.stack([step(x, seed) for x, seed in zip(batch[name], seeds, strict=True)])
+
+    def shift_imu(self, imu: Tensor, seed: int) -> Tensor:
+        """Move the samples of a clip in time; return the same shape.
+
+        Args:
+            imu: float [T, 6].
+            seed: Seed of the shift.
+        """
+        *_, place = torch.rand(8, generator=torch.Generator().manual_seed(seed)).tolist()  # The others are the frames'.
+        last = len(imu) - 1
+        return imu[(torch.arange(len(imu)) + round(self.shift * (2 * place - 1) * len(imu))).clamp(0, last)]
 
     def jitter_frames(self, frames: Tensor, seed: int) -> Tensor:
         """Multiply the colours of all frames of a clip by the same factors; return the same shape.

@@ -71,6 +71,71 @@ def test_imu_encoder_sees_the_past_only():
     assert torch.equal(a[:, :, :300], b[:, :, :300]) and not torch.allclose(a[:, :, 300:], b[:, :, 300:])
 
 
+def settle(encoder, seed=0):
+    """Give the batch norms of an encoder statistics as after a training."""
+    draw = torch.Generator().manual_seed(seed)
+    for norm in encoder.modules():
+        if isinstance(norm, nn.BatchNorm1d):
+            norm.running_mean.normal_(generator=draw)
+            norm.running_var.uniform_(0.5, 1.5, generator=draw)
+    return encoder.eval()
+
+
+def test_imu_spectrum_agrees_with_numpy():
+    """Window means and log magnitudes of a Fourier transform: catches a wrong window, axis, order or mean."""
+    encoder = settle(student.IMUSpectrum())
+    imu = np.random.default_rng(0).standard_normal((3, 422, 6)).cumsum(1) * 0.1 + [0, 0, 9.81, 0.3, 0, 0]
+    x = imu - imu.mean(1, keepdims=True) * [1, 1, 1, 0, 0, 0]
+    x = (x - encoder.scale.running_mean.numpy()) / np.sqrt(encoder.scale.running_var.numpy() + 1e-5)
+    means = x[:, :420].reshape(3, 21, 20, 6).mean(2)
+    slow = x[:, :420].reshape(3, 105, 4, 6).mean(2)[:, 16:89]
+    bent = (slow - slow.mean(1, keepdims=True)) * np.hanning(73)[:, None]
+    spectrum = np.log(0.05 + np.abs(np.fft.rfft(bent, axis=1))[:, 1:13])
+    wanted = np.concatenate([one.transpose(0, 2, 1).reshape(3, -1) for one in (means, spectrum)], 1)
+    wanted = (wanted - encoder.norm.running_mean.numpy()) / np.sqrt(encoder.norm.running_var.numpy() + 1e-5)
+    with torch.no_grad():
+        found = encoder(torch.tensor(imu, dtype=torch.float32)).numpy()
+    assert found.shape == (3, 198)
+    np.testing.assert_allclose(found, wanted, atol=2e-3)
+
+
+@pytest.mark.parametrize(("samples", "rate", "size"), [(1, 198, 6), (10, 198, 6), (60, 30, 192), (1000, 800, 144)])
+def test_imu_spectrum_takes_clips_of_any_length_and_rate(samples, rate, size):
+    encoder = student.IMUSpectrum(samples, rate).eval()
+    assert encoder(torch.randn(2, samples, 6)).shape == (2, size) and encoder.dim == size
+
+
+def test_a_student_with_the_spectrum_sees_the_net_turn_and_no_gravity(tmp_path):
+    model = small(imu_encoder="spectrum").eval()
+    settle(model.imu_encoder)
+    assert model.imu_dim == 198 and not [*model.imu_encoder.parameters()]
+    frames, imu = batches.example_inputs(model, 2)
+    with torch.no_grad():
+        plain = model(frames, imu)
+        lifted = model(frames, imu + torch.tensor([1.0, -2.0, 9.81, 0, 0, 0]))
+        turned = model(frames, imu + torch.tensor([0, 0, 0, 0, 0, 0.3]))
+    torch.testing.assert_close(lifted.feature, plain.feature, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(turned.feature, plain.feature, atol=1e-3)
+    model.save(tmp_path / "s.pt")
+    again = EgoDistill.load(tmp_path / "s.pt")
+    assert type(again.imu_encoder) is student.IMUSpectrum and torch.equal(again(frames, imu).logits, plain.logits)
+    with pytest.raises(ValueError, match="imu_encoder='spektrum' must be 'spectrum', a network of your own"):
+        small(imu_encoder="spektrum")
+
+
+def test_concat_knows_the_order_of_the_frames(tmp_path):
+    model = small(num_frames=3, aggregator="concat").eval()
+    features = torch.randn(2, 3, model.image_dim)
+    wanted = torch.relu(features.reshape(2, -1) @ model.joint.weight.T + model.joint.bias)
+    torch.testing.assert_close(model.aggregate(features), wanted, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(model.aggregate(features.flip(1)), wanted, atol=1e-3)
+    model.save(tmp_path / "s.pt")
+    assert same(EgoDistill.load(tmp_path / "s.pt"), model)
+    assert not hasattr(small(aggregator="concat"), "joint")  # of one frame
+    with pytest.raises(ValueError, match="aggregator must be 'gru' or 'concat', not 'mean'"):
+        small(aggregator="mean")
+
+
 def test_student_ignores_constant_parts_of_the_imu_only():
     model = small().eval()
     frames, imu = batches.example_inputs(model, 2)

@@ -11,7 +11,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
-import numpy as np
 import pytest
 import small_students
 import torch
@@ -113,42 +112,6 @@ def test_planted_faults(script, tmp_path):
             assert all(new == [old[0], old[3], old[1], old[2]] for old, new in changed) and len(changed) == len(rows)
         else:
             assert not changed, path
-
-
-def test_head_motion(script):
-    """The numbers of head motion are those of numpy; changed clips keep their teacher's class and their meaning."""
-    module, _ = script("head_motion")
-    rng = np.random.default_rng(0)
-    imu = rng.normal(size=(3, 422, 6)).astype("float32") + np.array([0, 1, 9.8, 0.1, 0.2, 0.3], "float32")
-    numbers = module.HeadNumbers().eval()
-    mean = imu.mean(1, keepdims=True) * [1, 1, 1, 0, 0, 0]
-    scaled = (imu - mean) / np.array(module.SCALES)
-    means = scaled[:, :420].reshape(3, 21, 20, 6).mean(2)
-    slow = scaled[:, :420].reshape(3, 105, 4, 6).mean(2)[:, 16:89]
-    waves = np.fft.rfft((slow - slow.mean(1, keepdims=True)) * np.hanning(73)[:, None], axis=1)[:, 1:13]
-    wanted = np.concatenate([means.reshape(3, -1), np.log(0.05 + abs(waves)).reshape(3, -1)], 1)
-    found = numbers(torch.from_numpy(imu)) * (1 + numbers.norm.eps) ** 0.5
-    assert found.shape == (3, 198) and np.allclose(found, wanted, atol=1e-4)
-
-    turned = module.turn(torch.from_numpy(imu), 0.1).numpy()
-    assert not np.allclose(turned, imu, atol=0.1)
-    for part in (slice(3), slice(3, 6)):
-        assert np.allclose(np.linalg.norm(turned[..., part], axis=2), np.linalg.norm(imu[..., part], axis=2), atol=1e-4)
-    method, changes = module.candidate("numbers-exchanged-alone-aug")
-    loss = method.stage.keywords["objective"]
-    assert (loss.exchanged, loss.alone, loss.missing) == (0.5, 0.5, 0.0) and changes["epochs"] == 9
-    assert changes["augment"] == module.PICTURES and not method.pretrain
-    with pytest.raises(SystemExit, match="no candidate has a part 'typo'"):
-        module.candidate("numbers-typo")
-    with pytest.raises(SystemExit, match="no candidate begins with 'numers'"):
-        module.candidate("numers-aug")
-
-    self = SimpleNamespace(exchanged=1.0, shifted=0.0, turned=0.0, scale=0.0, bias=0.0)
-    self.motions, self.answers = torch.arange(6.0).view(6, 1, 1).expand(6, 5, 6), torch.tensor([0, 1, 0, 1, 0, 1])
-    self.alike = {k: torch.nonzero(self.answers == k)[:, 0] for k in (0, 1)}
-    rows = torch.tensor([4, 1, 2, 3])
-    given = module.Loss.changed(self, self.motions[rows].clone(), rows)
-    assert (given[:, 0, 0] % 2 == rows % 2).all() and given.shape == (4, 5, 6)
 
 
 def test_every_script_has_a_test():

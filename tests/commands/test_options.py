@@ -45,7 +45,8 @@ def test_training_options_reach_the_stage(demo, tmp_path, monkeypatch):
     values = (
         "--alpha 0.5 --beta 2 --tau 3 --tau-squared --l1-reduction sum --epochs 4 --batch-size 5 --learning-rate 0.6 "
         "--decay-epochs 2 3 --decay 0.7 --weight-decay 0.8 --clip-norm 2 --seed 9 --precision bf16 --device cpu "
-        "--schedule cosine --warmup-epochs 1.5 --sync-batch-norm --crop 0.3 --jitter 0.2 --label-smoothing 0.1"
+        "--schedule cosine --warmup-epochs 1.5 --sync-batch-norm --crop 0.3 --jitter 0.2 --shift 0.05 "
+        "--label-smoothing 0.1"
     )
     assert cli.main(command + values.split()) == 0
     assert given.pop() == egodistill.DistillationSettings(
@@ -67,7 +68,7 @@ def test_training_options_reach_the_stage(demo, tmp_path, monkeypatch):
         precision="bf16",
         device="cpu",
         sync_batch_norm=True,
-        augment=egodistill.Augment(crop=0.3, jitter=0.2),
+        augment=egodistill.Augment(crop=0.3, jitter=0.2, shift=0.05),
         label_smoothing=0.1,
         out=str(tmp_path / "s.pt"),
     )
@@ -98,7 +99,7 @@ def test_options_are_the_fields_of_settings(stage):
     free |= {"out", "overwrite", "imu_width", "hidden", "fusion_layers", "feature_dim"}
     names = {action.dest for action in parser._actions} - {"help"}
     assert names == ({field.name for field in fields(settings)} - free) | (
-        {"crop", "jitter"} if stage != "student" else set()
+        {"crop", "jitter", "shift"} if stage != "student" else set()
     )
     arguments = parser.parse_args([])
     assert apply_options(settings, arguments) == settings and used_flags(settings, arguments) == []
@@ -109,7 +110,9 @@ def test_options_are_the_fields_of_settings(stage):
             text = {"schedule": "cosine", "precision": "bf16", "imu_vector": "mean", "l1_reduction": "sum"}.get(
                 field.name, "7"
             )
-            text = "0.5" if field.name in ("alpha", "decay", "label_smoothing") else text
+            text = {"alpha": "0.5", "decay": "0.5", "label_smoothing": "0.5", "aggregator": "concat"}.get(
+                field.name, text
+            )
             values += [flag(field.name, default), *([] if isinstance(default, bool) else [text])]
             expected[field.name] = {bool: not default, tuple: (7,), str: text}.get(
                 type(default), 0.5 if text == "0.5" else 7
@@ -118,8 +121,8 @@ def test_options_are_the_fields_of_settings(stage):
                 expected[field.name] = 7.0 if field.name == "clip_norm" else text
     if "crop" in names:  # a field of a dataclass in the settings
         at = values.index("--sync-batch-norm") + 1  # in the order of the fields
-        values[at:at] = ["--crop", "0.5", "--jitter", "0.25"]
-        expected["augment"] = egodistill.Augment(crop=0.5, jitter=0.25)
+        values[at:at] = ["--crop", "0.5", "--jitter", "0.25", "--shift", "0.125"]
+        expected["augment"] = egodistill.Augment(crop=0.5, jitter=0.25, shift=0.125)
     changed = apply_options(settings, parser.parse_args(values))
     assert changed == replace(settings, **expected)
     for name, value in expected.items():
@@ -180,7 +183,7 @@ def stage_arrivals(stage, function, without=()) -> tuple[str, dict]:
     """Return words for all options of a stage and of a student, and where each arrives."""
     words, values = field_words(getattr(egodistill.EPIC_KITCHENS, stage), without)
     arrivals = {f"{function}.settings.{name}": value for name, value in values.items()}
-    for name in {"crop", "jitter"} & set(values):
+    for name in {"crop", "jitter", "shift"} & set(values):
         arrivals[f"{function}.settings.augment.{name}"] = arrivals.pop(f"{function}.settings.{name}")
     return f"{words} --device cpu", arrivals | {f"{function}.settings.device": "cpu"}
 

@@ -172,6 +172,12 @@ def test_an_encoder_of_ones_own_is_exported_as_it_is(precision, tmp_path):
     assert_same(model, tmp_path / "student.pt2", *([0.05] if precision == "bf16" else []))
 
 
+def test_the_spectrum_in_bf16_has_the_mean_of_the_gyroscope(tmp_path):
+    model = student(**SPECTRUM)
+    export.export(model, tmp_path / "student.pt2", precision="bf16")
+    assert_same(model, tmp_path / "student.pt2", 0.05)
+
+
 def test_a_network_that_decides_by_values_is_refused(tmp_path):
     class Picky(Spectrum):
         def forward(self, imu):
@@ -779,7 +785,8 @@ def assert_same_in_steps(model: EgoDistill, path) -> None:
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
-STUDENTS = [{}, {"num_frames": 2}, {"use_imu": False}, {"num_frames": 2, "use_imu": False}]
+SPECTRUM = {"num_frames": 2, "imu_encoder": "spectrum", "aggregator": "concat"}
+STUDENTS = [{}, {"num_frames": 2}, {"use_imu": False}, SPECTRUM, {"num_frames": 2, "use_imu": False}]
 
 
 @pytest.mark.parametrize("arguments", STUDENTS, ids=str)
@@ -796,7 +803,7 @@ def test_a_pair_agrees(arguments, tmp_path):
 
 
 @MODERN
-@pytest.mark.parametrize("arguments", STUDENTS[:3], ids=str)
+@pytest.mark.parametrize("arguments", STUDENTS[:4], ids=str)
 def test_an_onnx_pair_agrees(arguments, tmp_path):
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package, exc_type=ImportError)

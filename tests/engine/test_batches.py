@@ -342,6 +342,24 @@ def test_jitter_changes_the_colours_of_a_clip_alike_and_nothing_else():
         batches.Augment(jitter=-1)
 
 
+def test_a_shift_moves_the_head_motion_of_a_clip_and_nothing_else():
+    ramp = torch.arange(100.0)[:, None].expand(3, 100, 6)
+    batch = {"imu": ramp, "frames_1": torch.zeros(3, 1, 3, 8, 8, dtype=torch.uint8)}
+    frames, augment = batch["frames_1"], batches.Augment(shift=0.1)
+    augment.apply(batch, [3, 4, 3])
+    assert batch["frames_1"] is frames and batch["imu"].shape == ramp.shape
+    assert torch.equal(batch["imu"][0], batch["imu"][2]) and not torch.equal(batch["imu"][0], batch["imu"][1])
+    moves = {int(augment.shift_imu(ramp[0], seed)[50, 0]) - 50 for seed in range(500)}
+    assert moves == set(range(-10, 11))
+    moved = next(one for seed in range(50) if (one := augment.shift_imu(ramp[0], seed))[50, 0] == 57)
+    assert moved[:93, 0].tolist() == list(range(7, 100)) and (moved[93:] == 99).all()
+    both = {"imu": ramp[:1].clone(), "frames_1": torch.randint(0, 255, (1, 1, 3, 8, 8), dtype=torch.uint8)}
+    alone = dict(both)
+    batches.Augment(crop=0.3, jitter=0.3, shift=0.1).apply(both, [4])
+    batches.Augment(crop=0.3, jitter=0.3).apply(alone, [4])
+    assert torch.equal(both["frames_1"], alone["frames_1"]) and torch.equal(both["imu"][0], batch["imu"][1])
+
+
 def test_swapped_outputs_are_recognised():
     output = torch.zeros(2, 4), torch.zeros(2, 12)
     with pytest.raises(

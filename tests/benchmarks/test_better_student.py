@@ -1,0 +1,118 @@
+"""benchmarks/better_student.py on a world of 40 clips: from the protocol to the report."""
+
+import functools
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import miniature
+import numpy as np
+import pytest
+
+import egodistill
+from egodistill import data
+from egodistill.experiments import contrasts
+
+SCRIPTS = Path(egodistill.__file__).parent / "benchmarks"
+pytestmark = pytest.mark.skipif(not SCRIPTS.exists(), reason="no benchmarks beside the package: not a checkout")
+
+
+@pytest.fixture
+def script(monkeypatch, tmp_path):
+    """The module, for a small world, with a repository of its own instead of results/."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    evidence = importlib.import_module("evidence")
+    results = tmp_path / "repository" / "results"
+    results.mkdir(parents=True)
+    acts = {"train_acts": 16, "validation_acts": 2, "test_acts": 20}
+    small = {
+        "RESULTS": results,
+        "WORLD": acts | {"train_wearers": 2, "validation_wearers": 1, "test_wearers": 2},
+        "PIXELS": 32,
+        "GENERAL": miniature.PROTOCOL,
+        "TEACHERS": {evidence.TEACHER: miniature.TEACHERS["slowfast"]},
+        "OTHER_TEACHERS": {"x3d-{seed}": miniature.TEACHERS["x3d"]},
+    }
+    for name, value in small.items():
+        monkeypatch.setattr(evidence, name, value)
+    for module, name in ((evidence.synthetic, "render"), (evidence.data, "prepare")):
+        quiet = functools.partial(getattr(module, name), progress=False)
+        monkeypatch.setattr(module, name, functools.partial(quiet, size=(32, 32)) if name == "render" else quiet)
+    module = importlib.import_module("better_student")
+    monkeypatch.setattr(module, "TAP", module.TAP | {"test_acts": 8})
+    quiet = functools.partial(module.benches.Bench, progress=False)
+    monkeypatch.setattr(module.benches, "Bench", quiet)
+    git("init", "-q", at=results.parent)
+    yield module
+    for name in ("evidence", "better_student"):
+        sys.modules.pop(name)
+
+
+def git(*words, at):
+    names = ["-c", "user.email=a@b", "-c", "user.name=a"]
+    subprocess.run(["git", "-C", str(at), *names, *words], check=True)
+
+
+def test_a_protocol_is_written_once_and_counts_from_its_commit(script, monkeypatch):
+    with pytest.raises(SystemExit, match="there is none"):
+        script.digest()
+    script.freeze()
+    with pytest.raises(SystemExit, match="is written already"):
+        script.freeze()
+    with pytest.raises(SystemExit, match="commit it first"):
+        script.digest()
+    git("add", "-A", at=script.PROTOCOL.parent)
+    git("commit", "-qm", "x", at=script.PROTOCOL.parent)
+    assert script.seed() == int(script.digest()[:8], 16)
+    monkeypatch.setitem(script.CHANGES[script.WINNER], "epochs", 10)
+    with pytest.raises(SystemExit, match=r"differs from the settings of this script \(changes\.Spectrum\.epochs"):
+        script.digest()
+
+
+def test_the_cells_cover_what_is_claimed(script):
+    plan = script.cells()
+    assert len(plan) == len(set(plan))
+    for where, *pair in script.PRIMARY:
+        world = script.HALF if where == script.HALF else "D"
+        for method, frames in pair:
+            seeds = {run.seed for at, run in plan if (at, run.method, run.frames) == (world, method, frames)}
+            assert len(seeds) == (script.SMALL if world == script.HALF else script.MAIN)
+    assert len(script.PRIMARY) <= 9
+
+
+@pytest.mark.slow
+def test_lines_have_the_tap_and_the_clock_and_the_report_reads_them(script, tmp_path, capsys):
+    script.freeze()
+    git("add", "-A", at=script.PROTOCOL.parent)
+    git("commit", "-qm", "x", at=script.PROTOCOL.parent)
+    out = tmp_path / "out"
+    for world in script.WORLDS:
+        script.run(world, out, [0], 99)
+    wanted = {run.name for world, run in script.cells() if world == "D" and run.seed == 0}
+    lines = script.finished("D")
+    assert lines.keys() == wanted
+    clips = data.ClipStore(out / "tap" / "store").split("test")
+    follows = script.head_follows("tap", out, clips)
+    for name, line in lines.items():
+        assert ("tap" in line) == ("-n4-" in name)
+        assert ("clock" in line) == (name in ("seed-0/paper-n1-slowfast-0", "seed-0/spectrum-n1-slowfast-0"))
+    tap = lines["seed-0/spectrum-n4-slowfast-0"]["tap"]
+    counts = [sum(map(len, contrasts.unpack(tap[name]).values())) for name in ("followed", "not followed")]
+    assert counts == [follows.sum(), (~follows).sum()] and len(follows) == 8
+    model = script.bench_of("D", out).load(script.Run(script.WINNER, 0, 1, script.SLOWFAST)).eval()
+    test = data.ClipStore(out / "D" / "store").split("test")
+    (right,) = script.right_of(model, test)
+    bits = contrasts.unpack(lines["seed-0/spectrum-n1-slowfast-0"]["correct"])
+    assert (np.concatenate(list(bits.values())) == right).all()
+    assert (script.shifted("D", out, 0.0) == test.read("imu", range(len(test)))).all()
+    late = script.shifted("D", out, 0.1)
+    motion = data.read_imu(script.evidence.segments_of(script.world_of("D", out))[-1].imu)
+    assert np.array_equal(late[-1], motion.on_clock(0.1).window(test.clips[-1]["start"], min_coverage=0.0))
+    before = script.path_of("D").read_bytes()
+    script.run("D", out, [0], 99)  # nothing is left
+    assert script.path_of("D").read_bytes() == before
+    capsys.readouterr()
+    script.report()
+    printed = capsys.readouterr().out
+    assert all(text in printed for text in ("p (Holm)", "tap, not followed", "D, X3D", "late clock leaves"))
