@@ -121,6 +121,35 @@ class Imu:
         accel_time, gyro_time = (offset + stretch * t for t in (self.accel_time, self.gyro_time))
         return dataclasses.replace(self, accel_time=accel_time, gyro_time=gyro_time)
 
+    def without_bias(self) -> Imu:
+        """Return the samples without the gyroscope's bias, estimated where the head is most at rest.
+
+        The bias is the median of the mean readings of the stillest tenth of all seconds, those with the least
+        variance. It is for sensors that are not calibrated and for students that read the
+        head's net turn (`student.IMUSpectrum`): a bias of 0.05 rad/s turns a clip of 2.1 s by 6 degrees.
+
+        Raises:
+            IMUError: The recording has less than a minute of gyroscope samples.
+
+        >>> from egodistill import data
+        >>> data.read_imu("walk.csv").without_bias()
+        Traceback (most recent call last):
+        ...
+        egodistill.imu.IMUError: the bias of a gyroscope is estimated from a minute or more; there are 24 s. Leave it
+        in, or take one that you know off Imu.gyro
+        """
+        number = np.floor(self.gyro_time - self.gyro_time[:1]).astype(int)
+        seconds = [self.gyro[number == k] for k in np.unique(number)]
+        seconds = [one for one in seconds if len(one) >= 1 / SLOWEST]
+        if len(seconds) < 60:
+            raise IMUError(
+                f"the bias of a gyroscope is estimated from a minute or more; there are {len(seconds)} s. Leave it in, "
+                f"or take one that you know off Imu.gyro"
+            )
+        seconds.sort(key=lambda one: float(one.var(0).sum()))
+        rest = [one.mean(0) for one in seconds[: len(seconds) // 10]]
+        return dataclasses.replace(self, gyro=self.gyro - np.median(rest, axis=0))
+
     def in_axes(self, name: str, turn: np.ndarray | None = None) -> Imu:
         """Return the samples under another name of their axes.
 

@@ -174,6 +174,22 @@ def head_motion(seconds=20, rate=198):
     return np.column_stack([stamps, accel, gyro])
 
 
+def test_the_bias_of_a_gyroscope_is_its_mean_where_the_head_rests():
+    """Turns to one side for most of the time must not count."""
+    rng, stamps = np.random.default_rng(0), np.arange(0, 90, 0.005)
+    moves = (stamps % 10 > 2)[:, None]  # two seconds of rest in ten
+    gyro = rng.normal(0, 0.005, (len(stamps), 3)) + moves * rng.normal(0.3, 0.4, (len(stamps), 3))
+    still = rng.normal((0, 0, 9.8), 0.05, (len(stamps), 3))
+    bias = np.array([0.05, -0.03, 0.01])
+    motion = Imu(stamps, still, stamps, gyro + bias)
+    found = motion.without_bias()
+    assert np.allclose(found.gyro, gyro, atol=2e-3) and found.accel is motion.accel
+    assert np.abs(motion.gyro.mean(0) - bias).min() > 0.1
+    short = Imu(stamps[:10000], still[:10000], stamps[:10000], gyro[:10000])
+    with pytest.raises(IMUError, match="from a minute or more; there are 50 s"):
+        short.without_bias()
+
+
 @pytest.mark.parametrize(
     ("header", "factor", "words"),
     [
