@@ -532,8 +532,9 @@ class IMUSpectrum(nn.Module):
 
     The six channels of a clip of 422 samples give 6 * (21 + 12) = 198 numbers: the means over windows of 0.1 s, and the
     log magnitudes of the first 12 frequencies after zero (up to 8 Hz) of the clip's middle 70 %. The accelerometer's
-    mean over the clip, which is gravity, is removed; the gyroscope's, the net turn of the head, is kept. The channels,
-    and then the numbers, are normalised with the statistics of the training clips, which batch norm keeps.
+    mean over the clip, which is gravity, is removed; the gyroscope's, the net turn of the head, is kept, so use
+    `imu.Imu.without_bias()` with a sensor that is not calibrated. The channels, and then the numbers, are normalised
+    with the statistics of the training clips, which batch norm keeps.
 
     Not from the paper.
 

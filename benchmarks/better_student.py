@@ -4,6 +4,7 @@
     python benchmarks/better_student.py make D --out EV          # render and decode: half an hour on one core
     python benchmarks/better_student.py run D --out EV --seeds 0 # train and evaluate the cells without a line
     python benchmarks/better_student.py report                   # the contrasts, from results/D*.jsonl alone
+    python benchmarks/better_student.py cost                     # multiply-adds and time at the paper's size
 
 Candidates were compared on validation wearers of worlds A and A with half the coupling (results/head_motion.jsonl; the
 code of the losers is in the history, benchmarks/head_motion.py). The protocol says how the winner was chosen, and names
@@ -19,8 +20,11 @@ from __future__ import annotations
 import argparse
 import functools
 import hashlib
+import itertools
 import shutil
+import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -31,8 +35,9 @@ import evidence
 import numpy as np
 import torch
 
-from egodistill import EgoDistill, data
+from egodistill import EgoDistill, data, inference
 from egodistill.datasets.store import outputs_record
+from egodistill.deploy import export
 from egodistill.engine.batches import Augment
 from egodistill.experiments import behaviour, benches, contrasts, intervals, synthetic
 from egodistill.experiments.benches import Run
@@ -422,9 +427,39 @@ def shared(first: Sequence[Outcome], second: Sequence[Outcome]) -> tuple[list[Ou
     return [one[k] for k in seeds], [two[k] for k in seeds]
 
 
+def cost(rounds: int = 300) -> None:
+    """Print what head motion costs at the paper's size: multiply-adds, and times of the exported motion program.
+
+    The multiply-adds include those of the first fusion layer for its numbers. Programs of both students answer in turn,
+    for one clip at a time.
+    """
+    forms = {"paper": {}, "spectrum": {"imu_encoder": "spectrum"}, "frames": {"use_imu": False}}
+    models = {name: EgoDistill(62, image_weights=None, **options).eval() for name, options in forms.items()}
+    macs = {name: inference.count_macs(model, torch.device("cpu")) for name, model in models.items()}
+    rows = [[name, f"{(macs[name] - macs['frames']) / 1e6:.2f}"] for name in ("paper", "spectrum")]
+    print(tables.Table(["head motion", "million multiply-adds"], rows).text())
+    rows, inputs = [], (torch.zeros(1, 1, 512), torch.randn(1, 422, 6))
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        for form, precision in itertools.product(("export", "aoti"), ("fp32", "bf16")):
+            programs, seconds = {}, {"paper": [], "spectrum": []}
+            for name in seconds:
+                path = Path(folder, f"{name}-{form}-{precision}.pt2")
+                export.export_pair(models[name], path, format=form, precision=precision, batch_size=1)
+                programs[name] = export.load_pair(path)
+            for number, (name, program) in itertools.product(range(rounds), programs.items()):
+                start = time.perf_counter()
+                program.fuse(program.aggregate(inputs[0]), program.encode_imu(inputs[1]))
+                if number >= rounds // 10:  # warm
+                    seconds[name].append(time.perf_counter() - start)
+            paper, ours = (1e3 * statistics.median(seconds[name]) for name in ("paper", "spectrum"))
+            rows.append([form, precision, f"{paper:.2f}", f"{ours:.2f}", f"{ours / paper:.2f}"])
+    print(tables.Table(["motion program", "precision", "paper, ms", "spectrum, ms", "ratio"], rows).text())
+    print(tables.processor())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("command", choices=["freeze", "make", "run", "report"])
+    parser.add_argument("command", choices=["freeze", "make", "run", "report", "cost"])
     parser.add_argument("world", nargs="?", choices=[*map(evidence.slug, WORLDS), "tap"])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(MAIN)))
@@ -435,6 +470,8 @@ def main() -> None:
         freeze()
     elif given.command == "report":
         report()
+    elif given.command == "cost":
+        cost()
     elif world is None or given.out is None:
         parser.error(f"{given.command} needs a world and --out")
     elif given.command == "make":
