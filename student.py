@@ -284,6 +284,8 @@ class EgoDistill(nn.Module):
                     raise ValueError(
                         f"imu_encoder={imu_encoder!r} must be 'spectrum', a network of your own, or None: the paper's"
                     )
+                if imu_vector != "flatten":
+                    raise ValueError("imu_vector='mean' is for a map over time, and imu_encoder='spectrum' has none")
                 self.imu_encoder = IMUSpectrum(imu_samples, imu_rate)
                 self.imu_dim = self.imu_encoder.dim
             else:

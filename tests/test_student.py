@@ -121,6 +121,8 @@ def test_a_student_with_the_spectrum_sees_the_net_turn_and_no_gravity(tmp_path):
     assert type(again.imu_encoder) is student.IMUSpectrum and torch.equal(again(frames, imu).logits, plain.logits)
     with pytest.raises(ValueError, match="imu_encoder='spektrum' must be 'spectrum', a network of your own"):
         small(imu_encoder="spektrum")
+    with pytest.raises(ValueError, match="imu_vector='mean' is for a map over time"):
+        small(imu_encoder="spectrum", imu_vector="mean")
 
 
 def test_concat_knows_the_order_of_the_frames(tmp_path):
