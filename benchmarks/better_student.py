@@ -427,20 +427,22 @@ def shared(first: Sequence[Outcome], second: Sequence[Outcome]) -> tuple[list[Ou
     return [one[k] for k in seeds], [two[k] for k in seeds]
 
 
-def cost(rounds: int = 300) -> None:
+def cost(
+    rounds: int = 300, forms: Sequence[str] = ("export", "aoti"), precisions: Sequence[str] = ("fp32", "bf16")
+) -> None:
     """Print what head motion costs at the paper's size: multiply-adds, and times of the exported motion program.
 
     The multiply-adds include those of the first fusion layer for its numbers. Programs of both students answer in turn,
     for one clip at a time.
     """
-    forms = {"paper": {}, "spectrum": {"imu_encoder": "spectrum"}, "frames": {"use_imu": False}}
-    models = {name: EgoDistill(62, image_weights=None, **options).eval() for name, options in forms.items()}
+    students = {"paper": {}, "spectrum": {"imu_encoder": "spectrum"}, "frames": {"use_imu": False}}
+    models = {name: EgoDistill(62, image_weights=None, **options).eval() for name, options in students.items()}
     macs = {name: inference.count_macs(model, torch.device("cpu")) for name, model in models.items()}
     rows = [[name, f"{(macs[name] - macs['frames']) / 1e6:.2f}"] for name in ("paper", "spectrum")]
     print(tables.Table(["head motion", "million multiply-adds"], rows).text())
     rows, inputs = [], (torch.zeros(1, 1, 512), torch.randn(1, 422, 6))
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-        for form, precision in itertools.product(("export", "aoti"), ("fp32", "bf16")):
+        for form, precision in itertools.product(forms, precisions):
             programs, seconds = {}, {"paper": [], "spectrum": []}
             for name in seconds:
                 path = Path(folder, f"{name}-{form}-{precision}.pt2")

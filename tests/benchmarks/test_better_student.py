@@ -116,3 +116,13 @@ def test_lines_have_the_tap_and_the_clock_and_the_report_reads_them(script, tmp_
     script.report()
     printed = capsys.readouterr().out
     assert all(text in printed for text in ("p (Holm)", "tap, not followed", "D, X3D", "late clock leaves"))
+
+
+@pytest.mark.slow
+def test_cost_counts_head_motion_with_its_share_of_the_fusion(script, capsys):
+    script.cost(10, ["export"], ["fp32"])
+    printed = capsys.readouterr().out
+    rows = [line.split() for line in printed.splitlines()]
+    # 40.5 million of the paper's network and 6,752 numbers times 1,024; 45 columns for 422 samples of 6 channels.
+    assert ["paper", "47.39"] in rows and ["spectrum", f"{(198 * 1024 + 45 * 422 * 6) / 1e6:.2f}"] in rows
+    assert any(row[:2] == ["export", "fp32"] and float(row[4]) > 0 for row in rows)

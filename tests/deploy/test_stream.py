@@ -78,9 +78,9 @@ def test_answers_are_those_of_predict_for_a_recording(kitchen, num_frames):
     assert compared > 3
 
 
-@pytest.mark.parametrize("num_frames", [1, 2])
-def test_a_stream_and_predict_agree_on_a_whole_video(tmp_path, num_frames):
-    network, (times, readings) = student(num_frames), samples(0, 6.1, 200.0)
+@pytest.mark.parametrize(("num_frames", "options"), [(1, {}), (2, {}), (1, {"imu_encoder": "spectrum"})])
+def test_a_stream_and_predict_agree_on_a_whole_video(tmp_path, num_frames, options):
+    network, (times, readings) = student(num_frames, **options), samples(0, 6.1, 200.0)
     video, table = write_video(tmp_path / "walk.mp4", STEADY, **X264), tmp_path / "walk.csv"
     rows = np.column_stack([times, readings])
     np.savetxt(table, rows, "%.17g", delimiter=",", header="time,ax,ay,az,gx,gy,gz", comments="")
