@@ -11,7 +11,7 @@ import itertools
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -256,12 +256,12 @@ def run_check(a: argparse.Namespace) -> None:
         raise ValueError(f"{unusable} of {len(found)} recordings cannot be used")
 
 
-def check_recordings(a: argparse.Namespace) -> list[checks.Check]:
-    """Check recordings, print what was found, and write the offsets to --out; return one result each."""
+def check_recordings(a: argparse.Namespace, leave_out: Collection[str] = ()) -> list[checks.Check]:
+    """Check recordings but those left out, print what was found, and write the offsets to --out; return the results."""
     if a.no_offset:
         reject(given_flags(a, "max_offset", "out"), "--no-offset estimates no offset; leave out one of them")
     use_readers(a)
-    sources = recordings_to_check(a)
+    sources = {name: one for name, one in recordings_to_check(a).items() if name not in leave_out}
     opened = [source.files if isinstance(source, data.Recording) else (source,) for source in sources.values()]
     check_outputs(a, itertools.chain(*opened))
     if a.out and not a.overwrite:
@@ -269,7 +269,7 @@ def check_recordings(a: argparse.Namespace) -> list[checks.Check]:
     pictures = picture_files(a, list(sources))
     search = {} if a.max_offset is None else {"max_offset": a.max_offset}
     print(checks.HEADER)
-    offsets: dict[str, float] = {}
+    offsets: dict[str, float | None] = {}
     axes: dict[str, str] = {}
     results: list[checks.Check] = []
     for number, (video, recording) in enumerate(sources.items()):
@@ -301,9 +301,12 @@ def check_recordings(a: argparse.Namespace) -> list[checks.Check]:
                 continue
             offsets[video] = a.imu_offset + found.offset.seconds
             axes |= {video: found.right_axes} if found.right_axes else {}
+        elif found.problem is None:
+            offsets[video] = None
     if a.out:
         kept = write_imu_offsets(a.out, offsets, axes, overwrite=a.overwrite)
-        print(f"{a.out}: {len(offsets)} of {len(sources)} recordings have a reliable offset")
+        reliable = sum(offset is not None for offset in offsets.values())
+        print(f"{a.out}: {reliable} of {len(sources)} recordings have a reliable offset")
         for video, offset in kept.items():
             print(
                 f"  {video}: keeps {offset}, written by hand, instead of {offsets[video]:.3f}; --overwrite replaces it"
