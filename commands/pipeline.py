@@ -36,7 +36,7 @@ from .options import (
     without_suggestions,
 )
 from .outputs import check_outputs
-from .recordings import NO_LABELS, read_segments, segment_options
+from .recordings import NO_LABELS, read_segments, require_training, segment_options
 from .report import CORRECTIONS, note_plan, read_plan, write_report
 from .settings import add_fields, apply_options, device_option, flag, preset_option
 from .training import name_value, teacher_clip
@@ -238,6 +238,7 @@ def run_train(a: argparse.Namespace) -> None:
     if a.quick and len(segments) > QUICK_CLIPS:
         a.subsample *= -(-len(segments) // QUICK_CLIPS)
         segments = read_segments(a)
+    require_training(a, segments)
     steps = plan(a, segments)
     about = {"segments": fingerprint(segments), "left_out": segments.dropped}
     if before:

@@ -163,6 +163,8 @@ def run_segments(a: argparse.Namespace) -> None:
         if not (one.is_error or a.strict):
             print(f"note: {printable(one.text)}")
     contradictions.notes_of(found, strict=a.strict)
+    if a.strict:
+        require_training(a, segments)
 
 
 FEW = 10  # labelled training clips of a class
@@ -173,6 +175,8 @@ def split_warnings(counts: Mapping[str, Counter], what: str = "clip") -> Iterato
     """Yield which splits are missing or small, from {split: {label, or None: count}}; `what` is counted."""
     if counts and not {"train", "test"} & set(counts):
         yield f"there is no split train and no split test, only {', '.join(sorted(counts))}"
+    elif counts and "train" not in counts:
+        yield f"there is no split train, so students cannot learn from these {what}s; give some the split train"
     elif counts and "test" not in counts:
         way_out = "add recordings, or use a table with a column split"
         yield f"there is no split test, so nothing is left to evaluate on; {way_out}"
@@ -189,6 +193,13 @@ def split_warnings(counts: Mapping[str, Counter], what: str = "clip") -> Iterato
             f"are few: in a rendered world of 5 classes, a student had 27 % with 10 clips a class and 50 % with 160; "
             f"label more, or let a teacher label clips (`egodistill extract`)"
         )
+
+
+def require_training(a: argparse.Namespace, segments: data.SegmentList) -> None:
+    """Raise DataError if no segment is for training."""
+    if not any(segment.split == "train" for segment in segments):
+        others = ", ".join(sorted({segment.split for segment in segments}))
+        raise DataError(f"{a.annotations}: no segment has the split train, only {others}; give some the split train")
 
 
 def headers_of(segments: data.SegmentList) -> dict[str, data.VideoInfo]:

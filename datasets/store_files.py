@@ -595,12 +595,22 @@ def check_settings(path: Path, segments: Sequence[Segment], header: Mapping[str,
     for i, (one, other) in enumerate(zip(stored, segments, strict=False)):
         if one != other:
             before[f"segment {i}"], now[f"segment {i}"] = one.record(), other.record()
+            if (folder := folder_of(one.video, other.video)) is not None:
+                advice = f"If these are the same files, run it again in the folder {folder}, where it was begun."
             break
     files.require_same_run(path, before, now, advice)
     specs = {name: dataclasses.asdict(spec) for name, spec in old.specs.items()}
     files.require_same_run(path, specs, header["specs"], advice)
     if stored != old.segments:
         write_segments(path, stored)
+
+
+def folder_of(path: str, other: str) -> Path | None:
+    """Return the folder in which a relative path is the other one; None if it is this folder, or none."""
+    parts, whole = Path(path).parts, Path(os.path.abspath(other))
+    folder = Path(*whole.parts[: -len(parts)])
+    found = not os.path.isabs(path) and whole.parts[-len(parts) :] == parts and folder != Path.cwd()
+    return folder if found else None
 
 
 def with_new_recordings(old: StoreFiles, segments: Sequence[Segment]) -> list[Segment]:
@@ -614,7 +624,9 @@ def with_new_recordings(old: StoreFiles, segments: Sequence[Segment]) -> list[Se
         return found
     finished, changed = set(old.array("segment")[old.array("status") == OK].tolist()), set(changed_sources(old.path))
     for i, (one, other) in enumerate(zip(found, segments, strict=False)):
-        if one != other and (i not in finished or changed & {*one.recording.files} & {*other.recording.files}):
+        if one == other:
+            continue
+        if i not in finished or (changed and changed & {*one.recording.files} & {*other.recording.files}):
             found[i] = dataclasses.replace(one, **other.recording.record() | {"video": one.video})
     return found
 
