@@ -520,8 +520,8 @@ def _read_samples(path: Path, sensors: Sequence[str], notes: list[str], may_lack
         if len(found) < 2 and not (may_lack_accel and sensor == "accelerometer" and not len(found)):
             if np.count_nonzero(timely) < 2 <= len(timely):
                 raise IMUError(
-                    f"{path}: the times in column {time_column} are over eleven days from the video's start; from Unix "
-                    f"times, subtract that at which the video begins"
+                    f"{path}: the times in column {time_column} are over eleven days from the video's start; if they "
+                    f"are Unix times, subtract that of the video's start"
                 )
             lacks = sensor == "accelerometer" and not len(found)
             hint = " (with zero_accel, zeros take their place)" if lacks else ""

@@ -328,7 +328,7 @@ def check(a: argparse.Namespace, segments: data.SegmentList) -> None:
     if not fresh:
         print(f"{result}: already checked")
         return
-    if changed := sorted(fresh & {*known}):
+    if changed := sorted(video for video in fresh if known.get(video, {}).get("files")):
         more = f", as have {len(changed) - 1} more recordings" if len(changed) > 1 else ""
         print(f"{changed[0]}: video or IMU has changed since the last check{more}: clock and axes are measured again")
     wearers = {sources[video].wearer for video in fresh} - {None}

@@ -591,11 +591,11 @@ def check_settings(path: Path, segments: Sequence[Segment], header: Mapping[str,
     renewed = with_new_recordings(old, segments)
     if not again and renewed == list(segments) and not files.differences(before, now):
         advice = "Read failed clips and changed files again with retry_failed=True (--retry-failed)."
-    stored = renewed if again else old.segments
+    stored, settings_differ = renewed if again else old.segments, bool(files.differences(before, now))
     for i, (one, other) in enumerate(zip(stored, segments, strict=False)):
         if one != other:
             before[f"segment {i}"], now[f"segment {i}"] = one.record(), other.record()
-            if (folder := folder_of(one.video, other.video)) is not None:
+            if not settings_differ and (folder := folder_of(one.video, other.video)):
                 advice = f"If these are the same files, run it again in the folder {folder}, where it was begun."
             break
     files.require_same_run(path, before, now, advice)

@@ -332,6 +332,8 @@ def test_a_store_begun_in_another_working_folder_names_it(steady, tmp_path, monk
             if code:
                 way_out = f"If these are the same files, run it again in the folder {begun}, where it was begun."
                 assert "segment 0.video was " in said and said.strip().endswith(way_out) and "delete" not in said
+                assert cli.main(["prepare", f"{where}/t.csv", "--out", f"{where}/s", *small, "--key-frames"]) == 1
+                assert "delete" in capsys.readouterr().err  # in no folder would it be the same
 
 
 @pytest.mark.parametrize(
