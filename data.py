@@ -319,8 +319,9 @@ def prepare(
         rank: Number of the first recording that this call decodes.
         world_size: Of the recordings from `rank` on, decode every `world_size`-th.
         max_bad: The largest share of clips that may fail, 0 to 1.
-        retry_failed: Try failed clips again. Segments without a finished clip may then have another IMU, clock or
-            wearer than before, such as a table that was missing. Let earlier calls end first.
+        retry_failed: Try failed clips again. Segments without a finished clip, or of a file that has changed, may then
+            have another IMU, clock or wearer than before, such as a table that was missing. Let earlier calls end
+            first.
         progress: Show a progress bar on stderr.
         class_names: The classes in their order; None: the labels, sorted. A store without any label has no classes
             until `teachers.extract()` gives it the teacher's.

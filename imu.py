@@ -548,7 +548,10 @@ def _read_samples(path: Path, sensors: Sequence[str], notes: list[str], may_lack
             notes.append(f"{path.name}: {repeated} {sensor} samples repeat a time and are ignored")
         if len(found) < 2 and not (may_lack_accel and sensor == "accelerometer" and not len(found)):
             if np.count_nonzero(timely) < 2 <= len(timely):
-                raise IMUError(f"{path}: the times in column {time_column} are over eleven days from the video's start")
+                raise IMUError(
+                    f"{path}: the times in column {time_column} are over eleven days from the video's start; if they "
+                    f"are Unix times, subtract that of the video's start"
+                )
             lacks = sensor == "accelerometer" and not len(found)
             hint = " (with zero_accel, zeros take their place)" if lacks else ""
             raise IMUError(f"{path}: {len(found)} usable {sensor} samples in {len(table)} rows{hint}")

@@ -138,6 +138,7 @@ def evaluate(
     >>> result.correct.shape, sorted(set(result.wearers))
     (torch.Size([6]), ['P30', 'P35', 'P37'])
     """
+    batches.require_model(model)
     batches.require_labels(store)
     batches.segments_of(store)  # an error at once, and not after hours
     if not len(store):
@@ -528,6 +529,7 @@ def measure(
     >>> print(f"{cost.gmacs:.2f} GMACs, {cost.params / 1e6:.1f} M parameters, {cost.ms_per_clip:.1f} ms per clip")
     0.05 GMACs, 10.3 M parameters, ... ms per clip
     """
+    batches.require_model(model)
     if batch_size < 1 or repeats < 1:
         raise EgoDistillError(f"batch_size={batch_size} and repeats={repeats} must be at least 1")
     place = runtime.pick_device(device)

@@ -204,9 +204,10 @@ def load(
         class_names = kinetics_classes()
     labels = [str(i) for i in range(count)] if class_names is None else list(class_names)
     if len(labels) != count:
+        way_out = "" if named_in else ", or pass new_head=True to replace the classifier of a checkpoint"
         raise TeacherError(
-            f"{named_in}{len(labels)} class names for the {count} classes of {name}; correct them, or pass "
-            f"new_head=True to replace the classifier of a checkpoint"
+            f"{named_in}{len(labels)} class names for the {count} classes of {name}; give one for each, in the order "
+            f"of the weights{way_out}"
         )
     if progress:
         nameless = checkpoint is not None and class_names is None

@@ -23,6 +23,7 @@ from torch import nn
 
 from .. import data, inference
 from ..datasets import annotations
+from ..datasets.segments import is_list_of_recordings
 from ..deploy import export
 from ..drawing import confusion, timeline
 from ..engine import batches
@@ -31,6 +32,7 @@ from ..recordings.clips import name_files
 from ..recordings.copies import transcode
 from ..support import files, tables
 from ..support.errors import DataError
+from ..support.records import first_line
 from ..support.tables import Table
 from ..video import VideoError
 from .options import (
@@ -482,6 +484,8 @@ def labels_of_video(table: str, video: str, classes: Sequence[str] | None) -> li
 
     Raise DataError if the table has none.
     """
+    if table.lower().endswith(".csv") and is_list_of_recordings(first_line(Path(table))):
+        raise DataError(f"{table}: line 1 has no column label; give a table with the columns video,start,stop,label")
     every = [one for one in annotations.read_annotations(table) if one.label is not None]
     found = [one for one in every if Path(one.video).resolve() == Path(video).resolve()]
     if not found:

@@ -13,7 +13,7 @@ import hashlib
 import math
 import shlex
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from .options import (
     without_suggestions,
 )
 from .outputs import check_outputs
-from .recordings import NO_LABELS, read_segments, segment_options
+from .recordings import NO_LABELS, read_segments, require_training, segment_options
 from .report import CORRECTIONS, note_plan, read_plan, write_report
 from .settings import add_fields, apply_options, device_option, flag, preset_option
 from .training import name_value, teacher_clip
@@ -46,6 +46,7 @@ __all__ = ["COMMANDS"]
 ANNOTATIONS = ("root", "tier", "min_instances", "split_seed", "subsample", "reader", "imu_reader", "strict", "stride")
 ANNOTATIONS += ("split_by", "test_share", "imu_axes")  # options of `prepare` that say which segments there are
 STUDENT = ("num_frames", "image_encoder", "image_weights")
+ANEW = ("--overwrite", "--retry-failed")  # options that change nothing in what is made
 TRAINING = ("epochs", "batch_size", "learning_rate", "seed", "precision")
 QUICK_CLIPS, QUICK = (
     600,
@@ -77,6 +78,10 @@ def train_options(parser: argparse.ArgumentParser) -> None:
         "--out", metavar="RUN", required=True, help="folder for the clip store, models and results; it may be continued"
     )
     overwrite_option(parser, "models of other settings, which are trained anew")
+    text = (
+        "try clips again that failed, and prepare clips of changed files anew, with the models that learned from them"
+    )
+    parser.add_argument("--retry-failed", action="store_true", help=text)
     group = parser.add_argument_group("teacher (without one, the student learns from labels alone)")
     text = "a network of `egodistill teachers`, which is trained on the labels; without labels it needs --pretrained"
     group.add_argument("--architecture", metavar="NAME", choices=tuple(teachers.MODELS), help=text)
@@ -137,7 +142,7 @@ def plan(a: argparse.Namespace, segments: data.SegmentList) -> list[Step]:
     labelled = any(segment.label is not None for segment in segments)
     teacher = how_taught(a, labelled)
     preset = [] if a.preset == "epic" else ["--preset", a.preset]
-    anew = words_of(a, "overwrite")
+    anew = ["--overwrite"] if a.overwrite or a.retry_failed else []  # only what differs is trained anew
     trained = [*preset, *(QUICK if a.quick else ()), *words_of(a, *TRAINING, "device"), *anew]  # the last value counts
     student = words_of(a, *STUDENT)
 
@@ -145,7 +150,7 @@ def plan(a: argparse.Namespace, segments: data.SegmentList) -> list[Step]:
     offsets = run / CORRECTIONS if a.check else a.imu_offsets
     prepare += ["--imu-offsets", offsets] if offsets else []
     prepare += ["--out", store, "--num-frames", getattr(a, "num_frames", 1), "--frame-size", a.frame_size]
-    prepare += words_of(a, "workers")
+    prepare += words_of(a, "workers", "retry_failed")
     steps: list[Step] = []
     if teacher == "finetuned":
         network = ["--architecture", a.architecture, *words_of(a, "pretrained")]
@@ -233,6 +238,7 @@ def run_train(a: argparse.Namespace) -> None:
     if a.quick and len(segments) > QUICK_CLIPS:
         a.subsample *= -(-len(segments) // QUICK_CLIPS)
         segments = read_segments(a)
+    require_training(a, segments)
     steps = plan(a, segments)
     about = {"segments": fingerprint(segments), "left_out": segments.dropped}
     if before:
@@ -258,7 +264,7 @@ def run_train(a: argparse.Namespace) -> None:
         note_plan(run, tables.command_line(a.words), [step.typed for step in steps], about)
         if a.check:
             print(f"\n[1/{len(titles)}] {titles[0]}", flush=True)
-            check(a, {segment.video for segment in segments})
+            check(a, segments)
         for number, step in enumerate(steps, 1 + a.check):
             print(f"\n[{number}/{len(titles)}] {step.typed}", flush=True)
             run_step(step.words)
@@ -298,7 +304,7 @@ def results_of(steps: Sequence[str]) -> dict[str, list[str]]:
             del words[words.index(option) : words.index(option) + 2]
         if "--out" in words:
             out = Path(words[words.index("--out") + 1])
-            found[out.name] = [word.removeprefix(f"{out.parent}/") for word in words if word != "--overwrite"]
+            found[out.name] = [word.removeprefix(f"{out.parent}/") for word in words if word not in ANEW]
     return found
 
 
@@ -306,26 +312,42 @@ def fingerprint(segments: data.SegmentList) -> str:
     return hashlib.sha256("\n".join(map(repr, segments)).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
-def check(a: argparse.Namespace, videos: Collection[str]) -> None:
-    """Check the recordings, unless that was done, and write the corrections of their clocks and axes.
+def check(a: argparse.Namespace, segments: data.SegmentList) -> None:
+    """Check recordings that are new or have changed, and write the corrections of their clocks and axes.
 
-    What cannot be read is left to `prepare`, which counts it.
+    With a recording, those of the same wearer are checked again: its axes may be settled by theirs. What cannot be read
+    is left to `prepare`, which counts it.
     """
     result, corrections = Path(a.out, "check.json"), Path(a.out, CORRECTIONS)
     words = ["check", a.annotations, *words_of(a, "root", "tier", "reader", "imu_reader", "imu_axes")]
     done = files.read_json(result) if result.exists() and corrections.exists() else {"words": None}
-    if done["words"] == words and {one["video"] for one in done["recordings"]} == set(videos):
+    known = {one["video"]: one for one in done["recordings"]} if done["words"] == words else {}
+    sources = {one.video: one.recording for one in data.name_imu_files(segments)}
+    signatures = {video: signatures_of(one) for video, one in sources.items()}
+    fresh = {video for video, now in signatures.items() if known.get(video, {}).get("files") != now}
+    if not fresh:
         print(f"{result}: already checked")
         return
+    if changed := sorted(video for video in fresh if known.get(video, {}).get("files")):
+        more = f", as have {len(changed) - 1} more recordings" if len(changed) > 1 else ""
+        print(f"{changed[0]}: video or IMU has changed since the last check{more}: clock and axes are measured again")
+    wearers = {sources[video].wearer for video in fresh} - {None}
+    kept = [known[video] for video, one in sources.items() if not (video in fresh or one.wearer in wearers)]
     from . import cli
 
-    found = recordings.check_recordings(cli.parse([*words, "--out", str(corrections)]))
+    arguments = cli.parse([*words, "--out", str(corrections)])
+    found = recordings.check_recordings(arguments, leave_out={one["video"] for one in kept})
     rows = [
         {"video": one.path, "problem": one.problem, "notes": one.notes, "verdict": one.verdict()}
-        | {"axes": one.right_axes}
+        | {"axes": one.right_axes, "files": signatures.get(one.path)}
         for one in found
     ]
-    files.write_json(result, {"words": words, "recordings": rows})
+    files.write_json(result, {"words": words, "recordings": kept + rows})
+
+
+def signatures_of(recording: data.Recording) -> dict[str, str | None]:
+    """Return {file: its signature; None if it is missing} of what a recording is measured from."""
+    return {file: files.signature(file) if Path(file).is_file() else None for file in recording.files}
 
 
 def run_step(words: Sequence[Any]) -> None:

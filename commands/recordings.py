@@ -11,7 +11,7 @@ import itertools
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -163,6 +163,8 @@ def run_segments(a: argparse.Namespace) -> None:
         if not (one.is_error or a.strict):
             print(f"note: {printable(one.text)}")
     contradictions.notes_of(found, strict=a.strict)
+    if a.strict:
+        require_training(a, segments)
 
 
 FEW = 10  # labelled training clips of a class
@@ -173,6 +175,8 @@ def split_warnings(counts: Mapping[str, Counter], what: str = "clip") -> Iterato
     """Yield which splits are missing or small, from {split: {label, or None: count}}; `what` is counted."""
     if counts and not {"train", "test"} & set(counts):
         yield f"there is no split train and no split test, only {', '.join(sorted(counts))}"
+    elif counts and "train" not in counts:
+        yield f"there is no split train, so students cannot learn from these {what}s; give some the split train"
     elif counts and "test" not in counts:
         way_out = "add recordings, or use a table with a column split"
         yield f"there is no split test, so nothing is left to evaluate on; {way_out}"
@@ -189,6 +193,13 @@ def split_warnings(counts: Mapping[str, Counter], what: str = "clip") -> Iterato
             f"are few: in a rendered world of 5 classes, a student had 27 % with 10 clips a class and 50 % with 160; "
             f"label more, or let a teacher label clips (`egodistill extract`)"
         )
+
+
+def require_training(a: argparse.Namespace, segments: data.SegmentList) -> None:
+    """Raise DataError if no segment is for training."""
+    if not any(segment.split == "train" for segment in segments):
+        others = ", ".join(sorted({segment.split for segment in segments}))
+        raise DataError(f"{a.annotations}: no segment has the split train, only {others}; give some the split train")
 
 
 def headers_of(segments: data.SegmentList) -> dict[str, data.VideoInfo]:
@@ -256,12 +267,12 @@ def run_check(a: argparse.Namespace) -> None:
         raise ValueError(f"{unusable} of {len(found)} recordings cannot be used")
 
 
-def check_recordings(a: argparse.Namespace) -> list[checks.Check]:
-    """Check recordings, print what was found, and write the offsets to --out; return one result each."""
+def check_recordings(a: argparse.Namespace, leave_out: Collection[str] = ()) -> list[checks.Check]:
+    """Check recordings but those left out, print what was found, and write the offsets to --out; return the results."""
     if a.no_offset:
         reject(given_flags(a, "max_offset", "out"), "--no-offset estimates no offset; leave out one of them")
     use_readers(a)
-    sources = recordings_to_check(a)
+    sources = {name: one for name, one in recordings_to_check(a).items() if name not in leave_out}
     opened = [source.files if isinstance(source, data.Recording) else (source,) for source in sources.values()]
     check_outputs(a, itertools.chain(*opened))
     if a.out and not a.overwrite:
@@ -269,7 +280,7 @@ def check_recordings(a: argparse.Namespace) -> list[checks.Check]:
     pictures = picture_files(a, list(sources))
     search = {} if a.max_offset is None else {"max_offset": a.max_offset}
     print(checks.HEADER)
-    offsets: dict[str, float] = {}
+    offsets: dict[str, float | None] = {}
     axes: dict[str, str] = {}
     results: list[checks.Check] = []
     for number, (video, recording) in enumerate(sources.items()):
@@ -301,9 +312,12 @@ def check_recordings(a: argparse.Namespace) -> list[checks.Check]:
                 continue
             offsets[video] = a.imu_offset + found.offset.seconds
             axes |= {video: found.right_axes} if found.right_axes else {}
+        elif found.problem is None:
+            offsets[video] = None
     if a.out:
         kept = write_imu_offsets(a.out, offsets, axes, overwrite=a.overwrite)
-        print(f"{a.out}: {len(offsets)} of {len(sources)} recordings have a reliable offset")
+        reliable = sum(offset is not None for offset in offsets.values())
+        print(f"{a.out}: {reliable} of {len(sources)} recordings have a reliable offset")
         for video, offset in kept.items():
             print(
                 f"  {video}: keeps {offset}, written by hand, instead of {offsets[video]:.3f}; --overwrite replaces it"

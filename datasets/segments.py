@@ -774,7 +774,7 @@ def offset_rows(path: Path) -> list[dict[str, str]]:
 
 def write_imu_offsets(
     path: str | os.PathLike,
-    measured: Mapping[str, float],
+    measured: Mapping[str, float | None],
     axes: Mapping[str, str] | None = None,
     *,
     overwrite: bool = False,
@@ -787,7 +787,7 @@ def write_imu_offsets(
 
     Args:
         path: The table.
-        measured: {video: offset in seconds}.
+        measured: {video: offset in seconds}; None: it has no reliable one, and what was measured before is removed.
         axes: {video: axes} of videos whose axes were found to be wrong; the table then has a column `imu_axes`.
         overwrite: Write a new table, without any row of the old one.
 
@@ -810,7 +810,7 @@ def write_imu_offsets(
         video: {"video": video, "imu_offset": f"{seconds:.3f}", MEASURED: f"{seconds:.3f}"}
         | ({"imu_axes": axes[video]} if axes and video in axes else {})
         for video, seconds in measured.items()
-        if video not in kept
+        if seconds is not None and video not in kept
     }
     rows = []
     for row, named in old:
@@ -826,7 +826,7 @@ def write_imu_offsets(
         table = csv.DictWriter(file, list(columns), restval="")
         table.writeheader()
         table.writerows(rows)
-    return kept
+    return {video: offset for video, offset in kept.items() if measured[video] is not None}
 
 
 def _is_by_hand(row: Mapping[str, str]) -> bool:

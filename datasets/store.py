@@ -46,9 +46,11 @@ from .store_files import (
     OK,
     STATUS,
     StoreFiles,
+    changed_sources,
     check_folder,
     check_settings,
     create_store,
+    known_sources,
     lock_file,
     write_json,
 )
@@ -430,7 +432,8 @@ class StoreWriter:
             class_names: Names of the classes that labels index.
             arrays: {array: (dtype, shape of one row)} for arrays of other kinds.
             settings: JSON values that are compared when an unfinished store is opened.
-            again: Segments without a finished clip may have another IMU, clock or wearer than before.
+            again: Segments without a finished clip, or of a file that has changed, may have another IMU, clock or
+                wearer than before.
         """
         path, settings = Path(path), dict(settings or {})
         entries = BOOKKEEPING | dict(arrays or {})
@@ -526,7 +529,7 @@ class StoreWriter:
         Args:
             sources: Paths of the files.
         """
-        known = self._sources()
+        known = known_sources(self.path)
         for file in sources:
             if file not in known:
                 self._append("sources.jsonl", {"file": file, "signature": files.signature(file)})
@@ -539,15 +542,13 @@ class StoreWriter:
                 `ClipStore.add()` as not written.
         """
         with files.lock(lock_file(self.path)):
-            known = self._sources()
-            found = {file: files.signature(file) for file in known if os.path.isfile(file)}
-            changed = {file: now for file, now in found.items() if now != known[file]}
+            changed = changed_sources(self.path)
             if changed and not again:
-                file, now = next(iter(changed.items()))
+                file, (before, now) = next(iter(changed.items()))
                 more = f", as have {len(changed) - 1} more files" if len(changed) > 1 else ""
                 raise DataError(
                     f"{file}: has changed since its clips were prepared in {self.path}{more} (was "
-                    f"{known[file]}, is {now}). Restore it, give another folder, or prepare its clips again with "
+                    f"{before}, is {now}). Restore it, give another folder, or prepare its clips again with "
                     f"retry_failed=True (--retry-failed)"
                 )
             marks = [name for name in self._files.arrays if name.endswith(".done")]
@@ -556,12 +557,8 @@ class StoreWriter:
                     for mark in marks:
                         self._files.put(mark, rows, 0)
                     self.reset(rows)
-            for file, now in changed.items():
+            for file, (_, now) in changed.items():
                 self._append_locked("sources.jsonl", {"file": file, "signature": now})
-
-    def _sources(self) -> dict[str, str]:
-        lines = files.read_lines(self.path / "sources.jsonl", "file", "signature")
-        return {str(line["file"]): str(line["signature"]) for line in lines}
 
     def write(self, row: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Write a clip's row of all arrays, then mark it as finished, or as failed if a number is not finite.

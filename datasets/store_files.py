@@ -581,8 +581,8 @@ def check_folder(path: Path, arrays: Mapping[str, Any]) -> None:
 def check_settings(path: Path, segments: Sequence[Segment], header: Mapping[str, Any], *, again: bool = False) -> None:
     """Raise DataError, with the differences, if a store was begun with other segments or settings.
 
-    With `again`, segments without a finished clip may differ in IMU, clock and wearer; the store gets the new ones.
-    The caller holds the lock.
+    With `again`, segments without a finished clip, or of a file that has changed, may differ in IMU, clock and wearer;
+    the store gets the new ones. The caller holds the lock.
     """
     old, advice = StoreFiles(path), f"Give another folder, or delete {path} to start again."
     before = LATER_SETTINGS | old.settings | {"segments": len(old.segments), "class_names": old.class_names}
@@ -590,11 +590,13 @@ def check_settings(path: Path, segments: Sequence[Segment], header: Mapping[str,
     now = LATER_SETTINGS | header["settings"] | {"segments": len(segments), "class_names": names}
     renewed = with_new_recordings(old, segments)
     if not again and renewed == list(segments) and not files.differences(before, now):
-        advice = "Read the recordings of the failed clips again with retry_failed=True (--retry-failed)."
-    stored = renewed if again else old.segments
+        advice = "Read failed clips and changed files again with retry_failed=True (--retry-failed)."
+    stored, settings_differ = renewed if again else old.segments, bool(files.differences(before, now))
     for i, (one, other) in enumerate(zip(stored, segments, strict=False)):
         if one != other:
             before[f"segment {i}"], now[f"segment {i}"] = one.record(), other.record()
+            if not settings_differ and (folder := folder_of(one.video, other.video)):
+                advice = f"If these are the same files, run it again in the folder {folder}, where it was begun."
             break
     files.require_same_run(path, before, now, advice)
     specs = {name: dataclasses.asdict(spec) for name, spec in old.specs.items()}
@@ -603,17 +605,43 @@ def check_settings(path: Path, segments: Sequence[Segment], header: Mapping[str,
         write_segments(path, stored)
 
 
-def with_new_recordings(old: StoreFiles, segments: Sequence[Segment]) -> list[Segment]:
-    """Return the segments of a store; those without a finished clip have the IMU, clock and wearer of the given ones.
+def folder_of(path: str, other: str) -> Path | None:
+    """Return the folder in which a relative path is the other one; None if it is this folder, or none."""
+    parts, whole = Path(path).parts, Path(os.path.abspath(other))
+    folder = Path(*whole.parts[: -len(parts)])
+    found = not os.path.isabs(path) and whole.parts[-len(parts) :] == parts and folder != Path.cwd()
+    return folder if found else None
 
-    The video stays, because its duration has decided where the clips are.
+
+def with_new_recordings(old: StoreFiles, segments: Sequence[Segment]) -> list[Segment]:
+    """Return the segments of a store; those to be read again have the IMU, clock and wearer of the given ones.
+
+    These are segments without a finished clip, and those of a file that has changed since. The video stays, because its
+    duration has decided where the clips are.
     """
-    finished = set(old.array("segment")[old.array("status") == OK].tolist())
     found = list(old.segments)
+    if found == list(segments):
+        return found
+    finished, changed = set(old.array("segment")[old.array("status") == OK].tolist()), set(changed_sources(old.path))
     for i, (one, other) in enumerate(zip(found, segments, strict=False)):
-        if one != other and i not in finished:
+        if one == other:
+            continue
+        if i not in finished or (changed and changed & {*one.recording.files} & {*other.recording.files}):
             found[i] = dataclasses.replace(one, **other.recording.record() | {"video": one.video})
     return found
+
+
+def known_sources(path: Path) -> dict[str, str]:
+    """Return {file: its signature when clips of a store were read from it}."""
+    lines = files.read_lines(path / "sources.jsonl", "file", "signature")
+    return {str(line["file"]): str(line["signature"]) for line in lines}
+
+
+def changed_sources(path: Path) -> dict[str, tuple[str, str]]:
+    """Return {file: (signature when clips of a store were read from it, that of now)} of files that have changed."""
+    known = known_sources(path)
+    found = {file: (known[file], files.signature(file)) for file in known if os.path.isfile(file)}
+    return {file: (before, now) for file, (before, now) in found.items() if before != now}
 
 
 def write_segments(path: Path, segments: Sequence[Segment]) -> None:

@@ -196,12 +196,20 @@ def arrays_of(model: Model, store: Store, *, classes: bool = True) -> list[str]:
     return names
 
 
+def require_model(model: Any) -> None:
+    """Raise EgoDistillError for a path in place of a model."""
+    if isinstance(model, (str, os.PathLike)):
+        path = os.fspath(model)
+        raise EgoDistillError(f"model is the path {path!r}; load it, such as with EgoDistill.load({path!r})")
+
+
 def inputs_of(model: Model) -> tuple[str, ...]:
     """Return the names of a model's inputs. Raise EgoDistillError if it does not name them in a tuple or list.
 
     Args:
         model: The model; see `Model`.
     """
+    require_model(model)
     inputs = getattr(model, "inputs", None)
     if not (inputs and isinstance(inputs, (tuple, list)) and all(isinstance(name, str) for name in inputs)):
         raise EgoDistillError(

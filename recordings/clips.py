@@ -405,6 +405,10 @@ class Recording:
         imu = self.imu
         if isinstance(imu, (tuple, list)):
             imu = tuple(os.fspath(path) for path in imu)
+        elif not isinstance(imu, (str, os.PathLike, type(None))):
+            raise DataError(
+                f"imu must be a file, or a pair of files; got {type(imu).__name__}: give the file with the samples"
+            )
         elif imu is not None:
             imu = os.fspath(imu)
         plain = {"imu_offset": float(self.imu_offset), "imu_stretch": float(self.imu_stretch)}
@@ -626,13 +630,14 @@ def tables_beside(path: Path) -> Recording | None:
 
 
 def unused_tables(path: Path) -> tuple[str, ...]:
-    """Return a sentence about each table with the name of a video that `tables_beside()` passes over.
+    """Return a sentence about each table beside a video that `tables_beside()` and `neon_recording()` pass over.
 
     Args:
         path: The video.
     """
-    problems = [problem for _, problem in _tables_of_its_name(path) if problem is not None]
-    return tuple(f"the table beside it is not used: {problem}" for problem in problems)
+    problems = [f"the table beside it is not used: {text}" for _, text in _tables_of_its_name(path) if text is not None]
+    neon = _incomplete_neon(path.parent)
+    return (*problems, neon) if neon else tuple(problems)
 
 
 def _tables_of_its_name(path: Path) -> Iterator[tuple[Path, str | None]]:
@@ -665,15 +670,34 @@ def _has_neon_tables(folder: Path) -> bool:
     return (folder / "imu.csv").is_file() and (folder / cameras.FRAME_TIMES).is_file()
 
 
+def _incomplete_neon(folder: Path) -> str | None:
+    """Return which file the folder of a Neon lacks; None for a complete one and for other folders."""
+    imu, times = folder / "imu.csv", folder / cameras.FRAME_TIMES
+    if imu.is_file() == times.is_file() or not (times.is_file() or _header_has(imu, cameras.NEON_TIME)):
+        return None
+    found, missing = (imu, times.name) if imu.is_file() else (times, imu.name)
+    return (
+        f"{found}: of a Pupil Labs Neon, but {missing} is missing beside it; copy it from the folder that Pupil Cloud "
+        f"exports ('Timeseries Data + Scene Video')"
+    )
+
+
+def _header_has(table: Path, name: str) -> bool:
+    with open(table, encoding="utf-8-sig", errors="replace") as file:
+        return name in file.readline(LONGEST_HEADER)
+
+
 def neon_recording(path: Path) -> Recording | None:
     """Return the recording of a Pupil Labs Neon: its folder in the Cloud format, or its scene video. None for others.
 
     The clock maps the times of the frames in world_timestamps.csv to those in the video, by the first and the last
     frame. Raise DataError unless the folder has exactly one video and the video has as many frames as the table, and
-    for a folder as the glasses write it.
+    for a folder that lacks a table or is as the glasses write it.
     """
     folder = path if path.is_dir() else path.parent
     if not (is_neon(folder) if path.is_dir() else _has_neon_tables(folder)):
+        if path.is_dir() and (problem := _incomplete_neon(folder)):
+            raise DataError(problem)
         return None
     path = neon_video(path) if path.is_dir() else path
     imu, times = folder / "imu.csv", folder / cameras.FRAME_TIMES

@@ -519,6 +519,31 @@ def test_a_file_that_has_changed_is_noticed(kitchen, tmp_path, which):
     assert len(data.prepare(segments, tmp_path / "s", **options)) == len(store)
 
 
+def test_a_changed_file_may_have_another_clock(kitchen, tmp_path):
+    """A clock is measured from the file; a clip that stays keeps its own."""
+    segments = []
+    for k, segment in enumerate((kitchen[1], kitchen[4])):
+        imu = tuple(shutil.copy(file, tmp_path / f"{k}-{Path(file).name}") for file in segment.imu)
+        segments.append(replace(segment, imu=imu, imu_offset=0.1, label="x"))
+    options = OPTIONS | {"frame_size": 32}
+    data.prepare(segments, tmp_path / "s", **options)
+    gyro = Path(segments[0].imu[1])
+    gyro.write_text(re.sub(r",(\d)", r",-\1", gyro.read_text()))
+    before = (tmp_path / "s" / "segments.json").read_bytes()
+    moved = [replace(one, imu_offset=0.2) for one in segments]
+    for wrong in (moved, [replace(moved[0], imu=segments[1].imu), segments[1]]):  # of an unchanged file; another file
+        with pytest.raises(data.DataError, match=r"segment \d.imu.* was .* Give another folder"):
+            data.prepare(wrong, tmp_path / "s", **options, retry_failed=True)
+        assert (tmp_path / "s" / "segments.json").read_bytes() == before
+    moved[1] = segments[1]
+    with pytest.raises(
+        data.DataError, match=r"imu_offset was 0.1 and is now 0.2. Read .*changed files.*--retry-failed"
+    ):
+        data.prepare(moved, tmp_path / "s", **options)
+    again = data.prepare(moved, tmp_path / "s", **options, retry_failed=True)
+    assert arrays_of(again.path) == arrays_of(data.prepare(moved, tmp_path / "fresh", **options).path)
+
+
 def test_prepare_with_other_settings(kitchen, tmp_path):
     """Sampling rule, IMU clock, coverage and sound reach the store."""
     video = write_sound(tmp_path / "a.mp4", chirp(np.arange(6 * 16000) / 16000), 16000, pictures=180)

@@ -299,8 +299,10 @@ def test_class_names_come_from_a_file(tmp_path):
     assert teachers.load("i3d", three, class_names=names, **options).class_names == ["x", "y", "z"]
     assert teachers.load("i3d", three, class_names=str(names), new_head=True, **options).class_names == ["x", "y", "z"]
     names.write_text("a\nb\n", encoding="utf-8")
-    with pytest.raises(teachers.TeacherError, match=r"names\.txt: 2 class names for the 3 classes of i3d"):
+    with pytest.raises(teachers.TeacherError, match=r"names\.txt: 2 class names for .*, in the order of the weights$"):
         teachers.load("i3d", three, class_names=names, **options)
+    with pytest.raises(teachers.TeacherError, match=r"^2 class names for the 3 classes of i3d.* or pass new_head=True"):
+        teachers.load("i3d", three, class_names=["a", "b"], **options)
 
 
 def test_files_that_hold_no_class_names_are_named(tmp_path):

@@ -409,7 +409,7 @@ OPTIONS = {
     "--teacher-file --architecture --pretrained --class-names --end-features --image-encoder --batch-size "
     "--precision "
     "--device",
-    "train": f"{SEGMENTS} --out --overwrite --architecture --pretrained --teacher-file --option "
+    "train": f"{SEGMENTS} --out --overwrite --retry-failed --architecture --pretrained --teacher-file --option "
     "--clip-frames --clip-size --num-frames --image-encoder --image-weights --frame-size --preset --epochs "
     "--batch-size --learning-rate --seed --precision --quick --baselines --no-check --workers --device",
     "report": "RUN",

@@ -3,14 +3,19 @@
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commandline import run
 from miniature import file_of, same
+from painted import write_table
 
 from egodistill import data
 from egodistill.commands import cli, pipeline
+from egodistill.recordings import checks
+from egodistill.recordings.offset import Offset
 
 SMALL = "--frame-size 32 --image-encoder resnet10x4 --image-weights none --preset demo --epochs 1 --batch-size 8"
 TEACHER = "--architecture slowfast_8x8_r50 --option width=8 beta=4 depths=(1,1,1,1) --clip-frames 16 --clip-size 32"
@@ -190,6 +195,75 @@ def test_what_is_refused_changes_nothing_and_recordings_may_come_and_go(demo, tm
     (tmp_path / "run" / "offsets.csv").unlink()
     run(capsys, "train", table, *words)
     assert (tmp_path / "run" / "offsets.csv").exists()
+
+
+def write_imu(path, late, unit=1.0):
+    """A table of -1 to 7 s whose clock is late."""
+    times = np.arange(-1, 7, 0.01)
+    rows = np.column_stack([times + late, np.full((len(times), 3), [0, 0, 9.81 * unit]), np.zeros((len(times), 3))])
+    write_table(path, "time ax ay az gx gy gz".split(), rows)
+
+
+@pytest.mark.filterwarnings("ignore:.*could not be prepared")
+def test_what_has_changed_is_checked_and_prepared_again_by_a_retry(kitchen, tmp_path, monkeypatch, capsys):
+    """Only what has changed, and the wearer's other recordings; a clock that can't be measured is that of the table."""
+    rows = []
+    for k, segment in enumerate((kitchen[0], kitchen[3], kitchen[6], kitchen[6])):
+        shutil.copy(segment.video, tmp_path / f"{k}.mp4")
+        write_imu(tmp_path / f"{k}.csv", 0.1 * (k + 1))
+        rows += [(f"{k}.mp4", 0, 2, "a", f"{k}.csv", "train", f"P{k // 2}")]
+        rows += [(f"{k}.mp4", 2, 4, "b", f"{k}.csv", "test", f"P{k // 2}")]
+    write_table(tmp_path / "t.csv", "video start stop label imu split wearer".split(), rows)
+    write_imu(tmp_path / "0.csv", 0.1, unit=1 / 9.81)  # in g
+    measured, step, why = [], pipeline.run_step, {}
+
+    def check(recording, **options):
+        measured.append(Path(recording.video).stem)
+        try:
+            late = 1 + recording.motion().gyro_time[0]
+        except ValueError as error:
+            return checks.Check(recording.video, problem=str(error))
+        return checks.Check(
+            recording.video, offset=Offset(-late, 1.0, 0.0, why.get(measured[-1]), None, (), np.zeros((2, 3)))
+        )
+
+    monkeypatch.setattr(checks, "check", check)
+    monkeypatch.setattr(checks.Check, "row", lambda self: self.path)
+    monkeypatch.setattr(checks.Check, "verdict", lambda self: "measured")
+    monkeypatch.setattr(pipeline, "run_step", lambda words: step(words) if words[0] == "prepare" else None)
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "t.csv", *SMALL.split(), "--workers", "1", "--out", "run"]
+
+    def clocks():
+        clips = json.loads(Path("run/store/segments.json").read_text())
+        return [round(one["imu_offset"], 3) for one in clips[::2]]
+
+    assert cli.main(words) == 1
+    assert "0.csv: the acceleration is in g" in capsys.readouterr().err and measured == ["0", "1", "2", "3"]
+    measured.clear()
+    write_imu(tmp_path / "0.csv", 0.1)
+    assert cli.main(words) == 1  # it says what to do
+    said = capsys.readouterr()
+    assert "\n0.mp4: video or IMU has changed since the last check: clock and axes are measured again\n" in said.out
+    assert "again with --retry-failed" in said.err and "retry_failed" not in said.err and measured == ["0", "1"]
+    assert "already checked" in run(capsys, *words, "--retry-failed")
+    assert clocks() == [-0.1, -0.2, -0.3, -0.4] and measured == ["0", "1"]
+
+    for late, doubt, clock in ((0.0, None, 0.0), (0.3, None, -0.3), (0.4, "the camera is still", 0.0)):
+        measured.clear()
+        why["3"] = doubt
+        write_imu(tmp_path / "3.csv", late)
+        before = Path("run/store/segments.json").read_bytes()
+        assert cli.main(words) == 1
+        assert "--retry-failed" in capsys.readouterr().err and measured == ["2", "3"]
+        assert Path("run/store/segments.json").read_bytes() == before
+        out = run(capsys, *words, "--retry-failed")
+        assert "egodistill finetune run/store" in out and "--overwrite" in out  # of the new clips
+        assert clocks()[3] == clock and clocks()[:2] == [-0.1, -0.2] and measured == ["2", "3"]
+    assert [one["video"] for one in json.loads(Path("run/check.json").read_text())["recordings"]] == [
+        f"{k}.mp4" for k in range(4)
+    ]
+    assert "already checked" in run(capsys, *words)  # and the plan is the same
 
 
 @pytest.mark.parametrize(

@@ -304,6 +304,38 @@ def test_few_clips_and_no_test_split_are_said(split, count, said, steady, tmp_pa
     assert ("no split test" in out) == (split == "train") and ("for 2 classes, are few" in out) == (count == 3)
 
 
+def test_a_table_without_training_segments_is_told_and_refused_by_train(steady, tmp_path, capsys):
+    table = tmp_path / "t.csv"
+    table.write_text(f"video,start,stop,label,split\n{steady},0,3,walk,test\n{steady},3,6,look,test\n")
+    assert "warning: there is no split train, so students cannot learn from these segments" in run(
+        capsys, "segments", table
+    )
+    for words in (["segments", "--strict"], ["train", "--out", tmp_path / "run"]):
+        assert cli.main([*map(str, [words[0], table, *words[1:]])]) == 1
+        assert f"{table}: no segment has the split train, only test; give some the split" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_store_begun_in_another_working_folder_names_it(steady, tmp_path, monkeypatch, capsys):
+    small = ["--no-imu", "--frame-size", "32", "--workers", "1"]
+    (tmp_path / "in").mkdir()
+    shutil.copy(steady, tmp_path / "in" / "walk.mp4")
+    (tmp_path / "in" / "t.csv").write_text("video,start,stop,label\nwalk.mp4,0,3,a\n")
+    for begun, other in ((tmp_path / "in", tmp_path), (tmp_path, tmp_path / "in")):
+        shutil.rmtree(tmp_path / "in" / "s", ignore_errors=True)
+        for folder in (begun, other, begun):
+            monkeypatch.chdir(folder)
+            where = "." if folder.name == "in" else "in"
+            code = cli.main(["prepare", f"{where}/t.csv", "--out", f"{where}/s", *small])
+            said = capsys.readouterr().err
+            assert code == (folder == other)
+            if code:
+                way_out = f"If these are the same files, run it again in the folder {begun}, where it was begun."
+                assert "segment 0.video was " in said and said.strip().endswith(way_out) and "delete" not in said
+                assert cli.main(["prepare", f"{where}/t.csv", "--out", f"{where}/s", *small, "--key-frames"]) == 1
+                assert "delete" in capsys.readouterr().err  # in no folder would it be the same
+
+
 @pytest.mark.parametrize(
     ("count", "labels", "said"), [(3, {None: 49}, 1), (3, {None: 50}, 0), (9, {None: 9, "a": 10}, 0)]
 )

@@ -208,6 +208,14 @@ def test_what_check_measured_of_other_recordings_is_left_out(tmp_path):
         segments.with_imu_offsets(given, table)
 
 
+def test_a_recording_without_a_reliable_clock_loses_what_was_measured_before(tmp_path):
+    table = tmp_path / "o.csv"
+    segments.write_imu_offsets(table, {"a.mp4": 0.25, "b.mp4": 0.5, "c.mp4": 0.75})
+    table.write_text(table.read_text().replace("c.mp4,0.750", "c.mp4,0.7"))
+    assert segments.write_imu_offsets(table, dict.fromkeys(("a.mp4", "c.mp4", "d.mp4"))) == {}
+    assert table.read_text().split()[1:] == ["b.mp4,0.500,0.500", "c.mp4,0.7,0.750"]
+
+
 def test_every_second_segment_of_each_split():
     given = [segments.Segment(str(k), "a.mp4", k, k + 1, split="test" if k in (1, 4) else "train") for k in range(7)]
     found = segments.subsample(segments.SegmentList(given, {"why": 1}), 2)

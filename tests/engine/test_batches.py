@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from egodistill import (
     EgoDistillError,
     Output,
     PretrainingSettings,
+    Stream,
     Training,
     data,
     distill,
@@ -204,6 +206,20 @@ def test_a_path_is_not_a_store(tmp_path):
             lambda path=path: retrieve(small(), path, **QUIET),
         ):
             with pytest.raises(EgoDistillError, match=r"the store is the path '.*'; open it with data.ClipStore\("):
+                use()
+
+
+def test_a_path_is_not_a_model(store):
+    for path in ("student.pt", Path("student.pt")):
+        for use in (
+            lambda path=path: evaluate(path, store, **QUIET),
+            lambda path=path: list(predict(path, "walk.mp4")),
+            lambda path=path: measure(path),
+            lambda path=path: Stream(path),
+        ):
+            with pytest.raises(
+                EgoDistillError, match=r"model is the path 'student.pt'; .* EgoDistill.load\('student.pt'"
+            ):
                 use()
 
 

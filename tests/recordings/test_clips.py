@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import math
 import pickle
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -245,7 +246,7 @@ def test_a_long_log_since_boot_needs_its_clock(steady, tmp_path):
 
 
 def test_unix_times_stay_an_error(steady, tmp_path):
-    with pytest.raises(IMUError, match="are over eleven days from the video's start"):
+    with pytest.raises(IMUError, match="are over eleven days from the video's start; if they are Unix times, subtract"):
         Recording(steady, since_boot(tmp_path / "a.csv", 1.7e9)).motion()
 
 
@@ -562,11 +563,35 @@ def test_a_neon_recording_without_its_video_is_one_sentence(steady, tmp_path):
     with pytest.raises(DataError, match=r"world_timestamps\.csv: line 1 has no column"):
         open_recording(folder)
     (folder / "imu.csv").unlink()
-    assert open_recording(folder / "scene.mp4").imu is None  # not a Neon recording
+    assert open_recording(folder / "scene.mp4").imu is None  # a student of frames alone needs no more
     (folder / "extimu ps1.raw").touch()  # as the glasses write it
     assert open_recording(folder / "scene.mp4").imu is None and clips.is_neon(folder)
     with pytest.raises(DataError, match="neon: a Neon recording as the glasses write it; give the folder"):
         open_recording(folder)
+
+
+@pytest.mark.parametrize(
+    ("missing", "found"), [("imu.csv", "world_timestamps.csv"), ("world_timestamps.csv", "imu.csv")]
+)
+def test_an_incomplete_neon_recording_names_what_is_missing(missing, found, steady, tmp_path):
+    folder = neon_folder(tmp_path / "neon", steady, STEADY)
+    (folder / missing).unlink()
+    said = rf"{found}: of a Pupil Labs Neon, but {missing} is missing beside it; copy it from the folder"
+    with pytest.raises(DataError, match=rf"^\S+{said}"):
+        open_recording(folder)
+    with pytest.raises(IMUError, match=rf"no IMU: .*; \S+{said}"):
+        open_recording(folder / "scene.mp4").motion()
+    assert re.search(said, check(folder / "scene.mp4", offset=False).notes[-1])
+    (folder / found).write_text("time,ax,ay,az,gx,gy,gz\n")
+    if found == "imu.csv":  # of another device
+        assert clips.unused_tables(folder / "scene.mp4") == ()
+
+
+def test_samples_in_place_of_their_file_are_refused(steady, kitchen):
+    motion = read_imu(kitchen[0].imu)
+    for read in (lambda: open_recording(steady, motion), lambda: Recording(steady, motion)):
+        with pytest.raises(DataError, match="imu must be a file, or a pair of files; got Imu: give the file with"):
+            read()
 
 
 def test_a_table_of_many_columns_is_found(steady, tmp_path):
