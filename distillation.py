@@ -45,6 +45,7 @@ __all__ = [
     "EGO4D",
     "EPIC_KITCHENS",
     "PRESETS",
+    "SPECTRUM",
     "SYNTHETIC",
     "Distill",
     "DistillationOptions",
@@ -213,7 +214,10 @@ class StudentSettings:
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of `EgoDistill`, with the networks of your own, and the student's class if it is one."""
-        return self.record() | self.own()
+        found = self.record() | self.own()
+        if not self.use_imu and found.get("imu_encoder") == "spectrum":
+            del found["imu_encoder"]  # of a recipe, whose student is built without head motion to compare
+        return found
 
     def build(self, num_classes: int, *, feature_dim: int | None = None, **clips: Any) -> EgoDistill:
         """Return a new student.
@@ -280,7 +284,13 @@ SYNTHETIC = Recipe(
     finetuning=Training(batch_size=32),
     distillation=DistillationSettings(batch_size=32),
 ).with_training(epochs=6, learning_rate=1e-3, schedule="cosine", warmup_epochs=1.5)
-PRESETS = {"epic": EPIC_KITCHENS, "ego4d": EGO4D, "demo": SYNTHETIC}
+# Not the paper's: head motion as plain numbers, frames side by side, and changed clips. Its student has no weights that
+# stage 1 could train.
+SPECTRUM = Recipe(
+    student=StudentSettings(imu_encoder="spectrum", aggregator="concat"),
+    distillation=DistillationSettings(augment=batches.Augment(crop=0.2, jitter=0.3, shift=0.05)),
+)
+PRESETS = {"epic": EPIC_KITCHENS, "ego4d": EGO4D, "demo": SYNTHETIC, "spectrum": SPECTRUM}
 
 Settings = TypeVar("Settings", bound=Training)
 

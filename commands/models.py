@@ -503,7 +503,9 @@ def about_prediction(a: argparse.Namespace, student: Any, recording: data.Record
     trained, clock = getattr(student, "trained_with", None), f"{recording.imu_offset:g} s, {recording.imu_stretch:g}"
     motion = f"{name_files(recording.imu_source)}; offset and stretch {clock}; axes {recording.imu_axes}"
     return {
-        "student": f"{a.student}, {student.trained_by}, {len(trained['history'])} epochs" if trained else a.student,
+        "student": f"{a.student}, {student.trained_by}, {tables.counted(len(trained['history']), 'epoch')}"
+        if trained
+        else a.student,
         "recording": recording.video,
         "head motion": motion if "imu" in student.inputs else "not read by this student",
         "made by": tables.provenance(tables.command_line(a.words)),

@@ -165,7 +165,10 @@ def plan(a: argparse.Namespace, segments: data.SegmentList) -> list[Step]:
     elif teacher:
         prepare += words_of(a, "teacher_file", "architecture", "pretrained", "device")
     steps.insert(0, Step("decode the clips", prepare))
-    if teacher:
+    if teacher and PRESETS[a.preset].student.imu_encoder == "spectrum":  # which has no weights for stage 1
+        words = ["distill", store, *student, *trained, "--out", run / "student.pt"]
+        steps += [Step("distill the teacher into the student", words)]
+    elif teacher:
         words = ["pretrain", store, *student, *trained, "--out", run / "imu.pt"]
         steps += [Step("stage 1: pretrain the IMU encoder", words)]
         words = ["distill", store, *trained, "--init", run / "imu.pt", "--out", run / "student.pt"]

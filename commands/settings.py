@@ -165,7 +165,10 @@ def apply_options(settings: Settings, arguments: argparse.Namespace) -> Settings
 
 def preset_option(parser: Any) -> None:
     """Add --preset, the name of a `Recipe`."""
-    text = "default settings: the paper's for EPIC-KITCHENS or for Ego4D, or the demo's; this help shows epic's"
+    text = (
+        "default settings: the paper's for EPIC-KITCHENS or for Ego4D, the demo's, or those of a student that reads "
+        "head motion as plain numbers; this help shows epic's"
+    )
     parser.add_argument("--preset", choices=tuple(PRESETS), default="epic", help=text)
 
 

@@ -64,6 +64,9 @@ def test_the_steps_depend_on_teacher_labels_and_splits():
     assert published[0].startswith("egodistill prepare t.csv --out o/store")
     assert published[0].endswith(" --architecture i3d --pretrained p.pth")
     assert [line.split()[1] for line in published[1:]] == ["pretrain", "distill", "evaluate"]
+    plain = planned("t.csv --out o --teacher-file t.pt --preset spectrum --num-frames 2")
+    assert [line.split()[1] for line in plain] == ["prepare", "distill", "evaluate"]  # it has no stage 1
+    assert plain[1] == "egodistill distill o/store --num-frames 2 --preset spectrum --out o/student.pt"
     own = planned("t.csv --out o --architecture i3d --quick --epochs 9")
     assert own[0].endswith("--clip-frames 32 --clip-size 256")  # those of the network
     assert "--epochs 4 --schedule cosine" in own[1] and own[1].endswith("--epochs 9 --out o/teacher.pt")

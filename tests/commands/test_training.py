@@ -53,6 +53,7 @@ def test_every_student_trains_and_a_preset_gives_the_papers_settings(tmp_path, m
         (["finetune", "--architecture", "student", "--preset", "ego4d"], both, 1, ego4d.finetuning),
         (["distill", "--num-frames", 2], both, 2, epic.distillation),
         (["distill", "--no-imu", "--preset", "ego4d"], frames_only, 1, ego4d.distillation),
+        (["distill", "--no-imu", "--preset", "spectrum"], frames_only, 1, distillation.SPECTRUM.distillation),
         (
             ["distill", "--preset", "ego4d", "--tau", 3, "--epochs", 7, "--crop", 0.3],
             both,
@@ -89,6 +90,15 @@ def test_finetune_takes_a_store_with_some_labels(labels, tmp_path, monkeypatch, 
     words = "finetune store --architecture student --image-encoder resnet10x4 --image-weights none --no-plot --out"
     assert cli.main([*words.split(), str(tmp_path / "s.pt")]) == (0 if labels else 1)
     assert len(calls) == labels and ("has a label" in capsys.readouterr().err) == (not labels)
+
+
+def test_the_preset_spectrum_builds_its_student(tmp_path, monkeypatch, capsys):
+    calls = spy_on_stages(monkeypatch)
+    words = ["--preset", "spectrum", "--num-frames", 2, "--image-encoder", "resnet10x4", "--image-weights", "none"]
+    run(capsys, "distill", "store", "--teacher", "t", "--out", tmp_path / "s.pt", *words)
+    _, model, given, _ = calls.pop()
+    assert type(model.imu_encoder) is egodistill.student.IMUSpectrum and model.aggregator == "concat"
+    assert given.augment == egodistill.Augment(crop=0.2, jitter=0.3, shift=0.05)
 
 
 def test_the_demos_preset_is_its_recipe(tmp_path, monkeypatch, capsys):
