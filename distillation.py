@@ -168,7 +168,6 @@ class StudentSettings:
 
     Attributes:
         num_frames: N, the number of frames.
-        aggregator: What makes one feature of several frames: "gru" or "concat".
         image_encoder: Name of the image encoder.
         image_weights: "imagenet", the path of a file, or None for random.
         use_imu: False: a model that reads frames only.
@@ -177,6 +176,7 @@ class StudentSettings:
         hidden: Width of the hidden layers in the fusion network.
         fusion_layers: Number of hidden layers in the fusion network.
         feature_dim: D, the size of the teacher's feature, unless `build()` is given another.
+        aggregator: What makes one feature of several frames: "gru" or "concat".
         imu_encoder: None: the paper's; "spectrum"; or FILE.py:NAME or PACKAGE.MODULE:NAME, an IMU encoder of your own;
             `image_encoder` takes one, too.
         fusion: A fusion network of your own.
@@ -189,7 +189,6 @@ class StudentSettings:
     """
 
     num_frames: int = 1
-    aggregator: Literal["gru", "concat"] = "gru"
     image_encoder: str = "resnet18"
     image_weights: str | None = "imagenet"
     use_imu: bool = True
@@ -198,6 +197,7 @@ class StudentSettings:
     hidden: int = 1024
     fusion_layers: int = 2
     feature_dim: int = 768
+    aggregator: Literal["gru", "concat"] = "gru"
     imu_encoder: str | None = None
     fusion: str | None = None
     student_class: str | None = None

@@ -66,7 +66,7 @@ def experiment_options(parser: argparse.ArgumentParser) -> None:
         "--out", metavar="FOLDER", required=True, help="folder for weights and results; finished runs in it are reused"
     )
     seeds_option(parser, "0,1,2")
-    preset_option(parser)
+    preset_option(parser, PROTOCOLS)
     add_fields(parser, Training(), CHANGES)
     parser.add_argument(
         "--pretrained",

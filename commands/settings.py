@@ -163,13 +163,20 @@ def apply_options(settings: Settings, arguments: argparse.Namespace) -> Settings
 # Options that several commands share
 
 
-def preset_option(parser: Any) -> None:
-    """Add --preset, the name of a `Recipe`."""
-    text = (
-        "default settings: the paper's for EPIC-KITCHENS or for Ego4D, the demo's, or those of a student that reads "
-        "head motion as plain numbers; this help shows epic's"
-    )
-    parser.add_argument("--preset", choices=tuple(PRESETS), default="epic", help=text)
+# {--preset: whose settings they are}
+WHOSE = {
+    "epic": "the paper's for EPIC-KITCHENS",
+    "ego4d": "the paper's for Ego4D",
+    "demo": "the demo's",
+    "spectrum": "a student's that reads head motion as plain numbers",
+}
+
+
+def preset_option(parser: Any, presets: Collection[str] = tuple(PRESETS)) -> None:
+    """Add --preset, the name of a `Recipe` or of a protocol."""
+    named = ", ".join(f"{name} ({WHOSE[name]})" for name in presets)
+    text = f"default settings: {named}; this help shows epic's"
+    parser.add_argument("--preset", choices=tuple(presets), default="epic", help=text)
 
 
 def text_or_none(text: str) -> str | None:

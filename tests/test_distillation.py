@@ -169,7 +169,7 @@ def test_a_recipe_builds_its_student():
     arguments = inspect.signature(EgoDistill.__init__).parameters
     plain = StudentSettings().record()  # without networks of one's own
     assert plain == {name: arguments[name].default for name in plain}
-    other = StudentSettings(2, "resnet10x4", None, True, "mean", 8, 24, 1, 12)
+    other = StudentSettings(2, "resnet10x4", None, True, "mean", 8, 24, 1, 12, "concat")
     assert all(getattr(other, name) != default for name, default in plain.items() if name != "use_imu")
     built = other.build(4, class_names=CLASSES, frame_size=32).arguments
     own = {name: value for name, value in other.record().items() if name != "image_weights"}

@@ -375,11 +375,12 @@ TRAINING = (
 INFERENCE = "--precision --compile --device"
 
 
-AUGMENTATION = "--crop --jitter --label-smoothing"
+AUGMENTATION = "--crop --jitter --shift --label-smoothing"
 
 
 STUDENT = (
-    "--own --num-frames --image-encoder --image-weights --no-imu --imu-vector --imu-encoder --fusion --student-class"
+    "--own --num-frames --image-encoder --image-weights --no-imu --imu-vector --aggregator --imu-encoder --fusion "
+    "--student-class"
 )
 
 
@@ -424,7 +425,7 @@ OPTIONS = {
     "--overwrite --precision --device",
     "pretrain": "store --split --teacher --out --overwrite --no-plot "
     "--init --nce-tau --nce-weight --l1-weight --l1-reduction --symmetric "
-    f"{STUDENT.replace('--no-imu ', '')} {TRAINING}",
+    f"{STUDENT.replace('--no-imu ', '')} {TRAINING} --shift",
     "distill": "store --split --teacher --out --overwrite --no-plot "
     "--alpha --beta --tau --tau-squared --l1-reduction --init "
     f"{STUDENT} {TRAINING} {AUGMENTATION} --validation --objective",

@@ -412,10 +412,12 @@ def test_presets_reach_the_bench(command, monkeypatch):
     monkeypatch.setitem(
         egodistill.commands.demo.COMMANDS, command, (egodistill.commands.demo.COMMANDS[command][0], given.append)
     )
-    for name, recipe in distillation.PRESETS.items():
+    for name, wanted in PROTOCOLS.items():
         assert cli.main([command, *"s --teacher t --out o --preset".split(), name]) == 0
         protocol = egodistill.commands.demo.build_bench(given[-1]).protocol
-        assert protocol == PROTOCOLS[name] and protocol.recipe == recipe
+        assert protocol == wanted and protocol.recipe == distillation.PRESETS[name]
+    with pytest.raises(SystemExit):  # of a student that it lacks
+        cli.main([command, *"s --teacher t --out o --preset spectrum".split()])
 
 
 # --- Files
