@@ -577,8 +577,9 @@ def window_means(samples: int, rate: float) -> Tensor:
     """Return the matrix [samples, windows] of the means over windows of 0.1 s."""
     size = min(max(1, round(0.1 * rate)), samples)
     count = samples // size
-    matrix = torch.eye(count).repeat_interleave(size, 0) / size
-    return F.pad(matrix, (0, 0, 0, samples - count * size))
+    matrix = torch.zeros(samples, count)
+    matrix[: count * size] = torch.eye(count).repeat_interleave(size, 0) / size
+    return matrix
 
 
 def waves(samples: int, rate: float) -> Tensor:
@@ -593,8 +594,9 @@ def waves(samples: int, rate: float) -> Tensor:
     time = torch.arange(length, dtype=torch.float64)
     angles = 2 * math.pi * time[:, None] * torch.arange(1, bands + 1) / max(1, length)
     waves = torch.cat([angles.cos(), angles.sin()], 1) * torch.hann_window(length, False, dtype=torch.float64)[:, None]
-    waves = (waves - waves.mean(0)).repeat_interleave(step, 0) / step
-    return F.pad(waves.float(), (0, 0, first, samples - first - length * step))
+    matrix = torch.zeros(samples, 2 * bands)
+    matrix[first : first + length * step] = (waves - waves.mean(0)).repeat_interleave(step, 0) / step
+    return matrix
 
 
 class IMUPredictor(nn.Module):
