@@ -410,8 +410,10 @@ def report() -> None:
         both = {shift: shared(found.get((f"clock, {shift} s", method, 1), []), frames) for shift in SHIFTS}
         if plain and frames and all(one for one, _ in both.values()):
             whole = contrasts.difference(*shared(plain, frames)).mean
-            kept = ", ".join(f"{s:+g} s {contrasts.difference(*pair).mean / whole:.0%}" for s, pair in both.items())
-            print(f"{method}: of its gain of {whole:.1f} over {FRAMES} a late clock leaves {kept}")
+            moved = {shift: contrasts.difference(*pair).mean for shift, pair in both.items()}
+            shares = {shift: f" ({gain / whole:.0%})" if whole else "" for shift, gain in moved.items()}
+            kept = ", ".join(f"{shift:+g} s {gain:.1f}{shares[shift]}" for shift, gain in moved.items())
+            print(f"{method}: of its gain of {whole:.1f} points over {FRAMES} a late clock leaves {kept}")
 
 
 def gap_of(found: Mapping[Any, list[Outcome]], where: str, one: tuple[str, int], two: tuple[str, int]) -> Any:
