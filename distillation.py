@@ -214,10 +214,7 @@ class StudentSettings:
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of `EgoDistill`, with the networks of your own, and the student's class if it is one."""
-        found = self.record() | self.own()
-        if not self.use_imu and found.get("imu_encoder") == "spectrum":
-            del found["imu_encoder"]  # of a recipe, whose student is built without head motion to compare
-        return found
+        return self.record() | self.own()
 
     def build(self, num_classes: int, *, feature_dim: int | None = None, **clips: Any) -> EgoDistill:
         """Return a new student.
@@ -683,6 +680,10 @@ def pretrain_imu(
         )
     if teacher is None and settings.l1_weight:
         raise EgoDistillError("L_1 needs a teacher: pass teacher=NAME, or l1_weight=0 to train with L_NCE alone")
+    if not any(True for _ in getattr(model, "imu_encoder", model).parameters()):
+        raise EgoDistillError(
+            f"{type(model.imu_encoder).__name__} has no weights that pretrain_imu() could train; go on with distill()"
+        )
     frames, *_ = batches.arrays_of(model, store)
     ends_of(model, store)
     if settings.l1_weight:

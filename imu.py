@@ -124,9 +124,9 @@ class Imu:
     def without_bias(self) -> Imu:
         """Return the samples without the gyroscope's bias, estimated where the head is most at rest.
 
-        The bias is the median of the mean readings of the stillest tenth of all seconds, those with the least
-        variance. It is for sensors that are not calibrated and for students that read the
-        head's net turn (`student.IMUSpectrum`): a bias of 0.05 rad/s turns a clip of 2.1 s by 6 degrees.
+        The bias is the median of the mean readings of the stillest tenth of all seconds, those with the least variance.
+        Remove it for students that read the head's net turn (`student.IMUSpectrum`) if the sensor is not calibrated: a
+        bias of 0.05 rad/s turns a clip of 2.1 s by 6 degrees.
 
         Raises:
             IMUError: The recording has less than a minute of gyroscope samples.
@@ -135,16 +135,16 @@ class Imu:
         >>> data.read_imu("walk.csv").without_bias()
         Traceback (most recent call last):
         ...
-        egodistill.imu.IMUError: the bias of a gyroscope is estimated from a minute or more; there are 24 s. Leave it
-        in, or take one that you know off Imu.gyro
+        egodistill.imu.IMUError: estimating the bias of a gyroscope takes a minute of samples; there are 24 s. Use the
+        samples as they are, or subtract a bias that you know from Imu.gyro
         """
-        number = np.floor(self.gyro_time - self.gyro_time[:1]).astype(int)
-        seconds = [self.gyro[number == k] for k in np.unique(number)]
+        number = np.floor(self.gyro_time - self.gyro_time[:1])
+        seconds = np.split(self.gyro, np.flatnonzero(np.diff(number)) + 1) if len(number) else []
         seconds = [one for one in seconds if len(one) >= 1 / SLOWEST]
         if len(seconds) < 60:
             raise IMUError(
-                f"the bias of a gyroscope is estimated from a minute or more; there are {len(seconds)} s. Leave it in, "
-                f"or take one that you know off Imu.gyro"
+                f"estimating the bias of a gyroscope takes a minute of samples; there are {len(seconds)} s. Use the "
+                f"samples as they are, or subtract a bias that you know from Imu.gyro"
             )
         seconds.sort(key=lambda one: float(one.var(0).sum()))
         rest = [one.mean(0) for one in seconds[: len(seconds) // 10]]

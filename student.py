@@ -268,8 +268,8 @@ class EgoDistill(nn.Module):
             self.image_encoder = build_part(image_encoder)
             self.image_dim = try_part("image_encoder", self.image_encoder, [pixels], ("d",)).shape[1]
         fused = self.image_dim
+        self.aggregator = aggregator
         if num_frames > 1:
-            self.aggregator = aggregator
             if aggregator == "gru":
                 self.gru = nn.GRU(self.image_dim, 512, batch_first=True)
             else:

@@ -381,7 +381,7 @@ class TrainingLoop:
         if settings.augment != Augment() and not any(map(settings.augment.changes, objective.reads)):
             what = "head motion" if settings.augment.shift else "frames"
             raise EgoDistillError(
-                f"{objective.stage} reads no {what}, so augment={settings.augment} would have no effect"
+                f"{objective.stage} reads no {what}, so augment={settings.augment} would have no effect; leave it out"
             )
         distributed.join_processes(self.device)
         self.objective = objective

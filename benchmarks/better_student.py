@@ -34,6 +34,8 @@ from typing import Any
 import evidence
 import numpy as np
 import torch
+from evidence import path_of, segments_path, slug
+from evidence_report import shared_seeds
 
 from egodistill import EgoDistill, data, inference
 from egodistill.datasets.store import outputs_record
@@ -42,14 +44,15 @@ from egodistill.engine.batches import Augment
 from egodistill.experiments import behaviour, benches, contrasts, intervals, synthetic
 from egodistill.experiments.benches import Run
 from egodistill.experiments.contrasts import Outcome
+from egodistill.experiments.intervals import Interval
 from egodistill.experiments.protocols import Method
 from egodistill.support import files, tables
 
 PROTOCOL = evidence.RESULTS / "protocol-student.json"
 HALF, EXCHANGED = "D with half the coupling", "D with exchanged head motion"
 WORLDS: dict[str, dict[str, Any]] = {"D": {}, HALF: {"coupling": 0.5}, EXCHANGED: {}}
-TAP = {"things": ["tap"], "train_acts": 1, "train_wearers": 1, "validation_acts": 0, "validation_wearers": 0}
-TAP |= {"test_acts": 2000}
+TAP = {"things": ["tap"], "test_acts": 2000, "train_acts": 1, "train_wearers": 1}
+TAP |= {"validation_acts": 0, "validation_wearers": 0}
 SHIFTS = (-1.0, -0.5, -0.2, -0.1, 0.1, 0.2, 0.5, 1.0)  # s
 SLOWFAST, X3D = "slowfast-{seed}", "x3d-{seed}"
 TEACHERS = evidence.TEACHERS | {X3D: evidence.OTHER_TEACHERS[X3D]}
@@ -64,9 +67,9 @@ METHODS = [
     Method(WINNER, functools.partial(EgoDistill, imu_encoder="spectrum", aggregator="concat")),
     Method(FRAMES, functools.partial(EgoDistill, use_imu=False, aggregator="concat")),
 ]
-# The general tricks are pictures that are cropped and tinted, and frames that have a place in time; `shift` is
-# the winner's alone. Nine epochs of stage 2 take as many steps as
-# six of each stage, because the batches of stage 1 are twice as large; frames alone have their tuned twelve.
+# The general tricks are pictures that are cropped and tinted, and frames that have a place in time; `shift` is the
+# winner's alone. Nine epochs of stage 2 take as many steps as six of each stage, because the batches of stage 1 are
+# twice as large; frames alone have their tuned twelve.
 RATE = {"learning_rate": 2e-3, "epochs": 6}
 CHANGES: dict[str, dict[str, Any]] = {
     PAPER: RATE,
@@ -200,7 +203,7 @@ def digest() -> str:
 
 def seed() -> int:
     """Return the seed of world D and its variants."""
-    return int(hashlib.sha256(PROTOCOL.read_bytes()).hexdigest()[:8], 16)
+    return evidence.seed_of_b(hashlib.sha256(PROTOCOL.read_bytes()).hexdigest())
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -210,7 +213,7 @@ def seed() -> int:
 def world_of(world: str, out: Path) -> synthetic.World:
     """Render a world, unless it is there; "tap" is the extra test set of D."""
     digest()
-    folder = "D" if world == EXCHANGED else evidence.slug(world)
+    folder = "D" if world == EXCHANGED else slug(world)
     changes = TAP if world == "tap" else WORLDS[world]
     return synthetic.render(out / folder / "world", **evidence.WORLD | changes, seed=seed(), workers=1)
 
@@ -223,7 +226,7 @@ def make(world: str, out: Path) -> Path:
         segments = evidence.exchange(segments, evidence.nouns(rendered.annotations))
     store = data.prepare(
         segments,
-        out / evidence.slug(world) / "store",
+        out / slug(world) / "store",
         num_frames=(1, 2, 4) if world == "D" else 4 if world == "tap" else 1,
         frame_size=evidence.PIXELS,
         ends=world != "tap",
@@ -238,7 +241,7 @@ def make(world: str, out: Path) -> Path:
 
 def head_follows(world: str, out: Path, clips: data.ClipStore) -> np.ndarray:
     """Return whether the head follows the hand in the act of each clip, bool [n]; the acts are drawn again."""
-    settings = files.read_json(out / evidence.slug(world) / "world" / "world.json")
+    settings = files.read_json(out / slug(world) / "world" / "world.json")
     settings |= {"size": tuple(settings["size"]), "things": tuple(thing["look"] for thing in settings["things"])}
     request = synthetic.Request(**settings)
     plans = {recording.name: recording.draw().acts for recording in request.recordings()}
@@ -251,7 +254,7 @@ def head_follows(world: str, out: Path, clips: data.ClipStore) -> np.ndarray:
 @functools.cache
 def shifted(world: str, out: Path, shift: float) -> np.ndarray:
     """Return the head motion of the test clips if its clock is late by `shift` seconds, float32 [n, 422, 6]."""
-    store = data.ClipStore(out / evidence.slug(world) / "store")
+    store = data.ClipStore(out / slug(world) / "store")
     clips = store.split("test")
     own = {segment.id: segment for segment in evidence.segments_of(world_of(world, out))}
     read = functools.cache(lambda path, offset: data.read_imu(path).on_clock(offset))
@@ -267,12 +270,8 @@ def shifted(world: str, out: Path, shift: float) -> np.ndarray:
 # Cells
 
 
-def path_of(world: str) -> Path:
-    return evidence.RESULTS / f"{evidence.slug(world)}.jsonl"
-
-
 def bench_of(world: str, out: Path) -> benches.Bench:
-    folder = out / evidence.slug(world)
+    folder = out / slug(world)
     options = {"validation": "validation", "teachers": TEACHERS, "methods": METHODS}
     return benches.Bench(str(folder / "store"), str(folder / "runs"), SETTINGS, **options)
 
@@ -280,7 +279,8 @@ def bench_of(world: str, out: Path) -> benches.Bench:
 def finished(world: str) -> dict[str, dict[str, Any]]:
     """Return the lines of a world by the name of the run."""
     lines = {line["name"]: line for line in files.read_lines(path_of(world), "name", "run", "correct", "protocol")}
-    if foreign := [name for name, line in lines.items() if line["protocol"] != digest()]:
+    own = digest()
+    if foreign := [name for name, line in lines.items() if line["protocol"] != own]:
         raise SystemExit(f"{path_of(world)}: {foreign[0]} is a line of another protocol than {PROTOCOL}")
     return lines
 
@@ -290,17 +290,18 @@ def run(world: str, out: Path, seeds: Sequence[int], minutes: float) -> None:
     origin = {"commit": evidence.git("rev-parse", "HEAD"), "protocol": digest(), "processor": tables.processor()}
     make(world, out)
     bench = bench_of(world, out)
-    wanted = [run for where, run in cells() if where == world and run.seed in seeds and run.name not in finished(world)]
+    own, done = [one for where, one in cells() if where == world and one.seed in seeds], finished(world)
+    todo = sorted((one for one in own if one.name not in done), key=lambda one: seeds.index(one.seed))
+    print(f"{world}: {len(own)} cells of these seeds, {len(todo)} without a line")
     end = time.monotonic() + 60 * minutes
-    for seed in seeds:
-        for number, one in enumerate(todo := [run for run in wanted if run.seed == seed]):
-            if time.monotonic() > end:
-                print(f"Time is up before {one.name} and {len(todo) - number - 1} more; the same command continues.")
-                return
-            if world == EXCHANGED:
-                take_over(out, bench, one.seed)
-            bench.run([one])
-            files.append_line(path_of(world), line_of(world, out, bench, one) | origin)
+    for number, one in enumerate(todo):
+        if time.monotonic() > end:
+            print(f"Time is up before {one.name} and {len(todo) - number - 1} more; the same command continues.")
+            return
+        if world == EXCHANGED:
+            take_over(out, bench, one.seed)
+        bench.run([one])
+        files.append_line(path_of(world), line_of(world, out, bench, one) | origin)
 
 
 def take_over(out: Path, bench: benches.Bench, seed: int) -> None:
@@ -311,9 +312,8 @@ def take_over(out: Path, bench: benches.Bench, seed: int) -> None:
 
 def line_of(world: str, out: Path, bench: benches.Bench, run: Run) -> dict[str, Any]:
     """Return the line of a finished cell; keep which test segments the world has."""
-    segments = evidence.RESULTS / f"{evidence.slug(world)}-segments.json"
-    if not segments.exists():
-        shutil.copy(Path(bench.out, contrasts.SEGMENTS_FILE), segments)
+    if not segments_path(world).exists():
+        shutil.copy(Path(bench.out, contrasts.SEGMENTS_FILE), segments_path(world))
     result = bench.result(run)
     line = {"name": run.name, "run": asdict(run)}
     line |= {name: result[name] for name in ("top1", "seconds", "precision", "test", "correct")}
@@ -363,13 +363,12 @@ def outcomes() -> dict[tuple[str, str, int], list[Outcome]]:
     for world in WORLDS:
         if not path_of(world).exists():
             continue
-        about = files.read_json(evidence.RESULTS / f"{evidence.slug(world)}-segments.json")
+        about = files.read_json(segments_path(world))
         names = about["class_names"]
         classes = {wearer: [names[k] for k in one["classes"]] for wearer, one in about["wearers"].items()}
         for line in finished(world).values():
             run = Run(**{**line["run"], "without": tuple(line["run"]["without"])})
             where = world if run.teacher in (None, SLOWFAST) else f"{world}, X3D"
-            method = "teacher" if run.method == "teacher" else run.method
             sets: dict[str, Any] = {where: (line["correct"], line["test"], classes)}
             sets |= {f"tap, {name}": (bits, "tap", None) for name, bits in line.get("tap", {}).items()}
             sets |= {
@@ -377,7 +376,7 @@ def outcomes() -> dict[tuple[str, str, int], list[Outcome]]:
             }
             for name, (bits, test, known) in sets.items():
                 outcome = Outcome(line["name"], run.seed, contrasts.unpack(bits), test, known, line.get("teacher"))
-                found.setdefault((name, method, run.frames), []).append(outcome)
+                found.setdefault((name, run.method, run.frames), []).append(outcome)
     return found
 
 
@@ -407,26 +406,21 @@ def report() -> None:
     frames = found.get(("D", FRAMES, 1), [])
     for method in (PAPER, WINNER):
         plain = found.get(("D", method, 1), [])
-        both = {shift: shared(found.get((f"clock, {shift} s", method, 1), []), frames) for shift in SHIFTS}
+        both = {shift: shared_seeds(found.get((f"clock, {shift} s", method, 1), []), frames) for shift in SHIFTS}
         if plain and frames and all(one for one, _ in both.values()):
-            whole = contrasts.difference(*shared(plain, frames)).mean
+            whole = contrasts.difference(*shared_seeds(plain, frames)).mean
             moved = {shift: contrasts.difference(*pair).mean for shift, pair in both.items()}
             shares = {shift: f" ({gain / whole:.0%})" if whole else "" for shift, gain in moved.items()}
             kept = ", ".join(f"{shift:+g} s {gain:.1f}{shares[shift]}" for shift, gain in moved.items())
             print(f"{method}: of its gain of {whole:.1f} points over {FRAMES} a late clock leaves {kept}")
 
 
-def gap_of(found: Mapping[Any, list[Outcome]], where: str, one: tuple[str, int], two: tuple[str, int]) -> Any:
+def gap_of(
+    found: Mapping[tuple[str, str, int], list[Outcome]], where: str, one: tuple[str, int], two: tuple[str, int]
+) -> Interval | None:
     """Return the interval of a difference over the seeds that both have; None without lines."""
-    first, second = shared(found.get((where, *one), []), found.get((where, *two), []))
+    first, second = shared_seeds(found.get((where, *one), []), found.get((where, *two), []))
     return contrasts.difference(first, second) if first else None
-
-
-def shared(first: Sequence[Outcome], second: Sequence[Outcome]) -> tuple[list[Outcome], list[Outcome]]:
-    """Return the outcomes of the seeds that both have with the same teacher."""
-    one, two = ({outcome.seed: outcome for outcome in some} for some in (first, second))
-    seeds = [k for k in sorted(one.keys() & two.keys()) if one[k].teacher == two[k].teacher]
-    return [one[k] for k in seeds], [two[k] for k in seeds]
 
 
 def cost(
@@ -464,12 +458,12 @@ def cost(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("command", choices=["freeze", "make", "run", "report", "cost"])
-    parser.add_argument("world", nargs="?", choices=[*map(evidence.slug, WORLDS), "tap"])
+    parser.add_argument("world", nargs="?", choices=[*map(slug, WORLDS), "tap"])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(MAIN)))
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no cell after this time")
     given = parser.parse_args()
-    world = next((one for one in (*WORLDS, "tap") if evidence.slug(one) == given.world), None)
+    world = next((one for one in (*WORLDS, "tap") if slug(one) == given.world), None)
     if given.command == "freeze":
         freeze()
     elif given.command == "report":
@@ -478,6 +472,8 @@ def main() -> None:
         cost()
     elif world is None or given.out is None:
         parser.error(f"{given.command} needs a world and --out")
+    elif given.command == "run" and world == "tap":
+        parser.error("no network is trained on tap: `run D` evaluates its students there")
     elif given.command == "make":
         make(world, given.out)
     else:

@@ -163,18 +163,17 @@ def apply_options(settings: Settings, arguments: argparse.Namespace) -> Settings
 # Options that several commands share
 
 
-# {--preset: whose settings they are}
-WHOSE = {
+PRESET_HELP = {
     "epic": "the paper's for EPIC-KITCHENS",
     "ego4d": "the paper's for Ego4D",
-    "demo": "the demo's",
-    "spectrum": "a student's that reads head motion as plain numbers",
+    "demo": "for the demo's small world",
+    "spectrum": "not the paper's: head motion as plain numbers, without stage 1",
 }
 
 
 def preset_option(parser: Any, presets: Collection[str] = tuple(PRESETS)) -> None:
     """Add --preset, the name of a `Recipe` or of a protocol."""
-    named = ", ".join(f"{name} ({WHOSE[name]})" for name in presets)
+    named = ", ".join(f"{name} ({PRESET_HELP[name]})" for name in presets)
     text = f"default settings: {named}; this help shows epic's"
     parser.add_argument("--preset", choices=tuple(presets), default="epic", help=text)
 

@@ -135,6 +135,8 @@ def student_options(parser: argparse.ArgumentParser, without: Sequence[str] = ()
 def build_student(a: argparse.Namespace, store: data.ClipStore, teacher: str | None, seed: int) -> EgoDistill:
     """Return the student in --init, or a new one that fits the store and the teacher's feature."""
     settings = PRESETS[a.preset].student
+    if not getattr(a, "use_imu", True):
+        settings = replace(settings, imu_encoder=None)  # the preset's
     width = None
     if teacher:
         (target,) = batches.require_teacher(store, teacher, "feature")

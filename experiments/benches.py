@@ -206,7 +206,11 @@ class Bench:
         about["weights"] = {path: files.signature(path) for path in self.protocol.weight_files()}
         path = Path(self.out, "bench.json")
         if path.exists():
-            files.require_same_run(path, files.read_json(path), about, f"Use another folder than {self.out}.")
+            before = files.read_json(path)
+            for changes in before["protocol"].get("changes", {}).values():
+                if "augment" in changes:  # version 0.4 had no shift
+                    changes["augment"] = {"shift": 0.0} | changes["augment"]
+            files.require_same_run(path, before, about, f"Use another folder than {self.out}.")
         else:
             files.write_json(path, about)
         segments = Path(self.out, contrasts.SEGMENTS_FILE)

@@ -9,6 +9,7 @@ import pytest
 from heads import head
 from painted import ramp, write_table
 
+from egodistill.experiments import synthetic
 from egodistill.imu import IMU_READERS, CoverageError, Imu, IMUError, motion_states, read_imu, unit_notes
 from egodistill.recordings import checks
 
@@ -185,8 +186,14 @@ def test_the_bias_of_a_gyroscope_is_its_mean_where_the_head_rests():
     found = motion.without_bias()
     assert np.allclose(found.gyro, gyro, atol=2e-3) and found.accel is motion.accel
     assert np.abs(motion.gyro.mean(0) - bias).min() > 0.1
+    recording = synthetic.RenderedRecording("P01_101", acts=40).draw()
+    (accel_time, accel), (gyro_time, gyro) = recording.head.readings(recording.duration, rng)
+    offset, factor = recording.wearer.clock
+    clean = recording.head.imu(offset + factor * gyro_time)[1] * recording.wearer.scale[3:]
+    rendered = Imu(accel_time, accel, gyro_time, gyro + bias)
+    assert np.abs((rendered.without_bias().gyro - clean).mean(0)).max() < 0.02
     short = Imu(stamps[:10000], still[:10000], stamps[:10000], gyro[:10000])
-    with pytest.raises(IMUError, match="from a minute or more; there are 50 s"):
+    with pytest.raises(IMUError, match="takes a minute of samples; there are 50 s"):
         short.without_bias()
 
 

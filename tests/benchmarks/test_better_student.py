@@ -45,7 +45,7 @@ def script(monkeypatch, tmp_path):
     monkeypatch.setattr(module.benches, "Bench", quiet)
     git("init", "-q", at=results.parent)
     yield module
-    for name in ("evidence", "better_student"):
+    for name in ("evidence", "evidence_report", "better_student"):
         sys.modules.pop(name)
 
 
@@ -79,6 +79,17 @@ def test_the_cells_cover_what_is_claimed(script):
             seeds = {run.seed for at, run in plan if (at, run.method, run.frames) == (world, method, frames)}
             assert len(seeds) == (script.SMALL if world == script.HALF else script.MAIN)
     assert len(script.PRIMARY) <= 9
+
+
+def test_the_winner_is_that_of_the_formula(script):
+    found = {name: one for name, one in script.SCREENED.items() if len(one) == 4 and not name.startswith("frames")}
+    floor = script.SCREENED["frames alone, pictures changed"]["tap"] - 5
+    sums = {name: sum(one.values()) - one["tap"] for name, one in found.items() if one["tap"] >= floor}
+    near = [name for name, total in sums.items() if total >= max(sums.values()) - 0.5]
+    assert max(near, key=lambda name: found[name]["tap"]) == "spectrum, shift, concat"
+    build = next(method.build for method in script.METHODS if method.name == script.WINNER)
+    assert build.keywords == {"imu_encoder": "spectrum", "aggregator": "concat"}
+    assert script.CHANGES[script.WINNER]["augment"].shift > 0
 
 
 @pytest.mark.slow
