@@ -119,7 +119,7 @@ def test_a_student_with_the_spectrum_sees_the_net_turn_and_no_gravity(tmp_path):
     model.save(tmp_path / "s.pt")
     again = EgoDistill.load(tmp_path / "s.pt")
     assert type(again.imu_encoder) is student.IMUSpectrum and torch.equal(again(frames, imu).logits, plain.logits)
-    with pytest.raises(ValueError, match="imu_encoder='spektrum' must be 'spectrum', a network of your own"):
+    with pytest.raises(ValueError, match="imu_encoder='spektrum' must be 'spectrum' or a network of your own"):
         small(imu_encoder="spektrum")
     with pytest.raises(ValueError, match="imu_vector='mean' is for a map over time"):
         small(imu_encoder="spectrum", imu_vector="mean")

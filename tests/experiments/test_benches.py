@@ -481,6 +481,19 @@ def test_the_weights_of_a_protocol_are_the_files_of_students_and_baselines(tmp_p
     assert replace(protocol, adafuse=protocol.stts).weight_files() == sorted([files[0], *files[2:]])
 
 
+def test_a_folder_of_before_the_shift_of_head_motion_continues(demo, tmp_path):
+    changes = {"VisOnly": {"augment": egodistill.Augment(crop=0.2)}}
+    bench = Bench(str(demo.out / "store"), str(tmp_path), replace(PROTOCOLS["demo"], changes=changes))
+    bench.check_folder()
+    record = files.read_json(tmp_path / "bench.json")
+    assert record["protocol"]["changes"]["VisOnly"]["augment"].pop("shift") == 0.0
+    files.write_json(tmp_path / "bench.json", record)
+    bench.check_folder()
+    moved = {"VisOnly": {"augment": egodistill.Augment(crop=0.2, shift=0.1)}}
+    with pytest.raises(DataError, match=r"augment\.shift was 0\.0 and is now 0\.1"):
+        replace(bench, protocol=replace(PROTOCOLS["demo"], changes=moved)).check_folder()
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_a_folder_is_for_the_clips_of_both_splits(monkeypatch, tmp_path, split):
     prints = {"train": "a", "test": "b"}
