@@ -682,7 +682,7 @@ def pretrain_imu(
         raise EgoDistillError("L_1 needs a teacher: pass teacher=NAME, or l1_weight=0 to train with L_NCE alone")
     if not any(True for _ in getattr(model, "imu_encoder", model).parameters()):
         raise EgoDistillError(
-            f"{type(model.imu_encoder).__name__} has no weights, so stage 1 would train nothing that it is for; go on with "
+            f"{type(model.imu_encoder).__name__} has no weights, so there is nothing that stage 1 is for; go on with "
             f"distill()"
         )
     frames, *_ = batches.arrays_of(model, store)

@@ -282,7 +282,8 @@ class EgoDistill(nn.Module):
             elif isinstance(imu_encoder, str):
                 if imu_encoder != "spectrum":
                     raise ValueError(
-                        f"imu_encoder={imu_encoder!r} must be 'spectrum' or a network of your own; leave it out for the paper's"
+                        f"imu_encoder={imu_encoder!r} must be 'spectrum' or a network of your own; leave it out for "
+                        f"the paper's"
                     )
                 if imu_vector != "flatten":
                     raise ValueError("imu_vector='mean' is for a map over time, and imu_encoder='spectrum' has none")
