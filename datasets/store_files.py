@@ -582,9 +582,10 @@ def check_settings(path: Path, segments: Sequence[Segment], header: Mapping[str,
     """Raise DataError, with the differences, if a store was begun with other segments or settings.
 
     With `again`, segments without a finished clip, or of a file that has changed, may differ in IMU, clock and wearer;
-    the store gets the new ones. The caller holds the lock.
+    the store gets the new ones. The same file may be named by another path. The caller holds the lock.
     """
     old, advice = StoreFiles(path), f"Give another folder, or delete {path} to start again."
+    segments = [*map(with_paths_of, segments, old.segments), *segments[len(old.segments) :]]
     before = LATER_SETTINGS | old.settings | {"segments": len(old.segments), "class_names": old.class_names}
     names = header["class_names"] or old.class_names  # a teacher names the classes of a store without labels
     now = LATER_SETTINGS | header["settings"] | {"segments": len(segments), "class_names": names}
@@ -594,7 +595,8 @@ def check_settings(path: Path, segments: Sequence[Segment], header: Mapping[str,
     stored, settings_differ = renewed if again else old.segments, bool(files.differences(before, now))
     for i, (one, other) in enumerate(zip(stored, segments, strict=False)):
         if one != other:
-            before[f"segment {i}"], now[f"segment {i}"] = one.record(), other.record()
+            name = f"segment {i} ({Path(one.video).name})"
+            before[name], now[name] = one.record(), other.record()
             if not settings_differ and (folder := folder_of(one.video, other.video)):
                 advice = f"If these are the same files, run it again in the folder {folder}, where it was begun."
             break
@@ -603,6 +605,17 @@ def check_settings(path: Path, segments: Sequence[Segment], header: Mapping[str,
     files.require_same_run(path, specs, header["specs"], advice)
     if stored != old.segments:
         write_segments(path, stored)
+
+
+def with_paths_of(segment: Segment, stored: Segment) -> Segment:
+    """Return a segment with those paths of a store's that name the same files."""
+
+    def named(path: Any, before: Any) -> Any:
+        pair = ([os.path.abspath(file) for file in ([one] if isinstance(one, str) else one)] for one in (path, before))
+        return before if next(pair) == next(pair) else path
+
+    paths = {name: (getattr(segment, name), getattr(stored, name)) for name in ("video", "imu")}
+    return dataclasses.replace(segment, **{name: named(*pair) for name, pair in paths.items() if None not in pair})
 
 
 def folder_of(path: str, other: str) -> Path | None:

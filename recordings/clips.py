@@ -470,9 +470,10 @@ class Recording:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Return the files of the recording: the video, and those with the IMU samples if there are any."""
+        """Return the files of the recording: the video, the IMU samples if there are any, a Neon's times of frames."""
         imu = (self.imu,) if isinstance(self.imu, str) else self.imu or ()
-        return tuple(dict.fromkeys((self.video, *imu)))
+        times = [str(Path(one).with_name(cameras.FRAME_TIMES)) for one in imu if _has_neon_tables(Path(one).parent)]
+        return tuple(dict.fromkeys((self.video, *imu, *times)))
 
     def probe(self) -> VideoInfo:
         """Return duration, frame rate and size; the header is read once. Raise VideoError if it cannot be read."""

@@ -191,7 +191,9 @@ def test_an_imu_table_that_was_missing_is_read_by_a_retry(kitchen, tmp_path, mac
     assert "walk.mp4: no IMU" in failed and "give a table" in failed
     before = (tmp_path / "s" / "segments.json").read_bytes()
     table = complete()
-    with pytest.raises(data.DataError, match=r"segment 3.imu was None and is now .*walk\.csv.*with retry_failed=True"):
+    with pytest.raises(
+        data.DataError, match=r"segment 3 \(walk\.mp4\)\.imu was None and is now .*walk\.csv.*with retry_failed=True"
+    ):
         data.prepare(segments, tmp_path / "s", **options)
     assert (tmp_path / "s" / "segments.json").read_bytes() == before
     written, fill_one = [], data.fill
@@ -212,10 +214,10 @@ def test_an_imu_table_that_was_missing_is_read_by_a_retry(kitchen, tmp_path, mac
 @pytest.mark.parametrize(
     ("row", "changes", "words"),
     [
-        (0, {"imu_offset": 0.1}, r"segment 0\.imu_offset was 0\.0 and is now 0\.1\. Give another folder"),
-        (3, {"split": "test"}, r"segment 3\.split was 'train' and is now 'test'\. Give another folder"),
-        (3, {"video": "other.mp4"}, r"segment 3\.video was .* and is now 'other\.mp4'\. Give another folder"),
-        (3, {"start": 0.6}, r"segment 3\.start was 0\.5 and is now 0\.6\. Give another folder"),
+        (0, {"imu_offset": 0.1}, r"segment 0 \(.*\)\.imu_offset was 0\.0 and is now 0\.1\. Give another folder"),
+        (3, {"split": "test"}, r"segment 3 \(.*\)\.split was 'train' and is now 'test'\. Give another folder"),
+        (3, {"video": "other.mp4"}, r"segment 3 \(.*\)\.video was .* and is now 'other\.mp4'\. Give another folder"),
+        (3, {"start": 0.6}, r"segment 3 \(.*\)\.start was 0\.5 and is now 0\.6\. Give another folder"),
     ],
 )
 def test_a_retry_changes_nothing_but_recordings_of_failed_clips(kitchen, tmp_path, row, changes, words):
@@ -532,7 +534,7 @@ def test_a_changed_file_may_have_another_clock(kitchen, tmp_path):
     before = (tmp_path / "s" / "segments.json").read_bytes()
     moved = [replace(one, imu_offset=0.2) for one in segments]
     for wrong in (moved, [replace(moved[0], imu=segments[1].imu), segments[1]]):  # of an unchanged file; another file
-        with pytest.raises(data.DataError, match=r"segment \d.imu.* was .* Give another folder"):
+        with pytest.raises(data.DataError, match=r"segment \d \(.*\)\.imu.* was .* Give another folder"):
             data.prepare(wrong, tmp_path / "s", **options, retry_failed=True)
         assert (tmp_path / "s" / "segments.json").read_bytes() == before
     moved[1] = segments[1]
@@ -855,7 +857,7 @@ def test_what_is_ones_own_reads_recordings_in_all_processes(logged, tmp_path, mo
         np.testing.assert_allclose(store.read("imu", [row])[0], wanted, atol=1e-6)
     again = data.ClipStore(tmp_path / "s")
     assert len(again) == 4 and np.array_equal(again.read("imu", [0]), store.read("imu", [0]))
-    with pytest.raises(DataError, match=r"segment 0\.camera was 'mine\.\w+.*' and is now None"):
+    with pytest.raises(DataError, match=r"segment 0 \(.*\)\.camera was 'mine\.\w+.*' and is now None"):
         data.prepare(logged, tmp_path / "s", **options)
 
 

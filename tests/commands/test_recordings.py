@@ -331,9 +331,32 @@ def test_a_store_begun_in_another_working_folder_names_it(steady, tmp_path, monk
             assert code == (folder == other)
             if code:
                 way_out = f"If these are the same files, run it again in the folder {begun}, where it was begun."
-                assert "segment 0.video was " in said and said.strip().endswith(way_out) and "delete" not in said
+                assert (
+                    "segment 0 (walk.mp4).video was " in said
+                    and said.strip().endswith(way_out)
+                    and "delete" not in said
+                )
                 assert cli.main(["prepare", f"{where}/t.csv", "--out", f"{where}/s", *small, "--key-frames"]) == 1
                 assert "delete" in capsys.readouterr().err  # in no folder would it be the same
+
+
+def test_a_store_knows_its_files_by_other_paths(kitchen, tmp_path, monkeypatch):
+    """Absolute, or by way of another folder; in another working folder a relative path is another file."""
+    monkeypatch.chdir(Path(kitchen[0].video).parent)
+    names = [(Path(one.video).name, tuple(map(os.path.basename, one.imu))) for one in kitchen[:2]]
+    segments = [replace(one, video=video, imu=imu) for one, (video, imu) in zip(kitchen, names, strict=False)]
+    options = {"frame_size": 32, "workers": 1, "progress": False}
+    store = data.prepare(segments, tmp_path / "s", **options)
+    before = (store.path / "segments.json").read_bytes()
+    monkeypatch.setattr(data, "fill", None)  # nothing is decoded again
+    detour = [replace(one, video=f"../{Path.cwd().name}/{one.video}") for one in segments]
+    for same in (kitchen[:2], detour):
+        data.prepare(same, tmp_path / "s", **options)
+        data.prepare(same, tmp_path / "s", **options, retry_failed=True)
+    assert (store.path / "segments.json").read_bytes() == before
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(data.DataError, match="run it again in the folder"):
+        data.prepare(kitchen[:2], tmp_path / "s", **options)
 
 
 @pytest.mark.parametrize(
@@ -928,4 +951,4 @@ def test_a_store_that_was_begun_with_a_reader_is_not_continued_without_it(logged
     run(capsys, *command, *WAYS["function"])
     IMU_READERS.clear()
     assert cli.main(command) == 1
-    assert "segment 0.camera was 'my_parts.read_log' and is now None" in capsys.readouterr().err
+    assert ").camera was 'my_parts.read_log' and is now None" in capsys.readouterr().err

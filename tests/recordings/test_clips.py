@@ -537,12 +537,24 @@ def test_a_neon_recording_is_its_folder_or_its_video(steady, tmp_path):
     found = open_recording(folder)
     assert found == open_recording(folder / "scene.mp4") and found.video == str(folder / "scene.mp4")
     assert found.imu == str(folder / "imu.csv") and found.imu_offset == 0
+    assert found.files == (found.video, found.imu, str(folder / "world_timestamps.csv"))
     assert found.imu_stretch == pytest.approx(1.01, abs=1e-7)
     yaw = found.clip(2.0, ClipSpec(imu_samples=422))["imu"][:, 5]  # the module's z, seen by a camera 12 degrees down
     grid = (2.0 + np.arange(422) / 198) / 1.01
     np.testing.assert_allclose(yaw, np.deg2rad(grid) * np.cos(np.deg2rad(12)), atol=1e-5)
     assert open_recording(folder, imu_offset=0.5).imu_offset == 0.5
     assert open_recording(folder / "scene.mp4", folder / "imu.csv").imu_stretch == 1.0  # a given IMU has a given clock
+
+
+def test_a_store_notices_other_times_of_a_neons_frames(steady, tmp_path):
+    folder, store = neon_folder(tmp_path / "neon", steady, STEADY), tmp_path / "store"
+    segment = data.Segment(id="0", start=0.0, stop=3.0, label="a", **open_recording(folder).record())
+    options = {"frame_size": 32, "workers": 1, "progress": False}
+    data.prepare([segment], store, **options)
+    times = folder / "world_timestamps.csv"
+    times.write_text(times.read_text().replace("000\n", "001\n", 1))
+    with pytest.raises(DataError, match=r"world_timestamps\.csv: has changed since its clips were prepared"):
+        data.prepare([segment], store, **options)
 
 
 def test_a_neon_recording_without_its_video_is_one_sentence(steady, tmp_path):
