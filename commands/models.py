@@ -490,6 +490,8 @@ def labels_of_video(table: str, video: str, classes: Sequence[str] | None) -> li
     found = [one for one in every if Path(one.video).resolve() == Path(video).resolve()]
     if not found:
         videos = list(dict.fromkeys(Path(one.video).name for one in every))
+        if Path(video).name in videos:  # another file of this name
+            videos = list(dict.fromkeys(one.video for one in every))
         listed = f"those of {', '.join(videos[:3])}{', ...' * (len(videos) > 3)}" if videos else "none at all"
         raise DataError(f"{table}: has no labels of {video}, but {listed}; give the table of this video")
     if classes and (unknown := sorted({str(one.label) for one in found} - set(classes))):

@@ -246,8 +246,10 @@ def run_train(a: argparse.Namespace) -> None:
     about = {"segments": fingerprint(segments), "left_out": segments.dropped}
     if before:
         require_same_plan(run, before, steps, about["segments"], a.overwrite)
-    # What the student cannot be is said before hours of work, and its weights are downloaded.
+    # What the student cannot be is said before hours of work, and its weights and the teacher's are downloaded.
     apply_options(PRESETS[a.preset].student, a).build(2, frame_size=a.frame_size)
+    if a.pretrained == "torchvision" and not (run / "teacher.pt").exists():
+        teachers.torchvision_file(a.architecture)
     splits = ", ".join(f"{count} {split}" for split, count in sorted(Counter(s.split for s in segments).items()))
     videos, classes = len({s.video for s in segments}), len({s.label for s in segments} - {None})
     clips = sum(len(clip_starts(one.start, one.stop, math.inf)) for one in segments)

@@ -289,6 +289,7 @@ def test_labels_are_shown_and_what_differs_from_them_comes_first(kitchen, predic
     [
         (["--labels", "labels.csv"], "--labels is for the page; give --html"),
         (["--html", "p.html", "--labels", "labels.csv"], "labels.csv: has no labels of .*but those of other.mp4"),
+        (["--html", "p.html", "--labels", "in/labels.csv"], "has no labels of .*but those of in/P01_101.MP4; give"),
         (["--html", "p.html", "--labels", "list.csv"], "list.csv: line 1 has no column label; give a table with"),
         (["--html", "p.html", "--preview", "p.avi"], "must end in .mp4"),
         (["--html", "p.html", "--preview", "old.mp4"], "old.mp4: already exists"),
@@ -300,7 +301,9 @@ def test_labels_and_previews_that_cannot_be(words, what, predicted, kitchen, tmp
         "video,start,stop,label,split\nother.mp4,0,1,wash,train\nother.mp4,1,2,cut,test\n"
     )
     (tmp_path / "list.csv").write_text("video,start,stop\nother.mp4,0,1\nother.mp4,1,2\n")
-    for name in ("other.mp4", "old.mp4"):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "labels.csv").write_text("video,start,stop,label\nP01_101.MP4,0,1,wash\n")
+    for name in ("other.mp4", "old.mp4", "in/P01_101.MP4"):
         shutil.copy(kitchen[0].video, tmp_path / name)
     video = str(kitchen[0].video)
     given = ["predict", video, "--imu", *kitchen[0].imu, "--student", str(predicted / "student.pt"), *words]

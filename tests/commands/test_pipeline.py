@@ -275,9 +275,13 @@ def test_what_has_changed_is_checked_and_prepared_again_by_a_retry(kitchen, tmp_
         ("--image-encoder resnet99 --image-weights none", "--image-encoder='resnet99' cannot be used"),
         ("--image-encoder resnet18", r"the ImageNet weights of resnet18 .* or --image-weights none for random weights"),
         ("--image-encoder vit_b_16 --image-weights none --frame-size 64", "needs frames of 224 pixels"),
+        (
+            "--image-encoder resnet10x4 --image-weights none --architecture swin3d_t --pretrained torchvision",
+            "torchvision's weights of swin3d_t could not be downloaded .* give the file itself, --pretrained FILE",
+        ),
     ],
 )
-def test_a_student_that_cannot_be_is_refused_before_the_clips_are_decoded(
+def test_a_network_that_cannot_be_is_refused_before_the_clips_are_decoded(
     words, what, demo, tmp_path, monkeypatch, capsys
 ):
     def offline(*given, **options):
