@@ -133,6 +133,13 @@ def record_arguments(*without: str) -> Callable[[Constructor], Constructor]:
     return decorate
 
 
+def require_tensor(name: str, value: object) -> None:
+    """Raise TypeError for what is no tensor, such as the arrays that `data.read_frames()` and `Imu.window()` return."""
+    if not isinstance(value, Tensor):
+        kind = f"{type(value).__module__}.{type(value).__name__}"
+        raise TypeError(f"{name} must be a torch.Tensor; got {kind}: give torch.from_numpy({name})")
+
+
 def describe(tensor: Tensor) -> str:
     """Return dtype and shape as text, such as "uint8 [2, 1, 3, 224, 224]"."""
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
@@ -324,6 +331,7 @@ class EgoDistill(nn.Module):
             frames: RGB, uint8 [B, N, 3, H, W].
             count: N, by default the model's.
         """
+        require_tensor("frames", frames)
         count = count or self.num_frames
         if frames.ndim != 5 or frames.shape[1:3] != (count, 3) or frames.dtype != torch.uint8:
             raise ValueError(
@@ -353,6 +361,7 @@ class EgoDistill(nn.Module):
         """
         if "imu" not in self.inputs:
             raise ValueError("this model was built with use_imu=False and takes frames only")
+        require_tensor("imu", imu)
         fixed = self.imu_vector == "flatten"
         length = self.imu_samples if fixed else "samples"
         if imu.ndim != 3 or imu.shape[2] != 6 or (fixed and imu.shape[1] != length) or not imu.is_floating_point():

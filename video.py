@@ -151,7 +151,7 @@ def read_frames(
 
     Args:
         video: The file.
-        times: In seconds, any order.
+        times: In seconds, any order; one below 0 counts as 0.
         size: H and W, by resizing the whole frame (the aspect ratio changes); None keeps the frame's own.
         crop: With `size`, resize the frame's centre square instead of the whole frame.
         exact: False takes the key frame nearest to t instead, the earlier one of two: the cheapest choice, because it

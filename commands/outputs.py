@@ -15,6 +15,7 @@ from ..support.errors import DataError
 __all__ = ["check_outputs"]
 
 TRAINING = ("finetune", "pretrain", "distill")
+INTO_FOLDERS = ("demo", "synthesize", "transcode", "convert", "prepare", "train", "compare", "ablate")
 # {command: patterns that identify an earlier result of the same kind}. Such a file is replaced without --overwrite. A
 # training compares settings itself, with those in a model or in the checkpoint beside it; other models stay. None: no
 # file is replaced; a stream comes only once, so a run that ends at once must not take the place of one of hours.
@@ -45,6 +46,8 @@ def check_outputs(arguments: argparse.Namespace, sources: Iterable[str] = ()) ->
     values = [value for values in given.values() for value in (values if isinstance(values, list) else [values])]
     inputs = [*(value for value in values if isinstance(value, str)), *sources]
     if out := getattr(arguments, "out", None):
+        if arguments.command in INTO_FOLDERS and Path(out).is_file():
+            raise DataError(f"{out}: this is a file, but {arguments.command} writes a folder; give another name")
         files.require_writable(out)
         files.require_apart(out, inputs)
     if arguments.command in RESULT_MARKS and arguments.out:

@@ -115,7 +115,7 @@ def _kinds(cells: Sequence[str], forms: dict[str, str]) -> str:
     return "".join(next((k for k, form in forms.items() if re.fullmatch(form, cell.strip())), "x") for cell in cells)
 
 
-def _video(where: str, folder: Path, names: Iterable[object]) -> str:
+def _video(where: str, folder: Path, names: Iterable[object], advice: str = "") -> str:
     """Return the first video that exists; a name is a path or an address of it, or of a file with its stem."""
     texts = [name for name in names if isinstance(name, str)]
     for name in sorted(texts, key=lambda name: not any(suffix in name.lower() for suffix in VIDEO_SUFFIXES)):
@@ -127,7 +127,9 @@ def _video(where: str, folder: Path, names: Iterable[object]) -> str:
             tried = [unquote(name).removeprefix("file://"), base, re.sub(r"^[0-9a-f]{8}-", "", base)]
         if found := next((one for one in tried if os.path.isfile(folder / one)), None):
             return str(folder / found)
-    raise DataError(f"{where}: no video of {texts} in {folder}; put it there, or give its folder (root, --root)")
+    raise DataError(
+        f"{where}: no video of {texts} in {folder}; put it there, or give its folder (root, --root){advice}"
+    )
 
 
 def _elan(path: Path, folder: Path, dropped: Counter[str], notes: list[str]) -> Labels:
@@ -154,7 +156,9 @@ def _elan(path: Path, folder: Path, dropped: Counter[str], notes: list[str]) -> 
             if times[1][0] == "m":
                 start, stop = (f"{float(text) / 1000:.3f}" if text.isdecimal() else text for text in (start, stop))
             files = [cell for cell in cells if _kinds([cell], CELLS) == "e"]
-            video = _video(where, folder, [*(one[1] for one in linked), *files, path.name])
+            names = [*(one[1] for one in linked), *files]
+            advice = "" if names else "; an export without a video has the name of its own, walk.txt for walk.mp4"
+            video = _video(where, folder, [*names, path.name], advice)
             pairs = [(cells[0] if times.start() else "", cells[times.end()])]
             if header and not times.start():
                 pairs = [*zip(header[times.end() :], cells[times.end() :], strict=False)]

@@ -149,7 +149,9 @@ class Teacher(nn.Module):
 
         Raises:
             TeacherError: The dtype, the number of frames or the order of dimensions differ.
+            TypeError: The clip is not a tensor.
         """
+        student.require_tensor("clip", clip)
         spec = self.clip_spec
         if clip.dtype != torch.uint8 or clip.ndim != 5 or clip.shape[1:3] != (spec.frames, 3):
             raise TeacherError(

@@ -101,6 +101,7 @@ class Baseline(nn.Module):
         Args:
             frames: RGB as the store returns them, uint8 [B, N, 3, H, W]; others raise BaselineError.
         """
+        student.require_tensor("frames", frames)
         if frames.ndim != 5 or frames.shape[1:3] != (self.num_frames, 3) or frames.dtype != torch.uint8:
             raise BaselineError(
                 f"{type(self).__name__} reads frames as uint8 [batch, {self.num_frames}, 3, height, width]; got "

@@ -128,6 +128,7 @@ class ListenToLook(Baseline):
             checkpoints.load_strictly(self.audio.resnet, state, source, keep=["conv1."])
 
     def forward(self, frames: Tensor, audio: Tensor) -> student.Output:
+        student.require_tensor("audio", audio)
         if audio.ndim != 3 or audio.shape[2] != self.mel_bands or not audio.is_floating_point():
             raise BaselineError(
                 f"ListenToLook reads sound as a float spectrogram [batch, steps, {self.mel_bands}]; "

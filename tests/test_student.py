@@ -251,11 +251,13 @@ def test_only_imu_switch_and_vector():
         (lambda f, i: (f, i.transpose(1, 2)), ["[2, 6, 422]"]),
         (lambda f, i: (f, i.long()), ["float", "int64"]),
         (lambda f, i: (f,), ["needs IMU samples"]),
+        (lambda f, i: (f.numpy(), i), ["frames must be a torch.Tensor; got numpy.ndarray", "torch.from_numpy(frames)"]),
+        (lambda f, i: (f, i.numpy()), ["imu must be a torch.Tensor; got numpy.ndarray", "torch.from_numpy(imu)"]),
     ],
 )
 def test_wrong_inputs_are_named(spoil, words):
     model = small()
-    with pytest.raises(ValueError) as error:
+    with pytest.raises((ValueError, TypeError)) as error:
         model(*spoil(*batches.example_inputs(model, 2)))
     assert all(word in str(error.value) for word in words)
 

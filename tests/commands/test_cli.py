@@ -21,7 +21,7 @@ from commandline import ROOT, run
 import egodistill.commands.demo
 import egodistill.commands.recordings
 from egodistill import data
-from egodistill.commands import cli, live, models, recordings, training
+from egodistill.commands import cli, live, models, pipeline, recordings, training
 from egodistill.engine import checkpoints
 from egodistill.experiments import synthetic
 from egodistill.recordings import copies
@@ -510,18 +510,42 @@ OUTPUTS = {  # {command: its arguments, where IN is an input that exists}
 EXISTS = ("foreign.json: already exists and is not an earlier result", "foreign.json: already exists")
 
 
+FOLDERS = {  # {command: its arguments before the folder that it writes}
+    "prepare": "t.csv --out",
+    "train": "t.csv --out",
+    "convert": "a.vrs --out",
+    "transcode": "a.mp4 --out",
+    "synthesize": "",
+    "demo": "--quick --out",
+    "compare": "store --teacher t --out",
+    "ablate": "store --teacher t --out",
+}
+
+
+@pytest.mark.parametrize("command", FOLDERS)
+def test_a_file_is_no_folder_for_results(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("mine").write_text("my thesis")
+    for name in ("t.csv", "a.vrs", "a.mp4"):
+        Path(name).touch()
+    Path("store").mkdir()
+    assert cli.main([command, *FOLDERS[command].split(), "mine"]) == 1
+    assert f"mine: this is a file, but {command} writes a folder; give another name" in capsys.readouterr().err
+    assert Path("mine").read_text() == "my thesis"
+
+
 def test_every_output_file_is_checked():
-    """A new command with an output file has its line in `RESULT_MARKS`; those with a folder check it themselves."""
-    folders = {"prepare", "convert", "transcode", "synthesize", "demo", "compare", "ablate"}
+    """A new command with an output file has its line in `RESULT_MARKS`, one with a folder its name beside it."""
+    assert set(FOLDERS) == set(egodistill.commands.outputs.INTO_FOLDERS)
     writing = set()
-    for module in (egodistill.commands.recordings, egodistill.commands.demo, live, models, training):
+    for module in (egodistill.commands.recordings, egodistill.commands.demo, live, models, pipeline, training):
         for name, (add_options, _) in module.COMMANDS.items():
             parser = argparse.ArgumentParser()
             add_options(parser)
             if any("--out" in action.option_strings for action in parser._actions):
                 writing.add(name)
     assert (
-        writing - folders - {"export"} == set(egodistill.commands.outputs.RESULT_MARKS) == set(OUTPUTS)
+        writing - set(FOLDERS) - {"export"} == set(egodistill.commands.outputs.RESULT_MARKS) == set(OUTPUTS)
     )  # export has a check of its own
 
 

@@ -74,6 +74,11 @@ def test_errors_say_what_came_and_what_is_wanted(clip, came):
     assert "torch.uint8 [B, 2, 3, H, W]" in str(caught.value)
 
 
+def test_an_array_is_no_clip():
+    with pytest.raises(TypeError, match=r"clip must be a torch.Tensor; got numpy.ndarray: give torch.from_numpy"):
+        recorder()(np.zeros((1, 2, 3, 4, 4), np.uint8))
+
+
 def test_outputs_of_another_shape_are_refused():
     spec = ClipSpec(frames=2, size=4)
     teacher = teachers.Teacher(Recorder(), clip_spec=spec, feature_dim=3, class_names=["a", "b", "c"])

@@ -188,6 +188,8 @@ def test_inputs_that_do_not_fit():
     for wrong in (frames.float(), frames[:, :3], frames[0], frames.transpose(1, 2)):
         with pytest.raises(BaselineError, match=r"AdaFuse reads frames as uint8 \[batch, 4, 3, height, width\]; got "):
             small_adafuse()(wrong)
+    with pytest.raises(TypeError, match=r"frames must be a torch.Tensor; got numpy.ndarray"):
+        small_adafuse()(frames.numpy())
     with pytest.raises(BaselineError, match=r"built for frames of 64 pixels; got frames float32 .* 32"):
         small_stts()(frames)
     frames = frames[:, :1]
