@@ -3,7 +3,7 @@
     python benchmarks/better_student.py freeze                   # writes results/protocol-student.json; commit it
     python benchmarks/better_student.py make D --out EV          # render and decode: half an hour on one core
     python benchmarks/better_student.py run D --out EV --seeds 0 # train and evaluate the cells without a line
-    python benchmarks/better_student.py report                   # the contrasts, from results/D*.jsonl alone
+    python benchmarks/better_student.py report --markdown results/better_student.md    # from results/D*.jsonl alone
     python benchmarks/better_student.py cost                     # multiply-adds and time at the paper's size
 
 Candidates were compared on validation wearers of worlds A and A with half the coupling (results/head_motion.jsonl; the
@@ -26,7 +26,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ import evidence
 import numpy as np
 import torch
 from evidence import path_of, segments_path, slug
-from evidence_report import shared_seeds
+from evidence_report import KINDS, shared_seeds
 
 from egodistill import EgoDistill, data, inference
 from egodistill.datasets.store import outputs_record
@@ -48,6 +48,8 @@ from egodistill.experiments.intervals import Interval
 from egodistill.experiments.protocols import Method
 from egodistill.support import files, tables
 
+Outcomes = dict[tuple[str, str, int], list[Outcome]]  # {(set of acts, method, number of frames): runs}
+Pair = tuple[str, tuple[str, int], tuple[str, int]]  # (set of acts, (method, frames), (method, frames))
 PROTOCOL = evidence.RESULTS / "protocol-student.json"
 HALF, EXCHANGED = "D with half the coupling", "D with exchanged head motion"
 WORLDS: dict[str, dict[str, Any]] = {"D": {}, HALF: {"coupling": 0.5}, EXCHANGED: {}}
@@ -357,9 +359,9 @@ def right_of(model: Any, clips: data.ClipStore, motions: Sequence[np.ndarray] | 
 # Report
 
 
-def outcomes() -> dict[tuple[str, str, int], list[Outcome]]:
+def outcomes() -> Outcomes:
     """Return the outcomes by set of acts, method and number of frames: of worlds, acts at the tap, and late clocks."""
-    found: dict[tuple[str, str, int], list[Outcome]] = {}
+    found: Outcomes = {}
     for world in WORLDS:
         if not path_of(world).exists():
             continue
@@ -380,44 +382,70 @@ def outcomes() -> dict[tuple[str, str, int], list[Outcome]]:
     return found
 
 
-def report() -> None:
-    """Print the accuracies, the primary contrasts and what is described beside them."""
-    found = outcomes()
+def accuracies(found: Outcomes) -> tables.Table:
+    """Return the accuracy of each method on each set of acts, by kind of verb where there are several."""
+    rows = []
+    for (where, method, n), some in found.items():
+        if not where.startswith("clock"):
+            kinds = [kind_of(some, kind) for kind in behaviour.KINDS]
+            frames = "" if method == "teacher" else str(n)
+            rows.append([where, method, frames, f"{contrasts.accuracy(some):.1f}", *kinds, str(len(some))])
+    return tables.Table(["acts", "method", "N", "top-1 (%)", *behaviour.KINDS, "seeds"], rows)
+
+
+def kind_of(some: Sequence[Outcome], kind: str) -> str:
+    """Return the accuracy on a kind of verb in %; "" where a wearer has no act of it."""
+    every = list((some[0].classes or {}).values())
+    known = bool(every) and all(not set(KINDS[kind]).isdisjoint(names) for names in every)
+    return f"{contrasts.accuracy(some, groups={kind: KINDS[kind]}).mean:.1f}" if known else ""
+
+
+def differences(found: Outcomes, pairs: Sequence[Pair], *, tested: bool) -> tables.Table:
+    """Return the table of differences that have lines, by Holm's procedure if they are tested."""
+    gaps = [(where, one, two, gap) for where, one, two in pairs if (gap := gap_of(found, where, one, two))]
+    adjusted = intervals.holm([gap.p for *_, gap in gaps]) if tested else []
+    said = [[f"{p:.3f}" if p >= 0.001 else "< 0.001"] for p in adjusted] or [[]] * len(gaps)
     rows = [
-        [where, method, str(n), str(len(some)), f"{contrasts.accuracy(some):.1f}"]
-        for (where, method, n), some in found.items()
+        [where, f"{one[0]}, N = {one[1]}", f"{two[0]}, N = {two[1]}", str(gap), *p, str(gap.seeds)]
+        for (where, one, two, gap), p in zip(gaps, said, strict=True)
     ]
-    print(tables.Table(["acts", "method", "N", "seeds", "top-1, %"], rows).text())
-    gaps = [(where, one, two, gap_of(found, where, one, two)) for where, one, two in PRIMARY]
-    ready = [row for row in gaps if row[3]]
-    adjusted = intervals.holm([gap.p for *_, gap in ready if gap])
-    rows = [
-        [where, f"{one[0]}, {one[1]}", f"{two[0]}, {two[1]}", str(gap), f"{p:.4f}", str(gap.seeds)]
-        for (where, one, two, gap), p in zip(ready, adjusted, strict=True)
-        if gap
-    ]
-    print(tables.Table(["acts", "method, N", "minus", "points", "p (Holm)", "seeds"], rows).text())
-    rows = [
-        [where, f"{one[0]}, {one[1]}", f"{two[0]}, {two[1]}", str(gap), str(gap.seeds)]
-        for where, one, two in DESCRIBED
-        if (gap := gap_of(found, where, one, two))
-    ]
-    print(tables.Table(["acts", "method, N", "minus", "points", "seeds"], rows).text())
-    frames = found.get(("D", FRAMES, 1), [])
+    return tables.Table(["acts", "method", "minus", "points", *(["p (Holm)"] if tested else []), "seeds"], rows)
+
+
+def clocks(found: Outcomes) -> tables.Table:
+    """Return the accuracy with head motion from a wrong clock, and how much of the gain over frames alone is left."""
+    rows, frames = [], found.get(("D", FRAMES, 1), [])
     for method in (PAPER, WINNER):
-        plain = found.get(("D", method, 1), [])
-        both = {shift: shared_seeds(found.get((f"clock, {shift} s", method, 1), []), frames) for shift in SHIFTS}
-        if plain and frames and all(one for one, _ in both.values()):
-            whole = contrasts.difference(*shared_seeds(plain, frames)).mean
-            moved = {shift: contrasts.difference(*pair).mean for shift, pair in both.items()}
-            shares = {shift: f" ({gain / whole:.0%})" if whole else "" for shift, gain in moved.items()}
-            kept = ", ".join(f"{shift:+g} s {gain:.1f}{shares[shift]}" for shift, gain in moved.items())
-            print(f"{method}: of its gain of {whole:.1f} points over {FRAMES} a late clock leaves {kept}")
+        gains = {
+            shift: contrasts.difference(*both).mean
+            for shift, where in [(0.0, "D"), *((shift, f"clock, {shift} s") for shift in SHIFTS)]
+            if (both := shared_seeds(some := found.get((where, method, 1), []), frames))[0] and some
+        }
+        for shift in sorted(gains):
+            where = f"clock, {shift} s" if shift else "D"
+            share = f"{gains[shift] / gains[0.0]:.0%}" if gains[0.0] else ""
+            accuracy = contrasts.accuracy(found[where, method, 1])
+            rows.append([method, f"{shift:+g}" if shift else "0", f"{accuracy:.1f}", f"{gains[shift]:+.1f}", share])
+    return tables.Table(["method, N = 1", "clock late by (s)", "top-1 (%)", "gain over frames alone", "kept"], rows)
 
 
-def gap_of(
-    found: Mapping[tuple[str, str, int], list[Outcome]], where: str, one: tuple[str, int], two: tuple[str, int]
-) -> Interval | None:
+def report(markdown: str | None = None) -> None:
+    """Print the accuracies, the primary contrasts and what is described beside them, or write them into a document."""
+    found = outcomes()
+    machine = evidence.machines(
+        [line for world in WORLDS if path_of(world).exists() for line in finished(world).values()]
+    )
+    for name, table in {
+        "accuracies": accuracies(found),
+        "primary contrasts": differences(found, PRIMARY, tested=True),
+        "other differences": differences(found, DESCRIBED, tested=False),
+        "wrong clocks": clocks(found),
+    }.items():
+        print(f"\nworld D: {name}")
+        tables.report(table, f"benchmarks/better_student.py, world D: {name}", markdown, sys.argv, machine=machine)
+
+
+def gap_of(found: Outcomes, where: str, one: tuple[str, int], two: tuple[str, int]) -> Interval | None:
     """Return the interval of a difference over the seeds that both have; None without lines."""
     first, second = shared_seeds(found.get((where, *one), []), found.get((where, *two), []))
     return contrasts.difference(first, second) if first else None
@@ -462,12 +490,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(MAIN)))
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no cell after this time")
+    tables.markdown_option(parser)
     given = parser.parse_args()
     world = next((one for one in (*WORLDS, "tap") if slug(one) == given.world), None)
     if given.command == "freeze":
         freeze()
     elif given.command == "report":
-        report()
+        report(given.markdown)
     elif given.command == "cost":
         cost()
     elif world is None or given.out is None:

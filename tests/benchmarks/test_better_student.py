@@ -124,9 +124,18 @@ def test_lines_have_the_tap_and_the_clock_and_the_report_reads_them(script, tmp_
     script.run("D", out, [0], 99)  # nothing is left
     assert script.path_of("D").read_bytes() == before
     capsys.readouterr()
-    script.report()
+    script.report(str(tmp_path / "r.md"))
     printed = capsys.readouterr().out
-    assert all(text in printed for text in ("p (Holm)", "tap, not followed", "D, X3D", "late clock leaves"))
+    assert all(text in printed for text in ("p (Holm)", "tap, not followed", "D, X3D", "wrong clocks"))
+    found = script.outcomes()
+    frames, plain, late = (
+        contrasts.accuracy(found[where, method, 1]).mean
+        for where, method in (("D", script.FRAMES), ("D", script.WINNER), ("clock, 0.1 s", script.WINNER))
+    )
+    rows = {(row[0], row[1]): row for row in script.clocks(found).rows}
+    assert rows[script.WINNER, "+0.1"][3] == f"{late - frames:+.1f}"
+    assert rows[script.WINNER, "0"][2].split()[0] == f"{plain:.1f}" and len(rows) == 2 * (1 + len(script.SHIFTS))
+    assert (tmp_path / "r.md").read_text().count("| --- |") == 4
 
 
 @pytest.mark.slow
