@@ -121,15 +121,36 @@ def run_evaluate(a: argparse.Namespace) -> None:
     numbers: dict[str, Any] = {"format": "egodistill evaluation 1", "class_names": store.class_names}
     unlabelled = np.asarray(store.labels) < 0
     if not unlabelled.all():
-        labelled = store.select(~unlabelled) if unlabelled.any() else store
-        numbers |= evaluate_labelled(a, model, labelled)
-    if unlabelled.any() and "top1" in numbers and not (a.teacher or teachers_in(store)):
+        labelled = in_classes_of(a, model, store.select(~unlabelled) if unlabelled.any() else store)
+        numbers |= {"class_names": labelled.class_names} | evaluate_labelled(a, model, labelled)
+    if unlabelled.any() and numbers["class_names"] != store.class_names:
+        left_out = tables.counted(int(unlabelled.sum()), "clip")
+        print(f"note: {left_out} without a label left out: a teacher has other classes")
+    elif unlabelled.any() and "top1" in numbers and not (a.teacher or teachers_in(store)):
         print(f"note: {unlabelled.sum()} clips have no label and are left out: there is no teacher to compare with")
     elif unlabelled.any():
         numbers["agreement"] = evaluate_unlabelled(a, model, store.select(unlabelled))
     if a.out:
         files.write_json(a.out, numbers)
-        draw_evaluation(a, numbers.get("confusion"), store.class_names)
+        draw_evaluation(a, numbers.get("confusion"), numbers["class_names"])
+
+
+def in_classes_of(a: argparse.Namespace, model: nn.Module, store: data.ClipStore) -> data.ClipStore:
+    """Return labelled clips with the model's classes, such as those of later recordings that have only some of them.
+
+    Raise DataError for a label that the model does not know.
+    """
+    known, given = getattr(model, "class_names", None), a.student or a.teacher_file
+    if known is None or list(known) == store.class_names:
+        return store
+    labels = sorted({store.class_names[k] for k in store.labels})
+    if unknown := [name for name in labels if name not in known]:
+        raise DataError(
+            f"{a.store}: the label {unknown[0]!r} is none of the {len(known)} classes of {given}, which are "
+            f"{files.shorten(list(known))}; correct the labels and prepare them again, or leave these clips out"
+        )
+    print(f"note: these clips have {len(labels)} of the {len(known)} classes of {given}")
+    return store.with_classes(known)
 
 
 def draw_evaluation(a: argparse.Namespace, found: list[list[int]] | None, class_names: list[str]) -> None:

@@ -522,10 +522,15 @@ def read_recordings(path: str | os.PathLike, windows: Windows = Windows()) -> Se
             written[first.id] = dataclasses.replace(first, start=part.start, stop=part.written)
     tests = sum(segment.split == "test" for segment in segments)
     if drawn and tests in (0, len(segments)):
+        several = len({part.recording.video for part in parts}) > 1
+        ways = ["use split_by='recording' (--split-by recording)"] * several
+        if parts[0].row:
+            what, ways = "no row", [*ways, "join rows that adjoin", "give a column split"]
+        else:
+            what, ways = "no recording", ways or ["add recordings"]
         raise DataError(
-            f"{path}: its recordings are too short to be split by stretch: none has {SPLITTABLE:.1f} s "
-            f"(two clips and a gap between them); "
-            + ("use split_by='recording' (--split-by recording)" if len(parts) > 1 else "add recordings")
+            f"{path}: cannot be split by stretch: {what} has {SPLITTABLE:.1f} s (two clips and a gap between them); "
+            + ", or ".join(ways)
         )
     notes: tuple[str, ...] = ()
     if drawn and windows.split_by == "recording" and abs(tests / len(segments) - windows.test_share) > FAR:

@@ -98,6 +98,7 @@ class ClipStore:
         self.path, self.settings, self.specs = found.path, found.settings, found.specs
         status = self._files.array("status")
         self._rows = np.flatnonzero(status == OK)
+        self._classes: list[str] | None = None  # of `with_classes()`
         if not unfinished and (missing := np.count_nonzero(status == MISSING)):
             text = f"{self.path}: {missing} of {len(status)} clips are not prepared yet"
             warnings.warn(f"{text}; the same call of prepare() continues with them", NoteWarning, stacklevel=2)
@@ -111,7 +112,28 @@ class ClipStore:
     @property
     def class_names(self) -> list[str]:
         """Return the names of the classes that labels index; [] without labels, until a teacher names its classes."""
-        return self._files.class_names
+        return self._files.class_names if self._classes is None else self._classes
+
+    def with_classes(self, names: Sequence[str]) -> ClipStore:
+        """Return a view whose labels index other names, such as those of a student that learned from another store.
+
+        Raise DataError if a clip of this view has a label that is not among them. The view has no logits of teachers,
+        which are those of the store's own classes.
+
+        Args:
+            names: Names of the classes.
+
+        >>> from egodistill import data
+        >>> test = data.ClipStore("store").split("test")
+        >>> test.with_classes(sorted(test.class_names, reverse=True)).class_names[0] == test.class_names[-1]
+        True
+        """
+        own = self.class_names
+        if unknown := sorted({own[k] for k in self.labels if k >= 0} - set(names)):
+            raise DataError(f"{self.path}: the label {unknown[0]!r} is not one of these {len(names)} classes")
+        view = copy.copy(self)
+        vars(view).update(_classes=list(names))
+        return view
 
     def name_classes(self, names: Sequence[str]) -> None:
         """Give the classes of a teacher to a store that was prepared without any; `teachers.extract()` does.
@@ -140,7 +162,11 @@ class ClipStore:
     @property
     def labels(self) -> np.ndarray:
         """Return the index into `class_names` of each clip's label, int64 [n]; -1 for none."""
-        return self._files.array("label")[self._rows]
+        labels = self._files.array("label")[self._rows]
+        if self._classes is None:
+            return labels
+        places = {name: k for k, name in enumerate(self._classes)}
+        return np.array([places.get(name, -1) for name in self._files.class_names] + [-1])[labels]
 
     @property
     def segments(self) -> np.ndarray:
@@ -276,6 +302,8 @@ class ClipStore:
             name: Name of the array.
             index: A numpy index into the clips of this view.
         """
+        if self._classes is not None and name.endswith(".logits"):
+            raise DataError(f"{self.path}: {name!r} are of the store's own classes, not those of with_classes()")
         rows = self._rows[index]
         if self._files.is_added(name) and not self._files.array(f"{name}.done")[rows].all():
             lacking = f"{np.count_nonzero(~self.done(name))} of {len(self)} clips"

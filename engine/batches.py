@@ -438,7 +438,8 @@ def require_classes(model: Model, store: Store) -> None:
         first = next((k for k, (one, other) in pairs if one != other), min(len(ours), len(theirs)))
         raise EgoDistillError(
             f"the class names of model ({len(ours)}) and store ({len(theirs)}) differ first at class {first}: "
-            f"{ours[first : first + 1]} and {theirs[first : first + 1]}"
+            f"{ours[first : first + 1]} and {theirs[first : first + 1]}; to evaluate it on labels that are among its "
+            f"classes, give store.with_classes(model.class_names)"
         )
     count = getattr(model, "num_classes", len(theirs))
     if count != len(theirs):

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -336,6 +337,40 @@ def test_names_are_cleaned_for_terminals_and_tables_and_kept_in_json(files, monk
     assert second[-1] == "'@SUM(A1)\\r\\nnot read" and first[3] == "0.25"
     first, second = json.loads((tmp_path / "p.json").read_text())
     assert [name for name, _ in first["classes"]] == ODD and second["problem"] == "@SUM(A1)\r\nnot read"
+
+
+def test_clips_with_some_of_a_students_classes_are_evaluated_in_them(taught, capsys):
+    """Such as later recordings: labels are compared by name, and one that the student does not know is an error."""
+    store = data.ClipStore("s")
+    names = ["zzz", *reversed(store.class_names)]
+    encoder = {"image_encoder": "resnet10x4", "image_weights": None, "hidden": 16, "frame_size": 40}
+    options = {"feature_dim": 12, "imu_samples": store.specs["imu"].imu_samples}
+    torch.manual_seed(0)
+    student = EgoDistill(len(names), **encoder, **options, class_names=names)
+    student.save("later.pt")
+    words = ["evaluate", "s", "--split", "all", "--device", "cpu", "--precision", "fp32", "--out", "e.json"]
+    out = run(capsys, *words, "--student", "later.pt")
+    assert f"note: these clips have {len(names) - 1} of the {len(names)} classes of later.pt" in out
+    found = json.loads(Path("e.json").read_text())
+    assert found["class_names"] == names and len(found["confusion"]) == len(names)
+    wanted = {clip["id"]: clip["label"] for clip in store.clips if clip["label"]}
+    assert {one["id"]: names[one["label"]] for one in found["answers"]} == wanted
+    assert "note: 1 clip without a label left out: a teacher has other classes" in out
+    view = store.with_classes(names)
+    assert view.labels.tolist() == [names.index(clip["label"]) if clip["label"] else -1 for clip in store.clips]
+    view = view.select(view.labels >= 0)
+    result = inference.evaluate(student, view, device="cpu", precision="fp32", progress=False)
+    assert result.top1 == found["top1"] == (result.scores.argmax(1) == result.labels).float().mean().item()
+    assert view.split("test").class_names == names and store.class_names != names
+    with pytest.raises(data.DataError, match=r"small.logits' are of the store's own classes"):
+        view.read("small.logits", [0])
+    with pytest.raises(data.DataError, match=f"the label '{store.class_names[0]}' is not one of these 1 classes"):
+        store.with_classes(["zzz"])
+    names[1] = "other"  # in place of one that the clips have
+    EgoDistill(len(names), **encoder, **options, class_names=names).save("other.pt")
+    assert cli.main([*words, "--student", "other.pt"]) == 1
+    said = capsys.readouterr().err
+    assert f"s: the label {store.class_names[-1]!r} is none of the {len(names)} classes of other.pt" in said
 
 
 def test_evaluation_prints_clean_names_and_writes_them_as_they_are(taught, capsys):

@@ -388,6 +388,23 @@ def test_rows_without_a_stretch_for_testing_lose_nothing(tmp_path, monkeypatch):
     assert [s.start for s in found][:3] == pytest.approx([0, 4 - CLIP, 4])
 
 
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([("a.mp4", 0, 5), ("a.mp4", 5, 10)], "no row has 6.5 s .*; join rows that adjoin, or give a column split"),
+        ([("a.mp4", 0, 5), ("b.mp4", 0, 5)], r"no row has 6.5 s .*; use split_by='recording' .*, or join rows"),
+        (None, r"no recording has 6.5 s .*; use split_by='recording'"),
+    ],
+)
+def test_what_is_too_short_for_stretches_has_a_way_out(tmp_path, monkeypatch, rows, words):
+    """A split by recording is one only of several recordings."""
+    monkeypatch.setattr(Recording, "probe", lambda self: VideoInfo(6.0 if rows is None else 10.5, 30.0, 64, 48, False))
+    films(tmp_path, a=1, b=1)
+    table = write_table(tmp_path / "t.csv", ("video", "start", "stop"), rows) if rows else tmp_path
+    with pytest.raises(DataError, match=f"cannot be split by stretch: {words}"):
+        segments.read_recordings(table, segments.Windows(split_by="stretch"))
+
+
 def test_a_table_of_recordings(tmp_path):
     films(tmp_path, a=12, b=7)
     write_table(tmp_path / "imu.csv", ("time", "ax"), [])
@@ -445,9 +462,9 @@ def test_recordings_that_cannot_be_split_are_named(tmp_path):
     with pytest.raises(DataError, match=r"one recording cannot be split.*Not used: .*torn\.mp4"):
         segments.read_recordings(one)
     (one / "torn.mp4").unlink()
-    with pytest.raises(DataError, match=r"one: its recordings are too short .*none has 6\.5 s.*; add recordings$"):
+    with pytest.raises(DataError, match=r"one: cannot be split by stretch: no recording .*; add recordings$"):
         segments.read_recordings(one, segments.Windows(split_by="stretch"))
-    with pytest.raises(DataError, match=r"two: its recordings are too short .*none has 6\.5 s.*--split-by recording"):
+    with pytest.raises(DataError, match=r"two: cannot be split by stretch: no recording .*--split-by recording"):
         segments.read_recordings(films(tmp_path / "two", a=6, b=6), segments.Windows(split_by="stretch"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"empty: no recordings: no video \(.*\.mp4"):
