@@ -609,6 +609,8 @@ def check_settings(path: Path, segments: Sequence[Segment], header: Mapping[str,
 
 def with_paths_of(segment: Segment, stored: Segment) -> Segment:
     """Return a segment with those paths of a store's that name the same files."""
+    if segment == stored:
+        return segment
 
     def named(path: Any, before: Any) -> Any:
         pair = ([os.path.abspath(file) for file in ([one] if isinstance(one, str) else one)] for one in (path, before))
