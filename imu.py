@@ -492,6 +492,11 @@ def table_columns(
     names, shown = [name.strip().strip('"').lower() for name in header.split(",")], repr(header.strip()[:200])
     layouts = [layout for layout in _IMU_COLUMNS if layout[0] in names]
     if not layouts:
+        for sign in ";\t":
+            if {layout[0] for layout in _IMU_COLUMNS} & {
+                name.strip().strip('"').lower() for name in header.split(sign)
+            }:
+                raise IMUError(f"{path}: its cells are separated by {sign!r}, must be ','")
         known = ", ".join(layout[0] for layout in _IMU_COLUMNS)
         raise IMUError(f"{path}: no time column ({known}) in the header {shown}")
     time_column, unit, axes = layouts[0]

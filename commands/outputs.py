@@ -56,6 +56,9 @@ def check_outputs(arguments: argparse.Namespace, sources: Iterable[str] = ()) ->
             ours = (b"egodistill model",)
         overwrite = getattr(arguments, "overwrite", False)
         files.check_output(arguments.out, inputs, ours=ours, overwrite=overwrite)
+        is_json = Path(arguments.out).suffix.lower() == ".json" or files.is_stream(Path(arguments.out))
+        if arguments.command in ("evaluate", "measure") and not is_json:
+            raise DataError(f"{arguments.out}: {arguments.command} writes JSON; give a name that ends in .json")
     for option, (suffixes, mark) in BESIDE.items():
         if path := getattr(arguments, option, None):
             if Path(path).suffix.lower() not in suffixes:

@@ -427,11 +427,22 @@ def run_transcode(a: argparse.Namespace) -> None:
         rows.append([copy.name, *sizes, f"{made.frames:,}", f"{made.broken_packets}", speed])
         for name in made.left_out:
             print(f"{copy}: left out {name}, which MP4 cannot hold")
+        if beside := tables_of(video):
+            print(f"note: {copy}: its IMU stays with the original; copy {' and '.join(beside)} beside it")
     if rows:
         print(Table(["copy", "MB before", "MB after", "frames", "broken packets", "times faster"], rows).text())
         suggest("check", a.out)
     if failures:
         raise ValueError("; ".join(failures))
+
+
+def tables_of(video: str) -> list[str]:
+    """Return the names of the files beside a video from which its IMU samples are read."""
+    try:
+        found = data.open_recording(video)
+    except (DataError, OSError, ValueError):  # such as a video without IMU
+        return []
+    return [Path(file).name for file in found.files if file != found.video]
 
 
 def prepare_options(parser: argparse.ArgumentParser) -> None:

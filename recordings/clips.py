@@ -505,8 +505,23 @@ class Recording:
                 if unused:
                     raise IMUError("; ".join([str(error), *unused])) from error
                 raise
-            self._place(dataclasses.replace(found, notes=(*found.notes, *unused)))
+            self._place(dataclasses.replace(found, notes=(*found.notes, *unused, *self._frames_of_another())))
         return self.__dict__["samples"]
+
+    def _frames_of_another(self) -> Iterator[str]:
+        """Yield a note if a Neon's table of frames, from which the given IMU has its clock, is of another video."""
+        named = isinstance(self.imu, str) and (self.imu_offset, self.imu_stretch) == (0.0, 1.0)
+        if named and (times := Path(self.imu).with_name(cameras.FRAME_TIMES)).is_file():
+            rows = len(cameras.frame_stamps(times))
+            try:
+                count = _first_and_last_frame(Path(self.video))[0]
+            except VideoError:  # whoever decodes the video reports it
+                return
+            if count and count != rows:
+                yield (
+                    f"{times} has {rows} rows, but {self.video} has {count} frames, so it is not the video whose clock "
+                    f"these samples have; `egodistill check` measures the offset (imu_offset, --imu-offset)"
+                )
 
     def _place(self, motion: Imu) -> None:
         """Keep samples in the axes and on the clock of the recording; those in axes that a function has named stay."""

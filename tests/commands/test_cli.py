@@ -534,6 +534,16 @@ def test_a_file_is_no_folder_for_results(command, tmp_path, monkeypatch, capsys)
     assert Path("mine").read_text() == "my thesis"
 
 
+@pytest.mark.parametrize("command", ["evaluate", "measure"])
+def test_json_is_written_under_its_own_suffix(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("store").mkdir()
+    Path("s.pt").touch()
+    assert cli.main([command, *["store"] * (command == "evaluate"), "--student", "s.pt", "--out", "x.csv"]) == 1
+    assert f"x.csv: {command} writes JSON; give a name that ends in .json" in capsys.readouterr().err
+    assert not Path("x.csv").exists()
+
+
 def test_every_output_file_is_checked():
     """A new command with an output file has its line in `RESULT_MARKS`, one with a folder its name beside it."""
     assert set(FOLDERS) == set(egodistill.commands.outputs.INTO_FOLDERS)

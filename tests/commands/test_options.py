@@ -838,6 +838,7 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     one_pass = argparse.Namespace(kind="one pass", batch_size=8, specs={}, arrays=[], record={})
     spies.put(teachers, "Extraction", lambda given: one_pass)
     spies.put(inference, "evaluate", evaluation)
+    monkeypatch.setattr(model_commands, "in_classes_of", lambda a, model, store: store)
     spies.put(inference, "predict", [inference.Prediction(0.0, 2.0, [("open", 0.5)])])
     for module in (model_commands, live):
         spies.put(module, "report_notes", label=f"report_notes of {module.__name__}")

@@ -340,6 +340,18 @@ def test_a_store_begun_in_another_working_folder_names_it(steady, tmp_path, monk
                 assert "delete" in capsys.readouterr().err  # in no folder would it be the same
 
 
+def test_a_copy_is_told_which_tables_it_lacks(kitchen, steady, tmp_path, capsys):
+    shutil.copy(kitchen[0].video, tmp_path / "walk.mp4")
+    write_table(
+        tmp_path / "walk.csv", "time ax ay az gx gy gz".split(), [(k / 100, 0, 0, 9.8, 0, 0, 0) for k in range(600)]
+    )
+    shutil.copy(steady, tmp_path / "bare.mp4")
+    videos = [tmp_path / "walk.mp4", tmp_path / "bare.mp4"]
+    said = run(capsys, "transcode", *videos, "--out", tmp_path / "small", "--short-side", 32)
+    assert f"note: {tmp_path / 'small' / 'walk.mp4'}: its IMU stays with the original; copy walk.csv beside it" in said
+    assert said.count("note: ") == 1
+
+
 def test_a_store_knows_its_files_by_other_paths(kitchen, tmp_path, monkeypatch):
     """Absolute, or by way of another folder; in another working folder a relative path is another file."""
     monkeypatch.chdir(Path(kitchen[0].video).parent)

@@ -546,6 +546,21 @@ def test_a_neon_recording_is_its_folder_or_its_video(steady, tmp_path):
     assert open_recording(folder / "scene.mp4", folder / "imu.csv").imu_stretch == 1.0  # a given IMU has a given clock
 
 
+def test_a_named_imu_of_a_neon_with_another_video_is_noted(steady, tmp_path):
+    """Its clock is that of another video, or of one that was cut."""
+    folder = neon_folder(tmp_path / "neon", steady, STEADY[:-1])
+
+    def notes(*given, **clock):
+        return [note for note in open_recording(*given, **clock).motion().notes if "world_timestamps" in note]
+
+    (note,) = notes(steady, folder / "imu.csv")
+    assert "world_timestamps.csv has 149 rows, but " in note and "steady.mp4 has 150 frames" in note
+    assert "`egodistill check` measures the offset" in note
+    assert not notes(steady, folder / "imu.csv", imu_offset=0.5)
+    whole = neon_folder(tmp_path / "whole", steady, STEADY)
+    assert not notes(whole / "scene.mp4", whole / "imu.csv")
+
+
 def test_a_store_notices_other_times_of_a_neons_frames(steady, tmp_path):
     folder, store = neon_folder(tmp_path / "neon", steady, STEADY), tmp_path / "store"
     segment = data.Segment(id="0", start=0.0, stop=3.0, label="a", **open_recording(folder).record())
