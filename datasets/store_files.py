@@ -609,15 +609,13 @@ def check_settings(path: Path, segments: Sequence[Segment], header: Mapping[str,
 
 def with_paths_of(segment: Segment, stored: Segment) -> Segment:
     """Return a segment with those paths of a store's that name the same files."""
-    if segment == stored:
-        return segment
 
-    def named(path: Any, before: Any) -> Any:
-        pair = ([os.path.abspath(file) for file in ([one] if isinstance(one, str) else one)] for one in (path, before))
-        return before if next(pair) == next(pair) else path
+    def absolute(paths: Any) -> list[str]:
+        return [os.path.abspath(path) for path in ([paths] if isinstance(paths, str) else paths or ())]
 
-    paths = {name: (getattr(segment, name), getattr(stored, name)) for name in ("video", "imu")}
-    return dataclasses.replace(segment, **{name: named(*pair) for name, pair in paths.items() if None not in pair})
+    pairs = {name: (getattr(segment, name), getattr(stored, name)) for name in ("video", "imu")}
+    changed = {name: old for name, (new, old) in pairs.items() if new != old and absolute(new) == absolute(old)}
+    return dataclasses.replace(segment, **changed) if changed else segment
 
 
 def folder_of(path: str, other: str) -> Path | None:
