@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ import egodistill
 from egodistill import EgoDistill, EgoDistillError, inference
 from egodistill.commands import cli, live as live_command
 from egodistill.deploy import arrivals, export, feeds, stream as live
+from egodistill.imu import IMU_READERS
 from egodistill.recordings import clips
 
 ROOT = Path(egodistill.__file__).parent
@@ -925,7 +927,8 @@ def test_an_error_is_one_line(words, told, files, steady, capsys, monkeypatch):
         monkeypatch.setattr(live_command, "standard_input", lambda: os.open(os.devnull, os.O_RDONLY))
     command = ["live", *words.split(), "--precision", "fp32"]
     command += [] if "--student" in words else ["--student", "student.pt"]
-    assert cli.main(command) == 1
+    with mock.patch.dict(IMU_READERS):  # --imu-reader is for the whole process
+        assert cli.main(command) == 1
     printed = capsys.readouterr()
     (said,) = printed.err.strip().splitlines()
     assert said.startswith("egodistill live: ") and told in said and not printed.out
