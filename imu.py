@@ -493,9 +493,8 @@ def table_columns(
     layouts = [layout for layout in _IMU_COLUMNS if layout[0] in names]
     if not layouts:
         for sign in ";\t":
-            if {layout[0] for layout in _IMU_COLUMNS} & {
-                name.strip().strip('"').lower() for name in header.split(sign)
-            }:
+            cells = {name.strip().strip('"').lower() for name in header.split(sign)}
+            if any(layout[0] in cells for layout in _IMU_COLUMNS):
                 raise IMUError(f"{path}: its cells are separated by {sign!r}, must be ','")
         known = ", ".join(layout[0] for layout in _IMU_COLUMNS)
         raise IMUError(f"{path}: no time column ({known}) in the header {shown}")

@@ -419,7 +419,7 @@ def clocks(found: Outcomes) -> tables.Table:
         gains = {
             shift: contrasts.difference(*both).mean
             for shift, where in [(0.0, "D"), *((shift, f"clock, {shift} s") for shift in SHIFTS)]
-            if (both := shared_seeds(some := found.get((where, method, 1), []), frames))[0] and some
+            if (both := shared_seeds(found.get((where, method, 1), []), frames))[0]
         }
         for shift in sorted(gains):
             where = f"clock, {shift} s" if shift else "D"

@@ -125,7 +125,7 @@ def run_evaluate(a: argparse.Namespace) -> None:
         numbers |= {"class_names": labelled.class_names} | evaluate_labelled(a, model, labelled)
     if unlabelled.any() and numbers["class_names"] != store.class_names:
         left_out = tables.counted(int(unlabelled.sum()), "clip")
-        print(f"note: {left_out} without a label left out: a teacher has other classes")
+        print(f"note: left out {left_out} without a label, because a teacher in this store has other classes")
     elif unlabelled.any() and "top1" in numbers and not (a.teacher or teachers_in(store)):
         print(f"note: {unlabelled.sum()} clips have no label and are left out: there is no teacher to compare with")
     elif unlabelled.any():
@@ -143,14 +143,13 @@ def in_classes_of(a: argparse.Namespace, model: nn.Module, store: data.ClipStore
     known, given = getattr(model, "class_names", None), a.student or a.teacher_file
     if known is None or list(known) == store.class_names:
         return store
-    labels = sorted({store.class_names[k] for k in store.labels})
-    if unknown := [name for name in labels if name not in known]:
-        raise DataError(
-            f"{a.store}: the label {unknown[0]!r} is none of the {len(known)} classes of {given}, which are "
-            f"{files.shorten(list(known))}; correct the labels and prepare them again, or leave these clips out"
-        )
-    print(f"note: these clips have {len(labels)} of the {len(known)} classes of {given}")
-    return store.with_classes(known)
+    try:
+        view = store.with_classes(known)
+    except DataError as error:
+        way_out = "correct the labels and prepare them again, or leave these clips out"
+        raise DataError(f"{error}, those of {given}: {files.shorten(list(known))}; {way_out}") from error
+    print(f"note: these clips have {len(np.unique(view.labels))} of the {len(known)} classes of {given}")
+    return view
 
 
 def draw_evaluation(a: argparse.Namespace, found: list[list[int]] | None, class_names: list[str]) -> None:

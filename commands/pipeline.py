@@ -246,7 +246,7 @@ def run_train(a: argparse.Namespace) -> None:
     about = {"segments": fingerprint(segments), "left_out": segments.dropped}
     if before:
         require_same_plan(run, before, steps, about["segments"], a.overwrite)
-    # What the student cannot be is said before hours of work, and its weights and the teacher's are downloaded.
+    # Before hours of work: refuse a student that cannot be built, and download its weights and the teacher's.
     apply_options(PRESETS[a.preset].student, a).build(2, frame_size=a.frame_size)
     if a.pretrained == "torchvision" and not (run / "teacher.pt").exists():
         teachers.torchvision_file(a.architecture)

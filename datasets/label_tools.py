@@ -157,7 +157,7 @@ def _elan(path: Path, folder: Path, dropped: Counter[str], notes: list[str]) -> 
                 start, stop = (f"{float(text) / 1000:.3f}" if text.isdecimal() else text for text in (start, stop))
             files = [cell for cell in cells if _kinds([cell], CELLS) == "e"]
             names = [*(one[1] for one in linked), *files]
-            advice = "" if names else "; an export without a video has the name of its own, walk.txt for walk.mp4"
+            advice = "" if names else "; or name this export, which has no path of a video, like its video"
             video = _video(where, folder, [*names, path.name], advice)
             pairs = [(cells[0] if times.start() else "", cells[times.end()])]
             if header and not times.start():

@@ -117,8 +117,8 @@ class ClipStore:
     def with_classes(self, names: Sequence[str]) -> ClipStore:
         """Return a view whose labels index other names, such as those of a student that learned from another store.
 
-        Raise DataError if a clip of this view has a label that is not among them. The view has no logits of teachers,
-        which are those of the store's own classes.
+        Raise DataError if a clip of this view has a label that is not among them, or if a name occurs twice. The view
+        neither reads nor adds logits of teachers, which are those of the store's own classes.
 
         Args:
             names: Names of the classes.
@@ -130,10 +130,18 @@ class ClipStore:
         """
         own = self.class_names
         if unknown := sorted({own[k] for k in self.labels if k >= 0} - set(names)):
-            raise DataError(f"{self.path}: the label {unknown[0]!r} is not one of these {len(names)} classes")
+            raise DataError(f"{self.path}: the label {unknown[0]!r} is none of the {len(names)} classes")
+        if len(set(names)) < len(names):
+            raise DataError(f"{max(names, key=list(names).count)!r} is among the classes more than once")
         view = copy.copy(self)
         vars(view).update(_classes=list(names))
         return view
+
+    def _require_own_classes(self, name: str) -> None:
+        if self._classes is not None and name.endswith(".logits"):
+            raise DataError(
+                f"{self.path}: {name!r} are of the store's own classes; use the store without with_classes()"
+            )
 
     def name_classes(self, names: Sequence[str]) -> None:
         """Give the classes of a teacher to a store that was prepared without any; `teachers.extract()` does.
@@ -302,8 +310,7 @@ class ClipStore:
             name: Name of the array.
             index: A numpy index into the clips of this view.
         """
-        if self._classes is not None and name.endswith(".logits"):
-            raise DataError(f"{self.path}: {name!r} are of the store's own classes, not those of with_classes()")
+        self._require_own_classes(name)
         rows = self._rows[index]
         if self._files.is_added(name) and not self._files.array(f"{name}.done")[rows].all():
             lacking = f"{np.count_nonzero(~self.done(name))} of {len(self)} clips"
@@ -346,6 +353,7 @@ class ClipStore:
             )
         if name.split(".")[0].upper() in DEVICES:
             raise DataError(f"{name!r} cannot be the name of an array: Windows reserves it for a device")
+        self._require_own_classes(name)
         with files.lock(lock_file(self.path)):
             self._files.add(name, shape, dtype)
 

@@ -510,8 +510,10 @@ class Recording:
 
     def _frames_of_another(self) -> Iterator[str]:
         """Yield a note if a Neon's table of frames, from which the given IMU has its clock, is of another video."""
-        named = isinstance(self.imu, str) and (self.imu_offset, self.imu_stretch) == (0.0, 1.0)
-        if named and (times := Path(self.imu).with_name(cameras.FRAME_TIMES)).is_file():
+        if not isinstance(self.imu, str) or (self.imu_offset, self.imu_stretch) != (0.0, 1.0):
+            return
+        times = Path(self.imu).with_name(cameras.FRAME_TIMES)
+        if times.is_file() and _header_has(Path(self.imu), cameras.NEON_TIME):
             rows = len(cameras.frame_stamps(times))
             try:
                 count = _first_and_last_frame(Path(self.video))[0]
@@ -519,8 +521,8 @@ class Recording:
                 return
             if count and count != rows:
                 yield (
-                    f"{times} has {rows} rows, but {self.video} has {count} frames, so it is not the video whose clock "
-                    f"these samples have; `egodistill check` measures the offset (imu_offset, --imu-offset)"
+                    f"{times} has {rows} rows, but {self.video} has {count} frames, so these samples have the clock of "
+                    f"another video; measure the offset with `egodistill check` and give it (imu_offset, --imu-offset)"
                 )
 
     def _place(self, motion: Imu) -> None:

@@ -355,7 +355,7 @@ def test_clips_with_some_of_a_students_classes_are_evaluated_in_them(taught, cap
     assert found["class_names"] == names and len(found["confusion"]) == len(names)
     wanted = {clip["id"]: clip["label"] for clip in store.clips if clip["label"]}
     assert {one["id"]: names[one["label"]] for one in found["answers"]} == wanted
-    assert "note: 1 clip without a label left out: a teacher has other classes" in out
+    assert "note: left out 1 clip without a label, because a teacher" in out
     view = store.with_classes(names)
     assert view.labels.tolist() == [names.index(clip["label"]) if clip["label"] else -1 for clip in store.clips]
     view = view.select(view.labels >= 0)
@@ -364,13 +364,19 @@ def test_clips_with_some_of_a_students_classes_are_evaluated_in_them(taught, cap
     assert view.split("test").class_names == names and store.class_names != names
     with pytest.raises(data.DataError, match=r"small.logits' are of the store's own classes"):
         view.read("small.logits", [0])
-    with pytest.raises(data.DataError, match=f"the label '{store.class_names[0]}' is not one of these 1 classes"):
+    with pytest.raises(data.DataError, match=f"the label '{store.class_names[0]}' is none of the 1 classes"):
         store.with_classes(["zzz"])
+    with pytest.raises(data.DataError, match="'zzz' is among the classes more than once"):
+        store.with_classes([*names, "zzz"])
+    with pytest.raises(data.DataError, match="without with_classes"):
+        view.add("later.logits", (len(names),), "float32")
     names[1] = "other"  # in place of one that the clips have
     EgoDistill(len(names), **encoder, **options, class_names=names).save("other.pt")
     assert cli.main([*words, "--student", "other.pt"]) == 1
     said = capsys.readouterr().err
-    assert f"s: the label {store.class_names[-1]!r} is none of the {len(names)} classes of other.pt" in said
+    assert (
+        f"s: the label {store.class_names[-1]!r} is none of the {len(names)} classes, those of other.pt: ['zzz'" in said
+    )
 
 
 def test_evaluation_prints_clean_names_and_writes_them_as_they_are(taught, capsys):

@@ -146,7 +146,7 @@ def test_elan_errors_name_file_and_line(tmp_path, walk, rows, words):
 
 def test_an_export_of_elan_without_a_video_has_its_name(tmp_path, walk):
     (tmp_path / "walk.mp4").touch()
-    with pytest.raises(DataError, match=r"labels.txt, line 1: no video of .* an export without a video has"):
+    with pytest.raises(DataError, match=r"labels.txt, line 1: no video of .* or name this export, which"):
         read(write(tmp_path / "labels.txt", ["a", "", "0.0", "1.0", "x"]))
     with pytest.raises(DataError, match=r"no video of .*other.mp4', 'labels.txt'\] in .* \(root, --root\)$"):
         read(write(tmp_path / "labels.txt", ['"#file:///C:/other.mp4 -- offset: 0"'], ["a", "", "0.0", "1.0", "x"]))
