@@ -558,7 +558,8 @@ def test_a_named_imu_of_a_neon_with_another_video_is_noted(steady, tmp_path):
     assert "world_timestamps.csv has 149 rows, but " in note and "steady.mp4 has 150 frames" in note
     assert "measure the offset with `egodistill check`" in note
     assert not notes(steady, folder / "imu.csv", imu_offset=0.5)
-    other = write_table(folder / "other.csv", "time ax ay az gx gy gz".split(), [(k, *[1.0] * 6) for k in range(7)])
+    rows = [(k / 100, 0, 0, 9.8, 0, 0, 0) for k in range(600)]
+    other = write_table(folder / "other.csv", "time ax ay az gx gy gz".split(), rows)
     assert not notes(steady, other)  # its clock is its own
     whole = neon_folder(tmp_path / "whole", steady, STEADY)
     assert not notes(whole / "scene.mp4", whole / "imu.csv")
