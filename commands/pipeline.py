@@ -23,7 +23,7 @@ from ..distillation import EPIC_KITCHENS, PRESETS
 from ..recordings.clips import clip_starts
 from ..student import IMU_SAMPLES
 from ..support import files, tables
-from ..support.errors import DataError
+from ..support.errors import CLIP_SECONDS, DataError
 from ..support.tables import counted
 from ..training import Training
 from . import recordings
@@ -38,8 +38,8 @@ from .options import (
 from .outputs import check_outputs
 from .recordings import NO_LABELS, read_segments, require_training, segment_options
 from .report import CORRECTIONS, note_plan, read_plan, write_report
-from .settings import add_fields, apply_options, device_option, flag, preset_option
-from .training import name_value, teacher_clip
+from .settings import add_fields, apply_options, device_option, flag, load_teacher, preset_option
+from .training import name_value, new_teacher, teacher_clip
 
 __all__ = ["COMMANDS"]
 
@@ -154,9 +154,7 @@ def plan(a: argparse.Namespace, segments: data.SegmentList) -> list[Step]:
     steps: list[Step] = []
     if teacher == "finetuned":
         network = ["--architecture", a.architecture, *words_of(a, "pretrained")]
-        clip = teacher_clip(a.architecture) if not (a.clip_frames and a.clip_size) else {}
-        clip |= {name: value for name in ("clip_frames", "clip_size") if (value := getattr(a, name))}
-        prepare += [word for name, value in clip.items() for word in (flag(name), value)]
+        prepare += [word for name, value in clip_of(a).items() for word in (flag(name), value)]
         where = run / "teacher.pt"
         words = ["finetune", store, *network, *words_of(a, "option"), *trained, "--out", where]
         steps += [Step("train the teacher on the labels", words)]
@@ -222,6 +220,27 @@ def how_taught(a: argparse.Namespace, labelled: bool) -> str | None:
     )
 
 
+def clip_of(a: argparse.Namespace) -> dict[str, int]:
+    """Return number and size of the frames of a teacher that is trained on the labels, as arguments of `prepare`."""
+    clip = teacher_clip(a.architecture) if not (a.clip_frames and a.clip_size) else {}
+    return clip | {name: value for name in ("clip_frames", "clip_size") if (value := getattr(a, name))}
+
+
+def require_models(a: argparse.Namespace, taught: str | None, run: Path) -> None:
+    """Raise an error, before hours of work, for a teacher or a student that cannot be read or built.
+
+    What is published is downloaded. A teacher that an earlier run has trained needs its weights no more.
+    """
+    apply_options(PRESETS[a.preset].student, a).build(2, frame_size=a.frame_size)
+    if taught == "given":
+        load_teacher(a.teacher_file)
+    elif taught == "published":
+        teachers.load(a.architecture, a.pretrained, progress=False)
+    elif taught and not (run / "teacher.pt").exists():
+        options = {"seconds": CLIP_SECONDS} | dict(a.option or ())
+        new_teacher(a.architecture, ("0", "1"), *clip_of(a).values(), a.pretrained, options, progress=False)
+
+
 def size_of_store(words: Sequence[Any], clips: int) -> float:
     """Return about how many MB `prepare` with these options writes for this number of clips."""
 
@@ -246,10 +265,7 @@ def run_train(a: argparse.Namespace) -> None:
     about = {"segments": fingerprint(segments), "left_out": segments.dropped}
     if before:
         require_same_plan(run, before, steps, about["segments"], a.overwrite)
-    # Before hours of work: refuse a student that cannot be built, and download its weights and the teacher's.
-    apply_options(PRESETS[a.preset].student, a).build(2, frame_size=a.frame_size)
-    if a.pretrained == "torchvision" and not (run / "teacher.pt").exists():
-        teachers.torchvision_file(a.architecture)
+    require_models(a, how_taught(a, any(segment.label is not None for segment in segments)), run)
     splits = ", ".join(f"{count} {split}" for split, count in sorted(Counter(s.split for s in segments).items()))
     videos, classes = len({s.video for s in segments}), len({s.label for s in segments} - {None})
     clips = sum(len(clip_starts(one.start, one.stop, math.inf)) for one in segments)

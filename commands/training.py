@@ -354,13 +354,25 @@ def build_teacher(
     _, frames, _, _, size = store.read("clip", [0]).shape
     # The teacher will expect clips of the length that it is finetuned on, not of its pretraining.
     options = {"seconds": store.specs["clip"].seconds} | dict(option)
-    if pretrained is None:  # Random weights fit any clip; published ones need theirs.
-        options = {"frames": frames, "size": size} | options
-    teacher = teachers.load(
-        architecture, pretrained, class_names=store.class_names, new_head=pretrained is not None, **options
-    )
+    teacher = new_teacher(architecture, store.class_names, frames, size, pretrained, options)
     teacher.name = name
     return teacher
+
+
+def new_teacher(
+    architecture: str,
+    classes: Sequence[str],
+    frames: int,
+    size: int,
+    pretrained: str | None,
+    options: Mapping[str, Any],
+    progress: bool = True,
+) -> teachers.Teacher:
+    """Return a teacher for these classes, with published weights and a new classifier, or random weights."""
+    if pretrained is None:  # Random weights fit any clip; published ones need theirs.
+        options = {"frames": frames, "size": size} | dict(options)
+    new_head = pretrained is not None
+    return teachers.load(architecture, pretrained, class_names=classes, new_head=new_head, progress=progress, **options)
 
 
 def extract_options(parser: argparse.ArgumentParser) -> None:

@@ -12,12 +12,13 @@ from commandline import run
 from miniature import file_of, same
 from painted import write_table
 
-from egodistill import data
+from egodistill import EgoDistill, data
 from egodistill.commands import cli, pipeline
 from egodistill.recordings import checks
 from egodistill.recordings.offset import Offset
 
 SMALL = "--frame-size 32 --image-encoder resnet10x4 --image-weights none --preset demo --epochs 1 --batch-size 8"
+OWN = "--image-encoder resnet10x4 --image-weights none"
 TEACHER = "--architecture slowfast_8x8_r50 --option width=8 beta=4 depths=(1,1,1,1) --clip-frames 16 --clip-size 32"
 
 
@@ -279,6 +280,10 @@ def test_what_has_changed_is_checked_and_prepared_again_by_a_retry(kitchen, tmp_
             "--image-encoder resnet10x4 --image-weights none --architecture swin3d_t --pretrained torchvision",
             "torchvision's weights of swin3d_t could not be downloaded .* give the file itself, --pretrained FILE",
         ),
+        (f"{OWN} --architecture swin3d_t --pretrained notes.txt", "notes.txt cannot be read"),
+        (f"{OWN} --architecture swin3d_t --option beta=4", "swin3d_t has no option 'beta'"),
+        (f"{OWN} --teacher-file notes.txt", "notes.txt cannot be read"),
+        (f"{OWN} --teacher-file student.pt", r"student.pt holds a model of class EgoDistill, not a teacher"),
     ],
 )
 def test_a_network_that_cannot_be_is_refused_before_the_clips_are_decoded(
@@ -289,6 +294,9 @@ def test_a_network_that_cannot_be_is_refused_before_the_clips_are_decoded(
 
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", offline)
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
+    monkeypatch.chdir(tmp_path)
+    Path("notes.txt").write_text("no weights")
+    EgoDistill(2, image_encoder="resnet10x4", image_weights=None).save("student.pt")
     assert cli.main(["train", str(table_of(demo)), "--out", str(tmp_path / "run"), *words.split()]) == 1
     assert re.search(what, capsys.readouterr().err) and not (tmp_path / "run").exists()
 
