@@ -487,6 +487,8 @@ def read_tensors(path: str | os.PathLike) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch has no common class for these errors
         # Its own message has many lines, and advises to turn off weights_only.
+        if os.fspath(path).endswith((".pt2", ".onnx")):
+            raise EgoDistillError(f"{path} is an exported program; give the .pt file of its model") from error
         raise EgoDistillError(
             f"{path} cannot be read as a checkpoint: it is truncated, contains code, or is another kind of file; "
             f"give the file of a trained model"

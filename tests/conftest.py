@@ -122,6 +122,7 @@ def files(tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("files")
     (folder / "notes.txt").write_text("hello\n")
+    (folder / "text.onnx").write_text("hello\n")
     (folder / "rows.csv").write_text("start,stop,class_1\n0,1,walk\n")  # to a pickle reader a stack that is empty
     (folder / "no-stop.csv").write_text("video,start,label\nwalk.mp4,0,walk\n")
     (folder / "full").mkdir()
