@@ -13,7 +13,7 @@ does beside them. A load is the median of three, in a process that has loaded an
 With --stream, a thread gives samples at 198 Hz in chunks, as a phone does, and a picture whenever the stream asks for
 one. The time of an answer is `Answer.delay`: from the arrival of the sample that made it due. The networks' time is
 that of the programs, measured in the same run; the rest is waking the thread, resampling, scaling of the picture, and
-the softmax.
+the softmax. The rows "without a pause" give the same in one thread, as fast as it goes: nothing sleeps or is woken.
 
 --hours feeds the demo's student (random weights) as fast as it can: 200 samples a second, an answer each 0.5 s, and a
 picture each 2 s. Memory is that of the process after one hour, and the largest after that. Processor time does not
@@ -29,7 +29,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ def main() -> None:
         else:
             rows = [row for _, path in pairs for row in answer_rows(path, a.answers, a.every, a.period)]
             header = ["answers", "precision", "number", *PERCENTILES]
-            header += [f"networks {name}" for name in PERCENTILES] + ["dropped (%)"]
+            header += [f"networks {name}" for name in PERCENTILES] + ["stream p50 (ms)", "dropped (%)"]
             tables.report(
                 tables.Table(header, rows), "benchmarks/live.py --stream", a.markdown, sys.argv, machine=machine
             )
@@ -170,30 +170,50 @@ class TimedPair(exported.Pair):
 
 
 def answer_rows(path: Path, count: int, every: float, period: float) -> list[list[str]]:
-    """Return a row for the answers with a new picture, and one for those with head motion alone."""
+    """Return rows for the answers with a new picture and for those with head motion alone, in real time and without."""
     pair = TimedPair(path)
     spec = pair.clip_spec
     frames = torch.zeros(1, spec.frames, 3, spec.size, spec.size, dtype=torch.uint8)
     for _ in range(WARM_UP):
         pair(frames, torch.zeros(1, spec.imu_samples, 6))
-    pair.answers.clear()
-    delays: list[float] = []
-    with Stream(pair, every=every, frames="newest", period=period) as stream:
-        seconds = spec.seconds + count * every
-        feeder = threading.Thread(target=feed, args=(stream, seconds), daemon=True)
-        feeder.start()
-        while feeder.is_alive() or stream.stats.pending:
-            if stream.wait(0.1):
-                delays += [answer.delay for answer in stream.results() if answer.problem is None]
-        stats = stream.stats
-    dropped = f"{100 * stats.dropped / max(stats.due, 1):.2f}"
     rows = []
-    for name, new in (("picture and motion", True), ("motion", False)):
-        chosen = [k for k, (pictured, _) in enumerate(pair.answers) if pictured == new]
-        own = percentiles([pair.answers[k][1] for k in chosen])
-        rows.append([name, pair.precision, str(len(chosen)), *percentiles([delays[k] for k in chosen]), *own, dropped])
-        print(rows[-1], file=sys.stderr)
+    for note in ("", ", without a pause"):
+        pair.answers.clear()
+        with Stream(pair, every=every, frames="newest", period=period) as stream:
+            seconds = spec.seconds + count * every
+            delays = delays_at_once(stream, seconds) if note else delays_in_real_time(stream, seconds)
+            stats = stream.stats
+        dropped = f"{100 * stats.dropped / max(stats.due, 1):.2f}"
+        for name, new in (("picture and motion", True), ("motion", False)):
+            chosen = [k for k, (pictured, _) in enumerate(pair.answers) if pictured == new]
+            own = [1e3 * (delays[k] - pair.answers[k][1]) for k in chosen]
+            times = (percentiles([delays[k] for k in chosen]), percentiles([pair.answers[k][1] for k in chosen]))
+            cells = [*times[0], *times[1], f"{statistics.median(own):.2f}" if own else "-", dropped]
+            rows.append([name + note, pair.precision, str(len(chosen)), *cells])
+            print(rows[-1], file=sys.stderr)
     return rows
+
+
+def delays_in_real_time(stream: Stream, seconds: float) -> list[float]:
+    """Return the delay of each answer of a stream that another thread feeds in real time."""
+    delays: list[float] = []
+    feeder = threading.Thread(target=lambda: list(feed(stream, seconds)), daemon=True)
+    feeder.start()
+    while feeder.is_alive() or stream.stats.pending:
+        if stream.wait(0.1):
+            delays += [answer.delay for answer in stream.results() if answer.problem is None]
+    return delays
+
+
+def delays_at_once(stream: Stream, seconds: float) -> list[float]:
+    """Return the delay of each answer of a stream that this thread feeds as fast as it goes."""
+    return [
+        answer.delay
+        for _ in feed(stream, seconds, pause=False)
+        if stream.wait(0)
+        for answer in stream.results()
+        if answer.problem is None
+    ]
 
 
 def simulated(hours: float, precisions: list[str]) -> tables.Table:
@@ -243,20 +263,24 @@ def resident_megabytes() -> float:
     return pages * resource.getpagesize() / 1e6
 
 
-def feed(stream: Any, seconds: float) -> None:
-    """Give a stream samples and the pictures that it asks for, in real time, for `seconds`."""
+def feed(stream: Stream, seconds: float, pause: bool = True) -> Iterator[None]:
+    """Give a stream samples, in chunks, and the pictures that it asks for; in real time, unless without a pause."""
     rng = np.random.default_rng(0)
     rate = stream.spec.imu_rate
     picture = rng.integers(0, 256, PICTURE, dtype=np.uint8)
     start, done = time.monotonic(), 0
     while done / rate < seconds:
-        time.sleep(max(0.0, start + done / rate + CHUNK - time.monotonic()))
-        times = np.arange(done, int((time.monotonic() - start) * rate)) / rate
+        now = done / rate + CHUNK
+        if pause:
+            time.sleep(max(0.0, start + now - time.monotonic()))
+            now = time.monotonic() - start
+        times = np.arange(done, int(now * rate)) / rate
         if len(times):
             if stream.wants_frame(float(times[-1])):
                 stream.accept_frame(float(times[-1]), picture)
             stream.accept_imu(times, rng.normal([0, 0, 9.8, 0, 0, 0], 1, (len(times), 6)))
             done += len(times)
+        yield
 
 
 if __name__ == "__main__":

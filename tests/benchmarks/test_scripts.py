@@ -242,14 +242,20 @@ def test_int8(script, monkeypatch):
     assert number(shown["stage 1"][4]) == pytest.approx(1000 * number(shown["stage 1"][3]) / 2.5, abs=1)
 
 
-def test_live(script, student):
-    _, main = script("live")
+def test_live(script, student, monkeypatch):
+    module, main = script("live")
     header, rows = only(main(student, "--forms", "eager", "--precisions", "fp32", "--repeats", 1))
     assert header == ["program", "form", "precision", "p50 (ms)", "p95 (ms)", "p99 (ms)", "MB", "load (s)"]
     assert [row[:3] for row in rows] == [["frame", "eager", "fp32"], ["motion", "eager", "fp32"]]
     header, rows = only(main("--hours", 0.01))
     assert header[:5] == ["student", "hours", "minutes", "processor minutes", "answers"]
     assert rows[0][:2] == ["eager", "0.01"] and rows[0][4:7] == ["68", "0", "18"]
+    monkeypatch.setitem(module.FORMS, "compiled", "export")  # which is written in a second
+    header, rows = only(main(student, "--stream", "--precisions", "fp32", "--answers", 4, "--every", 0.2))
+    assert header[:3] == ["answers", "precision", "number"] and header[-2:] == ["stream p50 (ms)", "dropped (%)"]
+    new, known = "picture and motion", "motion"
+    assert [row[0] for row in rows] == [new, known, f"{new}, without a pause", f"{known}, without a pause"]
+    assert int(rows[2][2]) + int(rows[3][2]) == 4 and number(rows[3][-2]) < number(rows[3][3])
 
 
 def test_loader(script):
