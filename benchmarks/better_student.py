@@ -35,7 +35,7 @@ import evidence
 import numpy as np
 import torch
 from evidence import path_of, segments_path, slug
-from evidence_report import KINDS, shared_seeds
+from evidence_report import KINDS, classes_of, outcome_of, run_of_line, shared_seeds, shown
 
 from egodistill import EgoDistill, data, inference
 from egodistill.datasets.store import outputs_record
@@ -280,11 +280,7 @@ def bench_of(world: str, out: Path) -> benches.Bench:
 
 def finished(world: str) -> dict[str, dict[str, Any]]:
     """Return the lines of a world by the name of the run."""
-    lines = {line["name"]: line for line in files.read_lines(path_of(world), "name", "run", "correct", "protocol")}
-    own = digest()
-    if foreign := [name for name, line in lines.items() if line["protocol"] != own]:
-        raise SystemExit(f"{path_of(world)}: {foreign[0]} is a line of another protocol than {PROTOCOL}")
-    return lines
+    return evidence.lines_of(world, PROTOCOL, digest())
 
 
 def run(world: str, out: Path, seeds: Sequence[int], minutes: float) -> None:
@@ -365,19 +361,16 @@ def outcomes() -> Outcomes:
     for world in WORLDS:
         if not path_of(world).exists():
             continue
-        about = files.read_json(segments_path(world))
-        names = about["class_names"]
-        classes = {wearer: [names[k] for k in one["classes"]] for wearer, one in about["wearers"].items()}
-        for line in finished(world).values():
-            run = Run(**{**line["run"], "without": tuple(line["run"]["without"])})
+        lines = finished(world).values()
+        classes = classes_of(world, lines)
+        for line in lines:
+            run = run_of_line(line)
             where = world if run.teacher in (None, SLOWFAST) else f"{world}, X3D"
-            sets: dict[str, Any] = {where: (line["correct"], line["test"], classes)}
-            sets |= {f"tap, {name}": (bits, "tap", None) for name, bits in line.get("tap", {}).items()}
-            sets |= {
-                f"clock, {shift} s": (bits, line["test"], classes) for shift, bits in line.get("clock", {}).items()
-            }
-            for name, (bits, test, known) in sets.items():
-                outcome = Outcome(line["name"], run.seed, contrasts.unpack(bits), test, known, line.get("teacher"))
+            sets: dict[str, Any] = {where: (line["correct"], classes)}
+            sets |= {f"tap, {name}": (bits, None) for name, bits in line.get("tap", {}).items()}
+            sets |= {f"clock, {shift} s": (bits, classes) for shift, bits in line.get("clock", {}).items()}
+            for name, (bits, known) in sets.items():
+                outcome = outcome_of(line, bits, known, None if known else "tap")
                 found.setdefault((name, run.method, run.frames), []).append(outcome)
     return found
 
@@ -404,7 +397,7 @@ def differences(found: Outcomes, pairs: Sequence[Pair], *, tested: bool) -> tabl
     """Return the table of differences that have lines, by Holm's procedure if they are tested."""
     gaps = [(where, one, two, gap) for where, one, two in pairs if (gap := gap_of(found, where, one, two))]
     adjusted = intervals.holm([gap.p for *_, gap in gaps]) if tested else []
-    said = [[f"{p:.3f}" if p >= 0.001 else "< 0.001"] for p in adjusted] or [[]] * len(gaps)
+    said = [[shown(p)] for p in adjusted] or [[]] * len(gaps)
     rows = [
         [where, f"{one[0]}, N = {one[1]}", f"{two[0]}, N = {two[1]}", str(gap), *p, str(gap.seeds)]
         for (where, one, two, gap), p in zip(gaps, said, strict=True)

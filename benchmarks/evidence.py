@@ -543,7 +543,12 @@ def segments_path(world: str) -> Path:
 
 
 def finished(world: str) -> dict[str, dict[str, Any]]:
-    """Return the lines of a world by the name of the run.
+    """Return the lines of a world by the name of the run."""
+    return lines_of(world, RESULTS / "protocol.json", digest())
+
+
+def lines_of(world: str, protocol: Path, own: str) -> dict[str, dict[str, Any]]:
+    """Return the lines of a world by the name of the run; `own` is the digest of their protocol.
 
     Exit if there are lines of another protocol, or two of one run with other answers: one of them may not win silently.
     """
@@ -551,10 +556,10 @@ def finished(world: str) -> dict[str, dict[str, Any]]:
     for line in files.read_lines(path_of(world), "name", "run", "correct", "protocol"):
         if lines.setdefault(line["name"], line)["correct"] != line["correct"]:
             raise SystemExit(f"{path_of(world)}: two lines of {line['name']} have other answers; a cell is run once")
-    if foreign := [name for name, line in lines.items() if line["protocol"] != digest()]:
+    if foreign := [name for name, line in lines.items() if line["protocol"] != own]:
         raise SystemExit(
-            f"{path_of(world)}: {len(foreign)} lines, such as {foreign[0]}, are of another protocol than "
-            f"{RESULTS / 'protocol.json'}; move them to a file of another name"
+            f"{path_of(world)}: {len(foreign)} lines, such as {foreign[0]}, are of another protocol than {protocol}; "
+            f"move them to a file of another name"
         )
     return lines
 

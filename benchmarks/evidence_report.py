@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # evidence.py beside this file
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
@@ -56,22 +57,41 @@ PUBLISHED_FRAMES = {
 
 def outcomes(world: str) -> dict[Run, list[Outcome]]:
     """Return the outcomes of each kind of run in a world, by its run with seed 0; nothing without lines."""
-    path = evidence.path_of(world)
-    if not path.exists():
+    if not evidence.path_of(world).exists():
         return {}
+    lines, found = evidence.finished(world).values(), {}
+    classes = classes_of(world, lines)
+    for line in lines:
+        outcome = outcome_of(line, line["correct"], classes)
+        found.setdefault(replace(run_of_line(line), seed=0), []).append(outcome)
+    return found
+
+
+def classes_of(world: str, lines: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Return the classes of the test segments of each wearer of a world. Exit if a line is of other segments."""
     about = evidence.segments_path(world)
     segments = files.read_json(about)
-    names = segments["class_names"]
-    classes = {wearer: [names[k] for k in one["classes"]] for wearer, one in segments["wearers"].items()}
-    found: dict[Run, list[Outcome]] = {}
-    for line in evidence.finished(world).values():
+    for line in lines:
         if line["test"] != segments["digest"]:
-            raise SystemExit(f"{path}: {line['name']} is a result on other test segments than those of {about}")
-        run = Run(**{**line["run"], "without": tuple(line["run"]["without"])})
-        teacher = line.get("teacher", "not recorded") if run.teacher else None
-        outcome = Outcome(line["name"], run.seed, contrasts.unpack(line["correct"]), line["test"], classes, teacher)
-        found.setdefault(replace(run, seed=0), []).append(outcome)
-    return found
+            where = evidence.path_of(world)
+            raise SystemExit(f"{where}: {line['name']} is a result on other test segments than those of {about}")
+    names = segments["class_names"]
+    return {wearer: [names[k] for k in one["classes"]] for wearer, one in segments["wearers"].items()}
+
+
+def run_of_line(line: Mapping[str, Any]) -> Run:
+    return Run(**{**line["run"], "without": tuple(line["run"]["without"])})
+
+
+def outcome_of(line: Mapping[str, Any], bits: Any, classes: Any, test: str | None = None) -> Outcome:
+    """Return the outcome of a line on a set of acts, of which `bits` says which are right; None: on its test set."""
+    teacher = line.get("teacher", "not recorded") if line["run"]["teacher"] else None
+    return Outcome(line["name"], line["run"]["seed"], contrasts.unpack(bits), test or line["test"], classes, teacher)
+
+
+def shown(p: float) -> str:
+    """Return an adjusted p-value as text."""
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
 def shared_seeds(first: Iterable[Outcome], second: Iterable[Outcome]) -> tuple[list[Outcome], list[Outcome]]:
@@ -107,9 +127,8 @@ def primary(world: str) -> tables.Table:
         first, n, second, m = names
         kinds = [contrasts.difference(*pairs[names], groups={kind: KINDS[kind]}) for kind in ("reversal", "cyclic")]
         weighted = contrasts.difference(*pairs[names], groups=KINDS, weights=behaviour.EPIC_SHARES)
-        tested = f"{p:.3f}" if p >= 0.001 else "< 0.001"
         seeds = str(gap.seeds) if gap.seeds > 1 else "1: over wearers alone"
-        cells = [str(gap), *map(str, kinds), str(weighted), tested, *PUBLISHED.get(names, ("", "")), seeds]
+        cells = [str(gap), *map(str, kinds), str(weighted), shown(p), *PUBLISHED.get(names, ("", "")), seeds]
         rows.append([f"{first}, N = {n}", f"{second}, N = {m}", *cells])
     header = ["method", "minus", "points", "reversal", "cyclic", "EPIC's shares", "p (Holm)"]
     return tables.Table([*header, "EPIC, published", "Ego4D, published", "seeds"], rows)
