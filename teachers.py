@@ -45,7 +45,7 @@ from .engine import batches, checkpoints, runtime, torchvision_teachers
 from .engine.teacher import PUBLISHED, Pixels, Teacher, TeacherError, fingerprint
 from .recordings.clips import FIELDS, ClipSpec
 from .support import files
-from .support.errors import DataError, in_words
+from .support.errors import in_words
 
 __all__ = ["MODELS", "Extraction", "Pixels", "Published", "Teacher", "TeacherError", "extract", "load"]
 
@@ -380,10 +380,9 @@ def replace_classifiers(weights: dict[str, Any], net: nn.Module, classifiers: Se
 
 
 def extract(
-    teacher: Teacher | Sequence[Teacher],
+    teacher: Teacher,
     store: Any,
     *,
-    fold: Sequence[int] | np.ndarray | None = None,
     views: int = 1,
     batch_size: int = 8,
     device: str | torch.device | None = None,
@@ -404,10 +403,8 @@ def extract(
     are written leaves the name free for another teacher or setting.
 
     Args:
-        teacher: One teacher; or with `fold` K teachers that differ in their weights only.
+        teacher: The teacher.
         store: A `data.ClipStore` or a split of it.
-        fold: For each clip the index of the teacher that computes its outputs, as `data.folds()` returns it: teacher k
-            was trained on `store.select(fold != k)`. The store keeps it as "{teacher.name}.fold".
         views: 1, the clip resized to the teacher's size; or 3, crops of that size at the left, the centre and the right
             of a larger clip (`prepare(..., clip_size=256)`). Features and probabilities are averaged over the views, as
             the authors of MotionFormer, MViT, SlowFast and X3D do; logits are the logarithms of these probabilities.
@@ -440,37 +437,26 @@ def extract(
     files.check_share(rank, world_size)
     if overwrite and world_size > 1:
         raise TeacherError(f"overwrite=True works in a single process only, but world_size is {world_size}")
-    every = check_folds(teacher, store, fold)
-    for one in every:
-        check_store(one, store, views, overwrite)
-    first, prints = every[0], [fingerprint(one) for one in every]
-    identity = {"fingerprint": prints[0] if fold is None else prints, "precision": precision, "views": views}
-    claim, arrays = claim_arrays(first, store, identity, overwrite)
-    whose = np.zeros(len(store), np.int64) if fold is None else np.asarray(fold, np.int64)
-    if fold is not None:
-        write_folds(store, f"{first.name}.fold", whose)
+    require_teacher(teacher)
+    check_store(teacher, store, views, overwrite)
+    identity = {"fingerprint": fingerprint(teacher), "precision": precision, "views": views}
+    claim, arrays = claim_arrays(teacher, store, identity, overwrite)
     lacking = np.ones(len(store), bool)
     if not overwrite:  # with it, compute all: a run that is replaced may still mark the rows of its last batch
         lacking = ~(np.asarray(store.done(arrays[0])) & np.asarray(store.done(arrays[1])))
     # A share is taken of the batches of all clips: outputs do not depend on the number of processes or their progress.
-    shares = [batch_share(np.flatnonzero(whose == k), batch_size, rank, world_size) for k in range(len(every))]
-    shares = [rows[lacking[rows]] for rows in shares]
+    rows = np.arange(len(store))
+    rows = rows[(rows // batch_size % world_size == rank) & lacking]
+    parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     freed = claim if world_size == 1 else contextlib.nullcontext()  # other processes may work on the same outputs
-    with freed, files.Progress(f"{first.name}: extract", sum(map(len, shares)), show=progress) as bar:
-        for one, rows in zip(every, shares, strict=True):
-            parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-            with runtime.evaluation(one, device), torch.no_grad():
-                for (part, clip), _ in files.read_ahead(parts, partial(read_clips, store)):
-                    with runtime.autocast(device, precision):
-                        output = run_views(one, clip.to(device), views)
-                    claim.check()
-                    write_output(store, arrays, part, output)
-                    bar.step(len(part))
-
-
-def batch_share(rows: np.ndarray, batch_size: int, rank: int, world_size: int) -> np.ndarray:
-    """Return the rows of every world_size-th batch, from batch `rank` on."""
-    return rows[np.arange(len(rows)) // batch_size % world_size == rank]
+    with freed, files.Progress(f"{teacher.name}: extract", len(rows), show=progress) as bar:
+        with runtime.evaluation(teacher, device), torch.no_grad():
+            for (part, clip), _ in files.read_ahead(parts, partial(read_clips, store)):
+                with runtime.autocast(device, precision):
+                    output = run_views(teacher, clip.to(device), views)
+                claim.check()
+                write_output(store, arrays, part, output)
+                bar.step(len(part))
 
 
 def output_arrays(teacher: Teacher) -> list[str]:
@@ -501,7 +487,7 @@ class Extraction:
     The outputs are those of `extract()` on a store that keeps the frames, to the bit.
 
     Args:
-        teacher: The teacher, only one.
+        teacher: The teacher.
         views: 1, or 3 crops, whose outputs are averaged; see `extract()`.
         batch_size: Clips per batch.
         device: Device to compute on; None: a GPU if there is one.
@@ -528,7 +514,7 @@ class Extraction:
         device: str | torch.device | None = None,
         precision: str = "fp32",
     ) -> None:
-        check_folds(teacher, None, None)
+        require_teacher(teacher)
         if views not in (1, 3):
             raise TeacherError(f"views is {views}; it must be 1 or 3")
         batches.require_number("batch_size", batch_size, 1, whole=True)
@@ -569,48 +555,13 @@ class Extraction:
             yield write
 
 
-def check_folds(teacher: Teacher | Sequence[Teacher], store: Any, fold: Any) -> list[Teacher]:
-    """Return the teachers as a list. Raise TeacherError if teachers and folds do not fit together."""
-    every = [teacher] if isinstance(teacher, (nn.Module, str, os.PathLike)) else list(teacher)
-    for one in every:
-        if not isinstance(one, Teacher):
-            raise TeacherError(
-                f"extract() runs a Teacher, not a {type(one).__name__}; Teacher.load() reads one from a file, and "
-                f"Teacher.wrap() makes one of a video model"
-            )
-    if isinstance(teacher, Teacher):
-        if fold is not None:
-            raise TeacherError("fold needs several teachers; pass a list of them")
-        return every
-    if len(every) < 2 or fold is None:
+def require_teacher(teacher: Any) -> None:
+    """Raise TeacherError for anything else than a teacher."""
+    if not isinstance(teacher, Teacher):
         raise TeacherError(
-            f"a list of teachers needs at least two of them, and fold, the index of each clip's teacher; got "
-            f"{len(every)} and {'no fold' if fold is None else 'a fold'}"
+            f"extract() runs a Teacher, not a {type(teacher).__name__}; Teacher.load() reads one from a file, and "
+            f"Teacher.wrap() makes one of a video model"
         )
-    kinds = {(one.name, one.feature_dim, tuple(one.class_names), one.clip_spec, one.pixels) for one in every}
-    if len(kinds) > 1:
-        each = "; ".join(f"{one.name}: feature {one.feature_dim}, {len(one.class_names)} classes" for one in every)
-        raise TeacherError(f"the teachers must have the same name, feature, classes, clip and pixels: {each}")
-    whose = np.asarray(fold)
-    if whose.shape != (len(store),) or whose.dtype.kind not in "iu" or not np.isin(whose, range(len(every))).all():
-        raise TeacherError(
-            f"fold must have an integer from 0 to {len(every) - 1} for each of the {len(store)} clips; got "
-            f"{whose.dtype} {list(whose.shape)} with the values {sorted(set(whose.ravel().tolist()))[:9]}"
-        )
-    return every
-
-
-def write_folds(store: Any, name: str, whose: np.ndarray) -> None:
-    """Write the fold of each clip to the store. Raise DataError if it contains other folds."""
-    store.add(name, (), np.int64)
-    known = np.flatnonzero(np.asarray(store.done(name)))
-    before = store.read(name, known)
-    if (before != whose[known]).any():
-        raise DataError(
-            f"{store.path}: {name} has other folds for {int((before != whose[known]).sum())} clips; pass the "
-            f"folds of the outputs in the store, or compute all outputs again with overwrite=True"
-        )
-    store.write(name, np.arange(len(store)), whose)
 
 
 def check_store(teacher: Teacher, store: Any, views: int, overwrite: bool) -> None:

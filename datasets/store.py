@@ -7,7 +7,7 @@
     train.add("t.feature", (768,), "float32")           # allocate an array for outputs of a teacher,
     train.write("t.feature", [0, 5], features)          # and write those of two clips
     fold = store.folds(train, 3)                        # [n]: the clips of a wearer are in the same fold
-    rest = train.select(fold != 0)                      # training clips of the teacher for fold 0
+    rest, held_out = train.select(fold != 0), train.select(fold == 0)
 
 `ClipStore` reads, and adds arrays. `StoreWriter` creates a store and fills it. `claim_outputs()` keeps the outputs of
 two teachers apart. The format on disk is defined in `store_files`.
@@ -691,9 +691,8 @@ def folds(store: ClipStore, count: int, by: str = "wearer") -> np.ndarray:
     """Return the fold of each clip, 0 to `count` - 1, int64 [n].
 
     All clips of a wearer (or video, or segment) are in the same fold; folds are about equal in size, and the same for
-    the same clips. Use them to let `teachers.extract()` write outputs of teachers for clips on which they were not
-    trained: the teacher of fold k is trained on `store.select(folds != k)`. Raise DataError if there are fewer wearers
-    (or videos, or segments) than folds, or if a clip's wearer is unknown.
+    the same clips. Use them to hold clips out of a training. Raise DataError if there are fewer wearers (or videos, or
+    segments) than folds, or if a clip's wearer is unknown.
 
     Args:
         store: A store, or a view of n clips.
@@ -798,9 +797,9 @@ def claim_outputs(
     """
     files.require_writable(store.path)
     file, splits = _record_file(store, name), set(store.splits)
-    outputs, fold = [f"{name}.feature", f"{name}.logits"], f"{name}.fold"
+    outputs = [f"{name}.feature", f"{name}.logits"]
     with files.lock(lock_file(store.path)):  # of two teachers with one name, the second sees the first's record
-        found, present = _read_record(file), [array for array in (*outputs, fold) if array in store.names]
+        found, present = _read_record(file), [array for array in outputs if array in store.names]
         differing, mixed = _differing(found, identity), "unfinished" in found
         if not overwrite and mixed:  # version 0.4.0 wrote this, and left the marks of the other teacher's rows
             raise DataError(
@@ -815,7 +814,7 @@ def claim_outputs(
                 "compute all outputs again with overwrite=True (--overwrite)"
             )
         if differing or mixed:
-            _check_rest(store, [array for array in outputs if array in present], file)
+            _check_rest(store, present, file)
         if overwrite:
             for array in present:  # before the record changes: a killed run leaves no row to the other teacher
                 (store.everything() if differing or mixed else store).forget(array)

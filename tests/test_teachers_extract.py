@@ -387,7 +387,7 @@ def test_a_teacher_that_fails_at_once_leaves_its_name_to_others(folder, unlabell
     stopped = with_classes(4, "y")
     count_clips(stopped, stop_after=0)
     with pytest.raises(KeyboardInterrupt):
-        teachers.extract([stopped, with_classes(4, "y")], unlabelled, fold=[0, 0, 1, 1], progress=False)
+        teachers.extract(stopped, unlabelled, progress=False)
     teachers.extract(with_classes(4, "y"), unlabelled, precision="bf16", progress=False)
     assert unlabelled.done("y.logits").all()
 
@@ -680,71 +680,24 @@ def test_extract_shares_the_clips_by_rank(store, monkeypatch):
         teachers.extract(teacher, store, rank=3, world_size=3)
 
 
-@pytest.mark.parametrize(("fold", "batches"), [(None, [[0, 1], [2, 3], [4]]), ([0, 1, 0, 0, 1], [[0, 2], [1, 4], [3]])])
-def test_processes_extract_the_batches_of_one(folder, tmp_path, monkeypatch, fold, batches):
+def test_processes_extract_the_batches_of_one(folder, tmp_path, monkeypatch):
     """So outputs are equal to the bit."""
     read, read_clips = [], teachers.read_clips
     monkeypatch.setattr(
         teachers, "read_clips", lambda store, rows: read.append(rows.tolist()) or read_clips(store, rows)
     )
-    given = narrow() if fold is None else [narrow(), narrow()]
     for processes in (1, 2, 3):
         store = data.ClipStore(shutil.copytree(folder, tmp_path / str(processes))).select(range(5))
         for rank in range(processes):
             share = {"rank": rank, "world_size": processes}
-            teachers.extract(given, store, fold=fold, batch_size=2, progress=False, **share)
-        assert sorted(read) == batches
+            teachers.extract(narrow(), store, batch_size=2, progress=False, **share)
+        assert sorted(read) == [[0, 1], [2, 3], [4]]
         del read[:]
-
-
-def test_each_clip_is_written_by_the_teacher_that_has_not_seen_it(folder, tmp_path):
-    store = data.ClipStore(shutil.copytree(folder, tmp_path / "s"))
-    fold, every = data.folds(store, 2, by="video"), [narrow(seed) for seed in range(2)]
-    seen = [count_clips(one) for one in every]
-    teachers.extract(every, store, fold=fold, batch_size=3, progress=False)
-    assert [sum(sizes) for sizes in seen] == np.bincount(fold).tolist()
-    clip = torch.from_numpy(store.read("clip", np.arange(len(store))))
-    with torch.no_grad():
-        wanted = torch.stack([one.eval()(clip).feature for one in every])[fold, np.arange(len(store))]
-    rows = slice(None)
-    np.testing.assert_allclose(store.read("slowfast.feature", rows), wanted, atol=1e-5)
-    assert store.read("slowfast.fold", rows).tolist() == fold.tolist()
-    record = outputs_record(store, "slowfast")
-    assert len(set(record["fingerprint"])) == 2
-
-    for sizes in seen:
-        sizes.clear()
-    teachers.extract(every, store, fold=fold, progress=False)  # nothing is left to do
-    assert seen == [[], []]
-    with pytest.raises(DataError, match="other folds for"):
-        teachers.extract(every, store, fold=1 - fold, progress=False)
-    with pytest.raises(DataError, match="have the fingerprint"):
-        teachers.extract(every[::-1], store, fold=fold, progress=False)
-    with pytest.raises(DataError, match="have the fingerprint"):
-        teachers.extract(every[0], store, progress=False)
-    teachers.extract(every, store, fold=1 - fold, overwrite=True, progress=False)
-    assert store.read("slowfast.fold", rows).tolist() == (1 - fold).tolist()
-
-
-def test_extract_says_which_folds_do_not_fit(store):
-    one, other = narrow(), narrow(1)
-    for given, fold, words in (
-        (one, [0] * 5, "fold needs several teachers"),
-        ([one], [0] * 5, "at least two of them.*got 1 and a fold"),
-        ([one, other], None, "got 2 and no fold"),
-        ([one, other], [0, 1, 2, 0, 1], "from 0 to 1 for each of the 5 clips"),
-        ([one, other], [0, 1], "from 0 to 1 for each of the 5 clips"),
-        ([one, other], [0.0, 1.0, 0.0, 1.0, 0.0], "got float64"),
-        ([one, narrow(1, "another")], [0, 1, 0, 1, 0], "must have the same name.*another"),
-    ):
-        with pytest.raises(teachers.TeacherError, match=words):
-            teachers.extract(given, store, fold=fold, progress=False)
-    assert "slowfast.feature" not in store.names
 
 
 @pytest.mark.parametrize("given", [nn.Linear(1, 1), nn.Sequential(nn.Linear(1, 1)), "teacher.pt", [nn.Linear(1, 1)]])
 def test_extract_says_what_a_teacher_is(store, given):
-    with pytest.raises(teachers.TeacherError, match=r"runs a Teacher, not a (Linear|Sequential|str); .*Teacher.wrap"):
+    with pytest.raises(teachers.TeacherError, match=r"runs a Teacher, not a (Linear|Sequential|str|list); .*wrap"):
         teachers.extract(given, store, progress=False)
 
 
