@@ -197,7 +197,9 @@ def arrays_of(model: Model, store: Store, *, classes: bool = True) -> list[str]:
 
 
 def require_model(model: Any) -> None:
-    """Raise EgoDistillError for a path in place of a model."""
+    """Raise EgoDistillError for a path or a class in place of a model."""
+    if isinstance(model, type):
+        raise EgoDistillError(f"model is the class {model.__name__}; give a model of it, {model.__name__}(...)")
     if isinstance(model, (str, os.PathLike)):
         path = os.fspath(model)
         raise EgoDistillError(f"model is the path {path!r}; load it, such as with EgoDistill.load({path!r})")

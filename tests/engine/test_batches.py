@@ -209,17 +209,20 @@ def test_a_path_is_not_a_store(tmp_path):
                 use()
 
 
-def test_a_path_is_not_a_model(store):
-    for path in ("student.pt", Path("student.pt")):
+def test_a_path_or_a_class_is_not_a_model(store):
+    path = r"model is the path 'student.pt'; .* EgoDistill.load\('student.pt'"
+    for given, words in (
+        ("student.pt", path),
+        (Path("student.pt"), path),
+        (EgoDistill, "model is the class EgoDistill"),
+    ):
         for use in (
-            lambda path=path: evaluate(path, store, **QUIET),
-            lambda path=path: list(predict(path, "walk.mp4")),
-            lambda path=path: measure(path),
-            lambda path=path: Stream(path),
+            lambda given=given: evaluate(given, store, **QUIET),
+            lambda given=given: list(predict(given, "walk.mp4")),
+            lambda given=given: measure(given),
+            lambda given=given: Stream(given),
         ):
-            with pytest.raises(
-                EgoDistillError, match=r"model is the path 'student.pt'; .* EgoDistill.load\('student.pt'"
-            ):
+            with pytest.raises(EgoDistillError, match=words):
                 use()
 
 
