@@ -992,7 +992,8 @@ def load_image_weights(encoder: nn.Module, weights: Weights, head: str) -> None:
         try:
             weights = read_state(weights)
         except ValueError as error:
-            raise ValueError(f"{source} cannot be read: {error}") from error
+            hint = "; for random weights, give None" if str(weights).lower() == "none" else ""
+            raise ValueError(f"{source} cannot be read: {error}{hint}") from error
         if not isinstance(weights, dict):
             raise ValueError(f"{source} are a {type(weights).__name__}, not a dict of named weights")
     own = encoder.state_dict()

@@ -27,7 +27,7 @@ from ..student import PARTS, EgoDistill
 from ..support import files
 from ..support.errors import CLIP_SECONDS
 from ..support.own import is_name, resolve
-from ..support.tables import Table
+from ..support.tables import Table, counted
 from ..training import History, Training, log_path
 from .options import (
     TEACHER_FILE,
@@ -117,11 +117,15 @@ def open_splits(a: argparse.Namespace) -> tuple[data.ClipStore, data.ClipStore |
     if None in wearers:
         del groups["wearer"]
     by = next((name for name, found in groups.items() if len(set(found)) >= count), "segment")
+    if (have := len(set(groups[by]))) < count:
+        way_out = f"give a share of at least {math.ceil(1000 / have) / 1000:g}" if have > 1 else "leave it out"
+        there = counted(have, "segment")
+        raise ValueError(f"{a.store}: --validation {a.validation:g} needs {count} segments, here: {there}; {way_out}")
     held_out = data.folds(store, count, by) == 0
     validation = store.select(held_out & (store.labels >= 0))
     if files.environment_share()["rank"] == 0:
         kept = f"{held_out.sum()} of {len(store)} clips are not trained on, but for validation"
-        print(f"{kept}: a part of the {len(set(groups[by]))} {by}s", file=sys.stderr)
+        print(f"{kept}: a part of the {have} {by}s", file=sys.stderr)
     return store.select(~held_out), validation
 
 

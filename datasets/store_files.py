@@ -101,9 +101,10 @@ class StoreFiles:
         self.covered: dict[int, int] = {}  # {segment: CRC-32 of specs and segment}
         self.verified: dict[str, np.ndarray] = {}  # bool [n]: rows that had their checksum when they were first read
         if not (self.path / "store.json").exists():
+            inner = self.path / "store"  # in a folder of `egodistill train`
+            way_out = inner if (inner / "store.json").exists() else "the folder that prepare() wrote"
             raise DataError(
-                f"{self.path / 'store.json'}: no such file, so {self.path} is not a clip store; give the folder "
-                f"that prepare() wrote"
+                f"{self.path / 'store.json'}: no such file, so {self.path} is not a clip store; give {way_out}"
             )
         self.stamp = self.header_stamp()
         header = files.read_json(self.path / "store.json")

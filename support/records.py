@@ -19,6 +19,7 @@ import difflib
 import json
 import math
 import re
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -111,7 +112,10 @@ def read_table(
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a CSV table in UTF-8 ({error.reason}); save it so, or give another") from error
+        what = f"not a CSV table in UTF-8 ({error.reason})"
+        if zipfile.is_zipfile(path):
+            what = "an archive, such as a workbook of Excel, not a CSV table"
+        raise DataError(f"{path}: {what}; save it as CSV in UTF-8, or give another") from error
     except csv.Error as error:
         raise DataError(f"{path}, row {line}: not a CSV table: {error}; is a quote not closed?") from error
 

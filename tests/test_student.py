@@ -282,6 +282,8 @@ def test_image_weights_from_a_file_are_strict(tmp_path):
     )
     with pytest.raises(ValueError, match=r"nowhere\.pth"):
         small(image_weights=tmp_path / "nowhere.pth")
+    with pytest.raises(ValueError, match="for random weights, give None"):
+        small(image_weights="none")
 
 
 def test_real_mobilenet_weights_load(sample_data):

@@ -236,6 +236,13 @@ def test_a_share_of_the_wearers_is_held_out_or_of_the_segments_if_they_are_too_f
         lost = len(every) - len(train) - len(validation)
         assert (validation.labels >= 0).all() and lost == (every.labels < 0).sum() - (train.labels < 0).sum()
         assert f"{len(validation) + lost} of 8 clips are not trained on, but for validation" in capsys.readouterr().err
+    few = len(set(every.segments))
+    with pytest.raises(
+        ValueError, match=rf"--validation 0.05 needs 20 segments, here: {few} .*share of at least"
+    ) as told:
+        training.open_splits(argparse.Namespace(store=str(store.path), split="train", validation=0.05))
+    enough = float(str(told.value).rpartition(" ")[2])
+    assert training.open_splits(argparse.Namespace(store=str(store.path), split="train", validation=enough))[1]
 
 
 def test_the_best_epoch_on_held_out_clips_is_kept(taught, capsys):

@@ -394,6 +394,10 @@ def test_damaged_stores_are_named(store, tmp_path):
         DataError, match=r"store.json: no such file, so .* is not a clip store; give the folder that prepare"
     ):
         ClipStore(tmp_path / "nowhere")
+    (tmp_path / "run").mkdir()
+    copy("run/store")
+    with pytest.raises(DataError, match=r"run is not a clip store; give .*run/store$"):
+        ClipStore(tmp_path / "run")
 
 
 def test_full_disk_is_seen_before_anything_is_written(kitchen, tmp_path, monkeypatch):

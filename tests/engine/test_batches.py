@@ -453,6 +453,11 @@ def test_classes_are_compared_with_their_order_and_number(classes, first):
 
     with pytest.raises(EgoDistillError, match=f"differ first at class {first}"):
         batches.arrays_of(Model(), Store(4))
+    for labels, way_out in ((np.full(4, -1), "without labels.* teacher of its own classes"), (None, "with_classes")):
+        store = Store(4)
+        store.labels = store.labels if labels is None else labels
+        with pytest.raises(EgoDistillError, match=way_out):
+            batches.arrays_of(Model(), store)
     Model.class_names = list(Store(4).class_names)
     assert batches.arrays_of(Model(), Store(4)) == ["imu"]
 

@@ -3,6 +3,7 @@
 import json
 import time
 import tracemalloc
+import zipfile
 
 import pytest
 
@@ -68,7 +69,11 @@ def test_names_and_items_at_the_top_level(tmp_path):
 def test_a_table_that_is_not_utf_8_has_a_way_out(tmp_path):
     table = tmp_path / "t.csv"
     table.write_bytes("video,label\na.mp4,Tür\n".encode("latin-1"))
-    with pytest.raises(DataError, match=r"t\.csv: not a CSV table in UTF-8 .*save it so"):
+    with pytest.raises(DataError, match=r"t\.csv: not a CSV table in UTF-8 .*save it as CSV"):
+        list(records.read_table(table, ["video"]))
+    with zipfile.ZipFile(table, "w", zipfile.ZIP_DEFLATED) as workbook:
+        workbook.writestr("xl/workbook.xml", bytes(range(256)) * 9)
+    with pytest.raises(DataError, match=r"t\.csv: an archive, such as a workbook of Excel.* save it as CSV"):
         list(records.read_table(table, ["video"]))
 
 
