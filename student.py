@@ -595,7 +595,7 @@ def window_means(samples: int, rate: float) -> Tensor:
 def waves(samples: int, rate: float) -> Tensor:
     """Return cosines and sines of the middle 70 % of a clip, [samples, 2 * bands], with a Hann window, without mean.
 
-    They are constant over steps of 20 ms, so no more than 25 Hz is seen.
+    They are constant over steps of 20 ms. So what is faster than 25 Hz folds back, to at most a fifth of its amplitude.
     """
     step = max(1, round(rate / 50))
     steps = samples // step

@@ -12,7 +12,8 @@ two baselines, seeds and contrasts. The seed of world D is the first 32 bits of 
 
 A cell is one trained network; it becomes a line of results/D.jsonl, or of its variant, as in `evidence.py`, with bits
 for acts at the tap (an extra test set of the same people, of which the protocol's contrast counts those that the head
-does not follow) and for head motion on a wrong clock, whose windows are cut anew.
+does not follow) and for head motion that comes late, whose windows are cut anew. `run D-later` adds what came after the
+protocol, when the students of D are there: the second baseline on wrong clocks, and a third one.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ Outcomes = dict[tuple[str, str, int], list[Outcome]]  # {(set of acts, method, n
 Pair = tuple[str, tuple[str, int], tuple[str, int]]  # (set of acts, (method, frames), (method, frames))
 PROTOCOL = evidence.RESULTS / "protocol-student.json"
 HALF, EXCHANGED = "D with half the coupling", "D with exchanged head motion"
+LATER = "D later"  # what came after the protocol, and is described: on the clips of D
 WORLDS: dict[str, dict[str, Any]] = {"D": {}, HALF: {"coupling": 0.5}, EXCHANGED: {}}
 TAP = {"things": ["tap"], "test_acts": 2000, "train_acts": 1, "train_wearers": 1}
 TAP |= {"validation_acts": 0, "validation_wearers": 0}
@@ -84,6 +86,11 @@ CHANGES: dict[str, dict[str, Any]] = {
     "ListenToLook": RATE | {"epochs": 12, "augment": PICTURES},
 }
 SETTINGS = replace(evidence.GENERAL, changes=CHANGES)
+# Stage 1 does not train the image network. So the second baseline trains it for six epochs, the winner for nine; this
+# one has nine, too, and moves head motion as the winner does.
+MORE = "Paper with all tricks"
+MORE_METHOD = Method(MORE, functools.partial(EgoDistill, aggregator="concat"), pretrain=True)
+MORE_CHANGES = {MORE: RATE | {"epochs": 9, "augment": BOTH}, f"stage 1 of {MORE}": RATE}
 MAIN, SMALL, FEW = 5, 3, 2  # seeds
 # How the winner was chosen among the candidates that were screened, by numbers of validation wearers.
 FORMULA = (
@@ -133,10 +140,14 @@ PRIMARY = [
 DESCRIBED = [
     *(("D", (WINNER, n), (FRAMES, n)) for n in (1, 2, 4)),
     *(("D", (TRICKS, n), (FRAMES, n)) for n in (1, 4)),
+    *(("D", (WINNER, n), (MORE, n)) for n in (1, 4)),
     ("D", (WINNER, 2), (PAPER, 2)),
     ("D", (WINNER, 4), (WINNER, 2)),
     (HALF, (WINNER, 1), (TRICKS, 1)),
-    *(("tap, not followed", (one, 4), (two, 4)) for one, two in ((WINNER, TRICKS), (WINNER, FRAMES), (PAPER, FRAMES))),
+    *(
+        ("tap, not followed", (one, 4), (two, 4))
+        for one, two in ((WINNER, TRICKS), (WINNER, MORE), (WINNER, FRAMES), (PAPER, FRAMES))
+    ),
     ("tap, followed", (WINNER, 4), (PAPER, 4)),
     ("D, X3D", (WINNER, 1), (PAPER, 1)),
     ("D, X3D", (WINNER, 1), (FRAMES, 1)),
@@ -184,6 +195,12 @@ def cells() -> list[tuple[str, Run]]:
     return list(dict.fromkeys(plan))
 
 
+def later_cells() -> list[tuple[str, Run]]:
+    """Return the cells that came after the protocol: the second baseline on wrong clocks, and with all tricks."""
+    kinds = [(TRICKS, 1), (MORE, 1), (MORE, 4)]
+    return [(LATER, Run(method, seed, n, SLOWFAST)) for seed in range(SMALL) for method, n in kinds]
+
+
 def freeze() -> None:
     """Write the protocol. Refuse to change one that is there."""
     if PROTOCOL.exists():
@@ -212,6 +229,11 @@ def seed() -> int:
 # Worlds, and clips that are for evaluation only
 
 
+def source_of(world: str) -> str:
+    """Return the world whose clips a world has."""
+    return "D" if world == LATER else world
+
+
 def world_of(world: str, out: Path) -> synthetic.World:
     """Render a world, unless it is there; "tap" is the extra test set of D."""
     digest()
@@ -222,6 +244,7 @@ def world_of(world: str, out: Path) -> synthetic.World:
 
 def make(world: str, out: Path) -> Path:
     """Render and decode a world; return the folder of its store."""
+    world = source_of(world)
     rendered = world_of(world, out)
     segments = evidence.segments_of(rendered)
     if world == EXCHANGED:
@@ -255,7 +278,7 @@ def head_follows(world: str, out: Path, clips: data.ClipStore) -> np.ndarray:
 
 @functools.cache
 def shifted(world: str, out: Path, shift: float) -> np.ndarray:
-    """Return the head motion of the test clips if its clock is late by `shift` seconds, float32 [n, 422, 6]."""
+    """Return the head motion of the test clips if it comes late by `shift` seconds, float32 [n, 422, 6]."""
     store = data.ClipStore(out / slug(world) / "store")
     clips = store.split("test")
     own = {segment.id: segment for segment in evidence.segments_of(world_of(world, out))}
@@ -273,9 +296,12 @@ def shifted(world: str, out: Path, shift: float) -> np.ndarray:
 
 
 def bench_of(world: str, out: Path) -> benches.Bench:
-    folder = out / slug(world)
-    options = {"validation": "validation", "teachers": TEACHERS, "methods": METHODS}
-    return benches.Bench(str(folder / "store"), str(folder / "runs"), SETTINGS, **options)
+    store, runs = out / slug(source_of(world)) / "store", out / slug(world) / "runs"
+    methods, settings = METHODS, SETTINGS
+    if world == LATER:
+        methods, settings = [*METHODS, MORE_METHOD], replace(SETTINGS, changes=CHANGES | MORE_CHANGES)
+    options = {"validation": "validation", "teachers": TEACHERS, "methods": methods}
+    return benches.Bench(str(store), str(runs), settings, **options)
 
 
 def finished(world: str) -> dict[str, dict[str, Any]]:
@@ -288,7 +314,8 @@ def run(world: str, out: Path, seeds: Sequence[int], minutes: float) -> None:
     origin = {"commit": evidence.git("rev-parse", "HEAD"), "protocol": digest(), "processor": tables.processor()}
     make(world, out)
     bench = bench_of(world, out)
-    own, done = [one for where, one in cells() if where == world and one.seed in seeds], finished(world)
+    plan, done = [*cells(), *later_cells()], finished(world)
+    own = [one for where, one in plan if where == world and one.seed in seeds]
     todo = sorted((one for one in own if one.name not in done), key=lambda one: seeds.index(one.seed))
     print(f"{world}: {len(own)} cells of these seeds, {len(todo)} without a line")
     end = time.monotonic() + 60 * minutes
@@ -296,39 +323,41 @@ def run(world: str, out: Path, seeds: Sequence[int], minutes: float) -> None:
         if time.monotonic() > end:
             print(f"Time is up before {one.name} and {len(todo) - number - 1} more; the same command continues.")
             return
-        if world == EXCHANGED:
-            take_over(out, bench, one.seed)
+        if world in (EXCHANGED, LATER):
+            take_over(out, bench, one)
         bench.run([one])
         files.append_line(path_of(world), line_of(world, out, bench, one) | origin)
 
 
-def take_over(out: Path, bench: benches.Bench, seed: int) -> None:
-    """Copy teacher and first image network of D, which are also those of its variant with exchanged head motion."""
-    for run in (Run("teacher", seed, teacher=SLOWFAST), Run("start", seed)):
-        evidence.reuse(bench_of("D", out), bench, run)
+def take_over(out: Path, bench: benches.Bench, run: Run) -> None:
+    """Copy what a run shares with D: its teacher and first image network, and a student that is only tested again."""
+    shared = [Run("teacher", run.seed, teacher=SLOWFAST), Run("start", run.seed)]
+    for one in [*shared, run] if run.method == TRICKS else shared:
+        evidence.reuse(bench_of("D", out), bench, one)
 
 
 def line_of(world: str, out: Path, bench: benches.Bench, run: Run) -> dict[str, Any]:
     """Return the line of a finished cell; keep which test segments the world has."""
-    if not segments_path(world).exists():
+    if not segments_path(source_of(world)).exists():
         shutil.copy(Path(bench.out, contrasts.SEGMENTS_FILE), segments_path(world))
     result = bench.result(run)
     line = {"name": run.name, "run": asdict(run)}
     line |= {name: result[name] for name in ("top1", "seconds", "precision", "test", "correct")}
     if run.teacher:
         line["teacher"] = outputs_record(data.ClipStore(bench.store), run.outputs)["fingerprint"]
-    if run.method in ALL:
+    if run.method in (*ALL, MORE):
         model = bench.load(run).eval()
-        if world == "D" and run.frames == 4:
+        if source_of(world) == "D" and run.frames == 4:
             clips = data.ClipStore(make("tap", out)).split("test")
             follows, (right,) = head_follows("tap", out, clips), right_of(model, clips)
             line["tap"] = {
                 name: contrasts.pack(contrasts.split_by_wearer(right[mask], np.array(clips.wearers)[mask].tolist()))
                 for name, mask in (("followed", follows), ("not followed", ~follows))
             }
-        if world == "D" and run.frames == 1 and run.teacher == SLOWFAST and run.method in (PAPER, WINNER):
+        clocked = (TRICKS,) if world == LATER else (PAPER, WINNER)
+        if source_of(world) == "D" and run.frames == 1 and run.teacher == SLOWFAST and run.method in clocked:
             clips = data.ClipStore(bench.store).split("test")
-            moved = right_of(model, clips, [shifted(world, out, shift) for shift in SHIFTS])
+            moved = right_of(model, clips, [shifted("D", out, shift) for shift in SHIFTS])
             line["clock"] = {
                 str(shift): contrasts.pack(contrasts.split_by_wearer(right, clips.wearers))
                 for shift, right in zip(SHIFTS, moved, strict=True)
@@ -358,15 +387,16 @@ def right_of(model: Any, clips: data.ClipStore, motions: Sequence[np.ndarray] | 
 def outcomes() -> Outcomes:
     """Return the outcomes by set of acts, method and number of frames: of worlds, acts at the tap, and late clocks."""
     found: Outcomes = {}
-    for world in WORLDS:
+    for world in (*WORLDS, LATER):
         if not path_of(world).exists():
             continue
-        lines = finished(world).values()
-        classes = classes_of(world, lines)
+        lines, source = finished(world).values(), source_of(world)
+        classes = classes_of(source, lines)
         for line in lines:
             run = run_of_line(line)
-            where = world if run.teacher in (None, SLOWFAST) else f"{world}, X3D"
-            sets: dict[str, Any] = {where: (line["correct"], classes)}
+            where = source if run.teacher in (None, SLOWFAST) else f"{source}, X3D"
+            again = world == LATER and run.method in ALL  # a student of D, which is tested once more
+            sets: dict[str, Any] = {} if again else {where: (line["correct"], classes)}
             sets |= {f"tap, {name}": (bits, None) for name, bits in line.get("tap", {}).items()}
             sets |= {f"clock, {shift} s": (bits, classes) for shift, bits in line.get("clock", {}).items()}
             for name, (bits, known) in sets.items():
@@ -396,7 +426,8 @@ def kind_of(some: Sequence[Outcome], kind: str) -> str:
 def differences(found: Outcomes, pairs: Sequence[Pair], *, tested: bool) -> tables.Table:
     """Return the table of differences that have lines, by Holm's procedure if they are tested."""
     gaps = [(where, one, two, gap) for where, one, two in pairs if (gap := gap_of(found, where, one, two))]
-    adjusted = intervals.holm([gap.p for *_, gap in gaps]) if tested else []
+    missing = [1.0] * (len(pairs) - len(gaps))  # so that no contrast gains by lines that are not there yet
+    adjusted = intervals.holm([gap.p for *_, gap in gaps] + missing)[: len(gaps)] if tested else []
     said = [[shown(p)] for p in adjusted] or [[]] * len(gaps)
     rows = [
         [where, f"{one[0]}, N = {one[1]}", f"{two[0]}, N = {two[1]}", str(gap), *p, str(gap.seeds)]
@@ -406,28 +437,30 @@ def differences(found: Outcomes, pairs: Sequence[Pair], *, tested: bool) -> tabl
 
 
 def clocks(found: Outcomes) -> tables.Table:
-    """Return the accuracy with head motion from a wrong clock, and how much of the gain over frames alone is left."""
+    """Return the accuracy if head motion comes late, and how much of the gain over frames alone is left."""
     rows, frames = [], found.get(("D", FRAMES, 1), [])
-    for method in (PAPER, WINNER):
+    for method in (PAPER, TRICKS, WINNER):
         gains = {
             shift: contrasts.difference(*both).mean
             for shift, where in [(0.0, "D"), *((shift, f"clock, {shift} s") for shift in SHIFTS)]
             if (both := shared_seeds(found.get((where, method, 1), []), frames))[0]
         }
-        for shift in sorted(gains):
+        for shift in sorted(gains) if len(gains) > 1 else ():
             where = f"clock, {shift} s" if shift else "D"
             share = f"{gains[shift] / gains[0.0]:.0%}" if gains[0.0] else ""
             accuracy = contrasts.accuracy(found[where, method, 1])
             rows.append([method, f"{shift:+g}" if shift else "0", f"{accuracy:.1f}", f"{gains[shift]:+.1f}", share])
-    return tables.Table(["method, N = 1", "clock late by (s)", "top-1 (%)", "gain over frames alone", "kept"], rows)
+    return tables.Table(
+        ["method, N = 1", "head motion late by (s)", "top-1 (%)", "gain over frames alone", "kept"], rows
+    )
 
 
 def report(markdown: str | None = None) -> None:
     """Print the accuracies, the primary contrasts and what is described beside them, or write them into a document."""
     found = outcomes()
-    machine = evidence.machines(
-        [line for world in WORLDS if path_of(world).exists() for line in finished(world).values()]
-    )
+    lines = [line for world in WORLDS if path_of(world).exists() for line in finished(world).values()]
+    print(f"{len(lines)} of the {len(cells())} networks of the protocol have lines")
+    machine = evidence.machines(lines)
     for name, table in {
         "accuracies": accuracies(found),
         "primary contrasts": differences(found, PRIMARY, tested=True),
@@ -479,13 +512,13 @@ def cost(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("command", choices=["freeze", "make", "run", "report", "cost"])
-    parser.add_argument("world", nargs="?", choices=[*map(slug, WORLDS), "tap"])
+    parser.add_argument("world", nargs="?", choices=[*map(slug, WORLDS), slug(LATER), "tap"])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(MAIN)))
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no cell after this time")
     tables.markdown_option(parser)
     given = parser.parse_args()
-    world = next((one for one in (*WORLDS, "tap") if slug(one) == given.world), None)
+    world = next((one for one in (*WORLDS, LATER, "tap") if slug(one) == given.world), None)
     if given.command == "freeze":
         freeze()
     elif given.command == "report":

@@ -98,7 +98,7 @@ def test_lines_have_the_tap_and_the_clock_and_the_report_reads_them(script, tmp_
     git("add", "-A", at=script.PROTOCOL.parent)
     git("commit", "-qm", "x", at=script.PROTOCOL.parent)
     out = tmp_path / "out"
-    for world in ("D", script.EXCHANGED):
+    for world in ("D", script.EXCHANGED, script.LATER):
         script.run(world, out, [0], 99)
     wanted = {run.name for world, run in script.cells() if world == "D" and run.seed == 0}
     lines = script.finished("D")
@@ -108,6 +108,12 @@ def test_lines_have_the_tap_and_the_clock_and_the_report_reads_them(script, tmp_
     for name, line in lines.items():
         assert ("tap" in line) == ("-n4-" in name)
         assert ("clock" in line) == (name in ("seed-0/paper-n1-slowfast-0", "seed-0/spectrum-n1-slowfast-0"))
+    later = script.finished(script.LATER)
+    assert [name for name, line in later.items() if "clock" in line] == ["seed-0/paper-with-augmentation-n1-slowfast-0"]
+    assert [name for name, line in later.items() if "tap" in line] == ["seed-0/paper-with-all-tricks-n4-slowfast-0"]
+    again = later.keys() & lines.keys()  # the student of D, not another one
+    assert len(again) == 1 and all(later[name]["correct"] == lines[name]["correct"] for name in again)
+    assert all(line["test"] == lines["seed-0/slowfast-0"]["test"] for line in later.values()) and len(later) == 3
     tap = lines["seed-0/spectrum-n4-slowfast-0"]["tap"]
     counts = [sum(map(len, contrasts.unpack(tap[name]).values())) for name in ("followed", "not followed")]
     assert counts == [follows.sum(), (~follows).sum()] and len(follows) == 24
@@ -134,7 +140,11 @@ def test_lines_have_the_tap_and_the_clock_and_the_report_reads_them(script, tmp_
     )
     rows = {(row[0], row[1]): row for row in script.clocks(found).rows}
     assert rows[script.WINNER, "+0.1"][3] == f"{late - frames:+.1f}"
-    assert rows[script.WINNER, "0"][2].split()[0] == f"{plain:.1f}" and len(rows) == 2 * (1 + len(script.SHIFTS))
+    assert rows[script.WINNER, "0"][2].split()[0] == f"{plain:.1f}" and len(rows) == 3 * (1 + len(script.SHIFTS))
+    assert len(found["D", script.TRICKS, 1]) == len(found["D", script.MORE, 1]) == 1
+    table = script.differences(found, script.PRIMARY, tested=True)
+    gap = script.gap_of(found, *script.PRIMARY[0])
+    assert len(table.rows) == 5 and table.rows[0][4] >= f"{min(1.0, gap.p):.3f}"  # two of seven have no lines yet
     assert (tmp_path / "r.md").read_text().count("| --- |") == 4
 
 
