@@ -220,7 +220,7 @@ def how_taught(a: argparse.Namespace, labelled: bool) -> str | None:
     )
 
 
-def clip_of(a: argparse.Namespace) -> dict[str, int]:
+def clip_of(a: argparse.Namespace) -> dict[str, Any]:
     """Return number and size of the frames of a teacher that is trained on the labels, as arguments of `prepare`."""
     clip = teacher_clip(a.architecture) if not (a.clip_frames and a.clip_size) else {}
     return clip | {name: value for name in ("clip_frames", "clip_size") if (value := getattr(a, name))}
