@@ -457,7 +457,8 @@ def build_part(part: Part) -> nn.Module:
         ) from error
     network = part if isinstance(part, nn.Module) else part()
     if not isinstance(network, nn.Module):
-        raise ValueError(f"{part!r} is no network: it gives a {type(network).__name__}, not a torch.nn.Module")
+        what, given = getattr(part, "__name__", repr(part)), type(network).__name__
+        raise ValueError(f"{what} is no network: it gives a {given}, not a torch.nn.Module")
     return network
 
 
@@ -992,7 +993,7 @@ def load_image_weights(encoder: nn.Module, weights: Weights, head: str) -> None:
         try:
             weights = read_state(weights)
         except ValueError as error:
-            hint = "; for random weights, give None" if str(weights).lower() == "none" else ""
+            hint = "" if os.path.exists(weights) else "; give 'imagenet', a file, or None for random weights"
             raise ValueError(f"{source} cannot be read: {error}{hint}") from error
         if not isinstance(weights, dict):
             raise ValueError(f"{source} are a {type(weights).__name__}, not a dict of named weights")

@@ -41,6 +41,7 @@ INPUTS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 STORES = ("store", "--calibrate", "--check")
 NAMES = ("imagenet", "torchvision", "none", "-")  # values of these options that are no paths
+WORDS = {"--image-weights": "imagenet or none", "--end-features": "imagenet", "--pretrained": "torchvision"}
 
 
 def require_inputs(words: Sequence[str]) -> None:
@@ -54,6 +55,7 @@ def require_inputs(words: Sequence[str]) -> None:
     for name, word in _named(words[1:], *INPUTS[words[0]]):
         if word.lower() not in NAMES and "://" not in word and not is_name(word) and _is_missing(word):
             what = "folder; give a clip store, which `egodistill prepare` writes" if name in STORES else "file"
+            what += f"; {name} takes a file, or {WORDS[name]}" if name in WORDS else ""
             raise EgoDistillOSError(f"{word or f'{name} has an empty name'}: no such {what}")
         if os.path.exists(word) and not os.access(word, os.R_OK):
             raise EgoDistillOSError(

@@ -957,8 +957,8 @@ def clip_starts(start: float, stop: float, duration: float, seconds: float = CLI
 
     There are ceil(length / seconds) clips, at least one, spread evenly from the segment's start to its end. A segment
     shorter than a clip gets one clip around its centre. Clips that would extend beyond an end of the video are moved
-    inside; in a video shorter than a clip the clip starts at 0. Raise DataError for a segment that is empty or starts
-    after the end of the video.
+    inside; in a video shorter than a clip the clip starts at 0, and holds the last picture. Raise DataError for a
+    segment that is empty or starts after the end of the video.
 
     Args:
         start: Start of the segment in seconds.
@@ -1028,7 +1028,7 @@ def decode_clips(
         specs: {array name: spec with one kind of array}, see `ClipSpec.parts()`.
         min_coverage: A clip fails if a sensor covers less than this share of it.
         max_gap: Parts where samples are more than this many seconds apart are not covered.
-        max_hold: A clip fails if a frame of it would be on screen for more seconds: a hole in the recording.
+        max_hold: A clip fails if a frame of it would be on screen for more seconds: a hole in the recording, or an end.
         threads: Number of decoding threads; 0: FFmpeg's choice.
         readers: Readers of the video with this `max_hold`, which stay open for the next call; None: open the video.
 
@@ -1141,7 +1141,7 @@ class _Decoding:
         frames = {name: spec for name, spec in self.specs.items() if self.kinds[name] == "frames"}
         specs = {name: spec for name, spec in frames.items() if (spec.exact, spec.tolerance) == (exact, tolerance)}
         wanted = [
-            (min(float(t), duration), row, name, place)
+            (min(float(t), duration), row, name, place, float(t))
             for row in rows
             for name, spec in specs.items()
             for place, t in enumerate(spec.times(self.starts[row], row))
@@ -1153,8 +1153,13 @@ class _Decoding:
         with self.readers.lend(self.threads) if self.readers else fresh as reader:
             options = {"exact": exact, "tolerance": tolerance, "threads": self.threads}
             for index, frame in reader.frames([t for t, *_ in wanted], **options):
-                seconds, row, name, place = wanted[index]
+                seconds, row, name, place, moment = wanted[index]
                 found = reader.lost(seconds) if frame is None else (frame, reader)
+                if moment > duration + self.max_hold:
+                    found = VideoError(
+                        f"{self.recording.video}: no frame at {moment:.3f} s: the video ends at {duration:.3f} s, over "
+                        f"max_hold = {self.max_hold:g} s before, so its last picture is not held"
+                    )
                 framer = framers[specs[name].size, specs[name].crop]
                 yield seconds, row, name, place, _Piece(found, framer)
 

@@ -649,9 +649,11 @@ def test_memory_does_not_grow_with_the_recording(tmp_path):
 def test_video_shorter_than_a_clip(tmp_path):
     video = write_video(tmp_path / "a.mp4", STEADY[:25], **X264)
     segment = data.Segment("s", video, 0.2, 0.9, "x", write_epic_imu(tmp_path, "x", 4))
-    store = data.prepare([segment], tmp_path / "s", **OPTIONS)
+    store = data.prepare([segment], tmp_path / "s", **OPTIONS, max_hold=1.5)
     assert store.clips[0]["start"] == 0
     assert [number_of(p) for p in store.read("frames_4", 0)] == [6, 20, 24, 24]
+    with pytest.raises(data.DataError, match=r"the video ends at \d\.\d+ s, over max_hold = 1 s before"):
+        data.prepare([segment], tmp_path / "t", **OPTIONS)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a shell script stands in for Python")

@@ -282,7 +282,7 @@ def test_image_weights_from_a_file_are_strict(tmp_path):
     )
     with pytest.raises(ValueError, match=r"nowhere\.pth"):
         small(image_weights=tmp_path / "nowhere.pth")
-    with pytest.raises(ValueError, match="for random weights, give None"):
+    with pytest.raises(ValueError, match="or None for random weights"):
         small(image_weights="none")
 
 

@@ -44,6 +44,8 @@ def test_a_missing_input_is_refused_without_torch():
     call = [sys.executable, "-c", PROGRAM, json.dumps(commands)]
     done = subprocess.run(call, capture_output=True, text=True, check=False, cwd=ROOT)
     assert json.loads(done.stdout) == [1] * len(INPUTS) + [False], done.stderr
+    words = "absent: no such file; --image-weights takes a file, or imagenet or none"
+    assert done.stderr.count(words) == 2  # of distill and demo
     lines = done.stderr.split()
     assert lines.count("absent:") == lines.count("such") == len(INPUTS)
 

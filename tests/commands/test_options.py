@@ -827,6 +827,7 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
         spies.put(module, "open_split", lambda given: Clips(*given.values()))
         spies.put(module, "load_distilled" if module is model_commands else "load_start", student)
         spies.put(module, "load_teacher", teacher)
+    monkeypatch.setattr(pipeline, "load_teacher", lambda path: teacher)  # the step gets the option
     spies.put(model_commands, "load_student", student)
     spies.put(egodistill.engine.checkpoints, "load_model", student)
     build = egodistill.student.build_image_encoder

@@ -283,6 +283,10 @@ def test_what_has_changed_is_checked_and_prepared_again_by_a_retry(kitchen, tmp_
         (f"{OWN} --architecture swin3d_t --pretrained notes.txt", "notes.txt cannot be read"),
         (f"{OWN} --architecture swin3d_t --option beta=4", "swin3d_t has no option 'beta'"),
         (f"{OWN} --teacher-file notes.txt", "notes.txt cannot be read"),
+        (f"{OWN} --teacher-file own.py:none", r"own.py:none: none is no network: it gives a NoneType.* a Teacher"),
+            f"{OWN} --teacher-file own.py:none",
+            r"own.py:none: none is no network: it gives a NoneType.* returns a Teacher",
+        ),
         (f"{OWN} --teacher-file student.pt", r"student.pt holds a model of class EgoDistill, not a teacher"),
     ],
 )
@@ -296,6 +300,7 @@ def test_a_network_that_cannot_be_is_refused_before_the_clips_are_decoded(
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
     monkeypatch.chdir(tmp_path)
     Path("notes.txt").write_text("no weights")
+    Path("own.py").write_text("def none():\n    pass\n")
     EgoDistill(2, image_encoder="resnet10x4", image_weights=None).save("student.pt")
     assert cli.main(["train", str(table_of(demo)), "--out", str(tmp_path / "run"), *words.split()]) == 1
     assert re.search(what, capsys.readouterr().err) and not (tmp_path / "run").exists()
