@@ -223,7 +223,6 @@ DIFFERENT = {
         "samples": (0, {"what": "redacted", "excerpts": 2, "seconds": 1.0}),
     },
     extracted: {
-        "fold": (np.array([0, 1, 0, 1]), {"teacher": lambda: [narrow(0), narrow(1)]}),
         "views": (3, {}),
         "precision": ("bf16", {}),
         "rank": (1, {"world_size": 2, "batch_size": 2}),
