@@ -186,7 +186,11 @@ def _class_names(segments: Sequence[Segment], class_names: Sequence[str] | None)
     if len(set(names)) < len(names):
         raise DataError(f"class_names contains {max(names, key=names.count)!r} more than once")
     if unknown := sorted(labels - set(names)):
-        raise DataError(f"a segment has the label {unknown[0]!r}, which is not among the {len(names)} class_names")
+        first = next(segment for segment in segments if segment.label == unknown[0])
+        raise DataError(
+            f"{first.video}: the segment at {first.start:.3f} s has the label {unknown[0]!r}, which is not among the "
+            f"{len(names)} class_names, such as those of a teacher; correct it, or finetune a teacher on these labels"
+        )
     return names
 
 
@@ -216,8 +220,8 @@ def _consumer_record(consumer: Consumer, settings: Mapping[str, Any], world_size
     for spec in consumer.specs.values():
         if not math.isclose(spec.seconds, CLIP_SECONDS, rel_tol=1e-6):
             raise DataError(
-                f"the consumer reads clips of {spec.seconds:.4g} s, those of a store {CLIP_SECONDS:.4g} s; "
-                f"build the teacher with seconds={CLIP_SECONDS}"
+                f"{consumer.record.get('teacher', 'the consumer')} reads clips of {spec.seconds:.7g} s, those of a "
+                f"store {CLIP_SECONDS:.7g} s; build the teacher with seconds={CLIP_SECONDS}"
             )
     if "ends" in consumer.specs:
         wanted = clip_specs({**settings, "ends": True})["ends"]

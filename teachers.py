@@ -570,7 +570,11 @@ def check_store(teacher: Teacher, store: Any, views: int, overwrite: bool) -> No
         raise TeacherError(f"views is {views}; it must be 1 or 3")
     replaced = teacher.name if overwrite else None
     used = not hasattr(store, "classes_are_used") or store.classes_are_used(besides=replaced)
-    batches.arrays_of(teacher, store, classes=used)
+    way_out = (
+        "prepare the clips with this teacher (`egodistill prepare --teacher-file`, or --architecture with "
+        "--pretrained), if their labels are among its classes; or finetune it on them"
+    )
+    batches.arrays_of(teacher, store, classes=used, way_out=way_out)
     if views > 1 and len(store):
         size = teacher.clip_spec.size
         *_, height, width = batches.read_rows(store, "clip", np.array([0])).shape

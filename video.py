@@ -127,7 +127,9 @@ def probe(video: str | os.PathLike) -> VideoInfo:
     with open_video(video) as container:
         stream = video_stream(container, video)
         if (duration := declared_end(container, stream)) is None:
-            raise VideoError(f"{video}: the header gives no duration")
+            raise VideoError(
+                f"{video}: the header gives no duration: a picture, or a recording that was cut off; give a video"
+            )
         fps, has_audio = float(stream.average_rate or 0), bool(container.streams.audio)
         return VideoInfo(duration, fps, stream.width, stream.height, has_audio)
 

@@ -158,7 +158,7 @@ PREPARATION = {
 STUDENT_OPTIONS = {"frames": "num_frames", "size": "frame_size", "seconds": "clip_seconds"}  # {field: argument}
 
 
-def arrays_of(model: Model, store: Store, *, classes: bool = True) -> list[str]:
+def arrays_of(model: Model, store: Store, *, classes: bool = True, way_out: str | None = None) -> list[str]:
     """Return the names of the store's arrays that a model reads, in its order.
 
     A model whose `class_names` are None gets the store's. A model with the attribute `resizes`, such as a teacher,
@@ -168,6 +168,7 @@ def arrays_of(model: Model, store: Store, *, classes: bool = True) -> list[str]:
         model: The model; see `Model`.
         store: The clips.
         classes: False: do not compare the classes.
+        way_out: What the error for other classes advises; None: how to evaluate the model all the same.
 
     Raises:
         EgoDistillError: If the store lacks an array, if the classes differ, or if the clips do (length, size and
@@ -186,7 +187,7 @@ def arrays_of(model: Model, store: Store, *, classes: bool = True) -> list[str]:
         names.append(clips.frames_name(spec) if kind == "frames" else kind)
         require_array(store, names[-1], PREPARATION.get(kind, own).format(spec=spec))
     if classes:
-        require_classes(model, store)
+        require_classes(model, store, way_out)
     for name in names:
         require_clips(model, store, name)
     if getattr(model, "class_names", None) is None and len(store.class_names):
@@ -425,7 +426,7 @@ def read_rows(store: Store, name: str, rows: np.ndarray) -> Tensor:
     return values
 
 
-def require_classes(model: Model, store: Store) -> None:
+def require_classes(model: Model, store: Store, way_out: str | None = None) -> None:
     """Raise EgoDistillError if a model has other classes than the store.
 
     A store without labels has no classes until a teacher names them; it fits any model.
@@ -438,12 +439,12 @@ def require_classes(model: Model, store: Store) -> None:
     if ours != theirs:
         pairs = enumerate(zip(ours, theirs, strict=False))
         first = next((k for k, (one, other) in pairs if one != other), min(len(ours), len(theirs)))
-        way_out = "without labels, it can only be compared with a teacher of its own classes"
+        evaluated = "without labels, it can only be compared with a teacher of its own classes"
         if (np.asarray(getattr(store, "labels", -1)) >= 0).any():
-            way_out = "to evaluate it on labels that are among its classes, give store.with_classes(model.class_names)"
+            evaluated = "to evaluate it on labels among its classes, give store.with_classes(model.class_names)"
         raise EgoDistillError(
             f"the class names of model ({len(ours)}) and store ({len(theirs)}) differ first at class {first}: "
-            f"{ours[first : first + 1]} and {theirs[first : first + 1]}; {way_out}"
+            f"{ours[first : first + 1]} and {theirs[first : first + 1]}; {way_out or evaluated}"
         )
     count = getattr(model, "num_classes", len(theirs))
     if count != len(theirs):

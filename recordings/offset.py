@@ -444,7 +444,7 @@ def offset_of(video: str | os.PathLike, seen: Survey, imu: Imu, max_offset: floa
     )
     reason = None
     if not 0 < best < len(lags) - 1:
-        reason = f"{seconds:+.2f} s is at the edge of the searched range of {max_offset:g} s; try a larger max_offset"
+        reason = f"{seconds:+.2f} s is at the edge of the searched range, {max_offset:g} s; search a larger one"
     elif not curve[best] - chance > _CLEAR * (1 - chance):
         compared = sum(float(motion.times[-1] - motion.times[0]) for motion in seen.motions)
         reason = (

@@ -7,6 +7,7 @@ import shutil
 import socketserver
 import struct
 import wave
+from fractions import Fraction
 from pathlib import Path
 from typing import ClassVar
 
@@ -968,3 +969,12 @@ def test_pictures_have_a_largest_size(steady, tmp_path, monkeypatch):
         stream.codec_context.options["max_pixels"] = str(128 * 64 - 1)  # as for a header that says too little
         with pytest.raises(av.error.FFmpegError):
             list(container.decode(stream))
+
+
+def test_a_picture_is_not_a_video(tmp_path):
+    codec = av.CodecContext.create("png", "w")
+    codec.width, codec.height, codec.pix_fmt, codec.time_base = 8, 8, "rgb24", Fraction(1)
+    photo = tmp_path / "photo.mp4"
+    photo.write_bytes(b"".join(map(bytes, codec.encode(av.VideoFrame(8, 8, "rgb24")) + codec.encode(None))))
+    with pytest.raises(VideoError, match=r"photo\.mp4: the header gives no duration: a picture, or .*; give a video"):
+        probe(photo)
