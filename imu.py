@@ -288,10 +288,13 @@ def _covered(stamps: np.ndarray, grid: np.ndarray, max_gap: float) -> np.ndarray
     """Return whether each point of the grid is between two samples at most `max_gap` apart."""
     if len(stamps) < 2:
         return np.zeros(len(grid), bool)
+    longest = max_gap + 1e-6  # stamps are rounded
+    if stamps[0] <= grid[0] and grid[-1] <= stamps[-1] and np.diff(stamps).max() <= longest:
+        return np.ones(len(grid), bool)  # as is usual
     after = np.clip(np.searchsorted(stamps, grid), 1, len(stamps) - 1)
     before = after - 1
     inside = (stamps[before] <= grid) & (grid <= stamps[after])
-    return inside & (stamps[after] - stamps[before] <= max_gap + 1e-6)  # stamps are rounded
+    return inside & (stamps[after] - stamps[before] <= longest)
 
 
 def _longest_gap(grid: np.ndarray, covered: np.ndarray) -> str:
