@@ -189,7 +189,7 @@ def _class_names(segments: Sequence[Segment], class_names: Sequence[str] | None)
         first = next(segment for segment in segments if segment.label == unknown[0])
         raise DataError(
             f"{first.video}: the segment at {first.start:.3f} s has the label {unknown[0]!r}, which is not among the "
-            f"{len(names)} class_names, such as those of a teacher; correct it, or finetune a teacher on these labels"
+            f"{len(names)} class_names, perhaps a teacher's; correct the label, or finetune a teacher on the labels"
         )
     return names
 

@@ -458,7 +458,7 @@ def build_part(part: Part) -> nn.Module:
     network = part if isinstance(part, nn.Module) else part()
     if not isinstance(network, nn.Module):
         what, given = getattr(part, "__name__", repr(part)), type(network).__name__
-        raise ValueError(f"{what} is no network: it gives a {given}, not a torch.nn.Module")
+        raise ValueError(f"{what} is no network: it gives a {given}, and must give a torch.nn.Module")
     return network
 
 
@@ -596,7 +596,7 @@ def window_means(samples: int, rate: float) -> Tensor:
 def waves(samples: int, rate: float) -> Tensor:
     """Return cosines and sines of the middle 70 % of a clip, [samples, 2 * bands], with a Hann window, without mean.
 
-    They are constant over steps of 20 ms. So what is faster than 25 Hz folds back, to at most a fifth of its amplitude.
+    They are constant over steps of 20 ms. What is faster than 25 Hz folds back, at most about a fifth of its amplitude.
     """
     step = max(1, round(rate / 50))
     steps = samples // step

@@ -128,7 +128,7 @@ def probe(video: str | os.PathLike) -> VideoInfo:
         stream = video_stream(container, video)
         if (duration := declared_end(container, stream)) is None:
             raise VideoError(
-                f"{video}: the header gives no duration: a picture, or a recording that was cut off; give a video"
+                f"{video}: the header gives no duration, as in a picture or a cut-off recording; give a whole video"
             )
         fps, has_audio = float(stream.average_rate or 0), bool(container.streams.audio)
         return VideoInfo(duration, fps, stream.width, stream.height, has_audio)

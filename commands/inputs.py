@@ -41,6 +41,7 @@ INPUTS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 STORES = ("store", "--calibrate", "--check")
 NAMES = ("imagenet", "torchvision", "none", "-")  # values of these options that are no paths
+# {option: those of them that it takes}, for its message
 WORDS = {"--image-weights": "imagenet or none", "--end-features": "imagenet", "--pretrained": "torchvision"}
 
 

@@ -284,13 +284,14 @@ def load_start(path: str, names: Sequence[str] = ()) -> EgoDistill:
 def load_teacher(path: str) -> teachers.Teacher:
     """Return the teacher in a file, or the one that a function FILE.py:NAME returns. Raise ValueError for others."""
     is_own = os.fspath(path).endswith(".py") or (own.is_name(path) and not os.path.exists(path))
-    part = own.resolve(path) if is_own else None
-    try:
-        model = build_part(part) if is_own else checkpoints.load_model(path)
-    except ValueError as error:
-        if not is_own:
-            raise
-        raise ValueError(f"{path}: {error}; give a function that returns a Teacher (`Teacher.wrap()`)") from error
+    if is_own:
+        part = own.resolve(path)
+        try:
+            model = build_part(part)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    else:
+        model = checkpoints.load_model(path)
     if not isinstance(model, teachers.Teacher):
         raise ValueError(
             f"{path} holds a model of class {type(model).__name__}, not a teacher; --teacher-file is for teachers, "

@@ -1158,7 +1158,7 @@ class _Decoding:
                 if moment > duration + self.max_hold:
                     found = VideoError(
                         f"{self.recording.video}: no frame at {moment:.3f} s: the video ends at {duration:.3f} s, over "
-                        f"max_hold = {self.max_hold:g} s before, so its last picture is not held"
+                        f"max_hold = {self.max_hold:g} s before; a larger one holds its last picture so long"
                     )
                 framer = framers[specs[name].size, specs[name].crop]
                 yield seconds, row, name, place, _Piece(found, framer)

@@ -976,5 +976,7 @@ def test_a_picture_is_not_a_video(tmp_path):
     codec.width, codec.height, codec.pix_fmt, codec.time_base = 8, 8, "rgb24", Fraction(1)
     photo = tmp_path / "photo.mp4"
     photo.write_bytes(b"".join(map(bytes, codec.encode(av.VideoFrame(8, 8, "rgb24")) + codec.encode(None))))
-    with pytest.raises(VideoError, match=r"photo\.mp4: the header gives no duration: a picture, or .*; give a video"):
+    with pytest.raises(
+        VideoError, match=r"photo\.mp4: the header gives no duration, as in a picture .*; give a whole video"
+    ):
         probe(photo)
