@@ -3,7 +3,7 @@
     python benchmarks/better_student.py freeze                   # writes results/protocol-student.json; commit it
     python benchmarks/better_student.py make D --out EV          # render and decode: half an hour on one core
     python benchmarks/better_student.py run D --out EV --seeds 0 # train and evaluate the cells without a line
-    python benchmarks/better_student.py report --markdown results/better_student.md    # from results/D*.jsonl alone
+    python benchmarks/better_student.py report --markdown results/better_student.md  # tables, figure
     python benchmarks/better_student.py cost                     # multiply-adds and time at the paper's size
 
 Candidates were compared on validation wearers of worlds A and A with half the coupling (results/head_motion.jsonl; the
@@ -42,7 +42,7 @@ from egodistill import EgoDistill, data, inference
 from egodistill.datasets.store import outputs_record
 from egodistill.deploy import export
 from egodistill.engine.batches import Augment
-from egodistill.experiments import behaviour, benches, contrasts, intervals, synthetic
+from egodistill.experiments import behaviour, benches, contrasts, figures, intervals, synthetic
 from egodistill.experiments.benches import Run
 from egodistill.experiments.contrasts import Outcome
 from egodistill.experiments.intervals import Interval
@@ -52,6 +52,7 @@ from egodistill.support import files, tables
 Outcomes = dict[tuple[str, str, int], list[Outcome]]  # {(set of acts, method, number of frames): runs}
 Pair = tuple[str, tuple[str, int], tuple[str, int]]  # (set of acts, (method, frames), (method, frames))
 PROTOCOL = evidence.RESULTS / "protocol-student.json"
+FIGURES = evidence.RESULTS.parent / "figures"
 HALF, EXCHANGED = "D with half the coupling", "D with exchanged head motion"
 LATER = "D later"  # what came after the protocol, and is described: on the clips of D
 WORLDS: dict[str, dict[str, Any]] = {"D": {}, HALF: {"coupling": 0.5}, EXCHANGED: {}}
@@ -65,6 +66,7 @@ PICTURES, BOTH = Augment(crop=0.2, jitter=0.3), Augment(crop=0.2, jitter=0.3, sh
 # The methods: the paper's recipe, the same with the winner's general tricks, the winner, and frames alone with them.
 PAPER, TRICKS, WINNER, FRAMES = "Paper", "Paper with augmentation", "Spectrum", "Frames with augmentation"
 ALL = (PAPER, TRICKS, WINNER, FRAMES)
+CLOCKED = (PAPER, TRICKS, WINNER)  # tested with head motion that comes late
 METHODS = [
     Method(PAPER, EgoDistill, pretrain=True),
     Method(TRICKS, functools.partial(EgoDistill, aggregator="concat"), pretrain=True),
@@ -354,8 +356,8 @@ def line_of(world: str, out: Path, bench: benches.Bench, run: Run) -> dict[str, 
                 name: contrasts.pack(contrasts.split_by_wearer(right[mask], np.array(clips.wearers)[mask].tolist()))
                 for name, mask in (("followed", follows), ("not followed", ~follows))
             }
-        clocked = (TRICKS,) if world == LATER else (PAPER, WINNER)
-        if source_of(world) == "D" and run.frames == 1 and run.teacher == SLOWFAST and run.method in clocked:
+        tested = (TRICKS,) if world == LATER else (PAPER, WINNER)
+        if source_of(world) == "D" and run.frames == 1 and run.teacher == SLOWFAST and run.method in tested:
             clips = data.ClipStore(bench.store).split("test")
             moved = right_of(model, clips, [shifted("D", out, shift) for shift in SHIFTS])
             line["clock"] = {
@@ -436,27 +438,59 @@ def differences(found: Outcomes, pairs: Sequence[Pair], *, tested: bool) -> tabl
     return tables.Table(["acts", "method", "minus", "points", *(["p (Holm)"] if tested else []), "seeds"], rows)
 
 
+def clocked(found: Outcomes, method: str) -> dict[float, list[Outcome]]:
+    """Return the outcomes of a method with one frame by how late its head motion comes (s), each of the same seeds."""
+    late = {shift: found.get((f"clock, {shift} s", method, 1), []) for shift in SHIFTS}
+    plain, _ = shared_seeds(found.get(("D", method, 1), []), late[SHIFTS[0]])
+    return dict(sorted({0.0: plain, **late}.items())) if plain else {}
+
+
 def clocks(found: Outcomes) -> tables.Table:
     """Return the accuracy if head motion comes late, and how much of the gain over frames alone is left."""
     rows, frames = [], found.get(("D", FRAMES, 1), [])
-    for method in (PAPER, TRICKS, WINNER):
+    for method in CLOCKED:
+        curve = clocked(found, method)
         gains = {
             shift: contrasts.difference(*both).mean
-            for shift, where in [(0.0, "D"), *((shift, f"clock, {shift} s") for shift in SHIFTS)]
-            if (both := shared_seeds(found.get((where, method, 1), []), frames))[0]
+            for shift, some in curve.items()
+            if (both := shared_seeds(some, frames))[0]
         }
-        for shift in sorted(gains) if len(gains) > 1 else ():
-            where = f"clock, {shift} s" if shift else "D"
-            share = f"{gains[shift] / gains[0.0]:.0%}" if gains[0.0] else ""
-            accuracy = contrasts.accuracy(found[where, method, 1])
-            rows.append([method, f"{shift:+g}" if shift else "0", f"{accuracy:.1f}", f"{gains[shift]:+.1f}", share])
+        for shift, gain in gains.items():
+            share = f"{gain / gains[0.0]:.0%}" if gains[0.0] else ""
+            accuracy = f"{contrasts.accuracy(curve[shift]):.1f}"
+            rows.append([method, f"{shift:+g}" if shift else "0", accuracy, f"{gain:+.1f}", share])
     return tables.Table(
         ["method, N = 1", "head motion late by (s)", "top-1 (%)", "gain over frames alone", "kept"], rows
     )
 
 
+def clock_figure(found: Outcomes, stem: Path) -> list[Path]:
+    """Draw the accuracy if head motion comes late or early, beside frames alone; return the .png and .svg."""
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(6.4, 4), layout="constrained")
+    axes = drawing.subplots()
+    styles = dict(zip(CLOCKED, (("#0072B2", "s", "--"), ("#56B4E9", "v", ":"), ("#D55E00", "o", "-")), strict=True))
+    for number, (method, (color, marker, line)) in enumerate(styles.items()):
+        if curve := clocked(found, method):
+            some = [contrasts.accuracy(outcomes) for outcomes in curve.values()]
+            spread = [[one.mean - one.low for one in some], [one.high - one.mean for one in some]]
+            beside = [shift + 0.012 * (number - 1) for shift in curve]
+            style = {"color": color, "marker": marker, "ls": line, "capsize": 3, "label": method}
+            axes.errorbar(beside, [one.mean for one in some], yerr=spread, **style)
+    alone = contrasts.accuracy(found["D", FRAMES, 1])
+    axes.axhspan(alone.low, alone.high, color="#777777", alpha=0.25, lw=0)
+    axes.axhline(alone.mean, color="#777777", lw=0.8, label=FRAMES)
+    axes.set(xlabel="head motion comes late by (s; negative: early)", ylabel="top-1 (%)")
+    axes.set_xticks([-1, -0.5, -0.2, 0, 0.2, 0.5, 1])
+    axes.set_title("World D, one frame: what a wrong clock of the IMU costs", fontsize=11)
+    axes.grid(alpha=0.35)
+    axes.legend(frameon=False)
+    return figures.save(drawing, stem)
+
+
 def report(markdown: str | None = None) -> None:
-    """Print the accuracies, the primary contrasts and what is described beside them, or write them into a document."""
+    """Print the tables, or write them into a document, and draw the figure of wrong clocks."""
     found = outcomes()
     lines = [line for world in WORLDS if path_of(world).exists() for line in finished(world).values()]
     print(f"{len(lines)} of the {len(cells())} networks of the protocol have lines")
@@ -469,6 +503,8 @@ def report(markdown: str | None = None) -> None:
     }.items():
         print(f"\nworld D: {name}")
         tables.report(table, f"benchmarks/better_student.py, world D: {name}", markdown, sys.argv, machine=machine)
+    if ("D", FRAMES, 1) in found:
+        print("Wrote " + ", ".join(map(str, clock_figure(found, FIGURES / "clocks"))))
 
 
 def gap_of(found: Outcomes, where: str, one: tuple[str, int], two: tuple[str, int]) -> Interval | None:

@@ -151,6 +151,19 @@ def test_lines_have_the_tap_and_the_clock_and_the_report_reads_them(script, tmp_
     assert rows[script.WINNER, "0"][2].split()[0] == f"{plain:.1f}" and len(rows) == 3 * (1 + len(script.SHIFTS))
     assert len(found["D", script.TRICKS, 1]) == len(found["D", script.MORE, 1]) == 1
     assert (tmp_path / "r.md").read_text().count("| --- |") == 4
+    drawn = (script.FIGURES / "clocks.svg").read_text()
+    assert all(f"<!-- {name} -->" in drawn for name in (*script.CLOCKED, script.FRAMES))
+
+
+def test_a_curve_of_wrong_clocks_has_the_same_seeds_everywhere(script):
+    """The second baseline was put on wrong clocks with fewer seeds than it has on right ones."""
+    right = {True: np.ones(4, bool), False: np.zeros(4, bool)}
+    some = [contrasts.Outcome("", seed, {"P30": right[seed > 0], "P31": right[True]}) for seed in range(3)]
+    found = {("D", script.TRICKS, 1): some, ("D", script.FRAMES, 1): some}
+    found |= {(f"clock, {shift} s", script.TRICKS, 1): [some[0]] for shift in script.SHIFTS}
+    assert {tuple(one.seed for one in outcomes) for outcomes in script.clocked(found, script.TRICKS).values()} == {(0,)}
+    assert {row[2].split()[0] for row in script.clocks(found).rows} == {"50.0"}  # that of seed 0
+    assert script.clocked(found, script.WINNER) == {}
 
 
 @pytest.mark.slow
