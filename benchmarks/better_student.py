@@ -514,7 +514,10 @@ def gap_of(found: Outcomes, where: str, one: tuple[str, int], two: tuple[str, in
 
 
 def cost(
-    rounds: int = 300, forms: Sequence[str] = ("export", "aoti"), precisions: Sequence[str] = ("fp32", "bf16")
+    markdown: str | None = None,
+    rounds: int = 300,
+    forms: Sequence[str] = ("export", "aoti"),
+    precisions: Sequence[str] = ("fp32", "bf16"),
 ) -> None:
     """Print what head motion costs at the paper's size: multiply-adds, and times of the exported motion program.
 
@@ -525,7 +528,8 @@ def cost(
     models = {name: EgoDistill(62, image_weights=None, **options).eval() for name, options in students.items()}
     macs = {name: inference.count_macs(model, torch.device("cpu")) for name, model in models.items()}
     rows = [[name, f"{(macs[name] - macs['frames']) / 1e6:.2f}"] for name in ("paper", "spectrum")]
-    print(tables.Table(["head motion", "million multiply-adds"], rows).text())
+    name = "benchmarks/better_student.py, head motion at the paper's size"
+    tables.report(tables.Table(["head motion", "million multiply-adds"], rows), name, markdown, sys.argv)
     rows, inputs = [], (torch.zeros(1, 1, 512), torch.randn(1, 422, 6))
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         for form, precision in itertools.product(forms, precisions):
@@ -541,8 +545,8 @@ def cost(
                     seconds[name].append(time.perf_counter() - start)
             paper, ours = (1e3 * statistics.median(seconds[name]) for name in ("paper", "spectrum"))
             rows.append([form, precision, f"{paper:.2f}", f"{ours:.2f}", f"{ours / paper:.2f}"])
-    print(tables.Table(["motion program", "precision", "paper, ms", "spectrum, ms", "ratio"], rows).text())
-    print(tables.processor())
+    table = tables.Table(["motion program", "precision", "paper, ms", "spectrum, ms", "ratio"], rows)
+    tables.report(table, "benchmarks/better_student.py, exported motion program", markdown, sys.argv)
 
 
 def main() -> None:
@@ -560,7 +564,7 @@ def main() -> None:
     elif given.command == "report":
         report(given.markdown)
     elif given.command == "cost":
-        cost()
+        cost(given.markdown)
     elif world is None or given.out is None:
         parser.error(f"{given.command} needs a world and --out")
     elif given.command == "run" and world == "tap":

@@ -168,7 +168,7 @@ def test_a_curve_of_wrong_clocks_has_the_same_seeds_everywhere(script):
 
 @pytest.mark.slow
 def test_cost_counts_head_motion_with_its_share_of_the_fusion(script, capsys):
-    script.cost(10, ["export"], ["fp32"])
+    script.cost(None, 10, ["export"], ["fp32"])
     printed = capsys.readouterr().out
     rows = [line.split() for line in printed.splitlines()]
     # 40.5 million of the paper's network and 6,752 numbers times 1,024; 45 columns for 422 samples of 6 channels.
