@@ -440,10 +440,11 @@ def _read(source: str | os.PathLike | Sequence[str | os.PathLike], zero_accel: b
         if "timestamp [ns]" in _first_line(path).lower():
             return _read_log(path, "read_neon", zero_accel)
         files = [(path, ("accelerometer", "gyroscope"))]
-    elif len(source) == 2:
+    elif isinstance(source, (tuple, list)) and len(source) == 2:
         files = [(Path(source[0]), ("accelerometer",)), (Path(source[1]), ("gyroscope",))]
     else:
-        raise IMUError(f"an IMU source must be one file or a pair of files, not {source!r}")
+        given = source if isinstance(source, (tuple, list)) else type(source).__name__
+        raise IMUError(f"an IMU source must be one file or a pair of files, not {given}")
     samples: list[np.ndarray] = []
     notes: list[str] = []
     for path, sensors in files:
@@ -942,6 +943,10 @@ def _read_telemetry(video: Path, zero_accel: bool) -> Imu:
     """Return the IMU inside a video: of a GoPro, or of a camera that the package telemetry-parser knows."""
     if not video.exists():
         raise IMUError(f"{video}: no such file")
+    if video.is_dir():
+        table = video / "imu.csv"
+        which = f"{table}" if table.is_file() else "a file of this folder"
+        raise IMUError(f"{video}: a folder, not a file with IMU samples; give {which}")
     gpmf = _sibling("gpmf", video, "telemetry")
     try:
         found = gpmf.read_video(video)

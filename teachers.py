@@ -24,6 +24,7 @@ Scores are always logits: no teacher applies a softmax, because distillation has
 from __future__ import annotations
 
 import contextlib
+import difflib
 import math
 import numbers
 import os
@@ -178,7 +179,9 @@ def load(
     ('x3d_m', 48, 8, ['0', '1', '2', '3', '4'])
     """
     if name not in MODELS:
-        raise TeacherError(f"there is no model {name!r}; the names are {', '.join(MODELS)}")
+        close = difflib.get_close_matches(str(name), MODELS, 1)
+        meant = f"did you mean {close[0]}? The" if close else "the"
+        raise TeacherError(f"there is no model {name!r}; {meant} names are {', '.join(MODELS)}")
     published = MODELS[name]
     spec, pixels, settings = split_options(name, options)
     if isinstance(num_classes, Sequence):

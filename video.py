@@ -168,8 +168,8 @@ def read_frames(
 
     Raises:
         VideoError: The video cannot be read, or a frame is lost. The message names file and time.
-        ValueError: No times are given, one is not finite, `max_hold` or `tolerance` is out of range, or `tolerance`
-            comes with `exact=False`.
+        ValueError: `times` is not a list, has no times or one that is not finite, `size` is not a whole number,
+            `max_hold` or `tolerance` is out of range, or `tolerance` comes with `exact=False`.
 
     >>> from egodistill import data
     >>> data.read_frames("walk.mp4", [5.0, 1.0, 2.5], size=32).shape
@@ -179,7 +179,12 @@ def read_frames(
     ...
     egodistill.video.VideoError: walk.mp4: no frame at 99.000 s: the video ends earlier, or its data are broken
     """
-    times = np.asarray(times, np.float64)
+    given = np.asarray(times)
+    if given.ndim != 1 or given.dtype.kind not in "iuf":
+        raise ValueError(f"{video}: times must be a list of seconds, such as [5.0]; got {times!r}")
+    if not isinstance(size, (int, np.integer, type(None))):
+        raise ValueError(f"{video}: size must be one whole number, for height and width; got {size!r}")
+    times = given.astype(np.float64)
     if not times.size:
         raise ValueError(f"{video}: no times given")
     threads = threads or _cores()
@@ -820,6 +825,8 @@ def open_video(video: str | os.PathLike) -> Iterator[av.container.InputContainer
     Args:
         video: The file.
     """
+    if not isinstance(video, (str, os.PathLike)):
+        raise VideoError(f"video must be the path of one file; got {type(video).__name__}: give each alone")
     path = Path(video)
     if not path.is_file():
         kinds = {"a folder, not a file; give a video": path.is_dir(), "not a regular file": path.exists()}

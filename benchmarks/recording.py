@@ -262,7 +262,7 @@ def main() -> None:
         )
         print(f"{table.text()}\n{note}")
         if arguments.markdown:
-            caption = f"{note} {tables.provenance(tables.command_line(sys.argv))}"
+            caption = f"{note} {tables.provenance(f'`{tables.command_line(sys.argv)}`')}"
             section = f"benchmarks/recording.py, {kind}, {minutes:.0f} minutes, {precision}, {tables.short_processor()}"
             tables.write_section(arguments.markdown, section, table, caption=caption)
         print(

@@ -444,7 +444,7 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", metavar="FILE", help=text)
     text = "also write a small copy of the video (.mp4), which the page plays where a browser cannot play the video"
     parser.add_argument("--preview", metavar="FILE", help=text)
-    overwrite_option(parser)
+    overwrite_option(parser, "an existing file, for --out also an earlier result")
     plot_option(parser)
     inference_options(parser)
 

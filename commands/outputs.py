@@ -18,12 +18,12 @@ TRAINING = ("finetune", "pretrain", "distill")
 INTO_FOLDERS = ("demo", "synthesize", "transcode", "convert", "prepare", "train", "compare", "ablate")
 # {command: patterns that identify an earlier result of the same kind}. Such a file is replaced without --overwrite. A
 # training compares settings itself, with those in a model or in the checkpoint beside it; other models stay. None: no
-# file is replaced; a stream comes only once, so a run that ends at once must not take the place of one of hours.
+# file is replaced; labels may have been corrected by hand, and a stream comes only once.
 RESULT_MARKS = dict.fromkeys(TRAINING, (rb"(?s)egodistill model.*trained_with",)) | {
     "check": (rb"\A(\xef\xbb\xbf)?video,imu_offset(,[^\n]*)?\r?\n",),
     "evaluate": (rb'\A\{\s*"format": "egodistill evaluation',),
     "measure": (rb'\A\{\s*"format": "egodistill measurement',),
-    "predict": (rb'\A\[\n\{"start": ', rb"\Astart,stop,class_1", rb"\A\[\n+\]\n*\Z"),
+    "predict": None,
     "live": None,
 }
 # {option: (suffixes of what it writes beside --out, pattern of an earlier result of a command)}

@@ -52,6 +52,7 @@ from .store_files import (
     create_store,
     known_sources,
     lock_file,
+    source_name,
     write_json,
 )
 
@@ -207,12 +208,7 @@ class ClipStore:
     @property
     def notes(self) -> dict[str, list[str]]:
         """Return what is unusual about the IMU recordings: {file: notes}, see Imu.notes."""
-        found = {}
-        for line in files.read_lines(self.path / "notes.jsonl", "imu", "notes"):
-            source, notes = line["imu"], line["notes"]
-            if isinstance(notes, list) and isinstance(source, (str, list)):
-                found[source if isinstance(source, str) else " and ".join(map(str, source))] = notes
-        return found
+        return {source: notes for source, notes in self._files.notes().items() if notes}
 
     @property
     def splits(self) -> list[str]:
@@ -648,13 +644,13 @@ class StoreWriter:
         self._files.put("status", row, FAILED)
 
     def note(self, source: str | tuple[str, str], notes: Sequence[str]) -> None:
-        """Record what is unusual about an IMU recording, for `ClipStore.notes`.
+        """Record what is unusual about an IMU recording, for `ClipStore.notes`, in place of earlier notes about it.
 
         Args:
             source: The IMU's file, or both.
             notes: A sentence for each finding.
         """
-        if notes:
+        if notes or source_name(source) in self._files.notes():
             self._append("notes.jsonl", {"imu": source, "notes": list(notes)})
 
     def _append(self, name: str, line: Mapping[str, Any]) -> None:

@@ -82,6 +82,11 @@ class Mapped(NamedTuple):
     inode: int
 
 
+def source_name(source: str | Sequence[str]) -> str:
+    """Return the file, or both files, of an IMU recording as one text."""
+    return source if isinstance(source, str) else " and ".join(map(str, source))
+
+
 class StoreFiles:
     """The files of one store: header, segments and clips in memory, arrays mapped from disk.
 
@@ -422,6 +427,14 @@ class StoreFiles:
             row: Row of the clip.
         """
         return self.segments[self.clips[row]["segment"]]
+
+    def notes(self) -> dict[str, list[str]]:
+        """Return the last notes about each IMU recording: {file: notes}, none where it was replaced by a right one."""
+        return {
+            source_name(line["imu"]): line["notes"]
+            for line in files.read_lines(self.path / "notes.jsonl", "imu", "notes")
+            if isinstance(line["notes"], list) and isinstance(line["imu"], (str, list))
+        }
 
     def describe(self, row: int) -> dict[str, Any]:
         """Return a description of a clip: segment id, video, wearer, start and stop (s), label, split, status.

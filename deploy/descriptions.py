@@ -30,6 +30,7 @@ from ..engine import checkpoints
 from ..recordings import clips
 from ..support import files
 from ..support.errors import EgoDistillError
+from ..support.pickles import first_bytes
 
 __all__ = ["ExportError", "check_processor", "description_of", "pair_files", "read_description", "seal"]
 
@@ -83,6 +84,8 @@ def read_description(path: Path) -> dict[str, Any]:
         ExportError: If one of the two files is missing or damaged, or if they do not belong together.
     """
     described = description_of(path)
+    if not described.is_file() and checkpoints.MODEL_FORMAT.encode() in first_bytes(path, 1 << 20):
+        raise ExportError(f"{path}: a model, not an exported program; read it with EgoDistill.load(), or export it")
     for file, why in (
         (path, "no such file"),
         (described, "the description is missing: the export was interrupted, or it was not copied with the file"),

@@ -114,6 +114,8 @@ class Tracker:
         Args:
             answer: An `inference.Prediction` or a `stream.Answer`.
         """
+        if not hasattr(answer, "classes"):
+            raise EgoDistillError(f"an answer is one of predict() or a Stream; got {type(answer).__name__}")
         last, moment = self._last, middle(answer)
         if last is not None and moment <= middle(last):
             raise EgoDistillError(

@@ -16,6 +16,7 @@ import numbers
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -198,12 +199,16 @@ def arrays_of(model: Model, store: Store, *, classes: bool = True, way_out: str 
 
 
 def require_model(model: Any) -> None:
-    """Raise EgoDistillError for a path or a class in place of a model."""
+    """Raise EgoDistillError for a path, a class or None in place of a model."""
+    if model is None:
+        raise EgoDistillError("model is None; give a model, such as EgoDistill.load('student.pt')")
     if isinstance(model, type):
         raise EgoDistillError(f"model is the class {model.__name__}; give a model of it, {model.__name__}(...)")
     if isinstance(model, (str, os.PathLike)):
-        path = os.fspath(model)
-        raise EgoDistillError(f"model is the path {path!r}; load it, such as with EgoDistill.load({path!r})")
+        path, suffix = os.fspath(model), Path(model).suffix.lower()
+        readers = {".pt": "EgoDistill.load", ".pt2": "export.load_exported"}
+        load = f"load it, such as with {readers[suffix]}({path!r})" if suffix in readers else "the model comes first"
+        raise EgoDistillError(f"model is the path {path!r}; {load}")
 
 
 def inputs_of(model: Model) -> tuple[str, ...]:
@@ -316,8 +321,8 @@ def require_store(store: Any) -> None:
         if found is None or callable(found) != is_method or isinstance(found, str):
             fault = "is missing" if found is None else f"is a {type(found).__name__}"
             raise DataError(
-                f"{name_of(store)}: {member} {fault}; it must be a {'method' if is_method else 'list of names'}, see "
-                f"help(egodistill.engine.batches.Store)"
+                f"{name_of(store)}: {member} {fault}; it must be a {'method' if is_method else 'list of names'}. "
+                f"Give a data.ClipStore, or see help(egodistill.engine.batches.Store)"
             )
 
 

@@ -35,6 +35,7 @@ __all__ = ["HEADER", "Check", "SensorCheck", "check"]
 _WIDTH = 100  # columns of a terminal that a row of `check` fits in
 _IN_STEP = 0.05  # s: a smaller offset is not a fault
 _UPRIGHT = 60.0  # degrees: a camera that a head carries leans less
+_LEANS = "; a worn camera seldom does, so the axes may be wrong"
 _FIELDS_OF_VIEW = (4.0, 1000.0)  # degrees: outside of these, the gyroscope's unit is wrong
 
 
@@ -166,7 +167,8 @@ class Check:
             notes.append("no IMU: no telemetry in the video; give --imu, or imu= in Python")
         notes += self.imu_notes
         noted = any("acceleration" in note for note in self.imu_notes)  # there is one note about it
-        if self.gravity is not None and not noted and not 9 < self.gravity < 11:
+        is_gravity = self.gravity is not None and 9 < self.gravity < 11
+        if self.gravity is not None and not (noted or is_gravity):
             notes.append(f"mean acceleration {self.gravity:.2f} m/s2; gravity alone is 9.81")
         if self.offset is not None and not self.offset.reliable:
             notes.append(f"no reliable offset: {self.offset.reason}")
@@ -183,8 +185,11 @@ class Check:
             notes.append(f"the gyroscope implies a field of view of {seen:,g} degrees: are its readings {question}")
         if self.no_offset:
             notes.append(f"no offset: {self.no_offset}")
-        if self.axes is not None and self.axes.reliable and self.axes.turn != "XYZ":
-            notes.append(self._axes_sentence())
+        if self.axes is not None and self.axes.reliable:
+            notes += [self._axes_sentence()] if self.axes.turn != "XYZ" else []
+        elif is_gravity and self.mean_accel is not None and cameras.axes_and_turn(self.imu_axes)[0] == "gopro":
+            if (angle := self._tilt()[2]) > _UPRIGHT:
+                notes.append(f"gravity is {angle:.0f} degrees from the picture's vertical{_LEANS}")
         return notes
 
     @property
@@ -234,7 +239,7 @@ class Check:
             lines.append(
                 f"gravity: {self.gravity:.2f} m/s2 (9.81 if the unit is right), {angle:.0f} degrees from the picture's "
                 f"vertical; the camera looks {_either(down, 'down', 'up')} and leans {_either(right, 'right', 'left')}"
-                + ("; a worn camera seldom does, so the axes may be wrong" if angle > _UPRIGHT else "")
+                + (_LEANS if angle > _UPRIGHT else "")
             )
         if self.offset is not None:
             lines.append(

@@ -403,6 +403,8 @@ class Recording:
     def __post_init__(self) -> None:  # convert paths and numpy numbers
         read_axes(self.imu_axes)
         imu = self.imu
+        if not isinstance(self.video, (str, os.PathLike)):
+            raise DataError(f"video must be the path of one video; got {type(self.video).__name__}: give each alone")
         if isinstance(imu, (tuple, list)):
             imu = tuple(os.fspath(path) for path in imu)
         elif not isinstance(imu, (str, os.PathLike, type(None))):
@@ -889,11 +891,9 @@ def open_recording(
         if (imu, *given.values()) != (None, 0.0, 1.0, None, False, "gopro"):
             raise DataError(f"{path.video}: a Recording has its own IMU and clock; give a path, or no other arguments")
         return path
-    found = None
-    if imu is None:
-        found = _ask_readers(Path(path))
-    if found is None:
-        return Recording(path, imu, **given)
+    plain = Recording(path, imu, **given)
+    if imu is not None or (found := _ask_readers(Path(path))) is None:
+        return plain
     return found.changed(
         imu=found.imu or found.video,  # named: or its segments would be opened again, and its clock applied twice
         imu_offset=imu_offset + imu_stretch * found.imu_offset,

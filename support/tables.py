@@ -176,7 +176,7 @@ def report(
     """
     print(table.text())
     if path is not None:
-        caption = provenance(command_line(words), machine)
+        caption = provenance(f"`{command_line(words)}`", machine)
         write_section(path, f"{name}, {machine or short_processor()}", table, caption=caption)
 
 
@@ -235,9 +235,7 @@ def provenance(command: str, machine: str | None = None) -> str:
         machine: What the numbers depend on, by default the processor.
     """
     versions = f"egodistill {__version__}, torch {importlib.metadata.version('torch')}"
-    return (
-        f"`{command}`; {versions}, {machine or processor()}, {files.available_cores()} cores, {datetime.date.today()}."
-    )
+    return f"{command}; {versions}, {machine or processor()}, {files.available_cores()} cores, {datetime.date.today()}."
 
 
 def command_line(words: Sequence[str]) -> str:

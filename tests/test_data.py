@@ -38,7 +38,7 @@ from painted import (
     write_video,
 )
 
-from egodistill import DataError, EgoDistillError, EgoDistillOSError, data
+from egodistill import DataError, EgoDistillError, EgoDistillOSError, data, recordings
 from egodistill.imu import IMU_READERS
 from egodistill.recordings import clips
 
@@ -915,6 +915,17 @@ def test_a_recording_that_cannot_be_opened_costs_its_clips_only(kitchen, tmp_pat
 def test_a_path_is_not_a_list_of_segments(tmp_path):
     with pytest.raises(data.DataError, match=r"segments is the path 'a\.csv'; read it with read_csv"):
         data.prepare("a.csv", tmp_path / "s")
+    with pytest.raises(data.DataError, match=r"segments has 'a\.mp4', which is no data\.Segment"):
+        data.prepare([data.Segment("1", "a.mp4", 0, 1, "x"), "a.mp4"], tmp_path / "s")
+
+
+@pytest.mark.parametrize("given", [["a.mp4", "b.mp4"], np.zeros((2, 3)), 3, None])
+def test_a_recording_is_one_video(given):
+    for use in (data.Recording, data.open_recording, recordings.check):
+        with pytest.raises(data.DataError, match=f"the path of one video; got {type(given).__name__}"):
+            use(given)
+    with pytest.raises(data.IMUError, match="one file or a pair"):
+        data.read_imu(given if given != ["a.mp4", "b.mp4"] else ["a.mp4"])
 
 
 # --- Values that are not the usual ones

@@ -380,6 +380,14 @@ def test_missing_accelerometer_is_zero_on_request_only(tmp_path):
     assert "no accelerometer: its readings are zeros" in imu.notes
 
 
+def test_a_folder_is_no_table_but_may_have_one(tmp_path):
+    with pytest.raises(IMUError, match=r"a folder, not a file with IMU samples; give a file of this folder$"):
+        read_imu(tmp_path)
+    (tmp_path / "imu.csv").touch()  # of a Pupil Labs Neon
+    with pytest.raises(IMUError, match=r"IMU samples; give .*imu\.csv$"):
+        read_imu(tmp_path)
+
+
 @pytest.mark.parametrize("columns", ["time,gx,gy,gz", "canonical_timestamp_ms,gyro_x,gyro_y,gyro_z"])
 def test_a_table_of_a_gyroscope_alone(tmp_path, columns):
     unit = 1 if columns.startswith("time") else 1000

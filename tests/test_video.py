@@ -293,6 +293,23 @@ def test_videos_that_cannot_be_read(steady, tmp_path):
             assert str(tmp_path / name) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("video", "times", "size", "words"),
+    [
+        ("steady.mp4", 1.0, None, r"steady\.mp4: times must be a list of seconds, such as \[5\.0\]; got 1\.0"),
+        ("steady.mp4", "1", None, "times must be a list"),
+        ("steady.mp4", ["a"], None, "times must be a list"),
+        ("steady.mp4", [[1.0]], None, "times must be a list"),
+        ("steady.mp4", [], None, "no times given"),
+        ("steady.mp4", [1.0], (64, 64), r"size must be one whole number, for height and width; got \(64, 64\)"),
+        (["steady.mp4"], [1.0], None, "the path of one file; got list"),
+    ],
+)
+def test_what_is_no_list_of_times_no_size_or_no_path(video, times, size, words):
+    with pytest.raises((ValueError, VideoError), match=words):
+        read_frames(video, times, size)
+
+
 def test_a_missing_right_is_no_broken_video(tmp_path, monkeypatch):
     def refuse(name, **options):
         raise av.error.PermissionError(13, "Permission denied", name)

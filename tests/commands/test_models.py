@@ -135,7 +135,7 @@ def test_predict_takes_tables_of_head_motion_and_tells_what_it_could_not_do(file
     plain = {"precision": "auto", "compile": False, "max_hold": 1.0}
     command = ["predict", "a.mp4", "--student", "student.pt"]
     for imu in ([], ["a.csv"], ["a.csv", "g.csv"]):
-        out = run(capsys, *command, *(["--imu", *imu] if imu else []), "--out", "rows.csv")
+        out = run(capsys, *command, *(["--imu", *imu] if imu else []), "--out", "rows.csv", "--overwrite")
     assert given == [
         (data.Recording("a.mp4", imu), {"top": 3, "exact": None, "tolerance": None} | plain)
         for imu in (None, "a.csv", ["a.csv", "g.csv"])
@@ -209,7 +209,7 @@ def test_predictions_are_written_as_they_come(suffix, files, monkeypatch, tmp_pa
     monkeypatch.setattr(inference, "predict", predict)
     monkeypatch.chdir(files)
     out.write_text("start,stop,class_1\n" + 1000 * "an older and longer result\n")
-    assert cli.main(["predict", "a.mp4", "--student", "student.pt", "--out", str(out), "--top", "2"]) == 130
+    assert cli.main(["predict", "a.mp4", "--student", "student.pt", "--out", str(out), "--top", "2", "--overwrite"]) == 130
     assert list(map(len, read)) == [1, 2, 3]
     last, lost = read[-1][-1], read[-1][1]
     if suffix == "json":
@@ -229,7 +229,10 @@ def test_an_error_before_the_first_prediction_leaves_an_earlier_result(files, mo
     out.write_text("start,stop,class_1\n")
     monkeypatch.setattr(inference, "predict", predict)
     monkeypatch.chdir(files)
-    assert cli.main(["predict", "a.mp4", "--student", "student.pt", "--out", str(out)]) == 1
+    words = ["predict", "a.mp4", "--student", "student.pt", "--out", str(out)]
+    assert cli.main(words) == 1  # labels in it may have been corrected by hand
+    assert f"{out}: already exists; give another path, or --overwrite" in capsys.readouterr().err
+    assert cli.main([*words, "--overwrite"]) == 1
     assert "no IMU" in capsys.readouterr().err and out.read_text() == "start,stop,class_1\n"
 
 

@@ -871,6 +871,9 @@ def test_the_notes_of_all_recordings_and_the_last_reason_of_a_clip_are_kept(tmp_
     writer.note(("b.csv", "c.csv"), ["zero", "equal"])
     writer.note("a.csv", ["gaps"])
     writer.note("d.csv", [])
+    writer.note("e.csv", ["in g"])
+    writer.note("e.csv", [])  # corrected, and prepared again
+    assert len((tmp_path / "s" / "notes.jsonl").read_text().splitlines()) == 5
     for reason in ("first", "last"):
         writer.fail(1, reason)
         writer.fail(0, f"{reason} of another")

@@ -111,6 +111,8 @@ def test_what_does_not_fit():
         events.Tracker(start=0.4, end=0.6)
     with pytest.raises(EgoDistillError, match="max_pause"):
         events.Tracker(max_pause=-1)
+    with pytest.raises(EgoDistillError, match=r"one of predict\(\) or a Stream; got str"):
+        list(events.events("walk.mp4"))
     found = answers({"a": [0.9, 0.9]})
     with pytest.raises(EgoDistillError, match="in order of time"):
         list(events.events(found[::-1]))

@@ -454,6 +454,9 @@ def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
         export.load_exported(file)
     export.export(other, file, overwrite=True)
     assert_same(other, file)
+    other.save(tmp_path / "student.pt")
+    with pytest.raises(export.ExportError, match=r"student\.pt: a model, not an exported program; .*EgoDistill\.load"):
+        export.load_exported(tmp_path / "student.pt")
 
 
 @pytest.fixture(scope="module")

@@ -214,7 +214,10 @@ def test_a_path_or_a_class_is_not_a_model(store):
     for given, words in (
         ("student.pt", path),
         (Path("student.pt"), path),
+        ("student.pt2", r"load it, such as with export\.load_exported\('student.pt2'\)"),
+        ("walk.mp4", "model is the path 'walk.mp4'; the model comes first"),
         (EgoDistill, "model is the class EgoDistill"),
+        (None, "model is None; give a model"),
     ):
         for use in (
             lambda given=given: evaluate(given, store, **QUIET),

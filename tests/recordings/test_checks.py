@@ -198,6 +198,8 @@ def test_the_report_says_where_gravity_points(panned, tmp_path, accel, words):
     )
     found = checks.check(panned, ego4d_csv(tmp_path / "imu.csv", 1000 * stamps, rates, accel + noise), offset=False)
     report = " ".join(found.report().split())
+    noted = "the axes may be wrong" in " ".join(found.row().split())  # where the picture cannot tell, gravity can
+    assert noted == ("wrong" in words)
     assert re.search(words.removesuffix("$"), report) and re.search(r"gravity: 9\.8\d m/s2", report)
     assert "gyroscope: 194.6 samples per second, 1 gaps, the longest 0.21 s" in report
     assert report.endswith("Neither axes nor clock can be determined: the picture was not compared with the gyroscope.")
@@ -322,11 +324,18 @@ KNOWN_NOTES = {
     "gopro/max-heromode.mp4": ["no reliable offset: .* the camera stabilises the image"],
     "gopro-derived/walk_vp9_30fps.mp4 gopro-derived/walk_imu.csv": ["no reliable offset: .* stabilises the image"],
     "aria-vrs/recording_rgb_by_vrs_to_mp4.mp4": ["no IMU"],
-    "aria-everyday/rgb.mp4 aria-everyday/imu-left.csv": ["accelerometer: covers 90", "gyroscope: covers 90", "too few"],
+    # Axes of the sensors.
+    "aria-everyday/rgb.mp4 aria-everyday/imu-left.csv": [
+        "accelerometer: covers 90",
+        "gyroscope: covers 90",
+        "too few",
+        "gravity is 83 degrees .* the axes may be wrong",
+    ],
     "aria-everyday/rgb.mp4 aria-everyday/imu-right.csv": [
         "accelerometer: covers 90",
         "gyroscope: covers 90",
         "too few",
+        "gravity is 65 degrees .* the axes may be wrong",
     ],
     # Axes of the module: right, forward, up.
     "neon/scene_300p.mp4 neon/imu_ego4d_columns.csv": ["the axes are wrong: --imu-axes xyZ fixes them"],
@@ -527,6 +536,11 @@ def clock(seconds=0.0, reason=None, drift=None, pixels=0.0):
     return Offset(seconds, 0.9, 0.3, reason, drift, (), np.array([[0.0, 0, pixels], [-pixels, 0, 0]]))
 
 
+def leaning(degrees):
+    down = math.radians(degrees)
+    return {"gravity": 9.81, "mean_accel": (0.0, 9.81 * math.sin(down), 9.81 * math.cos(down))}
+
+
 def wide(degrees, reason=None):
     return {"width": 640, "offset": clock(0.0, reason, None, 640 / math.radians(degrees))}
 
@@ -558,6 +572,12 @@ def wide(degrees, reason=None):
         ({"gravity": 8.95}, "mean acceleration 8.95 m/s2; gravity alone is 9.81"),
         ({"gravity": 11.05}, "mean acceleration 11.05 m/s2; gravity alone is 9.81"),
         ({"gravity": 1.0, "imu_notes": ("mean acceleration 1.00 m/s2, but",)}, "mean acceleration 1.00 m/s2, but"),
+        (leaning(59), None),
+        (
+            leaning(61),
+            "gravity is 61 degrees from the picture's vertical; a worn camera seldom does, so the axes may be wrong",
+        ),
+        (leaning(61) | {"imu_axes": "glasses"}, None),
         ({"offset": clock(0.049)}, None),
         ({"offset": clock(-0.051)}, "add -0.051 s to the IMU's time stamps"),
         ({"offset": clock(0.3, "too still")}, "no reliable offset: too still"),
