@@ -448,12 +448,19 @@ SHORT = {"--lr": "--learning-rate", "--output": "--out", "--bs": "--batch-size"}
 
 def meant(word: str, known: Iterable[str]) -> str:
     """Return a question for the most similar of the known words; "" if none is."""
-    close = difflib.get_close_matches(SHORT.get(word, word), known, n=1)
+    close = difflib.get_close_matches(SHORT.get(word, word), list(known), n=1)
     return f". Did you mean {close[0]}?" if close else ""
 
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are a line, and not the usage of twenty options before it."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            error.message += meant(str(value), map(str, action.choices or ()))
+            raise
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"\n{self.prog}: {message}\n`{self.prog} --help` lists what it takes\n")

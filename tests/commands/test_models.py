@@ -209,7 +209,9 @@ def test_predictions_are_written_as_they_come(suffix, files, monkeypatch, tmp_pa
     monkeypatch.setattr(inference, "predict", predict)
     monkeypatch.chdir(files)
     out.write_text("start,stop,class_1\n" + 1000 * "an older and longer result\n")
-    assert cli.main(["predict", "a.mp4", "--student", "student.pt", "--out", str(out), "--top", "2", "--overwrite"]) == 130
+    assert (
+        cli.main(["predict", "a.mp4", "--student", "student.pt", "--out", str(out), "--top", "2", "--overwrite"]) == 130
+    )
     assert list(map(len, read)) == [1, 2, 3]
     last, lost = read[-1][-1], read[-1][1]
     if suffix == "json":
