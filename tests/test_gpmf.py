@@ -139,7 +139,7 @@ def test_a_file_that_cannot_be_read_as_a_video(sample, tmp_path):
     (tmp_path / "text.mp4").write_text("hello")
     for path, words, of_imu in (
         (tmp_path / "none.mp4", "no such file", "no such file"),
-        (tmp_path, "a folder", "no IMU: .*a folder"),
+        (tmp_path, "a folder", "a folder, not a file with IMU samples"),
         (tmp_path / "text.mp4", "as a video", "a text file, not a video with telemetry"),
     ):
         with pytest.raises(gpmf.GPMFError, match=words):

@@ -163,7 +163,7 @@ def test_the_foot_of_a_page_says_what_was_read():
     given = Namespace(student="s.pt", words=["egodistill", "predict", "a.mp4"])
     walk = data.Recording("a.mp4", ("a.csv", "g.csv"), imu_offset=0.5, imu_stretch=1.01, imu_axes="glasses")
     about = models.about_prediction(given, student, walk)
-    assert about["student"] == "s.pt, distill, 2 epochs" and "egodistill predict a.mp4" in about["made by"]
+    assert about["student"] == "s.pt, distill, 2 epochs" and "egodistill predict a.mp4; egodistill" in about["made by"]
     assert about["head motion"] == "a.csv and g.csv; offset and stretch 0.5 s, 1.01; axes glasses"
     assert "not read" in models.about_prediction(given, Namespace(inputs=("frames",)), walk)["head motion"]
 

@@ -97,7 +97,7 @@ def test_a_section_without_end_is_refused_and_nothing_is_written(tmp_path):
 
 def test_provenance_names_command_versions_and_machine():
     caption = tables.provenance("egodistill measure")
-    assert caption.startswith("`egodistill measure`; egodistill ") and tables.processor() in caption
+    assert caption.startswith("egodistill measure; egodistill ") and tables.processor() in caption
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_a_caption_is_complete(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "processor", lambda: "AMD EPYC 9R45")
     versions = f"egodistill {tables.__version__}, torch {torch.__version__}"
     today = datetime.date.today()
-    assert tables.provenance("run me") == f"`run me`; {versions}, AMD EPYC 9R45, 5 cores, {today}."
+    assert tables.provenance("run me") == f"run me; {versions}, AMD EPYC 9R45, 5 cores, {today}."
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     words = ["egodistill", "measure", "--teacher-file", "my file.pt", "--markdown", "R.md", "--compile"]
     tables.report(TABLE, "measure", tmp_path / "R.md", words, machine="NVIDIA H100")
