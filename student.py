@@ -989,6 +989,9 @@ def load_image_weights(encoder: nn.Module, weights: Weights, head: str) -> None:
     """
     source = "the image weights"
     if not isinstance(weights, Mapping):
+        if not isinstance(weights, (str, os.PathLike)):
+            what = "'imagenet', a file, a state dict, or None for random weights"
+            raise ValueError(f"image_weights must be {what}; got {weights!r}")
         source = f"the image weights {weights}"
         try:
             weights = read_state(weights)

@@ -635,7 +635,7 @@ class Output:
     """Answers, or events, as JSON lines into a pipe and a file, and as one line that is updated in a terminal."""
 
     def __init__(self, *, as_json: bool, tracker: events.Tracker | None, path: Path | None = None) -> None:
-        self.path = path  # of a file that gets the JSON lines, too; an earlier one is replaced by the first line
+        self.path = path  # of a file that gets the JSON lines, too; an earlier one is replaced at the first answer
         self.file: TextIO | None = None
         self.tracker = tracker
         self.terminal = sys.stdout.isatty() and not as_json
@@ -681,7 +681,7 @@ class Output:
         """Write answers or events into the file, and then print them: the reader of a pipe may be gone."""
         lines = [json.dumps(one._asdict()) for one in found]
         self.lines += len(lines)
-        if self.path is not None and lines:
+        if self.path is not None and self.last is not None:
             with files.disk_errors(self.path, continues=False):
                 if self.file is None:
                     self.path.parent.mkdir(parents=True, exist_ok=True)

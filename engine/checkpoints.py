@@ -482,6 +482,7 @@ def read_tensors(path: str | os.PathLike) -> dict[str, Any]:
         EgoDistillOSError: If the file does not exist.
         EgoDistillError: If the file is damaged or has other content.
     """
+    path = os.fspath(path)  # no number: open() takes it for a file that is open already, and closes that
     check_archive(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)

@@ -35,7 +35,7 @@ __all__ = ["HEADER", "Check", "SensorCheck", "check"]
 _WIDTH = 100  # columns of a terminal that a row of `check` fits in
 _IN_STEP = 0.05  # s: a smaller offset is not a fault
 _UPRIGHT = 60.0  # degrees: a camera that a head carries leans less
-_LEANS = "; a worn camera seldom does, so the axes may be wrong"
+_LEANS = "; a worn camera seldom leans so far, so the axes may be wrong"
 _FIELDS_OF_VIEW = (4.0, 1000.0)  # degrees: outside of these, the gyroscope's unit is wrong
 
 

@@ -1141,7 +1141,7 @@ class _Decoding:
         frames = {name: spec for name, spec in self.specs.items() if self.kinds[name] == "frames"}
         specs = {name: spec for name, spec in frames.items() if (spec.exact, spec.tolerance) == (exact, tolerance)}
         wanted = [
-            (min(float(t), duration), row, name, place, float(t))
+            (min(float(t), duration), row, name, place)
             for row in rows
             for name, spec in specs.items()
             for place, t in enumerate(spec.times(self.starts[row], row))
@@ -1153,12 +1153,12 @@ class _Decoding:
         with self.readers.lend(self.threads) if self.readers else fresh as reader:
             options = {"exact": exact, "tolerance": tolerance, "threads": self.threads}
             for index, frame in reader.frames([t for t, *_ in wanted], **options):
-                seconds, row, name, place, moment = wanted[index]
+                seconds, row, name, place = wanted[index]
                 found = reader.lost(seconds) if frame is None else (frame, reader)
-                if moment > duration + self.max_hold:
+                if (end := self.starts[row] + specs[name].seconds) > duration + self.max_hold:
                     found = VideoError(
-                        f"{self.recording.video}: no frame at {moment:.3f} s: the video ends at {duration:.3f} s, over "
-                        f"max_hold = {self.max_hold:g} s before; a larger one holds its last picture so long"
+                        f"{self.recording.video}: the clip ends at {end:.3f} s, but the video at {duration:.3f} s, "
+                        f"over max_hold = {self.max_hold:g} s before; a larger one holds its last picture so long"
                     )
                 framer = framers[specs[name].size, specs[name].crop]
                 yield seconds, row, name, place, _Piece(found, framer)

@@ -789,3 +789,13 @@ def test_lazy_layers_of_a_part_are_read_again(tmp_path):
     model.save(tmp_path / "s.pt")
     again = EgoDistill.load(tmp_path / "s.pt", imu_encoder=lazy)
     assert torch.equal(again.imu_encoder[1].weight, model.imu_encoder[1].weight)
+
+
+@pytest.mark.parametrize("given", [True, False, 1])
+def test_a_number_is_no_file_of_weights(given):
+    """`open()` takes it for a file that is open already, such as standard output, and would close that."""
+    with pytest.raises(ValueError, match=f"must be 'imagenet', .*; got {given}"):
+        EgoDistill(4, image_weights=given)
+    with pytest.raises(TypeError, match="PathLike"):
+        EgoDistill.load(given)
+    assert os.fstat(1)

@@ -623,6 +623,8 @@ def test_an_earlier_result_is_replaced_only_if_asked(line, kitchen, files, capsy
     assert out.read_text() == 1000 * line
     found, _ = answers_of(capsys, *words, "--overwrite")
     assert [json.loads(line) for line in out.read_text().splitlines()] == found
+    words = [*words, "--overwrite", "--events", "--event-start", "1"]  # which no answer has
+    assert answers_of(capsys, *words)[0] == [] and out.read_text() == ""  # nothing of the run before stays
 
 
 def sure(network):

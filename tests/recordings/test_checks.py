@@ -575,7 +575,8 @@ def wide(degrees, reason=None):
         (leaning(59), None),
         (
             leaning(61),
-            "gravity is 61 degrees from the picture's vertical; a worn camera seldom does, so the axes may be wrong",
+            "gravity is 61 degrees from the picture's vertical; a worn camera seldom leans so far, so the axes may be "
+            "wrong",
         ),
         (leaning(61) | {"imu_axes": "glasses"}, None),
         ({"offset": clock(0.049)}, None),

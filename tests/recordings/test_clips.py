@@ -65,13 +65,16 @@ def test_a_clip_is_what_its_spec_says(walk):
     assert "imu" not in keys
     with pytest.raises(CoverageError, match=r"P02_102-accl\.csv and .*covers"):
         walk.clip(5.0, STUDENT)
-    late = walk.clip(5.0, STUDENT, min_coverage=0.3)  # the last picture is held
+    late = walk.clip(4.8, STUDENT, min_coverage=0.3)  # the last picture is held
     assert late["imu"].shape == (422, 6) and late["frames.times"][-1] == pytest.approx(STEADY[-1], abs=1e-6)
     with pytest.raises(
-        VideoError, match=r"P02_102\.MP4: no frame at 7\.\d+ s: the video ends at 5\.993 s, over max_hold"
+        VideoError, match=r"P02_102\.MP4: the clip ends at 8\.\d+ s, but the video at 5\.993 s, over max_hold"
     ):
         walk.clip(5.9, STUDENT, min_coverage=0.01)
-    assert walk.clip(5.9, STUDENT, min_coverage=0.01, max_hold=2.0)["frames"].shape[0] == 4
+    assert walk.clip(5.9, STUDENT, min_coverage=0.01, max_hold=2.2)["frames"].shape[0] == 4
+    one = replace(STUDENT, frames=1)  # whose frame is within a second of the end, while the clip is not
+    with pytest.raises(VideoError, match=r"the clip ends at 7\.\d+ s, but the video at 5\.993 s"):
+        walk.clip(4.95, one, min_coverage=0.01)
 
 
 def test_the_clock_moves_the_imu_and_not_the_pictures(walk):
