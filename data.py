@@ -352,9 +352,9 @@ def prepare(
     """
     if isinstance(segments, (str, os.PathLike)):
         raise DataError(f"segments is the path {os.fspath(segments)!r}; read it with read_csv() or another reader")
-    if wrong := next((one for one in segments if not isinstance(one, Segment)), None):
-        raise DataError(f"segments has {wrong!r}, which is no data.Segment; read_csv() and other readers return them")
-    origin = getattr(segments, "origin", None)
+    origin, segments = getattr(segments, "origin", None), list(segments)
+    if wrong := [one for one in segments if not isinstance(one, Segment)]:
+        raise DataError(f"segments has {wrong[0]!r}, which is no data.Segment; read_csv() and others return them")
     segments = name_imu_files(segments, imu)
     settings = {
         "num_frames": [num_frames] if isinstance(num_frames, int) else sorted(set(num_frames)),

@@ -24,7 +24,6 @@ Scores are always logits: no teacher applies a softmax, because distillation has
 from __future__ import annotations
 
 import contextlib
-import difflib
 import math
 import numbers
 import os
@@ -46,7 +45,7 @@ from .engine import batches, checkpoints, runtime, torchvision_teachers
 from .engine.teacher import PUBLISHED, Pixels, Teacher, TeacherError, fingerprint
 from .recordings.clips import FIELDS, ClipSpec
 from .support import files
-from .support.errors import in_words
+from .support.errors import in_words, meant
 
 __all__ = ["MODELS", "Extraction", "Pixels", "Published", "Teacher", "TeacherError", "extract", "load"]
 
@@ -179,9 +178,7 @@ def load(
     ('x3d_m', 48, 8, ['0', '1', '2', '3', '4'])
     """
     if name not in MODELS:
-        close = difflib.get_close_matches(str(name), MODELS, 1)
-        meant = f"did you mean {close[0]}? The" if close else "the"
-        raise TeacherError(f"there is no model {name!r}; {meant} names are {', '.join(MODELS)}")
+        raise TeacherError(f"there is no model {name!r}; the names are {', '.join(MODELS)}{meant(str(name), MODELS)}")
     published = MODELS[name]
     spec, pixels, settings = split_options(name, options)
     if isinstance(num_classes, Sequence):

@@ -826,7 +826,7 @@ def open_video(video: str | os.PathLike) -> Iterator[av.container.InputContainer
         video: The file.
     """
     if not isinstance(video, (str, os.PathLike)):
-        raise VideoError(f"video must be the path of one file; got {type(video).__name__}: give each alone")
+        raise VideoError(f"video must be the path of one file, such as 'walk.mp4'; got {type(video).__name__}")
     path = Path(video)
     if not path.is_file():
         kinds = {"a folder, not a file; give a video": path.is_dir(), "not a regular file": path.exists()}

@@ -3,7 +3,7 @@
     python benchmarks/better_student.py freeze                   # writes results/protocol-student.json; commit it
     python benchmarks/better_student.py make D --out EV          # render and decode: half an hour on one core
     python benchmarks/better_student.py run D --out EV --seeds 0 # train and evaluate the cells without a line
-    python benchmarks/better_student.py report --markdown results/better_student.md  # tables, figure
+    python benchmarks/better_student.py report --markdown results/better_student.md  # and figures/clocks
     python benchmarks/better_student.py cost                     # multiply-adds and time at the paper's size
 
 Candidates were compared on validation wearers of worlds A and A with half the coupling (results/head_motion.jsonl; the

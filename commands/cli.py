@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import errno
 import faulthandler
 import importlib
@@ -29,12 +28,12 @@ import stat
 import sys
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ..support import files, own
-from ..support.errors import EgoDistillError, EgoDistillOSError, NoteWarning, in_words
+from ..support.errors import EgoDistillError, EgoDistillOSError, NoteWarning, in_words, meant
 from ..support.tables import printable
 from ..support.version import __version__
 from .inputs import require_inputs
@@ -438,18 +437,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
         parsers.choices[called].set_defaults(run=run, words=["egodistill", *argv], flags=known)
         for word in (word.partition("=")[0] for word in argv if len(word) > 2 and word.startswith("--")):
             if not any(option.startswith(word) for option in known):
-                parsers.choices[called].error(f"there is no option {word}{meant(word, known)}")
+                parsers.choices[called].error(f"there is no option {word}{meant(SHORT.get(word, word), known)}")
         parser.error = parsers.choices[called].error  # of words that are left: names the command
     return parser.parse_args(argv)
 
 
 SHORT = {"--lr": "--learning-rate", "--output": "--out", "--bs": "--batch-size"}  # what other programs call options
-
-
-def meant(word: str, known: Iterable[str]) -> str:
-    """Return a question for the most similar of the known words; "" if none is."""
-    close = difflib.get_close_matches(SHORT.get(word, word), list(known), n=1)
-    return f". Did you mean {close[0]}?" if close else ""
 
 
 class Parser(argparse.ArgumentParser):

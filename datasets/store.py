@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from ..recordings.clips import ClipSpec, Recording
+from ..recordings.clips import ClipSpec, Recording, name_files
 from ..support import files
 from ..support.errors import DataError, NoteWarning
 from .segments import Segment
@@ -52,7 +52,6 @@ from .store_files import (
     create_store,
     known_sources,
     lock_file,
-    source_name,
     write_json,
 )
 
@@ -650,7 +649,7 @@ class StoreWriter:
             source: The IMU's file, or both.
             notes: A sentence for each finding.
         """
-        if notes or source_name(source) in self._files.notes():
+        if notes or name_files(source) in self._files.notes():
             self._append("notes.jsonl", {"imu": source, "notes": list(notes)})
 
     def _append(self, name: str, line: Mapping[str, Any]) -> None:

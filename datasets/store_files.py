@@ -42,7 +42,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..recordings.clips import ClipSpec
+from ..recordings.clips import ClipSpec, name_files
 from ..support import files
 from ..support.errors import CLIP_SECONDS, DataError
 from .segments import Segment
@@ -80,11 +80,6 @@ class Mapped(NamedTuple):
     file: str
     size: int
     inode: int
-
-
-def source_name(source: str | Sequence[str]) -> str:
-    """Return the file, or both files, of an IMU recording as one text."""
-    return source if isinstance(source, str) else " and ".join(map(str, source))
 
 
 class StoreFiles:
@@ -431,7 +426,7 @@ class StoreFiles:
     def notes(self) -> dict[str, list[str]]:
         """Return the last notes about each IMU recording: {file: notes}, none where it was replaced by a right one."""
         return {
-            source_name(line["imu"]): line["notes"]
+            name_files(map(str, line["imu"]) if isinstance(line["imu"], list) else line["imu"]): line["notes"]
             for line in files.read_lines(self.path / "notes.jsonl", "imu", "notes")
             if isinstance(line["notes"], list) and isinstance(line["imu"], (str, list))
         }

@@ -404,7 +404,7 @@ class Recording:
         read_axes(self.imu_axes)
         imu = self.imu
         if not isinstance(self.video, (str, os.PathLike)):
-            raise DataError(f"video must be the path of one video; got {type(self.video).__name__}: give each alone")
+            raise DataError(f"video must be the path of one file, such as 'walk.mp4'; got {type(self.video).__name__}")
         if isinstance(imu, (tuple, list)):
             imu = tuple(os.fspath(path) for path in imu)
         elif not isinstance(imu, (str, os.PathLike, type(None))):

@@ -6,7 +6,9 @@ The door hands the exceptions on, and tracebacks name them as it does. Modules t
 ValueErrors and OSErrors instead.
 """
 
+import difflib
 import os
+from collections.abc import Iterable
 
 __all__ = [
     "CLIP_SECONDS",
@@ -17,6 +19,7 @@ __all__ = [
     "EgoDistillOSError",
     "NoteWarning",
     "in_words",
+    "meant",
 ]
 
 CLIP_SECONDS = 64 / 30  # 64 frames at 30 frames per second, the clips of the paper's teachers
@@ -66,3 +69,14 @@ def in_words(error: BaseException) -> str:
     if not isinstance(error, OSError) or not error.strerror:
         return str(error)
     return error.strerror if error.filename is None else f"{os.fsdecode(error.filename)}: {error.strerror}"
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """Return a question for the most similar of the known words, to end a message with; "" if none is similar.
+
+    >>> from egodistill.support.errors import meant
+    >>> meant("distil", ["predict", "distill"]), meant("x", ["predict"])
+    ('. Did you mean distill?', '')
+    """
+    close = difflib.get_close_matches(word, list(known), 1)
+    return f". Did you mean {close[0]}?" if close else ""

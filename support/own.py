@@ -8,7 +8,6 @@ Only what a user has typed is imported; a name that stands in a model file never
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib
 import importlib.util
 import os
@@ -19,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .errors import EgoDistillError, EgoDistillOSError
+from .errors import EgoDistillError, EgoDistillOSError, meant
 
 __all__ = ["import_again", "imported", "is_name", "name_of", "place", "resolve"]
 
@@ -56,8 +55,7 @@ def resolve(name: str) -> Any:
     found: Any = module
     for part in wanted.split("."):
         if not hasattr(found, part):
-            similar = difflib.get_close_matches(part, dir(found), 1)
-            raise EgoDistillError(f"{source}: has no {wanted}" + (f"; did you mean {similar[0]}?" if similar else ""))
+            raise EgoDistillError(f"{source}: has no {wanted}{meant(part, dir(found))}")
         found = getattr(found, part)
     return found
 

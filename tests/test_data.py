@@ -917,12 +917,14 @@ def test_a_path_is_not_a_list_of_segments(tmp_path):
         data.prepare("a.csv", tmp_path / "s")
     with pytest.raises(data.DataError, match=r"segments has 'a\.mp4', which is no data\.Segment"):
         data.prepare([data.Segment("1", "a.mp4", 0, 1, "x"), "a.mp4"], tmp_path / "s")
+    with pytest.raises(data.DataError, match="segments has None"):
+        data.prepare([None], tmp_path / "s")
 
 
 @pytest.mark.parametrize("given", [["a.mp4", "b.mp4"], np.zeros((2, 3)), 3, None])
 def test_a_recording_is_one_video(given):
     for use in (data.Recording, data.open_recording, recordings.check):
-        with pytest.raises(data.DataError, match=f"the path of one video; got {type(given).__name__}"):
+        with pytest.raises(data.DataError, match=f"the path of one file, .*; got {type(given).__name__}"):
             use(given)
     with pytest.raises(data.IMUError, match="one file or a pair"):
         data.read_imu(given[:1] if isinstance(given, list) else given)

@@ -448,7 +448,7 @@ def test_networks_of_ones_own_go_through_all_commands(taught, capsys):
         (own[:2], r"own\.pt: its class is my_networks:Calm, which is not of this library.*--own FILE\.py:Calm"),
         (own[2:], r"own\.pt: its imu_encoder is my_networks:Spectrum, .*--own FILE\.py:Spectrum"),
         (["--own", "my_networks.py:narrow"], r"narrow cannot be built without arguments \(missing "),
-        ([*own, "--own", "my_networks.py:Calmer"], r"my_networks\.py: has no Calmer; did you mean Calm\?"),
+        ([*own, "--own", "my_networks.py:Calmer"], r"my_networks\.py: has no Calmer\. Did you mean Calm\?"),
     ):
         assert cli.main(["evaluate", "s", "--student", "own.pt", *words]) == 1
         assert re.search(said, capsys.readouterr().err)

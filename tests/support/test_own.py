@@ -88,7 +88,7 @@ def test_a_part_has_the_name_with_which_another_process_finds_it(file, monkeypat
     [
         ("Spectrum", "Spectrum: give FILE.py:NAME or PACKAGE.MODULE:NAME"),
         ("{file}:", "give FILE.py:NAME"),
-        ("{file}:Spectrm", r"parts_of_mine\.py: has no Spectrm; did you mean Spectrum\?"),
+        ("{file}:Spectrm", r"parts_of_mine\.py: has no Spectrm\. Did you mean Spectrum\?"),
         ("no.such.module:A", r"no\.such\.module: cannot be imported \(ModuleNotFoundError: No module named 'no'\)"),
         ("{broken}:A", r"broken\.py: cannot be imported \(line 2, ZeroDivisionError: division by zero\)"),
         ("{wrong}:A", r"wrong\.py: cannot be imported \(SyntaxError: "),
