@@ -57,6 +57,8 @@ def require_inputs(words: Sequence[str]) -> None:
         if word.lower() not in NAMES and "://" not in word and not is_name(word) and _is_missing(word):
             what = "folder; give a clip store, which `egodistill prepare` writes" if name in STORES else "file"
             what += f"; {name} takes a file, or {WORDS[name]}" if name in WORDS else ""
+            if name == "source" and word.isdigit():  # as OpenCV counts cameras
+                what += f"; a camera is a device, such as /dev/video{word}"
             raise EgoDistillOSError(f"{word or f'{name} has an empty name'}: no such {what}")
         if os.path.exists(word) and not os.access(word, os.R_OK):
             raise EgoDistillOSError(

@@ -251,8 +251,6 @@ def source_kind(source: str | os.PathLike) -> str:
     try:
         mode = os.stat(source).st_mode
     except (OSError, ValueError):
-        if os.fspath(source).isdigit():  # as OpenCV counts cameras
-            raise VideoError(f"{source}: no such file; a camera is a device, such as /dev/video{source}") from None
         return "file"  # open_video() says what is wrong
     return "pipe" if stat.S_ISFIFO(mode) else "device" if stat.S_ISCHR(mode) else "file"
 

@@ -366,8 +366,8 @@ def disk_errors(path: Path, *, continues: bool = True) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno is None:
-            raise  # not an error of the operating system
+        if error.errno in (None, errno.EPIPE):
+            raise  # not of the operating system; or the reader of a pipe is gone, such as that of what the block prints
         about = path if error.filename is None else Path(os.fsdecode(error.filename))
         if about != path and about not in path.parents and not about.name.startswith(f".{path.name}."):
             raise  # about another file, which the block read

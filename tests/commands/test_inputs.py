@@ -82,6 +82,11 @@ def test_what_is_certainly_missing_is_refused(line, tmp_path, monkeypatch):
         require_inputs(line.split(" "))
 
 
+def test_the_number_of_a_camera_is_no_file():
+    with pytest.raises(EgoDistillOSError, match=r"^2: no such file; a camera is a device, such as /dev/video2$"):
+        require_inputs(["live", "2", "--student", "absent"])
+
+
 def test_a_missing_right_is_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("here").touch()

@@ -303,7 +303,6 @@ def test_what_only_names_videos_is_refused_as_a_file_and_in_a_pipe(steady, tmp_p
     [
         ("file:///etc/hostname", "not an address that can be read"),
         ("concat://a", "not an address that can be read"),
-        ("0", "0: no such file; a camera is a device, such as /dev/video0"),
         ("none.mp4", "none.mp4: no such file"),
         (".", "a folder, not a file"),
     ],

@@ -39,6 +39,12 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
     assert path.read_text() == "a" and os.listdir(path.parent) == ["results.csv"]
 
 
+def test_a_reader_that_is_gone_is_not_the_disk(tmp_path):
+    """The block prints what it writes, as in `egodistill predict ... --out a.csv | head -1`."""
+    with pytest.raises(BrokenPipeError), files.disk_errors(tmp_path / "a.csv"):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
 def test_a_full_disk_is_told_with_the_file(tmp_path, full_disk):
     """The system's own words name no file."""
     path = tmp_path / "results.json"
