@@ -930,7 +930,7 @@ def test_readers_of_ones_own_serve_all_commands_that_read_recordings(way, gain, 
     [
         (
             "--imu-reader .log=my_parts.py:reed_log",
-            "my_parts.py: has no reed_log; did you mean read_log?",
+            "my_parts.py: has no reed_log. Did you mean read_log?",
         ),
         ("--imu-reader .log=none.py:read_log", "none.py: no such file"),
         ("--reader my_parts.py:NUMBER", "my_parts.py:NUMBER: is int, not a function"),
