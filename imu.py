@@ -500,8 +500,10 @@ def table_columns(
             cells = {name.strip().strip('"').lower() for name in header.split(sign)}
             if any(layout[0] in cells for layout in _IMU_COLUMNS):
                 raise IMUError(f"{path}: its cells are separated by {sign!r}, must be ','")
-        known = ", ".join(layout[0] for layout in _IMU_COLUMNS)
-        raise IMUError(f"{path}: no time column ({known}) in the header {shown}")
+        raise IMUError(
+            f"{path}: no time column in the header {shown}; name its columns time,ax,ay,az,gx,gy,gz (seconds of the "
+            f"video, m/s2 including gravity, rad/s), or as Ego4D or EPIC-KITCHENS do"
+        )
     time_column, unit, axes = layouts[0]
     columns = [time_column]
     for sensor in sensors:

@@ -456,6 +456,13 @@ class Parser(argparse.ArgumentParser):
             raise
 
     def error(self, message: str) -> NoReturn:
+        if number := re.match(r"argument .*?(--[\w-]+): invalid (int|float) value: (.*)", message):
+            unit = self._option_string_actions[number[1]].metavar
+            kind = "a whole number" if number[2] == "int" else f"a number{' of seconds' if unit == 'SECONDS' else ''}"
+            message = f"argument {number[1]}: {number[3]} is not {kind}"
+        if left := re.match("unrecognized arguments: (.*)", message):
+            takes = " and one ".join(action.dest for action in self._actions if not action.option_strings)
+            message = f"{left[1]}: left over; it takes {f'one {takes}' if takes else 'nothing without an option'}"
         self.exit(2, f"\n{self.prog}: {message}\n`{self.prog} --help` lists what it takes\n")
 
 

@@ -41,8 +41,9 @@ INPUTS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 STORES = ("store", "--calibrate", "--check")
 NAMES = ("imagenet", "torchvision", "none", "-")  # values of these options that are no paths
-# {option: those of them that it takes}, for its message
-WORDS = {"--image-weights": "imagenet or none", "--end-features": "imagenet", "--pretrained": "torchvision"}
+# {option: what else it, or another option, takes}, for the message of one that is no file
+WORDS = {"--image-weights": "or imagenet or none", "--end-features": "or imagenet", "--pretrained": "or torchvision"}
+WORDS |= {"--teacher-file": "as `egodistill finetune` writes it"}
 
 
 def require_inputs(words: Sequence[str]) -> None:
@@ -56,7 +57,7 @@ def require_inputs(words: Sequence[str]) -> None:
     for name, word in _named(words[1:], *INPUTS[words[0]]):
         if word.lower() not in NAMES and "://" not in word and not is_name(word) and _is_missing(word):
             what = "folder; give a clip store, which `egodistill prepare` writes" if name in STORES else "file"
-            what += f"; {name} takes a file, or {WORDS[name]}" if name in WORDS else ""
+            what += f"; {name} takes a file, {WORDS[name]}" if name in WORDS else ""
             if name == "source" and word.isdigit():  # as OpenCV counts cameras
                 what += f"; a camera is a device, such as /dev/video{word}"
             raise EgoDistillOSError(f"{word or f'{name} has an empty name'}: no such {what}")

@@ -79,6 +79,8 @@ def pick_device(device: str | torch.device | None) -> torch.device:
         reason = str(error).splitlines()[0].rstrip(".")
         if isinstance(error, NotImplementedError):  # a page about its backends
             reason = "this build of torch lacks it"
+        elif reason.startswith("Expected one of"):  # a list of twenty
+            reason = "torch knows no device of this name; there are cpu, cuda (NVIDIA and AMD), mps (Apple) and others"
         raise EgoDistillError(
             f"the device {str(device)!r} cannot be used: {reason}; leave it out (--device) for a GPU if there is one, "
             f"else the CPU"
