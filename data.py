@@ -212,6 +212,8 @@ def _check_settings(settings: Mapping[str, Any], workers: int | None, max_bad: f
 
 def _consumer_record(consumer: Consumer, settings: Mapping[str, Any], world_size: int) -> dict[str, Any]:
     """Return what a store records of a consumer. Raise DataError if it does not fit the settings of `prepare()`."""
+    if not hasattr(consumer, "specs"):
+        raise DataError(f"a {type(consumer).__name__} is no consumer; give a teacher as teachers.Extraction(teacher)")
     if (settings["clip_frames"] is not None and "clip" in consumer.specs) or world_size > 1:
         raise DataError(
             "a consumer reads its own frames, and one process prepares its store: leave out clip_frames, rank and "

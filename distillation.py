@@ -846,7 +846,8 @@ class Distill(LabelledObjective):
     """
 
     def __init__(self, model: Model, store: Store, settings: DistillationSettings, teacher: str) -> None:
-        inputs = batches.arrays_of(model, store)
+        way_out = "a teacher's logits are of the store's classes; build the model with class_names=store.class_names"
+        inputs = batches.arrays_of(model, store, way_out=way_out)
         targets = batches.require_teacher(store, teacher, "feature", "logits")
         record = {"stage": "distill", "teacher": teacher}
         if type(self) is not Distill:

@@ -413,8 +413,8 @@ def retrieve(
     Args:
         model: A student, teacher or baseline; see `batches.Model`.
         store: The clips among which to search.
-        inputs: Q queries in the order of `model.inputs`, such as frames uint8 [Q, N, 3, H, W] and imu float [Q, 422,
-            6]; to query one frame with several head motions, use `frames.expand(Q, ...)`.
+        inputs: Q queries, tensors or arrays of numpy in the order of `model.inputs`, such as frames uint8 [Q, N, 3, H,
+            W] and imu float [Q, 422, 6]; to query one frame with several head motions, use `frames.expand(Q, ...)`.
         teacher: Name of outputs in the store, with whose features those of the queries are compared; None: with the
             model's own features of all clips.
         top: Number of clips to return for each query.
@@ -442,6 +442,7 @@ def retrieve(
         raise EgoDistillError(f"top must be from 1 to {len(store)}, the number of clips; got {top}")
     if len(inputs) != len(names):
         raise EgoDistillError(f"the model reads {', '.join(names)}; got {len(inputs)} inputs for a query")
+    inputs = tuple(map(torch.as_tensor, inputs))
     if teacher:
         (name,) = batches.require_teacher(store, teacher, "feature")
         gallery = batches.read_rows(store, name, np.arange(len(store))).float()

@@ -24,7 +24,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -57,6 +57,21 @@ Constructor = TypeVar("Constructor", bound=Callable[..., None])
 Weights = str | os.PathLike | Mapping[str, Tensor] | None
 Part = nn.Module | Callable[[], nn.Module]  # a network of your own, or its class
 PARTS = ("image_encoder", "imu_encoder", "fusion")  # the arguments of `EgoDistill` that take a `Part`
+
+
+if TYPE_CHECKING:
+    of_class = classmethod
+else:
+
+    class of_class(classmethod):
+        """A constructor: an object, which it would leave as it is, refuses to call it."""
+
+        def __get__(self, instance: Any, owner: type | None = None) -> Callable:
+            return super().__get__(instance, owner) if instance is None else functools.partial(self.refuse, instance)
+
+        def refuse(self, instance: Any, *_: Any, **__: Any) -> NoReturn:
+            name = f"{type(instance).__name__}.{self.__name__}"
+            raise TypeError(f"{name}() returns a new model and leaves this one as it is; write model = {name}(...)")
 
 
 class Output(NamedTuple):
@@ -408,7 +423,7 @@ class EgoDistill(nn.Module):
         networks = {name: network for name in PARTS if (network := getattr(self, name, None)) is not None}
         return {name: part for name, part in networks.items() if name in self.given or type(part) not in ours}
 
-    @classmethod
+    @of_class
     def load(cls, path: str | os.PathLike, **parts: Part) -> EgoDistill:
         """Return the model that `save()` wrote, in evaluation mode, on the CPU.
 

@@ -398,6 +398,11 @@ class TrainingLoop:
         self.is_foreign = False  # whether the checkpoint beside it is of another training
         checkpoint = files.training_file(self.out) if self.out and settings.checkpoint is None else settings.checkpoint
         self.path = Path(checkpoint) if checkpoint is not None else None
+        if self.path is not None and self.out is not None and self.path.resolve() == self.out.resolve():
+            raise EgoDistillError(
+                f"{self.out}: checkpoint and out are one file; leave out checkpoint for one beside it, "
+                f"{files.training_file(self.out)}"
+            )
         clips = {"clips": len(store), "class_names": [str(name) for name in store.class_names]}
         clips["validation clips"] = None if validation is None else len(validation)
         self.about = objective.record | settings.record() | clips

@@ -73,6 +73,9 @@ class Segment:
         zero_accel: As in `clips.Recording`.
         camera: Name of the class or function of your own that reads its samples, with the class's own fields as JSON.
 
+    Raises:
+        DataError: `id`, `label` or `split` is not text.
+
     >>> from egodistill import data
     >>> segment = data.Segment("walk-1", "walk.mp4", start=2.0, stop=5.5, label="walk", imu="walk.csv")
     >>> segment.recording.probe().duration
@@ -94,6 +97,9 @@ class Segment:
     camera: str = ""
 
     def __post_init__(self) -> None:  # convert paths and numpy numbers: a store holds JSON
+        for name, value in (("id", self.id), ("label", self.label), ("split", self.split)):
+            if not isinstance(value, str) and (name, value) != ("label", None):
+                raise DataError(f"{name}={value!r} of a segment must be text, such as {name}={str(value)!r}")
         plain = vars(Recording(**self._fields()))
         for name, value in {**plain, "start": float(self.start), "stop": float(self.stop)}.items():
             object.__setattr__(self, name, value)

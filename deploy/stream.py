@@ -238,8 +238,8 @@ class Stream:
                 f"{type(model).__name__} has no {', '.join(lacking)}: a stream needs a student that works in steps, "
                 f"see student.Student; predict() takes any model"
             )
-        if isinstance(model, torch.nn.Module) and any(layer.training for layer in model.modules()):
-            raise EgoDistillError("the model is in training mode; call model.eval() before it is used in a stream")
+        self.model = model
+        self._require_evaluation()
         self._turn = None
         if imu_axes is not None:
             if not self.spec.imu_samples:
@@ -249,7 +249,7 @@ class Stream:
         offset, stretch = frame_clock
         batches.require_number("frame_clock[0]", offset)
         batches.require_number("frame_clock[1]", stretch, 0, above=True)
-        self.model, self.every, self.slack, self.top = model, every, slack, top
+        self.every, self.slack, self.top = every, slack, top
         self.choice, self.tolerance, self.max_age, self.frame_clock = frames, tolerance, max_age, (offset, stretch)
         self.limits = {"min_coverage": min_coverage, "max_gap": max_gap}
         if frames == "newest" and gate is None and period is None and self.spec.frames == 1 and self.spec.imu_samples:
@@ -271,6 +271,10 @@ class Stream:
         self._ready: list[Answer] = []  # computed, not yet given
         self._failure: Exception | None = None  # raised once the answers before it have been given
         self._begin()
+
+    def _require_evaluation(self) -> None:
+        if isinstance(self.model, torch.nn.Module) and any(layer.training for layer in self.model.modules()):
+            raise EgoDistillError("the model is in training mode; call model.eval() before it is used in a stream")
 
     def _begin(self) -> None:
         """Start with a new clock and no samples, frames and answers."""
@@ -811,6 +815,7 @@ class Stream:
     @torch.no_grad()
     def _scores(self, job: Job) -> np.ndarray:
         """Return the probabilities of the classes, float32 [C]."""
+        self._require_evaluation()
         with runtime.autocast(self.device, self.precision):
             image = None
             for frame in job.frames:

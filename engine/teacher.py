@@ -48,7 +48,7 @@ class Pixels:
 
     Attributes:
         mean: One value per channel, in the order of `channels`.
-        std: One value above 0 per channel, in the order of `channels`.
+        std: One value above 0 per channel, in the order of `channels`. Both are of pixels from 0 to 1.
         channels: "RGB" or "BGR".
 
     >>> from egodistill import teachers
@@ -67,6 +67,8 @@ class Pixels:
             values = tuple(float(value) for value in getattr(self, name))
             if len(values) != 3 or not all(map(math.isfinite, values)) or (name == "std" and min(values) <= 0):
                 raise TeacherError(f"{name} is {values}; it must be three finite numbers, and those of std above 0")
+            if max(map(abs, values)) > 1:
+                raise TeacherError(f"{name} is {values}, of pixels from 0 to 255; divide it by 255: pixels are 0 to 1")
             object.__setattr__(self, name, values)  # a list is not hashable
 
 

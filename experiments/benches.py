@@ -52,7 +52,7 @@ from ..engine.teacher import channels_last
 from ..recordings import clips
 from ..student import EgoDistill
 from ..support import files
-from ..support.errors import DataError, EgoDistillError
+from ..support.errors import DataError, EgoDistillError, meant
 from ..support.own import import_again, imported
 from ..training import Training
 from . import adafuse, baselines, contrasts, listen_to_look, stts
@@ -65,6 +65,7 @@ STUDENTS = ("VisOnly", "VisOnly-Distill", "VisIMU", "EgoDistill")
 STTS_METHODS = tuple(f"STTS {variant}" for variant in stts.STTS_VARIANTS)
 BASELINES = ("ListenToLook", "AdaFuse", *STTS_METHODS)
 METHODS = (*STUDENTS, *BASELINES)
+OF_THE_LIBRARY = ("teacher", "start", "stage 1", *METHODS)  # names for `Run.method`
 DISTILLED = ("VisOnly-Distill", "EgoDistill", "ListenToLook")
 STAGE_1_LOSSES = ("nce", "pretrain_l1")  # names for `Run.without`
 WEIGHTS_FORMAT = "egodistill weights 1"  # of a method's network that is not an `EgoDistill`
@@ -183,7 +184,7 @@ class Bench:
 
     def __post_init__(self) -> None:
         batches.require_number("every", self.every, 1, whole=True)
-        known = ["teacher", "start", "stage 1", *METHODS]
+        known = list(OF_THE_LIBRARY)
         for method, name in ((one, name) for one in self.methods for name in (one.name, stage_1_of(one.name))):
             taken = file_stem(name)
             if taken in map(file_stem, known) or not taken.strip("-") or method.name.startswith("stage 1"):
@@ -192,6 +193,26 @@ class Bench:
         if unknown := sorted(set(self.protocol.changes) - set(known)):
             raise EgoDistillError(
                 f"the protocol changes the training of {', '.join(map(repr, unknown))}; methods are {', '.join(known)}"
+            )
+
+    def require_known(self, run: Run) -> None:
+        """Raise EgoDistillError if a run is of no method of this bench, or lacks the teacher that it learns from.
+
+        Args:
+            run: The run.
+        """
+        known = list(OF_THE_LIBRARY)
+        known += [name for one in self.methods for name in (one.name, stage_1_of(one.name))]
+        if run.method not in known:
+            raise EgoDistillError(
+                f"there is no method {run.method!r}{meant(run.method, known)}; methods are {', '.join(known)}"
+            )
+        own = self.own(run)
+        taught = own.taught if own else run.method in ("teacher", *DISTILLED)
+        if run.teacher is None and (taught or is_stage_1(run)):
+            raise EgoDistillError(
+                f"{run.method} learns from a teacher; give Run({run.method!r}, teacher=NAME), the name of its outputs "
+                f"in the store"
             )
 
     def check_folder(self) -> None:
@@ -354,8 +375,12 @@ class Bench:
         Raises:
             DataError: If the folder holds runs of another protocol or store, or if the store lacks the frames or the
                 labels that a run needs.
-            EgoDistillError: If the store lacks the teacher's outputs, and for the errors of training.
+            EgoDistillError: If a run is of an unknown method, or lacks its teacher, if the store lacks the teacher's
+                outputs, and for the errors of training.
         """
+        runs = list(runs)
+        for run in runs:
+            self.require_known(run)
         self.check_folder()
         if jobs > 1:
             require_files(self.methods)

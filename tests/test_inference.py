@@ -160,7 +160,7 @@ def test_retrieval_finds_the_nearest_clips_by_the_metric_asked_for():
     found = retrieve(Mirror(), store, query, top=2, **QUIET)
     assert found.rows.tolist() == [[0, 2], [1, 2]]  # By direction; lengths say nothing.
     assert found.distance[0, 0] == pytest.approx(1 - 1 / math.hypot(1, 0.1), abs=1e-6)
-    found = retrieve(Mirror(), store, query, top=3, metric="l1", **QUIET)
+    found = retrieve(Mirror(), store, query.numpy(), top=3, metric="l1", **QUIET)
     assert found.rows.tolist() == [[2, 1, 0], [1, 2, 0]]
     assert found.distance[0].tolist() == pytest.approx([0.45, 0.95, 4.55], abs=1e-6)
     with pytest.raises(EgoDistillError, match="'cosine' or 'l1'"):

@@ -137,6 +137,13 @@ def test_a_student_with_the_spectrum_sees_the_net_turn_and_no_gravity(tmp_path):
         small(imu_encoder="spectrum", imu_vector="mean")
 
 
+def test_an_object_does_not_load(tmp_path):
+    """It would stay as it is."""
+    small().save(tmp_path / "s.pt")
+    with pytest.raises(TypeError, match=r"EgoDistill\.load\(\) returns a new model"):
+        small().load(tmp_path / "s.pt")
+
+
 def test_concat_knows_the_order_of_the_frames(tmp_path):
     model = small(num_frames=3, aggregator="concat").eval()
     features = torch.randn(2, 3, model.image_dim)

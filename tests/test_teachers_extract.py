@@ -828,6 +828,8 @@ def test_one_pass_gives_the_outputs_of_two(two_passes, tmp_path):
         data.prepare(segments, tmp_path / "s", consumer=teachers.Extraction(narrow(seed=1)), **options)
     with pytest.raises(DataError, match=r"consumer\.teacher was 'slowfast' and is now None"):
         data.prepare(segments, tmp_path / "s", **options)
+    with pytest.raises(DataError, match=r"a Teacher is no consumer; give a teacher as teachers\.Extraction\(teacher"):
+        data.prepare(segments, tmp_path / "s", consumer=teacher, **options)
 
 
 @pytest.mark.filterwarnings("ignore:.*could not be prepared")

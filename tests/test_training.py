@@ -494,6 +494,17 @@ def test_a_file_from_elsewhere_is_not_replaced(tmp_path, content):
     assert same(EgoDistill.load(out), model)
 
 
+def test_a_checkpoint_is_not_the_result(tmp_path, monkeypatch):
+    """Its file is removed at the end."""
+    monkeypatch.chdir(tmp_path)
+    small().save("s.pt")
+    before = Path("s.pt").read_bytes()
+    for checkpoint in ("s.pt", tmp_path / "s.pt"):
+        with pytest.raises(EgoDistillError, match=r"s\.pt: checkpoint and out are one file.*s\.pt\.training"):
+            finetune(small(), Store(8), out="s.pt", checkpoint=checkpoint, overwrite=True, **FAST)
+    assert Path("s.pt").read_bytes() == before
+
+
 def test_a_training_that_ended_before_its_model_was_written_writes_it(tmp_path, monkeypatch):
     """As trainings of version 0.4 leave it, too, whose models do not say how they were trained."""
     out, settings = tmp_path / "s.pt", FAST | {"epochs": 1}

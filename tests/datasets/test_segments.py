@@ -115,6 +115,16 @@ def test_a_faulty_table_is_an_error(tmp_path, text, words):
         segments.read_csv(tmp_path / "t.csv")
 
 
+def test_names_of_a_segment_are_text():
+    for fields, words in (
+        ({"id": 7}, "id=7 of a segment must be text, such as id='7'"),
+        ({"id": "a", "label": 1}, "label=1 of a segment must be text"),
+        ({"id": "a", "split": None}, "split=None of a segment must be text"),
+    ):
+        with pytest.raises(DataError, match=words):
+            segments.Segment(video="walk.mp4", start=0, stop=3, **fields)
+
+
 def test_names_of_columns_in_any_case_and_columns_of_comments(tmp_path):
     (tmp_path / "a.mp4").touch()
     (tmp_path / "t.csv").write_text(

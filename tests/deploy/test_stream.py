@@ -706,6 +706,12 @@ def test_arguments_that_do_not_fit(model):
     training = student().train()
     with pytest.raises(EgoDistillError, match=r"model\.eval\(\)"):
         open_stream(training)
+    with open_stream(training.eval()) as stream:
+        training.train()  # after the stream was opened
+        stream.accept_frame(1.3, picture())
+        stream.accept_imu(*samples(0, 2.5))
+        with pytest.raises(EgoDistillError, match=r"model\.eval\(\)"):
+            stream.results()
 
 
 def test_an_error_of_the_model_reaches_the_caller_and_is_counted(model, monkeypatch):

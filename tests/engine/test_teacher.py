@@ -94,6 +94,9 @@ def test_bad_descriptions_are_refused():
     for bad in ({"std": (0.2, 0.2, math.nan)}, {"std": (0.2, 0.2, math.inf)}, {"mean": (0.5, math.nan, 0.5)}):
         with pytest.raises(teachers.TeacherError, match=rf"{next(iter(bad))} is .*(nan|inf).*finite"):
             teachers.Pixels(**bad)
+    for bad in ({"mean": (123.675, 116.28, 103.53)}, {"std": (58.4, 57.1, 57.4)}):  # of pixels that are not divided
+        with pytest.raises(teachers.TeacherError, match="divide it by 255"):
+            teachers.Pixels(**bad)
     for spec, words in (
         (ClipSpec(size=32), "frames, one or more.*frames=0"),
         (ClipSpec(frames=8, imu_samples=422), "nothing else.*imu_samples=422"),

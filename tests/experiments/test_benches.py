@@ -316,6 +316,13 @@ def test_a_missing_teacher_is_told_before_anything_is_trained(demo, tmp_path):
     runs = [Run("AdaFuse", frames=2), Run("ListenToLook", teacher="nobody")]
     with pytest.raises(ValueError, match=r"has no array 'nobody\.feature'"):
         bench_of(demo, tmp_path).run(runs)
+    for run, words in (
+        (Run("egodistill", teacher="t"), "there is no method 'egodistill'. Did you mean EgoDistill"),
+        (Run("EgoDistill"), r"give Run\('EgoDistill', teacher=NAME\)"),
+        (Run("stage 1"), r"give Run\('stage 1', teacher=NAME\)"),
+    ):
+        with pytest.raises(EgoDistillError, match=words):
+            bench_of(demo, tmp_path).run([run])
     assert not list(tmp_path.rglob("seed-*"))
 
 
