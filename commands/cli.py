@@ -476,7 +476,7 @@ class CommandHelp(argparse.RawDescriptionHelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str | None:
         default = action.default
         hidden = action.required or default is None or action.nargs == 0 or default in ([], argparse.SUPPRESS)
-        if hidden or not action.help or "%(default)s" in action.help:
+        if hidden or not action.help or "(default: " in action.help:
             return action.help
         shown = " ".join(map(str, default)) if isinstance(default, list) else str(default)
         return f"{action.help} (default: {shown.replace('%', '%%')})"

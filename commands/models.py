@@ -22,13 +22,13 @@ import numpy as np
 from torch import nn
 
 from .. import data, inference
-from ..datasets import annotations
+from ..datasets import annotations, contradictions
 from ..datasets.segments import is_list_of_recordings
 from ..deploy import export
 from ..drawing import confusion, timeline
 from ..engine import batches
 from ..experiments.costs import TABLE_3, TABLE_3_LEGEND, table_3_notes
-from ..recordings.clips import name_files
+from ..recordings.clips import name_files, probe_videos
 from ..recordings.copies import transcode
 from ..support import files, tables
 from ..support.errors import DataError
@@ -502,11 +502,12 @@ def run_predict(a: argparse.Namespace) -> None:
 def labels_of_video(table: str, video: str, classes: Sequence[str] | None) -> list[data.Segment]:
     """Return the labelled segments of a video, in order; print which labels are no class of the student.
 
-    Raise DataError if the table has none.
+    Raise DataError if the table has none, or if they contradict each other or the video.
     """
     if table.lower().endswith(".csv") and is_list_of_recordings(first_line(Path(table))):
         raise DataError(f"{table}: line 1 has no column label; give a table with the columns video,start,stop,label")
-    every = [one for one in annotations.read_annotations(table) if one.label is not None]
+    rows = annotations.read_annotations(table)
+    every = [one for one in rows if one.label is not None]
     found = [one for one in every if Path(one.video).resolve() == Path(video).resolve()]
     if not found:
         videos = list(dict.fromkeys(Path(one.video).name for one in every))
@@ -514,6 +515,8 @@ def labels_of_video(table: str, video: str, classes: Sequence[str] | None) -> li
             videos = list(dict.fromkeys(one.video for one in every))
         listed = f"those of {', '.join(videos[:3])}{', ...' * (len(videos) > 3)}" if videos else "none at all"
         raise DataError(f"{table}: has no labels of {video}, but {listed}; give the table of this video")
+    headers = probe_videos({one.video for one in found}, 1)
+    contradictions.notes_of(contradictions.find(found, headers, origin=rows.origin))  # raises its errors
     if classes and (unknown := sorted({str(one.label) for one in found} - set(classes))):
         listed = ", ".join(map(tables.printable, unknown[:5]))
         print(f"note: {table}: the student has no class {listed}; its answers there count as wrong", file=sys.stderr)

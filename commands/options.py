@@ -244,8 +244,14 @@ def limit_options(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         type=float,
         default=MAX_HOLD,
-        help="longest time that one frame may be on screen, in seconds; longer is a hole in the recording",
+        help="longest time that one frame may be on screen, in seconds; longer is a hole in the recording (default: "
+        f"{MAX_HOLD})",
     )
+
+
+def bad_option(parser: argparse.ArgumentParser) -> None:
+    text = "stop if more than this share of clips fails (default: 0.1)"
+    parser.add_argument("--max-bad", metavar="SHARE", type=float, default=0.1, help=text)
 
 
 def coverage_options(parser: argparse.ArgumentParser) -> None:

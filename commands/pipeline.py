@@ -28,7 +28,10 @@ from ..support.tables import counted
 from ..training import Training
 from . import recordings
 from .options import (
+    LIMITS,
+    bad_option,
     given_flags,
+    limit_options,
     overwrite_option,
     positive_int,
     reject,
@@ -108,6 +111,10 @@ def train_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-check", dest="check", action="store_false", help="do not check clocks and axes")
     parser.add_argument("--workers", metavar="N", type=positive_int, help="processes that decode (default: all cores)")
     device_option(parser)
+    group = parser.add_argument_group("what a clip may lack")
+    limit_options(group)
+    bad_option(group)
+    parser.set_defaults(max_hold=None, max_bad=None)  # what is not given is left to `prepare`
 
 
 def words_of(a: argparse.Namespace, *names: str) -> list[str]:
@@ -150,7 +157,7 @@ def plan(a: argparse.Namespace, segments: data.SegmentList) -> list[Step]:
     offsets = run / CORRECTIONS if a.check else a.imu_offsets
     prepare += ["--imu-offsets", offsets] if offsets else []
     prepare += ["--out", store, "--num-frames", getattr(a, "num_frames", 1), "--frame-size", a.frame_size]
-    prepare += words_of(a, "workers", "retry_failed")
+    prepare += words_of(a, *LIMITS, "max_bad", "workers", "retry_failed")
     steps: list[Step] = []
     if teacher == "finetuned":
         network = ["--architecture", a.architecture, *words_of(a, "pretrained")]
@@ -231,7 +238,7 @@ def require_models(a: argparse.Namespace, taught: str | None, run: Path) -> None
 
     What is published is downloaded. A teacher that an earlier run has trained needs its weights no more.
     """
-    apply_options(PRESETS[a.preset].student, a).build(2, frame_size=a.frame_size)
+    apply_options(PRESETS[a.preset], a).student.build(2, frame_size=a.frame_size)
     if taught == "given":
         load_teacher(a.teacher_file)
     elif taught == "published":
@@ -293,7 +300,8 @@ def run_train(a: argparse.Namespace) -> None:
     print(f"\nThe page about it: {page}")
     turned = {one["axes"] for one in files.read_json(run / "check.json")["recordings"]} if a.check else {None}
     axes = next(iter(turned)) if len(turned) == 1 else None  # of a camera whose axes were corrected in all recordings
-    suggest("predict", "VIDEO", *(["--imu-axes", axes] if axes else []), "--student", run / "student.pt")
+    given = [*(["--imu-axes", axes] if axes else []), *words_of(a, "zero_accel")]
+    suggest("predict", "VIDEO", *given, "--student", run / "student.pt")
 
 
 def require_same_plan(run: Path, before: Mapping[str, Any], steps: Sequence[Step], clips: str, overwrite: bool) -> None:

@@ -37,6 +37,7 @@ from .options import (
     LIMITS,
     TEACHER_FILE,
     axes_option,
+    bad_option,
     choice_options,
     class_names_option,
     given_flags,
@@ -478,10 +479,8 @@ def prepare_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clip-size", metavar="PIXELS", type=positive_int, help=text)
     parser.add_argument("--no-imu", action="store_true", help="do not store head motion")
     limit_options(parser)
+    bad_option(parser)
     parser.add_argument("--workers", metavar="N", type=positive_int, help="number of processes (default: all cores)")
-    parser.add_argument(
-        "--max-bad", metavar="SHARE", type=float, default=0.1, help="stop if more than this share of clips fails"
-    )
     text = "try clips again that failed in an earlier run, and all clips of files that have changed since"
     parser.add_argument("--retry-failed", action="store_true", help=text)
     group = parser.add_argument_group("one pass: run models while frames are in memory, and do not store these frames")

@@ -673,7 +673,7 @@ def _tables_of_its_name(path: Path) -> Iterator[tuple[Path, str | None]]:
 def _header_problem(table: Path) -> str | None:
     try:
         with open(table, encoding="utf-8-sig", errors="replace") as file:
-            table_columns(table, file.readline(LONGEST_HEADER))
+            table_columns(table, file.readline(LONGEST_HEADER), may_lack_accel=True)
     except IMUError as error:
         return str(error)
     except OSError as error:

@@ -321,7 +321,7 @@ def test_a_missing_teacher_is_told_before_anything_is_trained(demo, tmp_path):
         (Run("EgoDistill"), r"give Run\('EgoDistill', teacher=NAME\)"),
         (Run("stage 1"), r"give Run\('stage 1', teacher=NAME\)"),
     ):
-        with pytest.raises(EgoDistillError, match=words):
+        with pytest.raises(ValueError, match=words):
             bench_of(demo, tmp_path).run([run])
     assert not list(tmp_path.rglob("seed-*"))
 
