@@ -512,6 +512,8 @@ def table_columns(
             if optional and may_lack_accel:
                 continue
             hint = " (with zero_accel, zeros take their place)" if optional else ""
+            if sensor == "accelerometer" and len(sensors) == 1 and set(axes["gyroscope"]) <= set(names):
+                hint = "; of a pair of tables, the accelerometer's is the first"
             raise IMUError(f"{path}: no {sensor} column {', '.join(missing)} in the header {shown}{hint}")
         columns += axes[sensor]
     return time_column, unit, [names.index(name) for name in columns]
@@ -560,7 +562,7 @@ def _read_samples(path: Path, sensors: Sequence[str], notes: list[str], may_lack
             if np.count_nonzero(timely) < 2 <= len(timely):
                 raise IMUError(
                     f"{path}: the times in column {time_column} are over eleven days from the video's start; if they "
-                    f"are Unix times, subtract that of the video's start"
+                    f"are Unix times, subtract that of the video's start; if they are nanoseconds, divide them by 1e9"
                 )
             lacks = sensor == "accelerometer" and not len(found)
             hint = " (with zero_accel, zeros take their place)" if lacks else ""
@@ -904,7 +906,8 @@ def _sample_notes(path: str | os.PathLike, sensor: str, stamps: np.ndarray, valu
         lengths = f"{_length(gaps.min())} to {_length(gaps.max())}" if len(gaps) > 1 else _length(gaps[0])
         notes.append(
             f"the {sensor} has {len(gaps)} {'gaps' if len(gaps) > 1 else 'gap'} of {lengths}; its usual step is "
-            f"{_length(usual)}. Clips are interpolated across gaps of up to {MAX_GAP:g} s (max_gap, --max-gap)"
+            f"{_length(usual)}. Clips are interpolated across gaps of up to max_gap (--max-gap), "
+            f"by default {MAX_GAP:g} s"
         )
     return notes
 

@@ -436,13 +436,18 @@ def parse(argv: list[str]) -> argparse.Namespace:
         known = ("--help", *re.findall(r"--[\w-]+", parsers.choices[called].format_usage()))
         parsers.choices[called].set_defaults(run=run, words=["egodistill", *argv], flags=known)
         for word in (word.partition("=")[0] for word in argv if len(word) > 2 and word.startswith("--")):
+            if word == "--imu-offset" and word not in known and "--imu-offsets" in known:
+                where = "in the column imu_offset of its segments, or in the table of --imu-offsets"
+                parsers.choices[called].error(f"there is no option {word}; give the clock of a recording {where}")
             if not any(option.startswith(word) for option in known):
                 parsers.choices[called].error(f"there is no option {word}{meant(SHORT.get(word, word), known)}")
         parser.error = parsers.choices[called].error  # of words that are left: names the command
     return parser.parse_args(argv)
 
 
-SHORT = {"--lr": "--learning-rate", "--output": "--out", "--bs": "--batch-size"}  # what other programs call options
+# What other programs call options.
+SHORT = {"--lr": "--learning-rate", "--output": "--out", "--bs": "--batch-size", "--json": "--out", "--csv": "--out"}
+SHORT |= {"--vtt": "--subtitles"}
 
 
 class Parser(argparse.ArgumentParser):

@@ -185,14 +185,14 @@ def split_warnings(counts: Mapping[str, Counter], what: str = "clip") -> Iterato
     unlabelled = labels.pop(None, 0)
     if not labels and 0 < unlabelled < FEW_UNLABELLED:
         yield (
-            f"{counted(unlabelled, f'training {what}')}, without labels, are few for a student; record more, or take "
+            f"few for a student: {counted(unlabelled, f'training {what}')}, without labels; record more, or take "
             f"more clips of each recording (a smaller --stride)"
         )
     if labels and sum(labels.values()) < FEW * len(labels):
         yield (
-            f"{counted(sum(labels.values()), f'training {what}')} with a label, for {counted(len(labels), 'class')}, "
-            f"are few: in a rendered world of 5 classes, a student had 27 % with 10 clips a class and 50 % with 160; "
-            f"label more, or let a teacher label clips (`egodistill extract`)"
+            f"few for a student: {counted(sum(labels.values()), f'training {what}')} with a label, for "
+            f"{counted(len(labels), 'class')}. In a rendered world of 5 classes, a student had 27 % with 10 clips a "
+            f"class and 50 % with 160; label more, or let a teacher label clips (`egodistill extract`)"
         )
 
 
@@ -230,7 +230,7 @@ def check_options(parser: argparse.ArgumentParser) -> None:
     reader_options(parser)
     parser.add_argument("--no-offset", action="store_true", help="do not estimate the offset of the IMU's clock")
     text = "largest offset to search for, in seconds (default: 2)"
-    parser.add_argument("--max-offset", metavar="SECONDS", type=float, help=text)
+    parser.add_argument("--max-offset", metavar="SECONDS", type=positive_seconds, help=text)
     text = (
         "write the reliable offsets, and the axes where they are wrong, to a table for `prepare --imu-offsets`; rows "
         "of other recordings, and rows that were written by hand, stay"

@@ -640,7 +640,7 @@ def tables_beside(path: Path) -> Recording | None:
     """
     if path.is_dir():  # "." has no name
         return None
-    pair = tuple(path.with_name(f"{path.stem}-{sensor}.csv") for sensor in ("accl", "gyro"))
+    pair = _pair_beside(path)
     if all(table.is_file() for table in pair):
         return Recording(str(path), pair)
     for table, problem in _tables_of_its_name(path):
@@ -656,8 +656,15 @@ def unused_tables(path: Path) -> tuple[str, ...]:
         path: The video.
     """
     problems = [f"the table beside it is not used: {text}" for _, text in _tables_of_its_name(path) if text is not None]
+    pair = sorted(_pair_beside(path), key=Path.is_file)  # the missing one first
+    if pair[1].is_file() and not pair[0].is_file():
+        problems.append(f"{pair[1]} is not used: {pair[0].name} is missing beside it")
     neon = _incomplete_neon(path.parent)
     return (*problems, neon) if neon else tuple(problems)
+
+
+def _pair_beside(path: Path) -> tuple[Path, ...]:
+    return tuple(path.with_name(f"{path.stem}-{sensor}.csv") for sensor in ("accl", "gyro"))
 
 
 def _tables_of_its_name(path: Path) -> Iterator[tuple[Path, str | None]]:

@@ -78,5 +78,6 @@ def meant(word: str, known: Iterable[str]) -> str:
     >>> meant("distil", ["predict", "distill"]), meant("x", ["predict"])
     ('. Did you mean distill?', '')
     """
-    close = difflib.get_close_matches(word, list(known), 1)
-    return f". Did you mean {close[0]}?" if close else ""
+    names = {name.strip("-"): name for name in known}  # of options the dashes are alike
+    close = difflib.get_close_matches(word.strip("-"), names, 1)
+    return f". Did you mean {names[close[0]]}?" if close else ""

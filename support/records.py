@@ -133,6 +133,15 @@ def _lines(path: Path, file: TextIO, rows: range | None) -> Iterator[str]:
         number += 1
 
 
+# {column: what others call it}
+OTHER_NAMES = {
+    "video": ("file", "filename", "path", "video_path"),
+    "start": ("begin", "from", "onset"),
+    "stop": ("end", "end_time", "to", "offset"),
+    "label": ("class", "action", "activity", "verb"),
+}
+
+
 def _check_header(path: Path, header: list[str], needed: Sequence[str], optional: Sequence[str] | None) -> None:
     """Raise DataError for missing and repeated columns, and, unless `optional` is None, for unknown ones."""
     text, known = ",".join(header), (*needed, *(optional or ()))
@@ -140,7 +149,9 @@ def _check_header(path: Path, header: list[str], needed: Sequence[str], optional
         for sign in ";\t":
             if set(needed) & {name.strip() for name in text.split(sign)}:
                 raise DataError(f"{path}: its cells are separated by {sign!r}, must be ','")
-        hint = _similar(missing[0], [name for name in header if name not in known])
+        unknown = [name for name in header if name not in known]
+        meant = [name for name in unknown if name.lower() in OTHER_NAMES.get(missing[0], ())]
+        hint = f" (is it {meant[0]!r}? Rename it)" if meant else _similar(missing[0], unknown)
         raise DataError(f"{path}: no column {', '.join(missing)}{hint}; its header is {text or 'empty'}")
     if repeated := [name for name in known if header.count(name) > 1]:
         raise DataError(f"{path}: the column {repeated[0]} appears {header.count(repeated[0])} times in the header")

@@ -566,7 +566,7 @@ def test_gaps_are_noted_from_three_steps_and_ten_milliseconds_on(tmp_path, rate,
     found = read_imu(table).notes
     assert sum("has 50 samples per second" in one for one in found) == (2 if rate == 50 else 0)
     notes = [one for one in found if "gyroscope" in one and "samples per second" not in one]
-    bridged = "Clips are interpolated across gaps of up to 0.05 s (max_gap, --max-gap)"
+    bridged = "Clips are interpolated across gaps of up to max_gap (--max-gap), by default 0.05 s"
     assert notes == ([] if note is None else [f"{note}. {bridged}"])
 
 

@@ -205,6 +205,9 @@ def test_an_error_is_one_line_and_exit_code_1(command, told, files, monkeypatch,
         ("finetune store --out x.pt --architecture slowfst", ". Did you mean slowfast"),
         ("finetune store --out x.pt --architecture nonsense", "student"),
         ("finetune store --out x.pt --architecture nonsense", "x3d_m"),
+        ("predict a.mp4 --json x", "there is no option --json. Did you mean --out?"),
+        ("segments a.csv --out x", "there is no option --out\n"),
+        ("prepare a.csv --imu-offset 0.5", "there is no option --imu-offset; give the clock of a recording in"),
         ("distill store --lr=1e-3", "there is no option --lr. Did you mean --learning-rate?"),
         ("distill store --output x.pt --teacher t", "there is no option --output. Did you mean --out?"),
         ("evaluate store", "one of the arguments --student --teacher-file is required"),
@@ -417,7 +420,8 @@ OPTIONS = {
     "--device",
     "train": f"{SEGMENTS} --out --overwrite --retry-failed --architecture --pretrained --teacher-file --option "
     "--clip-frames --clip-size --num-frames --image-encoder --image-weights --frame-size --preset --epochs "
-    "--batch-size --learning-rate --seed --precision --quick --baselines --no-check --workers --device",
+    "--batch-size --learning-rate --seed --precision --quick --baselines --no-check --workers --device "
+    "--zero-accel --min-coverage --max-gap --max-hold --max-bad",
     "report": "RUN",
     "status": "store --seconds --verify",
     "export": "STUDENT --own --out --format --pair --precision --batch-size --calibrate --calibrate-split "

@@ -291,6 +291,7 @@ def test_labels_are_shown_and_what_differs_from_them_comes_first(kitchen, predic
         (["--html", "p.html", "--labels", "labels.csv"], "labels.csv: has no labels of .*but those of other.mp4"),
         (["--html", "p.html", "--labels", "in/labels.csv"], "has no labels of .*but those of in/P01_101.MP4; give"),
         (["--html", "p.html", "--labels", "list.csv"], "list.csv: line 1 has no column label; give a table with"),
+        (["--html", "p.html", "--labels", "late.csv"], "late.csv, row 2: stops at 1000.0 s.*milliseconds"),
         (["--html", "p.html", "--preview", "p.avi"], "must end in .mp4"),
         (["--html", "p.html", "--preview", "old.mp4"], "old.mp4: already exists"),
     ],
@@ -306,6 +307,8 @@ def test_labels_and_previews_that_cannot_be(words, what, predicted, kitchen, tmp
     for name in ("other.mp4", "old.mp4", "in/P01_101.MP4"):
         shutil.copy(kitchen[0].video, tmp_path / name)
     video = str(kitchen[0].video)
+    rows = "".join(f"{video},{1000 * k},{1000 * k + 1000},wash\n" for k in (0, 1, 2, 3))
+    (tmp_path / "late.csv").write_text(f"video,start,stop,label\n{rows}")
     given = ["predict", video, "--imu", *kitchen[0].imu, "--student", str(predicted / "student.pt"), *words]
     assert cli.main([str(word) for word in given]) == 1
     assert re.search(what, capsys.readouterr().err) and not (tmp_path / "p.html").exists()

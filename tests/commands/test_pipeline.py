@@ -38,11 +38,12 @@ def test_each_option_reaches_the_commands_that_take_it():
     student = "--num-frames 2 --image-encoder resnet10x4 --image-weights none"
     training = "--epochs 3 --batch-size 5 --learning-rate 0.1 --seed 4 --precision bf16"
     both = f"{segments} --audio {student} {training} --frame-size 96 --preset demo --workers 3 --device cpu --overwrite"
+    limits = "--zero-accel --min-coverage 0.5 --max-gap 0.2 --max-hold 3.0 --max-bad 0.4"
     teacher = "--architecture i3d --pretrained p.pth --option width=12 depth=2 --clip-frames 6 --clip-size 80"
     trained = f"--preset demo {training} --device cpu --overwrite"
-    assert planned(f"t.csv --out o {both} {teacher} --baselines --imu-offsets c.csv --no-check") == [
+    assert planned(f"t.csv --out o {both} {teacher} {limits} --baselines --imu-offsets c.csv --no-check") == [
         f"egodistill prepare t.csv {segments} --audio --imu-offsets c.csv --out o/store --num-frames 2 --frame-size 96 "
-        "--workers 3 --clip-frames 6 --clip-size 80",
+        f"{limits} --workers 3 --clip-frames 6 --clip-size 80",
         "egodistill finetune o/store --architecture i3d --pretrained p.pth --option width=12 depth=2 "
         f"{trained} --out o/teacher.pt",
         "egodistill extract o/store --teacher-file o/teacher.pt --device cpu --overwrite",
@@ -282,6 +283,8 @@ def test_what_has_changed_is_checked_and_prepared_again_by_a_retry(kitchen, tmp_
         ),
         (f"{OWN} --architecture swin3d_t --pretrained notes.txt", "notes.txt cannot be read"),
         (f"{OWN} --architecture swin3d_t --option beta=4", "swin3d_t has no option 'beta'"),
+        (f"{OWN} --learning-rate -1", "--learning-rate must be a number, 0 <"),
+        (f"{OWN} --batch-size 1", "--batch-size must be a whole number, 2 <="),
         (f"{OWN} --teacher-file notes.txt", "notes.txt cannot be read"),
         (f"{OWN} --teacher-file own.py:none", r"own.py:none: none is no network: it gives a NoneType"),
         (f"{OWN} --teacher-file student.pt", r"student.pt holds a model of class EgoDistill, not a teacher"),

@@ -301,7 +301,7 @@ def test_few_clips_and_no_test_split_are_said(split, count, said, steady, tmp_pa
     table.write_text("video,start,stop,label,split\n" + "".join(rows) + f"{steady},5.5,5.7,walk,{split}\n")
     out = run(capsys, "segments", table)
     assert out.count("warning: ") == int(said)
-    assert ("no split test" in out) == (split == "train") and ("for 2 classes, are few" in out) == (count == 3)
+    assert ("no split test" in out) == (split == "train") and ("with a label, for 2 classes." in out) == (count == 3)
 
 
 def test_a_table_without_training_segments_is_told_and_refused_by_train(steady, tmp_path, capsys):
@@ -378,7 +378,7 @@ def test_few_clips_without_labels_are_said(count, labels, said):
     found = list(
         egodistill.commands.recordings.split_warnings({"train": Counter(labels), "test": Counter({None: count})})
     )
-    assert len(found) == said and all("49 training clips, without labels, are few" in one for one in found)
+    assert len(found) == said and all("few for a student: 49 training clips, without labels" in one for one in found)
 
 
 @pytest.fixture(scope="module")

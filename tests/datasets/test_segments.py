@@ -93,6 +93,7 @@ def test_read_csv_names_file_and_row(tmp_path, row, words):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        ("video,start,end,label\na.mp4,0,1,x\n", r"t.csv: no column stop \(is it 'end'\? Rename it\)"),
         ("video,start,stop,lable\na.mp4,0,1,x\n", r"t.csv: no column label \(similar: 'lable'\); its header is video,"),
         ("video,start,stop,label,spilt\n", r"t.csv: unknown column 'spilt' \(similar: 'split'\); known are video,"),
         ("video,start,stop,label,verb\n", "t.csv: unknown column 'verb'; known are video,"),

@@ -154,6 +154,7 @@ def test_a_table_beside_a_video_is_its_imu(steady, tmp_path):
     for header, found in (
         ("start,stop,class_1", None),  # of `predict`
         ("time,ax,ay,az", None),
+        ("time,gx,gy,gz", str(table)),  # with zero_accel
         ("time,ax,ay,az,gx,gy,gz", str(table)),
     ):
         table.write_text(header + "\n")
@@ -163,6 +164,11 @@ def test_a_table_beside_a_video_is_its_imu(steady, tmp_path):
                 open_recording(video).motion()
             notes = check(video, offset=False).notes
             assert [header in note for note in notes if "beside it is not used" in note] == [True]
+    table.rename(tmp_path / "other.csv")
+    Path(tmp_path, "walk-gyro.csv").touch()
+    with pytest.raises(IMUError, match=r"walk-gyro\.csv is not used: walk-accl\.csv is missing beside it"):
+        open_recording(video).motion()
+    table.write_text("time,ax,ay,az,gx,gy,gz\n")
     pair = write_epic_imu(tmp_path, "walk", 1)
     assert open_recording(video).imu == pair
     assert open_recording(table).imu == pair  # of the same name, though no video: as before
