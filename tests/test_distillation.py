@@ -324,7 +324,7 @@ def test_training_says_what_does_not_fit():
         finetune(small(frame_size=64), store, **FAST)
     with pytest.raises(EgoDistillError, match="class names"):
         finetune(small(class_names=CLASSES[::-1]), store, **FAST)
-    with pytest.raises(EgoDistillError, match="build the model with class_names=store.class_names"):
+    with pytest.raises(EgoDistillError, match=r"build the model with class_names=store\.class_names"):
         distill(small(class_names=CLASSES[::-1]), store, teacher="t", **FAST)
     with pytest.raises(EgoDistillError, match="use_imu=False"):
         pretrain_imu(small(use_imu=False), store, teacher="t", **FAST)
