@@ -646,6 +646,7 @@ class IMUPredictor(nn.Module):
 
     def __init__(self, image_dim: int, imu_dim: int, hidden: int | None = 1024) -> None:
         super().__init__()
+        self.image_dim, self.imu_dim = image_dim, imu_dim
         self.layers = perceptron(2 * image_dim, [] if hidden is None else [hidden], imu_dim)
 
     def forward(self, first: Tensor, last: Tensor) -> Tensor:

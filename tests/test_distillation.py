@@ -254,6 +254,14 @@ def test_augmenting_what_is_not_read_is_refused():
         finetune(small(use_imu=False), Store(16), augment=Augment(shift=0.1), **FAST)
     with pytest.raises(EgoDistillError, match=r"IMUSpectrum has no weights.*; go on with distill\(\)"):
         pretrain_imu(small(imu_encoder="spectrum"), Store(16), teacher="t", **FAST)
+
+
+def test_a_predictor_of_another_model_is_refused():
+    model = small()
+    with pytest.raises(
+        EgoDistillError, match=rf"IMUPredictor\(8, 8\), but .* are \({model.image_dim}, {model.imu_dim}\)"
+    ):
+        pretrain_imu(model, Store(16), teacher="t", predictor=IMUPredictor(8, 8), **FAST)
     with pytest.raises(EgoDistillError, match=r"pretrain_imu reads no labels, so label_smoothing=0\.1 would"):
         pretrain_imu(small(), Store(16), teacher="t", label_smoothing=0.1, **FAST)
 
