@@ -27,10 +27,11 @@ import contextlib
 import functools
 import json
 import math
+import numbers
 import os
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -194,20 +195,28 @@ def _class_names(segments: Sequence[Segment], class_names: Sequence[str] | None)
     return names
 
 
-def _check_settings(settings: Mapping[str, Any], workers: int | None, max_bad: float) -> None:
-    """Raise DataError, which names the setting, if one of `prepare()` is out of range."""
-    given = {**settings, "workers": workers, "max_bad": max_bad}
+def _check_settings(given: Mapping[str, Any]) -> None:
+    """Raise DataError, which names the setting, if an argument of `prepare()` is of another type or out of range."""
+    for name in ("imu", "audio", "ends", "exact", "zero_accel", "retry_failed", "progress", "strict"):
+        if not isinstance(given[name], bool):
+            way_out = "; files are in the table's column imu, or data.Segment(imu=...)" if name == "imu" else ""
+            raise DataError(f"{name} must be True or False; got {given[name]!r}{way_out}")
+    whole, number = numbers.Integral, numbers.Real
+    counts = ("num_frames", "frame_size", "clip_frames", "clip_size", "workers")
     ranges = {
-        "at least 1": (("num_frames", "frame_size", "clip_frames", "clip_size", "workers"), lambda value: value >= 1),
-        "above 0 and at most 1": (("min_coverage",), lambda value: 0 < value <= 1),
-        "from 0 to 1": (("max_bad",), lambda value: 0 <= value <= 1),
-        "above 0 s": (("max_gap", "max_hold"), lambda value: value > 0),
+        "a whole number, at least 1": (counts, whole, lambda value: value >= 1),
+        "above 0 and at most 1": (("min_coverage",), number, lambda value: 0 < value <= 1),
+        "from 0 to 1": (("max_bad",), number, lambda value: 0 <= value <= 1),
+        "above 0 s": (("max_gap", "max_hold"), number, lambda value: value > 0),
     }
-    for allowed, (names, fits) in ranges.items():  # comparisons with NaN are false
+    for allowed, (names, kind, fits) in ranges.items():  # comparisons with NaN are false
         for name in names:
-            values = given[name] if name == "num_frames" else [given[name]]
-            if not all(value is None or fits(value) for value in values):
-                raise DataError(f"{name} must be {allowed}; got {given[name]}")
+            value = given[name]
+            if value is None and name in ("clip_frames", "workers"):
+                continue
+            for one in value if name == "num_frames" and isinstance(value, Collection) else [value]:
+                if isinstance(one, bool) or not isinstance(one, kind) or not fits(one):
+                    raise DataError(f"{name} must be {allowed}; got {value!r}")
 
 
 def _consumer_record(consumer: Consumer, settings: Mapping[str, Any], world_size: int) -> dict[str, Any]:
@@ -339,10 +348,9 @@ def prepare(
             (`contradictions.TableWarning`).
 
     Raises:
-        DataError: If a setting is out of range, `out` is a file or has other content, a label is not among
-            `class_names`, the table of the segments contradicts itself (`contradictions`), the IMU axes of the segments
-            differ, the disk has too little free space, or, at the end, more than the share `max_bad` of the clips
-            failed.
+        DataError: If a setting does not fit, `out` is a file or has other content, a label is not among `class_names`,
+            the table of the segments contradicts itself (`contradictions`), the IMU axes of the segments differ, the
+            disk has too little free space, or, at the end, more than the share `max_bad` of the clips failed.
 
     >>> from egodistill import data
     >>> segments = data.read_csv("segments.csv")
@@ -352,6 +360,7 @@ def prepare(
     >>> store.read("frames_4", [0, 1]).shape
     (2, 4, 3, 64, 64)
     """
+    _check_settings(locals())
     if isinstance(segments, (str, os.PathLike)):
         raise DataError(f"segments is the path {os.fspath(segments)!r}; read it with read_csv() or another reader")
     origin, segments = getattr(segments, "origin", None), list(segments)
@@ -359,13 +368,13 @@ def prepare(
         raise DataError(f"segments has {wrong[0]!r}, which is no data.Segment; read_csv() and others return them")
     segments = name_imu_files(segments, imu)
     settings = {
-        "num_frames": [num_frames] if isinstance(num_frames, int) else sorted(set(num_frames)),
-        "frame_size": frame_size,
-        "clip_frames": clip_frames,
-        "clip_size": clip_size,
+        "num_frames": sorted({int(n) for n in num_frames} if isinstance(num_frames, Collection) else {int(num_frames)}),
+        "frame_size": int(frame_size),
+        "clip_frames": None if clip_frames is None else int(clip_frames),
+        "clip_size": int(clip_size),
         "imu": imu,
         "audio": audio,
-        "ends": ends and (consumer is None or "ends" not in consumer.specs),
+        "ends": ends,
         "sampling": [sampling] if isinstance(sampling, str) else list(dict.fromkeys(sampling)),
         "seed": seed if any(rule in sampling for rule in DRAWN) else None,
         "exact": exact,
@@ -378,9 +387,9 @@ def prepare(
     }
     if consumer is not None:
         settings["consumer"] = _consumer_record(consumer, settings, world_size)
+        settings["ends"] = ends and "ends" not in consumer.specs
     if not segments:
         raise DataError("no segments to prepare; give at least one")
-    _check_settings(settings, workers, max_bad)
     specs = clip_specs(settings, _imu_axes(segments)) if imu else clip_specs(settings)
     names = _class_names(segments, class_names)
     workers = workers or files.available_cores()

@@ -700,6 +700,13 @@ def pretrain_imu(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             predictor = IMUPredictor(model.image_dim, model.imu_dim)
+    elif isinstance(predictor, IMUPredictor):
+        own, wanted = ((one.image_dim, one.imu_dim) for one in (predictor, model))
+        if own != wanted:
+            raise EgoDistillError(
+                f"predictor is an IMUPredictor{own}, but image_dim and imu_dim of the model are {wanted}; give "
+                f"IMUPredictor(model.image_dim, model.imu_dim)"
+            )
     objective = PretrainIMU(model, predictor, frames, settings, teacher, teacher_rows)
     with frozen(model.image_encoder, model.classifier):
         return train(objective, store, settings)

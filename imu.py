@@ -11,6 +11,7 @@ Times are seconds on the video's own clock, the one a player shows: zero is the 
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import importlib
@@ -21,7 +22,7 @@ import math
 import os
 import re
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -304,9 +305,18 @@ def _longest_gap(grid: np.ndarray, covered: np.ndarray) -> str:
     return f"no samples from {grid[starts[k]]:.3f} to {grid[stops[k] - 1]:.3f} s"
 
 
+class _Formats(collections.UserDict[str, Callable[[Path], Imu]]):
+    """Functions by suffix. Raise IMUError for what is no suffix of a file in small letters."""
+
+    def __setitem__(self, suffix: str, function: Callable[[Path], Imu]) -> None:
+        if not isinstance(suffix, str) or Path(f"x{suffix.lower()}").suffix != suffix:
+            raise IMUError(f"IMU_READERS[{suffix!r}]: a suffix is a point and small letters, such as '.log'")
+        super().__setitem__(suffix, function)
+
+
 # Formats of one's own: {suffix in small letters, such as ".log": path of a file -> its samples, in seconds, m/s2 and
 # rad/s}. `read_imu()` checks what the function returns.
-IMU_READERS: dict[str, Callable[[Path], Imu]] = {}
+IMU_READERS: MutableMapping[str, Callable[[Path], Imu]] = _Formats()
 
 
 def read_imu(

@@ -51,6 +51,7 @@ LARGEST_SIZE = 1 << 17  # classes, frames, pixels, samples, ...: a number beyond
 LARGEST_DEPTH = 1000  # layers of the fusion network
 LARGEST_CLIP = 1 << 27  # pixels of all frames of a clip, as in recordings/clips.py
 LARGEST_TOLERANCE = 10.0  # seconds, as in video.py
+SAMPLING = ("uniform", "random", "first", "last", "centre", "ages")  # as in video.py
 LARGEST_BLOCK = 16  # channels: the largest block of oneDNN's kernels (AVX-512)
 
 Constructor = TypeVar("Constructor", bound=Callable[..., None])
@@ -124,11 +125,11 @@ class Student(Protocol):
         ...
 
 
-def record_arguments(*without: str) -> Callable[[Constructor], Constructor]:
+def record_arguments(*without: str, found: Sequence[str] = ()) -> Callable[[Constructor], Constructor]:
     """Decorate a constructor so that it keeps its arguments, with defaults, in `self.arguments`, except `without`.
 
     `cls(**model.arguments)` then builds the same network, with new weights. Numpy numbers are kept as Python numbers,
-    and networks are not kept.
+    networks are not kept, and `found` are kept as the attributes that the constructor has found for them.
     """
 
     def decorate(init: Constructor) -> Constructor:
@@ -142,6 +143,7 @@ def record_arguments(*without: str) -> Callable[[Constructor], Constructor]:
             _, *arguments = bound.arguments.items()
             init(*bound.args, **bound.kwargs)
             self.arguments = {name: value for name, value in arguments if not (name in without or callable(value))}
+            self.arguments |= {name: getattr(self, name) for name in found}
 
         return cast("Constructor", build)
 
@@ -184,7 +186,7 @@ class EgoDistill(nn.Module):
             samples without their mean, or as they are if it has an attribute `removes_mean = True`.
         imu_width: Width of the last layer of the paper's IMU encoder.
         imu_vector: "flatten" the IMU feature map over time, or its "mean" over time (accepts any length).
-        imu_samples: Number of IMU samples of a clip.
+        imu_samples: Number of IMU samples of a clip; None: `imu_rate * clip_seconds`, the paper's 422.
         imu_rate: Rate of the IMU samples in Hz.
         imu_axes: Name of the axes of the IMU samples: those of a GoPro, X left, Y to the user, Z up, or your own.
         fusion: Pi; None: the paper's, fully connected layers on both features, `ConcatFusion`. A network of your own:
@@ -220,7 +222,7 @@ class EgoDistill(nn.Module):
 
     arguments: dict[str, Any]  # of the constructor
 
-    @record_arguments("image_weights", "class_names", "fusion")
+    @record_arguments("image_weights", "class_names", "fusion", found=("imu_samples",))
     def __init__(
         self,
         num_classes: int,
@@ -234,7 +236,7 @@ class EgoDistill(nn.Module):
         imu_encoder: str | Part | None = None,
         imu_width: int = 16,
         imu_vector: Literal["flatten", "mean"] = "flatten",
-        imu_samples: int = IMU_SAMPLES,
+        imu_samples: int | None = None,
         imu_rate: float = IMU_RATE,
         imu_axes: str = "gopro",
         fusion: Part | None = None,
@@ -252,6 +254,10 @@ class EgoDistill(nn.Module):
             raise ValueError(f"imu_vector must be 'flatten' or 'mean', not {imu_vector!r}")
         if aggregator not in ("gru", "concat"):
             raise ValueError(f"aggregator must be 'gru' or 'concat', not {aggregator!r}")
+        for name, value in (("imu_rate", imu_rate), ("clip_seconds", clip_seconds)):
+            if not 0 < value <= LARGEST_SIZE:  # NaN: False
+                raise ValueError(f"{name}={value!r} must be above 0 and at most {LARGEST_SIZE}")
+        imu_samples = max(1, round(imu_rate * clip_seconds)) if imu_samples is None else imu_samples
         sizes = {"num_classes": num_classes, "feature_dim": feature_dim, "num_frames": num_frames, "hidden": hidden}
         sizes |= {"imu_width": imu_width, "imu_samples": imu_samples, "frame_size": frame_size or 1}
         for name, size in sizes.items():
@@ -261,9 +267,8 @@ class EgoDistill(nn.Module):
             raise ValueError(f"fusion_layers={fusion_layers!r} must be a whole number, at most {LARGEST_DEPTH}")
         if num_frames * (frame_size or 1) ** 2 > LARGEST_CLIP:
             raise ValueError(f"num_frames={num_frames} of frame_size={frame_size} pixels are too large for a clip")
-        for name, value in (("imu_rate", imu_rate), ("clip_seconds", clip_seconds)):
-            if not 0 < value <= LARGEST_SIZE:  # NaN: False
-                raise ValueError(f"{name}={value!r} must be above 0 and at most {LARGEST_SIZE}")
+        if sampling not in SAMPLING:
+            raise ValueError(f"sampling={sampling!r} must be one of {', '.join(SAMPLING)}")
         if not isinstance(imu_axes, str):
             raise ValueError(f"imu_axes={imu_axes!r} must be a name, such as 'gopro'")
         if not 0 <= tolerance <= LARGEST_TOLERANCE or (tolerance and not exact):  # NaN: False
@@ -646,6 +651,7 @@ class IMUPredictor(nn.Module):
 
     def __init__(self, image_dim: int, imu_dim: int, hidden: int | None = 1024) -> None:
         super().__init__()
+        self.image_dim, self.imu_dim = image_dim, imu_dim
         self.layers = perceptron(2 * image_dim, [] if hidden is None else [hidden], imu_dim)
 
     def forward(self, first: Tensor, last: Tensor) -> Tensor:

@@ -136,6 +136,8 @@ class Training:
         if self.schedule not in get_args(Schedule):
             raise EgoDistillError(f"schedule must be 'step' or 'cosine'; got {self.schedule!r}")
         runtime.require_precision(self.precision)
+        if not isinstance(self.augment, Augment):
+            raise EgoDistillError(f"augment must be an Augment, such as Augment(crop=0.2); got {self.augment!r}")
 
     def learning_rate_at(self, epoch: float) -> float:
         """Return the learning rate at this time of the training.

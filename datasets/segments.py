@@ -74,7 +74,7 @@ class Segment:
         camera: Name of the class or function of your own that reads its samples, with the class's own fields as JSON.
 
     Raises:
-        DataError: `id`, `label` or `split` is not text.
+        DataError: `id`, `label`, `split` or `wearer` is not text, or `label` is empty.
 
     >>> from egodistill import data
     >>> segment = data.Segment("walk-1", "walk.mp4", start=2.0, stop=5.5, label="walk", imu="walk.csv")
@@ -97,9 +97,12 @@ class Segment:
     camera: str = ""
 
     def __post_init__(self) -> None:  # convert paths and numpy numbers: a store holds JSON
-        for name, value in (("id", self.id), ("label", self.label), ("split", self.split)):
-            if not isinstance(value, str) and (name, value) != ("label", None):
+        for name, none in (("id", False), ("label", True), ("split", False), ("wearer", True)):
+            value = getattr(self, name)
+            if not (isinstance(value, str) or (none and value is None)):
                 raise DataError(f"{name}={value!r} of a segment must be text, such as {name}={str(value)!r}")
+        if self.label == "":
+            raise DataError("label='' of a segment is no name of a class; give label=None for a segment without one")
         plain = vars(Recording(**self._fields()))
         for name, value in {**plain, "start": float(self.start), "stop": float(self.stop)}.items():
             object.__setattr__(self, name, value)

@@ -33,6 +33,7 @@ from ..engine import batches, runtime
 from ..engine.runtime import Precision
 from ..imu import LARGEST_READING, MAX_GAP, CoverageError, Imu, State
 from ..recordings import clips
+from ..student import EgoDistill
 from ..support.errors import EgoDistillError, NoteWarning
 from .arrivals import FRAME_LEAD, Alignment, Clock, Frames, Schedule, Sensor, Stats, TimedFrame, Times
 from .gates import FAST, TOLERANCE, Gate, Moved, Period, decide, replacement
@@ -240,6 +241,7 @@ class Stream:
             )
         self.model = model
         self._require_evaluation()
+        self._require_steps()
         self._turn = None
         if imu_axes is not None:
             if not self.spec.imu_samples:
@@ -275,6 +277,19 @@ class Stream:
     def _require_evaluation(self) -> None:
         if isinstance(self.model, torch.nn.Module) and any(layer.training for layer in self.model.modules()):
             raise EgoDistillError("the model is in training mode; call model.eval() before it is used in a stream")
+
+    def _require_steps(self) -> None:
+        """Raise EgoDistillError if a student's own `forward()` computes something else than its steps."""
+        if not isinstance(self.model, EgoDistill) or type(self.model).forward is EgoDistill.forward:
+            return
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            given = [x.to(self.model.mean.device) for x in batches.example_inputs(self.model)]
+            wanted, found = self.model(*given).logits, EgoDistill.forward(self.model, *given).logits
+        if not (found - wanted).abs().max() <= 1e-3 * wanted.abs().max():  # NaN: False
+            raise EgoDistillError(
+                f"forward() of {type(self.model).__name__} computes something else than its steps, which a stream "
+                f"calls; put steps of your own in encode_frames(), aggregate(), encode_imu() and fuse()"
+            )
 
     def _begin(self) -> None:
         """Start with a new clock and no samples, frames and answers."""

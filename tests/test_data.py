@@ -404,9 +404,14 @@ def test_rerun_reads_nothing_that_is_there(store, kitchen, monkeypatch):
         ({"max_bad": math.nan}, "max_bad must be from 0 to 1; got nan"),
         ({"max_gap": 0.0}, "max_gap must be above 0 s; got 0.0"),
         ({"max_hold": math.nan}, "max_hold must be above 0 s; got nan"),
-        ({"clip_frames": 0}, "clip_frames must be at least 1; got 0"),
-        ({"num_frames": (1, 0)}, r"num_frames must be at least 1; got \[0, 1\]"),
-        ({"workers": 0}, "workers must be at least 1; got 0"),
+        ({"clip_frames": 0}, "clip_frames must be a whole number, at least 1; got 0"),
+        ({"clip_frames": [8]}, r"clip_frames must be a whole number, at least 1; got \[8\]"),
+        ({"frame_size": (64, 64)}, "frame_size must be a whole number, at least 1"),
+        ({"num_frames": (1, 0)}, r"num_frames must be a whole number, at least 1; got \(1, 0\)"),
+        ({"num_frames": "1"}, "num_frames must be a whole number, at least 1; got '1'"),
+        ({"workers": 0}, "workers must be a whole number, at least 1; got 0"),
+        ({"imu": "walk.csv"}, r"imu must be True or False; got 'walk.csv'.*Segment\(imu="),
+        ({"ends": 1}, "ends must be True or False; got 1"),
     ],
 )
 def test_settings_out_of_range(kitchen, tmp_path, change, words):

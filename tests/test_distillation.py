@@ -254,6 +254,14 @@ def test_augmenting_what_is_not_read_is_refused():
         finetune(small(use_imu=False), Store(16), augment=Augment(shift=0.1), **FAST)
     with pytest.raises(EgoDistillError, match=r"IMUSpectrum has no weights.*; go on with distill\(\)"):
         pretrain_imu(small(imu_encoder="spectrum"), Store(16), teacher="t", **FAST)
+
+
+def test_a_predictor_of_another_model_is_refused():
+    model = small()
+    with pytest.raises(
+        EgoDistillError, match=rf"IMUPredictor\(8, 8\), but .* are \({model.image_dim}, {model.imu_dim}\)"
+    ):
+        pretrain_imu(model, Store(16), teacher="t", predictor=IMUPredictor(8, 8), **FAST)
     with pytest.raises(EgoDistillError, match=r"pretrain_imu reads no labels, so label_smoothing=0\.1 would"):
         pretrain_imu(small(), Store(16), teacher="t", label_smoothing=0.1, **FAST)
 
@@ -324,7 +332,7 @@ def test_training_says_what_does_not_fit():
         finetune(small(frame_size=64), store, **FAST)
     with pytest.raises(EgoDistillError, match="class names"):
         finetune(small(class_names=CLASSES[::-1]), store, **FAST)
-    with pytest.raises(EgoDistillError, match="build the model with class_names="):
+    with pytest.raises(EgoDistillError, match=r"build the model with class_names=store\.class_names"):
         distill(small(class_names=CLASSES[::-1]), store, teacher="t", **FAST)
     with pytest.raises(EgoDistillError, match="use_imu=False"):
         pretrain_imu(small(use_imu=False), store, teacher="t", **FAST)

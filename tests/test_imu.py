@@ -707,6 +707,9 @@ def test_a_function_of_ones_own_that_fails_is_told_with_its_line(tmp_path, monke
     where = rf"walk\.log: .*my_log\(\) fails in line {line} of test_imu\.py \(ValueError: could not .* 'one\\ntwo'\)"
     with pytest.raises(IMUError, match=where):
         read_imu(tmp_path / "walk.log")
+    for suffix in ("log", ".LOG", ".a.log", None):
+        with pytest.raises(IMUError, match=r"a suffix is a point and small letters"):
+            IMU_READERS.update({suffix: my_log})
     monkeypatch.setitem(IMU_READERS, ".log", lambda path: (1, 2))
     with pytest.raises(IMUError, match=r"walk\.log: .*<lambda>\(\) returns tuple, not Imu"):
         read_imu(tmp_path / "walk.log")

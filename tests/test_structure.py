@@ -405,7 +405,7 @@ def test_public_names_of_the_door_are_where_it_says():
 
 def test_copies_of_the_numbers_of_a_clip_are_the_doors():
     """Files that can be copied alone repeat them, because they import no sibling; no other file does."""
-    from egodistill import data, student
+    from egodistill import data, student, video
 
     def defaults(function):
         return {name: one.default for name, one in inspect.signature(function).parameters.items()}
@@ -414,7 +414,9 @@ def test_copies_of_the_numbers_of_a_clip_are_the_doors():
     assert samples == int(seconds * rate)
     window, built = defaults(data.Imu.window), defaults(student.EgoDistill.__init__)
     assert (window["samples"], window["rate"], defaults(data.clip_times)["seconds"]) == (samples, rate, seconds)
-    assert (built["imu_samples"], built["imu_rate"], built["clip_seconds"]) == (samples, rate, seconds)
+    assert (built["imu_rate"], built["clip_seconds"]) == (rate, seconds)
+    assert student.EgoDistill(2, image_encoder="resnet10x1", image_weights=None).imu_samples == samples
+    assert (student.SAMPLING, student.LARGEST_TOLERANCE) == (video.SAMPLING, video.MAX_TOLERANCE)
 
 
 @pytest.mark.parametrize("module", sorted({*MODULES} - {*COPYABLE, "support.errors"}))

@@ -328,6 +328,20 @@ def test_save_and_load(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["student.pt"]
 
 
+def test_the_number_of_samples_is_that_of_the_clip_unless_it_is_given(tmp_path):
+    for options, samples in (({}, 422), ({"imu_rate": 100}, 213), ({"clip_seconds": 1.0}, 198)):
+        model = small(**options)
+        assert model.arguments["imu_samples"] == model.imu_samples == samples
+    model = small(imu_rate=100, imu_samples=422)  # as older versions wrote it
+    model.save(tmp_path / "old.pt")
+    assert EgoDistill.load(tmp_path / "old.pt").imu_samples == 422
+
+
+def test_a_rule_of_frames_is_checked():
+    with pytest.raises(ValueError, match="sampling='middle' must be one of uniform, random, first"):
+        small(sampling="middle")
+
+
 def test_a_tolerance_is_checked_and_older_files_have_none(tmp_path):
     for options in ({"tolerance": -1.0}, {"tolerance": 10.5}, {"tolerance": math.nan}):
         with pytest.raises(ValueError, match=r"tolerance=.* must be from 0 to 10\.0"):

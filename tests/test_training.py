@@ -50,6 +50,11 @@ def test_decay_epochs_are_a_tuple():
         training.Training(decay_epochs=(2, -1))
 
 
+def test_augment_is_an_augment():
+    with pytest.raises(EgoDistillError, match=r"augment must be an Augment, .*; got \{'crop': 0\.2\}"):
+        training.Training(augment={"crop": 0.2})
+
+
 @pytest.mark.parametrize("seed", [-1, 2**63, 1.5, True])
 def test_a_seed_is_one_of_all_generators(seed):
     assert training.Training(seed=2**63 - 1).seed == 2**63 - 1

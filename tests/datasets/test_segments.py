@@ -121,6 +121,8 @@ def test_names_of_a_segment_are_text():
         ({"id": 7}, "id=7 of a segment must be text, such as id='7'"),
         ({"id": "a", "label": 1}, "label=1 of a segment must be text"),
         ({"id": "a", "split": None}, "split=None of a segment must be text"),
+        ({"id": "a", "wearer": 3}, "wearer=3 of a segment must be text"),
+        ({"id": "a", "label": ""}, "label='' .* give label=None"),
     ):
         with pytest.raises(DataError, match=words):
             segments.Segment(video="walk.mp4", start=0, stop=3, **fields)

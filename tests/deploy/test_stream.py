@@ -12,7 +12,7 @@ import torch
 from painted import STEADY, X264, write_video
 from streams import CLIP, check, offline, open_stream, picture, samples, student
 
-from egodistill import EgoDistillError, Stream, StreamClockError, predict
+from egodistill import EgoDistill, EgoDistillError, Stream, StreamClockError, predict
 from egodistill.deploy import arrivals, export, feeds, gates
 from egodistill.recordings import clips
 from egodistill.student import Output
@@ -957,3 +957,19 @@ def test_a_model_that_does_not_work_in_steps_is_refused():
     model.inputs, model.fuse = ("imu",), None
     with pytest.raises(EgoDistillError, match="Linear has no encode_imu: a stream needs a student that works in steps"):
         Stream(model)
+
+
+def test_a_student_with_steps_of_its_own_in_forward_is_refused():
+    class Louder(EgoDistill):
+        def forward(self, frames, imu=None):
+            feature, logits = super().forward(frames, imu)
+            return Output(feature, factor * logits)
+
+    model = student()
+    model.__class__ = Louder
+    for factor in (1, 50):
+        if factor == 1:
+            Stream(model).close()
+        else:
+            with pytest.raises(EgoDistillError, match=r"forward\(\) of Louder computes something else than its steps"):
+                Stream(model)
