@@ -27,7 +27,6 @@ from egodistill import (
     EPIC_KITCHENS,
     DataError,
     EgoDistill,
-    EgoDistillError,
     StudentSettings,
     Training,
     data,
