@@ -1024,7 +1024,7 @@ def load_image_weights(encoder: nn.Module, weights: Weights, head: str) -> None:
             raise ValueError(f"{source} are a {type(weights).__name__}, not a dict of named weights")
     if str(weights.get("format")).startswith("egodistill"):
         raise ValueError(
-            f"{source} are a file of this library, not weights of an image network. For a student's image encoder, give "
+            f"{source} are a file of this library, not weights of an image network. For a student's encoder, give "
             f"image_weights=None, then model.image_encoder.load_state_dict(STUDENT.image_encoder.state_dict())"
         )
     own = encoder.state_dict()
