@@ -94,6 +94,9 @@ class Imu:
         gyro: Gyroscope, [m, 3] in rad/s.
         notes: What is unusual about the recording, such as ignored rows or unknown axes.
         axes: Name of the axes: "gopro" (X to the left, Y to the user, Z up) unless a program gives another.
+
+    Raises:
+        IMUError: Times and readings are not of these shapes.
     """
 
     accel_time: np.ndarray
@@ -102,6 +105,15 @@ class Imu:
     gyro: np.ndarray
     notes: tuple[str, ...] = ()
     axes: str = "gopro"
+
+    def __post_init__(self) -> None:
+        for name in ("accel", "gyro"):
+            stamps, values = np.asarray(getattr(self, f"{name}_time")), np.asarray(getattr(self, name))
+            if stamps.ndim != 1 or (values.shape != (len(stamps), 3) and stamps.size + values.size):
+                shapes = f"{list(stamps.shape)} and {list(values.shape)}"
+                raise IMUError(f"{name}_time and {name} must be arrays [n] and [n, 3]; got {shapes}")
+            setattr(self, f"{name}_time", stamps)
+            setattr(self, name, values)
 
     @functools.cached_property
     def median_steps(self) -> tuple[float, float]:
@@ -421,10 +433,9 @@ def call_own(source: str | os.PathLike, function: Callable[..., Imu], *given: An
         stamps, values = samples[f"{name}_time"], samples[name]
         if name == "accel" and not stamps.size and zero_accel:
             continue
-        if stamps.ndim != 1 or len(stamps) < 2 or values.shape != (len(stamps), 3):
+        if len(stamps) < 2:
             hint = " (with zero_accel, zeros take the place of an accelerometer)" if name == "accel" else ""
-            shapes = f"{sensor} times {list(stamps.shape)} and readings {list(values.shape)}"
-            raise IMUError(f"{where} returns {shapes}, not [n] and [n, 3] with n of at least 2{hint}")
+            raise IMUError(f"{where} returns {len(stamps)} {sensor} samples, which must be at least 2{hint}")
         finite = (np.abs(stamps) < _LATEST_STAMP).all() and (np.abs(values) < LARGEST_READING).all()  # NaN: False
         if not (finite and (np.diff(stamps) > 0).all()):
             what = "times that do not ascend" if finite else "readings that are not finite, or times beyond eleven days"

@@ -910,6 +910,7 @@ def build_image_encoder(name: str, weights: Weights) -> tuple[nn.Module, int]:
         encoder, head, size = torchvision_encoder(name)
     else:
         reason = UNFIT_ENCODERS.get(name, "it is not one of the tested classification networks of torchvision")
+        reason = "FILE.py:NAME is for commands, in Python give the class itself" if ":" in name else reason
         raise ValueError(
             f"image_encoder={name!r} cannot be used: {reason}. Give 'resnet18', 'mobilenet_v3_large' or "
             f"another (student.IMAGE_ENCODERS in Python lists them), or 'resnet10xW', 10 layers of width W"
@@ -1021,6 +1022,11 @@ def load_image_weights(encoder: nn.Module, weights: Weights, head: str) -> None:
             raise ValueError(f"{source} cannot be read: {error}{hint}") from error
         if not isinstance(weights, dict):
             raise ValueError(f"{source} are a {type(weights).__name__}, not a dict of named weights")
+    if str(weights.get("format")).startswith("egodistill"):
+        raise ValueError(
+            f"{source} are a file of this library, not weights of an image network. For a student's encoder, give "
+            f"image_weights=None, then model.image_encoder.load_state_dict(STUDENT.image_encoder.state_dict())"
+        )
     own = encoder.state_dict()
     state = {key: value for key, value in weights.items() if not key.startswith(f"{head}.")}
     # Files from before 2018 have no num_batches_tracked; batch norm does not use it at its default momentum.

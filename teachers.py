@@ -177,6 +177,8 @@ def load(
     >>> teacher.name, teacher.feature_dim, teacher.clip_spec.frames, teacher.class_names
     ('x3d_m', 48, 8, ['0', '1', '2', '3', '4'])
     """
+    if os.path.splitext(str(name))[1]:
+        raise TeacherError(f"{name}: load() takes the name of a model; teachers.Teacher.load() reads a teacher's file")
     if name not in MODELS:
         raise TeacherError(f"there is no model {name!r}; the names are {', '.join(MODELS)}{meant(str(name), MODELS)}")
     published = MODELS[name]

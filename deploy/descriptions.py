@@ -86,8 +86,10 @@ def read_description(path: Path) -> dict[str, Any]:
     described = description_of(path)
     if not described.is_file() and checkpoints.MODEL_FORMAT.encode() in first_bytes(path, 1 << 20):
         raise ExportError(f"{path}: a model, not an exported program; read it with EgoDistill.load(), or export it")
+    pair = pair_files(path)
+    both = f", but {pair[0]} and {pair[1]}, which load_pair() reads" if all(file.is_file() for file in pair) else ""
     for file, why in (
-        (path, "no such file"),
+        (path, f"no such file{both}"),
         (described, "the description is missing: the export was interrupted, or it was not copied with the file"),
     ):
         if not file.is_file():

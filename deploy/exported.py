@@ -321,6 +321,10 @@ class Pair(LoadedModel):
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
+        stem, _, part = Path(path).stem.rpartition(".")
+        if part in PAIR and Path(path).is_file():
+            whole = Path(path).with_name(stem + Path(path).suffix)
+            raise ExportError(f"{path} is one of the two files of a pair; give {whole}, which stands for both")
         frame, motion = (Program(file, part) for file, part in zip(pair_files(path), PAIR, strict=True))
         for key in ("student", "kind", "precision", "clip_spec", "class_names"):
             if frame.description[key] != motion.description[key]:

@@ -305,7 +305,7 @@ def as_output(model: Model, output: Any, num_classes: int | None = None) -> Outp
         )
     if num_classes is not None and logits.shape[1] != num_classes:
         raise EgoDistillError(
-            f"{name} returns {logits.shape[1]} scores per clip, the store has {num_classes} classes; "
+            f"{name} returns {logits.shape[1]} scores per clip for {num_classes} class names; "
             + ("are feature and logits swapped?" if feature.shape[1] == num_classes else "it must return one per class")
         )
     return output if isinstance(output, Output) else Output(feature, logits)
@@ -659,9 +659,11 @@ def require_finite(store: Store, rows: Tensor, name: str, values: Tensor) -> Non
     """
     if values.is_floating_point() and not values.isfinite().all():
         broken = ~values.reshape(len(values), -1).isfinite().all(1).cpu()
+        way_out = "leave these clips out: store.select() keeps the others"
+        if broken.all() and len(broken) > 1:
+            way_out = "these are all that were read together, so look for the fault in the array or the model's weights"
         raise DataError(
-            f"{name_of(store)}: {name} of the clips {clip_ids(store, rows.cpu()[broken])} are not finite; leave these "
-            f"clips out: store.select() keeps the others"
+            f"{name_of(store)}: {name} of the clips {clip_ids(store, rows.cpu()[broken])} are not finite; {way_out}"
         )
 
 

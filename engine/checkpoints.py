@@ -256,6 +256,8 @@ def require_parts(path: str | os.PathLike, own: Mapping[str, str], given: Mappin
         if found not in (None, name):
             raise EgoDistillError(f"{path}: its {part} is {named}, not {found}; {way_out}")
     if extra := given.keys() - {"class"} - own.keys():
+        if min(extra) in ("device", "map_location"):
+            raise EgoDistillError(f"{path}: load() returns the model on the CPU; move it, model.to(DEVICE)")
         raise EgoDistillError(f"{path}: its {min(extra)} is of this library; leave out yours")
 
 
@@ -607,8 +609,8 @@ def read_checkpoint(path: str | os.PathLike, expected: str) -> dict[str, Any]:
         )
     if expected == MODEL_FORMAT and str(form).startswith("egodistill training"):
         raise EgoDistillError(
-            f"{path} is the state of a training that has not ended, not a model; run its command again until it writes "
-            f"the model"
+            f"{path} is the checkpoint of a training, not a model; run the training again, with out=FILE (--out FILE), "
+            f"and it writes the model at its end"
         )
     if form != expected:
         bare = all(isinstance(value, Tensor) for value in content.values())

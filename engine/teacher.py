@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -64,7 +64,8 @@ class Pixels:
         if self.channels not in ("RGB", "BGR"):
             raise TeacherError(f"channels is {self.channels!r}; it must be 'RGB' or 'BGR'")
         for name in ("mean", "std"):
-            values = tuple(float(value) for value in getattr(self, name))
+            given = getattr(self, name)
+            values = tuple(map(float, given)) if isinstance(given, Iterable) else (given,)
             if len(values) != 3 or not all(map(math.isfinite, values)) or (name == "std" and min(values) <= 0):
                 raise TeacherError(f"{name} is {values}; it must be three finite numbers, and those of std above 0")
             if max(map(abs, values)) > 1:
@@ -116,6 +117,9 @@ class Teacher(nn.Module):
         origin: str = "",
     ) -> None:
         super().__init__()
+        for what, value, kind in (("clip_spec", clip_spec, ClipSpec), ("pixels", pixels, Pixels)):
+            if not isinstance(value, kind):
+                raise TeacherError(f"{what} must be a {kind.__name__}; got {value!r}")
         if list(clip_spec.parts()) != ["frames"]:
             raise TeacherError(f"a teacher reads frames, one or more, and nothing else; got {clip_spec}")
         self.net = net

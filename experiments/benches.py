@@ -378,6 +378,8 @@ class Bench:
             EgoDistillError: If a run is of an unknown method, or lacks its teacher, if the store lacks the teacher's
                 outputs, and for the errors of training.
         """
+        if isinstance(runs, Run):
+            raise EgoDistillError("runs is one Run; give a list of them: [run]")
         runs = list(runs)
         for run in runs:
             self.require_known(run)

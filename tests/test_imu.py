@@ -675,11 +675,11 @@ def test_a_format_of_ones_own_is_read_like_a_table(own_format, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"gyro": np.ones((5, 3))}, r"gyroscope times \[2000\] and readings \[5, 3\], not \[n\] and \[n, 3\]"),
-        ({"gyro": np.ones((1, 3)), "gyro_time": [0.0]}, r"gyroscope times \[1\] .* n of at least 2"),
-        ({"accel_time": [], "accel": []}, r"accelerometer times \[0\] .*with zero_accel"),
-        ({"accel": None}, r"accelerometer times \[2000\] and readings \[\], not"),
-        ({"accel": "fast"}, r"fails \(ValueError: could not convert string to float: 'fast'\)"),
+        ({"gyro": np.ones((5, 3))}, r"gyro_time and gyro must be .* got \[2000\] and \[5, 3\]"),
+        ({"gyro": np.ones((1, 3)), "gyro_time": [0.0]}, "1 gyroscope samples, .* at least 2"),
+        ({"accel_time": [], "accel": []}, "0 accelerometer samples, .*with zero_accel"),
+        ({"accel": None}, r"accel_time and accel must be .* got \[2000\] and \[\]"),
+        ({"accel": [["fast"] * 3] * 2000}, r"fails \(ValueError: could not convert string to float: .*'fast'"),
         ({"gyro": lambda gyro: np.where(gyro > 0.4, np.nan, gyro)}, "gyroscope readings that are not finite"),
         ({"gyro_time": lambda stamps: stamps + 1.7e9}, "gyroscope .* times beyond eleven days"),
         ({"gyro_time": lambda stamps: stamps[::-1]}, "gyroscope times that do not ascend"),
@@ -693,6 +693,13 @@ def test_what_a_format_of_ones_own_returns_is_checked(own_format, tmp_path, chan
     with pytest.raises(IMUError, match=words) as found:
         own_format(changes)
     assert str(found.value).startswith(f"{tmp_path / 'walk.LOG'}: ") and "my_log()" in str(found.value)
+
+
+def test_samples_are_made_of_lists_and_have_their_shapes():
+    times, rows = [0.0, 0.1], [[0.0, 0.0, 9.8]] * 2
+    assert Imu(times, rows, times, rows).on_clock(1.0).gyro_time.tolist() == [1.0, 1.1]
+    with pytest.raises(IMUError, match=r"accel must be arrays \[n\] and \[n, 3\]; got \[2\] and \[3, 2\]"):
+        Imu(times, np.transpose(rows), times, rows)
 
 
 def test_a_function_of_ones_own_that_fails_is_told_with_its_line(tmp_path, monkeypatch):

@@ -417,6 +417,8 @@ def test_unknown_image_encoders_are_refused():
         EgoDistill(4, image_encoder="resnet10x16")
     with pytest.raises(ValueError, match=r"not one of the tested classification networks.*'resnet10xW'"):
         EgoDistill(4, image_encoder="resnet10x0", image_weights=None)
+    with pytest.raises(ValueError, match=r"FILE\.py:NAME is for commands, in Python give the class"):
+        small(image_encoder="parts.py:Encoder")
 
 
 @pytest.mark.slow
@@ -749,6 +751,10 @@ def test_files_name_the_parts_of_ones_own_and_load_wants_them(tmp_path):
     with pytest.raises(EgoDistillError, match="does not fit this EgoDistill"):
         EgoDistill.load(path, **OWN | {"imu_encoder": Spectrum(4), "fusion": Gate(9, 4)})
     small().save(path)
+    with pytest.raises(EgoDistillError, match=r"load\(\) returns the model on the CPU; move it"):
+        EgoDistill.load(path, device="cpu")
+    with pytest.raises(ValueError, match=r"are a file of this library.* model\.image_encoder\.load_state_dict\("):
+        small(image_weights=path)
     with pytest.raises(EgoDistillError, match="its fusion is of this library; leave out yours"):
         EgoDistill.load(path, fusion=Gate)
     model = small(imu_encoder=nn.Sequential(nn.Flatten(), nn.Linear(6 * 422, 3)))

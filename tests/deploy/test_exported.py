@@ -289,6 +289,10 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path):
         exported.load_pair(tmp_path / "one.pt2")
     with pytest.raises(exported.ExportError, match=r"one\.frame\.pt2 is the part 'frame' of a student, not 'student'"):
         exported.load_exported(tmp_path / "one.frame.pt2")
+    with pytest.raises(exported.ExportError, match=r"no such file, but .*one\.motion\.pt2, which load_pair\(\) reads"):
+        exported.load_exported(tmp_path / "one.pt2")
+    with pytest.raises(exported.ExportError, match=r"one of the two files of a pair; give .*one\.pt2"):
+        exported.load_pair(tmp_path / "one.frame.pt2")
     shutil.copy(tmp_path / "other.motion.pt2", tmp_path / "one.frame.pt2")
     shutil.copy(tmp_path / "other.motion.pt2.json", tmp_path / "one.frame.pt2.json")
     with pytest.raises(exported.ExportError, match=r"one\.frame\.pt2 is the part 'motion' of a student, not 'frame'"):

@@ -155,7 +155,7 @@ def round_a_weight(content):
         (lambda content: content.update(format="other"), ["not an 'egodistill model 1' file", "'other'"]),
         (
             lambda content: content.update(format="egodistill training 2"),
-            ["a training that has not ended, not a model"],
+            ["the checkpoint of a training, not a model; run the training again, with out=FILE"],
         ),
         (lambda content: content.update({"class": "Nothing"}), ["Nothing"]),
         (lambda content: content.update({"class": "EgoDistill"}), ["class EgoDistill, not Teacher"]),

@@ -323,6 +323,8 @@ def test_a_missing_teacher_is_told_before_anything_is_trained(demo, tmp_path):
     ):
         with pytest.raises(ValueError, match=words):
             bench_of(demo, tmp_path).run([run])
+    with pytest.raises(EgoDistillError, match=r"give a list of them: \[run\]"):
+        bench_of(demo, tmp_path).run(Run("VisIMU"))
     assert not list(tmp_path.rglob("seed-*"))
 
 
