@@ -367,6 +367,10 @@ def test_clips_with_some_of_a_students_classes_are_evaluated_in_them(taught, cap
     result = inference.evaluate(student, view, device="cpu", precision="fp32", progress=False)
     assert result.top1 == found["top1"] == (result.scores.argmax(1) == result.labels).float().mean().item()
     assert view.split("test").class_names == names and store.class_names != names
+    check = ["--check", "s", "--check-split", "all"]  # as of export
+    assert re.search(
+        r"later\.pt2 +export +fp32 +100\.00", run(capsys, "export", "later.pt", "--out", "later.pt2", *check)
+    )
     with pytest.raises(data.DataError, match=r"small.logits' are of the store's own classes"):
         view.read("small.logits", [0])
     with pytest.raises(data.DataError, match=f"the label '{store.class_names[0]}' is none of the 1 classes"):
@@ -382,6 +386,8 @@ def test_clips_with_some_of_a_students_classes_are_evaluated_in_them(taught, cap
     assert (
         f"s: the label {store.class_names[-1]!r} is none of the {len(names)} classes, those of other.pt: ['zzz'" in said
     )
+    assert cli.main(["export", "other.pt", "--out", "other.pt2", *check]) == 1 and not Path("other.pt2").exists()
+    assert "correct the labels" in capsys.readouterr().err
 
 
 def test_evaluation_prints_clean_names_and_writes_them_as_they_are(taught, capsys):
