@@ -28,7 +28,7 @@ from ..support import files
 from ..support.errors import CLIP_SECONDS
 from ..support.own import is_name, resolve
 from ..support.tables import Table, counted
-from ..training import History, Training, log_path
+from ..training import History, Training
 from .options import (
     TEACHER_FILE,
     class_names_option,
@@ -183,7 +183,7 @@ def frame_arguments(store: data.ClipStore, count: int) -> dict[str, Any]:
 
 def report_training(a: argparse.Namespace, settings: Training, train: Callable[[], History], *then: Any) -> None:
     """Train; in process 0, print the result and whether it was finished before, draw it, and suggest `then`."""
-    log = log_path(files.training_file(settings.out))  # written after each epoch
+    log = files.log_path(files.training_file(settings.out))  # written after each epoch
     before = log.read_bytes() if log.exists() else b""
     history = train()
     if distributed.is_first():

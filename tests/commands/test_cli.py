@@ -646,6 +646,8 @@ def test_a_model_is_replaced_only_beside_the_checkpoint_of_its_training(command,
         assert cli.main(words) == 1
         assert "not an earlier result" not in capsys.readouterr().err
         assert Path("mine.pt").read_bytes() == content
+    Path("mine.pt.jsonl").write_text("precious")
+    assert cli.main(words) == 1 and "mine.pt.jsonl: the log of the training goes here" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("environment", [{"WORLD_SIZE": "2"}, {"RANK": "1"}, {"RANK": "", "WORLD_SIZE": "two"}])
