@@ -930,8 +930,9 @@ class Progress:
             self.draw("" if self.terminal else "\n")
 
     def close(self) -> None:
-        """Print the final state and end the line."""
-        self.draw("\n")
+        """Print the final state and end the line, unless nothing was done."""
+        if self.done > self.first or self.drawn > self.started:
+            self.draw("\n")
         self.show = False
 
     def draw(self, end: str) -> None:
