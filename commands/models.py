@@ -259,8 +259,9 @@ def run_export(a: argparse.Namespace) -> None:
     if not a.calibrate:
         reject(given_flags(a, "calibrate_split", "calibrate_clips"), "only with --calibrate STORE")
         reject(given_flags(a, "check_split") if not a.check else [], "only with --check STORE or --calibrate STORE")
-    calibrate = open_split(a.calibrate, a.calibrate_split or "train") if a.calibrate else None
-    check = open_split(a.check or a.calibrate, a.check_split or "test") if a.check or a.calibrate else None
+    calibrate = open_split(a.calibrate, a.calibrate_split or "train", "--calibrate-split") if a.calibrate else None
+    check = a.check or a.calibrate
+    check = open_split(check, a.check_split or "test", "--check-split") if check else None
     calibrate, check = (store and in_classes_of(a, model, store) for store in (calibrate, check))
     if check is not None:
         batches.arrays_of(model, check)  # before a file is written
@@ -375,7 +376,7 @@ def run_measure(a: argparse.Namespace) -> None:
     notes = [] if own else [*TABLE_3_LEGEND, *table_3_notes(models, costs)]
     times = f"ms per clip: at batch {a.batch_size}, {conditions}; median of at least {passes} passes."
     for note in (GMACS_NOTE, times, *notes):
-        print(textwrap.fill(note, 100, subsequent_indent="  "))
+        print(textwrap.fill(note, 100, subsequent_indent="  ", break_on_hyphens=False))
     if cost.precision != "fp32" or a.compile:
         rows = [
             [name, f"{c.same_top1 * c.batch_size:.0f} of {c.batch_size}", f"{100 * c.feature_error:.2f} %"]

@@ -252,6 +252,9 @@ def test_an_error_of_the_system_has_no_number(monkeypatch, capsys):
             "`egodistill prepare --clip-frames 8 --clip-size 64` writes it",
         ),
         ("prepare t.csv --out s", "clip_frames was 16 and is now None", "--clip-frames was 16 and is now None"),
+        ("prepare t.csv --out s", "class_names was ['a'] and", "the list of classes was ['a'] and"),
+        ("prepare t.csv --out s --class-names c", "class_names was 1 and is now", "--class-names was 1 and is now"),
+        ("evaluate s --student s --teacher t", "out teacher='t' (--teacher t) to", "out --teacher t to"),
         ("finetune s --out t.pt", "image_weights=None (--image-weights none) or", "--image-weights none or"),
         # With parentheses of its own, an English word, a path, a column, an option that was not given.
         ("distill s --out s.pt", "use prepare(..., num_frames=4) (--num-frames 4)", None),

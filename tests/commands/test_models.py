@@ -402,6 +402,14 @@ def test_evaluation_prints_clean_names_and_writes_them_as_they_are(taught, capsy
     assert json.loads((taught / "e.json").read_text())["class_names"] == names
 
 
+def test_a_split_that_a_store_lacks_is_told_with_the_option_for_another(taught, capsys):
+    for words, option in (("evaluate s --split dev", "--split"), ("export --out x.pt2 --check s", "--check-split")):
+        words = words.replace("export", "export student.pt").replace("evaluate", "evaluate --student student.pt")
+        dev = ["--check-split", "dev"] if "export" in words else []
+        assert cli.main([*words.split(), *dev]) == 1
+        assert f"there are test, train: give one of them ({option} test)" in capsys.readouterr().err
+
+
 def test_a_store_that_is_not_finished_is_a_note(taught, capsys, recwarn):
     splits = [clip["split"] for clip in data.ClipStore("s").clips]
     np.load("s/status.npy", mmap_mode="r+")[[k for k, split in enumerate(splits) if split == "test"]] = 0

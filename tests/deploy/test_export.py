@@ -708,7 +708,7 @@ def test_comparison_tells_right_from_wrong(tmp_path):
 def test_command(tmp_path, capsys, monkeypatch):
     model, checkpoint, file = student(), tmp_path / "student.pt", tmp_path / "out" / "student.pt2"
     model.save(checkpoint)
-    monkeypatch.setattr(models, "open_split", lambda path, split: Clips(model))
+    monkeypatch.setattr(models, "open_split", lambda *given: Clips(model))
     assert cli.main(["export", str(checkpoint), "--out", str(file), "--check", "store"]) == 0
     printed = capsys.readouterr().out
     row = next(line for line in printed.splitlines() if line.startswith("student.pt2"))
@@ -958,7 +958,7 @@ def test_the_request_of_a_pair_is_checked_first(tmp_path):
 def test_the_command_writes_a_pair(tmp_path, capsys, monkeypatch):
     model, checkpoint, path = student(), tmp_path / "student.pt", tmp_path / "device.pt2"
     model.save(checkpoint)
-    monkeypatch.setattr(models, "open_split", lambda path, split: Clips(model))
+    monkeypatch.setattr(models, "open_split", lambda *given: Clips(model))
     command = ["export", str(checkpoint), "--out", str(path), "--pair", "--batch-size", "1", "--check", "store"]
     assert cli.main(command) == 0
     printed = capsys.readouterr().out
