@@ -185,7 +185,7 @@ def require_same_size(feature: Tensor, target: Tensor, teacher: str | None, purp
     if feature.shape[1] != target.shape[1]:
         raise EgoDistillError(
             f"the model's feature has the size {feature.shape[1]}, but that of the teacher {teacher!r} has the size "
-            f"{target.shape[1]}; leave teacher out {purpose}"
+            f"{target.shape[1]}; leave out teacher={teacher!r} (--teacher {teacher}) {purpose}"
         )
 
 

@@ -462,8 +462,10 @@ class TrainingLoop:
     def earlier(self) -> dict[str, Any]:
         """Return what the result or the checkpoint of this training contains, else only "about" and "precision".
 
-        Raise DataError if they are of another training, unless it may be overwritten.
+        Raise DataError if they are of another training, unless it may be overwritten, or if the log is another file.
         """
+        if self.path is not None:
+            files.require_log(self.path)
         other, checkpoint = "", self.read_checkpoint()
         for content in filter(None, (self.read_result(), checkpoint)):
             self.about["precision"] = self.pick_precision(content)
@@ -701,7 +703,7 @@ class TrainingLoop:
             for number, row in enumerate(self.history, 1):
                 finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
                 lines.append(json.dumps({"epoch": number} | finite | about, allow_nan=False) + "\n")
-            with files.atomic_write(log_path(self.path), through_link=False) as part:
+            with files.atomic_write(files.log_path(self.path), through_link=False) as part:
                 part.write_text("".join(lines), encoding="utf-8")
         self.save()
 
@@ -822,19 +824,13 @@ def own_parts(model: nn.Module) -> list[Any]:
     return [type(model), *map(copy.deepcopy, getattr(model, "parts", {}).values())]
 
 
-def log_path(checkpoint: str | os.PathLike) -> Path:
-    """Return the path of the history that is written beside a checkpoint, one JSON line per epoch."""
-    path = Path(checkpoint)  # the end of "tau1.5" is not a suffix
-    return path.with_name((path.stem if path.suffix in (".pt", ".pth", ".ckpt", ".training") else path.name) + ".jsonl")
-
-
 def logged_precision(checkpoint: str | os.PathLike) -> str:
     """Return the precision in the history beside a checkpoint. Raise DataError if it names none."""
-    rows = list(files.read_lines(log_path(checkpoint), "precision"))
+    rows = list(files.read_lines(files.log_path(checkpoint), "precision"))
     if not rows:
         raise DataError(
-            f"{log_path(checkpoint)}: names no precision of a training; delete the model or checkpoint beside it to "
-            f"train again"
+            f"{files.log_path(checkpoint)}: names no precision of a training; delete the model or checkpoint beside it "
+            f"to train again"
         )
     return rows[-1]["precision"]
 
@@ -844,7 +840,7 @@ def logged_seconds(checkpoint: str | os.PathLike, clips: int) -> float:
 
     An epoch in which a process had nothing left to do has no rate, and does not count.
     """
-    rates = [row["clips_per_second"] for row in files.read_lines(log_path(checkpoint), "clips_per_second")]
+    rates = [row["clips_per_second"] for row in files.read_lines(files.log_path(checkpoint), "clips_per_second")]
     return sum(clips / rate for rate in rates if rate > 0)
 
 

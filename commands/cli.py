@@ -324,6 +324,8 @@ def in_options(text: str, arguments: argparse.Namespace) -> str:
     A word that is English, too, such as stride, is a keyword argument where a value follows. What the user typed stays,
     and errors of rows, which name columns. Of CALL(...) (`egodistill COMMAND ...`), the command stays.
     """
+    if getattr(arguments, "class_names", None) is None:  # they are those of the labels
+        text = re.sub(r"(?<![\w.])class_names(?= was )", "the list of classes", text)
     typed = " ".join(word for word in getattr(arguments, "words", ()) if not word.startswith("-"))
     flags = () if re.search(r"\b(row|line) \d", text) else getattr(arguments, "flags", ())
     for flag in flags:

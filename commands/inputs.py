@@ -56,10 +56,16 @@ def require_inputs(words: Sequence[str]) -> None:
         return
     for name, word in _named(words[1:], *INPUTS[words[0]]):
         if word.lower() not in NAMES and "://" not in word and not is_name(word) and _is_missing(word):
+            stem, suffix = os.path.splitext(word)
+            is_pair = os.path.exists(f"{stem}.frame{suffix}")
+            if is_pair and words[0] == "live":
+                continue
             what = "folder; give a clip store, which `egodistill prepare` writes" if name in STORES else "file"
             what += f"; {name} takes a file, {WORDS[name]}" if name in WORDS else ""
             if name == "source" and word.isdigit():  # as OpenCV counts cameras
                 what += f"; a camera is a device, such as /dev/video{word}"
+            if is_pair:
+                what += "; it is a pair of `export --pair`, which `live` runs; give the student's own file (.pt)"
             raise EgoDistillOSError(f"{word or f'{name} has an empty name'}: no such {what}")
         if os.path.exists(word) and not os.access(word, os.R_OK):
             raise EgoDistillOSError(
@@ -81,12 +87,11 @@ def _named(words: Sequence[str], positional: str, options: Sequence[str]) -> Ite
 
 
 def _is_missing(word: str) -> bool:
-    """Return whether a path leads nowhere, and is not the name of a pair that `export --pair` wrote."""
+    """Return whether a path leads nowhere."""
     try:
         os.lstat(word)
     except (FileNotFoundError, NotADirectoryError):
-        stem, suffix = os.path.splitext(word)
-        return not os.path.exists(f"{stem}.frame{suffix}")
+        return True
     except (OSError, ValueError):
         return False  # its reader says what is wrong
     return False

@@ -136,7 +136,7 @@ def run_evaluate(a: argparse.Namespace) -> None:
 
 
 def in_classes_of(a: argparse.Namespace, model: nn.Module, store: data.ClipStore) -> data.ClipStore:
-    """Return labelled clips with the model's classes, such as those of later recordings that have only some of them.
+    """Return clips in the model's classes, such as those of later recordings that have only some of them.
 
     Raise DataError for a label that the model does not know.
     """
@@ -148,7 +148,9 @@ def in_classes_of(a: argparse.Namespace, model: nn.Module, store: data.ClipStore
     except DataError as error:
         way_out = "correct the labels and prepare them again, or leave these clips out"
         raise DataError(f"{error}, those of {given}: {files.shorten(list(known))}; {way_out}") from error
-    print(f"note: these clips have {len(np.unique(view.labels))} of the {len(known)} classes of {given}")
+    found = len(np.unique(view.labels[view.labels >= 0]))
+    if found:
+        print(f"note: these clips have {found} of the {len(known)} classes of {given}")
     return view
 
 
@@ -257,8 +259,12 @@ def run_export(a: argparse.Namespace) -> None:
     if not a.calibrate:
         reject(given_flags(a, "calibrate_split", "calibrate_clips"), "only with --calibrate STORE")
         reject(given_flags(a, "check_split") if not a.check else [], "only with --check STORE or --calibrate STORE")
-    calibrate = open_split(a.calibrate, a.calibrate_split or "train") if a.calibrate else None
-    check = open_split(a.check or a.calibrate, a.check_split or "test") if a.check or a.calibrate else None
+    calibrate = open_split(a.calibrate, a.calibrate_split or "train", "--calibrate-split") if a.calibrate else None
+    check = a.check or a.calibrate
+    check = open_split(check, a.check_split or "test", "--check-split") if check else None
+    calibrate, check = (store and in_classes_of(a, model, store) for store in (calibrate, check))
+    if check is not None:
+        batches.arrays_of(model, check)  # before a file is written
     options = {
         "format": a.format,
         "precision": a.precision,
@@ -276,7 +282,7 @@ def run_export(a: argparse.Namespace) -> None:
         path = Path(a.out).with_name(description["file"])
         size = f"{path.stat().st_size / 1e6:.1f} MB"
         print(f"{path}: {a.format}, {a.precision}, {size}; {path}.json describes its inputs")
-        print(f"run it with: {description['run']}")
+        print(f"run it with: {description['run'].replace(repr(path.name), repr(str(path)))}")
         for line in int8_notes(description):
             print(line)
     if (a.format, a.precision) == ("export", "int8"):
@@ -370,7 +376,7 @@ def run_measure(a: argparse.Namespace) -> None:
     notes = [] if own else [*TABLE_3_LEGEND, *table_3_notes(models, costs)]
     times = f"ms per clip: at batch {a.batch_size}, {conditions}; median of at least {passes} passes."
     for note in (GMACS_NOTE, times, *notes):
-        print(textwrap.fill(note, 100, subsequent_indent="  "))
+        print(textwrap.fill(note, 100, subsequent_indent="  ", break_on_hyphens=False))
     if cost.precision != "fp32" or a.compile:
         rows = [
             [name, f"{c.same_top1 * c.batch_size:.0f} of {c.batch_size}", f"{100 * c.feature_error:.2f} %"]

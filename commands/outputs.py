@@ -52,8 +52,10 @@ def check_outputs(arguments: argparse.Namespace, sources: Iterable[str] = ()) ->
         files.require_apart(out, inputs)
     if arguments.command in RESULT_MARKS and arguments.out:
         ours = RESULT_MARKS[arguments.command]
-        if arguments.command in TRAINING and files.training_file(arguments.out).exists():
-            ours = (b"egodistill model",)
+        if arguments.command in TRAINING:
+            files.require_log(files.training_file(arguments.out))
+            if files.training_file(arguments.out).exists():
+                ours = (b"egodistill model",)
         overwrite = getattr(arguments, "overwrite", False)
         files.check_output(arguments.out, inputs, ours=ours, overwrite=overwrite)
         is_json = Path(arguments.out).suffix.lower() == ".json" or files.is_stream(Path(arguments.out))

@@ -364,7 +364,7 @@ def run_convert(a: argparse.Namespace) -> None:
         raise ValueError(
             f"two recordings have the same file name, so their videos in {a.out} would too; use two folders"
         )
-    rows, failures = [], []
+    rows, videos, failures = [], [], []
     for recording in a.recordings:
         video, table = aria.converted_files(recording, a.out)
         if video.is_file() and table.is_file() and not a.overwrite:
@@ -377,12 +377,14 @@ def run_convert(a: argparse.Namespace) -> None:
         except (ValueError, OSError) as error:  # Continue with the other recordings.
             failures.append(in_words(error))
             continue
-        rows.append([made.video, made.imu, f"{made.frames:,}", f"{made.samples:,}", f"{made.seconds:.2f}"])
+        videos.append(made.video)
+        names = [Path(made.video).name, Path(made.imu).name]
+        rows.append([*names, f"{made.frames:,}", f"{made.samples:,}", f"{made.seconds:.2f}"])
         for note in made.notes:
             print(f"{recording}: {note}")
     if rows:
-        print(Table(["video", "IMU table", "frames", "samples", "seconds"], rows).text())
-        suggest("check", *(row[0] for row in rows))
+        print(f"{a.out}:\n{Table(['video', 'IMU table', 'frames', 'samples', 'seconds'], rows).text()}")
+        suggest("check", *videos)
     if failures:
         raise ValueError("; ".join(failures))
 
@@ -554,11 +556,12 @@ def describe_store(store: data.ClipStore, segments: data.SegmentList) -> None:
         print(f"  left out, {reason}: {counted(count, 'segment')}")
     if all(segment.label is None for segment in segments):
         print(f"  {NO_LABELS}")
+    missing = sum(count["missing"] for count in store.counts.values())
     labels = {split: Counter(clip["label"] for clip in store.clips if clip["split"] == split) for split in counts}
-    for warning in split_warnings(labels):
+    for warning in split_warnings({} if missing else labels):
         print(f"  warning: {warning}")
     describe_choice(store)
-    if missing := sum(count["missing"] for count in store.counts.values()):
+    if missing:
         clips_missing = counted(missing, "clip")
         print(f"  missing: {clips_missing}, the shares of other processes; `egodistill status` shows their progress")
     for failure in store.failures[:10]:

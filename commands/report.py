@@ -30,7 +30,6 @@ from ..support.errors import DataError
 from ..support.pages import Markup, data_url, tag, write_page
 from ..support.tables import counted
 from ..support.version import __version__
-from ..training import log_path
 from .outputs import BESIDE
 from .recordings import split_warnings
 
@@ -209,7 +208,7 @@ def curves_section(run: Path, plan: dict[str, Any]) -> Markup:
     for stem, name in TRAINED.items():
         if not is_planned(plan, f"{stem}.pt"):
             continue
-        log = log_path(files.training_file(run / f"{stem}.pt"))
+        log = files.log_path(files.training_file(run / f"{stem}.pt"))
         rows = list(files.read_lines(log, "loss")) if log.exists() else []
         if not rows:
             continue

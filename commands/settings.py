@@ -205,10 +205,17 @@ def report_precision(precision: str | None, device: str | None = None, model: An
 GMACS_NOTE = "GMACs: billions of multiply-adds per clip, half of what torch's FlopCounterMode counts (no norms)."
 
 
-def open_split(path: str, split: str) -> data.ClipStore:
-    """Return the clips of a split of a store, or all of them."""
+def open_split(path: str, split: str, option: str = "--split") -> data.ClipStore:
+    """Return the clips of a split of a store, or all of them. Raise DataError, which names the option, without any."""
     store = data.ClipStore(path)
-    return store if split == "all" else store.split(split)
+    if split == "all":
+        return store
+    if store.splits and split not in store.splits and not store.counts.get(split, {}).get("missing"):
+        raise data.DataError(
+            f"{path}: no usable clip has the split {split!r}; there are {', '.join(store.splits)}: give one of them "
+            f"({option} {store.splits[0]}), or {option} all"
+        )
+    return store.split(split)
 
 
 def store_options(parser: argparse.ArgumentParser, split: str) -> None:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -28,7 +29,7 @@ from ..support import files
 from ..support.errors import CLIP_SECONDS
 from ..support.own import is_name, resolve
 from ..support.tables import Table, counted
-from ..training import History, Training, log_path
+from ..training import History, Training
 from .options import (
     TEACHER_FILE,
     class_names_option,
@@ -183,7 +184,7 @@ def frame_arguments(store: data.ClipStore, count: int) -> dict[str, Any]:
 
 def report_training(a: argparse.Namespace, settings: Training, train: Callable[[], History], *then: Any) -> None:
     """Train; in process 0, print the result and whether it was finished before, draw it, and suggest `then`."""
-    log = log_path(files.training_file(settings.out))  # written after each epoch
+    log = files.log_path(files.training_file(settings.out))  # written after each epoch
     before = log.read_bytes() if log.exists() else b""
     history = train()
     if distributed.is_first():
@@ -408,9 +409,24 @@ def run_extract(a: argparse.Namespace) -> None:
     report_precision(a.precision, a.device)
     precision = runtime.pick_precision(runtime.pick_device(a.device), a.precision)
     arguments = keyword_arguments(a, "views", "batch_size", "device", "overwrite")
-    teachers.extract(teacher, store, **arguments, precision=precision, **files.environment_share())
-    print(f"{a.store}: wrote {teacher.name}.feature and {teacher.name}.logits for {len(store)} clips")
+    share, before = files.environment_share(), 0 if a.overwrite else clips_with(store, teacher)
+    teachers.extract(teacher, store, **arguments, precision=precision, **share)
+    outputs, new = " and ".join(teachers.output_arrays(teacher)), len(store) - before
+    if share["world_size"] > 1:
+        print(
+            f"{a.store}: wrote a share of {outputs}; {clips_with(store, teacher)} of {len(store)} clips have them now"
+        )
+    elif new:
+        print(f"{a.store}: wrote {outputs} for {counted(new, 'clip')}")
+    else:
+        print(f"{a.store}: all {len(store)} clips had {outputs} before; nothing was left")
     suggest_training(store, teacher.name)
+
+
+def clips_with(store: Any, teacher: teachers.Teacher) -> int:
+    """Return how many clips of a store have the outputs of a teacher."""
+    outputs = teachers.output_arrays(teacher)
+    return int(np.all([store.done(name) for name in outputs], axis=0).sum()) if {*outputs} <= {*store.names} else 0
 
 
 def teacher_clip(name: str) -> dict[str, int | None]:

@@ -740,7 +740,12 @@ def with_imu_offsets(segments: Iterable[Segment], table: str | os.PathLike) -> S
             others += 1
             continue
         if len(named) != 1:
-            raise DataError(f"{where}: {row['video']!r} matches {len(named)} videos of the segments; it must match one")
+            way_out = (
+                "give its path" if named else "correct it, or take the row out (those that `check` measured may stay)"
+            )
+            raise DataError(
+                f"{where}: {row['video']!r} matches {len(named)} videos of the segments; it must match one: {way_out}"
+            )
         if named[0] in clocks:
             raise DataError(f"{where}: {row['video']!r} is already in {places[named[0]]}; leave out one of them")
         axes = _axes(where, row) if row.get("imu_axes") else None

@@ -62,6 +62,7 @@ COVERED = operator.attrgetter(
 )
 LATER_SETTINGS = {"tolerance": 0.0}  # settings that older stores lack, and the value that they stand for
 ARRAY_NAME = re.compile(r"\w[\w.-]*")
+AGAIN = "copy the store again, or prepare its clips into another folder"  # the way out of a damaged store
 # Names that no file on Windows can have, whatever its suffix.
 DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in "0123456789¹²³")}
 
@@ -109,7 +110,10 @@ class StoreFiles:
         self.stamp = self.header_stamp()
         header = files.read_json(self.path / "store.json")
         self.check_format(header)
-        segments, self.clips = (files.read_json(self.path / name) for name in ("segments.json", "clips.json"))
+        tables = [self.path / name for name in ("segments.json", "clips.json")]
+        if missing := [table for table in tables if not table.exists()]:
+            raise DataError(f"{missing[0]}: missing; {AGAIN}")
+        segments, self.clips = map(files.read_json, tables)
         try:
             self.settings: dict[str, Any] = header["settings"]
             self.class_names: list[str] = header["class_names"]
@@ -257,12 +261,12 @@ class StoreFiles:
         try:
             found = os.stat(mapped.file)
         except OSError as error:
-            raise DataError(f"{mapped.file}: missing or truncated: {error.strerror}") from error
+            raise DataError(f"{mapped.file}: missing or truncated: {error.strerror}; {AGAIN}") from error
         if found.st_ino != mapped.inode:  # add() gave it another shape, or a writer a file of its own
             self.refresh()
             mapped = self.maps[name, mode] = self.map(name, mode)
         elif found.st_size < mapped.size:
-            raise DataError(f"{mapped.file}: truncated: {found.st_size} bytes instead of {mapped.size}")
+            raise DataError(f"{mapped.file}: truncated: {found.st_size} bytes instead of {mapped.size}; {AGAIN}")
         return mapped.array
 
     def map(self, name: str, mode: str) -> Mapped:
@@ -287,7 +291,7 @@ class StoreFiles:
             array = np.lib.format.open_memmap(file, mode)
         except Exception as error:  # numpy has no common class for damaged headers
             reason = getattr(error, "strerror", None) or "its header is damaged, or its end is missing"
-            raise DataError(f"{file}: missing or truncated: {reason}") from error
+            raise DataError(f"{file}: missing or truncated: {reason}; {AGAIN}") from error
         if array.dtype != entry["dtype"] or list(array.shape) != entry["shape"] or not array.flags.c_contiguous:
             order = "" if array.flags.c_contiguous else " in Fortran's order"
             raise DataError(

@@ -666,6 +666,7 @@ def describe(
         "run": FORMATS[format].run.format(
             file=path.name,
             inputs=", ".join(names),
+            arrays=", ".join(f"{name!r}: {name}" for name in names),
             imports=IMPORTS[precision],
             outputs=", ".join(part.outputs) + "," * (len(part.outputs) == 1),
         ),
@@ -783,16 +784,18 @@ FORMATS = {
     "export": Format(
         KINDS["export"][1],
         write_program,
-        "{imports}; torch.set_grad_enabled(False); {outputs} = torch.export.load('{file}').module()({inputs})",
+        "{imports}; torch.set_grad_enabled(False); {outputs} = torch.export.load({file!r}).module()({inputs})",
     ),
     "aoti": Format(
         KINDS["aoti"][1],
         write_compiled,
-        "import torch; {outputs} = torch._inductor.aoti_load_package('{file}')({inputs}), or "
-        "AOTIModelPackageLoader in C++",
+        "import torch; {outputs} = torch._inductor.aoti_load_package({file!r})({inputs})  # "
+        "in C++: AOTIModelPackageLoader",
     ),
     "onnx": Format(
-        KINDS["onnx"][1], write_onnx, "{outputs} = onnxruntime.InferenceSession('{file}').run(None, inputs by name)"
+        KINDS["onnx"][1],
+        write_onnx,
+        "import onnxruntime; {outputs} = onnxruntime.InferenceSession({file!r}).run(None, {{{arrays}}})  # arrays",
     ),
 }
 

@@ -564,7 +564,7 @@ class Bench:
                 validation = data.ClipStore(self.store).split(self.validation)
             self.fit(run, model, train, settings, validation)
             self.save(run, model)
-        own_loop = self.own(run) is not None and not training.log_path(files.training_file(path)).exists()
+        own_loop = self.own(run) is not None and not files.log_path(files.training_file(path)).exists()
         precision = "" if own_loop else training.logged_precision(files.training_file(path))
         files.training_file(path).unlink(missing_ok=True)
         if run.method == "teacher":

@@ -246,8 +246,8 @@ class Check:
                 f"offset: {self.offset.seconds:+.3f} s, correlation {self.offset.correlation:.2f}, by chance "
                 f"{self.offset.chance:.2f}: {'reliable' if self.offset.reliable else 'not reliable'}"
             )
-        wrapped = [textwrap.fill(line, _WIDTH, initial_indent="  ", subsequent_indent="    ") for line in lines]
-        return "\n".join([*wrapped, textwrap.fill(self.verdict(), _WIDTH, initial_indent="  ", subsequent_indent="  ")])
+        wrapped = [_wrap(line, "  ", "    ") for line in lines]
+        return "\n".join([*wrapped, _wrap(self.verdict(), "  ", "  ")])
 
     def _axes_sentence(self) -> str:
         axes = self.axes
@@ -296,7 +296,7 @@ class Check:
             }
         lines = [_line(cells)]
         for note in [*([self.problem] if self.problem else []), *self.notes]:
-            lines += textwrap.wrap(note, _WIDTH, initial_indent="  - ", subsequent_indent="    ")
+            lines.append(_wrap(note, "  - ", "    "))
         return "\n".join(lines)
 
 
@@ -320,6 +320,10 @@ def settle_axes(found: Sequence[Check], wearers: Sequence[str | None]) -> list[C
             one = replace(one, axes=replace(one.axes, reason=None)) if one.axes.reason else one
         settled.append(one)
     return settled
+
+
+def _wrap(text: str, first: str, later: str) -> str:
+    return textwrap.fill(text, _WIDTH, initial_indent=first, subsequent_indent=later, break_on_hyphens=False)
 
 
 def _either(degrees: float, positive: str, negative: str) -> str:

@@ -109,9 +109,8 @@ def draw_check(found: Check, path: str | os.PathLike) -> Path:
         curves.set_xlim(rates.times[0], rates.times[-1])
     first, last, length = rates.times[0], rates.times[-1], found.duration or 0.0
     part = f": the excerpt with the largest turns, {first:.0f} to {last:.0f} of {length:.0f} s"
-    title = (
-        f"{Path(found.path).name}{part if last - first < 0.9 * length else ''}\n{textwrap.fill(found.verdict(), 130)}"
-    )
+    verdict = textwrap.fill(found.verdict(), 130, break_on_hyphens=False)
+    title = f"{Path(found.path).name}{part if last - first < 0.9 * length else ''}\n{verdict}"
     title = title.encode(errors="backslashreplace").decode()  # a name need not be UTF-8, and may have dollars
     figure.suptitle(title, fontsize=10, parse_math=False)
     canvas.save_figure(figure, Path(path), CHECK_TITLE, dpi=110)

@@ -60,6 +60,7 @@ __all__ = [
     "free_megabytes",
     "is_system_file",
     "list_differences",
+    "log_path",
     "lock",
     "output_lock",
     "own_file",
@@ -71,6 +72,7 @@ __all__ = [
     "replace_file",
     "require_apart",
     "require_file",
+    "require_log",
     "require_same_run",
     "require_writable",
     "signature",
@@ -291,6 +293,36 @@ def training_file(out: str | os.PathLike) -> Path:
         out: The model that the training writes.
     """
     return Path(f"{out}.training")
+
+
+def log_path(checkpoint: str | os.PathLike) -> Path:
+    """Return the path of the history that a training writes beside a checkpoint, one JSON line per epoch.
+
+    Args:
+        checkpoint: The checkpoint.
+    """
+    path = Path(checkpoint)  # the end of "tau1.5" is not a suffix
+    return path.with_name((path.stem if path.suffix in (".pt", ".pth", ".ckpt", ".training") else path.name) + ".jsonl")
+
+
+def require_log(checkpoint: str | os.PathLike) -> None:
+    """Raise DataError if another file than the log of a training is where that of this training goes.
+
+    Args:
+        checkpoint: The checkpoint of the training.
+    """
+    path = log_path(checkpoint)
+    if not path.exists() or path.is_symlink():  # the log takes the place of a link
+        return
+    if path.is_file():
+        with open(path, "rb") as file, contextlib.suppress(ValueError, RecursionError):
+            row = json.loads(file.readline(1 << 20) or '{"epoch": 0}')  # an empty file may be replaced
+            if isinstance(row, dict) and "epoch" in row:
+                return
+    raise DataError(
+        f"{path}: the log of the training goes here, but this is not the log of one; move it, or give another --out "
+        f"(out=)"
+    )
 
 
 def remove_parts(path: str | os.PathLike) -> None:
@@ -898,8 +930,9 @@ class Progress:
             self.draw("" if self.terminal else "\n")
 
     def close(self) -> None:
-        """Print the final state and end the line."""
-        self.draw("\n")
+        """Print the final state and end the line, unless nothing was done."""
+        if self.done > self.first or self.drawn > self.started:
+            self.draw("\n")
         self.show = False
 
     def draw(self, end: str) -> None:

@@ -665,7 +665,7 @@ def test_predict_needs_no_class_names(kitchen):
 
 
 def test_evaluation_beside_features_of_another_size_says_so():
-    with pytest.raises(EgoDistillError, match="size 7, but that of the teacher 't' has the size 12; leave teacher out"):
+    with pytest.raises(EgoDistillError, match="size 7, but that of the teacher 't' has the size 12; leave out"):
         evaluate(small(feature_dim=7), Store(4), teacher="t", **QUIET)
 
 

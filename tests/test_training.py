@@ -37,7 +37,7 @@ ROOT = Path(egodistill.__file__).parent
     ],
 )
 def test_each_checkpoint_has_a_log_of_its_own(checkpoint, log):
-    assert training.log_path(checkpoint) == Path(log)
+    assert files.log_path(checkpoint) == Path(log)
 
 
 def test_decay_epochs_are_a_tuple():
@@ -543,6 +543,20 @@ def test_the_log_of_a_training_takes_the_place_of_a_link(tmp_path):
     (tmp_path / "c.jsonl").symlink_to(tmp_path / "thesis")
     finetune(small(), Store(8), **FAST | {"epochs": 1, "checkpoint": tmp_path / "c.pt"})
     assert (tmp_path / "thesis").read_text() == "mine" and "epoch" in (tmp_path / "c.jsonl").read_text()
+
+
+def test_the_log_of_a_training_replaces_no_other_file(tmp_path):
+    settings, log = FAST | {"epochs": 1, "out": tmp_path / "s.pt"}, tmp_path / "s.pt.jsonl"
+    for content in ("precious\n", "[1]\n", '{"loss": 1}\n', "5\n"):
+        log.write_text(content)
+        with pytest.raises(EgoDistillError, match=r"s\.pt\.jsonl: .*not the log .*move it"):
+            finetune(small(), Store(8), **settings)
+        assert log.read_text() == content and names(tmp_path) == ["s.pt.jsonl"]
+    for content in ("", '{"epoch": 1}\n'):
+        log.write_text(content)
+        (tmp_path / "s.pt").unlink(missing_ok=True)
+        finetune(small(), Store(8), **settings)
+        assert "loss" in log.read_text()
 
 
 def test_a_training_of_several_processes_needs_an_address(monkeypatch):

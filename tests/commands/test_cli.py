@@ -255,6 +255,9 @@ def test_an_error_of_the_system_has_no_number(monkeypatch, capsys):
             "`egodistill prepare --clip-frames 8 --clip-size 64` writes it",
         ),
         ("prepare t.csv --out s", "clip_frames was 16 and is now None", "--clip-frames was 16 and is now None"),
+        ("prepare t.csv --out s", "class_names was ['a'] and", "the list of classes was ['a'] and"),
+        ("prepare t.csv --out s --class-names c", "class_names was 1 and is now", "--class-names was 1 and is now"),
+        ("evaluate s --student s --teacher t", "out teacher='t' (--teacher t) to", "out --teacher t to"),
         ("finetune s --out t.pt", "image_weights=None (--image-weights none) or", "--image-weights none or"),
         # With parentheses of its own, an English word, a path, a column, an option that was not given.
         ("distill s --out s.pt", "use prepare(..., num_frames=4) (--num-frames 4)", None),
@@ -650,6 +653,8 @@ def test_a_model_is_replaced_only_beside_the_checkpoint_of_its_training(command,
         assert cli.main(words) == 1
         assert "not an earlier result" not in capsys.readouterr().err
         assert Path("mine.pt").read_bytes() == content
+    Path("mine.pt.jsonl").write_text("precious")
+    assert cli.main(words) == 1 and "mine.pt.jsonl: the log of the training goes here" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("environment", [{"WORLD_SIZE": "2"}, {"RANK": "1"}, {"RANK": "", "WORLD_SIZE": "two"}])

@@ -82,6 +82,15 @@ def test_what_is_certainly_missing_is_refused(line, tmp_path, monkeypatch):
         require_inputs(line.split(" "))
 
 
+def test_only_live_takes_a_pair(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("here", "pair.frame.pt2"):
+        Path(name).touch()
+    for command in ("predict", "evaluate"):
+        with pytest.raises(EgoDistillOSError, match=r"^pair.pt2: no such file; .* `live` runs; give .* \(.pt\)$"):
+            require_inputs([command, "here", "--student", "pair.pt2"])
+
+
 def test_the_number_of_a_camera_is_no_file():
     with pytest.raises(EgoDistillOSError, match=r"^2: no such file; a camera is a device, such as /dev/video2$"):
         require_inputs(["live", "2", "--student", "absent"])

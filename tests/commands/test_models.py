@@ -367,6 +367,10 @@ def test_clips_with_some_of_a_students_classes_are_evaluated_in_them(taught, cap
     result = inference.evaluate(student, view, device="cpu", precision="fp32", progress=False)
     assert result.top1 == found["top1"] == (result.scores.argmax(1) == result.labels).float().mean().item()
     assert view.split("test").class_names == names and store.class_names != names
+    check = ["--check", "s", "--check-split", "all"]  # as of export
+    assert re.search(
+        r"later\.pt2 +export +fp32 +100\.00", run(capsys, "export", "later.pt", "--out", "later.pt2", *check)
+    )
     with pytest.raises(data.DataError, match=r"small.logits' are of the store's own classes"):
         view.read("small.logits", [0])
     with pytest.raises(data.DataError, match=f"the label '{store.class_names[0]}' is none of the 1 classes"):
@@ -382,6 +386,8 @@ def test_clips_with_some_of_a_students_classes_are_evaluated_in_them(taught, cap
     assert (
         f"s: the label {store.class_names[-1]!r} is none of the {len(names)} classes, those of other.pt: ['zzz'" in said
     )
+    assert cli.main(["export", "other.pt", "--out", "other.pt2", *check]) == 1 and not Path("other.pt2").exists()
+    assert "correct the labels" in capsys.readouterr().err
 
 
 def test_evaluation_prints_clean_names_and_writes_them_as_they_are(taught, capsys):
@@ -394,6 +400,14 @@ def test_evaluation_prints_clean_names_and_writes_them_as_they_are(taught, capsy
     out = run(capsys, "evaluate", "s", "--split", "test", "--student", "other.pt", "--out", "e.json", "--device", "cpu")
     assert "\\x07 " in out and "\x07" not in out
     assert json.loads((taught / "e.json").read_text())["class_names"] == names
+
+
+def test_a_split_that_a_store_lacks_is_told_with_the_option_for_another(taught, capsys):
+    for words, option in (("evaluate s --split dev", "--split"), ("export --out x.pt2 --check s", "--check-split")):
+        words = words.replace("export", "export student.pt").replace("evaluate", "evaluate --student student.pt")
+        dev = ["--check-split", "dev"] if "export" in words else []
+        assert cli.main([*words.split(), *dev]) == 1
+        assert f"there are test, train: give one of them ({option} test)" in capsys.readouterr().err
 
 
 def test_a_store_that_is_not_finished_is_a_note(taught, capsys, recwarn):

@@ -316,6 +316,18 @@ def test_a_table_without_training_segments_is_told_and_refused_by_train(steady, 
     assert not (tmp_path / "run").exists()
 
 
+def test_a_share_of_a_store_is_not_said_to_lack_a_split(steady, tmp_path, monkeypatch, capsys):
+    for name in "ab":
+        shutil.copy(steady, tmp_path / f"{name}.mp4")
+    table = tmp_path / "t.csv"
+    table.write_text("video,start,stop,label,split\na.mp4,0,3,walk,train\nb.mp4,0,3,walk,test\n")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    words = ["--no-imu", "--frame-size", 32, "--workers", 1]
+    out = run(capsys, "prepare", table, "--out", tmp_path / "s", *words)
+    assert "missing: " in out and "no split" not in out
+
+
 def test_a_store_begun_in_another_working_folder_names_it(steady, tmp_path, monkeypatch, capsys):
     small = ["--no-imu", "--frame-size", "32", "--workers", "1"]
     (tmp_path / "in").mkdir()

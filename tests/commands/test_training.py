@@ -481,6 +481,23 @@ def broken():
 """
 
 
+def test_extract_says_what_it_did(store, tmp_path, capsys, monkeypatch):
+    """... and draws no bar where nothing was left."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(store.path, "s")
+    Path("my_teachers.py").write_text(TEACHERS)
+    command = ["extract", "s", "--split", "all", "--teacher-file", "my_teachers.py:own", "--batch-size", 2]
+    with monkeypatch.context() as patch:
+        patch.setenv("RANK", "0")
+        patch.setenv("WORLD_SIZE", "2")
+        assert re.search(r"wrote a share of .*; [1-9]\d* of \d+ clips have them", run(capsys, *command))
+    left = int((~data.ClipStore("s").done("own.logits")).sum())
+    assert 0 < left < len(store) and f".logits for {left} clip" in run(capsys, *command)
+    assert cli.main([*map(str, command)]) == 0
+    printed = capsys.readouterr()
+    assert f"all {len(store)} clips had own.feature" in printed.out and "0/0" not in printed.err
+
+
 def test_a_teacher_of_ones_own_is_a_function_in_a_file(store, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(store.path, "s")

@@ -373,10 +373,11 @@ def test_damaged_stores_are_named(store, tmp_path):
     (path / "imu.npy").write_bytes((store.path / "imu.npy").read_bytes()[:-100])
     with pytest.raises(DataError, match=r"imu.npy: missing or truncated"):
         ClipStore(path)
-    path = copy("gone")
-    (path / "ends.npy").unlink()
-    with pytest.raises(DataError, match=r"ends.npy: missing"):
-        ClipStore(path)
+    for name in ("ends.npy", "segments.json"):
+        path = copy(f"without {name}")
+        (path / name).unlink()
+        with pytest.raises(DataError, match=rf"{name}: missing.*; copy the store again"):
+            ClipStore(path)
     path = copy("other")
     np.save(path / "label.npy", np.zeros(3))
     with pytest.raises(DataError, match=r"label.npy: the array is float64 \[3\]"):

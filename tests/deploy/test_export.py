@@ -80,7 +80,7 @@ def test_bf16_is_near_and_half_as_large(tmp_path):
 
 @MODERN
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_onnx_agrees(precision, tmp_path):
+def test_onnx_agrees(precision, tmp_path, monkeypatch):
     for package in ("onnx", "onnxscript", "onnxruntime", *["torchao"] * (precision == "int8")):
         pytest.importorskip(package, exc_type=ImportError)
     model, file = student(num_frames=2 if precision == "fp32" else 1), tmp_path / "student.onnx"
@@ -90,6 +90,11 @@ def test_onnx_agrees(precision, tmp_path):
     graph = importlib.import_module("onnx").load(file).graph
     assert [value.name for value in graph.input] == [entry["name"] for entry in description["inputs"]]
     assert [value.name for value in graph.output] == [entry["name"] for entry in description["outputs"]]
+    monkeypatch.chdir(tmp_path)
+    clips = inputs(model, 2)
+    found = dict(zip(model.inputs, (x.numpy() for x in clips), strict=True))
+    exec(description["run"], found)  # it is Python
+    np.testing.assert_allclose(found["logits"], export.load_exported(file)(*clips).logits)
 
 
 @pytest.mark.slow
@@ -703,11 +708,12 @@ def test_comparison_tells_right_from_wrong(tmp_path):
 def test_command(tmp_path, capsys, monkeypatch):
     model, checkpoint, file = student(), tmp_path / "student.pt", tmp_path / "out" / "student.pt2"
     model.save(checkpoint)
-    monkeypatch.setattr(models, "open_split", lambda path, split: Clips(model))
+    monkeypatch.setattr(models, "open_split", lambda *given: Clips(model))
     assert cli.main(["export", str(checkpoint), "--out", str(file), "--check", "store"]) == 0
     printed = capsys.readouterr().out
     row = next(line for line in printed.splitlines() if line.startswith("student.pt2"))
     assert row.split()[:4] == ["student.pt2", "export", "fp32", "100.00"] and "original" in printed
+    assert f"torch.export.load({str(file)!r})" in printed  # runs from here
     assert_same(model, file)
 
     (tmp_path / "text.pt").write_text("no weights")
@@ -952,7 +958,7 @@ def test_the_request_of_a_pair_is_checked_first(tmp_path):
 def test_the_command_writes_a_pair(tmp_path, capsys, monkeypatch):
     model, checkpoint, path = student(), tmp_path / "student.pt", tmp_path / "device.pt2"
     model.save(checkpoint)
-    monkeypatch.setattr(models, "open_split", lambda path, split: Clips(model))
+    monkeypatch.setattr(models, "open_split", lambda *given: Clips(model))
     command = ["export", str(checkpoint), "--out", str(path), "--pair", "--batch-size", "1", "--check", "store"]
     assert cli.main(command) == 0
     printed = capsys.readouterr().out

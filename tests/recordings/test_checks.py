@@ -3,6 +3,7 @@
 import math
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -441,6 +442,11 @@ def test_a_file_cut_off_behind_its_index(panned, tmp_path):
     assert found.duration == pytest.approx(12) and 3 < found.last_frame < 9
     assert any("truncated" in note for note in found.notes)
     assert not any("cut off" in note for note in checks.check(whole, seconds=3).notes)
+
+
+def test_no_option_is_broken_at_its_hyphens(tmp_path):
+    found = replace(checks.check(tmp_path / "none.mp4"), problem=f"{'x' * 84} --imu-offset")
+    assert "    --imu-offset" in found.row().splitlines()
 
 
 def test_rows_stand_under_their_header(wearer):
