@@ -27,6 +27,7 @@ from egodistill import (
     EPIC_KITCHENS,
     DataError,
     EgoDistill,
+    EgoDistillError,
     StudentSettings,
     Training,
     data,
