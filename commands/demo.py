@@ -203,7 +203,8 @@ def report_comparison(a: argparse.Namespace, bench: benches.Bench, runs: list[be
     print(f"Training time, summed over runs: {60 * hours:.0f} minutes.")
     written = paper.write_rows(rows, stem, {"seeds": a.seeds, "hours": hours, **run_settings(bench)}, found)
     try:
-        written += figures.draw(rows, stem, "Accuracy against cost" + seeds_note(a.seeds))
+        bars = ", 95 % intervals" if any(row.interval for row in rows) else seeds_note(a.seeds)
+        written += figures.draw(rows, stem, "Accuracy against cost" + bars)
     except ImportError:
         print(f"No figure, because matplotlib is not installed: {canvas.EXTRA}")
     print(f"Wrote {', '.join(map(str, written))}")
@@ -268,6 +269,11 @@ def run_ablate(a: argparse.Namespace) -> None:
         print(f"\nTable 4: choice of frames, EgoDistill with N = {a.num_frames}" + seeds_note(a.seeds))
         table = Table(["frames", "top-1 (%)"], [[row.run.sampling, accuracy_cell(row)] for row in frames])
         tables.report(table, "ablate frames", a.markdown, a.words)
+    else:
+        print(
+            f"\nTable 4 is left out: {a.store} has no second choice of {a.num_frames} frames; `egodistill prepare` "
+            f"stores several with --num-frames {a.num_frames} --sampling uniform first last"
+        )
     about = {"seeds": a.seeds, "hours": bench.hours([*losses, *choices]), **run_settings(bench)}
     print(f"Wrote {', '.join(map(str, paper.write_rows(rows, Path(a.out, 'ablate'), about)))}")
 

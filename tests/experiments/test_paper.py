@@ -294,6 +294,8 @@ def test_ablate_makes_tables_1_and_4(small, sampled, capsys):
     pairs += [("stage-1-n1-slowfast-0", f"stage-1-n1-slowfast-0-without-{loss}") for loss in STAGE_1_LOSSES]
     pairs += [("egodistill-n2-slowfast-0-first", "egodistill-n2-slowfast-0-last")]
     assert not any(same(folder / f"{one}.pt", folder / f"{other}.pt") for one, other in pairs)
+    assert cli.main(command.split()) == 0  # of four frames the store has none
+    assert "Table 4 is left out" in capsys.readouterr().out
 
 
 def test_runs_see_the_frames_of_their_rule(demo, sampled):
