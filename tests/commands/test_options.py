@@ -825,7 +825,7 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     for module in (model_commands, training, egodistill.commands.demo):
         spies.put(module, "draw_beside")
     for module in (model_commands, training):
-        spies.put(module, "open_split", lambda given: Clips(*given.values()))
+        spies.put(module, "open_split", lambda given: Clips(given["path"], given["split"]))
         spies.put(module, "load_distilled" if module is model_commands else "load_start", student)
         spies.put(module, "load_teacher", teacher)
     monkeypatch.setattr(pipeline, "load_teacher", lambda path: teacher)  # the step gets the option
