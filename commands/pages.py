@@ -190,8 +190,9 @@ def entry(row: int, clip: Prediction, picture: tuple[float, str] | None, label: 
     first, *others = [f"{clip.classes[k][0]} {scores[k]}" for k in range(len(scores))] or ["skipped"]
     more = [f"labelled {label}"] if is_wrong(clip, label) else others[:1]
     image = [tag("img", src=picture[1], alt="", data_time=picture[0])] if picture else []
+    minutes, tenths = divmod(round(10 * clip.start), 600)
     words = tag(
-        "span", f"{files.clock(clip.start)} ", tag("b", first), " ", tag("small", clip.problem or ", ".join(more))
+        "span", f"{minutes}:{tenths / 10:04.1f} ", tag("b", first), " ", tag("small", clip.problem or ", ".join(more))
     )
     return tag("li", tag("button", *image, words, type="button", data_row=row))
 

@@ -164,7 +164,9 @@ class Check:
                     f"1/{1 / sensor.median_step:.1f} s"
                 )
         if self.problem is None and self.imu is None:
-            notes.append("no IMU: no telemetry in the video; give --imu, or imu= in Python")
+            notes.append(
+                "no IMU: no telemetry in the video; bring a table of its readings, NAME.csv, or give imu (--imu)"
+            )
         notes += self.imu_notes
         noted = any("acceleration" in note for note in self.imu_notes)  # there is one note about it
         is_gravity = self.gravity is not None and 9 < self.gravity < 11

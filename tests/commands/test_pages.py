@@ -223,7 +223,7 @@ def test_one_class_of_each_clip(tmp_path, browser):
     clips = [Prediction(0.0, 2.1, [("wash", 1.0)])]
     pages.write_prediction(tmp_path / "p.html", clips, data.Recording("gone.mp4"), ClipSpec(), "", ABOUT)
     browser.open(tmp_path / "p.html", width=390)
-    assert browser.run("document.querySelector('#clips').innerText").split() == ["0:00", "wash", "1.00"]
+    assert browser.run("document.querySelector('#clips').innerText").split() == ["0:00.0", "wash", "1.00"]
     for name in ("doubt", "on", "back"):
         browser.run(f"$('{name}').click()")
         assert browser.run("row") == 0 and browser.errors == []

@@ -121,7 +121,9 @@ def test_check_names_odd_values_and_a_missing_imu(panned, tmp_path):
     text = "\n".join(found.notes)
     assert text.count("mean acceleration") == 1 and "is it in g, or without" in text
     assert "the accelerometer is zero from 2.5 to 12.0 s" in text
-    assert checks.check(panned).notes == ["no IMU: no telemetry in the video; give --imu, or imu= in Python"]
+    assert checks.check(panned).notes == [
+        "no IMU: no telemetry in the video; bring a table of its readings, NAME.csv, or give imu (--imu)"
+    ]
 
 
 @pytest.mark.parametrize("late", [96.0, 12.0])
@@ -604,7 +606,10 @@ def wide(degrees, reason=None):
             "them by 0.0174533 for rad/s",
         ),
         ({"no_offset": "too few frames"}, "no offset: too few frames"),
-        ({"imu": None}, "no IMU: no telemetry in the video; give --imu, or imu= in Python"),
+        (
+            {"imu": None},
+            "no IMU: no telemetry in the video; bring a table of its readings, NAME.csv, or give imu (--imu)",
+        ),
         ({"variable_rate": True}, "variable frame rate: select frames by time, never by number"),
     ],
 )
