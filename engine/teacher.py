@@ -67,7 +67,7 @@ class Pixels:
             given = getattr(self, name)
             values = tuple(map(float, given)) if isinstance(given, Iterable) else (given,)
             if len(values) != 3 or not all(map(math.isfinite, values)) or (name == "std" and min(values) <= 0):
-                raise TeacherError(f"{name} is {values}; it must be three finite numbers, and those of std above 0")
+                raise TeacherError(f"{name} is {given}; it must be three finite numbers, and those of std above 0")
             if max(map(abs, values)) > 1:
                 raise TeacherError(f"{name} is {values}, of pixels from 0 to 255; divide it by 255: pixels are 0 to 1")
             object.__setattr__(self, name, values)  # a list is not hashable
