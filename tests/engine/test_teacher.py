@@ -97,7 +97,7 @@ def test_bad_descriptions_are_refused():
     for bad in ({"mean": (123.675, 116.28, 103.53)}, {"std": (58.4, 57.1, 57.4)}):  # of pixels that are not divided
         with pytest.raises(teachers.TeacherError, match="divide it by 255"):
             teachers.Pixels(**bad)
-    with pytest.raises(teachers.TeacherError, match=r"mean is \(0\.5,\); it must be three"):
+    with pytest.raises(teachers.TeacherError, match=r"mean is 0\.5; it must be three"):
         teachers.Pixels(mean=0.5)
     for spec, words in (
         (16, "clip_spec must be a ClipSpec; got 16"),
