@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import math
 import shlex
 from collections import Counter
@@ -51,10 +52,8 @@ ANNOTATIONS += ("split_by", "test_share", "imu_axes")  # options of `prepare` th
 STUDENT = ("num_frames", "image_encoder", "image_weights")
 ANEW = ("--overwrite", "--retry-failed")  # options that change nothing in what is made
 TRAINING = ("epochs", "batch_size", "learning_rate", "seed", "precision")
-QUICK_CLIPS, QUICK = (
-    600,
-    ("--epochs", "4", "--schedule", "cosine", "--warmup-epochs", "0.5", "--learning-rate", "0.001"),
-)
+QUICK_CLIPS = 600
+QUICK = {"epochs": "4", "schedule": "cosine", "warmup_epochs": "0.5", "learning_rate": "0.001"}
 
 
 @dataclass(frozen=True)
@@ -150,7 +149,8 @@ def plan(a: argparse.Namespace, segments: data.SegmentList) -> list[Step]:
     teacher = how_taught(a, labelled)
     preset = [] if a.preset == "epic" else ["--preset", a.preset]
     anew = ["--overwrite"] if a.overwrite or a.retry_failed else []  # only what differs is trained anew
-    trained = [*preset, *(QUICK if a.quick else ()), *words_of(a, *TRAINING, "device"), *anew]  # the last value counts
+    quick = [(flag(name), value) for name, value in QUICK.items() if a.quick and not hasattr(a, name)]
+    trained = [*preset, *itertools.chain(*quick), *words_of(a, *TRAINING, "device"), *anew]
     student = words_of(a, *STUDENT)
 
     prepare = ["prepare", a.annotations, *words_of(a, *ANNOTATIONS, "audio")]
@@ -218,7 +218,8 @@ def how_taught(a: argparse.Namespace, labelled: bool) -> str | None:
     if labelled or taught:
         reject(given_flags(a, *(name for name in OF_TEACHER if name not in taken)), why)
         reject(
-            [] if taught else given_flags(a, "baselines"), "without a teacher, the student itself learns from labels"
+            [] if taught else given_flags(a, "baselines"),
+            "without a teacher, the student itself learns from labels; give one (--architecture, --teacher-file)",
         )
         return taught
     raise DataError(

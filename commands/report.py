@@ -101,8 +101,8 @@ def with_interval(result: Result, values: np.ndarray, unit: str, sign: str = "")
 # Sections
 
 
-def results_section(results: Sequence[Result]) -> Markup:
-    """Return accuracies, and what the first model gains over each other one."""
+def results_section(results: Sequence[Result], taught: bool) -> Markup:
+    """Return accuracies, and what the first model gains over each other one; `taught`: it has a teacher."""
     if not results:
         return tag("p", "Nothing is evaluated yet.")
     parts = []
@@ -120,8 +120,9 @@ def results_section(results: Sequence[Result]) -> Markup:
         if [one["id"] for one in other.answers] == [one["id"] for one in first.answers]:
             gain = with_interval(first, first.right - other.right, "points", "+")
             parts.append(tag("p", f"{first.name} minus {other.name}: {gain}"))
-    if len(results) == 1:
-        advice = "`egodistill train --baselines` also trains it on frames alone and on labels alone, to compare."
+    if len(results) == 1 and taught:
+        both = "on frames alone and on labels alone" if first.answers else "on frames alone"
+        advice = f"`egodistill train --baselines` also trains it {both}, to compare."
         parts.append(tag("p", tag("small", advice)))
     return Markup("".join(parts))
 
@@ -323,7 +324,8 @@ def write_report(run: Path) -> Path:
     plan, out = read_plan(run), run / "report.html"
     files.check_output(out, [], ours=[BESIDE["html"][1].format("report").encode()])
     results = list(read_results(run, plan))
-    parts = {"Result": results_section(results)}
+    taught = any(shlex.split(step)[1] == "distill" for step in plan["steps"])
+    parts = {"Result": results_section(results, taught)}
     store = data.ClipStore(run / "store", unfinished=True) if (run / "store" / "store.json").exists() else None
     if results and results[0].answers and store is not None:
         parts["By class"] = classes_section(results[0])

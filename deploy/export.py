@@ -283,6 +283,7 @@ def check_request(model: Any, paths: Sequence[Path], settings: Settings) -> None
     format, precision = settings.format, settings.precision
     if not isinstance(model, EgoDistill):
         raise ExportError(f"only models of the class EgoDistill can be exported; got {type(model).__name__}")
+    batches.require_classifier(model)
     for name, value, known in (("format", format, tuple(FORMATS)), ("precision", precision, EXPORT_PRECISIONS)):
         if value not in known:
             raise ExportError(f"{name} must be one of {known}; got {value!r}")

@@ -680,7 +680,10 @@ def _tables_of_its_name(path: Path) -> Iterator[tuple[Path, str | None]]:
 def _header_problem(table: Path) -> str | None:
     try:
         with open(table, encoding="utf-8-sig", errors="replace") as file:
-            table_columns(table, file.readline(LONGEST_HEADER), may_lack_accel=True)
+            header = file.readline(LONGEST_HEADER)
+        if header.startswith("start,stop,class_1,"):
+            return f"{table}: a result of `egodistill predict`"
+        table_columns(table, header, may_lack_accel=True)
     except IMUError as error:
         return str(error)
     except OSError as error:

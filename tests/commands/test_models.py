@@ -236,6 +236,11 @@ def test_an_error_before_the_first_prediction_leaves_an_earlier_result(files, mo
     assert f"{out}: already exists; give another path, or --overwrite" in capsys.readouterr().err
     assert cli.main([*words, "--overwrite"]) == 1
     assert "no IMU" in capsys.readouterr().err and out.read_text() == "start,stop,class_1\n"
+    for header, told in (("start,stop,class_1,score_1", "no IMU"), ("time,ax,ay,az,gx,gy,gz", "may be the IMU")):
+        Path("a.csv").write_text(header)  # beside a.mp4
+        assert cli.main([*words[:-1], "a.csv", "--overwrite"]) == 1
+        assert told in capsys.readouterr().err and Path("a.csv").read_text() == header
+    Path("a.csv").unlink()
 
 
 def test_an_output_that_grows_has_one_writer(files, monkeypatch, tmp_path, capsys):

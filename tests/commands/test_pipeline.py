@@ -71,7 +71,8 @@ def test_the_steps_depend_on_teacher_labels_and_splits():
     assert plain[1] == "egodistill distill o/store --num-frames 2 --preset spectrum --out o/student.pt"
     own = planned("t.csv --out o --architecture i3d --quick --epochs 9")
     assert own[0].endswith("--clip-frames 32 --clip-size 256")  # those of the network
-    assert "--epochs 4 --schedule cosine" in own[1] and own[1].endswith("--epochs 9 --out o/teacher.pt")
+    quick = "--schedule cosine --warmup-epochs 0.5 --learning-rate 0.001"
+    assert own[1].endswith(f" i3d {quick} --epochs 9 --out o/teacher.pt")  # not two numbers of epochs
     assert planned("t.csv --out o", split="train") == [
         first,
         "egodistill finetune o/store --architecture student --out o/student.pt",

@@ -51,18 +51,22 @@ def test_wearers_count_the_same_however_many_segments_they_have():
 def test_without_labels_the_agreement_is_shown_and_whether_it_is_of_few_clips():
     for count, few in ((30, ""), (29, " (too few to say more)")):
         found = {"agreement": {"top1": 0.5, "clips": count, "teacher": "swin3d_t"}, "class_names": ["a"]}
-        page = report.results_section([report.Result("student", found)])
+        page = report.results_section([report.Result("student", found)], True)
+        assert "trains it on frames alone, to compare" in page
         assert f"50.0 % of {count} test clips without labels get the answer of swin3d_t{few}</p>" in page
 
 
 def test_what_a_student_gains_is_paired_by_segment():
     wearers = ["P1", "P2", "P3", "P4", "P5"]
     page = report.results_section(
-        [result("student", wearers, [10, 12, 14, 16, 18]), result("frames", wearers, [9, 11, 13, 15, 16])]
+        [result("student", wearers, [10, 12, 14, 16, 18]), result("frames", wearers, [9, 11, 13, 15, 16])], True
     )
     assert "student minus frames: +6.0 points (95 % interval +3.2 to +8.8 over 5 wearers)" in page
     other = report.Result("other", {"answers": answers(["P9"], [3]), "class_names": ["a", "b"]})
-    assert "minus other" not in report.results_section([result("student", wearers, [1] * 5), other])
+    assert "minus other" not in report.results_section([result("student", wearers, [1] * 5), other], True)
+    for taught in (False, True):  # --baselines needs a teacher
+        page = report.results_section([result("student", wearers, [1] * 5)], taught)
+        assert ("on frames alone and on labels alone" in page) == taught
 
 
 # ---------------------------------------------------------------------------------------------------------------

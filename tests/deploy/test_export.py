@@ -610,6 +610,11 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch):
     model = student()
     with pytest.raises(export.ExportError, match="of the class EgoDistill can be exported; got Teacher"):
         export.export(teachers.load("x3d_m", None, 4, frames=4, size=64, width=8, pool=2, progress=False), "a.pt2")
+    model.trained_by = "pretrain_imu"
+    for write in (export.export, export.export_pair):
+        with pytest.raises(EgoDistillError, match="result of stage 1"):
+            write(model, tmp_path / "a.pt2")
+    model.trained_by = "distill"
     monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")
     with pytest.raises(export.ExportError, match=r"needs torch 2\.6 or later; this is 2\.5\.1"):
         export.export(model, tmp_path / "a.pt2", format="aoti")
