@@ -623,7 +623,7 @@ class TrainingLoop:
 
     def note(self, loss: float) -> str:
         """Return the end of the progress line: epoch, loss, and the last accuracy on the validation clips."""
-        text = f"epoch {self.epoch + 1} of {self.settings.epochs}, loss {loss:.3f}"
+        text = f"epoch {self.epoch + 1} of {self.settings.epochs}, loss {loss:{'.3f' if loss < 1000 else '.1e'}}"
         last = self.history[-1].get("validation_top1") if self.history else None
         return text if last is None else f"{text}, validation {100 * last:.1f} %"
 

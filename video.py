@@ -829,7 +829,8 @@ def open_video(video: str | os.PathLike) -> Iterator[av.container.InputContainer
         raise VideoError(f"video must be the path of one file, such as 'walk.mp4'; got {type(video).__name__}")
     path = Path(video)
     if not path.is_file():
-        kinds = {"a folder, not a file; give a video": path.is_dir(), "not a regular file": path.exists()}
+        folder = "a folder, not a file; give a video, or the folder of a Neon without imu (--imu)"
+        kinds = {folder: path.is_dir(), "not a regular file": path.exists()}
         kinds |= {"a link that leads to no file": path.is_symlink(), "no such file": True}
         raise VideoError(f"{video}: {next(what for what, true in kinds.items() if true)}")
     if not path.stat().st_size:

@@ -203,7 +203,7 @@ def own_words(a: argparse.Namespace) -> list[str]:
 
 def final_metrics(history: History) -> str:
     last = history[-1]
-    text = f"loss {last['loss']:.3f}"
+    text = f"loss {last['loss']:.3f}" if last["loss"] < 1000 else f"loss {last['loss']:.1e}"
     for name, what in (("top1", "top-1"), ("agreement", "top-1 agreement with the teacher")):
         if name in last:
             text += f", {what} on the training clips {100 * last[name]:.1f} %"

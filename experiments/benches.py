@@ -228,6 +228,8 @@ class Bench:
         path = Path(self.out, "bench.json")
         if path.exists():
             before = files.read_json(path)
+            if not (isinstance(before, dict) and isinstance(before.get("protocol"), dict)):
+                raise DataError(f"{path}: is no file of a bench; give another folder than {self.out}")
             for changes in before["protocol"].get("changes", {}).values():
                 if "augment" in changes:  # version 0.4 had no shift
                     changes["augment"] = {"shift": 0.0} | changes["augment"]
@@ -237,6 +239,8 @@ class Bench:
         segments = Path(self.out, contrasts.SEGMENTS_FILE)
         if not segments.exists():
             files.write_json(segments, contrasts.segments_record(views["test"]))
+        elif not (isinstance(record := files.read_json(segments), dict) and "digest" in record):
+            raise DataError(f"{segments}: is no file of a bench; give another folder than {self.out}")
 
     def own(self, run: Run) -> Method | None:
         """Return the method of one's own that a run is of, itself or its stage 1.

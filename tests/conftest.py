@@ -127,6 +127,8 @@ def files(tmp_path_factory) -> Path:
     (folder / "no-stop.csv").write_text("video,start,label\nwalk.mp4,0,walk\n")
     (folder / "full").mkdir()
     (folder / "full" / ".thesis.part").write_text("not ours")
+    (folder / "other").mkdir()
+    (folder / "other" / "demo.json").write_text('{"mine": 1}')
     encoder = {"image_encoder": "shufflenet_v2_x0_5", "image_weights": None}
     EgoDistill(2, use_imu=False, frame_size=64, **encoder).save(folder / "student.pt")
     narrow = {"width": 8, "beta": 4, "depths": (1, 1, 1, 1), "frames": 8, "size": 64, "progress": False}

@@ -164,6 +164,7 @@ def test_a_command_that_is_ended_leaves_no_temporary_file(sample_data, tmp_path,
         ("predict walk.mp4 --student student.pt --device nonsense", "leave it out (--device)"),
         ("synthesize world --train-acts 1", "--train-acts=1"),
         ("demo --out full", "full: is not empty and holds no demo"),
+        ("demo --out other", "other: is not empty and holds no demo"),
         ("demo --out notes.txt", "notes.txt"),
     ],
 )

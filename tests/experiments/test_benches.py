@@ -520,7 +520,7 @@ def test_a_folder_is_for_the_clips_of_both_splits(monkeypatch, tmp_path, split):
         def split(self, name):
             return Part(None, prints[name])
 
-    monkeypatch.setattr(paper.contrasts, "segments_record", lambda view: {})
+    monkeypatch.setattr(paper.contrasts, "segments_record", lambda view: {"digest": ""})
     monkeypatch.setattr(data, "ClipStore", Part)
     bench = Bench("store", str(tmp_path), PROTOCOLS["demo"])
     bench.check_folder()

@@ -227,6 +227,22 @@ def test_results_of_an_earlier_version_are_read_and_compare_says_what_is_missing
     )
 
 
+def test_files_of_others_are_neither_read_nor_replaced(demo, small, tmp_path, capsys):
+    compare = COMPARE.format(demo.out).replace(f"--out {demo.out}", "--out OUT")
+    ablate = f"ablate {demo.out / 'store'} --teacher slowfast-{{seed}} --out OUT --preset demo --seeds 0"
+    for command, name, told in (
+        (compare, "compare.csv", "compare.csv: already exists, and"),
+        (ablate, "ablate.json", "ablate.json: already exists, and"),
+        (compare, "bench.json", "bench.json: is no file of a bench"),
+        (ablate, "segments.json", "segments.json: is no file of a bench"),
+    ):
+        (out := tmp_path / name).mkdir()
+        (out / name).write_text('{"mine": 1}')
+        assert cli.main(command.replace("OUT", str(out)).split()) == 1
+        assert told in capsys.readouterr().err and (out / name).read_text() == '{"mine": 1}'
+        assert not list(out.glob("seed-*"))
+
+
 def test_adafuse_costs_what_its_decisions_need(demo, compared):
     model = baselines.Baseline.load(demo.out / "seed-0" / "adafuse-n2.pt")
     test = data.ClipStore(demo.out / "store").split("test")

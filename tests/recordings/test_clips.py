@@ -573,7 +573,7 @@ def test_a_named_imu_of_a_neon_with_another_video_is_noted(steady, tmp_path):
 
     (note,) = notes(steady, folder / "imu.csv")
     assert "world_timestamps.csv has 149 rows, but " in note and "steady.mp4 has 150 frames" in note
-    assert "measure the offset with `egodistill check`" in note
+    assert "the offset that `egodistill check` finds" in note
     assert not notes(steady, folder / "imu.csv", imu_offset=0.5)
     rows = [(k / 100, 0, 0, 9.8, 0, 0, 0) for k in range(600)]
     other = write_table(folder / "other.csv", "time ax ay az gx gy gz".split(), rows)
