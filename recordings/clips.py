@@ -524,8 +524,7 @@ class Recording:
             if count and count != rows:
                 yield (
                     f"{times} has {rows} rows, but {self.video} has {count} frames, so these samples have the clock of "
-                    f"another video; give this video's IMU, or the offset that `egodistill check` finds (imu_offset, "
-                    f"--imu-offset)"
+                    f"another video; give this video's IMU, or the offset that `egodistill check` finds"
                 )
 
     def _place(self, motion: Imu) -> None:
