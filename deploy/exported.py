@@ -129,8 +129,8 @@ class Program:
         found = self.description.get("part", WHOLE)  # files of 0.3 are whole students
         if found != part:
             raise ExportError(
-                f"{self.path} is the part {found!r} of a student, not {part!r}: load_exported() opens a whole student (part "
-                f"{WHOLE!r}), load_pair('STEM.pt2') the files STEM.frame.pt2 and STEM.motion.pt2"
+                f"{self.path} is the part {found!r} of a student, not {part!r}: load_exported() opens a whole student "
+                f"(part {WHOLE!r}), load_pair('STEM.pt2') the files STEM.frame.pt2 and STEM.motion.pt2"
             )
         entries = self.description["inputs"]
         self.inputs: tuple[str, ...] = tuple(entry["name"] for entry in entries)
