@@ -250,6 +250,7 @@ def limit_options(parser: argparse.ArgumentParser) -> None:
 
 
 def bad_option(parser: argparse.ArgumentParser) -> None:
+    """Add --max-bad."""
     text = "stop if more than this share of clips fails (default: 0.1)"
     parser.add_argument("--max-bad", metavar="SHARE", type=float, default=0.1, help=text)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..support import files
 from ..support.errors import DataError
+from ..support.records import PREDICTED
 
 __all__ = ["check_outputs"]
 
@@ -26,7 +27,6 @@ RESULT_MARKS = dict.fromkeys(TRAINING, (rb"(?s)egodistill model.*trained_with",)
     "predict": None,
     "live": None,
 }
-PREDICTED = rb"\A(\xef\xbb\xbf)?start,stop,class_1,"  # the table of `predict`
 # {option: (suffixes of what it writes beside --out, pattern of an earlier result of a command)}
 BESIDE = {
     "html": ((".html", ".htm"), r"\A<!DOCTYPE html>\n<!-- egodistill {} -->"),
@@ -59,7 +59,9 @@ def check_outputs(arguments: argparse.Namespace, sources: Iterable[str] = ()) ->
                 ours = (b"egodistill model",)
         overwrite = getattr(arguments, "overwrite", False)
         if arguments.command == "predict" and overwrite:
-            ours = (PREDICTED,)  # also beside its video, where another table is the IMU
+            ours = (
+                rb"\A(\xef\xbb\xbf)?" + PREDICTED.encode(),
+            )  # also beside its video, where another table is the IMU
         files.check_output(arguments.out, inputs, ours=ours, overwrite=overwrite)
         is_json = Path(arguments.out).suffix.lower() == ".json" or files.is_stream(Path(arguments.out))
         if arguments.command in ("evaluate", "measure") and not is_json:

@@ -136,6 +136,7 @@ def export(
 
     Raises:
         ExportError: If a package is missing, options do not fit together, or a file would be overwritten.
+        EgoDistillError: If the student is the result of stage 1.
 
     >>> from egodistill import EgoDistill, export
     >>> description = export.export(EgoDistill.load("student.pt"), "student.pt2")
@@ -180,7 +181,7 @@ def export_pair(
         overwrite: Replace existing files.
 
     Raises:
-        ExportError: As in `export()`.
+        ExportError, EgoDistillError: As in `export()`.
 
     >>> from egodistill import EgoDistill, export
     >>> for description in export.export_pair(EgoDistill.load("student.pt"), "device.pt2"):

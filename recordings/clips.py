@@ -49,6 +49,7 @@ from ..imu import (
 )
 from ..support import own
 from ..support.errors import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError
+from ..support.records import PREDICTED
 from ..video import (
     LONGEST,
     MAX_HOLD,
@@ -681,7 +682,7 @@ def _header_problem(table: Path) -> str | None:
     try:
         with open(table, encoding="utf-8-sig", errors="replace") as file:
             header = file.readline(LONGEST_HEADER)
-        if header.startswith("start,stop,class_1,"):
+        if header.startswith(PREDICTED):
             return f"{table}: a result of `egodistill predict`"
         table_columns(table, header, may_lack_accel=True)
     except IMUError as error:
