@@ -303,8 +303,8 @@ def to_continue(arguments: argparse.Namespace) -> str:
 # {command: how it is given what could not be downloaded}; the others have --image-weights.
 OFFLINE = {
     "prepare": "--end-features FILE",
-    "compare": "--pretrained NAME=FILE, or NAME=None for random weights; NAME: students, AdaFuse, STTS, ListenToLook",
-    "ablate": "--pretrained students=FILE, or students=None for random weights",
+    "compare": "--pretrained NAME=FILE, or NAME=none for random weights; NAME: students, AdaFuse, STTS, ListenToLook",
+    "ablate": "--pretrained students=FILE, or students=none for random weights",
 }
 
 

@@ -76,7 +76,7 @@ def experiment_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=name_value,
         help="initial weights of the image networks: students=resnet18.pth AdaFuse=resnet50.pth STTS=... "
-        "ListenToLook=..., or NAME=None for random weights (default: downloaded by torchvision; random with "
+        "ListenToLook=..., or NAME=none for random weights (default: downloaded by torchvision; random with "
         "--preset demo)",
     )
     jobs_option(parser)
@@ -106,7 +106,7 @@ def build_bench(a: argparse.Namespace) -> benches.Bench:
     changes = {name: getattr(a, name) for name in CHANGES if hasattr(a, name)}
     protocol = replace(protocol, recipe=protocol.recipe.with_training(**changes))
     for name, weights in a.pretrained:
-        protocol = with_weights(protocol, name, weights)
+        protocol = with_weights(protocol, name, text_or_none(weights) if isinstance(weights, str) else weights)
     return benches.Bench(a.store, a.out, protocol, device=a.device)
 
 

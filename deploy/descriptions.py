@@ -83,6 +83,8 @@ def read_description(path: Path) -> dict[str, Any]:
     Raises:
         ExportError: If one of the two files is missing or damaged, or if they do not belong together.
     """
+    if path.suffix == ".json":
+        raise ExportError(f"{path}: the name of a description; give the file without .json, {path.with_suffix('')}")
     described = description_of(path)
     if not described.is_file() and checkpoints.MODEL_FORMAT.encode() in first_bytes(path, 1 << 20):
         raise ExportError(f"{path}: a model, not an exported program; read it with EgoDistill.load(), or export it")

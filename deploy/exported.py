@@ -325,6 +325,9 @@ class Pair(LoadedModel):
         if part in PAIR and Path(path).is_file():
             whole = Path(path).with_name(stem + Path(path).suffix)
             raise ExportError(f"{path} is one of the two files of a pair; give {whole}, which stands for both")
+        if Path(path).is_file() and not any(file.is_file() for file in pair_files(path)):
+            read_description(Path(path))
+            raise ExportError(f"{path} is one whole student, not a pair; read it with load_exported()")
         frame, motion = (Program(file, part) for file, part in zip(pair_files(path), PAIR, strict=True))
         for key in ("student", "kind", "precision", "clip_spec", "class_names"):
             if frame.description[key] != motion.description[key]:

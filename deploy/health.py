@@ -349,6 +349,11 @@ class Health:
         cause = unit_question(step, FASTEST, SLOWEST) if step else self.coarse_times(times)
         return [State("frame times", f"the frames are {step:.3g} s apart{cause}")]
 
+    def too_few_frames(self) -> bool:
+        """Return whether frames are too few to judge their times, which are those of no camera so far."""
+        few = 2 <= len(self.stamps) < FEW_STAMPS
+        return few and not FASTEST <= float(np.median(np.abs(np.diff(self.stamps)))) <= self.frames_within
+
     def clocks(self) -> list[State]:
         """Return states of clocks that step or are not one."""
         found, alignment = [], self.alignment
@@ -387,7 +392,7 @@ class Health:
         found = [
             State(f"no {name}", f"no sample of the {name} has come for {seconds:.1f} s")
             for name, seconds in zip(SENSORS, waited, strict=False)
-            if seconds > SILENT + self.slack
+            if seconds > SILENT + self.slack and not self.too_few_frames()
         ]
         if len(found) == len(SENSORS):
             found = [State("no samples", f"frames come, but no sample has come for {min(waited[:2]):.1f} s")]

@@ -619,7 +619,8 @@ def require_labels(store: Store, *, some: bool = False) -> None:
     if count and count == len(store):
         raise EgoDistillError(
             f"none of the {count} clips has a label, which this needs; without labels, a student learns from a "
-            f"teacher's outputs (prepare or extract them, then distill), and agreement() compares with them"
+            f"teacher's outputs (prepare or extract them, then distill), and agreement() (`egodistill evaluate`) "
+            f"compares with them"
         )
     if count and not some:
         raise EgoDistillError(

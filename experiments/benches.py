@@ -215,8 +215,12 @@ class Bench:
                 f"in the store"
             )
 
-    def check_folder(self) -> None:
-        """Write the bench's settings file, or raise DataError if the folder holds runs of another protocol or store."""
+    def check_folder(self, begin: bool = True) -> None:
+        """Raise DataError if the folder holds runs of another protocol or store.
+
+        Args:
+            begin: Write the settings files of a folder that has none.
+        """
         store = data.ClipStore(self.store)
         views = {"train": self.train_clips(store), "test": store.split(self.test)}
         if self.validation is not None:
@@ -234,11 +238,12 @@ class Bench:
                 if "augment" in changes:  # version 0.4 had no shift
                     changes["augment"] = {"shift": 0.0} | changes["augment"]
             files.require_same_run(path, before, about, f"Use another folder than {self.out}.")
-        else:
+        elif begin:
             files.write_json(path, about)
         segments = Path(self.out, contrasts.SEGMENTS_FILE)
         if not segments.exists():
-            files.write_json(segments, contrasts.segments_record(views["test"]))
+            if begin:
+                files.write_json(segments, contrasts.segments_record(views["test"]))
         elif not (isinstance(record := files.read_json(segments), dict) and "digest" in record):
             raise DataError(f"{segments}: is no file of a bench; give another folder than {self.out}")
 
@@ -311,10 +316,11 @@ class Bench:
             run: The run; DataError if the store lacks its frames.
         """
         store = data.ClipStore(self.store)
-        if run.sampling != "uniform" and run.sampling not in samplings(store, run.frames):
+        if run.method != "teacher" and run.sampling not in samplings(store, run.frames):
+            rule = "" if run.sampling == "uniform" else f" --sampling {run.sampling}"
             raise DataError(
-                f"{self.store}: has no {run.frames} frames with sampling {run.sampling!r}; run `egodistill prepare` "
-                f"with --sampling {run.sampling} --num-frames {run.frames}"
+                f"{self.store}: has no {run.frames} frames per clip with sampling {run.sampling!r}; `egodistill "
+                f"prepare --num-frames {run.frames}{rule}` writes them"
             )
         train = self.train_clips(store)
         if run.share is not None and not (is_stage_1(run) and run.stage_1_on == "all"):
@@ -379,6 +385,7 @@ class Bench:
         Raises:
             DataError: If the folder holds runs of another protocol or store, or if the store lacks the frames or the
                 labels that a run needs.
+            DownloadError: Of `student`, if initial weights cannot be downloaded; the folder is then as it was.
             EgoDistillError: If a run is of an unknown method, or lacks its teacher, if the store lacks the teacher's
                 outputs, and for the errors of training.
         """
@@ -387,15 +394,14 @@ class Bench:
         runs = list(runs)
         for run in runs:
             self.require_known(run)
-        self.check_folder()
+        self.check_folder(begin=False)
         if jobs > 1:
             require_files(self.methods)
         done, wanted = done or (lambda run: None), self.with_dependencies(runs)
         todo = [run for run in wanted if not self.is_done(run)]
         self.check_labels(todo)
-        for run in todo:  # Fail before hours of training, not after them.
-            if run.teacher and run.teacher not in self.teachers:
-                batches.require_teacher(data.ClipStore(self.store), run.outputs, "feature")
+        self.check_networks(todo)
+        self.check_folder()
         for run in wanted:
             if run not in todo:
                 done(run)
@@ -468,6 +474,24 @@ class Bench:
                 f"{self.store}: {lacking} clips of the split {self.test!r} have no label, so no accuracy can be "
                 f"measured; `egodistill evaluate` reports the agreement with a teacher"
             )
+
+    def check_networks(self, runs: Sequence[Run]) -> None:
+        """Raise the errors of the store's sets, and of the networks and their initial weights, before any training.
+
+        Args:
+            runs: The runs that are left.
+        """
+        kinds: dict[str, tuple[Run, Any]] = {}
+        for run in runs:
+            clips = self.splits(run)[0]
+            if run.teacher in self.teachers or run.method == "teacher":
+                continue  # the store has no outputs yet, by which a network is built
+            if run.teacher:
+                batches.require_teacher(data.ClipStore(self.store), run.outputs, "feature")
+            kind = run.method.partition(" ")[0] if run.method in BASELINES else "students"
+            kinds.setdefault(run.method if self.own(run) else kind, (run, clips))
+        for run, clips in kinds.values():
+            self.build(run, clips, trained=False)
 
     def with_dependencies(self, runs: Iterable[Run]) -> list[Run]:
         """Return the runs and all their dependencies, each after its own dependencies.

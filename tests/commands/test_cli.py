@@ -292,7 +292,7 @@ def test_an_error_of_a_stage_names_it_once(monkeypatch, capsys):
         ("extract s --architecture mc3_18 --pretrained torchvision", "give the file itself, --pretrained FILE"),
         (
             "compare s --out o --methods VisOnly --num-frames 1 --seeds 0",
-            "--pretrained NAME=FILE, or NAME=None for random weights; NAME: students,",
+            "--pretrained NAME=FILE, or NAME=none for random weights; NAME: students,",
         ),
     ],
 )

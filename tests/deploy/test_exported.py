@@ -19,6 +19,15 @@ from egodistill.engine import batches
 from egodistill.recordings import clips
 
 
+def test_a_description_and_a_whole_student_say_what_they_are(written):
+    path = written[1]
+    for load in (exported.load_exported, exported.load_pair):
+        with pytest.raises(exported.ExportError, match=rf"a description; give the file without \.json, .*{path.name}$"):
+            load(f"{path}.json")
+    with pytest.raises(exported.ExportError, match=rf"{path.name} is one whole student.* load_exported\(\)"):
+        exported.load_pair(path)
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
 def test_a_file_with_a_fixed_batch_size_runs_as_often_as_necessary(batch_size, tmp_path):
     model, file = student(), tmp_path / "student.pt2"

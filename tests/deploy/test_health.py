@@ -389,6 +389,16 @@ def test_wrong_times_of_frames_are_a_state_without_imu(name):
     assert [state.name for state in reported] == [found]
 
 
+def test_the_first_frames_in_milliseconds_are_not_taken_for_silence_of_the_samples():
+    (times, accel, gyro), picture = head(2.0), pictures()
+    with Stream(Fast(), report=[].append) as stream:
+        for k in range(0, len(times), 20):
+            stream.accept_frame(1e3 * times[k], picture(times[k]))
+            stream.accept_imu(times[k : k + 20], np.hstack([accel, gyro])[k : k + 20])
+            assert {state.name for state in stream.health()} <= {"frame times", "clocks apart"}, k
+        assert [state.name for state in stream.health()] == ["frame times"]
+
+
 @pytest.mark.parametrize("name", ["constant", "float32"])
 def test_wrong_times_of_frames_are_their_own_cause_with_imu(name):
     stamp, (times, accel, gyro), picture = WRONG_TIMES[name][0], head(15.0), pictures()

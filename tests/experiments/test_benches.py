@@ -42,6 +42,7 @@ from egodistill.experiments.benches import STAGE_1_LOSSES, Bench, Run
 from egodistill.experiments.paper import ABLATIONS
 from egodistill.experiments.protocols import PROTOCOLS
 from egodistill.recordings import clips
+from egodistill.student import DownloadError
 from egodistill.support import files, own
 
 
@@ -291,9 +292,27 @@ def test_two_processes_in_one_folder_share_the_runs(demo, tmp_path):
 
 @pytest.mark.slow
 def test_a_failure_ends_the_other_processes(demo, tmp_path):
-    runs = [Run("AdaFuse", frames=3), Run("AdaFuse", frames=2)]
-    with pytest.raises(ValueError, match="num_frames=3"):
-        bench_of(demo, tmp_path).run(runs, jobs=2)
+    runs, bench = [Run("AdaFuse", frames=1), Run("AdaFuse", frames=2)], bench_of(demo, tmp_path)
+    bench.path(runs[0]).parent.mkdir()
+    bench.path(runs[0]).write_bytes(b"no weights")
+    with pytest.raises(ValueError, match=r"adafuse-n1\.pt"):
+        bench.run(runs, jobs=2)
+
+
+def test_what_cannot_be_built_is_refused_before_the_folder_is_begun(store, tmp_path, monkeypatch):
+    def offline(*args, **options):
+        raise DownloadError("no network", "bring it")
+
+    monkeypatch.setattr("egodistill.student.download_weights", offline)
+    weights = replace(PROTOCOL.recipe.student, image_encoder="resnet18", image_weights="imagenet")
+    recipe = replace(PROTOCOL.recipe, student=weights)
+    bench = Bench(store.path, str(tmp_path / "out"), replace(PROTOCOL, recipe=recipe), progress=False)
+    with pytest.raises(DownloadError):
+        bench.run([Run("AdaFuse"), Run("VisOnly")])
+    with pytest.raises(DataError, match="has no 3 frames per clip"):
+        bench.run([Run("AdaFuse"), Run("AdaFuse", frames=3)])
+    assert not (tmp_path / "out").exists()
+    Bench(store.path, str(tmp_path / "out"), PROTOCOL, progress=False).run([Run("AdaFuse")])
 
 
 def test_runs_that_need_labels_are_refused_before_anything_is_trained(store, tmp_path):

@@ -332,7 +332,7 @@ def test_runs_see_the_frames_of_their_rule(demo, sampled):
     )
     assert (test.read("frames_2_first", [0]) != test.read("frames_2", [0])).any()
     assert batches.arrays_of(model, test) == ["frames_2_first", "imu"]
-    with pytest.raises(ValueError, match="--sampling centre --num-frames 2"):
+    with pytest.raises(ValueError, match="--num-frames 2 --sampling centre"):
         bench.splits(replace(run, sampling="centre"))
 
 
@@ -397,7 +397,7 @@ def test_finished_runs_are_of_the_same_clips_and_outputs(demo, tmp_path):
         ("--methods EgoDistill Ego", "unknown method 'Ego'"),
         ("--pretrained AdaFuses=x.pth", "--pretrained is for students, AdaFuse, STTS or ListenToLook; got 'AdaFuses'"),
         ("--teacher nobody --methods EgoDistill --out {new}", "has no array 'nobody.feature'"),
-        ("--num-frames 3 --methods VisOnly --out {new}", "`egodistill prepare --num-frames 3` writes it"),
+        ("--num-frames 3 --methods VisOnly --out {new}", "`egodistill prepare --num-frames 3` writes them"),
     ],
 )
 def test_errors_of_compare_name_the_way_out(demo, small, tmp_path, capsys, options, says):
@@ -408,7 +408,7 @@ def test_errors_of_compare_name_the_way_out(demo, small, tmp_path, capsys, optio
 
 def test_weights_and_epochs_reach_the_bench():
     command = "compare s --teacher t --out o --epochs 7 --batch-size 5 --precision bf16"
-    command += " --pretrained students=r18.pth STTS=None"
+    command += " --pretrained students=r18.pth STTS=none"
     with pytest.MonkeyPatch.context() as patch:
         given = []
         patch.setitem(
