@@ -469,8 +469,8 @@ class Parser(argparse.ArgumentParser):
             message = f"argument {number[1]}: {number[3]} is not {kind}"
         if left := re.match("unrecognized arguments: (.*)", message):
             takes = " and one ".join(action.dest for action in self._actions if not action.option_strings)
-            first = next((flag for action in self._actions[1:] for flag in action.option_strings), "")  # not --help
-            takes = f"one {takes}" if takes else f"nothing without an option, such as {first}"
+            first = [f", such as {action.option_strings[0]}" for action in self._actions[1:2] if action.option_strings]
+            takes = f"one {takes}" if takes else f"nothing without an option{''.join(first)}"
             message = f"{left[1]}: left over; it takes {takes}"
         self.exit(2, f"\n{self.prog}: {message}\n`{self.prog} --help` lists what it takes\n")
 
