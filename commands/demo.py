@@ -501,7 +501,7 @@ def run_demo(a: argparse.Namespace) -> None:
     print("Next:\n  label a recording of a test wearer with the student just made:")
     print(f"    egodistill {shlex.join(predict)}")
     if not a.quick:
-        print("  compare all methods with 1, 2 and 4 frames (Figure 3), in about an hour:")
+        print("  compare all methods with 1, 2 and 4 frames (Figure 3), in about as long again:")
         print(f"    egodistill {shlex.join(compare_words(bench, student.teacher, a.seeds))}")
     print("  the same steps in Python, one by one, in a checkout:\n    jupyter lab tutorials")
 

@@ -338,7 +338,7 @@ def comparison_table(rows: list[export.Comparison]) -> Table:
 def measure_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--student", metavar="FILE", nargs="+", default=[], help="your own students and baselines")
     own_option(parser)
-    parser.add_argument("--teacher-file", metavar="FILE", nargs="+", default=[], help="your own teachers")
+    parser.add_argument("--teacher-file", metavar="FILE", nargs="+", default=[], help="your own: " + TEACHER_FILE)
     parser.add_argument("--rows", metavar="NAME", nargs="+", choices=TABLE_3, help="rows of Table 3 (default: all)")
     parser.add_argument("--batch-size", metavar="N", type=positive_int, default=32, help="clips per forward pass")
     parser.add_argument(

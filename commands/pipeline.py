@@ -30,6 +30,7 @@ from ..training import Training
 from . import recordings
 from .options import (
     LIMITS,
+    TEACHER_FILE,
     bad_option,
     given_flags,
     limit_options,
@@ -89,7 +90,7 @@ def train_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--architecture", metavar="NAME", choices=tuple(teachers.MODELS), help=text)
     text = "published weights that it starts from, or torchvision to download its own"
     group.add_argument("--pretrained", metavar="FILE", help=text)
-    group.add_argument("--teacher-file", metavar="FILE", help="a trained teacher, written by `egodistill finetune`")
+    group.add_argument("--teacher-file", metavar="FILE", help=TEACHER_FILE)
     text = "options of the network, such as 'depths=(1,1,1,1)'"
     group.add_argument("--option", metavar="NAME=VALUE", nargs="+", action="extend", type=name_value, help=text)
     text = "number and size of its frames (default: those of the network)"

@@ -134,7 +134,7 @@ def _video(where: str, folder: Path, names: Iterable[object], advice: str = "") 
 
 def _elan(path: Path, folder: Path, dropped: Counter[str], notes: list[str]) -> Labels:
     """Yield annotations. A row has tier, participant, times and value, or times and a value for each tier."""
-    header, linked, times, begun = [], [], None, False
+    header, linked, times, begun, columns = [], [], None, False, (0, 0)
     with open_text(path) as file:
         for count, line in enumerate(file, 1):
             where, cells = f"{path}, line {count}", [cell.strip() for cell in line.split("\t")]
@@ -144,9 +144,11 @@ def _elan(path: Path, folder: Path, dropped: Counter[str], notes: list[str]) -> 
             if times is None and any(cells):
                 header = cells if TIMES.search(_kinds(cells, HEADS)) else []
                 times = TIMES.search(_kinds(cells, HEADS if header else CELLS))
+                if times is not None:
+                    columns = _tier_and_value(where, header, times)
             if not any(cells) or cells == header:
                 continue
-            if times is None or len(cells) <= times.end():
+            if times is None or len(cells) <= max(columns[1], times.end(1)):
                 needed = "begin and end (hh:mm:ss.ms, ss.msec or msec) and a value"
                 raise DataError(f"{where}: no {needed}; export tab-delimited text with them")
             begun, (start, stop) = True, (cells[times.start()], cells[times.end(1)])
@@ -159,11 +161,22 @@ def _elan(path: Path, folder: Path, dropped: Counter[str], notes: list[str]) -> 
             names = [*(one[1] for one in linked), *files]
             advice = "" if names else "; or name this export, which has no path of a video, like its video"
             video = _video(where, folder, [*names, path.name], advice)
-            pairs = [(cells[0] if times.start() else "", cells[times.end()])]
+            pairs = [(cells[columns[0]] if times.start() else "", cells[columns[1]])]
             if header and not times.start():
                 pairs = [*zip(header[times.end() :], cells[times.end() :], strict=False)]
             filled = [pair for pair in pairs if pair[1] not in ("", *files)] or [(pairs[0][0], "")]
             yield from ((where, tier, video, start, stop, value) for tier, value in filled)
+
+
+def _tier_and_value(where: str, header: Sequence[str], times: re.Match[str]) -> tuple[int, int]:
+    """Return the columns of tier and value. ELAN writes such rows without a header, so a person named the columns."""
+    if not header or not times.start():
+        return 0, times.end()
+    names = [name.lower() for name in header]
+    values = [k for k, name in enumerate(names) if name in ("value", "annotation", "label")]
+    if len(values) != 1:
+        raise DataError(f"{where}: which of {', '.join(map(repr, header))} is the class? Name this column alone Value")
+    return names.index("tier") if "tier" in names else 0, values[0]
 
 
 def _boris(path: Path, folder: Path, dropped: Counter[str], notes: list[str]) -> Labels:

@@ -87,6 +87,35 @@ def test_elan_with_a_column_for_each_tier(tmp_path, walk, begin):
     assert read(tmp_path / "walk.txt", tier="place") == [("hall", 1.5, 4.0)]
 
 
+BEGIN_END = ("Begin Time - ss.msec", "End Time - ss.msec")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        ("Tier", "Participant", *BEGIN_END, "Duration", "Value"),
+        ("Tier", *BEGIN_END, "Notes", "value"),
+        ("Tier", "Value", *BEGIN_END, "Duration"),
+        ("Value", "Tier", *BEGIN_END, "Duration"),
+        ("Tier", *BEGIN_END, "Value", "Rater"),
+    ],
+)
+def test_elan_with_a_header_of_ones_own_has_its_value_where_the_header_says(tmp_path, walk, header):
+    rows = []
+    for value, start, stop in TWO:
+        cells = {"Tier": "hands", BEGIN_END[0]: start, BEGIN_END[1]: stop, "Duration": stop - start}
+        rows.append([cells.get(name, value if name in ("Value", "value") else "?") for name in header])
+    found = data.read_labels(write(tmp_path / "walk.txt", header, *rows), tier="hands")
+    assert [(one.label, one.start, one.stop) for one in found] == TWO
+
+
+@pytest.mark.parametrize("columns", [("Wert",), ("Duration (s)", "Wert"), ("Value", "Label")])
+def test_elan_with_a_header_that_names_no_value_is_refused(tmp_path, walk, columns):
+    rows = [[*("hands", 0.0, 1.0), *["x"] * len(columns)]]
+    with pytest.raises(DataError, match=rf"line 1: which of 'Tier', .* '{columns[-1]}' is the class\?.* Value$"):
+        read(write(tmp_path / "walk.txt", ("Tier", *BEGIN_END, *columns), *rows))
+
+
 def test_elan_names_its_media_before_the_rows(tmp_path, walk):
     (tmp_path / "cook.MP4").touch()
     medium = '"#file:///C:/Films/{} -- offset: {}"'
