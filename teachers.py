@@ -227,7 +227,7 @@ def torchvision_file(name: str) -> Path:
     try:
         return torchvision_teachers.weights_file(MODELS[name].torchvision)
     except student.DownloadError as error:
-        raise TeacherError(f"{error.problem}, or give the file itself, --pretrained FILE (checkpoint=FILE)") from error
+        raise TeacherError(f"{error.problem}, or give the file itself, checkpoint=FILE (--pretrained FILE)") from error
 
 
 def kinetics_classes() -> list[str]:

@@ -338,6 +338,7 @@ def in_options(text: str, arguments: argparse.Namespace) -> str:
         known = flag in text or name in typed or getattr(arguments, name, None) is None
         if not known and re.search(word if "_" in name else rf"{word}( ?=| must be )", text):
             text = re.sub(rf"{word}(=True\b)?", flag, text)
+    text = re.sub(r"\bcheckpoint=FILE \((--pretrained FILE)\)", r"\1", text)  # an option with another name
     text = re.sub(r"[\w.]+\([^()]*\) \((`egodistill [^()]*`)\)", r"\1", text)
     functions = rf"(?<![\w.])(?:data\.|teachers\.)?({'|'.join(COMMANDS)})\(\)"
     return re.sub(functions, r"`egodistill \1`", text)

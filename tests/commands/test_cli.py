@@ -289,7 +289,7 @@ def test_an_error_of_a_stage_names_it_once(monkeypatch, capsys):
     [
         ("distill s --out o.pt", "--image-weights FILE, or --image-weights none"),
         ("prepare table.csv --out o --no-imu --end-features imagenet", "--end-features FILE"),
-        ("extract s --architecture mc3_18 --pretrained torchvision", "give the file itself, --pretrained FILE"),
+        ("extract s --architecture mc3_18 --pretrained torchvision", "give the file itself, --pretrained FILE\n"),
         (
             "compare s --out o --methods VisOnly --num-frames 1 --seeds 0",
             "--pretrained NAME=FILE, or NAME=none for random weights; NAME: students,",
