@@ -244,7 +244,7 @@ def read_neon(path: str | os.PathLike) -> Log:
 
     Zero is the first row of world_timestamps.csv beside it: the first frame of the scene video. The accelerometer's
     values are turned from g into m/s2, the gyroscope's from degrees into radians per second, and the axes into those of
-    the scene camera. Raise CameraError that names the file.
+    the scene camera. Raise CameraError that names the file, also if no sample is from the time of the frames.
 
     Args:
         path: The file imu.csv, with world_timestamps.csv beside it.
@@ -252,7 +252,8 @@ def read_neon(path: str | os.PathLike) -> Log:
     >>> from pathlib import Path
     >>> from egodistill import cameras
     >>> Path("neon").mkdir()
-    >>> size = Path("neon/world_timestamps.csv").write_text("timestamp [ns]\\n1728546108000000000\\n")
+    >>> frames = "1728546108000000000\\n1728546109000000000\\n"
+    >>> size = Path("neon/world_timestamps.csv").write_text("timestamp [ns]\\n" + frames)
     >>> axes = [f"gyro {axis} [deg/s]" for axis in "xyz"] + [f"acceleration {axis} [g]" for axis in "xyz"]
     >>> rows = "1728546108250000000,0,0,90,0,0,1\\n1728546108260000000,0,0,90,0,0,1\\n"
     >>> size = Path("neon/imu.csv").write_text(",".join(["timestamp [ns]", *axes]) + "\\n" + rows)
@@ -266,8 +267,14 @@ def read_neon(path: str | os.PathLike) -> Log:
     if missing := [name for name in (NEON_TIME, *NEON_READINGS) if name not in names]:
         raise CameraError(f"{path}: line 1 has no column {', '.join(missing)}, as imu.csv of a Neon recording has")
     table = _samples(path, lines, 1, [names.index(name) for name in NEON_READINGS])
-    zero = int(frame_stamps(path.with_name(FRAME_TIMES))[0])
-    times = (_stamps(path, lines, names) - zero) * 1e-9
+    frames = frame_stamps(path.with_name(FRAME_TIMES))
+    times, length = (_stamps(path, lines, names) - frames[0]) * 1e-9, float(frames[-1] - frames[0]) * 1e-9
+    if times.max() < 0 or times.min() > length:
+        raise CameraError(
+            f"{path}: its samples are from {times.min():.1f} to {times.max():.1f} s after the first frame in "
+            f"{FRAME_TIMES} beside it, whose frames end at {length:.1f} s, so it is of another recording; put the "
+            f"{path.name} of this one there"
+        )
     gyro, accel = np.deg2rad(table[:, :3]) @ NEON_AXES.T, table[:, 3:] * GRAVITY @ NEON_AXES.T
     return Log(times, accel, gyro, [])
 

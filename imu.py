@@ -257,10 +257,13 @@ class Imu:
         for i, (sensor, stamps, values) in enumerate(sensors):
             if (share := covered[:, i].mean()) < min_coverage:
                 usual = self.median_steps[i]
-                slow = f"; its samples are {usual:.3f} s apart, over max_gap={max_gap}" if usual > max_gap else ""
+                why = f"; its samples are {usual:.3f} s apart, over max_gap={max_gap}" if usual > max_gap else ""
+                if len(stamps) and (stamps[-1] < grid[0] or stamps[0] > grid[-1]):
+                    where = f"{stamps[0]:.1f} to {stamps[-1]:.1f} s"
+                    why += f"; its samples are from {where}; is their clock right (`egodistill check`)?"
                 raise CoverageError(
                     f"the {sensor} covers {share:.1%} of {grid[0]:.3f} to {grid[-1]:.3f} s"
-                    f" ({100 * min_coverage:g}% required); {_longest_gap(grid, covered[:, i])}{slow}"
+                    f" ({100 * min_coverage:g}% required); {_longest_gap(grid, covered[:, i])}{why}"
                 )
             window[:, 3 * i : 3 * i + 3] = _resample(stamps, values, grid, rate)
         return window

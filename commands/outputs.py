@@ -11,7 +11,6 @@ from pathlib import Path
 
 from ..support import files
 from ..support.errors import DataError
-from ..support.records import PREDICTED
 
 __all__ = ["check_outputs"]
 
@@ -60,7 +59,7 @@ def check_outputs(arguments: argparse.Namespace, sources: Iterable[str] = ()) ->
         overwrite = getattr(arguments, "overwrite", False)
         if arguments.command == "predict" and overwrite:
             ours = (
-                rb"\A(\xef\xbb\xbf)?" + PREDICTED.encode(),
+                rb"\A(\xef\xbb\xbf)?" + files.PREDICTED.encode(),
             )  # also beside its video, where another table is the IMU
         files.check_output(arguments.out, inputs, ours=ours, overwrite=overwrite)
         is_json = Path(arguments.out).suffix.lower() == ".json" or files.is_stream(Path(arguments.out))

@@ -179,7 +179,7 @@ def split_warnings(counts: Mapping[str, Counter], what: str = "clip") -> Iterato
     elif counts and "train" not in counts:
         yield f"there is no split train, so students cannot learn from these {what}s; give some the split train"
     elif counts and "test" not in counts:
-        way_out = "add recordings, or give some the split test (in a column split)"
+        way_out = "add recordings, or give some the split test (in a column split of your own table)"
         yield f"there is no split test, so nothing is left to evaluate on; {way_out}"
     labels = dict(counts.get("train", {}))
     unlabelled = labels.pop(None, 0)

@@ -38,7 +38,7 @@ __all__ = ["COMMANDS", "CORRECTIONS", "note_plan", "read_plan", "write_report"]
 MODELS = {"student": "student", "frames-alone": "frames alone", "labels-alone": "labels alone"}  # {file: name}
 TRAINED = {"teacher": "teacher", "imu": "stage 1", **MODELS}
 # {value of a history: (its name, factor)}
-CURVES = {"loss": ("loss", 1), "top1": ("top-1 (%)", 100), "matching": ("clips matched to their IMU (%)", 100)}
+CURVES = {"loss": ("loss", 1), "top1": ("top-1 in training (%)", 100), "matching": ("clips matched to IMU (%)", 100)}
 PLAN, FORMAT, CORRECTIONS = "train.json", "egodistill run 1", "offsets.csv"  # files of a folder of `train`
 SHOWN, MATRIX = 12, 30  # clips of each list; classes up to which the whole confusion matrix is shown
 FEWEST_WEARERS, FEWEST_SEGMENTS = 5, 30  # from which on there is an interval

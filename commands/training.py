@@ -206,7 +206,7 @@ def final_metrics(history: History) -> str:
     text = f"loss {last['loss']:.3f}" if last["loss"] < 1000 else f"loss {last['loss']:.1e}"
     for name, what in (("top1", "top-1"), ("agreement", "top-1 agreement with the teacher")):
         if name in last:
-            text += f", {what} on the training clips {100 * last[name]:.1f} %"
+            text += f", {what} in training {100 * last[name]:.1f} %"
     if "matching" in last:
         text += f", {100 * last['matching']:.1f} % of the clips matched to their IMU within the batch"
     scores = [row["validation_top1"] for row in history if "validation_top1" in row]

@@ -49,7 +49,7 @@ from ..imu import (
 )
 from ..support import own
 from ..support.errors import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError
-from ..support.records import PREDICTED
+from ..support.files import PREDICTED
 from ..video import (
     LONGEST,
     MAX_HOLD,

@@ -84,6 +84,7 @@ __all__ = [
 # Errors of a file system without locks, such as NFS without lockd or Lustre without the mount option flock.
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 PAIR = ("-accl.csv", "-gyro.csv")  # of the IMU beside a video
+PREDICTED = "start,stop,class_1,"  # the start of a table that `predict` wrote
 NEON = ("imu.csv", "world_timestamps.csv")  # in the folder of each recording of a Pupil Labs Neon
 LARGEST_JSON = 1 << 30  # bytes; the clips of a store with a million take 0.4 GB
 
@@ -277,7 +278,8 @@ def check_output(
         start = file.read(1 << 20)
     if not start or any(re.search(pattern, start) for pattern in ours or ()):
         return
-    for source in map(Path, inputs):
+    predicted = start.removeprefix(b"\xef\xbb\xbf").startswith(PREDICTED.encode())
+    for source in map(Path, () if predicted else inputs):
         tables = [source.parent / f"{source.stem}{end}" for end in (".csv", ".CSV", ".gcsv", ".GCSV", *PAIR)]
         if source.name and path.resolve() in [table.resolve() for table in tables]:
             raise DataError(f"{path}: may be the IMU of {source}, an input of this command; give another path")

@@ -28,7 +28,6 @@ from . import files
 from .errors import DataError
 
 __all__ = [
-    "PREDICTED",
     "JSONReader",
     "class_number",
     "first_line",
@@ -134,7 +133,6 @@ def _lines(path: Path, file: TextIO, rows: range | None) -> Iterator[str]:
         number += 1
 
 
-PREDICTED = "start,stop,class_1,"  # the start of a table that `predict` wrote
 # {column: what others call it}
 OTHER_NAMES = {
     "video": ("file", "filename", "path", "video_path"),

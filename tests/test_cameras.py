@@ -136,6 +136,24 @@ def test_units_axes_and_clock_of_a_neon_table(tmp_path):
     np.testing.assert_array_equal(motion.gyro, log.gyro)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(-30, "-30.0 to -29.0"), (5.5, "5.5 to 6.5"), (86400, "86400.0 to 86401.0")]
+)
+def test_a_neon_table_of_another_recording_is_refused(tmp_path, seconds, told):
+    rows = [(START + round((seconds + k / 10) * 1e9), 1, 2, 3, 0, 0, 1) for k in range(11)]
+    frames = (START, START + 5 * 10**9)
+    with pytest.raises(
+        CameraError, match=rf"imu\.csv: .* from {told} s .* end at 5\.0 s, so it is of another recording"
+    ):
+        read_neon(write_neon(tmp_path / "n", rows, frames=frames))
+    for start in (-0.5, 4.9):  # one sample is enough to be of this one
+        read_neon(
+            write_neon(
+                tmp_path / "n", [(one[0] + round((start - seconds) * 1e9), *one[1:]) for one in rows], frames=frames
+            )
+        )
+
+
 def test_a_neon_table_that_cannot_be_used_is_one_sentence(tmp_path):
     rows = [(START, 1, 2, 3, 0, 0, 1)]
     with pytest.raises(CameraError, match=r"world_timestamps\.csv: cannot be read"):

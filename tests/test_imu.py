@@ -99,6 +99,9 @@ def test_window_refuses_what_the_imu_does_not_cover():
     for start in (-1.0, 8.0, 12.0, -50.0):  # over an end of the recording, and far outside
         with pytest.raises(CoverageError, match=r"no samples from"):
             gap.window(start)
+    for start in (12.0, -50.0):
+        with pytest.raises(CoverageError, match=r"its samples are from 0\.0 to 10\.0 s; is their clock right"):
+            gap.window(start)
     gyro_gap = made_imu()
     keep = (gyro_gap.gyro_time < 4) | (gyro_gap.gyro_time > 4.5)
     gyro_gap.gyro_time, gyro_gap.gyro = gyro_gap.gyro_time[keep], gyro_gap.gyro[keep]

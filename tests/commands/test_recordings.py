@@ -77,7 +77,7 @@ def test_a_real_recording_goes_all_the_way(sample_data, tmp_path, capsys):
     short = ["--epochs", 1, "--batch-size", 2, "--learning-rate", 1e-4]
     finetune = ["finetune", store, "--out", teacher, "--name", "slowfast", *short]
     finetune += ["--option", "width=8", "beta=4", "depths=(1,1,1,1)"]
-    assert re.match(rf"{teacher}: loss \d.*, top-1 on the training clips", run(capsys, *finetune))
+    assert re.match(rf"{teacher}: loss \d.*, top-1 in training", run(capsys, *finetune))
     before = teacher.stat().st_size, weights(teacher)
     run(capsys, *finetune)  # Given again, a finished command changes nothing.
     again = weights(teacher)
@@ -94,7 +94,7 @@ def test_a_real_recording_goes_all_the_way(sample_data, tmp_path, capsys):
     out = run(capsys, "pretrain", store, *of, "--out", start, *small, *short)
     assert re.match(rf"{start}: loss \d.*of the clips matched to their IMU", out)
     out = run(capsys, "distill", store, *of, "--init", start, "--out", student, *short)
-    assert re.match(rf"{student}: loss \d.*, top-1 on the training clips", out)
+    assert re.match(rf"{student}: loss \d.*, top-1 in training", out)
     # It starts from stage 1, from which two steps of 1e-4 lead nowhere else.
     model = EgoDistill.load(student)
     moved = [float((value - weights(start)[name]).detach().abs().max()) for name, value in model.named_parameters()]
@@ -626,7 +626,7 @@ def test_recordings_without_labels_go_all_the_way(films, small_i3d, tmp_path, ca
     small = ["--image-encoder", "resnet10x4", "--image-weights", "none"]
     run(capsys, "pretrain", store, "--teacher", "i3d", *small, *short, "--out", imu)
     out = run(capsys, "distill", store, "--teacher", "i3d", "--init", imu, *short, "--out", student)
-    assert re.match(rf"{student}: loss \d\.\d+, top-1 agreement with the teacher on the training clips \d", out)
+    assert re.match(rf"{student}: loss \d\.\d+, top-1 agreement with the teacher in training \d", out)
     model, test = EgoDistill.load(student), opened.split("test")
     assert model.class_names == opened.class_names and model.feature_dim == opened.read("i3d.feature", [0]).shape[1]
 
@@ -673,7 +673,7 @@ def test_labelled_and_unlabelled_clips_are_evaluated_each_in_its_way(taught, mon
     for command in ("distill s --teacher small", "finetune s --architecture student"):
         small = "--image-encoder resnet10x4 --image-weights none --epochs 1 --batch-size 4 --device cpu --out"
         words = [*command.split(), *small.split(), f"{command.split()[0]}.pt"]
-        assert ", top-1 on the training clips " in run(capsys, *words)
+        assert ", top-1 in training " in run(capsys, *words)
 
 
 @pytest.mark.slow

@@ -573,6 +573,9 @@ def test_an_output_is_apart_from_inputs_stores_and_recordings(tmp_path, monkeypa
         with pytest.raises(DataError, match="may be the IMU of"):
             files.check_output(name, [video], overwrite=True)
     files.check_output("walk.csv", ["walk.mp4"], ours=[b"mine"])  # an earlier result
+    Path("walk.csv").write_text("start,stop,class_1,score_1\n")  # `predict` wrote it there
+    with pytest.raises(DataError, match=r"walk\.csv: already exists; give another path, or --overwrite"):
+        files.check_output("walk.csv", ["walk.mp4"], ours=None)
 
 
 def test_the_rights_of_an_output_are_those_of_its_folder(tmp_path, monkeypatch):
