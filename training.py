@@ -19,6 +19,7 @@ import math
 import os
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -33,7 +34,7 @@ from .engine.batches import Augment, Store
 from .engine.distributed import Share
 from .engine.runtime import Precision
 from .support import files
-from .support.errors import DataError, EgoDistillError
+from .support.errors import DataError, EgoDistillError, NoteWarning
 
 __all__ = ["History", "Objective", "Training", "TrainingOptions", "fold_seed", "train"]
 
@@ -329,6 +330,8 @@ def train(objective: Objective, store: Store, settings: Training, validation: St
         EgoDistillError: As in `distillation.finetune()`.
         EgoDistillOSError: As in `distillation.finetune()`.
 
+    A warning says if the clips are of the split test and of another one.
+
     >>> from egodistill import EgoDistill, data, training
     >>> class MatchFeature(training.Objective):
     ...     def __init__(self, model):
@@ -348,6 +351,14 @@ def train(objective: Objective, store: Store, settings: Training, validation: St
         )
     if validation is not None:
         require_other_clips(store, validation)
+    splits = getattr(store, "splits", ())
+    if "test" in splits and len(splits) > 1:
+        warnings.warn(
+            f"the clips to train on are of the splits {' and '.join(splits)}, so the accuracy on test will be that on "
+            f"clips it has learned; for one that counts, train on store.split('train') (--split train)",
+            NoteWarning,
+            stacklevel=4,  # the caller of a stage, whose decorator is one level
+        )
     loop = TrainingLoop(objective, store, settings, validation)
     with loop.checkpoint_lock():
         loop.resume()

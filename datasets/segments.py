@@ -20,11 +20,20 @@ import dataclasses
 import hashlib
 import math
 import os
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-from ..recordings.clips import Recording, find_videos, neon_video, open_recording, read_axes, recorded, strided_starts
+from ..recordings.clips import (
+    Recording,
+    find_videos,
+    is_neon,
+    neon_video,
+    open_recording,
+    read_axes,
+    recorded,
+    strided_starts,
+)
 from ..support import files
 from ..support.errors import CLIP_SECONDS, DataError
 from ..support.records import class_number, read_table, start_and_stop
@@ -715,10 +724,10 @@ def with_imu_axes(segments: Iterable[Segment], axes: str) -> SegmentList:
 def with_imu_offsets(segments: Iterable[Segment], table: str | os.PathLike) -> SegmentList:
     """Return the same segments with IMU clocks corrected by a table `video,imu_offset[,imu_stretch][,imu_axes]`.
 
-    A video is named by its path, or else by its file name with or without suffix. A correction is applied on top of the
-    segment's own clock; axes, where there are some, replace its own. Rows that `check` measured of other recordings are
-    left out. Raise DataError with the row for a name written by hand that matches no video of the segments, and for one
-    that matches several.
+    A video is named by its path, or else by its file name with or without suffix; a Neon's also by its folder. A
+    correction is applied on top of the segment's own clock; axes, where there are some, replace its own. Rows that
+    `check` measured of other recordings are left out. Raise DataError with the row for a name written by hand that
+    matches no video of the segments, and for one that matches several.
 
     Args:
         segments: The segments.
@@ -732,10 +741,10 @@ def with_imu_offsets(segments: Iterable[Segment], table: str | os.PathLike) -> S
     [0.25, 0.25]
     """
     result = _like(segments, segments)
-    paths = sorted({segment.video for segment in result})
+    named_by = _by_name(sorted({segment.video for segment in result}))
     clocks, places, others = {}, {}, 0
     for where, row in read_table(Path(table), ("video", "imu_offset"), ("imu_stretch", "imu_axes")):
-        named = _named(paths, row["video"])
+        named = named_by(row["video"])
         if not named and not _is_by_hand(row):
             others += 1
             continue
@@ -764,17 +773,30 @@ def with_imu_offsets(segments: Iterable[Segment], table: str | os.PathLike) -> S
     return result
 
 
-def _named(paths: Iterable[str], name: str) -> list[str]:
-    """Return the videos that a cell names: by path, or else by file name."""
-    paths = list(paths)
-    exact = [path for path in paths if os.path.abspath(path) == os.path.abspath(name)]
-    return exact or [path for path in paths if _is_named(path, name)]
+def _by_name(paths: Iterable[str]) -> Callable[[str], list[str]]:
+    """Return a function that finds the videos which a cell names, without blanks at its ends.
 
+    A name is a path, or else a file name with or without suffix; of a Neon's scene video also its folder.
+    """
+    exact, others = collections.defaultdict[str, list[str]](list), collections.defaultdict[str, list[str]](list)
+    for path in paths:
+        whole = Path(os.path.abspath(path))
+        if whole.is_dir():
+            with contextlib.suppress(DataError):
+                whole = neon_video(whole)
+        known = {path, str(whole), whole.name, whole.stem}
+        exact[str(whole)].append(path)
+        if is_neon(whole.parent):
+            exact[str(whole.parent)].append(path)
+            known.add(whole.parent.name)
+        for name in known:
+            others[name.strip()].append(path)
 
-def _is_named(path: str, name: str) -> bool:
-    """Return whether a cell, without blanks at its ends, names a file: by path, file name or name without suffix."""
-    names = (path, os.path.abspath(path), Path(path).name, Path(path).stem)
-    return not {name, os.path.abspath(name)}.isdisjoint(known.strip() for known in names)
+    def find(name: str) -> list[str]:
+        path = os.path.abspath(name)
+        return exact.get(path) or others.get(name) or others.get(path) or []
+
+    return find
 
 
 MEASURED = "#measured"  # column of an offset as it was measured: a row in which it differs was written by hand
@@ -823,7 +845,8 @@ def write_imu_offsets(
     cook.mp4,0.100,0.100
     """
     path = Path(path)
-    old = [(row, _named(measured, row["video"])) for row in ([] if overwrite else offset_rows(path))]
+    named_by = _by_name(measured)
+    old = [(row, named_by(row["video"])) for row in ([] if overwrite else offset_rows(path))]
     kept = {video: row["imu_offset"] for row, named in old if _is_by_hand(row) for video in named}
     new = {
         video: {"video": video, "imu_offset": f"{seconds:.3f}", MEASURED: f"{seconds:.3f}"}

@@ -32,6 +32,7 @@ from .. import gpmf
 from ..support import files
 from ..support.errors import DataError
 from ..video import VideoError, clock_zero, demux, discard_others, frames_at, open_video, probe, video_stream
+from .clips import is_neon, neon_video
 from .offset import Faults, ordered_frames
 
 __all__ = ["Transcoded", "transcode"]
@@ -102,6 +103,9 @@ def transcode(
             f"{video}: short_side must be at least 16, keyframe_every at least 1 and quality from 0 to 51, "
             f"not {short_side}, {keyframe_every} and {quality}"
         )
+    if video.is_dir():
+        scene = f", {neon_video(video)}" if is_neon(video) else ""
+        raise DataError(f"{video}: a folder, not a file; give a video in it{scene}")
     if out.suffix.lower() != ".mp4":
         raise DataError(f"{out}: a working copy is an MP4 file, so its name must end in .mp4")
     if out.exists() and video.exists() and out.samefile(video):

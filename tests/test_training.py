@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ import egodistill
 from egodistill import EgoDistill, EgoDistillError, Output, data, distill, evaluate, finetune, pretrain_imu, training
 from egodistill.engine import runtime
 from egodistill.support import files
+from egodistill.support.errors import NoteWarning
 
 ROOT = Path(egodistill.__file__).parent
 
@@ -200,6 +202,19 @@ class Table(nn.Module):
 def chosen_labels(store, labels):
     store.labels = np.array(labels)
     return store
+
+
+def test_clips_of_the_test_split_are_not_trained_on_in_silence():
+    store = Store(16)
+    for splits, told in ((["test", "train"], True), (["train"], False), (["test"], False)):
+        store.splits = splits
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            finetune(Table(), store, **FAST | {"epochs": 1})
+        found = [one for one in seen if issubclass(one.category, NoteWarning)]
+        assert [("of the splits test and train" in str(one.message), one.filename) for one in found] == (
+            [(True, __file__)] * told
+        )
 
 
 @pytest.mark.parametrize("saved", [False, True])

@@ -221,6 +221,22 @@ def test_what_check_measured_of_other_recordings_is_left_out(tmp_path):
         segments.with_imu_offsets(given, table)
 
 
+@pytest.mark.parametrize("measured", ["neon", "neon/scene.mp4"])
+@pytest.mark.parametrize("named", ["neon", "neon/scene.mp4", "scene"])
+def test_a_neon_is_named_by_its_folder_or_its_video(tmp_path, monkeypatch, measured, named):
+    monkeypatch.chdir(tmp_path)
+    Path("neon").mkdir()
+    for name in ("scene.mp4", "imu.csv", "world_timestamps.csv"):
+        Path("neon", name).touch()
+    given = [segments.Segment("1", str(tmp_path / "neon" / "scene.mp4"), 0, 1), segments.Segment("2", "a.mp4", 0, 1)]
+    segments.write_imu_offsets("o.csv", {measured: 0.25, "a.mp4": 0.5})
+    assert [one.imu_offset for one in segments.with_imu_offsets(given, "o.csv")] == [0.25, 0.5]
+    segments.write_imu_offsets("o.csv", {"neon/scene.mp4": 0.3})  # in place of the other name's
+    assert [one.imu_offset for one in segments.with_imu_offsets(given, "o.csv")] == [0.3, 0.5]
+    write_table(Path("o.csv"), ("video", "imu_offset"), [(named, 0.75)])
+    assert [one.imu_offset for one in segments.with_imu_offsets(given, "o.csv")] == [0.75, 0]
+
+
 def test_a_recording_without_a_reliable_clock_loses_what_was_measured_before(tmp_path):
     table = tmp_path / "o.csv"
     segments.write_imu_offsets(table, {"a.mp4": 0.25, "b.mp4": 0.5, "c.mp4": 0.75})

@@ -1,5 +1,6 @@
 """Working copies: the same pictures at the same times, telemetry and sound; nothing is lost when one fails."""
 
+import shutil
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -126,6 +127,14 @@ def test_what_is_refused(panned, tmp_path):
         for overwrite in (False, True):
             with pytest.raises(DataError, match=words):
                 copies.transcode(panned, out, overwrite=overwrite)
+    (tmp_path / "neon").mkdir()
+    with pytest.raises(DataError, match=r"neon: a folder, not a file; give a video in it$"):
+        copies.transcode(tmp_path / "neon", tmp_path / "copy.mp4")
+    for name in ("imu.csv", "world_timestamps.csv", "scene.mp4"):
+        (tmp_path / "neon" / name).touch()
+    with pytest.raises(DataError, match=r"give a video in it, .*neon/scene\.mp4$"):
+        copies.transcode(tmp_path / "neon", tmp_path / "copy.mp4")
+    shutil.rmtree(tmp_path / "neon")
     link = tmp_path / "link.mp4"
     link.symlink_to(panned)
     with pytest.raises(DataError, match="this is the video itself"):
