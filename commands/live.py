@@ -39,7 +39,9 @@ from ..support.errors import EgoDistillError
 from ..support.tables import printable, scores_text
 from ..video import VideoError
 from .options import (
+    accel_option,
     axes_option,
+    clock_options,
     coverage_options,
     given_flags,
     imu_files,
@@ -122,9 +124,11 @@ def live_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--imu-follow", metavar="CSV", help="table that another program is writing, with the same columns"
     )
+    accel_option(group)
     axes_option(group)
     reader_options(group)
     group = parser.add_argument_group("clocks")
+    clock_options(group)
     group.add_argument(
         "--frame-offset",
         metavar="SECONDS",
@@ -179,12 +183,18 @@ def event_tracker(a: argparse.Namespace) -> events.Tracker | None:
     return events.Tracker() if a.events else None
 
 
+def table_flags(a: argparse.Namespace) -> list[str]:
+    """Return the given ones of the options for the samples of a recording."""
+    return given_flags(a, "imu_offset", "zero_accel") + ["--imu-stretch"] * (a.imu_stretch != 1.0)
+
+
 def check_options(a: argparse.Namespace, kind: str) -> None:
     """Raise ValueError for options that would be ignored or that contradict each other."""
     if kind != "file" and a.imu not in (None, ["-"]):
         reject(["--imu"], f"{a.source} is live; give its samples as --imu - (standard input) or --imu-follow CSV")
     if kind != "file" or a.imu == ["-"] or a.imu_follow:
-        reject(given_flags(a, "reader", "imu_reader"), "only for recordings; these samples are live")
+        used = given_flags(a, "reader", "imu_reader")
+        reject(used + table_flags(a), "only for recordings; these samples are live")
     if kind != "address":
         reject(given_flags(a, "reconnect"), f"{a.source} is a {kind}; only an address can be opened again")
     if a.fast or (kind == "file" and a.imu != ["-"] and not a.imu_follow):
@@ -330,7 +340,7 @@ def open_source(a: argparse.Namespace, spec: clips.ClipSpec, report: Callable[[s
         video.pace = pace
     samples, recorded = None, True
     if not spec.imu_samples:
-        used = given_flags(a, "imu", "imu_follow", "imu_axes", "imu_reader")
+        used = given_flags(a, "imu", "imu_follow", "imu_axes", "imu_reader") + table_flags(a)
         used += ["--align"] if a.align == "arrival" else []
         reject(used, f"the student in {a.student} reads no IMU samples")
     elif a.imu_follow:
@@ -343,7 +353,8 @@ def open_source(a: argparse.Namespace, spec: clips.ClipSpec, report: Callable[[s
             f"(--imu -) or as a table that grows (--imu-follow CSV), or give a student without IMU"
         )
     else:
-        recording = clips.open_recording(a.source, imu_files(a), imu_axes=a.imu_axes or "gopro")
+        how = keyword_arguments(a, "imu_offset", "imu_stretch", "zero_accel")
+        recording = clips.open_recording(a.source, imu_files(a), **how, imu_axes=a.imu_axes or "gopro")
         report_notes(recording)
         samples, axes = feeds.recorded_samples(recording.motion()), recording.imu_axes
     if samples is not None:

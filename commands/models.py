@@ -39,17 +39,18 @@ from .options import (
     TEACHER_FILE,
     axes_option,
     choice_options,
+    clock_options,
     given_flags,
     imu_files,
     imu_option,
     keyword_arguments,
     limit_options,
-    offset_option,
     overwrite_option,
     positive_int,
     reader_options,
     reject,
     report_notes,
+    root_options,
     teachers_in,
     use_readers,
 )
@@ -431,10 +432,7 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--student", metavar="FILE", required=True, help="file of a trained student")
     own_option(parser)
     imu_option(parser)
-    offset_option(parser)
-    parser.add_argument(
-        "--imu-stretch", metavar="FACTOR", type=float, default=1.0, help="multiply the times of the IMU samples by this"
-    )
+    clock_options(parser)
     axes_option(parser)
     reader_options(parser)
     limit_options(parser)
@@ -448,6 +446,7 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--subtitles", metavar="FILE", help=text)
     text = "show these labels on the page, too, and first what differs from them: a table of segments, or annotations"
     parser.add_argument("--labels", metavar="FILE", help=text)
+    root_options(parser)
     text = "also write a small copy of the video (.mp4), which the page plays where a browser cannot play the video"
     parser.add_argument("--preview", metavar="FILE", help=text)
     overwrite_option(parser, "an existing file, for --out also an earlier result")
@@ -460,12 +459,14 @@ def run_predict(a: argparse.Namespace) -> None:
         raise ValueError(f"--out must end in .csv or .json; got {a.out}")
     if (a.labels or a.preview) and not a.html:
         raise ValueError(f"--{'labels' if a.labels else 'preview'} is for the page; give --html, too")
+    if not a.labels:
+        reject(given_flags(a, "root", "tier"), "only with --labels")
     use_readers(a)
     student, clock = load_distilled(a.student, a.own), keyword_arguments(a, "imu_offset", "imu_stretch", "zero_accel")
     recording = data.open_recording(a.video, imu_files(a), **clock, imu_axes=a.imu_axes or "gopro")
     if "imu" in student.inputs:
         report_notes(recording)
-    labels = labels_of_video(a.labels, recording.video, student.class_names) if a.labels else []
+    labels = labels_of_video(a, recording.video, student.class_names) if a.labels else []
     if a.preview:  # before the work: the video may be unreadable
         transcode(recording.video, a.preview, short_side=PREVIEW, overwrite=a.overwrite)
     choice = {"exact": False if a.key_frames else None, "tolerance": a.tolerance}
@@ -505,14 +506,15 @@ def run_predict(a: argparse.Namespace) -> None:
         write_prediction(a.html, kept, recording, spec, text.getvalue(), about, a.max_hold, **more)
 
 
-def labels_of_video(table: str, video: str, classes: Sequence[str] | None) -> list[data.Segment]:
-    """Return the labelled segments of a video, in order; print which labels are no class of the student.
+def labels_of_video(a: argparse.Namespace, video: str, classes: Sequence[str] | None) -> list[data.Segment]:
+    """Return the segments of a video in --labels, in order; print which labels are no class of the student.
 
     Raise DataError if the table has none, or if they contradict each other or the video.
     """
+    table = a.labels
     if table.lower().endswith(".csv") and is_list_of_recordings(first_line(Path(table))):
         raise DataError(f"{table}: line 1 has no column label; give a table with the columns video,start,stop,label")
-    rows = annotations.read_annotations(table)
+    rows = annotations.read_annotations(table, a.root, tier=a.tier)
     every = [one for one in rows if one.label is not None]
     found = [one for one in every if Path(one.video).resolve() == Path(video).resolve()]
     if not found:

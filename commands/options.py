@@ -26,7 +26,9 @@ from ..video import MAX_HOLD
 
 __all__ = [
     "LIMITS",
+    "accel_option",
     "axes_option",
+    "clock_options",
     "coverage_options",
     "given_flags",
     "imu_files",
@@ -191,6 +193,18 @@ def offset_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--imu-offset", metavar="SECONDS", type=float, default=0.0, help=text)
 
 
+def clock_options(parser: argparse.ArgumentParser) -> None:
+    """Add --imu-offset and --imu-stretch."""
+    offset_option(parser)
+    text = "multiply the times of the IMU samples by this"
+    parser.add_argument("--imu-stretch", metavar="FACTOR", type=float, default=1.0, help=text)
+
+
+def accel_option(parser: argparse.ArgumentParser) -> None:
+    """Add --zero-accel."""
+    parser.add_argument("--zero-accel", action="store_true", help="fill in zeros if a recording has no accelerometer")
+
+
 def axes(text: str) -> str:
     """Return the value of --imu-axes. Raise ArgumentTypeError unless it is a turn or a name."""
     try:
@@ -237,7 +251,7 @@ LIMITS = ("zero_accel", "min_coverage", "max_gap", "max_hold")
 
 def limit_options(parser: argparse.ArgumentParser) -> None:
     """Add the options in `LIMITS`."""
-    parser.add_argument("--zero-accel", action="store_true", help="fill in zeros if a recording has no accelerometer")
+    accel_option(parser)
     coverage_options(parser)
     parser.add_argument(
         "--max-hold",

@@ -447,10 +447,11 @@ OPTIONS = {
     f"--markdown {INFERENCE}",
     "predict": "video --student --own --imu --imu-offset --imu-stretch --imu-axes --reader --imu-reader --zero-accel "
     "--min-coverage --max-gap --max-hold --stride --top --key-frames --tolerance --out --html --subtitles --labels "
-    f"--preview --overwrite --no-plot {INFERENCE}",
+    f"--root --tier --preview --overwrite --no-plot {INFERENCE}",
     "live": "SOURCE --student --own --every --frames --slack --top --min-coverage --max-gap --precision "
     "--device --tolerance "
-    "--max-age --period --imu --imu-follow --imu-axes --reader --imu-reader --frame-offset --frame-stretch --align "
+    "--max-age --period --imu --imu-follow --zero-accel --imu-axes --reader --imu-reader --imu-offset --imu-stretch "
+    "--frame-offset --frame-stretch --align "
     "--fast --seconds --timeout --reconnect --events --event-start --json --out --overwrite",
 }
 

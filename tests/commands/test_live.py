@@ -889,6 +889,23 @@ def test_a_table_that_is_written_anew_ends_early(kitchen, files, capsys, host_cl
     assert "live.csv: was " in said and "follow a file that only grows" in said
 
 
+def test_the_table_of_a_recording_can_have_another_clock_and_no_accelerometer(kitchen, files, tmp_path, capsys):
+    times, gyro = (getattr(kitchen[0].recording.motion(), name) for name in ("gyro_time", "gyro"))
+
+    def table(name, stamps, readings):
+        rows = np.column_stack([stamps, readings])
+        columns = "time,ax,ay,az,gx,gy,gz" if rows.shape[1] == 7 else "time,gx,gy,gz"
+        np.savetxt(tmp_path / name, rows, "%.9f", ",", header=columns, comments="")
+        return tmp_path / name
+
+    filled = table("zeros.csv", times, np.hstack([0 * gyro, gyro]))
+    bare = table("gyro.csv", 5000 + 2 * times, gyro)
+    clock = ["--imu-offset", -2500, "--imu-stretch", 0.5, "--zero-accel"]
+    expected, _ = answers_of(capsys, *of_kitchen(kitchen, files, "--fast", "--imu", filled))
+    found, _ = answers_of(capsys, *of_kitchen(kitchen, files, "--fast", "--imu", bare, *clock))
+    assert len(found) > 3 and [one["classes"] for one in found] == [one["classes"] for one in expected]
+
+
 # --- Errors ------------------------------------------------------------------------------------------------
 
 
@@ -916,6 +933,10 @@ def test_a_table_that_is_written_anew_ends_early(kitchen, files, capsys, host_cl
         ("steady.mp4 --student frames.pt --imu -", "--imu: the student in frames.pt reads no IMU samples"),
         ("tcp://127.0.0.1:9 --imu - --reader m.py:a", "--reader: only for recordings; these samples are live"),
         ("steady.mp4 --imu - --imu-reader .log=m.py:a", "--imu-reader: only for recordings; these samples are live"),
+        ("steady.mp4 --imu - --imu-offset 1", "--imu-offset: only for recordings; these samples are live"),
+        ("steady.mp4 --imu - --imu-stretch 2", "--imu-stretch: only for recordings; these samples are live"),
+        ("steady.mp4 --imu - --zero-accel", "--zero-accel: only for recordings; these samples are live"),
+        ("steady.mp4 --student frames.pt --imu-offset 1", "--imu-offset: the student in frames.pt reads no IMU"),
         ("steady.mp4 --student frames.pt --imu-reader .log=mine:read_log", "--imu-reader: the student in frames.pt"),
         ("steady.mp4 --imu a.csv --reader mine:wrist", "--reader: finds the IMU itself; leave out --imu, or --reader"),
     ],

@@ -181,7 +181,7 @@ def test_what_is_refused_changes_nothing_and_recordings_may_come_and_go(demo, tm
         err = capsys.readouterr().err
         assert "run/store: was made with other options, by `" in err and "delete " in err
         assert contents() == before
-    assert "already checked" in run(capsys, "train", table, *words, "--device", "cpu")
+    assert "already checked" in run(capsys, "train", table, *words, "--device", "cpu", "--strict")
     monkeypatch.chdir(tmp_path)
     assert cli.main([*map(str, ["train", table.name, *words[:-1], "run"])]) == 1  # the same files by other names
     assert "was made with other options" in capsys.readouterr().err
