@@ -20,9 +20,11 @@ import contextlib
 import dataclasses
 import difflib
 import functools
+import hashlib
 import itertools
 import os
 import re
+import stat
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
@@ -549,6 +551,59 @@ def _video(table: _Table, number: int) -> str:
     return f"{Path(table.segments[number].video).name} ({table.name(number)})"
 
 
+def copies_of_videos(table: _Table) -> Found:
+    """Yield the first segment of each video whose file has the same content as that of an earlier video."""
+    first: dict[str, int] = {}
+    splits: dict[str, dict[str, None]] = collections.defaultdict(dict)  # {video: its splits in their order}
+    for number, one in enumerate(table.segments):
+        first.setdefault(one.video, number)
+        splits[one.video][one.split] = None
+    for copy, video in _copies(first).items():
+        same_name = Path(copy).name == Path(video).name
+        names = (copy, video) if same_name else (Path(copy).name, Path(video).name)
+        sentence = f"{names[0]} is a copy of {names[1]} ({table.name(first[video])})"
+        if splits[copy].keys() == splits[video].keys():
+            sentence = f"{sentence}, so what is in both may count twice"
+        else:
+            both = f"{', '.join(splits[copy])} here, {', '.join(splits[video])} there"
+            sentence = f"{sentence} with another split ({both}), so testing may be too easy"
+        yield first[copy], f"{sentence}; use one of the files", False
+
+
+def _copies(paths: Iterable[str]) -> dict[str, str]:
+    """Return {path: the first path with the same content} of different files; those that cannot be read are left out.
+
+    Only files of one size are read, and of these only the two ends.
+    """
+    sizes: dict[int, list[str]] = collections.defaultdict(list)
+    for path in paths:
+        with contextlib.suppress(OSError, ValueError):
+            status = os.stat(path)
+            if stat.S_ISREG(status.st_mode) and status.st_size:
+                sizes[status.st_size].append(path)
+    found = {}
+    for size, alike in sizes.items():
+        known: dict[bytes, str] = {}
+        for path in alike if len(alike) > 1 else ():
+            with contextlib.suppress(OSError):
+                first = known.setdefault(_hash_of_ends(path, size), path)
+                if first != path:
+                    found[path] = first
+    return found
+
+
+ENDS = 1 << 20  # bytes at each end of a file: two videos of one size differ there
+
+
+def _hash_of_ends(path: str, size: int) -> bytes:
+    """Return a hash of the first and the last megabyte of a file of this size."""
+    with open(path, "rb") as file:
+        hashed = hashlib.sha256(file.read(ENDS))
+        file.seek(max(0, size - ENDS))
+        hashed.update(file.read(ENDS))
+    return hashed.digest()
+
+
 def two_in_one_recording(table: _Table) -> Found:
     """Yield recordings that have another IMU, wearer, axes or clock in an earlier row."""
     if not table.is_own:
@@ -596,6 +651,7 @@ KINDS: tuple[tuple[Callable[[_Table], Found], int], ...] = (
     (untrained_classes, 1),
     (wearers_of_two_splits, 1),
     (moments_of_two_splits, 1),
+    (copies_of_videos, 5),
     (imus_of_other_videos, 1),
     (two_in_one_recording, 5),
     (ends_of_videos, 1),

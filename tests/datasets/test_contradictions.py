@@ -457,6 +457,68 @@ def test_a_video_is_one_under_all_its_names(tmp_path):
     assert contradictions.find(read(tmp_path, f"{PLAIN},imu", *rows[1:])[0]) == []
 
 
+def test_a_copy_of_a_video_is_noted_with_the_splits(tmp_path):
+    read(tmp_path, PLAIN, *TRAIN)
+    content = random.Random(0).randbytes(5 << 19)  # 2.5 MB
+    for name in ("a.mp4", "b.mp4", "x/s.mp4", "y/s.mp4"):
+        (tmp_path / name).write_bytes(content)
+
+    def said(*rows):
+        return lines(tmp_path, contradictions.find(read(tmp_path, SPLIT, *rows)[0]))
+
+    train = "a.mp4,0,3,cut,train", "a.mp4,4,7,peel,train"
+    assert said(*train, "b.mp4,0,3,peel,train", "b.mp4,4,7,cut,train") == [
+        (False, "row 4: b.mp4 is a copy of a.mp4 (row 2), so what is in both may count twice; use one of the files")
+    ]
+    splits = "with another split (test here, train there), so testing may be too easy; use one of the files"
+    assert said(*train, "b.mp4,4,7,peel,test") == [(False, f"row 4: b.mp4 is a copy of a.mp4 (row 2) {splits}")]
+    assert said("x/s.mp4,0,3,cut,train", "y/s.mp4,0,3,cut,test") == [
+        (False, f"row 3: {tmp_path}/y/s.mp4 is a copy of {tmp_path}/x/s.mp4 (row 2) {splits}")
+    ]
+    assert len(said(*train, "b.mp4,0,3,peel,train", "x/s.mp4,0,3,peel,train")) == 2
+    found = contradictions.find(read(tmp_path, SPLIT, *train, "b.mp4,4,7,peel,test")[0])
+    with pytest.raises(DataError, match=r"row 4: b.mp4 is a copy of a.mp4 .*\nwith strict=True"):
+        contradictions.notes_of(found, strict=True)
+
+
+def test_files_that_are_no_copies_get_no_note(tmp_path, monkeypatch):
+    read(tmp_path, PLAIN, *TRAIN)
+    first, other = tmp_path / "a.mp4", tmp_path / "b.mp4"
+    content = random.Random(0).randbytes(5 << 19)
+
+    def said():
+        return contradictions.find([data.Segment(path.name, path, 0, 3, "cut") for path in (first, other)])
+
+    assert said() == []  # empty files
+    first.write_bytes(content)
+    for differs in (content[1:], b"?" + content[1:], content[:-1] + b"?"):
+        other.write_bytes(differs)
+        assert said() == []
+    other.write_bytes(content)
+    assert len(said()) == 1
+
+    def refuse(path, size):
+        raise PermissionError(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(contradictions, "_hash_of_ends", refuse)
+        assert said() == []
+    other.unlink()
+    assert said() == []
+    other.hardlink_to(first)
+    (link,) = said()
+    assert link.text.startswith("segment b.mp4 (b.mp4 is the file a.mp4): repeats")
+
+
+def test_a_copy_in_a_folder_of_recordings_is_noted(steady, tmp_path):
+    for name in ("walk.mp4", "walk_copy.mp4"):
+        shutil.copy(steady, tmp_path / name)
+    found = segments.read_recordings(tmp_path, segments.Windows(test_share=0.5))
+    (text,) = [one.text for one in contradictions.find(found) if " copy " in one.text]
+    assert text.startswith(f"{tmp_path}, segment walk_copy_")
+    assert ": walk_copy.mp4 is a copy of walk.mp4 (segment walk_0) with another split (t" in text
+
+
 def test_the_imu_of_a_video_that_the_table_does_not_name(tmp_path):
     read(tmp_path, PLAIN, *TRAIN)
     assert contradictions.find(read(tmp_path, f"{PLAIN},imu", "a.mp4,0,3,cut,b.csv")[0]) == []  # a copy of b.mp4?
@@ -472,6 +534,8 @@ def test_a_log_since_boot_of_two_videos_needs_their_offsets(steady, tmp_path):
     read(tmp_path, PLAIN, *TRAIN)
     for name in ("a.mp4", "b.mp4"):
         shutil.copy(steady, tmp_path / name)
+    with open(tmp_path / "b.mp4", "ab") as file:
+        file.write(b"\0\0\0\x08free")  # an empty box, so that it is no copy
     rows = [f"{600 + k / 100},0,{k % 2},9.8,0,0.1,0.2" for k in range(1300)]
     (tmp_path / "c.csv").write_text("\n".join(["time,ax,ay,az,gx,gy,gz", *rows]))
 
