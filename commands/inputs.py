@@ -35,7 +35,7 @@ INPUTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "ablate": ("store", ()),
     "export": ("student", ("--calibrate", "--check")),
     "measure": ("", ("--student", "--teacher-file")),
-    "predict": ("video", ("--student", "--imu", "--labels")),
+    "predict": ("video", ("--student", "--imu", "--labels", "--root")),
     "live": ("source", ("--student", "--imu", "--imu-follow")),
     "demo": ("", ("--image-weights",)),
 }

@@ -579,7 +579,7 @@ ARRIVALS = {
             "v.mp4 --student a.pt --own toys:Moved --imu a.csv g.csv --imu-offset 0.3 --imu-stretch 1.02 "
             "--imu-axes XZy --zero-accel "
             "--min-coverage 0.6 --max-gap 0.2 --max-hold 3 --stride 0.5 --top 2 --key-frames --out {tmp}/p.csv "
-            "--labels l.csv --preview {tmp}/p.mp4 "
+            "--labels l.csv --root r --tier act --preview {tmp}/p.mp4 "
             f"--html {{tmp}}/p.html --subtitles {{tmp}}/p.vtt --overwrite --no-plot {INFERENCE_WORDS}",
             {
                 "load_distilled.path": "a.pt",
@@ -603,7 +603,9 @@ ARRIVALS = {
                 "write_prediction.path": "{tmp}/p.html",
                 "write_prediction.spec.exact": False,
                 "write_prediction.preview": Path("{tmp}/p.mp4"),
-                "labels_of_video.table": "l.csv",
+                "labels_of_video.a.labels": "l.csv",
+                "labels_of_video.a.root": "r",
+                "labels_of_video.a.tier": "act",
                 "transcode.out": "{tmp}/p.mp4",
                 "transcode.overwrite": True,
                 "write_prediction.max_hold": 3.0,
@@ -626,8 +628,8 @@ ARRIVALS = {
             | {"open_recording of live.imu": None, "Output.tracker": events.Tracker(start=0.3, end=0.3 * 2 / 3)},
         ),
         (
-            "v.mp4 --student a.pt --own toys:Moved --imu a.csv g.csv --imu-axes XZy --every 0.25 --frames "
-            "newest --slack 0.1 --top 2 "
+            "v.mp4 --student a.pt --own toys:Moved --imu a.csv g.csv --imu-offset 0.4 --imu-stretch 1.01 --zero-accel "
+            "--imu-axes XZy --every 0.25 --frames newest --slack 0.1 --top 2 "
             "--min-coverage 0.6 --max-gap 0.2 --max-age 3 --period 5 --frame-offset 0.3 --frame-stretch 1.02 --fast "
             "--seconds 9 --events --json --out {tmp}/p.jsonl --overwrite --precision bf16 --device cpu",
             {
@@ -640,6 +642,9 @@ ARRIVALS = {
                 "VideoFeed.reconnect": 0.0,
                 "open_recording of live.path": "v.mp4",
                 "open_recording of live.imu": ["a.csv", "g.csv"],
+                "open_recording of live.imu_offset": 0.4,
+                "open_recording of live.imu_stretch": 1.01,
+                "open_recording of live.zero_accel": True,
                 "open_recording of live.imu_axes": "XZy",
                 "Stream.every": 0.25,
                 "Stream.frames": "newest",
