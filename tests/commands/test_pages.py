@@ -294,10 +294,10 @@ def test_labels_are_shown_and_what_differs_from_them_comes_first(kitchen, predic
             "no video of .*elan.txt.* in in; .*--root",
         ),
         (
-            ["--html", "p.html", "--labels", "in/elan.txt", "--root", "in/root"],
+            ["--html", "p.html", "--labels", "in/elan.txt", "--root", "in/films"],
             "'cut' of 'place' overlaps 'wash' of 'a",
         ),
-        (["--html", "p.html", "--labels", "in/elan.txt", "--root", "in/root", "--tier", "act"], "has no labels of"),
+        (["--html", "p.html", "--labels", "in/elan.txt", "--root", "in/films", "--tier", "act"], "has no labels of"),
         (["--html", "p.html", "--labels", "labels.csv"], "labels.csv: has no labels of .*but those of other.mp4"),
         (["--html", "p.html", "--labels", "in/labels.csv"], "has no labels of .*but those of in/P01_101.MP4; give"),
         (["--html", "p.html", "--labels", "list.csv"], "list.csv: line 1 has no column label; give a table with"),
@@ -314,9 +314,9 @@ def test_labels_and_previews_that_cannot_be(words, what, predicted, kitchen, tmp
     (tmp_path / "list.csv").write_text("video,start,stop\nother.mp4,0,1\nother.mp4,1,2\n")
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "labels.csv").write_text("video,start,stop,label\nP01_101.MP4,0,1,wash\n")
-    (tmp_path / "in" / "root").mkdir()
+    (tmp_path / "in" / "films").mkdir()
     (tmp_path / "in" / "elan.txt").write_text("act\t\t0.0\t1.0\twash\nplace\t\t0.5\t1.5\tcut\n")
-    for name in ("other.mp4", "old.mp4", "in/P01_101.MP4", "in/root/elan.mp4"):
+    for name in ("other.mp4", "old.mp4", "in/P01_101.MP4", "in/films/elan.mp4"):
         shutil.copy(kitchen[0].video, tmp_path / name)
     video = str(kitchen[0].video)
     rows = "".join(f"{video},{1000 * k},{1000 * k + 1000},wash\n" for k in (0, 1, 2, 3))
