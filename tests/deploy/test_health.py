@@ -393,8 +393,8 @@ def test_the_first_frames_in_milliseconds_are_not_taken_for_silence_of_the_sampl
     (times, accel, gyro), picture = head(2.0), pictures()
     with Stream(Fast(), report=[].append) as stream:
         for k in range(0, len(times), 20):
-            stream.accept_frame(1e3 * times[k], picture(times[k]))
             stream.accept_imu(times[k : k + 20], np.hstack([accel, gyro])[k : k + 20])
+            stream.accept_frame(1e3 * times[k], picture(times[k]))
             assert {state.name for state in stream.health()} <= {"frame times", "clocks apart"}, k
         assert [state.name for state in stream.health()] == ["frame times"]
 
