@@ -319,7 +319,7 @@ def train(objective: Objective, store: Store, settings: Training, validation: St
 
     Args:
         objective: The model, the arrays that it reads, and the losses of a batch.
-        store: The clips to train on, two or more.
+        store: The clips to train on, two or more. A warning says if some of them, but not all, are of the split test.
         settings: The settings of the training.
         validation: Clips of the same classes that are not trained on. With them, the history also has the means of the
             objective's values on them, as "validation_loss" and so on, and the model ends with the weights of the epoch
@@ -329,8 +329,6 @@ def train(objective: Objective, store: Store, settings: Training, validation: St
     Raises:
         EgoDistillError: As in `distillation.finetune()`.
         EgoDistillOSError: As in `distillation.finetune()`.
-
-    A warning says if the clips are of the split test and of another one.
 
     >>> from egodistill import EgoDistill, data, training
     >>> class MatchFeature(training.Objective):
@@ -352,7 +350,7 @@ def train(objective: Objective, store: Store, settings: Training, validation: St
     if validation is not None:
         require_other_clips(store, validation)
     splits = getattr(store, "splits", ())
-    if "test" in splits and len(splits) > 1:
+    if "test" in splits and len(splits) > 1 and distributed.is_first():
         warnings.warn(
             f"the clips to train on are of the splits {' and '.join(splits)}, so the accuracy on test will be that on "
             f"clips it has learned; for one that counts, train on store.split('train') (--split train)",

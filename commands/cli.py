@@ -331,14 +331,13 @@ def in_options(text: str, arguments: argparse.Namespace) -> str:
     for flag in flags:
         name = flag[2:].replace("-", "_")
         word = rf"(?<![\w./\\'\"`-]){name}(?![\w/\\(]|\.\w)"
-        # NAME=VALUE (--name VALUE) and --name (NAME=True), which serve both
-        text = re.sub(rf"{word}(=[^\s()]+)? \(({flag}( [^()]*)?)\)", r"\2", text)
+        # NAME=VALUE (--name VALUE), also of another name, and --name (NAME=True), which serve both
+        text = re.sub(rf"({word}|\b\w+(?==))(=[^\s()]+)? \(({flag}( [^()]*)?)\)", r"\3", text)
         text = re.sub(rf"(?<={flag}) \({name}=True\)", "", text)
         text = re.sub(rf"{word}(?= was .* and is now )", flag, text)  # also a setting that is no longer given
         known = flag in text or name in typed or getattr(arguments, name, None) is None
         if not known and re.search(word if "_" in name else rf"{word}( ?=| must be )", text):
             text = re.sub(rf"{word}(=True\b)?", flag, text)
-    text = re.sub(r"\bcheckpoint=FILE \((--pretrained FILE)\)", r"\1", text)  # an option with another name
     text = re.sub(r"[\w.]+\([^()]*\) \((`egodistill [^()]*`)\)", r"\1", text)
     functions = rf"(?<![\w.])(?:data\.|teachers\.)?({'|'.join(COMMANDS)})\(\)"
     return re.sub(functions, r"`egodistill \1`", text)

@@ -58,9 +58,8 @@ def check_outputs(arguments: argparse.Namespace, sources: Iterable[str] = ()) ->
                 ours = (b"egodistill model",)
         overwrite = getattr(arguments, "overwrite", False)
         if arguments.command == "predict" and overwrite:
-            ours = (
-                rb"\A(\xef\xbb\xbf)?" + files.PREDICTED.encode(),
-            )  # also beside its video, where another table is the IMU
+            # also beside its video, where another table is the IMU
+            ours = (rb"\A(\xef\xbb\xbf)?" + files.PREDICTED.encode(),)
         files.check_output(arguments.out, inputs, ours=ours, overwrite=overwrite)
         is_json = Path(arguments.out).suffix.lower() == ".json" or files.is_stream(Path(arguments.out))
         if arguments.command in ("evaluate", "measure") and not is_json:

@@ -20,7 +20,6 @@ import contextlib
 import dataclasses
 import difflib
 import functools
-import hashlib
 import itertools
 import os
 import re
@@ -33,7 +32,7 @@ from typing import NamedTuple
 
 from ..recordings.clips import SINCE_BOOT, VIDEO_SUFFIXES, open_recording
 from ..support.errors import CLIP_SECONDS, DataError, NoteWarning
-from ..support.files import first_names
+from ..support.files import first_names, signature
 from ..video import VideoInfo
 from .segments import ROUNDING, Origin, Segment, overlapping_splits
 
@@ -581,27 +580,13 @@ def _copies(paths: Iterable[str]) -> dict[str, str]:
             status = os.stat(path)
             if stat.S_ISREG(status.st_mode) and status.st_size:
                 sizes[status.st_size].append(path)
-    found = {}
-    for size, alike in sizes.items():
-        known: dict[bytes, str] = {}
-        for path in alike if len(alike) > 1 else ():
-            with contextlib.suppress(OSError):
-                first = known.setdefault(_hash_of_ends(path, size), path)
-                if first != path:
-                    found[path] = first
+    found, known = {}, dict[str, str]()
+    for path in (path for alike in sizes.values() if len(alike) > 1 for path in alike):
+        with contextlib.suppress(OSError):
+            first = known.setdefault(signature(path), path)
+            if first != path:
+                found[path] = first
     return found
-
-
-ENDS = 1 << 20  # bytes at each end of a file: two videos of one size differ there
-
-
-def _hash_of_ends(path: str, size: int) -> bytes:
-    """Return a hash of the first and the last megabyte of a file of this size."""
-    with open(path, "rb") as file:
-        hashed = hashlib.sha256(file.read(ENDS))
-        file.seek(max(0, size - ENDS))
-        hashed.update(file.read(ENDS))
-    return hashed.digest()
 
 
 def two_in_one_recording(table: _Table) -> Found:

@@ -326,7 +326,7 @@ class Pair(LoadedModel):
             whole = Path(path).with_name(stem + Path(path).suffix)
             raise ExportError(f"{path} is one of the two files of a pair; give {whole}, which stands for both")
         if Path(path).is_file() and not any(file.is_file() for file in pair_files(path)):
-            read_description(Path(path))
+            read_description(Path(path))  # raises for what is no program
             raise ExportError(f"{path} is one whole student, not a pair; read it with load_exported()")
         frame, motion = (Program(file, part) for file, part in zip(pair_files(path), PAIR, strict=True))
         for key in ("student", "kind", "precision", "clip_spec", "class_names"):

@@ -349,8 +349,8 @@ class Health:
         cause = unit_question(step, FASTEST, SLOWEST) if step else self.coarse_times(times)
         return [State("frame times", f"the frames are {step:.3g} s apart{cause}")]
 
-    def too_few_frames(self) -> bool:
-        """Return whether frames are too few to judge their times, which are those of no camera so far."""
+    def has_odd_start(self) -> bool:
+        """Return whether the first frames have times of no camera, but are too few for the state "frame times"."""
         few = 2 <= len(self.stamps) < FEW_STAMPS
         return few and not FASTEST <= float(np.median(np.abs(np.diff(self.stamps)))) <= self.frames_within
 
@@ -392,7 +392,7 @@ class Health:
         found = [
             State(f"no {name}", f"no sample of the {name} has come for {seconds:.1f} s")
             for name, seconds in zip(SENSORS, waited, strict=False)
-            if seconds > SILENT + self.slack and not self.too_few_frames()
+            if seconds > SILENT + self.slack and not self.has_odd_start()
         ]
         if len(found) == len(SENSORS):
             found = [State("no samples", f"frames come, but no sample has come for {min(waited[:2]):.1f} s")]

@@ -497,11 +497,11 @@ def test_files_that_are_no_copies_get_no_note(tmp_path, monkeypatch):
     other.write_bytes(content)
     assert len(said()) == 1
 
-    def refuse(path, size):
+    def refuse(path):
         raise PermissionError(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(contradictions, "_hash_of_ends", refuse)
+        patch.setattr(contradictions, "signature", refuse)
         assert said() == []
     other.unlink()
     assert said() == []
