@@ -15,13 +15,12 @@ import os
 import select
 import shutil
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
+from waiting import LIMIT, until
 
 KEYS = {"Tab": ("\t", 9), "Enter": ("\r", 13), "ArrowRight": ("", 39), "ArrowLeft": ("", 37)}
-WAIT = 60.0  # seconds for an answer
 
 
 class Chromium:
@@ -77,7 +76,7 @@ class Chromium:
     def read(self):
         """The next message."""
         while b"\0" not in self.left:
-            if not select.select([self.output], [], [], WAIT)[0]:
+            if not select.select([self.output], [], [], LIMIT)[0]:
                 raise TimeoutError("the browser does not answer")
             if not (more := os.read(self.output, 1 << 20)):
                 raise EOFError("the browser has ended")
@@ -130,11 +129,7 @@ class Chromium:
 
     def until(self, code):
         """Wait until an expression is true."""
-        end = time.monotonic() + WAIT
-        while not (value := self.run(code)):
-            assert time.monotonic() < end, code
-            time.sleep(0.02)
-        return value
+        return until(lambda: self.run(code))
 
     def press(self, key, shift=False):
         text, code = KEYS[key]

@@ -12,6 +12,7 @@ import sys
 
 import torch
 from torch import nn
+from waiting import LIMIT
 
 import egodistill
 from egodistill import student
@@ -34,7 +35,7 @@ def check(name: str, width: int, instructions: str) -> None:
         checks["LD_PRELOAD"] = "libc_malloc_debug.so.0"
     checks["PYTHONPATH"] = os.path.dirname(egodistill.__file__)
     command = [sys.executable, "-X", "faulthandler", __file__, name, str(width)]
-    result = subprocess.run(command, env=os.environ | checks, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(command, env=os.environ | checks, capture_output=True, text=True, timeout=LIMIT)
     assert result.returncode == 0, f"{name} with {instructions}: exit status {result.returncode}\n{result.stderr}"
 
 

@@ -15,6 +15,7 @@ import av
 import numpy as np
 import torch
 from streams import samples
+from waiting import LIMIT
 
 from egodistill.recordings.clips import Imu, spec_of
 from egodistill.video import Scaler
@@ -128,6 +129,10 @@ class Head:
             if self.browser.run(done):
                 break
         return time.monotonic() - began
+
+    def move_until(self, done):
+        """Turn until an expression is true."""
+        assert self.move(LIMIT, done) < LIMIT, done
 
 
 def start(browser):

@@ -37,6 +37,7 @@ from painted import (
     write_sound,
     write_video,
 )
+from waiting import LIMIT, until
 
 from egodistill import DataError, EgoDistillError, EgoDistillOSError, data, recordings
 from egodistill.imu import IMU_READERS
@@ -140,7 +141,7 @@ def test_machines_share_the_work_without_knowing_each_other(store, kitchen, tmp_
         environment = os.environ | {"RANK": f"{rank}", "WORLD_SIZE": "2"}
         command = [sys.executable, "-c", KILLED, root, given, tmp_path / "both"]
         scripts.append(subprocess.Popen(command, env=environment))
-    assert [script.wait(60) for script in scripts] == [0, 0]
+    assert [script.wait(LIMIT) for script in scripts] == [0, 0]
     assert arrays_of(tmp_path / "both") == arrays_of(store.path)
     with pytest.raises(data.DataError, match="rank 2 is not one of the 2"):
         data.prepare(kitchen, alone, **OPTIONS, rank=2, world_size=2)
@@ -249,7 +250,7 @@ def test_machines_that_retry_at_once_agree_on_the_recordings(kitchen, tmp_path):
         )
         command = [sys.executable, "-c", KILLED, str(Path(data.__file__).parent), given, tmp_path / "s"]
         scripts.append(subprocess.Popen(command))
-    assert [script.wait(60) for script in scripts] == [0, 0]
+    assert [script.wait(LIMIT) for script in scripts] == [0, 0]
     fresh = data.prepare(segments, tmp_path / "fresh", **OPTIONS)
     assert arrays_of(tmp_path / "s") == arrays_of(fresh.path)
 
@@ -266,7 +267,7 @@ print(len(store), "torch" in sys.modules)
     plain = [dataclasses.astuple(s) for s in kitchen]
     (tmp_path / "segments").write_bytes(pickle.dumps(plain))
     command = [sys.executable, script, tmp_path / "segments", tmp_path / "out"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
     assert done.stdout == "12 False\n", done.stderr
     assert "12/12 clips" in done.stderr and "clips/s" in done.stderr
 
@@ -345,12 +346,9 @@ def test_ctrl_c_ends_all_processes_and_spoils_nothing(store, kitchen, tmp_path, 
             os.kill(worker, signal.SIGINT)
     time.sleep(0.15 * (clips == 0))
     os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=LIMIT)
     assert (process.returncode, said) == (130, "")
-    deadline = time.monotonic() + 5
-    while group_of(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not group_of(process.pid)
+    until(lambda: not group_of(process.pid))
     # 160 clips a recording: none was read to its end first.
     assert 160 * (3 - workers) < np.count_nonzero(np.load(out / "status.npy") == 0) <= 480 - clips
     whole = data.prepare(segments, out, **options)
@@ -370,17 +368,12 @@ def test_workers_end_when_their_parent_is_killed(kitchen, tmp_path):
     out, environment = tmp_path / "s", os.environ | {"PYTHONPATH": str(tmp_path)}
     command = [sys.executable, "-c", KILLED, str(Path(data.__file__).parent), tmp_path / "given", out]
     process = subprocess.Popen(command, env=environment, start_new_session=True)
-    deadline = time.monotonic() + 60
-    while not ((out / "store.json").exists() and np.load(out / "status.npy").any()):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.002)
+    until(lambda: (out / "store.json").exists() and np.load(out / "status.npy").any())
+    assert process.poll() is None
     assert len(group_of(process.pid)) > 1
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 60
-    while group_of(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not group_of(process.pid)
+    until(lambda: not group_of(process.pid))
     # 1,600 clips a recording: none was read to its end first.
     missing = np.load(out / "status.npy").reshape(400, 3, 4) == 0
     assert missing.any((0, 2)).all()
@@ -763,7 +756,7 @@ def test_workers_take_nothing_from_the_current_folder(store, kitchen, tmp_path):
     (tmp_path / "given").write_bytes(pickle.dumps(given))
     root = str(Path(data.__file__).parent)
     command = [sys.executable, "-c", f"import sys; sys.path[0] = {root!r}\n{KILLED}", root, "given", "s"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 0, done.stderr
     assert arrays_of(tmp_path / "s") == arrays_of(store.path)
 
@@ -788,7 +781,7 @@ def test_a_worker_is_small(kitchen, tmp_path):
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     print("[[4, 5, 6, 7]]", file=process.stdin, flush=True)
     loaded, _, peak = process.stdout.readline().rpartition(" ")
-    process.communicate("\n", timeout=60)
+    process.communicate("\n", timeout=LIMIT)
     assert loaded == "[]" and int(peak) < 100  # MB, of which half are the libraries of PyAV and numpy
     assert len(data.ClipStore(store.path, unfinished=True)) == 8
 

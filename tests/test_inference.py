@@ -17,6 +17,7 @@ import torch
 from painted import STEADY, break_packets, number_of, ramp, write_video
 from torch import nn
 from toys import CLASSES, FAST, QUIET, Store, small
+from waiting import LIMIT
 
 import egodistill
 from egodistill import (
@@ -399,7 +400,7 @@ def test_predict_reads_the_next_clips_while_the_model_works(monkeypatch):
         def forward(self, frames):
             assert len(reads) <= len(runs) + 2  # these, and the next
             runs.append(len(frames))
-            assert len(runs) == 5 or begun[len(runs)].wait(10)  # the next ones are being read by now
+            assert len(runs) == 5 or begun[len(runs)].wait(LIMIT)  # the next ones are being read by now
             seen = frames[:, 0, 0, 0, 0].float()
             return Output(seen[:, None], torch.stack([seen, 0 * seen], 1) / 100)
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from foreign import linux_only
+from waiting import LIMIT
 
 import egodistill
 from egodistill import EgoDistill, data
@@ -34,9 +35,9 @@ def python(script: str, *arguments, **options) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
-def ends_well(process: subprocess.Popen, seconds: float = 120) -> str:
+def ends_well(process: subprocess.Popen) -> str:
     """Wait for a process that has to succeed; return what it printed."""
-    printed, errors = process.communicate(timeout=seconds)
+    printed, errors = process.communicate(timeout=LIMIT)
     assert process.returncode == 0, errors
     return printed
 
@@ -185,7 +186,7 @@ def test_a_rename_that_is_refused_is_tried_again(tmp_path, monkeypatch, rename):
     began = time.monotonic()
     with pytest.raises((OSError, ValueError), match=r"file\.json.*Access is denied|Access is denied.*file\.json"):
         rename(target)
-    assert 0.5 < time.monotonic() - began < 10
+    assert time.monotonic() - began > 0.5
     assert [file.name for file in tmp_path.iterdir()] == ["file.json"] and target.read_bytes() == before
 
 

@@ -20,6 +20,7 @@ import torch
 from painted import break_packets, write_video
 from small_teachers import LABELS, Positions, narrow, random_clips
 from torch import nn
+from waiting import LIMIT
 
 from egodistill import DataError, EgoDistill, EgoDistillError, data, distillation, pretrain_imu, teachers
 from egodistill.datasets.one_pass import Pending, Together
@@ -526,7 +527,7 @@ def test_extract_killed_anywhere_leaves_no_row_that_is_taken_for_whole(folder, t
     whole, path = (shutil.copytree(folder, tmp_path / name) for name in ("whole", "killed"))
     teachers.extract(narrow(), data.ClipStore(whole), batch_size=2, progress=False)
     wanted = outputs(whole)
-    said, errors = (process := script("killed_again_and_again", path)).communicate(timeout=120)
+    said, errors = (process := script("killed_again_and_again", path)).communicate(timeout=LIMIT)
     assert process.returncode == 0 and said.split() == ["-9"] * 9 + ["130"], said + errors
     finished = []
     for k in range(len(MOMENTS)):
@@ -577,7 +578,7 @@ def test_processes_extract_into_one_store_and_a_dead_ones_share_is_taken_up(fold
     torch.set_num_threads(1)  # As above.
     whole, path = (shutil.copytree(folder, tmp_path / name) for name in ("whole", "shared"))
     teachers.extract(narrow(), data.ClipStore(whole), batch_size=1, progress=False)
-    said, errors = (process := script("shared_among_processes", path)).communicate(timeout=120)
+    said, errors = (process := script("shared_among_processes", path)).communicate(timeout=LIMIT)
     assert process.returncode == 0 and said.split() == ["-9", "0", "0", "0"], said + errors
     assert np.flatnonzero(outputs(Path(f"{path}-1"))["slowfast.logits"][0]).tolist() == [1, 3]
     for name, (done, values) in outputs(path).items():

@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch import nn
 from toys import CLASSES, FAST, QUIET, Named, Store, same, small
+from waiting import LIMIT
 
 import egodistill
 from egodistill import EgoDistill, EgoDistillError, Output, data, distill, evaluate, finetune, pretrain_imu, training
@@ -341,7 +342,7 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path, stage):
 
     def run(out, kill_at, kill=signal.SIGKILL):
         command = [sys.executable, str(script), stage, str(tmp_path / out), str(kill_at), str(int(kill))]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT)
 
     whole = run("whole.pt", 0)
     assert whole.returncode == 0 and int(whole.stdout) == 12, whole.stderr

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from waiting import LIMIT
 
 import egodistill
 
@@ -121,7 +122,7 @@ def run_small(path, place):
     names = set(re.findall(r"(?m)^(\w+) = ", cell.source))
     assert set(SMALL[path.stem]) <= names, "a parameter that the notebook does not have"
     cell.source += "".join(f"\n{name} = {value!r}" for name, value in SMALL[path.stem].items())
-    client = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(place)}})
+    client = nbclient.NotebookClient(notebook, timeout=int(LIMIT), resources={"metadata": {"path": str(place)}})
     try:
         client.execute()
     except nbclient.exceptions.CellExecutionError as error:
@@ -136,4 +137,4 @@ def test_an_earlier_notebook_is_asked_for(tmp_path, monkeypatch):
     notebook = nbformat.read(FOLDER / "03_distillation.ipynb", 4)
     monkeypatch.setenv("PYTHONPATH", ENVIRONMENT)
     with pytest.raises(nbclient.exceptions.CellExecutionError, match="run notebooks 1 and 2 first"):
-        nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+        nbclient.NotebookClient(notebook, timeout=int(LIMIT), resources={"metadata": {"path": str(tmp_path)}}).execute()

@@ -10,7 +10,6 @@ import socket
 import ssl
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 
@@ -37,6 +36,7 @@ from phone import (
     write_camera,
 )
 from streams import samples, student
+from waiting import until
 
 from egodistill import Stream
 from egodistill.cameras import axes_and_turn
@@ -459,17 +459,16 @@ def phone(film):
 
 @pytest.mark.slow
 def test_a_camera_and_sensors_give_the_labels_of_python(phone, film, address, pairs, tmp_path):
-    """The first label within 10 s; each as Python's on what the page has logged, which `read_imu()` reads, too."""
+    """Each label as Python's on what the page has logged, which `read_imu()` reads, too."""
     head = Head(phone)
     phone.open(f"{address}index.html?student=one.onnx", width=390)
     start(phone)
-    assert head.move(30, "document.getElementById('confidence').value > 0") < 30  # benchmarks/web.py measures it
-    head.move(60, "egodistill.stats().given >= 20")
+    head.move_until("document.getElementById('confidence').value > 0 && egodistill.stats().given >= 20")
     assert phone.run("crossOriginIsolated") and phone.run(TEXT.format("message")) == ""
-    lines, stats = phone.run("egodistill.log()"), phone.run("egodistill.stats()")
+    history = "[...document.querySelectorAll('#history li')].map((one) => one.textContent)"
+    lines, stats, shown = phone.run(f"[egodistill.log(), egodistill.stats(), {history}]")  # of one moment
     found = compare(pairs["one"], lines)
     rows = [json.loads(line) for line in lines]
-    shown = phone.run("[...document.querySelectorAll('#history li')].map((one) => one.textContent)")
     answers = [row for row in rows if "answer" in row]
     assert found.answers >= 19 and found.same == found.answers and found.difference < 1e-3
     for line, row in zip(shown, answers[::-1], strict=False):
@@ -500,7 +499,7 @@ def test_the_page_fits_a_phone_and_a_screen(phone, address, pairs, width, tmp_pa
     head = Head(phone)
     phone.open(f"{address}index.html?student=one.onnx", width=width)
     start(phone)
-    head.move(10, "document.getElementById('history').children.length > 3")
+    head.move_until("document.getElementById('history').children.length > 3")
     assert not phone.is_wider_than_the_screen() and not phone.errors
     assert all(request.startswith((address, "blob:")) for request in phone.requests)
     text = phone.run("document.body.innerText")
@@ -512,7 +511,7 @@ def test_the_page_fits_a_phone_and_a_screen(phone, address, pairs, width, tmp_pa
     head.move(1)
     assert phone.run("egodistill.log().length") == count and phone.run(TEXT.format("pause")) == "Continue"
     phone.run("document.getElementById('pause').click()")
-    head.move(5, f"egodistill.log().length > {count + 150}")
+    head.move_until(f"egodistill.log().length > {count + 150}")
     assert compare(pairs["one"], phone.run("egodistill.log()")).difference < 1e-3  # across the pause
 
 
@@ -524,9 +523,8 @@ def test_a_download_is_the_log(phone, address, pairs, tmp_path):
     start(phone)
     phone.until("!document.getElementById('download').disabled")
     phone.run("document.getElementById('download').click()")
-    log, end = tmp_path / "egodistill-log.jsonl", time.monotonic() + 20
-    while not log.exists() and time.monotonic() < end:
-        time.sleep(0.05)
+    log = tmp_path / "egodistill-log.jsonl"
+    until(log.exists)
     header = json.loads(log.read_text().splitlines()[0])
     assert header["student"] == pairs["one"].description["student"] and header["source"] == "camera"
 
@@ -782,12 +780,12 @@ def test_two_taps_on_start_open_one_camera_which_a_video_stops(phone, address, p
     phone.run(f"{{ {CAMERAS} }}")
     phone.run("{ const tap = document.getElementById('start'); tap.click(); tap.click(); }")
     phone.until("tracks.length === 2")
-    head.move(4)
+    head.move_until("egodistill.log().length > 150")
     times = [json.loads(line).get("time") for line in phone.run("egodistill.log()")]
     stamps = [moment for moment in times if moment]
     assert len(stamps) > 60 and len(set(stamps)) == len(stamps) and phone.run(LIVE) == 1
     choose(phone, walk[0], walk[1])
-    head.move(3)
+    head.move_until("egodistill.log().length > 150 && JSON.parse(egodistill.log()[0]).source === 'video'")
     rows = [json.loads(line) for line in phone.run("egodistill.log()")]
     assert phone.run(LIVE) == 0 and rows[0]["source"] == "video"
     table = np.loadtxt(walk[1], delimiter=",", skiprows=1)[:, 0]
@@ -873,9 +871,7 @@ def test_the_server_tells_faults_in_one_line(folder, tmp_path):
             with socket.create_connection(("127.0.0.1", int(found.rstrip("/").rpartition(":")[2]))) as client:
                 client.sendall(b"GET /large.bin HTTP/1.1\r\nHost: x\r\n\r\n")
                 client.recv(1000)
-            end = time.monotonic() + 10
-            while "Error: " not in (tmp_path / "errors.txt").read_text() and time.monotonic() < end:
-                time.sleep(0.02)
+            until(lambda: "Error: " in (tmp_path / "errors.txt").read_text())
     text = (tmp_path / "errors.txt").read_text()
     assert "Traceback" not in text and re.search(r"(?m)^127\.0\.0\.1: (BrokenPipe|ConnectionReset)Error: ", text)
 
@@ -895,10 +891,8 @@ def test_the_server_speaks_https_with_a_certificate(folder, tmp_path):
             assert b"EgoDistill" in answer.read()
         with pytest.raises(OSError):
             urllib.request.urlopen(found.replace("https", "http"))
-        end = time.monotonic() + 10
-        while "127.0.0.1: SSLError: " not in (text := (tmp_path / "errors.txt").read_text()) and time.monotonic() < end:
-            time.sleep(0.02)
-        assert "127.0.0.1: SSLError: " in text and "Traceback" not in text
+        until(lambda: "127.0.0.1: SSLError: " in (tmp_path / "errors.txt").read_text())
+        assert "Traceback" not in (tmp_path / "errors.txt").read_text()
     words = [sys.executable, folder / "serve.py", "--key", key]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 2 and "--key belongs to a --certificate" in done.stderr

@@ -10,13 +10,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 from pathlib import Path
 
 import pytest
 import torchvision
 from commandline import ROOT, run
+from waiting import LIMIT, until
 
 import egodistill.commands.demo
 import egodistill.commands.recordings
@@ -74,7 +74,7 @@ def test_a_terminal_that_is_gone_does_not_change_the_exit_code():
         os.close(other)
         assert os.read(main, 1) == b"x"
         os.close(main)
-        assert process.wait(60) == 7
+        assert process.wait(LIMIT) == 7
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a pipe of POSIX")
@@ -94,7 +94,7 @@ def test_a_reader_that_goes_ends_a_command_in_silence(tmp_path, command, unbuffe
         process.stdout.readline()
     process.stdout.close()
     assert process.stderr.read() == b""
-    assert process.wait(60) in ([141] if command == "segments" else [0, 141])  # Python 3.10's --help raises, too
+    assert process.wait(LIMIT) in ([141] if command == "segments" else [0, 141])  # Python 3.10's --help raises, too
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="macOS and Windows have no such names")
@@ -130,12 +130,11 @@ def test_a_command_that_is_ended_leaves_no_temporary_file(sample_data, tmp_path,
         "480",
     ]
     process = subprocess.Popen(list(map(str, command)), cwd=ROOT, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 60
-    while not (parts := list(tmp_path.glob(".*.part"))) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    parts = until(lambda: list(tmp_path.glob(".*.part")))
     process.send_signal(number)
-    assert process.stderr.read() == b"" and process.wait(60) == (128 + number if number != signal.SIGKILL else -number)
-    assert parts and list(tmp_path.iterdir()) == (parts if number == signal.SIGKILL else [])
+    assert process.stderr.read() == b""
+    assert process.wait(LIMIT) == (128 + number if number != signal.SIGKILL else -number)
+    assert list(tmp_path.iterdir()) == (parts if number == signal.SIGKILL else [])
     copies.transcode(video, tmp_path / "max-heromode.mp4", short_side=32)
     assert [file.name for file in tmp_path.iterdir()] == ["max-heromode.mp4"]
 
@@ -365,7 +364,7 @@ def test_an_interrupted_command_says_how_it_continues_if_something_is_left(
 
 def test_version_of_the_checkout_run_as_a_script():
     command = [sys.executable, "-m", "egodistill.commands.cli", "--version"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT)
     assert (done.returncode, done.stdout) == (0, f"egodistill {egodistill.__version__}\n")
 
 

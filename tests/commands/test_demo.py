@@ -19,6 +19,7 @@ import pytest
 import torch
 from commandline import ROOT
 from miniature import STAGES, Demo, file_of, group_size, miniature, same, unfinished, weights
+from waiting import LIMIT
 
 import egodistill.commands.demo
 import egodistill.support.files
@@ -259,11 +260,9 @@ def killed_again_and_again(out: str, threads: str) -> None:
             arm()
             os._exit(cli.main(["demo", "--quick", "--out", out]))
         _, status = os.waitpid(child, 0)
-        left = 1
-        deadline = time.monotonic() + 5
-        while left and time.monotonic() < deadline:
+        end = time.monotonic() + 60
+        while (left := group_size(child)) and time.monotonic() < end:
             time.sleep(0.05)
-            left = group_size(child)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child, signal.SIGKILL)
         print(os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, left, flush=True)
@@ -278,7 +277,7 @@ def killed(demo, tmp_path_factory) -> tuple[Path, dict[str, list[int]]]:
     code = "import sys, test_demo; test_demo.killed_again_and_again(*sys.argv[1:])"
     command = [sys.executable, "-c", code, str(out), str(torch.get_num_threads())]
     path = os.pathsep.join(map(str, (ROOT, ROOT / "tests", Path(__file__).parent)))
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if re.fullmatch(r"\d+ \d+", line)]
     assert len(lines) == len(MOMENTS), done.stdout + done.stderr

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from waiting import LIMIT
 
 from egodistill import CLIP_SECONDS, teachers
 
@@ -164,7 +165,7 @@ def interrupted(words, moment):
             text = process.communicate(timeout=moment)[0]
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to its children, too
-            text = process.communicate(timeout=120)[0]
+            text = process.communicate(timeout=LIMIT)[0]
         return process.returncode, text.decode(errors="replace"), time.monotonic() - begun
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from painted import STEADY, write_epic_imu, write_sound, write_table, write_video
+from waiting import LIMIT
 
 import egodistill
 from egodistill import DataError
@@ -379,7 +380,7 @@ def test_the_module_is_found_under_its_name():
     """`from __future__ import annotations` in egodistill.py would put something else there."""
     code = "from egodistill import annotations; annotations.read_csv; print('found')"
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=Path(egodistill.__file__).parent, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=Path(egodistill.__file__).parent, capture_output=True, text=True, timeout=LIMIT)
     assert done.stdout == "found\n", done.stderr
 
 

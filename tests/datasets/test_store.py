@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from foreign import linux_only
 from painted import KILLED, OPTIONS, STEADY, X264, arrays_of, number_of, without_checksums, write_video
+from waiting import LIMIT
 
 from egodistill import DataError, EgoDistillOSError, data
 from egodistill.datasets.annotations import Segment
@@ -107,7 +108,7 @@ def test_two_writers_of_the_same_rows_give_what_one_gives(store, kitchen, tmp_pa
     (tmp_path / "given").write_bytes(pickle.dumps((fields, OPTIONS)))
     command = [sys.executable, "-c", KILLED, str(Path(data.__file__).parent), tmp_path / "given", tmp_path / "s"]
     scripts = [subprocess.Popen(command) for _ in range(2)]
-    assert [script.wait(60) for script in scripts] == [0, 0]
+    assert [script.wait(LIMIT) for script in scripts] == [0, 0]
     assert arrays_of(tmp_path / "s") == arrays_of(store.path)
     # One of them can read a clip no longer (its machine lost the disk) that the other has finished.
     StoreWriter(tmp_path / "s").fail(5, "no such file")

@@ -17,6 +17,7 @@ import torch
 import torchvision
 from small_students import CLASSES, Clips, assert_same, inputs, original, student
 from torch import nn
+from waiting import LIMIT
 
 import egodistill
 from egodistill import EgoDistill, EgoDistillError, Output, data, evaluate, measure, teachers
@@ -519,7 +520,7 @@ def test_export_killed_anywhere_leaves_nothing_that_is_taken_for_whole(quick, tm
         [sys.executable, "-c", code, file],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=LIMIT,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (root, root / "tests", Path(__file__).parent)))},
     )
     assert done.returncode == 0 and done.stdout.split() == ["-9"] * 3, done.stdout + done.stderr

@@ -1,7 +1,6 @@
 """Batches of a store."""
 
 import dataclasses
-import time
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 import torch
 from small_teachers import SMALL_I3D
 from toys import CLASSES, FAST, QUIET, Store, small
+from waiting import until
 
 from egodistill import (
     Augment,
@@ -38,16 +38,20 @@ NAN = float("nan")
 
 
 def test_reading_ahead_hides_the_reading():
-    class Slow(Store):
+    """While a batch is used, the next one is read."""
+
+    class Noted(Store):
+        reads = 0
+
         def read(self, name, index):
-            time.sleep(0.02)
+            self.reads += 1
             return super().read(name, index)
 
-    waits = []
-    for _, wait in batches.read_batches(Slow(32), ["imu"], torch.arange(32), 4, torch.device("cpu")):
-        time.sleep(0.04)
-        waits.append(wait)
-    assert len(waits) == 8 and np.median(waits[1:]) < 0.01
+    store, used = Noted(32), 0
+    for _ in batches.read_batches(store, ["imu"], torch.arange(32), 4, torch.device("cpu")):
+        used += 1
+        until(lambda: store.reads == min(used + 1, 8))  # noqa: B023
+    assert used == 8
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ import small_teachers
 import torch
 from foreign import linux_only
 from toys import QUIET, Named, Store, same, small
+from waiting import LIMIT
 
 import egodistill
 from egodistill import EgoDistill, EgoDistillError, data, distillation, training
@@ -477,7 +478,7 @@ def torchrun(tmp_path):
             ],
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=LIMIT,
             cwd=tmp_path,
         )
 
@@ -589,7 +590,7 @@ def machines(tmp_path):
                     )
                 )
         try:
-            codes = [agent.wait(timeout=240) for agent in agents]
+            codes = [agent.wait(LIMIT) for agent in agents]
         finally:
             for agent in agents:
                 agent.kill()

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import torch
 from miniature import PROTOCOL, group_size, same
 from painted import relabel
 from small_baselines import small_adafuse
+from waiting import LIMIT, until
 
 import egodistill
 import egodistill.commands.demo
@@ -254,17 +254,11 @@ def test_processes_end_with_the_one_that_began_them(demo, tmp_path):
     command = [sys.executable, tmp_path / "script.py", demo.out / "store", tmp_path / "out"]
     parent = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}, start_new_session=True)
 
-    def wait(until) -> None:
-        deadline = time.monotonic() + 120
-        while not until() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert until()
-
     try:
-        wait(lambda: list((tmp_path / "out").rglob("*.training")))  # At work.
+        until(lambda: list((tmp_path / "out").rglob("*.training")))  # At work.
         parent.kill()
-        parent.wait(10)
-        wait(lambda: group_size(parent.pid) == 0)
+        parent.wait(LIMIT)
+        until(lambda: group_size(parent.pid) == 0)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(parent.pid, signal.SIGKILL)
@@ -281,7 +275,7 @@ def test_two_processes_in_one_folder_share_the_runs(demo, tmp_path):
     command = [sys.executable, "-c", code, demo.out / "store", tmp_path / "out"]
     options = {"env": os.environ | {"PYTHONPATH": path}, "stdout": subprocess.PIPE, "text": True}
     both = [subprocess.Popen(command, **options) for _ in range(2)]
-    printed = [process.communicate(timeout=300)[0] for process in both]
+    printed = [process.communicate(timeout=LIMIT)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     trained = [text.count("top-1") for text in printed]
     assert sum(trained) == 4, printed  # with the start of the students

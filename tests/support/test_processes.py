@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from waiting import LIMIT
 
 import egodistill
 from egodistill import EgoDistillError
@@ -50,7 +51,7 @@ def test_a_process_ends_when_its_parent_does(tmp_path):
     child = subprocess.Popen([sys.executable, "-c", processes.WORKER, *words], stdin=subprocess.PIPE, encoding="utf-8")
     print(json.dumps([{"name": "P01_101", "acts": 4000}]), file=child.stdin, flush=True)
     child.stdin.close()
-    assert child.wait(60) == 1 and not list(tmp_path.rglob("*.MP4"))
+    assert child.wait(LIMIT) == 1 and not list(tmp_path.rglob("*.MP4"))
 
 
 def test_the_bar_shows_what_is_done(capsys):
