@@ -5,9 +5,49 @@ import csv
 import os
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+from once import Once
+
+SHARED, CHANGED = pytest.StashKey[Path](), pytest.StashKey[list[str]]()
+
+
+def pytest_configure(config):
+    """All processes of a run share a folder, which ends with it (once.py)."""
+    given = getattr(config, "workerinput", {}).get("shared")
+    config.stash[SHARED] = Path(given or tempfile.mkdtemp(prefix="egodistill-tests-"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    """Tell a process of pytest-xdist the folder."""
+    node.workerinput["shared"] = str(node.config.stash[SHARED])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session):
+    """The run fails if a test has changed what others look at."""
+    config = session.config
+    if not hasattr(config, "workerinput"):
+        config.stash[CHANGED] = Once(config.stash[SHARED]).changed()
+        if config.stash[CHANGED]:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        shutil.rmtree(config.stash[SHARED], ignore_errors=True)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if changed := config.stash.get(CHANGED, []):
+        terminalreporter.section("a test has changed what others look at", red=True)
+        for line in changed:
+            terminalreporter.line(line)
+
+
+@pytest.fixture(scope="session")
+def once(pytestconfig) -> Once:
+    """Files that are made once for all processes; see once.py."""
+    return Once(pytestconfig.stash[SHARED])
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -55,64 +95,64 @@ def epic_imu(sample, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def steady(tmp_path_factory):
+def steady(once):
     """Six seconds at 25 fps with B-frames and a key frame every 24."""
     from painted import STEADY, X264, write_video
 
-    return write_video(tmp_path_factory.mktemp("video") / "steady.mp4", STEADY, **X264)
+    return once("steady", lambda folder: write_video(folder / "steady.mp4", STEADY, **X264))
 
 
 @pytest.fixture(scope="session")
-def kitchen(tmp_path_factory):
+def kitchen(once):
     """Three recordings of 6 s with IMU, painted frame numbers, and nine segments in them."""
     from painted import kitchen_segments
 
-    return kitchen_segments(tmp_path_factory.mktemp("kitchen"))
+    return once("kitchen", kitchen_segments)
 
 
 @pytest.fixture(scope="session")
-def store(kitchen, tmp_path_factory):
+def store(once, kitchen):
     """The clips of the kitchen, prepared with OPTIONS; tests leave it as it is."""
     from painted import OPTIONS
 
     from egodistill import data
 
-    return data.prepare(kitchen, tmp_path_factory.mktemp("store") / "s", **OPTIONS)
+    return data.ClipStore(once("store", lambda folder: data.prepare(kitchen, folder / "s", **OPTIONS).path))
 
 
 @pytest.fixture(scope="session")
-def panned(tmp_path_factory):
+def panned(once):
     """A video of twelve seconds in which a camera pans over a wall."""
     import numpy as np
     from panned import RATE, pan
 
-    return pan(tmp_path_factory.mktemp("panned") / "pan.mp4", np.arange(12 * RATE) / RATE)
+    return once("panned", lambda folder: pan(folder / "pan.mp4", np.arange(12 * RATE) / RATE))
 
 
 @pytest.fixture(scope="session")
-def long_pan(tmp_path_factory):
+def long_pan(once):
     """The same for 40 seconds, as `panned.pan()` renders them: 1000 pictures take a while."""
     import numpy as np
     from panned import RATE, pan
 
-    return pan(tmp_path_factory.mktemp("panned") / "long.mp4", np.arange(40 * RATE) / RATE)
+    return once("long-pan", lambda folder: pan(folder / "long.mp4", np.arange(40 * RATE) / RATE))
 
 
 @pytest.fixture(scope="session")
-def wearer(tmp_path_factory):
+def wearer(once):
     """A rendered world of one training wearer."""
     from egodistill.experiments import synthetic
 
-    folder = tmp_path_factory.mktemp("wearer")
-    return synthetic.render(folder, train_acts=8, test_acts=3, train_wearers=1, progress=False)
+    few = {"train_acts": 8, "test_acts": 3, "train_wearers": 1, "progress": False}
+    return once("wearer", lambda folder: synthetic.render(folder / "world", **few))
 
 
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory):
+def demo(once):
     """A finished `egodistill demo` of two seeds in miniature."""
     from miniature import Demo
 
-    return Demo(tmp_path_factory.mktemp("demo") / "out", "0,1")
+    return once("demo", lambda folder: Demo(folder / "out", "0,1"))
 
 
 @pytest.fixture(scope="module")

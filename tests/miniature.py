@@ -1,9 +1,11 @@
 """The demo in miniature, which several test files look at: the same steps on 22 clips of 32 pixels, in seconds."""
 
 import contextlib
+import copy
 import functools
 import io
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,6 +88,13 @@ class Demo:
         assert code == 0, errors.getvalue()
         self.results = json.loads((out / "results.json").read_text())
         self.rows = {row_name(row): row for row in self.results["rows"]}
+
+    def copied(self, out: Path) -> "Demo":
+        """The same demo in another folder, which a test may change."""
+        shutil.copytree(self.out, out)
+        other = copy.copy(self)
+        other.out = out
+        return other
 
     def spy(self, name):
         real = getattr(distillation, name)

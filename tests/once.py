@@ -1,9 +1,10 @@
 """What several tests look at and nobody changes: made once for all processes of a run of pytest.
 
-    folder, value = once("demo", lambda folder: Demo(folder / "out", "0,1"))   # `once` is a fixture of conftest.py
+    demo = once("demo", lambda folder: Demo(folder / "out", "0,1"))   # `once` is a fixture of conftest.py
 
-The first process that asks makes it, under a lock, and the others wait. What it returned is pickled, so that each gets
-its own. At the end of the run `changed()` names the files that somebody changed, and the run fails.
+The first process that asks fills the folder, under a lock, and the others wait. What `make()` returned is pickled, so
+that each process gets its own. At the end of the run `changed()` names the files that somebody changed, and the run
+fails.
 """
 
 import hashlib
@@ -22,8 +23,8 @@ class Once:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def __call__(self, name: str, make: Callable[[Path], Any]) -> tuple[Path, Any]:
-        """Return the folder of this name, and what `make(folder)` returned when it filled it."""
+    def __call__(self, name: str, make: Callable[[Path], Any]) -> Any:
+        """Return what `make(folder)` returned when it filled the folder of this name."""
         self.root.mkdir(parents=True, exist_ok=True)
         folder, value, sums = (self.root / f"{name}{end}" for end in ("", ".pickle", ".sums"))
         with FileLock(f"{folder}.lock"):
@@ -32,7 +33,7 @@ class Once:
                 folder.mkdir()
                 value.write_bytes(pickle.dumps(make(folder)))
                 sums.write_text(checksums(folder))
-        return folder, pickle.loads(value.read_bytes())
+        return pickle.loads(value.read_bytes())
 
     def changed(self) -> list[str]:
         """Return the files that were added, removed or changed since their folder was made."""

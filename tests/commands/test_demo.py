@@ -121,7 +121,8 @@ def test_demo_draws_its_result(demo):
         assert [clip.said[run.method] for clip in clips] == [test.class_names[number] for number in best]
 
 
-def test_demo_given_again_redoes_nothing_and_says_the_same(demo):
+def test_demo_given_again_redoes_nothing_and_says_the_same(demo, tmp_path):
+    demo = demo.copied(tmp_path / "out")
     ends = ("*.MP4", "*-accl.csv", "*.npy", "*.pt")
     work = [path for end in ends for path in demo.out.rglob(end)]
     assert len(work) > 40
@@ -149,8 +150,9 @@ def test_the_comparison_that_comes_next_has_the_seeds_of_the_demo(demo):
 
 
 @pytest.mark.slow
-def test_demo_with_more_teachers(demo, capsys):
+def test_demo_with_more_teachers(demo, tmp_path, capsys):
     """Only the distilled students are trained from another teacher, and from its outputs; a table has them all."""
+    demo = demo.copied(tmp_path / "out")
     more = Demo(demo.out, "0", "--teachers", "all")
     assert [call[0] for call in more.calls] == 2 * ["finetune", "pretrain_imu", "distill", "distill"]
     taught = [named["teacher"] for name, *_, named in more.calls if name != "finetune"]

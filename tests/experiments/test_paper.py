@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import csv
+import functools
 import io
 import json
 import pickle
@@ -60,16 +61,28 @@ def small(monkeypatch):
     monkeypatch.setitem(PROTOCOLS, "demo", PROTOCOL)
 
 
-@pytest.fixture(scope="module")
-def compared(demo):
-    """`compare` in the demo's folder: what it printed, and which files were there before."""
+def compare_in(demo, folder):
+    """`compare` in a copy of the demo, with what it printed, and which files were there before."""
+    demo = demo.copied(folder / "out")
     before = {path: path.stat().st_mtime_ns for path in demo.out.rglob("seed-*/*")}
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         miniature(patch.setattr, cores=1)
         patch.setitem(PROTOCOLS, "demo", PROTOCOL)
         assert cli.main(COMPARE.format(demo.out).split()) == 0
-    return printed.getvalue(), before
+    demo.compared = printed.getvalue(), before
+    return demo
+
+
+@pytest.fixture(scope="module")
+def demo(demo, once):
+    """The demo, with what `compare` has added to its folder."""
+    return once("compared", functools.partial(compare_in, demo))
+
+
+@pytest.fixture
+def compared(demo):
+    return demo.compared
 
 
 COMPARE = (
@@ -254,9 +267,10 @@ def test_adafuse_costs_what_its_decisions_need(demo, compared):
     assert found == pytest.approx(np.mean(each), rel=1e-5) and found < model.gflops().dense
 
 
-def test_compare_given_again_trains_nothing(demo, compared, small, monkeypatch, capsys):
+def test_compare_given_again_trains_nothing(demo, small, tmp_path, monkeypatch, capsys):
     for name in ("finetune", "distill", "pretrain_imu"):
         monkeypatch.setattr(distillation, name, lambda *_, **__: pytest.fail("trained again"))
+    demo = demo.copied(tmp_path / "out")
     # One whose judgement is missing (killed in between) is judged and not trained again.
     judged = demo.out / "seed-1" / "adafuse-n2.json"
     before = json.loads(judged.read_text())
