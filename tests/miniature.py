@@ -92,6 +92,8 @@ class Demo:
     def copied(self, out: Path) -> "Demo":
         """The same demo in another folder, which a test may change."""
         shutil.copytree(self.out, out)
+        for path in out.glob("store/*.json"):  # which names the recordings
+            path.write_text(path.read_text().replace(str(self.out), str(out)))
         other = copy.copy(self)
         other.out = out
         return other
