@@ -74,7 +74,7 @@ def package_page(readme: str) -> str:
     tag = f"v{version()}"
     readme = re.sub(r"(!\[[^]]*\])\((?!https?:|#)([^)]+)\)", rf"\1({HOME}/raw/{tag}/\2)", readme)
     readme = re.sub(r"(?<!!)(\[[^]]*\])\((?!https?:|#)([^)]+)\)", rf"\1({HOME}/blob/{tag}/\2)", readme)
-    return re.sub(r'pip install ("?)\.(?=[\s\[])', rf"pip install \1{PACKAGE}", readme)
+    return re.sub(r'pip install ("?)\.(?=[\s\[](?!.*pytest))', rf"pip install \1{PACKAGE}", readme)
 
 
 def build_options() -> dict[str, dict[str, str]]:

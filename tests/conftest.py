@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from once import Once
 
-SHARED, CHANGED = pytest.StashKey[Path](), pytest.StashKey[list[str]]()
+# Two torch threads wait for each other, spinning, as soon as another process takes one of two cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+SHARED, CHANGED, COUNTS = pytest.StashKey[Path](), pytest.StashKey[list[str]](), pytest.StashKey[tuple[int, int]]()
 
 
 def pytest_configure(config):
@@ -24,6 +26,16 @@ def pytest_configure(config):
 def pytest_configure_node(node):
     """Tell a process of pytest-xdist the folder."""
     node.workerinput["shared"] = str(node.config.stash[SHARED])
+
+
+def pytest_collection_modifyitems(config, items):
+    """What is slow says why, and comes first, so that no process is left alone with it at the end."""
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    for item in slow:
+        if not item.get_closest_marker("slow").args:
+            raise pytest.UsageError(f"{item.nodeid}: say why it is left out, @pytest.mark.slow('...')")
+    config.stash[COUNTS] = len(slow), len(items)
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -42,6 +54,12 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.section("a test has changed what others look at", red=True)
         for line in changed:
             terminalreporter.line(line)
+
+
+@pytest.fixture(scope="session")
+def collected(pytestconfig) -> tuple[int, int]:
+    """The number of slow tests, and of all, in the files that were given."""
+    return pytestconfig.stash[COUNTS]
 
 
 @pytest.fixture(scope="session")
