@@ -65,7 +65,8 @@ def test_a_terminal_that_is_gone_does_not_change_the_exit_code():
 
     code = (
         "import os, sys; from egodistill.commands import cli\n"
-        "os.write(1, b'x'); sys.stdin.readline(); sys.stdout.buffer.write(b'left'); cli.drop_closed_output(); sys.exit(7)"
+        "os.write(1, b'x'); sys.stdin.readline(); sys.stdout.buffer.write(b'left')\n"
+        "cli.drop_closed_output(); sys.exit(7)"
     )
     main, other = pty.openpty()
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
