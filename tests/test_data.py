@@ -42,6 +42,7 @@ from waiting import LIMIT, until
 from egodistill import DataError, EgoDistillError, EgoDistillOSError, data, recordings
 from egodistill.imu import IMU_READERS
 from egodistill.recordings import clips
+from egodistill.support import processes
 
 
 def test_clip_starts_closed_form():
@@ -110,16 +111,25 @@ def test_workers_change_nothing(store, kitchen, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::egodistill.datasets.contradictions.TableWarning")
-def test_workers_take_many_recordings_in_bundles(kitchen, tmp_path):
-    """Seventeen names of one, for two workers."""
-    one, segments = kitchen[0], []
-    for number in range(17):
+def test_workers_take_many_recordings_in_bundles(kitchen, tmp_path, monkeypatch):
+    """Thirty-three names of one, for two workers; this process does their work."""
+    one, segments, sizes = kitchen[0], [], []
+
+    def run(filling):
+        while not filling.bundles.empty():
+            bundle = filling.bundles.get()
+            sizes.append(len(bundle))
+            data.fill_bundle(filling.argument, bundle)
+
+    monkeypatch.setattr(data._Filling, "run", run)
+    for number in range(33):
         video = tmp_path / f"v{number:02}.mp4"
         video.symlink_to(one.video)
         segments.append(dataclasses.replace(one, id=f"s{number}", video=str(video)))
     made = data.prepare(segments, tmp_path / "s", **OPTIONS | {"workers": 2})
-    frames = made.read("frames_1", slice(0, 17))
-    assert made.counts["train"]["ok"] == len(made) == 17 and (frames == frames[0]).all()
+    frames = made.read("frames_1", slice(0, 33))
+    assert made.counts["train"]["ok"] == len(made) == 33 and (frames == frames[0]).all()
+    assert sizes == [2] * 16 + [1]
 
 
 def test_machines_share_the_work_without_knowing_each_other(store, kitchen, tmp_path, monkeypatch):
@@ -295,14 +305,14 @@ def test_killed_run_goes_on_where_it_stopped(tmp_path, workers):
     root = Path(data.__file__).parent
     command = [sys.executable, "-c", KILLED, root, tmp_path / "arguments", out]
     for wanted in (1, 30):
-        process = subprocess.Popen(command)
+        process = subprocess.Popen(command, start_new_session=True)
         while process.poll() is None:
             if (out / "store.json").exists() and np.load(out / "status.npy").sum() >= wanted:
                 break
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        time.sleep(0.3)  # workers notice that their parent is gone
+        until(lambda: not group_of(process.pid))  # noqa: B023  # workers notice that their parent is gone
         done = np.load(out / "status.npy") == 1
         in_the_middle += not done.all()
         for name in ("frames_16", "ends", "clip", "imu"):
@@ -626,10 +636,10 @@ print(len(store), int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").r
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory from /proc")
 def test_memory_does_not_grow_with_the_recording(tmp_path):
-    """Twenty times the video and the segments: the peak stays, where 6,000 held pictures would be 1.3 GB."""
+    """Seven times the video and the segments: the peak stays, where 2,100 held pictures would be 0.5 GB."""
     noise = np.random.default_rng(0).integers(0, 256, (10, 240, 320, 3)).astype(np.uint8)
     peaks = []
-    for k, count in enumerate((300, 6000)):
+    for k, count in enumerate((300, 2100)):
         times = np.arange(count) / 25
         video = write_video(
             tmp_path / f"{k}.mp4",
@@ -689,8 +699,7 @@ class Windows(subprocess.Popen):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a script stands in for Python")
-@pytest.mark.parametrize("code", [0xC0000005, 0xC0000094, 0xC000001D, 0xC0000374, 0xC0000409, 3])
-def test_a_crash_on_windows_costs_one_recording(kitchen, tmp_path, monkeypatch, code):
+def test_a_crash_on_windows_costs_one_recording(kitchen, tmp_path, monkeypatch, code=0xC0000005):
     """The first recording's worker crashes, the others do their work. None of them hears of Ctrl-C."""
     fake = tmp_path / "python"
     fake.write_text(f"""#!{sys.executable}
@@ -712,6 +721,7 @@ processes.serve(*sys.argv[4:])
         store = data.prepare(kitchen, tmp_path / "s", **OPTIONS | {"workers": 2}, max_bad=0.5)
     assert len(store) == 8 and {failure["clip"] for failure in store.failures} == {0, 1, 2, 3}
     assert Windows.groups == (512,) * 3
+    assert {code, 0xC0000094, 0xC000001D, 0xC0000374, 0xC0000409, 3} <= processes.CRASHES
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -15,7 +15,7 @@ from egodistill import gpmf
 
 SHARE = float(os.environ.get("EGODISTILL_FUZZ", 1))
 CASES = {"Gpmf": 2000, "ImuTable": 500, "OwnTable": 500, "Epic": 500, "Ego4d": 500, "Store": 200, "Telemetry": 200}
-CASES |= {"HDEpic": 300, "EgoExo4d": 300, "LiveStream": 40, "Teacher": 40}
+CASES |= {"HDEpic": 300, "EgoExo4d": 300, "LiveStream": 20, "Teacher": 40}
 CASES |= {"Gyroflow": 200, "Vrs": 200}
 
 

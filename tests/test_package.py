@@ -52,7 +52,7 @@ def source_files() -> list[Path]:
     return [path for path in sorted(ROOT / name for name in names) if path.is_file()]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def checkout(tmp_path_factory) -> Path:
     """A copy of the source, so that building leaves nothing in the checkout."""
     copy = tmp_path_factory.mktemp("source")
@@ -63,7 +63,7 @@ def checkout(tmp_path_factory) -> Path:
     return copy
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def third_party(tmp_path_factory) -> Path:
     """Links to all that is installed beside this Python, but for egodistill and names like ours."""
     links = tmp_path_factory.mktemp("third_party")
@@ -87,10 +87,13 @@ def empty_environment(tmp_path, third_party) -> Path:
     return where / "bin"
 
 
-@pytest.fixture(scope="module")
-def built(checkout, third_party, tmp_path_factory) -> dict[str, Path]:
+@pytest.fixture(scope="session")
+def built(once, checkout, third_party) -> dict[str, Path]:
     """The sdist of the checkout, and the wheel that comes out of that sdist."""
-    out = tmp_path_factory.mktemp("dist")
+    return once("dist", lambda out: build(out, checkout, third_party))
+
+
+def build(out: Path, checkout: Path, third_party: Path) -> dict[str, Path]:
     backend = "import sys; from setuptools import build_meta as b; b.build_{}(sys.argv[1])"
     run(sys.executable, "-S", "-c", backend.format("sdist"), out, cwd=checkout, path=third_party)
     (sdist,) = out.glob("*.tar.gz")
@@ -270,18 +273,6 @@ def test_road_installed(road, checkout, built, empty_environment, version, tmp_p
     check(python, home=home, version=version, cwd=elsewhere)
     assert version in run(empty_environment / "egodistill", "--version", cwd=elsewhere)
     assert version in run(python, "-m", "egodistill", "--version", cwd=elsewhere)
-
-
-@pytest.mark.parametrize(
-    "name", ["student", "video_transformers", "video_convnets", "video_i3d", "video", "imu", "gpmf"]
-)
-def test_file_works_when_copied_alone(name, empty_environment, tmp_path):
-    """Someone copies one file into a project: it imports, and offers what its `__all__` says."""
-    alone = tmp_path / "alone"
-    alone.mkdir()
-    shutil.copy2(ROOT / f"{name}.py", alone)
-    code = f"import {name} as m; assert m.__all__; [getattr(m, n) for n in m.__all__]"
-    run(empty_environment / "python", "-c", code, cwd=alone)
 
 
 DRAWING = {"recordings.pictures", "experiments.figures", "experiments.showcase"}

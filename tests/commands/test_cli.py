@@ -64,16 +64,18 @@ def test_a_terminal_that_is_gone_does_not_change_the_exit_code():
     import pty
 
     code = (
-        "import os, sys, time; from egodistill.commands import cli\n"
-        "os.write(1, b'x'); time.sleep(0.5); sys.stdout.buffer.write(b'left'); cli.drop_closed_output(); sys.exit(7)"
+        "import os, sys; from egodistill.commands import cli\n"
+        "os.write(1, b'x'); sys.stdin.readline(); sys.stdout.buffer.write(b'left')\n"
+        "cli.drop_closed_output(); sys.exit(7)"
     )
     main, other = pty.openpty()
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    options = {"stdout": other, "start_new_session": True, "cwd": ROOT, "env": buffered}
+    options = {"stdin": subprocess.PIPE, "stdout": other, "start_new_session": True, "cwd": ROOT, "env": buffered}
     with subprocess.Popen([sys.executable, "-c", code], **options) as process:
         os.close(other)
         assert os.read(main, 1) == b"x"
         os.close(main)
+        process.stdin.close()
         assert process.wait(LIMIT) == 7
 
 
@@ -484,28 +486,20 @@ def test_help_names_every_command_and_option_in_100_columns(capsys, monkeypatch)
     )
 
 
-@pytest.mark.parametrize(
-    ("busy", "given", "wanted"),
-    [
-        (True, {}, "3000"),
-        (False, {}, "None"),
-        (True, {"GOMP_SPINCOUNT": "7"}, "7"),
-        (True, {"OMP_WAIT_POLICY": "ACTIVE"}, "None"),
-    ],
-)
-def test_threads_sleep_while_they_wait_beside_other_programs(busy, given, wanted, store):
+def test_threads_sleep_while_they_wait_beside_other_programs(store):
     """What OpenMP reads is set before torch is imported, unless the user has decided."""
     code = (
         "import os, sys; from egodistill.commands import cli; from egodistill.support import files\n"
-        "assert 'torch' not in sys.modules\n"
-        f"files.other_programs_run = lambda: {busy}\n"
-        "cli.main(['status', sys.argv[1]]); print(os.environ.get('GOMP_SPINCOUNT'))"
+        "for busy, given in eval(sys.argv[2]):\n"
+        "    files.other_programs_run = lambda: busy\n"
+        "    [os.environ.pop(name, None) for name in ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT')]; os.environ |= given\n"
+        "    cli.main(['status', sys.argv[1], '--seconds', '0.01']); assert 'torch' not in sys.modules\n"
+        "    print('found', os.environ.get('GOMP_SPINCOUNT'))"
     )
-    decided = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-    environment = {name: value for name, value in os.environ.items() if name not in decided} | given
-    command = [sys.executable, "-c", code, store.path]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split()[-1] == wanted
+    cases = [(True, {}), (False, {}), (True, {"GOMP_SPINCOUNT": "7"}), (True, {"OMP_WAIT_POLICY": "ACTIVE"})]
+    command = [sys.executable, "-c", code, store.path, repr(cases)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert re.findall("(?m)^found (.*)$", done.stdout) == ["3000", "None", "7", "None"]
 
 
 OUTPUTS = {  # {command: its arguments, where IN is an input that exists}

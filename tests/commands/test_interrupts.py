@@ -24,7 +24,8 @@ import atexit, os, runpy, signal, sys, time
 
 def strike(*_):
     os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(5)  # not reached
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        time.sleep(600)  # not reached
 
 class Finder:
     @staticmethod
@@ -63,7 +64,7 @@ def run(place, *words, ignored=False):
         signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.SIG_DFL)
 
     command = [sys.executable, "-c", PROGRAM, place, *map(str, words)]
-    options = {"capture_output": True, "text": True, "timeout": 120, "check": False, "cwd": ROOT}
+    options = {"capture_output": True, "text": True, "timeout": LIMIT, "check": False, "cwd": ROOT}
     return subprocess.run(command, **options, preexec_fn=ignore)
 
 
@@ -169,7 +170,7 @@ def interrupted(words, moment):
         return process.returncode, text.decode(errors="replace"), time.monotonic() - begun
 
 
-@pytest.mark.slow
+@pytest.mark.slow("each command of the package, in a process of its own")
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no signals of processes")
 def test_ctrl_c_at_random_moments(workplace):
     chance, lengths, faults = random.Random(os.environ.get("EGODISTILL_SEED", 0)), {}, []

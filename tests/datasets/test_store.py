@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from foreign import linux_only
 from painted import KILLED, OPTIONS, STEADY, X264, arrays_of, number_of, without_checksums, write_video
-from waiting import LIMIT
+from waiting import LIMIT, until
 
 from egodistill import DataError, EgoDistillOSError, data
 from egodistill.datasets.annotations import Segment
@@ -59,28 +59,44 @@ def test_views_and_copies(store):
     np.testing.assert_array_equal(twin.read("imu", [1]), test.read("imu", [1]))
 
 
-def test_a_store_is_laid_out_by_one_at_a_time(kitchen, tmp_path):
+@pytest.fixture
+def asked(monkeypatch):
+    """The locks that other threads have asked for."""
+    usual, found = files.lock, []
+
+    def lock(path):
+        if threading.current_thread() is not threading.main_thread():
+            found.append(Path(path))
+        return usual(path)
+
+    monkeypatch.setattr(files, "lock", lock)
+    return found
+
+
+def test_a_store_is_laid_out_by_one_at_a_time(kitchen, tmp_path, asked):
     path = tmp_path / "s"
     path.mkdir()
     with files.lock(path / "store.lock"):
         other = threading.Thread(target=data.prepare, args=(kitchen, path), kwargs=OPTIONS)
         other.start()
-        other.join(0.5)
+        until(lambda: path / "store.lock" in asked)
+        other.join(0.05)
         assert other.is_alive() and not (path / "store.json").exists()
-    other.join(60)
+    other.join(LIMIT)
     assert len(ClipStore(path)) == 12
 
 
-def test_arrays_are_added_by_one_at_a_time(store, tmp_path):
+def test_arrays_are_added_by_one_at_a_time(store, tmp_path, asked):
     """Another process may be adding one of its own: the header that is written last must have both."""
     path = shutil.copytree(store.path, tmp_path / "s")
     with files.lock(path / "store.lock"):
         other = threading.Thread(target=ClipStore(path).add, args=("late", (3,), "float32"))
         other.start()
-        other.join(0.5)
+        until(lambda: path / "store.lock" in asked)
+        other.join(0.05)
         assert other.is_alive() and "late" not in ClipStore(path).names
         StoreFiles(path).add("early", (2,), "float32")
-    other.join(60)
+    other.join(LIMIT)
     assert {"early", "late"} <= set(ClipStore(path).names)
 
 

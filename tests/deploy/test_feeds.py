@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from foreign import linux_only
 from painted import STEADY, X264, number_of, write_table, write_video
+from waiting import LIMIT
 
 from egodistill import data
 from egodistill.deploy import feeds
@@ -135,7 +136,7 @@ def test_a_feed_drops_the_frames_that_its_reader_misses(steady):
     clock = FakeClock()
     feed = iter(feed_ := feeds.VideoFeed(steady, clock=clock))
     pictures = [next(feed)[1]]
-    feed_._thread.join(60)
+    feed_._thread.join(LIMIT)
     pictures += [picture for _, picture in feed]
     assert number_of(pictures[-1].transpose(2, 0, 1)) == 149
     assert len(pictures) <= 2 and len(pictures) + feed_.dropped == 150
@@ -211,10 +212,10 @@ def test_a_pipe_that_is_closed_or_falls_silent_has_a_problem(transport, tmp_path
         with open(pipe, "wb") as file:
             file.write(Path(transport).read_bytes())
             file.flush()
-            ended.wait(0 if closed else 60)
+            ended.wait(0 if closed else LIMIT)
 
     threading.Thread(target=write, daemon=True).start()
-    feed = feeds.VideoFeed(pipe, timeout=60.0 if closed else 0.5)
+    feed = feeds.VideoFeed(pipe, timeout=LIMIT if closed else 0.5)
     assert read(feed)[-1][1] > 25
     ended.set()
     told = "the program that writes into the pipe closed it" if closed else "nothing came for 0.5 s"
@@ -563,18 +564,13 @@ def test_a_program_that_is_started_again_may_repeat_its_header(tmp_path):
 def test_samples_that_stop_end_a_feed():
     """Not before the first one, since a sensor may need a while to start."""
     reader, writer = os.pipe()
-
-    def write():
-        with open(writer, "wb", buffering=0) as file:
-            time.sleep(0.5)
-            file.write(line(0.5, accel=[0, 0, 1]))
-            time.sleep(3)
-
-    threading.Thread(target=write, daemon=True).start()
-    pieces = iter(feeds.json_samples(reader, clock=feeds.HostClock(), report=[].append, timeout=0.3))
+    timer = threading.Timer(0.3, os.write, (writer, line(0.5, accel=[0, 0, 1])))
+    timer.start()
+    pieces = iter(feeds.json_samples(reader, clock=feeds.HostClock(), report=[].append, timeout=0.1))
     assert next(pieces)[0] == [0.5]
-    with pytest.raises(IMUError, match=r"standard input: nothing came for 0\.3 s"):
+    with pytest.raises(IMUError, match=r"standard input: nothing came for 0\.1 s"):
         next(pieces)
+    os.close(writer)
 
 
 def test_a_table_that_stops_growing_ends_a_feed(tmp_path):

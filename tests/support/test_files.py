@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,18 @@ def test_parts_of_killed_processes_are_removed(tmp_path):
     assert sorted(os.listdir(tmp_path)) == [".b.npy.123.part", "a.npy"]
 
 
+def start(script, path):
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    environment = os.environ | {"PYTHONPATH": str(Path(egodistill.__file__).parent)}
+    return subprocess.Popen([sys.executable, "-c", script, str(path)], env=environment, **pipes)
+
+
+def end(process):
+    _, errors = process.communicate(timeout=LIMIT)
+    assert process.returncode == 0, errors
+    return errors
+
+
 WRITER = """
 import sys
 from egodistill import files
@@ -82,10 +95,8 @@ with files.atomic_write(sys.argv[1]) as part:
 
 def test_a_killed_writer_leaves_nothing_for_long(tmp_path):
     """Its temporary file is removed by the next writer of the same file; that of a running process stays."""
-    path, root = tmp_path / "a [1].json", str(Path(egodistill.__file__).parent)
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    command = [sys.executable, "-c", WRITER, path]
-    with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": root}, **pipes) as other:
+    path = tmp_path / "a [1].json"
+    with start(WRITER, path) as other:
         assert other.stdout.readline() == "writing\n"
         (part,) = tmp_path.iterdir()
         files.write_json(path, 1)
@@ -122,21 +133,26 @@ with files.work_lock(sys.argv[1]):
 
 
 @pytest.mark.parametrize("killed", [True, False])
-def test_a_work_lock_is_held_by_one_process(tmp_path, killed, capsys):
-    path, root = tmp_path / "run", str(Path(egodistill.__file__).parent)
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    command = [sys.executable, "-c", HOLDER, path]
-    with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": root}, **pipes) as other:
-        assert other.stdout.readline() == "held\n"
-        with pytest.raises(DataError, match="busy"), files.work_lock(path, "busy"):
-            pass
-        ended = threading.Timer(0.5, other.kill if killed else lambda: other.stdin.close())
-        ended.start()
-        began = time.monotonic()
+def test_a_work_lock_is_held_by_one_process(tmp_path, killed, monkeypatch):
+    path, entered, said = tmp_path / "run", threading.Event(), io.StringIO()
+    monkeypatch.setattr(sys, "stderr", said)
+
+    def enter():
         with files.work_lock(path):
-            assert time.monotonic() - began > 0.3
-    assert "run: another process works on it; waiting" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
+            entered.set()
+
+    other = start(HOLDER, path)
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(DataError, match="busy"), files.work_lock(path, "busy"):
+        pass
+    (waiter := threading.Thread(target=enter, daemon=True)).start()
+    until(lambda: "run: another process works on it; waiting" in said.getvalue())
+    assert not entered.wait(0.1)
+    if killed:
+        other.kill()
+    other.communicate()
+    waiter.join(LIMIT)
+    assert entered.is_set() and list(tmp_path.iterdir()) == []
     with files.work_lock(path, "busy"), files.work_lock(tmp_path / "other", "busy"):
         pass
 
@@ -167,17 +183,36 @@ def test_a_lock_on_a_removed_file_does_not_count(tmp_path, monkeypatch):
             pass
 
 
-@pytest.fixture(params=["ENOLCK", "EOPNOTSUPP", "ENOSYS"])
+@pytest.fixture
 def no_locks(request, monkeypatch):
     """A file system without locks."""
 
     def refuse(file, operation):
-        raise OSError(getattr(errno, request.param), "no locks")
+        raise OSError(getattr(errno, getattr(request, "param", "ENOLCK")), "no locks")
 
     monkeypatch.setattr(files.fcntl, "flock", refuse)
 
 
+in_each_way = pytest.mark.parametrize("no_locks", ["ENOLCK", "EOPNOTSUPP", "ENOSYS"], indirect=True)
+
+
+class WaitClock:
+    """A clock of waits that only their steps move, by a second; `during(now)` is what happens in each."""
+
+    def __init__(self, monkeypatch, during):
+        self.now, self.during = 0, during
+        monkeypatch.setattr(holders, "time", self)
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += 1
+        self.during(self.now)
+
+
 @linux_only
+@in_each_way
 def test_files_are_written_where_there_are_no_locks(tmp_path, no_locks, monkeypatch):
     """A temporary file stays then, because its writer may be alive; those of two machines have two names."""
     monkeypatch.setattr(os, "getpid", lambda: 7)
@@ -190,29 +225,25 @@ def test_files_are_written_where_there_are_no_locks(tmp_path, no_locks, monkeypa
     assert files.read_json(path) == 1 and sorted(tmp_path.iterdir()) == [other, path]
 
 
-def check_that_a_second_thread_waits(path):
-    entered = []
-
-    def enter():
-        with files.lock(path):
-            entered.append(1)
-
-    with files.lock(path):
-        second = threading.Thread(target=enter)
-        second.start()
-        second.join(1.5)
-        assert second.is_alive() and not entered
-    second.join()
-    assert entered
-
-
 @linux_only
+@in_each_way
 def test_a_lock_holds_where_there_are_none(tmp_path, no_locks, monkeypatch, capsys):
-    monkeypatch.setattr(holders, "FIRST_NOTE", 0.2)
-    path = tmp_path / "store.lock"
-    check_that_a_second_thread_waits(path)
+    path, seen = tmp_path / "store.lock", []
+
+    def during(now):
+        seen.append(capsys.readouterr().err)
+        if now == 100:
+            raise KeyboardInterrupt
+
+    WaitClock(monkeypatch, during)
+    with files.lock(path):
+        with pytest.raises(KeyboardInterrupt), files.lock(path):
+            pass
+        assert len(seen) == 100
     assert [file.name for file in tmp_path.iterdir()] == ["store.lock"]
-    assert f".store.lock.held: waiting for process {os.getpid()} on" in capsys.readouterr().err
+    told = {second: said for second, said in enumerate(seen) if said}  # after ten seconds, and a minute later
+    assert list(told) == [11, 72], told
+    assert all(f".store.lock.held: waiting for process {os.getpid()} on" in said for said in told.values())
 
 
 WITHOUT_LOCKS = """
@@ -243,46 +274,31 @@ for _ in range(5):
 )
 
 
-def start(script, path):
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    environment = os.environ | {"PYTHONPATH": str(Path(egodistill.__file__).parent)}
-    return subprocess.Popen([sys.executable, "-c", script, str(path)], env=environment, **pipes)
-
-
-def end(process):
-    _, errors = process.communicate(timeout=LIMIT)
-    assert process.returncode == 0, errors
-    return errors
-
-
 @linux_only
 @pytest.mark.parametrize("reaped", [True, False])
-def test_the_lock_of_a_dead_process_is_taken_over_where_there_are_no_locks(tmp_path, no_locks, capsys, reaped):
+def test_the_lock_of_a_dead_process_is_taken_over_where_there_are_no_locks(
+    tmp_path, no_locks, monkeypatch, capsys, reaped
+):
     """Its file outlives it. A process that was killed stays in the process table until its parent asks for it."""
     path = tmp_path / "store.lock"
     keeper = start(KEEPER, path)
     assert keeper.stdout.readline() == "held\n"
-    entered = threading.Event()
 
-    def enter():
-        with files.lock(path):
-            entered.set()
+    def during(now):
+        if now == 20:
+            keeper.kill()
+            _ = keeper.wait() if reaped else os.waitid(os.P_PID, keeper.pid, os.WEXITED | os.WNOWAIT)
 
-    waiter = threading.Thread(target=enter, daemon=True)
-    waiter.start()
-    assert not entered.wait(1.5)  # It is alive.
-    keeper.kill()
-    if reaped:
-        keeper.wait()
-    assert entered.wait(LIMIT)
-    waiter.join()
+    clock = WaitClock(monkeypatch, during)
+    with files.lock(path):
+        assert 20 <= clock.now < 25
     keeper.communicate()
     assert f".store.lock.held: process {keeper.pid} on" in (said := capsys.readouterr().err) and "has ended" in said
     assert [file.name for file in tmp_path.iterdir()] == ["store.lock"]
 
 
 @linux_only
-@pytest.mark.slow
+@pytest.mark.slow("starts five processes; test_two_processes_never_hold_a_lock_at_a_time is quicker")
 def test_one_of_several_takes_the_lock_of_a_dead_process_over(tmp_path):
     path = tmp_path / "store.lock"
     keeper = start(KEEPER, path)
@@ -312,34 +328,32 @@ def test_a_holder_of_another_machine_is_waited_for_as_long_as_it_gives_signs_of_
     tmp_path, no_locks, monkeypatch, capsys, holder
 ):
     """Also one of version 0.4, and one that was killed before it wrote its name."""
-    monkeypatch.setattr(holders, "PATIENCE", 0.5)
-    monkeypatch.setattr(holders, "FIRST_NOTE", 0.2)
     held, path = tmp_path / ".store.lock.held", tmp_path / "store.lock"
     held.write_text(holder)
-    began, alive = time.monotonic(), 1.5
-    stop = threading.Event()
+    alive = 2 * holders.PATIENCE
 
-    def live():
-        while time.monotonic() < began + alive:
-            os.utime(held)
-            time.sleep(0.05)
-        stop.set()
+    def during(now):
+        if now <= alive:
+            os.utime(held, (now, now))
 
-    threading.Thread(target=live).start()
+    clock = WaitClock(monkeypatch, during)
     name = "process 7 on node9" if holder else "an unknown process"
-    words = rf"/\.store\.lock\.held: {name} has shown no sign of life for .* remove this file"
+    words = rf"/\.store\.lock\.held: {name} has shown no sign of life for 5 minutes.* remove this file"
     with pytest.raises(DataError, match=words), files.lock(path):
         pass
-    assert stop.is_set() and time.monotonic() - began > alive + 0.3
+    assert clock.now == pytest.approx(alive + holders.PATIENCE, abs=3)
     assert f".store.lock.held: waiting for {name}; if it has ended, remove this file" in capsys.readouterr().err
     assert held.read_text() == holder  # not ours
 
 
 @linux_only
 def test_a_holder_gives_signs_of_life(tmp_path, no_locks, monkeypatch):
-    monkeypatch.setattr(holders, "BEAT", 0.05)
-    monkeypatch.setattr(holders, "PATIENCE", 0.5)
-    check_that_a_second_thread_waits(tmp_path / "store.lock")
+    monkeypatch.setattr(holders, "BEAT", 0.01)
+    held = tmp_path / ".store.lock.held"
+    with files.lock(tmp_path / "store.lock"):
+        for _ in range(2):
+            os.utime(held, (0, 0))
+            until(lambda: held.stat().st_mtime > 0)
 
 
 @linux_only
@@ -351,6 +365,7 @@ def test_a_full_disk_leaves_no_holder(tmp_path, no_locks, full_disk):
 
 
 @linux_only
+@in_each_way
 def test_work_goes_on_with_a_warning_where_there_are_no_locks(tmp_path, no_locks, capsys):
     for busy in (None, "busy"):
         with files.work_lock(tmp_path / "run", busy):
@@ -423,14 +438,21 @@ def test_differences_are_those_of_the_json(tmp_path):
         files.require_same_run("note.json", before, now, "Give another folder.")
 
 
-def test_reading_ahead_reads_one_ahead_and_no_more():
-    begun, read = [], []
+def test_reading_ahead_reads_one_ahead_and_no_more(monkeypatch):
+    begun, read, asked, now = [], [], threading.Event(), [0.0]
+
+    def monotonic():
+        asked.set()
+        return now[0]
 
     def slow(item):
+        if item == 0:
+            assert asked.wait(LIMIT)
+            now[0] += 3.0
         read.append(item)
-        time.sleep(0.03 * (item == 0))
         return item * item
 
+    monkeypatch.setattr(files, "time", types.SimpleNamespace(monotonic=monotonic))
     waits = []
     for k, (value, waited) in enumerate(files.read_ahead(range(6), slow, lambda: begun.append(threading.get_ident()))):
         assert value == k * k
@@ -438,7 +460,7 @@ def test_reading_ahead_reads_one_ahead_and_no_more():
         time.sleep(0.01)  # in which a reader without a bound would go on
         assert read == list(range(min(k + 2, 6)))
         waits.append(waited)
-    assert waits[0] > 0.02
+    assert waits == [3.0, 0, 0, 0, 0, 0]
     assert len(begun) == 1 and begun[0] != threading.get_ident()
     assert list(files.read_ahead([], slow)) == []
 
@@ -507,7 +529,7 @@ def test_a_pipe_gets_the_result(tmp_path):
     reader = threading.Thread(target=lambda: found.append(pipe.read_text()))
     reader.start()
     files.write_json(pipe, {"a": 1})
-    reader.join(10)
+    reader.join(LIMIT)
     assert json.loads(found[0]) == {"a": 1} and pipe.is_fifo()
 
 
@@ -686,7 +708,7 @@ def test_lines_without_one_of_the_fields_are_left_out(tmp_path):
 def test_a_busy_program_is_noticed():
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
-        assert any(files.other_programs_run() for _ in range(200))
+        until(files.other_programs_run)
     finally:
         busy.kill()
         busy.wait()
