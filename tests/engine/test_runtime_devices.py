@@ -226,7 +226,7 @@ def found(tmp_path_factory):
     simulated.build(folder / "sim.so")
     place = examples.make(folder / "work")
     code = f"import sys; sys.path[:0] = {[str(TESTS.parent), str(TESTS), str(TESTS / 'engine')]!r}\n"
-    code += f"import test_devices; test_devices.main({str(folder / 'sim.so')!r})"
+    code += f"import test_runtime_devices as tests; tests.main({str(folder / 'sim.so')!r})"
     done = subprocess.run([sys.executable, "-c", code], cwd=place, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return {line["stage"]: line for line in map(json.loads, done.stdout.splitlines())}
