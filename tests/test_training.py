@@ -623,7 +623,8 @@ def test_other_content_of_the_store_is_refused(store, tmp_path):
 
     def run(some=clips):
         torch.manual_seed(0)
-        model = EgoDistill(len(clips.class_names), feature_dim=12, image_weights=None, frame_size=40, hidden=32)
+        encoder = {"image_encoder": "resnet10x8", "image_weights": None, "frame_size": 40}
+        model = EgoDistill(len(clips.class_names), feature_dim=12, hidden=32, **encoder)
         settings = FAST | {"epochs": 1, "batch_size": 4}
         return distill(model, some, teacher="t", **settings, checkpoint=tmp_path / "c.pt")
 
