@@ -284,17 +284,19 @@ def test_wrong_inputs_are_named(spoil, words):
 
 
 def test_image_weights_from_a_file_are_strict(tmp_path):
-    full = small(seed=3).image_encoder.state_dict() | {"fc.weight": torch.zeros(1000, 64)}  # a classifier is left out
+    full = small(seed=3).image_encoder.state_dict() | {"fc.weight": torch.zeros(1000, 128)}  # a classifier is left out
     torch.save(full, tmp_path / "resnet.pth")
     model = small(image_weights=tmp_path / "resnet.pth")
     assert torch.equal(model.image_encoder.layer4[0].conv2.weight, full["layer4.0.conv2.weight"])
     assert same(small(image_weights=full).image_encoder, model.image_encoder)
     del full["layer1.0.conv1.weight"]
     full["extra"] = torch.zeros(1)
-    full["conv1.weight"] = torch.zeros(8, 1, 7, 7)
+    full["conv1.weight"] = torch.zeros(16, 1, 7, 7)
     with pytest.raises(ValueError) as error:
         small(image_weights=full)
-    assert all(word in str(error.value) for word in ("layer1.0.conv1.weight", "extra", "[8, 1, 7, 7] for [8, 3, 7, 7]"))
+    assert all(
+        word in str(error.value) for word in ("layer1.0.conv1.weight", "extra", "[16, 1, 7, 7] for [16, 3, 7, 7]")
+    )
     with pytest.raises(ValueError, match=r"nowhere\.pth"):
         small(image_weights=tmp_path / "nowhere.pth")
     with pytest.raises(ValueError, match="or None for random weights"):

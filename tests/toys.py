@@ -57,7 +57,7 @@ class Named(Store):
 
 def small(seed=0, **arguments):
     torch.manual_seed(seed)
-    encoder = {"image_encoder": "resnet10x8", "image_weights": None, "frame_size": 32}
+    encoder = {"image_encoder": "resnet10x16", "image_weights": None, "frame_size": 32}
     return EgoDistill(4, **{"feature_dim": 12, "hidden": 32} | encoder | arguments)
 
 
