@@ -33,8 +33,8 @@ def gyroscope(seconds: float, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
 def pan(path: Path, times: np.ndarray, seed: int = 1, size: tuple[int, int] = (160, 120)) -> Path:
     """A video of a wall seen by a camera that yaws and nods; times may be uneven. The wall is shifted exactly."""
     rng = np.random.default_rng(seed)
-    wall = np.fft.fft2(np.kron(rng.uniform(0, 255, (40, 50)), np.ones((8, 8))))
-    fy, fx = np.fft.fftfreq(320)[:, None], np.fft.fftfreq(400)[None]
+    wall = np.fft.rfft2(np.kron(rng.uniform(0, 255, (40, 50)), np.ones((8, 8))))
+    fy, fx = np.fft.fftfreq(320)[:, None], np.fft.rfftfreq(400)[None]
     wall *= np.exp(-(fx**2 + fy**2) / (2 * 0.08**2))
     yaw, pitch = angle(times, seed), angle(times, seed + 1)
     tick = Fraction(1, 90_000)
@@ -43,8 +43,9 @@ def pan(path: Path, times: np.ndarray, seed: int = 1, size: tuple[int, int] = (1
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         stream.time_base = stream.codec_context.time_base = tick
         for t, x, y in zip(times, FOCAL * yaw, FOCAL * pitch, strict=True):
-            picture = np.real(np.fft.ifft2(wall * np.exp(-2j * np.pi * (fx * x + fy * y))))
-            picture = picture[100 : 100 + size[1], 120 : 120 + size[0]].clip(0, 255).astype(np.uint8)
+            shifted = wall * np.exp(-2j * np.pi * fy * y) * np.exp(-2j * np.pi * fx * x)
+            rows = np.fft.ifft(shifted, axis=0)[100 : 100 + size[1]]
+            picture = np.fft.irfft(rows, 400)[:, 120 : 120 + size[0]].clip(0, 255).astype(np.uint8)
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="gray")
             frame = frame.reformat(format="yuv420p")
             frame.pts, frame.time_base = round(t / tick), tick

@@ -209,7 +209,7 @@ def test_settings_and_keywords_say_the_same(stage):
         ([kind(**FAST)], {"epochs": 2}),
         ([kind(**FAST | {"epochs": 2})], {}),
     ):
-        losses.append([row["loss"] for row in train(small(), Store(16), *settings, **named, **changes)])
+        losses.append([row["loss"] for row in train(small(), Store(8), *settings, **named, **changes)])
     assert losses[0] == losses[1] == losses[2] and len(losses[0]) == 2
 
 
@@ -300,12 +300,12 @@ def test_pretraining_matches_head_motion_and_leaves_the_image_encoder():
 
 
 def test_pretraining_encodes_each_clip_once(monkeypatch):
-    store, model = Store(32), small()
+    store, model = Store(16), small()
     seen = []
     encode = model.encode_frames
     monkeypatch.setattr(model, "encode_frames", lambda frames, count: seen.append(len(frames)) or encode(frames, count))
-    pretrain_imu(model, store, teacher="t", **FAST)
-    assert sum(seen) == 32
+    pretrain_imu(model, store, teacher="t", **FAST | {"epochs": 2})
+    assert sum(seen) == 16
 
 
 def test_a_finished_pretraining_encodes_nothing(tmp_path, monkeypatch):
@@ -596,17 +596,17 @@ def test_a_student_learns_without_any_label():
 
 
 def test_a_part_of_the_labels_is_enough_to_train_on():
-    store, model = Store(32), small()
+    store, model = Store(16), small()
     store.labels[8:] = -1
-    history = finetune(model, store, **FAST | {"epochs": 2, "batch_size": 32})
+    history = finetune(model, store, **FAST | {"epochs": 2, "batch_size": 16})
     assert math.isfinite(history[0]["loss"]) and 0 <= history[0]["top1"] <= 1
     torch.manual_seed(0)
-    alone = finetune(small(), Store(32), validation=store_of(8), **FAST | {"epochs": 1})
+    alone = finetune(small(), Store(16), validation=store_of(8), **FAST | {"epochs": 1})
     mixed = finetune(small(), store, validation=store_of(8), **FAST | {"epochs": 1})
     taught = {"teacher": "t", **FAST, "epochs": 1}
-    assert 0 <= distill(small(), Store(32), validation=store_of(8), **taught)[0]["validation_top1"] <= 1
+    assert 0 <= distill(small(), Store(16), validation=store_of(8), **taught)[0]["validation_top1"] <= 1
     with pytest.raises(EgoDistillError, match="have no label"):
-        distill(small(), Store(32), validation=store, **taught)
+        distill(small(), Store(16), validation=store, **taught)
     assert math.isfinite(mixed[0]["validation_loss"]) and mixed[0].keys() == alone[0].keys()
 
 

@@ -262,26 +262,39 @@ def differ(one, other):
     )
 
 
+@pytest.fixture(scope="module")
+def plain(given, tmp_path_factory):
+    """What comes out of a call with these options, which is computed once."""
+    known = {}
+
+    def result(what, /, **besides):
+        key = what, *((name, id(value)) for name, value in sorted(besides.items()))
+        if key not in known:
+            known[key] = what(given, tmp_path_factory.mktemp("plain"), **besides)
+        return known[key]
+
+    return result
+
+
+@pytest.mark.parametrize("what", DIFFERENT, ids=lambda one: one.__name__)
+def test_the_same_values_give_the_same(given, plain, tmp_path, what):
+    assert not differ(plain(what), what(given, tmp_path))
+
+
 @pytest.mark.parametrize(("what", "name"), CASES, ids=lambda one: getattr(one, "__name__", one))
-def test_another_value_changes_what_comes_out(given, tmp_path, what, name):
+def test_another_value_changes_what_comes_out(given, plain, tmp_path, what, name):
     value, besides = DIFFERENT[what][name]
-    (tmp_path / "plain").mkdir()
-    (tmp_path / "other").mkdir()
-    plain = what(given, tmp_path / "plain", **besides)
     value = value() if name == "consumer" else value
-    other = what(given, tmp_path / "other", **besides | {name: value})
-    assert differ(plain, other)
+    assert differ(plain(what, **besides), what(given, tmp_path, **besides | {name: value}))
 
 
 @pytest.mark.parametrize(
     ("what", "name"), [(w, n) for w in SAME for n in SAME[w]], ids=lambda o: getattr(o, "__name__", o)
 )
-def test_how_it_is_computed_changes_nothing(given, tmp_path, what, name):
-    (tmp_path / "plain").mkdir()
-    (tmp_path / "other").mkdir()
-    plain, other = what(given, tmp_path / "plain"), what(given, tmp_path / "other", **{name: SAME[what][name]})
-    assert set(plain) == set(other)
-    for key, value in plain.items():
+def test_how_it_is_computed_changes_nothing(given, plain, tmp_path, what, name):
+    wanted, other = plain(what), what(given, tmp_path, **{name: SAME[what][name]})
+    assert set(wanted) == set(other)
+    for key, value in wanted.items():
         if isinstance(value, np.ndarray):
             np.testing.assert_allclose(other[key], value, rtol=1e-4, atol=1e-5)
         else:

@@ -376,9 +376,9 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, monkeypatch, stage, ch
     if not finished:
         monkeypatch.setattr(training.TrainingLoop, "end_epoch", stop_after_the_first(training.TrainingLoop.end_epoch))
     with contextlib.suppress(KeyboardInterrupt):
-        stage(small(), Store(16), teacher="t", **settings)
+        stage(small(), Store(8), teacher="t", **settings)
     with pytest.raises(EgoDistillError, match=rf"c\.pt.*{told}"):
-        stage(small(), Store(16), teacher="t", **settings | change)
+        stage(small(), Store(8), teacher="t", **settings | change)
 
 
 def test_a_finished_checkpoint_has_no_optimizer(tmp_path, monkeypatch):
@@ -392,11 +392,11 @@ def test_a_finished_checkpoint_has_no_optimizer(tmp_path, monkeypatch):
 
     monkeypatch.setattr(training.TrainingLoop, "save", measured)
     model = small()
-    history = finetune(model, Store(16), **FAST | {"epochs": 2, "checkpoint": path})
+    history = finetune(model, Store(8), **FAST | {"epochs": 2, "checkpoint": path})
     model.save(tmp_path / "model.pt")
     assert sizes[0] > 2.5 * (tmp_path / "model.pt").stat().st_size > 2.4 * sizes[1] > 0
     again = small()
-    assert finetune(again, Store(16), **FAST | {"epochs": 2, "checkpoint": path}) == history
+    assert finetune(again, Store(8), **FAST | {"epochs": 2, "checkpoint": path}) == history
     assert same(model, again)
 
 
@@ -548,9 +548,9 @@ def test_one_checkpoint_is_for_one_training_at_a_time(tmp_path):
         files.work_lock(path, "busy"),
         pytest.raises(EgoDistillError, match=r"c\.pt: another process is training"),
     ):
-        finetune(small(), Store(16), **FAST | {"epochs": 2, "checkpoint": path})
+        finetune(small(), Store(8), **FAST | {"epochs": 2, "checkpoint": path})
     assert list(tmp_path.iterdir()) == []
-    finetune(small(), Store(16), **FAST | {"epochs": 1, "checkpoint": path})
+    finetune(small(), Store(8), **FAST | {"epochs": 1, "checkpoint": path})
     assert sorted(file.name for file in tmp_path.iterdir()) == ["c.jsonl", "c.pt"]
 
 
@@ -603,13 +603,13 @@ def test_other_start_weights_are_refused(tmp_path, monkeypatch, finished):
     if not finished:
         monkeypatch.setattr(training.TrainingLoop, "end_epoch", stop_after_the_first(training.TrainingLoop.end_epoch))
     with contextlib.suppress(KeyboardInterrupt):
-        finetune(small(), Store(16), **settings)
+        finetune(small(), Store(8), **settings)
     monkeypatch.undo()
     with pytest.raises(
         EgoDistillError, match=r"c\.pt.*fingerprint of the start weights was '\w+' and is now.*same model"
     ):
-        finetune(small(seed=1), Store(16), **settings)
-    assert len(finetune(small(), Store(16), **settings)) == 2
+        finetune(small(seed=1), Store(8), **settings)
+    assert len(finetune(small(), Store(8), **settings)) == 2
 
 
 def test_other_content_of_the_store_is_refused(store, tmp_path):
@@ -623,7 +623,8 @@ def test_other_content_of_the_store_is_refused(store, tmp_path):
 
     def run(some=clips):
         torch.manual_seed(0)
-        model = EgoDistill(len(clips.class_names), feature_dim=12, image_weights=None, frame_size=40, hidden=32)
+        encoder = {"image_encoder": "resnet10x8", "image_weights": None, "frame_size": 40}
+        model = EgoDistill(len(clips.class_names), feature_dim=12, hidden=32, **encoder)
         settings = FAST | {"epochs": 1, "batch_size": 4}
         return distill(model, some, teacher="t", **settings, checkpoint=tmp_path / "c.pt")
 
@@ -717,7 +718,7 @@ def test_a_run_that_continues_on_another_machine_says_that_its_bits_may_differ(t
         with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
             if stops:
                 patch.setattr(training.TrainingLoop, "end_epoch", stop_after_the_first(training.TrainingLoop.end_epoch))
-            finetune(small(), Store(16), **settings)
+            finetune(small(), Store(8), **settings)
         return capsys.readouterr().err
 
     run()

@@ -57,8 +57,8 @@ class Named(Store):
 
 def small(seed=0, **arguments):
     torch.manual_seed(seed)
-    options = {"feature_dim": 12, "image_weights": None, "frame_size": 32, "hidden": 32} | arguments
-    return EgoDistill(4, **options)
+    encoder = {"image_encoder": "resnet10x16", "image_weights": None, "frame_size": 32}
+    return EgoDistill(4, **{"feature_dim": 12, "hidden": 32} | encoder | arguments)
 
 
 QUIET = {"progress": False, "device": "cpu"}

@@ -71,7 +71,8 @@ def test_every_student_trains_and_a_preset_gives_the_papers_settings(tmp_path, m
     ):
         name, *rest = command
         taught = [] if name == "finetune" else ["--teacher", "t"]
-        run(capsys, name, "store", "--out", out, *rest, *student, *taught)
+        thin = [] if "--no-imu" in rest else ["--imu-vector", "mean"]  # a fusion network of few weights
+        run(capsys, name, "store", "--out", out, *rest, *student, *thin, *taught)
         found, model, given, named = calls.pop()
         assert found == {"pretrain": "pretrain_imu"}.get(name, name) and type(model) is EgoDistill
         assert (model.inputs, model.num_frames) == (inputs, num_frames)
@@ -210,7 +211,7 @@ def test_what_does_not_fit_is_one_line(command, told, taught, capsys):
 
 def test_a_finished_training_says_so(taught, capsys):
     command = "distill s --split test --teacher small --out x.pt --image-encoder resnet10x4 --image-weights none"
-    command = [*command.split(), "--epochs", "2", "--batch-size", "4", "--device", "cpu"]
+    command = [*command.split(), *"--imu-vector mean --epochs 2 --batch-size 4 --device cpu".split()]
     assert run(capsys, *command).startswith("x.pt: loss ")
     model = (taught / "x.pt").read_bytes()
     assert run(capsys, *command).startswith("x.pt: already trained (2 of 2 epochs); loss ")
@@ -381,7 +382,13 @@ def test_the_one_teacher_of_a_store_is_the_default(command, taught, monkeypatch,
         return [{"loss": 1.0, "top1": 0.5, "matching": 0.5}]
 
     monkeypatch.setattr(distillation, {"pretrain": "pretrain_imu"}.get(command, command), stage)
-    words = [command, "s", "--out", "o.pt", "--image-weights", "none"]
+    words = [
+        command,
+        "s",
+        "--out",
+        "o.pt",
+        *"--image-encoder resnet10x4 --image-weights none --imu-vector mean".split(),
+    ]
     run(capsys, *words)
     assert given == ["small"]
     store = data.ClipStore("s")

@@ -342,10 +342,10 @@ def test_an_entry_about_the_training_that_is_none_is_refused(tmp_path, name, val
 
 
 def test_a_file_keeps_the_stage_that_trained_it_last(tmp_path):
-    model, store = small_student(), StudentStore()
+    model, store = small_student(), StudentStore(8)
     for stage, name in ((None, None), (pretrain_imu, "pretrain_imu"), (distill, "distill"), (finetune, "finetune")):
         if stage is not None:
-            stage(model, store, **FAST | ({} if stage is finetune else {"teacher": "t"}))
+            stage(model, store, **FAST | {"epochs": 1} | ({} if stage is finetune else {"teacher": "t"}))
         model.save(tmp_path / "model.pt")
         model = EgoDistill.load(tmp_path / "model.pt")
         assert model.trained_by == name

@@ -1,5 +1,6 @@
 """Recordings whose faults are planted: gaps, blanks, lost packets, uneven times, all of them found."""
 
+import functools
 import math
 import re
 import shutil
@@ -20,6 +21,12 @@ from egodistill.imu import read_imu
 from egodistill.recordings import checks
 from egodistill.recordings.offset import Axes, Offset
 from egodistill.video import probe
+
+
+@functools.cache
+def checked(*paths: str) -> checks.Check:
+    """The result for real files that several tests look at."""
+    return checks.check(*paths)
 
 
 def ego4d_csv(path: Path, stamps_ms, rates: np.ndarray, accel: np.ndarray | None) -> Path:
@@ -226,7 +233,7 @@ def test_other_recordings_of_a_wearer_settle_undecided_axes():
 
 
 def test_a_recording_that_tells_nothing_about_axes_says_so(sample_data, tmp_path):
-    gopro = checks.check(sample_data / "gopro" / "max-heromode.mp4")
+    gopro = checked(str(sample_data / "gopro" / "max-heromode.mp4"))
     assert gopro.axes is None and gopro.rates
     assert re.match("Neither axes nor clock can be determined: in 10.5 s .* stabilises", gopro.verdict())
     rng = np.random.default_rng(0)
@@ -304,7 +311,7 @@ def test_key_frames_between_the_excerpts_are_looked_at(tmp_path):
     ],
 )
 def test_check_of_real_clips(sample_data, name, expected):
-    found = checks.check(sample_data / "decoder-clips" / name)
+    found = checked(str(sample_data / "decoder-clips" / name))
     assert found.problem is None and found.imu is None
     assert {key: getattr(found, key) for key in expected} == expected
     assert all(len(line) <= 100 for line in found.row().splitlines())
@@ -347,7 +354,7 @@ KNOWN_NOTES = {
 
 @pytest.mark.parametrize("names", KNOWN_NOTES)
 def test_check_notes_what_is_known_of_the_samples_and_nothing_else(sample, names):
-    found = checks.check(*map(sample, names.split()))
+    found = checked(*map(sample, names.split()))
     assert found.problem is None and found.holes == ()
     assert len(found.notes) == len(KNOWN_NOTES[names]), found.notes
     for note, pattern in zip(found.notes, KNOWN_NOTES[names], strict=True):
@@ -384,7 +391,7 @@ def test_check_and_prepare_note_gaps_too_short_to_cost_a_clip(panned, tmp_path):
 
 
 def test_check_of_a_gopro_video(sample_data):
-    found = checks.check(sample_data / "gopro" / "max-heromode.mp4")
+    found = checked(str(sample_data / "gopro" / "max-heromode.mp4"))
     assert found.problem is None and found.imu == "telemetry" and found.audio
     assert found.gyro.rate == pytest.approx(197.48, abs=0.05) and found.gyro.coverage > 0.99
     assert found.gravity == pytest.approx(9.835, abs=0.001)
