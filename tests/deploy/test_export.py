@@ -248,7 +248,7 @@ def test_residual_blocks_have_a_relu_for_each_place():
     ("arguments", "layers"),
     [
         pytest.param({"image_encoder": "resnet18"}, 20, marks=pytest.mark.slow("a larger one of the same blocks")),
-        ({"image_encoder": "resnet10x32", "imu_width": 4}, 12),
+        ({"image_encoder": "resnet10x48", "imu_width": 4}, 12),
     ],
     ids=str,
 )

@@ -5,39 +5,14 @@ import warnings
 
 import numpy as np
 import pytest
-import torch
 from heads import head, sitting, still
 from panned import files_of
+from streams import Fast
 
-from egodistill import EgoDistillError, Output, Stream, data
+from egodistill import EgoDistillError, Stream, data
 from egodistill.deploy import feeds, health
 
-CLIP = 64 / 30
 DAY = 1_764_000_000.0  # seconds since 1970
-
-
-class Fast(torch.nn.Module):
-    """A student that costs next to nothing."""
-
-    sampling, imu_axes, imu_rate, clip_seconds = "uniform", "gopro", 198.0, CLIP
-
-    def __init__(self, inputs=("frames", "imu"), size=32, samples=422):
-        super().__init__()
-        self.inputs, self.frame_size, self.imu_samples = inputs, size, samples
-        self.num_frames = int("frames" in inputs)
-        self.eval()
-
-    def encode_frames(self, frames, count=None):
-        return frames.float().mean((2, 3, 4))[..., None]
-
-    def aggregate(self, features):
-        return features[:, 0]
-
-    def encode_imu(self, imu):
-        return imu.mean(1)
-
-    def fuse(self, image, motion):
-        return Output(torch.zeros(1, 2), torch.zeros(1, 2))
 
 
 def pictures(seed=0, size=(48, 64)):
