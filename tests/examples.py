@@ -46,6 +46,7 @@ def make(folder: Path) -> Path:
             image_encoder="resnet10x8",
             image_weights=None,
             frame_size=64,
+            hidden=64,
             class_names=store.class_names,
         )
     teacher.save(folder / "teacher.pt")

@@ -32,10 +32,10 @@ def load(name):
 
 
 @pytest.fixture(scope="session")
-def examples(tmp_path_factory):
+def examples(once):
     from examples import make
 
-    return make(tmp_path_factory.mktemp("examples") / "made")
+    return once("examples", lambda folder: make(folder / "made"))
 
 
 def documented():
@@ -52,6 +52,9 @@ def test_example_prints_what_it_says(found, examples, tmp_path, monkeypatch, cap
         pytest.skip(f"needs {needed}")
     shutil.copytree(examples, tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
+    if found.name == "inference.measure":  # its numbers are of the usual width; the student of the files is small
+        arguments = egodistill.EgoDistill.load("student.pt").arguments
+        egodistill.EgoDistill(**(arguments | {"hidden": 1024, "image_weights": None})).save("student.pt")
     found.globs = {"__name__": "__main__"}  # an example imports what it uses, so that it can be copied
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

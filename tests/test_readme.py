@@ -62,11 +62,12 @@ class VideoMAE(nn.Module):
         return SimpleNamespace(logits=self.classifier(pixel_values.mean((1, 3, 4))))
 
 
-def test_the_parts_of_ones_own_work(tmp_path, monkeypatch):
+def test_the_parts_of_ones_own_work(once, tmp_path, monkeypatch):
     """The Python of the guide, block after block. Its camera writes other units, and turns out to have other axes."""
     fake = SimpleNamespace(VideoMAEForVideoClassification=VideoMAE)
     monkeypatch.setitem(sys.modules, "transformers", fake)
-    monkeypatch.chdir(examples.make(tmp_path / "here"))
+    made = once("examples", lambda folder: examples.make(folder / "made"))
+    monkeypatch.chdir(shutil.copytree(made, tmp_path / "here"))
     walk, readers, names = data.read_imu("walk.csv"), [*clips.READERS], {"__name__": "guide"}
     log = np.column_stack([walk.gyro_time * 1e6, np.rad2deg(walk.gyro), walk.accel / 9.80665])
     np.savetxt("walk.log", log, delimiter=",")

@@ -9,17 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_students import CLASSES, assert_same, rewrite, student
+from small_students import CLASSES, assert_same, pooled, rewrite
 
 from egodistill.deploy import descriptions, export, exported
 from egodistill.deploy.descriptions import ExportError
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    model, file = student(), tmp_path_factory.mktemp("written") / "student.pt2"
-    export.export(model, file)
-    return model, file
 
 
 @pytest.fixture
@@ -60,7 +53,7 @@ def other_sign(content: bytes) -> bytes:
 
 def test_another_program_and_damaged_weights_are_noticed(file, unopened):
     sound = file.read_bytes()
-    export.export(student(seed=1), file.with_name("other.pt2"))
+    export.export(pooled(seed=1), file.with_name("other.pt2"))
     for content in (file.with_name("other.pt2").read_bytes(), other_sign(sound)):
         file.write_bytes(content)
         with pytest.raises(ExportError, match=r"student\.pt2 is not the program that .*student\.pt2\.json describes"):
@@ -90,23 +83,27 @@ def test_the_layout_of_a_description_does_not_matter(file):
     assert export.load_exported(file).class_names == CLASSES
 
 
-def test_both_files_of_a_pair_are_checked(tmp_path):
-    path = tmp_path / "device.pt2"
-    export.export_pair(student(), path)
-    for one in descriptions.pair_files(path):
+@pytest.fixture
+def pair(paired, tmp_path) -> Path:
+    """An exported pair that a test may change."""
+    return shutil.copytree(paired[1].parent, tmp_path / "pair") / paired[1].name
+
+
+def test_both_files_of_a_pair_are_checked(pair):
+    for one in descriptions.pair_files(pair):
         sound, described = one.read_bytes(), descriptions.description_of(one)
         one.write_bytes(other_sign(sound))
         with pytest.raises(ExportError, match=rf"{one.name} is not the program that"):
-            export.load_pair(path)
+            export.load_pair(pair)
         one.write_bytes(sound)
         sound = described.read_text(encoding="utf-8")
         rewrite(one, lambda about: about["class_names"].reverse(), seal=False)
         with pytest.raises(ExportError, match=rf"{described.name} was changed"):
-            export.load_pair(path)
+            export.load_pair(pair)
         described.write_text(sound, encoding="utf-8")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        export.load_pair(path)
+        export.load_pair(pair)
 
 
 # --- What a file holds
@@ -287,7 +284,7 @@ def test_a_program_for_another_processor_is_refused(made, needed, words, newest,
 
 def test_the_processor_of_a_compiled_program_is_described(tmp_path):
     settings = export.Settings("aoti", "fp32", None, 256, None, False)
-    about = export.describe(student(), tmp_path / "a.pt2", settings)
+    about = export.describe(pooled(), tmp_path / "a.pt2", settings)
     assert about["compiled_for"].startswith(HERE) and about["instructions"] == sorted(about["instructions"])
     assert not {"aes", "sha"} & {*about["instructions"]}
     descriptions.check_processor(tmp_path / "a.pt2", about)
@@ -308,13 +305,11 @@ def test_an_older_file_is_read_with_one_warning(lost, written, file):
     assert_same(written[0], file, load=lambda path: loaded)
 
 
-def test_an_older_pair_is_read_with_one_warning(tmp_path):
-    path = tmp_path / "device.pt2"
-    export.export_pair(student(), path)
-    for one in descriptions.pair_files(path):
+def test_an_older_pair_is_read_with_one_warning(pair):
+    for one in descriptions.pair_files(pair):
         rewrite(one, lambda about: None, old=True)
     with pytest.warns(UserWarning, match=r"before version 0\.5") as caught:
-        export.load_pair(path)
+        export.load_pair(pair)
     assert len(caught) == 1 and caught[0].filename == __file__
 
 

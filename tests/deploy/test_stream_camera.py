@@ -1,5 +1,6 @@
 """A camera that sleeps, or that is ahead of the samples: requests in time, lost pictures, and no frame lost."""
 
+import bisect
 import threading
 import time
 
@@ -47,10 +48,10 @@ def sleeping(stream, seconds, delay, lost=(), late=0.0):
 @pytest.mark.parametrize("options", [{}, {"gate": gates.Never()}, {"period": 3.0}])
 def test_a_frame_that_becomes_too_old_is_replaced_in_time(model, delay, options):
     with open_stream(model, frames="newest", camera_delay=delay, **options) as stream:
-        answers, asked = sleeping(stream, 40, delay)
-    assert len(answers) > 70 and all(answer.problem is None for answer in answers)
+        answers, asked = sleeping(stream, 20, delay)
+    assert len(answers) > 30 and all(answer.problem is None for answer in answers)
     period = min(options.get("period", 9.0), 4.0)
-    assert len(asked) <= 2 + 40 / (period - 0.5 - 0.5 * delay)
+    assert len(asked) <= 2 + 20 / (period - 0.5 - 0.5 * delay)
 
 
 @pytest.mark.parametrize(("every", "slack"), [(0.5, 2.0), (0.25, 0.6), (2.0, 0.05), (6.0, 0.05)])
@@ -135,11 +136,11 @@ def on_screen(shots, moment):
 
 
 @pytest.mark.parametrize("rate", [30.0, 60.0])
-@pytest.mark.parametrize("ahead", [2.0, 15.0, 1000.0])
+@pytest.mark.parametrize("ahead", [2.0, 5.0, 1000.0])
 def test_a_camera_ahead_of_the_samples_loses_no_frame(model, rate, ahead):
     """Each answer is that of `predict()` for the same clip, to the bit, however far the camera is ahead."""
-    times, readings = samples(0, 30)
-    shots = numbered(round(30 * rate), rate)
+    times, readings = samples(0, 10)
+    shots = numbered(round(10 * rate), rate)
     waiting, answers = sorted(shots.items()), []
     with open_stream(model, every=0.5, max_pending=99) as stream:
         for k in range(0, len(times), 20):
@@ -148,7 +149,7 @@ def test_a_camera_ahead_of_the_samples_loses_no_frame(model, rate, ahead):
             stream.accept_imu(times[k : k + 20], readings[k : k + 20])
             answers += stream.results()
         counts = check(stream)
-    assert len(answers) == 56 and counts.given == 56
+    assert len(answers) == 16 and counts.given == 16
     for answer in answers:
         moment = on_screen(shots, answer.start + CLIP / 2)
         assert answer.stop - answer.frame_age[0] == moment
@@ -178,11 +179,11 @@ class Feeder:
 
 @pytest.mark.parametrize("num_frames", [1, 2])
 def test_three_threads_whose_camera_is_ahead_without_bound(num_frames):
-    """20 seeds: chunks, order and speed of two feeders are random; the camera is always ahead, perhaps by all."""
+    """6 seeds: chunks, order and speed of two feeders are random; the camera is always ahead, perhaps by all."""
     network, (times, readings) = student(num_frames), samples(0, 8)
     shots = numbered(240, 30.0)
     wanted = None
-    for seed in range(20):
+    for seed in range(6):
         rng = np.random.default_rng(seed)
         answers = []
         with open_stream(network, max_pending=99) as stream:
@@ -288,13 +289,19 @@ def test_a_frame_with_a_wrong_time_costs_no_other_frame(model):
 class Everything(arrivals.Frames):
     """The frames that answers may use, found by asking for each answer; `Frames` only checks what may have changed."""
 
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.all = arrivals.Frames(*arguments)  # nothing is dropped from it
+
     def add(self, frame, first):
         super().add(frame, first)
-        used = {id(one) for number in range(first, first + 120) for one in self.picked(number)}
-        assert used == {id(one) for one in self.kept}, first
+        if all(one.time != frame.time for one in self.all.kept):
+            bisect.insort(self.all.kept, frame, key=lambda one: one.time)
+        used = {one.time for number in range(first, first + 120) for one in self.picked(number)}
+        assert used == {one.time for one in self.kept}, first
 
     def picked(self, number):
-        found = self.nearest(number) if self.choice == "centre" else self.newest(number)
+        found = self.all.nearest(number) if self.choice == "centre" else self.all.newest(number)
         return [one for one in found if one is not None]
 
 
@@ -303,7 +310,7 @@ class Everything(arrivals.Frames):
 @pytest.mark.parametrize("tolerance", [0.05, 0.5, 3.0])
 def test_the_frames_that_are_kept_are_those_that_answers_use(choice, count, tolerance):
     spec = student(count).imu_samples and arrivals.ClipSpec(frames=count, size=8, imu_samples=422)
-    for seed in range(12):
+    for seed in range(4):
         rng = np.random.default_rng(seed)
         every = float(rng.choice([0.1, 0.5, 1.7]))
         schedule = arrivals.Schedule(spec, every, anchor=0.3)
@@ -329,11 +336,11 @@ def test_simulated_requests_are_those_of_a_stream_with_this_delay(model, gate, d
         return decided[-1]
 
     with open_stream(model, frames="newest", gate=noted, camera_delay=delay, slack=slack) as stream:
-        answers, _ = sleeping(stream, 30, delay)
+        answers, _ = sleeping(stream, 15, delay)
     stops = np.array([stop for _, stop in seen])
     again = iter(decided)
     # The camera could take a picture `delay` after each question.
-    frames = np.arange(0, 30 * 20) * 0.05 + 0.045 + delay
+    frames = np.arange(0, 15 * 20) * 0.05 + 0.045 + delay
     found = gates.simulate(
         lambda *about: next(again), [one for one, _ in seen], stops, frames, slack=slack, camera_delay=delay
     )
