@@ -261,7 +261,7 @@ def test_road_checkout(checkout, empty_environment, version):
 STRICT = "pip install -e . --config-settings editable_mode=strict"
 
 
-@pytest.mark.slow
+@pytest.mark.slow("an environment for each way to install")
 @pytest.mark.parametrize("road", ["pip install .", "pip install -e .", STRICT, "pip install SDIST"])
 def test_road_installed(road, checkout, built, empty_environment, version, tmp_path):
     elsewhere = tmp_path / "elsewhere"

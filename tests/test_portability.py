@@ -334,7 +334,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow("every step on a simulated other system")
 @linux_only
 def test_the_whole_road_gives_there_what_it_gives_here(tmp_path):
     script = tmp_path / "road.py"

@@ -54,7 +54,7 @@ def test_links_of_documents_lead_to_pages_or_to_the_repository(tool, tmp_path):
     assert (tmp_path / "figures/idea.png").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.slow("builds the site")
 def test_every_document_and_every_public_name_is_there(site, tool):
     pages = {path.relative_to(site).as_posix(): path.read_text(encoding="utf-8") for path in site.rglob("*.html")}
     documents = {

@@ -103,9 +103,8 @@ def test_imports_lead_down(module):
 
 
 # Tests of the whole: documents, packaging, platforms, and what several modules do together.
-WHOLE = (
-    "api compatibility docstrings fuzz keywords package portability readme site structure tutorials types web".split()
-)
+WHOLE = "api compatibility docstrings fuzz keywords package portability readme site structure suite".split()
+WHOLE += ["tutorials", "types", "web"]
 
 
 def test_tests_mirror_the_rooms():
@@ -243,7 +242,7 @@ for name in sys.argv[1:]:
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a process for each module")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_each_module_can_be_imported_first():
     """No module works only because another one was imported before it."""

@@ -419,7 +419,7 @@ def test_unknown_image_encoders_are_refused():
         small(image_encoder="parts.py:Encoder")
 
 
-@pytest.mark.slow
+@pytest.mark.slow("processes for each set of instructions")
 @pytest.mark.parametrize(("width", "instructions"), [(4, "AVX2"), (4, "ALL"), (8, "AVX512_CORE")])
 def test_gradients_of_narrow_shortcuts(width, instructions):
     """oneDNN's strided 1x1 kernels are wrong below 8 channels with AVX2, below 16 with AVX-512."""
@@ -484,7 +484,7 @@ def test_convolutions_get_channels_last(build):
     assert len(told) >= 20 and all(told)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a training to its end")
 def test_imu_encoder_learns_from_real_motion(sample_data):
     """Four activities of a smart watch, 40 recordings to learn from and 40 others; chance is 25 %."""
     with np.load(sample_data / "imu-activity" / "basicmotions.npz", allow_pickle=False) as file:

@@ -71,7 +71,7 @@ GOLDEN = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.slow("teachers at their own size, 2 GB each")
 @pytest.mark.parametrize("case", GOLDEN)
 def test_it_equals_the_official_code(golden, case):
     """Through load(), from the official layout; about 2 GB and half a minute for the largest."""

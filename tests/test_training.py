@@ -334,7 +334,7 @@ SCRIPT = """
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow("twelve processes that train")
 @pytest.mark.parametrize("stage", ["finetune", "pretrain_imu", "distill"])
 def test_a_killed_run_ends_with_the_same_bits(tmp_path, stage):
     script = tmp_path / "run.py"
@@ -645,7 +645,7 @@ def stop_after_the_first(end_epoch):
     return stop
 
 
-@pytest.mark.slow
+@pytest.mark.slow("bf16, which most processors emulate")
 def test_precision_is_chosen_when_a_training_starts_and_written_down(tmp_path, monkeypatch, capsys):
     """Settings can be built where there is no device yet."""
     monkeypatch.setattr(runtime, "pick_device", lambda *_: pytest.fail("asked for the device"))
@@ -677,7 +677,7 @@ def test_precision_is_chosen_when_a_training_starts_and_written_down(tmp_path, m
         finetune(small().double(), Store(16), dataclasses.replace(settings, precision="bf16", checkpoint=None))
 
 
-@pytest.mark.slow
+@pytest.mark.slow("bf16, which most processors emulate")
 @pytest.mark.parametrize("stage", ["finetune", "pretrain_imu", "distill"])
 def test_a_run_continues_in_the_precision_in_which_it_began(stage, tmp_path, monkeypatch, capsys):
     """On a machine where "auto" is another one, too, which is then said."""
@@ -738,7 +738,7 @@ def test_a_run_that_continues_on_another_machine_says_that_its_bits_may_differ(t
     assert run(stops=False) == ""
 
 
-@pytest.mark.slow
+@pytest.mark.slow("fp16, which all processors emulate")
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_mixed_precision_keeps_weights_losses_and_optimizer_in_fp32(precision, tmp_path, monkeypatch):
     """With fp16, gradients are scaled, and a step whose gradients overflow is left out; the scale is kept."""

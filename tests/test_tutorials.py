@@ -99,7 +99,7 @@ def test_own_recordings_take_forty_lines():
     assert sum(bool(line.strip()) and not line.lstrip().startswith("#") for line in lines) <= 40
 
 
-@pytest.mark.slow
+@pytest.mark.slow("seven notebooks")
 def test_they_run_one_after_the_other(tmp_path, monkeypatch):
     """In one folder, as a reader's would be, and so in one test: parts of a file may run in several processes."""
     for needed in ("nbclient", "nbformat"):

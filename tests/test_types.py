@@ -143,7 +143,7 @@ def pyright(folder: Path, library: Path) -> str:
 CHECKERS = {"mypy": mypy, "basedpyright": pyright}
 
 
-@pytest.mark.slow
+@pytest.mark.slow("type checkers from nothing")
 @pytest.mark.parametrize(
     ("checker", "road"),
     [("mypy", "links"), ("mypy", "wheel"), *(("basedpyright", road) for road in ("checkout", "links", "wheel"))],

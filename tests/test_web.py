@@ -170,7 +170,7 @@ def answers_of_both(browser, address, folder, pair, name, rate, seconds=56.0, **
     return ours, found["answers"]
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a browser")
 @pytest.mark.parametrize(
     ("name", "rate", "options"),
     [("one", 60, {}), ("one", 400, {"period": 1.0}), ("two", 60, {})],
@@ -188,7 +188,7 @@ def test_the_stream_of_the_page_answers_as_pythons(browser, address, folder, pai
     assert len(given) >= 100 and len({one.classes[0][0] for one in given}) > 3
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a browser")
 def test_int8_gives_the_labels_of_python(browser, address, folder, pairs):
     if "int8" not in pairs:
         pytest.skip("needs torchao for int8")
@@ -224,7 +224,7 @@ async () => {
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a browser")
 def test_an_hour_of_samples_needs_no_more_memory_than_five_minutes(browser, address):
     def used():
         browser.ask("HeapProfiler.collectGarbage")
@@ -457,7 +457,7 @@ def phone(film):
         yield found
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a browser")
 def test_a_camera_and_sensors_give_the_labels_of_python(phone, film, address, pairs, tmp_path):
     """Each label as Python's on what the page has logged, which `read_imu()` reads, too."""
     head = Head(phone)
@@ -493,7 +493,7 @@ def test_a_camera_and_sensors_give_the_labels_of_python(phone, film, address, pa
         compare(pairs["two"], lines)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a browser")
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_fits_a_phone_and_a_screen(phone, address, pairs, width, tmp_path):
     head = Head(phone)
@@ -515,7 +515,7 @@ def test_the_page_fits_a_phone_and_a_screen(phone, address, pairs, width, tmp_pa
     assert compare(pairs["one"], phone.run("egodistill.log()")).difference < 1e-3  # across the pause
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a browser")
 def test_a_download_is_the_log(phone, address, pairs, tmp_path):
     Head(phone)
     phone.ask("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
@@ -532,7 +532,7 @@ def test_a_download_is_the_log(phone, address, pairs, tmp_path):
 # --- What is missing --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a browser")
 @pytest.mark.parametrize(
     ("before", "told"),
     [
@@ -566,7 +566,7 @@ def test_what_is_missing_is_one_sentence(browser, phone, address, pairs, before,
     assert not page.errors
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a browser")
 def test_a_camera_that_ends_is_told(phone, address, pairs):
     phone.open(f"{address}index.html?student=one.onnx")
     start(phone)
@@ -576,7 +576,7 @@ def test_a_camera_that_ends_is_told(phone, address, pairs):
     assert "The camera has ended" in phone.until(TEXT.format("message"))
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a browser")
 def test_plain_http_on_a_phone_is_told(phone, address, pairs):
     phone.open(address.replace("127.0.0.1", "phone.test") + "index.html?student=one.onnx")
     phone.until("!document.getElementById('start').disabled")
@@ -592,7 +592,7 @@ def test_a_student_that_is_not_there_is_told(browser, address):
     assert "student.frame.onnx.json cannot be read (404)" in told and "README.md" in told
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a browser")
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
@@ -616,7 +616,7 @@ def test_a_student_that_does_not_fit_is_told(browser, address, folder, pairs, ch
     assert told in browser.until(TEXT.format("message"))
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a browser")
 def test_damaged_programs_and_descriptions_are_told_by_name(browser, address, folder, pairs, walk):
     import onnx
 
@@ -659,7 +659,7 @@ def walk(folder):
     return [folder / name for name in ("walk.mp4", "walk.csv", "accl.csv", "gyro.csv")]
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a browser")
 @pytest.mark.parametrize("way", ["files", "address"])
 def test_a_video_with_its_table_gives_the_labels_of_python(browser, address, pairs, walk, way, tmp_path):
     query = "" if way == "files" else "&video=walk.mp4&imu=walk.csv"
@@ -685,7 +685,7 @@ def test_a_video_with_its_table_gives_the_labels_of_python(browser, address, pai
         assert compare(pairs["two"], lines).difference < 1e-3
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a browser")
 def test_files_that_are_not_a_video_and_a_table_are_told(browser, address, pairs, walk, tmp_path):
     (tmp_path / "bad.csv").write_text("moment,x\n1,2\n")
     (tmp_path / "half.csv").write_text("time,ax,ay,az\n1,2,3,4\n2,3,4,5\n")
@@ -710,7 +710,7 @@ def test_files_that_are_not_a_video_and_a_table_are_told(browser, address, pairs
         assert told in browser.until(TEXT.format("message"))
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a browser")
 @pytest.mark.parametrize(
     ("query", "told"),
     [
@@ -726,7 +726,7 @@ def test_addresses_without_a_file_are_told(browser, address, pairs, walk, query,
     assert told in browser.until(TEXT.format("message"))
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a browser")
 def test_a_seek_does_not_end_the_log(browser, address, pairs, folder):
     """Ten minutes are those of logging, not those between time stamps."""
     write_video(folder / "long.mp4", [float(k) for k in range(720)], **X264)
@@ -740,7 +740,7 @@ def test_a_seek_does_not_end_the_log(browser, address, pairs, folder):
     assert not browser.errors
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a browser")
 def test_a_source_that_fails_leaves_the_present_one(browser, address, pairs, walk, tmp_path):
     (tmp_path / "text.mp4").write_text("no video")
     browser.open(f"{address}index.html?student=one.onnx&video=walk.mp4&imu=walk.csv")
@@ -772,7 +772,7 @@ navigator.mediaDevices.getUserMedia = async (wanted) => {
 LIVE = "tracks.filter((track) => track.readyState === 'live').length"
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a browser")
 def test_two_taps_on_start_open_one_camera_which_a_video_stops(phone, address, pairs, walk):
     head = Head(phone)
     phone.open(f"{address}index.html?student=one.onnx")
@@ -793,7 +793,7 @@ def test_two_taps_on_start_open_one_camera_which_a_video_stops(phone, address, p
     assert not phone.errors
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a browser")
 def test_a_camera_that_opens_late_does_not_replace_a_video(phone, address, pairs, walk):
     phone.open(f"{address}index.html?student=one.onnx")
     phone.until("!document.getElementById('start').disabled")
@@ -806,7 +806,7 @@ def test_a_camera_that_opens_late_does_not_replace_a_video(phone, address, pairs
     assert json.loads(phone.run("egodistill.log()")[0])["source"] == "video" and not phone.errors
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a browser")
 def test_the_screen_is_kept_on_after_a_look_at_another_tab(phone, address, pairs):
     phone.open(f"{address}index.html?student=one.onnx")
     phone.run("{ globalThis.locks = 0; navigator.wakeLock.request = async () => ({ release() {}, number: ++locks }); }")
@@ -898,7 +898,7 @@ def test_the_server_speaks_https_with_a_certificate(folder, tmp_path):
     assert done.returncode == 2 and "--key belongs to a --certificate" in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.slow("exports for the browser")
 def test_the_comparison_names_the_line_of_a_damaged_log(pairs, folder, tmp_path, monkeypatch):
     log, module = tmp_path / "log.jsonl", comparison()
     header = {"log": "egodistill web 1", "student": pairs["one"].description["student"], "every": 0.5}

@@ -100,7 +100,7 @@ def test_a_contrast_gains_nothing_by_others_that_have_no_lines(script, monkeypat
     assert row[4] == "0.070"  # seven times
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a miniature of a benchmark, which trains")
 def test_lines_have_the_tap_and_the_clock_and_the_report_reads_them(script, tmp_path, capsys):
     script.freeze()
     git("add", "-A", at=script.PROTOCOL.parent)
@@ -166,7 +166,7 @@ def test_a_curve_of_wrong_clocks_has_the_same_seeds_everywhere(script):
     assert script.clocked(found, script.WINNER) == {}
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a benchmark at the paper's size")
 def test_cost_counts_head_motion_with_its_share_of_the_fusion(script, capsys):
     script.cost(None, 10, ["export"], ["fp32"])
     printed = capsys.readouterr().out

@@ -167,7 +167,7 @@ class FakeBench:
         return {"top1": float(right.mean()), "seconds": 60.0, "test": "t", "correct": correct, "confusion": confusion}
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a miniature of a benchmark, which trains")
 def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monkeypatch, tmp_path, capsys):
     evidence, report = scripts
     tuned(evidence)
@@ -565,7 +565,7 @@ def published_in(evidence, folder, world, *names):
     return evidence.path_of(world).read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a miniature of a benchmark, which trains")
 def test_a_line_is_made_again_beside_the_published_one(small, tmp_path, capsys):
     evidence, names = small, ("seed-0/slowfast-0", "seed-0/egodistill-n1-slowfast-0", "seed-0/visimu-n1")
     before = published_in(evidence, tmp_path / "first", "A", *names)
@@ -601,7 +601,7 @@ def test_a_line_is_made_again_beside_the_published_one(small, tmp_path, capsys):
     assert len(list(files.read_lines(tmp_path / "second" / "again" / "A.jsonl"))) == 2  # not a second time
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a miniature of a benchmark, which trains")
 def test_a_line_of_a_varied_world_needs_networks_of_the_other_one(small, tmp_path, capsys):
     """They are taken over: a store of other frames has none from which students' image network could be trained."""
     evidence, name = small, "seed-0/visimu-n1"

@@ -150,7 +150,7 @@ def test_busy(script, monkeypatch):
     assert rows == [["one thread", "0.00", "4.00", "2.00", "6.00"], ["torch's default", "1.00", "5.00", "3.00", "7.00"]]
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a miniature of a benchmark, which trains")
 def test_few_clips(script, tmp_path, monkeypatch):
     """A student of each seed from all clips and from a part of them; the repository's table comes from its lines."""
     module, main = script("few_clips")
@@ -164,7 +164,7 @@ def test_few_clips(script, tmp_path, monkeypatch):
     assert sorted((line["seed"], line["every"]) for line in files.read_lines(lines)) == [(0, 1), (0, 4), (1, 1), (1, 4)]
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a miniature of a benchmark, which trains")
 def test_ceilings(script, tmp_path):
     _, main = script("ceilings")
     options = ("--acts", 330, "--epochs", 1, "--coupling", 1, "--processes", 1, "--results", tmp_path / "lines.jsonl")
@@ -349,7 +349,7 @@ def test_teachers(script, monkeypatch):
     assert rows == [[batch, "original", "fp32", *measured] for batch in ("1", "8")]
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a browser")
 def test_web(script, student):
     """A few answers of a small student on the page, with the classes of Python."""
     for package in ("onnx", "onnxscript", "onnxruntime"):

@@ -36,7 +36,7 @@ def test_a_second_of_start_up_and_lost_pictures_leave_few_answers_without_a_fram
     assert share(script, script.wearer, 0, way) <= 3.0
 
 
-@pytest.mark.slow
+@pytest.mark.slow("more seeds of a simulation that runs once by default")
 @pytest.mark.parametrize("way", ["`Moved` (default)", "`Turned(0.6)`", "period of 2 s", "period of 3 s"])
 @pytest.mark.parametrize("head", ["wearer", "still"])
 def test_the_same_for_other_seeds_gates_and_heads(script, way, head):

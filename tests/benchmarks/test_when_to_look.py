@@ -81,7 +81,7 @@ def test_thresholds_meet_their_budget(script):
     assert 120 / script.threshold_for(3, lambda x: 120 / max(x, 40), 0.05, 60.0) >= 2  # 3 a minute at x = 40
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a simulation of 6 recordings")
 def test_a_gate_on_the_acts_beats_the_period_and_the_oracle_both(script, tmp_path):
     validation, test = ([made_up(script, f"P{k}", seed + k) for k in range(30, 33)] for seed in (0, 50))
     torch.manual_seed(0)

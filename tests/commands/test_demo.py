@@ -149,7 +149,7 @@ def test_the_comparison_that_comes_next_has_the_seeds_of_the_demo(demo):
     assert asked.seeds == [0, 1] and asked.preset == "demo" and outputs <= set(data.ClipStore(asked.store).names)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("trains the demo with two more teachers")
 def test_demo_with_more_teachers(demo, tmp_path, capsys):
     """Only the distilled students are trained from another teacher, and from its outputs; a table has them all."""
     demo = demo.copied(tmp_path / "out")
@@ -287,7 +287,7 @@ def killed(demo, tmp_path_factory) -> tuple[Path, dict[str, list[int]]]:
     return out, dict(zip(MOMENTS, ends, strict=True))
 
 
-@pytest.mark.slow
+@pytest.mark.slow("kills a demo at nine moments")
 def test_demo_killed_anywhere_ends_with_the_same_bits(demo, killed):
     out, ends = killed
     assert {moment for moment, end in ends.items() if end[0] == signal.SIGKILL} == set(MOMENTS)

@@ -94,7 +94,7 @@ def test_what_would_have_no_effect_is_an_error(words, label, flags):
         planned(f"t.csv --out o {words}", label=label)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("trains everything twice, killed")
 def test_one_command_gives_what_the_separate_commands_give_also_if_it_is_killed(demo, tmp_path, monkeypatch, capsys):
     command = ["train", table_of(demo), *TEACHER.split(), *SMALL.split(), "--baselines", "--workers", 1, "--out"]
     out = run(capsys, *command, tmp_path / "run")

@@ -41,7 +41,7 @@ def test_status_measures_over_a_time(value, capsys):
     assert f"--seconds: {value!r} is not a number of seconds above 0" in " ".join(capsys.readouterr().err.split())
 
 
-@pytest.mark.slow
+@pytest.mark.slow("every command on a real recording")
 def test_a_real_recording_goes_all_the_way(sample_data, tmp_path, capsys):
     """prepare, finetune, extract, pretrain, distill, evaluate, measure, predict; the telemetry is
     taken out of the MP4."""
@@ -244,7 +244,7 @@ def test_check_draws_each_recording(sample_data, tmp_path, monkeypatch, capsys):
     run(capsys, "check", glasses, "--plot", "mine.png", "--no-offset", "--overwrite")
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a rendered world, checked twice")
 def test_check_and_transcode(sample_data, tmp_path, capsys):
     world = synthetic.render(tmp_path / "world", train_acts=16, test_acts=3, train_wearers=1, progress=False)
     video = next((world.root / "P01" / "videos").iterdir())
@@ -585,7 +585,7 @@ def small_i3d(tmp_path, monkeypatch) -> Path:
     return write_published(state, folder / "i3d.ckpt")
 
 
-@pytest.mark.slow
+@pytest.mark.slow("every command on recordings without labels")
 def test_recordings_without_labels_go_all_the_way(films, small_i3d, tmp_path, capsys):
     """check, prepare, pretrain, distill, evaluate, predict: as in the README."""
     offsets, store, imu, student = (tmp_path / name for name in ("offsets.csv", "store", "imu.pt", "student.pt"))
@@ -676,7 +676,7 @@ def test_labelled_and_unlabelled_clips_are_evaluated_each_in_its_way(taught, mon
         assert ", top-1 in training " in run(capsys, *words)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("several stores")
 def test_status_tells_what_is_there_what_failed_and_how_fast(demo, tmp_path, monkeypatch, capsys):
     out = run(capsys, "status", demo.out / "store", "--seconds", "0.01")
     assert re.search(r"(?m)^test +6 +0 +0$", out) and re.search(r"(?m)^train +16 +0 +0$", out)

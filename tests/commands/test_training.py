@@ -20,7 +20,7 @@ from egodistill.commands import cli, options, training
 from egodistill.experiments import Bench, Run
 
 
-@pytest.mark.slow
+@pytest.mark.slow("builds every teacher at its own size")
 def test_the_list_of_teachers(capsys):
     out = run(capsys, "teachers")
     assert max(map(len, out.splitlines())) <= 100

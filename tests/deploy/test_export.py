@@ -102,7 +102,7 @@ def test_onnx_agrees(precision, num_frames, tmp_path, monkeypatch):
     np.testing.assert_allclose(found["logits"], export.load_exported(file)(*clips).logits)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("compiles C++")
 @MODERN
 @COMPILER
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
@@ -115,7 +115,7 @@ def test_compiled_agrees(precision, tmp_path):
     assert_same(model, file, 1e-5 if precision == "fp32" else INT8_ERROR)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("compiles C++")
 @MODERN
 @COMPILER
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
@@ -414,7 +414,7 @@ def test_description_of_a_student_without_head_motion(tmp_path):
 # --- Files
 
 
-@pytest.mark.slow
+@pytest.mark.slow("an export for each moment at which it may fail")
 def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
     model, file = pooled(), tmp_path / "student.pt2"
 
@@ -505,7 +505,7 @@ def killed_again_and_again(file):
         shutil.copytree(Path(file).parent, Path(file).parent.with_name(f"after-{k}"))
 
 
-@pytest.mark.slow
+@pytest.mark.slow("kills an export at each moment")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork and SIGKILL")
 def test_export_killed_anywhere_leaves_nothing_that_is_taken_for_whole(quick, tmp_path):
     (tmp_path / "out").mkdir()
@@ -834,7 +834,7 @@ def test_an_onnx_pair_agrees(arguments, tmp_path):
         assert [value.name for value in graph.output] == [entry["name"] for entry in description["outputs"]]
 
 
-@pytest.mark.slow
+@pytest.mark.slow("compiles C++")
 @MODERN
 @COMPILER
 def test_a_compiled_pair_for_one_clip_agrees(tmp_path):
@@ -850,7 +850,7 @@ def test_a_compiled_pair_for_one_clip_agrees(tmp_path):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("bf16, which most processors emulate")
 @pytest.mark.parametrize("num_frames", [1, 2])
 def test_a_pair_in_bf16_is_near(num_frames, tmp_path):
     model, path = pooled(num_frames=num_frames), tmp_path / "device.pt2"

@@ -212,7 +212,7 @@ def test_inputs_far_outside_of_an_int8_calibration_are_warned_of_once(written, t
             run(frames[1:2] // 8, imu[1:2])
 
 
-@pytest.mark.slow
+@pytest.mark.slow("the checks of .pt2, which run by default, once more")
 @pytest.mark.skipif(export.torch_version() < (2, 6), reason="needs torch 2.6 or later")
 def test_an_onnx_file_checks_its_inputs(tmp_path):
     for package in ("onnx", "onnxscript", "onnxruntime"):
@@ -273,7 +273,7 @@ def test_a_pair_has_the_attributes_of_its_student(tmp_path):
         pair.fuse(pair.encode_frames(inputs(model, 1)[0]), None)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("two pairs in each format")
 def test_files_that_do_not_belong_together_are_refused(tmp_path):
     for name, seed in (("one", 0), ("other", 1)):
         export.export_pair(pooled(seed), tmp_path / f"{name}.pt2")

@@ -825,7 +825,7 @@ def test_a_decision_about_a_clock_that_has_gone_says_nothing_about_the_new_one(m
         assert len(stream.results()) == 1 and not stream.wants_frame(0.6)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("an hour of samples")
 def test_memory_does_not_grow(model):
     times, readings = samples(0, 2)
 

@@ -305,7 +305,7 @@ def close(a, b):
 MEASURED = ("clips_per_second", "loader_share")
 
 
-@pytest.mark.slow
+@pytest.mark.slow("processes that train")
 @pytest.mark.parametrize("stage", STAGES)
 def test_two_processes_give_what_one_gives(both, stage):
     """Losses and weights after six steps of plain descent: those are the sum of all gradients."""
@@ -333,7 +333,7 @@ def test_two_processes_share_the_mean_over_labelled_clips(both, stage):
             assert all(two[name] == pytest.approx(one[name], abs=1e-5) for name in one.keys() - set(MEASURED))
 
 
-@pytest.mark.slow
+@pytest.mark.slow("three processes; two run by default")
 def test_three_processes_give_what_one_gives(tmp_path):
     ranks = spawn(tmp_path, ["three"], 3)["three"]
     for stage in STAGES:
@@ -599,7 +599,7 @@ def machines(tmp_path):
     return start
 
 
-@pytest.mark.slow
+@pytest.mark.slow("two agents of torchrun, killed and started again")
 @linux_only
 def test_two_machines_give_what_one_process_gives(tmp_path, machines):
     """Also after an agent was killed and the job started again, and after a restart within the job."""
@@ -640,12 +640,12 @@ def leave_again_and_again(rank, folder):
         del model
 
 
-@pytest.mark.slow
+@pytest.mark.slow("process groups that come and go")
 def test_a_model_outlives_its_process_group(tmp_path):
     torch.multiprocessing.spawn(leave_again_and_again, (tmp_path,), nprocs=2)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("torchrun, killed")
 def test_torchrun_goes_on_after_a_kill(tmp_path, both, torchrun):
     done = torchrun("kill", 5, tmp_path / "killed.pt", restarts=1)  # in the second epoch
     assert done.returncode == 0 and done.stdout.count("killed.pt: loss") == 1, done.stderr
@@ -653,7 +653,7 @@ def test_torchrun_goes_on_after_a_kill(tmp_path, both, torchrun):
     assert same(EgoDistill.load(tmp_path / "killed.pt"), EgoDistill.load(both["folder"] / "whole.pt"))
 
 
-@pytest.mark.slow
+@pytest.mark.slow("torchrun")
 def test_torchrun_tells_an_error_once(tmp_path, torchrun):
     done = torchrun("raise", 2, tmp_path / "raised.pt")
     assert done.returncode != 0 and "a fault of process 1" in done.stderr

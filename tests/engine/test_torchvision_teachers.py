@@ -41,7 +41,8 @@ REAL = [(name, None, None) for name in CLIPS]
 
 
 @pytest.mark.parametrize(
-    ("name", "frames", "size"), [*SMALL, *(pytest.param(*one, marks=pytest.mark.slow) for one in REAL)]
+    ("name", "frames", "size"),
+    [*SMALL, *(pytest.param(*one, marks=pytest.mark.slow("a network at its own size")) for one in REAL)],
 )
 def test_outputs_are_those_of_torchvisions_network(name, frames, size, tmp_path):
     """Of a file in its layout, on the clip after its own transforms; so is a saved teacher (of small clips)."""

@@ -18,7 +18,7 @@ from egodistill.experiments.listen_to_look import ListenToLook
 from egodistill.experiments.stts import STTS
 
 
-@pytest.mark.slow
+@pytest.mark.slow("processes for each set of instructions")
 @pytest.mark.parametrize("instructions", ["AVX2", "ALL"])
 @pytest.mark.parametrize(("network", "width"), [("BasicBlock", 4), ("Bottleneck", 1)])
 def test_gradients_of_narrow_shortcuts(network, width, instructions):

@@ -133,7 +133,7 @@ def test_a_run_is_trained_by_the_stage_of_its_settings(monkeypatch):
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.slow("trains nine students")
 def test_runs_with_a_share_of_the_teachers_outputs_take_equally_many_steps(demo, monkeypatch):
     bench = bench_of(demo)
     clips = len(bench.train_clips(data.ClipStore(bench.store)))
@@ -264,7 +264,7 @@ def test_processes_end_with_the_one_that_began_them(demo, tmp_path):
             os.killpg(parent.pid, signal.SIGKILL)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("two processes that train")
 def test_two_processes_in_one_folder_share_the_runs(demo, tmp_path):
     """Each run is trained once; the process that comes second waits for it."""
     code = (
@@ -284,7 +284,7 @@ def test_two_processes_in_one_folder_share_the_runs(demo, tmp_path):
     assert not [file for file in (tmp_path / "out").rglob("*") if file.suffix in (".lock", ".part", ".training")]
 
 
-@pytest.mark.slow
+@pytest.mark.slow("two processes that train")
 def test_a_failure_ends_the_other_processes(demo, tmp_path):
     runs, bench = [Run("AdaFuse", frames=1), Run("AdaFuse", frames=2)], bench_of(demo, tmp_path)
     bench.path(runs[0]).parent.mkdir()
@@ -612,7 +612,7 @@ def test_a_method_that_is_the_papers_has_its_bits(demo, tmp_path, own_methods):
     assert bench.path(Run("stage 1 of Ours", teacher=taught.teacher)).exists()
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a comparison in processes")
 def test_methods_of_ones_own_stand_in_a_comparison(demo, tmp_path, own_methods, capsys, monkeypatch):
     """In processes of their own, too; with intervals; and their networks are loaded as they were evaluated."""
     methods, teacher = own_methods("narrow", "plain", "looped"), "slowfast-{seed}"

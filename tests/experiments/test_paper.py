@@ -91,7 +91,7 @@ COMPARE = (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a comparison")
 def test_compare_takes_what_the_demo_has_trained(demo, compared):
     printed, before = compared
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -304,7 +304,7 @@ def sampled(demo, tmp_path_factory):
     return store
 
 
-@pytest.mark.slow
+@pytest.mark.slow("trains eleven students")
 def test_ablate_makes_tables_1_and_4(small, sampled, capsys):
     out = sampled.path.parent / "out"  # Not that of the demo, whose store has other arrays.
     command = f"ablate {sampled.path} --teacher slowfast-{{seed}} --out {out} --preset demo --seeds 0"
@@ -350,7 +350,7 @@ def test_runs_see_the_frames_of_their_rule(demo, sampled):
         bench.splits(replace(run, sampling="centre"))
 
 
-@pytest.mark.slow
+@pytest.mark.slow("two processes that train")
 def test_runs_in_processes_give_the_same(demo, compared, tmp_path, capsys):
     """Two at a time, in processes of their own: the same weights, bit by bit."""
     threads = torch.get_num_threads()

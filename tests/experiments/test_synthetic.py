@@ -206,7 +206,7 @@ def around(plan, sound, act, seconds):
     return padded[middle - half : middle + half]
 
 
-@pytest.mark.slow
+@pytest.mark.slow("4,000 sounds")
 def test_place_of_the_knock_tells_the_verb_and_its_pitch_not_the_thing(many, monkeypatch):
     """Loudest within 0.1 s of one of the act's ends, or not heard; without the rustle, which is the same if none is."""
     recordings, plans = many
@@ -676,7 +676,7 @@ def test_estimate_averages_readings_and_hears_bands(ceilings):
         assert loud.shape == (100, 3) and (loud.argmax(1) == band).all()
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a miniature of a benchmark, which trains")
 def test_estimate_writes_and_reads_its_lines(ceilings, tmp_path, monkeypatch, capsys):
     results = tmp_path / "ceilings.jsonl"
     chosen = ("N = 1", "N = 1 + head motion")

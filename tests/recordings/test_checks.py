@@ -38,7 +38,7 @@ def ego4d_csv(path: Path, stamps_ms, rates: np.ndarray, accel: np.ndarray | None
     return path
 
 
-@pytest.mark.slow
+@pytest.mark.slow("the longest recording")
 def test_check_of_a_healthy_recording(wearer):
     video, files = files_of(wearer)
     found = checks.check(video, files)

@@ -64,7 +64,7 @@ def test_lag_in_a_rendered_world(wearer, lag):
     assert offset.reliable and offset.seconds == pytest.approx(lag + own, abs=0.015)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("the longest recording")
 def test_drift_shows_in_the_stretches(long_pan):
     stamps, rates = gyroscope(40)
     imu = gyro_only((stamps - 0.2) / 1.004, rates)  # 0.2 s early at the start, 0.36 s at the end
