@@ -110,7 +110,6 @@ def test_losses_of_ones_own_replace_those_to_the_teacher(tmp_path):
         distill(model, store, teacher="t", objective=torch.nn.L1Loss, **options)
 
 
-@pytest.mark.slow("a training to its end")
 def test_a_student_learns_from_labels_and_needs_both_inputs():
     store = Store(32)
     both, frames = small(), small(use_imu=False)
@@ -121,7 +120,6 @@ def test_a_student_learns_from_labels_and_needs_both_inputs():
     assert evaluate(frames, fresh, **QUIET).top1 <= 0.75  # The gyroscope alone tells the verb of a pair.
 
 
-@pytest.mark.slow("a training to its end")
 def test_a_student_learns_from_the_teacher():
     store, model = Store(32), small()
     store.labels = np.zeros_like(store.labels)  # The labels say nothing: only the teacher can teach.
@@ -224,7 +222,6 @@ def test_settings_of_another_stage_are_refused(stage):
         train(small(), Store(16), epoch=3, **named)
 
 
-@pytest.mark.slow("a training for each setting")
 def test_losses_follow_their_settings():
     """Each setting of a loss changes it."""
     store, brief = Store(16), FAST | {"epochs": 1}
@@ -276,7 +273,6 @@ def test_labels_are_smoothed_where_they_are_read(stage, name):
     assert losses[1] != losses[0] and abs(losses[1] - math.log(4)) < 0.4  # nearly the same target for all four classes
 
 
-@pytest.mark.slow("a training to its end")
 def test_pretraining_matches_head_motion_and_leaves_the_image_encoder():
     store, model = Store(32), small()
     # Each clip's motion of its own: the last frame is shifted by what the gyroscope says.
@@ -363,7 +359,6 @@ BF16 = pytest.mark.skipif(
 )
 
 
-@pytest.mark.slow("bf16, which most processors emulate")
 @BF16
 def test_mixed_precision_trains():
     store, model = Store(32), small()
@@ -583,7 +578,6 @@ def test_clips_that_a_process_only_looks_at_do_not_count():
     torch.testing.assert_close(rest[[0, 2]], (1 - 0.95) * gt[[0, 2]] * 4 / 2, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.slow("a training to its end")
 def test_a_student_learns_without_any_label():
     store, model = Store(32), small()
     store.labels = np.full(32, -1)

@@ -186,7 +186,6 @@ def test_retrieval_from_what_a_teacher_saw():
         retrieve(Mirror(), store, query, query, top=1, **QUIET)
 
 
-@pytest.mark.slow("a training to its end")
 def test_one_frame_with_other_head_motion_finds_other_clips():
     """Figure 6: the student with head motion answers by the motion, that of frames alone gives one answer."""
     store = Store(32)

@@ -27,7 +27,6 @@ from egodistill.recordings import copies
 from egodistill.support import tables
 
 
-@pytest.mark.slow("twelve trainings")
 def test_training_options_reach_the_stage(demo, tmp_path, monkeypatch):
     given = []
 

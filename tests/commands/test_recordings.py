@@ -676,7 +676,6 @@ def test_labelled_and_unlabelled_clips_are_evaluated_each_in_its_way(taught, mon
         assert ", top-1 in training " in run(capsys, *words)
 
 
-@pytest.mark.slow("several stores")
 def test_status_tells_what_is_there_what_failed_and_how_fast(demo, tmp_path, monkeypatch, capsys):
     out = run(capsys, "status", demo.out / "store", "--seconds", "0.01")
     assert re.search(r"(?m)^test +6 +0 +0$", out) and re.search(r"(?m)^train +16 +0 +0$", out)

@@ -133,7 +133,6 @@ def test_a_run_is_trained_by_the_stage_of_its_settings(monkeypatch):
     ]
 
 
-@pytest.mark.slow("trains nine students")
 def test_runs_with_a_share_of_the_teachers_outputs_take_equally_many_steps(demo, monkeypatch):
     bench = bench_of(demo)
     clips = len(bench.train_clips(data.ClipStore(bench.store)))

@@ -298,7 +298,6 @@ def test_the_lock_of_a_dead_process_is_taken_over_where_there_are_no_locks(
 
 
 @linux_only
-@pytest.mark.slow("starts five processes; test_two_processes_never_hold_a_lock_at_a_time is quicker")
 def test_one_of_several_takes_the_lock_of_a_dead_process_over(tmp_path):
     path = tmp_path / "store.lock"
     keeper = start(KEEPER, path)
