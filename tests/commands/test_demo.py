@@ -301,6 +301,7 @@ def test_demo_killed_anywhere_ends_with_the_same_bits(demo, killed):
     assert not unfinished(out)
 
 
+@pytest.mark.slow("kills a demo at nine moments")
 def test_demo_killed_leaves_no_process_behind(killed):
     """A process of the rendering that outlives its parent would keep half a gigabyte forever."""
     assert {moment: left for moment, (_, left) in killed[1].items() if left} == {}

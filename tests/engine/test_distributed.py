@@ -305,7 +305,6 @@ def close(a, b):
 MEASURED = ("clips_per_second", "loader_share")
 
 
-@pytest.mark.slow("processes that train")
 @pytest.mark.parametrize("stage", STAGES)
 def test_two_processes_give_what_one_gives(both, stage):
     """Losses and weights after six steps of plain descent: those are the sum of all gradients."""

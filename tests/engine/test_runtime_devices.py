@@ -5,6 +5,7 @@ All run in one process of their own, since the device stays registered; what it 
 
 import functools
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -218,13 +219,14 @@ def main(library):
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def found(once, tmp_path_factory):
     """{stage: what it gave}"""
     if simulated.COMPILER is None:
         pytest.skip("needs a C++ compiler, c++ or g++, to build the simulated device")
     folder = tmp_path_factory.mktemp("devices")
     simulated.build(folder / "sim.so")
-    place = examples.make(folder / "work")
+    made = once("examples", lambda folder: examples.make(folder / "made"))
+    place = shutil.copytree(made, folder / "work")
     code = f"import sys; sys.path[:0] = {[str(TESTS.parent), str(TESTS), str(TESTS / 'engine')]!r}\n"
     code += f"import test_runtime_devices as tests; tests.main({str(folder / 'sim.so')!r})"
     done = subprocess.run([sys.executable, "-c", code], cwd=place, capture_output=True, text=True, check=False)
