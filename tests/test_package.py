@@ -167,7 +167,7 @@ LINK = re.compile(r"!?\[[^]]*\]\(([^)]+)\)")
 
 
 def test_readme_works_on_a_package_page(built):
-    """Pictures and links lead to the repository, and commands name the package, but for the tests: they need a clone."""
+    """Links lead to the repository, and commands name the package, but that of the tests, which needs a clone."""
     with zipfile.ZipFile(built["wheel"]) as archive:
         folders = [path for path in zipfile.Path(archive).iterdir() if "dist-info" in path.name]
         page = PathDistribution(folders[0]).metadata.get_payload()
