@@ -39,7 +39,6 @@ from .datasets import contradictions
 from .datasets.annotations import read_ego4d, read_ego_exo4d, read_epic_kitchens, read_hd_epic, read_labels
 from .datasets.one_pass import Consumer, Pending
 from .datasets.segments import (
-    Origin,
     Segment,
     SegmentList,
     Windows,
@@ -49,6 +48,7 @@ from .datasets.segments import (
     with_imu_offsets,
 )
 from .datasets.store import ClipStore, StoreWriter, folds
+from .datasets.store_files import with_stored_names
 from .imu import MAX_GAP, CoverageError, Imu, IMUError, read_imu
 from .recordings.audio import log_mel, read_audio
 from .recordings.clips import (
@@ -366,7 +366,7 @@ def prepare(
     origin, segments = getattr(segments, "origin", None), list(segments)
     if wrong := [one for one in segments if not isinstance(one, Segment)]:
         raise DataError(f"segments has {wrong[0]!r}, which is no data.Segment; read_csv() and others return them")
-    segments = name_imu_files(segments, imu)
+    segments = SegmentList(name_imu_files(with_stored_names(out, segments), imu), origin=origin)
     settings = {
         "num_frames": sorted({int(n) for n in num_frames} if isinstance(num_frames, Collection) else {int(num_frames)}),
         "frame_size": int(frame_size),
@@ -396,7 +396,7 @@ def prepare(
     files.check_share(rank, world_size)
     is_new = not os.path.exists(os.path.join(out, "store.json"))
     videos = probe_videos((segment.video for segment in segments), workers) if is_new or strict else {}
-    found = contradictions.find(segments, videos, origin=origin or Origin())
+    found = contradictions.find(segments, videos)
     for note in contradictions.notes_of(found, strict=strict):
         if rank == 0:
             warnings.warn(note, contradictions.TableWarning, stacklevel=2)

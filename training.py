@@ -35,6 +35,7 @@ from .engine.distributed import Share
 from .engine.runtime import Precision
 from .support import files
 from .support.errors import DataError, EgoDistillError, NoteWarning
+from .support.names import is_same
 
 __all__ = ["History", "Objective", "Training", "TrainingOptions", "fold_seed", "train"]
 
@@ -409,7 +410,7 @@ class TrainingLoop:
         self.is_foreign = False  # whether the checkpoint beside it is of another training
         checkpoint = files.training_file(self.out) if self.out and settings.checkpoint is None else settings.checkpoint
         self.path = Path(checkpoint) if checkpoint is not None else None
-        if self.path is not None and self.out is not None and self.path.resolve() == self.out.resolve():
+        if self.path is not None and self.out is not None and is_same(self.path, self.out):
             raise EgoDistillError(
                 f"{self.out}: checkpoint and out are one file; leave out checkpoint for one beside it, "
                 f"{files.training_file(self.out)}"

@@ -32,6 +32,7 @@ from ..recordings.clips import name_files, probe_videos
 from ..recordings.copies import transcode
 from ..support import files, tables
 from ..support.errors import DataError
+from ..support.names import is_same
 from ..support.records import first_line
 from ..support.tables import Table
 from ..video import VideoError
@@ -516,7 +517,7 @@ def labels_of_video(a: argparse.Namespace, video: str, classes: Sequence[str] | 
         raise DataError(f"{table}: line 1 has no column label; give a table with the columns video,start,stop,label")
     rows = annotations.read_annotations(table, a.root, tier=a.tier)
     every = [one for one in rows if one.label is not None]
-    found = [one for one in every if Path(one.video).resolve() == Path(video).resolve()]
+    found = [one for one in every if is_same(one.video, video)]
     if not found:
         videos = list(dict.fromkeys(Path(one.video).name for one in every))
         if Path(video).name in videos:  # another file of this name

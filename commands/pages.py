@@ -24,6 +24,7 @@ from ..drawing import svg, timeline
 from ..inference import Prediction
 from ..recordings.clips import ClipSpec, Recording, decode_clips
 from ..support import files, tables
+from ..support.names import real_path
 from ..support.pages import Markup, data_url, tag, write_page
 
 __all__ = ["write_prediction", "write_subtitles"]
@@ -174,7 +175,7 @@ def moment(source: str | None, *more: Markup) -> Markup:
 
 def video_source(video: Path, folder: Path) -> str | None:
     """Return the address of a video for a page in a folder: all of it if it is small, else a link; None: no video."""
-    kind, video, folder = mimetypes.guess_type(video.name)[0] or "", video.resolve(), folder.resolve()
+    kind, video, folder = mimetypes.guess_type(video.name)[0] or "", Path(real_path(video)), Path(real_path(folder))
     if not kind.startswith("video/") or not video.exists():
         return None
     if video.stat().st_size < EMBEDDED:

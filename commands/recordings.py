@@ -29,6 +29,7 @@ from ..recordings.copies import transcode
 from ..recordings.pictures import CHECK_TITLE, draw_check, require_picture
 from ..support import files
 from ..support.errors import DataError, in_words
+from ..support.names import Names, is_same
 from ..support.pickles import is_pickle
 from ..support.records import first_line
 from ..support.tables import Table, counted, printable
@@ -245,18 +246,22 @@ def check_options(parser: argparse.ArgumentParser) -> None:
 
 
 def recordings_to_check(a: argparse.Namespace) -> dict[str, str | data.Recording]:
-    """Return what `check` examines, {name: path or recording}: videos, folders of a Neon, recordings of a table."""
+    """Return what `check` examines, {name: path or recording}: videos, folders of a Neon, recordings of a table.
+
+    A file that is given twice is examined once, under its first name.
+    """
     sources: dict[str, str | data.Recording] = {}
+    own = Names()
     for name in a.videos:
         if name.lower().endswith(".csv") and is_list_of_recordings(first_line(Path(name))):
             reject(given_flags(a, "root"), f"{name}: the paths of your own table are relative to its folder")
-            sources |= {recording.video: recording for recording in listed_recordings(name)}
+            sources |= {own(recording.video): recording for recording in listed_recordings(name)}
         elif name.lower().endswith((".csv", ".json", ".tsv", ".txt")) or is_pickle(name):
-            sources |= {s.video: s.recording for s in annotations.read_annotations(name, a.root, tier=a.tier)}
+            sources |= {own(s.video): s.recording for s in annotations.read_annotations(name, a.root, tier=a.tier)}
         elif Path(name).is_dir() and not clips.is_neon(Path(name)):
-            sources |= {video: video for video in clips.find_videos(name)}
+            sources |= {own(video): video for video in clips.find_videos(name)}
         else:
-            sources[name] = name
+            sources[own(name)] = name
     if a.imu and (len(a.videos) > 1 or list(sources) != a.videos):
         raise ValueError("--imu is for a single video, not several, a folder or a table; list them in a table instead")
     return sources
@@ -273,7 +278,8 @@ def check_recordings(a: argparse.Namespace, leave_out: Collection[str] = ()) -> 
     if a.no_offset:
         reject(given_flags(a, "max_offset", "out"), "--no-offset estimates no offset; leave out one of them")
     use_readers(a)
-    sources = {name: one for name, one in recordings_to_check(a).items() if name not in leave_out}
+    left_out = Names(leave_out)
+    sources = {name: one for name, one in recordings_to_check(a).items() if left_out.find(name) is None}
     opened = [source.files if isinstance(source, data.Recording) else (source,) for source in sources.values()]
     check_outputs(a, itertools.chain(*opened))
     if a.out and not a.overwrite:
@@ -413,7 +419,7 @@ def run_transcode(a: argparse.Namespace) -> None:
         raise ValueError(f"two videos have the same file name, so their copies in {out} would too; use two folders")
     rows, failures = [], []
     for video, copy in copies.items():
-        is_itself = copy.exists() and Path(video).exists() and copy.samefile(video)  # transcode() raises
+        is_itself = copy.exists() and is_same(copy, video)  # transcode() raises
         if copy.exists() and not is_itself and not a.overwrite:
             print(f"{copy} already exists; --overwrite replaces it")
             continue

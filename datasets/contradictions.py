@@ -17,10 +17,8 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import dataclasses
 import difflib
 import functools
-import itertools
 import os
 import re
 import stat
@@ -32,9 +30,10 @@ from typing import NamedTuple
 
 from ..recordings.clips import SINCE_BOOT, VIDEO_SUFFIXES, open_recording
 from ..support.errors import CLIP_SECONDS, DataError, NoteWarning
-from ..support.files import first_names, signature
+from ..support.files import signature
+from ..support.names import Names, is_same
 from ..video import VideoInfo
-from .segments import ROUNDING, Origin, Segment, overlapping_splits
+from .segments import ROUNDING, Origin, Segment, SegmentList, overlapping_splits, with_names
 
 __all__ = ["KINDS", "Finding", "TableWarning", "find", "notes_of"]
 
@@ -116,20 +115,9 @@ class _Table:
     """Segments, the names of their places, and what several kinds need."""
 
     def __init__(self, segments: Sequence[Segment], origin: Origin, videos: Mapping[str, VideoInfo]) -> None:
-        imus = {one.imu: _files(one) for one in segments}
-        found = first_names([*dict.fromkeys(one.video for one in segments), *itertools.chain(*imus.values())])
-        self.others = {path: first for path, first in found.items() if path != first}  # other names of a file
-        self.given, self.segments = segments, [self.named(one) for one in segments] if self.others else segments
-        self.origin, self.videos = origin, videos
+        self.segments = SegmentList(segments, origin=origin)
+        self.origin, self.videos = self.segments.origin, videos
         self.is_own = bool(origin.rows) or not origin.table  # not a public data set
-
-    def named(self, one: Segment) -> Segment:
-        """Return a segment with the first names of its files in the table: a file is one under all its names."""
-        if self.others.keys().isdisjoint((one.video, *_files(one))):
-            return one
-        imu = tuple(self.others.get(file, file) for file in _files(one))
-        imu = imu[0] if isinstance(one.imu, str) else imu or None
-        return dataclasses.replace(one, video=self.others.get(one.video, one.video), imu=imu)
 
     @functools.cached_property
     def written(self) -> dict[int, Segment]:
@@ -137,16 +125,14 @@ class _Table:
         parts = self.origin.parts
         if not parts:
             return dict(enumerate(self.segments))
-        return {n: self.named(parts[one.id]) for n, one in enumerate(self.segments) if one.id in parts}
+        name = Names(one.video for one in self.segments)
+        return {n: with_names(parts[one.id], name) for n, one in enumerate(self.segments) if one.id in parts}
 
     def name(self, number: int) -> str:
         """Return the place of a segment inside the table."""
-        own, video = self.given[number].id, self.given[number].video
-        place = self.origin.rows.get(own) or f"segment {own}"
-        if first := self.others.get(video):
-            names = Path(video).name, Path(first).name
-            return f"{place} ({names[0]} is the file {names[1]})" if names[0] != names[1] else place
-        return place
+        one = self.segments[number]
+        place, link = self.origin.rows.get(one.id) or f"segment {one.id}", self.origin.links.get(one.id)
+        return f"{place} ({link} is the file {Path(one.video).name})" if link else place
 
     def place(self, number: int) -> str:
         """Return the place of a segment with its table."""
@@ -538,7 +524,7 @@ def _videos_in(folder: Path) -> dict[str, Path]:
 def _is_other(beside: Path, video: Path) -> bool:
     """Return whether a video beside an IMU is not the one that uses it, which has an IMU of its own."""
     with contextlib.suppress(ValueError, OSError):
-        return not beside.samefile(video) and open_recording(video).imu is not None
+        return not is_same(beside, video) and open_recording(video).imu is not None
     return False
 
 

@@ -23,6 +23,7 @@ from urllib.parse import unquote
 
 from ..recordings.clips import VIDEO_SUFFIXES
 from ..support.errors import DataError
+from ..support.names import Names, ends
 from ..support.records import first_line, json_items, open_text, read_table, start_and_stop
 from ..video import probe
 from .aria_datasets import number
@@ -85,15 +86,18 @@ def read_labels(
     every = list(reader(path, Path(root or path.parent), dropped, notes))
     listed = ", ".join(f"{own!r} ({count})" for own, count in Counter(label[1] for label in every).items())
     labels = [label for label in every if tier in (None, label[1])]
-    splits = drawn_splits({Path(label[2]).name for label in labels}, Windows())
+    name = Names()
+    drawn = ends({name(label[2]) for label in labels})  # so that splits do not depend on the folder
+    splits = drawn_splits(drawn.values(), Windows())
     found, rows, tiers = list[Segment](), dict[str, str](), dict[str, str]()
     for where, own, video, start, stop, label in labels:
         if start == stop or not label:
             dropped["a point event" if label else "an empty value"] += 1
             continue
-        name, split = f"{Path(video).stem}_{len(found)}", splits[Path(video).name]
-        rows[name], tiers[name] = where.removeprefix(f"{path}, "), own
-        found.append(Segment(name, video, *start_and_stop(where, start, stop), label, split=split))
+        own_id, video = f"{Path(video).stem}_{len(found)}", name(video)
+        rows[own_id], tiers[own_id] = where.removeprefix(f"{path}, "), own
+        split = splits[drawn[video]]
+        found.append(Segment(own_id, video, *start_and_stop(where, start, stop), label, split=split))
     if not found:
         chosen = f" of {tier!r} (tier, --tier)" if tier else ""
         why = ", ".join(f"{reason}: {count}" for reason, count in dropped.items())

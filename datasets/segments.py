@@ -36,6 +36,7 @@ from ..recordings.clips import (
 )
 from ..support import files
 from ..support.errors import CLIP_SECONDS, DataError
+from ..support.names import Names, absolute_path, identity, is_same
 from ..support.records import class_number, read_table, start_and_stop
 from ..video import VideoError
 
@@ -59,6 +60,7 @@ __all__ = [
     "with_imu_axes",
     "with_imu_offsets",
     "with_labels",
+    "with_names",
     "write_imu_offsets",
 ]
 
@@ -139,6 +141,7 @@ class Origin(NamedTuple):
         drawn: Whether the reader decided the splits, not a column of the table.
         parts: {id of its first clip: the row as it is written} in a table of recordings.
         notes: What the reader itself noticed, a sentence each.
+        links: {id of a segment: the name of its video as it was given} where the file goes by another name.
     """
 
     table: str = ""
@@ -146,10 +149,11 @@ class Origin(NamedTuple):
     drawn: bool = False
     notes: tuple[str, ...] = ()
     parts: Mapping[str, Segment] = {}
+    links: Mapping[str, str] = {}
 
 
 class SegmentList(list):
-    """A list of segments, with what the reader left out.
+    """A list of segments, with what the reader left out. Each file goes by one name, its first one in the list.
 
     Args:
         segments: The segments.
@@ -163,9 +167,31 @@ class SegmentList(list):
         dropped: dict[str, int] | None = None,
         origin: Origin | None = None,
     ):
-        super().__init__(segments)
+        given, name = list(segments), Names()
+        super().__init__(with_names(one, name) for one in given)
         self.dropped = dict(dropped or {})
-        self.origin = origin or Origin()
+        origin = origin or Origin()
+        renamed = [
+            (one.id, Path(one.video), Path(own.video))
+            for one, own in zip(given, self, strict=True)
+            if one.video != own.video
+        ]
+        links = {number: video.name for number, video, own in renamed if video.name != own.name}
+        self.origin = origin._replace(links={**origin.links, **links})
+
+
+def with_names(segment: Segment, name: Callable[[str], str]) -> Segment:
+    """Return a segment with other names of its video and IMU.
+
+    Args:
+        segment: The segment.
+        name: Returns the name of a file, such as `Names`, its first one.
+    """
+    imu = segment.imu
+    imu = name(imu) if isinstance(imu, str) else imu and (name(imu[0]), name(imu[1]))
+    if (video := name(segment.video)) == segment.video and imu == segment.imu:
+        return segment
+    return dataclasses.replace(segment, video=video, imu=imu)
 
 
 # --- What the readers of data sets share
@@ -319,7 +345,7 @@ def read_csv(path: str | os.PathLike, *, class_names: Sequence[str] | None = Non
     """
     path = Path(path)
     rows: dict[str, str] = {}
-    segments = SegmentList(origin=Origin(str(path), rows))
+    segments: list[Segment] = []
     for where, row in read_table(path, ("video", "start", "stop", "label"), OPTIONAL_COLUMNS):
         start, stop = start_and_stop(where, row["start"], row["stop"])
         video, imu = _files_of_row(where, path.parent, row)
@@ -337,7 +363,7 @@ def read_csv(path: str | os.PathLike, *, class_names: Sequence[str] | None = Non
         )
     if not segments:
         raise DataError(f"{path}: the table has no rows")
-    return segments
+    return SegmentList(segments, origin=Origin(str(path), rows))
 
 
 def _row(path: Path, where: str) -> str:
@@ -358,7 +384,7 @@ def _files_of_row(where: str, folder: Path, row: Mapping[str, str]) -> tuple[str
     if len(sources) > 2:
         raise DataError(f"{where}: imu must be one file or 'accl.csv;gyro.csv', not {row['imu']!r}")
     found = [_existing(where, folder, source) for source in sources]
-    if len(set(files.first_names(found).values())) < len(found):
+    if len(found) == 2 and is_same(*found):
         raise DataError(f"{where}: imu names one file twice, {row['imu']!r}; give it once, or 'accl.csv;gyro.csv'")
     return video, (found[0], found[1]) if len(found) == 2 else (found[0] if found else None)
 
@@ -513,6 +539,8 @@ def read_recordings(path: str | os.PathLike, windows: Windows = Windows()) -> Se
     parts = list(_parts_of_folder(path, dropped) if path.is_dir() else _parts_of_table(path, dropped))
     if not parts:
         raise DataError(f"{path}: none of its recordings can be used: {'; '.join(dropped) or 'the table has no rows'}")
+    name, first = Names(), dict[str, str]()  # a file has one name, and so one split
+    parts = [part._replace(name=first.setdefault(name(part.recording.video), part.name)) for part in parts]
     if any(part.split for part in parts) and windows != Windows(windows.stride):
         raise DataError(
             f"{path}: its column split decides the splits; leave out split_by, test_share and seed (--split-by, "
@@ -526,7 +554,7 @@ def read_recordings(path: str | os.PathLike, windows: Windows = Windows()) -> Se
     rows: dict[str, str] = {}
     written: dict[str, Segment] = {}
     drawn = not any(part.split for part in parts)
-    segments = SegmentList(dropped=dropped)
+    segments: list[Segment] = []
     for part, own_stretches in zip(parts, stretches, strict=True):
         own, count = part.recording.record(), len(segments)
         for split, start, stop in own_stretches:
@@ -555,8 +583,7 @@ def read_recordings(path: str | os.PathLike, windows: Windows = Windows()) -> Se
         shares = f"{100 * tests / len(segments):.0f} %) are for testing, not {100 * windows.test_share:.0f} %"
         way_out = "because whole recordings are; split_by='stretch' (--split-by stretch) divides each of them"
         notes = (f"{tests:,} of {len(segments):,} clips ({shares}, {way_out}",)
-    segments.origin = Origin(str(path), rows, drawn, notes, written)
-    return segments
+    return SegmentList(segments, dropped, Origin(str(path), rows, drawn, notes, written))
 
 
 class _Part(NamedTuple):
@@ -778,23 +805,23 @@ def _by_name(paths: Iterable[str]) -> Callable[[str], list[str]]:
 
     A name is a path, or else a file name with or without suffix; of a Neon's scene video also its folder.
     """
-    exact, others = collections.defaultdict[str, list[str]](list), collections.defaultdict[str, list[str]](list)
+    exact, others = dict[Hashable, str](), collections.defaultdict[str, list[str]](list)
     for path in paths:
-        whole = Path(os.path.abspath(path))
+        whole = Path(absolute_path(path))
         if whole.is_dir():
             with contextlib.suppress(DataError):
                 whole = neon_video(whole)
         known = {path, str(whole), whole.name, whole.stem}
-        exact[str(whole)].append(path)
+        exact.setdefault(identity(whole), path)
         if is_neon(whole.parent):
-            exact[str(whole.parent)].append(path)
+            exact.setdefault(identity(whole.parent), path)
             known.add(whole.parent.name)
         for name in known:
             others[name.strip()].append(path)
 
     def find(name: str) -> list[str]:
-        path = os.path.abspath(name)
-        return exact.get(path) or others.get(name) or others.get(path) or []
+        found = exact.get(identity(name))
+        return [found] if found else others.get(name) or others.get(absolute_path(name)) or []
 
     return find
 

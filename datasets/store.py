@@ -33,6 +33,7 @@ import numpy as np
 from ..recordings.clips import ClipSpec, Recording, name_files
 from ..support import files
 from ..support.errors import DataError, NoteWarning
+from ..support.names import Names
 from .segments import Segment
 from .store_files import (
     ARRAY_NAME,
@@ -702,8 +703,9 @@ def folds(store: ClipStore, count: int, by: str = "wearer") -> np.ndarray:
     """
     if by not in ("wearer", "video", "segment"):
         raise DataError(f"by must be 'wearer', 'video' or 'segment', not {by!r}")
-    groups = {"wearer": store.wearers, "video": [clip["video"] for clip in store.clips], "segment": store.segments}[by]
-    groups = list(groups)
+    name = Names()  # stores of 0.5 and before may know a file by two
+    videos = [name(clip["video"]) for clip in store.clips]
+    groups = list({"wearer": store.wearers, "video": videos, "segment": store.segments}[by])
     if unknown := sum(group is None for group in groups):
         raise DataError(f"{store.path}: {unknown} clips have no wearer; give by='video'")
     sizes = Counter(groups)

@@ -17,6 +17,7 @@
     failures.jsonl      clips that cannot be prepared, with the reasons
     notes.jsonl         what is unusual about the IMU recordings, if anything
     sources.jsonl       signatures of the files that clips were read from
+    place.json          the working folder and the store's own path when it was begun: its paths are relative to them
     store.lock          locked while one of the JSON files changes
     pending/            frames that wait for the models of one pass; see `one_pass`
 
@@ -28,6 +29,7 @@ defined in this file alone, which `store.ClipStore` and `store.StoreWriter` read
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import operator
@@ -36,7 +38,7 @@ import re
 import shutil
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,7 +47,8 @@ import numpy as np
 from ..recordings.clips import ClipSpec, name_files
 from ..support import files
 from ..support.errors import CLIP_SECONDS, DataError
-from .segments import Segment
+from ..support.names import Names, Place, absolute_path
+from .segments import Segment, with_names
 
 __all__ = ["StoreFiles"]
 
@@ -119,7 +122,8 @@ class StoreFiles:
             self.class_names: list[str] = header["class_names"]
             self.specs = {name: ClipSpec(**spec) for name, spec in header["specs"].items()}
             self.arrays: dict[str, dict] = header["arrays"]
-            self.segments = [Segment(**segment) for segment in segments]
+            find = path_finder(self.path)
+            self.segments = [with_names(Segment(**segment), find) for segment in segments]
             of_segment = [clip["segment"] for clip in self.clips]
             if fault := self.fault() or array_fault(self.arrays):
                 raise TypeError(fault)
@@ -585,7 +589,7 @@ def check_folder(path: Path, arrays: Mapping[str, Any]) -> None:
         raise DataError(f"{path}: this is a file, but a store is a folder; give another name")
     found = files.content(path)
     if "store.lock" in found:  # the first file of a store; the header is the last
-        ours = {f"{name}.npy" for name in arrays} | {"segments.json", "clips.json", "store.lock"}
+        ours = {f"{name}.npy" for name in arrays} | {"segments.json", "clips.json", "place.json", "store.lock"}
         found = [name for name in found if name not in ours]
     if found and not (path / "store.json").exists():
         raise DataError(f"{path}: contains {found[0]} but no store.json; give an empty folder")
@@ -598,7 +602,7 @@ def check_settings(path: Path, segments: Sequence[Segment], header: Mapping[str,
     the store gets the new ones. The same file may be named by another path. The caller holds the lock.
     """
     old, advice = StoreFiles(path), f"Give another folder, or delete {path} to start again."
-    segments = [*map(with_paths_of, segments, old.segments), *segments[len(old.segments) :]]
+    segments = with_stored_names(path, segments)
     before = LATER_SETTINGS | old.settings | {"segments": len(old.segments), "class_names": old.class_names}
     names = header["class_names"] or old.class_names  # a teacher names the classes of a store without labels
     now = LATER_SETTINGS | header["settings"] | {"segments": len(segments), "class_names": names}
@@ -620,20 +624,18 @@ def check_settings(path: Path, segments: Sequence[Segment], header: Mapping[str,
         write_segments(path, stored)
 
 
-def with_paths_of(segment: Segment, stored: Segment) -> Segment:
-    """Return a segment with those paths of a store's that name the same files."""
-
-    def absolute(paths: Any) -> list[str]:
-        return [os.path.abspath(path) for path in ([paths] if isinstance(paths, str) else paths or ())]
-
-    pairs = {name: (getattr(segment, name), getattr(stored, name)) for name in ("video", "imu")}
-    changed = {name: old for name, (new, old) in pairs.items() if new != old and absolute(new) == absolute(old)}
-    return dataclasses.replace(segment, **changed) if changed else segment
+def with_stored_names(path: str | os.PathLike, segments: Iterable[Segment]) -> list[Segment]:
+    """Return segments with the first names that their files have in a store, if there is one, and then among them."""
+    name = Names()
+    if os.path.exists(os.path.join(path, "store.json")):
+        for one in StoreFiles(path).segments:
+            with_names(one, name)
+    return [with_names(one, name) for one in segments]
 
 
 def folder_of(path: str, other: str) -> Path | None:
     """Return the folder in which a relative path is the other one; None if it is this folder, or none."""
-    parts, whole = Path(path).parts, Path(os.path.abspath(other))
+    parts, whole = Path(path).parts, Path(absolute_path(other))
     folder = Path(*whole.parts[: -len(parts)])
     found = not os.path.isabs(path) and whole.parts[-len(parts) :] == parts and folder != Path.cwd()
     return folder if found else None
@@ -657,10 +659,20 @@ def with_new_recordings(old: StoreFiles, segments: Sequence[Segment]) -> list[Se
     return found
 
 
+def path_finder(path: Path) -> Callable[[str], str]:
+    """Return a function that finds a file by the path that a store has of it, also if all was moved since.
+
+    Stores of version 0.5 and before do not know where they were.
+    """
+    place = Place(*files.read_json(path / "place.json")) if (path / "place.json").exists() else Place.of(path)
+    return functools.cache(lambda name: place.find(name, path))
+
+
 def known_sources(path: Path) -> dict[str, str]:
     """Return {file: its signature when clips of a store were read from it}."""
+    find = path_finder(path)
     lines = files.read_lines(path / "sources.jsonl", "file", "signature")
-    return {str(line["file"]): str(line["signature"]) for line in lines}
+    return {find(str(line["file"])): str(line["signature"]) for line in lines}
 
 
 def changed_sources(path: Path) -> dict[str, tuple[str, str]]:
@@ -705,6 +717,7 @@ def create_store(
         np.lib.format.open_memmap(path / f"{name}.npy", "r+")[:] = values
     write_segments(path, segments)
     write_json(path / "clips.json", [{"segment": segment, "start": start} for segment, start in clips])
+    write_json(path / "place.json", Place.of(path))
     write_json(path / "store.json", {**header, "arrays": entries})
 
 

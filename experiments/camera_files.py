@@ -29,6 +29,7 @@ from ..imu import Imu
 from ..recordings.clips import Recording
 from ..support import files
 from ..support.errors import DataError
+from ..support.names import is_same
 from ..video import clock_zero, demux, open_video, video_stream
 
 __all__ = ["neon_tables", "write_gopro", "write_neon", "write_telemetry"]
@@ -142,7 +143,7 @@ def write_neon(folder: str | os.PathLike, recording: Recording) -> Path:
     >>> data.open_recording(folder).motion().gyro.shape
     (4580, 3)
     """
-    if Path(folder).resolve() in {Path(file).resolve().parent for file in recording.files}:
+    if any(is_same(folder, Path(file).parent) for file in recording.files):
         raise DataError(f"{folder}: holds the recording itself; give another folder")
     with open_video(recording.video) as container:
         stream = video_stream(container, recording.video)

@@ -31,6 +31,7 @@ from av.video.reformatter import VideoReformatter
 from .. import gpmf
 from ..support import files
 from ..support.errors import DataError
+from ..support.names import is_same
 from ..video import VideoError, clock_zero, demux, discard_others, frames_at, open_video, probe, video_stream
 from .clips import is_neon, neon_video
 from .offset import Faults, ordered_frames
@@ -108,7 +109,7 @@ def transcode(
         raise DataError(f"{video}: a folder, not a file; give a video in it{scene}")
     if out.suffix.lower() != ".mp4":
         raise DataError(f"{out}: a working copy is an MP4 file, so its name must end in .mp4")
-    if out.exists() and video.exists() and out.samefile(video):
+    if out.exists() and is_same(out, video):
         raise DataError(f"{out}: this is the video itself; give another name")
     if out.exists() and (out.is_dir() or not overwrite):
         raise DataError(f"{out}: already exists; give another name" + ("" if out.is_dir() else ", or overwrite=True"))

@@ -3,6 +3,7 @@
 errors        exceptions, and the length of a clip
 files         atomic files, locks, progress, same-run checks
 holders       which process holds a file where the system has no locks
+names         what a path means: whether two name one file
 processes     workers that may crash
 records       tables and JSON, read item by item
 pickles       pickles, read without running their code
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
         files as files,
         holders as holders,
         lazy as lazy,
+        names as names,
         own as own,
         pages as pages,
         pickles as pickles,
@@ -34,5 +36,5 @@ else:
 
     __getattr__, __dir__ = hand_on(
         __name__,
-        dict.fromkeys("errors files holders lazy own pages pickles processes records tables version".split(), ()),
+        dict.fromkeys("errors files holders lazy names own pages pickles processes records tables version".split(), ()),
     )

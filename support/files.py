@@ -28,13 +28,14 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from . import holders
 from .errors import DataError, EgoDistillOSError
+from .names import is_same, real_path
 
 try:
     import fcntl
@@ -56,7 +57,6 @@ __all__ = [
     "differences",
     "disk_errors",
     "environment_share",
-    "first_names",
     "free_megabytes",
     "is_system_file",
     "list_differences",
@@ -129,7 +129,7 @@ def atomic_write(path: str | os.PathLike, *, through_link: bool = True) -> Itera
             with disk_errors(path), open(part, "rb") as source, open(path, "wb") as target:
                 shutil.copyfileobj(source, target)
         return
-    path = path.resolve() if path.is_symlink() and through_link else path
+    path = Path(real_path(path)) if path.is_symlink() and through_link else path
     # Processes of two machines or containers may have the same number.
     part = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.part")
     with disk_errors(path):
@@ -186,28 +186,6 @@ def is_shared(path: Path) -> bool:
     return stat.S_ISLNK(found.st_mode) or (stat.S_ISREG(found.st_mode) and found.st_nlink > 1)
 
 
-def first_names(paths: Iterable[str]) -> dict[str, str]:
-    """Return {path: the first of the paths that lead to the same file}: links, and paths such as "sub/../a.mp4".
-
-    Args:
-        paths: The paths; a file that does not exist has the name of its path.
-
-    >>> from egodistill.support import files
-    >>> files.first_names(["walk.mp4", "./walk.mp4", "walk.csv"])
-    {'walk.mp4': 'walk.mp4', './walk.mp4': 'walk.mp4', 'walk.csv': 'walk.csv'}
-    """
-    names: dict[Hashable, str] = {}
-    found: dict[str, str] = {}
-    for path in dict.fromkeys(paths):
-        try:
-            status = os.stat(path)
-        except (OSError, ValueError):
-            found[path] = path
-        else:
-            found[path] = names.setdefault((status.st_dev, status.st_ino, status.st_size), path)
-    return found
-
-
 def is_stream(path: Path) -> bool:
     """Return whether a path is a character device or a pipe: it can be written to, but must not be replaced."""
     return path.is_char_device() or path.is_fifo()
@@ -222,9 +200,9 @@ def require_apart(path: str | os.PathLike, inputs: Iterable[str | os.PathLike] =
         path: The output.
         inputs: Files and folders that it is made from.
     """
-    if os.path.exists(path) and any(os.path.exists(source) and os.path.samefile(source, path) for source in inputs):
+    if os.path.exists(path) and any(is_same(source, path) for source in inputs):
         raise DataError(f"{path}: also an input of this command; give another path")
-    real = Path(path).resolve()
+    real = Path(real_path(path))
     for folder in real.parents:
         if (folder / "store.json").is_file():
             raise DataError(f"{path}: inside the clip store {folder}; give a path outside of it")
@@ -281,7 +259,7 @@ def check_output(
     predicted = start.removeprefix(b"\xef\xbb\xbf").startswith(PREDICTED.encode())
     for source in map(Path, () if predicted else inputs):
         tables = [source.parent / f"{source.stem}{end}" for end in (".csv", ".CSV", ".gcsv", ".GCSV", *PAIR)]
-        if source.name and path.resolve() in [table.resolve() for table in tables]:
+        if source.name and any(is_same(path, table) for table in tables):
             raise DataError(f"{path}: may be the IMU of {source}, an input of this command; give another path")
     if not overwrite:
         why = "" if ours is None else " and is not an earlier result"
@@ -715,7 +693,7 @@ def output_lock(path: str | os.PathLike) -> Iterator[None]:
     path = Path(path)
     with contextlib.ExitStack() as stack:
         if not is_stream(path):
-            path = path.resolve()  # another link leads to the same file
+            path = Path(real_path(path))  # another link leads to the same file
             busy = f"{path}: another process is writing it; wait for its end, or give another path"
             with disk_errors(path):
                 stack.enter_context(work_lock(path, busy))

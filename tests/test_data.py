@@ -112,7 +112,7 @@ def test_workers_change_nothing(store, kitchen, tmp_path):
 
 @pytest.mark.filterwarnings("ignore::egodistill.datasets.contradictions.TableWarning")
 def test_workers_take_many_recordings_in_bundles(kitchen, tmp_path, monkeypatch):
-    """Thirty-three names of one, for two workers; this process does their work."""
+    """Thirty-three copies of one, for two workers; this process does their work."""
     one, segments, sizes = kitchen[0], [], []
 
     def run(filling):
@@ -124,7 +124,7 @@ def test_workers_take_many_recordings_in_bundles(kitchen, tmp_path, monkeypatch)
     monkeypatch.setattr(data._Filling, "run", run)
     for number in range(33):
         video = tmp_path / f"v{number:02}.mp4"
-        video.symlink_to(one.video)
+        shutil.copy(one.video, video)
         segments.append(dataclasses.replace(one, id=f"s{number}", video=str(video)))
     made = data.prepare(segments, tmp_path / "s", **OPTIONS | {"workers": 2})
     frames = made.read("frames_1", slice(0, 33))

@@ -328,7 +328,8 @@ def test_a_share_of_a_store_is_not_said_to_lack_a_split(steady, tmp_path, monkey
     assert "missing: " in out and "no split" not in out
 
 
-def test_a_store_begun_in_another_working_folder_names_it(steady, tmp_path, monkeypatch, capsys):
+def test_a_store_of_0_5_begun_in_another_working_folder_names_it(steady, tmp_path, monkeypatch, capsys):
+    """It does not know where it was; a store of today does, and goes on."""
     small = ["--no-imu", "--frame-size", "32", "--workers", "1"]
     (tmp_path / "in").mkdir()
     shutil.copy(steady, tmp_path / "in" / "walk.mp4")
@@ -338,7 +339,14 @@ def test_a_store_begun_in_another_working_folder_names_it(steady, tmp_path, monk
         for folder in (begun, other, begun):
             monkeypatch.chdir(folder)
             where = "." if folder.name == "in" else "in"
-            code = cli.main(["prepare", f"{where}/t.csv", "--out", f"{where}/s", *small])
+            prepare = ["prepare", f"{where}/t.csv", "--out", f"{where}/s", *small]
+            assert cli.main(prepare) == 0
+            place = tmp_path / "in" / "s" / "place.json"
+            known = place.read_bytes()
+            place.unlink()
+            capsys.readouterr()
+            code = cli.main(prepare)
+            place.write_bytes(known)
             said = capsys.readouterr().err
             assert code == (folder == other)
             if code:
@@ -348,7 +356,7 @@ def test_a_store_begun_in_another_working_folder_names_it(steady, tmp_path, monk
                     and said.strip().endswith(way_out)
                     and "delete" not in said
                 )
-                assert cli.main(["prepare", f"{where}/t.csv", "--out", f"{where}/s", *small, "--key-frames"]) == 1
+                assert cli.main([*prepare, "--key-frames"]) == 1
                 assert "delete" in capsys.readouterr().err  # in no folder would it be the same
 
 
@@ -365,7 +373,7 @@ def test_a_copy_is_told_which_tables_it_lacks(kitchen, steady, tmp_path, capsys)
 
 
 def test_a_store_knows_its_files_by_other_paths(kitchen, tmp_path, monkeypatch):
-    """Absolute, or by way of another folder; in another working folder a relative path is another file."""
+    """Absolute, or by way of another folder, and in another working folder."""
     monkeypatch.chdir(Path(kitchen[0].video).parent)
     names = [(Path(one.video).name, tuple(map(os.path.basename, one.imu))) for one in kitchen[:2]]
     segments = [replace(one, video=video, imu=imu) for one, (video, imu) in zip(kitchen, names, strict=False)]
@@ -379,8 +387,8 @@ def test_a_store_knows_its_files_by_other_paths(kitchen, tmp_path, monkeypatch):
         data.prepare(same, tmp_path / "s", **options, retry_failed=True)
     assert (store.path / "segments.json").read_bytes() == before
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(data.DataError, match="run it again in the folder"):
-        data.prepare(kitchen[:2], tmp_path / "s", **options)
+    data.prepare(kitchen[:2], tmp_path / "s", **options)
+    assert (store.path / "segments.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(
