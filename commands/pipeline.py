@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import itertools
 import math
+import os
 import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,7 @@ from ..recordings.clips import clip_starts
 from ..student import IMU_SAMPLES
 from ..support import files, tables
 from ..support.errors import CLIP_SECONDS, DataError
+from ..support.names import Names, Place, absolute_path, is_same, portable
 from ..support.tables import counted
 from ..training import Training
 from . import recordings
@@ -271,9 +273,9 @@ def run_train(a: argparse.Namespace) -> None:
         segments = read_segments(a)
     require_training(a, segments)
     steps = plan(a, segments)
-    about = {"segments": fingerprint(segments), "left_out": segments.dropped}
+    about = {"segments": fingerprint(segments, a.annotations), "left_out": segments.dropped}
     if before:
-        require_same_plan(run, before, steps, about["segments"], a.overwrite)
+        require_same_plan(run, before, steps, segments, a.overwrite)
     require_models(a, how_taught(a, any(segment.label is not None for segment in segments)), run)
     splits = ", ".join(f"{count} {split}" for split, count in sorted(Counter(s.split for s in segments).items()))
     videos, classes = len({s.video for s in segments}), len({s.label for s in segments} - {None})
@@ -306,40 +308,95 @@ def run_train(a: argparse.Namespace) -> None:
     suggest("predict", "VIDEO", *given, "--student", run / "student.pt")
 
 
-def require_same_plan(run: Path, before: Mapping[str, Any], steps: Sequence[Step], clips: str, overwrite: bool) -> None:
+def require_same_plan(
+    run: Path, before: Mapping[str, Any], steps: Sequence[Step], segments: data.SegmentList, overwrite: bool
+) -> None:
     """Raise DataError, before anything is written, if an earlier command made a store or model that this one would not.
 
     What only changes the speed may differ, and there may be more steps or fewer, such as those of --baselines.
     """
     earlier, where = results_of(before["steps"]), f"`{before['command']}` in {before.get('folder', 'its folder')}"
-    for name, words in results_of([step.typed for step in steps]).items():
-        made, store = run / name, words[1] == "prepare"
-        differs = earlier.get(name, words) != words
-        if (made.exists() or files.training_file(made).exists()) and differs and (store or not overwrite):
+    place = Place(before.get("folder", os.getcwd()), before.get("run", absolute_path(run)))
+    for name, now in results_of([step.typed for step in steps]).items():
+        made, then = run / name, earlier.get(name, now)
+        if not (made.exists() or files.training_file(made).exists()):
+            continue
+        store = now["command"] == "prepare"
+        if (store or not overwrite) and (changed := changed_options(then, now, place, run)):
             anew = f"delete {run} to start again" if store else "--overwrite to train anew with the same clips"
             raise DataError(
-                f"{made}: was made with other options, by {where}; run that command, give another --out, or {anew}"
+                f"{made}: was made with other options, by {where}: {'; '.join(changed)}. Give another --out, or run "
+                f"that command, or {anew}"
             )
-        if store and made.exists() and before.get("segments", clips) != clips:
+        known = (fingerprint(segments, now["annotations"]), fingerprint_05(segments)) if store else ()
+        if store and before.get("segments", known[0]) not in known:
             raise DataError(
-                f"{made}: {words[2]} has changed since {where} made it; give another --out, or delete {made} and give "
-                f"--overwrite to start again"
+                f"{made}: {now['annotations']} has changed since {where} made it; give another --out, or delete {made} "
+                f"and give --overwrite to start again"
             )
 
 
-def results_of(steps: Sequence[str]) -> dict[str, list[str]]:
-    """Return {what a step writes into the folder: its words}, without those that only change the speed."""
-    found = {}
-    for words in map(shlex.split, steps):
-        for option in {"--workers", "--device"} & set(words):
-            del words[words.index(option) : words.index(option) + 2]
-        if "--out" in words:
-            out = Path(words[words.index("--out") + 1])
-            found[out.name] = [word.removeprefix(f"{out.parent}/") for word in words if word not in ANEW]
-    return found
+NAMED = {"command": "the command", "annotations": "the table", "store": "the store"}  # what is no option
+FREE = {"workers", "device", "overwrite", "retry_failed", "strict", "words", "flags", "run"}  # they change no result
 
 
-def fingerprint(segments: data.SegmentList) -> str:
+def results_of(steps: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return {what a step writes into the folder: its command and options}, without those that change nothing in it."""
+    parsed = [options_of(shlex.split(step)[1:]) for step in steps]
+    return {Path(one.pop("out")).name: one for one in parsed if one.get("out")}
+
+
+def options_of(words: Sequence[str]) -> dict[str, Any]:
+    """Return a command and its options, without those that change nothing in what it writes."""
+    from . import cli
+
+    return {name: value for name, value in vars(cli.parse([*words])).items() if name not in FREE}
+
+
+def changed_options(then: Mapping[str, Any], now: Mapping[str, Any], place: Place, run: Path) -> list[str]:
+    """Return a clause for each option that differs; a file is the same under all its names, also if all was moved.
+
+    Args:
+        then: Command and options of an earlier run.
+        now: Those of this one.
+        place: Where the earlier run was.
+        run: The folder now.
+    """
+
+    def differs(old: Any, new: Any) -> bool:
+        if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+            return any(map(differs, old, new))
+        if old == new or not (isinstance(old, str) and isinstance(new, str)):
+            return old != new
+        moved = portable(os.path.join(place.cwd, old), place.home) == portable(new, run)
+        return not (moved or is_same(place.find(old, run), new))
+
+    def shown(value: Any) -> str:
+        if isinstance(value, list):
+            return " ".join(map(str, value))
+        return "not given" if value is None or value is False else str(value)
+
+    pairs = {name: (then.get(name), now.get(name)) for name in dict.fromkeys((*then, *now))}
+    return [
+        f"{NAMED.get(name) or flag(name)} was {shown(old)} and is now {shown(new)}"
+        for name, (old, new) in pairs.items()
+        if differs(old, new)
+    ]
+
+
+def fingerprint(segments: data.SegmentList, table: str) -> str:
+    """Return a hash of segments that stays if the folder of their table is moved, with the recordings in it."""
+    folder = Path(table) if Path(table).is_dir() else Path(table).parent
+
+    def named(path: Any) -> Any:
+        return portable(path, folder) if isinstance(path, str) else path and [*map(named, path)]
+
+    rows = (one.record() | {"video": named(one.video), "imu": named(one.imu)} for one in segments)
+    return hashlib.sha256("\n".join(map(repr, rows)).encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def fingerprint_05(segments: data.SegmentList) -> str:
+    """Return the hash that version 0.5 wrote."""
     return hashlib.sha256("\n".join(map(repr, segments)).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
@@ -352,33 +409,42 @@ def check(a: argparse.Namespace, segments: data.SegmentList) -> None:
     result, corrections = Path(a.out, "check.json"), Path(a.out, CORRECTIONS)
     words = ["check", a.annotations, *words_of(a, "root", "tier", "reader", "imu_reader", "imu_axes")]
     done = files.read_json(result) if result.exists() and corrections.exists() else {"words": None}
-    known = {one["video"]: one for one in done["recordings"]} if done["words"] == words else {}
+    earlier = done["words"] and options_of(done["words"])
+    is_known = earlier and not changed_options(earlier, options_of(words), Place.of(a.out), Path(a.out))
     sources = {one.video: one.recording for one in data.name_imu_files(segments)}
+    name = Names(sources)
+    known = {name(one["video"]): one for one in done["recordings"]} if is_known else {}
     signatures = {video: signatures_of(one) for video, one in sources.items()}
-    fresh = {video for video, now in signatures.items() if known.get(video, {}).get("files") != now}
+    measured = {video: one.get("files") for video, one in known.items()}
+    measured = {video: [*now.values()] if isinstance(now, dict) else now for video, now in measured.items()}  # of 0.5
+    fresh = {video for video, now in signatures.items() if measured.get(video) != now}
     if not fresh:
         print(f"{result}: already checked")
         return
-    if changed := sorted(video for video in fresh if known.get(video, {}).get("files")):
+    if changed := sorted(video for video in fresh if measured.get(video)):
         more = f", as have {len(changed) - 1} more recordings" if len(changed) > 1 else ""
         print(f"{changed[0]}: video or IMU has changed since the last check{more}: clock and axes are measured again")
     wearers = {sources[video].wearer for video in fresh} - {None}
-    kept = [known[video] for video, one in sources.items() if not (video in fresh or one.wearer in wearers)]
+    kept = [
+        known[video] | {"video": video}
+        for video, one in sources.items()
+        if not (video in fresh or one.wearer in wearers)
+    ]
     from . import cli
 
     arguments = cli.parse([*words, "--out", str(corrections)])
     found = recordings.check_recordings(arguments, leave_out={one["video"] for one in kept})
     rows = [
         {"video": one.path, "problem": one.problem, "notes": one.notes, "verdict": one.verdict()}
-        | {"axes": one.right_axes, "files": signatures.get(one.path)}
+        | {"axes": one.right_axes, "files": signatures.get(name(one.path))}
         for one in found
     ]
     files.write_json(result, {"words": words, "recordings": kept + rows})
 
 
-def signatures_of(recording: data.Recording) -> dict[str, str | None]:
-    """Return {file: its signature; None if it is missing} of what a recording is measured from."""
-    return {file: files.signature(file) if Path(file).is_file() else None for file in recording.files}
+def signatures_of(recording: data.Recording) -> list[str | None]:
+    """Return the signature of each file that a recording is measured from; None if it is missing."""
+    return [files.signature(file) if Path(file).is_file() else None for file in recording.files]
 
 
 def run_step(words: Sequence[Any]) -> None:

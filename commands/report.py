@@ -9,7 +9,6 @@ as in `commands`.
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +26,7 @@ from ..drawing import svg
 from ..experiments import intervals
 from ..support import files
 from ..support.errors import DataError
+from ..support.names import Place, real_path
 from ..support.pages import Markup, data_url, tag, write_page
 from ..support.tables import counted
 from ..support.version import __version__
@@ -282,7 +282,8 @@ def note_plan(run: Path, command: str, steps: Sequence[str], about: dict[str, An
         steps: The commands that it runs.
         about: What else it says: "segments", their fingerprint, and "left_out", {reason: number of segments}.
     """
-    plan = {"format": FORMAT, "command": command, "folder": os.getcwd(), "steps": list(steps), **about}
+    place = Place.of(run)
+    plan = {"format": FORMAT, "command": command, "folder": place.cwd, "run": place.home, "steps": list(steps), **about}
     files.write_json(run / PLAN, plan)
 
 
@@ -334,7 +335,7 @@ def write_report(run: Path) -> Path:
     if store is not None:
         parts["Data"] = data_section(run, plan, store)
     parts["How it was made"] = foot(plan)
-    write_page(out, f"egodistill train: {run.resolve().name}", parts, "report", None, "", STYLE)
+    write_page(out, f"egodistill train: {Path(real_path(run)).name}", parts, "report", None, "", STYLE)
     return out
 
 

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -17,7 +18,10 @@ SHARED, CHANGED, COUNTS = pytest.StashKey[Path](), pytest.StashKey[list[str]](),
 
 
 def pytest_configure(config):
-    """All processes of a run share a folder, which ends with it (once.py)."""
+    """All processes of a run share a folder, which ends with it (once.py). A shell's background ignores signals."""
+    for name, usual in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+        if (number := getattr(signal, name, None)) and signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, usual)
     given = getattr(config, "workerinput", {}).get("shared")
     config.stash[SHARED] = Path(given or tempfile.mkdtemp(prefix="egodistill-tests-"))
 

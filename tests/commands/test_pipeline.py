@@ -146,6 +146,7 @@ def test_a_given_teacher_is_run_in_the_pass_that_decodes(demo, tmp_path, capsys)
     assert cli.main(other) == 1
     err = capsys.readouterr().err
     assert "run/imu.pt: was made with other options, by `" in err and "or --overwrite to train" in err
+    assert ": --learning-rate was not given and is now 0.1. Give" in err
     assert "--learning-rate 0.1" in run(capsys, *other, "--overwrite")
 
 
@@ -179,12 +180,15 @@ def test_what_is_refused_changes_nothing_and_recordings_may_come_and_go(demo, tm
     for changed in (["train", table, *words, "--num-frames", 2], ["train", other, *words, "--overwrite"]):
         assert cli.main([*map(str, changed)]) == 1
         err = capsys.readouterr().err
-        assert "run/store: was made with other options, by `" in err and "delete " in err
+        assert "run/store: was made with other options, by `" in err
+        assert err.index("Give another --out") < err.index("delete ")
+        assert ("--num-frames was 1 and is now 2." in err) == (changed[1] is table)
+        assert (f"the table was {table} and is now {other}." in err) == (changed[1] is other)
         assert contents() == before
     assert "already checked" in run(capsys, "train", table, *words, "--device", "cpu", "--strict")
     monkeypatch.chdir(tmp_path)
-    assert cli.main([*map(str, ["train", table.name, *words[:-1], "run"])]) == 1  # the same files by other names
-    assert "was made with other options" in capsys.readouterr().err
+    for name in (table.name, f"./{table.name}"):  # the same files by other names
+        assert "already checked" in run(capsys, "train", name, *words[:-1], "run")
 
     before, short = contents(), table.read_text()
     table.write_text(other.read_text())
@@ -201,6 +205,64 @@ def test_what_is_refused_changes_nothing_and_recordings_may_come_and_go(demo, tm
     (tmp_path / "run" / "offsets.csv").unlink()
     run(capsys, "train", table, *words)
     assert (tmp_path / "run" / "offsets.csv").exists()
+
+
+@pytest.fixture
+def project(kitchen, tmp_path, monkeypatch, capsys):
+    """A folder with films, their table and a run that has decoded them, as far as `train` can see."""
+    folder = tmp_path / "project"
+    (folder / "films").mkdir(parents=True)
+    rows = []
+    for name, segment, split in (("a", kitchen[0], "train"), ("b", kitchen[3], "test")):
+        shutil.copy(segment.video, folder / f"films/{name}.mp4")
+        write_imu(folder / f"films/{name}.csv", 0.0)
+        rows += [(f"films/{name}.mp4", start, start + 2, label, split) for start, label in ((0, "a"), (2, "b"))]
+    write_table(folder / "t.csv", "video start stop label split".split(), rows)
+
+    def decode(step):
+        if step[0] == "prepare":
+            Path(step[step.index("--out") + 1]).mkdir(exist_ok=True)
+
+    monkeypatch.setattr(pipeline, "run_step", decode)
+    monkeypatch.chdir(folder)
+    run(capsys, "train", "t.csv", *SMALL.split(), "--out", "run")
+    return folder
+
+
+@pytest.mark.parametrize("way", ["renamed", "copied", "opened elsewhere"])
+def test_a_project_that_was_moved_goes_on(project, way, monkeypatch, capsys):
+    now = project
+    monkeypatch.chdir(project.parent)
+    if way != "opened elsewhere":
+        now = project.with_name("other name")
+        (shutil.move if way == "renamed" else shutil.copytree)(project, now)
+    run(capsys, "train", now / "t.csv", *SMALL.split(), "--out", now / "run")
+    (now / "t.csv").write_text((now / "t.csv").read_text().replace("2,4", "2,5"))
+    assert cli.main([*map(str, ["train", now / "t.csv", *SMALL.split(), "--out", now / "run"])]) == 1
+    assert "t.csv has changed since" in capsys.readouterr().err
+
+
+def test_a_run_of_version_0_5_goes_on(project, capsys):
+    """It did not write where it was, and its hash of the segments had the paths in it."""
+    plan = json.loads(Path("run/train.json").read_text())
+    del plan["run"]
+    plan["segments"] = pipeline.fingerprint_05(data.read_csv("t.csv"))
+    Path("run/train.json").write_text(json.dumps(plan))
+    found = json.loads(Path("run/check.json").read_text())
+    for one in found["recordings"]:
+        one["files"] = dict(zip((one["video"], f"{one['video'][:-3]}csv"), one["files"], strict=True))
+    Path("run/check.json").write_text(json.dumps(found))
+    assert "already checked" in run(capsys, "train", "t.csv", *SMALL.split(), "--out", "run")
+
+
+def test_a_check_counts_for_its_own_axes_alone(project, capsys):
+    shutil.rmtree("run/store")
+    again = ["train", "./t.csv", *SMALL.split(), "--out", "run", "--imu-axes"]
+    assert "already checked" not in run(capsys, *again, "XZy")
+    shutil.rmtree("run/store")
+    assert "already checked" in run(capsys, *again, "XZy")
+    shutil.rmtree("run/store")
+    assert "already checked" not in run(capsys, *again, "gopro")
 
 
 def write_imu(path, late, unit=1.0):
