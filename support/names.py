@@ -137,9 +137,14 @@ class Place(NamedTuple):
             return path
         if now.home != self.home:  # first, since a copy may have stayed where it was
             moved = os.path.normpath(os.path.join(now.home, os.path.relpath(whole, self.home)))
-            if os.path.exists(moved):
+            if os.path.exists(moved) and not (os.path.exists(whole) and size(whole) != size(moved)):
                 return moved
         return path if is_same(path, whole) or not os.path.exists(whole) else whole
+
+
+def size(path: str) -> int:
+    """Return the size of a file; 0 of a folder."""
+    return os.path.getsize(path) if os.path.isfile(path) else 0
 
 
 class Names:

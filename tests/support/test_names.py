@@ -235,8 +235,25 @@ def test_a_store_that_was_moved_with_its_recordings_goes_on(place, tmp_path, way
     rows = [segment(0, now / "films/walk.mp4", 0), segment(1, now / "films/cook.mp4", 0)]
     assert data.prepare(rows, now / "run/store", **OPTIONS).fingerprint == before
     shutil.copy(now / "films/walk.csv", now / "films/cook.mp4")
-    with pytest.raises(DataError, match="has changed since its clips were prepared"):
+    told = "other settings" if way == "copied" else "has changed since its clips were prepared"  # the first one stayed
+    with pytest.raises(DataError, match=told):
         data.prepare(rows, now / "run/store", **OPTIONS)
+
+
+def test_another_file_in_that_place_is_not_taken_for_one_that_stayed(place):
+    """As where two wearers' recordings have equal names."""
+    begun = names.Place(str(place), str(place / "day1/run"))
+    for day, content in (("day1", "first"), ("day2", "another")):
+        (place / day).mkdir()
+        (place / day / "cam.mp4").write_text(content)
+    old, new = (str(place / day / "cam.mp4") for day in ("day1", "day2"))
+    assert begun.find("day1/cam.mp4", "day1/run") == "day1/cam.mp4"
+    assert begun.find("day1/cam.mp4", "day2/run") == "day1/cam.mp4" and begun.find(old, "day2/run") == old
+    Path(new).write_text("first")  # a copy of the project
+    assert begun.find("day1/cam.mp4", "day2/run") == new
+    Path(old).unlink()
+    Path(new).write_text("another")
+    assert begun.find("day1/cam.mp4", "day2/run") == new
 
 
 SPELLED = {"abspath", "realpath", "resolve", "samefile", "st_ino", "normcase"}
