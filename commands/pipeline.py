@@ -328,7 +328,7 @@ def require_same_plan(
                 f"{made}: was made with other options, by {where}: {'; '.join(changed)}. Give another --out, or run "
                 f"that command, or {anew}"
             )
-        known = (fingerprint(segments, now["annotations"]), fingerprint_05(segments)) if store else ()
+        known = (fingerprint(segments, now["annotations"]), fingerprint_05(segments)) if store else (None,)
         if store and before.get("segments", known[0]) not in known:
             raise DataError(
                 f"{made}: {now['annotations']} has changed since {where} made it; give another --out, or delete {made} "
