@@ -33,9 +33,10 @@ import time
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
-from .datasets import contradictions
+from .datasets import contradictions, edits
 from .datasets.annotations import read_ego4d, read_ego_exo4d, read_epic_kitchens, read_hd_epic, read_labels
 from .datasets.one_pass import Consumer, Pending
 from .datasets.segments import (
@@ -48,7 +49,7 @@ from .datasets.segments import (
     with_imu_offsets,
 )
 from .datasets.store import ClipStore, StoreWriter, folds
-from .datasets.store_files import with_stored_names
+from .datasets.store_files import StoreFiles, with_stored_names
 from .imu import MAX_GAP, CoverageError, Imu, IMUError, read_imu
 from .recordings.audio import log_mel, read_audio
 from .recordings.clips import (
@@ -67,6 +68,7 @@ from .recordings.clips import (
 from .support import files
 from .support.errors import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError, NoteWarning
 from .support.processes import CRASHES, Processes, Watch, explain
+from .support.tables import counted
 from .video import DRAWN, MAX_HOLD, VideoError, VideoInfo, clip_times, frames_at, probe, read_frames
 
 __all__ = [
@@ -366,6 +368,7 @@ def prepare(
     origin, segments = getattr(segments, "origin", None), list(segments)
     if wrong := [one for one in segments if not isinstance(one, Segment)]:
         raise DataError(f"segments has {wrong[0]!r}, which is no data.Segment; read_csv() and others return them")
+    edits.recover(Path(out))
     segments = SegmentList(name_imu_files(with_stored_names(out, segments), imu), origin=origin)
     settings = {
         "num_frames": sorted({int(n) for n in num_frames} if isinstance(num_frames, Collection) else {int(num_frames)}),
@@ -394,16 +397,45 @@ def prepare(
     names = _class_names(segments, class_names)
     workers = workers or files.available_cores()
     files.check_share(rank, world_size)
-    is_new = not os.path.exists(os.path.join(out, "store.json"))
+    edited = edits.is_edited(Path(out), segments, settings, specs, again=retry_failed)
+    is_new = edited or not os.path.exists(os.path.join(out, "store.json"))
     videos = probe_videos((segment.video for segment in segments), workers) if is_new or strict else {}
     found = contradictions.find(segments, videos)
     for note in contradictions.notes_of(found, strict=strict):
         if rank == 0:
             warnings.warn(note, contradictions.TableWarning, stacklevel=2)
     clips = functools.partial(find_clips, segments, videos)
-    store = StoreWriter.begin(out, segments, clips, specs, names, settings=settings, again=retry_failed)
-    # A share is taken of all recordings, so that it does not depend on the progress of other machines.
-    store.check_sources(again=retry_failed)
+    begin = functools.partial(StoreWriter.begin, class_names=names, settings=settings, again=retry_failed)
+    if edited and world_size > 1:
+        raise DataError(
+            f"{out}: was made with other segments. Prepare it once with one process, which decodes only clips that are "
+            f"new, or give another folder"
+        )
+    with edits.successor(Path(out), segments) if edited else contextlib.nullcontext(out) as path:
+        store = begin(path, segments, clips, specs)
+        if edited:
+            StoreWriter(out).check_sources(again=retry_failed)
+            change = edits.carry_over(StoreFiles(out), store, functools.partial(_with_imu, store))
+            count = counted(len(store.missing()), "clip")
+            warnings.warn(f"{out}: {change}: {count} to decode", NoteWarning, stacklevel=2)
+        # A share is taken of all recordings, so that it does not depend on the progress of other machines.
+        store.check_sources(again=retry_failed)
+        _fill_share(store, rank, world_size, retry_failed, consumer, workers, progress)
+    finished = ClipStore(out, unfinished=True)
+    _check_failures(finished, len(store), max_bad)
+    return finished
+
+
+def _fill_share(
+    store: StoreWriter,
+    rank: int,
+    world_size: int,
+    retry_failed: bool,
+    consumer: Consumer | None,
+    workers: int,
+    progress: bool,
+) -> None:
+    """Decode the missing clips of this process's share of a store."""
     share = store.recordings()[rank::world_size]
     if retry_failed:
         for rows in share:
@@ -424,9 +456,6 @@ def prepare(
             else:
                 for rows in by_size:
                     fill(store, rows)
-    finished = ClipStore(out, unfinished=True)
-    _check_failures(finished, len(store), max_bad)
-    return finished
 
 
 def _check_failures(store: ClipStore, total: int, max_bad: float) -> None:
@@ -487,13 +516,18 @@ def fill_for_consumer(
 # One recording
 
 
+def _with_imu(store: StoreWriter, recording: Recording) -> Recording:
+    """Return a recording with the IMU that the clips of a store read."""
+    recording = find_imu(recording)
+    return recording.changed(zero_accel=recording.zero_accel or store.settings["zero_accel"])
+
+
 def fill(store: StoreWriter, rows: Sequence[int]) -> None:
     """Decode these clips, all of one recording, into the store; each is finished or failed afterwards."""
     recording = store.segment(rows[0]).recording
     try:
         if "imu" in store.specs:
-            recording = find_imu(recording)
-            recording = recording.changed(zero_accel=recording.zero_accel or store.settings["zero_accel"])
+            recording = _with_imu(store, recording)
         duration, sources = recording.probe().duration, recording.files[:1]
         if "imu" in store.specs:
             store.note(recording.imu_source, recording.motion().notes)

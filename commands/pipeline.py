@@ -145,13 +145,13 @@ def words_of(a: argparse.Namespace, *names: str) -> list[str]:
 # The steps
 
 
-def plan(a: argparse.Namespace, segments: data.SegmentList) -> list[Step]:
-    """Return the steps after the check of the recordings."""
+def plan(a: argparse.Namespace, segments: data.SegmentList, edited: bool = False) -> list[Step]:
+    """Return the steps after the check of the recordings; of a table that was edited, models are trained anew."""
     run, store = Path(a.out), str(Path(a.out, "store"))
     labelled = any(segment.label is not None for segment in segments)
     teacher = how_taught(a, labelled)
     preset = [] if a.preset == "epic" else ["--preset", a.preset]
-    anew = ["--overwrite"] if a.overwrite or a.retry_failed else []  # only what differs is trained anew
+    anew = ["--overwrite"] if a.overwrite or a.retry_failed or edited else []  # only what differs is trained anew
     quick = [(flag(name), value) for name, value in QUICK.items() if a.quick and not hasattr(a, name)]
     trained = [*preset, *itertools.chain(*quick), *words_of(a, *TRAINING, "device"), *anew]
     student = words_of(a, *STUDENT)
@@ -272,10 +272,11 @@ def run_train(a: argparse.Namespace) -> None:
         a.subsample *= -(-len(segments) // QUICK_CLIPS)
         segments = read_segments(a)
     require_training(a, segments)
-    steps = plan(a, segments)
     about = {"segments": fingerprint(segments, a.annotations), "left_out": segments.dropped}
+    edited = bool(before) and is_edited(run, before, (about["segments"], fingerprint_05(segments)))
+    steps = plan(a, segments, edited)
     if before:
-        require_same_plan(run, before, steps, segments, a.overwrite)
+        require_same_plan(run, before, steps, a.overwrite)
     require_models(a, how_taught(a, any(segment.label is not None for segment in segments)), run)
     splits = ", ".join(f"{count} {split}" for split, count in sorted(Counter(s.split for s in segments).items()))
     videos, classes = len({s.video for s in segments}), len({s.label for s in segments} - {None})
@@ -289,17 +290,21 @@ def run_train(a: argparse.Namespace) -> None:
         print("note: no segment has the split test, so nothing is evaluated")
     if not a.architecture and not a.teacher_file:
         print("note: no teacher was given (--architecture, --teacher-file), so the student learns from labels alone")
+    if edited:
+        print(f"note: {a.annotations} has changed: new clips are decoded, and what learned from it is made anew")
     titles = ["check clocks and axes"] * a.check + [step.title for step in steps]
     for number, title in enumerate(titles, 1):
         print(f"  {number}. {title}")
     with files.work_lock(run / "train"):
-        note_plan(run, tables.command_line(a.words), [step.typed for step in steps], about)
+        typed = tables.command_line(a.words), [step.typed for step in steps]
+        note_plan(run, *typed, about | ({"edited": True} if edited else {}))
         if a.check:
             print(f"\n[1/{len(titles)}] {titles[0]}", flush=True)
             check(a, segments)
         for number, step in enumerate(steps, 1 + a.check):
             print(f"\n[{number}/{len(titles)}] {step.typed}", flush=True)
             run_step(step.words)
+        note_plan(run, *typed, about)
         page = write_report(run)
     print(f"\nThe page about it: {page}")
     turned = {one["axes"] for one in files.read_json(run / "check.json")["recordings"]} if a.check else {None}
@@ -308,9 +313,18 @@ def run_train(a: argparse.Namespace) -> None:
     suggest("predict", "VIDEO", *given, "--student", run / "student.pt")
 
 
-def require_same_plan(
-    run: Path, before: Mapping[str, Any], steps: Sequence[Step], segments: data.SegmentList, overwrite: bool
-) -> None:
+def is_edited(run: Path, before: Mapping[str, Any], known: Sequence[str]) -> bool:
+    """Return whether the table has changed since the run's store was made, or a run that followed it has not ended.
+
+    Args:
+        run: The folder.
+        before: The plan of the earlier run.
+        known: Hashes of the segments, as this version and earlier ones compute them.
+    """
+    return before.get("edited", False) or ((run / "store").exists() and before.get("segments", known[0]) not in known)
+
+
+def require_same_plan(run: Path, before: Mapping[str, Any], steps: Sequence[Step], overwrite: bool) -> None:
     """Raise DataError, before anything is written, if an earlier command made a store or model that this one would not.
 
     What only changes the speed may differ, and there may be more steps or fewer, such as those of --baselines.
@@ -327,12 +341,6 @@ def require_same_plan(
             raise DataError(
                 f"{made}: was made with other options, by {where}: {'; '.join(changed)}. Give another --out, or run "
                 f"that command, or {anew}"
-            )
-        known = (fingerprint(segments, now["annotations"]), fingerprint_05(segments)) if store else (None,)
-        if store and before.get("segments", known[0]) not in known:
-            raise DataError(
-                f"{made}: {now['annotations']} has changed since {where} made it; give another --out, or delete {made} "
-                f"and give --overwrite to start again"
             )
 
 

@@ -7,6 +7,7 @@ segments        the class Segment; your own tables, recordings without labels
 contradictions  what is wrong, or looks wrong, in a table of segments
 store           a clip store: read, fill, split
 store_files     its files
+edits           a store that follows edits of its table
 one_pass        models that run while the clips are decoded
 """
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
         annotations as annotations,
         aria_datasets as aria_datasets,
         contradictions as contradictions,
+        edits as edits,
         label_tools as label_tools,
         one_pass as one_pass,
         segments as segments,
@@ -29,6 +31,6 @@ else:
     __getattr__, __dir__ = hand_on(
         __name__,
         dict.fromkeys(
-            "annotations aria_datasets contradictions label_tools one_pass segments store store_files".split(), ()
+            "annotations aria_datasets contradictions edits label_tools one_pass segments store store_files".split(), ()
         ),
     )

@@ -192,12 +192,10 @@ def test_what_is_refused_changes_nothing_and_recordings_may_come_and_go(demo, tm
 
     before, short = contents(), table.read_text()
     table.write_text(other.read_text())
-    for more in ([], ["--overwrite", "--epochs", 2]):
-        assert cli.main([*map(str, ["train", table, *words, *more])]) == 1
-        assert f"run/store: {table} has changed since `" in capsys.readouterr().err
-        assert contents() == before
-    (tmp_path / "run" / "store").rmdir()
-    assert "already checked" not in run(capsys, "train", table, *words, "--overwrite")
+    assert cli.main([*map(str, ["train", table, *words, "--num-frames", 2])]) == 1
+    assert "--num-frames was 1 and is now 2." in capsys.readouterr().err and contents() == before
+    out = run(capsys, "train", table, *words)
+    assert f"note: {table} has changed: new clips are decoded" in out and "already checked" not in out
     assert len(json.loads((tmp_path / "run" / "check.json").read_text())["recordings"]) == 2
     (tmp_path / "run" / "store").rmdir()
     table.write_text(short)  # the row of the recording that is gone stays in the table of clocks
@@ -236,10 +234,52 @@ def test_a_project_that_was_moved_goes_on(project, way, monkeypatch, capsys):
     if way != "opened elsewhere":
         now = project.with_name("other name")
         (shutil.move if way == "renamed" else shutil.copytree)(project, now)
-    run(capsys, "train", now / "t.csv", *SMALL.split(), "--out", now / "run")
+    assert "has changed" not in run(capsys, "train", now / "t.csv", *SMALL.split(), "--out", now / "run")
     (now / "t.csv").write_text((now / "t.csv").read_text().replace("2,4", "2,5"))
-    assert cli.main([*map(str, ["train", now / "t.csv", *SMALL.split(), "--out", now / "run"])]) == 1
-    assert "t.csv has changed since" in capsys.readouterr().err
+    assert "t.csv has changed" in run(capsys, "train", now / "t.csv", *SMALL.split(), "--out", now / "run")
+
+
+@pytest.mark.parametrize(
+    ("teacher", "models"),
+    [
+        ("", ["student"]),
+        pytest.param(TEACHER, ["teacher", "imu", "student"], marks=pytest.mark.slow("the same with a teacher")),
+    ],
+    ids=["labels alone", "a teacher"],
+)
+def test_a_run_that_follows_edits_ends_as_a_fresh_one(kitchen, tmp_path, monkeypatch, capsys, teacher, models):
+    """A label, then rows; killed before the student of the first edit is there."""
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        (kitchen[k].video, start, start + 2, "ab"[start // 2], ("train", "test")[k > 5])
+        for k in (0, 3, 6)
+        for start in (0, 2)
+    ]
+    labels = [(*row[:3], "b", row[4]) if number == 2 else row for number, row in enumerate(rows)]
+    others = [labels[0], (kitchen[3].video, 1, 3.5, "a", "train"), *labels[2:]]
+
+    def train(rows, out):
+        write_table(tmp_path / "t.csv", "video start stop label split".split(), rows)
+        return run(
+            capsys, "train", "t.csv", *SMALL.split(), *teacher.split(), "--no-check", "--workers", 1, "--out", out
+        )
+
+    train(rows, "run")
+    with monkeypatch.context() as patch:
+        step = pipeline.run_step
+        patch.setattr(
+            pipeline, "run_step", lambda words: step(words) if words[0] == "prepare" else pytest.exit("killed")
+        )
+        with pytest.raises(pytest.exit.Exception):
+            train(labels, "run")
+    for number, edit in enumerate((labels, others)):
+        train(edit, "run")
+        train(edit, f"fresh-{number}")
+        for name in models:
+            assert same(tmp_path / f"run/{name}.pt", tmp_path / f"fresh-{number}/{name}.pt"), name
+        found, fresh = (json.loads(Path(out, "student.test.json").read_text()) for out in ("run", f"fresh-{number}"))
+        assert found == fresh
+    assert "has changed" not in train(others, "run")
 
 
 def test_a_run_of_version_0_5_goes_on(project, capsys):
@@ -310,11 +350,8 @@ def test_what_has_changed_is_checked_and_prepared_again_by_a_retry(kitchen, tmp_
     assert "0.csv: the acceleration is in g" in capsys.readouterr().err and measured == ["0", "1", "2", "3"]
     measured.clear()
     write_imu(tmp_path / "0.csv", 0.1)
-    assert cli.main(words) == 1  # it says what to do
-    said = capsys.readouterr()
-    assert "\n0.mp4: video or IMU has changed since the last check: clock and axes are measured again\n" in said.out
-    assert "again with --retry-failed" in said.err and "retry_failed" not in said.err and measured == ["0", "1"]
-    assert "already checked" in run(capsys, *words, "--retry-failed")
+    out = run(capsys, *words)  # another clock is an edit, and clips that failed are tried again
+    assert "\n0.mp4: video or IMU has changed since the last check: clock and axes are measured again\n" in out
     assert clocks() == [-0.1, -0.2, -0.3, -0.4] and measured == ["0", "1"]
 
     for late, doubt, clock in ((0.0, None, 0.0), (0.3, None, -0.3), (0.4, "the camera is still", 0.0)):

@@ -1,0 +1,229 @@
+"""Follow edits of a table: a store of the segments as they are now, with all that the earlier one has decoded.
+
+    if edits.is_edited(path, segments, settings, specs):       # rows or labels differ, and nothing else
+        with edits.successor(path, segments) as new:            # a folder beside the store
+            store = StoreWriter.begin(new, ...)
+            print(edits.carry_over(StoreFiles(path), store))    # 1 label changed, 6 clips new, 2 gone
+            ...                                                 # decode what is missing; then it is the store
+
+`data.prepare()` does this. A clip is a recording, start and stop of its segment, its number among equal ones, and its
+place in the segment. Label, split and wearer are attributes; where file, clock or axes of the IMU differ, its window is
+cut anew. What results is the store that a fresh run would give. A run that is killed goes on: the earlier store stays
+until the new one is complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..imu import IMUError
+from ..recordings.clips import ClipSpec, Recording, decode_clips, name_files
+from ..support import files
+from ..support.errors import DataError
+from ..support.names import Place
+from ..support.tables import counted
+from ..video import VideoError
+from .segments import Segment
+from .store import ClipStore, StoreWriter
+from .store_files import LATER_SETTINGS, OK, StoreFiles, with_new_recordings, write_json
+
+__all__ = ["Change", "carry_over", "is_edited", "recover", "successor"]
+
+ATTRIBUTES = ("label", "split", "wearer")
+IMU = ("imu", "imu_offset", "imu_stretch", "imu_axes", "zero_accel", "camera")  # what decides a window of the IMU
+
+
+class Change(NamedTuple):
+    """What differs between two tables.
+
+    Attributes:
+        attributes: {"label", "split" or "wearer": segments with another one}.
+        windows: Clips whose IMU is cut anew.
+        new: Clips that the earlier store does not have.
+        gone: Its clips that are in the table no more.
+    """
+
+    attributes: Mapping[str, int]
+    windows: int
+    new: int
+    gone: int
+
+    def __str__(self) -> str:
+        parts = [f"{counted(count, name)} changed" for name, count in self.attributes.items() if count]
+        parts += [f"IMU of {counted(self.windows, 'clip')} cut anew"] * bool(self.windows)
+        parts += [f"{counted(self.new, 'clip')} new"] * bool(self.new) + [f"{self.gone:,} gone"] * bool(self.gone)
+        return ", ".join(parts) or "only names and order changed"
+
+
+def is_edited(
+    path: Path, segments: Sequence[Segment], settings: Mapping[str, Any], specs: Mapping[str, ClipSpec], again: bool
+) -> bool:
+    """Return whether a store was made with these settings and other segments.
+
+    Args:
+        path: The folder of the store, which may be missing.
+        segments: The segments as they are now, with the names that files have in the store.
+        settings: The settings.
+        specs: The specs.
+        again: Segments that are to be read again may have another IMU, clock and wearer.
+    """
+    if not (path / "store.json").exists():
+        return False
+    old = StoreFiles(path)
+    known = with_new_recordings(old, segments) if again else old.segments
+    same = LATER_SETTINGS | old.settings == LATER_SETTINGS | dict(settings)
+    return same and old.specs == {name: spec.complete() for name, spec in specs.items()} and known != list(segments)
+
+
+@contextlib.contextmanager
+def successor(path: Path, segments: Sequence[Segment]) -> Iterator[Path]:
+    """Yield the folder of a store that takes the place of another one at the end of the block.
+
+    One of an interrupted edit goes on if it has the same segments. After an error both stay.
+
+    Args:
+        path: The store.
+        segments: The segments of the new one.
+    """
+    new, _ = beside(path)
+    with edit_lock(path):
+        if new.exists() and not ((new / "store.json").exists() and StoreFiles(new).segments == list(segments)):
+            shutil.rmtree(new)  # of an earlier edit
+        yield new
+        write_json(new / "place.json", Place.of(path))
+        replace(path)
+
+
+def edit_lock(path: Path) -> contextlib.AbstractContextManager:
+    """Return a lock that one process at a time holds while it edits a store."""
+    return files.work_lock(beside(path)[0], f"{path}: another process is editing it; wait for its end")
+
+
+def beside(path: Path) -> tuple[Path, Path]:
+    """Return the folders of a store's successor, and of the store while they change places."""
+    return path.with_name(f".{path.name}.edited"), path.with_name(f".{path.name}.before")
+
+
+def replace(path: Path) -> None:
+    """Put the successor in the place of a store. Killed in between, `recover()` goes on."""
+    new, before = beside(path)
+    if path.exists():
+        os.rename(path, before)
+    os.rename(new, path)
+    shutil.rmtree(before)
+
+
+def recover(path: Path) -> None:
+    """End what a run was killed in: a store is missing while its successor takes its place.
+
+    Args:
+        path: The folder of the store.
+    """
+    _, before = beside(path)
+    if before.exists():
+        with edit_lock(path):
+            shutil.rmtree(before) if path.exists() else replace(path)
+
+
+def carry_over(old: StoreFiles, new: StoreWriter, find: Callable[[Recording], Recording]) -> Change:
+    """Write those clips into a new store that an earlier one has, with outputs of teachers; return what differs.
+
+    Args:
+        old: The earlier store, whose sources have not changed.
+        new: The new one.
+        find: Opens a recording with its IMU, as `data.fill()` does.
+    """
+    drawn = old.settings.get("seed") is not None  # frames are drawn by the number of the row
+    rows_of = dict(zip(keys_of([old.segment(row) for row in range(len(old))], drawn), range(len(old)), strict=True))
+    keys = keys_of([new.segment(row) for row in range(len(new))], drawn)
+    pairs = {row: rows_of[key] for row, key in enumerate(keys) if key in rows_of}
+    usable = old.array("status") == OK
+    for name in (old.settings.get("consumer") or {}).get("arrays", ()):  # its frames were not kept
+        usable = usable & (old.array(f"{name}.done") != 0 if old.has(f"{name}.done") else False)
+    missing = set(new.missing().tolist())
+    windows = write_rows(old, new, {row: pairs[row] for row in pairs if row in missing and usable[pairs[row]]}, find)
+    carry_outputs(old, new.path, {row: one for row, one in pairs.items() if usable[one]})
+    changed = {name: set() for name in ATTRIBUTES}
+    for row, one in pairs.items():
+        for name, found in changed.items():
+            if getattr(new.segment(row), name) != getattr(old.segment(one), name):
+                found.add(new.segment(row).id)
+    counts = {name: len(found) for name, found in changed.items()}
+    return Change(counts, windows, len(new) - len(pairs), len(old) - len(pairs))
+
+
+def keys_of(segments: Sequence[Segment], drawn: bool) -> list[tuple]:
+    """Return what identifies each clip, given the segment of each row; `drawn`: its row, too."""
+    found, equal, last, place = [], Counter[tuple](), None, 0
+    for row, one in enumerate(segments):
+        what = one.video, one.start, one.stop
+        equal[what] += one is not last
+        place = place + 1 if one is last else 0
+        found.append((*what, equal[what], place, row if drawn else None))
+        last = one
+    return found
+
+
+def write_rows(
+    old: StoreFiles, new: StoreWriter, pairs: Mapping[int, int], find: Callable[[Recording], Recording]
+) -> int:
+    """Write rows of an earlier store, {row: earlier row}, into a new one; return how many windows were cut anew."""
+    specs = {name: spec for name, spec in new.specs.items() if spec.kind == "imu"}
+    limits = {name: new.settings[name] for name in ("min_coverage", "max_gap", "max_hold")} if specs else {}
+    notes, count = old.notes(), 0
+    for rows in new.recordings():
+        own = [row for row in rows.tolist() if row in pairs]
+        if not own:
+            continue
+        recording = new.segment(own[0]).recording
+        for row in own:
+            if new.start(row) != (start := old.clips[pairs[row]]["start"]):  # the video is shorter than was known
+                new.move(row, start)
+        other = [row for row in own if imu_of(new.segment(row)) != imu_of(old.segment(pairs[row]))]
+        cut = {row: new.start(row) for row in other if specs}
+        new.record_sources([file for file in recording.files if os.path.isfile(file)])
+        windows: dict[int, Any] = {}
+        try:
+            if cut:
+                opened = find(recording)
+                new.note(opened.imu_source, opened.motion().notes)
+                windows = dict(decode_clips(opened, cut, specs, **limits))
+            elif specs:
+                new.note(recording.imu_source, notes.get(name_files(recording.imu_source), ()))
+        except (DataError, IMUError, VideoError) as error:
+            windows = dict.fromkeys(cut, error)
+        for row in own:
+            if isinstance(window := windows.get(row, {}), Exception):
+                new.fail(row, window)
+            else:
+                new.write(row, {name: old.array(name)[pairs[row]] for name in new.names} | window)
+        count += len(cut)
+    return count
+
+
+def imu_of(segment: Segment) -> tuple:
+    """Return what decides the windows of the IMU of a segment."""
+    return tuple(getattr(segment, name) for name in IMU)
+
+
+def carry_outputs(old: StoreFiles, path: Path, pairs: Mapping[int, int]) -> None:
+    """Write the rows of arrays that were added to an earlier store into a new one, with the records of teachers."""
+    for record in old.path.glob("*.teacher.json"):
+        if not (path / record.name).exists():
+            shutil.copy(record, path / record.name)
+    store = ClipStore(path, unfinished=True).everything()
+    for name in [name for name in old.arrays if old.is_added(name)]:
+        array, done = old.array(name), old.array(f"{name}.done")
+        store.add(name, array.shape[1:], array.dtype)
+        left = [row for row in np.flatnonzero(~store.done(name)).tolist() if row in pairs and done[pairs[row]]]
+        for some in np.array_split(np.array(left, np.int64), len(left) // 1024 + 1):
+            if len(some):
+                store.write(name, some, array[[pairs[row] for row in some.tolist()]])

@@ -1,0 +1,215 @@
+"""Edits of a table: a store follows them without decoding a frame twice, and ends as a fresh run would."""
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import signal
+import warnings
+
+import numpy as np
+import pytest
+from painted import OPTIONS
+
+from egodistill import data
+from egodistill.datasets import edits
+from egodistill.datasets.store import claim_outputs
+from egodistill.support.errors import DataError
+
+PLACED = {"place.json", "sources.jsonl", "notes.jsonl"}  # where it is; in the order in which files were opened
+
+
+def content(path):
+    """What a store holds, {file: bytes}."""
+    return {file.name: file.read_bytes() for file in path.iterdir() if file.name not in PLACED}
+
+
+def changed(segments, number, **fields):
+    return [dataclasses.replace(one, **fields) if k == number else one for k, one in enumerate(segments)]
+
+
+def inserted(segments, number, **fields):
+    new = dataclasses.replace(segments[0], id="new", **fields)
+    return [*segments[:number], new, *segments[number:]]
+
+
+# {edit: (what it makes of the segments, the note, clips to decode)}
+EDITS = {
+    "a label": (lambda s: changed(s, 2, label="scrub"), "1 label changed", 0),
+    "a split": (lambda s: changed(s, 0, split="validation"), "1 split changed", 0),
+    "a wearer": (lambda s: [dataclasses.replace(one, wearer="P77") for one in s], "9 wearers changed", 0),
+    "the first row gone": (lambda s: s[1:], "1 gone", 0),
+    "a row in the middle gone": (lambda s: s[:4] + s[5:], "gone", 0),
+    "the last row gone": (lambda s: s[:-1], "gone", 0),
+    "a row more, first": (lambda s: inserted(s, 0, start=1.0, stop=2.5), "1 clip new", 1),
+    "a row more, in the middle": (lambda s: inserted(s, 5, start=1.0, stop=2.5), "1 clip new", 1),
+    "a row more, last": (lambda s: inserted(s, 9, start=1.0, stop=2.5), "1 clip new", 1),
+    "the same row again": (lambda s: inserted(s, 3), "1 clip new", 1),
+    "another start": (lambda s: changed(s, 3, start=s[3].start + 0.1), "new", 1),
+    "another order": (lambda s: s[::-1], "only names and order changed", 0),
+    "another clock": (lambda s: changed(s, 3, imu_offset=0.05), "IMU of", 0),
+    "other axes": (lambda s: changed(s, 6, imu_axes="XZy"), "IMU of", 0),
+    "several": (
+        lambda s: inserted(changed(s, 2, label="scrub")[1:], 4, start=0.5, stop=2.0, label="wash"),
+        "1 label changed, 1 clip new, 1 gone: 1 clip to decode",
+        1,
+    ),
+}
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The clips whose frames are decoded, in this process."""
+    rows, real = [], data.decode_clips
+
+    def decode(recording, starts, specs, **limits):
+        rows.extend(starts)
+        return real(recording, starts, specs, **limits)
+
+    monkeypatch.setattr(data, "decode_clips", decode)
+    return rows
+
+
+@pytest.fixture
+def own(store, tmp_path):
+    """A copy of the kitchen's store."""
+    return shutil.copytree(store.path, tmp_path / "store")
+
+
+def same(made, fresh):
+    """Whether two stores hold the same, and say the same of the IMU."""
+    return (
+        content(made.path) == content(fresh.path)
+        and made.fingerprint == fresh.fingerprint
+        and made.notes == fresh.notes
+    )
+
+
+def prepare(segments, path, **options):
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        made = data.prepare(segments, path, **OPTIONS | options)
+    return made, " ".join(str(one.message) for one in said)
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_a_store_follows_an_edit_and_ends_as_a_fresh_one(kitchen, own, decoded, tmp_path, edit):
+    change, told, count = EDITS[edit]
+    segments = change(list(kitchen))
+    made, said = prepare(segments, own)
+    assert told in said and len(decoded) >= count and (count > 0) == bool(decoded)
+    fresh, _ = prepare(segments, tmp_path / "fresh")
+    assert same(made, fresh)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fresh", "store"]
+    decoded.clear()
+    again, said = prepare(segments, own)
+    assert not decoded and "to decode" not in said and again.fingerprint == fresh.fingerprint
+
+
+def test_rows_whose_frames_are_drawn_by_their_number_are_decoded_where_it_changes(kitchen, decoded, tmp_path):
+    options = {"sampling": ("uniform", "random"), "imu": False, "clip_frames": None}
+    prepare(kitchen, tmp_path / "store", **options)
+    decoded.clear()
+    for segments in (changed(kitchen, 1, label="scrub"), list(kitchen[1:])):
+        prepare(segments, tmp_path / "store", **options)
+        fresh, _ = prepare(segments, tmp_path / f"fresh-{len(segments)}", **options)
+        assert content(tmp_path / "store") == content(fresh.path)
+
+
+def test_outputs_of_teachers_go_with_their_clips(kitchen, own, tmp_path):
+    store = data.ClipStore(own)
+    claim_outputs(store, "mine", {"fingerprint": "a1"})
+    for name, width in (("mine.feature", 5), ("mine.logits", 4)):
+        store.add(name, (width,), "float32")
+        store.write(name, slice(0, 9), np.arange(9.0)[:, None] + np.arange(width, dtype=np.float32))
+    before = {(clip["id"], clip["start"]): k for k, clip in enumerate(store.clips)}
+    segments = inserted(list(kitchen[1:]), 2, start=1.0, stop=2.5)
+    made, _ = prepare(segments, own)
+    for row, clip in enumerate(made.clips):
+        old = before.get((clip["id"], clip["start"]))
+        assert made.done("mine.feature")[row] == (old is not None and old < 9)
+        if old is not None and old < 9:
+            assert (made.read("mine.feature", [row]) == np.arange(5) + old).all()
+    claim_outputs(made, "mine", {"fingerprint": "a1"})
+    with pytest.raises(DataError, match="fingerprint a1"):
+        claim_outputs(made, "mine", {"fingerprint": "b2"})
+    assert not [name for name, rows in made.verify() if rows]
+
+
+def test_other_settings_and_several_machines_are_refused(kitchen, own):
+    before = content(own)
+    segments = changed(kitchen, 2, label="scrub")
+    with pytest.raises(DataError, match="other settings: frame_size was 40 and is now 32"):
+        prepare(segments, own, frame_size=32)
+    with pytest.raises(DataError, match="Prepare it once with one process"):
+        prepare(segments, own, rank=0, world_size=2)
+    assert content(own) == before
+
+
+def test_a_file_that_has_changed_is_not_taken_over(kitchen, own, tmp_path):
+    video = shutil.copy(kitchen[0].video, tmp_path / "walk.mp4")
+    segments = [dataclasses.replace(one, video=str(video)) for one in kitchen[:2]]
+    prepare(segments, tmp_path / "one")
+    shutil.copy(kitchen[3].video, video)
+    with pytest.raises(DataError, match="has changed since its clips were prepared"):
+        prepare(changed(segments, 0, label="scrub"), tmp_path / "one")
+    assert data.ClipStore(tmp_path / "one").clips[0]["label"] == kitchen[0].label
+    made, _ = prepare(changed(segments, 0, label="scrub"), tmp_path / "one", retry_failed=True)
+    fresh, _ = prepare(changed(segments, 0, label="scrub"), tmp_path / "fresh")
+    assert made.fingerprint == fresh.fingerprint
+
+
+def after(count, holder, name):
+    """Kill this process in call number `count` of a function, before it does anything."""
+    real, calls = getattr(holder, name), []
+
+    def call(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments, **options)
+
+    setattr(holder, name, call)
+
+
+MOMENTS = {
+    "before the first row": (1, data.StoreWriter, "write"),
+    "after the first row": (2, data.StoreWriter, "write"),
+    "in the middle of the rows": (6, data.StoreWriter, "write"),
+    "before the new clip": (11, data.StoreWriter, "write"),
+    "before the note of the sources": (1, data.StoreWriter, "record_sources"),
+    "before outputs are taken over": (1, edits, "carry_outputs"),
+    "before it decodes": (1, data, "fill"),
+    "before the store is replaced": (1, edits, "replace"),
+    "before the old store is moved": (1, os, "rename"),
+    "before the new store takes its place": (2, os, "rename"),
+    "before the old store is removed": (1, shutil, "rmtree"),
+}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork and SIGKILL")
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_an_edit_that_is_killed_goes_on(kitchen, own, tmp_path, moment):
+    segments = inserted(changed(kitchen, 2, label="scrub")[1:], 4, start=0.5, stop=2.0)
+    fresh, _ = prepare(segments, tmp_path / "fresh")
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            after(*MOMENTS[moment])
+            prepare(segments, own)
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    made, _ = prepare(segments, own)
+    assert same(made, fresh)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fresh", "store"]
+
+
+def test_another_edit_takes_the_place_of_one_that_was_interrupted(kitchen, own, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(edits, "replace", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            prepare(changed(kitchen, 2, label="scrub"), own)
+    segments = changed(kitchen, 3, label="rinse")
+    made, _ = prepare(segments, own)
+    fresh, _ = prepare(segments, tmp_path / "fresh")
+    assert same(made, fresh)
