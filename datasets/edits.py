@@ -66,7 +66,9 @@ class Change(NamedTuple):
 def is_edited(
     path: Path, segments: Sequence[Segment], settings: Mapping[str, Any], specs: Mapping[str, ClipSpec], again: bool
 ) -> bool:
-    """Return whether a store was made with these settings and other segments.
+    """Return whether a store was made with these settings and other segments, of which most are still there.
+
+    Otherwise it is another table, whose store must not take the place of this one.
 
     Args:
         path: The folder of the store, which may be missing.
@@ -80,7 +82,9 @@ def is_edited(
     old = StoreFiles(path)
     known = with_new_recordings(old, segments) if again else old.segments
     same = LATER_SETTINGS | old.settings == LATER_SETTINGS | dict(settings)
-    return same and old.specs == {name: spec.complete() for name, spec in specs.items()} and known != list(segments)
+    same = same and old.specs == {name: spec.complete() for name, spec in specs.items()}
+    before, now = (Counter((one.video, one.start, one.stop) for one in some) for some in (old.segments, segments))
+    return same and known != list(segments) and 2 * (before & now).total() > len(old.segments)
 
 
 @contextlib.contextmanager

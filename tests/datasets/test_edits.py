@@ -136,8 +136,11 @@ def test_outputs_of_teachers_go_with_their_clips(kitchen, own, tmp_path):
     assert not [name for name, rows in made.verify() if rows]
 
 
-def test_other_settings_and_several_machines_are_refused(kitchen, own):
+def test_another_table_other_settings_and_several_machines_are_refused(kitchen, own):
     before = content(own)
+    for other in (kitchen[:4], [dataclasses.replace(one, start=one.start + 0.1) for one in kitchen]):
+        with pytest.raises(DataError, match=r"was begun with other settings: .*Give another folder, or delete"):
+            prepare(other, own)
     segments = changed(kitchen, 2, label="scrub")
     with pytest.raises(DataError, match="other settings: frame_size was 40 and is now 32"):
         prepare(segments, own, frame_size=32)
