@@ -421,9 +421,8 @@ def prepare(
         # A share is taken of all recordings, so that it does not depend on the progress of other machines.
         store.check_sources(again=retry_failed)
         _fill_share(store, rank, world_size, retry_failed, consumer, workers, progress)
-    finished = ClipStore(out, unfinished=True)
-    _check_failures(finished, len(store), max_bad)
-    return finished
+        _check_failures(ClipStore(path, unfinished=True), len(store), max_bad)  # a store with too many takes no place
+    return ClipStore(out, unfinished=True)
 
 
 def _fill_share(

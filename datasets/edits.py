@@ -38,7 +38,7 @@ from .store_files import LATER_SETTINGS, OK, StoreFiles, with_new_recordings, wr
 __all__ = ["Change", "carry_over", "is_edited", "recover", "successor"]
 
 ATTRIBUTES = ("label", "split", "wearer")
-IMU = ("imu", "imu_offset", "imu_stretch", "imu_axes", "zero_accel", "camera")  # what decides a window of the IMU
+IMU = ("imu", "imu_offset", "imu_stretch", "imu_axes", "zero_accel")  # what decides a window of the IMU
 
 
 class Change(NamedTuple):
@@ -68,7 +68,8 @@ def is_edited(
 ) -> bool:
     """Return whether a store was made with these settings and other segments, of which most are still there.
 
-    Otherwise it is another table, whose store must not take the place of this one.
+    Otherwise it is another table, whose store must not take the place of this one; so it is if a class or function of
+    one's own reads the IMU now, or does not.
 
     Args:
         path: The folder of the store, which may be missing.
@@ -83,8 +84,15 @@ def is_edited(
     known = with_new_recordings(old, segments) if again else old.segments
     same = LATER_SETTINGS | old.settings == LATER_SETTINGS | dict(settings)
     same = same and old.specs == {name: spec.complete() for name, spec in specs.items()}
-    before, now = (Counter((one.video, one.start, one.stop) for one in some) for some in (old.segments, segments))
-    return same and known != list(segments) and 2 * (before & now).total() > len(old.segments)
+    cameras = {place_of(one): one.camera for one in old.segments}
+    same = same and all(cameras.get(place_of(one), one.camera) == one.camera for one in segments)
+    kept = Counter(map(place_of, old.segments)) & Counter(map(place_of, segments))
+    return same and known != list(segments) and 2 * kept.total() > len(old.segments)
+
+
+def place_of(segment: Segment) -> tuple[str, float, float]:
+    """Return the video, start and stop of a segment."""
+    return segment.video, segment.start, segment.stop
 
 
 @contextlib.contextmanager
@@ -168,7 +176,7 @@ def keys_of(segments: Sequence[Segment], drawn: bool) -> list[tuple]:
     """Return what identifies each clip, given the segment of each row; `drawn`: its row, too."""
     found, equal, last, place = [], Counter[tuple](), None, 0
     for row, one in enumerate(segments):
-        what = one.video, one.start, one.stop
+        what = place_of(one)
         equal[what] += one is not last
         place = place + 1 if one is last else 0
         found.append((*what, equal[what], place, row if drawn else None))

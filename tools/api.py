@@ -25,8 +25,8 @@ MODULES = """egodistill data teachers student distillation training inference re
 deploy.export experiments.baselines experiments.synthetic experiments.paper""".split()
 LOWER = """video imu gpmf cameras video_convnets video_i3d video_transformers recordings.clips recordings.audio
 recordings.aria recordings.offset recordings.pictures datasets.annotations datasets.aria_datasets datasets.segments
-datasets.contradictions datasets.store datasets.one_pass engine.batches engine.checkpoints deploy.stream deploy.arrivals
-deploy.events deploy.gates deploy.feeds experiments.adafuse experiments.stts experiments.listen_to_look
+datasets.contradictions datasets.store datasets.edits datasets.one_pass engine.batches engine.checkpoints deploy.stream
+deploy.arrivals deploy.events deploy.gates deploy.feeds experiments.adafuse experiments.stts experiments.listen_to_look
 experiments.behaviour experiments.protocols experiments.benches experiments.contrasts experiments.intervals
 experiments.costs experiments.figures experiments.camera_files""".split()
 WIDTH = 100  # characters of the arguments; the rest is `...`
