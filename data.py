@@ -308,12 +308,15 @@ def prepare(
     `failures.jsonl`; later calls skip it, unless `retry_failed` is given. If a file has changed since its clips were
     prepared (its size, or its first or last 16 kB), the call fails, unless `retry_failed` prepares them all again.
 
+    With segments of an edited table, of which most are still there, the store becomes that of the new ones (`edits`):
+    only clips that are new are decoded. A NoteWarning says what has changed.
+
     Several machines can fill one folder: each call decodes a share of the recordings. The machines do not communicate
     and may start at any time. Pass `**files.environment_share()` to take `rank` and `world_size` from torchrun.
 
     Args:
         segments: The parts of videos whose clips are decoded, as the readers of this module return them.
-        out: The folder of the store; new, or that of an earlier call with the same arguments.
+        out: The folder of the store; new, or that of an earlier call with the same settings.
         num_frames: N, the number of frames of a student; several numbers give several arrays.
         frame_size: Height and width of `frames_N` and `ends` in pixels.
         clip_frames: Number of frames of `clip`; None: do not write this array.
