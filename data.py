@@ -67,6 +67,7 @@ from .recordings.clips import (
 )
 from .support import files
 from .support.errors import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError, NoteWarning
+from .support.names import real_path
 from .support.processes import CRASHES, Processes, Watch, explain
 from .support.tables import counted
 from .video import DRAWN, MAX_HOLD, VideoError, VideoInfo, clip_times, frames_at, probe, read_frames
@@ -371,7 +372,8 @@ def prepare(
     origin, segments = getattr(segments, "origin", None), list(segments)
     if wrong := [one for one in segments if not isinstance(one, Segment)]:
         raise DataError(f"segments has {wrong[0]!r}, which is no data.Segment; read_csv() and others return them")
-    edits.recover(Path(out))
+    home = Path(real_path(out))  # of a link, too
+    edits.recover(home)
     segments = SegmentList(name_imu_files(with_stored_names(out, segments), imu), origin=origin)
     settings = {
         "num_frames": sorted({int(n) for n in num_frames} if isinstance(num_frames, Collection) else {int(num_frames)}),
@@ -400,7 +402,7 @@ def prepare(
     names = _class_names(segments, class_names)
     workers = workers or files.available_cores()
     files.check_share(rank, world_size)
-    edited = edits.is_edited(Path(out), segments, settings, specs, again=retry_failed)
+    edited = edits.is_edited(home, segments, settings, specs, again=retry_failed)
     is_new = edited or not os.path.exists(os.path.join(out, "store.json"))
     videos = probe_videos((segment.video for segment in segments), workers) if is_new or strict else {}
     found = contradictions.find(segments, videos)
@@ -414,7 +416,7 @@ def prepare(
             f"{out}: was made with other segments. Prepare it once with one process, which decodes only clips that are "
             f"new, or give another folder"
         )
-    with edits.successor(Path(out), segments) if edited else contextlib.nullcontext(out) as path:
+    with edits.successor(home, segments) if edited else contextlib.nullcontext(out) as path:
         store = begin(path, segments, clips, specs)
         if edited:
             StoreWriter(out).check_sources(again=retry_failed)

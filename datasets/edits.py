@@ -201,7 +201,10 @@ def write_rows(
                 new.move(row, start)
         other = [row for row in own if imu_of(new.segment(row)) != imu_of(old.segment(pairs[row]))]
         cut = {row: new.start(row) for row in other if specs}
-        new.record_sources([file for file in recording.files if os.path.isfile(file)])
+        sources = recording.files if specs else recording.files[:1]
+        new.record_sources([file for file in sources if os.path.isfile(file)])
+        for name in new.names:  # a damaged row must not get a checksum
+            old.require_intact(name, np.array([pairs[row] for row in own]))
         windows: dict[int, Any] = {}
         try:
             if cut:
@@ -238,4 +241,6 @@ def carry_outputs(old: StoreFiles, path: Path, pairs: Mapping[int, int]) -> None
         left = [row for row in np.flatnonzero(~store.done(name)).tolist() if row in pairs and done[pairs[row]]]
         for some in np.array_split(np.array(left, np.int64), len(left) // 1024 + 1):
             if len(some):
-                store.write(name, some, array[[pairs[row] for row in some.tolist()]])
+                rows = np.array([pairs[row] for row in some.tolist()])
+                old.require_intact(name, rows)
+                store.write(name, some, array[rows])

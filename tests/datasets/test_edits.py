@@ -149,6 +149,27 @@ def test_another_table_other_settings_and_several_machines_are_refused(kitchen, 
     assert content(own) == before
 
 
+@pytest.mark.parametrize("name", ["clip", "mine.feature"])
+def test_a_damaged_row_is_not_taken_over(kitchen, own, name):
+    store = data.ClipStore(own)
+    store.add("mine.feature", (5,), "float32")
+    store.write("mine.feature", slice(None), np.ones((12, 5), np.float32))
+    file = own / f"{name}.npy"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 64
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=rf"{name}\.npy: the row 11 .* was damaged"):
+        prepare(changed(kitchen, 2, label="scrub"), own)
+    assert data.ClipStore(own).clips[3]["label"] == kitchen[2].label and file.read_bytes() == content
+
+
+def test_a_link_to_a_store_stays_one(kitchen, own, tmp_path):
+    (tmp_path / "link").symlink_to("store")
+    made, _ = prepare(changed(kitchen, 2, label="scrub"), tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and made.fingerprint == data.ClipStore(own).fingerprint
+    assert "scrub" in data.ClipStore(own).class_names
+
+
 def test_a_file_that_has_changed_is_not_taken_over(kitchen, own, tmp_path):
     video = shutil.copy(kitchen[0].video, tmp_path / "walk.mp4")
     segments = [dataclasses.replace(one, video=str(video)) for one in kitchen[:2]]
