@@ -426,7 +426,8 @@ def prepare(
         # A share is taken of all recordings, so that it does not depend on the progress of other machines.
         store.check_sources(again=retry_failed)
         _fill_share(store, rank, world_size, retry_failed, consumer, workers, progress)
-        _check_failures(ClipStore(path, unfinished=True), len(store), max_bad)  # a store with too many takes no place
+        # A store with too many takes no place.
+        _check_failures(ClipStore(path, unfinished=True), len(store), max_bad, out)
     return ClipStore(out, unfinished=True)
 
 
@@ -462,14 +463,15 @@ def _fill_share(
                     fill(store, rows)
 
 
-def _check_failures(store: ClipStore, total: int, max_bad: float) -> None:
-    """Raise DataError if too many clips failed; warn if some did."""
+def _check_failures(store: ClipStore, total: int, max_bad: float, out: str | os.PathLike) -> None:
+    """Raise DataError if too many clips failed; warn if some did. `out` is where the store will be."""
     failures = store.failures
     if failures:
         share = len(failures) / total
+        file = Path(store.path if share > max_bad else out, "failures.jsonl")
         text = (
             f"{len(failures)} of {total} clips ({share:.1%}) could not be prepared; "
-            f"the reasons are in {store.path / 'failures.jsonl'}. The first: {failures[0]['reason']}"
+            f"the reasons are in {file}. The first: {failures[0]['reason']}"
         )
         if share > max_bad:
             raise DataError(

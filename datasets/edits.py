@@ -24,20 +24,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..imu import IMUError
+from ..imu import CoverageError
 from ..recordings.clips import ClipSpec, Recording, decode_clips, name_files
 from ..support import files
 from ..support.errors import DataError
 from ..support.names import Place
 from ..support.tables import counted
-from ..video import VideoError
 from .segments import Segment
 from .store import ClipStore, StoreWriter
-from .store_files import LATER_SETTINGS, OK, StoreFiles, with_new_recordings, write_json
+from .store_files import LATER_SETTINGS, OK, StoreFiles, known_sources, with_new_recordings, write_json
 
 __all__ = ["Change", "carry_over", "is_edited", "recover", "successor"]
 
 ATTRIBUTES = ("label", "split", "wearer")
+FEW = 3  # segments of a small table that may be gone
 IMU = ("imu", "imu_offset", "imu_stretch", "imu_axes", "zero_accel")  # what decides a window of the IMU
 
 
@@ -66,10 +66,10 @@ class Change(NamedTuple):
 def is_edited(
     path: Path, segments: Sequence[Segment], settings: Mapping[str, Any], specs: Mapping[str, ClipSpec], again: bool
 ) -> bool:
-    """Return whether a store was made with these settings and other segments, of which most are still there.
+    """Return whether a store was made with these settings and other segments, of which nearly all are still there.
 
-    Otherwise it is another table, whose store must not take the place of this one; so it is if a class or function of
-    one's own reads the IMU now, or does not.
+    Otherwise it is another table, whose store must not take the place of this one: if more than a tenth is gone (of a
+    small table, more than three), or if a class or function of one's own reads the IMU now, or does not.
 
     Args:
         path: The folder of the store, which may be missing.
@@ -86,8 +86,9 @@ def is_edited(
     same = same and old.specs == {name: spec.complete() for name, spec in specs.items()}
     cameras = {place_of(one): one.camera for one in old.segments}
     same = same and all(cameras.get(place_of(one), one.camera) == one.camera for one in segments)
-    kept = Counter(map(place_of, old.segments)) & Counter(map(place_of, segments))
-    return same and known != list(segments) and 2 * kept.total() > len(old.segments)
+    kept = (Counter(map(place_of, old.segments)) & Counter(map(place_of, segments))).total()
+    gone = len(old.segments) - kept
+    return same and known != list(segments) and gone <= max(FEW, len(old.segments) / 10) and gone < kept
 
 
 def place_of(segment: Segment) -> tuple[str, float, float]:
@@ -106,12 +107,24 @@ def successor(path: Path, segments: Sequence[Segment]) -> Iterator[Path]:
         segments: The segments of the new one.
     """
     new, _ = beside(path)
+    if Path.cwd().is_relative_to(path):
+        raise DataError(f"{path}: is or has the working folder, and another folder will take its place; leave it")
     with edit_lock(path):
         if new.exists() and not ((new / "store.json").exists() and StoreFiles(new).segments == list(segments)):
             shutil.rmtree(new)  # of an earlier edit
         yield new
         write_json(new / "place.json", Place.of(path))
+        shutil.copymode(path, new)
+        ours = {entry["file"] for entry in StoreFiles(path).arrays.values()} | BESIDE
+        for file in path.iterdir():  # what others have put there stays
+            if file.name not in ours and not file.name.endswith((".teacher.json", ".part")):
+                os.rename(file, new / file.name)
         replace(path)
+
+
+# Files and folders of a store beside its arrays.
+BESIDE = {"store.json", "segments.json", "clips.json", "place.json", "store.lock", "pending"}
+BESIDE |= {"failures.jsonl", "notes.jsonl", "sources.jsonl"}
 
 
 def edit_lock(path: Path) -> contextlib.AbstractContextManager:
@@ -160,9 +173,12 @@ def carry_over(old: StoreFiles, new: StoreWriter, find: Callable[[Recording], Re
     usable = old.array("status") == OK
     for name in (old.settings.get("consumer") or {}).get("arrays", ()):  # its frames were not kept
         usable = usable & (old.array(f"{name}.done") != 0 if old.has(f"{name}.done") else False)
+    for name in new.names:  # a damaged row is decoded again
+        usable[old.damaged(name, np.flatnonzero(usable)) or []] = False
     missing = set(new.missing().tolist())
     windows = write_rows(old, new, {row: pairs[row] for row in pairs if row in missing and usable[pairs[row]]}, find)
-    carry_outputs(old, new.path, {row: one for row, one in pairs.items() if usable[one]})
+    written = set(new.finished().tolist())
+    carry_outputs(old, new, {row: one for row, one in pairs.items() if usable[one] and row in written})
     changed = {name: set() for name in ATTRIBUTES}
     for row, one in pairs.items():
         for name, found in changed.items():
@@ -190,7 +206,7 @@ def write_rows(
     """Write rows of an earlier store, {row: earlier row}, into a new one; return how many windows were cut anew."""
     specs = {name: spec for name, spec in new.specs.items() if spec.kind == "imu"}
     limits = {name: new.settings[name] for name in ("min_coverage", "max_gap", "max_hold")} if specs else {}
-    notes, count = old.notes(), 0
+    notes, signatures, count = old.notes(), known_sources(old.path), 0
     for rows in new.recordings():
         own = [row for row in rows.tolist() if row in pairs]
         if not own:
@@ -202,22 +218,19 @@ def write_rows(
         other = [row for row in own if imu_of(new.segment(row)) != imu_of(old.segment(pairs[row]))]
         cut = {row: new.start(row) for row in other if specs}
         sources = recording.files if specs else recording.files[:1]
-        new.record_sources([file for file in sources if os.path.isfile(file)])
-        for name in new.names:  # a damaged row must not get a checksum
-            old.require_intact(name, np.array([pairs[row] for row in own]))
+        new.record_sources([file for file in sources if file in signatures or os.path.isfile(file)], signatures)
         windows: dict[int, Any] = {}
-        try:
-            if cut:
-                opened = find(recording)
-                new.note(opened.imu_source, opened.motion().notes)
-                windows = dict(decode_clips(opened, cut, specs, **limits))
-            elif specs:
-                new.note(recording.imu_source, notes.get(name_files(recording.imu_source), ()))
-        except (DataError, IMUError, VideoError) as error:
-            windows = dict.fromkeys(cut, error)
+        if cut:
+            opened = find(recording)
+            new.note(opened.imu_source, opened.motion().notes)
+            windows = dict(decode_clips(opened, cut, specs, **limits))
+        elif specs:
+            new.note(recording.imu_source, notes.get(name_files(recording.imu_source), ()))
         for row in own:
-            if isinstance(window := windows.get(row, {}), Exception):
+            if isinstance(window := windows.get(row, {}), CoverageError):
                 new.fail(row, window)
+            elif isinstance(window, Exception):  # such as a file that is missing: the earlier store stays
+                raise window
             else:
                 new.write(row, {name: old.array(name)[pairs[row]] for name in new.names} | window)
         count += len(cut)
@@ -229,18 +242,27 @@ def imu_of(segment: Segment) -> tuple:
     return tuple(getattr(segment, name) for name in IMU)
 
 
-def carry_outputs(old: StoreFiles, path: Path, pairs: Mapping[int, int]) -> None:
-    """Write the rows of arrays that were added to an earlier store into a new one, with the records of teachers."""
-    for record in old.path.glob("*.teacher.json"):
-        if not (path / record.name).exists():
-            shutil.copy(record, path / record.name)
-    store = ClipStore(path, unfinished=True).everything()
+def carry_outputs(old: StoreFiles, new: StoreWriter, pairs: Mapping[int, int]) -> None:
+    """Write the rows of arrays that were added to an earlier store into a new one, with the records of teachers.
+
+    Logits go with the classes. What has no teacher may be computed from the IMU, and goes only with the same windows.
+    """
+    teachers = [record.name.removesuffix(".teacher.json") for record in old.path.glob("*.teacher.json")]
+    store = ClipStore(new.path, unfinished=True).everything()
+    if files.read_json(old.path / "store.json").get("classes_from_teacher") and not store.class_names:
+        store.name_classes(old.class_names)
+    for name in teachers:  # those of an edit that was interrupted may be others
+        shutil.copy(old.path / f"{name}.teacher.json", new.path)
+    kept = {row for row, one in pairs.items() if imu_of(new.segment(row)) == imu_of(old.segment(one))}
     for name in [name for name in old.arrays if old.is_added(name)]:
-        array, done = old.array(name), old.array(f"{name}.done")
+        if name.endswith(".logits") and store.class_names != old.class_names:
+            continue
+        array, done = old.array(name), np.flatnonzero(old.array(f"{name}.done"))
+        intact = set(done.tolist()) - set(old.damaged(name, done) or ())
+        of_teacher = name.rpartition(".")[0] in teachers or name in teachers
+        rows = [row for row in sorted(pairs) if pairs[row] in intact and (of_teacher or row in kept)]
         store.add(name, array.shape[1:], array.dtype)
-        left = [row for row in np.flatnonzero(~store.done(name)).tolist() if row in pairs and done[pairs[row]]]
-        for some in np.array_split(np.array(left, np.int64), len(left) // 1024 + 1):
+        store.select(np.isin(np.arange(len(store)), sorted(pairs))).forget(name)
+        for some in np.array_split(np.array(rows, np.int64), len(rows) // 1024 + 1):
             if len(some):
-                rows = np.array([pairs[row] for row in some.tolist()])
-                old.require_intact(name, rows)
-                store.write(name, some, array[rows])
+                store.write(name, some, array[[pairs[row] for row in some.tolist()]])

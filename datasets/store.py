@@ -555,16 +555,17 @@ class StoreWriter:
             return np.zeros(len(rows), bool)
         return np.all([self._files.array(mark)[rows] != 0 for mark in marks], axis=0)
 
-    def record_sources(self, sources: Sequence[str]) -> None:
+    def record_sources(self, sources: Sequence[str], read: Mapping[str, str] | None = None) -> None:
         """Record the signatures of files from which clips will be written.
 
         Args:
             sources: Paths of the files.
+            read: {file: its signature when it was read} of files that were read earlier.
         """
-        known = known_sources(self.path)
+        known, read = known_sources(self.path), read or {}
         for file in sources:
             if file not in known:
-                self._append("sources.jsonl", {"file": file, "signature": files.signature(file)})
+                self._append("sources.jsonl", {"file": file, "signature": read.get(file) or files.signature(file)})
 
     def check_sources(self, *, again: bool = False) -> None:
         """Raise DataError if a file has changed since its clips were prepared; files that are gone are not compared.
@@ -625,6 +626,7 @@ class StoreWriter:
             start: Its new start in seconds.
         """
         with files.lock(lock_file(self.path)):
+            self._files.require_here()
             clips = files.read_json(self.path / "clips.json")
             clips[row]["start"] = start
             write_json(self.path / "clips.json", clips)
@@ -659,6 +661,7 @@ class StoreWriter:
             self._append_locked(name, line)
 
     def _append_locked(self, name: str, line: Mapping[str, Any]) -> None:
+        self._files.require_here()
         files.own_file(self.path / name)
         files.append_line(self.path / name, line)
 

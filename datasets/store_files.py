@@ -110,6 +110,7 @@ class StoreFiles:
             raise DataError(
                 f"{self.path / 'store.json'}: no such file, so {self.path} is not a clip store; give {way_out}"
             )
+        self.made = self.made_when()
         self.stamp = self.header_stamp()
         header = files.read_json(self.path / "store.json")
         self.check_format(header)
@@ -209,6 +210,19 @@ class StoreFiles:
             return ()
         return found.st_ino, found.st_mtime_ns, found.st_size
 
+    def made_when(self) -> tuple[int, ...]:
+        """Return values that change when another store takes the place of this one, as in an edit."""
+        try:
+            found = os.stat(self.path / "place.json")
+            return found.st_ino, found.st_mtime_ns
+        except OSError:  # a store of version 0.5 or before, or none
+            return (os.stat(self.path).st_ino,) if self.path.exists() else ()
+
+    def require_here(self) -> None:
+        """Raise DataError if the store was edited since it was opened: its rows are others."""
+        if self.made_when() != self.made:
+            raise DataError(f"{self.path}: its table was edited since it was opened; open it again")
+
     def refresh(self) -> None:
         """Read the header again if it has changed: any process may have added arrays."""
         if (stamp := self.header_stamp()) != self.stamp:
@@ -259,6 +273,7 @@ class StoreFiles:
             name: Name of the array.
             mode: "r" or "r+", as for `numpy.memmap`.
         """
+        self.require_here()
         if (name, mode) not in self.maps:
             self.maps[name, mode] = self.map(name, mode)
         mapped = self.maps[name, mode]
@@ -469,6 +484,7 @@ class StoreFiles:
             shape: Shape of a row.
             dtype: Type of its numbers, as numpy takes it.
         """
+        self.require_here()
         header = files.read_json(self.path / "store.json")
         arrays, n = header["arrays"], len(self)
         new = {"file": f"{name}.npy", "dtype": np.dtype(dtype).name, "shape": [n, *map(int, shape)]}
@@ -519,6 +535,7 @@ class StoreFiles:
         Args:
             names: Names of the classes.
         """
+        self.require_here()
         header = files.read_json(self.path / "store.json")
         found = header["class_names"]
         if found and found != names and self.classes_are_used():

@@ -138,7 +138,7 @@ def test_outputs_of_teachers_go_with_their_clips(kitchen, own, tmp_path):
 
 def test_another_table_other_settings_and_several_machines_are_refused(kitchen, own):
     before = content(own)
-    for other in (kitchen[:4], [dataclasses.replace(one, start=one.start + 0.1) for one in kitchen]):
+    for other in (kitchen[:4], kitchen[::2], [dataclasses.replace(one, start=one.start + 0.1) for one in kitchen]):
         with pytest.raises(DataError, match=r"was begun with other settings: .*Give another folder, or delete"):
             prepare(other, own)
     segments = changed(kitchen, 2, label="scrub")
@@ -149,18 +149,120 @@ def test_another_table_other_settings_and_several_machines_are_refused(kitchen, 
     assert content(own) == before
 
 
+def with_array(path, name, width=5, fingerprint=""):
+    """A store with an array that was added, whose rows tell their numbers; perhaps of a teacher."""
+    store = data.ClipStore(path)
+    if fingerprint:
+        claim_outputs(store, name.rpartition(".")[0], {"fingerprint": fingerprint}, overwrite=True)
+    store.add(name, (width,), "float32")
+    store.write(name, slice(None), np.arange(12.0)[:, None] + np.zeros(width, np.float32))
+    return store
+
+
 @pytest.mark.parametrize("name", ["clip", "mine.feature"])
-def test_a_damaged_row_is_not_taken_over(kitchen, own, name):
-    store = data.ClipStore(own)
-    store.add("mine.feature", (5,), "float32")
-    store.write("mine.feature", slice(None), np.ones((12, 5), np.float32))
+def test_a_damaged_row_is_not_taken_over(kitchen, own, tmp_path, name):
+    with_array(own, "mine.feature")
     file = own / f"{name}.npy"
-    content = bytearray(file.read_bytes())
-    content[-1] ^= 64
-    file.write_bytes(content)
-    with pytest.raises(DataError, match=rf"{name}\.npy: the row 11 .* was damaged"):
-        prepare(changed(kitchen, 2, label="scrub"), own)
-    assert data.ClipStore(own).clips[3]["label"] == kitchen[2].label and file.read_bytes() == content
+    damaged = bytearray(file.read_bytes())
+    damaged[-1] ^= 64
+    file.write_bytes(damaged)
+    segments = changed(kitchen, 2, label="scrub")
+    made, _ = prepare(segments, own)
+    fresh, _ = prepare(segments, tmp_path / "fresh")
+    assert not [one for one, rows in made.verify() if rows] and made.fingerprint == fresh.fingerprint
+    assert made.done("mine.feature").tolist() == [True] * 11 + [False]
+
+
+def test_logits_go_with_the_classes_and_what_is_made_of_the_imu_with_its_windows(kitchen, own):
+    with_array(own, "mine.feature", 3, fingerprint="a1")
+    with_array(own, "mine.logits", 3)
+    with_array(own, "energy", 1)
+    made, _ = prepare(changed(kitchen, 2, label="take"), own)
+    assert made.class_names == ["cut", "take", "wash"] and made.done("mine.logits").all() and made.done("energy").all()
+    made, _ = prepare(changed(changed(kitchen, 2, label="take"), 3, imu_offset=0.05), own)
+    lacking = [clip["id"] for clip, done in zip(made.clips, made.done("energy"), strict=True) if not done]
+    assert set(lacking) == {kitchen[3].id} and made.done("mine.feature").all()
+    made, _ = prepare(changed(kitchen, 2, label="scrub"), own)
+    assert made.done("mine.feature").all() and "mine.logits" not in made.names
+
+
+def test_classes_of_a_teacher_stay(kitchen, tmp_path):
+    segments = [dataclasses.replace(one, label=None) for one in kitchen]
+    store, _ = prepare(segments, tmp_path / "store")
+    store.name_classes(["a", "b", "c"])
+    with_array(store.path, "mine.logits", 3, fingerprint="a1")
+    made, _ = prepare(changed(segments, 1, wearer="P50"), store.path)
+    assert made.class_names == ["a", "b", "c"] and made.done("mine.logits").all()
+
+
+def test_who_had_opened_the_store_before_is_told(kitchen, own):
+    """Rows of the new store are other clips."""
+    reader, writer = with_array(own, "energy", 1), data.StoreWriter(own)
+    view = reader.split("train")
+    prepare(list(kitchen[1:]), own)
+    for use in (
+        lambda: reader.read("frames_1", [0]),
+        lambda: view.read("energy", [0]),
+        lambda: reader.write("energy", [0], np.zeros((1, 1), np.float32)),
+        lambda: reader.add("other", (1,), "float32"),
+        lambda: writer.note("walk.csv", ["odd"]),
+        lambda: writer.move(0, 1.0),
+        lambda: writer.reset(np.array([0])),
+    ):
+        with pytest.raises(DataError, match="its table was edited since it was opened"):
+            use()
+    assert data.ClipStore(own).done("energy").all() and not [one for one, rows in data.ClipStore(own).verify() if rows]
+
+
+def test_what_is_not_the_stores_stays(kitchen, own):
+    (own / "notes").mkdir()
+    (own / "notes" / "mine.txt").write_text("mine")
+    (own / "teacher.pt").write_bytes(b"weights")
+    own.chmod(0o2775)
+    prepare(changed(kitchen, 2, label="scrub"), own)
+    assert (own / "notes" / "mine.txt").read_text() == "mine" and (own / "teacher.pt").read_bytes() == b"weights"
+    assert own.stat().st_mode & 0o7777 == 0o2775
+
+
+def test_outputs_of_another_teacher_since_an_interruption_count(kitchen, own, monkeypatch):
+    with_array(own, "mine.feature", fingerprint="a1")
+    segments = changed(kitchen, 2, label="scrub")
+    with monkeypatch.context() as patch:
+        patch.setattr(edits, "replace", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            prepare(segments, own)
+    store = with_array(own, "mine.feature", fingerprint="b2")
+    store.write("mine.feature", slice(None), np.full((12, 5), 7, np.float32))
+    made, _ = prepare(segments, own)
+    assert (made.read("mine.feature", slice(None)) == 7).all()
+    claim_outputs(made, "mine", {"fingerprint": "b2"})
+
+
+def test_another_imu_that_cannot_be_read_changes_nothing(kitchen, own):
+    segments = changed(kitchen, 3, imu=(str(own / "gone-accl.csv"), str(own / "gone-gyro.csv")))
+    before = content(own)
+    with pytest.raises((ValueError, OSError), match="gone-accl"):
+        prepare(segments, own)
+    assert content(own) == before
+
+
+def test_signatures_are_those_of_when_a_file_was_read(kitchen, tmp_path):
+    video = tmp_path / "walk.mp4"
+    shutil.copy(kitchen[0].video, video)
+    segments = [dataclasses.replace(one, video=str(video)) for one in kitchen[:3]]
+    prepare(segments, tmp_path / "store")
+    video.unlink()
+    prepare(changed(segments, 0, label="scrub"), tmp_path / "store")
+    shutil.copy(kitchen[3].video, video)
+    with pytest.raises(DataError, match="has changed since its clips were prepared"):
+        prepare(changed(segments, 0, label="scrub"), tmp_path / "store")
+
+
+def test_the_working_folder_is_not_taken_away(kitchen, own, monkeypatch):
+    monkeypatch.chdir(own)
+    with pytest.raises(DataError, match="is or has the working folder"):
+        prepare(changed(kitchen, 2, label="scrub"), ".")
+    assert prepare(kitchen, ".")[0].fingerprint == data.ClipStore(own).fingerprint
 
 
 def test_a_link_to_a_store_stays_one(kitchen, own, tmp_path):
