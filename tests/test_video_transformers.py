@@ -76,6 +76,17 @@ def test_both_forms_of_trajectory_attention_equal_the_paper_s(value_step, many, 
             torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8)
 
 
+def test_a_block_adds_what_its_attention_and_its_mlp_say():
+    torch.manual_seed(0)
+    block = video_transformers.MotionFormerBlock(16, 2, 32, True, False, 0.0).eval()
+    for weight in block.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    x = torch.randn(2, 1 + 2 * 9, 16)
+    with torch.no_grad():
+        attended = x + block.attn(block.norm1(x), 2)
+        torch.testing.assert_close(block(x, 2), attended + block.mlp(block.norm2(attended)))
+
+
 def test_queries_of_several_frames_at_a_time():
     """Any number of frames of queries in one go gives the same; a GPU takes all."""
     attn = small("motionformer_16x4", value_step="projected").net.blocks[0].attn.double()
