@@ -8,8 +8,9 @@
 
 `data.prepare()` does this. A clip is a recording, start and stop of its segment, its number among equal ones, and its
 place in the segment. Label, split and wearer are attributes; where file, clock or axes of the IMU differ, its window is
-cut anew. What results is the store that a fresh run would give. A run that is killed goes on: the earlier store stays
-until the new one is complete.
+cut anew. What results is the store that a fresh run would give, but for rounding in outputs of a teacher that runs
+while clips are decoded: other batches. A run that is killed goes on: the earlier store stays until the new one is
+complete.
 """
 
 from __future__ import annotations
