@@ -1,5 +1,6 @@
 """The suite itself: what is made once is made once and stays as it is; what is left out by default is little."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -67,7 +68,8 @@ def test_a_run_fails_if_a_test_writes_where_others_read(tmp_path, processes):
         """)
     )
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", str(processes), "-k"]
-    options = {"cwd": tmp_path, "capture_output": True, "text": True}
+    env = os.environ | {"PYTHONPATH": str(TESTS.parent)}  # the checkout, whatever is installed
+    options = {"cwd": tmp_path, "env": env, "capture_output": True, "text": True}
     done = subprocess.run([*words, "reading or writing"], **options)
     assert done.returncode == 1 and "it: file" in done.stdout and "9 passed" in done.stdout, done.stdout
 
