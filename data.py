@@ -410,14 +410,13 @@ def prepare(
         if rank == 0:
             warnings.warn(note, contradictions.TableWarning, stacklevel=2)
     clips = functools.partial(find_clips, segments, videos)
-    begin = functools.partial(StoreWriter.begin, class_names=names, settings=settings, again=retry_failed)
     if edited and world_size > 1:
         raise DataError(
             f"{out}: was made with other segments. Prepare it once with one process, which decodes only clips that are "
             f"new, or give another folder"
         )
     with edits.successor(home, segments) if edited else contextlib.nullcontext(out) as path:
-        store = begin(path, segments, clips, specs)
+        store = StoreWriter.begin(path, segments, clips, specs, names, settings=settings, again=retry_failed)
         if edited:
             StoreWriter(out).check_sources(again=retry_failed)
             change = edits.carry_over(StoreFiles(out), store, functools.partial(_with_imu, store))

@@ -53,7 +53,6 @@ __all__ = ["COMMANDS"]
 ANNOTATIONS = ("root", "tier", "min_instances", "split_seed", "subsample", "reader", "imu_reader", "strict", "stride")
 ANNOTATIONS += ("split_by", "test_share", "imu_axes")  # options of `prepare` that say which segments there are
 STUDENT = ("num_frames", "image_encoder", "image_weights")
-ANEW = ("--overwrite", "--retry-failed", "--strict")  # options that change nothing in what is made
 TRAINING = ("epochs", "batch_size", "learning_rate", "seed", "precision")
 QUICK_CLIPS = 600
 QUICK = {"epochs": "4", "schedule": "cosine", "warmup_epochs": "0.5", "learning_rate": "0.001"}
@@ -273,7 +272,7 @@ def run_train(a: argparse.Namespace) -> None:
         segments = read_segments(a)
     require_training(a, segments)
     about = {"segments": fingerprint(segments, a.annotations), "left_out": segments.dropped}
-    edited = bool(before) and is_edited(run, before, (about["segments"], fingerprint_05(segments)))
+    edited = bool(before) and has_new_table(run, before, (about["segments"], fingerprint_05(segments)))
     steps = plan(a, segments, edited)
     if before:
         require_same_plan(run, before, steps, a.overwrite)
@@ -313,7 +312,7 @@ def run_train(a: argparse.Namespace) -> None:
     suggest("predict", "VIDEO", *given, "--student", run / "student.pt")
 
 
-def is_edited(run: Path, before: Mapping[str, Any], known: Sequence[str]) -> bool:
+def has_new_table(run: Path, before: Mapping[str, Any], known: Sequence[str]) -> bool:
     """Return whether the table has changed since the run's store was made, or a run that followed it has not ended.
 
     Args:

@@ -1,10 +1,10 @@
 """Follow edits of a table: a store of the segments as they are now, with all that the earlier one has decoded.
 
-    if edits.is_edited(path, segments, settings, specs):       # rows or labels differ, and nothing else
-        with edits.successor(path, segments) as new:            # a folder beside the store
+    if edits.is_edited(path, segments, settings, specs, again=False):  # rows or labels differ, and nothing else
+        with edits.successor(path, segments) as new:                    # a folder beside the store
             store = StoreWriter.begin(new, ...)
-            print(edits.carry_over(StoreFiles(path), store))    # 1 label changed, 6 clips new, 2 gone
-            ...                                                 # decode what is missing; then it is the store
+            print(edits.carry_over(StoreFiles(path), store, find))      # 1 label changed, 6 clips new, 2 gone
+            ...                                                         # decode what is missing; then it is the store
 
 `data.prepare()` does this. A clip is a recording, start and stop of its segment, its number among equal ones, and its
 place in the segment. Label, split and wearer are attributes; where file, clock or axes of the IMU differ, its window is
@@ -33,7 +33,7 @@ from ..support.names import Place
 from ..support.tables import counted
 from .segments import Segment
 from .store import ClipStore, StoreWriter
-from .store_files import LATER_SETTINGS, OK, StoreFiles, known_sources, with_new_recordings, write_json
+from .store_files import BESIDE, LATER_SETTINGS, OK, StoreFiles, known_sources, with_new_recordings, write_json
 
 __all__ = ["Change", "carry_over", "is_edited", "recover", "successor"]
 
@@ -61,7 +61,7 @@ class Change(NamedTuple):
         parts = [f"{counted(count, name)} changed" for name, count in self.attributes.items() if count]
         parts += [f"IMU of {counted(self.windows, 'clip')} cut anew"] * bool(self.windows)
         parts += [f"{counted(self.new, 'clip')} new"] * bool(self.new) + [f"{self.gone:,} gone"] * bool(self.gone)
-        return ", ".join(parts) or "only names and order changed"
+        return ", ".join(parts) or "no clip is new or gone"
 
 
 def is_edited(
@@ -85,14 +85,14 @@ def is_edited(
     known = with_new_recordings(old, segments) if again else old.segments
     same = LATER_SETTINGS | old.settings == LATER_SETTINGS | dict(settings)
     same = same and old.specs == {name: spec.complete() for name, spec in specs.items()}
-    cameras = {place_of(one): one.camera for one in old.segments}
-    same = same and all(cameras.get(place_of(one), one.camera) == one.camera for one in segments)
-    kept = (Counter(map(place_of, old.segments)) & Counter(map(place_of, segments))).total()
+    cameras = {span_of(one): one.camera for one in old.segments}
+    same = same and all(cameras.get(span_of(one), one.camera) == one.camera for one in segments)
+    kept = (Counter(map(span_of, old.segments)) & Counter(map(span_of, segments))).total()
     gone = len(old.segments) - kept
     return same and known != list(segments) and gone <= max(FEW, len(old.segments) / 10) and gone < kept
 
 
-def place_of(segment: Segment) -> tuple[str, float, float]:
+def span_of(segment: Segment) -> tuple[str, float, float]:
     """Return the video, start and stop of a segment."""
     return segment.video, segment.start, segment.stop
 
@@ -109,7 +109,7 @@ def successor(path: Path, segments: Sequence[Segment]) -> Iterator[Path]:
     """
     new, _ = beside(path)
     if Path.cwd().is_relative_to(path):
-        raise DataError(f"{path}: is or has the working folder, and another folder will take its place; leave it")
+        raise DataError(f"{path}: contains the working folder, and an edit replaces it; run this in another folder")
     with edit_lock(path):
         if new.exists() and not ((new / "store.json").exists() and StoreFiles(new).segments == list(segments)):
             shutil.rmtree(new)  # of an earlier edit
@@ -121,11 +121,6 @@ def successor(path: Path, segments: Sequence[Segment]) -> Iterator[Path]:
             if file.name not in ours and not file.name.endswith((".teacher.json", ".part")):
                 os.rename(file, new / file.name)
         replace(path)
-
-
-# Files and folders of a store beside its arrays.
-BESIDE = {"store.json", "segments.json", "clips.json", "place.json", "store.lock", "pending"}
-BESIDE |= {"failures.jsonl", "notes.jsonl", "sources.jsonl"}
 
 
 def edit_lock(path: Path) -> contextlib.AbstractContextManager:
@@ -191,12 +186,12 @@ def carry_over(old: StoreFiles, new: StoreWriter, find: Callable[[Recording], Re
 
 def keys_of(segments: Sequence[Segment], drawn: bool) -> list[tuple]:
     """Return what identifies each clip, given the segment of each row; `drawn`: its row, too."""
-    found, equal, last, place = [], Counter[tuple](), None, 0
+    found, equal, last, part = [], Counter[tuple](), None, 0
     for row, one in enumerate(segments):
-        what = place_of(one)
-        equal[what] += one is not last
-        place = place + 1 if one is last else 0
-        found.append((*what, equal[what], place, row if drawn else None))
+        span = span_of(one)
+        equal[span] += one is not last
+        part = part + 1 if one is last else 0
+        found.append((*span, equal[span], part, row if drawn else None))
         last = one
     return found
 

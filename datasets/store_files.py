@@ -600,13 +600,17 @@ def allocate(path: Path, entry: Mapping[str, Any]) -> None:
 # A new store
 
 
+BEGUN = {"segments.json", "clips.json", "place.json", "store.lock"}  # files beside the arrays before there is a header
+BESIDE = BEGUN | {"store.json", "failures.jsonl", "notes.jsonl", "sources.jsonl", "pending"}  # of a whole store
+
+
 def check_folder(path: Path, arrays: Mapping[str, Any]) -> None:
     """Raise DataError unless the folder is new or empty, or holds a store or the parts that a killed run left."""
     if path.exists() and not path.is_dir():
         raise DataError(f"{path}: this is a file, but a store is a folder; give another name")
     found = files.content(path)
     if "store.lock" in found:  # the first file of a store; the header is the last
-        ours = {f"{name}.npy" for name in arrays} | {"segments.json", "clips.json", "place.json", "store.lock"}
+        ours = {f"{name}.npy" for name in arrays} | BEGUN
         found = [name for name in found if name not in ours]
     if found and not (path / "store.json").exists():
         raise DataError(f"{path}: contains {found[0]} but no store.json; give an empty folder")
