@@ -44,7 +44,7 @@ from .options import (
 )
 from .outputs import check_outputs
 from .recordings import NO_LABELS, read_segments, require_training, segment_options
-from .report import CORRECTIONS, note_plan, read_plan, write_report
+from .report import CORRECTIONS, PLAN, note_plan, read_plan, write_report
 from .settings import add_fields, apply_options, device_option, flag, load_teacher, preset_option
 from .training import name_value, new_teacher, teacher_clip
 
@@ -328,7 +328,14 @@ def require_same_plan(run: Path, before: Mapping[str, Any], steps: Sequence[Step
 
     What only changes the speed may differ, and there may be more steps or fewer, such as those of --baselines.
     """
-    earlier, where = results_of(before["steps"]), f"`{before['command']}` in {before.get('folder', 'its folder')}"
+    where = f"`{before['command']}` in {before.get('folder', 'its folder')}"
+    try:
+        earlier = results_of(before["steps"])
+    except SystemExit as error:  # what the parser says is above
+        raise DataError(
+            f"{run / PLAN}: has a step that this version does not know, by {where}; give another --out, or use the "
+            f"version that began it"
+        ) from error
     place = Place(before.get("folder", os.getcwd()), before.get("run", absolute_path(run)))
     for name, now in results_of([step.typed for step in steps]).items():
         made, then = run / name, earlier.get(name, now)

@@ -295,6 +295,14 @@ def test_a_run_of_version_0_5_goes_on(project, capsys):
     assert "already checked" in run(capsys, "train", "t.csv", *SMALL.split(), "--out", "run")
 
 
+def test_a_step_of_another_version_is_told(project, capsys):
+    plan = json.loads(Path("run/train.json").read_text())
+    plan["steps"][0] += " --of-tomorrow 3"
+    Path("run/train.json").write_text(json.dumps(plan))
+    assert cli.main(["train", "t.csv", *SMALL.split(), "--out", "run"]) == 1
+    assert "run/train.json: has a step that this version does not know" in capsys.readouterr().err
+
+
 def test_a_check_counts_for_its_own_axes_alone(project, capsys):
     shutil.rmtree("run/store")
     again = ["train", "./t.csv", *SMALL.split(), "--out", "run", "--imu-axes"]

@@ -603,7 +603,7 @@ def test_a_pipe_in_a_store_is_named(store, tmp_path, name):
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "[" * 100_000, '{"a":' * 100_000, "null", '[{"id": NaN}]', "\xff"])
-@pytest.mark.parametrize("name", ["store.json", "segments.json", "clips.json"])
+@pytest.mark.parametrize("name", ["store.json", "segments.json", "clips.json", "place.json"])
 def test_json_of_another_shape_is_named(store, tmp_path, name, text):
     read = damaged(store, tmp_path / "s", name, text.encode("latin-1"))
     with pytest.raises(DataError, match=str(tmp_path)):
