@@ -735,12 +735,12 @@ class Damage:
             self.sent[packet.pts] = _slices(packet)
         self.failed |= frames is None
         for frame in [frame for frame in frames or () if frame.pts is not None]:
-            lost = [pts for pts in self.sent if pts < frame.pts] if self.failed else []
-            for pts, is_bad in [*((pts, True) for pts in lost), (frame.pts, frame.is_corrupt)]:
+            gone = [(pts, self.failed) for pts in self.sent if pts < frame.pts]  # lost, or skipped if nothing failed
+            for pts, is_bad in [*gone, (frame.pts, frame.is_corrupt)]:
                 alone, has_zeros = self.sent.pop(pts, (False, False))
                 if (is_bad or has_zeros) and not (alone and self.since(pts) is not None):
                     self.marks += [(pts, True), (pts + 1, False)][: 1 + alone]
-                elif self.marks and frame.key_frame:
+                elif self.marks and frame.key_frame and pts == frame.pts:
                     self.marks.append((pts, False))
                 self.marks.sort()
 
