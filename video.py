@@ -420,8 +420,8 @@ class FrameReader:
                     self._seek(ticks)
                 self._decode_to(ticks, following)
                 for back in (0, self.second):
-                    lost = self.wanted not in self.decoded
-                    if not (lost and not self._past(ticks)) and not (self.skipped and (lost or self.broken)):
+                    lost, hurt = self.wanted not in self.decoded, self.damage.failed or self.damage.marks
+                    if not (lost and not self._past(ticks)) and not (self.skipped and (lost or hurt)):
                         break
                     # The substitute for a lost frame may be among the skipped ones.
                     self.can_skip = False
@@ -548,7 +548,7 @@ class FrameReader:
         self.decoded: dict[int, av.VideoFrame] = {}
         self.position = self.until = -math.inf  # decoded up to there; on screen until then
         self.wanted: int | None = None
-        self.ended = self.emptied = self.skipped = self.broken = False
+        self.ended = self.emptied = self.skipped = False
         self.damage, self.wrong = Damage(), None
 
     def _worth_seeking(self, ticks: int) -> bool:
@@ -645,14 +645,12 @@ class FrameReader:
         try:
             frames = self.codec.decode(packet)
         except av.error.InvalidDataError:
-            self.broken = True
             self.damage.look(packet, None)
             return
         self.damage.look(packet, frames)
         for frame in frames:
             if frame.pts is None:
                 raise VideoError(f"{self.video}: frames without time stamps")
-            self.broken |= frame.is_corrupt
             self.decoded[frame.pts] = frame
 
     def _is_wanted(self, packet: av.Packet) -> bool:

@@ -334,16 +334,13 @@ def spellings(table: _Table) -> Found:
 
 
 def slips(table: _Table) -> Found:
-    """Yield labels of a few segments that are one or two letters from one of many, as "puor" is from "pour"."""
+    """Yield labels of up to three segments that are one or two letters from one of five times as many or more."""
     words = table.words["label"] if table.is_own else {}
     for word, (number, count) in words.items():
-        often = (other for other, (_, more) in words.items() if count <= RARE and more >= OFTEN * count)
+        often = (other for other, (_, more) in words.items() if count <= 3 and more >= 5 * count)
         if other := next((other for other in often if _is_slip(_folded(word), _folded(other))), None):
             sentence = f"the label {word!r} ({_segments(count)}) is one or two letters from {other!r}"
             yield number, f"{sentence} ({_segments(words[other][1])}); correct it if that is meant", False
-
-
-RARE, OFTEN = 3, 5  # segments of a slip, at most; how many times as many the right label has, at least
 
 
 def _is_slip(word: str, other: str) -> bool:

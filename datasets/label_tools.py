@@ -194,10 +194,8 @@ def _times(where: str, cells: Sequence[str]) -> re.Match[str] | None:
         fit = [run for run in runs if run[2] and number[(k := run.start()) + 1] - number[k] == number[k + 2]]
         if len(fit) != 1:
             read = " or ".join(f"{cells[run.start()]} and {cells[run.end(1)]}" for run in fit or runs)
-            raise DataError(
-                f"{where}: are begin and end {read}? Export the times as hh:mm:ss.ms, too, or write a header before "
-                f"the rows, such as Tier, Participant, Begin Time - msec, End Time - msec, Value"
-            )
+            header = "Tier, Participant, Begin Time - msec, End Time - msec, Value"
+            raise DataError(f"{where}: are begin and end {read}? Export hh:mm:ss.ms, too, or write a header: {header}")
         return fit[0]
     return next(iter(runs), None)
 
