@@ -366,6 +366,14 @@ def test_what_refers_to_damaged_data_is_lost_up_to_the_next_key_frame(tmp_path, 
         read_frames(tmp_path / "zeros.mp4", STEADY[until - 1 : until])
 
 
+def test_what_refers_to_a_frame_that_the_decoder_marks_is_lost(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (150, 64, 96, 3), dtype=np.uint8)
+    video = write_video(tmp_path / "a.mp4", STEADY, pictures=noise, **keys_every(25, 0))
+    with_zeros(video, tmp_path / "ones.mp4", 32, 500, 800, b"\xff")
+    found = [frame is None for _, frame in frames_at(tmp_path / "ones.mp4", STEADY, threads=1)]
+    assert found == [32 <= k < 50 for k in range(150)]
+
+
 def test_a_damaged_frame_to_which_no_other_refers_is_lost_alone(tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (150, 64, 96, 3), dtype=np.uint8)
     video = write_video(tmp_path / "a.mp4", STEADY, pictures=noise, **keys_every(25, 1))

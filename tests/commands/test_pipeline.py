@@ -150,9 +150,9 @@ def test_a_given_teacher_is_run_in_the_pass_that_decodes(demo, tmp_path, monkeyp
     cost = re.search(r"about (\d+) MB, (\d+) MB of models, and up to (\d+) MB while one is trained; ", out)
     models = [(tmp_path / "run" / f"{name}.pt").stat().st_size / 1e6 for name in ("imu", "student")]
     arrays = sum(path.stat().st_size for path in (tmp_path / "run" / "store").glob("*.npy")) / 1e6
-    assert [*map(float, cost.groups())] == [
-        pytest.approx(size, rel=0.25, abs=1) for size in (arrays, sum(models), checkpoints["distill"])
-    ]
+    said, real = [*map(float, cost.groups())], [arrays, sum(models), checkpoints["distill"]]
+    assert said == pytest.approx(real, rel=0.25, abs=1)  # the teacher's feature is smaller than the usual one
+    assert said[2] / said[1] == pytest.approx(real[2] / real[1], rel=0.03)
     store = data.ClipStore(tmp_path / "run" / "store")
     assert "slowfast-0.logits" in store.names and "clip" not in store.names and len(store) == 11
     assert (tmp_path / "run" / "student.pt").exists() and not (tmp_path / "run" / "teacher.pt").exists()
