@@ -655,8 +655,8 @@ class Prediction(NamedTuple):
 
 def predict(
     model: Model,
-    video: str | os.PathLike | Recording,
-    imu: str | os.PathLike | tuple[str | os.PathLike, str | os.PathLike] | None = None,
+    video: str | os.PathLike[str] | Recording,
+    imu: str | os.PathLike[str] | tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
     *,
     imu_offset: float = 0.0,
     imu_stretch: float = 1.0,

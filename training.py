@@ -36,6 +36,7 @@ from .engine.runtime import Precision
 from .support import files
 from .support.errors import DataError, EgoDistillError, NoteWarning
 from .support.names import is_same
+from .support.tables import counted
 
 __all__ = ["History", "Objective", "Training", "TrainingOptions", "fold_seed", "train"]
 
@@ -603,8 +604,9 @@ class TrainingLoop:
         if self.epoch < epochs:
             self.objective.setup(self.store, self.settings)
         show = self.settings.progress and distributed.is_first() and self.epoch < epochs
+        title = f"{self.objective.stage}, {counted(epochs, 'epoch')} of {clips} clips"
         try:
-            with files.Progress(self.objective.stage, clips * epochs, done=done, show=show) as bar:
+            with files.Progress(title, clips * epochs, done=done, show=show) as bar:
                 while self.epoch < epochs:
                     self.run_epoch(bar)
         finally:

@@ -70,6 +70,7 @@ _REORDER = 4  # frames held back to sort them: some phones write times out of or
 _LOOK_AHEAD = 32  # packets read before they are decoded, to learn in which order they are shown
 _MOST_AHEAD = 512  # packets read before they are decoded, to find the cheapest frame
 _UNEVEN = 1.3  # largest ratio of the longest part to the mean part when several threads share a recording
+_PADDING = 64  # bytes at the end of a slice that may be zeros
 _BLIND_SEEK = 10.0  # seconds ahead from which seeking is worth it without an index of key frames
 # FFmpeg's formats that read nothing beside the file itself. Others do: playlists (hls, dash), lists of files (concat),
 # sequences of pictures (image2), descriptions of streams (sdp), and recordings in several files (mlv, vobsub).
@@ -148,13 +149,14 @@ def read_frames(
     """Return the frames on screen at the given times, uint8 RGB [n, 3, H, W].
 
     The frame on screen at t is the last one with time <= t; before the first frame it is the first, and the last frame
-    is valid until 0.1 s after its own end. Rotation is applied. Broken packets are skipped. Of several video streams,
-    the one that players show is read.
+    is valid until 0.1 s after its own end. Rotation is applied. A frame is lost if its data are damaged, or those of an
+    earlier one up to its key frame. Of several video streams, the one that players show is read.
 
     Args:
         video: The file.
         times: In seconds, any order; one below 0 counts as 0.
-        size: H and W, by resizing the whole frame (the aspect ratio changes); None keeps the frame's own.
+        size: H and W, by resizing the whole frame (the aspect ratio changes); None keeps the frame's own, and the
+            nearest chroma sample for each pixel, as decord does, whether it has 8 bits or more.
         crop: With `size`, resize the frame's centre square instead of the whole frame.
         exact: False takes the key frame nearest to t instead, the earlier one of two: the cheapest choice, because it
             is decoded alone.
@@ -353,6 +355,9 @@ class FrameReader:
             seconds: The time.
         """
         reason = "the video ends earlier, or its data are broken"
+        if self.wrong is not None:
+            reason = f"its data are damaged from {self._seconds(self.wrong):.3f} s to the next key frame; copy the file"
+            reason += f" again, or use what is left of it with `ffmpeg -i {Path(self.video).name} new.mp4`"
         start, stop = self.hole
         if start <= self._tick(max(seconds, 0.0)) < stop < math.inf:
             start, stop = self._seconds(start), self._seconds(stop)
@@ -415,8 +420,8 @@ class FrameReader:
                     self._seek(ticks)
                 self._decode_to(ticks, following)
                 for back in (0, self.second):
-                    lost = self.wanted not in self.decoded
-                    if not (lost and not self._past(ticks)) and not (self.skipped and (lost or self.broken)):
+                    lost, hurt = self.wanted not in self.decoded, self.damage.failed or self.damage.marks
+                    if not (lost and not self._past(ticks)) and not (self.skipped and (lost or hurt)):
                         break
                     # The substitute for a lost frame may be among the skipped ones.
                     self.can_skip = False
@@ -464,7 +469,12 @@ class FrameReader:
                 self.decode(key)
                 self.decode(None)
                 frame = next(iter(self.decoded.values()), None)
-            yield None if self._in_hole(ticks) else frame
+            yield None if self._in_hole(ticks) or self._is_wrong(frame) else frame
+
+    def _is_wrong(self, frame: av.VideoFrame | None) -> bool:
+        """Return whether a frame is damaged, and remember since when."""
+        self.wrong = None if frame is None else self.damage.since(frame.pts)
+        return self.wrong is not None
 
     def _in_hole(self, ticks: int) -> bool:
         """Return whether this time is in a hole, by the index or the packets read, and remember the hole."""
@@ -538,7 +548,8 @@ class FrameReader:
         self.decoded: dict[int, av.VideoFrame] = {}
         self.position = self.until = -math.inf  # decoded up to there; on screen until then
         self.wanted: int | None = None
-        self.ended = self.emptied = self.skipped = self.broken = False
+        self.ended = self.emptied = self.skipped = False
+        self.damage, self.wrong = Damage(), None
 
     def _worth_seeking(self, ticks: int) -> bool:
         """Return whether continuing at a later key frame is cheaper than decoding everything up to there."""
@@ -634,12 +645,12 @@ class FrameReader:
         try:
             frames = self.codec.decode(packet)
         except av.error.InvalidDataError:
-            self.broken = True
+            self.damage.look(packet, None)
             return
+        self.damage.look(packet, frames)
         for frame in frames:
             if frame.pts is None:
                 raise VideoError(f"{self.video}: frames without time stamps")
-            self.broken |= frame.is_corrupt
             self.decoded[frame.pts] = frame
 
     def _is_wanted(self, packet: av.Packet) -> bool:
@@ -666,6 +677,8 @@ class FrameReader:
             if earlier != pts:
                 del self.decoded[earlier]
         frame = self.decoded[pts]
+        if self._is_wrong(frame):
+            return None
         if pts == self.wanted and len(self.stamps) > 1:
             self.until = self.stamps[1]
             if past and ticks - pts <= self.longest:
@@ -701,6 +714,56 @@ class FrameReader:
                     keys = [*keys[-1:], packet]
         self.until = keys[-1].pts if keys and keys[-1].pts > ticks else math.inf
         return keys
+
+
+class Damage:
+    """What is damaged in a stream as it is decoded: broken and lost frames, and all after one up to a key frame.
+
+    FFmpeg makes up what it cannot decode and marks at most that frame; those that refer to it are as wrong.
+    """
+
+    def __init__(self) -> None:
+        self.marks: list[tuple[int, bool]] = []  # (time in ticks, whether frames are damaged from there on), sorted
+        self.sent: dict[int, tuple[bool, bool]] = {}  # {time: `_slices()`} of packets whose frames have not come
+        self.failed = False
+
+    def look(self, packet: av.Packet | None, frames: Iterable[av.VideoFrame] | None) -> None:
+        """Look at what a decoder returned for a packet: frames, or None for an error."""
+        if packet is not None and packet.pts is not None:
+            self.sent[packet.pts] = _slices(packet)
+        self.failed |= frames is None
+        for frame in [frame for frame in frames or () if frame.pts is not None]:
+            gone = [(pts, self.failed) for pts in self.sent if pts < frame.pts]  # lost, or skipped if nothing failed
+            for pts, is_bad in [*gone, (frame.pts, frame.is_corrupt)]:
+                alone, has_zeros = self.sent.pop(pts, (False, False))
+                if (is_bad or has_zeros) and not (alone and self.since(pts) is not None):
+                    self.marks += [(pts, True), (pts + 1, False)][: 1 + alone]
+                elif self.marks and frame.key_frame and pts == frame.pts:
+                    self.marks.append((pts, False))
+                self.marks.sort()
+
+    def since(self, ticks: int) -> int | None:
+        """Return from when on the frame of a time is damaged, in ticks; None if it is not."""
+        sound = max((time for time, is_bad in self.marks if not is_bad and time <= ticks), default=-math.inf)
+        return next((time for time, is_bad in self.marks if is_bad and sound <= time <= ticks), None)
+
+
+def _slices(packet: av.Packet) -> tuple[bool, bool]:
+    """Return whether no other frame refers to a packet's, and whether it has three zeros, which no encoder writes.
+
+    Known of H.264 and H.265 with lengths before their units, as in MP4.
+    """
+    codec, content, at, refers, has_zeros = packet.stream.codec_context, bytes(packet), 0, set[bool](), False
+    is_264, header = codec.name == "h264", codec.extradata or b""
+    place = {"h264": 4, "hevc": 21}.get(codec.name, len(header))
+    size = (header[place] & 3) + 1 if place < len(header) and header[0] == 1 else len(content)
+    while at + size < len(content):
+        start, at = at + size, at + size + int.from_bytes(content[at : at + size], "big")
+        has_zeros |= at == start
+        if content[start] & 31 in range(1, 6) if is_264 else content[start] >> 1 & 63 < 32:
+            has_zeros |= content.find(b"\0\0\0", start, max(start, at - _PADDING)) >= 0
+            refers.add(not is_264 or content[start] > 31)
+    return packet.is_disposable or refers == {False}, has_zeros
 
 
 @contextlib.contextmanager
@@ -800,13 +863,15 @@ class Scaler:
             crop = (round(width * scale), round(height * scale))
             width, height = crop if self.crop else (size, size)
         shrinks = width < frame.width or height < frame.height
+        is_same = (width, height) == (frame.width, frame.height)
         picture = self.reformatter.reformat(
             frame,
             width,
             height,
             "rgb24",
             threads=1,  # starting more threads costs more than they save
-            interpolation="AREA" if shrinks else "BILINEAR",
+            # Nearest chroma at a frame's own size is what FFmpeg does for 8 bits; otherwise it would smooth 10 bits.
+            interpolation="AREA" if shrinks else "POINT" if is_same else "BILINEAR",
         ).to_ndarray()
         if self.crop:
             top, left = (height - size) // 2, (width - size) // 2

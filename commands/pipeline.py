@@ -43,7 +43,7 @@ from .options import (
     without_suggestions,
 )
 from .outputs import check_outputs
-from .recordings import NO_LABELS, read_segments, require_training, segment_options
+from .recordings import NO_LABELS, examine, read_segments, require_training, segment_options
 from .report import CORRECTIONS, PLAN, note_plan, read_plan, write_report
 from .settings import add_fields, apply_options, device_option, flag, load_teacher, preset_option
 from .training import name_value, new_teacher, teacher_clip
@@ -236,19 +236,22 @@ def clip_of(a: argparse.Namespace) -> dict[str, Any]:
     return clip | {name: value for name in ("clip_frames", "clip_size") if (value := getattr(a, name))}
 
 
-def require_models(a: argparse.Namespace, taught: str | None, run: Path) -> None:
-    """Raise an error, before hours of work, for a teacher or a student that cannot be read or built.
+def require_models(a: argparse.Namespace, taught: str | None, run: Path) -> dict[str, float]:
+    """Return the MB of the weights of {"student", "teacher"}, the teacher's only if it is to be trained.
 
-    What is published is downloaded. A teacher that an earlier run has trained needs its weights no more.
+    Raise an error, before hours of work, for one that cannot be read or built. What is published is downloaded. A
+    teacher that an earlier run has trained needs its weights no more.
     """
-    apply_options(PRESETS[a.preset], a).student.build(2, frame_size=a.frame_size)
+    built: dict[str, Any] = {"student": apply_options(PRESETS[a.preset], a).student.build(2, frame_size=a.frame_size)}
     if taught == "given":
         load_teacher(a.teacher_file)
     elif taught == "published":
         teachers.load(a.architecture, a.pretrained, progress=False)
     elif taught and not (run / "teacher.pt").exists():
         options = {"seconds": CLIP_SECONDS} | dict(a.option or ())
-        new_teacher(a.architecture, ("0", "1"), *clip_of(a).values(), a.pretrained, options, progress=False)
+        clip = clip_of(a).values()
+        built["teacher"] = new_teacher(a.architecture, ("0", "1"), *clip, a.pretrained, options, progress=False)
+    return {name: 4e-6 * sum(weight.numel() for weight in model.parameters()) for name, model in built.items()}
 
 
 def size_of_store(words: Sequence[Any], clips: int) -> float:
@@ -271,19 +274,23 @@ def run_train(a: argparse.Namespace) -> None:
         a.subsample *= -(-len(segments) // QUICK_CLIPS)
         segments = read_segments(a)
     require_training(a, segments)
+    examine(segments, a.strict)
     about = {"segments": fingerprint(segments, a.annotations), "left_out": segments.dropped}
     edited = bool(before) and has_new_table(run, before, (about["segments"], fingerprint_05(segments)))
     steps = plan(a, segments, edited)
     if before:
         require_same_plan(run, before, steps, a.overwrite)
-    require_models(a, how_taught(a, any(segment.label is not None for segment in segments)), run)
+    sizes = require_models(a, how_taught(a, any(segment.label is not None for segment in segments)), run)
     splits = ", ".join(f"{count} {split}" for split, count in sorted(Counter(s.split for s in segments).items()))
     videos, classes = len({s.video for s in segments}), len({s.label for s in segments} - {None})
     clips = sum(len(clip_starts(one.start, one.stop, math.inf)) for one in segments)
-    size, free = size_of_store(steps[0].words, clips), files.free_megabytes(run.parent)
+    paths = [Path(str(step.words[-1])) for step in steps]
+    models = [sizes.get(path.stem, sizes["student"]) for path in paths if path.suffix == ".pt" and not path.exists()]
     print(
         f"{counted(len(segments), 'segment')} ({splits}) of {counted(videos, 'recording')}, "
-        f"{counted(classes, 'class')}: {counted(clips, 'clip')}, about {size:,.0f} MB; {free:,.0f} MB are free"
+        f"{counted(classes, 'class')}: {counted(clips, 'clip')}, about {size_of_store(steps[0].words, clips):,.0f} MB, "
+        f"{sum(models):,.0f} MB of models, and up to {3 * max(models, default=0):,.0f} MB while one is trained; "
+        f"{files.free_megabytes(run.parent):,.0f} MB are free"
     )
     if not any(segment.split == "test" for segment in segments):
         print("note: no segment has the split test, so nothing is evaluated")

@@ -10,6 +10,7 @@ import argparse
 import itertools
 import statistics
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -160,13 +161,18 @@ def run_segments(a: argparse.Namespace) -> None:
         print(f"warning: {warning}")
     if set(total) == {None}:
         print(NO_LABELS)
-    found = contradictions.find(segments, headers_of(segments))
-    for one in found:
-        if not (one.is_error or a.strict):
-            print(f"note: {printable(one.text)}")
-    contradictions.notes_of(found, strict=a.strict)
+    examine(segments, a.strict)
     if a.strict:
         require_training(a, segments)
+
+
+def examine(segments: data.SegmentList, strict: bool = False) -> None:
+    """Warn of what looks wrong in a table, then raise DataError for what is: before anything is decoded."""
+    found = contradictions.find(segments, headers_of(segments))
+    for one in found:
+        if not (one.is_error or strict):
+            warnings.warn(one.text, contradictions.TableWarning, stacklevel=2)
+    contradictions.notes_of(found, strict=strict)
 
 
 FEW = 10  # labelled training clips of a class
@@ -256,8 +262,10 @@ def recordings_to_check(a: argparse.Namespace) -> dict[str, str | data.Recording
         if name.lower().endswith(".csv") and is_list_of_recordings(first_line(Path(name))):
             reject(given_flags(a, "root"), f"{name}: the paths of your own table are relative to its folder")
             sources |= {own(recording.video): recording for recording in listed_recordings(name)}
-        elif name.lower().endswith((".csv", ".json", ".tsv", ".txt")) or is_pickle(name):
-            sources |= {own(s.video): s.recording for s in annotations.read_annotations(name, a.root, tier=a.tier)}
+        elif name.lower().endswith((".csv", ".json", ".tsv", ".txt", ".eaf")) or is_pickle(name):
+            segments = annotations.read_annotations(name, a.root, tier=a.tier)
+            examine(segments)
+            sources |= {own(one.video): one.recording for one in segments}
         elif Path(name).is_dir() and not clips.is_neon(Path(name)):
             sources |= {own(video): video for video in clips.find_videos(name)}
         else:

@@ -26,6 +26,7 @@ from ..distillation import PRESETS
 from ..engine import batches, checkpoints, runtime
 from ..student import EgoDistill, build_part
 from ..support import files, own
+from ..training import print_once
 from .options import positive_int, teachers_in
 
 __all__ = [
@@ -199,7 +200,7 @@ def report_precision(precision: str | None, device: str | None = None, model: An
         print(f"precision {own_precision}, in which the file was exported", file=sys.stderr)
     elif precision == "auto" and not files.environment_share()["rank"]:
         fast, reason = runtime.bf16_speed(runtime.pick_device(device))
-        print(f"precision {'bf16' if fast else 'fp32'}, because {reason}", file=sys.stderr)
+        print_once(f"precision {'bf16' if fast else 'fp32'}, because {reason}")
 
 
 GMACS_NOTE = "GMACs: billions of multiply-adds per clip, half of what torch's FlopCounterMode counts (no norms)."

@@ -333,6 +333,25 @@ def spellings(table: _Table) -> Found:
             alike.setdefault(look, word)
 
 
+def slips(table: _Table) -> Found:
+    """Yield labels of up to three segments that are one or two letters from one of five times as many or more."""
+    words = table.words["label"] if table.is_own else {}
+    for word, (number, count) in words.items():
+        often = (other for other, (_, more) in words.items() if count <= 3 and more >= 5 * count)
+        if other := next((other for other in often if _is_slip(_folded(word), _folded(other))), None):
+            sentence = f"the label {word!r} ({_segments(count)}) is one or two letters from {other!r}"
+            yield number, f"{sentence} ({_segments(words[other][1])}); correct it if that is meant", False
+
+
+def _is_slip(word: str, other: str) -> bool:
+    """Return whether two words differ in one or two letters, and in no digit."""
+    if abs(len(word) - len(other)) > 2 or re.findall(r"\d", word) != re.findall(r"\d", other):
+        return False
+    match = difflib.SequenceMatcher(None, word, other)
+    edits = sum(max(b - a, d - c) for kind, a, b, c, d in match.get_opcodes() if kind != "equal")
+    return 0 < edits <= 2 and match.ratio() >= 0.75  # of "cut" and "put" it is 0.67, of "puor" and "pour" 0.75
+
+
 # Letters that look like Latin ones: Cyrillic capitals, small ones, and Greek ones.
 ALIKE = str.maketrans(
     "\u0410\u0412\u0415\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0425\u0405\u0406\u0408"
@@ -423,17 +442,18 @@ def unusual_splits(table: _Table) -> Found:
         yield number, f"the split {word!r} ({_segments(count)}) is read only by a command that names it; {hint}", False
 
 
-def untrained_classes(table: _Table) -> Found:
-    """Yield the first class without segments for training, with the names of the others."""
-    if "train" not in table.words["split"]:
-        return
-    trained = {one.label for one in table.segments if one.split == "train"}
-    missing = [word for word in table.words["label"] if word not in trained]
-    if missing:
-        what, them = ("1 class has", "it") if len(missing) == 1 else (f"{len(missing):,} classes have", "them")
-        names = ", ".join(map(repr, missing[:LISTED])) + (", ..." if len(missing) > LISTED else "")
-        sentence = f"{what} no segment with the split train, so students cannot learn {them}: {names}"
-        yield table.words["label"][missing[0]][0], sentence, False
+def classes_of_one_split(table: _Table) -> Found:
+    """Yield the first class without segments for training, and the first without any for testing, with the others."""
+    words = table.words["label"]
+    for split, so in (("train", "so students cannot learn"), ("test", "so nothing says how well students know")):
+        if split not in table.words["split"] or (split == "test" and not table.is_own):
+            continue
+        there = {one.label for one in table.segments if one.split == split}
+        missing = [word for word in words if word not in there]
+        if missing:
+            what, them = ("1 class has", "it") if len(missing) == 1 else (f"{len(missing):,} classes have", "them")
+            names = ", ".join(map(repr, missing[:LISTED])) + (", ..." if len(missing) > LISTED else "")
+            yield words[missing[0]][0], f"{what} no segment with the split {split}, {so} {them}: {names}", False
 
 
 LISTED = 20  # names in a line
@@ -615,11 +635,12 @@ KINDS: tuple[tuple[Callable[[_Table], Found], int], ...] = (
     (parts_that_overlap, 1),
     (ids_twice, 1),
     (spellings, 5),
+    (slips, 5),
     (words_for_nothing, 5),
     (same_numbers, 5),
     (numbers_beside_words, 1),
     (unusual_splits, 5),
-    (untrained_classes, 1),
+    (classes_of_one_split, 2),
     (wearers_of_two_splits, 1),
     (moments_of_two_splits, 1),
     (copies_of_videos, 5),

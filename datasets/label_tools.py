@@ -37,19 +37,28 @@ Labels = Iterator[tuple[str, str, str, str, str, str]]  # (place in the file, ti
 # m milliseconds, f a clock with frames, e an .eaf; other cells are x.
 CELLS = {"c": r"\d+:\d\d:\d\d\.\d+", "s": r"\d+\.\d+(E\d+)?", "m": r"\d+", "f": r"(\d\d[:;]){3}\d\d", "e": r".+\.eaf"}
 HEADS = {"c": r".+ - hh:mm:ss\.ms", "s": r".+ - ss\.msec", "m": r".+ - msec", "f": r".+ - (PAL|PAL-50fps|NTSC.*)"}
-TIMES = re.compile(r"(cs?m?f?|sm?f?|mf?)\1\1?(?=[^e])")  # begin, end, perhaps duration; a value is behind them
+TIMES = re.compile(r"(cs?m?f?|sm?f?|mf?)\1(\1)?(?=[^ecf])")  # begin, end, perhaps duration; a value is behind
 LINKED = re.compile(r'"?#([^\t]*?)(?: -- offset: (-?\d+))?"?\s*')  # a medium of the next rows, or their .eaf
+# {what the name and the first line of another export begin with: what to export instead}
+OTHERS = {
+    r".*\.eaf\n": "ELAN's own file; use File > Export As > Tab-delimited Text",
+    r".*\.boris\n": "a project of BORIS; use Observations > Export aggregated events, as TSV or CSV",
+    r".*\n(?=.*\bannotation_id\b).*\blead_time\b": "a table of Label Studio, where JSON is complete; export it as JSON",
+}
 VALUES = ("timelinelabels", "timeserieslabels", "labels")  # of a result of Label Studio
 NOTE = "frames are counted at the rate of each video; write another frameRate of the Video tag into the data as fps"
 
 
 def label_reader(path: Path) -> Callable[[Path, Path, Counter[str], list[str]], Labels] | None:
-    """Return the reader for an export of one of the tools; None for another file.
+    """Return the reader for an export of one of the tools; None for another file. DataError names what to export.
 
     Args:
         path: The file.
     """
     line = first_line(path)
+    for form, way_out in OTHERS.items():
+        if re.match(form, f"{path.name}\n{line}", re.IGNORECASE):
+            raise DataError(f"{path}: is {way_out}")
     if line.lstrip().startswith("["):
         return _label_studio
     if re.match(r'"?observation id\b', line, re.IGNORECASE):
@@ -147,7 +156,7 @@ def _elan(path: Path, folder: Path, dropped: Counter[str], notes: list[str]) -> 
                 continue
             if times is None and any(cells):
                 header = cells if TIMES.search(_kinds(cells, HEADS)) else []
-                times = TIMES.search(_kinds(cells, HEADS if header else CELLS))
+                times = TIMES.search(_kinds(cells, HEADS)) if header else _times(where, cells)
                 if times is not None:
                     columns = _tier_and_value(where, header, times)
             if not any(cells) or cells == header:
@@ -170,6 +179,25 @@ def _elan(path: Path, folder: Path, dropped: Counter[str], notes: list[str]) -> 
                 pairs = [*zip(header[times.end() :], cells[times.end() :], strict=False)]
             filled = [pair for pair in pairs if pair[1] not in ("", *files)] or [(pairs[0][0], "")]
             yield from ((where, tier, video, start, stop, value) for tier, value in filled)
+
+
+def _times(where: str, cells: Sequence[str]) -> re.Match[str] | None:
+    """Return which cells of a row without header are its times; a participant or a class may be a number, too.
+
+    Of runs of milliseconds it is the one whose duration is its end minus its begin. Raise DataError without such a one.
+    """
+    kinds, number = _kinds(cells, CELLS), [float(cell) if cell.isdecimal() else 0.0 for cell in cells]
+    runs = [run for k in range(len(kinds)) if (run := TIMES.match(kinds, k))]
+    form = min((run[1] for run in runs), key=lambda form: ("csm".index(form[0]), -len(form)), default="")
+    runs = [run for run in runs if run[1] == form]  # times with a point before others
+    if form == "m" and len(runs) > 1:
+        fit = [run for run in runs if run[2] and number[(k := run.start()) + 1] - number[k] == number[k + 2]]
+        if len(fit) != 1:
+            read = " or ".join(f"{cells[run.start()]} and {cells[run.end(1)]}" for run in fit or runs)
+            header = "Tier, Participant, Begin Time - msec, End Time - msec, Value"
+            raise DataError(f"{where}: are begin and end {read}? Export hh:mm:ss.ms, too, or write a header: {header}")
+        return fit[0]
+    return next(iter(runs), None)
 
 
 def _tier_and_value(where: str, header: Sequence[str], times: re.Match[str]) -> tuple[int, int]:

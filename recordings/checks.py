@@ -81,6 +81,7 @@ class Check:
         holes: (start, stop) in seconds between which no frame begins, in the whole recording.
         blank: (start, stop) in seconds of blank images, among the decoded frames.
         frozen: (start, stop) in seconds of equal images, among the decoded frames.
+        damaged: (start, stop) in seconds of damaged images, among the decoded frames.
         imu: Where the IMU comes from.
         imu_axes: The axes with which its samples were read, see `clips.Recording`.
         accel: Time stamps of the accelerometer.
@@ -113,6 +114,7 @@ class Check:
     holes: tuple[tuple[float, float], ...] = ()
     blank: tuple[tuple[float, float], ...] = ()
     frozen: tuple[tuple[float, float], ...] = ()
+    damaged: tuple[tuple[float, float], ...] = ()
     imu: str | None = None
     imu_axes: str = "gopro"
     accel: SensorCheck | None = None
@@ -150,6 +152,7 @@ class Check:
             ("there is no frame between", self.holes),
             ("the image is blank between", self.blank),
             ("the image is frozen between", self.frozen),
+            ("the image is damaged between", self.damaged),
         ):
             if found:
                 start, stop = found[0]
@@ -462,6 +465,7 @@ def _pictures(seen: Survey, duration: float) -> dict:
         "repeated_frames": seen.faults.repeated,
         "last_frame": float(seen.times[-1]),
         "blank": _runs(seen.times, seen.blank),
+        "damaged": _runs(seen.times, seen.damaged),
         # Frame-rate conversion repeats single frames.
         "frozen": tuple(run for run in _runs(seen.times, seen.frozen & ~seen.blank) if run[1] - run[0] >= 0.5),
     }

@@ -30,7 +30,7 @@ from av.video.reformatter import VideoReformatter
 from .. import cameras
 from ..imu import MAX_GAP, Imu, read_imu
 from ..support.errors import DataError
-from ..video import VideoError, clock_zero, demux, open_video, probe, video_stream
+from ..video import Damage, VideoError, clock_zero, demux, open_video, probe, video_stream
 
 __all__ = [
     "Axes",
@@ -62,11 +62,13 @@ class Faults:
         broken: Packets that could not be decoded.
         unordered: Frames that came before a frame with an earlier time.
         repeated: Frames with the time of another frame.
+        damage: Which frames are damaged.
     """
 
     broken: int = 0
     unordered: int = 0
     repeated: int = 0
+    damage: Damage = dataclasses.field(default_factory=Damage)
 
 
 @dataclasses.dataclass
@@ -92,6 +94,7 @@ class Survey(NamedTuple):
         times: Times of all decoded frames in seconds, ascending [m].
         blank: Whether a frame is blank, bool [m].
         frozen: Whether it equals the previous frame, bool [m].
+        damaged: Whether its data are damaged, or those of one that it refers to, bool [m].
         keys: Times of the known key frames in seconds, ascending.
         rotation: Degrees by which a reader must rotate the frames.
         faults: What was wrong with the decoded frames.
@@ -101,6 +104,7 @@ class Survey(NamedTuple):
     times: np.ndarray
     blank: np.ndarray
     frozen: np.ndarray
+    damaged: np.ndarray
     keys: list[float]
     rotation: int
     faults: Faults
@@ -111,18 +115,20 @@ def ordered_frames(packets: Iterator[av.Packet], faults: Faults, reorder: int = 
 
     Args:
         packets: Packets of one video stream.
-        faults: Where to count broken packets and unordered frames.
+        faults: Where to count broken packets and unordered frames, and to note the damage of these packets.
         reorder: Number of frames held back.
     """
     held: list[tuple[int, int, av.VideoFrame]] = []
     order, latest = itertools.count(), -math.inf
+    faults.damage = Damage()
     for packet in packets:
         try:
             frames = packet.decode()
         except av.error.InvalidDataError:
             faults.broken += 1
-            continue
-        for frame in frames:
+            frames = None
+        faults.damage.look(packet, frames)
+        for frame in frames or ():
             if frame.pts is None:
                 continue
             faults.unordered += frame.pts < latest
@@ -177,7 +183,7 @@ class _Surveyor:
         self.grey = GreyScaler(self.stream.width, self.stream.height)
         self.faults, self.motions, self.rotation = Faults(), [], 0
         self.keys: set[float] = set()
-        self.seen: list[tuple[float, bool, bool]] = []  # time, blank, frozen
+        self.seen: list[tuple[float, bool, bool, bool]] = []  # time, blank, frozen, damaged
 
     def look_at(self, start: float, stop: float) -> None:
         """Decode an excerpt and measure its image motion."""
@@ -192,7 +198,7 @@ class _Surveyor:
             if motion.times and now <= motion.times[-1]:
                 self.faults.repeated += 1
                 continue
-            self.seen.append((now, *motion(now, frame)))
+            self.seen.append((now, *motion(now, frame), self.faults.damage.since(frame.pts) is not None))
         if len(motion.times) > 1:
             self.motions.append(motion.result())
 
@@ -203,7 +209,8 @@ class _Surveyor:
     def look_before(self, moment: float) -> None:
         """Decode the key frame before a time."""
         for frame in ordered_frames(self._packets(moment), self.faults, reorder=0):
-            self.seen.append((self._seconds(frame.pts), float(self.grey(frame).std()) < _BLANK, False))
+            is_blank, damage = float(self.grey(frame).std()) < _BLANK, self.faults.damage.since(frame.pts)
+            self.seen.append((self._seconds(frame.pts), is_blank, False, damage is not None))
             break
 
     def result(self) -> Survey:
@@ -212,8 +219,8 @@ class _Surveyor:
         # The file's index, if it has one, lists all key frames, with decoding times, which are a little early.
         listed = [self._seconds(entry.timestamp) for entry in self.stream.index_entries if entry.is_keyframe]
         keys = listed if len(listed) >= len(self.keys) else sorted(self.keys)
-        times, blank, frozen = (np.array(column) for column in zip(*sorted(set(self.seen)), strict=True))
-        return Survey(self.motions, times, blank, frozen, keys, self.rotation, self.faults)
+        times, blank, frozen, damaged = (np.array(column) for column in zip(*sorted(set(self.seen)), strict=True))
+        return Survey(self.motions, times, blank, frozen, damaged, keys, self.rotation, self.faults)
 
     def _packets(self, start: float) -> Iterator[av.Packet]:
         if start > 0:

@@ -87,6 +87,17 @@ def break_packets(video, path, numbers):
     return str(path)
 
 
+def with_zeros(video, path, number, first, count, value=b"\0"):
+    """A copy of a video with zeros, or another byte, from a byte of a packet on, perhaps also in what is behind it."""
+    content = bytearray(Path(video).read_bytes())
+    with av.open(str(video)) as container:
+        packets = [packet for packet in container.demux(container.streams.best("video")) if packet.size]
+        place = packets[number].pos + first
+    content[place : place + count] = value * count
+    Path(path).write_bytes(content)
+    return str(path)
+
+
 def expected_numbers(starts, times):
     """The rule itself: the last frame with time <= t, the first before the first frame."""
     return [max(np.searchsorted(starts, t + 1e-6, side="right") - 1, 0) for t in times]

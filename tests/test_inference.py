@@ -14,7 +14,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from painted import STEADY, break_packets, number_of, ramp, write_video
+from painted import STEADY, break_packets, number_of, ramp, with_zeros, write_video
 from torch import nn
 from toys import CLASSES, FAST, QUIET, Store, small
 from waiting import LIMIT
@@ -674,6 +674,20 @@ def test_predict_names_a_frame_that_is_lost_in_its_clip(tmp_path):
     video = break_packets(source, tmp_path / "b.mp4", set(range(70, 100)))
     rows = list(predict(small(use_imu=False), video, device="cpu"))
     assert [bool(row.classes) for row in rows] == [True, False, True] and "no frame at 3" in rows[1].problem
+
+
+def test_predict_and_prepare_leave_out_what_is_damaged_and_say_when(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (150, 64, 96, 3), dtype=np.uint8)
+    options = {"x264_params": "keyint=25:min-keyint=25:scenecut=0:bframes=0", "crf": 10}
+    source = write_video(tmp_path / "a.mp4", STEADY, pictures=noise, **options)
+    video = with_zeros(source, tmp_path / "b.mp4", 78, 500, 800)
+    said = "b.mp4: no frame at 3.200 s: its data are damaged from 3.120 s to the next key frame"
+    rows, sound = (list(predict(small(use_imu=False), one, device="cpu")) for one in (video, source))
+    assert said in rows[1].problem and rows[::2] == sound[::2] and not any(row.problem for row in sound)
+    segments = [data.Segment(str(k), video, row.start, row.stop, "x") for k, row in enumerate(rows)]
+    with pytest.warns(UserWarning, match="1 of 3 clips"):
+        store = data.prepare(segments, tmp_path / "s", imu=False, ends=False, frame_size=16, max_bad=0.5, workers=1)
+    assert said in store.failures[0]["reason"] and store.segments.tolist() == [0, 2]
 
 
 @pytest.mark.parametrize("exact", [True, False])

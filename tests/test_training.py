@@ -416,7 +416,8 @@ def test_progress_names_epoch_and_accuracy_and_where_a_run_continues(tmp_path, m
         patch.setattr(training.TrainingLoop, "end_epoch", stop_after_the_first(training.TrainingLoop.end_epoch))
         with pytest.raises(KeyboardInterrupt):
             finetune(Table(), store, validation=other, **settings)
-    assert re.search(r"8/24 clips, .* left, epoch 1 of 3, loss 1\.386$", capsys.readouterr().err, re.MULTILINE)
+    line = r"^finetune, 3 epochs of 8 clips: 8/24 clips, .* left, epoch 1 of 3, loss 1\.386$"
+    assert re.search(line, capsys.readouterr().err, re.MULTILINE)
     history = finetune(Table(), store, validation=other, **settings)
     printed = capsys.readouterr().err
     assert "c.pt: continuing from epoch 2\n" in printed

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from inspect import signature
 from pathlib import Path
 from typing import get_type_hints
 
@@ -170,6 +171,11 @@ def test_a_type_checker_finds_planted_mistakes(checker, road, tmp_path):
         number = str(spoilt[: spoilt.index(wrong)].count("\n") + 1)
         assert [text for _, line, text in found if line == number and word in text], f"{mistake}: not found\n{printed}"
     assert len({line for name, line, _ in found}) == len(MISTAKES), printed
+
+
+def test_an_editor_knows_all_that_predict_takes():
+    """Without an argument, `PathLike` is `PathLike[Unknown]`."""
+    assert not re.search(r"PathLike(?!\[str\])", str(signature(egodistill.predict)))
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from painted import (
     expected_numbers,
     number_of,
     with_latin1,
+    with_zeros,
     write_sound,
     write_video,
 )
@@ -33,7 +34,17 @@ from painted import (
 from egodistill import gpmf
 from egodistill.recordings import checks, copies
 from egodistill.recordings.clips import open_recording
-from egodistill.video import FrameReader, VideoError, clip_times, demux, frames_at, open_video, probe, read_frames
+from egodistill.video import (
+    FrameReader,
+    Scaler,
+    VideoError,
+    clip_times,
+    demux,
+    frames_at,
+    open_video,
+    probe,
+    read_frames,
+)
 
 
 def ask(starts, seed=0):
@@ -335,6 +346,52 @@ def test_broken_packets_cost_no_other_frames_and_hide_none(tmp_path):
     tail = break_packets(video, tmp_path / "tail.mp4", set(range(140, 150)))
     with pytest.raises(VideoError, match=r"tail.mp4: no frame at 5.960 s"):
         read_frames(tail, [STEADY[149]])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("number", "until"), [(32, 50), (50, 75), (149, 150)])
+def test_what_refers_to_damaged_data_is_lost_up_to_the_next_key_frame(tmp_path, number, until, threads):
+    noise = np.random.default_rng(0).integers(0, 255, (150, 64, 96, 3), dtype=np.uint8)
+    video = write_video(tmp_path / "a.mp4", STEADY, pictures=noise, **keys_every(25, 0))
+    sound = read_frames(video, STEADY)
+    with_zeros(video, tmp_path / "zeros.mp4", number, 500, 800)
+    for exact in (True, False):
+        found = [frame is None for _, frame in frames_at(tmp_path / "zeros.mp4", STEADY, exact=exact, threads=threads)]
+        nearest = [number == 50 and 37 < k < 63 for k in range(150)]  # of the key frames 25, 50 and 75
+        assert found == ([number <= k < until for k in range(150)] if exact else nearest)
+    good = [k for k in range(150) if not number <= k < until]
+    assert np.array_equal(read_frames(tmp_path / "zeros.mp4", STEADY[good]), sound[good])
+    times = f"no frame at {STEADY[until - 1]:.3f} s: its data are damaged from {STEADY[number]:.3f} s to the next key"
+    with pytest.raises(VideoError, match=f"zeros.mp4: {times}"):
+        read_frames(tmp_path / "zeros.mp4", STEADY[until - 1 : until])
+
+
+def test_what_refers_to_a_frame_that_the_decoder_marks_is_lost(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (150, 64, 96, 3), dtype=np.uint8)
+    video = write_video(tmp_path / "a.mp4", STEADY, pictures=noise, **keys_every(25, 0))
+    with_zeros(video, tmp_path / "ones.mp4", 32, 500, 800, b"\xff")
+    found = [frame is None for _, frame in frames_at(tmp_path / "ones.mp4", STEADY, threads=1)]
+    assert found == [32 <= k < 50 for k in range(150)]
+
+
+def test_a_damaged_frame_to_which_no_other_refers_is_lost_alone(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (150, 64, 96, 3), dtype=np.uint8)
+    video = write_video(tmp_path / "a.mp4", STEADY, pictures=noise, **keys_every(25, 1))
+    with av.open(video) as container:
+        order = sorted((packet.pts, k) for k, packet in enumerate(container.demux(video=0)) if packet.size)
+    shown = next(n for n in range(60, 64) if order[n][1] > order[n + 1][1])  # a B-frame
+    with_zeros(video, tmp_path / "zeros.mp4", order[shown][1], 500, 300)
+    found = [frame is None for _, frame in frames_at(tmp_path / "zeros.mp4", STEADY)]
+    assert [k for k in range(150) if found[k]] == [shown]
+
+
+def test_pictures_of_eight_and_of_ten_bits_are_alike():
+    planes = np.random.default_rng(0).integers(16, 235, (96, 48), dtype=np.uint8)
+    eight = av.VideoFrame.from_ndarray(planes, "yuv420p")
+    ten = av.VideoFrame.from_ndarray(planes.astype(np.uint16) << 2, "yuv420p10le")
+    for size in (None, 24):
+        pictures = [Scaler(size)(frame).astype(int) for frame in (eight, ten)]
+        assert np.abs(pictures[0] - pictures[1]).mean() < 1.5
 
 
 def packets_of(video):
@@ -651,10 +708,9 @@ CLIPS = {  # frames, width, height as shown, seconds
 def test_real_clips_give_the_frames_of_a_full_decode(sample, name):
     count, width, height, seconds = CLIPS[name]
     video, everything = sample(name), []
-    threads = 1 if "corrupted" in name else 0  # what is made up for lost data depends on threads
     with av.open(video) as container:  # the simple, slow way
         stream = container.streams.best("video")
-        stream.codec_context.thread_count = threads
+        stream.codec_context.thread_count = 0
         for packet in container.demux(stream):
             try:
                 everything += [(f.time, f) for f in packet.decode()]
@@ -664,13 +720,14 @@ def test_real_clips_give_the_frames_of_a_full_decode(sample, name):
         assert len(everything) == count
         starts = np.array([start for start, _ in everything])
         times = np.array([seconds, starts[-1], *starts[:8], *np.linspace(0, seconds, 5)])
+        times = times[times < 2.99] if "corrupted" in name else times  # damaged from 3 s on, without another key frame
         numbers = expected_numbers(starts, times)
         wanted = {}
         for n in set(numbers):
-            picture = everything[n][1].to_ndarray(format="rgb24")
+            picture = everything[n][1].to_ndarray(format="rgb24", interpolation="POINT")
             wanted[n] = np.rot90(picture, everything[n][1].rotation // 90)
     assert probe(video).duration == pytest.approx(seconds, abs=1e-6)
-    found = read_frames(video, times, threads=threads)
+    found = read_frames(video, times)
     assert found.shape == (len(times), 3, height, width)
     for picture, n in zip(found, numbers, strict=True):
         np.testing.assert_array_equal(picture.transpose(1, 2, 0), wanted[n])

@@ -300,6 +300,13 @@ def test_what_does_not_fit_is_one_line(command, told, taught, capsys):
     assert not (taught / "x.pt").exists()
 
 
+def test_why_a_precision_was_chosen_is_said_once(monkeypatch, capsys):
+    monkeypatch.setattr(settings.runtime, "bf16_speed", lambda device: (True, "it is said here alone"))
+    for _ in range(3):  # steps of `train`
+        settings.report_precision("auto", "cpu")
+    assert capsys.readouterr().err == "precision bf16, because it is said here alone\n"
+
+
 def test_a_stage_1_file_is_no_student(taught, capsys):
     """Its classifier is not trained; `distill --init` and other trainings take it."""
     model = EgoDistill.load("student.pt")

@@ -12,7 +12,7 @@ from commandline import run
 from miniature import file_of, same
 from painted import write_table
 
-from egodistill import EgoDistill, data
+from egodistill import EgoDistill, data, training
 from egodistill.commands import cli, pipeline
 from egodistill.recordings import checks
 from egodistill.recordings.offset import Offset
@@ -134,11 +134,25 @@ def test_one_command_gives_what_the_separate_commands_give_also_if_it_is_killed(
     assert [answer["said"] == answer["label"] for answer in first["answers"]].count(True) == round(6 * first["top1"])
 
 
-def test_a_given_teacher_is_run_in_the_pass_that_decodes(demo, tmp_path, capsys):
+def test_a_given_teacher_is_run_in_the_pass_that_decodes(demo, tmp_path, monkeypatch, capsys):
+    checkpoints, save = {}, training.TrainingLoop.save
+
+    def weigh(loop):
+        save(loop)
+        checkpoints.setdefault(loop.objective.stage, loop.path.stat().st_size / 1e6)
+
+    monkeypatch.setattr(training.TrainingLoop, "save", weigh)
     given = ["train", table_of(demo), "--teacher-file", file_of(demo.out, "teacher", 0), *SMALL.split(), "--no-check"]
+    given += ["--epochs", "2"]  # a checkpoint between them has the state of the optimizer
     out = run(capsys, *given, "--subsample", 2, "--workers", 1, "--out", tmp_path / "run")
     assert out.startswith("11 segments (3 test, 8 train) of 11 recordings, 3 classes: 11 clips, about ")
     assert "check clocks" not in out and "Next:\n  egodistill predict VIDEO" in out and out.count("Next:") == 1
+    cost = re.search(r"about (\d+) MB, (\d+) MB of models, and up to (\d+) MB while one is trained; ", out)
+    models = [(tmp_path / "run" / f"{name}.pt").stat().st_size / 1e6 for name in ("imu", "student")]
+    arrays = sum(path.stat().st_size for path in (tmp_path / "run" / "store").glob("*.npy")) / 1e6
+    said, real = [*map(float, cost.groups())], [arrays, sum(models), checkpoints["distill"]]
+    assert said == pytest.approx(real, rel=0.25, abs=1)  # the teacher's feature is smaller than the usual one
+    assert said[2] / said[1] == pytest.approx(real[2] / real[1], rel=0.03)
     store = data.ClipStore(tmp_path / "run" / "store")
     assert "slowfast-0.logits" in store.names and "clip" not in store.names and len(store) == 11
     assert (tmp_path / "run" / "student.pt").exists() and not (tmp_path / "run" / "teacher.pt").exists()
@@ -185,7 +199,7 @@ def test_what_is_refused_changes_nothing_and_recordings_may_come_and_go(demo, tm
         assert ("--num-frames was 1 and is now 2." in err) == (changed[1] is table)
         assert (f"the table was {table} and is now {other}." in err) == (changed[1] is other)
         assert contents() == before
-    assert "already checked" in run(capsys, "train", table, *words, "--device", "cpu", "--strict")
+    assert "already checked" in run(capsys, "train", table, *words, "--device", "cpu")
     monkeypatch.chdir(tmp_path)
     for name in (table.name, f"./{table.name}"):  # the same files by other names
         assert "already checked" in run(capsys, "train", name, *words[:-1], "run")
@@ -308,9 +322,29 @@ def test_a_check_counts_for_its_own_axes_alone(project, capsys):
     again = ["train", "./t.csv", *SMALL.split(), "--out", "run", "--imu-axes"]
     assert "already checked" not in run(capsys, *again, "XZy")
     shutil.rmtree("run/store")
-    assert "already checked" in run(capsys, *again, "XZy")
+    assert "already checked" in run(capsys, *again, "XZy", "--strict")
     shutil.rmtree("run/store")
     assert "already checked" not in run(capsys, *again, "gopro")
+
+
+def test_a_table_is_examined_before_clocks_are_checked(project, monkeypatch, capsys):
+    monkeypatch.setattr(checks, "check", None)
+    sound, late = (
+        Path("t.csv").read_text(),
+        "row 2: stops at 2000.0 s, but the video ends at 6.0 s; are the times milli",
+    )
+    Path("t.csv").write_text(re.sub(r",(\d),(\d),", r",\g<1>000,\g<2>000,", sound))
+    for words in (["train", "t.csv", *SMALL.split(), "--out", "other"], ["check", "t.csv", "--out", "c.csv"]):
+        assert cli.main(words) == 1
+        assert f"t.csv, {late}" in capsys.readouterr().err
+    assert not Path("other").exists() and not Path("c.csv").exists()
+    films = [f"films/a.mp4,{k / 4},{k / 4 + 0.2},pour,train" for k in range(12)]
+    Path("t.csv").write_text("\n".join(["video,start,stop,label,split", *films, "films/b.mp4,0,2,puor,test", ""]))
+    out = run(capsys, "train", "t.csv", *SMALL.split(), "--no-check", "--out", "other")
+    assert out.count("t.csv, row 14: the label 'puor' (1 segment) is one or two letters from 'pour' (12 segments)") == 1
+    assert "1 class has no segment with the split train, so students cannot learn it: 'puor'" in out
+    assert "1 class has no segment with the split test, so nothing says how well students know it: 'pour'" in out
+    assert out.index("puor") < out.index("decode the clips")
 
 
 def write_imu(path, late, unit=1.0):

@@ -37,6 +37,12 @@ def lines(folder, found):
 
 TRAIN = "a.mp4,0,3,cut", "a.mp4,4,7,peel"  # rows 2 and 3
 
+
+def rows_of(count, label):
+    """Rows of one label."""
+    return [f"a.mp4,{5 * k},{5 * k + 3},{label}" for k in range(count)]
+
+
 # (header, rows from the second on, whether it is an error, the start of the only line)
 CASES = {
     "a row twice": (PLAIN, (*TRAIN, "a.mp4,0,3,cut"), False, "row 4: repeats row 2, so it counts twice; remove one"),
@@ -199,6 +205,21 @@ CASES = {
         False,
         "row 4: 2 classes have no segment with the split train, so students cannot learn them: 'fly', 'fry'",
     ),
+    "classes only in train": (
+        SPLIT,
+        ("a.mp4,0,3,cut,train", "a.mp4,4,7,fly,train", "a.mp4,8,11,fry,train", "b.mp4,0,3,cut,test"),
+        False,
+        "row 3: 2 classes have no segment with the split test, so nothing says how well students know them: 'fly', 'f",
+    ),
+    **{
+        f"the label {slip} beside {word}": (
+            PLAIN,
+            (*rows_of(10, word), f"b.mp4,0,3,{slip}", f"b.mp4,4,7,{slip}"),
+            False,
+            f"row 12: the label '{slip}' (2 segments) is one or two letters from '{word}' (10 segments); correct it if",
+        )
+        for word, slip in (("pour", "puor"), ("open", "opne"), ("wash", "washh"), ("put down", "putt down."))
+    },
     "a wearer in train and test": (
         f"{SPLIT},wearer",
         ("a.mp4,0,3,cut,train,P01", "b.mp4,0,3,cut,test,P01"),
@@ -348,6 +369,13 @@ SOUND = {
     "numbers with signs": (PLAIN, "a.mp4,0,3,-1", "a.mp4,4,7,1"),
     "signs in words": (PLAIN, "a.mp4,0,3,turn -90", "a.mp4,4,7,turn 90"),
     "numbers that a float rounds": (PLAIN, "a.mp4,0,3,9007199254740993", "a.mp4,4,7,9007199254740992"),
+    "rare words that are others": (
+        PLAIN,
+        *rows_of(10, "cut"),
+        *(f"b.mp4,{5 * k},{5 * k + 3},{word}" for k, word in enumerate(("put", "step 1", "cute hat", "peel"))),
+    ),
+    "a number in ten and in one": (PLAIN, *rows_of(10, "step 1"), "b.mp4,0,3,step 2"),
+    "words that are alike, both frequent": (PLAIN, *rows_of(9, "pour"), "b.mp4,0,3,pouf", "b.mp4,4,7,pouf"),
     "only test": (SPLIT, "a.mp4,0,3,cut,test", "b.mp4,0,3,peel,test"),
     "Russian and Greek": (
         PLAIN,
@@ -448,7 +476,7 @@ def test_a_video_is_one_under_all_its_names(tmp_path):
     for name, also in (("x/../a.mp4", ""), ("link.mp4", " (link.mp4 is the file a.mp4)"), ("hard.mp4", None)):
         also = " (hard.mp4 is the file a.mp4)" if also is None else also
         found, videos = read(tmp_path, SPLIT, "a.mp4,0,3,cut,train", "b.mp4,0,3,peel,train", f"{name},0,3,peel,test")
-        (error, two), (_, moments) = lines(tmp_path, contradictions.find(found, videos))
+        (error, two), _, (_, moments) = lines(tmp_path, contradictions.find(found, videos))
         assert error and two.startswith(f"row 4{also}: is row 2 again with the label 'peel' instead of 'cut'")
         assert moments.startswith(f"row 4{also}: its clips of 2.13 s share moments of the video with row 2")
         assert found[2].video == found[0].video == str(tmp_path / "a.mp4")  # one name
@@ -471,12 +499,13 @@ def test_a_copy_of_a_video_is_noted_with_the_splits(tmp_path):
         (False, "row 4: b.mp4 is a copy of a.mp4 (row 2), so what is in both may count twice; use one of the files")
     ]
     splits = "with another split (test here, train there), so testing may be too easy; use one of the files"
-    assert said(*train, "b.mp4,4,7,peel,test") == [(False, f"row 4: b.mp4 is a copy of a.mp4 (row 2) {splits}")]
+    test = "b.mp4,4,7,peel,test", "b.mp4,0,3,cut,test"
+    assert said(*train, *test) == [(False, f"row 4: b.mp4 is a copy of a.mp4 (row 2) {splits}")]
     assert said("x/s.mp4,0,3,cut,train", "y/s.mp4,0,3,cut,test") == [
         (False, f"row 3: {tmp_path}/y/s.mp4 is a copy of {tmp_path}/x/s.mp4 (row 2) {splits}")
     ]
     assert len(said(*train, "b.mp4,0,3,peel,train", "x/s.mp4,0,3,peel,train")) == 2
-    found = contradictions.find(read(tmp_path, SPLIT, *train, "b.mp4,4,7,peel,test")[0])
+    found = contradictions.find(read(tmp_path, SPLIT, *train, *test)[0])
     with pytest.raises(DataError, match=r"row 4: b.mp4 is a copy of a.mp4 .*\nwith strict=True"):
         contradictions.notes_of(found, strict=True)
 

@@ -49,12 +49,48 @@ def rows_of(tiers, *forms, duration=True):
 
 @pytest.mark.parametrize("duration", [True, False])
 @pytest.mark.parametrize("forms", ["c", "s", "m", "cs", "csm", "csmf", "sm", "mf"])
-@pytest.mark.parametrize("tier", [("hands", ""), ("hands", "Anna"), ("hands",), ()])
+@pytest.mark.parametrize("tier", [("hands", ""), ("hands", "Anna"), ("hands", "1"), ("7", "0"), ("hands",), ()])
 def test_elan_in_every_choice_of_columns(tmp_path, walk, tier, forms, duration):
     table = write(tmp_path / "walk.txt", *rows_of([tier, tier], *forms, duration=duration))
+    if tier in (("hands", "1"), ("7", "0")) and forms == "m" and not duration:  # nothing tells which numbers are times
+        with pytest.raises(DataError, match="line 1: are begin and end"):
+            read(table)
+        return
     assert read(table) == TWO
     with_path = [[*row, "walk.eaf", "/home/anna/walk.eaf"] for row in rows_of([tier, tier], *forms, duration=duration)]
     assert read(write(tmp_path / "all.txt", *with_path)) == TWO  # the .eaf names the video
+
+
+@pytest.mark.parametrize("label", ["open", "3"])
+@pytest.mark.parametrize("participant", ["0", "1", "2", "3", "500", "1000"])
+def test_elan_in_milliseconds_with_a_number_for_a_participant(tmp_path, walk, participant, label):
+    """The run of numbers of which the third is the difference of the two before is begin, end and duration."""
+    rows = [["hands", participant, 500, 1500, 1000, label], ["hands", participant, 2000, 5000, 3000, label]]
+    assert read(write(tmp_path / "walk.txt", *rows)) == [(label, 0.5, 1.5), (label, 2.0, 5.0)]
+    assert read(write(tmp_path / "walk.txt", *([*row, "walk.eaf"] for row in rows))) == [
+        (label, 0.5, 1.5),
+        (label, 2.0, 5.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        ("hands", 1, 500, 1500, "open"),  # no duration
+        ("hands", 0, 1500, 1500, 0, "open"),  # two that fit
+        ("hands", "", 500, 1600, 1000, "open"),  # none that fits
+    ],
+)
+def test_elan_with_numbers_that_can_be_read_in_two_ways_is_refused(tmp_path, walk, row):
+    begin = ("Begin Time - msec", "End Time - msec")
+    with pytest.raises(DataError, match=r"walk.txt, line 2: are begin and end \d+ and \d+ or \d+ and \d+\? .* header"):
+        read(write(tmp_path / "walk.txt", ['"#file:///walk.mp4 -- offset: 0"'], row))
+    header = ("Tier", "Participant", *begin, *["Duration"] * (len(row) == 6), "Value")
+    after = ("hands", row[1], 2000, 5000, *[3000] * (len(row) == 6), "close")
+    found = read(write(tmp_path / "walk.txt", header, row, after))
+    assert found[-1] == ("close", 2.0, 5.0) and len(found) == 1 + (row[2] < row[3])
+    rows = [(*row[:2], "00:00:02.000", 2000, "00:00:05.000", 5000, "open")]
+    assert read(write(tmp_path / "walk.txt", *rows)) == [("open", 2.0, 5.0)]
 
 
 def test_elan_gives_ids_places_and_what_is_left_out(tmp_path, walk):
@@ -375,6 +411,22 @@ def test_label_studio_with_several_annotators(tmp_path, walk):
 def test_label_studio_errors_name_task_and_result(tmp_path, walk, tasks, words):
     with pytest.raises(DataError, match=f"p.json(, |: ){words}"):
         read(export(tmp_path / "p.json", *tasks))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("walk.eaf", '<?xml version="1.0" encoding="UTF-8"?>\n<ANNOTATION_DOCUMENT AUTHOR="">', "Tab-delimited Text"),
+        ("walk.boris", '{"time_format": "hh:mm:ss", "observations": {}}', "Export aggregated events"),
+        ("p.csv", "annotation_id,annotator,created_at,id,lead_time,tricks,updated_at,video\n1,1,x,1,2,x,y,z", "JSON"),
+        ("p.tsv", "video\tid\ttimelinelabels\tannotator\tannotation_id\tlead_time\n", "JSON"),
+    ],
+)
+def test_a_file_that_cannot_be_read_names_what_to_export(tmp_path, name, content, words):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    for reader in (annotations.read_annotations, data.read_labels):
+        with pytest.raises(DataError, match=f"{name}: is .*{words}"):
+            reader(tmp_path / name)
 
 
 # --- The door

@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from painted import write_video
+from painted import with_zeros, write_video
 from panned import FOCAL, RATE, files_of, gyroscope, pan
 
 from egodistill import DataError, data
@@ -321,7 +321,7 @@ def test_check_of_real_clips(sample_data, name, expected):
 WHITE = "the image is blank between 0.00 and 0.09 s"
 KNOWN_NOTES = {
     "decoder-clips/av1_640x360.mkv": ["no IMU"],
-    "decoder-clips/corrupted.mp4": ["1 broken packets", "no IMU"],
+    "decoder-clips/corrupted.mp4": ["1 broken packets", "the image is damaged between 3.10 and 4.90 s", "no IMU"],
     "decoder-clips/flipping_a_pancake.mkv": ["no IMU"],
     "decoder-clips/h264_bt709_full_range.mp4": ["no IMU"],
     "decoder-clips/h265_10bit.mp4": ["no IMU"],
@@ -359,6 +359,15 @@ def test_check_notes_what_is_known_of_the_samples_and_nothing_else(sample, names
     assert len(found.notes) == len(KNOWN_NOTES[names]), found.notes
     for note, pattern in zip(found.notes, KNOWN_NOTES[names], strict=True):
         assert re.search(pattern, note)
+
+
+def test_zeros_in_a_film_of_a_gopro_are_noted_with_the_times_of_the_ten_wrong_frames(sample, tmp_path):
+    video = sample("gopro/max-heromode.mp4")
+    damaged = with_zeros(video, tmp_path / "walk.mp4", 160, 2000, 3000)
+    before, after = (checked(str(one)) for one in (video, damaged))
+    assert before.damaged == ()
+    assert after.damaged == (pytest.approx((160 / 29.97, 169 / 29.97), abs=0.01),)
+    assert set(after.notes) - set(before.notes) == {"the image is damaged between 5.34 and 5.64 s"}
 
 
 @pytest.mark.parametrize("name", ["jump.mkv", "jump.ts", "jump.mp4"])
