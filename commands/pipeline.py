@@ -437,7 +437,7 @@ def check(a: argparse.Namespace, segments: data.SegmentList) -> None:
         return
     if changed := sorted(video for video in fresh if measured.get(video)):
         more = f", as have {len(changed) - 1} more recordings" if len(changed) > 1 else ""
-        print(f"{changed[0]}: video or IMU has changed since the last check{more}: clock and axes are measured again")
+        print(f"{changed[0]}: video or IMU has changed since the last check{more}: all recordings are measured again")
     from . import cli
 
     found = recordings.check_recordings(cli.parse([*words, "--out", str(corrections)]))

@@ -233,8 +233,7 @@ class Check:
         if self.axes is None or not self.axes.reliable:
             return np.eye(3)
         # The picture tells left and up: of the 48 ways to name the axes two fit best, one of which is mirrored.
-        turn = cameras.turn_matrix(self.axes.turn)
-        return np.diag([1, -1, 1]) @ turn if self.hand.mirrored else turn
+        return np.diag([1, -1 if self.hand.mirrored else 1, 1]) @ cameras.turn_matrix(self.axes.turn)
 
     def _columns(self) -> str:
         """Return the columns of the file that are left, back and up of the camera, as `imu_axes` names them."""
