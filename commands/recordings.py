@@ -321,6 +321,8 @@ def check_recordings(a: argparse.Namespace) -> list[checks.Check]:
             offsets[video] = None
     if states := Counter(found.axes_state for found in results if found.axes_state):
         print(f"axes: {', '.join(f'{count} {state}' for state, count in states.items())}")
+        if len(turns := {*axes.values()}) == 1 and states["undecided"] and not states["ok"]:
+            print(f"  if one camera recorded all: --imu-axes {min(turns)}")
     if a.out:
         kept = write_imu_offsets(a.out, offsets, axes, overwrite=a.overwrite)
         reliable = sum(found.offset is not None and found.offset.reliable for found in results)

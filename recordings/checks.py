@@ -217,11 +217,9 @@ class Check:
         """Return "ok", "wrong" or "undecided": what is known of the axes; None if there are no samples."""
         if self.problem is not None or self.gyro is None:
             return None
-        if self.hand.mirrored:
-            return "wrong"
-        if self.axes is None or not self.axes.reliable:
+        if not self.hand.mirrored and (self.axes is None or not self.axes.reliable):
             return "undecided"
-        return "ok" if self.axes.turn == "XYZ" else "wrong"
+        return "wrong" if self.hand.mirrored or self.axes.turn != "XYZ" else "ok"
 
     @property
     def right_axes(self) -> str | None:
@@ -370,7 +368,7 @@ def by_camera(found: Sequence[Check]) -> tuple[list[Check], list[str]]:
             groups.append([])
         groups[-1].append(k)
     for group in groups:
-        axes, hand, sentence = _decision([found[k] for k in group])
+        axes, hand, sentence = _decision([found[k] for k in sorted(group)])
         sentences += sentence
         for k in group:
             decided[k] = replace(found[k], axes=axes, hand=hand)

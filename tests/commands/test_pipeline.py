@@ -382,11 +382,11 @@ def test_what_has_changed_is_checked_and_prepared_again_by_a_retry(kitchen, tmp_
 
 @pytest.fixture(scope="module")
 def camera(tmp_path_factory):
-    """Four recordings of one camera, whose IMU is mounted turned; the first alone is long enough to tell."""
+    """Four recordings of one camera, whose IMU is mounted turned; the first alone tells, the last has no clock, too."""
     folder = tmp_path_factory.mktemp("camera")
     for seed, seconds in enumerate((12, 2.4, 2.7, 3)):
         pan(folder / f"{seed}.mp4", np.arange(seconds * RATE) / RATE, seed)
-        stamps, rates = gyroscope(seconds, seed)
+        stamps, rates = gyroscope(seconds, 9 if seed == 3 else seed)
         accel = np.random.default_rng(seed).normal((0, 0, 9.81), 0.05, rates.shape)
         table = np.column_stack([stamps, accel, rates]).round(5).tolist()
         write_table(folder / f"{seed}.csv", "time ax ay az gx gy gz".split(), table)
@@ -408,24 +408,29 @@ def test_recordings_of_one_camera_get_one_frame_of_reference(camera, tmp_path, m
     assert axes_of_store(tmp_path / "run/store") == dict.fromkeys("0123", "xyZ")
     alone = [checks.check(camera / f"{k}.mp4") for k in range(4)]
     assert [one.right_axes for one in alone] == ["xyZ", None, None, None]
-    assert {one.axes_state for one in alone[1:]} == {"undecided"}
+    assert {one.axes_state for one in alone[1:]} == {"undecided"} and not alone[3].offset.reliable
     found = json.loads((tmp_path / "run/check.json").read_text())["recordings"]
     assert [(one["axes"], one["axes_state"]) for one in found] == [("xyZ", "wrong")] * 4
     lines = [line for line in out.splitlines() if ": the axes are wrong: --imu-axes xyZ fixes them" in line]
     assert [line.partition(":")[0] for line in lines] == [f"{k}.mp4" for k in range(4)]
+    assert "\naxes: 4 wrong\n" in out and "3 of 4 recordings have a reliable offset" in out
 
 
 def test_recordings_of_one_camera_that_disagree_end_a_run(camera, tmp_path, capsys):
     """Before a clip is decoded, until the table says that they differ; another rate is another camera."""
-    for name, turn, rate in (("right", [-1, -1, 1], 1), ("other", [-1, -1, 1], 1.02)):
-        shutil.copy(camera / "0.mp4", tmp_path / f"{name}.mp4")
-        head, *rows = (camera / "0.csv").read_text().splitlines()
+    for name, source, turn, rate in (
+        ("right", 0, [-1, -1, 1], 1),
+        ("other", 0, [-1, -1, 1], 1.02),
+        ("short", 1, 1, 1.02),
+    ):
+        shutil.copy(camera / f"{source}.mp4", tmp_path / f"{name}.mp4")
+        head, *rows = (camera / f"{source}.csv").read_text().splitlines()
         table = np.array([row.split(",") for row in rows], float)
         table[:, 4:] *= turn
-        grid = np.arange(0, 12, np.diff(table[:, 0]).mean() / rate)
+        grid = np.arange(0, table[-1, 0], np.diff(table[:, 0]).mean() / rate)
         columns = [grid, *(np.interp(grid, table[:, 0], column) for column in table.T[1:])]
         write_table(tmp_path / f"{name}.csv", head.split(","), np.column_stack(columns).round(5).tolist())
-    table, words = tmp_path / "t.csv", ["train", str(tmp_path / "t.csv"), *SMALL.split(), "--workers", "1"]
+    table = tmp_path / "t.csv"
 
     def write(second, axes=""):
         rows = [(camera / "0.mp4", 0, 2, "a", "train", axes), (tmp_path / f"{second}.mp4", 0, 2, "b", "test", "")]
@@ -443,6 +448,11 @@ def test_recordings_of_one_camera_that_disagree_end_a_run(camera, tmp_path, caps
     write("other")
     out = run(capsys, "check", table)
     assert "0.mp4: the axes are wrong: --imu-axes xyZ" in out and "other.mp4: the axes look right" in out
+    assert out.endswith("\naxes: 1 wrong, 1 ok\n")
+    write("short")
+    assert run(capsys, "check", table).endswith(
+        "\naxes: 1 wrong, 1 undecided\n  if one camera recorded all: --imu-axes xyZ\n"
+    )
 
 
 @pytest.mark.parametrize(
