@@ -424,7 +424,29 @@ def test_each_mirror_image_is_told_without_a_picture(way):
     assert found.correlation == pytest.approx(np.linalg.det(way) * hand_of(as_imu(times, accel, gyro)).correlation)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize(
+    ("pairs", "turn", "correlation", "share", "told"),
+    [
+        (19, 0.1, 0.71, 1.0, True),  # 6 errors of sqrt((1 - r2) / 37) are at 0.702
+        (19, 0.1, 0.69, 1.0, False),
+        (4, 0.1, 0.95, 1.0, True),
+        (3, 0.1, 0.99, 1.0, False),
+        (19, 0.0088, 0.9, 1.0, True),  # half a degree
+        (19, 0.0086, 0.9, 1.0, False),
+        (19, 0.1, 0.9, 0.11, True),  # gravity follows a tenth of the turns
+        (19, 0.1, 0.9, 0.09, False),
+    ],
+)
+def test_a_hand_is_told_from_its_limits_on(pairs, turn, correlation, share, told):
+    expected = pairs * turn**2
+    for sign in (1, -1):
+        both = sign * share * expected
+        found = Hand(pairs, expected, (both / correlation) ** 2 / expected, both)
+        assert found.correlation == pytest.approx(sign * correlation)
+        assert found.mirrored == (sign < 0 if told else None)
+
+
+@pytest.mark.parametrize("seed", range(5))
 def test_a_camera_that_stands_has_no_hand(seed):
     times, accel, gyro = heads.still(seconds=60.0, seed=seed)
     assert hand_of(as_imu(times, accel, gyro)).mirrored is None
