@@ -251,16 +251,20 @@ def test_a_camera_has_one_decision():
     for other in ({"rate": 203.0}, {"given": "xyZ"}, {"device": "B"}, {"reader": "mine"}):
         apart = [*short, filmed("apart.mp4", 2.0, "YZX", **other)]
         assert [one.axes_state for one in checks.by_camera(apart)[0]] == ["wrong"] * 3 + ["undecided"]
+    others = [filmed(f"{k}.mp4", 3.0) for k in range(5)]  # the rest points elsewhere, and is no more certain together
+    found, disagreements = checks.by_camera([filmed("sure.mp4", turn="YZX"), *others])
+    assert {one.axes_state for one in found} == {"undecided"} and "XYZ fits best" in found[0].verdict()
+    assert not disagreements
     broken = checks.Check("broken.mp4", problem="no video")
     assert checks.by_camera([broken, *short])[0][0] is broken and broken.axes_state is None
 
 
 def test_recordings_of_a_camera_that_disagree_are_named():
     turned, right, short = filmed("t.mp4", turn="YZX"), filmed("right.mp4"), filmed("short.mp4", 2.0)
-    mirrored = filmed("m.mp4", clock=False, hand=-1)
+    mirrored = replace(filmed("m.mp4", clock=False), hand=Hand(90, 10.0, 10.0, -9.0))
     for camera, texts in (
         ((turned, right, short), ("t.mp4: --imu-axes YZX; ", "right.mp4: right as they are; ")),
-        ((mirrored, short), ("m.mp4: a mirror image", "short.mp4: no mirror image")),
+        ((mirrored, short), ("m.mp4, all together: a mirror image; ", "short.mp4: no mirror image")),
     ):
         found, (sentence,) = checks.by_camera([*camera, filmed("other.mp4", rate=100.0)])
         assert all(text in sentence for text in texts) and "column imu_axes" in sentence
