@@ -212,6 +212,7 @@ def test_the_report_says_where_gravity_points(panned, tmp_path, accel, words):
     assert noted == ("wrong" in words)
     assert re.search(words.removesuffix("$"), report) and re.search(r"gravity: 9\.8\d m/s2", report)
     assert "gyroscope: 194.6 samples per second, 1 gaps, the longest 0.21 s" in report
+    assert found.camera[3] == pytest.approx(198, rel=1e-3)
     said = "The axes are undecided: the picture was not compared with the gyroscope"
     assert said in report and report.endswith("; so is the clock.")
 
@@ -278,6 +279,7 @@ def test_recordings_of_a_camera_that_disagree_are_named():
         ("YXZ", "the columns X and Y are exchanged"),
         ("XYz", "the sign of column Z is turned"),
         ("XyZ", "the sign of column Y is turned"),
+        ("yxZ", "two columns are exchanged or one sign is turned"),
         ("yzx", "two columns are exchanged or one sign is turned"),  # more than one step from a camera's
     ],
 )
@@ -306,6 +308,9 @@ def test_a_mirrored_table_of_real_glasses_is_told(sample, tmp_path, swap):
         assert "a mirror image" in found.verdict()
     same = checks.check(video, sample("neon/imu_ego4d_columns.csv"), offset=False)
     assert same.hand.mirrored is False and same.axes_state == "undecided"
+    assert same.camera == (".csv", "", "gopro", pytest.approx(same.gyro.rate, rel=1e-3))
+    own = checks.check(video, sample("neon/imu_ego4d_columns.csv"), imu_axes="glasses")
+    assert own.camera[2] == "glasses" and own.axes_state == "undecided" and "what 'glasses' are" in own.verdict()
 
 
 def test_a_recording_that_tells_nothing_about_axes_says_so(sample_data, tmp_path):
@@ -471,6 +476,7 @@ def test_check_of_a_gopro_video(sample_data):
     assert found.problem is None and found.imu == "telemetry" and found.audio
     assert found.gyro.rate == pytest.approx(197.48, abs=0.05) and found.gyro.coverage > 0.99
     assert found.gravity == pytest.approx(9.835, abs=0.001)
+    assert found.camera == ("", "GoPro Max", "gopro", pytest.approx(197.48, abs=0.05)) and found.hand.mirrored is False
     assert found.keyframe_every == pytest.approx(10 * 1001 / 30000, abs=0.01)  # 32 key frames in 315
     assert found.imu_notes == ()
 
