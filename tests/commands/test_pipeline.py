@@ -421,7 +421,7 @@ def test_recordings_of_one_camera_that_disagree_end_a_run(camera, tmp_path, caps
     for name, source, turn, rate in (
         ("right", 0, [-1, -1, 1], 1),
         ("other", 0, [-1, -1, 1], 1.02),
-        ("short", 1, 1, 1.02),
+        ("short", 1, 1, 1.04),
     ):
         shutil.copy(camera / f"{source}.mp4", tmp_path / f"{name}.mp4")
         head, *rows = (camera / f"{source}.csv").read_text().splitlines()
@@ -449,6 +449,8 @@ def test_recordings_of_one_camera_that_disagree_end_a_run(camera, tmp_path, caps
     out = run(capsys, "check", table)
     assert "0.mp4: the axes are wrong: --imu-axes xyZ" in out and "other.mp4: the axes look right" in out
     assert out.endswith("\naxes: 1 wrong, 1 ok\n")
+    out = run(capsys, "check", camera / "0.mp4", tmp_path / "other.mp4", tmp_path / "short.mp4")
+    assert out.endswith("\naxes: 1 wrong, 1 ok, 1 undecided\n")
     write("short")
     assert run(capsys, "check", table).endswith(
         "\naxes: 1 wrong, 1 undecided\n  if one camera recorded all: --imu-axes xyZ\n"
