@@ -340,9 +340,7 @@ def prepare(
         rank: Number of the first recording that this call decodes.
         world_size: Of the recordings from `rank` on, decode every `world_size`-th.
         max_bad: The largest share of clips that may fail, 0 to 1.
-        retry_failed: Try failed clips again. Segments without a finished clip, or of a file that has changed, may then
-            have another IMU, clock or wearer than before, such as a table that was missing. Let earlier calls end
-            first.
+        retry_failed: Try failed clips again, and those of files that have changed. Let earlier calls end first.
         progress: Show a progress bar on stderr.
         class_names: The classes in their order; None: the labels, sorted. A store without any label has no classes
             until `teachers.extract()` gives it the teacher's.
@@ -402,7 +400,7 @@ def prepare(
     names = _class_names(segments, class_names)
     workers = workers or files.available_cores()
     files.check_share(rank, world_size)
-    edited = edits.is_edited(home, segments, settings, specs, again=retry_failed)
+    edited = edits.is_edited(home, segments, settings, specs)
     is_new = edited or not os.path.exists(os.path.join(out, "store.json"))
     videos = probe_videos((segment.video for segment in segments), workers) if is_new or strict else {}
     found = contradictions.find(segments, videos)
@@ -416,14 +414,13 @@ def prepare(
             f"new, or give another folder"
         )
     with edits.successor(home, segments) if edited else contextlib.nullcontext(out) as path:
-        store = StoreWriter.begin(path, segments, clips, specs, names, settings=settings, again=retry_failed)
+        store = StoreWriter.begin(path, segments, clips, specs, names, settings=settings)
+        change = edited and edits.carry_over(StoreFiles(out), store, functools.partial(_with_imu, store))
+        store.check_sources(again=retry_failed)
         if edited:
-            StoreWriter(out).check_sources(again=retry_failed)
-            change = edits.carry_over(StoreFiles(out), store, functools.partial(_with_imu, store))
             count = counted(len(store.missing()), "clip")
             warnings.warn(f"{out}: {change}: {count} to decode", NoteWarning, stacklevel=2)
         # A share is taken of all recordings, so that it does not depend on the progress of other machines.
-        store.check_sources(again=retry_failed)
         _fill_share(store, rank, world_size, retry_failed, consumer, workers, progress)
         # A store with too many takes no place.
         _check_failures(ClipStore(path, unfinished=True), len(store), max_bad, out)

@@ -177,8 +177,8 @@ class StudentSettings:
         fusion_layers: Number of hidden layers in the fusion network.
         feature_dim: D, the size of the teacher's feature, unless `build()` is given another.
         aggregator: What makes one feature of several frames: "gru" or "concat".
-        imu_encoder: None: the paper's; "spectrum"; or FILE.py:NAME or PACKAGE.MODULE:NAME, an IMU encoder of your own;
-            `image_encoder` takes one, too.
+        imu_encoder: None: the paper's; "spectrum"; "filterbank"; or FILE.py:NAME or PACKAGE.MODULE:NAME, an IMU encoder
+            of your own; `image_encoder` takes one, too.
         fusion: A fusion network of your own.
         student_class: A class of your own that inherits from `EgoDistill`.
 

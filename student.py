@@ -181,9 +181,10 @@ class EgoDistill(nn.Module):
         image_weights: "imagenet" (torchvision downloads them), a state dict or the path of one, or None for random. A
             network of your own keeps its weights.
         use_imu: False: a model that reads frames only, as VisOnly and VisOnly-Distill.
-        imu_encoder: f_M; None: the paper's, `IMUEncoder`; "spectrum": `IMUSpectrum`, plain numbers instead of a
-            network. A network of your own: [B, T, 6] -> [B, m], or a map over time [B, channels, time]. It gets the
-            samples without their mean, or as they are if it has an attribute `removes_mean = True`.
+        imu_encoder: f_M; None: the paper's, `IMUEncoder`; plain numbers instead of a network: "spectrum",
+            `IMUSpectrum`, or "filterbank", `engine.filterbank.IMUFilterbank`. A network of your own: [B, T, 6] ->
+            [B, m], or a map over time [B, channels, time]. It gets the samples without their mean, or as they are if it
+            has an attribute `removes_mean = True`.
         imu_width: Width of the last layer of the paper's IMU encoder.
         imu_vector: "flatten" the IMU feature map over time, or its "mean" over time (accepts any length).
         imu_samples: Number of IMU samples of a clip; None: `imu_rate * clip_seconds`, the paper's 422.
@@ -286,8 +287,6 @@ class EgoDistill(nn.Module):
         self.feature_dim, self.num_classes = feature_dim, num_classes
         self.class_names = [str(name) for name in class_names] if class_names is not None else None
 
-        given = {"image_encoder": image_encoder, "imu_encoder": imu_encoder, "fusion": fusion}
-        self.given = [name for name, part in given.items() if not isinstance(part, (str, type(None)))]
         if isinstance(image_encoder, str):
             self.image_encoder, self.image_dim = build_image_encoder(image_encoder, image_weights)
         else:
@@ -307,14 +306,17 @@ class EgoDistill(nn.Module):
                 self.imu_encoder: nn.Module = IMUEncoder(imu_width)
                 self.imu_dim = imu_width * imu_samples if imu_vector == "flatten" else imu_width
             elif isinstance(imu_encoder, str):
-                if imu_encoder != "spectrum":
+                if imu_encoder not in ("spectrum", "filterbank"):
                     raise ValueError(
-                        f"imu_encoder={imu_encoder!r} must be 'spectrum' or a network of your own; leave it out for "
-                        f"the paper's"
+                        f"imu_encoder={imu_encoder!r} must be 'spectrum', 'filterbank' or a network of your own; leave "
+                        f"it out for the paper's"
                     )
                 if imu_vector != "flatten":
-                    raise ValueError("imu_vector='mean' is for a map over time, and imu_encoder='spectrum' has none")
-                self.imu_encoder = IMUSpectrum(imu_samples, imu_rate)
+                    raise ValueError(f"imu_vector='mean' is for a map over time, and a {imu_encoder} has none")
+                if imu_encoder == "spectrum":
+                    self.imu_encoder = IMUSpectrum(imu_samples, imu_rate)
+                else:
+                    self.imu_encoder = of_package("filterbank").IMUFilterbank(imu_samples, imu_rate, signed=True)
                 self.imu_dim = self.imu_encoder.dim
             else:
                 self.imu_encoder = build_part(imu_encoder)
@@ -331,6 +333,9 @@ class EgoDistill(nn.Module):
             features = [torch.zeros(2, image_dim), torch.zeros(2, self.imu_dim) if use_imu else None]
             self.fusion = build_part(fusion)
             try_part("fusion", self.fusion, features, (feature_dim,))
+        own = {"image_encoder": image_encoder, "imu_encoder": imu_encoder, "fusion": fusion}
+        networks = [name for name, part in own.items() if isinstance(part, (str, type(None))) and hasattr(self, name)]
+        self.built = {name: type(getattr(self, name)) for name in networks}  # those of this library
         self.classifier = nn.Linear(feature_dim, num_classes)
         statistics = pixel_statistics(image_encoder if isinstance(image_encoder, str) else "")
         for name, values in zip(("mean", "std"), statistics, strict=True):
@@ -419,14 +424,13 @@ class EgoDistill(nn.Module):
         Args:
             path: The file to write.
         """
-        checkpoints().save_model(self, path)
+        of_package("checkpoints").save_model(self, path)
 
     @property
     def parts(self) -> dict[str, nn.Module]:
         """Return the networks that are not of this module, by name: `load()` must be given them."""
-        ours = (ResNet, nn.Sequential, IMUEncoder, IMUSpectrum, ConcatFusion)
         networks = {name: network for name in PARTS if (network := getattr(self, name, None)) is not None}
-        return {name: part for name, part in networks.items() if name in self.given or type(part) not in ours}
+        return {name: part for name, part in networks.items() if type(part) is not self.built.get(name)}
 
     @of_class
     def load(cls, path: str | os.PathLike, **parts: Part) -> EgoDistill:
@@ -449,7 +453,7 @@ class EgoDistill(nn.Module):
         >>> model.inputs, model.num_classes, model.class_names[:2]
         (('frames', 'imu'), 13, ['close', 'cut'])
         """
-        return checkpoints().load_model(path, cls, parts)
+        return of_package("checkpoints").load_model(path, cls, parts)
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any], class_names: list[str] | None, **parts: Part) -> EgoDistill:
@@ -508,14 +512,14 @@ def try_part(name: str, network: nn.Module, inputs: Sequence[Tensor | None], *sh
     return found
 
 
-def checkpoints() -> ModuleType:
-    """Return the module for model files. Raise ValueError in a copy of this file alone."""
+def of_package(name: str) -> ModuleType:
+    """Return a module of the room engine. Raise ValueError in a copy of this file alone."""
     try:
-        return importlib.import_module("egodistill.engine.checkpoints")
+        return importlib.import_module(f"egodistill.engine.{name}")
     except ModuleNotFoundError as error:
         raise ValueError(
-            "EgoDistill.save() and load() need egodistill's engine/checkpoints.py; in a copy of student.py alone, save "
-            "model.arguments and model.state_dict() with torch.save()"
+            f"this needs egodistill's engine/{name}.py; in a copy of student.py alone, save model.arguments and "
+            f"model.state_dict() with torch.save(), and give encoders as networks of your own"
         ) from error
 
 
@@ -993,7 +997,7 @@ def download_weights(
 def read_state(path: str | os.PathLike) -> Any:
     """Return the content of a file of weights. Raise ValueError if it cannot be read."""
     try:
-        read = checkpoints().read_tensors
+        read = of_package("checkpoints").read_tensors
     except ValueError:  # a copy of this file alone
         read = functools.partial(torch.load, map_location="cpu", weights_only=True)
     try:

@@ -85,7 +85,7 @@ HELP = {
     "aggregator": "what makes one feature of several frames",
     "image_encoder": "a classification network of torchvision, resnet10xW for a 10-layer ResNet of width W, or "
     "FILE.py:NAME for your own",
-    "imu_encoder": "spectrum, plain numbers instead of the paper's network, or FILE.py:NAME for your own",
+    "imu_encoder": "spectrum or filterbank, plain numbers instead of the paper's network, or FILE.py:NAME for your own",
     "fusion": "FILE.py:NAME, a fusion network of your own",
     "student_class": "FILE.py:NAME, a class of your own that inherits from EgoDistill",
     "image_weights": "initial weights of the image encoder: imagenet, none (random), or a file",

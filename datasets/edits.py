@@ -1,6 +1,6 @@
 """Follow edits of a table: a store of the segments as they are now, with all that the earlier one has decoded.
 
-    if edits.is_edited(path, segments, settings, specs, again=False):  # rows or labels differ, and nothing else
+    if edits.is_edited(path, segments, settings, specs):  # rows or labels differ, and nothing else
         with edits.successor(path, segments) as new:                    # a folder beside the store
             store = StoreWriter.begin(new, ...)
             print(edits.carry_over(StoreFiles(path), store, find))      # 1 label changed, 6 clips new, 2 gone
@@ -33,7 +33,7 @@ from ..support.names import Place
 from ..support.tables import counted
 from .segments import Segment
 from .store import ClipStore, StoreWriter
-from .store_files import BESIDE, LATER_SETTINGS, OK, StoreFiles, known_sources, with_new_recordings, write_json
+from .store_files import BESIDE, LATER_SETTINGS, OK, StoreFiles, known_sources, write_json
 
 __all__ = ["Change", "carry_over", "is_edited", "recover", "successor"]
 
@@ -65,7 +65,7 @@ class Change(NamedTuple):
 
 
 def is_edited(
-    path: Path, segments: Sequence[Segment], settings: Mapping[str, Any], specs: Mapping[str, ClipSpec], again: bool
+    path: Path, segments: Sequence[Segment], settings: Mapping[str, Any], specs: Mapping[str, ClipSpec]
 ) -> bool:
     """Return whether a store was made with these settings and other segments, of which nearly all are still there.
 
@@ -77,19 +77,18 @@ def is_edited(
         segments: The segments as they are now, with the names that files have in the store.
         settings: The settings.
         specs: The specs.
-        again: Segments that are to be read again may have another IMU, clock and wearer.
     """
     if not (path / "store.json").exists():
         return False
     old = StoreFiles(path)
-    known = with_new_recordings(old, segments) if again else old.segments
+    finished = set(old.array("segment")[old.array("status") == OK].tolist())
     same = LATER_SETTINGS | old.settings == LATER_SETTINGS | dict(settings)
     same = same and old.specs == {name: spec.complete() for name, spec in specs.items()}
-    cameras = {span_of(one): one.camera for one in old.segments}
+    cameras = {span_of(one): one.camera for i, one in enumerate(old.segments) if i in finished}
     same = same and all(cameras.get(span_of(one), one.camera) == one.camera for one in segments)
     kept = (Counter(map(span_of, old.segments)) & Counter(map(span_of, segments))).total()
     gone = len(old.segments) - kept
-    return same and known != list(segments) and gone <= max(FEW, len(old.segments) / 10) and gone < kept
+    return same and old.segments != list(segments) and gone <= max(FEW, len(old.segments) / 10) and gone < kept
 
 
 def span_of(segment: Segment) -> tuple[str, float, float]:
@@ -158,7 +157,7 @@ def carry_over(old: StoreFiles, new: StoreWriter, find: Callable[[Recording], Re
     """Write those clips into a new store that an earlier one has, with outputs of teachers; return what differs.
 
     Args:
-        old: The earlier store, whose sources have not changed.
+        old: The earlier store.
         new: The new one.
         find: Opens a recording with its IMU, as `data.fill()` does.
     """

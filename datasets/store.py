@@ -448,7 +448,6 @@ class StoreWriter:
         *,
         arrays: Mapping[str, tuple[str, Sequence[int]]] | None = None,
         settings: Mapping[str, Any] | None = None,
-        again: bool = False,
     ) -> StoreWriter:
         """Create a store in a folder, or open the unfinished one with the same settings.
 
@@ -464,8 +463,6 @@ class StoreWriter:
             class_names: Names of the classes that labels index.
             arrays: {array: (dtype, shape of one row)} for arrays of other kinds.
             settings: JSON values that are compared when an unfinished store is opened.
-            again: Segments without a finished clip, or of a file that has changed, may have another IMU, clock or
-                wearer than before.
         """
         path, settings = Path(path), dict(settings or {})
         entries = BOOKKEEPING | dict(arrays or {})
@@ -483,7 +480,7 @@ class StoreWriter:
         }
         with files.lock(lock_file(path)):  # the first process creates it, the others wait and open it
             if (path / "store.json").exists():
-                check_settings(path, segments, header, again=again)
+                check_settings(path, segments, header)
             else:
                 create_store(path, segments, find_clips(), entries, header)
         return cls(path)

@@ -616,22 +616,18 @@ def check_folder(path: Path, arrays: Mapping[str, Any]) -> None:
         raise DataError(f"{path}: contains {found[0]} but no store.json; give an empty folder")
 
 
-def check_settings(path: Path, segments: Sequence[Segment], header: Mapping[str, Any], *, again: bool = False) -> None:
+def check_settings(path: Path, segments: Sequence[Segment], header: Mapping[str, Any]) -> None:
     """Raise DataError, with the differences, if a store was begun with other segments or settings.
 
-    With `again`, segments without a finished clip, or of a file that has changed, may differ in IMU, clock and wearer;
-    the store gets the new ones. The same file may be named by another path. The caller holds the lock.
+    The same file may be named by another path. The caller holds the lock.
     """
     old, advice = StoreFiles(path), f"Give another folder, or delete {path} to start again."
     segments = with_stored_names(path, segments)
     before = LATER_SETTINGS | old.settings | {"segments": len(old.segments), "class_names": old.class_names}
     names = header["class_names"] or old.class_names  # a teacher names the classes of a store without labels
     now = LATER_SETTINGS | header["settings"] | {"segments": len(segments), "class_names": names}
-    renewed = with_new_recordings(old, segments)
-    if not again and renewed == list(segments) and not files.differences(before, now):
-        advice = "Read failed clips and changed files again with retry_failed=True (--retry-failed)."
-    stored, settings_differ = renewed if again else old.segments, bool(files.differences(before, now))
-    for i, (one, other) in enumerate(zip(stored, segments, strict=False)):
+    settings_differ = bool(files.differences(before, now))
+    for i, (one, other) in enumerate(zip(old.segments, segments, strict=False)):
         if one != other:
             name = f"segment {i} ({Path(one.video).name})"
             before[name], now[name] = one.record(), other.record()
@@ -641,8 +637,6 @@ def check_settings(path: Path, segments: Sequence[Segment], header: Mapping[str,
     files.require_same_run(path, before, now, advice)
     specs = {name: dataclasses.asdict(spec) for name, spec in old.specs.items()}
     files.require_same_run(path, specs, header["specs"], advice)
-    if stored != old.segments:
-        write_segments(path, stored)
 
 
 def with_stored_names(path: str | os.PathLike, segments: Iterable[Segment]) -> list[Segment]:
@@ -660,24 +654,6 @@ def folder_of(path: str, other: str) -> Path | None:
     folder = Path(*whole.parts[: -len(parts)])
     found = not os.path.isabs(path) and whole.parts[-len(parts) :] == parts and folder != Path.cwd()
     return folder if found else None
-
-
-def with_new_recordings(old: StoreFiles, segments: Sequence[Segment]) -> list[Segment]:
-    """Return the segments of a store; those to be read again have the IMU, clock and wearer of the given ones.
-
-    These are segments without a finished clip, and those of a file that has changed since. The video stays, because its
-    duration has decided where the clips are.
-    """
-    found = list(old.segments)
-    if found == list(segments):
-        return found
-    finished, changed = set(old.array("segment")[old.array("status") == OK].tolist()), set(changed_sources(old.path))
-    for i, (one, other) in enumerate(zip(found, segments, strict=False)):
-        if one == other:
-            continue
-        if i not in finished or (changed and changed & {*one.recording.files} & {*other.recording.files}):
-            found[i] = dataclasses.replace(one, **other.recording.record() | {"video": one.video})
-    return found
 
 
 def path_finder(path: Path) -> Callable[[str], str]:
@@ -701,11 +677,6 @@ def changed_sources(path: Path) -> dict[str, tuple[str, str]]:
     known = known_sources(path)
     found = {file: (known[file], files.signature(file)) for file in known if os.path.isfile(file)}
     return {file: (before, now) for file, (before, now) in found.items() if before != now}
-
-
-def write_segments(path: Path, segments: Sequence[Segment]) -> None:
-    """Write the segments of a store atomically."""
-    write_json(path / "segments.json", [segment.record() for segment in segments])
 
 
 def create_store(
@@ -736,7 +707,7 @@ def create_store(
     labels = labels_of(segments, header["class_names"])
     for name, values in (("segment", of_segment), ("label", labels[of_segment])):
         np.lib.format.open_memmap(path / f"{name}.npy", "r+")[:] = values
-    write_segments(path, segments)
+    write_json(path / "segments.json", [segment.record() for segment in segments])
     write_json(path / "clips.json", [{"segment": segment, "start": start} for segment, start in clips])
     write_json(path / "place.json", Place.of(path))
     write_json(path / "store.json", {**header, "arrays": entries})

@@ -63,7 +63,7 @@ from torch import Tensor, nn
 
 from ..engine import batches, checkpoints, runtime
 from ..recordings import clips
-from ..student import EgoDistill, IMUEncoder, IMUSpectrum, Output
+from ..student import EgoDistill, IMUEncoder, Output
 from ..support import files
 from ..support.errors import NoteWarning
 from ..support.version import __version__
@@ -341,7 +341,7 @@ class Plain(nn.Module):
     """A copy of a student that returns a plain tuple of float32: a file with `Output` would need this library to load.
 
     An `IMUEncoder` becomes an `IMUEncoder2d`; any other network is exported as it is. In bf16 the networks are
-    converted, while normalisation, the IMU's mean and an `IMUSpectrum`, which has no weights, stay in float32. It is
+    converted, while normalisation, the IMU's mean and encoders without weights stay in float32. It is
     the whole student; its subclasses are the parts of a pair, without the networks of the other.
     """
 
@@ -358,7 +358,7 @@ class Plain(nn.Module):
             self.model.add_module("imu_encoder", IMUEncoder2d(self.model.imu_encoder))
         if precision == "bf16":
             for name, child in list(self.model.named_children()):
-                if type(child) is IMUSpectrum:
+                if not any(True for _ in child.parameters()):
                     setattr(self.model, name, nn.Sequential(child, Cast()))
                     continue
                 child.bfloat16()

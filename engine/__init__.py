@@ -4,6 +4,7 @@ batches       clips of a store as tensors; what a model reads; augmentation
 runtime       device, precision, compilation
 distributed   the processes of torchrun
 checkpoints   model files and published weights
+filterbank    an IMU encoder of plain numbers, however the sensor is mounted
 teacher       the class Teacher; `egodistill.teachers` is the door
 torchvision_teachers   torchvision's video classifiers
 """
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
         batches as batches,
         checkpoints as checkpoints,
         distributed as distributed,
+        filterbank as filterbank,
         runtime as runtime,
         teacher as teacher,
         torchvision_teachers as torchvision_teachers,
@@ -24,5 +26,5 @@ else:
 
     __getattr__, __dir__ = hand_on(
         __name__,
-        dict.fromkeys(("batches", "checkpoints", "distributed", "runtime", "teacher", "torchvision_teachers"), ()),
+        dict.fromkeys("batches checkpoints distributed filterbank runtime teacher torchvision_teachers".split(), ()),
     )

@@ -193,8 +193,7 @@ def lacking_imu(kitchen, folder):
 
 
 @pytest.mark.filterwarnings("ignore:.*could not be prepared")
-@pytest.mark.parametrize("machines", [1, 2])
-def test_an_imu_table_that_was_missing_is_read_by_a_retry(kitchen, tmp_path, machines):
+def test_an_imu_table_that_was_missing_is_read_when_it_is_there(kitchen, tmp_path):
     """Nothing else is decoded again, and the store is the one that there would have been."""
     segments, complete = lacking_imu(kitchen, tmp_path)
     options = OPTIONS | {"max_bad": 0.9}
@@ -204,8 +203,9 @@ def test_an_imu_table_that_was_missing_is_read_by_a_retry(kitchen, tmp_path, mac
     written, fill_one = [], data.fill
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "fill", lambda store, rows: written.extend(rows) or fill_one(store, rows))
-        for rank in range(machines):
-            again = data.prepare(segments, tmp_path / "s", **options, retry_failed=True, rank=rank, world_size=machines)
+        with pytest.raises(data.DataError, match="Prepare it once with one process"):
+            data.prepare(segments, tmp_path / "s", **options, rank=1, world_size=2)
+        again = data.prepare(segments, tmp_path / "s", **options)
     assert written == [4, 5, 6, 7] and not again.failures
     fresh = data.prepare(segments, tmp_path / "fresh", **options)
     assert arrays_of(again.path) == arrays_of(fresh.path) and again.fingerprint == fresh.fingerprint
@@ -217,6 +217,7 @@ def test_an_imu_table_that_was_missing_is_read_by_a_retry(kitchen, tmp_path, mac
 
 def test_machines_that_retry_at_once_agree_on_the_recordings(kitchen, tmp_path):
     segments, complete = lacking_imu(kitchen, tmp_path)
+    segments = [replace(s, imu=s.imu or str(Path(s.video).with_suffix(".csv"))) for s in segments]
     with pytest.warns(UserWarning, match="4 of 12"):
         data.prepare(segments, tmp_path / "s", **OPTIONS, max_bad=0.9)
     complete()
@@ -833,15 +834,13 @@ def test_what_is_ones_own_reads_recordings_in_all_processes(logged, tmp_path, mo
         data.prepare(logged, tmp_path / "s", **options)
 
 
-def test_clips_that_failed_without_ones_own_reader_are_read_again_with_it(logged, tmp_path, monkeypatch):
+def test_clips_that_failed_without_ones_own_reader_are_read_with_it(logged, tmp_path, monkeypatch):
     named = [replace(one, imu=str(Path(one.video).with_suffix(".log"))) for one in logged]
     options = {"num_frames": (), "frame_size": 40, "ends": False, "progress": False, "workers": 1}
     with pytest.raises(DataError, match=r"4 of 4 clips .*one\.log: a text file, not a video with telemetry"):
         data.prepare(named, tmp_path / "s", **options)
     use_function(monkeypatch)
-    with pytest.raises(DataError, match=r"retry_failed=True"):
-        data.prepare(named, tmp_path / "s", **options)
-    assert len(data.prepare(named, tmp_path / "s", **options, retry_failed=True)) == 4
+    assert len(data.prepare(named, tmp_path / "s", **options)) == 4
 
 
 def test_other_processes_are_not_started_without_what_is_ones_own(logged, tmp_path, monkeypatch):

@@ -131,10 +131,28 @@ def test_a_student_with_the_spectrum_sees_the_net_turn_and_no_gravity(tmp_path):
     model.save(tmp_path / "s.pt")
     again = EgoDistill.load(tmp_path / "s.pt")
     assert type(again.imu_encoder) is student.IMUSpectrum and torch.equal(again(frames, imu).logits, plain.logits)
-    with pytest.raises(ValueError, match="imu_encoder='spektrum' must be 'spectrum' or a network of your own"):
+    with pytest.raises(
+        ValueError, match="imu_encoder='spektrum' must be 'spectrum', 'filterbank' or a network of your own"
+    ):
         small(imu_encoder="spektrum")
     with pytest.raises(ValueError, match="imu_vector='mean' is for a map over time"):
         small(imu_encoder="spectrum", imu_vector="mean")
+
+
+def test_a_student_with_the_filterbank_is_saved_and_loaded(tmp_path):
+    model = small(imu_encoder="filterbank").eval()
+    settle(model.imu_encoder)
+    assert model.imu_dim == 192 + 198 and not [*model.imu_encoder.parameters()] and not model.parts
+    frames, imu = batches.example_inputs(model, 2)
+    model.save(tmp_path / "s.pt")
+    again = EgoDistill.load(tmp_path / "s.pt")
+    assert torch.equal(again(frames, imu).logits, model(frames, imu).logits)
+    swapped = model.encode_imu(imu[:, :, [1, 0, 2, 4, 3, 5]])  # mirrored: only what is signed or of cross products
+    kept = [k for k, name in enumerate(model.imu_encoder.names) if "cross product" not in name]
+    torch.testing.assert_close(swapped[:, kept], model.encode_imu(imu)[:, kept], atol=5e-3, rtol=1e-3)
+    assert (swapped - model.encode_imu(imu))[:, 192:].abs().max() > 0.1
+    with pytest.raises(ValueError, match="a filterbank has none"):
+        small(imu_encoder="filterbank", imu_vector="mean")
 
 
 def test_an_object_does_not_load(tmp_path):

@@ -285,6 +285,17 @@ def test_a_file_that_has_changed_is_not_taken_over(kitchen, own, tmp_path):
     assert made.fingerprint == fresh.fingerprint
 
 
+def test_a_changed_file_that_the_table_names_no_more_is_nobodys_business(kitchen, tmp_path):
+    """And the earlier store stays as it was until the new one is complete."""
+    video = shutil.copy(kitchen[0].video, tmp_path / "walk.mp4")
+    segments = [dataclasses.replace(kitchen[0], video=str(video)), *kitchen[1:4]]
+    prepare(segments, tmp_path / "one")
+    shutil.copy(kitchen[3].video, video)
+    made, _ = prepare(segments[1:], tmp_path / "one")
+    fresh, _ = prepare(segments[1:], tmp_path / "fresh")
+    assert made.fingerprint == fresh.fingerprint
+
+
 def after(count, holder, name):
     """Kill this process in call number `count` of a function, before it does anything."""
     real, calls = getattr(holder, name), []

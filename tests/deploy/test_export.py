@@ -182,8 +182,9 @@ def test_an_encoder_of_ones_own_is_exported_as_it_is(precision, tmp_path):
     assert_same(model, tmp_path / "student.pt2", *([0.05] if precision == "bf16" else []))
 
 
-def test_the_spectrum_in_bf16_has_the_mean_of_the_gyroscope(tmp_path):
-    model = pooled(**SPECTRUM)
+@pytest.mark.parametrize("encoder", ["spectrum", "filterbank"])
+def test_plain_numbers_in_bf16_have_the_mean_of_the_gyroscope(encoder, tmp_path):
+    model = pooled(**SPECTRUM | {"imu_encoder": encoder})
     export.export(model, tmp_path / "student.pt2", precision="bf16")
     assert_same(model, tmp_path / "student.pt2", 0.05)
 
@@ -799,7 +800,8 @@ def assert_same_in_steps(model: EgoDistill, path) -> None:
 
 
 SPECTRUM = {"num_frames": 2, "imu_encoder": "spectrum", "aggregator": "concat"}
-STUDENTS = [{}, {"num_frames": 2}, {"use_imu": False}, SPECTRUM, {"num_frames": 2, "use_imu": False}]
+FILTERBANK = {"num_frames": 2, "imu_encoder": "filterbank"}
+STUDENTS = [{}, {"num_frames": 2}, {"use_imu": False}, SPECTRUM, FILTERBANK, {"num_frames": 2, "use_imu": False}]
 
 
 @pytest.mark.parametrize("arguments", STUDENTS, ids=str)

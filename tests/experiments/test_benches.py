@@ -5,6 +5,7 @@ import contextlib
 import functools
 import inspect
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -261,6 +262,16 @@ def test_processes_end_with_the_one_that_began_them(demo, tmp_path):
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(parent.pid, signal.SIGKILL)
+
+
+def test_a_process_without_work_ends():
+    process = multiprocessing.get_context("spawn").Process(target=benches.init_worker, args=(1, {}))
+    process.start()
+    try:
+        process.join(LIMIT)
+        assert process.exitcode == 0
+    finally:
+        process.kill()
 
 
 @pytest.mark.slow("two processes that train")

@@ -120,6 +120,11 @@ def test_progress_moves_a_thing_along_its_path(thing, begin, end, only, left, up
     assert 0 < np.dot(half, moved) / np.dot(moved, moved) < 1.3
 
 
+def test_the_door_of_the_cupboard_is_level_with_what_it_hides():
+    cavity, door = station("cupboard", 3)[:2]
+    assert cavity.up == door.up != 0 and cavity.angle == door.angle and cavity.depth > door.depth
+
+
 def test_knob_and_jug_turn():
     def angle(thing, which, progress):
         return float(np.atleast_1d(station(thing, 3, progress=progress)[which].angle)[0])
