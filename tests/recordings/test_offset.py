@@ -467,9 +467,8 @@ def test_the_hand_of_a_rendered_wearer(wearer):
     assert hand_of(dataclasses.replace(imu, accel=imu.accel[:, swap], gyro=imu.gyro[:, swap])).mirrored
 
 
-@pytest.mark.slow("16 hours of head motion")
 def test_the_hand_of_458_real_recordings(sample_data):
-    """None is called mirrored; with two columns exchanged all are, but for three at most that do not tell."""
+    """16 hours of heads: none is called mirrored; with two columns exchanged all are, but for at most three."""
     spec = importlib.util.spec_from_file_location("load", sample_data / "classyglass" / "load.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
