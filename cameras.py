@@ -57,12 +57,14 @@ class Log(NamedTuple):
         accel: Accelerometer, [n, 3] in m/s2, or None.
         gyro: Gyroscope, [n, 3] in rad/s.
         notes: What is unusual about the log.
+        device: Name or number of the camera, where the log has one.
     """
 
     times: np.ndarray
     accel: np.ndarray | None
     gyro: np.ndarray
     notes: list[str]
+    device: str = ""
 
 
 # --- Turns of axes -------------------------------------------------------------------------------------------------
@@ -201,7 +203,7 @@ def read_gyroflow(path: str | os.PathLike) -> Log:
             accel *= GRAVITY
             if not 0.8 < norm < 1.2:
                 notes.append(f"the median acceleration is {norm:.2f} g, not about 1: is ascale right?")
-    return Log(times, accel, gyro, notes)
+    return Log(times, accel, gyro, notes, fields.get("id", ("", 0))[0])
 
 
 def _scale(path: str | os.PathLike, fields: dict[str, tuple[str, int]], key: str, usual: float | None = None) -> float:
@@ -276,7 +278,7 @@ def read_neon(path: str | os.PathLike) -> Log:
             f"{path.name} of this one there"
         )
     gyro, accel = np.deg2rad(table[:, :3]) @ NEON_AXES.T, table[:, 3:] * GRAVITY @ NEON_AXES.T
-    return Log(times, accel, gyro, [])
+    return Log(times, accel, gyro, [], "Neon")
 
 
 def frame_stamps(path: str | os.PathLike) -> np.ndarray:
@@ -370,7 +372,7 @@ def read_telemetry(path: str | os.PathLike) -> Log:
             notes.append(f"{empty} of {len(rows)} rows have no {sensor} and are ignored")
     usable = np.logical_and.reduce([np.isfinite(times), *complete.values()])
     accel = accel[usable] @ GYROFLOW_AXES.T if "accelerometer" in complete else None
-    return Log(times[usable], accel, np.deg2rad(gyro[usable]) @ GYROFLOW_AXES.T, notes)
+    return Log(times[usable], accel, np.deg2rad(gyro[usable]) @ GYROFLOW_AXES.T, notes, camera)
 
 
 def _parser(path: str | os.PathLike) -> Any:

@@ -40,6 +40,7 @@ __all__ = [
     "State",
     "call_own",
     "failure",
+    "gravity_turns",
     "motion_states",
     "read_imu",
     "table_columns",
@@ -94,6 +95,7 @@ class Imu:
         gyro: Gyroscope, [m, 3] in rad/s.
         notes: What is unusual about the recording, such as ignored rows or unknown axes.
         axes: Name of the axes: "gopro" (X to the left, Y to the user, Z up) unless a program gives another.
+        device: Name or number of the camera, where the file has one.
 
     Raises:
         IMUError: Times and readings are not of these shapes.
@@ -105,6 +107,7 @@ class Imu:
     gyro: np.ndarray
     notes: tuple[str, ...] = ()
     axes: str = "gopro"
+    device: str = ""
 
     def __post_init__(self) -> None:
         for name in ("accel", "gyro"):
@@ -192,7 +195,7 @@ class Imu:
             sensors += [stamps[kept], values[kept]]
         lost = max(len(self.accel) - len(sensors[1]), len(self.gyro) - len(sensors[3]))
         notes = (f"{lost} samples are more than a second outside the video",) if lost else ()
-        return Imu(*sensors, self.notes + notes, self.axes)
+        return Imu(*sensors, self.notes + notes, self.axes, self.device)
 
     def covers(self, times: np.ndarray, *, max_gap: float = MAX_GAP) -> np.ndarray:
         """Return which times are between two samples that are close enough, bool [n, 2]: accelerometer, gyroscope.
@@ -877,28 +880,38 @@ def _norms(values: np.ndarray) -> np.ndarray:
     return np.sqrt(np.einsum("ij,ij->i", values, values))
 
 
+def gravity_turns(motion: Imu, step: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return by how much gravity turns from each step to the next, by the gyroscope and by the accelerometer, [n, 3].
+
+    When a head turns by w in a short time, the direction of gravity u in its axes changes by u x w.
+
+    Args:
+        motion: The samples, sorted.
+        step: Length of a step in seconds. The direction of gravity is that of the mean acceleration in it.
+    """
+    cells = np.floor(motion.accel_time / step)
+    starts = np.flatnonzero(np.diff(cells, prepend=np.nan) != 0)
+    counts = np.diff(starts, append=len(cells))
+    gravity = np.add.reduceat(motion.accel, starts) / counts[:, None]
+    directions = gravity / np.maximum(_norms(gravity), 1e-12)[:, None]
+    steps = np.diff(motion.gyro_time)[:, None] * (motion.gyro[1:] + motion.gyro[:-1]) / 2
+    angles = np.concatenate((np.zeros((1, 3)), np.cumsum(steps, axis=0)))
+    centres = np.add.reduceat(motion.accel_time, starts) / counts
+    turns = np.diff(np.stack([np.interp(centres, motion.gyro_time, axis) for axis in angles.T], axis=1), axis=0)
+    kept = np.diff(cells[starts]) == 1
+    return np.cross((directions[1:] + directions[:-1])[kept] / 2, turns[kept]), np.diff(directions, axis=0)[kept]
+
+
 def _turn_fault(accel_time: np.ndarray, accel: np.ndarray, gyro_time: np.ndarray, gyro: np.ndarray) -> str:
     """Return what shows that the gyroscope turns much further than gravity does; "" if it does not.
 
-    When a head turns by w in a short time, the direction of gravity u in its axes changes by u x w. Acceleration makes
-    the measured change larger, a turn about the vertical changes neither.
+    Acceleration makes the measured turn of gravity larger, a turn about the vertical changes neither.
     """
     if math.sqrt(np.square(gyro).sum() / len(gyro)) * GRAVITY_STEP < GRAVITY_TURN:
         return ""
     if abs(float(_norms(accel).mean()) - 9.81) > NEAR_GRAVITY:
         return ""
-    cells = np.floor(accel_time / GRAVITY_STEP)
-    starts = np.flatnonzero(np.diff(cells, prepend=np.nan) != 0)
-    counts = np.diff(starts, append=len(cells))
-    gravity = np.add.reduceat(accel, starts) / counts[:, None]
-    directions = gravity / np.maximum(_norms(gravity), 1e-12)[:, None]
-    steps = np.diff(gyro_time)[:, None] * (gyro[1:] + gyro[:-1]) / 2
-    angles = np.concatenate((np.zeros((1, 3)), np.cumsum(steps, axis=0)))
-    centres = np.add.reduceat(accel_time, starts) / counts
-    turns = np.diff(np.stack([np.interp(centres, gyro_time, axis) for axis in angles.T], axis=1), axis=0)
-    kept = np.diff(cells[starts]) == 1
-    seen = np.diff(directions, axis=0)[kept]
-    expected = np.cross((directions[1:] + directions[:-1])[kept] / 2, turns[kept])
+    expected, seen = gravity_turns(Imu(accel_time, accel, gyro_time, gyro), GRAVITY_STEP)
     if len(seen) < 8:
         return ""
     turn, turned = (math.sqrt(np.square(x).sum() / len(x)) for x in (expected, seen))
@@ -995,7 +1008,7 @@ def _read_telemetry(video: Path, zero_accel: bool) -> Imu:
     notes += _sample_notes(video, "gyroscope", found.gyro_time, found.gyro)
     if found.axes != "XYZ":
         notes.append(f"the camera ({found.device or 'unnamed'}) does not name its axes; they stay as stored")
-    return Imu(found.accel_time, found.accel, found.gyro_time, found.gyro, tuple(notes))
+    return Imu(*found[:4], tuple(notes), device=found.device)
 
 
 def _knows_telemetry(video: Path) -> bool:
@@ -1039,13 +1052,13 @@ def _read_log(path: Path, reader: str, zero_accel: bool) -> Imu:
     gyro = log.gyro[chosen]
     notes += _sample_notes(path, "gyroscope", times, gyro)
     if log.accel is None:
-        return Imu(times, np.zeros_like(gyro), times, gyro, (*notes, NO_ACCELEROMETER))
+        return Imu(times, np.zeros_like(gyro), times, gyro, (*notes, NO_ACCELEROMETER), device=log.device)
     accel = log.accel[chosen]
     found = _sample_notes(path, "accelerometer", times, accel)
     if any("acceleration" in note for note in log.notes):  # one note is enough, and the log's own names the scale
         found = [note for note in found if "acceleration" not in note]
     notes += found
-    return Imu(times, accel, times, gyro, tuple(notes))
+    return Imu(times, accel, times, gyro, tuple(notes), device=log.device)
 
 
 def _read_aria(path: Path) -> Imu:

@@ -3,7 +3,7 @@
     python benchmarks/planted_faults.py --out OUT                          # OUT/run/report.html
 
 Renders a world and plants three faults: half of a class have the label of another one, the IMU clock of a recording is
-0.5 s late, and the IMU of a wearer is mounted turned. `--seed` draws where; OUT/faults.json says it, for afterwards.
+0.5 s late, and the IMU of the camera is mounted turned. `--seed` draws where; OUT/faults.json says it, for afterwards.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ def plant(world: synthetic.World, seed: int) -> dict[str, str]:
         first, *samples = read(path)
         write(path, [first, *([str(float(time) + 1000 * LATE), *values] for time, *values in samples)])
 
-    wearer = rng.choice(world.test_wearers)
-    for path in sorted((world.root / wearer).rglob("*-accl.csv")) + sorted((world.root / wearer).rglob("*-gyro.csv")):
+    for path in [*tables, *sorted(world.root.rglob("*-gyro.csv"))]:
         first, *samples = read(path)
         write(path, [first, *([time, *(values[k] for k in TURNED)] for time, *values in samples)])
     name = late.name.removesuffix("-accl.csv")
-    return {"labels": f"half of {right} are labelled {wrong}", "clock": f"{name} is {LATE} s late", "axes": wearer}
+    wrong_labels = f"half of {right} are labelled {wrong}"
+    return {"labels": wrong_labels, "clock": f"{name} is {LATE} s late", "axes": "--imu-axes YZX for all"}
 
 
 def main() -> int:

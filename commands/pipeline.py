@@ -424,8 +424,8 @@ def fingerprint_05(segments: data.SegmentList) -> str:
 def check(a: argparse.Namespace, segments: data.SegmentList) -> None:
     """Check recordings that are new or have changed, and write the corrections of their clocks and axes.
 
-    With a recording, those of the same wearer are checked again: its axes may be settled by theirs. What cannot be read
-    is left to `prepare`, which counts it.
+    If one is, all are checked again: those of one camera decide about its axes together. What cannot be read is left to
+    `prepare`, which counts it.
     """
     result, corrections = Path(a.out, "check.json"), Path(a.out, CORRECTIONS)
     words = ["check", a.annotations, *words_of(a, "root", "tier", "reader", "imu_reader", "imu_axes")]
@@ -444,23 +444,16 @@ def check(a: argparse.Namespace, segments: data.SegmentList) -> None:
         return
     if changed := sorted(video for video in fresh if measured.get(video)):
         more = f", as have {len(changed) - 1} more recordings" if len(changed) > 1 else ""
-        print(f"{changed[0]}: video or IMU has changed since the last check{more}: clock and axes are measured again")
-    wearers = {sources[video].wearer for video in fresh} - {None}
-    kept = [
-        known[video] | {"video": video}
-        for video, one in sources.items()
-        if not (video in fresh or one.wearer in wearers)
-    ]
+        print(f"{changed[0]}: video or IMU has changed since the last check{more}: all recordings are measured again")
     from . import cli
 
-    arguments = cli.parse([*words, "--out", str(corrections)])
-    found = recordings.check_recordings(arguments, leave_out={one["video"] for one in kept})
+    found = recordings.check_recordings(cli.parse([*words, "--out", str(corrections)]))
     rows = [
         {"video": one.path, "problem": one.problem, "notes": one.notes, "verdict": one.verdict()}
-        | {"axes": one.right_axes, "files": signatures.get(name(one.path))}
+        | {"axes": one.right_axes, "axes_state": one.axes_state, "files": signatures.get(name(one.path))}
         for one in found
     ]
-    files.write_json(result, {"words": words, "recordings": kept + rows})
+    files.write_json(result, {"words": words, "recordings": rows})
 
 
 def signatures_of(recording: data.Recording) -> list[str | None]:

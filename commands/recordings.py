@@ -12,7 +12,7 @@ import statistics
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -281,13 +281,12 @@ def run_check(a: argparse.Namespace) -> None:
         raise ValueError(f"{unusable} of {len(found)} recordings cannot be used")
 
 
-def check_recordings(a: argparse.Namespace, leave_out: Collection[str] = ()) -> list[checks.Check]:
-    """Check recordings but those left out, print what was found, and write the offsets to --out; return the results."""
+def check_recordings(a: argparse.Namespace) -> list[checks.Check]:
+    """Check recordings, print and write to --out what was found; return it unless one camera has several axes."""
     if a.no_offset:
         reject(given_flags(a, "max_offset", "out"), "--no-offset estimates no offset; leave out one of them")
     use_readers(a)
-    left_out = Names(leave_out)
-    sources = {name: one for name, one in recordings_to_check(a).items() if left_out.find(name) is None}
+    sources = recordings_to_check(a)
     opened = [source.files if isinstance(source, data.Recording) else (source,) for source in sources.values()]
     check_outputs(a, itertools.chain(*opened))
     if a.out and not a.overwrite:
@@ -298,7 +297,7 @@ def check_recordings(a: argparse.Namespace, leave_out: Collection[str] = ()) -> 
     offsets: dict[str, float | None] = {}
     axes: dict[str, str] = {}
     results: list[checks.Check] = []
-    for number, (video, recording) in enumerate(sources.items()):
+    for video, recording in sources.items():
         try:
             if isinstance(recording, data.Recording):
                 recording = data.find_imu(recording)
@@ -311,32 +310,37 @@ def check_recordings(a: argparse.Namespace, leave_out: Collection[str] = ()) -> 
             found = checks.Check(video, problem=str(error))
         print(found.row())
         results.append(found)
+    results, disagreements = checks.by_camera(results)
+    for number, (video, found) in enumerate(zip(sources, results, strict=True)):
+        if found.axes_state:
+            print(found.axes_row())
         if pictures:
             print(found.report())
             if found.rates:
                 print(f"  {draw_check(found, pictures[number])}")
-    measured, wearers = results, [getattr(source, "wearer", None) for source in sources.values()]
-    results = checks.settle_axes(measured, wearers)
-    for video, before, found in zip(sources, measured, results, strict=True):
-        if found is not before and found.right_axes:
-            name, turn = Path(video).name, found.right_axes
-            print(f"{name}: --imu-axes {turn} fixes its axes, as it does in other recordings of this wearer")
-        if found.offset is not None and found.offset.reliable:
+        is_reliable = found.offset is not None and found.offset.reliable
+        if is_reliable or found.right_axes:
             if a.out and not is_utf8(video):
                 print(f"  - not written to {a.out}: the path is not UTF-8, as a table must be")
                 continue
-            offsets[video] = a.imu_offset + found.offset.seconds
+            offsets[video] = a.imu_offset + (found.offset.seconds if is_reliable else 0.0)
             axes |= {video: found.right_axes} if found.right_axes else {}
         elif found.problem is None:
             offsets[video] = None
+    if states := Counter(found.axes_state for found in results if found.axes_state):
+        print(f"axes: {', '.join(f'{count} {state}' for state, count in states.items())}")
+        if len(turns := {*axes.values()}) == 1 and states["undecided"] and not states["ok"]:
+            print(f"  if one camera recorded all: --imu-axes {min(turns)}")
     if a.out:
         kept = write_imu_offsets(a.out, offsets, axes, overwrite=a.overwrite)
-        reliable = sum(offset is not None for offset in offsets.values())
+        reliable = sum(found.offset is not None and found.offset.reliable for found in results)
         print(f"{a.out}: {reliable} of {len(sources)} recordings have a reliable offset")
         for video, offset in kept.items():
             print(
                 f"  {video}: keeps {offset}, written by hand, instead of {offsets[video]:.3f}; --overwrite replaces it"
             )
+    if disagreements:
+        raise DataError("; ".join(disagreements))
     return results
 
 

@@ -372,7 +372,7 @@ class AriaRecording(VRS):
             if len(times) < 2:
                 raise AriaError(f"{self.path}: has {len(times)} valid samples of the {sensor} ({found[0]})")
             sensors += [times, (values[i][valid[:, i]][chosen] - bias) @ matrix.T]
-        return Imu(*sensors, tuple(notes))
+        return Imu(*sensors, tuple(notes), device=self.device)
 
     def pictures(self) -> Iterator[tuple[float, av.VideoFrame]]:
         """Yield (seconds since the first picture, picture as it is stored), in order. Broken pictures are left out."""

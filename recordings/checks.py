@@ -28,7 +28,7 @@ from ..imu import MAX_GAP, Imu, IMUError
 from ..support.errors import DataError, in_words
 from ..video import FrameReader, VideoError, open_video
 from .clips import Recording, open_recording, unused_tables
-from .offset import Axes, Offset, Rates, Survey, axes_of, offset_of, rates_of, survey
+from .offset import Axes, Hand, Offset, Rates, Survey, axes_of, hand_of, offset_of, rates_of, survey
 
 __all__ = ["HEADER", "Check", "SensorCheck", "check"]
 
@@ -36,6 +36,7 @@ _WIDTH = 100  # columns of a terminal that a row of `check` fits in
 _IN_STEP = 0.05  # s: a smaller offset is not a fault
 _UPRIGHT = 60.0  # degrees: a camera that a head carries leans less
 _LEANS = "; a worn camera seldom leans so far, so the axes may be wrong"
+_SAME_RATE = 1.01  # times: two cameras of one reader have rates that are further apart
 _FIELDS_OF_VIEW = (4.0, 1000.0)  # degrees: outside of these, the gyroscope's unit is wrong
 
 
@@ -90,7 +91,9 @@ class Check:
         imu_notes: `Imu.notes`: ignored rows, axes that are unknown or equal.
         offset: The offset of the IMU's clock.
         no_offset: Why there is no offset although there is an IMU.
-        axes: The axes of the IMU; None without a reliable offset.
+        axes: The axes of the IMU, see `axes_state`; None without a reliable offset, or if they have their own name.
+        hand: What gravity shows of the hand of the axes.
+        camera: What reads the samples, the device if the files name one, `imu_axes`, samples per second between gaps.
         mean_accel: Mean acceleration along each axis of the IMU in m/s2.
         rates: Motion of picture and IMU in each excerpt, which `pictures.draw_check()` draws.
     """
@@ -124,12 +127,20 @@ class Check:
     offset: Offset | None = None
     no_offset: str | None = None
     axes: Axes | None = None
+    hand: Hand = dataclasses.field(default_factory=Hand)
+    camera: tuple[str, str, str, float] = ("", "", "", 0.0)
     mean_accel: tuple[float, float, float] | None = None
     rates: tuple[Rates, ...] = ()
 
     @property
     def notes(self) -> list[str]:
         """Return a sentence about each unusual property."""
+        axes = self.axes_sentence() if self.axes_state in ("wrong", "undecided") else ""
+        is_new = self.axes_state == "wrong" or self.axes is not None or axes.endswith(_LEANS)
+        return [*self._notes(), *([axes] if axes and is_new else [])]
+
+    def _notes(self) -> list[str]:
+        """Return the notes that other recordings of the camera do not change."""
         notes = []
         if self.rotation:
             notes.append(f"frames are stored rotated by {self.rotation} degrees")
@@ -172,8 +183,7 @@ class Check:
             )
         notes += self.imu_notes
         noted = any("acceleration" in note for note in self.imu_notes)  # there is one note about it
-        is_gravity = self.gravity is not None and 9 < self.gravity < 11
-        if self.gravity is not None and not (noted or is_gravity):
+        if self.gravity is not None and not (noted or 9 < self.gravity < 11):
             notes.append(f"mean acceleration {self.gravity:.2f} m/s2; gravity alone is 9.81")
         if self.offset is not None and not self.offset.reliable:
             notes.append(f"no reliable offset: {self.offset.reason}")
@@ -190,11 +200,6 @@ class Check:
             notes.append(f"the gyroscope implies a field of view of {seen:,g} degrees: are its readings {question}")
         if self.no_offset:
             notes.append(f"no offset: {self.no_offset}")
-        if self.axes is not None and self.axes.reliable:
-            notes += [self._axes_sentence()] if self.axes.turn != "XYZ" else []
-        elif is_gravity and self.mean_accel is not None and cameras.axes_and_turn(self.imu_axes)[0] == "gopro":
-            if (angle := self._tilt()[2]) > _UPRIGHT:
-                notes.append(f"gravity is {angle:.0f} degrees from the picture's vertical{_LEANS}")
         return notes
 
     @property
@@ -211,26 +216,80 @@ class Check:
         return math.degrees(width / pixels)
 
     @property
-    def right_axes(self) -> str | None:
-        """Return the `imu_axes` with which to read the samples if those of today are surely wrong, else None."""
-        if self.axes is None or not self.axes.reliable or self.axes.turn == "XYZ":
+    def axes_state(self) -> str | None:
+        """Return "ok", "wrong" or "undecided": what is known of the axes; None if there are no samples."""
+        if self.problem is not None or self.gyro is None:
             return None
-        given, missing = cameras.turn_matrix(self.imu_axes), cameras.turn_matrix(self.axes.turn)
-        return self.axes.turn if given is None else cameras.turn_text(missing @ given)
+        if not self.hand.mirrored and (self.axes is None or not self.axes.reliable):
+            return "undecided"
+        return "wrong" if self.hand.mirrored or self.axes.turn != "XYZ" else "ok"
+
+    @property
+    def right_axes(self) -> str | None:
+        """Return the `imu_axes` with which to read the samples if those of today are surely turned, else None."""
+        return self._columns() if self.axes_state == "wrong" and not self.hand.mirrored else None
+
+    def _to_camera(self) -> np.ndarray:
+        """Return the matrix [3, 3] from the samples as they were read to the axes of the camera, as far as known."""
+        if self.axes is None or not self.axes.reliable:
+            return np.eye(3)
+        # The picture tells left and up: of the 48 ways to name the axes two fit best, one of which is mirrored.
+        return np.diag([1, -1 if self.hand.mirrored else 1, 1]) @ cameras.turn_matrix(self.axes.turn)
+
+    def _columns(self) -> str:
+        """Return the columns of the file that are left, back and up of the camera, as `imu_axes` names them."""
+        given = cameras.turn_matrix(self.imu_axes)
+        return cameras.turn_text(self._to_camera() if given is None else self._to_camera() @ given)
+
+    def _no_picture(self) -> str:
+        """Return why samples and picture cannot be compared; "" if they can."""
+        if self.offset is None or not self.offset.reliable:
+            reason = self.no_offset if self.offset is None else self.offset.reason
+            return (reason or "the picture was not compared with the gyroscope").removeprefix(f"{self.path}: ")
+        return ""
+
+    def axes_sentence(self) -> str:
+        """Return in a sentence whether the axes are right, what repairs them, or why that is undecided."""
+        axes = self.axes
+        if self.hand.mirrored:
+            how = f"gyroscope and accelerometer turn in opposite ways, correlation {self.hand.correlation:.2f}"
+            return f"the axes are wrong: a mirror image ({how}): no rotation fixes it; {self._mirror()}"
+        if axes is None or not axes.reliable:
+            why = axes.reason if axes else self._no_picture() or f"a picture does not tell what {self.imu_axes!r} are"
+            is_gravity = 9 < (self.gravity or 0) < 11 and cameras.axes_and_turn(self.imu_axes)[0] == "gopro"
+            if is_gravity and (angle := self._tilt()[2]) > _UPRIGHT:
+                why += f"; gravity is {angle:.0f} degrees from the picture's vertical{_LEANS}"
+            return f"the axes are undecided: {why}"
+        (first, best), (second, after) = list(axes.fits.items())[:2]
+        proof = f"the next-best rotation, {second}, {after:.2f}; the best in {axes.share:.0%} of samples of "
+        proof += f"{axes.stretches} s of video"
+        if first == "XYZ":
+            return f"the axes look right (fit {best:.2f}, {proof})"
+        proof = f"as they are {axes.fits['XYZ']:.2f}, {proof}"
+        return f"the axes are wrong: --imu-axes {self.right_axes} fixes them (fit {best:.2f}, {proof})"
+
+    def _mirror(self) -> str:
+        """Return what mirrors the axes: which single step does, if the picture says so and gravity does not differ."""
+        columns, is_up = self._columns(), (self._to_camera() @ (self.mean_accel or (0.0, 0.0, 0.0)))[2] > 0
+        moved = [letter for letter, usual in zip(columns, "XYZ", strict=True) if letter != usual]
+        if is_up and len(moved) == 1:
+            return f"the sign of column {moved[0].upper()} is turned"
+        if is_up and len(moved) == 2 and columns.isupper():
+            return f"the columns {' and '.join(sorted(moved))} are exchanged"
+        return "two columns are exchanged or one sign is turned"
 
     def verdict(self) -> str:
         """Return one sentence that says whether axes and clock look right, and how to fix them."""
-        if self.problem is not None or self.gyro is None:
+        if self.axes_state is None:
             return f"Nothing to compare with the picture: {self.problem or 'there is no IMU'}."
-        if self.offset is None or not self.offset.reliable:
-            reason = self.no_offset if self.offset is None else self.offset.reason
-            reason = (reason or "the picture was not compared with the gyroscope").removeprefix(f"{self.path}: ")
-            return f"Neither axes nor clock can be determined: {reason}."
-        seconds, axes = self.offset.seconds, self._axes_sentence()
-        clock = "so does the clock" if self.axes.reliable and self.axes.turn == "XYZ" else "the clock looks right"
-        if abs(seconds) > _IN_STEP:
-            clock = f"the clock is wrong: add {seconds:+.3f} s to the IMU's time stamps"
-        return f"{axes[0].upper()}{axes[1:]}; {clock} (offset {seconds:+.3f} s)."
+        axes, why = self.axes_sentence(), self._no_picture()
+        if why:
+            clock = "so is the clock" if why in axes else f"the clock is undecided: {why}"
+            return f"{axes[0].upper()}{axes[1:]}; {clock}."
+        clock = "so does the clock" if self.axes_state == "ok" else "the clock looks right"
+        if abs(self.offset.seconds) > _IN_STEP:
+            clock = f"the clock is wrong: add {self.offset.seconds:+.3f} s to the IMU's time stamps"
+        return f"{axes[0].upper()}{axes[1:]}; {clock} (offset {self.offset.seconds:+.3f} s)."
 
     def report(self) -> str:
         """Return what the sensors say: rates and gaps, gravity and its direction, offset, and the verdict on axes."""
@@ -254,21 +313,9 @@ class Check:
         wrapped = [_wrap(line, "  ", "    ") for line in lines]
         return "\n".join([*wrapped, _wrap(self.verdict(), "  ", "  ")])
 
-    def _axes_sentence(self) -> str:
-        axes = self.axes
-        if not axes.reliable:
-            return f"the axes are undecided: {axes.reason}"
-        (first, best), (second, after) = list(axes.fits.items())[:2]
-        proof = f"the next-best rotation, {second}, {after:.2f}; the best in {axes.share:.0%} of samples of the video"
-        if first == "XYZ":
-            return f"the axes look right (fit {best:.2f}, {proof})"
-        proof = f"as they are {axes.fits['XYZ']:.2f}, {proof}"
-        return f"the axes are wrong: --imu-axes {self.right_axes} fixes them (fit {best:.2f}, {proof})"
-
     def _tilt(self) -> tuple[float, float, float]:
         """Return by how many degrees the camera looks down, leans to the right, and gravity is off the vertical."""
-        turn = self.axes.turn if self.axes is not None and self.axes.reliable else "XYZ"
-        x, y, z = cameras.turn_matrix(turn) @ self.mean_accel
+        x, y, z = self._to_camera() @ self.mean_accel
         angles = np.arctan2(y, z), np.arctan2(x, np.hypot(y, z)), np.arctan2(np.hypot(x, y), z)
         down, right, off = (float(np.degrees(angle)) for angle in angles)
         return down, right, off
@@ -300,31 +347,60 @@ class Check:
                 "corr": f"{self.offset.correlation:.2f}",
             }
         lines = [_line(cells)]
-        for note in [*([self.problem] if self.problem else []), *self.notes]:
+        for note in [*([self.problem] if self.problem else []), *self._notes()]:
             lines.append(_wrap(note, "  - ", "    "))
         return "\n".join(lines)
 
+    def axes_row(self) -> str:
+        """Return what is known of the axes in lines of at most 100 columns."""
+        name = Path(self.path).name.encode(errors="backslashreplace").decode()
+        return _wrap(f"{name}: {self.axes_sentence()}", "", "  ")
 
-def settle_axes(found: Sequence[Check], wearers: Sequence[str | None]) -> list[Check]:
-    """Return the checks with undecided axes settled by the wearer's other recordings.
 
-    The turn that fits best is taken as sure if each sure recording of the same wearer has it: a sensor stays as it is
-    mounted, while a single recording may have too few turns of the head to tell.
+def by_camera(found: Sequence[Check]) -> tuple[list[Check], list[str]]:
+    """Return the checks with one decision about the axes of each camera, and a sentence for each that has none.
 
-    Args:
-        found: The checks.
-        wearers: The wearer of each recording, or None.
+    A camera is what reads its samples, a rate to 1 %, and a device where the files name one. The evidence of its
+    recordings is pooled: a single one may have too few turns of the head to tell. If what is certain in one recording
+    is not what is certain in another, or in all together, nothing is decided.
     """
-    sure: dict[tuple[str, str], set[str]] = {}
-    for one, wearer in zip(found, wearers, strict=True):
-        if wearer is not None and one.axes is not None and one.axes.reliable:
-            sure.setdefault((wearer, one.imu_axes), set()).add(one.axes.turn)
-    settled = []
-    for one, wearer in zip(found, wearers, strict=True):
-        if wearer is not None and one.axes is not None and sure.get((wearer, one.imu_axes)) == {one.axes.turn}:
-            one = replace(one, axes=replace(one.axes, reason=None)) if one.axes.reason else one
-        settled.append(one)
-    return settled
+    decided, sentences, groups = [*found], list[str](), list[list[int]]()
+    for k in sorted((k for k, one in enumerate(found) if one.axes_state), key=lambda k: found[k].camera):
+        (*names, rate), (*others, slower) = found[k].camera, found[groups[-1][-1] if groups else k].camera
+        if not groups or names != others or rate > _SAME_RATE * slower:
+            groups.append([])
+        groups[-1].append(k)
+    for group in groups:
+        axes, hand, sentence = _decision([found[k] for k in sorted(group)])
+        sentences += sentence
+        for k in group:
+            decided[k] = replace(found[k], axes=axes, hand=hand)
+    return decided, sentences
+
+
+def _decision(camera: Sequence[Check]) -> tuple[Axes | None, Hand, list[str]]:
+    """Return the axes of one camera, their hand, and what to do if its recordings disagree."""
+    seen = [one for one in camera if one.axes is not None]
+    axes = axes_of([part for one in seen for part in one.rates]) if seen else None
+    hand = Hand(*map(sum, zip(*(one.hand for one in camera), strict=True)))
+    every = [*camera, replace(camera[0], path="all together", axes=axes, hand=hand)]
+    hands = {one.hand.mirrored for one in every} - {None}
+    turns = {one.axes.turn for one in every if one.axes is not None and one.axes.reliable}
+    if len(hands) < 2 and len(turns) < 2:
+        return replace(axes, reason=None) if axes and turns == {axes.turn} else axes, hand, []
+    said: dict[str, list[str]] = {}
+    words = {True: "a mirror image", False: "no mirror image" if len(hands) > 1 else "undecided", None: "undecided"}
+    for one in every:
+        what = f"--imu-axes {one.right_axes}" if one.right_axes else "right as they are"
+        is_told = one.axes_state in ("ok", "wrong") and not one.hand.mirrored
+        said.setdefault(what if is_told else words[one.hand.mirrored], []).append(Path(one.path).name)
+    texts = (f"{', '.join(names[:3])}{' ...' if len(names) > 3 else ''}: {what}" for what, names in said.items())
+    sentence = (
+        f"{camera[0].path}: the axes of its camera are not the same in all recordings: {'; '.join(texts)}. If the "
+        f"sensor was mounted in several ways, give each recording its own, in the column imu_axes of your table or of "
+        f"one for --imu-offsets, which `check --out` begins; if not, correct what is wrong, or leave it out"
+    )
+    return axes and replace(axes, reason="the recordings of its camera disagree"), Hand(), [sentence]
 
 
 def _wrap(text: str, first: str, later: str) -> str:
@@ -420,9 +496,13 @@ def check(
                 f"{video}: {len(motion.gyro)} gyroscope samples are within its {info.duration:.1f} s; their times are "
                 f"{whole.gyro_time[0]:.1f} to {whole.gyro_time[-1]:.1f} s. Correct the times, or the clock's offset"
             )
-        source = recording.imu
-        known["imu"] = "telemetry" if source is None else source if isinstance(source, str) else " + ".join(source)
-        known |= _sensors(motion, info.duration)
+        source = [] if recording.imu is None else [recording.imu] if isinstance(recording.imu, str) else recording.imu
+        known["imu"] = " + ".join(source) or "telemetry"
+        reader = getattr(recording.own_reader, "__qualname__", " ".join(Path(file).suffix.lower() for file in source))
+        steps = np.diff(motion.gyro_time)
+        rate = float(1 / steps[steps <= max(MAX_GAP, 1.5 * motion.median_steps[1])].mean())
+        known |= _sensors(motion, info.duration) | {"hand": hand_of(motion)}
+        known["camera"] = (reader, motion.device, recording.imu_axes, rate)
         if offset:
             try:
                 known["offset"] = offset_of(video, seen, motion, max_offset)
@@ -430,7 +510,7 @@ def check(
                 known["no_offset"] = str(error)
         trusted = known["offset"] if "offset" in known and known["offset"].reliable else None
         known["rates"] = tuple(rates_of(seen, motion, trusted))
-        if trusted is not None:
+        if trusted is not None and motion.axes == "gopro":
             known["axes"] = axes_of(known["rates"])
     except (VideoError, IMUError, DataError) as error:
         known["problem"] = str(error)

@@ -7,8 +7,8 @@
         print(f"add {found.seconds:+.3f} s to the IMU's time stamps (correlation {found.correlation:.2f})")
 
 `survey` decodes excerpts of a video and measures image motion; `offset_of` compares it with an IMU. `axes_of` finds the
-turn of the IMU's axes that makes them those of the camera: X to the left, Y to the user, Z up. Times are seconds on the
-video's own clock, as everywhere in this package.
+turn of the IMU's axes that makes them those of the camera: X to the left, Y to the user, Z up; `hand_of` tells, without
+a picture, whether there is one. Times are seconds on the video's own clock, as everywhere in this package.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from .. import cameras
-from ..imu import MAX_GAP, Imu, read_imu
+from ..imu import MAX_GAP, Imu, gravity_turns, read_imu
 from ..support.errors import DataError
 from ..video import Damage, VideoError, clock_zero, demux, open_video, probe, video_stream
 
@@ -550,6 +550,10 @@ _STRETCH = 1.0  # s: the evidence about axes is cut into stretches of about this
 _STRETCHES = 4  # fewer cannot show whether the evidence is the same everywhere
 _SURE = 0.99  # share of the samples of stretches in which the same turn must be the best
 _FITS = 0.9  # the cosine of 26 degrees: axes that are further askew fit no turn
+# Of 42,724 parts of 4 to 30 s of 458 recordings of heads, three look mirrored by more than 6 errors; of wholes, none.
+_SURE_HAND = 6.0  # standard errors by which the correlation of two turns must differ from 0
+_LEAST_TURN = 0.0087  # rad, half a degree: the root mean square that gravity must turn in a stretch by the gyroscope
+_FOLLOWS = 0.1  # share of that by which it must turn by the accelerometer
 
 
 class Rates(NamedTuple):
@@ -673,6 +677,40 @@ def axes_of(rates: Sequence[Rates]) -> Axes:
         )
     left, _, up = turns[order[0]]
     return Axes(first, named, len(stretches), share, (float(pixels[0] @ up), float(-pixels[1] @ left)), reason)
+
+
+class Hand(NamedTuple):
+    """Sums of what shows the hand of an IMU's axes; those of several recordings of one camera add up.
+
+    Both sensors see gravity turn by the same angles, and by opposite ones if the axes are mirrored: if two columns of
+    both are exchanged, or one sign is turned. No turn of the axes changes that.
+    """
+
+    pairs: float = 0.0  # of neighbouring seconds
+    expected: float = 0.0  # squared turns of gravity by the gyroscope, rad2
+    seen: float = 0.0  # squared turns by the accelerometer
+    both: float = 0.0  # products of the two
+
+    @property
+    def correlation(self) -> float:
+        """Return the correlation of the two, -1 to 1."""
+        return self.both / math.sqrt(max(self.expected * self.seen, 1e-30))
+
+    @property
+    def mirrored(self) -> bool | None:
+        """Return whether the axes are mirrored; None: it cannot be told."""
+        turns, follows = self.expected > self.pairs * _LEAST_TURN**2, abs(self.both) > _FOLLOWS * self.expected
+        if not (turns and follows and self.pairs >= _STRETCHES):
+            return None
+        # Of three numbers of each pair, one is along gravity, which does not turn.
+        error = math.sqrt(max(1 - self.correlation**2, 1e-9) / (2 * self.pairs - 1))
+        return self.correlation < 0 if abs(self.correlation) > _SURE_HAND * error else None
+
+
+def hand_of(imu: Imu) -> Hand:
+    """Return what gravity shows of the hand of an IMU's axes."""
+    expected, seen = gravity_turns(imu, _STRETCH)
+    return Hand(len(seen), float((expected**2).sum()), float((seen**2).sum()), float((expected * seen).sum()))
 
 
 def _upright(rotation: int) -> np.ndarray:

@@ -173,6 +173,7 @@ def test_real_logs(sample_data):
     raw = np.rad2deg(head.gyro[0])[[0, 2, 1]] * [-1, 1, 1]  # x, y, z of the file
     np.testing.assert_allclose(raw, [2.73, 6.02, 12.81], atol=0.005)
     neon, reference = (imu.read_imu(sample_data / "neon" / name) for name in ("imu.csv", "imu_ego4d_columns.csv"))
+    assert (head.device, neon.device, reference.device) == ("custom_logger_name", "Neon", "")
     assert len(neon.accel) == 539 and 1 / neon.median_steps[0] == pytest.approx(114.4, abs=0.1)
     np.testing.assert_allclose(neon.accel.mean(0), [0.93, 3.03, 9.49], atol=0.005)
     np.testing.assert_allclose(neon.gyro_time, reference.gyro_time, atol=1e-6)
@@ -303,6 +304,7 @@ def test_telemetry_units_axes_and_empty_rows(monkeypatch, steady):
     np.testing.assert_allclose(motion.gyro, [[0, np.pi / 2, np.pi]] * 600)
     np.testing.assert_allclose(motion.gyro_time, np.arange(600) / 200)
     assert motion.notes[0].startswith("read by telemetry-parser (Sony a7); that its axes are those of a GoPro is not c")
+    assert motion.device == motion.inside(2.0).device == "Sony a7"
     stand_in(monkeypatch, rows_of(600, empty=range(0, 600, 20)))
     motion = imu.read_imu(steady)
     assert len(motion.accel) == len(motion.gyro) == 570

@@ -11,6 +11,7 @@ import pytest
 from commandline import run
 from miniature import file_of, same
 from painted import write_table
+from panned import RATE, gyroscope, pan
 
 from egodistill import EgoDistill, data, training
 from egodistill.commands import cli, pipeline
@@ -356,7 +357,7 @@ def write_imu(path, late, unit=1.0):
 
 @pytest.mark.filterwarnings("ignore:.*could not be prepared")
 def test_what_has_changed_is_checked_and_prepared_again_by_a_retry(kitchen, tmp_path, monkeypatch, capsys):
-    """Only what has changed, and the wearer's other recordings; a clock that can't be measured is that of the table."""
+    """All, as soon as one has changed, for its axes; a clock that can't be measured is that of the table."""
     rows = []
     for k, segment in enumerate((kitchen[0], kitchen[3], kitchen[6], kitchen[6])):
         shutil.copy(segment.video, tmp_path / f"{k}.mp4")
@@ -393,8 +394,8 @@ def test_what_has_changed_is_checked_and_prepared_again_by_a_retry(kitchen, tmp_
     measured.clear()
     write_imu(tmp_path / "0.csv", 0.1)
     out = run(capsys, *words)  # another clock is an edit, and clips that failed are tried again
-    assert "\n0.mp4: video or IMU has changed since the last check: clock and axes are measured again\n" in out
-    assert clocks() == [-0.1, -0.2, -0.3, -0.4] and measured == ["0", "1"]
+    assert "\n0.mp4: video or IMU has changed since the last check: all recordings are measured again\n" in out
+    assert clocks() == [-0.1, -0.2, -0.3, -0.4] and measured == ["0", "1", "2", "3"]
 
     for late, doubt, clock in ((0.0, None, 0.0), (0.3, None, -0.3), (0.4, "the camera is still", 0.0)):
         measured.clear()
@@ -402,15 +403,92 @@ def test_what_has_changed_is_checked_and_prepared_again_by_a_retry(kitchen, tmp_
         write_imu(tmp_path / "3.csv", late)
         before = Path("run/store/segments.json").read_bytes()
         assert cli.main(words) == 1
-        assert "--retry-failed" in capsys.readouterr().err and measured == ["2", "3"]
+        assert "--retry-failed" in capsys.readouterr().err and measured == ["0", "1", "2", "3"]
         assert Path("run/store/segments.json").read_bytes() == before
         out = run(capsys, *words, "--retry-failed")
         assert "egodistill finetune run/store" in out and "--overwrite" in out  # of the new clips
-        assert clocks()[3] == clock and clocks()[:2] == [-0.1, -0.2] and measured == ["2", "3"]
+        assert clocks()[3] == clock and clocks()[:2] == [-0.1, -0.2] and len(measured) == 4
     assert [one["video"] for one in json.loads(Path("run/check.json").read_text())["recordings"]] == [
         f"{k}.mp4" for k in range(4)
     ]
     assert "already checked" in run(capsys, *words)  # and the plan is the same
+
+
+@pytest.fixture(scope="module")
+def camera(tmp_path_factory):
+    """Four recordings of one camera, whose IMU is mounted turned; the first alone tells, the last has no clock, too."""
+    folder = tmp_path_factory.mktemp("camera")
+    for seed, seconds in enumerate((12, 2.4, 2.7, 3)):
+        pan(folder / f"{seed}.mp4", np.arange(seconds * RATE) / RATE, seed)
+        stamps, rates = gyroscope(seconds, 9 if seed == 3 else seed)
+        accel = np.random.default_rng(seed).normal((0, 0, 9.81), 0.05, rates.shape)
+        table = np.column_stack([stamps, accel, rates]).round(5).tolist()
+        write_table(folder / f"{seed}.csv", "time ax ay az gx gy gz".split(), table)
+    return folder
+
+
+def axes_of_store(store):
+    clips = json.loads(Path(store, "segments.json").read_text())
+    return {Path(one["video"]).stem: one["imu_axes"] for one in clips}
+
+
+def test_recordings_of_one_camera_get_one_frame_of_reference(camera, tmp_path, monkeypatch, capsys):
+    """Those that are too short to tell, or too still to have a clock, are turned as the one that is sure."""
+    step = pipeline.run_step
+    monkeypatch.setattr(pipeline, "run_step", lambda words: step(words) if words[0] == "prepare" else None)
+    rows = [(camera / f"{k}.mp4", 0, 2, "ab"[k % 2], ("train", "test")[k > 1], f"P{k}") for k in range(4)]
+    write_table(tmp_path / "t.csv", "video start stop label split wearer".split(), rows)
+    out = run(capsys, "train", tmp_path / "t.csv", *SMALL.split(), "--workers", 1, "--out", tmp_path / "run")
+    assert axes_of_store(tmp_path / "run/store") == dict.fromkeys("0123", "xyZ")
+    alone = [checks.check(camera / f"{k}.mp4") for k in range(4)]
+    assert [one.right_axes for one in alone] == ["xyZ", None, None, None]
+    assert {one.axes_state for one in alone[1:]} == {"undecided"} and not alone[3].offset.reliable
+    found = json.loads((tmp_path / "run/check.json").read_text())["recordings"]
+    assert [(one["axes"], one["axes_state"]) for one in found] == [("xyZ", "wrong")] * 4
+    lines = [line for line in out.splitlines() if ": the axes are wrong: --imu-axes xyZ fixes them" in line]
+    assert [line.partition(":")[0] for line in lines] == [f"{k}.mp4" for k in range(4)]
+    assert "\naxes: 4 wrong\n" in out and "3 of 4 recordings have a reliable offset" in out
+
+
+def test_recordings_of_one_camera_that_disagree_end_a_run(camera, tmp_path, capsys):
+    """Before a clip is decoded, until the table says that they differ; another rate is another camera."""
+    for name, source, turn, rate in (
+        ("right", 0, [-1, -1, 1], 1),
+        ("other", 0, [-1, -1, 1], 1.02),
+        ("short", 1, 1, 1.04),
+    ):
+        shutil.copy(camera / f"{source}.mp4", tmp_path / f"{name}.mp4")
+        head, *rows = (camera / f"{source}.csv").read_text().splitlines()
+        table = np.array([row.split(",") for row in rows], float)
+        table[:, 4:] *= turn
+        grid = np.arange(0, table[-1, 0], np.diff(table[:, 0]).mean() / rate)
+        columns = [grid, *(np.interp(grid, table[:, 0], column) for column in table.T[1:])]
+        write_table(tmp_path / f"{name}.csv", head.split(","), np.column_stack(columns).round(5).tolist())
+    table = tmp_path / "t.csv"
+
+    def write(second, axes=""):
+        rows = [(camera / "0.mp4", 0, 2, "a", "train", axes), (tmp_path / f"{second}.mp4", 0, 2, "b", "test", "")]
+        write_table(table, "video start stop label split imu_axes".split(), rows)
+
+    write("right")
+    for words in (["check", str(table)], ["train", str(table), *SMALL.split(), "--out", str(tmp_path / "run")]):
+        assert cli.main(words) == 1
+        said = capsys.readouterr()
+        assert "0.mp4: --imu-axes xyZ; right.mp4: right as they are" in said.err and "column imu_axes" in said.err
+        assert " ".join(said.out.split()).count("the axes are undecided: the recordings of its camera disagree") == 2
+        assert not (tmp_path / "run" / "store").exists()
+    write("right", "xyZ")
+    assert run(capsys, "check", table).count(": the axes look right") == 2
+    write("other")
+    out = run(capsys, "check", table)
+    assert "0.mp4: the axes are wrong: --imu-axes xyZ" in out and "other.mp4: the axes look right" in out
+    assert out.endswith("\naxes: 1 wrong, 1 ok\n")
+    out = run(capsys, "check", camera / "0.mp4", tmp_path / "other.mp4", tmp_path / "short.mp4")
+    assert out.endswith("\naxes: 1 wrong, 1 ok, 1 undecided\n")
+    write("short")
+    assert run(capsys, "check", table).endswith(
+        "\naxes: 1 wrong, 1 undecided\n  if one camera recorded all: --imu-axes xyZ\n"
+    )
 
 
 @pytest.mark.parametrize(

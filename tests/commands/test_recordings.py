@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
-from unittest import mock
 
 import mine
 import numpy as np
@@ -30,7 +29,8 @@ from egodistill.commands import cli
 from egodistill.datasets import contradictions
 from egodistill.experiments import behaviour, synthetic
 from egodistill.imu import IMU_READERS
-from egodistill.recordings import READERS
+from egodistill.recordings import READERS, checks
+from egodistill.recordings.offset import Offset
 from egodistill.support import own
 
 
@@ -264,7 +264,8 @@ def test_check_and_transcode(sample_data, tmp_path, capsys):
     video.rename(video.with_name("P01_101.MP4"))
     asked = ["check", world.annotations, "--root", world.root, "--no-offset"]
     rows = run(capsys, *asked).splitlines()
-    assert len(rows) == 1 + len({s.video for s in data.read_epic_kitchens(world.annotations, world.root)})
+    count = len({s.video for s in data.read_epic_kitchens(world.annotations, world.root)})
+    assert sum("MP4 " in row for row in rows) == count and rows[-1] == f"axes: {count} undecided"
     gopro = sample_data / "gopro" / "max-heromode.mp4"
     copy = tmp_path / "copies" / "max-heromode.mp4"
     out = run(capsys, "transcode", gopro, "--out", copy.parent, "--short-side", 64)
@@ -418,8 +419,10 @@ def films(tmp_path_factory) -> Path:
 def test_check_takes_the_rows_of_a_table_as_prepare_does(films, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(films)
     write_table(tmp_path / "t.csv", ("video", "start", "stop", "label"), [(films / "walk.mp4", 0, 4, "a")])
-    (beside,) = [line for line in run(capsys, "check", tmp_path / "t.csv", "--no-offset").splitlines() if "mp4" in line]
-    (alone,) = [line for line in run(capsys, "check", "walk.mp4", "--no-offset").splitlines() if "mp4" in line]
+    beside, alone = (
+        next(line for line in run(capsys, "check", one, "--no-offset").splitlines() if "mp4 " in line)
+        for one in (tmp_path / "t.csv", "walk.mp4")
+    )
     assert beside.split()[1:] == alone.split()[1:] and "no IMU" not in beside
     (tmp_path / "neon").mkdir()
     for name in ("imu.csv", "world_timestamps.csv", "scene.mp4"):
@@ -499,10 +502,10 @@ def test_offsets_written_by_hand_stay(films, tmp_path, monkeypatch, capsys):
     found = {"walk.mp4": 0.3, "cook.mp4": 0.31}
 
     def check(recording, **options):
-        offset = mock.Mock(reliable=True, seconds=found[recording.video])
-        return mock.Mock(problem=None, offset=offset, right_axes=None, row=lambda: recording.video)
+        offset = Offset(found[recording.video], 0.9, 0.1, None, None, (), np.zeros((2, 3)))
+        return checks.Check(recording.video, offset=offset)
 
-    monkeypatch.setattr(egodistill.recordings.checks, "check", check)
+    monkeypatch.setattr(checks, "check", check)
     out = run(capsys, "check", "walk.mp4", "cook.mp4", "--out", table)
     assert out.splitlines()[-1] == f"{table}: 2 of 2 recordings have a reliable offset"
     header, walk, cook = "video,imu_offset,#measured", "walk.mp4,0.300,0.300", "cook.mp4,0.310,0.310"
@@ -525,7 +528,7 @@ def test_offsets_written_by_hand_stay(films, tmp_path, monkeypatch, capsys):
     run(capsys, "check", "cook.mp4", "--out", table, "--overwrite")
     assert table.read_text().split() == [header, cook]
     table.write_text('video,imu_offset\n"a.mp4,1\nb.mp4,2\n')
-    monkeypatch.setattr(egodistill.recordings.checks, "check", lambda *given, **options: pytest.fail("measured"))
+    monkeypatch.setattr(checks, "check", lambda *given, **options: pytest.fail("measured"))
     assert cli.main(["check", "cook.mp4", "--out", str(table)]) == 1
     assert f"{table}, row 2: the cell in column video goes on in the next row" in capsys.readouterr().err
 
@@ -556,8 +559,8 @@ def one_segment(folder, **more):
 def test_an_offset_is_added_to_that_of_a_table(films, tmp_path, monkeypatch, capsys):
     table = one_segment(tmp_path, video=films / "walk.mp4", imu=films / "walk.csv", imu_offset=0.1)
     seen: list[data.Recording] = []
-    found = mock.Mock(problem=None, offset=None, row=str)
-    monkeypatch.setattr(egodistill.recordings.checks, "check", lambda one, **options: (seen.append(one), found)[1])
+    found = checks.Check("walk.mp4")
+    monkeypatch.setattr(checks, "check", lambda one, **options: (seen.append(one), found)[1])
     run(capsys, "check", table, "--imu-offset", "0.25", "--imu-axes", "XZy")
     assert seen[0].imu_offset == pytest.approx(0.35) and seen[0].imu_axes == "XZy"
 

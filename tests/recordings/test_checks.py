@@ -11,15 +11,15 @@ import av
 import numpy as np
 import pytest
 from painted import with_zeros, write_video
-from panned import FOCAL, RATE, files_of, gyroscope, pan
+from panned import FOCAL, RATE, angle, files_of, gyroscope, pan
 
-from egodistill import DataError, data
+from egodistill import DataError, cameras, data
 from egodistill.commands import cli
 from egodistill.datasets.annotations import Segment, with_imu_offsets
 from egodistill.experiments import behaviour
 from egodistill.imu import read_imu
 from egodistill.recordings import checks
-from egodistill.recordings.offset import Axes, Offset
+from egodistill.recordings.offset import Hand, Offset, Rates, axes_of
 from egodistill.video import probe
 
 
@@ -208,34 +208,115 @@ def test_the_report_says_where_gravity_points(panned, tmp_path, accel, words):
     )
     found = checks.check(panned, ego4d_csv(tmp_path / "imu.csv", 1000 * stamps, rates, accel + noise), offset=False)
     report = " ".join(found.report().split())
-    noted = "the axes may be wrong" in " ".join(found.row().split())  # where the picture cannot tell, gravity can
+    noted = "the axes may be wrong" in " ".join(found.axes_row().split())  # where the picture cannot tell, gravity can
     assert noted == ("wrong" in words)
     assert re.search(words.removesuffix("$"), report) and re.search(r"gravity: 9\.8\d m/s2", report)
     assert "gyroscope: 194.6 samples per second, 1 gaps, the longest 0.21 s" in report
-    assert report.endswith("Neither axes nor clock can be determined: the picture was not compared with the gyroscope.")
+    assert found.camera[3] == pytest.approx(198, rel=1e-3)
+    said = "The axes are undecided: the picture was not compared with the gyroscope"
+    assert said in report and report.endswith("; so is the clock.")
 
 
-def test_other_recordings_of_a_wearer_settle_undecided_axes():
-    """The best turn there must be that of each sure recording of the wearer, read with the same axes."""
+def filmed(name, seconds=8.0, turn="XYZ", *, hand=1, reader="csv", device="", given="gopro", rate=200.0, clock=True):
+    """The check of a made-up recording; `turn` makes its axes those of the camera, `hand` is that of its gravity."""
+    rng = np.random.default_rng(len(name))
+    t = np.arange(0, seconds, 1 / 25)
+    turns = np.stack([angle(t, k) for k in range(3)], 1)
+    shifts = turns[:, [2, 0]] * (300, -300) + rng.normal(0, 5, (len(t), 2))
+    turns = (turns + rng.normal(0, 0.02, turns.shape)) @ cameras.turn_matrix(turn)
+    rates = Rates(t, shifts, turns, 0 * turns, np.ones(len(t)))
+    offset = Offset(0.0, 0.9, 0.2, None if clock else "it hardly turns", None, (), np.ones((2, 3)))
+    return checks.Check(
+        name,
+        width=128,
+        gyro=checks.SensorCheck(rate, 1 / rate, 1.0, 0, 0.0),
+        imu_axes=given,
+        offset=offset,
+        axes=axes_of([rates]) if clock else None,
+        rates=(rates,),
+        hand=Hand(9, 1.0, 1.0, hand * 0.9),
+        camera=(reader, device, given, rate),
+        mean_accel=tuple(np.array([0, 0, 9.8]) @ cameras.turn_matrix(turn)),
+    )
 
-    def check(turn, reason=None, axes="gopro"):
-        found = Axes(turn, {turn: 0.9, "zYX": 0.6, "XYZ": 0.1}, 80, 0.9, (90.0, 90.0), reason)
-        return checks.Check("walk.mp4", axes=found, imu_axes=axes)
 
-    unsure = check("YZX", "too few turns")
-    settled = checks.settle_axes([check("YZX"), unsure, unsure, unsure], ["a", "a", "b", None])
-    assert [one.right_axes for one in settled] == ["YZX", "YZX", None, None]
-    assert settled[1].notes == settled[0].notes and "--imu-axes YZX fixes them" in settled[1].notes[-1]
-    for other in (check("XYZ"), check("zYX"), check("YZX", axes="xyZ"), checks.Check("broken.mp4", problem="no video")):
-        first, second = checks.settle_axes([other, unsure], ["a", "a"])
-        assert first is other and second is unsure
-    assert checks.settle_axes([check("YZX"), check("zYX"), unsure], ["a"] * 3)[2] is unsure
+def test_a_camera_has_one_decision():
+    """That of its recordings together: of halves that tell nothing, and of those without a clock."""
+    short = [filmed(f"{k}.mp4", 2.0, "YZX") for k in range(3)]
+    unsure = filmed("still.mp4", turn="YZX", clock=False)
+    found, disagreements = checks.by_camera([*short, unsure])
+    assert [one.axes_state for one in [*short, unsure]] == ["undecided"] * 4 and not disagreements
+    assert [(one.axes_state, one.right_axes) for one in found] == [("wrong", "YZX")] * 4
+    assert "--imu-axes YZX fixes them" in found[3].notes[-1] and "samples of 6 s of video" in found[3].verdict()
+    assert "the clock is undecided: it hardly turns" in found[3].verdict()
+    for other in ({"rate": 203.0}, {"given": "xyZ"}, {"device": "B"}, {"reader": "mine"}):
+        apart = [*short, filmed("apart.mp4", 2.0, "YZX", **other)]
+        assert [one.axes_state for one in checks.by_camera(apart)[0]] == ["wrong"] * 3 + ["undecided"]
+    others = [filmed(f"{k}.mp4", 3.0) for k in range(5)]  # the rest points elsewhere, and is no more certain together
+    found, disagreements = checks.by_camera([filmed("sure.mp4", turn="YZX"), *others])
+    assert {one.axes_state for one in found} == {"undecided"} and "XYZ fits best" in found[0].verdict()
+    assert not disagreements
+    broken = checks.Check("broken.mp4", problem="no video")
+    assert checks.by_camera([broken, *short])[0][0] is broken and broken.axes_state is None
+
+
+def test_recordings_of_a_camera_that_disagree_are_named():
+    turned, right, short = filmed("t.mp4", turn="YZX"), filmed("right.mp4"), filmed("short.mp4", 2.0)
+    mirrored = replace(filmed("m.mp4", clock=False), hand=Hand(90, 10.0, 10.0, -9.0))
+    for camera, texts in (
+        ((turned, right, short), ("t.mp4: --imu-axes YZX; ", "right.mp4: right as they are; ")),
+        ((mirrored, short), ("m.mp4, all together: a mirror image; ", "short.mp4: no mirror image")),
+    ):
+        found, (sentence,) = checks.by_camera([*camera, filmed("other.mp4", rate=100.0)])
+        assert all(text in sentence for text in texts) and "column imu_axes" in sentence
+        assert [one.axes_state for one in found] == ["undecided"] * len(camera) + ["ok"]
+        assert {one.right_axes for one in found} == {None}
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ("YXZ", "the columns X and Y are exchanged"),
+        ("XYz", "the sign of column Z is turned"),
+        ("XyZ", "the sign of column Y is turned"),
+        ("yxZ", "two columns are exchanged or one sign is turned"),
+        ("yzx", "two columns are exchanged or one sign is turned"),  # more than one step from a camera's
+    ],
+)
+def test_a_mirror_image_is_no_turn(columns, said):
+    """The picture alone would take it for one of the turns, with certainty."""
+    turn = columns[0] + columns[1].swapcase() + columns[2]
+    found = replace(filmed("m.mp4", turn=turn), hand=Hand(9, 1.0, 1.0, -0.9))
+    accel = np.array([0, 0, 9.8]) @ cameras.turn_matrix(columns)
+    found = replace(found, mean_accel=tuple(accel))
+    assert replace(found, hand=Hand()).axes_state == ("ok" if turn == "XYZ" else "wrong")
+    assert (found.axes_state, found.right_axes) == ("wrong", None)
+    assert "a mirror image" in found.notes[-1] and found.notes[-1].endswith(f"; {said}")
+    assert "correlation -0.90" in found.verdict() and "--imu-axes" not in found.verdict()
+    assert "the sign" not in replace(found, mean_accel=tuple(-accel)).verdict()  # gravity would point up
+    assert "two columns are exchanged or one sign" in replace(found, axes=None).verdict()
+
+
+@pytest.mark.parametrize("swap", [[1, 0, 2], [2, 1, 0]])
+def test_a_mirrored_table_of_real_glasses_is_told(sample, tmp_path, swap):
+    video, right = sample("neon/scene_300p.mp4"), read_imu(sample("neon/imu_ego4d_columns.csv"))
+    accel = np.stack([np.interp(right.gyro_time, right.accel_time, axis) for axis in right.accel.T], 1)
+    table = ego4d_csv(tmp_path / "imu.csv", 1000 * right.gyro_time, right.gyro[:, swap], accel[:, swap])
+    for options in ({}, {"offset": False}):
+        found = checks.check(video, table, **options)
+        assert found.hand.mirrored and found.axes_state == "wrong" and found.right_axes is None
+        assert "a mirror image" in found.verdict()
+    same = checks.check(video, sample("neon/imu_ego4d_columns.csv"), offset=False)
+    assert same.hand.mirrored is False and same.axes_state == "undecided"
+    assert same.camera == (".csv", "", "gopro", pytest.approx(same.gyro.rate, rel=1e-3))
+    own = checks.check(video, sample("neon/imu_ego4d_columns.csv"), imu_axes="glasses")
+    assert own.camera[2] == "glasses" and own.axes_state == "undecided" and "what 'glasses' are" in own.verdict()
 
 
 def test_a_recording_that_tells_nothing_about_axes_says_so(sample_data, tmp_path):
     gopro = checked(str(sample_data / "gopro" / "max-heromode.mp4"))
     assert gopro.axes is None and gopro.rates
-    assert re.match("Neither axes nor clock can be determined: in 10.5 s .* stabilises", gopro.verdict())
+    assert re.match("The axes are undecided: in 10.5 s .* stabilises .*; so is the clock.$", gopro.verdict())
     rng = np.random.default_rng(0)
     wall = np.kron(rng.integers(0, 255, (12, 16, 3)), np.ones((8, 8, 1)))
     pictures = [np.clip(wall + rng.normal(0, 2, wall.shape), 0, 255).astype(np.uint8) for _ in range(8 * RATE)]
@@ -404,6 +485,7 @@ def test_check_of_a_gopro_video(sample_data):
     assert found.problem is None and found.imu == "telemetry" and found.audio
     assert found.gyro.rate == pytest.approx(197.48, abs=0.05) and found.gyro.coverage > 0.99
     assert found.gravity == pytest.approx(9.835, abs=0.001)
+    assert found.camera == ("", "GoPro Max", "gopro", pytest.approx(197.48, abs=0.05)) and found.hand.mirrored is False
     assert found.keyframe_every == pytest.approx(10 * 1001 / 30000, abs=0.01)  # 32 key frames in 315
     assert found.imu_notes == ()
 
@@ -562,7 +644,8 @@ def clock(seconds=0.0, reason=None, drift=None, pixels=0.0):
 
 def leaning(degrees):
     down = math.radians(degrees)
-    return {"gravity": 9.81, "mean_accel": (0.0, 9.81 * math.sin(down), 9.81 * math.cos(down))}
+    accel = (0.0, 9.81 * math.sin(down), 9.81 * math.cos(down))
+    return {"gravity": 9.81, "mean_accel": accel, "gyro": sensor()}
 
 
 def wide(degrees, reason=None):
@@ -599,8 +682,8 @@ def wide(degrees, reason=None):
         (leaning(59), None),
         (
             leaning(61),
-            "gravity is 61 degrees from the picture's vertical; a worn camera seldom leans so far, so the axes may be "
-            "wrong",
+            "the axes are undecided: the picture was not compared with the gyroscope; gravity is 61 degrees from the "
+            "picture's vertical; a worn camera seldom leans so far, so the axes may be wrong",
         ),
         (leaning(61) | {"imu_axes": "glasses"}, None),
         ({"offset": clock(0.049)}, None),

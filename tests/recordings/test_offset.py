@@ -1,9 +1,12 @@
 """Picture motion against the gyroscope: planted lags and drifts are found, and noise is not believed."""
 
+import collections
 import dataclasses
+import importlib.util
 import math
 import tracemalloc
 
+import heads
 import numpy as np
 import panned as panned_world
 import pytest
@@ -12,16 +15,18 @@ from panned import FOCAL, RATE, files_of, gyro_only, gyroscope, pan
 
 from egodistill import DataError, cameras
 from egodistill.experiments import behaviour
-from egodistill.imu import read_imu
+from egodistill.imu import Imu, read_imu
 from egodistill.recordings import clips
 from egodistill.recordings.offset import (
     Excerpt,
+    Hand,
     MotionMeter,
     Rates,
     _drift,
     _turns,
     axes_of,
     estimate_offset,
+    hand_of,
     offset_of,
     rates_of,
     survey,
@@ -397,3 +402,82 @@ def test_axes_are_found_although_clocks_drift(long_pan):
     assert found.pixels_per_radian == pytest.approx((FOCAL, FOCAL), rel=0.05)
     common = axes_of(rates_of(seen, dataclasses.replace(imu, gyro_time=imu.gyro_time + late.seconds)))
     assert common.fits["xyZ"] < found.fits["xyZ"] - 0.02
+
+
+# --- The hand of axes
+
+
+def signed():
+    """The 48 ways to name three axes: permutations with signs, [48, 3, 3]."""
+    return np.concatenate([_turns(), -_turns()])
+
+
+def as_imu(times, accel, gyro):
+    return Imu(times, accel, times, gyro)
+
+
+@pytest.mark.parametrize("way", signed(), ids=cameras.turn_text)
+def test_each_mirror_image_is_told_without_a_picture(way):
+    times, accel, gyro = heads.head(seconds=6.0)
+    found = hand_of(as_imu(times, accel @ way.T, gyro @ way.T))
+    assert found.mirrored == (np.linalg.det(way) < 0) and abs(found.correlation) > 0.9
+    assert found.correlation == pytest.approx(np.linalg.det(way) * hand_of(as_imu(times, accel, gyro)).correlation)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "turn", "correlation", "share", "told"),
+    [
+        (19, 0.1, 0.71, 1.0, True),  # 6 errors of sqrt((1 - r2) / 37) are at 0.702
+        (19, 0.1, 0.69, 1.0, False),
+        (4, 0.1, 0.95, 1.0, True),
+        (3, 0.1, 0.99, 1.0, False),
+        (19, 0.0088, 0.9, 1.0, True),  # half a degree
+        (19, 0.0086, 0.9, 1.0, False),
+        (19, 0.1, 0.9, 0.11, True),  # gravity follows a tenth of the turns
+        (19, 0.1, 0.9, 0.09, False),
+    ],
+)
+def test_a_hand_is_told_from_its_limits_on(pairs, turn, correlation, share, told):
+    expected = pairs * turn**2
+    for sign in (1, -1):
+        both = sign * share * expected
+        found = Hand(pairs, expected, (both / correlation) ** 2 / expected, both)
+        assert found.correlation == pytest.approx(sign * correlation)
+        assert found.mirrored == (sign < 0 if told else None)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_camera_that_stands_has_no_hand(seed):
+    times, accel, gyro = heads.still(seconds=60.0, seed=seed)
+    assert hand_of(as_imu(times, accel, gyro)).mirrored is None
+    for none in (as_imu(times, 0 * accel, gyro), as_imu(times[:1], accel[:1], gyro[:1])):
+        assert hand_of(none).mirrored is None
+    assert hand_of(dataclasses.replace(as_imu(times, accel, gyro), accel_time=times[:0], accel=accel[:0])) == Hand()
+
+
+def test_the_hand_of_a_real_walk_and_of_real_glasses(sample_data, neon, walk):
+    assert hand_of(neon[1]).mirrored is False and hand_of(neon[1]).correlation == pytest.approx(0.92, abs=0.02)
+    assert hand_of(walk[1]).mirrored is False and hand_of(walk[1]).correlation == pytest.approx(0.85, abs=0.02)
+
+
+def test_the_hand_of_a_rendered_wearer(wearer):
+    imu = read_imu(files_of(wearer)[1])
+    assert hand_of(imu).mirrored is False
+    swap = [1, 0, 2]
+    assert hand_of(dataclasses.replace(imu, accel=imu.accel[:, swap], gyro=imu.gyro[:, swap])).mirrored
+
+
+def test_the_hand_of_458_real_recordings(sample_data):
+    """16 hours of heads: none is called mirrored; with two columns exchanged all are, but for at most three."""
+    spec = importlib.util.spec_from_file_location("load", sample_data / "classyglass" / "load.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    counts = {"right": collections.Counter(), "exchanged": collections.Counter()}
+    for _, _, _, samples in module.recordings():
+        times = np.arange(len(samples)) / 100
+        for name, columns in (("right", [0, 1, 2]), ("exchanged", [1, 0, 2])):
+            found = hand_of(as_imu(times, samples[:, columns], samples[:, 3:][:, columns]))
+            counts[name][found.mirrored] += 1
+    assert counts["right"].total() == counts["exchanged"].total() == 458
+    assert counts["right"][True] == counts["exchanged"][False] == 0
+    assert counts["right"][None] <= 3 and counts["exchanged"][None] <= 3
