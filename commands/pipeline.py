@@ -444,7 +444,7 @@ def check(a: argparse.Namespace, segments: data.SegmentList) -> None:
         return
     if changed := sorted(video for video in fresh if measured.get(video)):
         more = f", as have {len(changed) - 1} more recordings" if len(changed) > 1 else ""
-        print(f"{changed[0]}: video or IMU has changed since the last check{more}: all recordings are measured again")
+        print(f"{changed[0]}: video, IMU or its clock has changed since the last check{more}: all recordings are measured again")
     from . import cli
 
     found = recordings.check_recordings(cli.parse([*words, "--out", str(corrections)]))
@@ -457,8 +457,10 @@ def check(a: argparse.Namespace, segments: data.SegmentList) -> None:
 
 
 def signatures_of(recording: data.Recording) -> list[str | None]:
-    """Return the signature of each file that a recording is measured from; None if it is missing."""
-    return [files.signature(file) if Path(file).is_file() else None for file in recording.files]
+    """Return the signature of each file that a recording is measured from, None if it is missing, and of its clock."""
+    clock = (recording.imu_offset, recording.imu_stretch, recording.imu_axes)
+    found = [files.signature(file) if Path(file).is_file() else None for file in recording.files]
+    return found if clock == (0.0, 1.0, "gopro") else [*found, str(clock)]
 
 
 def run_step(words: Sequence[Any]) -> None:

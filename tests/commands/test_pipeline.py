@@ -394,7 +394,7 @@ def test_what_has_changed_is_checked_and_prepared_again_by_a_retry(kitchen, tmp_
     measured.clear()
     write_imu(tmp_path / "0.csv", 0.1)
     out = run(capsys, *words)  # another clock is an edit, and clips that failed are tried again
-    assert "\n0.mp4: video or IMU has changed since the last check: all recordings are measured again\n" in out
+    assert "\n0.mp4: video, IMU or its clock has changed since the last check: all recordings are measured again\n" in out
     assert clocks() == [-0.1, -0.2, -0.3, -0.4] and measured == ["0", "1", "2", "3"]
 
     for late, doubt, clock in ((0.0, None, 0.0), (0.3, None, -0.3), (0.4, "the camera is still", 0.0)):
@@ -448,6 +448,22 @@ def test_recordings_of_one_camera_get_one_frame_of_reference(camera, tmp_path, m
     lines = [line for line in out.splitlines() if ": the axes are wrong: --imu-axes xyZ fixes them" in line]
     assert [line.partition(":")[0] for line in lines] == [f"{k}.mp4" for k in range(4)]
     assert "\naxes: 4 wrong\n" in out and "3 of 4 recordings have a reliable offset" in out
+
+
+def test_a_clock_that_the_table_corrects_is_measured_again(camera, tmp_path, monkeypatch, capsys):
+    """What was measured before comes on top of the table's own, so it would count twice."""
+    step = pipeline.run_step
+    monkeypatch.setattr(pipeline, "run_step", lambda words: step(words) if words[0] == "prepare" else None)
+    imu = np.loadtxt(camera / "0.csv", delimiter=",", skiprows=1)
+    imu[:, 0] -= 0.3
+    write_table(tmp_path / "late.csv", "time ax ay az gx gy gz".split(), imu.round(5).tolist())
+    for offset in (0, 0.3, 0.3):
+        rows = [(camera / "0.mp4", "late.csv", 3 * k, 3 * k + 2, "ab"[k], ("train", "test")[k], offset) for k in (0, 1)]
+        write_table(tmp_path / "t.csv", "video imu start stop label split imu_offset".split(), rows)
+        out = run(capsys, "train", tmp_path / "t.csv", *SMALL.split(), "--workers", 1, "--out", tmp_path / "run")
+        clips = json.loads((tmp_path / "run/store/segments.json").read_text())
+        assert [one["imu_offset"] for one in clips] == pytest.approx([0.3, 0.3], abs=0.03)
+    assert "already checked" in out
 
 
 def test_recordings_of_one_camera_that_disagree_end_a_run(camera, tmp_path, capsys):
