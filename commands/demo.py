@@ -483,8 +483,7 @@ def run_demo(a: argparse.Namespace) -> None:
     print("   `start` is an image encoder trained on the labels, where others take weights of ImageNet")
     named = {kind: kind + "-{seed}" for kind in kinds}
     recipes = {name: demo.teachers[kind] for kind, name in named.items()}
-    options = {"teachers": recipes, "shows_accuracy": not a.quick}
-    bench = benches.Bench(str(out / "store"), str(out), demo.protocol, **options)
+    bench = benches.Bench(str(out / "store"), str(out), demo.protocol, teachers=recipes, shows_accuracy=not a.quick)
     runs = {kind: demo_runs(name, a.seeds, distilled_only=kind != TEACHER) for kind, name in named.items()}
     bench.run([run for some in runs.values() for run in some], a.jobs)
 
@@ -583,9 +582,8 @@ def report_quick(a: argparse.Namespace, bench: benches.Bench, rows: dict[str, li
     tables.report(Table(table.header[:-1], [line[:-1] for line in table.rows]), "demo quick", a.markdown, a.words)
     report_costs(rows[TEACHER])
     store = data.ClipStore(bench.store)
-    clips = " and ".join(f"{len(store.split(split))} for {split}" for split in (bench.train, bench.test))
-    print(f"\nEvery step ran: clips were rendered and decoded ({clips}), {networks} networks trained and evaluated.")
-    print(QUICK_NOTE)
+    clips = " and ".join(f"{len(store.split(split))} {split}" for split in (bench.train, bench.test))
+    print(f"\nEvery step ran: {clips} clips decoded, {networks} networks trained and evaluated.\n{QUICK_NOTE}")
 
 
 def demo_runs(teacher: str, seeds: list[int], distilled_only: bool) -> list[benches.Run]:

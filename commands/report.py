@@ -239,8 +239,7 @@ def data_section(run: Path, plan: dict[str, Any], store: data.ClipStore) -> Mark
     parts = [table(("split", "clips", "recordings", "wearers", "classes", "failed"), rows)]
     notes = [f"warning: {text}" for text in split_warnings(counts)]
     if unknown := sum(clip["wearer"] is None for clip in every):
-        whose = "the column wearer of the table of segments says who wore the camera"
-        notes.append(f"wearer unknown: {counted(unknown, 'clip')}; {whose}, so that intervals are over people")
+        notes.append(f"wearer unknown: {counted(unknown, 'clip')}; name it in the table's column wearer")
     notes += [f"left out: {counted(count, 'segment')}, {why}" for why, count in plan["left_out"].items()]
     notes += [f"failed: {one['id']} at {one['start']:.2f} s: {one['reason']}" for one in store.failures[:SHOWN]]
     notes += [f"{source}: {'; '.join(texts)}" for source, texts in list(store.notes.items())[:SHOWN]]

@@ -134,8 +134,8 @@ def test_a_quick_demo_shows_clips_costs_and_steps_and_no_accuracies(demo, tmp_pa
     for name, row in quick.rows.items():
         assert f"{row['gmacs']:.3f}" in found[name] and f"{row['ms_per_clip']:.2f}" in found[name]
     store = data.ClipStore(demo.out / "store")
-    clips = f"{len(store.split('train'))} for train and {len(store.split('test'))} for test"
-    assert f"Every step ran: clips were rendered and decoded ({clips}), 14 networks trained" in quick.printed
+    clips = f"{len(store.split('train'))} train and {len(store.split('test'))} test clips"
+    assert f"Every step ran: {clips} decoded, 14 networks trained and evaluated." in quick.printed
     (figure,) = drawn
     truths = [axes.get_title() for axes in figure.axes if axes.get_title()]
     assert len(truths) > 3 and all(title.startswith("truth: ") for title in truths)

@@ -142,7 +142,7 @@ def test_the_page_in_a_browser(width, trained, browser):
 def test_the_column_of_the_wearer_is_named_once_where_it_is_missing(tmp_path):
     frames, status = np.zeros((1, 1, 3, 8, 8), np.uint8), {"failed": 0}
     one = {"split": "train", "video": "a/walk.mp4", "label": "walk", "start": 61.5}
-    for wearers, told in (([None, "P1", None], "wearer unknown: 2 clips; the column wearer"), (["P1"], None)):
+    for wearers, told in (([None, "P1", None], "wearer unknown: 2 clips; name it in the table"), (["P1"], None)):
         clips = [one | {"wearer": wearer} for wearer in wearers]
         about = {"counts": {"train": status}, "failures": [], "notes": {}, "names": ["frames_1"]}
         store = SimpleNamespace(clips=clips, read=lambda *given: [frames[0]], **about)
