@@ -470,6 +470,18 @@ def given_at_least(count):
     return f"(() => {{ try {{ return egodistill.stats().given >= {count}; }} catch {{ return false; }} }})()"
 
 
+def lasting(rows):
+    """The labels that lasted in a log, as the page lists them."""
+    tracker, found, began = events.Tracker(), [], next(row["time"] for row in rows if "time" in row)
+    for row in rows:
+        if "reset" in row:
+            tracker = events.Tracker()
+        elif "answer" in row:
+            found += tracker.add(Prediction(row["start"], row["answer"], row["classes"]))
+    about = [(one.start - began, one.stop - began, one.label, 100 * one.score) for one in found]
+    return ["{:.1f} to {:.1f} s · {} · {:.0f} %".format(*one) for one in about[:-11:-1]]
+
+
 def off_film(lines, film, *, crop):
     """The largest distance of a picture of a log from the nearest one of the film, scaled as Python does."""
     shots, rows = film_pictures(film, SIZE, crop).astype(float), [json.loads(line) for line in lines]
@@ -499,10 +511,7 @@ def test_a_camera_and_sensors_give_the_labels_of_python(phone, film, address, pa
         label, score = (row["classes"] or [("–", 0)])[0]
         what = f"{label} · {100 * score:.0f} % · {row['frame_ms'] + row['motion_ms']:.0f} ms"
         assert line == f"{row['answer'] - began:.1f} s · {row['problem'] or what}"
-    tracker = events.Tracker()
-    ended = [one for row in answers for one in tracker.add(Prediction(row["start"], row["answer"], row["classes"]))]
-    about = [(one.start - began, one.stop - began, one.label, 100 * one.score) for one in ended]
-    assert lasted == ["{:.1f} to {:.1f} s · {} · {:.0f} %".format(*one) for one in about[:-11:-1]]
+    assert lasted == lasting(rows)
     last = answers[-1]
     label, score = (last["classes"] or [("–", 0)])[0]
     age = f"picture {last['frame_age'][0]:.1f} s old" if last["frame_age"] else "no picture"
@@ -959,6 +968,25 @@ def test_a_video_with_its_table_gives_the_labels_of_python(browser, address, pai
         lines = browser.until(f"egodistill.log().some((line) => line.includes('reset')) && {ENDED}")
         assert sum('"reset"' in line for line in lines) == 1
         assert compare(pairs["two"], lines).difference < 1e-3
+
+
+@pytest.mark.slow("a browser")
+def test_labels_that_lasted_are_those_of_python_after_a_seek_too(browser, address, folder, pairs):
+    """White pictures, green ones and white ones, at which the student is sure. A seek forgets what has not ended."""
+    times, colours = np.arange(400) / 25, np.array([[255, 255, 255], [0, 255, 128]], np.uint8)
+    pictures = [np.broadcast_to(colours[int(100 <= k < 275)], (SIZE, SIZE, 3)) for k in range(len(times))]
+    write_video(folder / "two.mp4", times, pictures=pictures, **X264)
+    stamps = np.arange(1610) / 100
+    rows = np.column_stack([stamps, np.tile([0, 0, GRAVITY, 0, 0, 0], (len(stamps), 1))])
+    np.savetxt(folder / "two.csv", rows, "%.9g", ",", header="time,ax,ay,az,gx,gy,gz", comments="")
+    browser.open(f"{address}index.html?student=one.onnx&video=two.mp4&imu=two.csv")
+    video = "document.getElementById('video')"
+    browser.until(f"{video}.currentTime > 0 && ({video}.playbackRate = 3)")
+    before = browser.until(f"{ENDED} && {LISTED.format('events')}")
+    browser.run(f"{{ {video}.currentTime = 0; {video}.play(); }}")
+    listed = f"[egodistill.log(), {LISTED.format('events')}]"
+    lines, shown = browser.until(f"{video}.currentTime > 15 && {ENDED} && {listed}")
+    assert shown == lasting([json.loads(line) for line in lines]) and len(shown) > len(before) > 0
 
 
 @pytest.mark.slow("a browser")
