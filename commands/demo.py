@@ -411,6 +411,7 @@ def shortened(demo: Demo) -> Demo:
 
 
 QUICK = shortened(DEMO)
+QUICK_NOTE = "Nothing can be learnt from so few clips in two epochs, so no accuracies are shown."
 TEACHER = "slowfast"
 
 
@@ -450,7 +451,7 @@ def demo_options(parser: argparse.ArgumentParser) -> None:
         f"({', '.join(DEMO.teachers)}; takes hours, the paper's Table 2)",
     )
     parser.add_argument(
-        "--quick", action="store_true", help="test run of about a minute on few clips; accuracies are meaningless"
+        "--quick", action="store_true", help="show in about a minute that every step runs, on few clips: no accuracies"
     )
     text = "initial weights of the image encoders: imagenet, none (random), or a file (default: none)"
     parser.add_argument("--image-weights", metavar="NAME", type=text_or_none, help=text)
@@ -482,15 +483,17 @@ def run_demo(a: argparse.Namespace) -> None:
     print("   `start` is an image encoder trained on the labels, where others take weights of ImageNet")
     named = {kind: kind + "-{seed}" for kind in kinds}
     recipes = {name: demo.teachers[kind] for kind, name in named.items()}
-    bench = benches.Bench(str(out / "store"), str(out), demo.protocol, teachers=recipes)
+    bench = benches.Bench(str(out / "store"), str(out), demo.protocol, teachers=recipes, shows_accuracy=not a.quick)
     runs = {kind: demo_runs(name, a.seeds, distilled_only=kind != TEACHER) for kind, name in named.items()}
     bench.run([run for some in runs.values() for run in some], a.jobs)
 
     rows = {kind: paper.rows(bench, some) for kind, some in runs.items()}
-    report_demo(a, rows, demo.things)
-    found = report_differences(a, bench, runs[TEACHER], f"{'demo quick' if a.quick else 'demo'} differences")
+    found: list[paper.Contrast] = []
     if a.quick:
-        print("This was a quick run: its accuracies are meaningless.")
+        report_quick(a, bench, rows, len(bench.with_dependencies(run for some in runs.values() for run in some)))
+    else:
+        report_demo(a, rows, demo.things)
+        found = report_differences(a, bench, runs[TEACHER], "demo differences")
     about = {"seeds": a.seeds, "quick": a.quick, "bounds": behaviour.bounds(things=demo.things), **run_settings(bench)}
     written = paper.write_rows([row for some in rows.values() for row in some], out / "results", about, found)
     minutes = (time.monotonic() - start_time) / 60
@@ -521,14 +524,15 @@ def draw_demo(
     things: Sequence[str],
     out: Path,
 ) -> None:
-    """Draw the demo's result beside it, with the answers of the models of the first seed."""
-    over = f"95 % intervals over {' '.join(scope(found).split())}" if found else ""
-    heading = over + "; a quick run, whose accuracies are meaningless" * a.quick
+    """Draw the demo's result beside it, with the answers of the models of the first seed; of a quick one, the clips."""
+    if a.quick:
+        rows, runs = [], []
+    over = f"95 % intervals over {' '.join(scope(found).split())}" if found else QUICK_NOTE * a.quick
     limits = {name: 100 * share for name, share in behaviour.bounds(things=things).items() if "sound" not in name}
 
     def draw(path: Path, title: str) -> None:
         clips = showcase.shown_clips(bench, [run for run in runs if run.seed == a.seeds[0]])
-        showcase.draw_showcase(rows, found, clips, path, heading, limits, title)
+        showcase.draw_showcase(rows, found, clips, path, over, limits, title)
 
     draw_beside(a, out, draw)
 
@@ -562,13 +566,24 @@ def make_store(demo: Demo, out: Path) -> list[Segment]:
 
 def report_demo(a: argparse.Namespace, rows: dict[str, list[paper.Row]], things: Sequence[str]) -> None:
     """Print the demo's table, and one of the other teachers if there are any."""
-    section = "demo quick" if a.quick else "demo"
     print("\nTop-1 accuracy (%) on wearers who are not in the training data" + seeds_note(a.seeds))
-    tables.report(cost_table(rows[TEACHER]), section, a.markdown, a.words)
-    report_limits(rows[TEACHER], things)
+    tables.report(cost_table(rows[TEACHER]), "demo", a.markdown, a.words)
+    report_limits(things)
+    report_costs(rows[TEACHER])
     if len(rows) > 1:
         print("\nOther teachers (Table 2 of the paper), top-1 accuracy (%)" + seeds_note(a.seeds))
-        tables.report(teachers_table(rows), f"{section} with all teachers", a.markdown, a.words)
+        tables.report(teachers_table(rows), "demo with all teachers", a.markdown, a.words)
+
+
+def report_quick(a: argparse.Namespace, bench: benches.Bench, rows: dict[str, list[paper.Row]], networks: int) -> None:
+    """Print what a quick run shows: costs, and that each step ran."""
+    table = cost_table([row for some in rows.values() for row in some])
+    print("\nCosts")
+    tables.report(Table(table.header[:-1], [line[:-1] for line in table.rows]), "demo quick", a.markdown, a.words)
+    report_costs(rows[TEACHER])
+    store = data.ClipStore(bench.store)
+    clips = " and ".join(f"{len(store.split(split))} {split}" for split in (bench.train, bench.test))
+    print(f"\nEvery step ran: {clips} clips decoded, {networks} networks trained and evaluated.\n{QUICK_NOTE}")
 
 
 def demo_runs(teacher: str, seeds: list[int], distilled_only: bool) -> list[benches.Run]:
@@ -613,15 +628,20 @@ def teachers_table(rows: dict[str, list[paper.Row]]) -> Table:
     return Table(["teacher", "GMACs", "parameters", "teacher's top-1", "VisOnly-Distill", "EgoDistill"], lines)
 
 
-def report_limits(rows: list[paper.Row], things: Sequence[str]) -> None:
-    """Print the best possible accuracies in the rendered world, and the cost of the same models at the paper's size."""
+def report_limits(things: Sequence[str]) -> None:
+    """Print the best possible accuracies in the rendered world."""
     limits = behaviour.bounds(things=things)
     print(
         f"This world is smaller than those of the README: {len(things)} of {len(behaviour.THINGS)} objects, "
         f"{len(behaviour.verbs_of(things))} of {len(behaviour.VERBS)} verbs.\nThe best possible accuracy here is "
         f"{100 * limits['one frame']:.0f} % from one frame and {100 * limits['one frame and head motion']:.0f} % from "
-        f"one frame and head motion.\n{GMACS_NOTE}"
+        f"one frame and head motion."
     )
+
+
+def report_costs(rows: list[paper.Row]) -> None:
+    """Print what the costs mean, and those of the same models at the paper's size."""
+    print(GMACS_NOTE)
     gmacs = {row.method: row.gmacs for row in rows}
     with torch.device("meta"):  # Counting needs shapes only.
         at_paper_size = {

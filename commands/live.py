@@ -643,7 +643,7 @@ def peak_megabytes() -> float | None:
 
 
 class Output:
-    """Answers, or events, as JSON lines into a pipe and a file, and as one line that is updated in a terminal."""
+    """Answers, or events, as JSON lines into a pipe and a file, and as readable lines in a terminal."""
 
     def __init__(self, *, as_json: bool, tracker: events.Tracker | None, path: Path | None = None) -> None:
         self.path = path  # of a file that gets the JSON lines, too; an earlier one is replaced at the first answer
@@ -666,7 +666,8 @@ class Output:
         self.highest = max([self.highest, *(score for _, score in answer.classes[:1])])
         self.write([answer] if self.tracker is None else self.tracker.add(answer))
         if self.terminal:
-            self.draw(status_line(answer, events.seconds(self.start, answer.stop), share_on, columns()))
+            line = status_line(answer, events.seconds(self.start, answer.stop), share_on, columns())
+            self.print(line) if self.tracker is None else self.draw(line)  # below the events
 
     def finish(self) -> None:
         """Show the last events, and end the line."""

@@ -200,7 +200,7 @@ def clip_figure(
         speed = np.linalg.norm(imu[:, 3:], axis=1)
         times = np.arange(len(speed)) / store.specs["imu"].imu_rate
         parts.append(svg.envelope(times, speed, (0.0, float(times[-1])), "head turns", "rad/s"))
-    return tag("figure", *parts, tag("small", f"{place}, {clip['wearer'] or 'wearer unknown'}"))
+    return tag("figure", *parts, tag("small", place + (f", {clip['wearer']}" if clip["wearer"] else "")))
 
 
 def curves_section(run: Path, plan: dict[str, Any]) -> Markup:
@@ -238,6 +238,8 @@ def data_section(run: Path, plan: dict[str, Any], store: data.ClipStore) -> Mark
         rows.append((split, len(clips), len(videos), len(wearers) or "unknown", classes, status["failed"]))
     parts = [table(("split", "clips", "recordings", "wearers", "classes", "failed"), rows)]
     notes = [f"warning: {text}" for text in split_warnings(counts)]
+    if unknown := sum(clip["wearer"] is None for clip in every):
+        notes.append(f"wearer unknown: {counted(unknown, 'clip')}; name it in the table's column wearer")
     notes += [f"left out: {counted(count, 'segment')}, {why}" for why, count in plan["left_out"].items()]
     notes += [f"failed: {one['id']} at {one['start']:.2f} s: {one['reason']}" for one in store.failures[:SHOWN]]
     notes += [f"{source}: {'; '.join(texts)}" for source, texts in list(store.notes.items())[:SHOWN]]

@@ -140,6 +140,7 @@ class Bench:
         methods: Methods of your own, whose names runs can have.
         device: Device to train on; None: a GPU if there is one.
         progress: Show a progress bar for each training on stderr.
+        shows_accuracy: Print the accuracy of each run.
 
     Raises:
         EgoDistillError: If `every` is not a positive integer, if the protocol changes an unknown method, or if a
@@ -181,6 +182,7 @@ class Bench:
     device: str | None = None
     progress: bool = True
     methods: Sequence[Method] = ()
+    shows_accuracy: bool = True
 
     def __post_init__(self) -> None:
         batches.require_number("every", self.every, 1, whole=True)
@@ -616,7 +618,7 @@ class Bench:
             result |= {"top1": found.top1, "per_class": found.per_class, "segments": len(found.labels)}
             result["confusion"] = found.confusion.tolist()
             result |= outcome_record(found, test)
-            summary = f"top-1 {100 * found.top1:.1f} %"
+            summary = f"top-1 {100 * found.top1:.1f} %" if self.shows_accuracy else "trained and evaluated"
             if gmacs:
                 result["gmacs"] = sum(gmacs) / len(test)
         files.write_json(self.path(run, ".json"), result)

@@ -89,7 +89,7 @@ def draw_showcase(
     Raise ImportError without matplotlib.
 
     Args:
-        rows: Rows of `experiments.rows()`, one for each method.
+        rows: Rows of `experiments.rows()`, one for each method; without any, the clips alone are drawn.
         leads: Differences of `experiments.leads()`.
         clips: Test clips of `shown_clips()`.
         path: The .png to write.
@@ -99,7 +99,11 @@ def draw_showcase(
     """
     rows = sorted(rows, key=lambda row: row.top1)
     methods = [row.method for row in rows[::-1] if all(row.method in clip.said for clip in clips)]
-    with canvas.picture(path, (12, 8), title) as figure:
+    about = f"{len(clips)} test clips, evenly spaced and not picked"
+    with canvas.picture(path, (12, 8 if rows else 4), title) as figure:
+        if not rows:
+            draw_clips(figure, clips, [], f"{heading}\n{about}")
+            return
         parts: Any = figure.subfigures(2, 1, height_ratios=(1.08, 1.1), hspace=0.05)
         canvas.heading(parts[0], heading)
         panels = parts[0].subplots(1, 2, sharey=True, width_ratios=(1.4, 1))
@@ -110,11 +114,19 @@ def draw_showcase(
             axes.grid(axis="x")
             axes.tick_params(axis="y", length=0)
         if clips:
-            canvas.heading(parts[1], f"{len(clips)} test clips, evenly spaced and not picked, and what each model says")
-            columns = parts[1].subplots(3, len(clips), squeeze=False, height_ratios=(4, 1, 3)).T
-            for number, (clip, column) in enumerate(zip(clips, columns, strict=True)):
-                draw_clip(column, clip, methods)
-                column[2].set_yticks(range(len(methods)), methods if number == 0 else [""] * len(methods))
+            draw_clips(parts[1], clips, methods, f"{about}, and what each model says")
+
+
+def draw_clips(part: Any, clips: Sequence[ShownClip], methods: Sequence[str], heading: str) -> None:
+    """Draw clips side by side in a part of a figure, with the answers of methods, if any."""
+    canvas.heading(part, heading)
+    ratios = (4, 1, 3) if methods else (4, 1)
+    columns = part.subplots(len(ratios), len(clips), squeeze=False, height_ratios=ratios).T
+    for number, (clip, (picture, strip, *rest)) in enumerate(zip(clips, columns, strict=True)):
+        draw_clip(picture, strip, clip)
+        for answers in rest:
+            draw_answers(answers, clip, methods)
+            answers.set_yticks(range(len(methods)), methods if number == 0 else [""] * len(methods))
 
 
 def draw_accuracies(axes: Axes, rows: Sequence[Row], limits: Mapping[str, float]) -> None:
@@ -146,14 +158,17 @@ def draw_interval(axes: Axes, number: int, mean: float, ends: tuple[float, float
     axes.annotate(text, (mean, number), (0, 9), textcoords="offset points", ha="center", color=color)
 
 
-def draw_clip(axes: Sequence[Axes], clip: ShownClip, methods: Sequence[str]) -> None:
-    """Draw a clip, one column of the picture: the student's frame, the whole clip, and each answer."""
-    picture, strip, answers = axes
+def draw_clip(picture: Axes, strip: Axes, clip: ShownClip) -> None:
+    """Draw the student's frame of a clip, and the whole clip."""
     picture.imshow(clip.frame.transpose(1, 2, 0))
     picture.set_title(f"truth: {canvas.name(clip.truth, 20)}", loc="center")
     strip.imshow(np.concatenate(np.pad(clip.strip, GAP, constant_values=255), axis=2).transpose(1, 2, 0))
     for panel in (picture, strip):
         panel.axis("off")
+
+
+def draw_answers(answers: Axes, clip: ShownClip, methods: Sequence[str]) -> None:
+    """Draw what each method says about a clip."""
     for number, method in enumerate(methods):
         said = clip.said[method]
         right = said == clip.truth

@@ -107,9 +107,10 @@ class Chromium:
         """The files that were asked for, without those that a policy of the page forbids."""
         return [address for _, address in self.asked if not address.startswith("data:")]
 
-    def open(self, page, fragment="", *, width=1280, height=800):
-        """Open a file or an address on a screen of this size in pixels, and wait until it is loaded."""
+    def open(self, page, fragment="", *, width=1280, height=800, angle=0):
+        """Open a file or an address on a screen of this size in pixels, turned by an angle; wait until it is loaded."""
         about = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        about["screenOrientation"] = {"type": "landscapePrimary" if angle else "portraitPrimary", "angle": angle}
         self.ask("Emulation.setDeviceMetricsOverride", **about)
         self.go("about:blank")  # a page that only gets another fragment would not be loaded
         self.errors, self.asked = [], []
@@ -128,7 +129,7 @@ class Chromium:
         return found["result"].get("value")
 
     def until(self, code):
-        """Wait until an expression is true."""
+        """Wait until an expression is true; return its value, which is read in the same call."""
         return until(lambda: self.run(code))
 
     def press(self, key, shift=False):

@@ -80,10 +80,10 @@ class Served:
         self.process.stdout.close()
 
 
-def film_pictures(film, size):
+def film_pictures(film, size, crop=False):
     """The pictures of a film in the size of a model, [K, 3, size, size]."""
     with av.open(str(film)) as container:
-        return np.stack([Scaler(size)(frame) for frame in container.decode(video=0)])
+        return np.stack([Scaler(size, crop)(frame) for frame in container.decode(video=0)])
 
 
 def camera_switches(film):
@@ -93,23 +93,24 @@ def camera_switches(film):
 
 
 def write_camera(path):
-    """A film for the imitated camera, 320 x 240 at 10 fps: a stripe and a colour that change, and a dark band above."""
+    """A film for the imitated camera, 320 x 240 at 10 fps: a stripe and a colour that change in a frame."""
     with open(path, "wb") as file:
         file.write(b"YUV4MPEG2 W320 H240 F10:1 Ip A1:1 C420\n")
         for k in range(60):
             brightness = np.full((240, 320), 20 + 37 * k % 200, np.uint8)
             brightness[:, 5 * k % 320 :][:, :60] = 235
             brightness[:60] //= 3
+            brightness[:, :40], brightness[:, 280:] = 235, 16
             file.write(b"FRAME\n" + brightness.tobytes())
             file.write(bytes([11 * k % 256]) * (160 * 120) + bytes([29 * k % 256]) * (160 * 120))
     return path
 
 
 class Head:
-    """Imitated sensors of a phone worn upright, while `move()` runs."""
+    """Imitated sensors of a phone worn upright, while `move()` runs; `turned`: to the left, its screen too."""
 
-    def __init__(self, browser):
-        self.browser = browser
+    def __init__(self, browser, turned=False):
+        self.browser, self.turned, self.found = browser, turned, None
         browser.ask("Emulation.setFocusEmulationEnabled", enabled=True)
         for sensor in SENSORS:
             metadata = {"available": True, "maximumFrequency": 200}
@@ -124,15 +125,19 @@ class Head:
             whole = [linear[0], linear[1] + GRAVITY, linear[2]]
             turns = [math.sin(2 * moment), 2 * math.sin(3 * moment + 1), 0.7 * math.sin(5 * moment)]
             for sensor, values in zip(SENSORS, (whole, linear, turns), strict=True):
+                if self.turned:  # its X points up, its Y to the left
+                    values = [values[1], -values[0], values[2]]
                 reading = {"xyz": dict(zip("xyz", values, strict=True))}
                 self.browser.ask("Emulation.setSensorOverrideReadings", type=sensor, reading=reading)
-            if self.browser.run(done):
+            if found := self.browser.run(done):
+                self.found = found
                 break
         return time.monotonic() - began
 
     def move_until(self, done):
-        """Turn until an expression is true."""
+        """Turn until an expression is true; return its value."""
         assert self.move(LIMIT, done) < LIMIT, done
+        return self.found
 
 
 def start(browser):

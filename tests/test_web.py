@@ -15,6 +15,8 @@ import urllib.request
 
 import numpy as np
 import pytest
+import torch
+import torchvision
 from chromium import Chromium
 from painted import STEADY, X264, write_video
 from phone import (
@@ -35,14 +37,14 @@ from phone import (
     start,
     write_camera,
 )
-from streams import samples, student
+from streams import CLIP, samples, student
 from waiting import until
 
 from egodistill import Stream
 from egodistill.cameras import axes_and_turn
 from egodistill.data import IMUError, read_imu
 from egodistill.deploy import events, gates
-from egodistill.deploy.descriptions import instructions
+from egodistill.deploy.descriptions import fingerprint, instructions
 from egodistill.inference import Prediction
 from egodistill.recordings.clips import Imu
 
@@ -102,7 +104,7 @@ def browser():
 
 
 def recording(rate, seconds, seed=0):
-    """Samples in order of arrival, as uneven, late and doubled as they come, and frames at 10 fps."""
+    """Samples in order of arrival, as uneven, late, doubled and lost as they come, and frames at 10 fps."""
     rng = np.random.default_rng(seed)
     times = np.sort((np.arange(round(seconds * rate)) + rng.uniform(0, 0.8, round(seconds * rate))) / rate) + 3.1
     fast = 1 + 2.5 * (np.sin(times / 3) > 0.6)  # bursts of fast turns, which open the gate
@@ -111,6 +113,7 @@ def recording(rate, seconds, seed=0):
     order = np.argsort(np.arange(len(times)) + rng.uniform(0, 0.04 * rate, len(times)), kind="stable")
     order = np.concatenate([order, order[:1]])
     rows = np.column_stack([times, accel, turns])[order]
+    rows = rows[rows[:, 0] % 5 > 0.04]
     moments = (np.arange(round(seconds * 10)) / 10 + 3.07).tolist()
     return rows.tolist(), [(moment, picture(k)) for k, moment in enumerate(moments)]
 
@@ -246,7 +249,7 @@ def test_events_are_those_of_python(browser, address):
         for _ in range(40):
             moment += rng.choice([0.5, 0.5, 0.5, 1.0, 4.0])
             scores = sorted(zip("abc", rng.dirichlet([0.4] * 3).tolist(), strict=True), key=lambda one: -one[1])
-            answers.append(Prediction(moment, moment + 2, [] if rng.random() < 0.1 else scores))
+            answers.append(Prediction(moment, moment + 2, [] if rng.random() < 0.1 else scores[: rng.integers(2, 4)]))
         cases.append([one._asdict() for one in answers])
         wanted.append([list(event) for event in events.events(answers)])
     code = """async (cases) => {
@@ -443,7 +446,11 @@ def check_both(found, path, told):
 # --- The page ---------------------------------------------------------------------------------------------------
 
 TEXT = "document.getElementById('{}').textContent"
-LOGGED = "(() => { try { return egodistill.log().length > 150; } catch { return false; } })()"  # a log is begun late
+LISTED = "[...document.querySelectorAll('#{} li')].map((one) => one.textContent)"
+# A log is begun late.
+LOGGED = "(() => { try { return egodistill.log().length > 150 && egodistill.log(); } catch { return false; } })()"
+SAMPLES = "egodistill.log().filter((line) => 'time' in JSON.parse(line)).length"
+BUTTONS = "...['stop', 'download'].map((id) => document.getElementById(id).disabled)"
 
 
 @pytest.fixture(scope="module")
@@ -458,22 +465,57 @@ def phone(film):
         yield found
 
 
+def given_at_least(count):
+    """An expression: the page has given so many answers. Its log is begun late."""
+    return f"(() => {{ try {{ return egodistill.stats().given >= {count}; }} catch {{ return false; }} }})()"
+
+
+def lasting(rows):
+    """The labels that lasted in a log, as the page lists them."""
+    tracker, found, began = events.Tracker(), [], next(row["time"] for row in rows if "time" in row)
+    for row in rows:
+        if "reset" in row:
+            tracker = events.Tracker()
+        elif "answer" in row:
+            found += tracker.add(Prediction(row["start"], row["answer"], row["classes"]))
+    about = [(one.start - began, one.stop - began, one.label, 100 * one.score) for one in found]
+    return ["{:.1f} to {:.1f} s · {} · {:.0f} %".format(*one) for one in about[:-11:-1]]
+
+
+def off_film(lines, film, *, crop):
+    """The largest distance of a picture of a log from the nearest one of the film, scaled as Python does."""
+    shots, rows = film_pictures(film, SIZE, crop).astype(float), [json.loads(line) for line in lines]
+    pictures = [np.frombuffer(base64.b64decode(row["rgb"]), np.uint8) for row in rows if "frame" in row]
+    return max(np.abs(shots - one.reshape(3, SIZE, SIZE)).mean((1, 2, 3)).min() for one in pictures)
+
+
 @pytest.mark.slow("a browser")
 def test_a_camera_and_sensors_give_the_labels_of_python(phone, film, address, pairs, tmp_path):
     """Each label as Python's on what the page has logged, which `read_imu()` reads, too."""
     head = Head(phone)
     phone.open(f"{address}index.html?student=one.onnx", width=390)
     start(phone)
-    head.move_until("document.getElementById('confidence').value > 0 && egodistill.stats().given >= 20")
-    assert phone.run("crossOriginIsolated") and phone.run(TEXT.format("message")) == ""
-    history = "[...document.querySelectorAll('#history li')].map((one) => one.textContent)"
-    lines, stats, shown = phone.run(f"[egodistill.log(), egodistill.stats(), {history}]")  # of one moment
+    texts = ", ".join(TEXT.format(name) for name in ("label", "detail", "message"))
+    state = (
+        f"{LISTED.format('history')}, {LISTED.format('events')}, {texts}, document.getElementById('confidence').value"
+    )
+    state = f"[egodistill.log(), egodistill.stats(), {state}]"
+    lines, stats, shown, lasted, *now = head.move_until(f"{given_at_least(30)} && {state}")
+    assert phone.run("crossOriginIsolated")
     found = compare(pairs["one"], lines)
     rows = [json.loads(line) for line in lines]
     answers = [row for row in rows if "answer" in row]
-    assert found.answers >= 19 and found.same == found.answers and found.difference < 1e-3
+    assert found.answers >= 29 and len(shown) == 10 and found.same == found.answers and found.difference < 1e-3
+    began = next(row["time"] for row in rows if "time" in row)
     for line, row in zip(shown, answers[::-1], strict=False):
-        assert f" · {row['classes'][0][0]} · {100 * row['classes'][0][1]:.0f} %" in line
+        label, score = (row["classes"] or [("–", 0)])[0]
+        what = f"{label} · {100 * score:.0f} % · {row['frame_ms'] + row['motion_ms']:.0f} ms"
+        assert line == f"{row['answer'] - began:.1f} s · {row['problem'] or what}"
+    assert lasted == lasting(rows)
+    last = answers[-1]
+    label, score = (last["classes"] or [("–", 0)])[0]
+    age = f"picture {last['frame_age'][0]:.1f} s old" if last["frame_age"] else "no picture"
+    assert now == [label, last["problem"] or f"{100 * score:.0f} %, {age}", "", score]
     assert len({row["classes"][0][0] for row in answers if row["classes"]}) > 1
     span = answers[-1]["answer"] - answers[0]["answer"]
     assert stats["looks"] == sum("frame" in row for row in rows) > span / 2  # without its gate, every 4 s
@@ -482,11 +524,7 @@ def test_a_camera_and_sensors_give_the_labels_of_python(phone, film, address, pa
     motion = read_imu(log)
     assert 0.015 < motion.median_steps[0] < 0.018 and motion.accel[:, 2].mean() == pytest.approx(GRAVITY, abs=0.5)
     assert motion.gyro.std(0) == pytest.approx([0.7, 0.5, 1.4], abs=0.15)
-    shots = film_pictures(film, SIZE).astype(float)
-    for row in rows:
-        if "frame" in row:  # the pictures of the camera, but for how they are scaled: colours and rows in order
-            planes = np.frombuffer(base64.b64decode(row["rgb"]), np.uint8).reshape(3, SIZE, SIZE)
-            assert np.abs(shots - planes).mean((1, 2, 3)).min() < 6
+    assert off_film(lines, film, crop=False) < 6  # but for how they are scaled: colours and rows in order
     black = {"rgb": base64.b64encode(bytes(3 * SIZE**2)).decode()}
     blackened = [json.dumps(row | black) if "frame" in row else line for row, line in zip(rows, lines, strict=True)]
     assert compare(pairs["one"], blackened).difference > 1e-2  # the comparison sees a change
@@ -496,7 +534,7 @@ def test_a_camera_and_sensors_give_the_labels_of_python(phone, film, address, pa
 
 @pytest.mark.slow("a browser")
 @pytest.mark.parametrize("width", [390, 1280])
-def test_the_page_fits_a_phone_and_a_screen(phone, address, pairs, width, tmp_path):
+def test_the_page_fits_a_phone_and_a_screen(phone, address, folder, pairs, width, tmp_path):
     head = Head(phone)
     phone.open(f"{address}index.html?student=one.onnx", width=width)
     start(phone)
@@ -506,14 +544,245 @@ def test_the_page_fits_a_phone_and_a_screen(phone, address, pairs, width, tmp_pa
     text = phone.run("document.body.innerText")
     assert "No trained weights are shipped" in text and "neither a real Android phone nor an iPhone" in text
     assert "NaN" not in text and "undefined" not in text
+    assert phone.run(TEXT.format("student")) == f"{named(folder, 'one')}: 7 classes, fp32, 1 frame, {threads(phone)}."
     phone.screenshot(tmp_path / "page.png")
-    phone.run("document.getElementById('pause').click()")
-    count = phone.run("egodistill.log().length")
-    head.move(1)
-    assert phone.run("egodistill.log().length") == count and phone.run(TEXT.format("pause")) == "Continue"
-    phone.run("document.getElementById('pause').click()")
-    head.move_until(f"egodistill.log().length > {count + 150}")
-    assert compare(pairs["one"], phone.run("egodistill.log()")).difference < 1e-3  # across the pause
+
+
+def named(folder, name):
+    """The programs of a pair as the page names them."""
+    files = [folder / f"{name}.{part}.onnx" for part in ("frame", "motion")]
+    return " and ".join(f"{file.name} ({file.stat().st_size / 1e6:.3g} MB)" for file in files)
+
+
+def threads(page):
+    count = page.run("egodistill.threads()")
+    return f"{count} thread" + "s" * (count > 1)
+
+
+@pytest.fixture(scope="module")
+def cropping(folder, pairs):
+    """A student that sees the middle of a picture, "crop"."""
+    from egodistill.deploy import export
+
+    for part in ("frame", "motion"):
+        shutil.copy(folder / f"one.{part}.onnx", folder / f"crop.{part}.onnx")
+        description = json.loads((folder / f"one.{part}.onnx.json").read_text())
+        description["clip_spec"]["crop"] = True
+        description["fingerprint"] = fingerprint(description)
+        (folder / f"crop.{part}.onnx.json").write_text(json.dumps(description))
+    return export.load_pair(folder / "crop.onnx")
+
+
+@pytest.mark.slow("a browser")
+def test_a_student_that_crops_gets_the_middle_as_in_python(phone, film, address, cropping):
+    head = Head(phone)
+    phone.open(f"{address}index.html?student=crop.onnx")
+    start(phone)
+    lines = head.move_until(f"{given_at_least(5)} && egodistill.log()")
+    assert off_film(lines, film, crop=True) < 6 < 10 < off_film(lines, film, crop=False)
+    assert compare(cropping, lines).difference < 1e-3
+
+
+@pytest.mark.slow("a browser")
+@pytest.mark.parametrize("name", ["one", "crop"])
+def test_both_pictures_are_as_the_student_sees_them(browser, address, folder, cropping, walk, name, tmp_path):
+    """A tall picture, red above and blue below: read from the screen."""
+    tall = np.full((96, 48, 3), [40, 160, 40], np.uint8)
+    tall[24:72, :24], tall[:24], tall[72:] = [200, 200, 40], [220, 20, 20], [20, 20, 220]
+    write_video(folder / "tall.mp4", STEADY, pictures=[tall] * len(STEADY), **X264)
+    browser.open(f"{address}index.html?student={name}.onnx&video=tall.mp4&imu=walk.csv")
+    browser.until("document.getElementById('video').ended && document.getElementById('look').dataset.time")
+    browser.run("document.getElementById('video').controls = false")
+    places = "['video', 'look'].map((id) => { const { x, y, width, height } = document.getElementById(id)"
+    places = browser.run(f"{places}.getBoundingClientRect(); return [x, y, width, height].map(Math.round); }})")
+    browser.screenshot(tmp_path / "page.png")
+    page = torchvision.io.decode_image(str(tmp_path / "page.png"), "RGB").numpy().astype(float)
+    now, last = [page[:, y : y + height, x : x + width] for x, y, width, height in places]
+    assert now.shape == last.shape and now.shape[1] == now.shape[2] and np.abs(now - last).mean() < 12
+    red = (last[0] > 180) & (last[1] < 90)
+    assert red.mean() == pytest.approx(0.0 if name == "crop" else 0.25, abs=0.03)
+
+
+@pytest.mark.slow("a browser")
+def test_a_turned_phone_has_the_motion_of_one_that_is_upright(phone, address, pairs, tmp_path):
+    """Its screen is turned, too; and a bar says how much of the motion for the first label is there."""
+    head = Head(phone, turned=True)
+    phone.open(f"{address}index.html?student=one.onnx", width=800, height=390, angle=90)
+    start(phone)
+    lines = head.move_until(f"{given_at_least(5)} && egodistill.log()")
+    (tmp_path / "log.jsonl").write_text("\n".join(lines))
+    motion = read_imu(tmp_path / "log.jsonl")
+    assert motion.accel.mean(0) == pytest.approx([0, 0, GRAVITY], abs=0.6)
+    assert motion.gyro.std(0) == pytest.approx([0.7, 0.5, 1.4], abs=0.25)
+
+
+NUMBERS = ("looks", "adds", "frameMs", "motionMs", "rate", "looked")
+COLOURS = ([221, 51, 51], [34, 170, 34], [51, 136, 255])
+
+
+def drawn_again(page, state):
+    """A list, once the page has drawn its numbers again."""
+    page.run("{ globalThis.MOTION = document.getElementById('motion'); MOTION.width = 1; }")
+    return page.until(f"MOTION.width > 1 && {state}")
+
+
+@pytest.mark.slow("a browser")
+def test_numbers_and_curves_are_those_of_the_log(browser, address, folder, pairs, walk, tmp_path):
+    browser.open(f"{address}index.html?student=one.onnx&video=walk.mp4&imu=walk.csv")
+    browser.until(ENDED)
+    state, before, now = f"[egodistill.log(), {', '.join(map(TEXT.format, NUMBERS))}, MOTION.toDataURL()]", None, [None]
+    while now != before:  # drawn again with the same log
+        before, now = now, drawn_again(browser, state)
+    lines, *shown, drawn = now
+    rows = [json.loads(line) for line in lines]
+    samples = np.array([[row["time"], *row["gyro"]] for row in rows if "time" in row])
+    looks, answers = [row["frame"] for row in rows if "frame" in row], [row for row in rows if "answer" in row]
+    newest, began = samples[-1, 0], next(row.get("time", row.get("frame")) for row in rows[1:])
+    adds = [json.loads((folder / f"one.{part}.onnx.json").read_text())["multiply_adds"] for part in ("frame", "motion")]
+    given = [row for row in answers if row["classes"]]
+    assert all(row["motion_ms"] > 0 and (row["frame_ms"] > 0 or not row["encoded"]) for row in given)
+    a_second = np.array([len(looks), len(answers)]) / (newest - began)
+    took = [
+        [row["frame_ms"] + row["motion_ms"] for row in given if bool(row["encoded"]) == new] for new in (True, False)
+    ]
+    assert shown == [
+        f"{60 * a_second[0]:.0f}",
+        f"{a_second @ adds / 1e6:.0f} million",
+        *(f"{sorted(times)[len(times) // 2]:.0f} ms (median)" for times in took),
+        f"{(samples[:, 0] >= newest - 4).sum() / 4:.0f}",
+        f"the last picture looked at, {newest - looks[-1]:.1f} s ago",
+    ]
+    data = np.frombuffer(base64.b64decode(drawn.partition(",")[2]), np.uint8)
+    picture = torchvision.io.decode_image(torch.from_numpy(data.copy()), "RGB_ALPHA").numpy().astype(float)
+    _, height, width = picture.shape
+    moments = newest - 4 + 4 * (np.arange(width) + 0.5) / width
+    for axis, colour in enumerate(COLOURS):
+        here = (np.abs(picture[:3] - np.array(colour)[:, None, None]).max(0) < 30) & (picture[3] > 200)
+        columns = here.any(0)
+        middle = (here * np.arange(0.5, height)[:, None]).sum(0)[columns] / here.sum(0)[columns]
+        wanted = height / 2 * (1 - np.interp(moments, samples[:, 0], samples[:, 1 + axis]) / 3)
+        assert columns.mean() > 0.5 and np.median(np.abs(middle - wanted[columns])) < 1
+
+
+EVENTS = """(times) => {
+  for (const time of times) {
+    const event = new Event("devicemotion");
+    const [accelerationIncludingGravity, rotationRate] = [{ x: 0, y: 9.8, z: 0 }, { alpha: 0, beta: 0, gamma: 0 }];
+    const about = { timeStamp: 1000 * time, accelerationIncludingGravity, rotationRate };
+    for (const [name, value] of Object.entries(about)) Object.defineProperty(event, name, { value });
+    dispatchEvent(event);
+  }
+  document.getElementById("download").click();
+  return [egodistill.log(), document.getElementById("message").textContent];
+}"""
+
+
+@pytest.mark.slow("a browser")
+def test_a_log_ends_after_ten_minutes(phone, address, pairs):
+    for sensor in SENSORS:
+        phone.ask("Emulation.setSensorOverrideEnabled", enabled=False, type=sensor)
+    phone.open(f"{address}index.html?student=one.onnx")
+    start(phone)
+    phone.until("!document.getElementById('download').disabled && document.getElementById('video').currentTime > 0")
+    now = phone.run("performance.now() / 1000")
+    for first, last, ended in ((0, 580, False), (580, 650, True)):
+        lines, told = phone.run(f"({EVENTS})({[now + second for second in range(first, last, 10)]})")
+        times = [row["time"] - now for row in map(json.loads, lines) if "time" in row]
+        assert max(times) == pytest.approx(600 if ended else 570, abs=12)
+        assert told == (
+            "The log ended after 10 minutes, or 128 MB of pictures; start again for a new one." if ended else ""
+        )
+
+
+BAR = """(() => {
+  const part = (id) => document.getElementById(id);
+  const times = egodistill.log().map((line) => JSON.parse(line)).filter((row) => row.reset || row.time);
+  const since = times.slice(times.findLastIndex((row) => row.reset) + 1).map((row) => row.time);
+  const hidden = [part("collecting").hidden, part("confidence").hidden];
+  return [...hidden, part("collected").value, since.at(-1) - since[0], part("collecting").innerText];
+})()"""
+
+
+@pytest.mark.slow("a browser")
+def test_a_bar_fills_until_the_first_label(browser, address, pairs, walk):
+    browser.open(f"{address}index.html?student=one.onnx")
+    browser.until("!document.getElementById('files').disabled")
+    assert browser.run("document.getElementById('collecting').hidden")
+    choose(browser, walk[0], walk[1])
+    browser.until("document.getElementById('video').ended && document.getElementById('history').children.length > 3")
+    assert browser.until(f"{BAR}[0] && {BAR}")[:2] == [True, False]
+    video = "document.getElementById('video')"
+    browser.run(f"{{ {video}.currentTime = 0; {video}.playbackRate = 0.2; {video}.play(); }}")  # again, slowly
+    browser.until(f"{BAR}[3] > 0.5 && ({video}.pause(), true)")
+    moved = f"Math.abs({BAR}[2] - {BAR}[3] / {CLIP}) < 0.01"
+    *hidden, share, seconds, text = browser.until(f"{video}.paused && {moved} && {BAR}")
+    assert hidden == [False, True] and 0.2 < share < 1 and seconds < CLIP
+    assert text.strip() == "Collecting the 2.1 s of head motion that a label needs"
+    browser.run(f"{{ {video}.playbackRate = 2; {video}.play(); }}")
+    assert browser.until(f"{BAR}[0] && {BAR}")[3] > CLIP - 0.1
+
+
+HELD = "navigator.wakeLock.request = async () => { held++; return { release: () => held-- }; };"
+
+
+@pytest.mark.slow("a browser")
+def test_stop_releases_camera_sensors_and_screen(phone, address, pairs):
+    head = Head(phone)
+
+    def asked():
+        """How often a second the page asks for each sensor."""
+        found = [phone.ask("Emulation.getOverriddenSensorInformation", type=sensor) for sensor in SENSORS]
+        return [one["requestedSamplingFrequency"] for one in found]
+
+    phone.open(f"{address}index.html?student=one.onnx")
+    phone.until("!document.getElementById('start').disabled")
+    phone.run(f"{{ globalThis.held = 0; {HELD} {CAMERAS} }}")
+    assert phone.run(f"[{LIVE}, {BUTTONS}]") == [0, True, True]
+    start(phone)
+    head.move_until(given_at_least(3))
+    assert phone.run(f"[{LIVE}, held, {BUTTONS}]") == [1, 1, False, False] and min(asked()) > 0
+    stopped = f"[{LIVE}, held, {BUTTONS}, document.getElementById('video').srcObject, {SAMPLES}]"
+    *state, count = phone.run(f"(document.getElementById('stop').click(), {stopped})")
+    assert state == [0, 0, True, False, None] and count > 100
+    until(lambda: max(asked()) == 0)
+    phone.run("document.dispatchEvent(new Event('visibilitychange'))")  # a look at another tab
+    lines, *later = phone.run(f"[egodistill.log(), {SAMPLES}, held]")
+    assert later == [count, 0] and compare(pairs["one"], lines).difference < 1e-3  # the log is still there
+    start(phone)
+    newest = max(json.loads(line).get("time", 0) for line in lines)
+    first = "egodistill.log().map((line) => JSON.parse(line)).find((row) => row.time)?.time"
+    again, *state = head.move_until(f"{given_at_least(1)} && {first} > {newest} && [egodistill.log(), {LIVE}, held]")
+    assert compare(pairs["one"], again).answers >= 1 and state == [1, 1] and not phone.errors
+
+
+@pytest.mark.slow("a browser")
+def test_stop_ends_a_video(browser, address, pairs, walk):
+    """And forgets its file."""
+    browser.open(f"{address}index.html?student=one.onnx")
+    choose(browser, walk[0], walk[1])
+    video = "document.getElementById('video')"
+    source = browser.until(f"{video}.currentTime > 0.2 && {video}.src")
+    assert browser.run(f"fetch('{source}').then((found) => found.ok)")
+    browser.run("document.getElementById('stop').click()")
+    state = (
+        f"[{video}.readyState, {video}.videoWidth, document.getElementById('collecting').hidden, {BUTTONS}, {SAMPLES}]"
+    )
+    browser.until(f"{video}.readyState === 0")
+    *found, count = drawn_again(browser, state)
+    assert found == [0, 0, True, True, False] and 30 < count
+    assert browser.run(f"fetch('{source}').catch((error) => error.name)") == "TypeError"
+    choose(browser, walk[0], walk[1])
+    assert browser.until(f"{video}.currentTime > 0 && [{BUTTONS}]") == [False, False]
+
+
+@pytest.mark.slow("a browser")
+def test_stop_before_the_camera_is_open_opens_none(phone, address, pairs):
+    phone.open(f"{address}index.html?student=one.onnx")
+    phone.until("!document.getElementById('start').disabled")
+    phone.run(f"{{ {CAMERAS} }}")
+    phone.run("{ for (const id of ['start', 'stop']) document.getElementById(id).click(); }")
+    phone.until(f"tracks.length === 1 && {LIVE} === 0")
+    assert phone.run(f"[{BUTTONS}, {TEXT.format('message')}]") == [True, True, ""]
 
 
 @pytest.mark.slow("a browser")
@@ -522,8 +791,7 @@ def test_a_download_is_the_log(phone, address, pairs, tmp_path):
     phone.ask("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
     phone.open(f"{address}index.html?student=one.onnx")
     start(phone)
-    phone.until("!document.getElementById('download').disabled")
-    phone.run("document.getElementById('download').click()")
+    phone.until("!document.getElementById('download').disabled && (document.getElementById('download').click(), true)")
     log = tmp_path / "egodistill-log.jsonl"
     until(log.exists)
     header = json.loads(log.read_text().splitlines()[0])
@@ -568,21 +836,34 @@ def test_what_is_missing_is_one_sentence(browser, phone, address, pairs, before,
 
 
 @pytest.mark.slow("a browser")
+def test_what_was_missing_is_not_said_any_more_when_a_camera_opens(phone, address, pairs):
+    phone.open(f"{address}index.html?student=one.onnx")
+    phone.run("globalThis.ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices)")
+    phone.run("{ navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('', 'NotFoundError'); } }")
+    start(phone)
+    assert phone.until(f"{TEXT.format('message')} && [{BUTTONS}]") == [True, True]
+    phone.run("{ navigator.mediaDevices.getUserMedia = ask; }")
+    start(phone)
+    phone.until(f"document.getElementById('video').currentTime > 0 && {TEXT.format('message')} === ''")
+
+
+@pytest.mark.slow("a browser")
 def test_a_camera_that_ends_is_told(phone, address, pairs):
     phone.open(f"{address}index.html?student=one.onnx")
     start(phone)
     phone.until("document.getElementById('video').currentTime > 0")
     track = "document.getElementById('video').srcObject.getVideoTracks()[0]"
     phone.run(f"{{ const track = {track}; track.stop(); track.dispatchEvent(new Event('ended')); }}")
-    assert "The camera has ended" in phone.until(TEXT.format("message"))
+    told, *disabled = phone.until(f"{TEXT.format('message')} && [{TEXT.format('message')}, {BUTTONS}]")
+    assert "The camera has ended" in told and disabled == [True, False]
 
 
 @pytest.mark.slow("a browser")
-def test_plain_http_on_a_phone_is_told(phone, address, pairs):
+def test_plain_http_on_a_phone_is_told(phone, address, folder, pairs):
     phone.open(address.replace("127.0.0.1", "phone.test") + "index.html?student=one.onnx")
     phone.until("!document.getElementById('start').disabled")
     assert "https pages and to localhost only" in phone.run(TEXT.format("message"))
-    assert phone.run(TEXT.format("student")).endswith("7 classes, fp32, 1 frame, 1 thread.")
+    assert phone.run(TEXT.format("student")) == f"{named(folder, 'one')}: 7 classes, fp32, 1 frame, 1 thread."
 
 
 def test_a_student_that_is_not_there_is_told(browser, address):
@@ -660,6 +941,12 @@ def walk(folder):
     return [folder / name for name in ("walk.mp4", "walk.csv", "accl.csv", "gyro.csv")]
 
 
+# The log of a video, once it has ended and some answers are there.
+ENDED = (
+    "document.getElementById('video').ended && document.querySelectorAll('#history li').length > 3 && egodistill.log()"
+)
+
+
 @pytest.mark.slow("a browser")
 @pytest.mark.parametrize("way", ["files", "address"])
 def test_a_video_with_its_table_gives_the_labels_of_python(browser, address, pairs, walk, way, tmp_path):
@@ -668,9 +955,7 @@ def test_a_video_with_its_table_gives_the_labels_of_python(browser, address, pai
     browser.until("!document.getElementById('files').disabled")
     if way == "files":
         choose(browser, walk[0], walk[2], walk[3])
-    browser.until("document.getElementById('video').ended")
-    browser.until("document.getElementById('history').children.length > 3")
-    lines = browser.run("egodistill.log()")
+    lines = browser.until(ENDED)
     (tmp_path / "log.jsonl").write_text("\n".join(lines))
     motion = read_imu(tmp_path / "log.jsonl")
     assert len(motion.accel) > 1150 and len(motion.gyro) > 1150
@@ -680,10 +965,28 @@ def test_a_video_with_its_table_gives_the_labels_of_python(browser, address, pai
     assert not browser.errors and browser.run(TEXT.format("message")) == ""
     if way == "address":  # the server answers ranges, so that a served video can seek
         browser.run("{ const video = document.getElementById('video'); video.currentTime = 1; video.play(); }")
-        browser.until("document.getElementById('video').ended")
-        lines = browser.run("egodistill.log()")
+        lines = browser.until(f"egodistill.log().some((line) => line.includes('reset')) && {ENDED}")
         assert sum('"reset"' in line for line in lines) == 1
         assert compare(pairs["two"], lines).difference < 1e-3
+
+
+@pytest.mark.slow("a browser")
+def test_labels_that_lasted_are_those_of_python_after_a_seek_too(browser, address, folder, pairs):
+    """White pictures, green ones and white ones, at which the student is sure. A seek forgets what has not ended."""
+    times, colours = np.arange(400) / 25, np.array([[255, 255, 255], [0, 255, 128]], np.uint8)
+    pictures = [np.broadcast_to(colours[int(100 <= k < 275)], (SIZE, SIZE, 3)) for k in range(len(times))]
+    write_video(folder / "two.mp4", times, pictures=pictures, **X264)
+    stamps = np.arange(1610) / 100
+    rows = np.column_stack([stamps, np.tile([0, 0, GRAVITY, 0, 0, 0], (len(stamps), 1))])
+    np.savetxt(folder / "two.csv", rows, "%.9g", ",", header="time,ax,ay,az,gx,gy,gz", comments="")
+    browser.open(f"{address}index.html?student=one.onnx&video=two.mp4&imu=two.csv")
+    video = "document.getElementById('video')"
+    browser.until(f"{video}.currentTime > 0 && ({video}.playbackRate = 3)")
+    before = browser.until(f"{ENDED} && {LISTED.format('events')}")
+    browser.run(f"{{ {video}.currentTime = 0; {video}.play(); }}")
+    listed = f"[egodistill.log(), {LISTED.format('events')}]"
+    lines, shown = browser.until(f"{video}.currentTime > 15 && {ENDED} && {listed}")
+    assert shown == lasting([json.loads(line) for line in lines]) and len(shown) > len(before) > 0
 
 
 @pytest.mark.slow("a browser")
@@ -691,7 +994,7 @@ def test_files_that_are_not_a_video_and_a_table_are_told(browser, address, pairs
     (tmp_path / "bad.csv").write_text("moment,x\n1,2\n")
     (tmp_path / "half.csv").write_text("time,ax,ay,az\n1,2,3,4\n2,3,4,5\n")
     for name, shift in (("late", 100), ("early", -100)):
-        rows = np.loadtxt(walk[1], delimiter=",", skiprows=1)
+        rows = np.loadtxt(walk[1], delimiter=",", skiprows=1)[::20]
         rows[:, 0] += shift
         np.savetxt(tmp_path / f"{name}.csv", rows, "%.9g", ",", header="time,ax,ay,az,gx,gy,gz", comments="")
     (tmp_path / "text.mp4").write_text("no video")
@@ -701,9 +1004,9 @@ def test_files_that_are_not_a_video_and_a_table_are_told(browser, address, pairs
         ([walk[0], tmp_path / "half.csv"], "half.csv: fewer than two samples of the gyroscope"),
         (
             [walk[0], tmp_path / "late.csv"],
-            "late.csv: its accelerometer samples are from 100.0 to 106.1 s, but the video",
+            "late.csv: its accelerometer samples are from 100.0 to 106.0 s, but the video",
         ),
-        ([walk[0], tmp_path / "early.csv"], "early.csv: its accelerometer samples are from -100.0 to -93.9 s"),
+        ([walk[0], tmp_path / "early.csv"], "early.csv: its accelerometer samples are from -100.0 to -94.0 s"),
         ([tmp_path / "text.mp4", walk[1]], "text.mp4: this browser cannot play the video"),
     ):
         browser.open(f"{address}index.html?student=one.onnx")
@@ -753,9 +1056,7 @@ def test_a_source_that_fails_leaves_the_present_one(browser, address, pairs, wal
     assert "The camera was refused" in browser.until(TEXT.format("message"))
     choose(browser, tmp_path / "text.mp4", walk[1])
     browser.until(f"{TEXT.format('message')}.includes('cannot play the video')")
-    browser.until("document.getElementById('video').ended")
-    browser.until("document.getElementById('history').children.length > 3")
-    lines = browser.run("egodistill.log()")
+    lines = browser.until(ENDED)
     assert json.loads(lines[0])["source"] == "video" and not any('"reset"' in line for line in lines)
     assert compare(pairs["one"], lines).answers >= 4
 
@@ -770,6 +1071,7 @@ navigator.mediaDevices.getUserMedia = async (wanted) => {
   return media;
 };
 """
+IS_VIDEO = "JSON.parse(egodistill.log()[0]).source === 'video'"
 LIVE = "tracks.filter((track) => track.readyState === 'live').length"
 
 
@@ -781,14 +1083,13 @@ def test_two_taps_on_start_open_one_camera_which_a_video_stops(phone, address, p
     phone.run(f"{{ {CAMERAS} }}")
     phone.run("{ const tap = document.getElementById('start'); tap.click(); tap.click(); }")
     phone.until("tracks.length === 2")
-    head.move_until(LOGGED)
-    times = [json.loads(line).get("time") for line in phone.run("egodistill.log()")]
-    stamps = [moment for moment in times if moment]
-    assert len(stamps) > 60 and len(set(stamps)) == len(stamps) and phone.run(LIVE) == 1
+    lines, live = head.move_until(f"{LOGGED} && [egodistill.log(), {LIVE}]")
+    stamps = [row["time"] for row in map(json.loads, lines) if "time" in row]
+    assert len(stamps) > 60 and len(set(stamps)) == len(stamps) and live == 1
     choose(phone, walk[0], walk[1])
-    head.move_until(f"{LOGGED} && JSON.parse(egodistill.log()[0]).source === 'video'")
-    rows = [json.loads(line) for line in phone.run("egodistill.log()")]
-    assert phone.run(LIVE) == 0 and rows[0]["source"] == "video"
+    lines, live = head.move_until(f"{LOGGED} && {IS_VIDEO} && [egodistill.log(), {LIVE}]")
+    rows = [json.loads(line) for line in lines]
+    assert live == 0 and rows[0]["source"] == "video"
     table = np.loadtxt(walk[1], delimiter=",", skiprows=1)[:, 0]
     assert np.isin([row["time"] for row in rows if "time" in row], table.round(6)).all() and len(rows) > 100
     assert not phone.errors
@@ -801,10 +1102,8 @@ def test_a_camera_that_opens_late_does_not_replace_a_video(phone, address, pairs
     phone.run(f"{{ {CAMERAS} }}")
     start(phone)
     choose(phone, walk[0], walk[1])
-    phone.until("tracks.length === 1")
-    phone.until(f"{LIVE} === 0")
-    phone.until("document.getElementById('video').ended")
-    assert json.loads(phone.run("egodistill.log()")[0])["source"] == "video" and not phone.errors
+    phone.until(f"tracks.length === 1 && {LIVE} === 0")
+    assert phone.until(f"document.getElementById('video').ended && [{IS_VIDEO}]") == [True] and not phone.errors
 
 
 @pytest.mark.slow("a browser")

@@ -158,9 +158,9 @@ class Session {
   scaled(video) {
     const { size, crop } = pair.spec;
     const { videoWidth: width, videoHeight: height } = video;
-    const side = Math.min(width, height);
-    const [w, h] = crop ? [side, side] : [width, height];
-    this.context.drawImage(video, (width - w) / 2, (height - h) / 2, w, h, 0, 0, size, size);
+    const scale = size / Math.min(width, height);
+    const [w, h] = [width, height].map((side) => (crop ? Math.round(side * scale) : size)); // as `Scaler` of video.py
+    this.context.drawImage(video, -((w - size) >> 1), -((h - size) >> 1), w, h);
     const { data } = this.context.getImageData(0, 0, size, size);
     const planes = new Uint8Array(3 * size * size);
     for (let i = 0; i < size * size; i++) {
@@ -187,7 +187,7 @@ class Session {
     } catch (error) {
       if (source?.session === this) {
         say(`The networks failed: ${error.message}`);
-        pause();
+        stop();
       }
     }
     this.busy = false;
@@ -223,9 +223,16 @@ function showNothing() {
   for (const id of ["events", "history"]) part(id).replaceChildren();
   part("label").textContent = "–";
   part("detail").textContent = "\u00A0";
-  part("confidence").value = 0;
+  part("confidence").value = part("collected").value = 0;
+  showCollecting(true);
   part("look").width = 0;
   delete part("look").dataset.time;
+}
+
+/** Show, or no longer, that head motion is collected: the bar takes the place of the confidence. */
+function showCollecting(collects) {
+  part("collecting").hidden = !collects;
+  part("confidence").hidden = collects;
 }
 
 function showAnswer(answer, origin) {
@@ -253,8 +260,10 @@ function median(values) {
 /** Draw head motion and numbers: five times a second while a source runs. */
 function showState() {
   if (!source?.session.recent.length) return;
-  const { rates, times, recent } = source.session;
+  const { rates, times, recent, stream } = source.session;
   const now = recent[recent.length - 1].time;
+  showCollecting(source.running && !rates.answers.length);
+  part("collected").value = (now - (stream.anchor ?? now)) / pair.spec.seconds;
   const looks = rates.perSecond("looks", now);
   const { frame, motion } = pair.multiplyAdds;
   const adds = looks * frame + rates.perSecond("answers", now) * motion;
@@ -289,10 +298,10 @@ function newVideo() {
   return Object.assign(document.createElement("video"), { id: "video", muted: true, playsInline: true, preload: "auto" });
 }
 
-/** Call `use(about)` for each picture of a source, until it is replaced. */
+/** Call `use(about)` for each picture of a source, until it is closed. */
 function eachFrame(from, use) {
   from.video.requestVideoFrameCallback((now, about) => {
-    if (source !== from) return;
+    if (!from.running) return;
     use(about);
     eachFrame(from, use);
   });
@@ -321,43 +330,42 @@ class Camera {
   async start() {
     const { video, session } = this;
     video.srcObject.getVideoTracks()[0].addEventListener("ended", () => {
-      if (source === this) say("The camera has ended. Tap Start to open it again.");
+      if (!this.running) return;
+      stop();
+      say("The camera has ended. Tap Start to open it again.");
     });
     this.phone = new Phone();
     this.listener = (event) => {
-      for (const sample of this.phone.read(event, screen.orientation?.angle ?? 0)) {
-        if (!video.paused) session.addSample(sample);
-      }
+      for (const sample of this.phone.read(event, screen.orientation?.angle ?? 0)) session.addSample(sample);
     };
     addEventListener("devicemotion", this.listener);
     setTimeout(() => {
-      if (source === this && session.origin === null) say(NO_MOTION);
+      if (this.running && session.origin === null) say(NO_MOTION);
     }, 1000 * WAIT);
     this.keepAwake();
     await video.play();
     eachFrame(this, (about) => {
       // Chromium has the time of the exposure; elsewhere that of the call is the nearest.
-      if (!video.paused) session.addFrame((about.captureTime ?? performance.now()) / 1000, video);
+      session.addFrame((about.captureTime ?? performance.now()) / 1000, video);
     });
   }
 
   /** Ask that the screen stays on. A browser forgets it when the page is hidden. */
   async keepAwake() {
+    if (!this.running) return;
     const lock = await navigator.wakeLock?.request("screen").catch(() => null);
-    if (source === this) this.lock = lock;
+    if (this.running) this.lock = lock;
     else lock?.release();
   }
 
+  /** Release camera, sensors and screen. */
   close() {
+    this.running = false;
     removeEventListener("devicemotion", this.listener);
     for (const track of this.video.srcObject?.getTracks() ?? []) track.stop();
     this.video.srcObject = null;
     this.lock?.release();
-  }
-
-  play() {
-    this.session.reset();
-    return this.video.play();
+    this.lock = null;
   }
 }
 
@@ -407,35 +415,34 @@ class Film {
 
   close() {
     const { src } = this.video;
+    this.running = false;
     this.video.onseeking = null;
     this.video.removeAttribute("src");
     this.video.load(); // else it plays on
     URL.revokeObjectURL(src);
-  }
-
-  play() {
-    return this.video.play();
   }
 }
 
 /** Put a source in the place of the present one once it opens, unless another was asked for meanwhile. */
 async function use(fresh) {
   opening = fresh;
-  say("");
+  part("stop").disabled = false;
   try {
     await fresh.open();
     if (fresh !== opening) return fresh.close();
     source?.close();
     source = fresh;
+    source.running = true;
     part("video").replaceWith(fresh.video);
     showNothing();
     say("");
-    part("pause").disabled = part("download").disabled = false;
-    part("pause").textContent = "Pause";
+    part("download").disabled = false;
     await fresh.start();
   } catch (error) {
     if (fresh !== source) fresh.close(); // the present one stays
-    if (fresh === opening) say(error.message);
+    if (fresh !== opening) return;
+    say(error.message);
+    part("stop").disabled = !source?.running;
   }
 }
 
@@ -455,20 +462,22 @@ async function openFiles(files) {
   }
 }
 
-function pause() {
-  source.video.pause();
-  part("pause").textContent = "Continue";
+/** Release what a source uses, also one that is opening. What it has shown and logged stays. */
+function stop() {
+  opening = null;
+  source?.close();
+  showCollecting(false);
+  part("stop").disabled = true;
 }
 
 // --- The page ------------------------------------------------------------------------------------------------------
 
 part("start").addEventListener("click", () => use(new Camera()));
-part("files").addEventListener("change", (event) => openFiles([...event.target.files]));
-part("pause").addEventListener("click", () => {
-  if (!source.video.paused) return pause();
-  source.play();
-  part("pause").textContent = "Pause";
+part("files").addEventListener("change", ({ target }) => {
+  openFiles([...target.files]);
+  target.value = ""; // else the same files cannot be chosen again
 });
+part("stop").addEventListener("click", stop);
 part("download").addEventListener("click", () => {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([source.session.log.lines().join("\n"), "\n"], { type: "application/jsonl" }));
@@ -507,7 +516,10 @@ async function main() {
   const { numThreads } = ort.env.wasm; // one where a page is not isolated; serve.py does it
   const counts = [[pair.spec.frames, "frame"], [numThreads, "thread"]].map(([n, what]) => `${n} ${what}${n === 1 ? "" : "s"}`);
   const names = pair.classNames ? `${pair.classNames.length} classes` : "classes without names";
-  part("student").textContent = `Student ${pair.student}: ${[names, pair.precision, ...counts].join(", ")}.`;
+  const files = pair.files.map(({ name, bytes }) => `${name} (${Number((bytes / 1e6).toPrecision(3))} MB)`);
+  part("student").textContent = `${files.join(" and ")}: ${[names, pair.precision, ...counts].join(", ")}.`;
+  part("needed").textContent = pair.spec.seconds.toFixed(1);
+  part("pictures").classList.toggle("crop", Boolean(pair.spec.crop));
   part("start").disabled = part("files").disabled = false;
   if (!isSecureContext) say(INSECURE);
   const given = ["video", "imu"].map((key) => query.get(key)).filter(Boolean);

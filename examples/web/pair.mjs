@@ -21,10 +21,11 @@ export async function openPair(ort, address) {
   const [frame, motion] = [await describe(files[0]), await describe(files[1])];
   check(frame, motion, files);
   const options = { executionProviders: ["wasm"], graphOptimizationLevel: "all" };
-  const sessions = [];
+  const [sessions, sizes] = [[], []];
   for (const file of files) {
     // One after the other: a phone may lack the memory for both at once.
     const program = new Uint8Array(await (await get(file, EXPORT)).arrayBuffer());
+    sizes.push(program.length);
     const made = ort.InferenceSession.create(program, options);
     sessions.push(await made.catch((error) => fail(`${file}: not a program that runs here: ${error.message}. ${AGAIN}`)));
   }
@@ -41,6 +42,7 @@ export async function openPair(ort, address) {
     spec,
     classNames,
     student,
+    files: files.map((name, k) => ({ name, bytes: sizes[k] })),
     precision,
     multiplyAdds: { frame: frame.multiply_adds, motion: motion.multiply_adds },
     // Inputs are copied: where onnxruntime-web works in a worker, it takes their buffers away.

@@ -67,7 +67,7 @@ def test_demo_reports_each_model(demo):
     """results.json has its schema, its numbers are those of the files, the table has them all."""
     rows, about = demo.rows, demo.results["about"]
     assert set(rows) == set(STAGES) - {"start", "stage 1"}
-    assert about["seeds"] == [0, 1] and about["quick"] is True
+    assert about["seeds"] == [0, 1] and about["quick"] is False
     both = "1 frame + IMU"
     inputs = {"EgoDistill": both, "VisIMU": both, "teacher": "16 frames"}
     test = data.ClipStore(demo.out / "store").split("test")
@@ -94,7 +94,7 @@ def test_demo_reports_each_model(demo):
             f"{mean(top1):.1f} ± {stdev(top1):.1f}",
         ]
         assert re.search(rf"(?m)^{' +'.join(map(re.escape, cells))}$", table), (cells, table)
-    assert "deviation of 2 seeds" in table and "its accuracies are meaningless" in table
+    assert "deviation of 2 seeds" in table
     # The costs at the paper's size, and the definition beside them.
     assert "SlowFast 8x8 R50 (34.6 M parameters): 50.31 GMACs" in table
     assert "EgoDistill, ResNet-18, one frame (20.6 M parameters): 1.86 GMACs" in table
@@ -119,6 +119,28 @@ def test_demo_draws_its_result(demo):
         found = inference.evaluate(load(file_of(demo.out, run.method, 0)), test, precision="fp32", progress=False)
         best = found.scores.argmax(1)[rows]  # each segment of the demo has one clip
         assert [clip.said[run.method] for clip in clips] == [test.class_names[number] for number in best]
+
+
+def test_a_quick_demo_shows_clips_costs_and_steps_and_no_accuracies(demo, tmp_path, drawn):
+    demo = demo.copied(tmp_path / "out")
+    file_of(demo.out, "VisOnly", 0).with_suffix(".json").unlink()  # it is evaluated again
+    quick = Demo(demo.out, "0,1", "--quick")
+    assert quick.results["about"]["quick"] is True and quick.calls == []
+    assert re.search(r"\[1/1\] seed-0/visonly-n1.*\n    trained and evaluated \(", quick.printed)
+    trained = quick.printed[quick.printed.index("\n3. Train") :]
+    assert "%" not in trained and "top-1" not in trained
+    lines = [line.split() for line in quick.printed[quick.printed.index("\nCosts\n") :].splitlines()]
+    found = {line[0]: line for line in lines if line and line[0] in quick.rows}
+    for name, row in quick.rows.items():
+        assert f"{row['gmacs']:.3f}" in found[name] and f"{row['ms_per_clip']:.2f}" in found[name]
+    store = data.ClipStore(demo.out / "store")
+    clips = f"{len(store.split('train'))} train and {len(store.split('test'))} test clips"
+    assert f"Every step ran: {clips} decoded, 14 networks trained and evaluated." in quick.printed
+    (figure,) = drawn
+    truths = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    assert len(truths) > 3 and all(title.startswith("truth: ") for title in truths)
+    assert len(figure.axes) == 2 * len(truths) and not any(axes.texts for axes in figure.axes)
+    assert "no accuracies are shown" in figure.get_suptitle()
 
 
 def test_demo_given_again_redoes_nothing_and_says_the_same(demo, tmp_path):

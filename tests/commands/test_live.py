@@ -615,16 +615,33 @@ def terminal(monkeypatch):
 
 
 @posix_only
-def test_a_terminal_has_one_line_that_fits(tmp_path, kitchen, files, capsys, monkeypatch):
-    """As wide as the terminal."""
-    words = of_kitchen(kitchen, files, *calm_imu(tmp_path), "--fast")
+def test_a_terminal_has_a_line_for_each_answer_and_json_on_demand(tmp_path, kitchen, files, capsys, monkeypatch):
+    """As wide as the terminal. A file gets all digits."""
+    out = tmp_path / "answers.jsonl"
+    words = [*of_kitchen(kitchen, files, *calm_imu(tmp_path), "--fast"), "--out", out, "--overwrite"]
     with terminal(monkeypatch) as (_, shown):
         assert cli.main(["live", *map(str, words)]) == 0, capsys.readouterr().err
-    lines = shown.decode().removesuffix("\r\n").split("\r")
-    assert lines[0] == "" and len(lines) > 5 and "\n" not in "".join(lines)
-    assert {len(line) for line in lines[1:]} == {99}
-    pattern = r" +\d+\.\d\d s  \w+ +\d\.\d\d  frame +\d\.\d\d s  lag +\d\.\d\d s  delay +\d+ ms  camera on 100 %"
-    assert re.fullmatch(pattern, lines[-1]), lines[-1]
+    lines, answers = shown.decode().split("\r\n"), [json.loads(line) for line in out.read_text().splitlines()]
+    assert lines.pop() == "" and len(lines) == len(answers) > 5 and {len(line) for line in lines} == {99}
+    for line, row in zip(lines, answers, strict=True):
+        label, score = row["classes"][0] if row["classes"] else ("", 0.0)
+        pattern = rf" +{row['stop'] - answers[0]['start']:.2f} s  {label} +{score:.2f}"
+        pattern += rf"  frame +{max(row['frame_age']):.2f} s  lag +\d\.\d\d s  delay +\d+ ms  camera on 100 %"
+        assert re.fullmatch(pattern, line), line
+    with terminal(monkeypatch) as (_, shown):
+        assert cli.main(["live", *map(str, words), "--json"]) == 0, capsys.readouterr().err
+    assert [json.loads(line)["classes"] for line in shown.decode().splitlines()] == [row["classes"] for row in answers]
+
+
+@posix_only
+def test_a_terminal_has_events_above_the_newest_answer(tmp_path, kitchen, files, capsys, monkeypatch):
+    words = of_kitchen(kitchen, files, *calm_imu(tmp_path), "--fast", "--events", "--event-start", "0.1")
+    with terminal(monkeypatch) as (_, shown):
+        assert cli.main(["live", *map(str, words)]) == 0, capsys.readouterr().err
+    lines = shown.decode().split("\r\n")
+    event = re.compile(r"(^|\r) +\d+\.\d\d to \d+\.\d\d s  \w+ \d\.\d\d$")
+    assert len(lines) > 1 and all(event.search(line) for line in lines[:-1])
+    assert lines[0].count("\r") > 5  # one line that is updated
 
 
 def test_an_empty_end_is_an_error_that_says_why(kitchen, files, capsys, tmp_path, monkeypatch):

@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from commandline import run
 
@@ -135,6 +137,21 @@ def test_the_page_in_a_browser(width, trained, browser):
     assert clocks.index("time stamps. Corrected: its clock is moved by +0.500 s.") < clocks.index("good.mp4")
     assert "Corrected: its clock is moved by +0.010 s, and its axes are turned by XZy." in clocks
     assert clocks.count("Corrected") == 2 and "egodistill train " in clocks
+
+
+def test_the_column_of_the_wearer_is_named_once_where_it_is_missing(tmp_path):
+    frames, status = np.zeros((1, 1, 3, 8, 8), np.uint8), {"failed": 0}
+    one = {"split": "train", "video": "a/walk.mp4", "label": "walk", "start": 61.5}
+    for wearers, told in (([None, "P1", None], "wearer unknown: 2 clips; name it in the table"), (["P1"], None)):
+        clips = [one | {"wearer": wearer} for wearer in wearers]
+        about = {"counts": {"train": status}, "failures": [], "notes": {}, "names": ["frames_1"]}
+        store = SimpleNamespace(clips=clips, read=lambda *given: [frames[0]], **about)
+        page = report.data_section(tmp_path, {"left_out": {}}, store)
+        assert page.count("wearer unknown") == bool(told) and (told or "walk") in page
+        said = {"said": 0, "label": 0, "score": 0.5}
+        figures = [str(report.clip_figure(said, store, 0, clip, ["walk"])) for clip in clips]
+        for wearer, figure in zip(wearers, figures, strict=True):
+            assert f"<small>walk.mp4 1:02{', P1' if wearer else ''}</small>" in figure
 
 
 def test_what_an_earlier_plan_left_is_not_on_the_page(trained, tmp_path, capsys):
