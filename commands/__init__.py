@@ -14,6 +14,7 @@ options       what commands share, without torch
 pictures      what commands draw beside their results
 pages         the page and the subtitles of `predict`
 outputs       what --out may replace
+results       what an evaluation is worth: its rivals, and whether anything was learnt
 settings      options made from the settings of a stage; model files
 """
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         pipeline as pipeline,
         recordings as recordings,
         report as report,
+        results as results,
         settings as settings,
         training as training,
     )
@@ -43,7 +45,7 @@ else:
     __getattr__, __dir__ = hand_on(
         __name__,
         dict.fromkeys(
-            "cli demo inputs interrupts live models options outputs pages pictures pipeline recordings report "
+            "cli demo inputs interrupts live models options outputs pages pictures pipeline recordings report results "
             "settings training".split(),
             (),
         ),

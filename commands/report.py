@@ -12,7 +12,6 @@ import argparse
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,9 @@ from ..support.tables import counted
 from ..support.version import __version__
 from .outputs import BESIDE
 from .recordings import split_warnings
+from .results import Result, read_result
 
-__all__ = ["COMMANDS", "CORRECTIONS", "note_plan", "read_plan", "write_report"]
+__all__ = ["COMMANDS", "CORRECTIONS", "findings", "note_plan", "read_plan", "read_results", "write_report"]
 
 MODELS = {"student": "student", "frames-alone": "frames alone", "labels-alone": "labels alone"}  # {file: name}
 TRAINED = {"teacher": "teacher", "imu": "stage 1", **MODELS}
@@ -41,6 +41,7 @@ TRAINED = {"teacher": "teacher", "imu": "stage 1", **MODELS}
 CURVES = {"loss": ("loss", 1), "top1": ("top-1 in training (%)", 100), "matching": ("clips matched to IMU (%)", 100)}
 PLAN, FORMAT, CORRECTIONS = "train.json", "egodistill run 1", "offsets.csv"  # files of a folder of `train`
 SHOWN, MATRIX = 12, 30  # clips of each list; classes up to which the whole confusion matrix is shown
+QUICK = "few epochs, and only a part of many segments: a first answer, not what these recordings can give"
 FEWEST_WEARERS, FEWEST_SEGMENTS = 5, 30  # from which on there is an interval
 STYLE = """
 table { border-collapse: collapse; margin: 6px 0 }
@@ -52,38 +53,16 @@ td, th { padding: 3px 10px 3px 0; text-align: left; vertical-align: top; white-s
 """
 
 
-@dataclass(frozen=True)
-class Result:
-    """What a model answered on the test segments.
-
-    Attributes:
-        name: Such as "frames alone".
-        numbers: The content of the file that `egodistill evaluate --out` wrote.
-    """
-
-    name: str
-    numbers: dict[str, Any]
-
-    @property
-    def answers(self) -> list[dict[str, Any]]:
-        """Return the answer on each segment; none without labels."""
-        return self.numbers.get("answers", [])
-
-    @property
-    def right(self) -> np.ndarray:
-        """Return which segments are right, float [S], in %."""
-        return 100.0 * np.array([one["said"] == one["label"] for one in self.answers])
-
-    def of_wearers(self, values: np.ndarray) -> dict[str, float]:
-        """Return the mean of values [S] of each wearer that is known."""
-        wearers = [one["wearer"] for one in self.answers]
-        known = dict.fromkeys(sorted({*wearers} - {""}))
-        return {name: float(values[[one == name for one in wearers]].mean()) for name in known}
+def by_wearer(result: Result, values: np.ndarray) -> dict[str, float]:
+    """Return the mean of values [S] of each wearer that is known."""
+    wearers = [one["wearer"] for one in result.answers]
+    known = dict.fromkeys(sorted({*wearers} - {""}))
+    return {name: float(values[[one == name for one in wearers]].mean()) for name in known}
 
 
 def with_interval(result: Result, values: np.ndarray, unit: str, sign: str = "") -> str:
     """Return the mean of values [S] with its 95 % interval over wearers or segments, or with "too few"."""
-    wearers, mean = result.of_wearers(values), f"{values.mean():{sign}.1f} {unit}"
+    wearers, mean = by_wearer(result, values), f"{values.mean():{sign}.1f} {unit}"
     for what, numbers, fewest in (
         ("wearers", np.array([*wearers.values()]), FEWEST_WEARERS),
         ("segments, so it says nothing about other people", values, FEWEST_SEGMENTS),
@@ -101,30 +80,39 @@ def with_interval(result: Result, values: np.ndarray, unit: str, sign: str = "")
 # Sections
 
 
-def results_section(results: Sequence[Result], taught: bool) -> Markup:
-    """Return accuracies, and what the first model gains over each other one; `taught`: it has a teacher."""
-    if not results:
-        return tag("p", "Nothing is evaluated yet.")
-    parts = []
+def findings(results: Sequence[Result], quick: bool = False) -> list[tuple[str, str]]:
+    """Return (of what, text) of all that came out, as the page and the last lines of `train` show it.
+
+    Args:
+        results: What the models answered; the others are compared with the first one.
+        quick: Whether it is a run of --quick.
+    """
+    found = [("--quick", QUICK)] * quick
     for one in results:
         if one.answers:
-            text = with_interval(one, one.right, "% of the test segments are right")
-            parts.append(tag("p", tag("b", f"{one.name}: "), text))
+            found.append((one.name, with_interval(one, one.right, "% of the test segments are right")))
+            found += [("note", one.doubt)] * bool(one.doubt)
         if agreement := one.numbers.get("agreement"):
             count, share = agreement["clips"], 100 * agreement["top1"]
             words = f"{share:.1f} % of {count} test clips without labels get the answer of {agreement['teacher']}"
-            few = "" if count >= FEWEST_SEGMENTS else " (too few to say more)"
-            parts.append(tag("p", tag("b", f"{one.name}: "), words + few))
-    first = results[0]
-    for other in results[1:] if first.answers else []:
-        if [one["id"] for one in other.answers] == [one["id"] for one in first.answers]:
-            gain = with_interval(first, first.right - other.right, "points", "+")
-            parts.append(tag("p", f"{first.name} minus {other.name}: {gain}"))
+            found.append((one.name, words + ("" if count >= FEWEST_SEGMENTS else " (too few to say more)")))
+    for first, *others in [results] if results else []:
+        found += [(name, f"{share:.1f} %") for name, share in first.rivals.items()]
+        for other in others if first.answers else []:
+            if [one["id"] for one in other.answers] == [one["id"] for one in first.answers]:
+                gain = with_interval(first, first.right - other.right, "points", "+")
+                found.append((f"{first.name} minus {other.name}", gain))
+    return found
+
+
+def results_section(results: Sequence[Result], taught: bool, quick: bool = False) -> Markup:
+    """Return what came out; `taught`: the first model has a teacher."""
+    parts = [tag("p", tag("b", f"{name}: "), text) for name, text in findings(results, quick)]
     if len(results) == 1 and taught:
-        both = "on frames alone and on labels alone" if first.answers else "on frames alone"
+        both = "on frames alone and on labels alone" if results[0].answers else "on frames alone"
         advice = f"`egodistill train --baselines` also trains it {both}, to compare."
         parts.append(tag("p", tag("small", advice)))
-    return Markup("".join(parts))
+    return Markup("".join(parts if results else [*parts, tag("p", "Nothing is evaluated yet.")]))
 
 
 def classes_section(result: Result) -> Markup:
@@ -134,7 +122,7 @@ def classes_section(result: Result) -> Markup:
     rows = sorted((result.numbers["per_class"][names[k]], names[k], count) for k, count in counts.items())
     shares = [(name, share, f"{100 * share:.0f} % of {count}") for share, name, count in rows]
     parts = [svg.bars(shares, "accuracy by class", 1)]
-    if wearers := result.of_wearers(result.right):
+    if wearers := by_wearer(result, result.right):
         parts.append(tag("h3", "By wearer"))
         rows = sorted((share, name) for name, share in wearers.items())
         parts.append(svg.bars([(name, share, f"{share:.0f} %") for share, name in rows], "accuracy by wearer", 100))
@@ -280,7 +268,7 @@ def note_plan(run: Path, command: str, steps: Sequence[str], about: dict[str, An
         run: The folder.
         command: The command as it was typed.
         steps: The commands that it runs.
-        about: What else it says: "segments", their fingerprint, and "left_out", {reason: number of segments}.
+        about: What else it says: "segments", their fingerprint, "left_out", {reason: number of segments}, and "quick".
     """
     place = Place.of(run)
     plan = {"format": FORMAT, "command": command, "folder": place.cwd, "run": place.home, "steps": list(steps), **about}
@@ -305,12 +293,15 @@ def is_planned(plan: dict[str, Any], name: str) -> bool:
 
 
 def read_results(run: Path, plan: dict[str, Any]) -> Iterator[Result]:
-    """Yield the results of the plan, without those that are older than their model."""
+    """Yield the results of the plan, without those that are older than their model.
+
+    Args:
+        run: The folder.
+        plan: Its plan.
+    """
     for stem, name in MODELS.items():
-        path, model = run / f"{stem}.test.json", run / f"{stem}.pt"
-        if path.exists() and is_planned(plan, path.name) and model.exists():
-            if path.stat().st_mtime >= model.stat().st_mtime:
-                yield Result(name, files.read_json(path))
+        if is_planned(plan, f"{stem}.test.json") and (result := read_result(run / f"{stem}.pt", name)):
+            yield result
 
 
 def write_report(run: Path) -> Path:
@@ -326,7 +317,7 @@ def write_report(run: Path) -> Path:
     files.check_output(out, [], ours=[BESIDE["html"][1].format("report").encode()])
     results = list(read_results(run, plan))
     taught = any(shlex.split(step)[1] == "distill" for step in plan["steps"])
-    parts = {"Result": results_section(results, taught)}
+    parts = {"Result": results_section(results, taught, plan.get("quick", False))}
     store = data.ClipStore(run / "store", unfinished=True) if (run / "store" / "store.json").exists() else None
     if results and results[0].answers and store is not None:
         parts["By class"] = classes_section(results[0])
