@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,38 +55,31 @@ class Result:
         found[f"always {names[counts.argmax()]!r}, the most frequent class"] = 100 * counts.max() / counts.sum()
         return found | {f"chance, one of {counted(len(names), 'class')}": 100 / len(names)}
 
-    @property
+    @functools.cached_property
     def doubt(self) -> str:
-        """Return a sentence if the answers do not show that anything was learnt, and from how much; else "".
+        """Return a sentence if the answers do not show that anything useful was learnt, and from how much; else "".
 
-        Answers that do not depend on the clip are right with at most the share of the most frequent class. Those that
-        would be right as often by chance (exact binomial, segments taken as independent) do not show more.
+        What was learnt shows if the same answers in a random order are right as often with a probability of at most
+        `LUCK` (a permutation test, which takes segments as independent).
         """
         table = np.array(self.numbers.get("confusion") or [[0]])  # [C, C]
-        counts, said, right = table.sum(1), table.sum(0), int(table.trace())
-        total, most = int(counts.sum()), int(counts.max())
-        if not total or at_least(right, total, most / total) <= LUCK:
+        label, said = np.repeat(np.argwhere(table), table[table > 0], axis=0).T  # [S] each
+        right, count, most = int((label == said).sum()), len(label), int(table.sum(1).max())
+        shuffle = np.random.default_rng(0).permutation
+        luck = np.mean([True, *((shuffle(said) == label).sum() >= right for _ in range(999))])
+        if not count or (luck <= LUCK and right > most):
             return ""
-        names = [repr(name) for name in self.numbers["class_names"]]
+        best = repr(self.numbers["class_names"][table.sum(1).argmax()])
         who = f"the {self.name}" if self.name in ("student", "teacher") else f"the student of {self.name}"
-        if np.count_nonzero(said) == 1 < np.count_nonzero(counts) and total >= FEWEST:
-            text = f"T{who[1:]} learnt nothing: it answers {names[said.argmax()]} for every segment"
-        else:
-            text = f"The test does not show that {who} learnt anything: always answering {names[counts.argmax()]} is "
-            text += f"right in {most:,} of {counted(total, 'segment')}, {who} in {right:,}"
-            text += ", which may be chance" * (right > most)
+        always = f"always answering {best} is right in {most:,} of {counted(count, 'segment')}, {who} in {right:,}"
+        text = f"T{who[1:]} is no better than one answer for all: {always}"
+        if len({*said}) == 1 < len({*label}) and count >= FEWEST:
+            text = f"T{who[1:]} learnt nothing: it answers {self.numbers['class_names'][said[0]]!r} for every segment"
+        elif luck > LUCK:
+            text = f"The test does not show that {who} learnt anything: {always}, and guesses may reach that"
         if trained := self.numbers.get("trained"):
             text += f". It was trained on {counted(trained['clips'], 'clip')}, {counted(trained['epochs'], 'epoch')}"
         return f"{text}."
-
-
-def at_least(count: int, total: int, share: float) -> float:
-    """Return the probability of `count` or more of `total` independent events of this probability."""
-    if count <= 0 or share >= 1:
-        return 1.0
-    ways = [math.lgamma(total + 1) - math.lgamma(k + 1) - math.lgamma(total - k + 1) for k in range(count, total + 1)]
-    odds, none = math.log(share / (1 - share)), total * math.log(1 - share)
-    return math.fsum(math.exp(way + k * odds + none) for k, way in enumerate(ways, count))
 
 
 def read_result(model: str | os.PathLike, name: str = "student") -> Result | None:
