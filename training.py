@@ -20,7 +20,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
@@ -36,6 +36,7 @@ from .engine.runtime import Precision
 from .support import files
 from .support.errors import DataError, EgoDistillError, NoteWarning
 from .support.names import is_same
+from .support.tables import counted
 
 __all__ = ["History", "Objective", "Training", "TrainingOptions", "fold_seed", "train"]
 
@@ -705,6 +706,8 @@ class TrainingLoop:
         self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
         if self.validation is not None:
             self.history[-1] |= self.validate(self.validation)
+        if self.epoch == self.settings.epochs:
+            self.settle_statistics()
         self.objective.end_epoch(self.history[-1])
         # Before the checkpoint, which may mark the run as finished.
         if self.path is not None and distributed.is_first():
@@ -728,12 +731,7 @@ class TrainingLoop:
         if distributed.is_first():
             sums: dict[str, list[float]] = {}
             self.objective.eval()
-            for batch, _ in batches.read_batches(
-                clips, self.objective.reads, torch.arange(len(clips)), self.settings.batch_size, self.device
-            ):
-                batch["weight"] = torch.ones(len(batch["row"]), device=self.device)
-                with runtime.autocast(self.device, self.settings.precision):
-                    values = self.objective(batch)
+            for values in self.values_on(clips, torch.arange(len(clips))):
                 for name, value in values.items():
                     known = value[~value.isnan()].double()
                     total, count = sums.get(name, (0.0, 0))
@@ -757,6 +755,39 @@ class TrainingLoop:
         if self.epoch == self.settings.epochs:
             checkpoints.load_strictly(self.objective, self.best["weights"], f"epoch {self.best['epoch']}")
         return means
+
+    def values_on(self, clips: Store, rows: Tensor) -> Iterator[dict[str, Tensor]]:
+        """Yield the objective's values on rows of clips, batch by batch."""
+        for batch, _ in batches.read_batches(clips, self.objective.reads, rows, self.settings.batch_size, self.device):
+            batch["weight"] = torch.ones(len(batch["row"]), device=self.device)
+            with runtime.autocast(self.device, self.settings.precision):
+                values = self.objective(batch)
+            yield values
+
+    @torch.no_grad()
+    def settle_statistics(self) -> None:
+        """Compute statistics of batch norms anew from all clips where more than a third of them is that of the start.
+
+        A step keeps nine tenths, so this is done after at most 10 steps; from 12 on it gained nothing (docs/log.md).
+        """
+        rows = epoch_order(len(self.store), self.settings, 0)
+        steps = self.epoch * -(-len(rows) // self.settings.batch_size)
+        norms = [part for part in self.objective.modules() if isinstance(part, runtime.BATCH_NORMS) and part.training]
+        momenta = {norm: norm.momentum for norm in norms if norm.momentum and (1 - norm.momentum) ** steps > 1 / 3}
+        if not momenta:
+            return
+        if self.settings.progress and distributed.is_first():
+            print_once(f"{counted(steps, 'step')}: so few that batch norm takes its statistics anew from all clips.")
+        self.objective.eval()
+        for norm in momenta:
+            norm.train().reset_running_stats()
+            norm.momentum = None  # the mean over all batches
+        for _ in self.values_on(self.store, rows):
+            pass
+        for norm, momentum in momenta.items():
+            norm.momentum = momentum
+        self.objective.train()
+        runtime.keep_frozen_statistics(self.objective)
 
     def save(self) -> None:
         """Write the checkpoint in process 0. Raise EgoDistillError if weights are infinite or NaN."""

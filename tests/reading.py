@@ -97,3 +97,13 @@ def image(address) -> np.ndarray:
     """The picture in an address of a JPEG, uint8 [3, H, W]."""
     with av.open(io.BytesIO(base64.b64decode(address.removeprefix("data:image/jpeg;base64,")))) as file:
         return next(file.decode(video=0)).to_ndarray(format="rgb24").transpose(2, 0, 1)
+
+
+def lanes(drawn) -> dict[str, np.ndarray]:
+    """{name: (start, stop, height from 0 to 1) of each bar, in shares of the width} of a picture of lanes."""
+    found = {}
+    for name, (path, size) in zip(texts(drawn), stretch(drawn), strict=True):
+        boxes = re.findall(r"M([\d.e+-]+) 1v-([\d.e+-]+)h([\d.e+-]+)V1z", path.get("d"))
+        left, height, width = np.array(boxes, float).reshape(-1, 3).T
+        found[name] = np.stack([left / size[0], (left + width) / size[0], height / size[1]], 1)
+    return found
