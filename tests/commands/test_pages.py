@@ -366,6 +366,13 @@ def test_links_are_relative(video, page, link, tmp_path, monkeypatch):
     assert pages.video_source(tmp_path / video, (tmp_path / page).parent) == link
 
 
+def test_a_small_video_lies_in_the_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(pages, "EMBEDDED", 10)
+    for size, start in ((9, "data:video/mp4;base64,"), (10, "a.mp4")):
+        (tmp_path / "a.mp4").write_bytes(bytes(size))
+        assert pages.video_source(tmp_path / "a.mp4", tmp_path).startswith(start)
+
+
 def test_subtitles_are_joined_and_escaped(tmp_path):
     best = ["a", "a", "b", None, "b", "a --> <b> & c", "two\nlines"]
     clips = [Prediction(1.5 * k, 1.5 * k + 2, [(name, 0.5)] if name else []) for k, name in enumerate(best)]

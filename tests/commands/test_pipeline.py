@@ -72,6 +72,8 @@ def test_the_steps_depend_on_teacher_labels_and_splits():
     assert plain[1] == "egodistill distill o/store --num-frames 2 --preset spectrum --out o/student.pt"
     own = planned("t.csv --out o --architecture i3d --quick --epochs 9")
     assert own[0].endswith("--clip-frames 32 --clip-size 256")  # those of the network
+    for given, taken in (("frames 8", "frames 8 --clip-size 256"), ("size 64", "frames 32 --clip-size 64")):
+        assert planned(f"t.csv --out o --architecture i3d --clip-{given}")[0].endswith(f"--clip-{taken}")
     quick = "--schedule cosine --warmup-epochs 0.5 --learning-rate 0.001"
     assert own[1].endswith(f" i3d {quick} --epochs 9 --out o/teacher.pt")  # not two numbers of epochs
     assert planned("t.csv --out o", split="train") == [

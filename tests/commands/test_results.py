@@ -29,6 +29,7 @@ def test_one_answer_for_all_segments_is_told():
     )
     alone = result((3, 0, 0), (4, 0, 0), (2, 0, 0), name="frames alone")
     assert alone.doubt == "The student of frames alone learnt nothing: it answers 'cut' for every segment."
+    assert " learnt nothing" in result((2, 0, 0), (2, 0, 0), (2, 0, 0)).doubt
     for few in (((1, 0, 0), (2, 0, 0), (2, 0, 0)), ((9, 0, 0), (0, 0, 0), (0, 0, 0))):  # which may be luck, or right
         assert result(*few).doubt.startswith("The test does not show that the student learnt anything: always")
 
