@@ -52,6 +52,8 @@ CHANGEABLE_SETTINGS = (
     "sync_batch_norm",
 )
 
+FEW_STEPS = 10  # the statistics of the start have a third of the weight then; from 12 on nothing was gained
+
 History = list[dict[str, float]]
 Schedule = Literal["step", "cosine"]
 
@@ -766,28 +768,23 @@ class TrainingLoop:
 
     @torch.no_grad()
     def settle_statistics(self) -> None:
-        """Compute statistics of batch norms anew from all clips where more than a third of them is that of the start.
-
-        A step keeps nine tenths, so this is done after at most 10 steps; from 12 on it gained nothing (docs/log.md).
-        """
+        """Compute the statistics of batch norms anew from all clips after few steps, which keep nine tenths each."""
         rows = epoch_order(len(self.store), self.settings, 0)
         steps = self.epoch * -(-len(rows) // self.settings.batch_size)
-        norms = [part for part in self.objective.modules() if isinstance(part, runtime.BATCH_NORMS) and part.training]
-        momenta = {norm: norm.momentum for norm in norms if norm.momentum and (1 - norm.momentum) ** steps > 1 / 3}
-        if not momenta:
+        norms = [one for one in self.objective.modules() if isinstance(one, runtime.BATCH_NORMS) and one.training]
+        if steps > FEW_STEPS or not norms:
             return
         if self.settings.progress and distributed.is_first():
             print_once(f"{counted(steps, 'step')}: so few that batch norm takes its statistics anew from all clips.")
+        momenta = [norm.momentum for norm in norms]
         self.objective.eval()
-        for norm in momenta:
+        for norm in norms:
             norm.train().reset_running_stats()
             norm.momentum = None  # the mean over all batches
         for _ in self.values_on(self.store, rows):
             pass
-        for norm, momentum in momenta.items():
+        for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-        self.objective.train()
-        runtime.keep_frozen_statistics(self.objective)
 
     def save(self) -> None:
         """Write the checkpoint in process 0. Raise EgoDistillError if weights are infinite or NaN."""

@@ -14,7 +14,6 @@ options       what commands share, without torch
 pictures      what commands draw beside their results
 pages         the page and the subtitles of `predict`
 outputs       what --out may replace
-results       what an evaluation is worth: its rivals, and whether anything was learnt
 settings      options made from the settings of a stage; model files
 """
 
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
         pipeline as pipeline,
         recordings as recordings,
         report as report,
-        results as results,
         settings as settings,
         training as training,
     )
@@ -45,7 +43,7 @@ else:
     __getattr__, __dir__ = hand_on(
         __name__,
         dict.fromkeys(
-            "cli demo inputs interrupts live models options outputs pages pictures pipeline recordings report results "
+            "cli demo inputs interrupts live models options outputs pages pictures pipeline recordings report "
             "settings training".split(),
             (),
         ),

@@ -58,7 +58,7 @@ from .options import (
 )
 from .pages import write_prediction, write_subtitles
 from .pictures import draw_beside, plot_option
-from .results import FORMAT, Result, read_result
+from .report import EVALUATION, Result, read_result
 from .settings import (
     GMACS_NOTE,
     chosen_teacher,
@@ -122,7 +122,7 @@ def run_evaluate(a: argparse.Namespace) -> None:
     store = open_split(a.store, a.split)
     model = load_student(a.student, a.own) if a.student else load_teacher(a.teacher_file)
     report_precision(a.precision, a.device)
-    numbers: dict[str, Any] = {"format": FORMAT, "class_names": store.class_names}
+    numbers: dict[str, Any] = {"format": EVALUATION, "class_names": store.class_names}
     unlabelled = np.asarray(store.labels) < 0
     if not unlabelled.all():
         given = store.select(~unlabelled) if unlabelled.any() else store
@@ -132,8 +132,7 @@ def run_evaluate(a: argparse.Namespace) -> None:
             numbers["trained"] = {"clips": trained["about"].get("clips", 0), "epochs": len(trained["history"])}
         numbers |= evaluate_labelled(a, model, labelled)
         result = Result("student" if a.student else "teacher", numbers)
-        rivals = "; ".join(f"{name}: {share:.1f} %" for name, share in result.rivals.items())
-        print(tables.printable(rivals), *filter(None, [result.doubt]), sep="\n")
+        print(tables.printable("; ".join(map(": ".join, result.rivals))), *filter(None, [result.doubt]), sep="\n")
     if unlabelled.any() and numbers["class_names"] != store.class_names:
         left_out = tables.counted(int(unlabelled.sum()), "clip")
         print(f"note: left out {left_out} without a label, because a teacher in this store has other classes")

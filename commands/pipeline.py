@@ -44,7 +44,7 @@ from .options import (
 )
 from .outputs import check_outputs
 from .recordings import NO_LABELS, read_segments, require_training, segment_options
-from .report import CORRECTIONS, PLAN, findings, note_plan, read_plan, read_results, write_report
+from .report import CORRECTIONS, PLAN, note_plan, read_plan, write_report
 from .settings import add_fields, apply_options, device_option, flag, load_teacher, preset_option
 from .training import name_value, new_teacher, teacher_clip
 
@@ -305,10 +305,7 @@ def run_train(a: argparse.Namespace) -> None:
             run_step(step.words)
         note_plan(run, *typed, about)
         page = write_report(run)
-    print()
-    for name, text in findings([*read_results(run, read_plan(run))], a.quick):
-        print(tables.printable(f"{name}: {text}"))
-    print(f"The page about it: {page}")
+    print(f"\n{page}")
     turned = {one["axes"] for one in files.read_json(run / "check.json")["recordings"]} if a.check else {None}
     axes = next(iter(turned)) if len(turned) == 1 else None  # of a camera whose axes were corrected in all recordings
     given = [*(["--imu-axes", axes] if axes else []), *words_of(a, "zero_accel")]

@@ -27,7 +27,7 @@ from ..engine import batches, checkpoints, runtime
 from ..student import EgoDistill, build_part
 from ..support import files, own
 from .options import positive_int, teachers_in
-from .results import read_result
+from .report import read_result
 
 __all__ = [
     "GMACS_NOTE",

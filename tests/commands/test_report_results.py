@@ -12,26 +12,29 @@ import torch
 from commandline import run
 
 from egodistill import EgoDistill, data
-from egodistill.commands import models, results, settings
+from egodistill.commands import models, report, settings
 
 NAMES = ["cut", "peel", "wash"]
 
 
 def result(*rows, name="student", **more):
-    return results.Result(name, {"confusion": [list(row) for row in rows], "class_names": NAMES, **more})
+    """A result with this confusion matrix."""
+    pairs = [(k, j) for k, row in enumerate(rows) for j, count in enumerate(row) for _ in range(count)]
+    answers = [{"id": "", "wearer": "", "label": k, "said": j, "score": 0.5} for k, j in pairs]
+    return report.Result(name, {"answers": answers, "class_names": NAMES, **more})
 
 
 def test_one_answer_for_all_segments_is_told():
     trained = {"clips": 40, "epochs": 4}
     found = result((3, 0, 0), (4, 0, 0), (2, 0, 0), trained=trained)
     assert found.doubt == (
-        "The student learnt nothing: it answers 'cut' for every segment. It was trained on 40 clips, 4 epochs."
+        "This student learnt nothing: it answers 'cut' for every segment. It was trained on 40 clips, 4 epochs."
     )
-    alone = result((3, 0, 0), (4, 0, 0), (2, 0, 0), name="frames alone")
-    assert alone.doubt == "The student of frames alone learnt nothing: it answers 'cut' for every segment."
+    teacher = result((3, 0, 0), (4, 0, 0), (2, 0, 0), name="teacher")
+    assert teacher.doubt == "This teacher learnt nothing: it answers 'cut' for every segment."
     assert " learnt nothing" in result((2, 0, 0), (2, 0, 0), (2, 0, 0)).doubt
     for few in (((1, 0, 0), (2, 0, 0), (2, 0, 0)), ((9, 0, 0), (0, 0, 0), (0, 0, 0))):  # which may be luck, or right
-        assert result(*few).doubt.startswith("The test does not show that the student learnt anything: always")
+        assert result(*few).doubt.startswith("The test does not show that this student learnt anything: always")
 
 
 def doubted(*rows):
@@ -43,33 +46,35 @@ def test_what_guesses_may_reach_shows_nothing():
     for right in range(11):  # of 20 segments in two halves, answered in halves
         luck = sum(math.comb(10, k) ** 2 for k in range(right, 11)) / math.comb(20, 10)
         found = doubted((right, 10 - right), (10 - right, right))
-        assert abs(luck - 0.025) > 0.01 and found == ("The test does not show that the student" if luck > 0.025 else "")
-    assert doubted((6, 0), (0, 2)) == "The test does not show that the student"  # one order of 28
+        assert abs(luck - 0.025) > 0.01 and found == (
+            "The test does not show that this student" if luck > 0.025 else ""
+        )
+    assert doubted((6, 0), (0, 2)) == "The test does not show that this student"  # one order of 28
     assert doubted((6, 0), (0, 3)) == ""  # one of 84
-    assert doubted((900, 50), (10, 40)) == "The student"  # it tells them apart, and one answer for all is better
+    assert doubted((900, 50), (10, 40)) == "This student"  # it tells them apart, and one answer for all is better
     assert doubted((920, 30), (10, 40)) == ""
 
 
 def test_counts_are_named():
     found = result((3, 1, 0), (2, 2, 0), (1, 1, 1)).doubt
     assert found == (
-        "The test does not show that the student learnt anything: always answering 'cut' is right in 4 of 11 segments, "
-        "the student in 6, and guesses may reach that."
+        "The test does not show that this student learnt anything: always answering 'cut' is right in 4 of 11 "
+        "segments, this student in 6, and guesses may reach that."
     )
     assert result((900, 50), (10, 40)).doubt == (
-        "The student is no better than one answer for all: always answering 'cut' is right in 950 of 1,000 segments, "
-        "the student in 940."
+        "This student is no better than one answer for all: always answering 'cut' is right in 950 of 1,000 segments, "
+        "this student in 940."
     )
-    assert results.Result("student", {"agreement": {}}).doubt == "" and not results.Result("student", {}).rivals
+    assert report.Result("student", {"agreement": {}}).doubt == "" and not report.Result("student", {}).rivals
 
 
 def test_rivals_are_the_teacher_chance_and_the_most_frequent_class():
     found = result((3, 1, 0), (2, 2, 0), (1, 1, 0), teachers={"teacher": 0.5, "x3d": 0.25}).rivals
-    assert {name: round(share, 4) for name, share in found.items()} == {
-        "teacher": 50.0,
-        "teacher x3d": 25.0,
-        "always 'cut', the most frequent class": 40.0,
-        "chance, one of 3 classes": 33.3333,
+    assert dict(found) == {
+        "teacher": "50.0 %",
+        "teacher x3d": "25.0 %",
+        "always 'cut', the most frequent class": "40.0 %",
+        "chance, one of 3 classes": "33.3 %",
     }
 
 
@@ -106,11 +111,11 @@ def test_evaluate_shows_and_writes_what_the_teacher_gets(taught, capsys):
         assert found["class_names"][one["said"]] == names[::-1][mean.argmax()]
         assert one["score"] == pytest.approx(mean.max(), rel=1e-3)
         assert one["wearer"] == store.clips[clips[one["id"]][0]]["wearer"]
-    assert found["trained"] == {"clips": 7, "epochs": 2} and results.Result("student", found).doubt in out
+    assert found["trained"] == {"clips": 7, "epochs": 2} and report.Result("student", found).doubt in out
 
 
 def test_a_student_that_learnt_nothing_is_named_when_it_is_used(taught, capsys):
-    numbers = {"format": results.FORMAT} | result((3, 0, 0), (4, 0, 0), (2, 0, 0)).numbers
+    numbers = {"format": report.EVALUATION} | result((3, 0, 0), (4, 0, 0), (2, 0, 0)).numbers
     told = "learnt nothing: it answers 'cut' for every segment"
     about = Namespace(student="student.pt", words=["egodistill", "predict"])
 
@@ -126,6 +131,6 @@ def test_a_student_that_learnt_nothing_is_named_when_it_is_used(taught, capsys):
     assert said()
     os.utime("student.test.json", (1e9, 1e9))  # of an earlier training
     assert not said()
-    for other in ([1], {"confusion": "mine"}):
+    for other in ([1], {"answers": "mine"}):
         Path("student.test.json").write_text(json.dumps(other))
         assert not said()
