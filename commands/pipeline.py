@@ -304,8 +304,8 @@ def run_train(a: argparse.Namespace) -> None:
             print(f"\n[{number}/{len(titles)}] {step.typed}", flush=True)
             run_step(step.words)
         note_plan(run, *typed, about)
-        page = write_report(run)
-    print(f"\n{page}")
+        found = write_report(run)
+    print(f"\n{found}")
     turned = {one["axes"] for one in files.read_json(run / "check.json")["recordings"]} if a.check else {None}
     axes = next(iter(turned)) if len(turned) == 1 else None  # of a camera whose axes were corrected in all recordings
     given = [*(["--imu-axes", axes] if axes else []), *words_of(a, "zero_accel")]

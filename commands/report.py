@@ -160,21 +160,21 @@ def with_interval(result: Result, values: np.ndarray, unit: str, sign: str = "")
 
 def findings(results: Sequence[Result], quick: bool = False) -> list[tuple[str, str]]:
     """Return (of what, text) of all that came out of a run, perhaps with --quick."""
-    found = [("--quick", QUICK)] * quick
+    found = [("--quick", QUICK)] if quick else []
     for one in results:
         if one.answers:
             found.append((one.name, with_interval(one, one.right, "% of the test segments are right")))
-            found += [("note", one.doubt)] * bool(one.doubt)
+            found += [("note", one.doubt)] if one.doubt else []
         if agreement := one.numbers.get("agreement"):
             count, share = agreement["clips"], 100 * agreement["top1"]
             words = f"{share:.1f} % of {count} test clips without labels get the answer of {agreement['teacher']}"
             found.append((one.name, words + ("" if count >= FEWEST_SEGMENTS else " (too few to say more)")))
-    for first, *others in [results] if results else []:
-        found += first.rivals
-        for other in others if first.answers else []:
-            if [one["id"] for one in other.answers] == [one["id"] for one in first.answers]:
-                gain = with_interval(first, first.right - other.right, "points", "+")
-                found.append((f"{first.name} minus {other.name}", gain))
+    first = results[0] if results else None
+    found += first.rivals if first else []
+    for other in results[1:] if first and first.answers else []:
+        if [one["id"] for one in other.answers] == [one["id"] for one in first.answers]:
+            gain = with_interval(first, first.right - other.right, "points", "+")
+            found.append((f"{first.name} minus {other.name}", gain))
     return found
 
 
