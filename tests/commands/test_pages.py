@@ -68,6 +68,10 @@ def test_a_page_shows_the_predictions(predicted, browser):
     ]
     assert shown[0][2][0][0] == rows[0]["classes"][0][0].replace("\n", "\\n")
     browser.until("video.readyState > 0")
+    assert browser.run("[video.controls, video.playsInline]") == [
+        True,
+        True,
+    ]  # it is played on the page, on phones, too
     assert browser.errors == [] and browser.run("document.querySelectorAll('[onerror]').length") == 0
     assert browser.run("document.title") == "<img onerror=alert(1)> 100%.MP4"
     page, video = browser.requests

@@ -382,3 +382,15 @@ def test_the_table_of_the_data_counts_the_clips_of_the_store(made):
             0,
         ]
         assert cells == [str(one) for one in counts]
+
+
+def test_without_labels_the_page_has_the_agreement_and_no_classes(made, tmp_path):
+    run = shutil.copytree(made[0], tmp_path / "run")
+    agreement = {"teacher": "swin3d_t", "top1": 0.625, "clips": 8}
+    for stem in ("student", "frames-alone"):
+        content = {"format": report.EVALUATION, "class_names": ["a"], "agreement": agreement}
+        (run / f"{stem}.test.json").write_text(json.dumps(content))
+    assert report.write_report(run).splitlines()[1].startswith("student: 62.5 % of 8 test clips without labels")
+    page = reading.sections(run / "report.html")
+    assert list(page) == ["Result", "Training", "Data", "How it was made"]
+    assert list(reading.lines(page["Result"])) == ["--quick", "student", "frames alone"]
