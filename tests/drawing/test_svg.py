@@ -29,6 +29,16 @@ def test_a_lane_has_its_name_and_bars_at_their_times():
     assert ElementTree.fromstring(drawn).get("aria-label") == "time line of a <b>, none"
 
 
+def test_words_stand_where_they_apply():
+    drawn = svg.words([(5.0, 12.0, "wash"), (12.0, 15.0, "a <b>"), (40.0, 50.0, "later")], (10.0, 20.0), "labelled")
+    assert (
+        texts(drawn) == ["labelled", "wash", "a <b>"]
+        and [one.text for one in parts(drawn, "title")] == texts(drawn)[1:]
+    )
+    boxes = [one for one in parts(drawn, "svg") if one.get("x")]
+    assert [(one.get("x"), one.get("width")) for one in boxes] == [("0.000%", "20.000%"), ("20.000%", "30.000%")]
+
+
 def test_an_envelope_keeps_extremes_in_2000_columns_and_shows_holes():
     times = np.arange(0, 3000, 1 / 200)
     values = np.abs(np.sin(times))
