@@ -145,6 +145,8 @@ def test_a_given_teacher_is_run_in_the_pass_that_decodes(demo, tmp_path, capsys)
     size = sum(np.load(path, mmap_mode="r").nbytes for path in arrays if path.stem in ("frames_1", "ends", "imu"))
     about, free = re.search(r"about ([\d,]+) MB; ([\d,]+) MB are free", out).groups()
     assert abs(float(about) - size / 1e6) <= 0.51
+    words = shlex.split(re.search(r"egodistill (prepare .*)", out)[1])
+    assert pipeline.size_of_store(words, 11_000_000) == pytest.approx(size, rel=0.02)  # a million times as many clips
     assert abs(float(free.replace(",", "")) - shutil.disk_usage(tmp_path).free / 1e6) < 3000
     titles = re.findall(r"(?m)^  (\d+)\. (.+)$", out)
     assert [int(number) for number, _ in titles] == [1, 2, 3, 4] and titles[0][1] == "decode the clips"
