@@ -484,6 +484,8 @@ def run_predict(a: argparse.Namespace) -> None:
         reject(given_flags(a, "root", "tier"), "only with --labels")
     use_readers(a)
     student, clock = load_distilled(a.student, a.own), keyword_arguments(a, "imu_offset", "imu_stretch", "zero_accel")
+    if (result := read_result(a.student)) and result.doubt:
+        print(f"note: {a.student}: {result.doubt}", file=sys.stderr)
     recording = data.open_recording(a.video, imu_files(a), **clock, imu_axes=a.imu_axes or "gopro")
     if "imu" in student.inputs:
         report_notes(recording)

@@ -27,7 +27,6 @@ from ..engine import batches, checkpoints, runtime
 from ..student import EgoDistill, build_part
 from ..support import files, own
 from .options import positive_int, teachers_in
-from .report import read_result
 
 __all__ = [
     "GMACS_NOTE",
@@ -273,13 +272,10 @@ def load_student(path: str, names: Sequence[str] = ()) -> nn.Module:
 def load_distilled(path: str, names: Sequence[str] = ()) -> EgoDistill:
     """Return the student in a file, with the values of --own.
 
-    Say so if its evaluation does not show that it learnt anything. Raise ValueError for a baseline, a teacher, or a
-    student after stage 1.
+    Raise ValueError for a baseline, a teacher, or a student after stage 1.
     """
     model = load_start(path, names)
     batches.require_classifier(model, path)
-    if (result := read_result(path)) and result.doubt:
-        print(f"note: {path}: {result.doubt}", file=sys.stderr)
     return model
 
 

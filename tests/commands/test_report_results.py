@@ -12,7 +12,7 @@ import torch
 from commandline import run
 
 from egodistill import EgoDistill, data
-from egodistill.commands import models, report, settings
+from egodistill.commands import cli, live, models, report
 
 NAMES = ["cut", "peel", "wash"]
 
@@ -114,22 +114,25 @@ def test_evaluate_shows_and_writes_what_the_teacher_gets(taught, capsys):
     assert found["trained"] == {"clips": 7, "epochs": 2} and report.Result("student", found).doubt in out
 
 
-def test_a_student_that_learnt_nothing_is_named_when_it_is_used(taught, capsys):
+def test_a_student_that_learnt_nothing_is_named_when_it_is_used(taught, kitchen, capsys):
+    """By `live` and `predict`, unless the evaluation is of an earlier training, or another file."""
     numbers = {"format": report.EVALUATION} | result((3, 0, 0), (4, 0, 0), (2, 0, 0)).numbers
-    told = "learnt nothing: it answers 'cut' for every segment"
+    told = "note: student.pt: This student learnt nothing: it answers 'cut' for every segment.\n"
     about = Namespace(student="student.pt", words=["egodistill", "predict"])
 
     def said():
-        student = settings.load_distilled("student.pt")
+        student = live.load_for_stream("student.pt", "cpu")
         page = models.about_prediction(about, student, data.Recording("a.mp4"))
         error = capsys.readouterr().err
-        assert (told in error) == (told in page.get("its evaluation", ""))
+        assert ("learnt nothing" in page.get("its evaluation", "")) == (told in error)
         return told in error
 
     assert not said()
     Path("student.test.json").write_text(json.dumps(numbers))
     assert said()
-    os.utime("student.test.json", (1e9, 1e9))  # of an earlier training
+    words = ["predict", kitchen[0].video, "--imu", *kitchen[0].imu, "--student", "student.pt", "--device", "cpu"]
+    assert cli.main([str(word) for word in words]) == 0 and told in capsys.readouterr().err
+    os.utime("student.test.json", (1e9, 1e9))
     assert not said()
     for other in ([1], {"answers": "mine"}):
         Path("student.test.json").write_text(json.dumps(other))
