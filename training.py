@@ -52,7 +52,7 @@ CHANGEABLE_SETTINGS = (
     "sync_batch_norm",
 )
 
-FEW_STEPS = 10  # the statistics of the start have a third of the weight then; from 12 on nothing was gained
+FEW_STEPS, SETTLED = 10, 22  # after which a third and a tenth of batch norm's statistics are of the start
 
 History = list[dict[str, float]]
 Schedule = Literal["step", "cosine"]
@@ -768,23 +768,21 @@ class TrainingLoop:
 
     @torch.no_grad()
     def settle_statistics(self) -> None:
-        """Compute the statistics of batch norms anew from all clips after few steps, which keep nine tenths each."""
+        """Update the statistics of batch norms on all clips after few steps, until a tenth of them is of the start."""
         rows = epoch_order(len(self.store), self.settings, 0)
         steps = self.epoch * -(-len(rows) // self.settings.batch_size)
         norms = [one for one in self.objective.modules() if isinstance(one, runtime.BATCH_NORMS) and one.training]
         if steps > FEW_STEPS or not norms:
             return
         if self.settings.progress and distributed.is_first():
-            print_once(f"{counted(steps, 'step')}: so few that batch norm takes its statistics anew from all clips.")
-        momenta = [norm.momentum for norm in norms]
+            print_once(
+                f"{counted(steps, 'step')}: so few that batch norm goes on to update its statistics on all clips."
+            )
         self.objective.eval()
         for norm in norms:
-            norm.train().reset_running_stats()
-            norm.momentum = None  # the mean over all batches
-        for _ in self.values_on(self.store, rows):
-            pass
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
+            norm.train()
+        while steps < SETTLED:
+            steps += sum(1 for _ in self.values_on(self.store, rows))
 
     def save(self) -> None:
         """Write the checkpoint in process 0. Raise EgoDistillError if weights are infinite or NaN."""
