@@ -318,7 +318,8 @@ def train(objective: Objective, store: Store, settings: Training, validation: St
     processes takes a share of every batch, and DistributedDataParallel averages the gradients. So a run may be resumed
     with another K. Batch norm is the exception: in training it sees only the clips of its process (unless
     `sync_batch_norm`), and after each step its running statistics are averaged over the processes, weighted by clips.
-    Process 0 writes the files; all processes return the same history. At the end, `model.trained_by` is the name of the
+    Process 0 writes the files; all processes return the same history. After at most ten steps, batch norm goes on to
+    update its statistics on all clips, and this is printed. At the end, `model.trained_by` is the name of the
     stage, and `model.trained_with` has its settings and history; model files keep both.
 
     Args:
