@@ -20,7 +20,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
@@ -51,6 +51,8 @@ CHANGEABLE_SETTINGS = (
     *("device", "checkpoint", "checkpoint_seconds", "keep_checkpoint", "out", "overwrite", "progress"),
     "sync_batch_norm",
 )
+
+FEW_STEPS, SETTLED = 10, 22  # after which a third and a tenth of batch norm's statistics are of the start
 
 History = list[dict[str, float]]
 Schedule = Literal["step", "cosine"]
@@ -316,7 +318,8 @@ def train(objective: Objective, store: Store, settings: Training, validation: St
     processes takes a share of every batch, and DistributedDataParallel averages the gradients. So a run may be resumed
     with another K. Batch norm is the exception: in training it sees only the clips of its process (unless
     `sync_batch_norm`), and after each step its running statistics are averaged over the processes, weighted by clips.
-    Process 0 writes the files; all processes return the same history. At the end, `model.trained_by` is the name of the
+    Process 0 writes the files; all processes return the same history. After at most ten steps, batch norm goes on to
+    update its statistics on all clips, and this is printed. At the end, `model.trained_by` is the name of the
     stage, and `model.trained_with` has its settings and history; model files keep both.
 
     Args:
@@ -707,6 +710,8 @@ class TrainingLoop:
         self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
         if self.validation is not None:
             self.history[-1] |= self.validate(self.validation)
+        if self.epoch == self.settings.epochs:
+            self.settle_statistics()
         self.objective.end_epoch(self.history[-1])
         # Before the checkpoint, which may mark the run as finished.
         if self.path is not None and distributed.is_first():
@@ -730,12 +735,7 @@ class TrainingLoop:
         if distributed.is_first():
             sums: dict[str, list[float]] = {}
             self.objective.eval()
-            for batch, _ in batches.read_batches(
-                clips, self.objective.reads, torch.arange(len(clips)), self.settings.batch_size, self.device
-            ):
-                batch["weight"] = torch.ones(len(batch["row"]), device=self.device)
-                with runtime.autocast(self.device, self.settings.precision):
-                    values = self.objective(batch)
+            for values in self.values_on(clips, torch.arange(len(clips))):
                 for name, value in values.items():
                     known = value[~value.isnan()].double()
                     total, count = sums.get(name, (0.0, 0))
@@ -759,6 +759,32 @@ class TrainingLoop:
         if self.epoch == self.settings.epochs:
             checkpoints.load_strictly(self.objective, self.best["weights"], f"epoch {self.best['epoch']}")
         return means
+
+    def values_on(self, clips: Store, rows: Tensor) -> Iterator[dict[str, Tensor]]:
+        """Yield the objective's values on rows of clips, batch by batch."""
+        for batch, _ in batches.read_batches(clips, self.objective.reads, rows, self.settings.batch_size, self.device):
+            batch["weight"] = torch.ones(len(batch["row"]), device=self.device)
+            with runtime.autocast(self.device, self.settings.precision):
+                values = self.objective(batch)
+            yield values
+
+    @torch.no_grad()
+    def settle_statistics(self) -> None:
+        """Update the statistics of batch norms on all clips after few steps, until a tenth of them is of the start."""
+        rows = epoch_order(len(self.store), self.settings, 0)
+        steps = self.epoch * -(-len(rows) // self.settings.batch_size)
+        norms = [one for one in self.objective.modules() if isinstance(one, runtime.BATCH_NORMS) and one.training]
+        if steps > FEW_STEPS or not norms:
+            return
+        if self.settings.progress and distributed.is_first():
+            print_once(
+                f"{counted(steps, 'step')}: so few that batch norm goes on to update its statistics on all clips."
+            )
+        self.objective.eval()
+        for norm in norms:
+            norm.train()
+        while steps < SETTLED:
+            steps += sum(1 for _ in self.values_on(self.store, rows))
 
     def save(self) -> None:
         """Write the checkpoint in process 0. Raise EgoDistillError if weights are infinite or NaN."""

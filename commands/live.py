@@ -55,6 +55,7 @@ from .options import (
     report_notes,
     use_readers,
 )
+from .report import read_result
 from .settings import device_option, load_distilled, own_option, precision_option, report_precision
 
 __all__ = ["COMMANDS", "Latency", "load_for_stream"]
@@ -216,6 +217,8 @@ def load_for_stream(path: str, device: str | None, own: Sequence[str] = ()) -> A
         if runtime.pick_device(device).type != "cpu":
             raise EgoDistillError(f"{path}: exported programs run on the CPU; leave out --device {device}")
         return exported.load_pair(path)
+    if (result := read_result(path)) and result.doubt:
+        print(f"note: {path}: {result.doubt}", file=sys.stderr)
     return load_distilled(path, own).to(runtime.pick_device(device)).eval()
 
 

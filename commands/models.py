@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+import torch
 from torch import nn
 
 from .. import data, inference
@@ -57,6 +58,7 @@ from .options import (
 )
 from .pages import write_prediction, write_subtitles
 from .pictures import draw_beside, plot_option
+from .report import EVALUATION, Result, read_result
 from .settings import (
     GMACS_NOTE,
     chosen_teacher,
@@ -120,11 +122,19 @@ def run_evaluate(a: argparse.Namespace) -> None:
     store = open_split(a.store, a.split)
     model = load_student(a.student, a.own) if a.student else load_teacher(a.teacher_file)
     report_precision(a.precision, a.device)
-    numbers: dict[str, Any] = {"format": "egodistill evaluation 1", "class_names": store.class_names}
+    numbers: dict[str, Any] = {"format": EVALUATION, "class_names": store.class_names}
     unlabelled = np.asarray(store.labels) < 0
     if not unlabelled.all():
-        labelled = in_classes_of(a, model, store.select(~unlabelled) if unlabelled.any() else store)
-        numbers |= {"class_names": labelled.class_names} | evaluate_labelled(a, model, labelled)
+        given = store.select(~unlabelled) if unlabelled.any() else store
+        labelled = in_classes_of(a, model, given)
+        numbers |= {"class_names": labelled.class_names, "teachers": top1_of_teachers(given)}
+        if trained := getattr(model, "trained_with", None):
+            numbers["trained"] = {"clips": trained["about"].get("clips", 0), "epochs": len(trained["history"])}
+        numbers |= evaluate_labelled(a, model, labelled)
+        result = Result("student" if a.student else "teacher", numbers)
+        print(tables.printable("; ".join(map(": ".join, result.rivals))))
+        if result.doubt:
+            print(result.doubt)
     if unlabelled.any() and numbers["class_names"] != store.class_names:
         left_out = tables.counted(int(unlabelled.sum()), "clip")
         print(f"note: left out {left_out} without a label, because a teacher in this store has other classes")
@@ -154,6 +164,16 @@ def in_classes_of(a: argparse.Namespace, model: nn.Module, store: data.ClipStore
     if found:
         print(f"note: these clips have {found} of the {len(known)} classes of {given}")
     return view
+
+
+def top1_of_teachers(store: data.ClipStore) -> dict[str, float]:
+    """Return {teacher: its accuracy on labelled clips} of those whose outputs all of them have."""
+    found = {}
+    for name in [name for name in teachers_in(store) if store.done(f"{name}.logits").all()]:
+        logits = torch.from_numpy(store.read(f"{name}.logits", range(len(store))))
+        scores, labels = inference.per_segment(store, logits.float().softmax(1))
+        found[name] = float((scores.argmax(1) == labels).double().mean())
+    return found
 
 
 def draw_evaluation(a: argparse.Namespace, found: list[list[int]] | None, class_names: list[str]) -> None:
@@ -464,6 +484,8 @@ def run_predict(a: argparse.Namespace) -> None:
         reject(given_flags(a, "root", "tier"), "only with --labels")
     use_readers(a)
     student, clock = load_distilled(a.student, a.own), keyword_arguments(a, "imu_offset", "imu_stretch", "zero_accel")
+    if (result := read_result(a.student)) and result.doubt:
+        print(f"note: {a.student}: {result.doubt}", file=sys.stderr)
     recording = data.open_recording(a.video, imu_files(a), **clock, imu_axes=a.imu_axes or "gopro")
     if "imu" in student.inputs:
         report_notes(recording)
@@ -540,6 +562,7 @@ def about_prediction(a: argparse.Namespace, student: Any, recording: data.Record
         "student": f"{a.student}, {student.trained_by}, {tables.counted(len(trained['history']), 'epoch')}"
         if trained
         else a.student,
+        **({"its evaluation": result.doubt} if (result := read_result(a.student)) and result.doubt else {}),
         "recording": recording.video,
         "head motion": motion if "imu" in student.inputs else "not read by this student",
         "made by": tables.provenance(tables.command_line(a.words)),

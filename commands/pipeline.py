@@ -275,7 +275,7 @@ def run_train(a: argparse.Namespace) -> None:
         segments = read_segments(a)
     require_training(a, segments)
     examine(segments, a.strict)
-    about = {"segments": fingerprint(segments, a.annotations), "left_out": segments.dropped}
+    about = {"segments": fingerprint(segments, a.annotations), "left_out": segments.dropped, "quick": a.quick}
     edited = bool(before) and has_new_table(run, before, (about["segments"], fingerprint_05(segments)))
     steps = plan(a, segments, edited)
     if before:
@@ -311,8 +311,8 @@ def run_train(a: argparse.Namespace) -> None:
             print(f"\n[{number}/{len(titles)}] {step.typed}", flush=True)
             run_step(step.words)
         note_plan(run, *typed, about)
-        page = write_report(run)
-    print(f"\nThe page about it: {page}")
+        found = write_report(run)
+    print(f"\n{found}")
     turned = {one["axes"] for one in files.read_json(run / "check.json")["recordings"]} if a.check else {None}
     axes = next(iter(turned)) if len(turned) == 1 else None  # of a camera whose axes were corrected in all recordings
     given = [*(["--imu-axes", axes] if axes else []), *words_of(a, "zero_accel")]

@@ -9,9 +9,11 @@ as in `commands`.
 from __future__ import annotations
 
 import argparse
+import functools
+import os
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,20 +30,23 @@ from ..support import files
 from ..support.errors import DataError
 from ..support.names import Place, real_path
 from ..support.pages import Markup, data_url, tag, write_page
-from ..support.tables import counted
+from ..support.tables import counted, printable
 from ..support.version import __version__
 from .outputs import BESIDE
 from .recordings import split_warnings
 
-__all__ = ["COMMANDS", "CORRECTIONS", "note_plan", "read_plan", "write_report"]
+__all__ = ["COMMANDS", "CORRECTIONS", "EVALUATION", "Result", "note_plan", "read_plan", "read_result", "write_report"]
 
 MODELS = {"student": "student", "frames-alone": "frames alone", "labels-alone": "labels alone"}  # {file: name}
 TRAINED = {"teacher": "teacher", "imu": "stage 1", **MODELS}
 # {value of a history: (its name, factor)}
 CURVES = {"loss": ("loss", 1), "top1": ("top-1 in training (%)", 100), "matching": ("clips matched to IMU (%)", 100)}
+EVALUATION = "egodistill evaluation 1"  # format of the file of `evaluate --out`
 PLAN, FORMAT, CORRECTIONS = "train.json", "egodistill run 1", "offsets.csv"  # files of a folder of `train`
 SHOWN, MATRIX = 12, 30  # clips of each list; classes up to which the whole confusion matrix is shown
+QUICK = "few epochs, and only a part of many segments: a first answer, not what these recordings can give"
 FEWEST_WEARERS, FEWEST_SEGMENTS = 5, 30  # from which on there is an interval
+FEWEST = 6  # segments: a student right on 60 % of two classes answers so many alike in less than 3 % of all cases
 STYLE = """
 table { border-collapse: collapse; margin: 6px 0 }
 td, th { padding: 3px 10px 3px 0; text-align: left; vertical-align: top; white-space: nowrap }
@@ -54,7 +59,7 @@ td, th { padding: 3px 10px 3px 0; text-align: left; vertical-align: top; white-s
 
 @dataclass(frozen=True)
 class Result:
-    """What a model answered on the test segments.
+    """What a model answered on segments.
 
     Attributes:
         name: Such as "frames alone".
@@ -74,16 +79,68 @@ class Result:
         """Return which segments are right, float [S], in %."""
         return 100.0 * np.array([one["said"] == one["label"] for one in self.answers])
 
-    def of_wearers(self, values: np.ndarray) -> dict[str, float]:
-        """Return the mean of values [S] of each wearer that is known."""
-        wearers = [one["wearer"] for one in self.answers]
-        known = dict.fromkeys(sorted({*wearers} - {""}))
-        return {name: float(values[[one == name for one in wearers]].mean()) for name in known}
+    @property
+    def rivals(self) -> list[tuple[str, str]]:
+        """Return (who answers without this model, its accuracy on these segments); none without labels."""
+        if not self.answers:
+            return []
+        counts, names = np.bincount([one["label"] for one in self.answers]), self.numbers["class_names"]
+        shares = {f"teacher {k}".removesuffix(" teacher"): top1 for k, top1 in self.numbers.get("teachers", {}).items()}
+        shares[f"always {names[counts.argmax()]!r}, the most frequent class"] = counts.max() / counts.sum()
+        shares[f"chance, one of {counted(len(names), 'class')}"] = 1 / len(names)
+        return [(name, f"{100 * share:.1f} %") for name, share in shares.items()]
+
+    @functools.cached_property
+    def doubt(self) -> str:
+        """Return a sentence if the answers do not show that anything useful was learnt, and from how much; else "".
+
+        It shows if the same answers in a random order are as often right in at most 2.5 % of all orders (a permutation
+        test, which takes segments as independent).
+        """
+        if not self.answers:
+            return ""
+        label, said = np.array([(one["label"], one["said"]) for one in self.answers]).T
+        right, counts, shuffle = (label == said).sum(), np.bincount(label), np.random.default_rng(0).permutation
+        luck = np.mean([True, *((shuffle(said) == label).sum() >= right for _ in range(999))])
+        if luck <= 0.025 and right > counts.max():
+            return ""
+        names, who = self.numbers["class_names"], "teacher" if self.name == "teacher" else "student"
+        always = f"always answering {names[counts.argmax()]!r} is right in {counts.max():,} of "
+        always += f"{counted(len(label), 'segment')}, this {who} in {right:,}"
+        text = f"This {who} is no better than one answer for all: {always}"
+        if len({*said}) == 1 < len({*label}) and len(label) >= FEWEST:
+            text = f"This {who} learnt nothing: it answers {names[said[0]]!r} for every segment"
+        elif luck > 0.025:
+            text = f"The test does not show that this {who} learnt anything: {always}, and guesses may reach that"
+        if trained := self.numbers.get("trained"):
+            text += f". It was trained on {counted(trained['clips'], 'clip')}, {counted(trained['epochs'], 'epoch')}"
+        return f"{text}."
+
+
+def read_result(model: str | os.PathLike, name: str = "student") -> Result | None:
+    """Return what `evaluate` wrote beside a model, STEM.test.json; None without it, and if it is older than the model.
+
+    Args:
+        model: The model's file, STEM.pt.
+        name: The name of the result.
+    """
+    path, model = Path(model).with_suffix(".test.json"), Path(model)
+    if not (path.exists() and model.exists() and path.stat().st_mtime >= model.stat().st_mtime):
+        return None
+    found = files.read_json(path)
+    return Result(name, found) if isinstance(found, dict) and found.get("format") == EVALUATION else None
+
+
+def by_wearer(result: Result, values: np.ndarray) -> dict[str, float]:
+    """Return the mean of values [S] of each wearer that is known."""
+    wearers = [one["wearer"] for one in result.answers]
+    known = dict.fromkeys(sorted({*wearers} - {""}))
+    return {name: float(values[[one == name for one in wearers]].mean()) for name in known}
 
 
 def with_interval(result: Result, values: np.ndarray, unit: str, sign: str = "") -> str:
     """Return the mean of values [S] with its 95 % interval over wearers or segments, or with "too few"."""
-    wearers, mean = result.of_wearers(values), f"{values.mean():{sign}.1f} {unit}"
+    wearers, mean = by_wearer(result, values), f"{values.mean():{sign}.1f} {unit}"
     for what, numbers, fewest in (
         ("wearers", np.array([*wearers.values()]), FEWEST_WEARERS),
         ("segments, so it says nothing about other people", values, FEWEST_SEGMENTS),
@@ -101,30 +158,34 @@ def with_interval(result: Result, values: np.ndarray, unit: str, sign: str = "")
 # Sections
 
 
-def results_section(results: Sequence[Result], taught: bool) -> Markup:
-    """Return accuracies, and what the first model gains over each other one; `taught`: it has a teacher."""
-    if not results:
-        return tag("p", "Nothing is evaluated yet.")
-    parts = []
+def findings(results: Sequence[Result], quick: bool = False) -> list[tuple[str, str]]:
+    """Return (of what, text) of all that came out of a run, perhaps with --quick."""
+    found = [("--quick", QUICK)] if quick else []
     for one in results:
         if one.answers:
-            text = with_interval(one, one.right, "% of the test segments are right")
-            parts.append(tag("p", tag("b", f"{one.name}: "), text))
+            found.append((one.name, with_interval(one, one.right, "% of the test segments are right")))
+            found += [("note", one.doubt)] if one.doubt else []
         if agreement := one.numbers.get("agreement"):
             count, share = agreement["clips"], 100 * agreement["top1"]
             words = f"{share:.1f} % of {count} test clips without labels get the answer of {agreement['teacher']}"
-            few = "" if count >= FEWEST_SEGMENTS else " (too few to say more)"
-            parts.append(tag("p", tag("b", f"{one.name}: "), words + few))
-    first = results[0]
-    for other in results[1:] if first.answers else []:
+            found.append((one.name, words + ("" if count >= FEWEST_SEGMENTS else " (too few to say more)")))
+    first = results[0] if results else None
+    found += first.rivals if first else []
+    for other in results[1:] if first and first.answers else []:
         if [one["id"] for one in other.answers] == [one["id"] for one in first.answers]:
             gain = with_interval(first, first.right - other.right, "points", "+")
-            parts.append(tag("p", f"{first.name} minus {other.name}: {gain}"))
+            found.append((f"{first.name} minus {other.name}", gain))
+    return found
+
+
+def results_section(results: Sequence[Result], taught: bool, quick: bool = False) -> Markup:
+    """Return the findings; `taught`: the first model has a teacher."""
+    parts = [tag("p", tag("b", f"{name}: "), text) for name, text in findings(results, quick)]
     if len(results) == 1 and taught:
-        both = "on frames alone and on labels alone" if first.answers else "on frames alone"
+        both = "on frames alone and on labels alone" if results[0].answers else "on frames alone"
         advice = f"`egodistill train --baselines` also trains it {both}, to compare."
         parts.append(tag("p", tag("small", advice)))
-    return Markup("".join(parts))
+    return Markup("".join(parts if results else [*parts, tag("p", "Nothing is evaluated yet.")]))
 
 
 def classes_section(result: Result) -> Markup:
@@ -134,7 +195,7 @@ def classes_section(result: Result) -> Markup:
     rows = sorted((result.numbers["per_class"][names[k]], names[k], count) for k, count in counts.items())
     shares = [(name, share, f"{100 * share:.0f} % of {count}") for share, name, count in rows]
     parts = [svg.bars(shares, "accuracy by class", 1)]
-    if wearers := result.of_wearers(result.right):
+    if wearers := by_wearer(result, result.right):
         parts.append(tag("h3", "By wearer"))
         rows = sorted((share, name) for name, share in wearers.items())
         parts.append(svg.bars([(name, share, f"{share:.0f} %") for share, name in rows], "accuracy by wearer", 100))
@@ -282,7 +343,7 @@ def note_plan(run: Path, command: str, steps: Sequence[str], about: dict[str, An
         run: The folder.
         command: The command as it was typed.
         steps: The commands that it runs.
-        about: What else it says: "segments", their fingerprint, and "left_out", {reason: number of segments}.
+        about: What else it says: "segments", their fingerprint, "left_out", {reason: number of segments}, and "quick".
     """
     place = Place.of(run)
     plan = {"format": FORMAT, "command": command, "folder": place.cwd, "run": place.home, "steps": list(steps), **about}
@@ -306,17 +367,8 @@ def is_planned(plan: dict[str, Any], name: str) -> bool:
     return any(word.rpartition("/")[2] == name for step in plan["steps"] for word in shlex.split(step))
 
 
-def read_results(run: Path, plan: dict[str, Any]) -> Iterator[Result]:
-    """Yield the results of the plan, without those that are older than their model."""
-    for stem, name in MODELS.items():
-        path, model = run / f"{stem}.test.json", run / f"{stem}.pt"
-        if path.exists() and is_planned(plan, path.name) and model.exists():
-            if path.stat().st_mtime >= model.stat().st_mtime:
-                yield Result(name, files.read_json(path))
-
-
-def write_report(run: Path) -> Path:
-    """Write the page of a folder that `train` works in, RUN/report.html, and return its path.
+def write_report(run: Path) -> str:
+    """Write the page of a folder that `train` works in, RUN/report.html, and return its findings and its path.
 
     Args:
         run: The folder.
@@ -326,9 +378,11 @@ def write_report(run: Path) -> Path:
     """
     plan, out = read_plan(run), run / "report.html"
     files.check_output(out, [], ours=[BESIDE["html"][1].format("report").encode()])
-    results = list(read_results(run, plan))
+    planned = [stem for stem in MODELS if is_planned(plan, f"{stem}.test.json")]
+    results = [one for stem in planned if (one := read_result(run / f"{stem}.pt", MODELS[stem]))]
     taught = any(shlex.split(step)[1] == "distill" for step in plan["steps"])
-    parts = {"Result": results_section(results, taught)}
+    quick = plan.get("quick", False)
+    parts = {"Result": results_section(results, taught, quick)}
     store = data.ClipStore(run / "store", unfinished=True) if (run / "store" / "store.json").exists() else None
     if results and results[0].answers and store is not None:
         parts["By class"] = classes_section(results[0])
@@ -338,7 +392,7 @@ def write_report(run: Path) -> Path:
         parts["Data"] = data_section(run, plan, store)
     parts["How it was made"] = foot(plan)
     write_page(out, f"egodistill train: {Path(real_path(run)).name}", parts, "report", None, "", STYLE)
-    return out
+    return "\n".join([*(printable(": ".join(one)) for one in findings(results, quick)), f"The page about it: {out}"])
 
 
 def report_options(parser: argparse.ArgumentParser) -> None:

@@ -996,6 +996,36 @@ def test_dropout_and_crops_differ_between_steps_epochs_and_seeds_and_repeat(monk
     assert sum(torch.equal(crops[row][0], other_crops[row][0]) for row in crops) < 2  # two that cut nothing
 
 
+@pytest.mark.parametrize("epochs", [5, 6])
+def test_after_few_steps_batch_norm_has_the_statistics_of_all_clips(epochs, monkeypatch, capsys):
+    """... with which an answer is that of the whole batch; after 12 steps nothing changes, nor if it is frozen."""
+    store, told = Store(24), "10 steps: so few that batch norm goes on to update its statistics on all clips."
+    settings = dict(FAST | QUIET, epochs=epochs, batch_size=12, progress=True)
+    model = small()
+    frozen = next(part for part in model.modules() if isinstance(part, nn.BatchNorm2d))
+    frozen.weight.requires_grad_(False)
+    norms = [part for part in model.modules() if isinstance(part, runtime.BATCH_NORMS) and part is not frozen]
+    training.print_once.cache_clear()
+    finetune(model, store, **settings)
+    assert (told in capsys.readouterr().err) == (epochs == 5) and float(frozen.running_mean.abs().max()) == 0
+    assert {int(one.num_batches_tracked) for one in norms} == {22 if epochs == 5 else 12} and len(norms) > 5
+    assert {one.momentum for one in norms} == {0.1} and not any(part.training for part in model.modules())
+    inputs = [torch.from_numpy(store.arrays[name]) for name in ("frames_1", "imu")]
+    with torch.no_grad():
+        kept = model(*inputs).logits
+        for one in norms:
+            one.train()
+        whole = model(*inputs).logits
+    monkeypatch.setattr(training.TrainingLoop, "settle_statistics", lambda self: None)
+    other = small()
+    next(part for part in other.modules() if isinstance(part, nn.BatchNorm2d)).weight.requires_grad_(False)
+    finetune(other, store, **settings)
+    with torch.no_grad():
+        before = other(*inputs).logits
+    assert torch.equal(before, kept) == (epochs == 6)
+    assert epochs == 6 or (kept - whole).abs().mean() < (before - whole).abs().mean()
+
+
 def test_a_trained_model_is_left_in_evaluation_mode():
     model = small()
     finetune(model.train(), Store(8), epochs=1, batch_size=4, **QUIET)

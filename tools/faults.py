@@ -2,6 +2,7 @@
 
     python tools/faults.py draw --seed 1 --count 120                           # the list; the same for one commit
     python tools/faults.py plant --seed 1 --count 120 --out faults.jsonl       # hours; a killed run continues
+    python tools/faults.py draw --seed 58 --count 40 --only "commands/report|drawing/"   # of these modules
 
 `plant` works in a clone of the last commit, never in the checkout. It runs the tests of the fault's module; of those
 faults that are left, the tests that import the module, and those of modules that import it; then its slow ones. A fault
@@ -111,10 +112,10 @@ def modules(root: Path) -> list[str]:
     return sorted(path.relative_to(root).as_posix() for path in found if path.name not in ("setup.py", "__init__.py"))
 
 
-def draw(root: Path, seed: int, count: int) -> list[Fault]:
+def draw(root: Path, seed: int, count: int, only: str = "") -> list[Fault]:
     """Return faults in random order, at most one for each function; of each function a kind first, then a place."""
     chance, functions, drawn = random.Random(seed), {}, []
-    for file in modules(root):
+    for file in [file for file in modules(root) if re.match(only, file)]:
         whole = (root / file).read_bytes()
         for fault in sites(ast.parse(whole), file, whole.splitlines(keepends=True)):
             functions.setdefault((file, fault.function), []).append(fault)
@@ -226,17 +227,18 @@ def main() -> None:
     parser.add_argument("command", choices=("draw", "plant"))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--count", type=int, default=120)
+    parser.add_argument("--only", default="", help="modules whose path begins with this regular expression")
     parser.add_argument("--out", type=Path, default=Path("faults.jsonl"), help="a line for each fault that was planted")
     parser.add_argument("--limit", type=float, default=900.0, help="seconds for one run of tests")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped; the same command goes on"))
     if given.command == "draw":
-        print("\n".join(map(shown, draw(ROOT, given.seed, given.count))))
+        print("\n".join(map(shown, draw(ROOT, given.seed, given.count, given.only))))
         return
     with tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True) as folder:
         clone = Path(folder) / "clone"
         subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
-        plant(draw(clone, given.seed, given.count), clone, given.out, given.limit)
+        plant(draw(clone, given.seed, given.count, given.only), clone, given.out, given.limit)
 
 
 if __name__ == "__main__":

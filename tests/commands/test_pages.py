@@ -11,11 +11,13 @@ from argparse import Namespace
 import av
 import numpy as np
 import pytest
+import reading
 import torch
 from painted import STEADY, X264, expected_numbers, number_of, write_video
 
 from egodistill import EgoDistill, Prediction, data
 from egodistill.commands import cli, models, pages
+from egodistill.datasets.segments import Segment
 from egodistill.recordings.clips import ClipSpec
 
 NAMES = ["<img src=x onerror=alert(1)>", "cut & peel", "two\nlines", "a --> b"]
@@ -66,6 +68,10 @@ def test_a_page_shows_the_predictions(predicted, browser):
     ]
     assert shown[0][2][0][0] == rows[0]["classes"][0][0].replace("\n", "\\n")
     browser.until("video.readyState > 0")
+    assert browser.run("[video.controls, video.playsInline]") == [
+        True,
+        True,
+    ]  # it is played on the page, on phones, too
     assert browser.errors == [] and browser.run("document.querySelectorAll('[onerror]').length") == 0
     assert browser.run("document.title") == "<img onerror=alert(1)> 100%.MP4"
     page, video = browser.requests
@@ -364,6 +370,13 @@ def test_links_are_relative(video, page, link, tmp_path, monkeypatch):
     assert pages.video_source(tmp_path / video, (tmp_path / page).parent) == link
 
 
+def test_a_small_video_lies_in_the_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(pages, "EMBEDDED", 10)
+    for size, start in ((9, "data:video/mp4;base64,"), (10, "a.mp4")):
+        (tmp_path / "a.mp4").write_bytes(bytes(size))
+        assert pages.video_source(tmp_path / "a.mp4", tmp_path).startswith(start)
+
+
 def test_subtitles_are_joined_and_escaped(tmp_path):
     best = ["a", "a", "b", None, "b", "a --> <b> & c", "two\nlines"]
     clips = [Prediction(1.5 * k, 1.5 * k + 2, [(name, 0.5)] if name else []) for k, name in enumerate(best)]
@@ -401,3 +414,86 @@ def test_a_browser_reads_the_subtitles(predicted, tmp_path, browser):
     cues = browser.run("[...track.track.cues].map(cue => [cue.startTime, cue.endTime, cue.getCueAsHTML().textContent])")
     assert [text for _, _, text in cues] == [name.replace("\n", "\\n") for name in changes]
     assert cues[0][0] == rows[0]["start"] and abs(cues[-1][1] - rows[-1]["stop"]) < 0.001
+
+
+def test_the_page_read_as_a_person_reads_it(tmp_path, monkeypatch):
+    """601 clips: lanes, labels, turns of the head and times against the clips, the labels and the samples."""
+    rng, names = np.random.default_rng(1), ["wash", "cut", "peel"]
+    step, best = 2.0, rng.choice(3, 601, p=[0.5, 0.3, 0.2])
+    sure = np.round(rng.uniform(0.4, 0.9, 601), 2)
+    clips = [
+        Prediction(10 + step * k, 12.1 + step * k, [(names[c], s), (names[c - 1], 1 - s)])
+        for k, (c, s) in enumerate(zip(best, sure.tolist(), strict=True))
+    ]
+    span = (10.0, 10 + 600 * step + 2.1)
+    labels = [Segment("a", "v", 0.0, 400.0, "wash"), Segment("b", "v", 400.0, 700.0, "cut")]
+    times = np.arange(0, span[1] + 5, 0.05)
+    turns = np.stack([0.5 + 0.4 * np.sin(times / 50), 0.2 * np.cos(times / 90), 0 * times], 1)  # rad/s
+    gravity = np.full((len(times), 3), 9.8)
+    monkeypatch.setattr(data.Recording, "motion", lambda self: data.Imu(times, gravity, times, turns))
+    monkeypatch.setattr(
+        pages, "read_pictures", lambda r, starts, *_: {row: (at, f"data:,{row}") for row, at in starts.items()}
+    )
+    spec, about = ClipSpec(frames=1), {"student": "s.pt"}
+    pages.write_prediction(tmp_path / "p.html", clips, data.Recording("v.mp4"), spec, "", about, labels=labels)
+    page = reading.sections(tmp_path / "p.html")
+
+    said, truth = [names[c] for c in best], []
+    for one in clips:
+        middle = (one.start + one.stop) / 2
+        truth.append("wash" if middle < 400 else "cut" if middle < 700 else None)
+    known = [(a, b) for a, b in zip(said, truth, strict=True) if b]
+    heading = (
+        f"Clips, the wrong ones first ({sum(a == b for a, b in known)} of {len(known)} are as labelled), then the "
+        f"least certain "
+    )
+    (heading,) = (name for name in page if name.startswith(heading))
+    entries = [reading.text_of(one) for one in page[heading].iter("li")]
+    rows = [int(one.get("data-row")) for one in page[heading].iter("button")]
+    wrong = [row for row in rows if truth[row] and said[row] != truth[row]]
+    assert heading.endswith(f"({len(entries)} of 601)") and np.diff(sorted(rows)).max() <= 4
+    every = sorted((k for k in range(601) if truth[k] and said[k] != truth[k]), key=lambda row: -sure[row])
+    assert set(every[:200]) <= set(rows) and 300 < len(rows) <= 400
+    assert rows[: len(wrong)] == [row for row in every if row in wrong]
+    assert sure[rows[len(wrong) :]].tolist() == sorted(sure[rows[len(wrong) :]])
+    for row, text in zip(rows, entries, strict=True):
+        minutes, seconds = divmod(clips[row].start, 60)
+        more = f"labelled {truth[row]}" if row in wrong else f"{clips[row].classes[1][0]} {1 - sure[row]:.2f}"
+        assert text == f"{minutes:.0f}:{seconds:04.1f} {said[row]} {sure[row]:.2f} {more}"
+    strip = next(one for one in page["Time line"].iter("div") if one.get("id") == "strip")
+    shown = [int(one.get("src")[6:]) for one in strip]
+    assert shown == [min(row for row in rows if row >= (k + 0.5) / 8 * 601) for k in range(8)]
+
+    lanes = reading.lanes(reading.picture(page["Time line"], "time line of"))
+    assert list(lanes) == list(dict.fromkeys(said))
+    for name, found in lanes.items():
+        mine = [k for k, one in enumerate(said) if one == name]
+        ends = list(_ends(clips, said, name))
+        np.testing.assert_allclose(found[:, :2] * (span[1] - span[0]) + span[0], ends, atol=0.01)
+        np.testing.assert_allclose(found[:, 2], sure[mine], atol=0.006)
+    words = reading.picture(page["Time line"], "labelled")
+    boxes = [one for one in words.iter("svg") if one.get("x")]
+    ends = [[float(one.get(name)[:-1]) / 100 * (span[1] - span[0]) for name in ("x", "width")] for one in boxes]
+    np.testing.assert_allclose(ends, [[0, 390], [390, 300]], atol=0.02)
+    assert reading.texts(words) == ["labelled", "wash", "cut"]
+    name, unit, most, (line,) = reading.envelope(reading.picture(page["Time line"], "turns of the head"))
+    turned = np.degrees(np.linalg.norm(turns, axis=1))
+    inside = (times >= span[0]) & (times < span[1])
+    assert (name, unit) == ("turns of the head", "°/s") and most == pytest.approx(turned[inside].max(), rel=0.005)
+    near = np.interp(line[:, 0] * (span[1] - span[0]) + span[0], times, turned)
+    assert np.abs(line[:, 1] - near).max() < 0.3 and len(line) == 4000
+    for tick in reading.picture(page["Time line"], "time in the recording").iter("text"):
+        minutes, seconds = map(int, tick.text.split(":"))
+        at = float(tick.get("x")[:-1]) / 100 * (span[1] - span[0]) + span[0]
+        assert at == pytest.approx(60 * minutes + seconds, abs=0.2)
+    spent = {name: sum(end - start for start, end in _ends(clips, said, name)) for name in lanes}
+    for name, text, width in reading.bars(reading.picture(page["Time per class"], "time per class")):
+        assert text == f"{spent[name]:.1f} s, {spent[name] / sum(spent.values()):.0%}"
+        assert width == pytest.approx(100 * spent[name] / max(spent.values()), abs=0.06)
+
+
+def _ends(clips, said, name):
+    """Yield start and end of the clips of a class; a clip ends where the next one begins."""
+    for k, clip in enumerate(clips):
+        if said[k] == name:
+            yield clip.start, clips[k + 1].start if k + 1 < len(clips) else clip.stop

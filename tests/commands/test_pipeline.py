@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import reading
 from commandline import run
 from miniature import file_of, same
 from painted import write_table
@@ -72,6 +73,8 @@ def test_the_steps_depend_on_teacher_labels_and_splits():
     assert plain[1] == "egodistill distill o/store --num-frames 2 --preset spectrum --out o/student.pt"
     own = planned("t.csv --out o --architecture i3d --quick --epochs 9")
     assert own[0].endswith("--clip-frames 32 --clip-size 256")  # those of the network
+    for given, taken in (("frames 8", "frames 8 --clip-size 256"), ("size 64", "frames 32 --clip-size 64")):
+        assert planned(f"t.csv --out o --architecture i3d --clip-{given}")[0].endswith(f"--clip-{taken}")
     quick = "--schedule cosine --warmup-epochs 0.5 --learning-rate 0.001"
     assert own[1].endswith(f" i3d {quick} --epochs 9 --out o/teacher.pt")  # not two numbers of epochs
     assert planned("t.csv --out o", split="train") == [
@@ -147,6 +150,16 @@ def test_a_given_teacher_is_run_in_the_pass_that_decodes(demo, tmp_path, monkeyp
     given += ["--epochs", "2"]  # a checkpoint between them has the state of the optimizer
     out = run(capsys, *given, "--subsample", 2, "--workers", 1, "--out", tmp_path / "run")
     assert out.startswith("11 segments (3 test, 8 train) of 11 recordings, 3 classes: 11 clips, about ")
+    arrays = (tmp_path / "run" / "store").glob("*.npy")
+    size = sum(np.load(path, mmap_mode="r").nbytes for path in arrays if path.stem in ("frames_1", "ends", "imu"))
+    about, free = re.search(r"about ([\d,]+) MB; ([\d,]+) MB are free", out).groups()
+    assert abs(float(about) - size / 1e6) <= 0.51
+    words = shlex.split(re.search(r"egodistill (prepare .*)", out)[1])
+    assert pipeline.size_of_store(words, 11_000_000) == pytest.approx(size, rel=0.02)  # a million times as many clips
+    assert abs(float(free.replace(",", "")) - shutil.disk_usage(tmp_path).free / 1e6) < 3000
+    titles = re.findall(r"(?m)^  (\d+)\. (.+)$", out)
+    assert [int(number) for number, _ in titles] == [1, 2, 3, 4] and titles[0][1] == "decode the clips"
+    assert re.findall(r"(?m)^\[(\d)/4\] egodistill", out) == ["1", "2", "3", "4"]
     assert "check clocks" not in out and "Next:\n  egodistill predict VIDEO" in out and out.count("Next:") == 1
     cost = re.search(r"about (\d+) MB, (\d+) MB of models, and up to (\d+) MB while one is trained; ", out)
     models = [(tmp_path / "run" / f"{name}.pt").stat().st_size / 1e6 for name in ("imu", "student")]
@@ -157,6 +170,17 @@ def test_a_given_teacher_is_run_in_the_pass_that_decodes(demo, tmp_path, monkeyp
     store = data.ClipStore(tmp_path / "run" / "store")
     assert "slowfast-0.logits" in store.names and "clip" not in store.names and len(store) == 11
     assert (tmp_path / "run" / "student.pt").exists() and not (tmp_path / "run" / "teacher.pt").exists()
+    numbers, test = json.loads((tmp_path / "run" / "student.test.json").read_text()), store.split("test")
+    said = test.read("slowfast-0.logits", range(len(test))).argmax(1)
+    most = np.bincount(test.labels).max()
+    shown = dict(line.split(": ", 1) for line in out[out.index("\nstudent: ") :].splitlines() if ": " in line)
+    assert shown["student"].startswith(f"{100 * numbers['top1']:.1f} % of the test segments are right (3 segments of ")
+    assert shown["teacher slowfast-0"] == f"{100 * (said == test.labels).mean():.1f} %"
+    (always,) = (text for name, text in shown.items() if name.startswith("always '"))
+    count = len(test.class_names)
+    assert always == f"{100 * most / 3:.1f} %" and shown[f"chance, one of {count} classes"] == f"{100 / count:.1f} %"
+    page = reading.lines(reading.sections(tmp_path / "run" / "report.html")["Result"])
+    assert {name: shown[name] for name in page} == page and "note" in page  # three segments show nothing
     other = [*map(str, given), "--subsample", "2", "--out", str(tmp_path / "run"), "--learning-rate", "0.1"]
     assert cli.main(other) == 1
     err = capsys.readouterr().err
@@ -218,6 +242,31 @@ def test_what_is_refused_changes_nothing_and_recordings_may_come_and_go(demo, tm
     (tmp_path / "run" / "offsets.csv").unlink()
     run(capsys, "train", table, *words)
     assert (tmp_path / "run" / "offsets.csv").exists()
+
+
+@pytest.mark.parametrize(("count", "taken"), [(600, 600), (601, 301)])
+def test_a_quick_run_takes_at_most_600_segments(kitchen, count, taken, tmp_path, monkeypatch, capsys):
+    """... few epochs, and says both on its page; of recordings with two axes, none is suggested."""
+    table, run_out = tmp_path / "t.csv", tmp_path / "run"
+    rows = [
+        (kitchen[3 * (k % 3)].video, 0, 2 + k / 1000, f"{k % 2}", ("train", "test")[k % 3 > 1]) for k in range(count)
+    ]
+    write_table(table, "video start stop label split".split(), rows)
+    monkeypatch.setattr(pipeline, "run_step", lambda step: None)
+
+    def check(axes):
+        def write(a, segments):
+            found = [{"video": "v", "problem": None, "notes": [], "verdict": "", "axes": one} for one in axes]
+            (run_out / "check.json").write_text(json.dumps({"words": [], "recordings": found}))
+
+        monkeypatch.setattr(pipeline, "check", write)
+        return run(capsys, "train", table, *SMALL.split()[:-4], "--quick", "--out", run_out)
+
+    out = check(["XZy", "XZy"])
+    assert out.startswith(f"{taken} segments (") and ("--subsample 2" in out) == (count > 600)
+    assert "--epochs 4" in out and out.count("egodistill finetune") == 1 and "predict VIDEO --imu-axes XZy" in out
+    assert "imu-axes" not in check(["XZy", "gopro"]).partition("Next")[2] and "few epochs" in out
+    assert reading.lines(reading.sections(run_out / "report.html")["Result"])["--quick"].startswith("few epochs")
 
 
 @pytest.fixture

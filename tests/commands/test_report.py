@@ -1,16 +1,24 @@
 """The page about a folder of `train`: what it says, and that it says it in a browser."""
 
+import base64
 import json
 import os
 import shutil
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import reading
+import torch
 from commandline import run
+from torchvision.io import encode_jpeg
 
 from egodistill import data
 from egodistill.commands import cli, report
+from egodistill.support.errors import NoteWarning
 
 
 def answers(wearers, right, per=20):
@@ -63,7 +71,11 @@ def test_what_a_student_gains_is_paired_by_segment():
     page = report.results_section(
         [result("student", wearers, [10, 12, 14, 16, 18]), result("frames", wearers, [9, 11, 13, 15, 16])], True
     )
-    assert "student minus frames: +6.0 points (95 % interval +3.2 to +8.8 over 5 wearers)" in page
+    assert "student minus frames: </b>+6.0 points (95 % interval +3.2 to +8.8 over 5 wearers)" in page
+    lost = dict(
+        report.findings([result("student", wearers, [9, 11, 13, 15, 16]), result("f", wearers, [10, 12, 14, 16, 18])])
+    )
+    assert lost["student minus f"] == "-6.0 points (95 % interval -8.8 to -3.2 over 5 wearers)"
     other = report.Result("other", {"answers": answers(["P9"], [3]), "class_names": ["a", "b"]})
     assert "minus other" not in report.results_section([result("student", wearers, [1] * 5), other], True)
     for taught in (False, True):  # --baselines needs a teacher
@@ -197,3 +209,207 @@ def test_a_page_replaces_only_a_page_of_its_own(trained, tmp_path, capsys):
             assert cli.main(words) == 1
             assert "not a folder of `egodistill train`" in capsys.readouterr().err
         assert content is None or (tmp_path / "train.json").read_text() == content
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The page, read as a person reads it, against the files that it is made from
+
+EPOCHS = {
+    "imu": [{"loss": 3.0, "matching": 0.125}, {"loss": 2.0, "matching": 0.25}, {"loss": 2.5, "matching": 0.5}],
+    "student": [
+        {"loss": 2.0, "top1": 0.25, "validation_loss": 1.0, "validation_top1": 0.125},
+        {"loss": 0.5, "top1": 0.75, "validation_loss": 4.0, "validation_top1": 0.5},
+    ],
+}
+STEPS = ["prepare t.csv", "pretrain s --out run/imu.pt", "distill s --out run/student.pt"]
+STEPS += [f"evaluate s --out run/{name}.test.json" for name in ("student", "frames-alone")]
+
+
+@pytest.fixture(scope="module", params=[3, 33])
+def made(request, kitchen, tmp_path_factory):
+    """A folder of `train` whose segments have several clips each, in mixed order; of few classes, or of many."""
+    run = tmp_path_factory.mktemp("made") / "run"
+    names = [*"cut take wash".split(), *(f"class {k}" for k in range(3, request.param))]
+    labels, splits = "wash cut take cut wash cut cut cut cut".split(), ["test"] * 7 + ["train"] * 2
+    given = sorted(kitchen, key=lambda one: (one.start, one.video))
+    segments = [
+        replace(one, label=label, split=split, wearer=None if split == "train" else one.wearer)
+        for one, label, split in zip(given, labels, splits, strict=True)
+    ]
+    options = {"frame_size": 40, "class_names": names, "progress": False, "workers": 1}
+    with pytest.warns(NoteWarning, match="no segment with the split train"):
+        store = data.prepare(segments, run / "store", **options)
+    said = ["wash", "wash", "take", "take", "cut", "cut", "take"]
+    other = ["cut", "cut", "cut", "cut", "wash", "cut", "cut"]
+    for stem, found in (("student", said), ("frames-alone", other)):
+        (run / f"{stem}.pt").touch()
+        pairs = [(names.index(a), names.index(b)) for a, b in zip(labels[:7], found, strict=True)]
+        table = np.zeros((len(names), len(names)), int)
+        np.add.at(table, tuple(np.transpose(pairs)), 1)
+        rows = zip(segments, pairs, (0.9, 0.5, 0.4, 0.8, 0.7, 0.3, 0.6), strict=False)
+        answers = [
+            {"id": one.id, "wearer": one.wearer, "label": a, "said": b, "score": score} for one, (a, b), score in rows
+        ]
+        shares = {name: float(table[k, k] / table[k].sum()) for k, name in enumerate(names) if table[k].sum()}
+        content = {"format": report.EVALUATION, "class_names": names, "per_class": shares, "confusion": table.tolist()}
+        content |= {"answers": answers, "teachers": {"teacher": 5 / 7}, "trained": {"clips": 3, "epochs": 2}}
+        (run / f"{stem}.test.json").write_text(json.dumps(content))
+    for stem, epochs in EPOCHS.items():
+        (run / f"{stem}.pt").touch()
+        (run / f"{stem}.pt.jsonl").write_text("".join(json.dumps(row) + "\n" for row in epochs))
+        os.utime(run / f"{stem}.pt", (1e9, 1e9))
+    report.note_plan(
+        run, "egodistill train t.csv --quick", [f"egodistill {one}" for one in STEPS], {"left_out": {}, "quick": True}
+    )
+    report.write_report(run)
+    return run, store
+
+
+def read(run):
+    """The page's sections, and the content of the student's and the baseline's results."""
+    found = [json.loads((run / f"{stem}.test.json").read_text()) for stem in ("student", "frames-alone")]
+    return reading.sections(run / "report.html"), *found
+
+
+def test_results_stand_beside_the_teacher_chance_and_the_most_frequent_class(made):
+    page, numbers, other = read(made[0])
+    shown = reading.lines(page["Result"])
+    rights = [sum(one["said"] == one["label"] for one in found["answers"]) for found in (numbers, other)]
+    labels = Counter(numbers["class_names"][one["label"]] for one in numbers["answers"])
+    (best, most), *_ = labels.most_common()
+    count, classes = len(numbers["answers"]), len(numbers["class_names"])
+    few = f"({count} segments of 3 wearers: too few for an interval)"
+    assert shown["student"] == f"{100 * rights[0] / count:.1f} % of the test segments are right {few}"
+    assert shown["frames alone"] == f"{100 * rights[1] / count:.1f} % of the test segments are right {few}"
+    assert shown["student minus frames alone"] == f"{100 * (rights[0] - rights[1]) / count:+.1f} points {few}"
+    assert rights[0] < rights[1] and shown["teacher"] == f"{100 * 5 / 7:.1f} %"
+    assert shown[f"always {best!r}, the most frequent class"] == f"{100 * most / count:.1f} %"
+    assert shown[f"chance, one of {classes} classes"] == f"{100 / classes:.1f} %"
+    text = reading.text_of(page["Result"])
+    for right in rights:
+        doubt = (
+            f"The test does not show that this student learnt anything: always answering {best!r} is right in {most}"
+        )
+        trained = "and guesses may reach that. It was trained on 3 clips, 2 epochs."
+        assert f"{doubt} of {count} segments, this student in {right}, {trained}" in text
+    assert rights[0] < most < rights[1] and "few epochs" in shown["--quick"]
+
+
+def test_bars_and_confusions_are_those_of_the_answers(made):
+    page, numbers, _ = read(made[0])
+    names, answers = numbers["class_names"], numbers["answers"]
+    pairs = [(names[one["label"]], names[one["said"]], one["wearer"]) for one in answers]
+    counts = Counter(label for label, _, _ in pairs)
+    right = Counter(label for label, said, _ in pairs if label == said)
+    found = reading.bars(reading.picture(page["By class"], "accuracy by class"))
+    assert sorted(name for name, _, _ in found) == sorted(counts) and [w for *_, w in found] == sorted(
+        w for *_, w in found
+    )
+    for name, text, width in found:
+        share = 100 * right[name] / counts[name]
+        assert text == f"{share:.0f} % of {counts[name]}" and abs(width - share) < 0.06
+    wearers = reading.bars(reading.picture(page["By class"], "accuracy by wearer"))
+    assert sorted(name for name, _, _ in wearers) == ["P01", "P02", "P30"]
+    assert [width for *_, width in wearers] == sorted(width for *_, width in wearers)  # the worst first
+    for name, text, width in wearers:
+        own = [label == said for label, said, wearer in pairs if wearer == name]
+        assert text == f"{100 * np.mean(own):.0f} %" and abs(width - 100 * np.mean(own)) < 0.06
+    wrong = Counter((label, said) for label, said, _ in pairs if label != said)
+    table, *matrix = page["By class"].iter("table")
+    assert {(a, b): n for a, b, n in reading.rows(table)[1:]} == {
+        (a, b): f"{n} of {counts[a]}" for (a, b), n in wrong.items()
+    }
+    assert bool(matrix) == (len(names) <= 30)
+    for cells in [reading.rows(one) for one in matrix]:
+        assert cells[0] == ["label", *(str(k + 1) for k in range(len(names)))]
+        for k, (name, *row) in enumerate(cells[1:]):
+            assert name == f"{names[k]} {k + 1}"
+            assert [int(cell or 0) for cell in row] == [
+                sum(pair[:2] == (names[k], said) for pair in pairs) for said in names
+            ]
+        marked = [
+            k == j for k, row in enumerate(matrix[0].iter("tr")) for j, cell in enumerate(row) if cell.get("class")
+        ]
+        assert marked == [True] * len(names)
+
+
+def test_a_clip_is_shown_as_the_student_saw_it(made):
+    """Of a segment with several clips the middle one: its picture, place and turns of the head, and the answer."""
+    run, store = made
+    page, numbers, _ = read(run)
+    names, answers = numbers["class_names"], {one["id"]: one for one in numbers["answers"]}
+    pictures, imu, of = store.read("frames_1", range(len(store))), store.read("imu", range(len(store))), {}
+    for row, clip in enumerate(store.clips):
+        of.setdefault(clip["id"], []).append(row)
+    assert max(map(len, of.values())) > 1
+    wrong = sorted((one for one in answers.values() if one["said"] != one["label"]), key=lambda one: -one["score"])
+    unsure = sorted(answers.values(), key=lambda one: one["score"])
+    shown = list(page["Clips"].iter("figure"))
+    assert [one.text for one in page["Clips"].iter("h3")] == ["Wrong, the surest first", "The least sure"]
+    for figure, answer in zip(shown, [*wrong, *unsure], strict=True):
+        rows = of[answer["id"]]
+        clip = store.clips[rows[len(rows) // 2]]
+        words = f"labelled {names[answer['label']]}" if answer in wrong else "as labelled"
+        place = f"{Path(clip['video']).name} 0:0{round(clip['start'])}"
+        said = f"{names[answer['said']]} ({100 * answer['score']:.0f} %), {words}"
+        assert reading.text_of(figure).startswith(said)
+        assert figure.find("small").text == f"{place}, {clip['wearer']}" and place in figure.find("img").get("alt")
+        seen = np.concatenate(pictures[rows[len(rows) // 2]], axis=2)  # several frames stand side by side
+        kept = encode_jpeg(torch.from_numpy(seen), quality=80).numpy().tobytes()
+        assert reading.image(figure.find("img").get("src")).shape == seen.shape
+        assert base64.b64decode(figure.find("img").get("src").partition(",")[2]) == kept
+        turns = np.linalg.norm(imu[rows[len(rows) // 2], :, 3:], axis=1)
+        name, unit, most, ((*line, _),) = reading.envelope(next(figure.iter("svg")))
+        assert (name, unit) == ("head turns", "rad/s") and most == pytest.approx(turns.max(), rel=0.01)
+        at = np.array(line) * [len(turns) - 1, 1]
+        near = np.interp(at[:, 0], np.arange(len(turns)), turns)
+        assert len(line) > 400 and np.abs(at[:, 1] - near).max() < 0.05 * turns.max()
+
+
+def test_curves_are_those_of_the_logs(made):
+    page, *_ = read(made[0])
+    titles = {
+        "loss": ("loss", 1),
+        "top1": ("top-1 in training (%)", 100),
+        "matching": ("clips matched to IMU (%)", 100),
+    }
+    assert [one.text for one in page["Training"].iter("h3")] == ["stage 1", "student"]
+    for stem, name in (("imu", "stage 1"), ("student", "student")):
+        for what, (title, scale) in titles.items():
+            if what not in EPOCHS[stem][0]:
+                continue
+            found = reading.curves(reading.picture(page["Training"], f"{title} of {name} by epoch"))
+            for key, label in ((what, title), (f"validation_{what}", f"{title}, validation")):
+                logged = [(k, scale * row[key]) for k, row in enumerate(EPOCHS[stem], 1) if key in row]
+                assert (label in found) == bool(logged)
+                if logged:
+                    np.testing.assert_allclose(found[label], logged, rtol=1e-3)
+
+
+def test_the_table_of_the_data_counts_the_clips_of_the_store(made):
+    run, store = made
+    head, *found = reading.rows(next(read(run)[0]["Data"].iter("table")))
+    assert head == ["split", "clips", "recordings", "wearers", "classes", "failed"] and len(found) == 2
+    for split, *cells in found:
+        clips = [clip for clip in store.clips if clip["split"] == split]
+        wearers = {clip["wearer"] for clip in clips} - {None}
+        counts = [
+            len(clips),
+            len({c["video"] for c in clips}),
+            len(wearers) or "unknown",
+            len({c["label"] for c in clips}),
+            0,
+        ]
+        assert cells == [str(one) for one in counts]
+
+
+def test_without_labels_the_page_has_the_agreement_and_no_classes(made, tmp_path):
+    run = shutil.copytree(made[0], tmp_path / "run")
+    agreement = {"teacher": "swin3d_t", "top1": 0.625, "clips": 8}
+    for stem in ("student", "frames-alone"):
+        content = {"format": report.EVALUATION, "class_names": ["a"], "agreement": agreement}
+        (run / f"{stem}.test.json").write_text(json.dumps(content))
+    assert report.write_report(run).splitlines()[1].startswith("student: 62.5 % of 8 test clips without labels")
+    page = reading.sections(run / "report.html")
+    assert list(page) == ["Result", "Training", "Data", "How it was made"]
+    assert list(reading.lines(page["Result"])) == ["--quick", "student", "frames alone"]

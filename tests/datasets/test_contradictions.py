@@ -136,6 +136,7 @@ CASES = {
         for name, one, other in (
             ("composition", "caf\u00e9", "cafe\u0301"),
             ("zero width", "cut", "c\u200but"),
+            ("zero width first", "c\u200but", "cut"),
             ("byte-order mark", "cut", "cut\ufeff"),
             ("soft hyphen", "cut", "cu\u00adt"),
             ("variation selector", "cut", "cut\ufe0f"),

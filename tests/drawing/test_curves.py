@@ -40,3 +40,12 @@ def test_any_history_can_be_drawn(drawn, tmp_path):
         curves.draw_curves(history, tmp_path / "s.png", "student.pt")
         (axes,) = drawn[-1].axes
         assert axes.get_yscale() == "linear"
+
+
+def test_without_labels_the_epoch_of_the_lowest_loss_is_kept(drawn, tmp_path):
+    history = [row | {"validation_loss": loss} for row, loss in zip(rows(), (3.0, 2.0, 0.5, 0.9), strict=True)]
+    curves.draw_curves(
+        [{name: row[name] for name in ("loss", "validation_loss")} for row in history], tmp_path / "s.png", "i"
+    )
+    *_, kept = drawn[0].axes[0].lines
+    assert list(kept.get_xdata()) == [3, 3] and kept.get_label() == "epoch 3: its weights are kept"

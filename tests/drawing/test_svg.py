@@ -29,6 +29,16 @@ def test_a_lane_has_its_name_and_bars_at_their_times():
     assert ElementTree.fromstring(drawn).get("aria-label") == "time line of a <b>, none"
 
 
+def test_words_stand_where_they_apply():
+    drawn = svg.words([(5.0, 12.0, "wash"), (12.0, 15.0, "a <b>"), (40.0, 50.0, "later")], (10.0, 20.0), "labelled")
+    assert (
+        texts(drawn) == ["labelled", "wash", "a <b>"]
+        and [one.text for one in parts(drawn, "title")] == texts(drawn)[1:]
+    )
+    boxes = [one for one in parts(drawn, "svg") if one.get("x")]
+    assert [(one.get("x"), one.get("width")) for one in boxes] == [("0.000%", "20.000%"), ("20.000%", "30.000%")]
+
+
 def test_an_envelope_keeps_extremes_in_2000_columns_and_shows_holes():
     times = np.arange(0, 3000, 1 / 200)
     values = np.abs(np.sin(times))
@@ -67,6 +77,11 @@ def test_bars_and_curves_read_without_colour():
     drawn = svg.bars([("wash", 2.0, "2 s"), ("cut", 0.5, "0.5 s"), ("cut", 0.0, "0 s")], "time")
     assert texts(drawn) == ["wash", "2 s", "cut", "0.5 s", "cut", "0 s"]
     assert [one.get("width") for one in parts(drawn, "rect")] == ["100.0%", "25.0%", "0.0%"]
+    fills = [one.get("fill") for one in parts(svg.bars([("a", k, "") for k in range(8)], "time"), "rect")]
+    assert len({*fills[:6]}) == 6 and fills[6:] == fills[:2]
+    assert {one.get("fill") for one in parts(svg.bars([("a", 1, ""), ("b", 0.5, "")], "share", 1), "rect")} == {
+        fills[0]
+    }
     lines = {"loss": [(1, 3.0), (2, 1.0)], "top1": [(1, 0.0), (2, 2.0)], "one": [(1, 1.5)]}
     drawn = svg.curves(lines, "training", "epoch")
     assert texts(drawn) == ["3", "0", "epoch 1 to 2", "loss: at last 1", "top1: at last 2", "one: at last 1.5"]

@@ -147,6 +147,8 @@ def test_groups_restrict_and_weights_reweight():
         for seed in range(3)
     ]
     expected = intervals.two_way(table)
+    alone = accuracy(found, groups=groups, weights={"reversal": 1.0, "cyclic": 0.0})  # a weight of 0 leaves a group out
+    assert alone.mean == accuracy(found, groups={"reversal": groups["reversal"]}).mean
     for weights in ({"reversal": 0.8, "cyclic": 0.2}, {"cyclic": 1, "reversal": 4}):
         one = accuracy(found, groups=groups, weights=weights)
         assert (one.mean, one.low, one.high) == pytest.approx((expected.mean, expected.low, expected.high))
