@@ -444,7 +444,7 @@ def check(a: argparse.Namespace, segments: data.SegmentList) -> None:
         return
     if changed := sorted(video for video in fresh if measured.get(video)):
         more = f", as have {len(changed) - 1} more recordings" if len(changed) > 1 else ""
-        print(f"{changed[0]}: video, IMU or its clock has changed since the last check{more}: all recordings are measured again")
+        print(f"{changed[0]}: video, IMU or clock has changed since the last check{more}: all are measured again")
     from . import cli
 
     found = recordings.check_recordings(cli.parse([*words, "--out", str(corrections)]))

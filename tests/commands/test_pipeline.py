@@ -443,7 +443,7 @@ def test_what_has_changed_is_checked_and_prepared_again_by_a_retry(kitchen, tmp_
     measured.clear()
     write_imu(tmp_path / "0.csv", 0.1)
     out = run(capsys, *words)  # another clock is an edit, and clips that failed are tried again
-    assert "\n0.mp4: video, IMU or its clock has changed since the last check: all recordings are measured again\n" in out
+    assert "\n0.mp4: video, IMU or clock has changed since the last check: all are measured again\n" in out
     assert clocks() == [-0.1, -0.2, -0.3, -0.4] and measured == ["0", "1", "2", "3"]
 
     for late, doubt, clock in ((0.0, None, 0.0), (0.3, None, -0.3), (0.4, "the camera is still", 0.0)):

@@ -814,7 +814,7 @@ def test_a_pair_agrees(arguments, tmp_path):
     assert_same_in_steps(model, path)
     sizes = [(path.parent / name).stat().st_size for name in names]
     whole = sum(x.nbytes for x in model.state_dict().values())
-    assert sum(sizes) < 1.2 * whole + 500_000 and min(sizes) < 0.8 * sum(sizes), "each has the weights of the other"
+    assert sum(sizes) < 1.2 * whole + 800_000 and min(sizes) < 0.8 * sum(sizes), "each has the weights of the other"
 
 
 @MODERN
