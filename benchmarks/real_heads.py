@@ -349,7 +349,7 @@ def main() -> None:
         print(found.text())
         if a.markdown:
             caption = "Accuracy in %, means over seeds; the last column has a 95 % interval over seeds and wearers."
-            tables.write_section(a.markdown, "Real heads", found, caption=caption)
+            tables.write_section(a.markdown, "real_heads", found, caption=caption)
 
 
 if __name__ == "__main__":
