@@ -388,7 +388,7 @@ def test_a_damaged_frame_to_which_no_other_refers_is_lost_alone(tmp_path):
 def test_pictures_of_eight_and_of_ten_bits_are_alike():
     planes = np.random.default_rng(0).integers(16, 235, (96, 48), dtype=np.uint8)
     eight = av.VideoFrame.from_ndarray(planes, "yuv420p")
-    ten = av.VideoFrame.from_ndarray(planes.astype(np.uint16) << 2, "yuv420p10le")
+    ten = eight.reformat(format="yuv420p10le")
     for size in (None, 24):
         pictures = [Scaler(size)(frame).astype(int) for frame in (eight, ten)]
         assert np.abs(pictures[0] - pictures[1]).mean() < 1.5
