@@ -47,11 +47,7 @@ WORDS |= {"--teacher-file": "as `egodistill finetune` writes it"}
 
 
 def require_inputs(words: Sequence[str]) -> None:
-    """Raise EgoDistillOSError if a command line names an input that does not exist or that the user may not read.
-
-    Args:
-        words: The command and its options.
-    """
+    """Raise EgoDistillOSError if a command line names an input that does not exist or that the user may not read."""
     if not words or words[0] not in INPUTS or {"-h", "--help"} & set(words):
         return
     for name, word in _named(words[1:], *INPUTS[words[0]]):

@@ -320,13 +320,7 @@ def run_train(a: argparse.Namespace) -> None:
 
 
 def has_new_table(run: Path, before: Mapping[str, Any], known: Sequence[str]) -> bool:
-    """Return whether the table has changed since the run's store was made, or a run that followed it has not ended.
-
-    Args:
-        run: The folder.
-        before: The plan of the earlier run.
-        known: Hashes of the segments, as this version and earlier ones compute them.
-    """
+    """Return whether the table has changed since the run's store was made, or a run that followed it has not ended."""
     return before.get("edited", False) or ((run / "store").exists() and before.get("segments", known[0]) not in known)
 
 
@@ -375,14 +369,7 @@ def options_of(words: Sequence[str]) -> dict[str, Any]:
 
 
 def changed_options(then: Mapping[str, Any], now: Mapping[str, Any], place: Place, run: Path) -> list[str]:
-    """Return a clause for each option that differs; a file is the same under all its names, also if all was moved.
-
-    Args:
-        then: Command and options of an earlier run.
-        now: Those of this one.
-        place: Where the earlier run was.
-        run: The folder now.
-    """
+    """Return a clause for each option that differs; a file is the same under all its names, also if all was moved."""
 
     def differs(old: Any, new: Any) -> bool:
         if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):

@@ -351,11 +351,7 @@ def note_plan(run: Path, command: str, steps: Sequence[str], about: dict[str, An
 
 
 def read_plan(run: Path) -> dict[str, Any]:
-    """Return the plan of a folder of `train`. Raise DataError for another folder.
-
-    Args:
-        run: The folder.
-    """
+    """Return the plan of a folder of `train`. Raise DataError for another folder."""
     plan = files.read_json(run / PLAN) if (run / PLAN).exists() else None
     if not (isinstance(plan, dict) and plan.get("format") == FORMAT):
         raise DataError(f"{run}: not a folder of `egodistill train`, which has a {PLAN} of its own; give another one")
@@ -369,9 +365,6 @@ def is_planned(plan: dict[str, Any], name: str) -> bool:
 
 def write_report(run: Path) -> str:
     """Write the page of a folder that `train` works in, RUN/report.html, and return its findings and its path.
-
-    Args:
-        run: The folder.
 
     Raises:
         DataError: It is another folder, or its report.html is another page.

@@ -101,10 +101,6 @@ def successor(path: Path, segments: Sequence[Segment]) -> Iterator[Path]:
     """Yield the folder of a store that takes the place of another one at the end of the block.
 
     One of an interrupted edit goes on if it has the same segments. After an error both stay.
-
-    Args:
-        path: The store.
-        segments: The segments of the new one.
     """
     new, _ = beside(path)
     if Path.cwd().is_relative_to(path):
@@ -142,11 +138,7 @@ def replace(path: Path) -> None:
 
 
 def recover(path: Path) -> None:
-    """End what a run was killed in: a store is missing while its successor takes its place.
-
-    Args:
-        path: The folder of the store.
-    """
+    """End what a run was killed in: a store is missing while its successor takes its place."""
     _, before = beside(path)
     if before.exists():
         with edit_lock(path):

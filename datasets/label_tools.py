@@ -50,11 +50,7 @@ NOTE = "frames are counted at the rate of each video; write another frameRate of
 
 
 def label_reader(path: Path) -> Callable[[Path, Path, Counter[str], list[str]], Labels] | None:
-    """Return the reader for an export of one of the tools; None for another file. DataError names what to export.
-
-    Args:
-        path: The file.
-    """
+    """Return the reader for an export of one of the tools; None for another file. DataError names what to export."""
     line = first_line(path)
     for form, way_out in OTHERS.items():
         if re.match(form, f"{path.name}\n{line}", re.IGNORECASE):

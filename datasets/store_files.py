@@ -187,11 +187,7 @@ class StoreFiles:
         return self.__dict__ | {"maps": {}}  # a copy in another process maps the files itself
 
     def check_format(self, header: Any) -> None:
-        """Raise DataError unless this version can read the store.
-
-        Args:
-            header: Its header.
-        """
+        """Raise DataError unless this version can read the store."""
         form = header.get("format") if isinstance(header, dict) else None
         if form == FORMAT:
             return
@@ -235,21 +231,13 @@ class StoreFiles:
             self.stamp = stamp
 
     def has(self, name: str) -> bool:
-        """Return whether the store has this array; the header is read again if needed.
-
-        Args:
-            name: Name of the array.
-        """
+        """Return whether the store has this array; the header is read again if needed."""
         if name not in self.arrays:
             self.refresh()
         return name in self.arrays
 
     def is_added(self, name: str) -> bool:
-        """Return whether an array was made by `add()`; an array NAME.done then marks the rows that are written.
-
-        Args:
-            name: Name of the array.
-        """
+        """Return whether an array was made by `add()`; an array NAME.done then marks the rows that are written."""
         return self.has(name) and f"{name}.done" in self.arrays
 
     @property
@@ -349,10 +337,6 @@ class StoreFiles:
 
         Each row is verified when this process first reads it. Rows that are not finished, and arrays of older versions,
         have no checksum of their own.
-
-        Args:
-            name: Name of the array.
-            rows: The rows.
         """
         verified = self.verified.setdefault(name, np.zeros(len(self), bool))
         if verified[rows].all():
@@ -418,11 +402,7 @@ class StoreFiles:
         return found
 
     def verify(self, rows: np.ndarray) -> Iterator[tuple[str, list[int] | None]]:
-        """Read all arrays: yield each name with its damaged rows, or with None if it has no checksums.
-
-        Args:
-            rows: Finished rows.
-        """
+        """Read all arrays: yield each name with its damaged rows, or with None if it has no checksums."""
         prepared = self.prepared
         if prepared and not self.has(CHAIN):  # one checksum for all
             yield ", ".join(prepared), self.mismatches(prepared, rows, [0] * len(rows), self.array("checksum"))
@@ -439,11 +419,7 @@ class StoreFiles:
         yield "status", [row for row in failed if str(row) not in explained]
 
     def segment(self, row: int) -> Segment:
-        """Return the segment that a clip is a part of.
-
-        Args:
-            row: Row of the clip.
-        """
+        """Return the segment that a clip is a part of."""
         return self.segments[self.clips[row]["segment"]]
 
     def notes(self) -> dict[str, list[str]]:
@@ -455,11 +431,7 @@ class StoreFiles:
         }
 
     def describe(self, row: int) -> dict[str, Any]:
-        """Return a description of a clip: segment id, video, wearer, start and stop (s), label, split, status.
-
-        Args:
-            row: Row of the clip.
-        """
+        """Return a description of a clip: segment id, video, wearer, start and stop (s), label, split, status."""
         segment, start = self.segment(row), self.clips[row]["start"]
         seconds = next((spec.seconds for spec in self.specs.values()), CLIP_SECONDS)
         return {
@@ -478,11 +450,6 @@ class StoreFiles:
 
         An array of another shape or dtype, or without checksums, is replaced if none of its rows is written. Otherwise
         raise DataError for another shape or dtype.
-
-        Args:
-            name: Name of the array.
-            shape: Shape of a row.
-            dtype: Type of its numbers, as numpy takes it.
         """
         self.require_here()
         header = files.read_json(self.path / "store.json")
@@ -531,9 +498,6 @@ class StoreFiles:
         """Write class names of a teacher into the header. Raise DataError if others are used.
 
         The caller holds the lock.
-
-        Args:
-            names: Names of the classes.
         """
         self.require_here()
         header = files.read_json(self.path / "store.json")

@@ -56,11 +56,7 @@ class ExportError(EgoDistillError):
 
 
 def description_of(path: Path) -> Path:
-    """Return the JSON file that describes an exported file.
-
-    Args:
-        path: The exported file.
-    """
+    """Return the JSON file that describes an exported file."""
     return path.with_name(f"{path.name}.json")
 
 
@@ -76,9 +72,6 @@ def pair_files(path: str | os.PathLike) -> list[Path]:
 
 def read_description(path: Path) -> dict[str, Any]:
     """Return the description of an exported file. Nothing of the file itself is loaded.
-
-    Args:
-        path: The exported file.
 
     Raises:
         ExportError: If one of the two files is missing or damaged, or if they do not belong together.
@@ -126,12 +119,7 @@ def is_sealed(description: Mapping[str, Any]) -> bool:
 
 
 def seal(description: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Return a description with two hashes: `sha256`, of its program, and `fingerprint`, of its own other values.
-
-    Args:
-        description: The description.
-        path: The file of the program.
-    """
+    """Return a description with two hashes: `sha256`, of its program, and `fingerprint`, of its own other values."""
     content = dict(description) | {"sha256": hash_of(path)}
     return content | {"fingerprint": fingerprint(content)}
 
@@ -359,12 +347,7 @@ def instructions() -> dict[str, bool]:
 
 
 def check_processor(path: Path, description: Mapping[str, Any]) -> None:
-    """Raise ExportError if a program was compiled for a processor with instructions that this one does not have.
-
-    Args:
-        path: The exported file.
-        description: Its description.
-    """
+    """Raise ExportError if a program was compiled for a processor with instructions that this one does not have."""
     if description["kind"] != "aoti" or not is_processor(made := description.get("compiled_for")):
         return
     *place, level = made.split(maxsplit=2)

@@ -178,11 +178,7 @@ class Program:
         return [torch.cat(outputs)[:count] for outputs in zip(*parts, strict=True)]
 
     def outputs(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """Return what the program computes. Raise ExportError unless the shapes are those of the description.
-
-        Args:
-            inputs: As many clips as the program takes.
-        """
+        """Return what the program computes. Raise ExportError unless the shapes are those of the description."""
         found = list(self.run(*inputs))
         shapes = [tuple(x.shape) for x in found]
         if shapes != [(len(inputs[0]), *sizes) for sizes in self.sizes]:

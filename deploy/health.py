@@ -246,12 +246,7 @@ class Health:
         self.others[place] = self.last.copy()
 
     def note_step(self, name: str, step: Step) -> None:
-        """Note that the clock of an input has stepped back.
-
-        Args:
-            name: Name of the input.
-            step: The step.
-        """
+        """Note that the clock of an input has stepped back."""
         self.step, self.fresh = (name, step), READINGS
 
     def note_busy(self) -> None:

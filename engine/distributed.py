@@ -173,11 +173,7 @@ def is_first_failure() -> bool:
 
 
 def propagate_failure(stage: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Decorate a training stage: destroying this rank's process group unblocks the ranks that wait for it.
-
-    Args:
-        stage: The function of the stage.
-    """
+    """Decorate a training stage: destroying this rank's process group unblocks the ranks that wait for it."""
 
     @functools.wraps(stage)
     def run(*arguments: Arguments.args, **options: Arguments.kwargs) -> Result:
@@ -229,23 +225,14 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
 
 
 def sum_over_processes(values: list[float], device: torch.device) -> list[float]:
-    """Return the values, each summed over all processes.
-
-    Args:
-        values: Numbers of this process.
-        device: Device of this process.
-    """
+    """Return the values, each summed over all processes."""
     if rank_and_world_size()[1] == 1:
         return values
     return all_reduce_sum(torch.tensor(values, dtype=torch.float64, device=device)).tolist()
 
 
 def broadcast_object(content: dict[str, Any]) -> dict[str, Any]:
-    """Return the content of process 0, whose files other machines may not see.
-
-    Args:
-        content: The content of this process, a dict that can be pickled.
-    """
+    """Return the content of process 0, whose files other machines may not see."""
     box = [content]
     if rank_and_world_size()[1] > 1:
         with distributed_errors():
@@ -288,30 +275,17 @@ class Share(NamedTuple):
 
     @classmethod
     def of(cls, total: int) -> Share:
-        """Return the share of this process.
-
-        Args:
-            total: Number of clips in the batch.
-        """
+        """Return the share of this process."""
         rank, processes = rank_and_world_size()
         active = max(1, min(processes, total // 2))
         return cls(*(min(k, active) * total // active for k in (rank, rank + 1)), total)
 
     def rows(self, batch: Tensor) -> Tensor:
-        """Return the rows of a batch that this process reads.
-
-        Args:
-            batch: Rows of the whole batch.
-        """
+        """Return the rows of a batch that this process reads."""
         return batch[self.start : self.stop] if self.stop > self.start else batch[:2]
 
     def weights(self, clips: int, device: torch.device) -> Tensor:
-        """Return the weight of each clip that this process reads: 1, or 0 without a share, float [clips].
-
-        Args:
-            clips: Number of these clips.
-            device: Device of the result.
-        """
+        """Return the weight of each clip that this process reads: 1, or 0 without a share, float [clips]."""
         return torch.full((clips,), float(self.stop > self.start), device=device)
 
 
@@ -412,11 +386,7 @@ class SyncBatchNorm(nn.BatchNorm1d):
 
 
 def sync_batch_norm(model: nn.Module) -> None:
-    """Replace the batch norms of a model by `SyncBatchNorm`.
-
-    Args:
-        model: The model, changed in place.
-    """
+    """Replace the batch norms of a model by `SyncBatchNorm`."""
     for parent in list(model.modules()):
         for name, norm in list(parent.named_children()):
             if isinstance(norm, BATCH_NORMS) and norm.affine and norm.track_running_stats:
@@ -428,12 +398,7 @@ def sync_batch_norm(model: nn.Module) -> None:
 
 
 def share_batch_norm(model: nn.Module, share: Share) -> None:
-    """Set the share of the next batch that this process has in each `SyncBatchNorm`.
-
-    Args:
-        model: The model with the batch norms.
-        share: The share.
-    """
+    """Set the share of the next batch that this process has in each `SyncBatchNorm`."""
     for part in model.modules():
         if isinstance(part, SyncBatchNorm):
             part.share = share

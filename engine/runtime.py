@@ -175,11 +175,7 @@ def pick_training_precision(device: torch.device, model: nn.Module) -> tuple[str
 
 
 def what_decides_bits(device: torch.device) -> dict[str, Any]:
-    """Return what the last bits of a training depend on beside its settings: {name: value}.
-
-    Args:
-        device: Device of the training.
-    """
+    """Return what the last bits of a training depend on beside its settings: {name: value}."""
     found: dict[str, Any] = {"torch": str(torch.__version__)}
     if device.type == "cuda":
         return found | {"device": torch.cuda.get_device_name(device)}
@@ -313,12 +309,7 @@ class Use:
 
 
 def multiply_adds(network: nn.Module, inputs: Sequence[Tensor]) -> float:
-    """Return the multiply-adds of one call of a network.
-
-    Args:
-        network: The network, in evaluation mode.
-        inputs: Its inputs, on its device.
-    """
+    """Return the multiply-adds of one call of a network."""
     # torch counts every implementation of attention except the one for CPUs.
     attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     mapping = {attention: lambda q, k, v, *rest, out_shape=None, **options: sdpa_flop_count(q, k, v)}
@@ -334,10 +325,6 @@ def evaluation(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Move a model to a device, in evaluation mode; afterwards restore its device and the mode of each layer.
 
     Threads may use a model at the same time; the last of them restores it.
-
-    Args:
-        model: The model.
-        device: The device.
 
     Raises:
         EgoDistillError: If it is in use on another device.
@@ -366,11 +353,7 @@ def evaluation(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 def keep_frozen_statistics(model: nn.Module) -> None:
-    """Put batch norms with frozen weights into evaluation mode, so that their statistics do not change.
-
-    Args:
-        model: The model with the batch norms.
-    """
+    """Put batch norms with frozen weights into evaluation mode, so that their statistics do not change."""
     for part in model.modules():
         if isinstance(part, BATCH_NORMS) and part.affine and not part.weight.requires_grad:
             part.eval()

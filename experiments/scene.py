@@ -63,9 +63,6 @@ class Room(NamedTuple):
 def wall_texture(rng: np.random.Generator) -> torch.Tensor:
     """Return a texture for the wall, float32 [1, 3, 192, 2048]: 1024 columns, twice, so that sampling never wraps.
 
-    Args:
-        rng: Source of random numbers.
-
     >>> import numpy as np
     >>> from egodistill.experiments import scene
     >>> wall = scene.wall_texture(np.random.default_rng(0))
@@ -85,9 +82,6 @@ def wall_texture(rng: np.random.Generator) -> torch.Tensor:
 
 def counter_texture(rng: np.random.Generator) -> torch.Tensor:
     """Return a texture for the counter, float32 [1, 3, 256, 256].
-
-    Args:
-        rng: Source of random numbers.
 
     >>> import numpy as np
     >>> from egodistill.experiments import scene

@@ -195,10 +195,6 @@ def require_apart(path: str | os.PathLike, inputs: Iterable[str | os.PathLike] =
     """Raise DataError if an output is an input, by whatever name, or inside a clip store or a recording's folder.
 
     Call it for the `--out` of every command, a file or a folder.
-
-    Args:
-        path: The output.
-        inputs: Files and folders that it is made from.
     """
     if os.path.exists(path) and any(is_same(source, path) for source in inputs):
         raise DataError(f"{path}: also an input of this command; give another path")
@@ -267,30 +263,18 @@ def check_output(
 
 
 def training_file(out: str | os.PathLike) -> Path:
-    """Return the path of the checkpoint from which an interrupted training continues.
-
-    Args:
-        out: The model that the training writes.
-    """
+    """Return the path of the checkpoint from which an interrupted training continues."""
     return Path(f"{out}.training")
 
 
 def log_path(checkpoint: str | os.PathLike) -> Path:
-    """Return the path of the history that a training writes beside a checkpoint, one JSON line per epoch.
-
-    Args:
-        checkpoint: The checkpoint.
-    """
+    """Return the path of the history that a training writes beside a checkpoint, one JSON line per epoch."""
     path = Path(checkpoint)  # the end of "tau1.5" is not a suffix
     return path.with_name((path.stem if path.suffix in (".pt", ".pth", ".ckpt", ".training") else path.name) + ".jsonl")
 
 
 def require_log(checkpoint: str | os.PathLike) -> None:
-    """Raise DataError if another file than the log of a training is where that of this training goes.
-
-    Args:
-        checkpoint: The checkpoint of the training.
-    """
+    """Raise DataError if another file than the log of a training is where that of this training goes."""
     path = log_path(checkpoint)
     if not path.exists() or path.is_symlink():  # the log takes the place of a link
         return
@@ -317,11 +301,7 @@ def remove_parts(path: str | os.PathLike) -> None:
 
 
 def remove_dead_part(part: Path) -> None:
-    """Remove a temporary file of `atomic_write()` unless the process that writes it is alive, or may be.
-
-    Args:
-        part: The temporary file.
-    """
+    """Remove a temporary file of `atomic_write()` unless the process that writes it is alive, or may be."""
     with contextlib.suppress(OSError), part_lock(part) as is_dead:
         if is_dead:
             part.unlink()
@@ -353,12 +333,7 @@ def flock(file: IO, operation: int) -> bool:
 
 
 def replace_file(source: Path, target: Path) -> None:
-    """Rename a file to `target`. Windows refuses while another process reads `target`, so retry for a second.
-
-    Args:
-        source: The file.
-        target: Its new path.
-    """
+    """Rename a file to `target`. Windows refuses while another process reads `target`, so retry for a second."""
     for _ in range(20):
         with contextlib.suppress(PermissionError):
             os.replace(source, target)
@@ -390,11 +365,7 @@ def disk_errors(path: Path, *, continues: bool = True) -> Iterator[None]:
 
 
 def free_megabytes(path: str | os.PathLike) -> float:
-    """Return the free space in MB on the disk of a path.
-
-    Args:
-        path: The path, which need not exist.
-    """
+    """Return the free space in MB on the disk of a path."""
     folder = next(folder for folder in (Path(path).absolute(), *Path(path).absolute().parents) if folder.is_dir())
     return shutil.disk_usage(folder).free / 1e6
 
@@ -462,11 +433,7 @@ def require_file(path: str | os.PathLike, largest: int | None = None) -> None:
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    """Return the content of a JSON file. Raise DataError if it is missing, damaged or larger than 1 GB.
-
-    Args:
-        path: The file.
-    """
+    """Return the content of a JSON file. Raise DataError if it is missing, damaged or larger than 1 GB."""
     require_file(path, LARGEST_JSON)
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
@@ -479,11 +446,7 @@ def read_json(path: str | os.PathLike) -> Any:
 
 
 def signature(path: str | os.PathLike) -> str:
-    """Return the size of a file and a checksum of its first and last 16 kB: enough to notice another file.
-
-    Args:
-        path: The file.
-    """
+    """Return the size of a file and a checksum of its first and last 16 kB: enough to notice another file."""
     with open(path, "rb", buffering=0) as file:
         checksum = zlib.crc32(file.read(1 << 14))
         size = file.seek(0, os.SEEK_END)
@@ -552,9 +515,6 @@ def lock(path: str | os.PathLike) -> Iterator[None]:
     with WORLD_SIZE > 1, and where the file system has no locks, the process also holds the file ".NAME.held". If its
     holder dies, a process of the same machine takes it over (on Linux). Another one waits, says for whom, and raises
     DataError if the holder has shown no sign of life for five minutes.
-
-    Args:
-        path: The file to lock.
     """
     with contextlib.ExitStack() as stack:
         _, locked = stack.enter_context(system_lock(path))
@@ -686,9 +646,6 @@ def output_lock(path: str | os.PathLike) -> Iterator[None]:
     """Let no other process write `path` during the block; raise DataError at once if one already does.
 
     For a file that grows while a command runs. Pipes and devices are not locked.
-
-    Args:
-        path: The file.
     """
     path = Path(path)
     with contextlib.ExitStack() as stack:
@@ -765,10 +722,6 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, 
 
     Values are compared after conversion to JSON.
 
-    Args:
-        before: Settings of the first run.
-        now: Settings of the second one.
-
     >>> from egodistill.support import files
     >>> files.differences({"epochs": 5, "student": {"width": 16}}, {"epochs": 5, "student": {"width": 32}})
     {'student.width': (16, 32)}
@@ -801,12 +754,7 @@ def require_same_run(source: Any, before: Mapping[str, Any], now: Mapping[str, A
 
 
 def list_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Return a list of the settings in which two runs differ, with both values, at most five; "" if there are none.
-
-    Args:
-        before: Settings of the first run.
-        now: Settings of the second one.
-    """
+    """Return a list of the settings in which two runs differ, with both values, at most five; "" if there are none."""
     different = differences(before, now)
     changes = [f"{name} was {shorten(old)} and is now {shorten(new)}" for name, (old, new) in different.items()]
     return "; ".join(changes[:5]) + (f"; and {len(changes) - 5} more" if len(changes) > 5 else "")
@@ -851,9 +799,6 @@ def read_ahead(
 def clock(seconds: float) -> str:
     """Return a duration as a clock shows it, with hours if there are any.
 
-    Args:
-        seconds: The duration.
-
     >>> from egodistill.support import files
     >>> files.clock(5), files.clock(1769), files.clock(3723)
     ('0:05', '29:29', '1:02:03')
@@ -890,21 +835,11 @@ class Progress:
         self.close()
 
     def step(self, count: int = 1, note: str = "") -> None:
-        """Add to the amount that is done.
-
-        Args:
-            count: How much.
-            note: Text at the end of the line.
-        """
+        """Add to the amount that is done."""
         self.update(self.done + count, note)
 
     def update(self, done: int, note: str = "") -> None:
-        """Set the amount that is done.
-
-        Args:
-            done: How much.
-            note: Text at the end of the line.
-        """
+        """Set the amount that is done."""
         self.done, self.note = done, note
         if time.monotonic() - self.drawn > (0.2 if self.terminal else 60):
             self.draw("" if self.terminal else "\n")

@@ -77,11 +77,7 @@ def system() -> str:
 
 
 def started(process: int) -> str:
-    """Return when a process started, as text to compare; "" if it has ended, `UNKNOWN` if that cannot be seen.
-
-    Args:
-        process: Its number on this machine.
-    """
+    """Return when a process started, as text to compare; "" if it has ended, `UNKNOWN` if that cannot be seen."""
     if not system():
         return UNKNOWN
     try:
@@ -116,11 +112,7 @@ def remove_dead(path: Path, record: str) -> None:
 
 @contextlib.contextmanager
 def signs_of_life(path: Path) -> Iterator[None]:
-    """Touch a file every `BEAT` seconds during the block.
-
-    Args:
-        path: The file.
-    """
+    """Touch a file every `BEAT` seconds during the block."""
     ended = threading.Event()
 
     def touch() -> None:

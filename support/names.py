@@ -27,28 +27,17 @@ __all__ = ["Names", "Place", "absolute_path", "ends", "identity", "is_same", "po
 
 
 def absolute_path(path: str | os.PathLike) -> str:
-    """Return a path from the root on, without "." and ".."; links in it stay.
-
-    Args:
-        path: The path.
-    """
+    """Return a path from the root on, without "." and ".."; links in it stay."""
     return os.path.abspath(path)
 
 
 def real_path(path: str | os.PathLike) -> str:
-    """Return the absolute path of what a path leads to, without links.
-
-    Args:
-        path: The path.
-    """
+    """Return the absolute path of what a path leads to, without links."""
     return os.path.realpath(path)
 
 
 def identity(path: str | os.PathLike) -> Hashable:
     """Return a value that two paths share if, and only if, they name one file.
-
-    Args:
-        path: The path.
 
     >>> from egodistill.support import names
     >>> names.identity("walk.mp4") == names.identity("./store/../walk.mp4"), names.identity("gone.mp4")[-1][-8:]
@@ -62,20 +51,12 @@ def identity(path: str | os.PathLike) -> Hashable:
 
 
 def is_same(path: str | os.PathLike, other: str | os.PathLike) -> bool:
-    """Return whether two paths name one file.
-
-    Args:
-        path: A path.
-        other: Another one.
-    """
+    """Return whether two paths name one file."""
     return path == other or identity(path) == identity(other)
 
 
 def ends(paths: Iterable[str]) -> dict[str, str]:
     """Return {path: as much of its end as no other of the paths has}, with "/": the file name of most.
-
-    Args:
-        paths: Paths of different files.
 
     >>> from egodistill.support import names
     >>> sorted(names.ends(["a/day1/cam.mp4", "a/day2/cam.mp4", "a/walk.mp4"]).values())
@@ -92,10 +73,6 @@ def ends(paths: Iterable[str]) -> dict[str, str]:
 
 def portable(path: str | os.PathLike, folder: str | os.PathLike) -> str:
     """Return a path as it stays when a folder is moved: relative to it, with "/", if it is inside; else absolute.
-
-    Args:
-        path: The path.
-        folder: The folder.
 
     >>> from egodistill.support import names
     >>> names.portable("./films/../films/walk.mp4", "films"), names.portable("/data/walk.mp4", "films")
@@ -166,19 +143,11 @@ class Names:
             self(path)
 
     def __call__(self, path: str) -> str:
-        """Return the first name of a file; a path of another file becomes its first name.
-
-        Args:
-            path: The path.
-        """
+        """Return the first name of a file; a path of another file becomes its first name."""
         if path not in self._known:
             self._known[path] = self.first.setdefault(identity(path), path)
         return self._known[path]
 
     def find(self, path: str) -> str | None:
-        """Return the first name of a file; None if it has none yet.
-
-        Args:
-            path: The path.
-        """
+        """Return the first name of a file; None if it has none yet."""
         return self.first.get(identity(path))

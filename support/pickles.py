@@ -36,12 +36,7 @@ LARGEST_FRAME = 1 << 30  # bytes; HD-EPIC's narrations have tens of megabytes
 
 
 def first_bytes(path: str | os.PathLike, count: int = 64) -> bytes:
-    """Return the first bytes of a regular file, or none if it cannot be read, which its reader then reports.
-
-    Args:
-        path: The file.
-        count: Number of bytes.
-    """
+    """Return the first bytes of a regular file, or none if it cannot be read, which its reader then reports."""
     if not os.path.isfile(path):  # a pipe would wait for its writer
         return b""
     try:
@@ -52,11 +47,7 @@ def first_bytes(path: str | os.PathLike, count: int = 64) -> bytes:
 
 
 def is_pickle(path: str | os.PathLike) -> bool:
-    """Return whether a file is a pickle of protocol 2 or later, by its first byte, with which no text begins.
-
-    Args:
-        path: The file.
-    """
+    """Return whether a file is a pickle of protocol 2 or later, by its first byte, with which no text begins."""
     return first_bytes(path, 1) == b"\x80"
 
 
@@ -279,12 +270,7 @@ class ArrayUnpickler(pickle.Unpickler):
     }
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what `allowed` has for this name. Raise UnpicklingError for a name that is not in it.
-
-        Args:
-            module: Module of the function.
-            name: Its name.
-        """
+        """Return what `allowed` has for this name. Raise UnpicklingError for a name that is not in it."""
         found = self.allowed.get((module.replace("numpy._core", "numpy.core"), name))  # the name since numpy 2
         if found is None:
             raise pickle.UnpicklingError(f"it refers to {module}.{name}, which is not {self.content}")
@@ -317,9 +303,6 @@ def read_data_frame(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
     Values are as they were, of any type that the file may contain: numbers, texts, lists, tuples, None. Raise
     DataError that names the file, and what it refers to if that is not part of such a table; nothing of it is called.
-
-    Args:
-        path: The file.
 
     >>> import pickle
     >>> from pathlib import Path

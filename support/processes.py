@@ -85,12 +85,7 @@ class Processes:
             process.kill()
 
     def handle_exit(self, bundle: Any, code: int) -> None:
-        """Handle a process that has ended; raise EgoDistillError unless its code is 0.
-
-        Args:
-            bundle: The bundle that it worked on.
-            code: Its exit code.
-        """
+        """Handle a process that has ended; raise EgoDistillError unless its code is 0."""
         if code:
             raise EgoDistillError(
                 f"a process of {self.target}() ended with code {code} ({explain(code)}); finished work is kept: "

@@ -47,11 +47,7 @@ LARGEST_VALUE = 1 << 28  # characters of one video in Ego4D's annotations, whose
 
 
 def first_line(path: Path) -> str:
-    """Return the first line of a table. Raise DataError if it cannot be read.
-
-    Args:
-        path: The table.
-    """
+    """Return the first line of a table. Raise DataError if it cannot be read."""
     files.require_file(path, LARGEST_TABLE)
     try:
         with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
@@ -257,10 +253,6 @@ def first_name(path: Path, names: Sequence[str]) -> str | None:
     """Return the first of these names at the top level of a JSON file; None if it has none of them, or is a list.
 
     Raise DataError with file and place for invalid JSON before it.
-
-    Args:
-        path: The file.
-        names: The names.
     """
     with _json_reader(path, 1 << 20) as reader:
         for name in reader.members("[{"):
@@ -278,11 +270,7 @@ def _json_reader(path: Path, chunk: int) -> Iterator[JSONReader]:
 
 @contextlib.contextmanager
 def open_text(path: Path) -> Iterator[TextIO]:
-    """Open a text file. Raise DataError that names it if it cannot be read.
-
-    Args:
-        path: The file.
-    """
+    """Open a text file. Raise DataError that names it if it cannot be read."""
     files.require_file(path)
     try:
         with open(path, encoding="utf-8-sig") as file:

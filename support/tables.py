@@ -80,9 +80,6 @@ def printable(text: str) -> str:
 def scores_text(scores: Sequence[float]) -> list[str]:
     """Return probabilities with two decimals, or more if the first one needs them for two digits.
 
-    Args:
-        scores: The probabilities, the largest first.
-
     >>> from egodistill.support import tables
     >>> tables.scores_text([0.51, 0.004]), tables.scores_text([0.0042, 0.0040])
     (['0.51', '0.00'], ['0.0042', '0.0040'])
@@ -93,9 +90,6 @@ def scores_text(scores: Sequence[float]) -> list[str]:
 
 def csv_text(text: str) -> str:
     """Return a printable text that no spreadsheet takes for a formula: one that could be begins with an apostrophe.
-
-    Args:
-        text: The text of a cell.
 
     >>> from egodistill.support import tables
     >>> tables.csv_text("=1+1"), tables.csv_text("cut-and-peel")
@@ -151,11 +145,7 @@ class Table:
 
 
 def markdown_option(parser: argparse.ArgumentParser) -> None:
-    """Add --markdown, the document of `report()`.
-
-    Args:
-        parser: The parser that gets the option.
-    """
+    """Add --markdown, the document of `report()`."""
     text = "also write each table to a section of this Markdown document, named after the command and the processor"
     parser.add_argument("--markdown", metavar="FILE", help=text)
 
@@ -184,12 +174,6 @@ def write_section(path: str | os.PathLike, name: str, table: Table, *, caption: 
     """Write a table with a caption into a Markdown document, between the comments `<!-- name -->` and `<!-- /name -->`.
 
     If the document already has this section, replace it; otherwise append it. A missing document is created.
-
-    Args:
-        path: The document.
-        name: Name of the section.
-        table: The table.
-        caption: Text below it.
 
     Raises:
         DataError: The section has no end.
