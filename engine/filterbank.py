@@ -109,6 +109,9 @@ class IMUFilterbank(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, imu: Tensor) -> Tensor:
+        if torch.is_autocast_enabled(imu.device.type):  # differences of powers need more than bf16's three digits
+            with torch.autocast(imu.device.type, enabled=False):
+                return self.forward(imu.float())
         found = self.norm(self.numbers(imu)).clamp(-6, 6)
         return self.dropout(torch.cat([found, self.signed(imu)], 1) if self.signed else found)
 

@@ -117,6 +117,13 @@ def test_too_short_a_clip_is_refused():
         IMUFilterbank(80, 100.0)
 
 
+def test_mixed_precision_leaves_the_numbers_as_they_are():
+    imu, encoder = torch.randn(4, 422, 6) + torch.tensor([0.0, 0, 9.8, 0, 0, 0]), IMUFilterbank(signed=True).eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = encoder(imu)
+    assert mixed.dtype == torch.float32 and torch.equal(mixed, encoder(imu))
+
+
 def test_a_cold_sensor_gives_finite_numbers():
     numbers = IMUFilterbank().eval()(torch.zeros(2, 422, 6))
     assert numbers.isfinite().all()
