@@ -82,6 +82,10 @@ def distil_spectrum(device):
     return trained("distill", device, small(imu_encoder="spectrum"), teacher="t")
 
 
+def distil_filterbank(device):
+    return trained("distill", device, small(imu_encoder="filterbank"), teacher="t")
+
+
 def goes_on_on_the_cpu(device):
     return goes_on(device, "cpu", "from")
 
@@ -164,7 +168,16 @@ def save_and_load(device):
     return outputs(EgoDistill.load(f"{device}-small.pt"))
 
 
-STAGES = [finetune_both, finetune_frames, pretrain, distil, distil_spectrum, goes_on_on_the_cpu, goes_on_from_the_cpu]
+STAGES = [
+    finetune_both,
+    finetune_frames,
+    pretrain,
+    distil,
+    distil_spectrum,
+    distil_filterbank,
+    goes_on_on_the_cpu,
+    goes_on_from_the_cpu,
+]
 STAGES += [finetune_a_teacher, extract, evaluate, agreement, predict, stream, exported, measure, save_and_load]
 
 
