@@ -708,10 +708,10 @@ class TrainingLoop:
             }
         )
         self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
-        if self.validation is not None:
-            self.history[-1] |= self.validate(self.validation)
         if self.epoch == self.settings.epochs:
             self.settle_statistics()
+        if self.validation is not None:
+            self.history[-1] |= self.validate(self.validation)
         self.objective.end_epoch(self.history[-1])
         # Before the checkpoint, which may mark the run as finished.
         if self.path is not None and distributed.is_first():

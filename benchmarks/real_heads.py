@@ -325,8 +325,8 @@ def tabulated(lines: Sequence[dict[str, Any]]) -> tables.Table:
                     rows.append(
                         [f"{study}", f"{seconds:g}", model, f"{own[0]['numbers']}", f"{len(own)}", *cells, against]
                     )
-    heads = ["study", "s", "numbers", "of them", "seeds", "windows", "macro-F1", "recordings", "worst wearer"]
-    return tables.Table([*heads, "points more than spectrum"], rows)
+    heads = ["study", "s", "numbers", "of them", "seeds", "windows (%)", "macro-F1", "recordings", "worst wearer"]
+    return tables.Table([*heads, "points more than spectrum (95 % interval)"], rows)
 
 
 def main() -> None:
@@ -346,10 +346,7 @@ def main() -> None:
         run(a.study, a.seeds, a.models)
     else:
         found = tabulated(list(files.read_lines(LINES, "study")))
-        print(found.text())
-        if a.markdown:
-            caption = "Accuracy in %, means over seeds; the last column has a 95 % interval over seeds and wearers."
-            tables.write_section(a.markdown, "real_heads", found, caption=caption)
+        tables.report(found, "benchmarks/real_heads.py", a.markdown, sys.argv)
 
 
 if __name__ == "__main__":

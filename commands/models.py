@@ -132,9 +132,8 @@ def run_evaluate(a: argparse.Namespace) -> None:
             numbers["trained"] = {"clips": trained["about"].get("clips", 0), "epochs": len(trained["history"])}
         numbers |= evaluate_labelled(a, model, labelled)
         result = Result("student" if a.student else "teacher", numbers)
-        print(tables.printable("; ".join(map(": ".join, result.rivals))))
-        if result.doubt:
-            print(result.doubt)
+        for text in filter(None, ("; ".join(map(": ".join, result.rivals)), result.doubt)):
+            print(tables.printable(text))
     if unlabelled.any() and numbers["class_names"] != store.class_names:
         left_out = tables.counted(int(unlabelled.sum()), "clip")
         print(f"note: left out {left_out} without a label, because a teacher in this store has other classes")

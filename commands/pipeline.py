@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import data, teachers
+from ..datasets.store_files import StoreFiles
 from ..distillation import EPIC_KITCHENS, PRESETS
 from ..recordings.clips import clip_starts
 from ..student import IMU_SAMPLES
@@ -313,9 +314,9 @@ def run_train(a: argparse.Namespace) -> None:
         note_plan(run, *typed, about)
         found = write_report(run)
     print(f"\n{found}")
-    turned = {one["axes"] for one in files.read_json(run / "check.json")["recordings"]} if a.check else {None}
-    axes = next(iter(turned)) if len(turned) == 1 else None  # of a camera whose axes were corrected in all recordings
-    given = [*(["--imu-axes", axes] if axes else []), *words_of(a, "zero_accel")]
+    store = run / "store"  # its axes, given or corrected, are those of the recordings to come if one camera made all
+    axes = {one.imu_axes for one in StoreFiles(store).segments} if (store / "store.json").exists() else set[str]()
+    given = [*(["--imu-axes", *axes] if len(axes) == 1 and axes != {"gopro"} else []), *words_of(a, "zero_accel")]
     suggest("predict", "VIDEO", *given, "--student", run / "student.pt")
 
 

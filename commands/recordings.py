@@ -333,12 +333,11 @@ def check_recordings(a: argparse.Namespace) -> list[checks.Check]:
             print(f"  if one camera recorded all: --imu-axes {min(turns)}")
     if a.out:
         kept = write_imu_offsets(a.out, offsets, axes, overwrite=a.overwrite)
-        reliable = sum(found.offset is not None and found.offset.reliable for found in results)
+        known = [one.offset for video, one in zip(sources, results, strict=True) if video in offsets]
+        reliable = sum(offset is not None and offset.reliable for offset in known)
         print(f"{a.out}: {reliable} of {len(sources)} recordings have a reliable offset")
-        for video, offset in kept.items():
-            print(
-                f"  {video}: keeps {offset}, written by hand, instead of {offsets[video]:.3f}; --overwrite replaces it"
-            )
+        for clause in kept:
+            print(f"  {clause}; --overwrite replaces it")
     if disagreements:
         raise DataError("; ".join(disagreements))
     return results

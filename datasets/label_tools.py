@@ -52,11 +52,11 @@ NOTE = "frames are counted at the rate of each video; write another frameRate of
 def label_reader(path: Path) -> Callable[[Path, Path, Counter[str], list[str]], Labels] | None:
     """Return the reader for an export of one of the tools; None for another file. DataError names what to export."""
     line = first_line(path)
+    if line.lstrip().startswith("["):
+        return _label_studio
     for form, way_out in OTHERS.items():
         if re.match(form, f"{path.name}\n{line}", re.IGNORECASE):
             raise DataError(f"{path}: is {way_out}")
-    if line.lstrip().startswith("["):
-        return _label_studio
     if re.match(r'"?observation id\b', line, re.IGNORECASE):
         return _boris
     rows = "\t" in line and TIMES.search(_kinds(line.split("\t"), CELLS))

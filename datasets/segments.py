@@ -772,7 +772,7 @@ def with_imu_offsets(segments: Iterable[Segment], table: str | os.PathLike) -> S
     clocks, places, others = {}, {}, 0
     for where, row in read_table(Path(table), ("video", "imu_offset"), ("imu_stretch", "imu_axes")):
         named = named_by(row["video"])
-        if not named and not _is_by_hand(row):
+        if not named and not _by_hand(row):
             others += 1
             continue
         if len(named) != 1:
@@ -826,7 +826,7 @@ def _by_name(paths: Iterable[str]) -> Callable[[str], list[str]]:
     return find
 
 
-MEASURED = "#measured"  # column of an offset as it was measured: a row in which it differs was written by hand
+MEASURED, AXES = "#measured", "#axes"  # columns of what was measured: a cell that differs was written by hand
 
 
 def offset_rows(path: Path) -> list[dict[str, str]]:
@@ -846,12 +846,12 @@ def write_imu_offsets(
     axes: Mapping[str, str] | None = None,
     *,
     overwrite: bool = False,
-) -> dict[str, str]:
-    """Write measured offsets of IMU clocks to a table for `with_imu_offsets()`, and return those that it did not write.
+) -> list[str]:
+    """Write measured offsets of IMU clocks to a table for `with_imu_offsets()`, and return what it did not write.
 
-    Rows of other videos stay as they are, and so do rows that were written or changed by hand: those whose offset is
-    not that in their column `#measured`, or that have a stretch. The result is {video: offset} of such rows for videos
-    that were measured. Raise DataError for another file.
+    Rows of other videos stay as they are, and so does what was written or changed by hand: an offset that is not that
+    in the column `#measured`, or has a stretch, and axes that are not those in `#axes`. The result has a clause for
+    each that is not what was measured. Raise DataError for another file.
 
     Args:
         path: The table.
@@ -862,10 +862,10 @@ def write_imu_offsets(
     >>> from pathlib import Path
     >>> from egodistill.datasets import segments
     >>> segments.write_imu_offsets("clocks.csv", {"walk.mp4": 0.25, "cook.mp4": 0.1})
-    {}
+    []
     >>> _ = Path("clocks.csv").write_text(Path("clocks.csv").read_text().replace("walk.mp4,0.250", "walk.mp4,0.3"))
     >>> segments.write_imu_offsets("clocks.csv", {"walk.mp4": 0.26})
-    {'walk.mp4': '0.3'}
+    ['walk.mp4: keeps 0.3, written by hand, instead of 0.260']
     >>> print(Path("clocks.csv").read_text(), end="")
     video,imu_offset,#measured
     walk.mp4,0.3,0.250
@@ -874,29 +874,39 @@ def write_imu_offsets(
     path = Path(path)
     named_by = _by_name(measured)
     old = [(row, named_by(row["video"])) for row in ([] if overwrite else offset_rows(path))]
-    kept = {video: row["imu_offset"] for row, named in old if _is_by_hand(row) for video in named}
-    new = {
-        video: {"video": video, "imu_offset": f"{seconds:.3f}", MEASURED: f"{seconds:.3f}"}
-        | ({"imu_axes": axes[video]} if axes and video in axes else {})
-        for video, seconds in measured.items()
-        if seconds is not None and video not in kept
-    }
-    rows = []
+    left, rows, kept = dict(measured), list[dict[str, str]](), list[str]()
     for row, named in old:
-        if named and not _is_by_hand(row):
-            rows += [row | new.pop(video) for video in named if video in new]
-        else:
+        by_hand = _by_hand(row)
+        if not named:
             rows.append(row)
-    rows += new.values()
-    columns = dict.fromkeys(
-        ["video", "imu_offset", *(name for row in rows for name in row if name != MEASURED), MEASURED]
-    )
+        for video in [video for video in named if video in left]:
+            seconds, turn = left.pop(video), (axes or {}).get(video, "")
+            cells = {} if "imu_axes" in by_hand else {"imu_axes": turn, AXES: turn}
+            if "imu_offset" not in by_hand:
+                cells |= dict.fromkeys(("imu_offset", MEASURED), f"{seconds or 0.0:.3f}")
+            elif seconds is not None:
+                kept.append(f"{video}: keeps {row['imu_offset']}, written by hand, instead of {seconds:.3f}")
+            if "imu_axes" in by_hand and row["imu_axes"] != turn:
+                kept.append(f"{video}: keeps the axes {row['imu_axes']}, written by hand, instead of {turn or 'none'}")
+            if by_hand or seconds is not None:
+                rows.append(row | cells)
+    for video, seconds in left.items():
+        if seconds is not None:
+            turn = (axes or {}).get(video, "")
+            clock = dict.fromkeys(("imu_offset", MEASURED), f"{seconds:.3f}")
+            rows.append({"video": video, **clock, "imu_axes": turn, AXES: turn})
+    names = [name for row in rows for name in row if name not in ("imu_axes", MEASURED, AXES) or row[name]]
+    own = dict.fromkeys(name for name in names if name not in (MEASURED, AXES))
+    columns = {**dict.fromkeys(("video", "imu_offset")), **own, MEASURED: None, **dict.fromkeys({AXES} & {*names})}
     with files.atomic_write(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, list(columns), restval="")
+        table = csv.DictWriter(file, list(columns), restval="", extrasaction="ignore")
         table.writeheader()
         table.writerows(rows)
-    return {video: offset for video, offset in kept.items() if measured[video] is not None}
+    return kept
 
 
-def _is_by_hand(row: Mapping[str, str]) -> bool:
-    return row["imu_offset"] != row.get(MEASURED) or bool(row.get("imu_stretch"))
+def _by_hand(row: Mapping[str, str]) -> set[str]:
+    """Return which cells of a row were written by hand; version 0.5 did not mark the axes that it had measured."""
+    measured = row[AXES] if row.get(AXES) is not None else row.get("imu_axes") if row.get(MEASURED) else None
+    hand = {"imu_offset"} if row["imu_offset"] != row.get(MEASURED) or row.get("imu_stretch") else set[str]()
+    return hand | ({"imu_axes"} if (row.get("imu_axes") or "") != (measured or "") else set())

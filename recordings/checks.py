@@ -386,6 +386,7 @@ def _decision(camera: Sequence[Check]) -> tuple[Axes | None, Hand, list[str]]:
     every = [*camera, replace(camera[0], path="all together", axes=axes, hand=hand)]
     hands = {one.hand.mirrored for one in every} - {None}
     turns = {one.axes.turn for one in every if one.axes is not None and one.axes.reliable}
+    turns |= {axes.turn} if axes and turns else set()
     if len(hands) < 2 and len(turns) < 2:
         return replace(axes, reason=None) if axes and turns == {axes.turn} else axes, hand, []
     said: dict[str, list[str]] = {}

@@ -111,7 +111,7 @@ def test_progress_ends_with_the_clips_that_are_trained_on(capsys):
     """A last batch of one clip is left out."""
     settings = training.Training(epochs=2, batch_size=8, **QUIET | {"progress": True})
     training.train(Far(Store(9)), Store(9), settings)
-    assert "far: 16/16 clips" in capsys.readouterr().err
+    assert "far, 2 epochs of 8 clips: 16/16 clips" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("limit", "steps"), [(None, (3.0, 4.0)), (1.0, (0.6, 0.8)), (10.0, (3.0, 4.0))])

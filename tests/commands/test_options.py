@@ -902,7 +902,8 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     spies.put(data, "read_epic_kitchens", data.SegmentList([own]))
     demo_runs = egodistill.commands.demo.demo_runs
     spies.put(egodistill.commands.demo, "demo_runs", lambda given: demo_runs(**given))
-    monkeypatch.setattr(egodistill.commands.demo, "report_limits", lambda rows, things: None)
+    monkeypatch.setattr(egodistill.commands.demo, "report_limits", lambda things: None)
+    monkeypatch.setattr(egodistill.commands.demo, "report_costs", lambda rows: None)
     monkeypatch.setattr(egodistill.commands.demo, "teachers_table", lambda rows: None)
     return spies
 
@@ -919,6 +920,7 @@ def test_evaluation_files_hold_the_numbers_of_the_evaluation(tmp_path, monkeypat
         "top1": 0.625,
         "per_class": per_class,
         "class_names": ["close", "open", "put", "take"],
+        "teachers": {"t": 1.0},
         "confusion": confusion.tolist(),
         "feature_distance": 0.12345,
         "segments": 9,

@@ -237,11 +237,46 @@ def test_a_neon_is_named_by_its_folder_or_its_video(tmp_path, monkeypatch, measu
     assert [one.imu_offset for one in segments.with_imu_offsets(given, "o.csv")] == [0.75, 0]
 
 
+def axes_in(table):
+    return {row["video"]: row.get("imu_axes") for row in segments.offset_rows(Path(table))}
+
+
+def test_axes_that_are_right_now_lose_the_turn_of_before(tmp_path):
+    """And those of another recording, whose clock was written by hand, get the turn of their camera."""
+    table = tmp_path / "o.csv"
+    segments.write_imu_offsets(table, {"a.mp4": 0.25, "b.mp4": 0.5}, {"a.mp4": "xyZ", "b.mp4": "xyZ"})
+    assert axes_in(table) == {"a.mp4": "xyZ", "b.mp4": "xyZ"}
+    table.write_text(table.read_text().replace("b.mp4,0.500", "b.mp4,0.7"))
+    assert segments.write_imu_offsets(table, {"a.mp4": 0.25, "b.mp4": 0.5}, {"b.mp4": "YxZ"}) == [
+        "b.mp4: keeps 0.7, written by hand, instead of 0.500"
+    ]
+    assert axes_in(table) == {"a.mp4": "", "b.mp4": "YxZ"}
+    parts = [segments.Segment(name, f"{name}.mp4", 0, 2) for name in "ab"]
+    found = segments.with_imu_offsets(parts, table)
+    assert [(one.imu_offset, one.imu_axes) for one in found] == [(0.25, "gopro"), (0.7, "YxZ")]
+
+
+def test_axes_written_by_hand_stay_and_are_told(tmp_path):
+    table = tmp_path / "o.csv"
+    table.write_text("video,imu_offset,imu_axes\nown.mp4,0.1,YxZ\n")
+    segments.write_imu_offsets(table, {"a.mp4": 0.25}, {"a.mp4": "xyZ"})
+    table.write_text(table.read_text().replace("a.mp4,0.250,xyZ", "a.mp4,0.250,XZy"))
+    kept = segments.write_imu_offsets(table, {"a.mp4": 0.3, "own.mp4": None}, {"a.mp4": "xyZ"})
+    assert kept == [
+        "own.mp4: keeps the axes YxZ, written by hand, instead of none",
+        "a.mp4: keeps the axes XZy, written by hand, instead of xyZ",
+    ]
+    assert axes_in(table) == {"own.mp4": "YxZ", "a.mp4": "XZy"}
+    assert [row["imu_offset"] for row in segments.offset_rows(table)] == ["0.1", "0.300"]
+    segments.write_imu_offsets(table, {"a.mp4": 0.3}, {"a.mp4": "xyZ"}, overwrite=True)
+    assert axes_in(table) == {"a.mp4": "xyZ"}
+
+
 def test_a_recording_without_a_reliable_clock_loses_what_was_measured_before(tmp_path):
     table = tmp_path / "o.csv"
     segments.write_imu_offsets(table, {"a.mp4": 0.25, "b.mp4": 0.5, "c.mp4": 0.75})
     table.write_text(table.read_text().replace("c.mp4,0.750", "c.mp4,0.7"))
-    assert segments.write_imu_offsets(table, dict.fromkeys(("a.mp4", "c.mp4", "d.mp4"))) == {}
+    assert segments.write_imu_offsets(table, dict.fromkeys(("a.mp4", "c.mp4", "d.mp4"))) == []
     assert table.read_text().split()[1:] == ["b.mp4,0.500,0.500", "c.mp4,0.7,0.750"]
 
 
