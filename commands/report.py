@@ -131,6 +131,14 @@ def read_result(model: str | os.PathLike, name: str = "student") -> Result | Non
     return Result(name, found) if isinstance(found, dict) and found.get("format") == EVALUATION else None
 
 
+def is_about(result: Result, store: data.ClipStore) -> bool:
+    """Return whether a result is about segments of a store as they are now, and not before its table was edited."""
+    now, names = {one["id"]: one["label"] for one in store.clips if one["split"] == "test"}, store.class_names
+    known = [(one["label"], now[one["id"]]) for one in result.answers if one["id"] in now]
+    same = names != result.numbers["class_names"] or all(names[label] == word for label, word in known)
+    return same and len(known) == len(result.answers)
+
+
 def by_wearer(result: Result, values: np.ndarray) -> dict[str, float]:
     """Return the mean of values [S] of each wearer that is known."""
     wearers = [one["wearer"] for one in result.answers]
@@ -372,11 +380,12 @@ def write_report(run: Path) -> str:
     plan, out = read_plan(run), run / "report.html"
     files.check_output(out, [], ours=[BESIDE["html"][1].format("report").encode()])
     planned = [stem for stem in MODELS if is_planned(plan, f"{stem}.test.json")]
+    store = data.ClipStore(run / "store", unfinished=True) if (run / "store" / "store.json").exists() else None
     results = [one for stem in planned if (one := read_result(run / f"{stem}.pt", MODELS[stem]))]
+    results = [one for one in results if store is None or is_about(one, store)]
     taught = any(shlex.split(step)[1] == "distill" for step in plan["steps"])
     quick = plan.get("quick", False)
     parts = {"Result": results_section(results, taught, quick)}
-    store = data.ClipStore(run / "store", unfinished=True) if (run / "store" / "store.json").exists() else None
     if results and results[0].answers and store is not None:
         parts["By class"] = classes_section(results[0])
         parts["Clips"] = clips_section(results[0], store.split("test"))

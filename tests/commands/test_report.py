@@ -183,6 +183,27 @@ def test_what_an_earlier_plan_left_is_not_on_the_page(trained, tmp_path, capsys)
     assert "Nothing is evaluated yet." in (folder / "report.html").read_text()
 
 
+@pytest.mark.parametrize(("column", "value"), [("label", None), ("split", "train"), ("id", "other")])
+def test_a_result_of_before_an_edit_is_not_on_the_page(trained, tmp_path, capsys, column, value):
+    """The store follows its table first: until the student is evaluated again, its answers are about others."""
+    folder = shutil.copytree(trained, tmp_path / "run")
+    numbers = json.loads((folder / "student.test.json").read_text())
+    numbers["class_names"] = data.ClipStore(folder / "store").class_names
+    numbers["per_class"][numbers["class_names"][numbers["answers"][0]["label"]]] = numbers["per_class"].pop(NAME)
+    (folder / "student.test.json").write_text(json.dumps(numbers))
+    run(capsys, "report", folder)
+    assert "test segments are right" in (folder / "report.html").read_text()
+    if column == "label":  # that of before
+        numbers["answers"][0]["label"] = 1 - min(1, numbers["answers"][0]["label"])
+        (folder / "student.test.json").write_text(json.dumps(numbers))
+    else:
+        stored = json.loads((folder / "store/segments.json").read_text())
+        next(one for one in stored if one["split"] == "test")[column] = value
+        (folder / "store/segments.json").write_text(json.dumps(stored))
+    run(capsys, "report", folder)
+    assert "Nothing is evaluated yet" in (folder / "report.html").read_text()
+
+
 def test_the_page_of_a_training_that_runs_and_of_one_that_has_not_begun(trained, tmp_path, capsys):
     folder = shutil.copytree(trained, tmp_path / "run")
     (folder / "student.pt").unlink()
