@@ -322,6 +322,9 @@ class Teacher(nn.Module):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one self-contained file for `load()`; the file is complete or absent.
 
+        Args:
+            path: The file.
+
         Raises:
             TeacherError: If the network is not one of this library.
             EgoDistillOSError: If the file cannot be written.
@@ -331,6 +334,9 @@ class Teacher(nn.Module):
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Teacher:
         """Return the teacher that `save()` wrote, in evaluation mode, on the CPU. No code in the file runs.
+
+        Args:
+            path: The file.
 
         Raises:
             EgoDistillOSError: If the file does not exist.
