@@ -137,13 +137,20 @@ def run_evaluate(a: argparse.Namespace) -> None:
     if unlabelled.any() and numbers["class_names"] != store.class_names:
         left_out = tables.counted(int(unlabelled.sum()), "clip")
         print(f"note: left out {left_out} without a label, because a teacher in this store has other classes")
-    elif unlabelled.any() and "top1" in numbers and not (a.teacher or teachers_in(store)):
+    elif unlabelled.any() and "top1" in numbers and not (a.teacher or has_teacher(model, store)):
         print(f"note: {unlabelled.sum()} clips have no label and are left out: there is no teacher to compare with")
     elif unlabelled.any():
         numbers["agreement"] = evaluate_unlabelled(a, model, store.select(unlabelled))
     if a.out:
         files.write_json(a.out, numbers)
         draw_evaluation(a, numbers.get("confusion"), numbers["class_names"])
+
+
+def has_teacher(model: nn.Module, store: data.ClipStore) -> bool:
+    """Return whether a teacher in the store has features of a model's size; of labels alone it may have learned any."""
+    size = getattr(model, "feature_dim", None)
+    widths = [store.read(f"{name}.feature", range(1)).shape[1] for name in teachers_in(store)]
+    return bool(widths) and (size is None or len(widths) > 1 or size in widths)
 
 
 def in_classes_of(a: argparse.Namespace, model: nn.Module, store: data.ClipStore) -> data.ClipStore:

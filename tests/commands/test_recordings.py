@@ -681,6 +681,9 @@ def test_labelled_and_unlabelled_clips_are_evaluated_each_in_its_way(taught, mon
     count = found.pop("agreement")["clips"]
     assert f"note: {count} clips have no label and are left out" in without and "agreement" not in without
     assert json.loads(Path("e.json").read_text()) == found | {"teachers": {}}
+    EgoDistill(len(data.ClipStore("s").class_names), feature_dim=13, **options).save("alone.pt")  # as from labels alone
+    alone = run(capsys, "evaluate", "s", "--split", "train", "--student", "alone.pt")
+    assert f"note: {count} clips have no label and are left out: there is no teacher" in alone and "agree" not in alone
     for command in ("distill s --teacher small", "finetune s --architecture student"):
         small = "--image-encoder resnet10x4 --image-weights none --epochs 1 --batch-size 4 --device cpu --out"
         words = [*command.split(), *small.split(), f"{command.split()[0]}.pt"]
