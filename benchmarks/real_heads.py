@@ -16,9 +16,7 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +27,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
+
+import evidence
 
 from egodistill.engine.filterbank import IMUFilterbank
 from egodistill.experiments import intervals
@@ -156,7 +156,7 @@ def learn(inputs: Tensor, labels: Tensor, tested: Tensor, classes: int, seed: in
 
 def evaluate(model: str, study: int, seconds: float, seed: int) -> dict[str, Any]:
     """Return the line of a model: {wearer: {activity: what its tested windows were taken for, counts}}, and more."""
-    began, windows = time.perf_counter(), cut(study, seconds)
+    windows = cut(study, seconds)
     found, classes = numbers(model, windows.samples), len(ACTIVITIES[study])
     labels = torch.from_numpy(windows.labels)
     answers = torch.zeros(len(labels), classes)
@@ -185,20 +185,12 @@ def evaluate(model: str, study: int, seconds: float, seed: int) -> dict[str, Any
         "numbers": found.shape[1],
         "wearers": confusion,
         "recordings": [sum(whole), len(whole)],
-        "cpu_seconds": round(time.perf_counter() - began),
-        "commit": committed(),
+        "commit": evidence.git("rev-parse", "--short", "HEAD"),
     }
 
 
 # ---------------------------------------------------------------------------------------------------------------
 # Lines and tables
-
-
-def committed(path: Path | None = None) -> str:
-    """Return the last commit, or that of a file; "" without one."""
-    where = [] if path is None else ["--", str(path)]
-    command = ["git", "-C", str(RESULTS), "log", "-1", "--format=%h", *where]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
 def accuracies(line: dict[str, Any]) -> dict[str, float]:
@@ -228,7 +220,7 @@ def chosen(lines: Sequence[dict[str, Any]], study: int, seconds: float, model: s
 
 def run(study: int, seeds: Sequence[int], models: Sequence[str]) -> None:
     """Add the lines that are missing. Exit before study 2 is read if the protocol is not committed."""
-    if study == 2 and not committed(PROTOCOL):
+    if study == 2 and (not PROTOCOL.exists() or evidence.git("status", "--porcelain", "--", str(PROTOCOL))):
         sys.exit(f"{PROTOCOL}: is not committed; study 2 is read once, by a protocol that was written before")
     for seconds in STRIDES:
         for model in models:

@@ -55,7 +55,7 @@ from .options import (
     report_notes,
     use_readers,
 )
-from .report import read_result
+from .report import doubt_about
 from .settings import device_option, load_distilled, own_option, precision_option, report_precision
 
 __all__ = ["COMMANDS", "Latency", "load_for_stream"]
@@ -217,8 +217,8 @@ def load_for_stream(path: str, device: str | None, own: Sequence[str] = ()) -> A
         if runtime.pick_device(device).type != "cpu":
             raise EgoDistillError(f"{path}: exported programs run on the CPU; leave out --device {device}")
         return exported.load_pair(path)
-    if (result := read_result(path)) and result.doubt:
-        print(f"note: {path}: {result.doubt}", file=sys.stderr)
+    if doubt := doubt_about(path):
+        print(f"note: {path}: {doubt}", file=sys.stderr)
     return load_distilled(path, own).to(runtime.pick_device(device)).eval()
 
 
@@ -670,7 +670,10 @@ class Output:
         self.write([answer] if self.tracker is None else self.tracker.add(answer))
         if self.terminal:
             line = status_line(answer, events.seconds(self.start, answer.stop), share_on, columns())
-            self.print(line) if self.tracker is None else self.draw(line)  # below the events
+            if self.tracker is None:
+                self.print(line)
+            else:  # below the events
+                self.draw(line)
 
     def finish(self) -> None:
         """Show the last events, and end the line."""

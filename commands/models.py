@@ -58,7 +58,7 @@ from .options import (
 )
 from .pages import write_prediction, write_subtitles
 from .pictures import draw_beside, plot_option
-from .report import EVALUATION, Result, read_result
+from .report import EVALUATION, Result, doubt_about
 from .settings import (
     GMACS_NOTE,
     chosen_teacher,
@@ -122,7 +122,7 @@ def run_evaluate(a: argparse.Namespace) -> None:
     store = open_split(a.store, a.split)
     model = load_student(a.student, a.own) if a.student else load_teacher(a.teacher_file)
     report_precision(a.precision, a.device)
-    numbers: dict[str, Any] = {"format": EVALUATION, "class_names": store.class_names}
+    numbers: dict[str, Any] = {"format": EVALUATION, "split": a.split, "class_names": store.class_names}
     unlabelled = np.asarray(store.labels) < 0
     if not unlabelled.all():
         given = store.select(~unlabelled) if unlabelled.any() else store
@@ -148,8 +148,10 @@ def run_evaluate(a: argparse.Namespace) -> None:
 
 def has_teacher(model: nn.Module, store: data.ClipStore) -> bool:
     """Return whether a teacher in the store has features of a model's size; of labels alone it may have learned any."""
-    size = getattr(model, "feature_dim", None)
-    widths = [store.read(f"{name}.feature", range(1)).shape[1] for name in teachers_in(store)]
+    size, widths = getattr(model, "feature_dim", None), set[int]()
+    for name in teachers_in(store):
+        written = store.select(store.done(f"{name}.feature"))
+        widths |= {written.read(f"{name}.feature", [0]).shape[1]} if len(written) else set()
     return bool(widths) and (size is None or len(widths) > 1 or size in widths)
 
 
@@ -490,8 +492,8 @@ def run_predict(a: argparse.Namespace) -> None:
         reject(given_flags(a, "root", "tier"), "only with --labels")
     use_readers(a)
     student, clock = load_distilled(a.student, a.own), keyword_arguments(a, "imu_offset", "imu_stretch", "zero_accel")
-    if (result := read_result(a.student)) and result.doubt:
-        print(f"note: {a.student}: {result.doubt}", file=sys.stderr)
+    if doubt := doubt_about(a.student):
+        print(f"note: {a.student}: {doubt}", file=sys.stderr)
     recording = data.open_recording(a.video, imu_files(a), **clock, imu_axes=a.imu_axes or "gopro")
     if "imu" in student.inputs:
         report_notes(recording)
@@ -568,7 +570,7 @@ def about_prediction(a: argparse.Namespace, student: Any, recording: data.Record
         "student": f"{a.student}, {student.trained_by}, {tables.counted(len(trained['history']), 'epoch')}"
         if trained
         else a.student,
-        **({"its evaluation": result.doubt} if (result := read_result(a.student)) and result.doubt else {}),
+        **({"its evaluation": doubt} if (doubt := doubt_about(a.student)) else {}),
         "recording": recording.video,
         "head motion": motion if "imu" in student.inputs else "not read by this student",
         "made by": tables.provenance(tables.command_line(a.words)),

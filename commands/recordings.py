@@ -282,7 +282,10 @@ def run_check(a: argparse.Namespace) -> None:
 
 
 def check_recordings(a: argparse.Namespace) -> list[checks.Check]:
-    """Check recordings, print and write to --out what was found; return it unless one camera has several axes."""
+    """Check recordings, print what was found, write it to --out, and return it.
+
+    Raise DataError, after that, if the recordings of one camera do not have the same axes.
+    """
     if a.no_offset:
         reject(given_flags(a, "max_offset", "out"), "--no-offset estimates no offset; leave out one of them")
     use_readers(a)

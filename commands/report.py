@@ -35,7 +35,7 @@ from ..support.version import __version__
 from .outputs import BESIDE
 from .recordings import split_warnings
 
-__all__ = ["COMMANDS", "CORRECTIONS", "EVALUATION", "Result", "note_plan", "read_plan", "read_result", "write_report"]
+__all__ = ["COMMANDS", "CORRECTIONS", "EVALUATION", "Result", "doubt_about", "note_plan", "read_plan", "write_report"]
 
 MODELS = {"student": "student", "frames-alone": "frames alone", "labels-alone": "labels alone"}  # {file: name}
 TRAINED = {"teacher": "teacher", "imu": "stage 1", **MODELS}
@@ -118,7 +118,9 @@ class Result:
 
 
 def read_result(model: str | os.PathLike, name: str = "student") -> Result | None:
-    """Return what `evaluate` wrote beside a model, STEM.test.json; None without it, and if it is older than the model.
+    """Return what `evaluate` wrote beside a model, STEM.test.json; None if it is missing or older than the model.
+
+    An evaluation of another split than test does not count.
 
     Args:
         model: The model's file, STEM.pt.
@@ -128,7 +130,17 @@ def read_result(model: str | os.PathLike, name: str = "student") -> Result | Non
     if not (path.exists() and model.exists() and path.stat().st_mtime >= model.stat().st_mtime):
         return None
     found = files.read_json(path)
-    return Result(name, found) if isinstance(found, dict) and found.get("format") == EVALUATION else None
+    is_ours = isinstance(found, dict) and found.get("format") == EVALUATION
+    return Result(name, found) if is_ours and found.get("split", "test") == "test" else None
+
+
+def doubt_about(student: str | os.PathLike) -> str:
+    """Return what the evaluation beside a student doubts, or why it cannot be read; "" if neither."""
+    try:
+        result = read_result(student)
+    except DataError as error:
+        return str(error)
+    return result.doubt if result else ""
 
 
 def is_about(result: Result, store: data.ClipStore) -> bool:

@@ -874,8 +874,9 @@ def write_imu_offsets(
     path = Path(path)
     named_by = _by_name(measured)
     old = [(row, named_by(row["video"])) for row in ([] if overwrite else offset_rows(path))]
+    new = [({"video": video, "imu_offset": "", MEASURED: ""}, [video]) for video in measured]
     left, rows, kept = dict(measured), list[dict[str, str]](), list[str]()
-    for row, named in old:
+    for row, named in [*old, *new]:
         by_hand = _by_hand(row)
         if not named:
             rows.append(row)
@@ -890,16 +891,12 @@ def write_imu_offsets(
                 kept.append(f"{video}: keeps the axes {row['imu_axes']}, written by hand, instead of {turn or 'none'}")
             if by_hand or seconds is not None:
                 rows.append(row | cells)
-    for video, seconds in left.items():
-        if seconds is not None:
-            turn = (axes or {}).get(video, "")
-            clock = dict.fromkeys(("imu_offset", MEASURED), f"{seconds:.3f}")
-            rows.append({"video": video, **clock, "imu_axes": turn, AXES: turn})
-    names = [name for row in rows for name in row if name not in ("imu_axes", MEASURED, AXES) or row[name]]
-    own = dict.fromkeys(name for name in names if name not in (MEASURED, AXES))
-    columns = {**dict.fromkeys(("video", "imu_offset")), **own, MEASURED: None, **dict.fromkeys({AXES} & {*names})}
+    unused = {"imu_axes", AXES} - {name for row in rows for name in row if row[name]}
+    names = [name for row in rows for name in row if name not in (MEASURED, AXES)]
+    order = dict.fromkeys(("video", "imu_offset", *names, MEASURED, AXES))
+    columns = [name for name in order if name not in unused]
     with files.atomic_write(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, list(columns), restval="", extrasaction="ignore")
+        table = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
         table.writeheader()
         table.writerows(rows)
     return kept

@@ -8,9 +8,9 @@
     IMUFilterbank(signed=True)(imu)                          # [B, 390]: with those of an IMUSpectrum
 
 Not from the paper. A sensor sits on each wearer as it likes, but gravity tells which way is up: u, the direction of the
-mean acceleration of the clip. What is along u is vertical; of the rest, the horizontal plane, only what a turn about u
-leaves as it is is used, so that no number depends on how the sensor is mounted. No axes of the plane are needed for it:
-the power in the plane is that of all three axes without the vertical one.
+mean acceleration of the clip. What is along u is vertical. Of the horizontal plane, the numbers use only what a turn
+about u does not change, so none depends on how the sensor is mounted. The plane needs no axes: its power is that of all
+three axes minus the vertical one.
 
 Chosen on head motion of real wearers, see results/real_heads.md.
 """
@@ -30,10 +30,12 @@ __all__ = ["IMUFilterbank"]
 RATE = 50.0  # Hz, at which the motion is analysed: activities of a head have little above 25 Hz
 SEGMENT = 32 / 15  # seconds, of one spectrum: the length of the paper's clips
 BANDS = 12
-LAGS = 16  # of the autocorrelation, from 0.08 to 1.05 s: slow and fast steps
+LAGS = 16  # of the autocorrelation
+FIRST_LAG, LAST_LAG = 0.08, 1.05  # seconds
+STEPS, REVERSALS = 0.25, (0.1, 0.4)  # seconds: lags from which on, and between which, extremes tell of steps
 PART = 0.25  # seconds, in which energy and tilt are measured
 NOISE = (1e-7, 1e-9)  # (m/s2)^2 and (rad/s)^2 of a band: below it, sensors hear themselves
-FLOORS = (1e-2, 1e-3)  # m/s2 and rad/s in a part of time: the same
+FLOORS = (1e-2, 1e-3)  # m/s2 and rad/s in a part of the clip, for the same reason
 SIGNALS = ("vertical acceleration", "horizontal acceleration", "turn about the vertical", "tilting turn")
 
 
@@ -93,10 +95,12 @@ class IMUFilterbank(nn.Module):
         times = torch.arange(length, dtype=torch.float64)
         angles = 2 * math.pi * times[:, None] * frequencies / length
         window = torch.hann_window(length, False, dtype=torch.float64)
-        lags = torch.arange(round(0.08 * rate), round(1.05 * rate) + 1, dtype=torch.float64)
-        steps = torch.linspace(math.log(0.08), math.log(1.05), LAGS).exp() * rate
-        self.lags = sorted({round(step) - round(0.08 * rate) for step in steps.tolist()})
-        self.late, self.early = round(0.17 * rate), slice(round(0.02 * rate), round(0.32 * rate))
+        first = round(FIRST_LAG * rate)
+        lags = torch.arange(first, round(LAST_LAG * rate) + 1, dtype=torch.float64)
+        chosen = torch.linspace(math.log(FIRST_LAG), math.log(LAST_LAG), LAGS).exp() * rate
+        self.lags = sorted({round(lag) - first for lag in chosen.tolist()})
+        self.late = round((STEPS - FIRST_LAG) * rate)
+        self.early = slice(*(round((end - FIRST_LAG) * rate) for end in REVERSALS))
         waves = torch.cat([angles.cos(), -angles.sin()], 1) * window[:, None] / window.sum()
         kept = {"waves": waves, "bands": bands, "log": frequencies.log()}
         kept["correlation"] = (2 * math.pi * frequencies[:, None] * lags / length).cos()
@@ -196,10 +200,8 @@ class IMUFilterbank(nn.Module):
         net, tilting = split(motion[:, :, 1].mean(1), up)
         found += [(net.abs() + 0.003).log(), (tilting + 0.003).log()]
         vertical, plane = split(parts - means[:, :, None], up)  # [B, part, time, sensor]
-        energies = [
-            (one.square().mean(2) + self.floors.square()).log() for one in (vertical, plane)
-        ]  # [B, part, sensor]
-        for one in energies:
+        for one in (vertical, plane):
+            one = (one.square().mean(2) + self.floors.square()).log()  # energies, [B, part, sensor]
             found += [*one.mean(1).unbind(1), *one.std(1).unbind(1), *one.amax(1).unbind(1), *one.amin(1).unbind(1)]
         motion = torch.stack([motion[:, :, 0] - motion[:, :, 0].mean(1, keepdim=True), motion[:, :, 1]], 2)
         sizes = torch.cat([split(motion, up)[0], motion.square().sum(3).sqrt()], 2)  # [B, steps, 4]
@@ -218,16 +220,14 @@ class IMUFilterbank(nn.Module):
         if len(several) > 1:
             pairs = [(up, flat) for up in SIGNALS[::2] for flat in SIGNALS[1::2]]
             names += [f"coherence of {up} and {flat}, {band}" for up, flat in pairs for band in bands]
-        lags = [f"at {(lag + round(0.08 * rate)) / rate:.2f} s" for lag in self.lags] + ["at most", "at least"]
+        first = round(FIRST_LAG * rate)
+        lags = [f"at {(lag + first) / rate:.2f} s" for lag in self.lags] + ["at most", "at least"]
         names += [f"autocorrelation of {one} {lag}" for one in (SIGNALS[0], "acceleration", "turns") for lag in lags]
         names += [
             f"{what} of the spectrum of {signal}" for what in ("centre", "width", "entropy") for signal in SIGNALS
         ]
-        names += [f"tilt, {what}" for what in ("mean", "largest", "deviation")] + [
-            "deviation of the vertical",
-            "net turn",
-        ]
-        names.append("net tilting turn")
+        names += [f"tilt, {what}" for what in ("mean", "largest", "deviation")]
+        names += ["deviation of the vertical", "net turn", "net tilting turn"]
         kinds = ("mean", "deviation", "largest", "smallest")
         orders = [(SIGNALS[0], SIGNALS[2]), (SIGNALS[1], SIGNALS[3])]
         names += [f"energy of {signal}, {kind}" for pair in orders for kind in kinds for signal in pair]

@@ -360,9 +360,9 @@ class Check:
 def by_camera(found: Sequence[Check]) -> tuple[list[Check], list[str]]:
     """Return the checks with one decision about the axes of each camera, and a sentence for each that has none.
 
-    A camera is what reads its samples, a rate to 1 %, and a device where the files name one. The evidence of its
-    recordings is pooled: a single one may have too few turns of the head to tell. If what is certain in one recording
-    is not what is certain in another, or in all together, nothing is decided.
+    A camera is what reads its samples, rates without a step above 1 % when sorted, and a device where the files name
+    one. The evidence of its recordings is pooled: a single one may have too few turns of the head to tell. If what is
+    certain in one recording is not what is certain in another, or fits best in all together, nothing is decided.
     """
     decided, sentences, groups = [*found], list[str](), list[list[int]]()
     for k in sorted((k for k, one in enumerate(found) if one.axes_state), key=lambda k: found[k].camera):

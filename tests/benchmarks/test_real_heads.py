@@ -91,8 +91,17 @@ def test_the_table_is_that_of_its_lines(real_heads, tmp_path, capsys, monkeypatc
 def test_study_2_is_not_read_before_the_protocol_is_committed(real_heads, tmp_path, monkeypatch):
     monkeypatch.setattr(real_heads, "PROTOCOL", tmp_path / "protocol.json")
     monkeypatch.setattr(real_heads, "evaluate", None)
-    with pytest.raises(SystemExit, match="is not committed"):
-        real_heads.run(2, [0], ["filterbank"])
+    for state, said in (("", False), (" M protocol.json", True)):
+        if said:
+            (tmp_path / "protocol.json").write_text("{}")
+        monkeypatch.setattr(real_heads.evidence, "git", lambda *words, state=state: state)
+        with pytest.raises(SystemExit, match="is not committed"):
+            real_heads.run(2, [0], ["filterbank"])
+
+
+def test_the_protocol_is_what_is_frozen(real_heads):
+    """Its text is not changed after the fact."""
+    assert json.loads(real_heads.PROTOCOL.read_text()) == json.loads(json.dumps(real_heads.PROTOCOL_TEXT))
 
 
 @needs_samples
@@ -104,7 +113,7 @@ def test_a_line_counts_each_tested_window_once(real_heads, tmp_path, monkeypatch
     monkeypatch.setitem(real_heads.TRAINING, "epochs", 1)
     monkeypatch.setattr(real_heads, "LINES", tmp_path / "lines.jsonl")
     monkeypatch.setattr(real_heads, "STRIDES", {10.0: 2.5})
-    monkeypatch.setattr(real_heads, "committed", lambda *path: "abc")
+    monkeypatch.setattr(real_heads.evidence, "git", lambda *words: "")
     for _ in range(2):  # the second time, nothing is left to do
         real_heads.run(2, [0], ["filterbank"])
     (found,) = (json.loads(text) for text in (tmp_path / "lines.jsonl").read_text().splitlines())

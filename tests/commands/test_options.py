@@ -917,6 +917,7 @@ def test_evaluation_files_hold_the_numbers_of_the_evaluation(tmp_path, monkeypat
     out = run(capsys, "evaluate", "s", "--student", "a.pt", "--teacher", "t", "--out", tmp_path / "e.json")
     assert json.loads((tmp_path / "e.json").read_text()) == {
         "format": "egodistill evaluation 1",
+        "split": "test",
         "top1": 0.625,
         "per_class": per_class,
         "class_names": ["close", "open", "put", "take"],

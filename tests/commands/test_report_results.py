@@ -134,6 +134,9 @@ def test_a_student_that_learnt_nothing_is_named_when_it_is_used(taught, kitchen,
     assert cli.main([str(word) for word in words]) == 0 and told in capsys.readouterr().err
     os.utime("student.test.json", (1e9, 1e9))
     assert not said()
-    for other in ([1], {"answers": "mine"}):
+    for other in ([1], {"answers": "mine"}, numbers | {"split": "train"}):
         Path("student.test.json").write_text(json.dumps(other))
         assert not said()
+    Path("student.test.json").write_text('{"a": ')  # of another program, say: the student is none the worse
+    assert live.load_for_stream("student.pt", "cpu") is not None
+    assert "note: student.pt: student.test.json" in capsys.readouterr().err

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from egodistill.engine.filterbank import IMUFilterbank
 
@@ -122,6 +123,13 @@ def test_mixed_precision_leaves_the_numbers_as_they_are():
     with torch.autocast("cpu", torch.bfloat16):
         mixed = encoder(imu)
     assert mixed.dtype == torch.float32 and torch.equal(mixed, encoder(imu))
+
+
+@pytest.mark.parametrize(("samples", "rate"), [(422, 198.0), (1980, 198.0)])
+def test_it_costs_at_most_400_000_multiply_adds(samples, rate):
+    with FlopCounterMode(display=False) as counter:
+        IMUFilterbank(samples, rate).numbers(torch.randn(1, samples, 6))
+    assert 0 < counter.get_total_flops() / 2 <= 0.4e6
 
 
 def test_a_cold_sensor_gives_finite_numbers():
