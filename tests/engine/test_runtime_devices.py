@@ -67,7 +67,8 @@ def finetune_both(device):
 
 
 def finetune_frames(device):
-    return trained("finetune", device, small(use_imu=False))
+    # In one step: in the second, rounding puts a hidden number of these clips on the other side of a ReLU.
+    return trained("finetune", device, small(use_imu=False), batch_size=16)
 
 
 def pretrain(device):
@@ -252,7 +253,7 @@ def test_a_stage_gives_there_what_it_gives_on_the_cpu(found, stage):
     on = found[stage]
     assert isinstance(on["cpu"], list) and len(on["cpu"]) > 0, on["cpu"]
     assert isinstance(on["sim"], list), on["sim"]
-    np.testing.assert_allclose(on["sim"], on["cpu"], rtol=3e-3, atol=3e-3)
+    np.testing.assert_allclose(on["sim"], on["cpu"], rtol=1e-3, atol=1e-3)
     assert on["copies of sim"][0] > 0  # it was there
 
 
