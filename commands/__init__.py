@@ -8,6 +8,7 @@ live          live
 demo          demo, synthesize, compare, ablate
 pipeline      train
 report        report, the page about what train made
+evaluations   what an evaluation is worth, in words
 interrupts    Ctrl-C
 inputs        missing files, before torch is imported
 options       what commands share, without torch
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from . import (
         cli as cli,
         demo as demo,
+        evaluations as evaluations,
         inputs as inputs,
         interrupts as interrupts,
         live as live,
@@ -43,7 +45,7 @@ else:
     __getattr__, __dir__ = hand_on(
         __name__,
         dict.fromkeys(
-            "cli demo inputs interrupts live models options outputs pages pictures pipeline recordings report "
+            "cli demo evaluations inputs interrupts live models options outputs pages pictures pipeline recordings report "
             "settings training".split(),
             (),
         ),

@@ -38,6 +38,7 @@ from ..support import files
 from ..support.errors import EgoDistillError
 from ..support.tables import printable, scores_text
 from ..video import VideoError
+from .evaluations import doubt_about
 from .options import (
     accel_option,
     axes_option,
@@ -55,7 +56,6 @@ from .options import (
     report_notes,
     use_readers,
 )
-from .report import doubt_about
 from .settings import device_option, load_distilled, own_option, precision_option, report_precision
 
 __all__ = ["COMMANDS", "Latency", "load_for_stream"]

@@ -37,6 +37,7 @@ from ..support.names import is_same
 from ..support.records import first_line
 from ..support.tables import Table
 from ..video import VideoError
+from .evaluations import EVALUATION, Result, doubt_about
 from .options import (
     TEACHER_FILE,
     axes_option,
@@ -58,7 +59,6 @@ from .options import (
 )
 from .pages import write_prediction, write_subtitles
 from .pictures import draw_beside, plot_option
-from .report import EVALUATION, Result, doubt_about
 from .settings import (
     GMACS_NOTE,
     chosen_teacher,

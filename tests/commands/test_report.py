@@ -17,7 +17,7 @@ from commandline import run
 from torchvision.io import encode_jpeg
 
 from egodistill import data
-from egodistill.commands import cli, report
+from egodistill.commands import cli, evaluations, report
 from egodistill.support.errors import NoteWarning
 
 
@@ -31,37 +31,40 @@ def answers(wearers, right, per=20):
 
 
 def result(name, *given):
-    return report.Result(name, {"answers": answers(*given), "class_names": ["a", "b"]})
+    return evaluations.Result(name, {"answers": answers(*given), "class_names": ["a", "b"]})
 
 
 def test_an_interval_is_over_wearers_or_segments_or_there_are_too_few():
     five = result("student", ["P1", "P2", "P3", "P4", "P5"], [10, 12, 14, 16, 18])
-    said = report.with_interval(five, five.right, "%")
+    said = evaluations.with_interval(five, five.right, "%")
     # mean 70, standard error sqrt(1000 / 4 / 5), t(0.975, 4) = 2.776
     assert said == "70.0 % (95 % interval 50.4 to 89.6 over 5 wearers)"
     two = result("student", ["P1", "P2"], [10, 20])
-    assert report.with_interval(two, two.right, "%").endswith(
+    assert evaluations.with_interval(two, two.right, "%").endswith(
         "over 40 segments, so it says nothing about other people)"
     )
     few = result("student", ["P1"], [10])
-    assert report.with_interval(few, few.right, "%") == "50.0 % (20 segments of 1 wearer: too few for an interval)"
+    assert evaluations.with_interval(few, few.right, "%") == "50.0 % (20 segments of 1 wearer: too few for an interval)"
     none = result("student", [""], [10])
-    assert report.with_interval(none, none.right, "%") == "50.0 % (20 segments: too few for an interval)"
+    assert evaluations.with_interval(none, none.right, "%") == "50.0 % (20 segments: too few for an interval)"
     same = result("student", ["P1", "P2", "P3", "P4", "P5"], [20] * 5)
-    assert report.with_interval(same, same.right, "%") == "100.0 % (100 segments of 5 wearers: too few for an interval)"
+    assert (
+        evaluations.with_interval(same, same.right, "%")
+        == "100.0 % (100 segments of 5 wearers: too few for an interval)"
+    )
 
 
 def test_wearers_count_the_same_however_many_segments_they_have():
     given = answers(["P1"], [0], 80) + answers(["P2", "P3", "P4", "P5"], [20, 19, 18, 19])
-    uneven = report.Result("student", {"answers": given, "class_names": ["a", "b"]})
-    said = report.with_interval(uneven, uneven.right, "%")
+    uneven = evaluations.Result("student", {"answers": given, "class_names": ["a", "b"]})
+    said = evaluations.with_interval(uneven, uneven.right, "%")
     assert said.startswith("47.5 % (95 % interval ") and said.endswith("over 5 wearers, around their mean 76.0)")
 
 
 def test_without_labels_the_agreement_is_shown_and_whether_it_is_of_few_clips():
     for count, few in ((30, ""), (29, " (too few to say more)")):
         found = {"agreement": {"top1": 0.5, "clips": count, "teacher": "swin3d_t"}, "class_names": ["a"]}
-        page = report.results_section([report.Result("student", found)], True)
+        page = report.results_section([evaluations.Result("student", found)], True)
         assert "trains it on frames alone, to compare" in page
         assert f"50.0 % of {count} test clips without labels get the answer of swin3d_t{few}</p>" in page
 
@@ -73,10 +76,12 @@ def test_what_a_student_gains_is_paired_by_segment():
     )
     assert "student minus frames: </b>+6.0 points (95 % interval +3.2 to +8.8 over 5 wearers)" in page
     lost = dict(
-        report.findings([result("student", wearers, [9, 11, 13, 15, 16]), result("f", wearers, [10, 12, 14, 16, 18])])
+        evaluations.findings(
+            [result("student", wearers, [9, 11, 13, 15, 16]), result("f", wearers, [10, 12, 14, 16, 18])]
+        )
     )
     assert lost["student minus f"] == "-6.0 points (95 % interval -8.8 to -3.2 over 5 wearers)"
-    other = report.Result("other", {"answers": answers(["P9"], [3]), "class_names": ["a", "b"]})
+    other = evaluations.Result("other", {"answers": answers(["P9"], [3]), "class_names": ["a", "b"]})
     assert "minus other" not in report.results_section([result("student", wearers, [1] * 5), other], True)
     for taught in (False, True):  # --baselines needs a teacher
         page = report.results_section([result("student", wearers, [1] * 5)], taught)
@@ -272,7 +277,12 @@ def made(request, kitchen, tmp_path_factory):
             {"id": one.id, "wearer": one.wearer, "label": a, "said": b, "score": score} for one, (a, b), score in rows
         ]
         shares = {name: float(table[k, k] / table[k].sum()) for k, name in enumerate(names) if table[k].sum()}
-        content = {"format": report.EVALUATION, "class_names": names, "per_class": shares, "confusion": table.tolist()}
+        content = {
+            "format": evaluations.EVALUATION,
+            "class_names": names,
+            "per_class": shares,
+            "confusion": table.tolist(),
+        }
         content |= {"answers": answers, "teachers": {"teacher": 5 / 7}, "trained": {"clips": 3, "epochs": 2}}
         (run / f"{stem}.test.json").write_text(json.dumps(content))
     for stem, epochs in EPOCHS.items():
@@ -428,7 +438,7 @@ def test_without_labels_the_page_has_the_agreement_and_no_classes(made, tmp_path
     run = shutil.copytree(made[0], tmp_path / "run")
     agreement = {"teacher": "swin3d_t", "top1": 0.625, "clips": 8}
     for stem in ("student", "frames-alone"):
-        content = {"format": report.EVALUATION, "class_names": ["a"], "agreement": agreement}
+        content = {"format": evaluations.EVALUATION, "class_names": ["a"], "agreement": agreement}
         (run / f"{stem}.test.json").write_text(json.dumps(content))
     assert report.write_report(run).splitlines()[1].startswith("student: 62.5 % of 8 test clips without labels")
     page = reading.sections(run / "report.html")

@@ -12,7 +12,7 @@ import torch
 from commandline import run
 
 from egodistill import EgoDistill, data
-from egodistill.commands import cli, live, models, report
+from egodistill.commands import cli, evaluations, live, models
 
 NAMES = ["cut", "peel", "wash"]
 
@@ -21,7 +21,7 @@ def result(*rows, name="student", **more):
     """A result with this confusion matrix."""
     pairs = [(k, j) for k, row in enumerate(rows) for j, count in enumerate(row) for _ in range(count)]
     answers = [{"id": "", "wearer": "", "label": k, "said": j, "score": 0.5} for k, j in pairs]
-    return report.Result(name, {"answers": answers, "class_names": NAMES, **more})
+    return evaluations.Result(name, {"answers": answers, "class_names": NAMES, **more})
 
 
 def test_one_answer_for_all_segments_is_told():
@@ -65,7 +65,7 @@ def test_counts_are_named():
         "This student is no better than one answer for all: always answering 'cut' is right in 950 of 1,000 segments, "
         "this student in 940."
     )
-    assert report.Result("student", {"agreement": {}}).doubt == "" and not report.Result("student", {}).rivals
+    assert evaluations.Result("student", {"agreement": {}}).doubt == "" and not evaluations.Result("student", {}).rivals
 
 
 def test_rivals_are_the_teacher_chance_and_the_most_frequent_class():
@@ -111,12 +111,12 @@ def test_evaluate_shows_and_writes_what_the_teacher_gets(taught, capsys):
         assert found["class_names"][one["said"]] == names[::-1][mean.argmax()]
         assert one["score"] == pytest.approx(mean.max(), rel=1e-3)
         assert one["wearer"] == store.clips[clips[one["id"]][0]]["wearer"]
-    assert found["trained"] == {"clips": 7, "epochs": 2} and report.Result("student", found).doubt in out
+    assert found["trained"] == {"clips": 7, "epochs": 2} and evaluations.Result("student", found).doubt in out
 
 
 def test_a_student_that_learnt_nothing_is_named_when_it_is_used(taught, kitchen, capsys):
     """By `live` and `predict`, unless the evaluation is of an earlier training, or another file."""
-    numbers = {"format": report.EVALUATION} | result((3, 0, 0), (4, 0, 0), (2, 0, 0)).numbers
+    numbers = {"format": evaluations.EVALUATION} | result((3, 0, 0), (4, 0, 0), (2, 0, 0)).numbers
     told = "note: student.pt: This student learnt nothing: it answers 'cut' for every segment.\n"
     about = Namespace(student="student.pt", words=["egodistill", "predict"])
 
