@@ -45,8 +45,8 @@ else:
     __getattr__, __dir__ = hand_on(
         __name__,
         dict.fromkeys(
-            "cli demo evaluations inputs interrupts live models options outputs pages pictures pipeline recordings report "
-            "settings training".split(),
+            "cli demo evaluations inputs interrupts live models options outputs pages pictures pipeline recordings "
+            "report settings training".split(),
             (),
         ),
     )
