@@ -237,7 +237,7 @@ def clip_of(a: argparse.Namespace) -> dict[str, Any]:
     return clip | {name: value for name in ("clip_frames", "clip_size") if (value := getattr(a, name))}
 
 
-def require_models(a: argparse.Namespace, taught: str | None, run: Path) -> dict[str, float]:
+def sizes_of_models(a: argparse.Namespace, taught: str | None, run: Path) -> dict[str, float]:
     """Return the MB of the weights of {"student", "teacher"}, the teacher's only if it is to be trained.
 
     Raise an error, before hours of work, for one that cannot be read or built. What is published is downloaded. A
@@ -281,11 +281,12 @@ def run_train(a: argparse.Namespace) -> None:
     steps = plan(a, segments, edited)
     if before:
         require_same_plan(run, before, steps, a.overwrite)
-    sizes = require_models(a, how_taught(a, any(segment.label is not None for segment in segments)), run)
+    sizes = sizes_of_models(a, how_taught(a, any(segment.label is not None for segment in segments)), run)
     splits = ", ".join(f"{count} {split}" for split, count in sorted(Counter(s.split for s in segments).items()))
     videos, classes = len({s.video for s in segments}), len({s.label for s in segments} - {None})
     clips = sum(len(clip_starts(one.start, one.stop, math.inf)) for one in segments)
     paths = [Path(str(step.words[-1])) for step in steps]
+    # The checkpoint of a training has the weights and AdamW's two averages of each.
     models = [sizes.get(path.stem, sizes["student"]) for path in paths if path.suffix == ".pt" and not path.exists()]
     print(
         f"{counted(len(segments), 'segment')} ({splits}) of {counted(videos, 'recording')}, "
