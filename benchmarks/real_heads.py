@@ -365,16 +365,18 @@ PROTOCOL_TEXT = {
 }
 
 
-def compared(lines: Sequence[dict[str, Any]], study: int, seconds: float, model: str) -> str:
-    """Return by how much a model is better than IMUSpectrum, over the seeds of both and the wearers; "" without."""
-    both = [{one["seed"]: one for one in chosen(lines, study, seconds, name)} for name in (model, MODELS[0])]
+def gap_of(
+    lines: Sequence[dict[str, Any]], study: int, seconds: float, one: str, two: str
+) -> intervals.Interval | None:
+    """Return by how much a model is better than another, over the seeds of both and the wearers; None without."""
+    both = [{line["seed"]: line for line in chosen(lines, study, seconds, name)} for name in (one, two)]
     seeds = sorted(both[0].keys() & both[1].keys())
-    if len(seeds) < 2 or model == MODELS[0]:
-        return ""
+    if len(seeds) < 2 or one == two:
+        return None
     wearers = sorted(both[0][seeds[0]]["wearers"])
     found = [[accuracies(side[seed])[wearer] for wearer in wearers] for side in both for seed in seeds]
     ours, theirs = np.array(found).reshape(2, len(seeds), -1)
-    return str(intervals.two_way(ours - theirs))
+    return intervals.two_way(ours - theirs)
 
 
 def tabulated(lines: Sequence[dict[str, Any]]) -> tables.Table:
@@ -389,7 +391,7 @@ def tabulated(lines: Sequence[dict[str, Any]]) -> tables.Table:
                     whole = np.mean([100 * right / count for right, count in (line["recordings"] for line in own)])
                     scores = [np.mean([score(line) for line in own]) for score in (top1, macro_f1)]
                     cells = [f"{value:.1f}" for value in (*scores, whole, worst)]
-                    against = compared(lines, study, seconds, model)
+                    against = str(gap_of(lines, study, seconds, model, MODELS[0]) or "")
                     rows.append(
                         [f"{study}", f"{seconds:g}", model, f"{own[0]['numbers']}", f"{len(own)}", *cells, against]
                     )
