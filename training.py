@@ -32,7 +32,10 @@ from torch import Tensor, nn
 from .engine import batches, checkpoints, distributed, runtime
 from .engine.batches import Augment, Store
 from .engine.distributed import Share
+from .engine.motion import RecordedMotion
 from .engine.runtime import Precision
+from .recordings.clips import spec_of
+from .student import IMU_RATE
 from .support import files
 from .support.errors import DataError, EgoDistillError, NoteWarning
 from .support.names import is_same
@@ -162,6 +165,7 @@ class Training:
         for where, name in ((found, "clip_norm"), (found["augment"], "shift")):
             if not where[name]:
                 del where[name]  # as 0.4 wrote it
+        del found["augment"]["motion"]  # what counts are the samples, of which a training keeps a checksum
         return found
 
 
@@ -395,12 +399,15 @@ class TrainingLoop:
         self.best: dict[str, Any] = {}  # epoch, score and weights of the best epoch on the validation clips
         self.device = runtime.pick_device(settings.device)
         if settings.augment != Augment() and not any(map(settings.augment.changes, objective.reads)):
-            what = "head motion" if settings.augment.shift else "frames"
+            what = "head motion" if settings.augment.changes("imu") else "frames"
             raise EgoDistillError(
                 f"{objective.stage} reads no {what}, so augment={settings.augment} would have no effect; leave it out"
             )
         distributed.join_processes(self.device)
-        self.objective = objective
+        self.objective, self.motion = objective, None
+        if settings.augment.motion:
+            rate = spec_of(objective.model).imu_rate or IMU_RATE
+            self.motion = RecordedMotion(settings.augment.motion, rate)
         prepare_modules(objective, self.device, settings.sync_batch_norm)
         self.trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
         if not self.trained:
@@ -419,9 +426,11 @@ class TrainingLoop:
                 f"{self.out}: checkpoint and out are one file; leave out checkpoint for one beside it, "
                 f"{files.training_file(self.out)}"
             )
-        clips = {"clips": len(store), "class_names": [str(name) for name in store.class_names]}
-        clips["validation clips"] = None if validation is None else len(validation)
-        self.about = objective.record | settings.record() | clips
+        what = {"clips": len(store), "class_names": [str(name) for name in store.class_names]}
+        what["validation clips"] = None if validation is None else len(validation)
+        self.about = objective.record | settings.record() | what
+        if self.motion:
+            self.about["checksum of the added motion"] = self.motion.fingerprint
         if self.path is not None:
             self.about |= {f"fingerprint of the {what}": value for what, value in self.fingerprints().items()}
         self.bits = runtime.what_decides_bits(self.device) | {"processes": distributed.rank_and_world_size()[1]}
@@ -552,7 +561,9 @@ class TrainingLoop:
         model.trained_by = self.objective.stage
         history = [{name: value for name, value in row.items() if name not in SPEEDS} for row in self.history]
         # By way of JSON: a pickle writes equal strings once if they are one object, which is not so in a resumed run.
-        model.trained_with = json.loads(json.dumps({"about": self.about | self.built(), "history": history}))
+        record = {"about": self.about | self.built(), "history": history}
+        record |= {"added motion": self.settings.augment.motion} if self.motion else {}
+        model.trained_with = json.loads(json.dumps(record))
         if self.out is not None and distributed.is_first():
             if not self.is_result:
                 checkpoints.save_model(model, self.out)
@@ -645,7 +656,7 @@ class TrainingLoop:
     def augment(self, batch: dict[str, Tensor]) -> None:
         """Augment a batch, with a seed per clip and epoch."""
         seeds = [fold_seed(self.settings.seed, self.epoch, row) for row in batch["row"].tolist()]
-        self.settings.augment.apply(batch, seeds)
+        self.settings.augment.apply(batch, seeds, self.motion)
 
     def run_step(self, batch: dict[str, Tensor], rows: Tensor, time_in_epochs: float) -> float:
         """Take one optimizer step; return the mean loss of all processes. Raise EgoDistillError unless it is finite."""

@@ -72,6 +72,8 @@ HELP = {
     "crop": "augmentation: randomly crop the frames, removing up to this share of each side",
     "jitter": "augmentation: randomly change brightness and tint by up to this share",
     "shift": "augmentation: randomly move the head motion in time by up to this share of the clip",
+    "motion": "augmentation: add the head motion of these recordings to that of the clips, as if their wearers walked "
+    "meanwhile; the frames stay as they are",
     "label_smoothing": "share of the labels' target that is spread evenly over all classes",
     "nce_tau": "temperature of L_NCE",
     "nce_weight": "weight of L_NCE",
@@ -126,7 +128,8 @@ def field_arguments(text: str, value: Any, hint: Any) -> dict[str, Any]:
     if get_origin(hint) is Literal:
         return arguments | {"choices": get_args(hint)}
     if isinstance(value, tuple):
-        return arguments | {"nargs": "*", "type": int, "metavar": "N"}
+        kind, metavar = (str, "FILE") if str in get_args(hint) else (int, "N")
+        return arguments | {"nargs": "*", "type": kind, "metavar": metavar}
     if float in get_args(hint):
         return arguments | {"type": float, "metavar": "X"}
     if NoneType in get_args(hint):

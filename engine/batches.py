@@ -28,6 +28,7 @@ from ..recordings import clips
 from ..student import Output, describe
 from ..support import files
 from ..support.errors import DataError, EgoDistillError
+from .motion import RecordedMotion
 
 __all__ = [
     "Augment",
@@ -793,6 +794,9 @@ class Augment:
             colours (brightness), half of it is not (tint).
         shift: Move the head motion against the frames, by up to this share of the clip in both directions: 0.05 is 0.1
             s of 2.13. The first or the last sample is repeated.
+        motion: Recordings of the head motion of others, files of `data.read_imu()`: three of four clips get a random
+            part of one on top, about a random heading (`engine.motion`), so that a walk misleads the student less. The
+            frames stay as they are. What is trained keeps these paths and a checksum, no samples.
 
     >>> from egodistill import Augment, EgoDistill, data, finetune
     >>> model, train = EgoDistill.load("student.pt"), data.ClipStore("store").split("train")
@@ -802,11 +806,19 @@ class Augment:
     crop: float = 0.0
     jitter: float = 0.0
     shift: float = 0.0
+    motion: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         use_python_numbers(self)
         for name in ("crop", "jitter", "shift"):
             require_number(name, getattr(self, name), 0, 1, below=True)
+        paths = (self.motion,) if isinstance(self.motion, (str, os.PathLike)) else self.motion
+        try:
+            object.__setattr__(self, "motion", tuple(map(os.fspath, paths)))
+        except TypeError as error:
+            raise EgoDistillError(
+                f"motion must be paths of recordings, such as ('walk.csv',); got {paths!r}"
+            ) from error
 
     def changes(self, name: str) -> bool:
         """Return whether an array of a store is changed.
@@ -814,18 +826,22 @@ class Augment:
         Args:
             name: Its name.
         """
-        return bool(self.shift) if name == "imu" else is_frames(name) and bool(self.crop or self.jitter)
+        if name == "imu":
+            return bool(self.shift or self.motion)
+        return is_frames(name) and bool(self.crop or self.jitter)
 
-    def apply(self, batch: dict[str, Tensor], seeds: Sequence[int]) -> None:
+    def apply(self, batch: dict[str, Tensor], seeds: Sequence[int], motion: RecordedMotion | None = None) -> None:
         """Change a batch in place; the change of a clip depends on its seed only, not on the number of processes.
 
         Args:
             batch: {array: values [b, ...]}; arrays of other things than frames and head motion stay as they are.
             seeds: Seed of each clip.
+            motion: The recordings of `motion`, read.
         """
         steps = [step for share, step in ((self.crop, self.crop_frames), (self.jitter, self.jitter_frames)) if share]
+        own = [*([self.shift_imu] if self.shift else []), *([motion.add] if motion else [])]
         for name in filter(self.changes, list(batch)):
-            for step in [self.shift_imu] if name == "imu" else steps:
+            for step in own if name == "imu" else steps:
                 batch[name] = torch.stack([step(x, seed) for x, seed in zip(batch[name], seeds, strict=True)])
 
     def shift_imu(self, imu: Tensor, seed: int) -> Tensor:

@@ -1,0 +1,137 @@
+"""Recorded head motion of others as a random change of training clips: `Augment(motion=...)`.
+
+    from egodistill.engine.motion import RecordedMotion
+
+    motion = RecordedMotion(["walk.csv"], rate=198.0)       # any recording that `data.read_imu()` reads
+    imu = motion.add(imu, seed=0)                           # float [T, 6], as if the wearer walked meanwhile
+
+Not from the paper. A student that has only seen heads at rest is misled by a walk. The readings are those of one head
+that does both: with R(t) the attitude of the recorded head and a gravity g along u,
+
+    w' = R' w + v,    a' = R' a + (b - R' g u)
+
+where a, w are the clip's readings, b, v the recorded ones, turned upright and then to the clip's u, and R' undoes R. A
+clip at rest reads b and v, a recording at rest changes nothing, and gravity counts once. The recording's net turn is
+left out, because the pictures of the clip stay as they are: they are right to a few degrees.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..imu import Imu, read_imu
+from ..support.errors import DataError
+
+__all__ = ["RecordedMotion"]
+
+SHARE = 0.75  # of the clips that are changed, so that a student does not forget heads at rest
+GRAVITY = (7.0, 12.0)  # m/s2 between which the median acceleration lies if gravity is in it
+TRIES = 20  # places that are drawn, of which one has samples throughout
+
+
+class RecordedMotion:
+    """Recordings of head motion, windows of which are added to clips. Samples are read once and stay in memory.
+
+    Args:
+        paths: IMU recordings, or videos with one.
+        rate: Rate of the clips' samples in Hz.
+
+    Raises:
+        DataError: A recording is shorter than 10 s, or has no gravity.
+        IMUError: One cannot be read.
+
+    >>> import torch
+    >>> from egodistill.engine.motion import RecordedMotion
+    >>> RecordedMotion(["walk.csv"], rate=198.0).add(torch.zeros(422, 6) + torch.eye(6)[2] * 9.81, seed=0).shape
+    torch.Size([422, 6])
+    """
+
+    def __init__(self, paths: Sequence[str | os.PathLike], rate: float) -> None:
+        self.rate, self.recordings, found = rate, [read_imu(path) for path in paths], hashlib.sha256()
+        self.spans = [span_of(motion) for motion in self.recordings]
+        for path, motion, (first, last) in zip(paths, self.recordings, self.spans, strict=True):
+            if last - first < 10:
+                raise DataError(
+                    f"{os.fspath(path)}: has {max(0.0, last - first):.1f} s of head motion; added motion needs 10 s"
+                )
+            size = np.median(np.linalg.norm(motion.accel, axis=1))
+            if not GRAVITY[0] < size < GRAVITY[1]:
+                raise DataError(
+                    f"{os.fspath(path)}: acceleration is {size:.2f} m/s2 (median), not about 9.8; added motion is "
+                    f"turned upright by gravity, so give readings in m/s2 with gravity"
+                )
+            for values in (motion.accel_time, motion.accel, motion.gyro_time, motion.gyro):
+                found.update(np.ascontiguousarray(values, np.float64).tobytes())
+        self.fingerprint = found.hexdigest()
+
+    def add(self, imu: Tensor, seed: int) -> Tensor:
+        """Return a clip's samples with a random window of the recordings, or as they are.
+
+        Args:
+            imu: float [T, 6] in m/s2, gravity included, and rad/s.
+            seed: Seed of what is drawn.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        draws = torch.rand(12 + TRIES, generator=generator).tolist()[11:]  # the first belong to the other changes
+        chance, draws = draws[0], draws[1:]
+        if chance >= SHARE:
+            return imu
+        recorded, turn = self._window(len(imu), draws), 2 * math.pi * chance / SHARE
+        own, other = imu.unflatten(1, (2, 3)), torch.from_numpy(recorded).to(imu).unflatten(1, (2, 3))
+        up, other_up = (F.normalize(one[:, 0].mean(0), dim=0) for one in (own, other))
+        z = imu.new_tensor([0.0, 0.0, 1.0])
+        other = other @ (shortest(z, up) @ rotations(turn * z) @ shortest(other_up, z)).T
+        rate = other[:, 1] - other[:, 1].mean(0)
+        angle = rate.cumsum(0) / self.rate
+        undo = rotations(angle.mean(0) - angle)  # of the attitude, the mean of which is the clip's own
+        gravity = other[:, 0].norm(dim=1).median() * up
+        force = (undo @ (own[:, 0] - gravity)[:, :, None])[:, :, 0] + other[:, 0]
+        return torch.cat([force, (undo @ own[:, 1, :, None])[:, :, 0] + rate], 1)
+
+    def _window(self, samples: int, draws: Sequence[float]) -> np.ndarray:
+        """Return a window without gaps of the recordings, each second of them as likely; [samples, 6]."""
+        room = np.array([last - first for first, last in self.spans]) - samples / self.rate
+        ends = np.cumsum(room.clip(0))
+        for draw in draws:
+            place = draw * ends[-1]
+            number = int(np.searchsorted(ends, place, "right"))
+            start = self.spans[number][1] - samples / self.rate - (ends[number] - place)
+            grid = start + np.arange(samples) / self.rate
+            if self.recordings[number].covers(grid).all():
+                break
+        return self.recordings[number].window(start, samples, self.rate, min_coverage=0.0)
+
+
+def span_of(motion: Imu) -> tuple[float, float]:
+    """Return the first and the last time that both sensors have, in s; 0 and 0 without samples."""
+    if not (len(motion.accel_time) and len(motion.gyro_time)):
+        return 0.0, 0.0
+    first = max(motion.accel_time[0], motion.gyro_time[0])
+    return float(first), float(min(motion.accel_time[-1], motion.gyro_time[-1]))
+
+
+def rotations(turns: Tensor) -> Tensor:
+    """Return the rotations [..., 3, 3] by turns [..., 3] in rad (Rodrigues)."""
+    size = turns.norm(dim=-1, keepdim=True).clamp_min(1e-9)
+    x, y, z = (turns / size).unbind(-1)
+    none = torch.zeros_like(x)
+    cross = torch.stack([none, -z, y, z, none, -x, -y, x, none], -1).unflatten(-1, (3, 3))
+    size = size[..., None]
+    return torch.eye(3).to(turns) + size.sin() * cross + (1 - size.cos()) * (cross @ cross)
+
+
+def shortest(start: Tensor, end: Tensor) -> Tensor:
+    """Return the rotation [3, 3] that turns one unit vector into another by the shortest way."""
+    axis, cosine = torch.linalg.cross(start, end), start @ end
+    if cosine < -0.999999:  # opposite: half a turn about any axis across
+        side = torch.linalg.cross(start, torch.eye(3).to(start)[start.abs().argmin()])
+        return rotations(math.pi * F.normalize(side, dim=0))
+    return rotations(F.normalize(axis, dim=0) * torch.atan2(axis.norm(), cosine))
