@@ -5,6 +5,7 @@ runtime       device, precision, compilation
 distributed   the processes of torchrun
 checkpoints   model files and published weights
 filterbank    an IMU encoder of plain numbers, however the sensor is mounted
+motion        recorded head motion of others, added to that of clips
 teacher       the class Teacher; `egodistill.teachers` is the door
 torchvision_teachers   torchvision's video classifiers
 """
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
         checkpoints as checkpoints,
         distributed as distributed,
         filterbank as filterbank,
+        motion as motion,
         runtime as runtime,
         teacher as teacher,
         torchvision_teachers as torchvision_teachers,
@@ -26,5 +28,7 @@ else:
 
     __getattr__, __dir__ = hand_on(
         __name__,
-        dict.fromkeys("batches checkpoints distributed filterbank runtime teacher torchvision_teachers".split(), ()),
+        dict.fromkeys(
+            "batches checkpoints distributed filterbank motion runtime teacher torchvision_teachers".split(), ()
+        ),
     )

@@ -77,7 +77,9 @@ def test_training_options_reach_the_stage(demo, tmp_path, monkeypatch):
 def test_the_crop_of_the_command_line_changes_the_clips(demo, tmp_path, monkeypatch, capsys):
     """A training of its own: what reaches the student is cut, each clip in its way."""
     seen = []
-    monkeypatch.setattr(egodistill.Augment, "apply", lambda self, batch, seeds: seen.extend([self.crop] * len(seeds)))
+    monkeypatch.setattr(
+        egodistill.Augment, "apply", lambda self, _, seeds, motion: seen.extend([self.crop] * len(seeds))
+    )
     command = ["finetune", demo.out / "store", "--architecture", "student", "--preset", "demo", "--epochs", 1]
     run(capsys, *command, "--out", tmp_path / "plain.pt")
     assert seen == []
@@ -98,7 +100,7 @@ def test_options_are_the_fields_of_settings(stage):
     free |= {"out", "overwrite", "imu_width", "hidden", "fusion_layers", "feature_dim"}
     names = {action.dest for action in parser._actions} - {"help"}
     assert names == ({field.name for field in fields(settings)} - free) | (
-        {"crop", "jitter", "shift"} if stage != "student" else set()
+        {"crop", "jitter", "shift", "motion"} if stage != "student" else set()
     )
     arguments = parser.parse_args([])
     assert apply_options(settings, arguments) == settings and used_flags(settings, arguments) == []
@@ -120,8 +122,9 @@ def test_options_are_the_fields_of_settings(stage):
                 expected[field.name] = 7.0 if field.name == "clip_norm" else text
     if "crop" in names:  # a field of a dataclass in the settings
         at = values.index("--sync-batch-norm") + 1  # in the order of the fields
-        values[at:at] = ["--crop", "0.5", "--jitter", "0.25", "--shift", "0.125"]
-        expected["augment"] = egodistill.Augment(crop=0.5, jitter=0.25, shift=0.125)
+        values[at:at] = ["--crop", "0.5", "--jitter", "0.25", "--shift", "0.125", "--motion", "walk.csv", "run.csv"]
+        motion = ("walk.csv", "run.csv")
+        expected["augment"] = egodistill.Augment(crop=0.5, jitter=0.25, shift=0.125, motion=motion)
     changed = apply_options(settings, parser.parse_args(values))
     assert changed == replace(settings, **expected)
     for name, value in expected.items():
@@ -170,6 +173,7 @@ def field_words(settings, without=()) -> tuple[str, dict]:
         choices = [choice for choice in typing.get_args(hint) if isinstance(choice, str)]
         other = choices[-1] if choices and choices[-1] != value else choices[0] if choices else other
         other = {"image_encoder": "resnet10x4", "image_weights": "w.pth", "clip_norm": 2.0}.get(name, other)
+        other = ("cues.toml",) if name == "motion" else other  # a file of the folder, which is not read here
         shown = (
             [] if isinstance(value, bool) else [str(one) for one in (other if isinstance(other, tuple) else [other])]
         )
@@ -182,7 +186,7 @@ def stage_arrivals(stage, function, without=()) -> tuple[str, dict]:
     """Return words for all options of a stage and of a student, and where each arrives."""
     words, values = field_words(getattr(egodistill.EPIC_KITCHENS, stage), without)
     arrivals = {f"{function}.settings.{name}": value for name, value in values.items()}
-    for name in {"crop", "jitter", "shift"} & set(values):
+    for name in {"crop", "jitter", "shift", "motion"} & set(values):
         arrivals[f"{function}.settings.augment.{name}"] = arrivals.pop(f"{function}.settings.{name}")
     return f"{words} --device cpu", arrivals | {f"{function}.settings.device": "cpu"}
 
