@@ -327,7 +327,7 @@ def bench_of(world: str, out: Path) -> benches.Bench:
     """Return the bench of one of both worlds."""
     folder = out / evidence.slug(world)
     store = out / "D" / "store" if world == CONTROLS else folder / "store"
-    teachers = {SLOWFAST: evidence.TEACHERS[SLOWFAST]}
+    teachers = {SLOWFAST: evidence.TEACHERS[SLOWFAST]} if world == CONTROLS else {}
     options = {"validation": "validation", "teachers": teachers, "methods": METHODS, "progress": False}
     return benches.Bench(str(store), str(folder / "runs"), SETTINGS, **options)
 
@@ -345,10 +345,21 @@ def run(out: Path, seeds: Sequence[int], frames: Sequence[int]) -> None:
             continue
         bench = bench_of(world, out)
         if world == CARRIED:
-            for shared in (Run("teacher", one.seed, teacher=SLOWFAST), Run("start", one.seed)):
-                evidence.reuse(bench_of(CONTROLS, out), bench, shared)
+            evidence.reuse(bench_of(CONTROLS, out), bench, Run("start", one.seed))
+            share_outputs(out, one)
         bench.run([one])
         files.append_line(evidence.path_of(world), line_of(world, out, bench, one) | origin)
+
+
+def share_outputs(out: Path, run: Run) -> None:
+    """Give the clips with carriers what the teacher of a seed said of their pictures, which are those of D."""
+    plain, store = (data.ClipStore(out / name / "store") for name in ("D", evidence.slug(CARRIED)))
+    if [clip["id"] for clip in plain.clips] != [clip["id"] for clip in store.clips]:
+        raise SystemExit(f"{store.path}: has other clips than {plain.path}; delete it, and `make` it again")
+    for name in (f"{run.outputs}.{kind}" for kind in ("feature", "logits")):
+        values = plain.read(name, slice(None))
+        store.add(name, values.shape[1:], values.dtype)
+        store.write(name, slice(None), values)
 
 
 def line_of(world: str, out: Path, bench: benches.Bench, run: Run) -> dict[str, Any]:
@@ -356,7 +367,7 @@ def line_of(world: str, out: Path, bench: benches.Bench, run: Run) -> dict[str, 
     result = bench.result(run)
     line = {"name": run.name, "run": asdict(run)}
     line |= {name: result[name] for name in ("top1", "seconds", "precision", "test", "correct")}
-    line["teacher"] = outputs_record(data.ClipStore(bench.store), run.outputs)["fingerprint"]
+    line["teacher"] = outputs_record(data.ClipStore(out / "D" / "store"), run.outputs)["fingerprint"]
     if run.method in CARRIED_METHODS and run.frames == 1:
         store = data.ClipStore(bench.store).split("test")
         motions = [tested(out, activity) for activity in range(len(ACTIVITIES))]
@@ -389,9 +400,7 @@ def outcomes() -> dict[tuple[str, str, int], list[Outcome]]:
                 sets |= dict.fromkeys(ACTIVITIES, line["correct"])
             for name, bits in sets.items():
                 own = f"{method}, carriers" if world == CARRIED else method
-                # The teacher of a seed is one network; its outputs have a fingerprint for each store.
-                outcome = replace(outcome_of(line, bits, known), teacher=f"seed {line['run']['seed']}")
-                found.setdefault((name, own, frames), []).append(outcome)
+                found.setdefault((name, own, frames), []).append(outcome_of(line, bits, known))
     return found
 
 

@@ -237,8 +237,8 @@ class Bench:
             if not (isinstance(before, dict) and isinstance(before.get("protocol"), dict)):
                 raise DataError(f"{path}: is no file of a bench; give another folder than {self.out}")
             for changes in before["protocol"].get("changes", {}).values():
-                if "augment" in changes:  # version 0.4 had no shift, 0.5 no motion
-                    changes["augment"] = {"shift": 0.0, "motion": []} | changes["augment"]
+                if "augment" in changes:  # version 0.4 had no shift
+                    changes["augment"] = {"shift": 0.0} | changes["augment"]
             files.require_same_run(path, before, about, f"Use another folder than {self.out}.")
         elif begin:
             files.write_json(path, about)

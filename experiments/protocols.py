@@ -133,7 +133,11 @@ class Protocol:
 
     def record(self) -> dict[str, Any]:
         """Return the settings that must be equal for runs to share a folder."""
-        return asdict(self) | {"recipe": self.recipe.record()}
+        found = asdict(self) | {"recipe": self.recipe.record()}
+        for changes in found["changes"].values():
+            if "augment" in changes and not changes["augment"]["motion"]:
+                del changes["augment"]["motion"]  # as 0.5 wrote it
+        return found
 
     def weight_files(self) -> list[str]:
         """Return the files of initial weights that the settings name."""

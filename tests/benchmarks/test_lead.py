@@ -1,18 +1,20 @@
-"""lead: recorded head motion as the pose of a rendered head, and encoders with something taken away."""
+"""lead: recorded head motion as the pose of a rendered head, and its lines on a world of 38 clips."""
 
+import functools
 import importlib
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import miniature
 import numpy as np
 import pytest
-import torch
 from numpy.testing import assert_allclose
 
 import egodistill
-from egodistill import EgoDistill
-from egodistill.experiments import behaviour, synthetic
+from egodistill import data
+from egodistill.experiments import behaviour, contrasts, synthetic
 
 FOLDER = Path(egodistill.__file__).parent / "benchmarks"
 pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason="no benchmarks beside the package: not a checkout")
@@ -20,11 +22,50 @@ MODULES = ("lead", "head_encoders", "better_student", "real_heads", "evidence_re
 
 
 @pytest.fixture
-def lead(monkeypatch):
+def lead(monkeypatch, tmp_path):
+    """The module, for a small world, with a repository of its own instead of results/."""
     monkeypatch.syspath_prepend(FOLDER)
-    yield importlib.import_module("lead")
+    evidence = importlib.import_module("evidence")
+    results = tmp_path / "repository" / "results"
+    results.mkdir(parents=True)
+    acts = {"train_acts": 16, "validation_acts": 2, "test_acts": 20}
+    for name, value in {
+        "RESULTS": results,
+        "WORLD": acts | {"train_wearers": 2, "validation_wearers": 1, "test_wearers": 2},
+        "PIXELS": 32,
+        "GENERAL": miniature.PROTOCOL,
+        "TEACHERS": {evidence.TEACHER: miniature.TEACHERS["slowfast"]},
+        "OTHER_TEACHERS": {"x3d-{seed}": miniature.TEACHERS["x3d"]},
+    }.items():
+        monkeypatch.setattr(evidence, name, value)
+    for module, name in ((evidence.synthetic, "render"), (evidence.data, "prepare")):
+        quiet = functools.partial(getattr(module, name), progress=False)
+        monkeypatch.setattr(module, name, functools.partial(quiet, size=(32, 32)) if name == "render" else quiet)
+    module = importlib.import_module("lead")
+    monkeypatch.setattr(module.real_heads, "PROTOCOL", results / "protocol-heads.json")
+    yield module
+    module.clips.IMU_READERS.pop(".carried", None)
     for name in MODULES:
         sys.modules.pop(name, None)
+
+
+def commit_protocols(lead):
+    """Write both protocols and commit them, as the commands want it."""
+    lead.better_student.freeze()
+    lead.files.write_json(lead.real_heads.PROTOCOL, lead.real_heads.PROTOCOL_TEXT)
+    at = ["git", "-C", lead.evidence.RESULTS.parent, "-c", "user.email=a@b", "-c", "user.name=a"]
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "x"]):
+        subprocess.run([*at, *words], check=True)
+
+
+def fake_recordings(study):
+    """Two activities of 20 wearers: one sits still, the other nods."""
+    times = np.arange(0, 60, 0.01)
+    for activity, wearer in np.ndindex(2, 20):
+        tilt = 0.3 * activity * np.sin(2 * np.pi * times)
+        rest, zero = np.full_like(times, 9.81), np.zeros_like(times)
+        rate = 0.6 * activity * np.pi * np.cos(2 * np.pi * times)
+        yield activity, wearer, np.stack([zero, rest * np.sin(tilt), rest * np.cos(tilt), rate, zero, zero], 1)
 
 
 def drawn_pose(seconds=60, seed=0):
@@ -74,24 +115,43 @@ def test_slow_turns_and_drift_are_left_out(lead):
     assert found.std() == pytest.approx(0.1 / np.sqrt(2), rel=0.03)
 
 
-@pytest.mark.parametrize(("sensor", "own"), [(0, slice(0, 3)), (1, slice(3, 6))])
-@pytest.mark.parametrize("kind", ["paper", "spectrum"])
-def test_a_sensor_that_is_taken_away_changes_nothing(lead, kind, sensor, own):
-    name = f"{kind}_without_{['accelerometer', 'gyroscope'][sensor]}"
-    encoder = getattr(lead.head_encoders, name)
-    model = EgoDistill(3, image_encoder="resnet10x4", image_weights=None, frame_size=32, imu_encoder=encoder).eval()
-    imu = torch.randn(2, 422, 6)
-    other, moved = imu.clone(), imu.clone()
-    other[:, :, own] += torch.randn(2, 422, 3)
-    moved[:, :, {0: 4, 1: 1}[sensor]] += torch.randn(2, 422)
-    assert torch.equal(model.encode_imu(imu), model.encode_imu(other))
-    assert not torch.equal(model.encode_imu(imu), model.encode_imu(moved))
-
-
-def test_the_net_turn_is_taken_from_spectrum_and_given_to_the_cnn(lead):
-    imu = torch.randn(2, 422, 6)
-    turned = imu + torch.tensor([0, 0, 0, 0.3, 0, 0])
-    spectrum, cnn = lead.head_encoders.SpectrumWithoutTurn().eval(), lead.head_encoders.ScaledCNN().eval()
-    assert_allclose(spectrum(imu), spectrum(turned), atol=1e-4)
-    changed = (cnn(imu) - cnn(turned)).abs().max(0).values
-    assert changed[:-3].max() < 1e-3 and changed[-3:].tolist() == pytest.approx([0.3, 0, 0], abs=1e-3)
+@pytest.mark.slow("a miniature of a benchmark, which trains")
+def test_lines_have_the_carriers_and_the_report_reads_them(lead, tmp_path, monkeypatch, capsys):
+    commit_protocols(lead)
+    monkeypatch.setattr(lead.real_heads, "recordings", fake_recordings)
+    monkeypatch.setattr(lead, "ACTIVITIES", ["still", "walk"])
+    lead.recorded.cache_clear()
+    out = tmp_path / "out"
+    lead.make(out)
+    plain, store = (data.ClipStore(out / name / "store") for name in ("D", "D-with-carriers"))
+    assert plain.segments.tolist() == store.segments.tolist()
+    motion = [one.split("test").read("imu", slice(None)) for one in (plain, store)]
+    assert np.array_equal(*motion)  # what is tested here is cut anew, for each carrier
+    still, nods = (lead.tested(out, activity) for activity in (0, 1))
+    rms = [np.sqrt(np.square(one[:, :, 3:]).sum(2).mean()) for one in (motion[0], still, nods)]
+    assert rms[1] < rms[0] < rms[2] and rms[2] > 1.0  # the act alone; with sway and steps; with nods
+    own = {
+        name: lead.activity_of(one) for one in lead.request_of(out / "D" / "world").recordings() for name in [one.name]
+    }
+    learned = [one.split("train").read("imu", slice(None)) for one in (plain, store)]
+    kept = [own[clip["id"].rsplit("_", 1)[0]] is None for clip in plain.split("train").clips]
+    assert [np.array_equal(*pair) for pair in zip(*learned, strict=True)] == kept
+    for _ in range(2):  # nothing is left the second time
+        lead.run(out, [0, 1], [1])
+        lines = {world: lead.finished(world) for world in (lead.CONTROLS, lead.CARRIED)}
+        assert {world: len(some) for world, some in lines.items()} == {lead.CONTROLS: 22, lead.CARRIED: 6}
+    for world, some in lines.items():
+        for line in some.values():
+            method = line["run"]["method"]
+            assert ("carried" in line) == (method in lead.CARRIED_METHODS), (world, method)
+    bits = lines[lead.CARRIED]["seed-0/spectrum-n1-slowfast-0"]["carried"]["walk"]
+    model = lead.bench_of(lead.CARRIED, out).load(lead.Run(lead.WINNER, 0, 1, lead.SLOWFAST)).eval()
+    (right,) = lead.better_student.right_of(model, store.split("test"), [nods])
+    assert (np.concatenate(list(contrasts.unpack(bits).values())) == right).all()
+    lead.evidence.shutil.copy(out / "D-controls" / "runs" / "segments.json", lead.evidence.segments_path("D"))
+    found = lead.outcomes()
+    (row,) = [row for row in lead.by_activity(found).rows if row[0] == "walk"]
+    alone = [lines[lead.CONTROLS][f"seed-{k}/frames-with-augmentation-n1-slowfast-{k}"]["top1"] for k in (0, 1)]
+    assert row[1] == f"{50 * sum(alone):.1f}"
+    said = {tuple(row[:3]) for row in lead.tests(found).rows}
+    assert ("walk, N = 1", "Filterbank, carriers", "Frames with augmentation") in said
