@@ -124,7 +124,7 @@ def field_arguments(text: str, value: Any, hint: Any) -> dict[str, Any]:
     if isinstance(value, bool):
         return {"action": "store_false" if value else "store_true", "help": text}
     shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
-    arguments: dict[str, Any] = {"help": f"{text} (default: {shown})"}
+    arguments: dict[str, Any] = {"help": f"{text} (default: {shown})" if shown != "" else text}
     if get_origin(hint) is Literal:
         return arguments | {"choices": get_args(hint)}
     if isinstance(value, tuple):

@@ -388,7 +388,7 @@ TRAINING = (
 INFERENCE = "--precision --compile --device"
 
 
-AUGMENTATION = "--crop --jitter --shift --label-smoothing"
+AUGMENTATION = "--crop --jitter --shift --motion --label-smoothing"
 
 
 STUDENT = (
@@ -439,7 +439,7 @@ OPTIONS = {
     "--overwrite --precision --device",
     "pretrain": "store --split --teacher --out --overwrite --no-plot "
     "--init --nce-tau --nce-weight --l1-weight --l1-reduction --symmetric "
-    f"{STUDENT.replace('--no-imu ', '')} {TRAINING} --shift",
+    f"{STUDENT.replace('--no-imu ', '')} {TRAINING} --shift --motion",
     "distill": "store --split --teacher --out --overwrite --no-plot "
     "--alpha --beta --tau --tau-squared --l1-reduction --init "
     f"{STUDENT} {TRAINING} {AUGMENTATION} --validation --objective",
