@@ -159,12 +159,18 @@ def todays_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
 
     Until version 0.5, `use_imu` alone said whether there is an IMU encoder, and `imu_encoder=None` was the paper's.
     """
-    if (use_imu := given.get("use_imu")) is None:
-        return {**given, "use_imu": given["imu_encoder"] is not None} if "imu_encoder" in given else {**given}
-    encoder = given.get("imu_encoder", "cnn" if use_imu else None)
-    if not use_imu and not (encoder is None or (isinstance(encoder, str) and encoder == "cnn")):
+    if "imu_encoder" not in given:  # of another model, or a network of one's own
+        return {**given}
+    use_imu, encoder = given.get("use_imu"), given["imu_encoder"]
+    if use_imu is None:
+        use_imu = encoder is not None
+    elif use_imu:
+        encoder = "cnn" if encoder is None else encoder
+    elif encoder is None or (isinstance(encoder, str) and encoder == "cnn"):
+        encoder = None
+    else:
         raise ValueError("a student with use_imu=False has no imu_encoder; leave one of them out")
-    return {**given, "imu_encoder": ("cnn" if encoder is None else encoder) if use_imu else None}
+    return {**given, "use_imu": use_imu, "imu_encoder": encoder}
 
 
 def require_tensor(name: str, value: object) -> None:

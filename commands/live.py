@@ -343,7 +343,7 @@ def open_source(a: argparse.Namespace, spec: clips.ClipSpec, report: Callable[[s
     video = open_frames(a, spec, clock, report)
     timeout = math.inf if a.fast else feeds.TIMEOUT if a.timeout is None else a.timeout
     lines = {"clock": clock, "report": report, "timeout": timeout, "units": False}  # the stream checks units
-    if isinstance(video, feeds.VideoFeed) and not video.live:
+    if spec.frames and not video.live:
         video.pace = pace
     samples, recorded = None, True
     if not spec.imu_samples:
@@ -365,7 +365,7 @@ def open_source(a: argparse.Namespace, spec: clips.ClipSpec, report: Callable[[s
         report_notes(recording)
         samples, axes = feeds.recorded_samples(recording.motion()), recording.imu_axes
     if samples is not None:
-        clips.require_axes(video.source, clips.read_axes(axes)[0], spec)
+        clips.require_axes(a.source or video.source, clips.read_axes(axes)[0], spec)
     align = a.align == "arrival"
     return Source(video, samples, recorded, clock, pace, a.frame_offset, a.frame_stretch, align, report)
 

@@ -186,7 +186,8 @@ def plan(a: argparse.Namespace, segments: data.SegmentList, edited: bool = False
         steps += [Step("stage 2: distill the teacher into the student", words)]
     on_labels = ["finetune", store, "--architecture", "student", *student, *trained, "--out"]
     if teacher and a.baselines and settings.image_encoder and settings.imu_encoder:
-        words = ["distill", store, "--no-imu", *student, *trained, "--out", run / "frames-alone.pt"]
+        frames_alone = words_of(a, *STUDENT[:3])
+        words = ["distill", store, "--no-imu", *frames_alone, *trained, "--out", run / "frames-alone.pt"]
         steps += [Step("baseline: the teacher's student of frames alone", words)]
     if labelled and (a.baselines or not teacher):
         name = "labels-alone.pt" if teacher else "student.pt"

@@ -270,7 +270,7 @@ def recordings_to_check(a: argparse.Namespace) -> dict[str, str | data.Recording
         else:
             sources[own(name)] = name
     if not a.videos:
-        alone = data.Recording("", imu_files(a))
+        alone = data.open_recording(None, imu_files(a))
         return {alone.path: alone}
     if a.imu and (len(a.videos) > 1 or list(sources) != a.videos):
         raise ValueError("--imu is for a single video, not several, a folder or a table; list them in a table instead")

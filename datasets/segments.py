@@ -316,9 +316,9 @@ def with_sound(segments: SegmentList, path: Path) -> SegmentList:
     A video that cannot be read stays, and fails with the reason when it is decoded.
     """
     silent = set()
-    for path, recording in {segment.path: segment.recording for segment in segments}.items():
+    for name, recording in {segment.path: segment.recording for segment in segments}.items():
         with contextlib.suppress(VideoError, IMUError):
-            silent |= set() if recording.probe().has_audio else {path}
+            silent |= set() if recording.probe().has_audio else {name}
     found = [segment for segment in segments if segment.path not in silent]
     if not found:
         raise DataError(f"{path}: no video has sound; leave out audio (--audio)")

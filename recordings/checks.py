@@ -96,6 +96,7 @@ class Check:
         camera: What reads the samples, the device if the files name one, `imu_axes`, samples per second between gaps.
         mean_accel: Mean acceleration along each axis of the IMU in m/s2.
         rates: Motion of picture and IMU in each excerpt, which `pictures.draw_check()` draws.
+        has_picture: Whether there is a video.
     """
 
     path: str
@@ -131,6 +132,7 @@ class Check:
     camera: tuple[str, str, str, float] = ("", "", "", 0.0)
     mean_accel: tuple[float, float, float] | None = None
     rates: tuple[Rates, ...] = ()
+    has_picture: bool = True
 
     @property
     def notes(self) -> list[str]:
@@ -203,11 +205,6 @@ class Check:
         if self.no_offset:
             notes.append(f"no offset: {self.no_offset}")
         return notes
-
-    @property
-    def has_picture(self) -> bool:
-        """Return whether the recording has a video that could be read."""
-        return self.fps is not None
 
     @property
     def field_of_view(self) -> float | None:
@@ -487,7 +484,7 @@ def check(
     # Each result is added at once, so that it is kept if a later step fails.
     recording = open_recording(video, imu, imu_offset=imu_offset, imu_stretch=imu_stretch, imu_axes=imu_axes)
     recording, video, path = recording.changed(zero_accel=True), recording.video, recording.path
-    known: dict = {"path": path, "imu_axes": recording.imu_axes}
+    known: dict = {"path": path, "imu_axes": recording.imu_axes, "has_picture": bool(video)}
     try:
         info, seen = recording.probe(), None
         duration = known["duration"] = info.duration - recording.begin

@@ -415,7 +415,10 @@ class Recording:
         elif imu is not None:
             imu = os.fspath(imu)
         if not os.fspath(video) and not imu:
-            raise DataError("a recording is a video, or the file of an IMU without one (imu, --imu); give one of them")
+            raise DataError(
+                f"video must be the path of one file, such as 'walk.mp4'; got {type(self.video).__name__}: give it, or "
+                f"the file of an IMU without a video as imu (--imu)"
+            )
         plain = {"imu_offset": float(self.imu_offset), "imu_stretch": float(self.imu_stretch)}
         plain["zero_accel"] = bool(self.zero_accel)
         for name, value in {"video": os.fspath(video), "imu": imu, **plain}.items():
@@ -475,8 +478,8 @@ class Recording:
 
     @property
     def begin(self) -> float:
-        """Return the time of the first picture, 0, or without a video of the first sample, in seconds."""
-        return 0.0 if self.video else float(max(self.motion().accel_time[0], self.motion().gyro_time[0]))
+        """Return the time of the first picture, 0, or without a video of the first sample from 0 on, in seconds."""
+        return 0.0 if self.video else max(0.0, float(max(self.motion().accel_time[0], self.motion().gyro_time[0])))
 
     @property
     def duration(self) -> float:

@@ -226,9 +226,9 @@ def test_arguments_of_05_mean_what_they_meant(older, newer, tmp_path):
     model.save(tmp_path / "old.pt")
     again = EgoDistill.load(tmp_path / "old.pt")
     assert torch.equal(again(*inputs).logits, model(*inputs).logits)
-    assert again.arguments == wanted == again.trained_with["about"]["model"], (
-        "a finished training of 0.5 is not another"
-    )
+    assert again.arguments == wanted
+    if "imu_encoder" in older:  # or it would seem to be another training
+        assert again.trained_with["about"]["model"] == wanted
 
 
 def test_an_object_does_not_load(tmp_path):
