@@ -17,8 +17,8 @@ Nagarajan, Grauman, NeurIPS 2023):
     for clip in predict(model, "walk.mp4"):                                      # IMU telemetry inside the file
         print(clip.start, clip.classes[0])
 
-The class EgoDistill is four students of the paper: EgoDistill; VisOnly-Distill (`use_imu=False`); and VisIMU and
-VisOnly, which are the same two networks trained on labels only, by `finetune()` instead of `distill()`.
+The class EgoDistill is four students of the paper: EgoDistill; VisOnly-Distill (`imu_encoder=None`); and VisIMU
+and VisOnly, which are the same two networks trained on labels only, by `finetune()` instead of `distill()`.
 
 The doors are this module, `data` (annotations to a store of clips) and `teachers` (video models and their outputs).
 The method is in `student`, `distillation`, `training` and `inference`. `student`, `video`, `imu`, `gpmf`, `cameras` and

@@ -1,6 +1,19 @@
 """The head motion of a wearer, with the noise of sensors, as accelerometer and gyroscope measure it."""
 
+import csv
+
 import numpy as np
+
+
+def write_log(path, *, begin=0.0, gyro_unit=1.0, accel_unit=1.0, gravity=True, **options):
+    """A table of `head()`, as a logger writes it; the row of a segment of it without a video begins with ""."""
+    times, accel, gyro = head(**options)
+    accel = accel if gravity else accel - accel.mean(0)
+    with open(path, "w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow("time,ax,ay,az,gx,gy,gz".split(","))
+        table.writerows(np.column_stack([begin + times, accel * accel_unit, gyro * gyro_unit]).round(6).tolist())
+    return path
 
 
 def head(seconds=10.0, rate=200.0, seed=0):

@@ -20,7 +20,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from heads import head
+from heads import head, write_log
 from painted import STEADY, X264, expected_numbers, move, write_video
 from waiting import LIMIT
 
@@ -39,17 +39,8 @@ posix_only = pytest.mark.skipif(os.name == "nt", reason="needs POSIX")
 
 def student(**options):
     torch.manual_seed(0)
-    return EgoDistill(
-        num_classes=4,
-        feature_dim=16,
-        image_encoder="resnet10x4",
-        image_weights=None,
-        frame_size=40,
-        hidden=32,
-        imu_width=4,
-        class_names=["wash", "cut", "take", "open"],
-        **options,
-    ).eval()
+    small = {"image_encoder": "resnet10x4", "image_weights": None, "frame_size": 40, "hidden": 32, "imu_width": 4}
+    return EgoDistill(4, feature_dim=16, class_names=["wash", "cut", "take", "open"], **small | options).eval()
 
 
 @pytest.fixture(scope="module")
@@ -1164,3 +1155,69 @@ def test_samples_in_other_axes_are_turned_or_refused(kitchen, files, capsys, fas
         words = ["--imu", imu, "--imu-axes", "glasses", "--fast"]
         _, said = answers_of(capsys, *of_kitchen(kitchen, files, *words), code=1)
         assert "the axes of its samples are 'glasses', those of the clips 'gopro'" in said
+
+
+# --- Head motion alone ---------------------------------------------------------------------------------------
+
+
+def test_head_motion_alone_needs_no_source(tmp_path, monkeypatch, capsys, host_clock):
+    """A pipe, a growing table, a file: the answers are those of predict(), also where times begin late."""
+    network = student(image_encoder=None)
+    network.save(tmp_path / "s.pt")
+    log = write_log(tmp_path / "log.csv", begin=300.0, seconds=6.0)
+    rows = [line.split(",") for line in log.read_text().splitlines()[1:]]
+    lines = [
+        json.dumps({"time": float(t), "accel": [*map(float, values[:3])], "gyro": [*map(float, values[3:])]})
+        for t, *values in rows
+    ]
+    (tmp_path / "log.jsonl").write_text("\n".join(lines) + "\n")
+    options = {"stride": 0.5, "top": 4, "batch_size": 1, "precision": "fp32", "device": "cpu"}
+    predicted = list(inference.predict(network, None, log, **options))
+    assert [clip.start for clip in predicted[:2]] == [300.0, 300.5] and not any(clip.problem for clip in predicted)
+    words = ["--student", tmp_path / "s.pt", "--top", 4, "--precision", "fp32", "--fast"]
+    samples_from(monkeypatch, tmp_path / "log.jsonl")
+    piped, said = answers_of(capsys, "--imu", "-", *words)
+    filed, _ = answers_of(capsys, "--imu", log, *words)
+    assert "camera on 0.0 % of the time" in said and "0 frames" in said
+    for found in (piped, filed):
+        assert len(found) == 8
+        for answer, clip in zip(found, predicted, strict=False):
+            assert (answer["start"], answer["problem"], answer["frame_age"]) == (pytest.approx(clip.start), None, [])
+            assert dict(map(tuple, answer["classes"])) == pytest.approx(dict(clip.classes), abs=2e-6)
+    samples_from(monkeypatch, tmp_path / "log.jsonl")
+    alive, _ = answers_of(capsys, "--imu", "-", *words[:-1], "--every", 0.5)  # all at once: the last ones are given
+    assert alive and alive[-1]["start"] == filed[-1]["start"] and alive[-1]["classes"] == filed[-1]["classes"]
+    real, _ = answers_of(capsys, "--imu", log, *words[:-1], "--seconds", 3)
+    assert real[0]["start"] == 300.0 and real[0]["classes"] == filed[0]["classes"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--student alone.pt", "there is no SOURCE; give one, or head motion alone"),
+        ("--student student.pt --imu log.csv", "reads frames; give a SOURCE of them"),
+        ("--student alone.pt --imu - --frames newest", "--frames newest: about frames, and there is no SOURCE"),
+        (
+            "--student alone.pt --imu - --align arrival --frame-offset 1",
+            "--frame-offset, --align arrival: about frames",
+        ),
+        ("tcp://127.0.0.1:9 --student alone.pt --imu -", "reads no frames; leave out tcp://127.0.0.1:9"),
+    ],
+)
+def test_a_source_that_is_missing_or_not_read_is_an_error(words, said, files, tmp_path, monkeypatch, capsys):
+    student(image_encoder=None).save(tmp_path / "alone.pt")
+    (tmp_path / "student.pt").write_bytes((files / "student.pt").read_bytes())
+    write_log(tmp_path / "log.csv", seconds=3.0)
+    monkeypatch.chdir(tmp_path)
+    samples_from(monkeypatch, tmp_path / "log.csv")
+    assert cli.main(["live", *words.split()]) == 1
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_video_may_be_only_where_the_samples_are(kitchen, tmp_path, capsys):
+    """Of a student without frames, a file is opened for its head motion; no picture is decoded."""
+    student(image_encoder=None).save(tmp_path / "s.pt")
+    words = ["--student", tmp_path / "s.pt", "--fast", "--every", EVERY, "--precision", "fp32"]
+    found, said = answers_of(capsys, kitchen[0].video, *imu_of(kitchen), *words)
+    alone, _ = answers_of(capsys, *imu_of(kitchen), *words)
+    assert [one["classes"] for one in found] == [one["classes"] for one in alone] and "0 frames" in said

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from commandline import run
+from heads import write_log
 from painted import relabel, write_table
 
 from egodistill import EgoDistill, data, inference, teachers
@@ -432,3 +433,29 @@ def test_a_store_that_is_not_finished_is_a_note(taught, capsys, recwarn):
         note = f"note: s: {missing} of 12 clips are not prepared yet; the same call of `egodistill prepare` continues"
         assert (told.out + told.err).count(note) == 1 and "UserWarning" not in told.err and not recwarn.list
     assert f"the split 'test'; {missing} of its clips are not prepared yet; the same call of" in told.err
+
+
+def test_predict_of_head_motion_alone(tmp_path, monkeypatch, capsys):
+    """From the first sample on, by the times of the samples; a page without pictures, with labels of a table."""
+    monkeypatch.chdir(tmp_path)
+    model = EgoDistill(2, image_encoder=None, imu_encoder="filterbank", hidden=8, class_names=["run", "walk"])
+    model.save("s.pt")
+    write_log("log.csv", begin=300.0, seconds=9.0, rate=100.0)
+    columns = "video imu start stop label".split()
+    write_table(tmp_path / "t.csv", columns, [("", "log.csv", 300, 304, "walk"), ("", "log.csv", 304, 308, "run")])
+    words = ["predict", "--imu", "log.csv", "--student", "s.pt", "--precision", "fp32"]
+    out = run(capsys, *words, "--html", "p.html", "--out", "p.csv", "--subtitles", "p.vtt", "--labels", "t.csv")
+    assert out.split()[:3] == ["300.00", "302.13", "s"] and "skipped" not in out
+    starts = [float(row["start"]) for row in csv.DictReader(Path("p.csv").read_text().splitlines())]
+    assert starts == pytest.approx([300, 302.133, 304.267, 306.4, 306.857], abs=1e-3)
+    page = Path("p.html").read_text()
+    assert "log.csv" in page and "<video" not in page and "turns of the head" in page and "labelled" in page
+    for more, said in (
+        (["--preview", "x.mp4", "--html", "q.html"], "--preview: log.csv has no video"),
+        (["--student", "frames.pt"], "log.csv: the recording has no video, and the model reads frames; give both"),
+    ):
+        EgoDistill(2, image_encoder="resnet10x4", image_weights=None, hidden=8, frame_size=32).save("frames.pt")
+        assert cli.main([*words, *more]) == 1
+        assert said in " ".join(capsys.readouterr().err.split())
+    assert cli.main(["predict", "--student", "s.pt"]) == 1
+    assert "an IMU without a video as --imu" in " ".join(capsys.readouterr().err.split())

@@ -362,6 +362,7 @@ ARRIVALS = {
             },
         ),
         ("t.csv --out {tmp}/s --tolerance 0.25", {"prepare.exact": True, "prepare.tolerance": 0.25}),
+        ("t.csv --out {tmp}/s --no-frames", {"prepare.num_frames": (), "prepare.ends": False, "prepare.imu": True}),
         ("t.csv --out {tmp}/s --no-imu", {"prepare.imu": False, "prepare.tolerance": 0.0, "prepare.clip_size": 224}),
         (
             "t.csv --out {tmp}/s --teacher-file t.pt --batch-size 5 --precision bf16 --device cpu",
@@ -413,9 +414,9 @@ ARRIVALS = {
         (
             f"{SEGMENT_WORDS} --out {{tmp}}/o --strict --architecture i3d --pretrained p.pth "
             "--option width=12 --clip-frames 6 --clip-size 80 --num-frames 2 --image-encoder resnet10x4 "
-            "--image-weights none --frame-size 96 --preset demo --epochs 3 --batch-size 5 --learning-rate 0.1 --seed 4 "
-            "--precision bf16 --baselines --no-check --workers 3 --device cpu --overwrite --retry-failed "
-            "--zero-accel --min-coverage 0.5 --max-gap 0.2 --max-hold 3 --max-bad 0.4",
+            "--image-weights none --imu-encoder cnn --frame-size 96 --preset demo --epochs 3 --batch-size 5 "
+            "--learning-rate 0.1 --seed 4 --precision bf16 --baselines --no-check --workers 3 --device cpu --overwrite "
+            "--retry-failed --zero-accel --min-coverage 0.5 --max-gap 0.2 --max-hold 3 --max-bad 0.4",
             {**SEGMENT_ARRIVALS, "write_report.run": Path("{tmp}/o"), "plan.a.check": False},
         ),
         (

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import reading
 from commandline import run
+from heads import write_log
 from miniature import file_of, same
-from painted import write_table
+from painted import STEADY, write_table, write_video
 from panned import RATE, gyroscope, pan
 
 from egodistill import EgoDistill, data, training
@@ -609,3 +610,73 @@ def test_a_folder_of_other_files_is_refused(demo, tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("mine")
     assert cli.main(["train", str(table_of(demo)), "--no-check", "--out", str(tmp_path)]) == 1
     assert "not a folder of `egodistill train`" in capsys.readouterr().err and len(list(tmp_path.iterdir())) == 1
+
+
+ALONE = "--image-encoder none --imu-encoder filterbank --epochs 2 --batch-size 4 --workers 1"
+
+
+def test_recordings_without_a_video_go_to_a_page_also_if_the_run_is_killed(tmp_path, monkeypatch, capsys):
+    """Three wearers; equal bits; a table that also has a video gives each clip what it has."""
+    monkeypatch.chdir(tmp_path)
+    rows = []
+    for k, begin in enumerate((0.0, 0.0, 200.0)):
+        write_log(f"{k}.csv", begin=begin, seconds=14.0, rate=60.0, seed=k)
+        split = ("train", "train", "test")[k]
+        rows += [("", f"{k}.csv", begin + 6 * n, begin + 6 * n + 5, "ab"[n], split, f"P{k}") for n in (0, 1)]
+    columns = "video imu start stop label split wearer".split()
+    write_table(tmp_path / "t.csv", columns, rows)
+    out = run(capsys, "train", "t.csv", *ALONE.split(), "--out", "run")
+    assert "6 segments (2 test, 4 train) of 3 recordings" in out and "prepare t.csv" in out and "--no-frames" in out
+    assert "egodistill predict --imu CSV --student run/student.pt" in out
+    page = Path("run/report.html").read_text()
+    assert "<small>2.csv 3:2" in page and "data:image/jpeg" not in page and "head turns" in page
+    assert "no picture" in page and {*data.ClipStore("run/store").names} == {"imu"}
+    assert len({clip["video"] for clip in data.ClipStore("run/store").clips}) == 3
+    killed = []
+    end = training.TrainingLoop.end_epoch
+
+    def end_epoch(self, *given):
+        end(self, *given)
+        if not killed:
+            killed.append(self.epoch)
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.TrainingLoop, "end_epoch", end_epoch)
+        assert cli.main(["train", "t.csv", *ALONE.split(), "--out", "killed"]) == 130
+    run(capsys, "train", "t.csv", *ALONE.split(), "--out", "killed")
+    assert killed == [1] and same("run/student.pt", "killed/student.pt")
+    results = [json.loads(Path(out, "student.test.json").read_text()) for out in ("run", "killed")]
+    assert results[0] == results[1] and results[0]["segments"] == 2
+
+    write_video(tmp_path / "v.mp4", STEADY[:175])
+    write_log("v.csv", seconds=7.0, rate=60.0, seed=9)
+    both = [*rows, ("v.mp4", "v.csv", 0, 6, "a", "train", "P9")]
+    write_table(tmp_path / "both.csv", columns, both)
+    run(capsys, "train", "both.csv", *ALONE.split(), "--no-check", "--out", "both")
+    store = data.ClipStore("both/store")
+    assert len(store) == 6 * 3 + 3 and not store.failures
+    frames = ["--image-encoder", "resnet10x4", "--image-weights", "none"]
+    for words, lacks in (
+        (["train", "both.csv", *frames, "--out", "other"], "no frame; read head motion alone, --image-encoder none"),
+        (
+            ["train", "t.csv", "--image-encoder", "none", "--architecture", "i3d", "--out", "other"],
+            "no clip for the tea",
+        ),
+        (["prepare", "both.csv", "--out", "other"], "no frames_1; read head motion alone, `egodistill prepare --no-fr"),
+    ):
+        assert cli.main(words) == 1
+        assert f"0.csv: has no video, as 3 of {3 + (words[1] == 'both.csv')} recordings, and so {lacks}" in " ".join(
+            capsys.readouterr().err.split()
+        )
+    assert not Path("other").exists()
+
+
+def test_a_student_of_head_motion_alone_has_no_stage_1_and_no_baseline_of_frames():
+    steps = planned("t.csv --out o --teacher-file t.pt --image-encoder none --baselines")
+    assert [line.split()[1] for line in steps] == ["prepare", "distill", "finetune", "evaluate", "evaluate"]
+    assert "--no-frames" in steps[0] and "--num-frames" not in steps[0]
+    assert steps[1] == "egodistill distill o/store --image-encoder none --out o/student.pt"
+    bank = planned("t.csv --out o --teacher-file t.pt --imu-encoder filterbank --baselines")
+    assert [line.split()[1] for line in bank][:3] == ["prepare", "distill", "distill"]
+    assert bank[2] == "egodistill distill o/store --no-imu --out o/frames-alone.pt"

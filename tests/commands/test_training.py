@@ -103,7 +103,7 @@ def test_the_preset_spectrum_builds_its_student(tmp_path, monkeypatch, capsys):
     words = ["--teacher", "t", "--no-imu", "--imu-encoder", "spectrum", "--image-encoder", "resnet10x4"]
     words += ["--image-weights", "none", "--out", str(tmp_path / "t.pt")]
     assert cli.main(["distill", "store", *words]) == 1 and not calls
-    assert "has no --imu-encoder; leave one of them out" in capsys.readouterr().err
+    assert "--imu-encoder: not with --no-imu; leave one of them out" in capsys.readouterr().err
 
 
 def test_the_demos_preset_is_its_recipe(tmp_path, monkeypatch, capsys):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from heads import write_log
 from painted import write_epic_imu, write_table
 
 from egodistill import DataError, data
@@ -754,6 +755,30 @@ def test_nothing_is_said_of_the_sample_recordings(sample_data):
     """As windows of recordings without labels; a table of the walk's own is in the tests of the commands."""
     for rule in ("stretch", "recording"):
         found = data.read_recordings(sample_data, data.Windows(split_by=rule))
-        assert contradictions.find(found, probe_videos({one.video for one in found}, 2)) == []
+        assert contradictions.find(found, probe_videos(found, 2)) == []
         named = data.name_imu_files(found)
         assert contradictions.find(named, origin=found.origin) == []
+
+
+def test_logs_without_a_video_contradict_each_other_as_recordings_do(tmp_path):
+    for k, name in enumerate(("one", "two", "three")):
+        write_log(tmp_path / f"{name}.csv", seconds=8.0, rate=50.0, seed=k)
+    shutil.copy(tmp_path / "one.csv", tmp_path / "copy.csv")
+    columns = "video imu start stop label split wearer".split()
+
+    def texts(*rows):
+        found = data.read_csv(write_table(tmp_path / "t.csv", columns, rows))
+        return [one.text.partition(": ")[2] for one in contradictions.find(found, probe_videos(found, 2))]
+
+    rows = [("", f"{name}.csv", 0, 7, "a", split, name) for name in ("one", "two", "three") for split in ["train"]]
+    others = [(*row[:2], 0, 7, "a", "test", row[-1]) for row in rows]
+    assert texts(rows[0], rows[1], (*others[2],)) == []
+    (copied,) = texts(rows[0], ("", "copy.csv", 0, 7, "a", "test", "four"))
+    assert copied.startswith("copy.csv is a copy of one.csv (row 2) with another split")
+    assert any("share moments of the video" in text for text in texts(rows[0], others[0]))
+    assert "its IMU has the wearer 'two' here and 'one' in row 2; a recording has one" in texts(
+        rows[0], (*rows[0][:2], 7, 7.5, "a", "train", "two")
+    )
+    assert texts(rows[0], ("", "two.csv", 9, 12, "a", "train", "two")) == [
+        "starts at 9.0 s, but the samples end at 8.0 s; correct the row"
+    ]

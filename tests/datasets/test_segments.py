@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from heads import write_log
 from painted import CLIP, write_table, write_video
 
-from egodistill import DataError
+from egodistill import DataError, data
 from egodistill.datasets import annotations, segments
 from egodistill.recordings.clips import Recording
 from egodistill.video import VideoInfo, probe
@@ -589,3 +590,49 @@ def test_axes_of_all_segments(kitchen):
     found = segments.with_imu_axes(segments.SegmentList(kitchen, {"no video": 2}), "XZy")
     assert found.dropped == {"no video": 2} and {one.imu_axes for one in found} == {"XZy"}
     assert [replace(one, imu_axes="gopro") for one in found] == kitchen
+
+
+def logs_of(folder, **begins):
+    """A table of three logs of three wearers, without videos, and one with a video's name."""
+    for k, (name, begin) in enumerate(begins.items()):
+        write_log(folder / f"{name}.csv", begin=begin, seconds=8.0, rate=50.0, seed=k)
+    rows = [
+        ("", f"{name}.csv", begin, begin + 7.5, "ab"[k % 2], f"P{k}") for k, (name, begin) in enumerate(begins.items())
+    ]
+    return write_table(folder / "t.csv", "video imu start stop label wearer".split(), rows)
+
+
+def test_recordings_without_a_video_are_known_by_their_imu(tmp_path):
+    table = logs_of(tmp_path, one=0.0, two=0.0, three=100.0)
+    found = data.read_csv(table)
+    assert [(one.id, one.video, Path(one.path).name) for one in found] == [
+        ("one_0", "", "one.csv"),
+        ("two_1", "", "two.csv"),
+        ("three_2", "", "three.csv"),
+    ]
+    assert not segments.overlapping_splits([replace(one, split=f"s{k}") for k, one in enumerate(found)])
+    twice = [replace(found[0], split="train"), replace(found[0], id="x", split="test")]
+    assert len(segments.overlapping_splits(twice)) == 1
+    (tmp_path / "link.csv").symlink_to(tmp_path / "one.csv")
+    link = replace(found[0], id="y", imu=str(tmp_path / "link.csv"))
+    assert data.SegmentList([*found, link])[-1].path == found[0].path
+    offsets = write_table(tmp_path / "o.csv", ["video", "imu_offset"], [("two", 0.5)])
+    assert [one.imu_offset for one in data.with_imu_offsets(found, offsets)] == [0.0, 0.5, 0.0]
+    write_table(tmp_path / "e.csv", "video imu start stop label".split(), [("", "", 0, 1, "a")])
+    with pytest.raises(DataError, match=r"row 2: no such file: \(empty cell\)"):
+        data.read_csv(tmp_path / "e.csv")
+
+
+def test_a_list_of_recordings_may_have_no_video(tmp_path):
+    logs_of(tmp_path, one=0.0, two=0.0, three=100.0)
+    rows = [("", f"{name}.csv") for name in ("one", "two", "three")]
+    table = write_table(tmp_path / "list.csv", ["video", "imu"], rows)
+    assert [Path(one.path).stem for one in segments.listed_recordings(table)] == ["one", "two", "three"]
+    found = data.read_recordings(table)
+    assert sum(len({one.path for one in found if one.split == split}) for split in ("train", "test")) == 3
+    assert {one.split for one in found} == {"train", "test"} and not found.dropped
+    late = [one for one in found if "three" in one.path]
+    assert late[0].start == 100.0 and late[-1].stop == pytest.approx(107.98) and len(late) == 4
+    table = write_table(tmp_path / "late.csv", ["video", "imu", "start", "stop"], [("", "one.csv", 9, 12)])
+    with pytest.raises(DataError, match=r"row 2: starts at 9.000 s, but the samples end at 7.980 s"):
+        data.read_recordings(table)

@@ -849,7 +849,7 @@ def test_labels_are_indices_of_the_classes_and_minus_1_for_none(tmp_path):
 
 def test_folds_and_counts_follow_the_clips_in_any_order(tmp_path):
     """Clips of several wearers that do not stand together, of two splits, some failed and some missing."""
-    plain = data.Segment("", "", 0.0, 1.0, "x")
+    plain = data.Segment("", "v.mp4", 0.0, 1.0, "x")
     segments = [
         dataclasses.replace(plain, id=str(k), video=f"{w}.mp4", wearer=w, split="test" if w == "C" else "train")
         for k, w in enumerate("CABAACBA")

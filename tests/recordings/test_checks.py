@@ -10,6 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from heads import write_log
 from painted import with_zeros, write_video
 from panned import FOCAL, RATE, angle, files_of, gyroscope, pan
 
@@ -721,3 +722,32 @@ def test_notes_begin_where_their_limits_say(changes, note):
 def test_the_field_of_view_is_that_of_the_upright_picture(rotation, degrees):
     found = checks.Check("a.mp4", **wide(40) | {"height": 320, "rotation": rotation})
     assert found.field_of_view == pytest.approx(degrees)
+
+
+def test_head_motion_alone_is_checked_without_a_picture(tmp_path, capsys):
+    """Rates and gaps, and the sentences about units; clock and heading are not told."""
+    found = checks.check(None, write_log(tmp_path / "log.csv", begin=500.0, rate=100.0, seconds=20.0))
+    assert (found.problem, found.path, found.fps) == (None, str(tmp_path / "log.csv"), None)
+    assert found.duration == pytest.approx(19.99) and found.gyro.rate == pytest.approx(100)
+    assert (found.gyro.coverage, found.gyro.gaps, found.accel.coverage) == (pytest.approx(1), 0, pytest.approx(1))
+    assert found.notes == ["no offset: there is no picture, and only one tells clock and heading"]
+    assert found.axes_state == "undecided" and found.right_axes is None
+    assert found.verdict() == (
+        "The axes are undecided: there is no picture, and only one tells clock and heading; so is the clock."
+    )
+    assert "vertical" not in found.report() and "gravity: 9.8" in found.report()
+    lines = (tmp_path / "log.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "gap.csv").write_text("".join([*lines[:500], *lines[700:]]))
+    assert (gap := checks.check(None, tmp_path / "gap.csv")).gyro.gaps == 1
+    assert any("gyroscope: covers 8" in note and note.endswith("% of the recording") for note in gap.notes)
+    for options, sentence in (
+        ({"gyro_unit": 180 / np.pi}, "degrees per second"),
+        ({"accel_unit": 1 / 9.80665}, "acceleration is in g"),
+        ({"gravity": False}, "without gravity"),
+    ):
+        other = checks.check(None, write_log(tmp_path / "other.csv", rate=100.0, seconds=20.0, **options))
+        assert any(sentence in text for text in [other.problem or "", *other.notes]), (options, other.notes)
+    assert cli.main(["check", "--imu", str(tmp_path / "log.csv"), "--out", str(tmp_path / "o.csv")]) == 0
+    assert "there is no picture" in capsys.readouterr().out and (tmp_path / "o.csv").exists()
+    assert cli.main(["check"]) != 0
+    assert "an IMU without a video as --imu" in capsys.readouterr().err

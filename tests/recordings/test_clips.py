@@ -14,7 +14,7 @@ import examples
 import mine
 import numpy as np
 import pytest
-from heads import head
+from heads import head, write_log
 from painted import (
     CLIP,
     STEADY,
@@ -40,7 +40,7 @@ from egodistill.recordings.audio import log_mel, read_audio
 from egodistill.recordings.checks import check
 from egodistill.recordings.clips import ClipSpec, Recording, decode_clips, open_recording, spec_differences
 from egodistill.support import own
-from egodistill.video import VideoError, read_frames
+from egodistill.video import VideoError, VideoInfo, read_frames
 
 STUDENT = ClipSpec(frames=4, size=40, imu_samples=422)
 
@@ -897,3 +897,29 @@ def test_a_value_that_is_no_field_of_a_camera_is_used_and_no_store_lacks_it(tmp_
         recording.record()
     with pytest.raises(EgoDistillError, match=r"both have a class camera_of_mine\.Camera; rename"):
         own.resolve(f"{tmp_path}/right/camera_of_mine.py:read")
+
+
+def test_a_recording_without_a_video_is_its_samples(tmp_path):
+    log, pair = write_log(tmp_path / "log.csv", begin=5.0, seconds=6.0, rate=100.0), ("a.csv", "g.csv")
+    alone = clips.Recording(None, log)
+    assert (alone.video, alone.path, alone.files) == ("", str(log), (str(log),))
+    assert (alone.begin, alone.duration) == (5.0, pytest.approx(10.99))
+    assert clips.Recording("", pair).path == "a.csv" and clips.Recording("v.mp4", pair).path == "v.mp4"
+    assert clips.Recording("", log, imu_offset=2.0, imu_stretch=1.01).duration == pytest.approx(2 + 1.01 * 10.99)
+    spec = clips.ClipSpec(imu_samples=50, imu_rate=100.0, seconds=0.5)
+    with_video = clips.Recording("no-such.mp4", log)
+    window = alone.clip(6.0, spec)["imu"]
+    assert np.array_equal(window, with_video.motion().window(6.0, 50, 100.0))
+    assert alone.probe() == VideoInfo(alone.duration, 0.0, 0, 0, False)
+    with pytest.raises(VideoError, match=r"log\.csv: the recording has no video, and so no frames"):
+        alone.clip(6.0, clips.ClipSpec(frames=1, size=32))
+    with pytest.raises(VideoError, match=r"log\.csv: has no audio"):
+        alone.clip(6.0, clips.ClipSpec(audio=True))
+    with pytest.raises(CoverageError):
+        alone.clip(0.0, spec)
+    for empty in (None, ""):
+        with pytest.raises(DataError, match=r"or the file of an IMU without a video as imu \(--imu\)"):
+            clips.open_recording(empty)
+    (tmp_path / "empty.csv").write_text("time,ax,ay,az,gx,gy,gz\n")
+    with pytest.raises(IMUError, match=r"empty\.csv"):
+        clips.Recording("", tmp_path / "empty.csv").probe()
