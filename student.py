@@ -182,7 +182,8 @@ class EgoDistill(nn.Module):
             network of your own keeps its weights.
         use_imu: False: a model that reads frames only, as VisOnly and VisOnly-Distill.
         imu_encoder: f_M; None: the paper's, `IMUEncoder`; plain numbers instead of a network: "spectrum",
-            `IMUSpectrum`, or "filterbank", `engine.filterbank.IMUFilterbank`. A network of your own: [B, T, 6] ->
+            `IMUSpectrum`, "filterbank", `engine.filterbank.IMUFilterbank`, or "filterbank-unsure", whose last class is
+            "unsure" (`engine.refusal`). A network of your own: [B, T, 6] ->
             [B, m], or a map over time [B, channels, time]. It gets the samples without their mean, or as they are if it
             has an attribute `removes_mean = True`.
         imu_width: Width of the last layer of the paper's IMU encoder.
@@ -301,42 +302,47 @@ class EgoDistill(nn.Module):
             else:
                 self.joint = nn.Linear(num_frames * self.image_dim, 512)
             fused = 512
+        self.unsure = imu_encoder == "filterbank-unsure"
+        if self.unsure and num_classes < 2:
+            raise ValueError("imu_encoder='filterbank-unsure' needs num_classes of 2 or more: the last is \"unsure\"")
         if use_imu:
             if imu_encoder is None:
                 self.imu_encoder: nn.Module = IMUEncoder(imu_width)
                 self.imu_dim = imu_width * imu_samples if imu_vector == "flatten" else imu_width
             elif isinstance(imu_encoder, str):
-                if imu_encoder not in ("spectrum", "filterbank"):
+                if imu_encoder not in ("spectrum", "filterbank", "filterbank-unsure"):
                     raise ValueError(
-                        f"imu_encoder={imu_encoder!r} must be 'spectrum', 'filterbank' or a network of your own; leave "
-                        f"it out for the paper's"
+                        f"imu_encoder={imu_encoder!r} must be 'spectrum', 'filterbank', 'filterbank-unsure' or a "
+                        f"network of your own; leave it out for the paper's"
                     )
                 if imu_vector != "flatten":
                     raise ValueError(f"imu_vector='mean' is for a map over time, and a {imu_encoder} has none")
                 if imu_encoder == "spectrum":
                     self.imu_encoder = IMUSpectrum(imu_samples, imu_rate)
                 else:
-                    self.imu_encoder = of_package("filterbank").IMUFilterbank(imu_samples, imu_rate, signed=True)
+                    known = num_classes - 1 if imu_encoder == "filterbank-unsure" else 0
+                    kind = of_package("filterbank").IMUFilterbank
+                    self.imu_encoder = kind(imu_samples, imu_rate, signed=True, known=known)
                 self.imu_dim = self.imu_encoder.dim
             else:
                 self.imu_encoder = build_part(imu_encoder)
                 found = try_part("imu_encoder", self.imu_encoder, [torch.zeros(2, imu_samples, 6)], ("m",), ("c", "t"))
                 self.imu_dim = self._imu_vector(found).shape[1]
             self.imu_with_mean = bool(getattr(self.imu_encoder, "removes_mean", False))
-            fused += self.imu_dim
+            fused += self.imu_dim - self.unsure
         elif imu_encoder is not None:
             raise ValueError("a student with use_imu=False has no imu_encoder; leave one of them out")
         if fusion is None:
             self.fusion: nn.Module = ConcatFusion(*perceptron(fused, [hidden] * fusion_layers, feature_dim))
         else:
             image_dim = 512 if num_frames > 1 else self.image_dim
-            features = [torch.zeros(2, image_dim), torch.zeros(2, self.imu_dim) if use_imu else None]
+            features = [torch.zeros(2, image_dim), torch.zeros(2, self.imu_dim - self.unsure) if use_imu else None]
             self.fusion = build_part(fusion)
             try_part("fusion", self.fusion, features, (feature_dim,))
         own = {"image_encoder": image_encoder, "imu_encoder": imu_encoder, "fusion": fusion}
         networks = [name for name, part in own.items() if isinstance(part, (str, type(None))) and hasattr(self, name)]
         self.built = {name: type(getattr(self, name)) for name in networks}  # those of this library
-        self.classifier = nn.Linear(feature_dim, num_classes)
+        self.classifier = nn.Linear(feature_dim, num_classes - self.unsure)
         statistics = pixel_statistics(image_encoder if isinstance(image_encoder, str) else "")
         for name, values in zip(("mean", "std"), statistics, strict=True):
             self.register_buffer(name, 255 * torch.tensor(values).view(3, 1, 1), persistent=False)
@@ -415,8 +421,11 @@ class EgoDistill(nn.Module):
             raise ValueError("this model needs IMU samples with the frames: model(frames, imu)")
         if imu is not None and not torch.compiler.is_compiling() and len(image) != len(imu):
             raise ValueError(f"there are {len(image)} clips of frames and {len(imu)} of IMU samples; pass one per clip")
-        feature = self.fusion(image, imu)
-        return Output(feature, self.classifier(feature))
+        if not self.unsure:
+            feature = self.fusion(image, imu)
+            return Output(feature, self.classifier(feature))
+        feature = self.fusion(image, imu[:, :-1])
+        return Output(feature, self.imu_encoder.refusal.logits(self.classifier(feature), imu[:, -1:]))
 
     def save(self, path: str | os.PathLike) -> None:
         """Write one self-contained file for `load()`: arguments, class names and weights.

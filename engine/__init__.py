@@ -5,6 +5,7 @@ runtime       device, precision, compilation
 distributed   the processes of torchrun
 checkpoints   model files and published weights
 filterbank    an IMU encoder of plain numbers, however the sensor is mounted
+refusal       the class "unsure" of a student of head motion
 teacher       the class Teacher; `egodistill.teachers` is the door
 torchvision_teachers   torchvision's video classifiers
 """
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
         checkpoints as checkpoints,
         distributed as distributed,
         filterbank as filterbank,
+        refusal as refusal,
         runtime as runtime,
         teacher as teacher,
         torchvision_teachers as torchvision_teachers,
@@ -26,5 +28,7 @@ else:
 
     __getattr__, __dir__ = hand_on(
         __name__,
-        dict.fromkeys("batches checkpoints distributed filterbank runtime teacher torchvision_teachers".split(), ()),
+        dict.fromkeys(
+            "batches checkpoints distributed filterbank refusal runtime teacher torchvision_teachers".split(), ()
+        ),
     )
