@@ -168,17 +168,17 @@ class StudentSettings:
 
     Attributes:
         num_frames: N, the number of frames.
-        image_encoder: Name of the image encoder.
+        image_encoder: Name of the image encoder; None: a model that reads head motion alone.
         image_weights: "imagenet", the path of a file, or None for random.
-        use_imu: False: a model that reads frames only.
+        use_imu: False: a model that reads frames only, as with `imu_encoder=None`, whatever that is.
         imu_vector: "flatten" or "mean" of the IMU features over time.
         imu_width: Width of the IMU encoder's last layer.
         hidden: Width of the hidden layers in the fusion network.
         fusion_layers: Number of hidden layers in the fusion network.
         feature_dim: D, the size of the teacher's feature, unless `build()` is given another.
         aggregator: What makes one feature of several frames: "gru" or "concat".
-        imu_encoder: None: the paper's; "spectrum"; "filterbank"; or FILE.py:NAME or PACKAGE.MODULE:NAME, an IMU encoder
-            of your own; `image_encoder` takes one, too.
+        imu_encoder: "cnn", the paper's; "spectrum"; "filterbank"; or FILE.py:NAME or PACKAGE.MODULE:NAME, an IMU
+            encoder of your own; `image_encoder` takes one, too.
         fusion: A fusion network of your own.
         student_class: A class of your own that inherits from `EgoDistill`.
 
@@ -189,7 +189,7 @@ class StudentSettings:
     """
 
     num_frames: int = 1
-    image_encoder: str = "resnet18"
+    image_encoder: str | None = "resnet18"
     image_weights: str | None = "imagenet"
     use_imu: bool = True
     imu_vector: Literal["flatten", "mean"] = "flatten"
@@ -198,18 +198,21 @@ class StudentSettings:
     fusion_layers: int = 2
     feature_dim: int = 768
     aggregator: Literal["gru", "concat"] = "gru"
-    imu_encoder: str | None = None
+    imu_encoder: str | None = "cnn"
     fusion: str | None = None
     student_class: str | None = None
 
     def record(self) -> dict[str, Any]:
         """Return the settings that must be equal for a run to continue; those that 0.4 lacks only where used."""
-        later = {"aggregator": "gru"} | dict.fromkeys(OWN_NETWORKS)
-        return {name: value for name, value in asdict(self).items() if name not in later or value != later[name]}
+        found = asdict(self) | {"use_imu": self.use_imu and self.imu_encoder is not None}
+        encoder = "cnn" if found["use_imu"] else self.imu_encoder
+        later = {"aggregator": "gru"} | dict.fromkeys(OWN_NETWORKS) | {"imu_encoder": encoder}
+        return {name: value for name, value in found.items() if name not in later or value != later[name]}
 
     def own(self) -> dict[str, Any]:
         """Return the networks of your own, {argument: class}, and the student's class ("student_class")."""
         names = {name: getattr(self, name) for name in (*OWN_NETWORKS, "image_encoder")}
+        names |= {} if self.use_imu else {"imu_encoder": None}
         return {name: resolve(value) for name, value in names.items() if value is not None and ":" in value}
 
     def arguments(self) -> dict[str, Any]:
@@ -670,8 +673,8 @@ def pretrain_imu(
         raise EgoDistillError(
             f"pretrain_imu reads no labels, so label_smoothing={settings.label_smoothing} would have no effect"
         )
-    if "imu" not in batches.inputs_of(model):
-        raise EgoDistillError("pretrain_imu() trains the IMU encoder, but this model was built with use_imu=False")
+    if lacking := {"frames", "imu"} - {*batches.inputs_of(model)}:
+        raise EgoDistillError(f"pretrain_imu() needs frames and head motion, and this model reads no {min(lacking)}")
     steps = ("image_encoder", "image_dim", "imu_dim", "encode_frames", "aggregate", "encode_imu", "fuse", "classifier")
     if lacking := [name for name in steps if not hasattr(model, name)]:
         raise EgoDistillError(

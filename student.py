@@ -2,7 +2,7 @@
 
     from egodistill import EgoDistill
 
-    model = EgoDistill(num_classes=62)                       # or use_imu=False: VisOnly and VisOnly-Distill
+    model = EgoDistill(num_classes=62)                       # or imu_encoder=None: VisOnly and VisOnly-Distill
     feature, logits = model(frames, imu)                     # uint8 [B, 1, 3, H, W] and float [B, 422, 6]
     model.save("student.pt")
     model = EgoDistill.load("student.pt")
@@ -115,21 +115,24 @@ class Student(Protocol):
         """
         ...
 
-    def fuse(self, image: Tensor, imu: Tensor | None) -> Output:
+    def fuse(self, image: Tensor | None, imu: Tensor | None) -> Output:
         """Return feature [B, D] and logits [B, C].
 
         Args:
-            image: The image feature, [B, d'].
+            image: The image feature, [B, d']; None for a model without frames.
             imu: The IMU feature, [B, m]; None for a model without IMU.
         """
         ...
 
 
-def record_arguments(*without: str, found: Sequence[str] = ()) -> Callable[[Constructor], Constructor]:
+def record_arguments(
+    *without: str, found: Sequence[str] = (), today: Callable[[Mapping[str, Any]], dict[str, Any]] = dict
+) -> Callable[[Constructor], Constructor]:
     """Decorate a constructor so that it keeps its arguments, with defaults, in `self.arguments`, except `without`.
 
     `cls(**model.arguments)` then builds the same network, with new weights. Numpy numbers are kept as Python numbers,
-    networks are not kept, and `found` are kept as the attributes that the constructor has found for them.
+    networks are not kept, and `found` are kept as the attributes that the constructor has found for them. `today`
+    returns arguments of an earlier version as those of this one.
     """
 
     def decorate(init: Constructor) -> Constructor:
@@ -140,6 +143,7 @@ def record_arguments(*without: str, found: Sequence[str] = ()) -> Callable[[Cons
             for name, value in bound.arguments.items():
                 if isinstance(value, np.generic):
                     bound.arguments[name] = value.item()
+            bound.arguments.update(today(bound.arguments))
             _, *arguments = bound.arguments.items()
             init(*bound.args, **bound.kwargs)
             self.arguments = {name: value for name, value in arguments if not (name in without or callable(value))}
@@ -148,6 +152,19 @@ def record_arguments(*without: str, found: Sequence[str] = ()) -> Callable[[Cons
         return cast("Constructor", build)
 
     return decorate
+
+
+def todays_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments of `EgoDistill` whose `use_imu` says what `imu_encoder` does; others as they are.
+
+    Until version 0.5, `use_imu` alone said whether there is an IMU encoder, and `imu_encoder=None` was the paper's.
+    """
+    if (use_imu := given.get("use_imu")) is None:
+        return {**given, "use_imu": given["imu_encoder"] is not None} if "imu_encoder" in given else {**given}
+    encoder = given.get("imu_encoder", "cnn" if use_imu else None)
+    if not use_imu and not (encoder is None or (isinstance(encoder, str) and encoder == "cnn")):
+        raise ValueError("a student with use_imu=False has no imu_encoder; leave one of them out")
+    return {**given, "imu_encoder": ("cnn" if encoder is None else encoder) if use_imu else None}
 
 
 def require_tensor(name: str, value: object) -> None:
@@ -165,9 +182,10 @@ def describe(tensor: Tensor) -> str:
 class EgoDistill(nn.Module):
     """The student Phi (figure 2, right): N frames and IMU samples -> the teacher's feature and class logits.
 
-    The model takes frames uint8 [B, N, 3, H, W] (RGB) and imu float [B, 422, 6] (m/s2 and rad/s, gravity included),
-    and returns `Output(feature [B, D], logits [B, C])`. It normalises the frames, and subtracts the mean of each IMU
-    channel over the clip (appendix C). The paper leaves `imu_width`, `imu_vector`, `hidden` and `fusion_layers` open.
+    The model takes what its `inputs` name: frames uint8 [B, N, 3, H, W] (RGB), imu float [B, 422, 6] (m/s2 and rad/s,
+    gravity included), or both in this order. It returns `Output(feature [B, D], logits [B, C])`. It normalises the
+    frames, and subtracts the mean of each IMU channel over the clip (appendix C). The paper leaves `imu_width`,
+    `imu_vector`, `hidden` and `fusion_layers` open.
 
     Args:
         num_classes: C.
@@ -177,22 +195,23 @@ class EgoDistill(nn.Module):
             "concat", one layer on all features, for which each frame has its place in time.
         image_encoder: f_I, without its classifier: a name in `IMAGE_ENCODERS` (torchvision's networks), "resnet10xW", a
             small ResNet for small frames with one block per stage and W to 8 W channels, or a network of your own:
-            [B, 3, H, W], normalised as for ImageNet -> [B, d].
+            [B, 3, H, W], normalised as for ImageNet -> [B, d]. None: a model that reads head motion alone, not the
+            paper's.
         image_weights: "imagenet" (torchvision downloads them), a state dict or the path of one, or None for random. A
             network of your own keeps its weights.
-        use_imu: False: a model that reads frames only, as VisOnly and VisOnly-Distill.
-        imu_encoder: f_M; None: the paper's, `IMUEncoder`; plain numbers instead of a network: "spectrum",
-            `IMUSpectrum`, "filterbank", `engine.filterbank.IMUFilterbank`, or "filterbank-unsure", whose last class is
-            "unsure" (`engine.refusal`). A network of your own: [B, T, 6] ->
-            [B, m], or a map over time [B, channels, time]. It gets the samples without their mean, or as they are if it
-            has an attribute `removes_mean = True`.
+        imu_encoder: f_M: "cnn", the paper's `IMUEncoder`, or plain numbers instead of a network: "spectrum",
+            `IMUSpectrum`, or "filterbank", `engine.filterbank.IMUFilterbank`, without frames its numbers that hold
+            for any mounting (`signed=False`); "filterbank-unsure" makes the last class "unsure" (`engine.refusal`).
+            A network of your own: [B, T, 6] -> [B, m], or a map over time [B, channels, time]. It gets the samples
+            without their mean, or as they are if it has an attribute `removes_mean = True`. None: a model that reads
+            frames alone, as VisOnly and VisOnly-Distill.
         imu_width: Width of the last layer of the paper's IMU encoder.
         imu_vector: "flatten" the IMU feature map over time, or its "mean" over time (accepts any length).
         imu_samples: Number of IMU samples of a clip; None: `imu_rate * clip_seconds`, the paper's 422.
         imu_rate: Rate of the IMU samples in Hz.
         imu_axes: Name of the axes of the IMU samples: those of a GoPro, X left, Y to the user, Z up, or your own.
         fusion: Pi; None: the paper's, fully connected layers on both features, `ConcatFusion`. A network of your own:
-            (image feature [B, d'], IMU feature [B, m] or None) -> [B, D].
+            (image feature [B, d'] or None, IMU feature [B, m] or None) -> [B, D].
         hidden: Width of the hidden layers in the paper's fusion network.
         fusion_layers: Number of hidden layers in the paper's fusion network.
         frame_size: Height and width of the frames; None: the size for which the image encoder's ImageNet weights were
@@ -202,6 +221,7 @@ class EgoDistill(nn.Module):
         tolerance: Above 0, take the frames within this many seconds that are cheapest to decode.
         clip_seconds: Length of a clip in seconds.
         class_names: C names; None: training takes them from the store.
+        use_imu: As until version 0.5: False is `imu_encoder=None`, and with True None is the paper's.
 
     Raises:
         ValueError: An argument, or the shape or type of an input, does not fit.
@@ -219,12 +239,14 @@ class EgoDistill(nn.Module):
     >>> model(frames)
     Traceback (most recent call last):
     ...
-    ValueError: this model needs IMU samples with the frames: model(frames, imu)
+    ValueError: this model needs imu: model(frames, imu)
+    >>> EgoDistill(8, image_encoder=None, imu_encoder="filterbank").eval()(imu).logits.shape
+    torch.Size([3, 8])
     """
 
     arguments: dict[str, Any]  # of the constructor
 
-    @record_arguments("image_weights", "class_names", "fusion", found=("imu_samples",))
+    @record_arguments("image_weights", "class_names", "fusion", found=("imu_samples",), today=todays_arguments)
     def __init__(
         self,
         num_classes: int,
@@ -232,10 +254,9 @@ class EgoDistill(nn.Module):
         feature_dim: int = 768,
         num_frames: int = 1,
         aggregator: Literal["gru", "concat"] = "gru",
-        image_encoder: str | Part = "resnet18",
+        image_encoder: str | Part | None = "resnet18",
         image_weights: Weights = "imagenet",
-        use_imu: bool = True,
-        imu_encoder: str | Part | None = None,
+        imu_encoder: str | Part | None = "cnn",
         imu_width: int = 16,
         imu_vector: Literal["flatten", "mean"] = "flatten",
         imu_samples: int | None = None,
@@ -250,6 +271,7 @@ class EgoDistill(nn.Module):
         tolerance: float = 0.0,
         clip_seconds: float = CLIP_SECONDS,
         class_names: list[str] | None = None,
+        use_imu: bool | None = None,
     ) -> None:
         super().__init__()
         if imu_vector not in ("flatten", "mean"):
@@ -279,7 +301,12 @@ class EgoDistill(nn.Module):
             )
         if class_names is not None and len(class_names) != num_classes:
             raise ValueError(f"{len(class_names)} class names for num_classes={num_classes}")
-        self.inputs: tuple[str, ...] = ("frames", "imu") if use_imu else ("frames",)
+        encoders = {"frames": image_encoder, "imu": imu_encoder}
+        self.inputs = tuple(name for name, encoder in encoders.items() if encoder is not None)
+        if not self.inputs:
+            raise ValueError("a student reads frames, head motion or both; give image_encoder or imu_encoder")
+        if image_encoder is None and not (num_frames == 1 and (image_weights is None or image_weights == "imagenet")):
+            raise ValueError("num_frames and image_weights are for frames, which image_encoder=None does not read")
         self.num_frames, self.clip_seconds = num_frames, clip_seconds
         self.frame_size = pick_frame_size(image_encoder if isinstance(image_encoder, str) else "", frame_size)
         self.sampling, self.exact, self.tolerance = sampling, exact, tolerance
@@ -288,9 +315,10 @@ class EgoDistill(nn.Module):
         self.feature_dim, self.num_classes = feature_dim, num_classes
         self.class_names = [str(name) for name in class_names] if class_names is not None else None
 
+        self.image_dim = 0
         if isinstance(image_encoder, str):
             self.image_encoder, self.image_dim = build_image_encoder(image_encoder, image_weights)
-        else:
+        elif image_encoder is not None:
             pixels = torch.zeros(2, 3, self.frame_size, self.frame_size)
             self.image_encoder = build_part(image_encoder)
             self.image_dim = try_part("image_encoder", self.image_encoder, [pixels], ("d",)).shape[1]
@@ -302,41 +330,40 @@ class EgoDistill(nn.Module):
             else:
                 self.joint = nn.Linear(num_frames * self.image_dim, 512)
             fused = 512
-        self.unsure = imu_encoder == "filterbank-unsure"
+        motion_dim, self.unsure = 0, imu_encoder == "filterbank-unsure"
         if self.unsure and num_classes < 2:
             raise ValueError("imu_encoder='filterbank-unsure' needs num_classes of 2 or more: the last is \"unsure\"")
-        if use_imu:
-            if imu_encoder is None:
+        if imu_encoder is not None:
+            if isinstance(imu_encoder, str) and imu_encoder == "cnn":
                 self.imu_encoder: nn.Module = IMUEncoder(imu_width)
                 self.imu_dim = imu_width * imu_samples if imu_vector == "flatten" else imu_width
             elif isinstance(imu_encoder, str):
                 if imu_encoder not in ("spectrum", "filterbank", "filterbank-unsure"):
                     raise ValueError(
-                        f"imu_encoder={imu_encoder!r} must be 'spectrum', 'filterbank', 'filterbank-unsure' or a "
-                        f"network of your own; leave it out for the paper's"
+                        f"imu_encoder={imu_encoder!r} must be 'cnn', 'spectrum', 'filterbank', 'filterbank-unsure', a "
+                        f"network of your own, or None for frames alone"
                     )
                 if imu_vector != "flatten":
                     raise ValueError(f"imu_vector='mean' is for a map over time, and a {imu_encoder} has none")
                 if imu_encoder == "spectrum":
                     self.imu_encoder = IMUSpectrum(imu_samples, imu_rate)
                 else:
-                    known = num_classes - 1 if imu_encoder == "filterbank-unsure" else 0
+                    known = num_classes - 1 if self.unsure else 0
                     kind = of_package("filterbank").IMUFilterbank
-                    self.imu_encoder = kind(imu_samples, imu_rate, signed=True, known=known)
+                    self.imu_encoder = kind(imu_samples, imu_rate, signed=image_encoder is not None, known=known)
                 self.imu_dim = self.imu_encoder.dim
             else:
                 self.imu_encoder = build_part(imu_encoder)
                 found = try_part("imu_encoder", self.imu_encoder, [torch.zeros(2, imu_samples, 6)], ("m",), ("c", "t"))
                 self.imu_dim = self._imu_vector(found).shape[1]
             self.imu_with_mean = bool(getattr(self.imu_encoder, "removes_mean", False))
-            fused += self.imu_dim - self.unsure
-        elif imu_encoder is not None:
-            raise ValueError("a student with use_imu=False has no imu_encoder; leave one of them out")
+            motion_dim = self.imu_dim - self.unsure  # what the fusion network gets
+            fused += motion_dim
         if fusion is None:
             self.fusion: nn.Module = ConcatFusion(*perceptron(fused, [hidden] * fusion_layers, feature_dim))
         else:
-            image_dim = 512 if num_frames > 1 else self.image_dim
-            features = [torch.zeros(2, image_dim), torch.zeros(2, self.imu_dim - self.unsure) if use_imu else None]
+            sizes = {"frames": 512 if num_frames > 1 else self.image_dim, "imu": motion_dim}
+            features = [torch.zeros(2, size) if name in self.inputs else None for name, size in sizes.items()]
             self.fusion = build_part(fusion)
             try_part("fusion", self.fusion, features, (feature_dim,))
         own = {"image_encoder": image_encoder, "imu_encoder": imu_encoder, "fusion": fusion}
@@ -349,10 +376,15 @@ class EgoDistill(nn.Module):
 
     if TYPE_CHECKING:  # A torch module's call has no types.
 
-        def __call__(self, frames: Tensor, imu: Tensor | None = None) -> Output: ...
+        def __call__(self, *inputs: Tensor | None, **named: Tensor | None) -> Output: ...
 
-    def forward(self, frames: Tensor, imu: Tensor | None = None) -> Output:
-        image = self.aggregate(self.encode_frames(frames))
+    def forward(self, *inputs: Tensor | None, **named: Tensor | None) -> Output:
+        given = dict(zip(self.inputs, inputs, strict=False)) | named
+        others = [value for name, value in given.items() if name not in self.inputs]
+        if any(value is not None for value in (*inputs[len(self.inputs) :], *others)):
+            raise ValueError(f"this model reads {' and '.join(self.inputs)} alone: model({', '.join(self.inputs)})")
+        frames, imu = (given.get(name) for name in ("frames", "imu"))
+        image = None if frames is None else self.aggregate(self.encode_frames(frames))
         return self.fuse(image, None if imu is None else self.encode_imu(imu))
 
     def encode_frames(self, frames: Tensor, count: int | None = None) -> Tensor:
@@ -362,6 +394,7 @@ class EgoDistill(nn.Module):
             frames: RGB, uint8 [B, N, 3, H, W].
             count: N, by default the model's.
         """
+        self._require_input("frames")
         require_tensor("frames", frames)
         count = count or self.num_frames
         if frames.ndim != 5 or frames.shape[1:3] != (count, 3) or frames.dtype != torch.uint8:
@@ -390,8 +423,7 @@ class EgoDistill(nn.Module):
         Args:
             imu: Samples, float [B, T, 6] in m/s2 and rad/s.
         """
-        if "imu" not in self.inputs:
-            raise ValueError("this model was built with use_imu=False and takes frames only")
+        self._require_input("imu")
         require_tensor("imu", imu)
         fixed = self.imu_vector == "flatten"
         length = self.imu_samples if fixed else "samples"
@@ -406,20 +438,26 @@ class EgoDistill(nn.Module):
             imu = imu - imu.mean(dim=1, keepdim=True)
         return self._imu_vector(self.imu_encoder(imu))
 
+    def _require_input(self, name: str) -> None:
+        if name not in self.inputs:
+            raise ValueError(f"this model reads {' and '.join(self.inputs)} alone, and no {name}")
+
     def _imu_vector(self, features: Tensor) -> Tensor:
         """Return the IMU feature [B, m] of what the IMU encoder returned, [B, m] or a map [B, channels, time]."""
         return features.flatten(1) if self.imu_vector == "flatten" or features.ndim == 2 else features.mean(dim=2)
 
-    def fuse(self, image: Tensor, imu: Tensor | None) -> Output:
+    def fuse(self, image: Tensor | None, imu: Tensor | None) -> Output:
         """Return the outputs of the fusion network Pi and the classifier: z_phi [B, D] and logits [B, C].
 
         Args:
-            image: z_I, [B, d].
+            image: z_I, [B, d]; None for a model without frames.
             imu: z_M, [B, m]; None for a model without IMU.
         """
-        if imu is None and "imu" in self.inputs:
-            raise ValueError("this model needs IMU samples with the frames: model(frames, imu)")
-        if imu is not None and not torch.compiler.is_compiling() and len(image) != len(imu):
+        given = {"frames": image, "imu": imu}
+        if lacking := [name for name in self.inputs if given[name] is None]:
+            raise ValueError(f"this model needs {lacking[0]}: model({', '.join(self.inputs)})")
+        both = image is not None and imu is not None
+        if both and not torch.compiler.is_compiling() and len(image) != len(imu):
             raise ValueError(f"there are {len(image)} clips of frames and {len(imu)} of IMU samples; pass one per clip")
         if not self.unsure:
             feature = self.fusion(image, imu)
@@ -674,8 +712,9 @@ class IMUPredictor(nn.Module):
 class ConcatFusion(nn.Sequential):
     """The fusion network Pi: layers on the image feature [B, d] and the IMU feature [B, m], one behind the other."""
 
-    def forward(self, image: Tensor, imu: Tensor | None = None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return super().forward(image if imu is None else torch.cat([image, imu], dim=1))
+    def forward(self, image: Tensor | None, imu: Tensor | None = None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        features = [feature for feature in (image, imu) if feature is not None]
+        return super().forward(features[0] if len(features) == 1 else torch.cat(features, dim=1))
 
 
 def perceptron(before: int, hidden: list[int], after: int) -> nn.Sequential:

@@ -84,9 +84,10 @@ HELP = {
     "tau_squared": "multiply L_KD by tau squared",
     "num_frames": "number of frames per clip, N in the paper",
     "aggregator": "what makes one feature of several frames",
-    "image_encoder": "a classification network of torchvision, resnet10xW for a 10-layer ResNet of width W, or "
-    "FILE.py:NAME for your own",
-    "imu_encoder": "spectrum or filterbank, plain numbers instead of the paper's network, or FILE.py:NAME for your own",
+    "image_encoder": "a classification network of torchvision, resnet10xW for a 10-layer ResNet of width W, "
+    "FILE.py:NAME for your own, or none: the student reads head motion alone",
+    "imu_encoder": "cnn, the paper's network, spectrum or filterbank, plain numbers instead of it, FILE.py:NAME for "
+    "your own, or none: the student reads frames alone",
     "fusion": "FILE.py:NAME, a fusion network of your own",
     "student_class": "FILE.py:NAME, a class of your own that inherits from EgoDistill",
     "image_weights": "initial weights of the image encoder: imagenet, none (random), or a file",

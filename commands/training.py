@@ -141,7 +141,7 @@ def build_student(a: argparse.Namespace, store: data.ClipStore, teacher: str | N
     """Return the student in --init, or a new one that fits the store and the teacher's feature."""
     settings = PRESETS[a.preset].student
     if not getattr(a, "use_imu", True):
-        settings = replace(settings, imu_encoder=None)  # the preset's
+        reject(["--imu-encoder"] if hasattr(a, "imu_encoder") else [], "not with --no-imu; leave one of them out")
     width = None
     if teacher:
         (target,) = batches.require_teacher(store, teacher, "feature")

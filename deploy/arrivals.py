@@ -681,13 +681,13 @@ class Frames:
     """
 
     def __init__(self, schedule: Schedule, choice: str, tolerance: float, max_age: float, stats: Stats) -> None:
-        if choice == "centre" and schedule.spec.sampling in DRAWN:
+        self.stats, self.count = stats, schedule.spec.frames
+        if choice == "centre" and self.count and schedule.spec.sampling in DRAWN:
             raise EgoDistillError(
                 f"the model was trained with sampling={schedule.spec.sampling!r}, whose places differ from clip to "
                 "clip, so frames='centre' has no fixed places; give frames='newest'"
             )
         self.schedule, self.choice, self.tolerance, self.max_age = schedule, choice, tolerance, max_age
-        self.stats, self.count = stats, schedule.spec.frames
         self.kept: list[TimedFrame] = []
         self.places = schedule.spec.times(0.0) if choice == "centre" else np.zeros(self.count)
         self.scaler = Scaler(schedule.spec.size, bool(schedule.spec.crop))

@@ -209,7 +209,7 @@ def tensors_of(description: Mapping[str, Any], spec: clips.ClipSpec) -> dict[str
     part, names = description.get("part", WHOLE), description["class_names"]
     pixels = [3, spec.size, spec.size]
     inputs = {
-        WHOLE: {"frames": ("uint8", [spec.frames, *pixels])},
+        WHOLE: {"frames": ("uint8", [spec.frames, *pixels])} if spec.frames else {},
         PAIR[0]: {"frame": ("uint8", pixels)},
         PAIR[1]: {"image_features": ("float32", [spec.frames, None])},
     }[part]
@@ -282,7 +282,7 @@ def is_calibration(value: Any) -> bool:
     ranges = value["ranges"]
     return ranges is None or (
         isinstance(ranges, dict)
-        and are_numbers(ranges.get("pictures"), 2)
+        and ("pictures" not in ranges or are_numbers(ranges["pictures"], 2))
         and ("imu" not in ranges or are_numbers(ranges["imu"], 6))
     )
 

@@ -43,6 +43,7 @@ import copy
 import dataclasses
 import importlib
 import io
+import itertools
 import json
 import logging
 import os
@@ -148,7 +149,8 @@ def export(
     [['batch', 1, 3, 64, 64], ['batch', 422, 6]]
     """
     settings = Settings(format, precision, calibrate, calibration_clips, batch_size, overwrite)
-    (description,) = write_files(model, {Path(path): Plain}, settings)
+    whole = Plain if "frames" in batches.inputs_of(model) else PlainMotion
+    (description,) = write_files(model, {Path(path): whole}, settings)
     return description
 
 
@@ -167,8 +169,8 @@ def export_pair(
 
     For the path STEM.pt2 (or STEM.onnx), the files are STEM.frame.pt2 and STEM.motion.pt2. `frame` takes pictures,
     uint8 [B, 3, H, W], and returns their image features, float32 [B, d]. `motion` takes the image features of each
-    clip's frames in order of time, float32 [B, N, d], and the IMU samples, float32 [B, T, 6], unless the student has
-    use_imu=False; it returns feature [B, D] and logits [B, C].
+    clip's frames in order of time, float32 [B, N, d], and the IMU samples, float32 [B, T, 6], unless the student reads
+    frames alone; it returns feature [B, D] and logits [B, C].
 
     Args:
         model: The student.
@@ -189,6 +191,8 @@ def export_pair(
     device.frame.pt2 {'frame': ['batch', 3, 64, 64]}
     device.motion.pt2 {'image_features': ['batch', 1, 64], 'imu': ['batch', 422, 6]}
     """
+    if "frames" not in batches.inputs_of(model):
+        raise ExportError("a student without frames is one program, and has no pair; use export() (leave out --pair)")
     settings = Settings(format, precision, calibrate, calibration_clips, batch_size, overwrite)
     frame, motion = write_files(
         model, dict(zip(pair_files(path), (FrameProgram, MotionProgram), strict=True)), settings
@@ -366,7 +370,7 @@ class Plain(nn.Module):
                     setattr(self.model, name, nn.Sequential(Cast(), child))
 
     def forward(self, frames: Tensor, imu: Tensor | None = None) -> tuple[Tensor, ...]:
-        feature, logits = self.model(frames, imu)
+        feature, logits = self.model(*([frames] if imu is None else [frames, imu]))
         return feature.float(), logits.float()
 
     @staticmethod
@@ -375,14 +379,21 @@ class Plain(nn.Module):
         return model.inputs
 
     @staticmethod
-    def take(model: EgoDistill, frames: Tensor, *imu: Tensor) -> tuple[Tensor, ...]:
+    def take(model: EgoDistill, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Return this part's inputs for inputs of the student."""
-        return (frames, *imu)
+        return inputs
 
     @staticmethod
-    def wanted(model: EgoDistill, frames: Tensor, *imu: Tensor) -> tuple[Tensor, ...]:
+    def wanted(model: EgoDistill, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Return what this part must return for inputs of the student."""
-        return tuple(model(frames, *imu))
+        return tuple(model(*inputs))
+
+
+class PlainMotion(Plain):
+    """A whole student without frames."""
+
+    def forward(self, imu: Tensor) -> tuple[Tensor, ...]:
+        return super().forward(imu)
 
 
 class FrameProgram(Plain):
@@ -550,10 +561,10 @@ def compare_int8(
     no logits has no labels.
     """
     found = {}
-    for name, inputs in unusual_inputs(*clips).items():
+    for name, inputs in unusual_inputs(dict(zip(model.inputs, clips, strict=True))).items():
         if name == "strong head motion" and "imu" not in plain.inputs_of(model):
             continue
-        given = plain.take(model, *inputs)
+        given = plain.take(model, *inputs.values())
         wanted, got = plain(*given), quantised(*given)
         error = (got[0] - wanted[0]).abs().max() / wanted[0].abs().max().clamp_min(1e-30)
         labels = [output.argmax(1) for output in (wanted[-1], got[-1])]
@@ -562,17 +573,16 @@ def compare_int8(
     return found
 
 
-def unusual_inputs(frames: Tensor, *imu: Tensor) -> dict[str, tuple[Tensor, ...]]:
+def unusual_inputs(given: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """Return {name: inputs} for clips as they are, and for what the clips of a calibration may not have."""
-    noise = torch.randint(256, frames.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    found = {
-        "calibration clips": (frames, *imu),
-        "dark pictures": (frames // 16, *imu),
-        "noise pictures": (noise, *imu),
-    }
-    for samples in imu:
-        mean = samples.mean(dim=1, keepdim=True)
-        found["strong head motion"] = (frames, mean + STRONG_MOTION * (samples - mean))
+    found = {"calibration clips": given}
+    if "frames" in given:
+        frames = given["frames"]
+        noise = torch.randint(256, frames.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        found |= {"dark pictures": given | {"frames": frames // 16}, "noise pictures": given | {"frames": noise}}
+    if "imu" in given:
+        mean = given["imu"].mean(dim=1, keepdim=True)
+        found["strong head motion"] = given | {"imu": mean + STRONG_MOTION * (given["imu"] - mean)}
     return found
 
 
@@ -602,7 +612,7 @@ def describe(
     """
     spec, batch = clips.spec_of(model).complete(), settings.batch_size or "batch"
     format, precision, names = settings.format, settings.precision, part.inputs_of(model)
-    moments = None if spec.sampling in DRAWN else spec.times(0.0).tolist()
+    moments = spec.times(0.0).tolist() if spec.frames and spec.sampling not in DRAWN else None
     frames = {
         "name": "frames",
         "dtype": "uint8",
@@ -708,11 +718,11 @@ def describe_calibration(
 def ranges_of(examples: Iterable[tuple[Tensor, ...]]) -> dict[str, list[float]]:
     """Return the lowest and highest mean of a picture, and the largest head motion of each channel, of clips."""
     means, motions = [], []
-    for frames, *imu in examples:
-        means.append(picture_means(frames))
-        motions += map(head_motion, imu)
-    pictures = torch.cat(means)
-    found = {"pictures": [float(pictures.min()), float(pictures.max())]}
+    for one in itertools.chain(*examples):
+        means += [picture_means(one)] if one.dtype == torch.uint8 else []
+        motions += [head_motion(one)] if one.dtype != torch.uint8 else []
+    pictures = torch.cat(means) if means else None
+    found = {} if pictures is None else {"pictures": [float(pictures.min()), float(pictures.max())]}
     return found | ({"imu": torch.stack(motions).amax(0).tolist()} if motions else {})
 
 

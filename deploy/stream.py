@@ -218,6 +218,8 @@ class Stream:
                     f"{name} decides when to request a frame, so it needs frames='newest'; with 'centre' the camera "
                     f"always runs"
                 )
+        if frames == "newest" and not self.spec.frames:
+            raise EgoDistillError("the model reads no frames, so there is none to be the newest; leave out frames")
         if gate is not None and (isinstance(gate, type) or not callable(gate)):
             raise EgoDistillError(f"gate must be a function, or a gate such as gates.Turned(0.4); got {gate!r}")
         longest = gate.seconds if isinstance(gate, Period) else period or 0.0
@@ -411,6 +413,8 @@ class Stream:
         arrived = time.monotonic()
         with self._lock:
             self._require_open()
+            if not self.spec.frames:
+                raise EgoDistillError("the model reads no frames; leave out accept_frame()")
             seconds = self._frame_seconds(moment)
             self._stats.frames += 1
             self._health.note_picture(seconds, given)
@@ -432,7 +436,7 @@ class Stream:
             self._health.note_progress(len(SENSORS), newest)
             self._alignment.note_frame(seconds)
             ahead = max(self._frames.latest, *(sensor.newest for sensor in self._sensors))
-            if not self.spec.frames or (math.isfinite(ahead) and seconds > ahead + FRAME_LEAD):
+            if math.isfinite(ahead) and seconds > ahead + FRAME_LEAD:
                 self._stats.refused += 1
                 return
             self._frames.add(TimedFrame(seconds, given.copy()), self._first_open())

@@ -42,6 +42,7 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
+from ..student import todays_arguments
 from ..support import files
 from ..support.errors import EgoDistillError, EgoDistillOSError, in_words
 from ..support.pickles import ArrayUnpickler, check_pickle, first_bytes, read_pickle
@@ -222,8 +223,16 @@ def load_model(path: str | os.PathLike, expected: type[nn.Module] | None = None,
             f"{path} does not have the weights and settings that were saved: it is damaged, or was changed afterwards; "
             f"copy or train it again. For other class_names, load the original, set them in the model, and save it"
         )
-    model.trained_by, model.trained_with = settings["trained_by"], trained_with
+    model.trained_by, model.trained_with = settings["trained_by"], with_todays_arguments(trained_with)
     return model.eval()
+
+
+def with_todays_arguments(trained_with: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return how a model was trained, with its arguments as this version has them."""
+    about = (trained_with or {}).get("about", {})
+    if not isinstance(about.get("model"), dict):
+        return trained_with
+    return {**trained_with, "about": about | {"model": todays_arguments(about["model"])}}
 
 
 def name_of(part: Any) -> str | None:

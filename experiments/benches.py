@@ -642,8 +642,7 @@ class Bench:
             model = self.build_baseline(run, store, width)
         else:
             uses_imu = own is not None or run.method in ("VisIMU", "EgoDistill", "stage 1")
-            encoder = student.imu_encoder if uses_imu else None
-            student = replace(student, num_frames=run.frames, use_imu=uses_imu, imu_encoder=encoder)
+            student = replace(student, num_frames=run.frames, use_imu=uses_imu)
             clips: dict[str, Any] = {
                 "feature_dim": width,
                 "frame_size": store.settings["frame_size"],
@@ -653,7 +652,7 @@ class Bench:
                 "imu_axes": batches.stored_axes(store),
             }
             if own:
-                student = replace(student, imu_encoder=None, fusion=None, student_class=None)
+                student = replace(student, imu_encoder="cnn", fusion=None, student_class=None)
                 bound = getattr(own.build, "keywords", {})  # those of a partial, which ours would override
                 arguments = student.arguments() | clips | bound
                 try:

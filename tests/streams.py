@@ -13,19 +13,9 @@ CLIP = 64 / 30
 
 def student(num_frames=1, use_imu=True, **options):
     torch.manual_seed(0)
-    return EgoDistill(
-        num_classes=7,
-        feature_dim=16,
-        num_frames=num_frames,
-        use_imu=use_imu,
-        image_encoder="resnet10x4",
-        image_weights=None,
-        frame_size=32,
-        hidden=32,
-        imu_width=4,
-        class_names=list("abcdefg"),
-        **options,
-    ).eval()
+    small = {"image_encoder": "resnet10x4", "image_weights": None, "frame_size": 32, "hidden": 32, "imu_width": 4}
+    about = {"feature_dim": 16, "num_frames": num_frames, "use_imu": use_imu, "class_names": list("abcdefg")}
+    return EgoDistill(7, **about, **small | options).eval()
 
 
 class Fast(torch.nn.Module):

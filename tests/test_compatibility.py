@@ -69,7 +69,8 @@ def test_models(old):
             [type(model).__name__, model.class_names, list(model.inputs)],
             [wanted[k] for k in ("class", "class_names", "inputs")],
         )
-        later = {"aggregator": "gru", "imu_encoder": None} if type(model) is EgoDistill else {}
+        encoder = "cnn" if "imu" in wanted["inputs"] else None
+        later = {"aggregator": "gru", "imu_encoder": encoder} if type(model) is EgoDistill else {}
         same(model.arguments, wanted["arguments"] | later)
         assert checkpoints.weights_fingerprint(model) == wanted["fingerprint"], name
         if isinstance(model, teachers.Teacher):

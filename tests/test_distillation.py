@@ -113,9 +113,12 @@ def test_losses_of_ones_own_replace_those_to_the_teacher(tmp_path):
 def test_a_student_learns_from_labels_and_needs_both_inputs():
     store = Store(32)
     both, frames = small(), small(use_imu=False)
-    finetune(both, store, **FAST)
-    finetune(frames, store, **FAST)
+    motion = small(image_encoder=None)
+    for model in (both, frames, motion):
+        finetune(model, store, **FAST)
     fresh = Store(32, seed=5)
+    assert evaluate(motion, fresh, **QUIET).top1 <= 0.75  # The frame alone tells which pair it is.
+    assert len(distill(motion, store, teacher="t", **FAST | {"epochs": 1})) == 1
     assert evaluate(both, fresh, **QUIET).top1 >= 0.9
     assert evaluate(frames, fresh, **QUIET).top1 <= 0.75  # The gyroscope alone tells the verb of a pair.
 
@@ -166,7 +169,7 @@ def test_a_recipe_builds_its_student():
     """Every field is an argument of the constructor, with its default, and reaches it."""
     arguments = inspect.signature(EgoDistill.__init__).parameters
     plain = StudentSettings().record()  # without networks of one's own
-    assert plain == {name: arguments[name].default for name in plain}
+    assert plain == {name: arguments[name].default for name in plain} | {"use_imu": True}
     other = StudentSettings(2, "resnet10x4", None, True, "mean", 8, 24, 1, 12, "concat")
     assert all(getattr(other, name) != default for name, default in plain.items() if name != "use_imu")
     built = other.build(4, class_names=CLASSES, frame_size=32).arguments
@@ -174,6 +177,9 @@ def test_a_recipe_builds_its_student():
     assert built.items() >= (own | {"num_classes": 4, "frame_size": 32}).items()
     frames_only = replace(other, use_imu=False).build(4, feature_dim=7)  # a teacher's
     assert frames_only.inputs == ("frames",) and frames_only.feature_dim == 7
+    for settings in (replace(other, imu_encoder=None), replace(other, imu_encoder="filterbank", use_imu=False)):
+        assert settings.build(4).inputs == ("frames",) and settings.record() == replace(other, use_imu=False).record()
+    assert replace(other, num_frames=1, image_encoder=None).build(4).inputs == ("imu",)
 
 
 def test_a_recipe_changes_every_training_and_nothing_else():
@@ -330,8 +336,9 @@ def test_training_says_what_does_not_fit():
         finetune(small(class_names=CLASSES[::-1]), store, **FAST)
     with pytest.raises(EgoDistillError, match=r"build the model with class_names=store\.class_names"):
         distill(small(class_names=CLASSES[::-1]), store, teacher="t", **FAST)
-    with pytest.raises(EgoDistillError, match="use_imu=False"):
-        pretrain_imu(small(use_imu=False), store, teacher="t", **FAST)
+    for options, lacking in (({"use_imu": False}, "imu"), ({"image_encoder": None}, "frames")):
+        with pytest.raises(EgoDistillError, match=f"needs frames and head motion, and this model reads no {lacking}"):
+            pretrain_imu(small(**options), store, teacher="t", **FAST)
     with pytest.raises(TypeError, match="epoch"):
         finetune(small(), store, epoch=3)
     unlabelled = Store(16)

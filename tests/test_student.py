@@ -132,7 +132,7 @@ def test_a_student_with_the_spectrum_sees_the_net_turn_and_no_gravity(tmp_path):
     again = EgoDistill.load(tmp_path / "s.pt")
     assert type(again.imu_encoder) is student.IMUSpectrum and torch.equal(again(frames, imu).logits, plain.logits)
     with pytest.raises(
-        ValueError, match="imu_encoder='spektrum' must be 'spectrum', 'filterbank' or a network of your own"
+        ValueError, match="imu_encoder='spektrum' must be 'cnn', 'spectrum', 'filterbank', a network of your own"
     ):
         small(imu_encoder="spektrum")
     with pytest.raises(ValueError, match="imu_vector='mean' is for a map over time"):
@@ -153,6 +153,82 @@ def test_a_student_with_the_filterbank_is_saved_and_loaded(tmp_path):
     assert (swapped - model.encode_imu(imu))[:, 192:].abs().max() > 0.1
     with pytest.raises(ValueError, match="a filterbank has none"):
         small(imu_encoder="filterbank", imu_vector="mean")
+
+
+def test_a_student_without_frames(tmp_path):
+    """It is called with head motion alone; plain numbers are then those that hold for any mounting."""
+    model = small(image_encoder=None).eval()
+    (imu,) = batches.example_inputs(model, 2)
+    assert model.inputs == ("imu",) and model.imu_dim == 16 * 422 and not hasattr(model, "image_encoder")
+    with torch.no_grad():
+        feature = model.imu_encoder(imu - imu.mean(1, keepdim=True)).flatten(1)
+        wanted = model.fusion[2](model.fusion[1](model.fusion[0](feature)))  # two hidden layers
+        wanted = model.fusion[4](model.fusion[3](wanted))
+        found = model(imu)
+        assert torch.equal(found.feature, wanted) and torch.equal(model(imu=imu).logits, found.logits)
+    model.save(tmp_path / "s.pt")
+    assert torch.equal(EgoDistill.load(tmp_path / "s.pt")(imu).logits, found.logits)
+    bank = small(image_encoder=None, imu_encoder="filterbank").eval()
+    settle(bank.imu_encoder)
+    assert bank.imu_dim == 192
+    turn = torch.linalg.qr(torch.randn(3, 3))[0]
+    turn = turn * turn.det()
+    turned = torch.cat([imu[..., :3] @ turn, imu[..., 3:] @ turn], 2)
+    torch.testing.assert_close(bank(turned).logits, bank(imu).logits, atol=1e-3, rtol=1e-3)
+    long = small(image_encoder=None, clip_seconds=10, imu_rate=50.0)
+    assert long(torch.randn(2, 500, 6)).logits.shape == (2, 4)
+    gate = small(image_encoder=None, fusion=lambda: OnlyMotion(16 * 422))
+    assert gate(imu).feature.shape == (2, 12)
+    frames = torch.zeros(2, 1, 3, 32, 32, dtype=torch.uint8)
+    for call, words in (
+        (lambda: model(frames, imu), r"reads imu alone: model\(imu\)"),
+        (lambda: model(frames=frames), "reads imu alone"),
+        (lambda: model(), r"needs imu: model\(imu\)"),
+        (lambda: model.encode_frames(frames), "reads imu alone, and no frames"),
+        (lambda: small(imu_encoder=None).encode_imu(imu), "reads frames alone, and no imu"),
+        (lambda: small(imu_encoder=None)(frames, imu), r"reads frames alone: model\(frames\)"),
+        (lambda: small(image_encoder=None, imu_encoder=None), "frames, head motion or both"),
+        (lambda: small(image_encoder=None, num_frames=2), "num_frames and image_weights are for frames"),
+        (lambda: small(image_encoder=None, image_weights="w.pt"), "num_frames and image_weights are for frames"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call()
+
+
+class OnlyMotion(nn.Linear):
+    def __init__(self, size):
+        super().__init__(size, 12)
+
+    def forward(self, image, imu):
+        assert image is None
+        return super().forward(imu)
+
+
+@pytest.mark.parametrize(
+    ("older", "newer"),
+    [
+        ({"use_imu": True, "imu_encoder": None}, {}),
+        ({"use_imu": True}, {"imu_encoder": "cnn"}),
+        ({"use_imu": False, "imu_encoder": None}, {"imu_encoder": None}),
+        ({"use_imu": False}, {"imu_encoder": None}),
+        ({"use_imu": True, "imu_encoder": "spectrum"}, {"imu_encoder": "spectrum"}),
+    ],
+    ids=str,
+)
+def test_arguments_of_05_mean_what_they_meant(older, newer, tmp_path):
+    """In calls and in files, where `use_imu` alone said whether there is an IMU encoder."""
+    model, given = small(**newer).eval(), small(**older).eval()
+    inputs = batches.example_inputs(model, 2)
+    assert same(model, given) and model.inputs == given.inputs and model.arguments == given.arguments
+    model.trained_by, wanted = "finetune", dict(model.arguments)
+    model.arguments = {k: v for k, v in model.arguments.items() if k not in ("use_imu", "imu_encoder")} | older
+    model.trained_with = {"about": {"model": dict(model.arguments)}, "history": []}
+    model.save(tmp_path / "old.pt")
+    again = EgoDistill.load(tmp_path / "old.pt")
+    assert torch.equal(again(*inputs).logits, model(*inputs).logits)
+    assert again.arguments == wanted == again.trained_with["about"]["model"], (
+        "a finished training of 0.5 is not another"
+    )
 
 
 def test_an_object_does_not_load(tmp_path):
@@ -289,7 +365,8 @@ def test_only_imu_switch_and_vector():
         (lambda f, i: (f, i[:, :400]), ["422", "[2, 400, 6]"]),
         (lambda f, i: (f, i.transpose(1, 2)), ["[2, 6, 422]"]),
         (lambda f, i: (f, i.long()), ["float", "int64"]),
-        (lambda f, i: (f,), ["needs IMU samples"]),
+        (lambda f, i: (f,), ["this model needs imu: model(frames, imu)"]),
+        (lambda f, i: (f, i, i), ["this model reads frames and imu alone: model(frames, imu)"]),
         (lambda f, i: (f.numpy(), i), ["frames must be a torch.Tensor; got numpy.ndarray", "torch.from_numpy(frames)"]),
         (lambda f, i: (f, i.numpy()), ["imu must be a torch.Tensor; got numpy.ndarray", "torch.from_numpy(imu)"]),
     ],

@@ -46,6 +46,8 @@ COMPILER = pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None
         {"num_frames": 3},
         {"use_imu": False},
         {"imu_vector": "mean"},
+        {"image_encoder": None},
+        {"image_encoder": None, "imu_encoder": "filterbank"},
     ],
     ids=str,
 )
@@ -83,12 +85,19 @@ def test_bf16_is_near_and_half_as_large(tmp_path):
 
 
 @MODERN
-@pytest.mark.parametrize(("precision", "num_frames"), [("fp32", 2), ("int8", 1)])
-def test_onnx_agrees(precision, num_frames, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("precision", "options"),
+    [
+        ("fp32", {"num_frames": 2, "image_encoder": "resnet10x4"}),
+        ("int8", {"image_encoder": "resnet10x4"}),
+        ("fp32", {"image_encoder": None}),
+    ],
+)
+def test_onnx_agrees(precision, options, tmp_path, monkeypatch):
     """Also a student with narrow shortcuts, which select pixels in a step of its own."""
     for package in ("onnx", "onnxscript", "onnxruntime", *["torchao"] * (precision == "int8")):
         pytest.importorskip(package, exc_type=ImportError)
-    model, file = pooled(num_frames=num_frames, image_encoder="resnet10x4"), tmp_path / "student.onnx"
+    model, file = pooled(**options), tmp_path / "student.onnx"
     store = Clips(model) if precision == "int8" else None
     description = export.export(model, file, format="onnx", precision=precision, calibrate=store)
     assert_same(model, file, 1e-5 if precision == "fp32" else INT8_ERROR)
@@ -272,11 +281,20 @@ def test_an_int8_student_is_near_and_a_quarter_as_large(arguments, layers, tmp_p
     assert sum("dequantize_per_channel" in str(node.target) for node in program.graph.nodes) == layers + 8
 
 
-def test_a_student_without_head_motion_is_quantised(tmp_path):
+@pytest.mark.parametrize("arguments", [{"imu_encoder": None}, {"image_encoder": None}], ids=str)
+def test_a_student_with_one_input_is_quantised(arguments, tmp_path):
     pytest.importorskip("torchao", exc_type=ImportError)
-    model, file = pooled(use_imu=False), tmp_path / "student.pt2"
-    export.export(model, file, precision="int8", calibrate=Clips(model))
+    model, file = pooled(**arguments), tmp_path / "student.pt2"
+    about = export.export(model, file, precision="int8", calibrate=Clips(model))["calibration"]
+    assert {*about["ranges"]} == ({"imu"} if "imu" in model.inputs else {"pictures"})
+    assert ("strong head motion" in about["compared"]) == ("imu" in model.inputs)
+    assert ("dark pictures" in about["compared"]) == ("frames" in model.inputs)
     assert_same(model, file, INT8_ERROR)
+
+
+def test_a_student_without_frames_is_one_program(tmp_path):
+    with pytest.raises(export.ExportError, match="without frames is one program, and has no pair"):
+        export.export_pair(pooled(image_encoder=None), tmp_path / "student.pt2")
 
 
 def test_ranges_reach_to_the_extremes_and_small_weights_keep_their_steps():

@@ -210,6 +210,33 @@ def test_a_model_without_imu_lives_on_frames_alone():
     assert dict(answers[0].classes) == dict(zip("abcdefg", scores.tolist(), strict=True))
 
 
+@pytest.mark.parametrize("sampling", ["uniform", "ages"])
+def test_a_model_without_frames_lives_on_samples_alone(sampling):
+    """And waits for no picture."""
+    network = student(image_encoder=None, image_weights=None, sampling=sampling)
+    times, readings = samples(100, 106)
+    reported = []
+    with open_stream(network, every=0.5, slack=0.0, report=reported.append) as stream:
+        answers = []
+        for part in np.array_split(np.arange(len(times)), 60):
+            stream.accept_imu(times[part], readings[part])
+            answers += stream.results()
+            assert not stream.wants_frame(times[part[-1]])
+        check(stream)
+        with pytest.raises(EgoDistillError, match="reads no frames; leave out accept_frame"):
+            stream.accept_frame(100.0, picture())
+    assert [answer.start for answer in answers][:3] == [100.0, 100.5, 101.0] and len(answers) == 8
+    assert all(answer.problem is None and not answer.frame_age and answer.lag < 0.11 for answer in answers)
+    window = clips.Imu(times, readings[:, :3], times, readings[:, 3:]).window(100.5)
+    with torch.no_grad():
+        scores = network(torch.from_numpy(window)[None]).logits.softmax(1)[0]
+    assert dict(answers[1].classes) == pytest.approx(dict(zip("abcdefg", scores.tolist(), strict=True)))
+    assert not reported
+    for options in ({}, {"gate": lambda *_: True}, {"period": 1.0}):
+        with pytest.raises(EgoDistillError, match="reads no frames, so there is none to be the newest"):
+            open_stream(network, frames="newest", **options)
+
+
 @pytest.mark.parametrize("options", [{"frames": "newest", "period": 1.0}, {"frames": "centre"}])
 def test_the_end_of_the_frames_completes_no_clip_that_goes_on(options):
     with open_stream(student(use_imu=False), slack=0.5, **options) as stream:
