@@ -31,6 +31,7 @@ SHARE = 0.02  # of the clips of wearers that were not learned from: refused as u
 FOLDS = 5
 LEAST = 0.5  # an answer is at least as probable
 SLOPE = 0.1  # logits for a unit of the statistic
+FAR = 1e6  # a statistic that nothing has
 SHARPNESS = 4.0  # how fast "unsure" loses to an answer that is more probable than `LEAST`
 
 
@@ -65,7 +66,7 @@ class Refusal(nn.Module):
         self.register_buffer("means", torch.zeros(known, size))
         self.register_buffer("roots", torch.zeros(known, size, size))  # of the inverse covariances
         self.register_buffer("volumes", torch.zeros(known))  # log determinants of the covariances
-        self.register_buffer("limit", torch.tensor(1e4))
+        self.register_buffer("limit", torch.tensor(FAR))
 
     def forward(self, numbers: Tensor) -> Tensor:
         return SLOPE * (self.statistic(numbers) - self.limit)[:, None]
@@ -128,7 +129,7 @@ class Refusal(nn.Module):
         covariances += RIDGE * torch.diag_embed(covariances.diagonal(dim1=1, dim2=2))
         roots = torch.linalg.cholesky(covariances)
         self.means.copy_(means)
-        self.volumes.copy_(2 * roots.diagonal(dim1=1, dim2=2).log().sum(1))
+        self.volumes.copy_(2 * roots.diagonal(dim1=1, dim2=2).log().sum(1) + FAR * (counts == 0))
         self.roots.copy_(torch.linalg.inv(roots))
 
     def _chosen(self, numbers: Tensor) -> Tensor:
