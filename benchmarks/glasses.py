@@ -49,10 +49,10 @@ ACTIVITIES = {1: 15, 2: 6}  # of each study
 SHARED = {0: 0, 1: 0, 2: 2, 3: 3, 4: 2}  # {activity of study 2: class}; "timed up and go" is several of them
 RATE, SECONDS = 50.0, 10.0  # Hz and seconds of a window
 SAMPLES = round(RATE * SECONDS)
-RATES = (100, 50, 30)  # Hz of the recordings that are learned from
+LEARNED = ("100 Hz", "50 Hz", "30 Hz", "30 Hz, gaps of 0.5 s")  # what is learned from, of `CHANGES`
 STRIDE, TESTED = 2.5, 4  # seconds between windows to learn from; every fourth touches the one before, and is tested
 START = real_heads.EDGE + 0.007  # seconds; a grid between the samples, as a stream has it
-TRAINING = real_heads.TRAINING | {"hidden": 128, "feature": 64, "epochs": 7, "dropout": 0.3}
+TRAINING = real_heads.TRAINING | {"hidden": 128, "feature": 64, "epochs": 5, "dropout": 0.3}
 GRAVITY = 9.80665
 PART = 40.0  # seconds of a recording that is joined
 OWN = {  # of each activity: {minutes: (wearers to learn from, 0 for the same as is tested; seconds of each)}
@@ -122,10 +122,10 @@ def noisy(samples: np.ndarray, draws: np.random.Generator) -> Imu:
     return at(samples + np.float32(draws.normal(size=samples.shape) * ([0.033] * 3 + [0.0034] * 3)))
 
 
-def with_gaps(samples: np.ndarray, _: np.random.Generator) -> Imu:
+def with_gaps(samples: np.ndarray, draws: np.random.Generator) -> Imu:
     """Return a recording of 30 Hz that lacks 0.5 s in each 10."""
     motion = at(samples, 30)
-    kept = np.arange(len(motion.accel_time)) % 300 >= 14
+    kept = (np.arange(len(motion.accel_time)) + draws.integers(300)) % 300 >= 14
     return Imu(motion.accel_time[kept], motion.accel[kept], motion.gyro_time[kept], motion.gyro[kept])
 
 
@@ -160,7 +160,7 @@ def numbers_of(motion: Imu, starts: Sequence[float] | np.ndarray) -> np.ndarray:
 def cut(study: int, change: str) -> Iterator[tuple[np.ndarray, ...]]:
     """Yield the fields of `Clips` of each recording of a study."""
     draws = np.random.default_rng(0)
-    stride = STRIDE if change in [f"{rate} Hz" for rate in RATES] else STRIDE * TESTED
+    stride = STRIDE if change in LEARNED else STRIDE * TESTED
     for number, (activity, wearer, samples) in enumerate(real_heads.recordings(study, ACTIVITIES[study])):
         motion = CHANGES[change](samples, draws)
         end = len(samples) / real_heads.RATE - real_heads.EDGE - SECONDS - 0.05
@@ -169,7 +169,7 @@ def cut(study: int, change: str) -> Iterator[tuple[np.ndarray, ...]]:
             about = activity, wearer + 100 * (study - 1), number + 1000 * study
             told = bool(motion_states(motion, rate=RATE))
             fields = [np.full(len(starts), value) for value in about]
-            yield numbers_of(motion, starts), *fields, starts - START, np.full(len(starts), told)
+            yield numbers_of(motion, starts), *fields, np.round(starts - START, 3), np.full(len(starts), told)
 
 
 def joined(study: int, _: str) -> Iterator[tuple[np.ndarray, ...]]:
@@ -201,6 +201,11 @@ def clips(cache: Path, study: int, change: str, made_by: Callable = cut) -> Clip
             np.savez(file, **found._asdict())
     with np.load(path) as found:
         return Clips(**found)
+
+
+def tested(found: Clips) -> Clips:
+    """Return the windows that touch the one before."""
+    return found.only(found.seconds % (STRIDE * TESTED) == 0)
 
 
 def class_of(activity: int, study: int = 1) -> int:
@@ -283,8 +288,8 @@ def answers(model: EgoDistill, numbers: np.ndarray) -> np.ndarray:
 
 
 def studied(cache: Path, study: int, wearers: Sequence[int] | np.ndarray | None = None) -> list[Clips]:
-    """Return the windows to learn from, at each of `RATES`; of some wearers, or of all."""
-    found = [clips(cache, study, f"{rate} Hz") for rate in RATES]
+    """Return the windows to learn from, with each change of `LEARNED`; of some wearers, or of all."""
+    found = [clips(cache, study, change) for change in LEARNED]
     return found if wearers is None else [one.only(np.isin(one.wearers, wearers)) for one in found]
 
 
@@ -326,8 +331,7 @@ def counted(found: Clips, taken: np.ndarray, unlike: np.ndarray) -> dict[str, An
 
 def changed(cache: Path, change: str, seed: int) -> dict[str, Any]:
     """Return the line of study 1 by folds, the tested sensor changed."""
-    found = clips(cache, 1, change)
-    found = found.only(np.isclose(found.seconds % (STRIDE * TESTED), 0) & (found.seconds >= 0))
+    found = tested(clips(cache, 1, change))
     taken, unlike = np.zeros(len(found.wearers), int), np.zeros(len(found.wearers), bool)
     for wearers, model in folds(cache, seed):
         own = np.isin(found.wearers, wearers)
@@ -344,8 +348,8 @@ def left_out(cache: Path, name: str, seed: int) -> dict[str, Any]:
     known = [k for k in range(len(CLASSES)) if k != number]
     others = names[~np.isin(names, wearers)]
     model = student_of(cache, f"without-{seed}-{number}", lambda: studied(cache, 1, others), seed, classes=known)
-    found = clips(cache, 1, "100 Hz")
-    found = found.only(np.isin(found.wearers, wearers) & (labels_of(found) == number) & (found.seconds % 10 == 0))
+    found = tested(clips(cache, 1, "100 Hz"))
+    found = found.only(np.isin(found.wearers, wearers) & (labels_of(found) == number))
     taken = answers(model, found.numbers).argmax(1)
     return {"not known": [int((taken == len(known)).sum()), len(taken)]}
 
@@ -427,14 +431,14 @@ def own_labels(cache: Path, name: str, seed: int) -> dict[str, Any]:
     """
     found, (count, seconds) = clips(cache, 1, "100 Hz"), OWN[name]
     found = found.only(found.activities < 11)
-    begins, tested = found.seconds + SECONDS <= seconds, found.seconds % 10 == 0
+    begins, touch = found.seconds + SECONDS <= seconds, found.seconds % (STRIDE * TESTED) == 0
     right = {"on top": [0, 0], "alone": [0, 0]}
     for wearers, model in folds(cache, seed):
         features = inputs_of(model, found.numbers)[:, :-1]
         with torch.no_grad():
             inputs = {"on top": torch.cat([model.fusion(None, features), features / 4], 1), "alone": features / 4}
         if count:
-            pairs = [(np.isin(found.wearers, wearers[:count]), np.isin(found.wearers, wearers[4:]) & tested)]
+            pairs = [(np.isin(found.wearers, wearers[:count]), np.isin(found.wearers, wearers[4:]) & touch)]
         else:
             pairs = [(found.wearers == one, (found.wearers == one) & (found.seconds >= seconds)) for one in wearers]
         for own, test in pairs:
@@ -502,8 +506,7 @@ def last(cache: Path, student: Path) -> None:
         sys.exit(f"{PROTOCOL}: is not that of this program; nothing may be changed between it and this reading")
 
     def shared() -> dict[str, Any]:
-        model, found = of_study_1(cache), clips(cache, 2, "100 Hz")
-        found = found.only(found.seconds % 10 == 0)
+        model, found = of_study_1(cache), tested(clips(cache, 2, "100 Hz"))
         unlike = inputs_of(model, found.numbers)[:, -1].numpy() > 0
         return counted(found, answers(model, found.numbers).argmax(1), unlike)
 
@@ -551,7 +554,7 @@ def protocol() -> dict[str, Any]:
         "refused": "all that is answered 'unsure'; how much of it is unlike, not level, is told beside it",
         "training": TRAINING,
         "refusal": {name: getattr(refusal, name) for name in names},
-        "rates": list(RATES),
+        "learned from": list(LEARNED),
         "seconds": SECONDS,
     }
 
