@@ -176,3 +176,9 @@ def test_nothing_is_read_last_before_its_rule_is_committed(glasses, monkeypatch,
         monkeypatch.setattr(glasses.evidence, "git", lambda *words, state=state: state)
         with pytest.raises(SystemExit, match=said):
             glasses.last(tmp_path, tmp_path / "glasses.pt")
+
+
+def test_the_protocol_is_what_is_frozen(glasses):
+    """Its text is not changed after the fact."""
+    frozen = glasses.real_heads.RESULTS / "protocol-glasses.json"
+    assert json.loads(frozen.read_text()) == json.loads(json.dumps(glasses.protocol()))

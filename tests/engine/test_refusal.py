@@ -119,7 +119,7 @@ def test_unsure_does_not_depend_on_the_mounting(mirrored):
 
 def test_an_answer_is_known_or_unsure_and_known_classes_keep_their_shares():
     found = refusal.Refusal(IMUFilterbank().names, 3)
-    shares = torch.tensor([[0.9, 0.06, 0.04], [0.51, 0.4, 0.09], [0.49, 0.4, 0.11], [0.9, 0.06, 0.04]])
+    shares = torch.tensor([[0.9, 0.06, 0.04], [0.53, 0.4, 0.07], [0.49, 0.4, 0.11], [0.9, 0.06, 0.04]])
     logits = found.logits(shares.log() + 3, torch.tensor([[-9.0], [-9.0], [-9.0], [0.1]]))
     chances = logits.softmax(1)
     assert chances.argmax(1).tolist() == [0, 0, 3, 3]
@@ -184,5 +184,6 @@ def test_unsure_needs_another_class():
 
 def test_level_is_the_share_it_is_called():
     """At exactly `LEAST`, "unsure" is as probable as the answer."""
-    found = refusal.Refusal(IMUFilterbank().names, 2).logits(torch.zeros(1, 2), torch.tensor([[-9.0]]))
-    assert found[0, 2].item() == pytest.approx(math.log(refusal.LEAST))
+    shares = torch.tensor([[refusal.LEAST, 1 - refusal.LEAST]])
+    found = refusal.Refusal(IMUFilterbank().names, 2).logits(shares.log(), torch.tensor([[-9.0]]))
+    assert found[0, 2].item() == pytest.approx(math.log(refusal.LEAST), abs=1e-5)
