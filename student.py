@@ -331,8 +331,11 @@ class EgoDistill(nn.Module):
                 self.joint = nn.Linear(num_frames * self.image_dim, 512)
             fused = 512
         motion_dim, self.unsure = 0, imu_encoder == "filterbank-unsure"
-        if self.unsure and num_classes < 2:
-            raise ValueError("imu_encoder='filterbank-unsure' needs num_classes of 2 or more: the last is \"unsure\"")
+        if self.unsure and (num_classes < 2 or class_names is None or class_names[-1] != "unsure"):
+            raise ValueError(
+                "imu_encoder='filterbank-unsure' needs class_names, two or more, the last of which is 'unsure'; a "
+                "store has them as store.with_classes([*store.class_names, 'unsure'])"
+            )
         if imu_encoder is not None:
             if isinstance(imu_encoder, str) and imu_encoder == "cnn":
                 self.imu_encoder: nn.Module = IMUEncoder(imu_width)

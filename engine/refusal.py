@@ -1,6 +1,7 @@
 """The class "unsure": a student of head motion says when a clip is unlike what it knows, or when its classes are level.
 
-    model = EgoDistill(7, image_encoder=None, imu_encoder="filterbank-unsure", clip_seconds=10)
+    names = ["walk", "run", "unsure"]
+    model = EgoDistill(3, class_names=names, image_encoder=None, imu_encoder="filterbank-unsure", clip_seconds=10)
     model.imu_encoder.refusal.fit(numbers, labels, wearers)  # of IMUFilterbank.numbers(); after the training
     model(imu).logits.softmax(1)                             # the last class is "unsure"
 

@@ -11,7 +11,7 @@ from egodistill.engine import refusal
 from egodistill.engine.filterbank import IMUFilterbank
 from egodistill.student import EgoDistill
 
-SAMPLES, RATE = 500, 50.0
+NAME, SAMPLES, RATE = "filterbank-unsure", 500, 50.0
 MOTIONS = {"nod": (1.0, 0.3, 0.5), "walk": (2.0, 2.0, 0.4)}  # Hz, m/s2, rad/s
 
 
@@ -45,7 +45,7 @@ def encoder_of(count=300):
 def student_of():
     """A student of both motions that has learned nothing but its refusal."""
     torch.manual_seed(0)
-    options = {"image_encoder": None, "imu_encoder": "filterbank-unsure", "imu_rate": RATE, "clip_seconds": 10}
+    options = {"image_encoder": None, "imu_encoder": NAME, "imu_rate": RATE, "clip_seconds": 10}
     model = EgoDistill(3, feature_dim=8, hidden=16, fusion_layers=1, class_names=[*MOTIONS, "unsure"], **options).eval()
     model.imu_encoder.refusal.load_state_dict(encoder_of()[0].refusal.state_dict())
     with torch.no_grad():  # sure of the first class
@@ -177,9 +177,10 @@ def test_too_little_to_learn_from_is_refused(labels, groups, said):
         encoder.refusal.fit(torch.zeros(len(labels), encoder.dim - 1), torch.tensor(labels), torch.tensor(groups))
 
 
-def test_unsure_needs_another_class():
-    with pytest.raises(ValueError, match="needs num_classes of 2 or more"):
-        EgoDistill(1, image_encoder=None, imu_encoder="filterbank-unsure")
+def test_the_last_class_is_named_unsure_and_not_the_only_one():
+    for names in (["unsure"], ["walk", "run"], None):
+        with pytest.raises(ValueError, match="needs class_names, two or more, the last of which is 'unsure'"):
+            EgoDistill(2 if names is None else len(names), class_names=names, image_encoder=None, imu_encoder=NAME)
 
 
 def test_level_is_the_share_it_is_called():
