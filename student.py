@@ -330,8 +330,9 @@ class EgoDistill(nn.Module):
             else:
                 self.joint = nn.Linear(num_frames * self.image_dim, 512)
             fused = 512
-        motion_dim, self.unsure = 0, imu_encoder == "filterbank-unsure"
-        if self.unsure and (num_classes < 2 or class_names is None or class_names[-1] != "unsure"):
+        motion_dim = 0
+        self.with_unsure = of_package("refusal").with_unsure if imu_encoder == "filterbank-unsure" else None
+        if self.with_unsure and (num_classes < 2 or class_names is None or class_names[-1] != "unsure"):
             raise ValueError(
                 "imu_encoder='filterbank-unsure' needs class_names, two or more, the last of which is 'unsure'; a "
                 "store has them as store.with_classes([*store.class_names, 'unsure'])"
@@ -351,8 +352,8 @@ class EgoDistill(nn.Module):
                 if imu_encoder == "spectrum":
                     self.imu_encoder = IMUSpectrum(imu_samples, imu_rate)
                 else:
-                    known = num_classes - 1 if self.unsure else 0
                     kind = of_package("filterbank").IMUFilterbank
+                    known = num_classes - 1 if self.with_unsure else 0
                     self.imu_encoder = kind(imu_samples, imu_rate, signed=image_encoder is not None, known=known)
                 self.imu_dim = self.imu_encoder.dim
             else:
@@ -360,7 +361,7 @@ class EgoDistill(nn.Module):
                 found = try_part("imu_encoder", self.imu_encoder, [torch.zeros(2, imu_samples, 6)], ("m",), ("c", "t"))
                 self.imu_dim = self._imu_vector(found).shape[1]
             self.imu_with_mean = bool(getattr(self.imu_encoder, "removes_mean", False))
-            motion_dim = self.imu_dim - self.unsure  # what the fusion network gets
+            motion_dim = self.imu_dim - bool(self.with_unsure)  # what the fusion network gets
             fused += motion_dim
         if fusion is None:
             self.fusion: nn.Module = ConcatFusion(*perceptron(fused, [hidden] * fusion_layers, feature_dim))
@@ -372,7 +373,7 @@ class EgoDistill(nn.Module):
         own = {"image_encoder": image_encoder, "imu_encoder": imu_encoder, "fusion": fusion}
         networks = [name for name, part in own.items() if isinstance(part, (str, type(None))) and hasattr(self, name)]
         self.built = {name: type(getattr(self, name)) for name in networks}  # those of this library
-        self.classifier = nn.Linear(feature_dim, num_classes - self.unsure)
+        self.classifier = nn.Linear(feature_dim, num_classes - bool(self.with_unsure))
         statistics = pixel_statistics(image_encoder if isinstance(image_encoder, str) else "")
         for name, values in zip(("mean", "std"), statistics, strict=True):
             self.register_buffer(name, 255 * torch.tensor(values).view(3, 1, 1), persistent=False)
@@ -462,11 +463,11 @@ class EgoDistill(nn.Module):
         both = image is not None and imu is not None
         if both and not torch.compiler.is_compiling() and len(image) != len(imu):
             raise ValueError(f"there are {len(image)} clips of frames and {len(imu)} of IMU samples; pass one per clip")
-        if not self.unsure:
+        if self.with_unsure is None:
             feature = self.fusion(image, imu)
             return Output(feature, self.classifier(feature))
         feature = self.fusion(image, imu[:, :-1])
-        return Output(feature, self.imu_encoder.refusal.logits(self.classifier(feature), imu[:, -1:]))
+        return Output(feature, self.with_unsure(self.classifier(feature), imu[:, -1:]))
 
     def save(self, path: str | os.PathLike) -> None:
         """Write one self-contained file for `load()`: arguments, class names and weights.

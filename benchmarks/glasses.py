@@ -595,7 +595,7 @@ def figures(line: dict[str, Any]) -> dict[str, float]:
     each = {wearer: np.array(rows) for wearer, rows in line["wearers"].items()}
     correct = {wearer: 100 * np.trace(rows) / rows.sum() for wearer, rows in each.items() if rows.sum()}
     refused = {wearer: 100 * rows[:, classes].sum() / rows.sum() for wearer, rows in each.items() if rows.sum()}
-    seen = (found.sum(1) + answered.sum(0)) > 0
+    seen = found.sum(1) > 0  # study 2 has three of the classes
     return {
         "macro-F1": 100 * float(np.mean((2 * right / np.maximum(1, found.sum(1) + answered.sum(0)))[seen])),
         "right": 100 * right.sum() / max(1, answered.sum()),

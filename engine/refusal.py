@@ -22,7 +22,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-__all__ = ["UNSURE", "Refusal"]
+__all__ = ["UNSURE", "Refusal", "with_unsure"]
 
 UNSURE = "unsure"  # name of the class
 BANDS, GROUPS = 48, 3  # the first numbers of a filterbank are log powers in bands; so many bands count as one
@@ -31,9 +31,24 @@ RIDGE = 0.1  # share of the variances that is added to the diagonal
 SHARE = 0.02  # of the clips of wearers that were not learned from: refused as unlike
 FOLDS = 5
 LEAST = 0.51  # an answer is at least as probable
-SLOPE = 0.1  # logits for a unit of the statistic
+SLOPE, LARGEST = 0.1, 6.0  # logits for a unit of the statistic, and at most: a filterbank's numbers end there, too
 FAR = 1e6  # a statistic that nothing has
 SHARPNESS = 4.0  # how fast "unsure" loses to an answer that is more probable than `LEAST`
+
+
+def with_unsure(known: Tensor, unlike: Tensor) -> Tensor:
+    """Return the logits of all classes, "unsure" last, [B, C]; those of the others are their log probabilities.
+
+    "Unsure" is the largest if the best answer is less probable than `LEAST`, or if the clip is unlike all classes.
+
+    Args:
+        known: Logits of the known classes, [B, C - 1].
+        unlike: What `Refusal` returned, [B, 1].
+    """
+    known = known.log_softmax(1)
+    best = known.amax(1, keepdim=True)
+    level = best + SHARPNESS * (math.log(LEAST) - best)
+    return torch.cat([known, torch.maximum(level, unlike)], 1)
 
 
 class Refusal(nn.Module):
@@ -70,26 +85,12 @@ class Refusal(nn.Module):
         self.register_buffer("limit", torch.tensor(FAR))
 
     def forward(self, numbers: Tensor) -> Tensor:
-        return SLOPE * (self.statistic(numbers) - self.limit)[:, None]
+        return (SLOPE * (self.statistic(numbers) - self.limit)[:, None]).clamp(-LARGEST, LARGEST)
 
     def statistic(self, numbers: Tensor) -> Tensor:
         """Return the smallest squared Mahalanobis distance plus log determinant of all classes, [B, m] -> [B]."""
         away = self._chosen(numbers)[:, None, :, None] - self.means[:, :, None]  # [B, class, number, 1]
         return ((self.roots @ away).square().sum((2, 3)) + self.volumes).amin(1)
-
-    def logits(self, known: Tensor, unlike: Tensor) -> Tensor:
-        """Return the logits of all classes, "unsure" last: those of the known ones are their log probabilities.
-
-        "Unsure" is the largest if an answer is less probable than `LEAST`, or if the clip is unlike all classes.
-
-        Args:
-            known: Logits of the known classes, [B, known].
-            unlike: What `forward()` returned, [B, 1].
-        """
-        known = known.log_softmax(1)
-        best = known.amax(1, keepdim=True)
-        level = best + SHARPNESS * (math.log(LEAST) - best)
-        return torch.cat([known, torch.maximum(level, unlike)], 1)
 
     @torch.no_grad()
     def fit(self, numbers: Tensor, labels: Tensor, groups: Tensor) -> None:
