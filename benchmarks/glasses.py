@@ -592,19 +592,23 @@ def figures(line: dict[str, Any]) -> dict[str, float]:
     classes = len(found)
     right = np.diag(found)
     answered = found[:, :classes]
-    each = {wearer: np.array(rows) for wearer, rows in line["wearers"].items()}
-    correct = {wearer: 100 * np.trace(rows) / rows.sum() for wearer, rows in each.items() if rows.sum()}
-    refused = {wearer: 100 * rows[:, classes].sum() / rows.sum() for wearer, rows in each.items() if rows.sum()}
     seen = found.sum(1) > 0  # study 2 has three of the classes
     return {
         "macro-F1": 100 * float(np.mean((2 * right / np.maximum(1, found.sum(1) + answered.sum(0)))[seen])),
         "right": 100 * right.sum() / max(1, answered.sum()),
         "answered": 100 * answered.sum() / found.sum(),
         "unlike": 100 * line["unlike"][0] / line["unlike"][1],
-        "worst": min(correct.values()),
-        "most refused": max(refused.values()),
         "told": 100 * line["told"][0] / line["told"][1],
     }
+
+
+def worst(lines: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the wearer with the fewest right windows, refusals wrong, and the one with most refused, mean of lines."""
+    found = {wearer: np.sum([line["wearers"][wearer] for line in lines], axis=0) for wearer in lines[0]["wearers"]}
+    found = {wearer: rows / rows.sum() for wearer, rows in found.items() if rows.sum()}
+    right = min(found, key=lambda wearer: np.trace(found[wearer]))
+    refused = max(found, key=lambda wearer: found[wearer][:, -1].sum())
+    return [f"{100 * np.trace(found[right]):.1f} ({right})", f"{100 * found[refused][:, -1].sum():.1f} ({refused})"]
 
 
 def of(lines: Sequence[dict[str, Any]], reading: str, change: str = "") -> list[dict[str, Any]]:
@@ -619,9 +623,9 @@ def wearers_table(lines: Sequence[dict[str, Any]]) -> tables.Table:
             own = of(lines, reading, change)
             if own:
                 values = [np.mean([figures(line)[name] for line in own]) for name in figures(own[0])]
-                rows.append([reading, change, f"{len(own)}", *(f"{value:.1f}" for value in values)])
+                rows.append([reading, change, f"{len(own)}", *(f"{value:.1f}" for value in values), *worst(own)])
     heads = ["study", "sensor", "seeds", "macro-F1, refusals wrong (%)", "right of the answered", "answered"]
-    heads += ["refused as unlike", "worst wearer, right", "worst wearer, refused", "windows with a sentence"]
+    heads += ["refused as unlike", "with a sentence", "worst wearer, right (which)", "worst wearer, refused (which)"]
     return tables.Table(heads, rows)
 
 

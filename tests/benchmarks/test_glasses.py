@@ -134,7 +134,8 @@ def test_figures_count_refusals_as_wrong(glasses):
     one, other = 2 * 15 / (20 + 19), 2 * 16 / (20 + 16)
     assert found["macro-F1"] == pytest.approx(100 * (one + other) / 2)
     assert found["right"] == pytest.approx(100 * 31 / 35) and found["answered"] == 87.5 and found["unlike"] == 2.5
-    assert found["worst"] == 75 and found["most refused"] == 25
+    assert glasses.worst([line(glasses, first, second)]) == ["75.0 (0)", "25.0 (0)"]
+    assert glasses.worst([line(glasses, first, second), line(glasses, 5 * first[::-1], second)])[0] == "12.5 (0)"
 
 
 def test_the_report_is_that_of_the_lines(glasses, tmp_path, monkeypatch, capsys):
@@ -151,7 +152,7 @@ def test_the_report_is_that_of_the_lines(glasses, tmp_path, monkeypatch, capsys)
     monkeypatch.setattr("sys.argv", given)
     glasses.main()
     text = (tmp_path / "glasses.md").read_text()
-    assert "| study 1 | 100 Hz | 1 | 94.7 | 100.0 | 90.0 | 2.5 | 90.0 | 10.0 | 0.0 |" in text
+    assert "| study 1 | 100 Hz | 1 | 94.7 | 100.0 | 90.0 | 2.5 | 0.0 | 90.0 (0) | 10.0 (0) |" in text
     assert "| walking | 0.0 | 0.0 | 0.0 | 90.0 | 0.0 | 0.0 | 10.0 |" in text
     assert "new class after 6 s (median of 3 changes" in text and "45.0 % right, 20.0 % unsure" in text
     assert "refused 4 of 10 (40 %); most probable answer walking, 0.40" in text
