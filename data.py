@@ -120,11 +120,11 @@ def find_clips(segments: Sequence[Segment], videos: Mapping[str, VideoInfo]) -> 
 
     `videos` are the headers of those that can be read; for others, the reason is reported when clips are decoded.
     """
-    durations = {video: info.duration for video, info in videos.items()}
+    durations = {path: info.duration for path, info in videos.items()}
     clips = []
     for i, segment in enumerate(segments):
         try:
-            starts = clip_starts(segment.start, segment.stop, durations.get(segment.video, math.inf))
+            starts = clip_starts(segment.start, segment.stop, durations.get(segment.path, math.inf))
         except DataError:  # still add its clips: they fail when they are decoded, with this reason
             starts = clip_starts(segment.start, segment.stop, math.inf)
         clips += [(i, start) for start in starts]
@@ -249,6 +249,23 @@ def _consumer_record(consumer: Consumer, settings: Mapping[str, Any], world_size
     return {**consumer.record, **about}
 
 
+def require_videos(segments: Sequence[Segment], reads: Sequence[str], way_out: str) -> None:
+    """Raise DataError if a recording has no video, but something reads it.
+
+    Args:
+        segments: The segments.
+        reads: What is read from videos, such as "frames_1"; empty: nothing.
+        way_out: How to read head motion alone.
+    """
+    lacking = list(dict.fromkeys(segment.path for segment in segments if not segment.video))
+    if lacking and reads:
+        count = len({segment.path for segment in segments})
+        raise DataError(
+            f"{lacking[0]}: has no video, as {len(lacking)} of {counted(count, 'recording')}, and so no {reads[0]}; "
+            f"read head motion alone, {way_out}, or leave these recordings out"
+        )
+
+
 def _imu_axes(segments: Sequence[Segment]) -> str:
     """Return the name of the axes that the IMU samples of all segments have. Raise DataError if they differ."""
     axes = sorted({read_axes(segment.imu_axes)[0] for segment in segments})
@@ -318,7 +335,8 @@ def prepare(
     Args:
         segments: The parts of videos whose clips are decoded, as the readers of this module return them.
         out: The folder of the store; new, or that of an earlier call with the same settings.
-        num_frames: N, the number of frames of a student; several numbers give several arrays.
+        num_frames: N, the number of frames of a student; several numbers give several arrays. [] with `ends=False`:
+            head motion alone, also of recordings without a video.
         frame_size: Height and width of `frames_N` and `ends` in pixels.
         clip_frames: Number of frames of `clip`; None: do not write this array.
         clip_size: Height and width of `clip` in pixels.
@@ -352,7 +370,8 @@ def prepare(
             (`contradictions.TableWarning`).
 
     Raises:
-        DataError: If a setting does not fit, `out` is a file or has other content, a label is not among `class_names`,
+        DataError: If a setting does not fit, a recording without a video is to give frames, `out` is a file or has
+            other content, a label is not among `class_names`,
             the table of the segments contradicts itself (`contradictions`), the IMU axes of the segments differ, the
             disk has too little free space, or, at the end, more than the share `max_bad` of the clips failed.
 
@@ -402,7 +421,12 @@ def prepare(
     files.check_share(rank, world_size)
     edited = edits.is_edited(home, segments, settings, specs)
     is_new = edited or not os.path.exists(os.path.join(out, "store.json"))
-    videos = probe_videos((segment.video for segment in segments), workers) if is_new or strict else {}
+    require_videos(
+        segments,
+        [name for name, spec in specs.items() if not spec.imu_samples],
+        "prepare(num_frames=[], ends=False) (`egodistill prepare --no-frames`)",
+    )
+    videos = probe_videos(segments, workers) if is_new or strict else {}
     found = contradictions.find(segments, videos)
     for note in contradictions.notes_of(found, strict=strict):
         if rank == 0:
@@ -530,7 +554,7 @@ def fill(store: StoreWriter, rows: Sequence[int]) -> None:
     try:
         if "imu" in store.specs:
             recording = _with_imu(store, recording)
-        duration, sources = recording.probe().duration, recording.files[:1]
+        duration, sources = recording.duration, recording.files[:1]
         if "imu" in store.specs:
             store.note(recording.imu_source, recording.motion().notes)
             sources = recording.files
@@ -547,7 +571,8 @@ def fill(store: StoreWriter, rows: Sequence[int]) -> None:
     for row in rows:
         start = min(store.start(row), max(0.0, duration - CLIP_SECONDS))
         if max(store.segment(row).start, store.start(row)) >= duration:
-            store.fail(row, f"{recording.video}: the video ends at {duration:.3f} s, before the clip starts")
+            what = "video ends" if recording.video else "samples end"
+            store.fail(row, f"{recording.path}: the {what} at {duration:.3f} s, before the clip starts")
             continue
         if start < store.start(row):  # `find_clips()` did not know the duration of the video
             store.move(row, start)
@@ -591,7 +616,7 @@ class _Filling(Processes):
         left = [rows for rows in bundle if len(self.store.missing(rows))]
         if not left:
             return
-        video = self.store.segment(left[0][0]).video
+        video = self.store.segment(left[0][0]).path
         if code not in CRASHES:
             raise DataError(
                 f"the process that decoded {video} ended with code {code} ({explain(code)}); finished clips are kept, "

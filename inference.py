@@ -655,7 +655,7 @@ class Prediction(NamedTuple):
 
 def predict(
     model: Model,
-    video: str | os.PathLike[str] | Recording,
+    video: str | os.PathLike[str] | Recording | None,
     imu: str | os.PathLike[str] | tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
     *,
     imu_offset: float = 0.0,
@@ -681,7 +681,7 @@ def predict(
 
     Args:
         model: A student, teacher or baseline; see `batches.Model`.
-        video: Video file or recording, as in `clips.open_recording()`.
+        video: Video file or recording, as in `clips.open_recording()`; None: head motion alone, times of the samples.
         imu: File with the IMU samples, or a pair (accelerometer, gyroscope); None: what `clips.open_recording()` finds.
         imu_offset: Seconds. A sample stamped t was taken at `imu_offset + imu_stretch * t` of the video; correct the
             clock as for the training clips.
@@ -729,9 +729,14 @@ def predict(
     about = {"imu_offset": imu_offset, "imu_stretch": imu_stretch, "zero_accel": zero_accel, "imu_axes": imu_axes}
     recording = open_recording(video, imu, **about)
     specs = batches.input_specs(model, spec)
-    starts = strided_starts(recording.probe().duration, spec.seconds, stride)
+    if not recording.video and (lacking := [name for name in specs if name != "imu"]):
+        raise EgoDistillError(
+            f"{recording.path}: the recording has no video, and the model reads {lacking[0]}; give both"
+        )
+    begin = recording.begin
+    starts = [begin + start for start in strided_starts(recording.duration - begin, spec.seconds, stride)]
     if spec.imu_samples:
-        require_axes(recording.video, recording.motion().axes, spec)  # raises now if the file cannot be read
+        require_axes(recording.path, recording.motion().axes, spec)  # raises now if the file cannot be read
     limits = {"min_coverage": min_coverage, "max_gap": max_gap, "max_hold": max_hold}
     reader = ClipReader(recording, specs, starts, **limits)
     place = runtime.pick_device(device)

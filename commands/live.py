@@ -2,6 +2,7 @@
 
     egodistill live walk.mp4 --student student.pt                               # a file with telemetry
     my_imu | egodistill live /dev/video0 --imu - --align arrival --student student.pt
+    my_imu | egodistill live --imu - --student motion.pt                        # head motion alone
     egodistill live walk.mp4 --student student.pt --fast --out walk.jsonl       # the same answers, at once
 
 One thread reads frames, one reads samples (`feeds`), and the main thread runs the networks (`Stream`). `--fast`
@@ -77,8 +78,9 @@ def live_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="SOURCE",
+        nargs="?",
         help="video file, folder of a Pupil Labs Neon, address (rtsp://, http://, tcp://, udp://, ...), device "
-        "(/dev/video0) or named pipe",
+        "(/dev/video0) or named pipe; none for a student that reads head motion alone",
     )
     parser.add_argument(
         "--student",
@@ -191,6 +193,12 @@ def table_flags(a: argparse.Namespace) -> list[str]:
 
 def check_options(a: argparse.Namespace, kind: str) -> None:
     """Raise ValueError for options that would be ignored or that contradict each other."""
+    if a.source is None:
+        if not (a.imu or a.imu_follow):
+            raise ValueError("there is no SOURCE; give one, or head motion alone (--imu - or CSV, --imu-follow CSV)")
+        used = given_flags(a, "tolerance", "max_age", "period", "frame_offset", "reconnect")
+        used += ["--frames newest"] * (a.frames == "newest") + ["--align arrival"] * (a.align == "arrival")
+        reject(used + ["--frame-stretch"] * (a.frame_stretch != 1.0), "about frames, and there is no SOURCE of any")
     if kind != "file" and a.imu not in (None, ["-"]):
         reject(["--imu"], f"{a.source} is live; give its samples as --imu - (standard input) or --imu-follow CSV")
     if kind != "file" or a.imu == ["-"] or a.imu_follow:
@@ -245,7 +253,7 @@ class Source:
         last: Time of the last one.
     """
 
-    video: feeds.VideoFeed
+    video: feeds.VideoFeed | feeds.NoVideo
     samples: Iterable[tuple[np.ndarray, np.ndarray]] | None
     recorded: bool
     clock: feeds.HostClock
@@ -261,6 +269,11 @@ class Source:
     def name(self) -> str:
         """Return the name of where samples come from, for messages."""
         return getattr(self.samples, "name", self.video.source)
+
+    @property
+    def has_frames(self) -> bool:
+        """Return whether frames come, too."""
+        return not isinstance(self.video, feeds.NoVideo)
 
     def pieces(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield the samples."""
@@ -299,7 +312,7 @@ class Source:
         """
         if self.samples is None or self.last == -math.inf:
             return
-        if self.video.live:
+        if self.video.live and self.has_frames:
             raise IMUError(f"{self.name}: its last sample is at {self.last:.2f} s, and frames go on coming")
         end = self.on_sample_clock(self.video.length)  # may be NaN
         wanted = min(end, self.first + (math.inf if seconds is None else seconds)) - feeds.EARLY
@@ -327,19 +340,10 @@ def open_source(a: argparse.Namespace, spec: clips.ClipSpec, report: Callable[[s
     axes = a.imu_axes or "gopro"
     clock = feeds.HostClock()
     pace = feeds.Pace(clock)
-    file = clips.open_recording(a.source).video if os.path.isdir(a.source) else a.source  # a folder of a Neon
-    video = feeds.VideoFeed(
-        file,
-        size=spec.size if spec.frames else None,
-        realtime=not a.fast,
-        clock=clock,
-        timeout=a.timeout,
-        reconnect=a.reconnect or 0.0,
-        report=report,
-    )
+    video = open_frames(a, spec, clock, report)
     timeout = math.inf if a.fast else feeds.TIMEOUT if a.timeout is None else a.timeout
     lines = {"clock": clock, "report": report, "timeout": timeout, "units": False}  # the stream checks units
-    if not video.live:
+    if isinstance(video, feeds.VideoFeed) and not video.live:
         video.pace = pace
     samples, recorded = None, True
     if not spec.imu_samples:
@@ -361,9 +365,34 @@ def open_source(a: argparse.Namespace, spec: clips.ClipSpec, report: Callable[[s
         report_notes(recording)
         samples, axes = feeds.recorded_samples(recording.motion()), recording.imu_axes
     if samples is not None:
-        clips.require_axes(a.source, clips.read_axes(axes)[0], spec)
+        clips.require_axes(video.source, clips.read_axes(axes)[0], spec)
     align = a.align == "arrival"
     return Source(video, samples, recorded, clock, pace, a.frame_offset, a.frame_stretch, align, report)
+
+
+def open_frames(
+    a: argparse.Namespace, spec: clips.ClipSpec, clock: feeds.HostClock, report: Callable[[str], object]
+) -> feeds.VideoFeed | feeds.NoVideo:
+    """Return the feed of SOURCE; none is opened for a student that reads no frames, whose file may have telemetry.
+
+    Raise EgoDistillError for a SOURCE that would not be read, and without one that is.
+    """
+    live = a.imu == ["-"] or bool(a.imu_follow)
+    if spec.frames and a.source is None:
+        raise EgoDistillError(f"the student in {a.student} reads frames; give a SOURCE of them")
+    if not spec.frames and a.source is not None and (live or feeds.source_kind(a.source) != "file"):
+        raise EgoDistillError(f"the student in {a.student} reads no frames; leave out {a.source}")
+    if not spec.frames:
+        return feeds.NoVideo(a.source or a.imu_follow or clips.name_files(a.imu), live)
+    return feeds.VideoFeed(
+        clips.open_recording(a.source).video if os.path.isdir(a.source) else a.source,  # a folder of a Neon
+        size=spec.size,
+        realtime=not a.fast,
+        clock=clock,
+        timeout=a.timeout,
+        reconnect=a.reconnect or 0.0,
+        report=report,
+    )
 
 
 def standard_input() -> int:
@@ -411,6 +440,8 @@ class FrameFeed:
 
     def share_on(self) -> float:
         """Return the share of time in which the camera was on."""
+        if not self.source.has_frames:
+            return 0.0
         if not self.sleeps or not self.last > self.first:
             return 1.0
         return min(1.0, self.stream.stats.camera_on / (self.source.stretch * (self.last - self.first)))
@@ -462,12 +493,12 @@ class Inputs:
         self.end = math.inf  # of the video, on the clock of the samples
         self.error: Exception | None = None
         self.ended = threading.Event()
-        works = [self._give_frames] if source.samples is None else [self._give_frames, self._give_samples]
+        works = [self._give_frames] * source.has_frames + [self._give_samples] * (source.samples is not None)
         self.threads = [threading.Thread(target=self._run, args=(work,), daemon=True) for work in works]
 
     def start(self) -> None:
         """Start to read."""
-        if not self.source.video.live:
+        if self.source.has_frames and not self.source.video.live:
             self.source.pace.start(0.0)
         for thread in self.threads:
             thread.start()
@@ -786,7 +817,7 @@ def run_live(a: argparse.Namespace) -> None:
     began, path = time.monotonic(), Path(a.out) if a.out else None
     if path and path.suffix != ".jsonl" and not files.is_stream(path):
         raise ValueError(f"{path}: live writes JSON lines; the name of --out must end in .jsonl")
-    check_options(a, feeds.source_kind(a.source))
+    check_options(a, "file" if a.source is None else feeds.source_kind(a.source))
     use_readers(a)
     model = load_for_stream(a.student, a.device, a.own)
     latency = Latency(time.monotonic() - began)

@@ -457,7 +457,8 @@ def table_3(costs: dict[str, inference.Cost]) -> Table:
 
 
 def predict_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("video", help="video file of the recording, or folder of a Pupil Labs Neon")
+    text = "video file of the recording, or folder of a Pupil Labs Neon; none: head motion alone, of --imu"
+    parser.add_argument("video", nargs="?", help=text)
     parser.add_argument("--student", metavar="FILE", required=True, help="file of a trained student")
     own_option(parser)
     imu_option(parser)
@@ -497,7 +498,8 @@ def run_predict(a: argparse.Namespace) -> None:
     recording = data.open_recording(a.video, imu_files(a), **clock, imu_axes=a.imu_axes or "gopro")
     if "imu" in student.inputs:
         report_notes(recording)
-    labels = labels_of_video(a, recording.video, student.class_names) if a.labels else []
+    labels = labels_of_video(a, recording.path, student.class_names) if a.labels else []
+    reject([] if recording.video else given_flags(a, "preview"), f"{recording.path} has no video; leave it out")
     if a.preview:  # before the work: the video may be unreadable
         transcode(recording.video, a.preview, short_side=PREVIEW, overwrite=a.overwrite)
     choice = {"exact": False if a.key_frames else None, "tolerance": a.tolerance}
@@ -521,7 +523,9 @@ def run_predict(a: argparse.Namespace) -> None:
             best = "  ".join(map(" ".join, pairs)) or f"skipped: {clip.problem}"
             print(f"{clip.start:8.2f} {clip.stop:8.2f} s  {tables.printable(best)}")
     if skipped == count:
-        raise ValueError(f"{a.video}: all {count} clips were skipped for the reasons above; no clip was classified")
+        raise ValueError(
+            f"{recording.path}: all {count} clips were skipped for the reasons above; no clip was classified"
+        )
     if skipped:
         print(f"{skipped} of {count} clips were skipped for the reasons above", file=sys.stderr)
     if a.out:
@@ -547,14 +551,14 @@ def labels_of_video(a: argparse.Namespace, video: str, classes: Sequence[str] | 
         raise DataError(f"{table}: line 1 has no column label; give a table with the columns video,start,stop,label")
     rows = annotations.read_annotations(table, a.root, tier=a.tier)
     every = [one for one in rows if one.label is not None]
-    found = [one for one in every if is_same(one.video, video)]
+    found = [one for one in every if is_same(one.path, video)]
     if not found:
-        videos = list(dict.fromkeys(Path(one.video).name for one in every))
+        videos = list(dict.fromkeys(Path(one.path).name for one in every))
         if Path(video).name in videos:  # another file of this name
-            videos = list(dict.fromkeys(one.video for one in every))
+            videos = list(dict.fromkeys(one.path for one in every))
         listed = f"those of {', '.join(videos[:3])}{', ...' * (len(videos) > 3)}" if videos else "none at all"
         raise DataError(f"{table}: has no labels of {video}, but {listed}; give the table of this video")
-    headers = probe_videos({one.video for one in found}, 1)
+    headers = probe_videos(found, 1)
     contradictions.notes_of(contradictions.find(found, headers, origin=rows.origin))  # raises its errors
     if classes and (unknown := sorted({str(one.label) for one in found} - set(classes))):
         listed = ", ".join(map(tables.printable, unknown[:5]))
@@ -571,7 +575,7 @@ def about_prediction(a: argparse.Namespace, student: Any, recording: data.Record
         if trained
         else a.student,
         **({"its evaluation": doubt} if (doubt := doubt_about(a.student)) else {}),
-        "recording": recording.video,
+        "recording": recording.path,
         "head motion": motion if "imu" in student.inputs else "not read by this student",
         "made by": tables.provenance(tables.command_line(a.words)),
     }
@@ -582,11 +586,12 @@ def draw_predictions(a: argparse.Namespace, recording: data.Recording, clips: li
 
     def draw(path: Path, title: str) -> None:
         frames = []
-        for time in np.linspace(clips[0].start, clips[-1].stop, 2 * timeline.FRAMES + 1)[1::2]:
+        times = np.linspace(clips[0].start, clips[-1].stop, 2 * timeline.FRAMES + 1)[1::2]
+        for time in times if recording.video else ():
             with contextlib.suppress(VideoError):
                 (frame,) = data.read_frames(recording.video, [time], timeline.FRAME_PIXELS, crop=True)
                 frames.append((time, frame.transpose(1, 2, 0)))
-        timeline.draw_timeline(clips, frames, path, Path(recording.video).name, title)
+        timeline.draw_timeline(clips, frames, path, Path(recording.path).name, title)
 
     draw_beside(a, a.out, draw)
 

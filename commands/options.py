@@ -124,6 +124,8 @@ def suggest_training(store: Any, teacher: str | None = None, architecture: str |
     elif (store.labels >= 0).any():
         model = architecture if "clip" in store.names else "student"
         words = ("--architecture", model) if model else ()
+        if model == "student" and not any(name.startswith("frames_") for name in store.names):
+            words = (*words, "--image-encoder", "none")
         suggest("finetune", store.path, *words, "--out", "student.pt" if model == "student" else "teacher.pt")
     elif "clip" in store.names:
         suggest("extract", store.path, "--architecture", architecture or "NAME", "--pretrained", "FILE")

@@ -78,7 +78,7 @@ def write_prediction(
         preview: A copy of the video that browsers play.
     """
     truth = labels_of(clips, labels)
-    listed, video = chosen(clips, truth), Path(recording.video)
+    listed, video = chosen(clips, truth), Path(recording.path)
     pictures = read_pictures(recording, {row: clips[row].start for row in sorted(listed)}, spec, max_hold)
     shown = np.searchsorted(list(pictures), np.linspace(0, len(clips), 17)[1:-1:2]).clip(max=len(pictures) - 1)
     strip = [list(pictures.values())[k] for k in shown] if pictures else []

@@ -53,7 +53,7 @@ __all__ = ["COMMANDS"]
 
 ANNOTATIONS = ("root", "tier", "min_instances", "split_seed", "subsample", "reader", "imu_reader", "strict", "stride")
 ANNOTATIONS += ("split_by", "test_share", "imu_axes")  # options of `prepare` that say which segments there are
-STUDENT = ("num_frames", "image_encoder", "image_weights")
+STUDENT = ("num_frames", "image_encoder", "image_weights", "imu_encoder")
 TRAINING = ("epochs", "batch_size", "learning_rate", "seed", "precision")
 QUICK_CLIPS = 600
 QUICK = {"epochs": "4", "schedule": "cosine", "warmup_epochs": "0.5", "learning_rate": "0.001"}
@@ -124,7 +124,7 @@ def words_of(a: argparse.Namespace, *names: str) -> list[str]:
     words: list[str] = []
     for name in names:
         value = getattr(a, name, None)
-        if name == "image_weights" and hasattr(a, name):
+        if name in STUDENT[1:] and hasattr(a, name):
             words += [flag(name), value or "none"]
         elif value is None or value is False or (name == "subsample" and value == 1):
             continue
@@ -159,7 +159,9 @@ def plan(a: argparse.Namespace, segments: data.SegmentList, edited: bool = False
     prepare = ["prepare", a.annotations, *words_of(a, *ANNOTATIONS, "audio")]
     offsets = run / CORRECTIONS if a.check else a.imu_offsets
     prepare += ["--imu-offsets", offsets] if offsets else []
-    prepare += ["--out", store, "--num-frames", getattr(a, "num_frames", 1), "--frame-size", a.frame_size]
+    settings = apply_options(PRESETS[a.preset], a).student
+    frames = ["--num-frames", getattr(a, "num_frames", 1), "--frame-size", a.frame_size]
+    prepare += ["--out", store, *(frames if settings.image_encoder else ["--no-frames"])]
     prepare += words_of(a, *LIMITS, "max_bad", "workers", "retry_failed")
     steps: list[Step] = []
     if teacher == "finetuned":
@@ -173,7 +175,8 @@ def plan(a: argparse.Namespace, segments: data.SegmentList, edited: bool = False
     elif teacher:
         prepare += words_of(a, "teacher_file", "architecture", "pretrained", "device")
     steps.insert(0, Step("decode the clips", prepare))
-    if teacher and PRESETS[a.preset].student.imu_encoder == "spectrum":  # which has no weights for stage 1
+    has_stage_1 = settings.image_encoder and settings.imu_encoder not in (None, "spectrum", "filterbank")
+    if teacher and not has_stage_1:  # for which a student needs frames, and an IMU encoder with weights
         words = ["distill", store, *student, *trained, "--out", run / "student.pt"]
         steps += [Step("distill the teacher into the student", words)]
     elif teacher:
@@ -182,7 +185,7 @@ def plan(a: argparse.Namespace, segments: data.SegmentList, edited: bool = False
         words = ["distill", store, *trained, "--init", run / "imu.pt", "--out", run / "student.pt"]
         steps += [Step("stage 2: distill the teacher into the student", words)]
     on_labels = ["finetune", store, "--architecture", "student", *student, *trained, "--out"]
-    if teacher and a.baselines:
+    if teacher and a.baselines and settings.image_encoder and settings.imu_encoder:
         words = ["distill", store, "--no-imu", *student, *trained, "--out", run / "frames-alone.pt"]
         steps += [Step("baseline: the teacher's student of frames alone", words)]
     if labelled and (a.baselines or not teacher):
@@ -261,7 +264,7 @@ def size_of_store(words: Sequence[Any], clips: int) -> float:
     def option(name: str, default: int = 0) -> int:
         return int(words[words.index(name) + 1]) if name in words else default
 
-    frames = (option("--num-frames", 1) + 2) * option("--frame-size", 224) ** 2  # and the two of stage 1
+    frames = (option("--num-frames", -2) + 2) * option("--frame-size", 224) ** 2  # and the two of stage 1
     frames += option("--clip-frames") * option("--clip-size", 224) ** 2
     return clips * (3 * frames + 4 * 6 * IMU_SAMPLES) / 1e6
 
@@ -275,15 +278,18 @@ def run_train(a: argparse.Namespace) -> None:
         a.subsample *= -(-len(segments) // QUICK_CLIPS)
         segments = read_segments(a)
     require_training(a, segments)
+    taught = how_taught(a, any(segment.label is not None for segment in segments))
+    reads = (["clip for the teacher"] if taught else []) + ["frame"] * (getattr(a, "image_encoder", "") is not None)
+    data.require_videos(segments, reads, "--image-encoder none, without a teacher")
     examine(segments, a.strict)
     about = {"segments": fingerprint(segments, a.annotations), "left_out": segments.dropped, "quick": a.quick}
     edited = bool(before) and has_new_table(run, before, (about["segments"], fingerprint_05(segments)))
     steps = plan(a, segments, edited)
     if before:
         require_same_plan(run, before, steps, a.overwrite)
-    sizes = sizes_of_models(a, how_taught(a, any(segment.label is not None for segment in segments)), run)
+    sizes = sizes_of_models(a, taught, run)
     splits = ", ".join(f"{count} {split}" for split, count in sorted(Counter(s.split for s in segments).items()))
-    videos, classes = len({s.video for s in segments}), len({s.label for s in segments} - {None})
+    videos, classes = len({s.path for s in segments}), len({s.label for s in segments} - {None})
     clips = sum(len(clip_starts(one.start, one.stop, math.inf)) for one in segments)
     paths = [Path(str(step.words[-1])) for step in steps]
     # The checkpoint of a training has the weights and AdamW's two averages of each.
@@ -318,7 +324,8 @@ def run_train(a: argparse.Namespace) -> None:
     store = run / "store"  # its axes, given or corrected, are those of the recordings to come if one camera made all
     axes = {one.imu_axes for one in StoreFiles(store).segments} if (store / "store.json").exists() else set[str]()
     given = [*(["--imu-axes", *axes] if len(axes) == 1 and axes != {"gopro"} else []), *words_of(a, "zero_accel")]
-    suggest("predict", "VIDEO", *given, "--student", run / "student.pt")
+    source = ["VIDEO"] if any(segment.video for segment in segments) else ["--imu", "CSV"]
+    suggest("predict", *source, *given, "--student", run / "student.pt")
 
 
 def has_new_table(run: Path, before: Mapping[str, Any], known: Sequence[str]) -> bool:
@@ -399,7 +406,7 @@ def fingerprint(segments: data.SegmentList, table: str) -> str:
     folder = Path(table) if Path(table).is_dir() else Path(table).parent
 
     def named(path: Any) -> Any:
-        return portable(path, folder) if isinstance(path, str) else path and [*map(named, path)]
+        return portable(path, folder) if path and isinstance(path, str) else path and [*map(named, path)]
 
     rows = (one.record() | {"video": named(one.video), "imu": named(one.imu)} for one in segments)
     return hashlib.sha256("\n".join(map(repr, rows)).encode(errors="surrogateescape")).hexdigest()[:16]
@@ -421,7 +428,7 @@ def check(a: argparse.Namespace, segments: data.SegmentList) -> None:
     done = files.read_json(result) if result.exists() and corrections.exists() else {"words": None}
     earlier = done["words"] and options_of(done["words"])
     is_known = earlier and not changed_options(earlier, options_of(words), Place.of(a.out), Path(a.out))
-    sources = {one.video: one.recording for one in data.name_imu_files(segments)}
+    sources = {one.path: one.recording for one in data.name_imu_files(segments)}
     name = Names(sources)
     known = {name(one["video"]): one for one in done["recordings"]} if is_known else {}
     signatures = {video: signatures_of(one) for video, one in sources.items()}

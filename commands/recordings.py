@@ -132,14 +132,14 @@ def segments_options(parser: argparse.ArgumentParser) -> None:
 def run_segments(a: argparse.Namespace) -> None:
     segments = read_segments(a)
     splits = sorted({segment.split for segment in segments})
-    rows = []
+    rows, what = [], "videos" if all(segment.video for segment in segments) else "recordings"
     for split in splits:
         part = [segment for segment in segments if segment.split == split]
         lengths = sorted(segment.stop - segment.start for segment in part)
         rows.append(
             [
                 split,
-                f"{len({s.video for s in part})}",
+                f"{len({s.path for s in part})}",
                 f"{len(part):,}",
                 files.clock(seconds_of(part)),
                 f"{statistics.median(lengths):.2f}",
@@ -147,7 +147,7 @@ def run_segments(a: argparse.Namespace) -> None:
                 f"{len({s.label for s in part if s.label is not None})}",
             ]
         )
-    print(Table(["split", "videos", "segments", "h:mm:ss", "median s", "shortest, longest", "classes"], rows).text())
+    print(Table(["split", what, "segments", "h:mm:ss", "median s", "shortest, longest", "classes"], rows).text())
     counts = {split: Counter(s.label for s in segments if s.split == split) for split in splits}
     total = Counter(segment.label for segment in segments)
     largest = total.most_common(a.classes)
@@ -212,8 +212,7 @@ def require_training(a: argparse.Namespace, segments: data.SegmentList) -> None:
 
 def headers_of(segments: data.SegmentList) -> dict[str, data.VideoInfo]:
     """Return the headers of the videos of your own table; those of public data sets are read by `prepare` alone."""
-    videos = {segment.video for segment in segments} if segments.origin.rows else ()
-    return clips.probe_videos(videos, files.available_cores())
+    return clips.probe_videos(segments if segments.origin.rows else (), files.available_cores())
 
 
 def seconds_of(segments: Sequence[data.Segment]) -> float:
@@ -221,15 +220,15 @@ def seconds_of(segments: Sequence[data.Segment]) -> float:
     seconds = 0.0
     ends: dict[str, float] = {}
     for segment in sorted(segments, key=lambda segment: segment.start):
-        end = ends.get(segment.video, 0.0)
+        end = ends.get(segment.path, 0.0)
         seconds += max(0.0, segment.stop - max(segment.start, end))
-        ends[segment.video] = max(end, segment.stop)
+        ends[segment.path] = max(end, segment.stop)
     return seconds
 
 
 def check_options(parser: argparse.ArgumentParser) -> None:
-    text = "videos, folders of videos, or annotation files for all their videos"
-    parser.add_argument("videos", nargs="+", metavar="VIDEO", help=text)
+    text = "videos, folders of videos, or annotation files for all their videos; none: only --imu is checked"
+    parser.add_argument("videos", nargs="*", metavar="VIDEO", help=text)
     root_options(parser)
     imu_option(parser)
     offset_option(parser)
@@ -261,15 +260,18 @@ def recordings_to_check(a: argparse.Namespace) -> dict[str, str | data.Recording
     for name in a.videos:
         if name.lower().endswith(".csv") and is_list_of_recordings(first_line(Path(name))):
             reject(given_flags(a, "root"), f"{name}: the paths of your own table are relative to its folder")
-            sources |= {own(recording.video): recording for recording in listed_recordings(name)}
+            sources |= {own(recording.path): recording for recording in listed_recordings(name)}
         elif name.lower().endswith((".csv", ".json", ".tsv", ".txt", ".eaf")) or is_pickle(name):
             segments = annotations.read_annotations(name, a.root, tier=a.tier)
             examine(segments)
-            sources |= {own(one.video): one.recording for one in segments}
+            sources |= {own(one.path): one.recording for one in segments}
         elif Path(name).is_dir() and not clips.is_neon(Path(name)):
             sources |= {own(video): video for video in clips.find_videos(name)}
         else:
             sources[own(name)] = name
+    if not a.videos:
+        alone = data.Recording("", imu_files(a))
+        return {alone.path: alone}
     if a.imu and (len(a.videos) > 1 or list(sources) != a.videos):
         raise ValueError("--imu is for a single video, not several, a folder or a table; list them in a table instead")
     return sources
@@ -500,6 +502,8 @@ def prepare_options(parser: argparse.ArgumentParser) -> None:
     text = "height and width of the teachers' frames (default: 224)"
     parser.add_argument("--clip-size", metavar="PIXELS", type=positive_int, help=text)
     parser.add_argument("--no-imu", action="store_true", help="do not store head motion")
+    text = "store head motion alone, also of recordings without a video"
+    parser.add_argument("--no-frames", action="store_true", help=text)
     limit_options(parser)
     bad_option(parser)
     parser.add_argument("--workers", metavar="N", type=positive_int, help="number of processes (default: all cores)")
@@ -529,6 +533,9 @@ def run_prepare(a: argparse.Namespace) -> None:
         reason = "--no-imu stores no head motion; leave out one of them"
         unused = ("zero_accel", "min_coverage", "max_gap", "imu_axes", "imu_offsets", "imu_reader")
         reject(given_flags(a, *unused), reason)
+    if a.no_frames:
+        unused = ("key_frames", "tolerance", "end_features", "no_imu")
+        reject(given_flags(a, *unused), "--no-frames stores head motion alone; leave out one of them")
     segments, one_pass = read_segments(a), {}
     given = keyword_arguments(a, "batch_size", "precision", "device")
     if not (a.teacher_file or a.pretrained or a.end_features):
@@ -546,7 +553,8 @@ def run_prepare(a: argparse.Namespace) -> None:
     store = data.prepare(
         segments,
         a.out,
-        num_frames=tuple(a.num_frames),
+        num_frames=() if a.no_frames else tuple(a.num_frames),
+        ends=not a.no_frames,
         frame_size=a.frame_size,
         imu=not a.no_imu,
         audio=a.audio,
@@ -567,7 +575,8 @@ def describe_store(store: data.ClipStore, segments: data.SegmentList) -> None:
     """Print what a store holds, and what was left out or failed."""
     counts = Counter(clip["split"] for clip in store.clips)
     splits = ", ".join(f"{n} {split}" for split, n in sorted(counts.items()))
-    videos, classes = counted(len({s.video for s in segments}), "video"), counted(len(store.class_names), "class")
+    what = "video" if all(segment.video for segment in segments) else "recording"
+    videos, classes = counted(len({s.path for s in segments}), what), counted(len(store.class_names), "class")
     print(
         f"{store.path}: {counted(len(store), 'clip')} ({splits}) from {videos}, {files.clock(seconds_of(segments))} in "
         f"segments, {classes}"

@@ -124,14 +124,15 @@ def clip_figure(
     answer: dict[str, Any], store: data.ClipStore, row: int, clip: dict[str, Any], names: Sequence[str]
 ) -> Markup:
     """Return a clip of a segment, a row of the store: what the student saw, and what it answered."""
-    frames = next(name for name in store.names if name.startswith("frames_"))
-    (seen,) = store.read(frames, [row])  # [N, 3, H, W]
-    picture = torch.from_numpy(np.concatenate(list(seen), axis=2))
-    image = data_url(np.asarray(encode_jpeg(picture, quality=80)).tobytes(), "image/jpeg")
     said = f"{names[answer['said']]} ({100 * answer['score']:.0f} %)"
     words = f"labelled {names[answer['label']]}" if answer["label"] != answer["said"] else "as labelled"
     place = f"{Path(clip['video']).name} {files.clock(clip['start'])}"
-    parts = [tag("img", src=image, alt=f"frame of {place}"), tag("b", said), f", {words}", tag("br")]
+    parts = [tag("b", said), f", {words}", tag("br")]
+    for frames in [name for name in store.names if name.startswith("frames_")][:1]:
+        (seen,) = store.read(frames, [row])  # [N, 3, H, W]
+        picture = torch.from_numpy(np.concatenate(list(seen), axis=2))
+        image = data_url(np.asarray(encode_jpeg(picture, quality=80)).tobytes(), "image/jpeg")
+        parts.insert(0, tag("img", src=image, alt=f"frame of {place}"))
     if "imu" in store.names:
         (imu,) = store.read("imu", [row])
         speed = np.linalg.norm(imu[:, 3:], axis=1)

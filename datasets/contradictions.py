@@ -61,7 +61,7 @@ def find(
 
     Args:
         segments: All segments of the table.
-        videos: {video: its header}; without it, times are not compared with the ends of the videos.
+        videos: {path: its header}, of `probe_videos()`; without it, times are not compared with the ends.
         origin: Where the segments come from; None: what `segments.origin` says, if there is one.
 
     >>> from pathlib import Path
@@ -125,14 +125,14 @@ class _Table:
         parts = self.origin.parts
         if not parts:
             return dict(enumerate(self.segments))
-        name = Names(one.video for one in self.segments)
+        name = Names(one.path for one in self.segments)
         return {n: with_names(parts[one.id], name) for n, one in enumerate(self.segments) if one.id in parts}
 
     def name(self, number: int) -> str:
         """Return the place of a segment inside the table."""
         one = self.segments[number]
         place, link = self.origin.rows.get(one.id) or f"segment {one.id}", self.origin.links.get(one.id)
-        return f"{place} ({link} is the file {Path(one.video).name})" if link else place
+        return f"{place} ({link} is the file {Path(one.path).name})" if link else place
 
     def place(self, number: int) -> str:
         """Return the place of a segment with its table."""
@@ -151,7 +151,7 @@ class _Table:
     @functools.cached_property
     def twins(self) -> list[tuple[int, dict[tuple[str | None, str], int]]]:
         """Return the segments with the times of an earlier one, and {(label, split): first segment} at these times."""
-        times = {n: (one.video, round(one.start, 3), round(one.stop, 3)) for n, one in self.written.items()}
+        times = {n: (one.path, round(one.start, 3), round(one.stop, 3)) for n, one in self.written.items()}
         first: dict[tuple[str, float, float], int] = {}
         twins = [number for number, time in times.items() if first.setdefault(time, number) != number]
         known: dict[tuple[str, float, float], dict[tuple[str | None, str], int]] = collections.defaultdict(dict)
@@ -165,7 +165,7 @@ class _Table:
         """Return the number of the first segment of each different recording."""
         found: dict[tuple, int] = {}
         for number, one in enumerate(self.segments):
-            key = one.video, one.imu, one.wearer, one.imu_axes, one.imu_offset, one.imu_stretch
+            key = one.path, one.imu, one.wearer, one.imu_axes, one.imu_offset, one.imu_stretch
             found.setdefault(key, number)
         return list(found.values())
 
@@ -213,7 +213,7 @@ def labels_that_overlap(table: _Table) -> Found:
     latest: dict[str, list[int]] = collections.defaultdict(list)
     for number in sorted(labelled, key=lambda number: table.segments[number].start):
         one = table.segments[number]
-        known = latest[one.video]
+        known = latest[one.path]
         if not known or table.segments[known[0]].stop <= one.start:
             known[:] = [number]
             continue
@@ -244,13 +244,13 @@ def parts_that_overlap(table: _Table) -> Found:
     twins = {number for number, _ in table.twins}
     latest: dict[tuple[str, str], int] = {}  # {(video, split): the row that ends last}
     for number, one in sorted(table.written.items(), key=lambda row: row[1].start):
-        known = latest.setdefault((one.video, one.split), number)
+        known = latest.setdefault((one.path, one.split), number)
         stop = table.written[known].stop
         if known != number and number not in twins and min(one.stop, stop) - one.start > CLIP_SECONDS:
             sentence = f"begins at {one.start:.1f} s, but {table.name(known)} ends at {stop:.1f} s"
             yield number, f"{sentence}, so what they share counts twice; shorten one", False
         if one.stop > stop:
-            latest[one.video, one.split] = number
+            latest[one.path, one.split] = number
 
 
 def ids_twice(table: _Table) -> Found:
@@ -277,21 +277,22 @@ def ends_of_videos(table: _Table) -> Found:
 
     These are errors if most do and another unit explains it. A video that was cut short has some such segments.
     """
-    known = {number: one for number, one in table.written.items() if one.video in table.videos}
-    outside = {number for number, one in known.items() if one.start >= table.videos[one.video].duration}
+    known = {number: one for number, one in table.written.items() if one.path in table.videos}
+    outside = {number for number, one in known.items() if one.start >= table.videos[one.path].duration}
     late = {number: one for number, one in known.items() if number in outside or one.stop > _end(table, one)}
     are_most = 2 * len(late) > len(known)
     question = _other_unit(table, late.values()) if are_most else ""
     for number, one in late.items():
         what = f"starts at {one.start:.1f}" if number in outside else f"stops at {one.stop:.1f}"
-        end = f"{table.videos[one.video].duration:.1f}"
-        sentence = f"{what} s, but the video ends at {end} s; {question or 'correct the row'}"
+        end = f"{table.videos[one.path].duration:.1f}"
+        recording = "video ends" if one.video else "samples end"
+        sentence = f"{what} s, but the {recording} at {end} s; {question or 'correct the row'}"
         yield number, sentence, number in outside or bool(question)
 
 
 def _end(table: _Table, one: Segment) -> float:
     """Return the time from which on a stop is too late: a clip after the end of the video."""
-    return table.videos[one.video].duration + CLIP_SECONDS
+    return table.videos[one.path].duration + CLIP_SECONDS
 
 
 def _other_unit(table: _Table, late: Iterable[Segment]) -> str:
@@ -300,7 +301,7 @@ def _other_unit(table: _Table, late: Iterable[Segment]) -> str:
     if all(one.start <= end and one.start < one.stop / 1000 <= end for one, end in ends):
         return "is the column stop in milliseconds? Divide it by 1000"
     whole = all(one.start.is_integer() and one.stop.is_integer() for one, _ in ends)
-    if whole and all(one.stop <= end * table.videos[one.video].fps for one, end in ends):
+    if whole and all(one.stop <= end * table.videos[one.path].fps for one, end in ends):
         return "are the times frame numbers? Divide them by the frame rate"
     for unit, parts in (("milliseconds", 1000), ("microseconds", 1_000_000)):
         if all(one.stop / parts <= end and one.stop - one.start >= SHORTEST * parts for one, end in ends):
@@ -486,7 +487,7 @@ def imus_of_other_videos(table: _Table) -> Found:
     names: dict[str, int] = {}
     folders: dict[str, int] = {}
     for number in table.recordings:
-        video = Path(table.segments[number].video)
+        video = Path(table.segments[number].path)
         names.setdefault(video.stem, number)
         folders.setdefault(str(video.parent), number)
     users: dict[str, int] = {}
@@ -495,14 +496,14 @@ def imus_of_other_videos(table: _Table) -> Found:
     done = set()
     for number in table.recordings:
         one = table.segments[number]
-        if (one.video, one.imu) in done:
+        if (one.path, one.imu) in done:
             continue
-        done.add((one.video, one.imu))
+        done.add((one.path, one.imu))
         for imu in map(Path, _files(one)):
             user = users.setdefault(str(imu), number)
-            video, stem = Path(one.video), re.sub(r"(?i)[-_. ](accl?|accel|gyro?|imu)$", "", imu.stem)
+            video, stem = Path(one.path), re.sub(r"(?i)[-_. ](accl?|accel|gyro?|imu)$", "", imu.stem)
             sentence, is_error, first = "", False, table.segments[user]
-            if first.video != one.video:
+            if first.path != one.path:
                 if abs(first.imu_offset - one.imu_offset) <= LARGEST_OFFSET:
                     is_error = first.imu_offset == one.imu_offset and is_since_boot(user)
                     sentence = f"is also that of {_video(table, user)}; {SHARED[is_error]}"
@@ -553,7 +554,7 @@ def _files(one: Segment) -> tuple[str, ...]:
 
 
 def _video(table: _Table, number: int) -> str:
-    return f"{Path(table.segments[number].video).name} ({table.name(number)})"
+    return f"{Path(table.segments[number].path).name} ({table.name(number)})"
 
 
 def copies_of_videos(table: _Table) -> Found:
@@ -561,8 +562,8 @@ def copies_of_videos(table: _Table) -> Found:
     first: dict[str, int] = {}
     splits: dict[str, dict[str, None]] = collections.defaultdict(dict)  # {video: its splits in their order}
     for number, one in enumerate(table.segments):
-        first.setdefault(one.video, number)
-        splits[one.video][one.split] = None
+        first.setdefault(one.path, number)
+        splits[one.path][one.split] = None
     for copy, video in _copies(first).items():
         same_name = Path(copy).name == Path(video).name
         names = (copy, video) if same_name else (Path(copy).name, Path(video).name)
@@ -607,10 +608,10 @@ def two_in_one_recording(table: _Table) -> Found:
         wearer = "none" if one.wearer is None else repr(one.wearer)
         clock = f"{one.imu_offset:g}, {one.imu_stretch:g}"
         for what, recording, value, is_error in (
-            ("video has the IMU", one.video, imus, False),
-            ("video has the wearer", one.video, wearer, False),
-            ("IMU has the axes", (one.video, one.imu), repr(one.imu_axes), True),
-            ("IMU has the offset and stretch", (one.video, one.imu), clock, False),
+            ("video has the IMU", one.path, imus, False),
+            (f"{'video' if one.video else 'IMU'} has the wearer", one.path, wearer, False),
+            ("IMU has the axes", (one.path, one.imu), repr(one.imu_axes), True),
+            ("IMU has the offset and stretch", (one.path, one.imu), clock, False),
         ):
             first, other = known.setdefault((what, recording), (number, value))
             if value == other or (what, recording, value) in done:
@@ -624,7 +625,7 @@ def two_in_one_recording(table: _Table) -> Found:
 def _are_beside(table: _Table, *numbers: int) -> bool:
     """Return whether all IMUs of these segments are in the folders of their videos, where unnamed ones are found."""
     found = [table.segments[number] for number in numbers]
-    return all(os.path.dirname(imu) == os.path.dirname(one.video) for one in found for imu in _files(one))
+    return all(os.path.dirname(imu) == os.path.dirname(one.path) for one in found for imu in _files(one))
 
 
 # Each kind of contradiction, with the number of lines that it may have.

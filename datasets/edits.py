@@ -92,8 +92,8 @@ def is_edited(
 
 
 def span_of(segment: Segment) -> tuple[str, float, float]:
-    """Return the video, start and stop of a segment."""
-    return segment.video, segment.start, segment.stop
+    """Return the recording, start and stop of a segment."""
+    return segment.path, segment.start, segment.stop
 
 
 @contextlib.contextmanager

@@ -24,12 +24,14 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
+from ..imu import IMUError
 from ..recordings.clips import (
     Recording,
     find_videos,
     is_neon,
     neon_video,
     open_recording,
+    path_of,
     read_axes,
     recorded,
     strided_starts,
@@ -71,7 +73,7 @@ class Segment:
 
     Attributes:
         id: A name of its own.
-        video: The video file.
+        video: The video file; "" if there is none, as in `clips.Recording`.
         start: Start in seconds.
         stop: End in seconds.
         label: Name of its class; None: none.
@@ -127,6 +129,11 @@ class Segment:
         return fields if self.camera else {name: value for name, value in fields.items() if name != "camera"}
 
     @property
+    def path(self) -> str:
+        """Return the key and the name of its recording, as in `clips.Recording`."""
+        return path_of(self.video, self.imu)
+
+    @property
     def recording(self) -> Recording:
         """Return the recording that the segment is a part of. Raise DataError if `camera` is not in use here."""
         return recorded(self._fields() | {"camera": self.camera})
@@ -172,9 +179,9 @@ class SegmentList(list):
         self.dropped = dict(dropped or {})
         origin = origin or Origin()
         renamed = [
-            (one.id, Path(one.video), Path(own.video))
+            (one.id, Path(one.path), Path(own.path))
             for one, own in zip(given, self, strict=True)
-            if one.video != own.video
+            if one.path != own.path
         ]
         links = {number: video.name for number, video, own in renamed if video.name != own.name}
         self.origin = origin._replace(links={**origin.links, **links})
@@ -189,7 +196,7 @@ def with_names(segment: Segment, name: Callable[[str], str]) -> Segment:
     """
     imu = segment.imu
     imu = name(imu) if isinstance(imu, str) else imu and (name(imu[0]), name(imu[1]))
-    if (video := name(segment.video)) == segment.video and imu == segment.imu:
+    if (video := segment.video and name(segment.video)) == segment.video and imu == segment.imu:
         return segment
     return dataclasses.replace(segment, video=video, imu=imu)
 
@@ -231,13 +238,13 @@ def overlapping_splits(segments: Iterable[Segment]) -> list[tuple[Segment, Segme
     segments = list(segments)
     splits: dict[str, set[str]] = collections.defaultdict(set)
     for segment in segments:
-        splits[segment.video].add(segment.split)
+        splits[segment.path].add(segment.split)
     # (start of its first clip, end of its last clip, segment)
-    shown = [(*_shown(segment), segment) for segment in segments if len(splits[segment.video]) > 1]
+    shown = [(*_shown(segment), segment) for segment in segments if len(splits[segment.path]) > 1]
     found = []
     latest: dict[str, dict[str, tuple[float, Segment]]] = {}  # {video: {split: the end that is last, its segment}}
     for start, stop, segment in sorted(shown, key=lambda one: one[0]):
-        known = latest.setdefault(segment.video, {})
+        known = latest.setdefault(segment.path, {})
         others = [one for split, (end, one) in known.items() if split != segment.split and end > start + ROUNDING]
         if others:
             found.append((segment, others[0]))
@@ -309,10 +316,10 @@ def with_sound(segments: SegmentList, path: Path) -> SegmentList:
     A video that cannot be read stays, and fails with the reason when it is decoded.
     """
     silent = set()
-    for video, recording in {segment.video: segment.recording for segment in segments}.items():
-        with contextlib.suppress(VideoError):
-            silent |= set() if recording.probe().has_audio else {video}
-    found = [segment for segment in segments if segment.video not in silent]
+    for path, recording in {segment.path: segment.recording for segment in segments}.items():
+        with contextlib.suppress(VideoError, IMUError):
+            silent |= set() if recording.probe().has_audio else {path}
+    found = [segment for segment in segments if segment.path not in silent]
     if not found:
         raise DataError(f"{path}: no video has sound; leave out audio (--audio)")
     dropped = segments.dropped | ({SILENT: len(segments) - len(found)} if silent else {})
@@ -328,10 +335,11 @@ def read_csv(path: str | os.PathLike, *, class_names: Sequence[str] | None = Non
     """Read segments of your own videos from a table `video,start,stop,label[,imu][,split][,id]`.
 
     start and stop are seconds or HH:MM:SS.sss; paths are relative to the table's folder. `imu` is one CSV, two
-    separated by ';' (accelerometer;gyroscope), or empty: telemetry inside the video. Optional columns `imu_offset` (s),
-    `imu_stretch`, `wearer` and `imu_axes` are fields of Segment. An empty label means that there is none, an empty
-    split "train". Names of columns may be in upper case; other columns are an error, unless their names start with '#'
-    or '_'. Raise DataError that names file and row. `contradictions.find()` compares the rows with each other.
+    separated by ';' (accelerometer;gyroscope), or empty: telemetry inside the video. With an `imu`, `video` may be
+    empty: head motion alone, whose times are those of the samples. Optional columns `imu_offset` (s), `imu_stretch`,
+    `wearer` and `imu_axes` are fields of Segment. An empty label means that there is none, an empty split "train".
+    Names of columns may be in upper case; other columns are an error, unless their names start with '#' or '_'. Raise
+    DataError that names file and row. `contradictions.find()` compares the rows with each other.
 
     Args:
         path: The table.
@@ -349,7 +357,7 @@ def read_csv(path: str | os.PathLike, *, class_names: Sequence[str] | None = Non
     for where, row in read_table(path, ("video", "start", "stop", "label"), OPTIONAL_COLUMNS):
         start, stop = start_and_stop(where, row["start"], row["stop"])
         video, imu = _files_of_row(where, path.parent, row)
-        name = row.get("id") or f"{Path(video).stem}_{len(segments)}"
+        name = row.get("id") or f"{Path(path_of(video, imu)).stem}_{len(segments)}"
         if name in rows:
             raise DataError(f"{where}: the id {name!r} is already used in {rows[name]}")
         rows[name] = _row(path, where)
@@ -379,7 +387,7 @@ def _files_of_row(where: str, folder: Path, row: Mapping[str, str]) -> tuple[str
         except DataError as error:
             raise DataError(f"{where}: {error}") from error
     else:
-        video = _existing(where, folder, row["video"])
+        video = _existing(where, folder, row["video"]) if row["video"] or not row.get("imu") else ""
     sources = [s.strip() for s in (row.get("imu") or "").split(";") if s.strip()]
     if len(sources) > 2:
         raise DataError(f"{where}: imu must be one file or 'accl.csv;gyro.csv', not {row['imu']!r}")
@@ -540,7 +548,7 @@ def read_recordings(path: str | os.PathLike, windows: Windows = Windows()) -> Se
     if not parts:
         raise DataError(f"{path}: none of its recordings can be used: {'; '.join(dropped) or 'the table has no rows'}")
     name, first = Names(), dict[str, str]()  # a file has one name, and so one split
-    parts = [part._replace(name=first.setdefault(name(part.recording.video), part.name)) for part in parts]
+    parts = [part._replace(name=first.setdefault(name(part.recording.path), part.name)) for part in parts]
     if any(part.split for part in parts) and windows != Windows(windows.stride):
         raise DataError(
             f"{path}: its column split decides the splits; leave out split_by, test_share and seed (--split-by, "
@@ -559,7 +567,7 @@ def read_recordings(path: str | os.PathLike, windows: Windows = Windows()) -> Se
         own, count = part.recording.record(), len(segments)
         for split, start, stop in own_stretches:
             for after in strided_starts(stop - start, CLIP_SECONDS, windows.stride):
-                name, begin = f"{Path(own['video']).stem}_{len(segments)}", start + after
+                name, begin = f"{Path(part.recording.path).stem}_{len(segments)}", start + after
                 segments.append(Segment(name, start=begin, stop=begin + CLIP_SECONDS, split=split, **own))
                 if part.row:
                     rows[name] = part.row
@@ -568,7 +576,7 @@ def read_recordings(path: str | os.PathLike, windows: Windows = Windows()) -> Se
             written[first.id] = dataclasses.replace(first, start=part.start, stop=part.written)
     tests = sum(segment.split == "test" for segment in segments)
     if drawn and tests in (0, len(segments)):
-        several = len({part.recording.video for part in parts}) > 1
+        several = len({part.recording.path for part in parts}) > 1
         ways = ["use split_by='recording' (--split-by recording)"] * several
         if parts[0].row:
             what, ways = "no row", [*ways, "join rows that adjoin", "give a column split"]
@@ -621,20 +629,21 @@ def _parts_of_folder(folder: Path, dropped: collections.Counter[str]) -> Iterato
 
 
 def _parts_of_table(path: Path, dropped: collections.Counter[str]) -> Iterator[_Part]:
-    """Yield the rows of a table of recordings; count those whose video cannot be opened."""
+    """Yield the rows of a table of recordings; count those that cannot be opened."""
     for where, row, listed in _rows_of_recordings(path):
         given = dataclasses.asdict(listed)
         try:
             recording = open_recording(given.pop("video"), **given)
-            end = recording.probe().duration
-        except (DataError, VideoError) as error:
+            begin, end = recording.begin, recording.duration
+        except (DataError, IMUError, VideoError) as error:
             dropped[str(error)] += 1
             continue
-        start, stop = start_and_stop(where, row.get("start") or "0", row.get("stop") or str(end))
+        start, stop = start_and_stop(where, row.get("start") or str(begin), row.get("stop") or str(end))
         if start >= end:
-            raise DataError(f"{where}: starts at {start:.3f} s, but the video ends at {end:.3f} s")
+            what = "video ends" if recording.video else "samples end"
+            raise DataError(f"{where}: starts at {start:.3f} s, but the {what} at {end:.3f} s")
         split = (row["split"] or "train") if "split" in row else None
-        name = os.path.normpath(row["video"])
+        name = os.path.normpath(row["video"] or row["imu"])
         yield _Part(name, recording, start, min(stop, end), split, _row(path, where), stop)
 
 
@@ -751,7 +760,8 @@ def with_imu_axes(segments: Iterable[Segment], axes: str) -> SegmentList:
 def with_imu_offsets(segments: Iterable[Segment], table: str | os.PathLike) -> SegmentList:
     """Return the same segments with IMU clocks corrected by a table `video,imu_offset[,imu_stretch][,imu_axes]`.
 
-    A video is named by its path, or else by its file name with or without suffix; a Neon's also by its folder. A
+    A video, or an IMU without one, is named by its path, or else by its file name with or without suffix; a Neon's also
+    by its folder. A
     correction is applied on top of the segment's own clock; axes, where there are some, replace its own. Rows that
     `check` measured of other recordings are left out. Raise DataError with the row for a name written by hand that
     matches no video of the segments, and for one that matches several.
@@ -768,7 +778,7 @@ def with_imu_offsets(segments: Iterable[Segment], table: str | os.PathLike) -> S
     [0.25, 0.25]
     """
     result = _like(segments, segments)
-    named_by = _by_name(sorted({segment.video for segment in result}))
+    named_by = _by_name(sorted({segment.path for segment in result}))
     clocks, places, others = {}, {}, 0
     for where, row in read_table(Path(table), ("video", "imu_offset"), ("imu_stretch", "imu_axes")):
         named = named_by(row["video"])
@@ -787,7 +797,7 @@ def with_imu_offsets(segments: Iterable[Segment], table: str | os.PathLike) -> S
         axes = _axes(where, row) if row.get("imu_axes") else None
         clocks[named[0]], places[named[0]] = (*_clock(where, row), axes), _row(Path(table), where)
     for i, segment in enumerate(result):
-        offset, stretch, axes = clocks.get(segment.video, (0.0, 1.0, None))
+        offset, stretch, axes = clocks.get(segment.path, (0.0, 1.0, None))
         result[i] = dataclasses.replace(
             segment,
             imu_offset=segment.imu_offset * stretch + offset,

@@ -436,7 +436,7 @@ class StoreFiles:
         seconds = next((spec.seconds for spec in self.specs.values()), CLIP_SECONDS)
         return {
             "id": segment.id,
-            "video": segment.video,
+            "video": segment.path,
             "wearer": segment.wearer,
             "start": start,
             "stop": start + seconds,
@@ -593,9 +593,9 @@ def check_settings(path: Path, segments: Sequence[Segment], header: Mapping[str,
     settings_differ = bool(files.differences(before, now))
     for i, (one, other) in enumerate(zip(old.segments, segments, strict=False)):
         if one != other:
-            name = f"segment {i} ({Path(one.video).name})"
+            name = f"segment {i} ({Path(one.path).name})"
             before[name], now[name] = one.record(), other.record()
-            if not settings_differ and (folder := folder_of(one.video, other.video)):
+            if not settings_differ and (folder := folder_of(one.path, other.path)):
                 advice = f"If these are the same files, run it again in the folder {folder}, where it was begun."
             break
     files.require_same_run(path, before, now, advice)

@@ -513,6 +513,24 @@ class VideoFeed:
 # Samples
 
 
+class NoVideo:
+    """What takes the place of a `VideoFeed` where there is head motion alone: no frame, and no end.
+
+    Args:
+        source: Where the samples come from, for messages.
+        live: Whether they arrive at their own speed.
+    """
+
+    length, end, problem = math.nan, math.inf, None
+    dropped = broken = reconnections = 0
+
+    def __init__(self, source: str, live: bool) -> None:
+        self.source, self.live, self.timeout = source, live, TIMEOUT
+
+    def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
+        return iter(())
+
+
 def split_samples(times: np.ndarray, readings: np.ndarray, seconds: float = CHUNK) -> Samples:
     """Yield samples in their order, one piece for each interval [k * seconds, (k + 1) * seconds) that has any.
 

@@ -63,7 +63,7 @@ class Check:
     """The result of `check()`; unknown values are None.
 
     Attributes:
-        path: The video.
+        path: The video, or without one the IMU.
         problem: Why the recording cannot be used, or None.
         duration: Length in seconds.
         fps: Frames per second.
@@ -171,7 +171,9 @@ class Check:
                 notes.append(f"{what} {start:.2f} and {stop:.2f} s{more}")
         for name, sensor in (("accelerometer", self.accel), ("gyroscope", self.gyro)):
             if sensor and sensor.coverage < 0.98:
-                notes.append(f"{name}: covers {sensor.coverage:.1%} of the video")
+                notes.append(
+                    f"{name}: covers {sensor.coverage:.1%} of the {'video' if self.has_picture else 'recording'}"
+                )
             if sensor and abs(sensor.rate * sensor.median_step - 1) > 0.05:
                 notes.append(
                     f"{name}: {sensor.rate:.1f} samples per second, but the median step is "
@@ -201,6 +203,11 @@ class Check:
         if self.no_offset:
             notes.append(f"no offset: {self.no_offset}")
         return notes
+
+    @property
+    def has_picture(self) -> bool:
+        """Return whether the recording has a video that could be read."""
+        return self.fps is not None
 
     @property
     def field_of_view(self) -> float | None:
@@ -257,7 +264,7 @@ class Check:
         if axes is None or not axes.reliable:
             why = axes.reason if axes else self._no_picture() or f"a picture does not tell what {self.imu_axes!r} are"
             is_gravity = 9 < (self.gravity or 0) < 11 and cameras.axes_and_turn(self.imu_axes)[0] == "gopro"
-            if is_gravity and (angle := self._tilt()[2]) > _UPRIGHT:
+            if self.has_picture and is_gravity and (angle := self._tilt()[2]) > _UPRIGHT:
                 why += f"; gravity is {angle:.0f} degrees from the picture's vertical{_LEANS}"
             return f"the axes are undecided: {why}"
         (first, best), (second, after) = list(axes.fits.items())[:2]
@@ -298,7 +305,9 @@ class Check:
             if sensor is not None:
                 gaps = f", the longest {sensor.longest_gap:.2f} s" if sensor.gaps else ""
                 lines.append(f"{name}: {sensor.rate:.1f} samples per second, {sensor.gaps} gaps{gaps}")
-        if self.gravity is not None:
+        if self.gravity is not None and not self.has_picture:
+            lines.append(f"gravity: {self.gravity:.2f} m/s2 (9.81 if the unit is right)")
+        elif self.gravity is not None:
             down, right, angle = self._tilt()
             lines.append(
                 f"gravity: {self.gravity:.2f} m/s2 (9.81 if the unit is right), {angle:.0f} degrees from the picture's "
@@ -326,11 +335,9 @@ class Check:
         cells = {"file": name if len(name) <= 24 else "..." + name[-21:]}
         if self.duration is not None:
             minutes, seconds = divmod(round(self.duration, 1), 60)
-            cells |= {
-                "length": f"{minutes:.0f}:{seconds:04.1f}",
-                "picture": f"{self.width}x{self.height}",
-                "fps": f"{self.fps:.2f}",
-            }
+            cells["length"] = f"{minutes:.0f}:{seconds:04.1f}"
+        if self.fps is not None:
+            cells |= {"picture": f"{self.width}x{self.height}", "fps": f"{self.fps:.2f}"}
         if self.codec is not None:
             cells |= {"codec": self.codec, "audio": "yes" if self.audio else "no"}
         if self.keyframe_every is not None:
@@ -440,7 +447,7 @@ HEADER = _line({name: name for name in _COLUMNS})
 
 
 def check(
-    video: str | os.PathLike | Recording,
+    video: str | os.PathLike | Recording | None,
     imu: str | os.PathLike | Sequence[str | os.PathLike] | None = None,
     *,
     imu_offset: float = 0.0,
@@ -454,12 +461,14 @@ def check(
 ) -> Check:
     """Examine a recording: header, frames, IMU, the offset between video and IMU, and the axes of the IMU.
 
+    Without a video, only the IMU: units, rates, gaps, and the hand of the axes. Nothing tells clock and heading then.
+
     Only excerpts, spread evenly, and key frames between them are decoded; faults elsewhere are not seen. Raise
     DataError only for what `clips.open_recording()` refuses, such as a .vrs file. If any other file cannot be read,
     `problem` has the reason, so that one bad file does not end a long list.
 
     Args:
-        video: The video, or what else `clips.open_recording()` takes.
+        video: The video, or what else `clips.open_recording()` takes; None: there is none.
         imu: The IMU's files, as in `clips.open_recording()`; without them, telemetry in the video is used.
         imu_offset: What you already know about the clock in seconds, such as where a clip was cut out of a video.
         imu_stretch: What you already know about its rate, see `clips.Recording`.
@@ -477,24 +486,26 @@ def check(
     """
     # Each result is added at once, so that it is kept if a later step fails.
     recording = open_recording(video, imu, imu_offset=imu_offset, imu_stretch=imu_stretch, imu_axes=imu_axes)
-    recording, video = recording.changed(zero_accel=True), recording.video
-    known: dict = {"path": video, "imu_axes": recording.imu_axes}
+    recording, video, path = recording.changed(zero_accel=True), recording.video, recording.path
+    known: dict = {"path": path, "imu_axes": recording.imu_axes}
     try:
-        info = recording.probe()
-        known |= {"duration": info.duration, "fps": info.fps, "width": info.width, "height": info.height}
-        if not info.width:  # FFmpeg takes some other files, such as telemetry, for raw video
-            raise VideoError(f"{video}: not a video: its frames have no size")
-        known |= _header(video)
-        seen = survey(video, excerpts, seconds, samples)
-        known |= _pictures(seen, info.duration)
+        info, seen = recording.probe(), None
+        duration = known["duration"] = info.duration - recording.begin
+        if video:
+            known |= {"fps": info.fps, "width": info.width, "height": info.height}
+            if not info.width:  # FFmpeg takes some other files, such as telemetry, for raw video
+                raise VideoError(f"{video}: not a video: its frames have no size")
+            known |= _header(video)
+            seen = survey(video, excerpts, seconds, samples)
+            known |= _pictures(seen, duration)
         # A video without telemetry is fine; a named IMU file that cannot be read is a problem.
         if recording.imu is None and recording.own_reader is None and not _has_telemetry(video):
             return Check(**known, imu_notes=unused_tables(Path(video)))
         whole = recording.motion()
-        motion = whole.inside(info.duration)
+        motion = whole.on_clock(-recording.begin).inside(duration)
         if len(motion.gyro) < 2:
             raise IMUError(
-                f"{video}: {len(motion.gyro)} gyroscope samples are within its {info.duration:.1f} s; their times are "
+                f"{path}: {len(motion.gyro)} gyroscope samples are within its {duration:.1f} s; their times are "
                 f"{whole.gyro_time[0]:.1f} to {whole.gyro_time[-1]:.1f} s. Correct the times, or the clock's offset"
             )
         source = [] if recording.imu is None else [recording.imu] if isinstance(recording.imu, str) else recording.imu
@@ -502,8 +513,10 @@ def check(
         reader = getattr(recording.own_reader, "__qualname__", " ".join(Path(file).suffix.lower() for file in source))
         steps = np.diff(motion.gyro_time)
         rate = float(1 / steps[steps <= max(MAX_GAP, 1.5 * motion.median_steps[1])].mean())
-        known |= _sensors(motion, info.duration) | {"hand": hand_of(motion)}
+        known |= _sensors(motion, duration) | {"hand": hand_of(motion)}
         known["camera"] = (reader, motion.device, recording.imu_axes, rate)
+        if seen is None:
+            return Check(**known, no_offset="there is no picture, and only one tells clock and heading")
         if offset:
             try:
                 known["offset"] = offset_of(video, seen, motion, max_offset)
@@ -516,7 +529,7 @@ def check(
     except (VideoError, IMUError, DataError) as error:
         known["problem"] = str(error)
     except (av.error.FFmpegError, OSError, ValueError) as error:  # anything else that a broken file causes
-        known["problem"] = f"{video}: cannot be read as a recording: {in_words(error)}"
+        known["problem"] = f"{path}: cannot be read as a recording: {in_words(error)}"
     return Check(**known)
 
 

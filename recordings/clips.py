@@ -364,18 +364,18 @@ def spec_of(model: Any) -> ClipSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """A video, its IMU, the clock between them, and the wearer of the camera.
+    """A video, its IMU, the clock between them, and the wearer of the camera; or head motion without a video.
 
     An IMU sample stamped t was taken at `imu_offset + imu_stretch * t` seconds of the video: clocks of public
-    recordings differ by up to a second (`egodistill check` measures it). Students read recordings whose axes have the
-    same name as those of their training.
+    recordings differ by up to a second (`egodistill check` measures it). Without a video, times are those of the IMU.
+    Students read recordings whose axes have the same name as those of their training.
 
     A class of your own may inherit from it, with a `motion()` and, as a frozen dataclass, with fields that JSON can
     hold. Its `motion()` returns the samples as the camera stamps them, like a function in `imu.IMU_READERS`. It is
     called once; the samples are checked, and get the axes and the clock of the recording.
 
     Attributes:
-        video: The video file.
+        video: The video file; "" or None: there is none, and `imu` must be given.
         imu: One CSV, a pair of CSVs (accelerometer, gyroscope), or None for telemetry inside the video.
         imu_offset: Seconds of the video at which the IMU's clock is zero.
         imu_stretch: Seconds of the video per second of the IMU's clock.
@@ -403,8 +403,8 @@ class Recording:
 
     def __post_init__(self) -> None:  # convert paths and numpy numbers
         read_axes(self.imu_axes)
-        imu = self.imu
-        if not isinstance(self.video, (str, os.PathLike)):
+        imu, video = self.imu, "" if self.video is None else self.video
+        if not isinstance(video, (str, os.PathLike)):
             raise DataError(f"video must be the path of one file, such as 'walk.mp4'; got {type(self.video).__name__}")
         if isinstance(imu, (tuple, list)):
             imu = tuple(os.fspath(path) for path in imu)
@@ -414,9 +414,11 @@ class Recording:
             )
         elif imu is not None:
             imu = os.fspath(imu)
+        if not os.fspath(video) and not imu:
+            raise DataError("a recording is a video, or the file of an IMU without one (imu, --imu); give one of them")
         plain = {"imu_offset": float(self.imu_offset), "imu_stretch": float(self.imu_stretch)}
         plain["zero_accel"] = bool(self.zero_accel)
-        for name, value in {"video": os.fspath(self.video), "imu": imu, **plain}.items():
+        for name, value in {"video": os.fspath(video), "imu": imu, **plain}.items():
             object.__setattr__(self, name, value)
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -457,14 +459,29 @@ class Recording:
         fields, camera = self.__getstate__(), _own_name(self.own_reader)
         if lost := set(self.__dict__) - set(fields) - {"samples", "info", "bare"}:
             raise DataError(
-                f"{self.video}: {min(lost)!r} is no field of {camera}, so a store would not have it; make the class a "
+                f"{self.path}: {min(lost)!r} is no field of {camera}, so a store would not have it; make the class a "
                 f"frozen dataclass with this field"
             )
         usual = {field.name: fields.pop(field.name) for field in dataclasses.fields(Recording)}
         try:
             return usual | {"camera": f"{camera} {json.dumps(fields)}" if fields else camera}
         except TypeError as error:
-            raise DataError(f"{self.video}: a field of {camera} cannot be stored as JSON: {error}") from error
+            raise DataError(f"{self.path}: a field of {camera} cannot be stored as JSON: {error}") from error
+
+    @property
+    def path(self) -> str:
+        """Return the video, or without one the first file of the IMU: the key and the name of the recording."""
+        return path_of(self.video, self.imu)
+
+    @property
+    def begin(self) -> float:
+        """Return the time of the first picture, 0, or without a video of the first sample, in seconds."""
+        return 0.0 if self.video else float(max(self.motion().accel_time[0], self.motion().gyro_time[0]))
+
+    @property
+    def duration(self) -> float:
+        """Return the time of the end in seconds, of the video or without one of the samples. Raise as `probe()`."""
+        return self.probe().duration
 
     @property
     def imu_source(self) -> str | tuple[str, str]:
@@ -476,13 +493,22 @@ class Recording:
         """Return the files of the recording: the video, the IMU samples if there are any, a Neon's times of frames."""
         imu = (self.imu,) if isinstance(self.imu, str) else self.imu or ()
         times = [str(Path(one).with_name(cameras.FRAME_TIMES)) for one in imu if _has_neon_tables(Path(one).parent)]
-        return tuple(dict.fromkeys((self.video, *imu, *times)))
+        return tuple(dict.fromkeys((self.video, *imu, *times) if self.video else imu))
 
     def probe(self) -> VideoInfo:
-        """Return duration, frame rate and size; the header is read once. Raise VideoError if it cannot be read."""
+        """Return duration, frame rate and size; the header is read once. Raise VideoError if it cannot be read.
+
+        Without a video, the duration is the time of the last sample, and the others are 0. IMUError if it has none.
+        """
         if "info" not in self.__dict__:
-            self.__dict__["info"] = probe(self.video)
+            self.__dict__["info"] = probe(self.video) if self.video else self._extent()
         return self.__dict__["info"]
+
+    def _extent(self) -> VideoInfo:
+        motion = self.motion()
+        if not min(len(motion.accel), len(motion.gyro)):
+            raise IMUError(f"{name_files(self.imu_source)}: has no samples; give a file with some, or a video")
+        return VideoInfo(float(min(motion.accel_time[-1], motion.gyro_time[-1])), 0.0, 0, 0, False)
 
     def motion(self) -> Imu:
         """Return the IMU samples on the video's clock; the file is read once. Raise IMUError that names the file.
@@ -493,7 +519,12 @@ class Recording:
         a log of more than twice the video and a minute: the video may begin anywhere in it.
         """
         if "samples" not in self.__dict__:
-            if str(self.imu).lower().endswith(".vrs") and self.imu_offset == 0 and self.own_reader is None:
+            if (
+                self.video
+                and str(self.imu).lower().endswith(".vrs")
+                and self.imu_offset == 0
+                and self.own_reader is None
+            ):
                 raise IMUError(
                     f"{self.imu}: its times are those of the glasses' own clock, and nothing says when the video "
                     f"begins on it; `egodistill convert` writes video and IMU on one clock, or give imu_offset"
@@ -513,7 +544,7 @@ class Recording:
 
     def _frames_of_another(self) -> Iterator[str]:
         """Yield a note if a Neon's table of frames, from which the given IMU has its clock, is of another video."""
-        if not isinstance(self.imu, str) or (self.imu_offset, self.imu_stretch) != (0.0, 1.0):
+        if not (self.video and isinstance(self.imu, str)) or (self.imu_offset, self.imu_stretch) != (0.0, 1.0):
             return
         times = Path(self.imu).with_name(cameras.FRAME_TIMES)
         if times.is_file() and _header_has(Path(self.imu), cameras.NEON_TIME):
@@ -537,6 +568,8 @@ class Recording:
 
     def _since_boot(self, motion: Imu) -> Imu:
         """Return samples behind the end of the video from zero on, with a note, if they then overlap it."""
+        if not self.video:
+            return motion
         first = float(min(motion.accel_time[0], motion.gyro_time[0]))
         if (start := self.imu_offset + self.imu_stretch * first) <= 0:
             return motion
@@ -627,10 +660,20 @@ def recorded(fields: Mapping[str, Any]) -> Recording:
     found = _CAMERAS[camera](**usual, **more) if camera in _CAMERAS else Recording(**usual)
     if camera and _own_name(found.own_reader) != camera:
         raise DataError(
-            f"{found.video}: its samples were read by your own {camera}, which is not in use here; import it, or give "
+            f"{found.path}: its samples were read by your own {camera}, which is not in use here; import it, or give "
             f"it again (--reader, --imu-reader)"
         )
     return found
+
+
+def path_of(video: str, imu: str | tuple[str, str] | None) -> str:
+    """Return `Recording.path` of a video and an IMU, one of which there is.
+
+    Args:
+        video: As in `Recording`.
+        imu: As in `Recording`.
+    """
+    return video or (imu if isinstance(imu, str) else cast(tuple[str, str], imu)[0])
 
 
 def tables_beside(path: Path) -> Recording | None:
@@ -853,7 +896,7 @@ def use_parts(parts: Mapping[str, Any]) -> None:
 
 
 def open_recording(
-    path: str | os.PathLike | Recording,
+    path: str | os.PathLike | Recording | None,
     imu: str | os.PathLike | Sequence[str | os.PathLike] | None = None,
     *,
     imu_offset: float = 0.0,
@@ -874,7 +917,7 @@ def open_recording(
     --imu-reader. The example adds a reader that finds NAME.txt beside NAME.mp4.
 
     Args:
-        path: The video or folder. A `Recording` is returned unchanged.
+        path: The video or folder; None or "": there is none. A `Recording` is returned unchanged.
         imu: As in `Recording`.
         imu_offset: As in `Recording`, on top of a reader's own.
         imu_stretch: As in `Recording`, on top of a reader's own.
@@ -900,7 +943,7 @@ def open_recording(
     given["imu_axes"] = imu_axes
     if isinstance(path, Recording):
         if (imu, *given.values()) != (None, 0.0, 1.0, None, False, "gopro"):
-            raise DataError(f"{path.video}: a Recording has its own IMU and clock; give a path, or no other arguments")
+            raise DataError(f"{path.path}: a Recording has its own IMU and clock; give a path, or no other arguments")
         return path
     plain = Recording(path, imu, **given)
     if imu is not None or (found := _ask_readers(Path(path))) is None:
@@ -941,21 +984,23 @@ def find_videos(folder: str | os.PathLike) -> list[str]:
     return videos
 
 
-def probe_videos(videos: Iterable[str], workers: int) -> dict[str, VideoInfo]:
-    """Return {video: what its header says}, without videos that cannot be read.
+def probe_videos(recordings: Iterable[Any], workers: int) -> dict[str, VideoInfo]:
+    """Return {path: what `Recording.probe()` says}, without recordings that cannot be read.
 
     Args:
-        videos: Paths of videos; each is read once.
+        recordings: Recordings or segments; each path is read once.
         workers: Number of threads that read them.
     """
     found: dict[str, VideoInfo] = {}
+    by_path = {one.path: one for one in recordings}
 
-    def read(video: str) -> None:
-        with contextlib.suppress(VideoError):
-            found[video] = probe(video)
+    def read(path: str) -> None:
+        one = by_path[path]
+        with contextlib.suppress(VideoError, IMUError, DataError):
+            found[path] = (Recording(one.video) if one.video else getattr(one, "recording", one)).probe()
 
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        list(pool.map(read, sorted(set(videos))))
+        list(pool.map(read, sorted(by_path)))
     return found
 
 
@@ -1080,8 +1125,10 @@ class _Decoding:
 
     def _clips(self) -> Iterator[tuple[int, dict[str, np.ndarray] | Exception]]:
         info, kinds = self.recording.probe(), set(self.kinds.values())
+        if "frames" in kinds and not self.recording.video:
+            raise VideoError(f"{self.recording.path}: the recording has no video, and so no frames")
         if "audio" in kinds and not info.has_audio:
-            raise VideoError(f"{self.recording.video}: has no audio")
+            raise VideoError(f"{self.recording.path}: has no audio")
         for spec in self.specs.values():
             if spec.imu_samples:  # read now: an error is one of the recording, not of a clip
                 require_axes(name_files(self.recording.imu_source), self.recording.motion().axes, spec)
