@@ -138,8 +138,9 @@ def numbers(model: str, samples: np.ndarray) -> Tensor:
 
 def learn(inputs: Tensor, labels: Tensor, tested: Tensor, classes: int, seed: int) -> Tensor:
     """Return the logits of windows by a perceptron that has learned from others."""
+    model = perceptron(inputs, labels, [classes], seed, TRAINING)
     with torch.no_grad():
-        return perceptron(inputs, labels, [classes], seed, TRAINING)(tested)
+        return model(tested)
 
 
 def perceptron(
