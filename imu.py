@@ -283,7 +283,7 @@ def _resample(stamps: np.ndarray, values: np.ndarray, grid: np.ndarray, rate: fl
     first = np.searchsorted(stamps, grid[0] - 1 / rate, side="right")
     last = np.searchsorted(stamps, grid[-1] + 1 / rate)
     places = (stamps[first:last] - grid[0]) * rate  # each sample lies between two points, and is shared between them
-    before = np.floor(places).astype(int)
+    before = np.minimum(np.floor(places), len(grid) - 1).astype(int)  # rounding may reach the next point
     share = places - before
 
     def sums(x: np.ndarray | float) -> np.ndarray:

@@ -207,9 +207,10 @@ class EgoDistill(nn.Module):
             network of your own keeps its weights.
         imu_encoder: f_M: "cnn", the paper's `IMUEncoder`, or plain numbers instead of a network: "spectrum",
             `IMUSpectrum`, or "filterbank", `engine.filterbank.IMUFilterbank`, without frames its numbers that hold
-            for any mounting (`signed=False`). A network of your own: [B, T, 6] -> [B, m], or a map over time
-            [B, channels, time]. It gets the samples without their mean, or as they are if it has an attribute
-            `removes_mean = True`. None: a model that reads frames alone, as VisOnly and VisOnly-Distill.
+            for any mounting (`signed=False`); "filterbank-unsure" makes the last class "unsure" (`engine.refusal`).
+            A network of your own: [B, T, 6] -> [B, m], or a map over time [B, channels, time]. It gets the samples
+            without their mean, or as they are if it has an attribute `removes_mean = True`. None: a model that reads
+            frames alone, as VisOnly and VisOnly-Distill.
         imu_width: Width of the last layer of the paper's IMU encoder.
         imu_vector: "flatten" the IMU feature map over time, or its "mean" over time (accepts any length).
         imu_samples: Number of IMU samples of a clip; None: `imu_rate * clip_seconds`, the paper's 422.
@@ -335,15 +336,22 @@ class EgoDistill(nn.Module):
             else:
                 self.joint = nn.Linear(num_frames * self.image_dim, 512)
             fused = 512
+        motion_dim = 0
+        self.with_unsure = of_package("refusal").with_unsure if imu_encoder == "filterbank-unsure" else None
+        if self.with_unsure and (num_classes < 2 or class_names is None or class_names[-1] != "unsure"):
+            raise ValueError(
+                "imu_encoder='filterbank-unsure' needs class_names, two or more, the last of which is 'unsure'; a "
+                "store has them as store.with_classes([*store.class_names, 'unsure'])"
+            )
         if imu_encoder is not None:
             if isinstance(imu_encoder, str) and imu_encoder == "cnn":
                 self.imu_encoder: nn.Module = IMUEncoder(imu_width)
                 self.imu_dim = imu_width * imu_samples if imu_vector == "flatten" else imu_width
             elif isinstance(imu_encoder, str):
-                if imu_encoder not in ("spectrum", "filterbank"):
+                if imu_encoder not in ("spectrum", "filterbank", "filterbank-unsure"):
                     raise ValueError(
-                        f"imu_encoder={imu_encoder!r} must be 'cnn', 'spectrum', 'filterbank', a network of your own, "
-                        f"or None for frames alone"
+                        f"imu_encoder={imu_encoder!r} must be 'cnn', 'spectrum', 'filterbank', 'filterbank-unsure', a "
+                        f"network of your own, or None for frames alone"
                     )
                 if imu_vector != "flatten":
                     raise ValueError(f"imu_vector='mean' is for a map over time, and a {imu_encoder} has none")
@@ -351,25 +359,27 @@ class EgoDistill(nn.Module):
                     self.imu_encoder = IMUSpectrum(imu_samples, imu_rate)
                 else:
                     kind = of_package("filterbank").IMUFilterbank
-                    self.imu_encoder = kind(imu_samples, imu_rate, signed=image_encoder is not None)
+                    known = num_classes - 1 if self.with_unsure else 0
+                    self.imu_encoder = kind(imu_samples, imu_rate, signed=image_encoder is not None, known=known)
                 self.imu_dim = self.imu_encoder.dim
             else:
                 self.imu_encoder = build_part(imu_encoder)
                 found = try_part("imu_encoder", self.imu_encoder, [torch.zeros(2, imu_samples, 6)], ("m",), ("c", "t"))
                 self.imu_dim = self._imu_vector(found).shape[1]
             self.imu_with_mean = bool(getattr(self.imu_encoder, "removes_mean", False))
-            fused += self.imu_dim
+            motion_dim = self.imu_dim - bool(self.with_unsure)  # what the fusion network gets
+            fused += motion_dim
         if fusion is None:
             self.fusion: nn.Module = ConcatFusion(*perceptron(fused, [hidden] * fusion_layers, feature_dim))
         else:
-            sizes = {"frames": 512 if num_frames > 1 else self.image_dim, "imu": getattr(self, "imu_dim", 0)}
+            sizes = {"frames": 512 if num_frames > 1 else self.image_dim, "imu": motion_dim}
             features = [torch.zeros(2, size) if name in self.inputs else None for name, size in sizes.items()]
             self.fusion = build_part(fusion)
             try_part("fusion", self.fusion, features, (feature_dim,))
         own = {"image_encoder": image_encoder, "imu_encoder": imu_encoder, "fusion": fusion}
         networks = [name for name, part in own.items() if isinstance(part, (str, type(None))) and hasattr(self, name)]
         self.built = {name: type(getattr(self, name)) for name in networks}  # those of this library
-        self.classifier = nn.Linear(feature_dim, num_classes)
+        self.classifier = nn.Linear(feature_dim, num_classes - bool(self.with_unsure))
         statistics = pixel_statistics(image_encoder if isinstance(image_encoder, str) else "")
         for name, values in zip(("mean", "std"), statistics, strict=True):
             self.register_buffer(name, 255 * torch.tensor(values).view(3, 1, 1), persistent=False)
@@ -459,8 +469,11 @@ class EgoDistill(nn.Module):
         both = image is not None and imu is not None
         if both and not torch.compiler.is_compiling() and len(image) != len(imu):
             raise ValueError(f"there are {len(image)} clips of frames and {len(imu)} of IMU samples; pass one per clip")
-        feature = self.fusion(image, imu)
-        return Output(feature, self.classifier(feature))
+        if self.with_unsure is None:
+            feature = self.fusion(image, imu)
+            return Output(feature, self.classifier(feature))
+        feature = self.fusion(image, imu[:, :-1])
+        return Output(feature, self.with_unsure(self.classifier(feature), imu[:, -1:]))
 
     def save(self, path: str | os.PathLike) -> None:
         """Write one self-contained file for `load()`: arguments, class names and weights.

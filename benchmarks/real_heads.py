@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,13 +75,19 @@ class Windows(NamedTuple):
 # The data
 
 
-def recordings(study: int) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Yield activity, wearer and samples, float32 [n, 6] in m/s2 and rad/s, of each recording of a study."""
+def recordings(study: int, activities: int | None = None) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Yield activity, wearer and samples, float32 [n, 6] in m/s2 and rad/s, of each recording of a study.
+
+    Args:
+        study: Its number.
+        activities: How many of its activities, by default those of `ACTIVITIES`.
+    """
+    activities = activities or len(ACTIVITIES[study])
     folder = Path(os.environ["EGODISTILL_SAMPLE_DATA"], "classyglass")
     with np.load(folder / "imu_packed.npz") as packed, open(folder / "recordings.csv", newline="") as table:
         for row in csv.DictReader(table):
             activity = int(row["activity"]) - 1
-            if row["part"][0] != str(study) or activity >= len(ACTIVITIES[study]):
+            if row["part"][0] != str(study) or activity >= activities:
                 continue
             low, high = packed[row["key"]].astype(np.uint16)  # bytes of the differences in time
             steps = (high << 8 | low).astype(np.int16).cumsum(1, dtype=np.int16).T
@@ -131,31 +138,47 @@ def numbers(model: str, samples: np.ndarray) -> Tensor:
 
 def learn(inputs: Tensor, labels: Tensor, tested: Tensor, classes: int, seed: int) -> Tensor:
     """Return the logits of windows by a perceptron that has learned from others."""
+    model = perceptron(inputs, labels, [classes], seed, TRAINING)
+    with torch.no_grad():
+        return model(tested)
+
+
+def perceptron(
+    inputs: Tensor, labels: Tensor, widths: Sequence[int], seed: int, training: Mapping[str, Any]
+) -> nn.Sequential:
+    """Return a perceptron that has learned the labels of numbers [n, m], in evaluation mode.
+
+    Args:
+        inputs: The numbers.
+        labels: [n].
+        widths: Of its linear layers behind the hidden one; the last is the number of classes.
+        seed: Seed of the weights and of the order.
+        training: As `TRAINING`.
+    """
     torch.manual_seed(seed)
-    hidden = TRAINING["hidden"]
+    sizes = [training["hidden"], *widths]
     model = nn.Sequential(
         nn.BatchNorm1d(inputs.shape[1], affine=False),
         nn.Hardtanh(-6, 6),
-        nn.Dropout(TRAINING["dropout_of_numbers"]),
-        nn.Linear(inputs.shape[1], hidden),
-        nn.BatchNorm1d(hidden),
+        nn.Dropout(training["dropout_of_numbers"]),
+        nn.Linear(inputs.shape[1], sizes[0]),
+        nn.BatchNorm1d(sizes[0]),
         nn.ReLU(),
-        nn.Dropout(TRAINING["dropout"]),
-        nn.Linear(hidden, classes),
+        nn.Dropout(training["dropout"]),
+        *(nn.Linear(before, after) for before, after in itertools.pairwise(sizes)),
     )
-    steps = len(inputs) // TRAINING["batch_size"]
-    rate, decay = TRAINING["learning_rate"], TRAINING["weight_decay"]
+    steps = len(inputs) // training["batch_size"]
+    rate, decay = training["learning_rate"], training["weight_decay"]
     optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps * TRAINING["epochs"])
-    for _ in range(TRAINING["epochs"]):
-        for rows in torch.randperm(len(inputs)).split(TRAINING["batch_size"])[:steps]:
-            loss = F.cross_entropy(model(inputs[rows]), labels[rows], label_smoothing=TRAINING["label_smoothing"])
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps * training["epochs"])
+    for _ in range(training["epochs"]):
+        for rows in torch.randperm(len(inputs)).split(training["batch_size"])[:steps]:
+            loss = F.cross_entropy(model(inputs[rows]), labels[rows], label_smoothing=training["label_smoothing"])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
-    with torch.no_grad():
-        return model.eval()(tested)
+    return model.eval()
 
 
 class HeadCNN(nn.Module):

@@ -6,6 +6,7 @@ distributed   the processes of torchrun
 checkpoints   model files and published weights
 filterbank    an IMU encoder of plain numbers, however the sensor is mounted
 motion        recorded head motion of others, added to that of clips
+refusal       the class "unsure" of a student of head motion
 teacher       the class Teacher; `egodistill.teachers` is the door
 torchvision_teachers   torchvision's video classifiers
 """
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         distributed as distributed,
         filterbank as filterbank,
         motion as motion,
+        refusal as refusal,
         runtime as runtime,
         teacher as teacher,
         torchvision_teachers as torchvision_teachers,
@@ -29,6 +31,6 @@ else:
     __getattr__, __dir__ = hand_on(
         __name__,
         dict.fromkeys(
-            "batches checkpoints distributed filterbank motion runtime teacher torchvision_teachers".split(), ()
+            "batches checkpoints distributed filterbank motion refusal runtime teacher torchvision_teachers".split(), ()
         ),
     )

@@ -6,6 +6,7 @@
     encoder(imu)                                             # float [B, 422, 6] -> [B, 192]
     encoder.names                                            # ["vertical acceleration, 0.47 Hz", ...]
     IMUFilterbank(signed=True)(imu)                          # [B, 390]: with those of an IMUSpectrum
+    IMUFilterbank(known=6)(imu)                              # [B, 193]: and how unlike six classes it is, see refusal
 
 Not from the paper. A sensor sits on each wearer as it likes, but gravity tells which way is up: u, the direction of the
 mean acceleration of the clip. What is along u is vertical. Of the horizontal plane, the numbers use only what a turn
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from ..student import IMU_RATE, IMU_SAMPLES, IMUSpectrum
+from .refusal import Refusal
 
 __all__ = ["IMUFilterbank"]
 
@@ -61,10 +63,12 @@ class IMUFilterbank(nn.Module):
         dropout: Dropout rate of the numbers.
         signed: Add the numbers of an `IMUSpectrum`, which has a direction for each axis: they can tell left from right,
             and need a sensor whose axes are known.
+        known: Number of known classes; above 0, the last output is that of `refusal.Refusal`, and
+            `EgoDistill.fuse()` makes it the class "unsure".
 
     Attributes:
         dim: m.
-        names: What each number is, without the signed ones, which come last.
+        names: What each number is, without the signed ones, which come behind.
 
     >>> import torch
     >>> from egodistill.engine.filterbank import IMUFilterbank
@@ -76,7 +80,12 @@ class IMUFilterbank(nn.Module):
     removes_mean = True  # `EgoDistill.encode_imu()` passes the samples as they are
 
     def __init__(
-        self, samples: int = IMU_SAMPLES, rate: float = IMU_RATE, dropout: float = 0.5, signed: bool = False
+        self,
+        samples: int = IMU_SAMPLES,
+        rate: float = IMU_RATE,
+        dropout: float = 0.5,
+        signed: bool = False,
+        known: int = 0,
     ) -> None:
         super().__init__()
         self.signed = IMUSpectrum(samples, rate, dropout=0.0) if signed else None
@@ -109,15 +118,18 @@ class IMUFilterbank(nn.Module):
             self.register_buffer(name, values.float(), persistent=False)
         self.names = self._names([(low + high - 1) / 2 * rate / length for low, high in edges], rate)
         self.norm = nn.BatchNorm1d(len(self.names), affine=False)
-        self.dim = len(self.names) + (self.signed.dim if self.signed else 0)
+        self.refusal = Refusal(self.names, known) if known else None
+        self.dim = len(self.names) + (self.signed.dim if self.signed else 0) + (known > 0)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, imu: Tensor) -> Tensor:
         if torch.is_autocast_enabled(imu.device.type):  # differences of powers need more than bf16's three digits
             with torch.autocast(imu.device.type, enabled=False):
                 return self.forward(imu.float())
-        found = self.norm(self.numbers(imu)).clamp(-6, 6)
-        return self.dropout(torch.cat([found, self.signed(imu)], 1) if self.signed else found)
+        numbers = self.numbers(imu)
+        found = self.norm(numbers).clamp(-6, 6)
+        found = self.dropout(torch.cat([found, self.signed(imu)], 1) if self.signed else found)
+        return torch.cat([found, self.refusal(numbers)], 1) if self.refusal else found
 
     def numbers(self, imu: Tensor) -> Tensor:
         """Return the numbers before they are normalised, without the signed ones, [B, T, 6] -> [B, m].

@@ -79,6 +79,14 @@ def test_averages_use_the_samples_of_the_window_alone():
     np.testing.assert_allclose(gap[:, :3], ramp(1.0 + np.arange(422) / 198, 1), atol=1e-3)
 
 
+@pytest.mark.parametrize("samples", [138, 163, 188, 1602])
+def test_a_sample_that_rounding_puts_at_the_point_after_the_last_is_left_out(samples):
+    stamps = np.arange(2 * samples + 10) / 100
+    values = ramp(stamps, 2)
+    window = Imu(stamps, values, stamps, values).window(0.0, samples, 50.0)
+    np.testing.assert_allclose(window[:, :3], ramp(np.arange(samples) / 50, 2), rtol=1e-6, atol=1e-5)
+
+
 def test_neighbours_that_share_their_only_sample_are_finite():
     """At the start of the window, a single sample before a gap lies between its first two points."""
     stamps = np.concatenate([[1.0 + 0.4 / 198], np.arange(1.03, 4, 1 / 1000)])

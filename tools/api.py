@@ -35,8 +35,9 @@ HEAD = """# API
 
 Public names and first sentences (`python tools/api.py`). Internal: `commands`, `drawing`, `support` (but
 `support.errors`), `datasets.edits`, `datasets.label_tools`, `datasets.store_files`, `engine.runtime`,
-`engine.distributed`, `engine.motion`, `engine.teacher`, `engine.torchvision_teachers`, `deploy.exported`,
-`deploy.descriptions`, `deploy.health`, `experiments.props`, `experiments.scene`, `experiments.showcase`.
+`engine.distributed`, `engine.motion`, `engine.refusal`, `engine.teacher`, `engine.torchvision_teachers`,
+`deploy.exported`, `deploy.descriptions`, `deploy.health`, `experiments.props`, `experiments.scene`,
+`experiments.showcase`.
 """
 
 
