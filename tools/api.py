@@ -33,11 +33,10 @@ WIDTH = 100  # characters of the arguments; the rest is `...`
 
 HEAD = """# API
 
-Public names and first sentences (`python tools/api.py`). Internal: `commands`, `drawing`, `support` (but
-`support.errors`), `datasets.edits`, `datasets.label_tools`, `datasets.store_files`, `engine.runtime`,
-`engine.distributed`, `engine.motion`, `engine.refusal`, `engine.teacher`, `engine.torchvision_teachers`,
-`deploy.exported`, `deploy.descriptions`, `deploy.health`, `experiments.props`, `experiments.scene`,
-`experiments.showcase`.
+Written by `python tools/api.py`. Internal: `commands`, `drawing`, `support` (but `support.errors`), `datasets.edits`,
+`datasets.label_tools`, `datasets.store_files`, `engine.runtime`, `engine.distributed`, `engine.motion`,
+`engine.refusal`, `engine.teacher`, `engine.torchvision_teachers`, `deploy.exported`, `deploy.descriptions`,
+`deploy.health`, `experiments.props`, `experiments.scene`, `experiments.showcase`.
 """
 
 
