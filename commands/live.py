@@ -340,11 +340,9 @@ def open_source(a: argparse.Namespace, spec: clips.ClipSpec, report: Callable[[s
     axes = a.imu_axes or "gopro"
     clock = feeds.HostClock()
     pace = feeds.Pace(clock)
-    video = open_frames(a, spec, clock, report)
+    video = open_frames(a, spec, clock, pace, report)
     timeout = math.inf if a.fast else feeds.TIMEOUT if a.timeout is None else a.timeout
     lines = {"clock": clock, "report": report, "timeout": timeout, "units": False}  # the stream checks units
-    if spec.frames and not video.live:
-        video.pace = pace
     samples, recorded = None, True
     if not spec.imu_samples:
         used = given_flags(a, "imu", "imu_follow", "imu_axes", "imu_reader") + table_flags(a)
@@ -371,7 +369,11 @@ def open_source(a: argparse.Namespace, spec: clips.ClipSpec, report: Callable[[s
 
 
 def open_frames(
-    a: argparse.Namespace, spec: clips.ClipSpec, clock: feeds.HostClock, report: Callable[[str], object]
+    a: argparse.Namespace,
+    spec: clips.ClipSpec,
+    clock: feeds.HostClock,
+    pace: feeds.Pace,
+    report: Callable[[str], object],
 ) -> feeds.VideoFeed | feeds.NoVideo:
     """Return the feed of SOURCE; none is opened for a student that reads no frames, whose file may have telemetry.
 
@@ -384,7 +386,7 @@ def open_frames(
         raise EgoDistillError(f"the student in {a.student} reads no frames; leave out {a.source}")
     if not spec.frames:
         return feeds.NoVideo(a.source or a.imu_follow or clips.name_files(a.imu), live)
-    return feeds.VideoFeed(
+    video = feeds.VideoFeed(
         clips.open_recording(a.source).video if os.path.isdir(a.source) else a.source,  # a folder of a Neon
         size=spec.size,
         realtime=not a.fast,
@@ -393,6 +395,9 @@ def open_frames(
         reconnect=a.reconnect or 0.0,
         report=report,
     )
+    if not video.live:
+        video.pace = pace
+    return video
 
 
 def standard_input() -> int:

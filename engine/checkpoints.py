@@ -229,10 +229,10 @@ def load_model(path: str | os.PathLike, expected: type[nn.Module] | None = None,
 
 def with_todays_arguments(trained_with: dict[str, Any] | None) -> dict[str, Any] | None:
     """Return how a model was trained, with its arguments as this version has them."""
-    about = (trained_with or {}).get("about", {})
-    if not isinstance(about.get("model"), dict):
+    if trained_with is None or not isinstance(trained_with["about"].get("model"), dict):
         return trained_with
-    return {**trained_with, "about": about | {"model": todays_arguments(about["model"])}}
+    about = trained_with["about"]
+    return trained_with | {"about": about | {"model": todays_arguments(about["model"])}}
 
 
 def name_of(part: Any) -> str | None:
