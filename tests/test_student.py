@@ -132,7 +132,7 @@ def test_a_student_with_the_spectrum_sees_the_net_turn_and_no_gravity(tmp_path):
     again = EgoDistill.load(tmp_path / "s.pt")
     assert type(again.imu_encoder) is student.IMUSpectrum and torch.equal(again(frames, imu).logits, plain.logits)
     with pytest.raises(
-        ValueError, match="imu_encoder='spektrum' must be 'cnn', 'spectrum', 'filterbank', a network of your own"
+        ValueError, match="imu_encoder='spektrum' must be 'cnn', 'spectrum', 'filterbank', 'filterbank-unsure'"
     ):
         small(imu_encoder="spektrum")
     with pytest.raises(ValueError, match="imu_vector='mean' is for a map over time"):
