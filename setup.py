@@ -31,7 +31,9 @@ MODULES = [
 for sign in sorted(ROOT.glob("*/__init__.py")):
     room = sign.parent.name
     MODULES += [(f"{PACKAGE}.{room}", path.stem, f"{room}/{path.name}") for path in sorted(sign.parent.glob("*.py"))]
-TYPED = "py.typed"
+# What else is shipped: the mark of typed packages, and students.
+FILES = ["py.typed", *sorted(f"students/{path.name}" for path in ROOT.glob("students/*.pt"))]
+LARGEST = 300_000  # bytes of a student: a package index is no place for models
 PLOTS = ["matplotlib"]
 TUTORIALS = ["jupyter", *PLOTS]
 # tools/site.py uses parts of pdoc that another major version may change. matplotlib: an annotation names it.
@@ -46,18 +48,22 @@ class BuildPy(build_py):
 
     def build_modules(self):
         super().build_modules()
-        self.copy_file(TYPED, self.typed())
+        for file, target in self.files().items():
+            if os.path.getsize(file) > LARGEST:
+                raise RuntimeError(f"{file}: has more than {LARGEST:,} bytes; a larger student is for a download")
+            self.mkpath(os.path.dirname(target))
+            self.copy_file(file, target)
 
-    def typed(self) -> str:
-        """Return where py.typed goes; package_data applies to what is named in `packages`, and we name none."""
-        return os.path.join(self.build_lib, PACKAGE, TYPED)
+    def files(self) -> dict[str, str]:
+        """Return {file: where it goes}; package_data applies to what is named in `packages`, and we name none."""
+        return {file: os.path.join(self.build_lib, PACKAGE, *file.split("/")) for file in FILES}
 
     def get_outputs(self, include_bytecode=True):
-        return [*super().get_outputs(include_bytecode), self.typed()]
+        return [*super().get_outputs(include_bytecode), *self.files().values()]
 
     def get_output_mapping(self):
         """Return {built file: its source}: what an editable install in strict mode links."""
-        return super().get_output_mapping() | {self.typed(): TYPED}
+        return super().get_output_mapping() | {target: file for file, target in self.files().items()}
 
 
 def version() -> str:

@@ -215,7 +215,8 @@ class EgoDistill(nn.Module):
         imu_vector: "flatten" the IMU feature map over time, or its "mean" over time (accepts any length).
         imu_samples: Number of IMU samples of a clip; None: `imu_rate * clip_seconds`, the paper's 422.
         imu_rate: Rate of the IMU samples in Hz.
-        imu_axes: Name of the axes of the IMU samples: those of a GoPro, X left, Y to the user, Z up, or your own.
+        imu_axes: Name of the axes of the IMU samples: those of a GoPro, X left, Y to the user, Z up, or your own. The
+            attribute is "any" if the IMU encoder has `any_axes = True`, as a "filterbank" without frames.
         fusion: Pi; None: the paper's, fully connected layers on both features, `ConcatFusion`. A network of your own:
             (image feature [B, d'] or None, IMU feature [B, m] or None) -> [B, D].
         hidden: Width of the hidden layers in the paper's fusion network.
@@ -366,6 +367,7 @@ class EgoDistill(nn.Module):
                 self.imu_encoder = build_part(imu_encoder)
                 found = try_part("imu_encoder", self.imu_encoder, [torch.zeros(2, imu_samples, 6)], ("m",), ("c", "t"))
                 self.imu_dim = self._imu_vector(found).shape[1]
+            self.imu_axes = "any" if getattr(self.imu_encoder, "any_axes", False) else imu_axes
             self.imu_with_mean = bool(getattr(self.imu_encoder, "removes_mean", False))
             motion_dim = self.imu_dim - bool(self.with_unsure)  # what the fusion network gets
             fused += motion_dim

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Sequence
 
 from ..support.errors import EgoDistillOSError
+from ..support.files import shipped
 from ..support.own import is_name
 
 __all__ = ["INPUTS", "require_inputs"]
@@ -39,6 +40,7 @@ INPUTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "live": ("source", ("--student", "--imu", "--imu-follow")),
     "demo": ("", ("--image-weights",)),
 }
+STUDENTS = ("student", "--student", "--init")
 STORES = ("store", "--calibrate", "--check")
 NAMES = ("imagenet", "torchvision", "none", "-")  # values of these options that are no paths
 # {option: what else it, or another option, takes}, for the message of one that is no file
@@ -51,6 +53,7 @@ def require_inputs(words: Sequence[str]) -> None:
     if not words or words[0] not in INPUTS or {"-h", "--help"} & set(words):
         return
     for name, word in _named(words[1:], *INPUTS[words[0]]):
+        word = shipped(word) if name in STUDENTS else word
         if word.lower() not in NAMES and "://" not in word and not is_name(word) and _is_missing(word):
             stem, suffix = os.path.splitext(word)
             is_pair = os.path.exists(f"{stem}.frame{suffix}")

@@ -644,7 +644,9 @@ def describe(
         "units": ["m/s2"] * 3 + ["rad/s"] * 3,
         "directions": "x left, y to the user, z up, as those of a GoPro"
         if spec.imu_axes == "gopro"
-        else f"the axes {spec.imu_axes} of the recordings that the model was trained on",
+        else f"the axes {spec.imu_axes} of the recordings that the model was trained on"
+        if spec.imu_axes
+        else "any",
         "gravity": "included",
         "rate_hz": spec.imu_rate,
         "sampling": "sample k is at k / rate_hz seconds after the clip's start, interpolated linearly between the "

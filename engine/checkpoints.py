@@ -163,7 +163,7 @@ def load_model(path: str | os.PathLike, expected: type[nn.Module] | None = None,
     """Return the model in a file, in evaluation mode, on the CPU.
 
     Args:
-        path: The file.
+        path: The file, or "glasses", the student that comes with the library, where no file has this name.
         expected: Class of the model, which may be the caller's; None: any in `MODEL_CLASSES`.
         parts: {part: network or its class} for each network of the model that is not of this library; or a list, from
             which each part takes what has the name of its class, as the model itself ("class") does.
@@ -179,6 +179,7 @@ def load_model(path: str | os.PathLike, expected: type[nn.Module] | None = None,
     EgoDistill
     Teacher
     """
+    path = files.shipped(path)
     content = read_checkpoint(path, MODEL_FORMAT)
     try:
         name = content["class"]

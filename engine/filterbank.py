@@ -118,6 +118,7 @@ class IMUFilterbank(nn.Module):
             self.register_buffer(name, values.float(), persistent=False)
         self.names = self._names([(low + high - 1) / 2 * rate / length for low, high in edges], rate)
         self.norm = nn.BatchNorm1d(len(self.names), affine=False)
+        self.any_axes = not signed
         self.refusal = Refusal(self.names, known) if known else None
         self.dim = len(self.names) + (self.signed.dim if self.signed else 0) + (known > 0)
         self.dropout = nn.Dropout(dropout)

@@ -244,6 +244,8 @@ def read_axes(text: str) -> tuple[str, np.ndarray | None]:
     Args:
         text: A name of axes, or a turn such as "XZy".
     """
+    if text == "any":
+        raise DataError('imu_axes: samples have axes, and "any" is what a student reads; give their name or a turn')
     try:
         return cameras.axes_and_turn(text)
     except cameras.CameraError as error:
@@ -264,7 +266,7 @@ def require_axes(source: str, axes: str, spec: ClipSpec) -> None:
     ...
     egodistill.DataError: walk.csv: the axes of its samples are 'gopro', those of the clips 'glasses'; ...
     """
-    if axes != spec.imu_axes:
+    if spec.imu_axes not in (None, axes):
         raise DataError(
             f"{source}: the axes of its samples are {axes!r}, those of the clips {spec.imu_axes!r}; if they are the "
             f"same axes, give their name as imu_axes (--imu-axes); if a rotation makes them so, give the rotation"
@@ -326,8 +328,8 @@ def spec_of(model: Any) -> ClipSpec:
     """Return the spec of the clips that a model reads: its `clip_spec`, or one built from the attributes of a student.
 
     These are `num_frames`, `frame_size`, `sampling`, `exact`, `tolerance`, `imu_samples`, `imu_rate`, `imu_axes` and
-    `clip_seconds`. The field of an attribute that the model lacks is None. Two have defaults: `num_frames` is 1 if
-    the model reads "frames", `imu_samples` 422 if it reads "imu".
+    `clip_seconds`. The field of an attribute that the model lacks is None, as are axes "any". Two have defaults:
+    `num_frames` is 1 if the model reads "frames", `imu_samples` 422 if it reads "imu".
 
     Args:
         model: A student, a teacher, or another object with these attributes.
@@ -352,7 +354,7 @@ def spec_of(model: Any) -> ClipSpec:
         tolerance=getattr(model, "tolerance", None),
         imu_samples=getattr(model, "imu_samples", IMU_SAMPLES) if "imu" in inputs else 0,
         imu_rate=getattr(model, "imu_rate", None),
-        imu_axes=getattr(model, "imu_axes", None),
+        imu_axes=None if getattr(model, "imu_axes", None) == "any" else getattr(model, "imu_axes", None),
         audio="audio" in inputs,
         seconds=getattr(model, "clip_seconds", None),
     )

@@ -75,6 +75,7 @@ __all__ = [
     "require_log",
     "require_same_run",
     "require_writable",
+    "shipped",
     "signature",
     "training_file",
     "work_lock",
@@ -86,6 +87,7 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 PAIR = ("-accl.csv", "-gyro.csv")  # of the IMU beside a video
 PREDICTED = "start,stop,class_1,"  # the start of a table that `predict` wrote
 NEON = ("imu.csv", "world_timestamps.csv")  # in the folder of each recording of a Pupil Labs Neon
+STUDENTS = Path(__file__).resolve().parent.parent / "students"  # that come with the library
 LARGEST_JSON = 1 << 30  # bytes; the clips of a store with a million take 0.4 GB
 
 KEPT = {  # after an error of writing; whether the same call continues
@@ -443,6 +445,16 @@ def read_json(path: str | os.PathLike) -> Any:
         raise DataError(f"{path}: is damaged: its values are nested too deep") from error
     except ValueError as error:
         raise DataError(f"{path}: is damaged: {error}") from error
+
+
+def shipped(path: str | os.PathLike) -> str:
+    """Return the file of a student that comes with the library, such as "glasses", where no file has that name.
+
+    Other paths are returned as they are.
+    """
+    name = os.fspath(path)
+    found = STUDENTS / f"{name}.pt"
+    return str(found) if name.isidentifier() and not os.path.isfile(name) and found.is_file() else name
 
 
 def signature(path: str | os.PathLike) -> str:

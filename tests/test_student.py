@@ -13,9 +13,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from toys import CLASSES, FAST, QUIET, Store, same, small
 
-from egodistill import EgoDistill, EgoDistillError, data, evaluate, inference, pretrain_imu, student
+from egodistill import DataError, EgoDistill, EgoDistillError, data, evaluate, inference, pretrain_imu, student
 from egodistill.engine import batches
 from egodistill.experiments import adafuse, listen_to_look
+from egodistill.recordings import clips
 
 
 def test_counts_of_the_paper_sized_student():
@@ -920,3 +921,17 @@ def test_a_number_is_no_file_of_weights(given):
     with pytest.raises(TypeError, match="PathLike"):
         EgoDistill.load(given)
     assert os.fstat(1)
+
+
+def test_a_filterbank_without_frames_reads_any_axes(tmp_path):
+    """With frames it has signed numbers, whose axes must be those of the training."""
+    alone = EgoDistill(3, image_encoder=None, imu_encoder="filterbank", imu_axes="glasses")
+    both = small(imu_encoder="filterbank", imu_axes="glasses")
+    assert (alone.imu_axes, both.imu_axes) == ("any", "glasses")
+    clips.require_axes("walk.csv", "gopro", clips.spec_of(alone))
+    with pytest.raises(DataError, match="are 'gopro', those of the clips 'glasses'"):
+        clips.require_axes("walk.csv", "gopro", clips.spec_of(both))
+    alone.save(tmp_path / "alone.pt")
+    assert EgoDistill.load(tmp_path / "alone.pt").imu_axes == "any"
+    with pytest.raises(DataError, match='"any" is what a student reads'):
+        clips.Recording("walk.mp4", imu_axes="any")

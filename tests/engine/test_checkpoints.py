@@ -10,6 +10,7 @@ import threading
 import time
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,6 +40,7 @@ from egodistill import (
     teachers,
     training,
 )
+from egodistill.commands import cli
 from egodistill.engine import batches, checkpoints
 from egodistill.engine.teacher import channels_last
 from egodistill.experiments import baselines
@@ -1045,3 +1047,34 @@ def test_weights_of_an_image_encoder_are_read_like_others(kind, tmp_path):
     words = {"pipe": "a pipe, not a file", "compressed": "is compressed", "stride": "times as large as the file"}
     with pytest.raises(ValueError, match=rf"the image weights \S+image.pt cannot be read: .*{words[kind]}"):
         small_student(image_weights=path)
+
+
+def test_the_student_that_ships_is_read_by_its_name(tmp_path, monkeypatch, capsys):
+    """In any folder, for any mounting; a file of the name comes first."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "glasses").mkdir()  # a folder is no student
+    model = EgoDistill.load("glasses")
+    assert model.inputs == ("imu",) and model.class_names[-1] == "unsure" and model.imu_axes == "any"
+    times = np.arange(0, 30, 0.01)
+    nods = 0.02 * np.sin(5 * times)  # a wearer who reads: nearly still
+    log = np.zeros((len(times), 6))
+    log[:, 1], log[:, 2], log[:, 3] = 9.81 * np.sin(nods), 9.81 * np.cos(nods), 0.1 * np.cos(5 * times)
+    log += np.random.default_rng(0).normal(0, [0.03] * 3 + [0.005] * 3, log.shape)
+    turn = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0]
+    turn *= np.sign(np.linalg.det(turn))
+    for name, values in (("log", log), ("turned", (log.reshape(-1, 2, 3) @ turn).reshape(-1, 6))):
+        table = np.column_stack([times, values])
+        np.savetxt(f"{name}.csv", table, delimiter=",", header="time,ax,ay,az,gx,gy,gz", comments="")
+        assert cli.main(["predict", "--imu", f"{name}.csv", "--student", "glasses", "--out", f"{name}.out.csv"]) == 0
+    first, second = (Path(f"{name}.out.csv").read_text().splitlines() for name in ("log", "turned"))
+    assert len(first) == 4 and all(",still or desk work," in row for row in first[1:])
+    assert [row.split(",")[:3] for row in first] == [row.split(",")[:3] for row in second]
+    small_student(class_names=list("abcd")).save("glasses.pt")
+    os.rename("glasses.pt", "glasses/x.pt")
+    (tmp_path / "glasses").rename(tmp_path / "other")
+    os.rename("other/x.pt", "glasses")
+    assert EgoDistill.load("glasses").class_names == list("abcd")
+    with pytest.raises(EgoDistillOSError, match="no such file"):
+        EgoDistill.load("goggles")
+    assert cli.main(["predict", "--imu", "log.csv", "--student", "goggles"]) == 1
+    assert "goggles: no such file" in capsys.readouterr().err
