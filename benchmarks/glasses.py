@@ -15,6 +15,7 @@ computed again.
 from __future__ import annotations
 
 import argparse
+import resource
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ import evidence
 import real_heads
 
 from egodistill.data import read_imu
+from egodistill.deploy.stream import Stream
 from egodistill.engine import refusal
 from egodistill.engine.filterbank import IMUFilterbank
 from egodistill.imu import Imu, motion_states
@@ -515,6 +517,48 @@ def last(cache: Path, student: Path) -> None:
         add(reading, "", 0, lambda m=made_by: told_of(EgoDistill.load(student), m()))
 
 
+def streamed(student: Path, limit: float) -> dict[str, Any]:
+    """Return what a stream says of all recordings one after another, given in pieces of half a second.
+
+    Every twentieth answer is compared with that of the model for the window of `Imu.window()`.
+
+    Args:
+        student: Its file.
+        limit: Hours after which to end.
+    """
+    model, begin, answered, problems, differ, compared = EgoDistill.load(student), 0.0, 0, 0, 0.0, 0
+    memory: list[int] = []
+    with Stream(model, precision="fp32", max_pending=4) as stream:
+        for _, _, samples in [*real_heads.recordings(1), *real_heads.recordings(2)]:
+            times, found = begin + np.arange(len(samples)) / real_heads.RATE, []
+            motion = Imu(times, samples[:, :3], times, samples[:, 3:])
+            for piece in np.array_split(np.arange(len(samples)), len(samples) // 50):
+                stream.accept_imu(times[piece], samples[piece])
+                while stream.stats.pending:
+                    stream.wait(1.0)
+                    found += stream.results()
+            for number, answer in enumerate(found):
+                problems += answer.problem is not None
+                if number % 20 == 0 and answer.problem is None and answer.start >= begin:
+                    window = torch.from_numpy(motion.window(answer.start, model.imu_samples, model.imu_rate))[None]
+                    with torch.no_grad():
+                        best = model(window).logits.softmax(1).amax().item()
+                    differ, compared = max(differ, abs(best - answer.classes[0][1])), compared + 1
+            begin, answered = times[-1] + 1 / real_heads.RATE, answered + len(found)
+            memory.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+            if begin > 3600 * limit:
+                break
+        stats, faults = stream.stats, [state.sentence for state in stream.health()]
+    growth = (memory[-1] - memory[len(memory) // 8]) // 1024
+    return {
+        "hours": round(float(begin) / 3600, 2),
+        "answers": [answered, stats.due, stats.dropped, problems],
+        "difference": [differ, compared],
+        "growth": growth,
+        "faults": faults,
+    }
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # Protocol, figures, report
 
@@ -648,6 +692,11 @@ def others_table(lines: Sequence[dict[str, Any]]) -> tables.Table:
             refused, count = line["not known"]
             more = f"; most probable answer {most}, {largest[most]:.2f}" if most else ""
             rows.append([*what, f"refused {refused} of {count} ({100 * refused / count:.0f} %){more}"])
+        elif "growth" in line:
+            answered, due, dropped, problems = line["answers"]
+            text = f"{answered:,} of {due:,} answers in {line['hours']:.1f} h, {dropped} dropped, {problems} problems; "
+            text += f"{line['difference'][1]:,} compared with windows differ by at most {line['difference'][0]:.1g}; "
+            rows.append([*what, f"{text}memory grows by {line['growth']} MB; {len(line['faults'])} faults"])
         elif "waits" in line:
             waits = [np.inf if wait is None else wait for wait in line["waits"]]
             right, unsure, count = line["after"]
@@ -673,6 +722,7 @@ def main() -> None:
     one.add_argument("--readings", nargs="+", choices=tuple(READINGS), default=tuple(READINGS))
     actions.add_parser("train").add_argument("--out", type=Path, required=True)
     actions.add_parser("last").add_argument("--student", type=Path, required=True)
+    actions.add_parser("stream").add_argument("--hours", type=float, default=17.0)
     tables.markdown_option(actions.add_parser("report"))
     a = parser.parse_args()
     torch.set_num_threads(1)
@@ -685,6 +735,8 @@ def main() -> None:
         learned([*studied(a.cache, 1), *studied(a.cache, 2)], 0).save(a.out)
     elif a.action == "last":
         last(a.cache, a.student)
+    elif a.action == "stream":
+        add("stream", "", 0, lambda: streamed(Path("glasses"), a.hours))
     else:
         lines = list(files.read_lines(LINES, "reading"))
         for name, made_by in (("wearers", wearers_table), ("classes", classes_table), ("others", others_table)):
