@@ -282,6 +282,7 @@ def is_calibration(value: Any) -> bool:
     ranges = value["ranges"]
     return ranges is None or (
         isinstance(ranges, dict)
+        and bool({"pictures", "imu"} & set(ranges))
         and ("pictures" not in ranges or are_numbers(ranges["pictures"], 2))
         and ("imu" not in ranges or are_numbers(ranges["imu"], 6))
     )

@@ -87,7 +87,7 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 PAIR = ("-accl.csv", "-gyro.csv")  # of the IMU beside a video
 PREDICTED = "start,stop,class_1,"  # the start of a table that `predict` wrote
 NEON = ("imu.csv", "world_timestamps.csv")  # in the folder of each recording of a Pupil Labs Neon
-STUDENTS = Path(__file__).resolve().parent.parent / "students"  # that come with the library
+STUDENTS = Path(real_path(__file__)).parent.parent / "students"  # that come with the library
 LARGEST_JSON = 1 << 30  # bytes; the clips of a store with a million take 0.4 GB
 
 KEPT = {  # after an error of writing; whether the same call continues
