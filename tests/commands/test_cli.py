@@ -420,9 +420,8 @@ OPTIONS = {
     "transcode": "VIDEO --out --short-side --keyframe-every --quality --measure --overwrite",
     "prepare": f"{SEGMENTS} --out --num-frames --frame-size --sampling --key-frames --tolerance --clip-frames "
     "--clip-size --no-frames --no-imu --zero-accel --min-coverage --max-gap --max-hold --workers --max-bad "
-    "--retry-failed --teacher-file --architecture --pretrained --class-names --end-features --image-encoder --batch-size "
-    "--precision "
-    "--device",
+    "--retry-failed --teacher-file --architecture --pretrained --class-names --end-features --image-encoder "
+    "--batch-size --precision --device",
     "train": f"{SEGMENTS} --out --overwrite --retry-failed --architecture --pretrained --teacher-file --option "
     "--clip-frames --clip-size --num-frames --image-encoder --image-weights --imu-encoder --frame-size --preset "
     "--epochs --batch-size --learning-rate --seed --precision --quick --baselines --no-check --workers --device "
