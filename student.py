@@ -52,6 +52,7 @@ LARGEST_DEPTH = 1000  # layers of the fusion network
 LARGEST_CLIP = 1 << 27  # pixels of all frames of a clip, as in recordings/clips.py
 LARGEST_TOLERANCE = 10.0  # seconds, as in video.py
 SAMPLING = ("uniform", "random", "first", "last", "centre", "ages")  # as in video.py
+PLAIN_NUMBERS = ("spectrum", "filterbank", "filterbank-unsure")  # IMU encoders without weights
 LARGEST_BLOCK = 16  # channels: the largest block of oneDNN's kernels (AVX-512)
 
 Constructor = TypeVar("Constructor", bound=Callable[..., None])
@@ -349,10 +350,10 @@ class EgoDistill(nn.Module):
                 self.imu_encoder: nn.Module = IMUEncoder(imu_width)
                 self.imu_dim = imu_width * imu_samples if imu_vector == "flatten" else imu_width
             elif isinstance(imu_encoder, str):
-                if imu_encoder not in ("spectrum", "filterbank", "filterbank-unsure"):
+                if imu_encoder not in PLAIN_NUMBERS:
                     raise ValueError(
-                        f"imu_encoder={imu_encoder!r} must be 'cnn', 'spectrum', 'filterbank', 'filterbank-unsure', a "
-                        f"network of your own, or None for frames alone"
+                        f"imu_encoder={imu_encoder!r} must be 'cnn', {', '.join(map(repr, PLAIN_NUMBERS))}, a network "
+                        f"of your own, or None for frames alone"
                     )
                 if imu_vector != "flatten":
                     raise ValueError(f"imu_vector='mean' is for a map over time, and a {imu_encoder} has none")

@@ -24,7 +24,7 @@ from .. import data, teachers
 from ..datasets.store_files import StoreFiles
 from ..distillation import EPIC_KITCHENS, PRESETS
 from ..recordings.clips import clip_starts
-from ..student import IMU_SAMPLES
+from ..student import IMU_SAMPLES, PLAIN_NUMBERS
 from ..support import files, tables
 from ..support.errors import CLIP_SECONDS, DataError
 from ..support.names import Names, Place, absolute_path, is_same, portable
@@ -175,7 +175,7 @@ def plan(a: argparse.Namespace, segments: data.SegmentList, edited: bool = False
     elif teacher:
         prepare += words_of(a, "teacher_file", "architecture", "pretrained", "device")
     steps.insert(0, Step("decode the clips", prepare))
-    has_stage_1 = settings.image_encoder and settings.imu_encoder not in (None, "spectrum", "filterbank")
+    has_stage_1 = settings.image_encoder and settings.imu_encoder not in (None, *PLAIN_NUMBERS)
     if teacher and not has_stage_1:  # for which a student needs frames, and an IMU encoder with weights
         words = ["distill", store, *student, *trained, "--out", run / "student.pt"]
         steps += [Step("distill the teacher into the student", words)]
