@@ -37,15 +37,17 @@ def planned(words, split="test", label="walk"):
 
 def test_each_option_reaches_the_commands_that_take_it():
     segments = "--root r --tier a --min-instances 3 --split-seed 7 --subsample 2 --reader m.py:a --reader m.py:b "
-    segments += "--imu-reader .log=m.py:c --strict --stride 0.5 --split-by stretch --test-share 0.2 --imu-axes XZy"
+    segments += "--imu-reader .log=m.py:c --strict --stride 0.5 --split-by stretch --test-share 0.2 --clip-seconds 4.0 "
+    segments += "--imu-axes XZy"
     student = "--num-frames 2 --image-encoder resnet10x4 --image-weights none"
     training = "--epochs 3 --batch-size 5 --learning-rate 0.1 --seed 4 --precision bf16"
-    both = f"{segments} --audio {student} {training} --frame-size 96 --preset demo --workers 3 --device cpu --overwrite"
+    segments += " --imu-rate 50.0 --audio"
+    both = f"{segments} {student} {training} --frame-size 96 --preset demo --workers 3 --device cpu --overwrite"
     limits = "--zero-accel --min-coverage 0.5 --max-gap 0.2 --max-hold 3.0 --max-bad 0.4"
     teacher = "--architecture i3d --pretrained p.pth --option width=12 depth=2 --clip-frames 6 --clip-size 80"
     trained = f"--preset demo {training} --device cpu --overwrite"
     assert planned(f"t.csv --out o {both} {teacher} {limits} --baselines --imu-offsets c.csv --no-check") == [
-        f"egodistill prepare t.csv {segments} --audio --imu-offsets c.csv --out o/store --num-frames 2 --frame-size 96 "
+        f"egodistill prepare t.csv {segments} --imu-offsets c.csv --out o/store --num-frames 2 --frame-size 96 "
         f"{limits} --workers 3 --clip-frames 6 --clip-size 80",
         "egodistill finetune o/store --architecture i3d --pretrained p.pth --option width=12 depth=2 "
         f"{trained} --out o/teacher.pt",
