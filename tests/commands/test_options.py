@@ -244,7 +244,6 @@ SEGMENT_ARRIVALS = READER_ARRIVALS | {
     "read_annotations.audio": True,
     "read_annotations.windows": egodistill.datasets.annotations.Windows(0.5, "stretch", 0.2, clip_seconds=4.0),
     "read_annotations.clip_seconds": 4.0,
-    "find.clip_seconds": 4.0,
     "with_imu_offsets.table": "o.csv",
     "with_imu_axes.axes": "XZy",
     "subsample.step": 2,
