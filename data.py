@@ -14,7 +14,8 @@ The data flow, and the module of each step:
     annotations --read_*--> [Segment] --prepare()--> ClipStore --read()--> numpy arrays
       annotations.py       segments.py  clips.py         store.py
 
-A *segment* is an annotated part of a video, a *clip* a window of 64/30 s inside it. Segments need no label:
+A *segment* is an annotated part of a video, a *clip* a window of 64/30 s inside it (`clip_seconds`). Segments need no
+label:
 `read_recordings("films")` makes one for each clip of a folder of recordings. This module re-exports what users of a
 store need from the other modules. Times are seconds on the video's own clock, the one a player shows: zero is the
 start of the file.
@@ -115,8 +116,8 @@ __all__ = [
 # Clips and arrays of a store
 
 
-def find_clips(segments: Sequence[Segment], videos: Mapping[str, VideoInfo]) -> list[tuple[int, float]]:
-    """Return (index of its segment, start in seconds) of each clip.
+def find_clips(segments: Sequence[Segment], videos: Mapping[str, VideoInfo], seconds: float) -> list[tuple[int, float]]:
+    """Return (index of its segment, start in seconds) of each clip, which is `seconds` long.
 
     `videos` are the headers of those that can be read; for others, the reason is reported when clips are decoded.
     """
@@ -124,9 +125,9 @@ def find_clips(segments: Sequence[Segment], videos: Mapping[str, VideoInfo]) -> 
     clips = []
     for i, segment in enumerate(segments):
         try:
-            starts = clip_starts(segment.start, segment.stop, durations.get(segment.path, math.inf))
+            starts = clip_starts(segment.start, segment.stop, durations.get(segment.path, math.inf), seconds)
         except DataError:  # still add its clips: they fail when they are decoded, with this reason
-            starts = clip_starts(segment.start, segment.stop, math.inf)
+            starts = clip_starts(segment.start, segment.stop, math.inf, seconds)
         clips += [(i, start) for start in starts]
     return clips
 
@@ -166,7 +167,9 @@ def name_imu_files(segments: Iterable[Segment], imu: bool = True) -> list[Segmen
 
 def clip_specs(settings: Mapping[str, Any], imu_axes: str = "gopro") -> dict[str, ClipSpec]:
     """Return the spec of each array for these settings of `prepare()`; `imu_axes` names the axes of the IMU samples."""
-    plain = {name: settings[name] for name in ("exact", "tolerance")} | {"size": settings["frame_size"]}
+    seconds, rate = settings["clip_seconds"], settings["imu_rate"]
+    plain = {name: settings[name] for name in ("exact", "tolerance")}
+    plain |= {"size": settings["frame_size"], "seconds": seconds}
     frames = [
         ClipSpec(frames=count, sampling=rule, seed=settings["seed"] or 0, **plain)
         for rule in settings["sampling"]
@@ -176,11 +179,12 @@ def clip_specs(settings: Mapping[str, Any], imu_axes: str = "gopro") -> dict[str
     if settings["ends"]:
         specs["ends"] = ClipSpec(frames=2, sampling="ends", **plain)
     if settings["clip_frames"]:  # teachers always read exact frames
-        specs["clip"] = ClipSpec(frames=settings["clip_frames"], size=settings["clip_size"], crop=True)
+        specs["clip"] = ClipSpec(frames=settings["clip_frames"], size=settings["clip_size"], crop=True, seconds=seconds)
     if settings["imu"]:
-        specs["imu"] = ClipSpec(imu_samples=IMU_SAMPLES, imu_axes=imu_axes)
+        samples = max(1, round(rate * seconds))  # as a student computes it
+        specs["imu"] = ClipSpec(imu_samples=samples, imu_rate=rate, imu_axes=imu_axes, seconds=seconds)
     if settings["audio"]:
-        specs["audio"] = ClipSpec(audio=True)
+        specs["audio"] = ClipSpec(audio=True, seconds=seconds)
     return specs
 
 
@@ -211,6 +215,8 @@ def _check_settings(given: Mapping[str, Any]) -> None:
         "above 0 and at most 1": (("min_coverage",), number, lambda value: 0 < value <= 1),
         "from 0 to 1": (("max_bad",), number, lambda value: 0 <= value <= 1),
         "above 0 s": (("max_gap", "max_hold"), number, lambda value: value > 0),
+        "above 0 s, and finite": (("clip_seconds",), number, lambda value: 0 < value < math.inf),
+        "above 0 Hz, and finite": (("imu_rate",), number, lambda value: 0 < value < math.inf),
     }
     for allowed, (names, kind, fits) in ranges.items():  # comparisons with NaN are false
         for name in names:
@@ -232,10 +238,11 @@ def _consumer_record(consumer: Consumer, settings: Mapping[str, Any], world_size
             "world_size, and unset the environment variables RANK and WORLD_SIZE"
         )
     for spec in consumer.specs.values():
-        if not math.isclose(spec.seconds, CLIP_SECONDS, rel_tol=1e-6):
+        if not math.isclose(spec.seconds, seconds := settings["clip_seconds"], rel_tol=1e-6):
             raise DataError(
-                f"{consumer.record.get('teacher', 'the consumer')} reads clips of {spec.seconds:.7g} s, those of a "
-                f"store {CLIP_SECONDS:.7g} s; build the teacher with seconds={CLIP_SECONDS}"
+                f"{consumer.record.get('teacher', 'the consumer')} reads clips of {spec.seconds:.7g} s, those of the "
+                f"store have {seconds:.7g} s; build the teacher with seconds={seconds}, or prepare its clips with "
+                f"clip_seconds={spec.seconds} (--clip-seconds)"
             )
     if "ends" in consumer.specs:
         wanted = clip_specs({**settings, "ends": True})["ends"]
@@ -289,7 +296,9 @@ def prepare(
     frame_size: int = 224,
     clip_frames: int | None = None,
     clip_size: int = 224,
+    clip_seconds: float = CLIP_SECONDS,
     imu: bool = True,
+    imu_rate: float = IMU_RATE,
     audio: bool = False,
     ends: bool = True,
     sampling: str | Sequence[str] = "uniform",
@@ -319,7 +328,8 @@ def prepare(
     - `ends` uint8 [n, 2, 3, frame_size, frame_size]: the frames at the clip's start and end.
     - `clip` uint8 [n, clip_frames, 3, clip_size, clip_size], for teachers: the centre square of each frame,
       undistorted.
-    - `imu` float32 [n, 422, 6]: accelerometer in m/s2, gravity included, and gyroscope in rad/s.
+    - `imu` float32 [n, imu_rate * clip_seconds, 6], by default 422 samples: accelerometer in m/s2, gravity included,
+      and gyroscope in rad/s.
     - `audio` float32 [n, 201, 40]: log-mel bands of the clip's middle two seconds; see `log_mel()`.
 
     The same call continues a run that was killed. A clip that cannot be decoded is recorded with the reason in
@@ -340,7 +350,9 @@ def prepare(
         frame_size: Height and width of `frames_N` and `ends` in pixels.
         clip_frames: Number of frames of `clip`; None: do not write this array.
         clip_size: Height and width of `clip` in pixels.
+        clip_seconds: Length of a clip; the default is the paper's, 64/30 s.
         imu: False: do not write `imu`.
+        imu_rate: Rate of `imu` in Hz.
         audio: Also write `audio`.
         ends: False: do not write `ends`.
         sampling: One rule of `clip_times()`, or several. "uniform" takes the centres of N equal parts of the clip; the
@@ -397,7 +409,9 @@ def prepare(
         "frame_size": int(frame_size),
         "clip_frames": None if clip_frames is None else int(clip_frames),
         "clip_size": int(clip_size),
+        "clip_seconds": float(clip_seconds),
         "imu": imu,
+        "imu_rate": float(imu_rate),
         "audio": audio,
         "ends": ends,
         "sampling": [sampling] if isinstance(sampling, str) else list(dict.fromkeys(sampling)),
@@ -427,11 +441,11 @@ def prepare(
         "prepare(num_frames=[], ends=False) (`egodistill prepare --no-frames`)",
     )
     videos = probe_videos(segments, workers) if is_new or strict else {}
-    found = contradictions.find(segments, videos)
+    found = contradictions.find(segments, videos, clip_seconds=clip_seconds)
     for note in contradictions.notes_of(found, strict=strict):
         if rank == 0:
             warnings.warn(note, contradictions.TableWarning, stacklevel=2)
-    clips = functools.partial(find_clips, segments, videos)
+    clips = functools.partial(find_clips, segments, videos, clip_seconds)
     if edited and world_size > 1:
         raise DataError(
             f"{out}: was made with other segments. Prepare it once with one process, which decodes only clips that are "
@@ -569,7 +583,7 @@ def fill(store: StoreWriter, rows: Sequence[int]) -> None:
         specs |= pending.specs
     starts = {}
     for row in rows:
-        start = min(store.start(row), max(0.0, duration - CLIP_SECONDS))
+        start = min(store.start(row), max(0.0, duration - store.clip_seconds))
         if max(store.segment(row).start, store.start(row)) >= duration:
             what = "video ends" if recording.video else "samples end"
             store.fail(row, f"{recording.path}: the {what} at {duration:.3f} s, before the clip starts")

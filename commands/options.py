@@ -265,6 +265,12 @@ def limit_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def rate_option(parser: argparse.ArgumentParser) -> None:
+    """Add --imu-rate."""
+    text = "rate of a clip's head motion (default: 198, the paper's)"
+    parser.add_argument("--imu-rate", metavar="HZ", type=float, help=text)
+
+
 def bad_option(parser: argparse.ArgumentParser) -> None:
     """Add --max-bad."""
     text = "stop if more than this share of clips fails (default: 0.1)"

@@ -24,9 +24,9 @@ from .. import data, teachers
 from ..datasets.store_files import StoreFiles
 from ..distillation import EPIC_KITCHENS, PRESETS
 from ..recordings.clips import clip_starts
-from ..student import IMU_SAMPLES, PLAIN_NUMBERS
+from ..student import PLAIN_NUMBERS
 from ..support import files, tables
-from ..support.errors import CLIP_SECONDS, DataError
+from ..support.errors import CLIP_SECONDS, IMU_RATE, DataError
 from ..support.names import Names, Place, absolute_path, is_same, portable
 from ..support.tables import counted
 from ..training import Training
@@ -36,9 +36,11 @@ from .options import (
     TEACHER_FILE,
     bad_option,
     given_flags,
+    keyword_arguments,
     limit_options,
     overwrite_option,
     positive_int,
+    rate_option,
     reject,
     suggest,
     without_suggestions,
@@ -51,8 +53,9 @@ from .training import name_value, new_teacher, teacher_clip
 
 __all__ = ["COMMANDS"]
 
+# Options of `prepare` that say which segments and clips there are.
 ANNOTATIONS = ("root", "tier", "min_instances", "split_seed", "subsample", "reader", "imu_reader", "strict", "stride")
-ANNOTATIONS += ("split_by", "test_share", "imu_axes")  # options of `prepare` that say which segments there are
+ANNOTATIONS += ("split_by", "test_share", "clip_seconds", "imu_axes")
 STUDENT = ("num_frames", "image_encoder", "image_weights", "imu_encoder")
 TRAINING = ("epochs", "batch_size", "learning_rate", "seed", "precision")
 QUICK_CLIPS = 600
@@ -103,6 +106,7 @@ def train_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--frame-size", metavar="PIXELS", type=positive_int, default=224, help="height and width of its frames"
     )
+    rate_option(group)
     group = parser.add_argument_group("training")
     preset_option(group)
     add_fields(group, Training(), TRAINING)
@@ -156,7 +160,7 @@ def plan(a: argparse.Namespace, segments: data.SegmentList, edited: bool = False
     trained = [*preset, *itertools.chain(*quick), *words_of(a, *TRAINING, "device"), *anew]
     student = words_of(a, *STUDENT)
 
-    prepare = ["prepare", a.annotations, *words_of(a, *ANNOTATIONS, "audio")]
+    prepare = ["prepare", a.annotations, *words_of(a, *ANNOTATIONS, "imu_rate", "audio")]
     offsets = run / CORRECTIONS if a.check else a.imu_offsets
     prepare += ["--imu-offsets", offsets] if offsets else []
     settings = apply_options(PRESETS[a.preset], a).student
@@ -237,7 +241,7 @@ def how_taught(a: argparse.Namespace, labelled: bool) -> str | None:
 
 def clip_of(a: argparse.Namespace) -> dict[str, Any]:
     """Return number and size of the frames of a teacher that is trained on the labels, as arguments of `prepare`."""
-    clip = teacher_clip(a.architecture) if not (a.clip_frames and a.clip_size) else {}
+    clip = teacher_clip(a.architecture, a.clip_seconds) if not (a.clip_frames and a.clip_size) else {}
     return clip | {name: value for name in ("clip_frames", "clip_size") if (value := getattr(a, name))}
 
 
@@ -247,13 +251,14 @@ def sizes_of_models(a: argparse.Namespace, taught: str | None, run: Path) -> dic
     Raise an error, before hours of work, for one that cannot be read or built. What is published is downloaded. A
     teacher that an earlier run has trained needs its weights no more.
     """
-    built: dict[str, Any] = {"student": apply_options(PRESETS[a.preset], a).student.build(2, frame_size=a.frame_size)}
+    student, own = apply_options(PRESETS[a.preset], a).student, keyword_arguments(a, "clip_seconds", "imu_rate")
+    built: dict[str, Any] = {"student": student.build(2, frame_size=a.frame_size, **own)}
     if taught == "given":
         load_teacher(a.teacher_file)
     elif taught == "published":
         teachers.load(a.architecture, a.pretrained, progress=False)
     elif taught and not (run / "teacher.pt").exists():
-        options = {"seconds": CLIP_SECONDS} | dict(a.option or ())
+        options = {"seconds": a.clip_seconds or CLIP_SECONDS} | dict(a.option or ())
         clip = clip_of(a).values()
         built["teacher"] = new_teacher(a.architecture, ("0", "1"), *clip, a.pretrained, options, progress=False)
     return {name: 4e-6 * sum(weight.numel() for weight in model.parameters()) for name, model in built.items()}
@@ -262,12 +267,13 @@ def sizes_of_models(a: argparse.Namespace, taught: str | None, run: Path) -> dic
 def size_of_store(words: Sequence[Any], clips: int) -> float:
     """Return about how many MB `prepare` with these options writes for this number of clips."""
 
-    def option(name: str, default: int = 0) -> int:
-        return int(words[words.index(name) + 1]) if name in words else default
+    def option(name: str, default: float = 0) -> float:
+        return float(words[words.index(name) + 1]) if name in words else default
 
     frames = (option("--num-frames", -2) + 2) * option("--frame-size", 224) ** 2  # and the two of stage 1
     frames += option("--clip-frames") * option("--clip-size", 224) ** 2
-    return clips * (3 * frames + 4 * 6 * IMU_SAMPLES) / 1e6
+    samples = option("--imu-rate", IMU_RATE) * option("--clip-seconds", CLIP_SECONDS)
+    return clips * (3 * frames + 4 * 6 * samples) / 1e6
 
 
 def run_train(a: argparse.Namespace) -> None:
@@ -282,7 +288,7 @@ def run_train(a: argparse.Namespace) -> None:
     taught = how_taught(a, any(segment.label is not None for segment in segments))
     reads = (["clip for the teacher"] if taught else []) + ["frame"] * (getattr(a, "image_encoder", "") is not None)
     data.require_videos(segments, reads, "--image-encoder none, without a teacher")
-    examine(segments, a.strict)
+    examine(segments, a.strict, **keyword_arguments(a, "clip_seconds"))
     about = {"segments": fingerprint(segments, a.annotations), "left_out": segments.dropped, "quick": a.quick}
     edited = bool(before) and has_new_table(run, before, (about["segments"], fingerprint_05(segments)))
     steps = plan(a, segments, edited)
@@ -291,7 +297,8 @@ def run_train(a: argparse.Namespace) -> None:
     sizes = sizes_of_models(a, taught, run)
     splits = ", ".join(f"{count} {split}" for split, count in sorted(Counter(s.split for s in segments).items()))
     videos, classes = len({s.path for s in segments}), len({s.label for s in segments} - {None})
-    clips = sum(len(clip_starts(one.start, one.stop, math.inf)) for one in segments)
+    seconds = a.clip_seconds or CLIP_SECONDS
+    clips = sum(len(clip_starts(one.start, one.stop, math.inf, seconds)) for one in segments)
     paths = [Path(str(step.words[-1])) for step in steps]
     # The checkpoint of a training has the weights and AdamW's two averages of each.
     models = [sizes.get(path.stem, sizes["student"]) for path in paths if path.suffix == ".pt" and not path.exists()]

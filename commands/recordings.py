@@ -51,6 +51,7 @@ from .options import (
     overwrite_option,
     positive_int,
     positive_seconds,
+    rate_option,
     reader_options,
     reject,
     root_options,
@@ -98,9 +99,11 @@ def segment_options(parser: argparse.ArgumentParser) -> None:
     reader_options(parser)
     text = "notes about what looks wrong in the table, such as rows twice, are errors"
     parser.add_argument("--strict", action="store_true", help=text)
+    text = "length of a clip (default: 64/30, the paper's)"
+    parser.add_argument("--clip-seconds", metavar="SECONDS", type=positive_seconds, help=text)
     group = parser.add_argument_group("recordings without labels")
     group.add_argument("--stride", metavar="SECONDS", type=float, help="step between clips (default: a clip's length)")
-    text = "split whole recordings, or stretches of each with 2.2 s between them (default: recording)"
+    text = "split whole recordings, or stretches of each with just over a clip between them (default: recording)"
     group.add_argument("--split-by", choices=get_args(annotations.SplitBy), help=text)
     text = "share of the recordings, or of each, that is for testing (default: 0.3)"
     group.add_argument("--test-share", metavar="SHARE", type=float, help=text)
@@ -115,7 +118,8 @@ def read_segments(a: argparse.Namespace) -> data.SegmentList:
         seed=a.split_seed,
         min_instances=a.min_instances,
         audio=a.audio,
-        windows=annotations.Windows(**windows) if windows else None,
+        windows=annotations.Windows(**windows, **keyword_arguments(a, "clip_seconds")) if windows else None,
+        clip_seconds=a.clip_seconds,
         tier=a.tier,
     )
     if a.imu_axes:
@@ -161,14 +165,14 @@ def run_segments(a: argparse.Namespace) -> None:
         print(f"warning: {warning}")
     if set(total) == {None}:
         print(NO_LABELS)
-    examine(segments, a.strict)
+    examine(segments, a.strict, **keyword_arguments(a, "clip_seconds"))
     if a.strict:
         require_training(a, segments)
 
 
-def examine(segments: data.SegmentList, strict: bool = False) -> None:
+def examine(segments: data.SegmentList, strict: bool = False, clip_seconds: float = data.CLIP_SECONDS) -> None:
     """Warn of what looks wrong in a table, then raise DataError for what is: before anything is decoded."""
-    found = contradictions.find(segments, headers_of(segments))
+    found = contradictions.find(segments, headers_of(segments), clip_seconds=clip_seconds)
     for one in found:
         if not (one.is_error or strict):
             warnings.warn(one.text, contradictions.TableWarning, stacklevel=2)
@@ -501,6 +505,7 @@ def prepare_options(parser: argparse.ArgumentParser) -> None:
     )
     text = "height and width of the teachers' frames (default: 224)"
     parser.add_argument("--clip-size", metavar="PIXELS", type=positive_int, help=text)
+    rate_option(parser)
     parser.add_argument("--no-imu", action="store_true", help="do not store head motion")
     text = "store head motion alone, also of recordings without a video"
     parser.add_argument("--no-frames", action="store_true", help=text)
@@ -531,7 +536,7 @@ def prepare_options(parser: argparse.ArgumentParser) -> None:
 def run_prepare(a: argparse.Namespace) -> None:
     if a.no_imu:
         reason = "--no-imu stores no head motion; leave out one of them"
-        unused = ("zero_accel", "min_coverage", "max_gap", "imu_axes", "imu_offsets", "imu_reader")
+        unused = ("imu_rate", "zero_accel", "min_coverage", "max_gap", "imu_axes", "imu_offsets", "imu_reader")
         reject(given_flags(a, *unused), reason)
     if a.no_frames:
         unused = ("key_frames", "tolerance", "end_features", "no_imu")
@@ -562,7 +567,8 @@ def run_prepare(a: argparse.Namespace) -> None:
         exact=not a.key_frames,
         tolerance=a.tolerance or 0.0,
         strict=a.strict,
-        **keyword_arguments(a, "clip_frames", "clip_size", *LIMITS, "workers", "max_bad", "retry_failed"),
+        **keyword_arguments(a, "clip_frames", "clip_size", "clip_seconds", "imu_rate"),
+        **keyword_arguments(a, *LIMITS, "workers", "max_bad", "retry_failed"),
         **one_pass,
         **files.environment_share(),  # Several machines or processes of torchrun share the recordings.
     )

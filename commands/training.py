@@ -168,8 +168,19 @@ def build_student(a: argparse.Namespace, store: data.ClipStore, teacher: str | N
         feature_dim=width,
         class_names=store.class_names,
         **frame_arguments(store, settings.num_frames),
-        imu_axes=batches.stored_axes(store),
+        **clip_arguments(store),
     )
+
+
+def clip_arguments(store: data.ClipStore) -> dict[str, Any]:
+    """Return length and IMU of the store's clips, as arguments of a student."""
+    specs = getattr(store, "specs", {})  # optional, as in `frame_arguments()`
+    found: dict[str, Any] = {"imu_axes": batches.stored_axes(store)}
+    for spec in specs.values():
+        found["clip_seconds"] = spec.seconds
+        if spec.imu_samples:
+            found |= {"imu_samples": spec.imu_samples, "imu_rate": spec.imu_rate}
+    return found
 
 
 def frame_arguments(store: data.ClipStore, count: int) -> dict[str, Any]:
@@ -429,15 +440,19 @@ def clips_with(store: Any, teacher: teachers.Teacher) -> int:
     return int(np.all([store.done(name) for name in outputs], axis=0).sum()) if {*outputs} <= {*store.names} else 0
 
 
-def teacher_clip(name: str) -> dict[str, int | None]:
-    """Return the clips that a published teacher reads, as arguments of `data.prepare()`."""
+def teacher_clip(name: str, seconds: float | None = None) -> dict[str, int | None]:
+    """Return the clips that a published teacher reads, as arguments of `data.prepare()`.
+
+    Raise ValueError if those of the store have another length, `seconds` (None: the paper's).
+    """
+    seconds = seconds or CLIP_SECONDS
     if name not in teachers.MODELS:
         raise ValueError(f"--architecture: there is no teacher {name!r}; the names are {', '.join(teachers.MODELS)}")
     spec = teachers.MODELS[name].clip_spec
-    if not math.isclose(spec.seconds, CLIP_SECONDS, rel_tol=1e-6):
-        frames = round(spec.frames * CLIP_SECONDS / spec.seconds)
+    if not math.isclose(spec.seconds, seconds, rel_tol=1e-6):
+        frames = round(spec.frames * seconds / spec.seconds)
         raise ValueError(
-            f"--architecture: {name} reads clips of {spec.seconds:.3f} s, those of a store have {CLIP_SECONDS:.3f} s; "
+            f"--architecture: {name} reads clips of {spec.seconds:.3f} s, those of a store have {seconds:.3f} s; "
             f"finetune it on clips of a store first, with its frame rate: --clip-frames {frames} --clip-size "
             f"{spec.size} (of `prepare`), --option frames={frames} (of `finetune`); `train` takes all three"
         )
@@ -458,7 +473,7 @@ def one_pass(a: argparse.Namespace, given: Mapping[str, Any]) -> dict[str, Any]:
     if a.architecture or a.pretrained:
         reject(["--teacher-file"] if a.teacher_file else [], "a second teacher beside --architecture; leave one out")
         if a.architecture:
-            arguments = teacher_clip(a.architecture)
+            arguments = teacher_clip(a.architecture, a.clip_seconds)
     if a.teacher_file or a.pretrained:
         teacher = load_teacher(a.teacher_file) if a.teacher_file else published_teacher(a)
         consumers.append(teachers.Extraction(teacher, **given))
@@ -469,7 +484,7 @@ def one_pass(a: argparse.Namespace, given: Mapping[str, Any]) -> dict[str, Any]:
                 "--end-features: give imagenet or a file; a student would start from other random weights than these"
             )
         encoder = {"image_encoder": a.image_encoder or "resnet18", "image_weights": a.end_features}
-        choice = {"exact": not a.key_frames, "tolerance": a.tolerance or 0.0}
+        choice = {"exact": not a.key_frames, "tolerance": a.tolerance or 0.0, **keyword_arguments(a, "clip_seconds")}
         model = replace(EPIC_KITCHENS.student, hidden=1, **encoder).build(1, frame_size=a.frame_size, **choice)
         consumers.append(distillation.EndFeatures(model, **given))
     if consumers:

@@ -74,6 +74,7 @@ def read_annotations(
     min_instances: int | None = None,
     audio: bool = False,
     windows: Windows | None = None,
+    clip_seconds: float | None = None,
     tier: str | None = None,
 ) -> SegmentList:
     """Read annotations of a data set, of ELAN, BORIS or Label Studio, or your own table, or recordings without labels.
@@ -90,6 +91,7 @@ def read_annotations(
         min_instances: For data sets: leave out classes with fewer segments; None: the reader's own default.
         audio: Leave out videos without sound.
         windows: For recordings: where their clips are, and their splits.
+        clip_seconds: Length of the clips of recordings; None: the one in `windows`. Others are cut by `prepare()`.
         tier: For tools: as in `read_labels()`.
 
     >>> from egodistill.datasets import annotations
@@ -127,6 +129,7 @@ def read_annotations(
     elif kind == "labels":
         found = read_labels(path, root, tier=tier)
     elif kind == "recordings":
+        given |= {} if clip_seconds is None else {"clip_seconds": clip_seconds}
         found = read_recordings(path, dataclasses.replace(windows or Windows(), **given))
     else:
         readers: dict[str, Callable[..., SegmentList]] = {

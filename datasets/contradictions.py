@@ -55,7 +55,11 @@ class Finding(NamedTuple):
 
 
 def find(
-    segments: Sequence[Segment], videos: Mapping[str, VideoInfo] | None = None, *, origin: Origin | None = None
+    segments: Sequence[Segment],
+    videos: Mapping[str, VideoInfo] | None = None,
+    *,
+    origin: Origin | None = None,
+    clip_seconds: float = CLIP_SECONDS,
 ) -> list[Finding]:
     """Return the contradictions of a table, a few lines for each kind.
 
@@ -63,6 +67,7 @@ def find(
         segments: All segments of the table.
         videos: {path: its header}, of `probe_videos()`; without it, times are not compared with the ends.
         origin: Where the segments come from; None: what `segments.origin` says, if there is one.
+        clip_seconds: Length of the clips into which they will be cut.
 
     >>> from pathlib import Path
     >>> from egodistill import data
@@ -75,7 +80,7 @@ def find(
     note: own.csv, row 3: the label 'Walk' differs from 'walk' (row 2) only in case or blanks; write one of them
     """
     origin = getattr(segments, "origin", Origin()) if origin is None else origin
-    table = _Table(segments, origin, videos or {})
+    table = _Table(segments, origin, videos or {}, clip_seconds)
     found = []
     for kind, most in KINDS:
         by_weight: dict[bool, list[tuple[int, str]]] = {True: [], False: []}
@@ -114,9 +119,11 @@ def notes_of(found: Iterable[Finding], *, strict: bool = False) -> list[str]:
 class _Table:
     """Segments, the names of their places, and what several kinds need."""
 
-    def __init__(self, segments: Sequence[Segment], origin: Origin, videos: Mapping[str, VideoInfo]) -> None:
+    def __init__(
+        self, segments: Sequence[Segment], origin: Origin, videos: Mapping[str, VideoInfo], clip_seconds: float
+    ) -> None:
         self.segments = SegmentList(segments, origin=origin)
-        self.origin, self.videos = self.segments.origin, videos
+        self.origin, self.videos, self.clip_seconds = self.segments.origin, videos, clip_seconds
         self.is_own = bool(origin.rows) or not origin.table  # not a public data set
 
     @functools.cached_property
@@ -246,7 +253,7 @@ def parts_that_overlap(table: _Table) -> Found:
     for number, one in sorted(table.written.items(), key=lambda row: row[1].start):
         known = latest.setdefault((one.path, one.split), number)
         stop = table.written[known].stop
-        if known != number and number not in twins and min(one.stop, stop) - one.start > CLIP_SECONDS:
+        if known != number and number not in twins and min(one.stop, stop) - one.start > table.clip_seconds:
             sentence = f"begins at {one.start:.1f} s, but {table.name(known)} ends at {stop:.1f} s"
             yield number, f"{sentence}, so what they share counts twice; shorten one", False
         if one.stop > stop:
@@ -265,10 +272,11 @@ def ids_twice(table: _Table) -> Found:
 def moments_of_two_splits(table: _Table) -> Found:
     """Yield segments whose clips overlap those of another split, on which testing would be too easy."""
     numbers = {id(segment): number for number, segment in enumerate(table.segments)}
-    pairs = [(numbers[id(one)], numbers[id(other)]) for one, other in overlapping_splits(table.segments)]
+    overlaps = overlapping_splits(table.segments, table.clip_seconds)
+    pairs = [(numbers[id(one)], numbers[id(other)]) for one, other in overlaps]
     for number, other in sorted(pairs):
         splits = f"{table.segments[number].split} and {table.segments[other].split}"
-        sentence = f"its clips of {CLIP_SECONDS:.2f} s share moments of the video with {table.name(other)}"
+        sentence = f"its clips of {table.clip_seconds:.2f} s share moments of the video with {table.name(other)}"
         yield number, f"{sentence} of another split ({splits}); give both the same split", False
 
 
@@ -292,7 +300,7 @@ def ends_of_videos(table: _Table) -> Found:
 
 def _end(table: _Table, one: Segment) -> float:
     """Return the time from which on a stop is too late: a clip after the end of the video."""
-    return table.videos[one.path].duration + CLIP_SECONDS
+    return table.videos[one.path].duration + table.clip_seconds
 
 
 def _other_unit(table: _Table, late: Iterable[Segment]) -> str:

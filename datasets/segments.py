@@ -220,7 +220,9 @@ def splits_of_wearers(evaluation: Sequence[str], validation: Sequence[str]) -> d
     return dict.fromkeys(evaluation, "test") | dict.fromkeys(validation, "validation")
 
 
-def overlapping_splits(segments: Iterable[Segment]) -> list[tuple[Segment, Segment]]:
+def overlapping_splits(
+    segments: Iterable[Segment], clip_seconds: float = CLIP_SECONDS
+) -> list[tuple[Segment, Segment]]:
     """Return pairs of segments of one video whose clips overlap and whose splits differ: (later one, an earlier one).
 
     There is one pair for each segment that overlaps an earlier one. The clip of a segment shorter than a clip shows
@@ -228,6 +230,7 @@ def overlapping_splits(segments: Iterable[Segment]) -> list[tuple[Segment, Segme
 
     Args:
         segments: Segments of any videos.
+        clip_seconds: Length of a clip.
 
     >>> from egodistill import data
     >>> from egodistill.datasets import segments
@@ -240,7 +243,7 @@ def overlapping_splits(segments: Iterable[Segment]) -> list[tuple[Segment, Segme
     for segment in segments:
         splits[segment.path].add(segment.split)
     # (start of its first clip, end of its last clip, segment)
-    shown = [(*_shown(segment), segment) for segment in segments if len(splits[segment.path]) > 1]
+    shown = [(*_shown(segment, clip_seconds), segment) for segment in segments if len(splits[segment.path]) > 1]
     found = []
     latest: dict[str, dict[str, tuple[float, Segment]]] = {}  # {video: {split: the end that is last, its segment}}
     for start, stop, segment in sorted(shown, key=lambda one: one[0]):
@@ -253,12 +256,12 @@ def overlapping_splits(segments: Iterable[Segment]) -> list[tuple[Segment, Segme
     return found
 
 
-def _shown(segment: Segment) -> tuple[float, float]:
+def _shown(segment: Segment, seconds: float) -> tuple[float, float]:
     """Return the start of a segment's first clip and the end of its last one, as `clips.clip_starts()` puts them."""
-    if segment.stop - segment.start > CLIP_SECONDS:
+    if segment.stop - segment.start > seconds:
         return segment.start, segment.stop
-    start = max(0.0, (segment.start + segment.stop - CLIP_SECONDS) / 2)
-    return start, start + CLIP_SECONDS
+    start = max(0.0, (segment.start + segment.stop - seconds) / 2)
+    return start, start + seconds
 
 
 def names_of_classes(
@@ -440,11 +443,13 @@ class Windows:
     """The settings that cut recordings without labels into clips, and choose those for testing.
 
     Attributes:
-        stride: Seconds from one clip of a recording to the next; the last one ends with the recording.
+        stride: Seconds from one clip of a recording to the next; the last one ends with the recording. None: the length
+            of a clip.
         split_by: "recording": a whole recording is for training or for testing. "stretch": each recording is cut into
-            stretches for training and for testing, with 2.2 s between them that no clip contains.
+            stretches for training and for testing, with a little more than a clip between them that no clip contains.
         test_share: Share of the recordings, or of each recording, that is for testing.
         seed: Decides which recordings are for testing; stretches do not depend on it.
+        clip_seconds: Length of a clip.
 
     Raises:
         DataError: A value is out of range.
@@ -454,20 +459,37 @@ class Windows:
     0.3
     """
 
-    stride: float = CLIP_SECONDS
+    stride: float | None = None
     split_by: SplitBy = "recording"
     test_share: float = 0.3
     seed: int = 0
+    clip_seconds: float = CLIP_SECONDS
 
     def __post_init__(self) -> None:
-        if not CLIP_SECONDS / 100 <= self.stride < math.inf:  # NaN: False
-            raise DataError(
-                f"stride must be at least {CLIP_SECONDS / 100:.3f} s, a hundredth of a clip; got {self.stride}"
-            )
+        if not 0 < self.clip_seconds < math.inf:  # NaN: False
+            raise DataError(f"clip_seconds must be above 0 s, and finite; got {self.clip_seconds}")
+        least = self.clip_seconds / 100
+        if not least <= self.step < math.inf:
+            raise DataError(f"stride must be at least {least:.3f} s, a hundredth of a clip; got {self.stride}")
         if self.split_by not in get_args(SplitBy):
             raise DataError(f"split_by must be 'recording' or 'stretch'; got {self.split_by!r}")
         if not 0 < self.test_share < 1:
             raise DataError(f"test_share is a share of the recordings, between 0 and 1; got {self.test_share}")
+
+    @property
+    def step(self) -> float:
+        """Return the seconds from one clip to the next."""
+        return self.clip_seconds if self.stride is None else self.stride
+
+    @property
+    def guard(self) -> float:
+        """Return the seconds between a stretch for training and one for testing: a clip and two frames."""
+        return round(self.clip_seconds + 2 / 30, 6)
+
+    @property
+    def splittable(self) -> float:
+        """Return the seconds of a recording that can be split by stretch: two clips and what is between them."""
+        return 2 * self.clip_seconds + self.guard
 
 
 # Columns of a table of recordings beside the video. There is no id, because the segments get names of their own.
@@ -508,23 +530,21 @@ def _rows_of_recordings(path: Path) -> Iterator[tuple[str, dict[str, str], Recor
         yield where, row, Recording(video, imu, *_clock(where, row), wearer, imu_axes=axes)
 
 
-GUARD = 2.2  # seconds between a stretch for training and one for testing: longer than a clip
-SPLITTABLE = 2 * CLIP_SECONDS + GUARD  # seconds of a recording that can be split by stretch
 FAR = 0.25  # between the wanted and the real share for testing, from which on it is noted
-PERIOD = 120.0  # seconds, about: a part of a recording with one stretch for training and one for testing
+PERIOD = 120.0  # seconds, about: a part of a recording with one stretch for training and one for testing; or six clips
 
 
 def read_recordings(path: str | os.PathLike, windows: Windows = Windows()) -> SegmentList:
-    """Make segments without labels of recordings: one for each clip, `windows.stride` seconds apart.
+    """Make segments without labels of recordings: one for each clip, `windows.step` seconds apart.
 
     Without a column `split`, the split is that of `windows`, and the same for the same files, wherever they are:
 
     - by recording: the recordings are ordered by a hash of `seed` and of their path below the folder (or that in the
       table); the first `test_share` of them, rounded, at least one and not all, get the split "test"
-    - by stretch: each recording (or part of one) is cut into equal periods of about two minutes, and each period ends
-      with a stretch for testing, `test_share` of it. Before and after it, 2.2 s belong to no clip, also where another
-      row goes on with the recording. Each stretch has a clip at least; a recording that is too short for that is for
-      training.
+    - by stretch: each recording (or part of one) is cut into equal periods of about two minutes (or six clips), and
+      each period ends with a stretch for testing, `test_share` of it. Before and after it, `windows.guard` seconds
+      belong to no clip, also where another row goes on with the recording. Each stretch has a clip at least; a
+      recording that is too short for that is for training.
 
     `.dropped` of the result counts recordings that cannot be opened, and rows without room for a clip. Raise
     DataError for a folder without videos, a table with a row that cannot be used, recordings that cannot be split in
@@ -549,13 +569,13 @@ def read_recordings(path: str | os.PathLike, windows: Windows = Windows()) -> Se
         raise DataError(f"{path}: none of its recordings can be used: {'; '.join(dropped) or 'the table has no rows'}")
     name, first = Names(), dict[str, str]()  # a file has one name, and so one split
     parts = [part._replace(name=first.setdefault(name(part.recording.path), part.name)) for part in parts]
-    if any(part.split for part in parts) and windows != Windows(windows.stride):
+    if any(part.split for part in parts) and windows != Windows(windows.stride, clip_seconds=windows.clip_seconds):
         raise DataError(
             f"{path}: its column split decides the splits; leave out split_by, test_share and seed (--split-by, "
             f"--test-share, --split-seed), or the column"
         )
     if windows.split_by == "stretch":
-        stretches = _stretches_of_parts(parts, windows.test_share, dropped)
+        stretches = _stretches_of_parts(parts, windows, dropped)
     else:
         splits = _splits_of_recordings(path, parts, windows, dropped)
         stretches = [[(part.split or splits[part.name], part.start, part.stop)] for part in parts]
@@ -566,9 +586,9 @@ def read_recordings(path: str | os.PathLike, windows: Windows = Windows()) -> Se
     for part, own_stretches in zip(parts, stretches, strict=True):
         own, count = part.recording.record(), len(segments)
         for split, start, stop in own_stretches:
-            for after in strided_starts(stop - start, CLIP_SECONDS, windows.stride):
+            for after in strided_starts(stop - start, windows.clip_seconds, windows.step):
                 name, begin = f"{Path(part.recording.path).stem}_{len(segments)}", start + after
-                segments.append(Segment(name, start=begin, stop=begin + CLIP_SECONDS, split=split, **own))
+                segments.append(Segment(name, start=begin, stop=begin + windows.clip_seconds, split=split, **own))
                 if part.row:
                     rows[name] = part.row
         if part.row and count < len(segments):
@@ -583,8 +603,8 @@ def read_recordings(path: str | os.PathLike, windows: Windows = Windows()) -> Se
         else:
             what, ways = "no recording", ways or ["add recordings"]
         raise DataError(
-            f"{path}: cannot be split by stretch: {what} has {SPLITTABLE:.1f} s (two clips and a gap between them); "
-            + ", or ".join(ways)
+            f"{path}: cannot be split by stretch: {what} has {windows.splittable:.1f} s (two clips and a gap between "
+            "them); " + ", or ".join(ways)
         )
     notes: tuple[str, ...] = ()
     if drawn and windows.split_by == "recording" and abs(tests / len(segments) - windows.test_share) > FAR:
@@ -656,7 +676,7 @@ def _splits_of_recordings(
         stretch = "split it by stretch (split_by='stretch', --split-by stretch), or "
         raise DataError(
             f"{path}: one recording cannot be split by recording; add recordings, "
-            f"{stretch if any(part.stop - part.start >= SPLITTABLE for part in parts) else 'or '}"
+            f"{stretch if any(part.stop - part.start >= windows.splittable for part in parts) else 'or '}"
             f"give a table with the column split" + (f". Not used: {'; '.join(dropped)}" if dropped else "")
         )
     return drawn_splits(names, windows)
@@ -685,36 +705,37 @@ def count_of_tests(count: int, share: float) -> int:
 
 
 def _stretches_of_parts(
-    parts: Sequence[_Part], share: float, dropped: collections.Counter[str]
+    parts: Sequence[_Part], windows: Windows, dropped: collections.Counter[str]
 ) -> list[list[tuple[str, float, float]]]:
     """Return the stretches of each part; a part in or soon after another one's stretch for testing begins later."""
     found = collections.defaultdict(list)
     tests = collections.defaultdict(list)  # {recording: (start, stop) of its stretches for testing}
     for k, part in sorted(enumerate(parts), key=lambda numbered: numbered[1].start):
-        near = [stop for start, stop in tests[part.name] if start <= part.start < stop + GUARD]
-        begin = max(near) + GUARD if near else part.start
-        if near and part.stop - begin < CLIP_SECONDS:
+        near = [stop for start, stop in tests[part.name] if start <= part.start < stop + windows.guard]
+        begin = max(near) + windows.guard if near else part.start
+        if near and part.stop - begin < windows.clip_seconds:
             dropped[
-                f"{part.name} from {part.start:.3f} to {part.stop:.3f} s: no clip fits {GUARD} s after the stretch for "
-                f"testing that ends at {max(near):.3f} s"
+                f"{part.name} from {part.start:.3f} to {part.stop:.3f} s: no clip fits {windows.guard:g} s after the "
+                f"stretch for testing that ends at {max(near):.3f} s"
             ] += 1
             continue
-        found[k] = list(_stretches(begin, part.stop, share))
+        found[k] = list(_stretches(begin, part.stop, windows))
         tests[part.name] += [(start, stop) for split, start, stop in found[k] if split == "test"]
     return [found[k] for k in range(len(parts))]
 
 
-def _stretches(start: float, stop: float, share: float) -> Iterator[tuple[str, float, float]]:
+def _stretches(start: float, stop: float, windows: Windows) -> Iterator[tuple[str, float, float]]:
     """Yield split, start and stop of the stretches of a part of a recording; see `read_recordings()`."""
-    count = max(1, round((stop - start) / PERIOD))
+    seconds, guard = windows.clip_seconds, windows.guard
+    count = max(1, round((stop - start) / max(PERIOD, 6 * seconds)))
     period = (stop - start) / count
     for k in range(count):
-        first, last = start + k * period + (GUARD if k else 0.0), start + (k + 1) * period
-        if last - first < 2 * CLIP_SECONDS + GUARD:
+        first, last = start + k * period + (guard if k else 0.0), start + (k + 1) * period
+        if last - first < windows.splittable:
             yield "train", first, last
             continue
-        cut = min(max(last - share * period, first + CLIP_SECONDS + GUARD), last - CLIP_SECONDS)
-        yield "train", first, cut - GUARD
+        cut = min(max(last - windows.test_share * period, first + seconds + guard), last - seconds)
+        yield "train", first, cut - guard
         yield "test", cut, last
 
 

@@ -435,7 +435,7 @@ class StoreWriter:
         self._files.array("status", "r+")  # a file of this store alone, before other processes write it
         self._status = self._files.array("status")
         self.path, self.settings, self.specs = self._files.path, self._files.settings, self._files.specs
-        self.names = self._files.prepared
+        self.names, self.clip_seconds = self._files.prepared, self._files.clip_seconds
 
     @classmethod
     def begin(

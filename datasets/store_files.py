@@ -46,7 +46,7 @@ import numpy as np
 
 from ..recordings.clips import ClipSpec, name_files
 from ..support import files
-from ..support.errors import CLIP_SECONDS, DataError
+from ..support.errors import CLIP_SECONDS, IMU_RATE, DataError
 from ..support.names import Names, Place, absolute_path
 from .segments import Segment, with_names
 
@@ -63,7 +63,8 @@ CHAIN = "checksum.crc32"  # uint32 [n, prepared arrays]
 COVERED = operator.attrgetter(
     "id", "start", "stop", "label", "split", "wearer", "imu_offset", "imu_stretch", "imu_axes", "zero_accel"
 )
-LATER_SETTINGS = {"tolerance": 0.0}  # settings that older stores lack, and the value that they stand for
+# Settings that older stores lack, and the values that they stand for.
+LATER_SETTINGS = {"tolerance": 0.0, "clip_seconds": CLIP_SECONDS, "imu_rate": IMU_RATE}
 ARRAY_NAME = re.compile(r"\w[\w.-]*")
 AGAIN = "copy the store again, or prepare its clips into another folder"  # the way out of a damaged store
 # Names that no file on Windows can have, whatever its suffix.
@@ -430,16 +431,21 @@ class StoreFiles:
             if isinstance(line["notes"], list) and isinstance(line["imu"], (str, list))
         }
 
+    @property
+    def clip_seconds(self) -> float:
+        """Return the length of the clips in seconds."""
+        settings = LATER_SETTINGS | self.settings  # a store for outputs of a teacher alone has no spec
+        return next((spec.seconds for spec in self.specs.values()), settings["clip_seconds"])
+
     def describe(self, row: int) -> dict[str, Any]:
         """Return a description of a clip: segment id, video, wearer, start and stop (s), label, split, status."""
         segment, start = self.segment(row), self.clips[row]["start"]
-        seconds = next((spec.seconds for spec in self.specs.values()), CLIP_SECONDS)
         return {
             "id": segment.id,
             "video": segment.path,
             "wearer": segment.wearer,
             "start": start,
-            "stop": start + seconds,
+            "stop": start + self.clip_seconds,
             "label": segment.label,
             "split": segment.split,
             "status": STATUS[self.array("status")[row]],

@@ -952,18 +952,23 @@ def test_a_tolerance_reaches_every_array_but_the_teachers_frames(kitchen, tmp_pa
         data.prepare(kitchen[3:5], tmp_path / "t", tolerance=0.25, exact=False, **options)
 
 
-def test_a_store_that_was_begun_without_a_tolerance_is_continued(kitchen, tmp_path):
-    """An older version wrote neither the setting nor the field of the specs."""
+def test_a_store_of_an_older_version_is_continued(kitchen, tmp_path):
+    """It lacks settings, and a field of the specs; none is written when it goes on, and edits are followed."""
     store = data.prepare(kitchen[3:4], tmp_path / "s", **OPTIONS)
     before, fingerprint = arrays_of(store.path), store.fingerprint
     header = json.loads((store.path / "store.json").read_text())
-    del header["settings"]["tolerance"]
+    for name in ("tolerance", "clip_seconds", "imu_rate"):
+        del header["settings"][name]
     for spec in header["specs"].values():
         del spec["tolerance"]
         spec["imu_axes"] = "file"
     (store.path / "store.json").write_text(json.dumps(header))
+    written = (store.path / "store.json").read_bytes()
     again = data.prepare(kitchen[3:4], store.path, **OPTIONS)
     assert arrays_of(store.path) == before and again.fingerprint == fingerprint
+    assert (store.path / "store.json").read_bytes() == written
+    with pytest.raises(data.DataError, match=r"clip_seconds was 2\.13\d* and is now 3\.0; imu_rate was 198\.0"):
+        data.prepare(kitchen[3:4], store.path, **OPTIONS, clip_seconds=3, imu_rate=50)
     assert all(spec.tolerance == 0 for spec in again.specs.values())
     about = {"specs": header["specs"], "format": header["format"], "class_names": header["class_names"]}
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())  # as version 0.3 computed it
@@ -973,6 +978,26 @@ def test_a_store_that_was_begun_without_a_tolerance_is_continued(kitchen, tmp_pa
     assert fingerprint == digest.hexdigest()
     with pytest.raises(data.DataError, match=r"tolerance was 0\.0 and is now 0\.25"):
         data.prepare(kitchen[3:4], store.path, **OPTIONS, tolerance=0.25)
+    with pytest.warns(UserWarning, match="1 wearer changed: 0 clips to decode"):
+        data.prepare([replace(kitchen[3], wearer="P77")], store.path, **OPTIONS)
+
+
+def test_clips_of_another_length(kitchen, tmp_path):
+    """Frames, ends and head motion are those of the longer clip, also at the end of the video."""
+    last = replace(kitchen[0], id="last", start=data.probe(kitchen[0].video).duration - 1, stop=6.0)
+    options = OPTIONS | {"clip_frames": 3, "clip_seconds": 3, "imu_rate": 50}
+    store = data.prepare([kitchen[0], last], tmp_path / "s", **options)
+    assert {spec.seconds for spec in store.specs.values()} == {3.0} and store.read("imu", [0]).shape == (1, 150, 6)
+    for row in (0, len(store) - 1):
+        start = store.clips[row]["start"]
+        numbers = [number_of(picture) for picture in store.read("frames_4", row)]
+        assert numbers == expected_numbers(STEADY, data.clip_times(start, 4, 3.0))
+        seen = STEADY[expected_numbers(STEADY, data.clip_times(start, 3, 3.0))]
+        np.testing.assert_allclose(store.read("clip.times", row), seen, atol=1e-3)
+        np.testing.assert_allclose(store.read("ends.times", row), [start, start + 3.0], atol=1 / 24)
+        window = kitchen[0].recording.motion().window(start, 150, 50.0)
+        np.testing.assert_array_equal(store.read("imu", row), window)
+    assert store.clips[-1]["stop"] == pytest.approx(data.probe(kitchen[0].video).duration)
 
 
 def test_limits_of_the_imu_reach_every_clip(kitchen, tmp_path):

@@ -196,6 +196,8 @@ DIFFERENT = {
         "frame_size": (20, {}),
         "clip_frames": (3, {}),
         "clip_size": (20, {}),
+        "clip_seconds": (1.5, {}),
+        "imu_rate": (50.0, {}),
         "imu": (False, {}),
         "audio": (True, {}),
         "ends": (False, {}),

@@ -231,7 +231,7 @@ READER_ARRIVALS = {
 }
 SEGMENT_WORDS = (
     "t.csv --root r --tier a --min-instances 3 --split-seed 7 --audio --imu-offsets o.csv --imu-axes XZy --stride 0.5 "
-    f"--split-by stretch --test-share 0.2 --subsample 2 {READER_WORDS}"
+    f"--split-by stretch --test-share 0.2 --clip-seconds 4 --subsample 2 {READER_WORDS}"
 )
 
 
@@ -242,7 +242,8 @@ SEGMENT_ARRIVALS = READER_ARRIVALS | {
     "read_annotations.min_instances": 3,
     "read_annotations.seed": 7,
     "read_annotations.audio": True,
-    "read_annotations.windows": egodistill.datasets.annotations.Windows(0.5, "stretch", 0.2),
+    "read_annotations.windows": egodistill.datasets.annotations.Windows(0.5, "stretch", 0.2, clip_seconds=4.0),
+    "read_annotations.clip_seconds": 4.0,
     "with_imu_offsets.table": "o.csv",
     "with_imu_axes.axes": "XZy",
     "subsample.step": 2,
@@ -337,7 +338,7 @@ ARRIVALS = {
     "prepare": [
         (
             f"{SEGMENT_WORDS} --out {{tmp}}/s --num-frames 2 3 --frame-size 96 --sampling first last --key-frames "
-            "--clip-frames 6 --clip-size 80 --zero-accel --min-coverage 0.6 --max-gap 0.2 --max-hold 3 "
+            "--clip-frames 6 --clip-size 80 --imu-rate 50 --zero-accel --min-coverage 0.6 --max-gap 0.2 --max-hold 3 "
             "--workers 3 --max-bad 0.4 --retry-failed --strict",
             SEGMENT_ARRIVALS
             | {
@@ -348,6 +349,8 @@ ARRIVALS = {
                 "prepare.exact": False,
                 "prepare.clip_frames": 6,
                 "prepare.clip_size": 80,
+                "prepare.clip_seconds": 4.0,
+                "prepare.imu_rate": 50.0,
                 "prepare.imu": True,
                 "prepare.audio": True,
                 "prepare.zero_accel": True,
@@ -414,9 +417,10 @@ ARRIVALS = {
         (
             f"{SEGMENT_WORDS} --out {{tmp}}/o --strict --architecture i3d --pretrained p.pth "
             "--option width=12 --clip-frames 6 --clip-size 80 --num-frames 2 --image-encoder resnet10x4 "
-            "--image-weights none --imu-encoder cnn --frame-size 96 --preset demo --epochs 3 --batch-size 5 "
-            "--learning-rate 0.1 --seed 4 --precision bf16 --baselines --no-check --workers 3 --device cpu --overwrite "
-            "--retry-failed --zero-accel --min-coverage 0.5 --max-gap 0.2 --max-hold 3 --max-bad 0.4",
+            "--image-weights none --imu-encoder cnn --frame-size 96 --imu-rate 50 --preset demo --epochs 3 "
+            "--batch-size 5 --learning-rate 0.1 --seed 4 --precision bf16 --baselines --no-check --workers 3 "
+            "--device cpu --overwrite --retry-failed --zero-accel --min-coverage 0.5 --max-gap 0.2 --max-hold 3 "
+            "--max-bad 0.4",
             {**SEGMENT_ARRIVALS, "write_report.run": Path("{tmp}/o"), "plan.a.check": False},
         ),
         (

@@ -37,15 +37,17 @@ def planned(words, split="test", label="walk"):
 
 def test_each_option_reaches_the_commands_that_take_it():
     segments = "--root r --tier a --min-instances 3 --split-seed 7 --subsample 2 --reader m.py:a --reader m.py:b "
-    segments += "--imu-reader .log=m.py:c --strict --stride 0.5 --split-by stretch --test-share 0.2 --imu-axes XZy"
+    segments += "--imu-reader .log=m.py:c --strict --stride 0.5 --split-by stretch --test-share 0.2 --clip-seconds 4.0 "
+    segments += "--imu-axes XZy"
     student = "--num-frames 2 --image-encoder resnet10x4 --image-weights none"
     training = "--epochs 3 --batch-size 5 --learning-rate 0.1 --seed 4 --precision bf16"
-    both = f"{segments} --audio {student} {training} --frame-size 96 --preset demo --workers 3 --device cpu --overwrite"
+    segments += " --imu-rate 50.0 --audio"
+    both = f"{segments} {student} {training} --frame-size 96 --preset demo --workers 3 --device cpu --overwrite"
     limits = "--zero-accel --min-coverage 0.5 --max-gap 0.2 --max-hold 3.0 --max-bad 0.4"
     teacher = "--architecture i3d --pretrained p.pth --option width=12 depth=2 --clip-frames 6 --clip-size 80"
     trained = f"--preset demo {training} --device cpu --overwrite"
     assert planned(f"t.csv --out o {both} {teacher} {limits} --baselines --imu-offsets c.csv --no-check") == [
-        f"egodistill prepare t.csv {segments} --audio --imu-offsets c.csv --out o/store --num-frames 2 --frame-size 96 "
+        f"egodistill prepare t.csv {segments} --imu-offsets c.csv --out o/store --num-frames 2 --frame-size 96 "
         f"{limits} --workers 3 --clip-frames 6 --clip-size 80",
         "egodistill finetune o/store --architecture i3d --pretrained p.pth --option width=12 depth=2 "
         f"{trained} --out o/teacher.pt",
@@ -670,6 +672,42 @@ def test_recordings_without_a_video_go_to_a_page_also_if_the_run_is_killed(tmp_p
             capsys.readouterr().err.split()
         )
     assert not Path("other").exists()
+
+
+def test_a_student_with_more_context_is_trained_from_longer_clips(tmp_path, monkeypatch, capsys):
+    """Windows of 4 s at 50 Hz; another length is refused by its name, also for a published teacher."""
+    monkeypatch.chdir(tmp_path)
+    rows = []
+    for k, begin in enumerate((0.0, 0.0, 200.0)):
+        write_log(f"{k}.csv", begin=begin, seconds=14.0, rate=60.0, seed=k)
+        split = ("train", "train", "test")[k]
+        rows += [("", f"{k}.csv", begin + 6 * n, begin + 6 * n + 5, "ab"[n], split, f"P{k}") for n in (0, 1)]
+    write_table(tmp_path / "t.csv", "video imu start stop label split wearer".split(), rows)
+    clips = "--clip-seconds 4 --imu-rate 50".split()
+    prepare = ["prepare", "t.csv", "--no-frames", "--workers", "1", "--out", "store"]
+    run(capsys, *prepare, *clips)
+    store = data.ClipStore("store")
+    assert len(store) == 12 and [clip["start"] for clip in store.clips[:4]] == [0.0, 1.0, 6.0, 7.0]
+    for row, clip in enumerate(store.clips):
+        window = data.Recording(None, clip["video"]).motion().window(clip["start"], 200, 50.0)
+        np.testing.assert_array_equal(store.read("imu", row), window)
+        assert clip["stop"] == clip["start"] + 4.0
+    for words, said in (
+        ("--clip-seconds 5 --imu-rate 50", "--clip-seconds was 4.0 and is now 5.0"),
+        ("--clip-seconds 4", "--imu-rate was 50.0 and is now 198.0"),
+    ):
+        assert cli.main([*prepare, *words.split()]) == 1
+        assert said in " ".join(capsys.readouterr().err.split())
+
+    train = ["train", "t.csv", *ALONE.split(), "--no-check", "--out", "run"]
+    run(capsys, *train, *clips)
+    model = EgoDistill.load("run/student.pt")
+    assert (model.clip_seconds, model.imu_rate, model.imu_samples) == (4.0, 50.0, 200)
+    assert Path("run/report.html").exists() and {*data.ClipStore("run/store").specs} == {"imu"}
+    assert cli.main([*train, "--clip-seconds", "5", "--imu-rate", "50"]) == 1
+    assert "--clip-seconds was 4.0 and is now 5.0" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(ValueError, match=r"i3d reads clips of 2\.133 s, those of a store have 4\.000 s"):
+        pipeline.clip_of(cli.parse("train t.csv --out o --architecture i3d --clip-seconds 4".split()))
 
 
 def test_a_student_of_head_motion_alone_has_no_stage_1_and_no_baseline_of_frames():

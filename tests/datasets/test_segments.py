@@ -10,7 +10,7 @@ from heads import write_log
 from painted import CLIP, write_table, write_video
 
 from egodistill import DataError, data
-from egodistill.datasets import annotations, segments
+from egodistill.datasets import annotations, contradictions, segments
 from egodistill.recordings.clips import Recording
 from egodistill.video import VideoInfo, probe
 
@@ -600,6 +600,26 @@ def logs_of(folder, **begins):
         ("", f"{name}.csv", begin, begin + 7.5, "ab"[k % 2], f"P{k}") for k, (name, begin) in enumerate(begins.items())
     ]
     return write_table(folder / "t.csv", "video imu start stop label wearer".split(), rows)
+
+
+def test_longer_clips_of_recordings_do_not_share_moments(tmp_path):
+    """Stretches of clips of 10 s have more than 10 s between them, and a shorter gap is a contradiction."""
+    write_log(tmp_path / "a.csv", seconds=400.0, rate=20.0)
+    (tmp_path / "t.csv").write_text("video,imu\n,a.csv\n")
+    windows = segments.Windows(split_by="stretch", clip_seconds=10.0)
+    found = segments.read_recordings(tmp_path / "t.csv", windows)
+    assert {round(one.stop - one.start, 6) for one in found} == {10.0}
+    assert {one.split for one in found} == {"train", "test"}
+    assert found[1].start == found[0].start + 10.0  # the default stride
+    tests = [one for one in found if one.split == "test"]
+    apart = [max(b.start - a.stop, a.start - b.stop) for a in tests for b in found if b.split == "train"]
+    assert min(apart) > 10.0
+    assert contradictions.find(found, clip_seconds=10.0) == []
+    near = [replace(found[0], start=0, stop=3, split="train"), replace(found[1], start=6, stop=9, split="test")]
+    assert contradictions.find(near) == []
+    assert "its clips of 10.00 s share moments" in contradictions.find(near, clip_seconds=10.0)[0].text
+    with pytest.raises(data.DataError, match=r"stride must be at least 0\.100 s"):
+        segments.Windows(stride=0.09, clip_seconds=10.0)
 
 
 def test_recordings_without_a_video_are_known_by_their_imu(tmp_path):
