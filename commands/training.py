@@ -24,6 +24,7 @@ from ..datasets.one_pass import Together
 from ..distillation import EPIC_KITCHENS, PRESETS
 from ..drawing import curves
 from ..engine import batches, checkpoints, distributed, runtime
+from ..engine.refusal import UNSURE
 from ..student import PARTS, EgoDistill
 from ..support import files
 from ..support.errors import CLIP_SECONDS
@@ -163,10 +164,11 @@ def build_student(a: argparse.Namespace, store: data.ClipStore, teacher: str | N
     )
     settings = apply_options(settings, a)
     torch.manual_seed(seed)
+    names = [*store.class_names, *([UNSURE] if settings.imu_encoder == "filterbank-unsure" else [])]
     return settings.build(
-        len(store.class_names),
+        len(names),
         feature_dim=width,
-        class_names=store.class_names,
+        class_names=names,
         **frame_arguments(store, settings.num_frames),
         imu_axes=batches.stored_axes(store),
     )
@@ -335,13 +337,27 @@ def model_to_finetune(a: argparse.Namespace, store: data.ClipStore, seed: int) -
     if a.init:
         flags = [*(["--architecture"] if hasattr(a, "architecture") else []), *student_flags, *teacher_flags]
         reject(flags, f"cannot change the model in {a.init}; leave out --init to build a new one")
-        return checkpoints.load_model(a.init, parts=own_parts(a.own))
+        model = checkpoints.load_model(a.init, parts=own_parts(a.own))
+        return for_classes(model, store.class_names, a.init, seed) if isinstance(model, EgoDistill) else model
     architecture = getattr(a, "architecture", DEFAULT_TEACHER)
     if architecture == "student":
         reject(teacher_flags, "for teachers only, not for --architecture student")
         return build_student(a, store, None, seed)
     reject(student_flags, f"for --architecture student only; {architecture} is a teacher")
     return build_teacher(architecture, store, seed, **teacher_options)
+
+
+def for_classes(model: EgoDistill, names: Sequence[str], path: str, seed: int) -> EgoDistill:
+    """Return a student, or for other classes than its own, one with its networks and a new classifier, and say so."""
+    own = model.class_names
+    if own is None or own in ([*names], [*names, UNSURE]):
+        return model
+    torch.manual_seed(seed)
+    model = model.with_classes(names)
+    if distributed.is_first():
+        text = f"a new classifier, for {files.shorten([*names])} instead of {files.shorten(own)}"
+        print(f"{path}: {text}; encoders and fusion network are those of the file", file=sys.stderr)
+    return model
 
 
 def build_teacher(
