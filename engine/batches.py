@@ -387,7 +387,7 @@ def groups_of(store: Store) -> Iterator[np.ndarray]:
     videos = [clip.get("video") for clip in getattr(store, "clips", ())]
     for names in (getattr(store, "wearers", ()), videos, segments_of(store)):
         if len(names) == len(store) and not any(name is None for name in names):
-            yield np.unique(np.asarray(names, str), return_inverse=True)[1]
+            yield np.unique(np.asarray(names), return_inverse=True)[1]
 
 
 def whole_numbers(store: Store, member: str, meaning: str) -> np.ndarray:

@@ -164,7 +164,7 @@ class IMUFilterbank(nn.Module):
                 return
         kept = "no clip counts as unlike" if self.refusal.limit >= FAR else "it keeps what it had learned before"
         text = f'"unsure" does not learn what is unlike the training clips: {reason}; {kept}'
-        warnings.warn(text, NoteWarning, stacklevel=2)
+        warnings.warn(f"{text}. Add clips of a second wearer or recording", NoteWarning, stacklevel=3)
 
     def numbers(self, imu: Tensor) -> Tensor:
         """Return the numbers before they are normalised, without the signed ones, [B, T, 6] -> [B, m].
