@@ -132,7 +132,8 @@ def open_splits(a: argparse.Namespace) -> tuple[data.ClipStore, data.ClipStore |
 
 
 def student_options(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
-    parser.add_argument("--init", metavar="FILE", help="start from the model in this file instead of building one")
+    text = "start from the model in this file instead of building one; finetune: of other classes, too"
+    parser.add_argument("--init", metavar="FILE", help=text)
     own_option(parser)
     names = [name for name in HELP if name not in without]
     add_fields(parser.add_argument_group("student"), EPIC_KITCHENS.student, names)
