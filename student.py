@@ -479,6 +479,15 @@ class EgoDistill(nn.Module):
         feature = self.fusion(image, imu[:, :-1])
         return Output(feature, self.with_unsure(self.classifier(feature), imu[:, -1:]))
 
+    def freeze_trunk(self) -> EgoDistill:
+        """Freeze everything but the classifier, including the statistics of batch norms, and return the student."""
+        self.requires_grad_(False)
+        self.classifier.requires_grad_(True)
+        for part in self.modules():
+            if isinstance(part, nn.BatchNorm1d) and not part.affine:
+                vars(part)["keeps_statistics"] = True
+        return self
+
     def with_classes(self, names: Sequence[str]) -> EgoDistill:
         """Return a student of other classes, not yet trained: this one's encoders and fusion network, a new classifier.
 

@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -282,7 +282,8 @@ def finetune_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--option", metavar="NAME=VALUE", nargs="+", action="extend", type=name_value, help=text, **absent
     )
-    group.add_argument("--head-only", action="store_true", help="train only the classifier")
+    text = "train only the classifier; also of a student in the file of --init"
+    parser.add_argument("--head-only", action="store_true", help=text)
     group.add_argument("--gradient-checkpointing", action="store_true", help="use less memory, but more time")
     student_options(parser)
     validation_option(parser)
@@ -304,16 +305,15 @@ def run_finetune(a: argparse.Namespace) -> None:
     (store, validation), settings = open_splits(a), training_settings(a, "finetuning")
     batches.require_labels(store, some=True)
     model = model_to_finetune(a, store, settings.seed)
-    if isinstance(model, teachers.Teacher):
-        if a.head_only:
-            model.freeze_trunk()
-        if a.gradient_checkpointing:
-            if not hasattr(model.net, "gradient_checkpointing"):
-                name = type(model.net).__name__
-                raise ValueError(f"--gradient-checkpointing is for MotionFormer and MViT; this teacher is {name}")
-            model.net.gradient_checkpointing = True
-    elif a.head_only or a.gradient_checkpointing:
-        raise ValueError("--head-only and --gradient-checkpointing are for teachers, not for students")
+    if a.head_only:
+        if not (a.init and isinstance(model, EgoDistill)) and not isinstance(model, teachers.Teacher):
+            raise ValueError("--head-only is for teachers, and for students that --init names")
+        model.freeze_trunk()
+    if a.gradient_checkpointing:
+        if not hasattr(getattr(model, "net", None), "gradient_checkpointing"):
+            name = type(getattr(model, "net", model)).__name__
+            raise ValueError(f"--gradient-checkpointing is for MotionFormer and MViT; this model is {name}")
+        cast(Any, model).net.gradient_checkpointing = True
     then = ("extract", a.store, "--teacher-file", a.out) if isinstance(model, teachers.Teacher) else use_of_student(a)
     report_training(a, settings, lambda: distillation.finetune(model, store, settings, validation=validation), *then)
 

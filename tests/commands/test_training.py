@@ -134,7 +134,7 @@ def test_the_demos_preset_is_its_recipe(tmp_path, monkeypatch, capsys):
         ),
         ("finetune s --architecture student --pretrained x.pth", "--pretrained: for teachers only"),
         ("finetune s --num-frames 2", "--num-frames: for --architecture student only; slowfast_8x8_r50 is a teacher"),
-        ("finetune s --architecture student --image-weights none --head-only", "--head-only and --gradient-chec"),
+        ("finetune s --architecture student --image-weights none --head-only", "--head-only is for teachers, and"),
     ],
 )
 def test_options_that_would_be_ignored_are_errors(command, words, tmp_path, monkeypatch, capsys):
@@ -160,6 +160,10 @@ def test_finetune_of_a_file_with_other_classes_makes_a_new_classifier(tmp_path, 
         model.save(tmp_path / "own.pt")  # loads, as what it was built with fits
         assert cli.main(["finetune", "store", "--init", str(tmp_path / "own.pt"), "--out", str(out)]) == 0
         again, told = calls.pop()[1], capsys.readouterr().err
+        assert all(value.requires_grad for value in again.parameters())
+        assert cli.main(["finetune", "store", "--init", str(file), "--head-only", "--out", str(out)]) == 0
+        head = {name for name, value in calls.pop()[1].named_parameters() if value.requires_grad}
+        assert head == {"classifier.weight", "classifier.bias"}
         assert "new classifier" not in told and weights(tmp_path / "own.pt").keys() == again.state_dict().keys()
         for name, value in after.items():
             assert torch.equal(value, again.state_dict()[name])

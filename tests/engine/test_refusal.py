@@ -316,3 +316,17 @@ def test_clips_that_are_all_alike_are_fitted():
     encoder = IMUFilterbank(SAMPLES, RATE, known=2)
     encoder.refusal.fit(torch.zeros(8, encoder.dim - 1), torch.arange(8) % 2, torch.arange(8) // 4)
     assert encoder.refusal(torch.zeros(1, encoder.dim - 1)) <= 0 < encoder.refusal(torch.ones(1, encoder.dim - 1))
+
+
+def test_the_classifier_alone_learns_own_classes_on_top():
+    """The numbers' statistics are not those of the few new clips; unsure learns what is unlike these."""
+    first, store = new_student(), Motions()
+    finetune(first, store, **FAST)
+    store.class_names = ["cooking", "cycling"]
+    model = first.with_classes(store.class_names)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    finetune(model.freeze_trunk(), store, **FAST | {"epochs": 2})  # few steps, after which statistics would settle
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    refusal_of = {f"imu_encoder.refusal.{name}" for name in ("means", "roots", "volumes", "limit")}
+    assert changed == {"classifier.weight", "classifier.bias"} | refusal_of
+    assert model.class_names == ["cooking", "cycling", "unsure"] and evaluate(model, store, **QUIET).top1 > 0.8
