@@ -437,11 +437,12 @@ class LabelledObjective(Objective):
         super().__init__(model, reads, record)
         known = batches.labels_of(store) >= 0
         self.any_labels, self.all_labels = bool(known.any()), bool(known.all())
-        self.num_classes, self.smoothing = len(store.class_names) or None, smoothing
+        self.num_classes, self.smoothing = batches.count_scores(model, store), smoothing
+        self.known = len(store.class_names) or None  # a last class, "unsure", has no labels and no teacher
 
     def label_term(self, logits: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor | float, dict[str, Tensor]]:
         """Return the term of each clip [B], and values to report, "gt" and "top1": NaN for clips without a label."""
-        labels = batch["label"]
+        labels, logits = batch["label"], logits[:, : self.known]
         if not self.any_labels:
             return 0.0, {}
         if self.all_labels:
@@ -867,7 +868,8 @@ class Distill(LabelledObjective):
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         settings, output = self.settings, self.model(*(batch[name] for name in self.inputs))
-        feature, logits = output = batches.as_output(self.model, output, self.num_classes)
+        output = batches.as_output(self.model, output, self.num_classes)
+        feature, logits = output = output._replace(logits=output.logits[:, : self.known])
         teacher = Output(*(batch[name] for name in self.targets))
         require_same_shape(feature, teacher.feature)
         require_same_shape(logits, teacher.logits, "logits", "num_classes")

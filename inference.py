@@ -252,7 +252,7 @@ def outputs(
         for batch, _ in coming:
             with runtime.autocast(place, precision):
                 output = run(*(batch[name] for name in names))
-            output = batches.as_output(model, output, len(store.class_names) or None)
+            output = batches.as_output(model, output, batches.count_scores(model, store))
             for name, values in zip(("feature", "logits"), output, strict=True):
                 batches.require_finite(store, batch["row"], f"the model's {name}", values)
             yield output, batch

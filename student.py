@@ -14,6 +14,7 @@ torchvision. Only `EgoDistill.save()` and `load()` need the package, for `engine
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib
 import inspect
@@ -58,6 +59,7 @@ LARGEST_BLOCK = 16  # channels: the largest block of oneDNN's kernels (AVX-512)
 Constructor = TypeVar("Constructor", bound=Callable[..., None])
 Weights = str | os.PathLike | Mapping[str, Tensor] | None
 Part = nn.Module | Callable[[], nn.Module]  # a network of your own, or its class
+OF_CLASSES = ("classifier.", "imu_encoder.refusal.")  # weights of a student that its classes decide
 PARTS = ("image_encoder", "imu_encoder", "fusion")  # the arguments of `EgoDistill` that take a `Part`
 
 
@@ -342,8 +344,8 @@ class EgoDistill(nn.Module):
         self.with_unsure = of_package("refusal").with_unsure if imu_encoder == "filterbank-unsure" else None
         if self.with_unsure and (num_classes < 2 or class_names is None or class_names[-1] != "unsure"):
             raise ValueError(
-                "imu_encoder='filterbank-unsure' needs class_names, two or more, the last of which is 'unsure'; a "
-                "store has them as store.with_classes([*store.class_names, 'unsure'])"
+                "imu_encoder='filterbank-unsure' needs class_names, two or more, the last of which is 'unsure': "
+                "class_names=[*store.class_names, 'unsure']"
             )
         if imu_encoder is not None:
             if isinstance(imu_encoder, str) and imu_encoder == "cnn":
@@ -477,6 +479,33 @@ class EgoDistill(nn.Module):
             return Output(feature, self.classifier(feature))
         feature = self.fusion(image, imu[:, :-1])
         return Output(feature, self.with_unsure(self.classifier(feature), imu[:, -1:]))
+
+    def freeze_trunk(self) -> EgoDistill:
+        """Freeze everything but the classifier, including the statistics of batch norms, and return the student."""
+        self.requires_grad_(False)
+        self.classifier.requires_grad_(True)
+        for part in self.modules():
+            if isinstance(part, nn.BatchNorm1d) and not part.affine:
+                vars(part)["keeps_statistics"] = True
+        return self
+
+    def with_classes(self, names: Sequence[str]) -> EgoDistill:
+        """Return a student of other classes, not yet trained: this one's encoders and fusion network, a new classifier.
+
+        Args:
+            names: Names of the classes. A student with a last class "unsure" keeps it; it need not be among them.
+
+        >>> from egodistill import EgoDistill
+        >>> EgoDistill.load("glasses").with_classes(["reading", "cycling"]).class_names
+        ['reading', 'cycling', 'unsure']
+        """
+        names = [str(name) for name in names]
+        names += ["unsure"] if self.with_unsure and names[-1:] != ["unsure"] else []
+        parts = {name: copy.deepcopy(part) for name, part in self.parts.items()}
+        model = self.from_arguments({**self.arguments, "num_classes": len(names)}, names, **parts)
+        taken = {name: value for name, value in self.state_dict().items() if not name.startswith(OF_CLASSES)}
+        model.load_state_dict(model.state_dict() | taken)
+        return model
 
     def save(self, path: str | os.PathLike) -> None:
         """Write one self-contained file for `load()`: arguments, class names and weights.

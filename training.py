@@ -23,7 +23,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, Literal, TypedDict, cast, get_args
 
 import numpy as np
 import torch
@@ -323,8 +323,9 @@ def train(objective: Objective, store: Store, settings: Training, validation: St
     with another K. Batch norm is the exception: in training it sees only the clips of its process (unless
     `sync_batch_norm`), and after each step its running statistics are averaged over the processes, weighted by clips.
     Process 0 writes the files; all processes return the same history. After at most ten steps, batch norm goes on to
-    update its statistics on all clips, and this is printed. At the end, `model.trained_by` is the name of the
-    stage, and `model.trained_with` has its settings and history; model files keep both.
+    update its statistics on all clips, and this is printed. Then the method `end_training(store)` of each module that
+    has one is called, in every process, for what no gradient trains. At the end, `model.trained_by` is the name of
+    the stage, and `model.trained_with` has its settings and history; model files keep both.
 
     Args:
         objective: The model, the arrays that it reads, and the losses of a batch.
@@ -723,6 +724,10 @@ class TrainingLoop:
             self.settle_statistics()
         if self.validation is not None:
             self.history[-1] |= self.validate(self.validation)
+        if self.epoch == self.settings.epochs:
+            for module in self.objective.modules():
+                if hasattr(module, "end_training"):
+                    cast(Any, module).end_training(self.store)
         self.objective.end_epoch(self.history[-1])
         # Before the checkpoint, which may mark the run as finished.
         if self.path is not None and distributed.is_first():

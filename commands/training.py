@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from ..datasets.one_pass import Together
 from ..distillation import EPIC_KITCHENS, PRESETS
 from ..drawing import curves
 from ..engine import batches, checkpoints, distributed, runtime
+from ..engine.refusal import UNSURE
 from ..student import PARTS, EgoDistill
 from ..support import files
 from ..support.errors import CLIP_SECONDS
@@ -131,7 +132,8 @@ def open_splits(a: argparse.Namespace) -> tuple[data.ClipStore, data.ClipStore |
 
 
 def student_options(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
-    parser.add_argument("--init", metavar="FILE", help="start from the model in this file instead of building one")
+    text = "start from the model in this file instead of building one; finetune: of other classes, too"
+    parser.add_argument("--init", metavar="FILE", help=text)
     own_option(parser)
     names = [name for name in HELP if name not in without]
     add_fields(parser.add_argument_group("student"), EPIC_KITCHENS.student, names)
@@ -163,10 +165,11 @@ def build_student(a: argparse.Namespace, store: data.ClipStore, teacher: str | N
     )
     settings = apply_options(settings, a)
     torch.manual_seed(seed)
+    names = [*store.class_names, *([UNSURE] if settings.imu_encoder == "filterbank-unsure" else [])]
     return settings.build(
-        len(store.class_names),
+        len(names),
         feature_dim=width,
-        class_names=store.class_names,
+        class_names=names,
         **frame_arguments(store, settings.num_frames),
         **clip_arguments(store),
     )
@@ -290,7 +293,8 @@ def finetune_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--option", metavar="NAME=VALUE", nargs="+", action="extend", type=name_value, help=text, **absent
     )
-    group.add_argument("--head-only", action="store_true", help="train only the classifier")
+    text = "train only the classifier; also of a student in the file of --init"
+    parser.add_argument("--head-only", action="store_true", help=text)
     group.add_argument("--gradient-checkpointing", action="store_true", help="use less memory, but more time")
     student_options(parser)
     validation_option(parser)
@@ -312,16 +316,15 @@ def run_finetune(a: argparse.Namespace) -> None:
     (store, validation), settings = open_splits(a), training_settings(a, "finetuning")
     batches.require_labels(store, some=True)
     model = model_to_finetune(a, store, settings.seed)
-    if isinstance(model, teachers.Teacher):
-        if a.head_only:
-            model.freeze_trunk()
-        if a.gradient_checkpointing:
-            if not hasattr(model.net, "gradient_checkpointing"):
-                name = type(model.net).__name__
-                raise ValueError(f"--gradient-checkpointing is for MotionFormer and MViT; this teacher is {name}")
-            model.net.gradient_checkpointing = True
-    elif a.head_only or a.gradient_checkpointing:
-        raise ValueError("--head-only and --gradient-checkpointing are for teachers, not for students")
+    if a.head_only:
+        if not (a.init and isinstance(model, EgoDistill)) and not isinstance(model, teachers.Teacher):
+            raise ValueError("--head-only is for teachers, and for students that --init names")
+        model.freeze_trunk()
+    if a.gradient_checkpointing:
+        if not hasattr(getattr(model, "net", None), "gradient_checkpointing"):
+            name = type(getattr(model, "net", model)).__name__
+            raise ValueError(f"--gradient-checkpointing is for MotionFormer and MViT; this model is {name}")
+        cast(Any, model).net.gradient_checkpointing = True
     then = ("extract", a.store, "--teacher-file", a.out) if isinstance(model, teachers.Teacher) else use_of_student(a)
     report_training(a, settings, lambda: distillation.finetune(model, store, settings, validation=validation), *then)
 
@@ -346,13 +349,27 @@ def model_to_finetune(a: argparse.Namespace, store: data.ClipStore, seed: int) -
     if a.init:
         flags = [*(["--architecture"] if hasattr(a, "architecture") else []), *student_flags, *teacher_flags]
         reject(flags, f"cannot change the model in {a.init}; leave out --init to build a new one")
-        return checkpoints.load_model(a.init, parts=own_parts(a.own))
+        model = checkpoints.load_model(a.init, parts=own_parts(a.own))
+        return for_classes(model, store.class_names, a.init, seed) if isinstance(model, EgoDistill) else model
     architecture = getattr(a, "architecture", DEFAULT_TEACHER)
     if architecture == "student":
         reject(teacher_flags, "for teachers only, not for --architecture student")
         return build_student(a, store, None, seed)
     reject(student_flags, f"for --architecture student only; {architecture} is a teacher")
     return build_teacher(architecture, store, seed, **teacher_options)
+
+
+def for_classes(model: EgoDistill, names: Sequence[str], path: str, seed: int) -> EgoDistill:
+    """Return a student, or for other classes than its own, one with its networks and a new classifier, and say so."""
+    own = model.class_names
+    if own is None or own in ([*names], [*names, UNSURE]):
+        return model
+    torch.manual_seed(seed)
+    model = model.with_classes(names)
+    if distributed.is_first():
+        text = f"a new classifier, for {files.shorten([*names])} instead of {files.shorten(own)}"
+        print(f"{path}: {text}; encoders and fusion network are those of the file", file=sys.stderr)
+    return model
 
 
 def build_teacher(

@@ -29,6 +29,7 @@ from ..student import Output, describe
 from ..support import files
 from ..support.errors import DataError, EgoDistillError
 from .motion import RecordedMotion
+from .refusal import UNSURE
 
 __all__ = [
     "Augment",
@@ -39,6 +40,7 @@ __all__ = [
     "clip_ids",
     "clip_spec_of",
     "example_inputs",
+    "groups_of",
     "input_specs",
     "inputs_of",
     "labels_of",
@@ -370,6 +372,24 @@ def segments_of(store: Store) -> np.ndarray:
     return found
 
 
+def groups_of(store: Store) -> Iterator[np.ndarray]:
+    """Yield the number of the wearer of each clip, int64 [n], then of its recording, then of its segment.
+
+    What a store does not know of each clip is left out.
+
+    Args:
+        store: The clips; attributes `wearers` and `clips` as those of `data.ClipStore`.
+
+    >>> from egodistill import batches, data
+    >>> [int(groups.max()) + 1 for groups in batches.groups_of(data.ClipStore("store").split("test"))]
+    [3, 3, 6]
+    """
+    videos = [clip.get("video") for clip in getattr(store, "clips", ())]
+    for names in (getattr(store, "wearers", ()), videos, segments_of(store)):
+        if len(names) == len(store) and not any(name is None for name in names):
+            yield np.unique(np.asarray(names), return_inverse=True)[1]
+
+
 def whole_numbers(store: Store, member: str, meaning: str) -> np.ndarray:
     """Return a member that has one whole number per clip, int64 [n]. Raise DataError, which names row and meaning."""
     must = f"it must be int64 [{len(store)}], for each clip {meaning}"
@@ -433,7 +453,7 @@ def read_rows(store: Store, name: str, rows: np.ndarray) -> Tensor:
 
 
 def require_classes(model: Model, store: Store, way_out: str | None = None) -> None:
-    """Raise EgoDistillError if a model has other classes than the store.
+    """Raise EgoDistillError if a model has other classes than the store, but for a last one, "unsure".
 
     A store without labels has no classes until a teacher names them; it fits any model.
     """
@@ -442,7 +462,7 @@ def require_classes(model: Model, store: Store, way_out: str | None = None) -> N
         return
     known = getattr(model, "class_names", None)
     ours = theirs if known is None else list(known)
-    if ours != theirs:
+    if ours not in (theirs, [*theirs, UNSURE]):
         pairs = enumerate(zip(ours, theirs, strict=False))
         first = next((k for k, (one, other) in pairs if one != other), min(len(ours), len(theirs)))
         evaluated = "without labels, it can only be compared with a teacher of its own classes"
@@ -452,12 +472,18 @@ def require_classes(model: Model, store: Store, way_out: str | None = None) -> N
             f"the class names of model ({len(ours)}) and store ({len(theirs)}) differ first at class {first}: "
             f"{ours[first : first + 1]} and {theirs[first : first + 1]}; {way_out or evaluated}"
         )
-    count = getattr(model, "num_classes", len(theirs))
-    if count != len(theirs):
+    count = getattr(model, "num_classes", len(ours))
+    if count != len(ours):
         raise EgoDistillError(
-            f"the model has {count} classes, but the store has {len(theirs)}; build the model with "
-            f"num_classes={len(theirs)}"
+            f"the model has {count} classes, but the store has {len(ours)}; build the model with "
+            f"num_classes={len(ours)}"
         )
+
+
+def count_scores(model: Model, store: Store) -> int | None:
+    """Return how many scores a model that fits a store has: one per class, also of "unsure"; None: any number."""
+    known = getattr(model, "class_names", None)
+    return len(store.class_names if known is None else known) if len(store.class_names) else None
 
 
 def require_clips(model: Model, store: Store, name: str) -> None:

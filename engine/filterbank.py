@@ -18,14 +18,19 @@ Chosen on head motion of real wearers, see results/real_heads.md.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
+import warnings
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..student import IMU_RATE, IMU_SAMPLES, IMUSpectrum
-from .refusal import Refusal
+from ..support.errors import NoteWarning
+from . import batches
+from .refusal import FAR, Refusal
 
 __all__ = ["IMUFilterbank"]
 
@@ -35,6 +40,7 @@ BANDS = 12
 LAGS = 16  # of the autocorrelation
 FIRST_LAG, LAST_LAG = 0.08, 1.05  # seconds
 STEPS, REVERSALS = 0.25, (0.1, 0.4)  # seconds: lags from which on, and between which, extremes tell of steps
+PORTION = 256  # clips whose numbers are computed at once
 PART = 0.25  # seconds, in which energy and tilt are measured
 NOISE = (1e-7, 1e-9)  # (m/s2)^2 and (rad/s)^2 of a band: below it, sensors hear themselves
 FLOORS = (1e-2, 1e-3)  # m/s2 and rad/s in a part of the clip, for the same reason
@@ -131,6 +137,34 @@ class IMUFilterbank(nn.Module):
         found = self.norm(numbers).clamp(-6, 6)
         found = self.dropout(torch.cat([found, self.signed(imu)], 1) if self.signed else found)
         return torch.cat([found, self.refusal(numbers)], 1) if self.refusal else found
+
+    @torch.no_grad()
+    def end_training(self, store: batches.Store) -> None:
+        """Fit the refusal, if there is one, to the labelled clips of a training, on the CPU.
+
+        Groups are wearers; recordings, or else segments, if no class has clips of two wearers. If these are too few,
+        too, or a class has fewer than two clips, the refusal stays as it is, and a warning says so.
+
+        Args:
+            store: The clips that were trained on.
+        """
+        if self.refusal is None:
+            return
+        labels = batches.labels_of(store)
+        rows, own, reason = np.flatnonzero(labels >= 0), copy.deepcopy(self).cpu(), "no clip has a label"
+        parts = np.split(rows, range(PORTION, len(rows), PORTION)) if len(rows) else []
+        found = [own.numbers(batches.read_rows(store, "imu", part)) for part in parts]
+        for groups in batches.groups_of(store) if found else ():
+            try:
+                own.refusal.fit(torch.cat(found), torch.from_numpy(labels[rows]), torch.from_numpy(groups[rows]))
+            except ValueError as error:
+                reason = str(error)
+            else:
+                self.refusal.load_state_dict(own.refusal.state_dict())
+                return
+        kept = "no clip counts as unlike" if self.refusal.limit >= FAR else "it keeps what it had learned before"
+        text = f'"unsure" does not learn what is unlike the training clips: {reason}; {kept}'
+        warnings.warn(f"{text}. Add clips of a second wearer or recording", NoteWarning, stacklevel=3)
 
     def numbers(self, imu: Tensor) -> Tensor:
         """Return the numbers before they are normalised, without the signed ones, [B, T, 6] -> [B, m].

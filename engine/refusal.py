@@ -2,7 +2,7 @@
 
     names = ["walk", "run", "unsure"]
     model = EgoDistill(3, class_names=names, image_encoder=None, imu_encoder="filterbank-unsure", clip_seconds=10)
-    model.imu_encoder.refusal.fit(numbers, labels, wearers)  # of IMUFilterbank.numbers(); after the training
+    finetune(model, store)                                   # of ["walk", "run"]; its end fits the refusal
     model(imu).logits.softmax(1)                             # the last class is "unsure"
 
 A network trained on one sensor calls a motion that it never saw by some name, with a high probability. Two tests stand
@@ -28,6 +28,7 @@ UNSURE = "unsure"  # name of the class
 BANDS, GROUPS = 48, 3  # the first numbers of a filterbank are log powers in bands; so many bands count as one
 TIMES = "tilt, mean|tilt, largest|tilt, deviation|deviation of the vertical|net turn|net tilting turn".split("|")
 RIDGE = 0.1  # share of the variances that is added to the diagonal
+LEAST_VARIANCE = 1e-6  # of a number, for clips that are all alike
 SHARE = 0.02  # of the clips of wearers that were not learned from: refused as unlike
 FOLDS = 5
 LEAST = 0.51  # an answer is at least as probable
@@ -96,28 +97,32 @@ class Refusal(nn.Module):
     def fit(self, numbers: Tensor, labels: Tensor, groups: Tensor) -> None:
         """Learn the classes of clips, and the limit from groups of clips that were left out.
 
+        A clip does not count for the limit if all clips of its class were left out with it.
+
         Args:
             numbers: `IMUFilterbank.numbers()` of the clips, [n, m].
             labels: Their known class, [n], each at least twice.
-            groups: Wearer or recording of each clip, [n]; at least two.
+            groups: Wearer or recording of each clip, [n]; at least two, with clips of one class.
 
         Raises:
-            ValueError: A class has fewer than two clips, or there is one group.
+            ValueError: A class has fewer than two clips, or no class has clips in two groups.
         """
         chosen, names = self._chosen(numbers).double(), groups.unique()
         counts = labels.bincount(minlength=len(self.means))
-        if len(counts) > len(self.means) or counts.min() < 2 or len(names) < 2:
+        shared = any(len(groups[labels == k].unique()) > 1 for k in range(len(counts)))
+        if len(counts) > len(self.means) or counts.min() < 2 or not shared:
             raise ValueError(
                 f"{len(names)} groups and {counts.tolist()} clips of the classes are too few or do not fit "
-                f"{len(self.means)} classes: refusal needs two groups, and two clips of each class"
+                f"{len(self.means)} classes: refusal needs two clips of each class, and two groups with one class"
             )
         held = torch.full((len(labels),), math.nan, dtype=torch.float64)
         for fold in range(min(FOLDS, len(names))):
             left = torch.isin(groups, names[fold::FOLDS])
             self._learn(chosen[~left], labels[~left])
+            left &= torch.isin(labels, labels[~left])
             held[left] = self.statistic(numbers[left]).double()
         self._learn(chosen, labels)
-        self.limit.copy_(held.quantile(1 - SHARE))
+        self.limit.copy_(held.nanquantile(1 - SHARE))
 
     def _learn(self, chosen: Tensor, labels: Tensor) -> None:
         """Keep the Gaussians of numbers [n, 22]; a class of few clips has much of the mean covariance."""
@@ -128,7 +133,7 @@ class Refusal(nn.Module):
         scatters = torch.stack([away[labels == k].T @ away[labels == k] for k in range(len(counts))])
         mean, weight = scatters.sum(0) / len(labels), chosen.shape[1]
         covariances = (scatters + weight * mean) / (counts + weight)[:, None, None]
-        covariances += RIDGE * torch.diag_embed(covariances.diagonal(dim1=1, dim2=2))
+        covariances += RIDGE * torch.diag_embed(covariances.diagonal(dim1=1, dim2=2).clamp_min(LEAST_VARIANCE))
         roots = torch.linalg.cholesky(covariances)
         self.means.copy_(means)
         self.volumes.copy_(2 * roots.diagonal(dim1=1, dim2=2).log().sum(1) + FAR * (counts == 0))

@@ -353,10 +353,15 @@ def evaluation(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 def keep_frozen_statistics(model: nn.Module) -> None:
-    """Put batch norms with frozen weights into evaluation mode, so that their statistics do not change."""
+    """Put batch norms with frozen weights into evaluation mode, so that their statistics do not change.
+
+    One without weights is frozen if it has an attribute `keeps_statistics = True`.
+    """
     for part in model.modules():
-        if isinstance(part, BATCH_NORMS) and part.affine and not part.weight.requires_grad:
-            part.eval()
+        if isinstance(part, BATCH_NORMS):
+            frozen = not part.weight.requires_grad if part.affine else getattr(part, "keeps_statistics", False)
+            if frozen:
+                part.eval()
 
 
 def lower_thread_priority() -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from toys import CLASSES, FAST, QUIET, Cosine, Store, small
+from toys import CLASSES, FAST, QUIET, Cosine, Moved, Store, small
 
 from egodistill import (
     EGO4D,
@@ -108,6 +108,23 @@ def test_losses_of_ones_own_replace_those_to_the_teacher(tmp_path):
         distill(small(), store, teacher="t", epochs=1, **options, **kept)
     with pytest.raises(EgoDistillError, match=r"is not a class that inherits from distillation\.Distill"):
         distill(model, store, teacher="t", objective=torch.nn.L1Loss, **options)
+
+
+def test_a_student_of_other_classes_keeps_what_does_not_depend_on_them():
+    """Also networks of one's own, which stay apart from those of the first student."""
+    first = small(imu_encoder=Moved, class_names=CLASSES).eval()
+    frames, imu = (torch.from_numpy(Store(6).arrays[name]) for name in ("frames_1", "imu"))
+    with torch.no_grad():
+        wanted = first(frames, imu)
+        model = first.with_classes(["a", "b", "c"]).eval()
+        found = model(frames, imu)
+    assert torch.equal(found.feature, wanted.feature) and found.logits.shape == (6, 3)
+    assert (model.class_names, model.num_classes, first.class_names) == (["a", "b", "c"], 3, CLASSES)
+    store = Store(24)
+    store.labels, store.class_names = store.labels % 3, ["a", "b", "c"]
+    finetune(model, store, **FAST | {"epochs": 1})
+    with torch.no_grad():
+        assert torch.equal(first(frames, imu).logits, wanted.logits)
 
 
 def test_a_student_learns_from_labels_and_needs_both_inputs():

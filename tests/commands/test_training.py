@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commandline import Clips, ToyClips, run, spy_on_stages
+from commandline import Clips, ToyClips, run, small_student, spy_on_stages
 from miniature import PROTOCOL, RECIPE, weights
+from toys import CLASSES
 
 import egodistill.commands.demo
 from egodistill import EgoDistill, data, distillation, teachers
@@ -133,7 +134,7 @@ def test_the_demos_preset_is_its_recipe(tmp_path, monkeypatch, capsys):
         ),
         ("finetune s --architecture student --pretrained x.pth", "--pretrained: for teachers only"),
         ("finetune s --num-frames 2", "--num-frames: for --architecture student only; slowfast_8x8_r50 is a teacher"),
-        ("finetune s --architecture student --image-weights none --head-only", "--head-only and --gradient-chec"),
+        ("finetune s --architecture student --image-weights none --head-only", "--head-only is for teachers, and"),
     ],
 )
 def test_options_that_would_be_ignored_are_errors(command, words, tmp_path, monkeypatch, capsys):
@@ -141,6 +142,38 @@ def test_options_that_would_be_ignored_are_errors(command, words, tmp_path, monk
     monkeypatch.setattr(training, "open_split", lambda path, split: ToyClips())
     assert cli.main([*command.split(), "--out", "o.pt"]) == 1
     assert words in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
+def test_finetune_of_a_file_with_other_classes_makes_a_new_classifier(tmp_path, monkeypatch, capsys):
+    """Its networks stay; unsure stays the last class. With its own classes, the student is that of the file."""
+    calls, out = spy_on_stages(monkeypatch), tmp_path / "s.pt"
+    for file, unsure in ((small_student(tmp_path), []), ("glasses", ["unsure"])):
+        init = EgoDistill.load(file)
+        assert cli.main(["finetune", "store", "--init", str(file), "--out", str(out)]) == 0
+        model, told = calls.pop()[1], capsys.readouterr().err
+        assert model.class_names == [*CLASSES, *unsure] and model.num_classes == 4 + len(unsure)
+        assert f"{file}: a new classifier, for {CLASSES} instead of {init.class_names}" in told.replace("\n", " ")
+        before, after = init.state_dict(), model.state_dict()
+        changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+        assert {name.rpartition(".")[0] for name in changed} == {"classifier", *["imu_encoder.refusal"][: len(unsure)]}
+        assert len(model.classifier.weight) == 4
+        model.save(tmp_path / "own.pt")  # loads, as what it was built with fits
+        assert cli.main(["finetune", "store", "--init", str(tmp_path / "own.pt"), "--out", str(out)]) == 0
+        again, told = calls.pop()[1], capsys.readouterr().err
+        assert all(value.requires_grad for value in again.parameters())
+        assert cli.main(["finetune", "store", "--init", str(file), "--head-only", "--out", str(out)]) == 0
+        head = {name for name, value in calls.pop()[1].named_parameters() if value.requires_grad}
+        assert head == {"classifier.weight", "classifier.bias"}
+        assert "new classifier" not in told and weights(tmp_path / "own.pt").keys() == again.state_dict().keys()
+        for name, value in after.items():
+            assert torch.equal(value, again.state_dict()[name])
+
+
+def test_a_new_student_can_say_unsure(tmp_path, monkeypatch, capsys):
+    calls = spy_on_stages(monkeypatch)
+    words = "--architecture student --image-encoder none --imu-encoder filterbank-unsure".split()
+    run(capsys, "finetune", "store", *words, "--out", tmp_path / "s.pt")
+    assert calls.pop()[1].class_names == [*CLASSES, "unsure"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no sh")

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
+from toys import QUIET, Arrays
 
+from egodistill import distill, distillation, evaluate, finetune, training
 from egodistill.engine import refusal
 from egodistill.engine.filterbank import IMUFilterbank
 from egodistill.student import EgoDistill
@@ -42,11 +44,31 @@ def encoder_of(count=300):
     return encoder, numbers, labels
 
 
-def student_of():
-    """A student of both motions that has learned nothing but its refusal."""
+class Motions(Arrays):
+    """Clips of both motions, in turn, of so many wearers; each clip is a segment."""
+
+    class_names, path = list(MOTIONS), None
+
+    def __init__(self, count=40, wearers=4, seed=0):
+        imu = torch.stack([motion(name, count, seed) for name in MOTIONS], 1).flatten(0, 1)
+        self.arrays = {"imu": imu.numpy(), "t.feature": np.zeros((2 * count, 8), np.float32)}
+        self.labels, self.segments = np.arange(2 * count) % 2, np.arange(2 * count)
+        self.arrays["t.logits"] = 8 * np.eye(2, dtype=np.float32)[self.labels]
+        self.wearers = [f"P{k // 2 % wearers}" for k in range(2 * count)]
+
+
+FAST = {"epochs": 4, "batch_size": 16, "learning_rate": 1e-2, "schedule": "cosine", "precision": "fp32", **QUIET}
+
+
+def new_student():
     torch.manual_seed(0)
     options = {"image_encoder": None, "imu_encoder": NAME, "imu_rate": RATE, "clip_seconds": 10}
-    model = EgoDistill(3, feature_dim=8, hidden=16, fusion_layers=1, class_names=[*MOTIONS, "unsure"], **options).eval()
+    return EgoDistill(3, feature_dim=8, hidden=16, fusion_layers=1, class_names=[*MOTIONS, "unsure"], **options).eval()
+
+
+def student_of():
+    """A student of both motions that has learned nothing but its refusal."""
+    model = new_student()
     model.imu_encoder.refusal.load_state_dict(encoder_of()[0].refusal.state_dict())
     with torch.no_grad():  # sure of the first class
         model.classifier.bias.copy_(torch.tensor([4.0, 0.0]))
@@ -187,3 +209,124 @@ def test_level_is_the_share_it_is_called():
     shares = torch.tensor([[refusal.LEAST, 1 - refusal.LEAST]])
     found = refusal.with_unsure(shares.log(), torch.tensor([[-9.0]]))
     assert found[0, 2].item() == pytest.approx(math.log(refusal.LEAST), abs=1e-5)
+
+
+def fitted(store, groups):
+    """What the refusal has to be after a training on labelled clips of these groups."""
+    encoder, known = IMUFilterbank(SAMPLES, RATE, known=2), store.labels >= 0
+    numbers, labels = encoder.numbers(torch.from_numpy(store.arrays["imu"][known])), torch.tensor(store.labels[known])
+    encoder.refusal.fit(numbers, labels, torch.as_tensor(groups)[known])
+    return encoder.refusal.state_dict()
+
+
+def is_fitted(model, wanted):
+    found = model.imu_encoder.refusal.state_dict()
+    return all(torch.equal(found[name], value) for name, value in wanted.items())
+
+
+@pytest.mark.parametrize("stage", [finetune, lambda *given, **named: distill(*given, teacher="t", **named)])
+def test_a_training_ends_with_unsure_fitted_by_wearer(stage):
+    """The store does not know the class, neither does the teacher, and its clips have no part in the loss."""
+    model, store = new_student(), Motions()
+    store.labels[:6] = -1
+    stage(model, store, **FAST)
+    assert is_fitted(model, fitted(store, np.arange(80) // 2 % 4))
+    assert not is_fitted(model, fitted(store, np.arange(80)))
+    fresh = Motions(seed=1)
+    found = evaluate(model, fresh, **QUIET)
+    assert found.top1 > 0.8 and found.confusion.shape == (3, 3) and set(found.per_class) == set(MOTIONS)
+    fresh.arrays["imu"] *= np.float32([1.0] * 3 + [57.3] * 3)
+    assert evaluate(model, fresh, **QUIET).confusion[:, 2].sum() == 80
+
+
+def test_without_two_wearers_groups_are_recordings_or_else_segments():
+    wanted = {"recordings": np.arange(80) // 2 % 5, "segments": np.arange(80)}
+    for kind, groups in wanted.items():
+        model, store = new_student(), Motions(wearers=1)
+        if kind == "recordings":
+            store.clips = [{"id": k, "video": f"{group}.mp4"} for k, group in enumerate(groups)]
+        finetune(model, store, **FAST)
+        assert is_fitted(model, fitted(store, groups)), kind
+
+
+def test_too_few_clips_to_tell_what_is_unlike_are_said():
+    def once(count):
+        store = Motions(count, wearers=1)
+        store.segments = store.labels
+        return store
+
+    for store, reason in ((once(10), "two groups with one class"), (once(1), r"\[1, 1\] clips of the classes")):
+        model = new_student()
+        with pytest.warns(UserWarning, match=f"does not learn what is unlike.*{reason}.*no clip counts as unlike"):
+            finetune(model, store, **FAST)
+        assert (model.imu_encoder(1e3 * torch.randn(4, SAMPLES, 6))[:, -1] == -6).all()
+    model = student_of()
+    before = {name: value.clone() for name, value in model.imu_encoder.refusal.state_dict().items()}
+    with pytest.warns(UserWarning, match="it keeps what it had learned before"):
+        finetune(model, once(10), **FAST)
+    assert is_fitted(model, before)
+
+
+def test_an_interrupted_training_fits_the_same_bits(tmp_path, monkeypatch):
+    """The weights are those of an earlier epoch, which the validation likes best; unsure is as fitted at the end."""
+    options = FAST | {"validation": Motions(8, seed=1), "checkpoint": tmp_path / "c", "keep_checkpoint": True}
+    whole, model, steps = new_student(), new_student(), []
+    history = finetune(whole, Motions(), **options | {"checkpoint": None})
+    assert np.argmax([row["validation_top1"] for row in history]) < 3
+    step = training.TrainingLoop.end_epoch
+
+    def stop(self, *given):
+        step(self, *given)
+        steps.append(self.epoch)
+        if self.epoch == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training.TrainingLoop, "end_epoch", stop)
+        finetune(new_student(), Motions(), **options)
+    for _ in range(2):  # the rest; and what is finished
+        finetune(model, Motions(), **options)
+        assert steps == [1, 2] and is_fitted(model, fitted(Motions(), np.arange(80) // 2 % 4))
+        for one, other in zip(model.state_dict().values(), whole.state_dict().values(), strict=True):
+            assert torch.equal(one, other)
+        model = new_student()
+
+
+def test_labels_do_not_train_unsure():
+    store, model = Motions(8), student_of()
+    objective = distillation.Finetune(model, store).eval()
+    imu, labels = torch.from_numpy(store.arrays["imu"]), torch.from_numpy(store.labels)
+    found = objective({"imu": imu, "label": labels, "weight": torch.ones(16)})
+    known = model.classifier(model.fusion(None, model.encode_imu(imu)[:, :-1]))
+    torch.testing.assert_close(found["loss"], F.cross_entropy(known, labels, reduction="none"))
+    assert found["top1"].tolist() == (known.argmax(1) == labels).float().tolist()
+
+
+def test_a_class_of_one_group_does_not_widen_the_limit():
+    """Left out, its clips are unlike what is left, which says nothing about new clips of a known class."""
+    encoder, numbers, labels = encoder_of()
+    groups = torch.where(labels == 0, torch.arange(600) % 10, 10)
+    encoder.refusal.fit(numbers, labels, groups)
+    assert 0 < (encoder.refusal(numbers) > 0).float().mean() < 0.05
+    limit = encoder.refusal.limit.item()
+    assert abs(limit - encoder_of()[0].refusal.limit.item()) < 20
+
+
+def test_clips_that_are_all_alike_are_fitted():
+    encoder = IMUFilterbank(SAMPLES, RATE, known=2)
+    encoder.refusal.fit(torch.zeros(8, encoder.dim - 1), torch.arange(8) % 2, torch.arange(8) // 4)
+    assert encoder.refusal(torch.zeros(1, encoder.dim - 1)) <= 0 < encoder.refusal(torch.ones(1, encoder.dim - 1))
+
+
+def test_the_classifier_alone_learns_own_classes_on_top():
+    """The numbers' statistics are not those of the few new clips; unsure learns what is unlike these."""
+    first, store = new_student(), Motions()
+    finetune(first, store, **FAST)
+    store.class_names = ["cooking", "cycling"]
+    model = first.with_classes(store.class_names)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    finetune(model.freeze_trunk(), store, **FAST | {"epochs": 2})  # few steps, after which statistics would settle
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    refusal_of = {f"imu_encoder.refusal.{name}" for name in ("means", "roots", "volumes", "limit")}
+    assert changed == {"classifier.weight", "classifier.bias"} | refusal_of
+    assert model.class_names == ["cooking", "cycling", "unsure"] and evaluate(model, store, **QUIET).top1 > 0.8
