@@ -434,8 +434,8 @@ class StoreFiles:
     @property
     def clip_seconds(self) -> float:
         """Return the length of the clips in seconds."""
-        settings = LATER_SETTINGS | self.settings  # a store for outputs of a teacher alone has no spec
-        return next((spec.seconds for spec in self.specs.values()), settings["clip_seconds"])
+        own = [spec.seconds for spec in self.specs.values() if spec.seconds is not None]
+        return own[0] if own else (LATER_SETTINGS | self.settings)["clip_seconds"]  # outputs of a teacher have no spec
 
     def describe(self, row: int) -> dict[str, Any]:
         """Return a description of a clip: segment id, video, wearer, start and stop (s), label, split, status."""
