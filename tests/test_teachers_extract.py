@@ -1075,6 +1075,8 @@ def test_end_features_are_of_the_frames_that_the_store_would_hold(choice):
         "num_frames": [1],
         "sampling": ["uniform"],
         "seed": 0,
+        "clip_seconds": data.CLIP_SECONDS,
+        "imu_rate": 198.0,
     }
     settings |= {"ends": True, "clip_frames": None, "imu": False, "audio": False} | choice
     model = EgoDistill(3, image_encoder="resnet10x8", image_weights=None, frame_size=32, hidden=16, **choice)

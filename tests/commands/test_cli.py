@@ -404,7 +404,7 @@ EXPERIMENT = (
 
 SEGMENTS = (
     "annotations --root --tier --min-instances --split-seed --audio --imu-offsets --imu-axes --reader --imu-reader "
-    "--strict --stride --split-by --test-share --subsample"
+    "--strict --clip-seconds --stride --split-by --test-share --subsample"
 )
 
 
@@ -419,11 +419,11 @@ OPTIONS = {
     "convert": "VRS --out --size --overwrite",
     "transcode": "VIDEO --out --short-side --keyframe-every --quality --measure --overwrite",
     "prepare": f"{SEGMENTS} --out --num-frames --frame-size --sampling --key-frames --tolerance --clip-frames "
-    "--clip-size --no-frames --no-imu --zero-accel --min-coverage --max-gap --max-hold --workers --max-bad "
+    "--clip-size --no-frames --no-imu --imu-rate --zero-accel --min-coverage --max-gap --max-hold --workers --max-bad "
     "--retry-failed --teacher-file --architecture --pretrained --class-names --end-features --image-encoder "
     "--batch-size --precision --device",
     "train": f"{SEGMENTS} --out --overwrite --retry-failed --architecture --pretrained --teacher-file --option "
-    "--clip-frames --clip-size --num-frames --image-encoder --image-weights --imu-encoder --frame-size --preset "
+    "--clip-frames --clip-size --num-frames --image-encoder --image-weights --imu-encoder --imu-rate --frame-size --preset "
     "--epochs --batch-size --learning-rate --seed --precision --quick --baselines --no-check --workers --device "
     "--zero-accel --min-coverage --max-gap --max-hold --max-bad",
     "report": "RUN",
