@@ -423,9 +423,9 @@ OPTIONS = {
     "--retry-failed --teacher-file --architecture --pretrained --class-names --end-features --image-encoder "
     "--batch-size --precision --device",
     "train": f"{SEGMENTS} --out --overwrite --retry-failed --architecture --pretrained --teacher-file --option "
-    "--clip-frames --clip-size --num-frames --image-encoder --image-weights --imu-encoder --imu-rate --frame-size --preset "
-    "--epochs --batch-size --learning-rate --seed --precision --quick --baselines --no-check --workers --device "
-    "--zero-accel --min-coverage --max-gap --max-hold --max-bad",
+    "--clip-frames --clip-size --num-frames --image-encoder --image-weights --imu-encoder --imu-rate --frame-size "
+    "--preset --epochs --batch-size --learning-rate --seed --precision --quick --baselines --no-check --workers "
+    "--device --zero-accel --min-coverage --max-gap --max-hold --max-bad",
     "report": "RUN",
     "status": "store --seconds --verify",
     "export": "STUDENT --own --out --format --pair --precision --batch-size --calibrate --calibrate-split "
