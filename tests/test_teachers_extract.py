@@ -987,7 +987,7 @@ def test_one_pass_refuses_clips_of_another_length(two_passes, tmp_path):
     """As extract() does: frames over another time than the clip's would be those of another clip."""
     segments, options, _ = two_passes
     consumer = teachers.Extraction(narrow(seconds=80 / 30))
-    with pytest.raises(DataError, match=r"clips of 2\.666667 s, those of a store 2\.133333 s.*seconds="):
+    with pytest.raises(DataError, match=r"clips of 2\.666667 s, those of the store have 2\.133333 s.*seconds="):
         data.prepare(segments, tmp_path / "s", consumer=consumer, **options)
     assert not (tmp_path / "s").exists()
 
