@@ -864,6 +864,10 @@ class Augment:
             seeds: Seed of each clip.
             motion: The recordings of `motion`, read.
         """
+        if self.motion and motion is None:
+            raise EgoDistillError(
+                "motion: give the recordings that are added, engine.motion.RecordedMotion(motion, rate)"
+            )
         steps = [step for share, step in ((self.crop, self.crop_frames), (self.jitter, self.jitter_frames)) if share]
         own = [*([self.shift_imu] if self.shift else []), *([motion.add] if motion else [])]
         for name in filter(self.changes, list(batch)):
