@@ -391,14 +391,14 @@ class EgoDistill(nn.Module):
 
     if TYPE_CHECKING:  # A torch module's call has no types.
 
-        def __call__(self, *inputs: Tensor | None, **named: Tensor | None) -> Output: ...
+        def __call__(self, frames: Tensor | None = None, imu: Tensor | None = None) -> Output: ...
 
-    def forward(self, *inputs: Tensor | None, **named: Tensor | None) -> Output:
-        given = dict(zip(self.inputs, inputs, strict=False)) | named
-        others = [value for name, value in given.items() if name not in self.inputs]
-        if any(value is not None for value in (*inputs[len(self.inputs) :], *others)):
-            raise ValueError(f"this model reads {' and '.join(self.inputs)} alone: model({', '.join(self.inputs)})")
-        frames, imu = (given.get(name) for name in ("frames", "imu"))
+    def forward(self, frames: Tensor | None = None, imu: Tensor | None = None) -> Output:
+        if "frames" not in self.inputs and imu is None:  # called with what `inputs` name: model(imu)
+            frames, imu = None, frames
+        for name, value in (("frames", frames), ("imu", imu)):
+            if value is not None and name not in self.inputs:
+                raise ValueError(f"this model reads {self.inputs[0]} alone: model({self.inputs[0]})")
         image = None if frames is None else self.aggregate(self.encode_frames(frames))
         return self.fuse(image, None if imu is None else self.encode_imu(imu))
 
