@@ -31,6 +31,7 @@ from .datasets.store import claim_outputs, outputs_record
 from .engine import batches, checkpoints, distributed, runtime
 from .engine.batches import Model, Store
 from .engine.distributed import Share
+from .engine.refusal import UNSURE
 from .recordings import clips
 from .student import EgoDistill, IMUPredictor, Output, describe
 from .support import files
@@ -220,13 +221,16 @@ class StudentSettings:
         return self.record() | self.own()
 
     def build(self, num_classes: int, *, feature_dim: int | None = None, **clips: Any) -> EgoDistill:
-        """Return a new student.
+        """Return a new student. One that can be unsure gets that class on top.
 
         Args:
             num_classes: C.
             feature_dim: D, the size of the teacher's feature; None: that of these settings.
-            clips: The arguments of `EgoDistill` that depend on the clips, such as `frame_size`.
+            clips: The arguments of `EgoDistill` that depend on the clips, such as `frame_size` and `class_names`.
         """
+        if self.imu_encoder == "filterbank-unsure":
+            clips["class_names"] = [*(clips.get("class_names") or map(str, range(num_classes))), UNSURE]
+            num_classes += 1
         arguments = self.arguments() | ({} if feature_dim is None else {"feature_dim": feature_dim})
         kind = arguments.pop("student_class", EgoDistill)
         if not (isinstance(kind, type) and issubclass(kind, EgoDistill)):

@@ -34,8 +34,6 @@ from .engine.batches import Augment, Store
 from .engine.distributed import Share
 from .engine.motion import RecordedMotion
 from .engine.runtime import Precision
-from .recordings.clips import spec_of
-from .student import IMU_RATE
 from .support import files
 from .support.errors import DataError, EgoDistillError, NoteWarning
 from .support.names import is_same
@@ -407,8 +405,7 @@ class TrainingLoop:
         distributed.join_processes(self.device)
         self.objective, self.motion = objective, None
         if settings.augment.motion:
-            rate = spec_of(objective.model).imu_rate or IMU_RATE
-            self.motion = RecordedMotion(settings.augment.motion, rate)
+            self.motion = RecordedMotion(settings.augment.motion, *batches.imu_of(objective.model, store))
         prepare_modules(objective, self.device, settings.sync_batch_norm)
         self.trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
         if not self.trained:

@@ -220,9 +220,7 @@ def digest() -> str:
         raise SystemExit(f"{PROTOCOL}: there is none; run `better_student.py freeze`")
     if different := files.differences(files.read_json(PROTOCOL), content()):
         raise SystemExit(f"{PROTOCOL}: differs from the settings of this script ({', '.join(different)})")
-    if evidence.git("status", "--porcelain", "--", str(PROTOCOL)):
-        raise SystemExit(f"{PROTOCOL}: commit it first; a protocol counts from its commit on")
-    return hashlib.sha256(PROTOCOL.read_bytes()).hexdigest()
+    return evidence.committed(PROTOCOL)
 
 
 def seed() -> int:
@@ -269,12 +267,16 @@ def make(world: str, out: Path) -> Path:
     return store.path
 
 
-def head_follows(world: str, out: Path, clips: data.ClipStore) -> np.ndarray:
-    """Return whether the head follows the hand in the act of each clip, bool [n]; the acts are drawn again."""
+def recordings_of(world: str, out: Path) -> list[synthetic.RenderedRecording]:
+    """Return the recordings of a world that is rendered, from which its acts can be drawn again."""
     settings = files.read_json(out / slug(world) / "world" / "world.json")
     settings |= {"size": tuple(settings["size"]), "things": tuple(thing["look"] for thing in settings["things"])}
-    request = synthetic.Request(**settings)
-    plans = {recording.name: recording.draw().acts for recording in request.recordings()}
+    return synthetic.Request(**settings).recordings()
+
+
+def head_follows(world: str, out: Path, clips: data.ClipStore) -> np.ndarray:
+    """Return whether the head follows the hand in the act of each clip, bool [n]; the acts are drawn again."""
+    plans = {recording.name: recording.draw().acts for recording in recordings_of(world, out)}
     acts = [plans[video][int(number)] for video, number in (clip["id"].rsplit("_", 1) for clip in clips.clips)]
     if [behaviour.VERBS[act.verb] for act in acts] != [clips.class_names[label] for label in clips.labels]:
         raise SystemExit("the acts that are drawn today are not those of the store")

@@ -441,9 +441,16 @@ def digest() -> str:
 def committed_digest() -> str:
     """Return the SHA-256 of the protocol. Exit if there is none, or if it is not committed as it is."""
     read_protocol()
-    if git("status", "--porcelain", "--", str(RESULTS / "protocol.json")):
-        raise SystemExit(f"{RESULTS / 'protocol.json'}: commit it first; a protocol counts from its commit on")
-    return digest()
+    return committed(RESULTS / "protocol.json")
+
+
+def committed(protocol: Path) -> str:
+    """Return the SHA-256 of a protocol. Exit if there is none, or if it is not committed as it is."""
+    if not protocol.exists():
+        raise SystemExit(f"{protocol}: there is none; write it with `freeze`, and commit it")
+    if git("status", "--porcelain", "--", str(protocol)):
+        raise SystemExit(f"{protocol}: commit it first; a protocol counts from its commit on")
+    return hashlib.sha256(protocol.read_bytes()).hexdigest()
 
 
 def seed_of_b(sha: str) -> int:

@@ -502,8 +502,7 @@ def of_study_1(cache: Path) -> EgoDistill:
 
 def last(cache: Path, student: Path) -> None:
     """Add the lines that are read once. Exit before if the protocol is not committed, or is another."""
-    if not PROTOCOL.exists() or evidence.git("status", "--porcelain", "--", str(PROTOCOL)):
-        sys.exit(f"{PROTOCOL}: is not committed; this is read once, by a protocol that was written before")
+    evidence.committed(PROTOCOL)
     if files.read_json(PROTOCOL) != protocol():
         sys.exit(f"{PROTOCOL}: is not that of this program; nothing may be changed between it and this reading")
 

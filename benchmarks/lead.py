@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import hashlib
 import itertools
 import sys
 from collections.abc import Callable, Sequence
@@ -35,11 +34,13 @@ import evidence
 import head_encoders
 import numpy as np
 import real_heads
+import torch
 from better_student import BOTH, FRAMES, MORE, MORE_METHOD, RATE, SLOWFAST, WINNER
 from evidence_report import classes_of, outcome_of, shared_seeds, shown
 
 from egodistill import EgoDistill, data
 from egodistill.datasets.store import outputs_record
+from egodistill.engine.motion import rotations
 from egodistill.experiments import behaviour, benches, contrasts, intervals, synthetic
 from egodistill.experiments.benches import Run
 from egodistill.experiments.contrasts import Outcome
@@ -152,7 +153,7 @@ def poses(samples: Sequence[np.ndarray]) -> list[np.ndarray]:
         attitudes[:, k] = attitude
         felt = force / np.linalg.norm(force, axis=1, keepdims=True)
         turn = (turn + np.cross(felt, attitude[:, 2]) / TILT_SECONDS) / RATE_OF_CARRIERS
-        attitude = attitude @ rotations(turn)
+        attitude = attitude @ rotations(torch.from_numpy(turn)).numpy()
     force = (attitudes @ motion[:, :, 0, :, None])[..., 0] - [0, 0, behaviour.GRAVITY]
     yaw = np.unwrap(np.arctan2(-attitudes[..., 1, 1], -attitudes[..., 0, 1]), axis=1)
     pitch = np.arcsin(attitudes[..., 2, 1].clip(-1, 1))
@@ -164,13 +165,6 @@ def poses(samples: Sequence[np.ndarray]) -> list[np.ndarray]:
         np.hstack([band(one[: len(own)], SLOW), band(two[: len(own)], SLOW_PLACE, integrals=2)])
         for one, two, own in zip(angles, places, samples, strict=True)
     ]
-
-
-def rotations(turns: np.ndarray) -> np.ndarray:
-    """Return the rotations [n, 3, 3] by turns [n, 3] in rad (Rodrigues)."""
-    angle = np.linalg.norm(turns, axis=1)[:, None, None] + 1e-12
-    cross = np.cross(np.eye(3)[None], turns[:, None]) / angle  # of the axis: cross @ v = axis x v
-    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * (cross @ cross)
 
 
 class Carrier:
@@ -238,19 +232,12 @@ def read_carried(path: str) -> data.Imu:
         return data.Imu(*(kept[name] for name in ("accel_time", "accel", "gyro_time", "gyro")))
 
 
-def request_of(world: Path) -> synthetic.Request:
-    """Return the settings of a rendered world."""
-    settings = files.read_json(world / "world.json")
-    settings |= {"size": tuple(settings["size"]), "things": tuple(thing["look"] for thing in settings["things"])}
-    return synthetic.Request(**settings)
-
-
 def make(out: Path) -> None:
     """Render and decode D; write the readings with carriers, a store to learn from, and the windows of test clips."""
     better_student.make("D", out)
-    world, folder = out / "D" / "world", out / evidence.slug(CARRIED)
+    folder = out / evidence.slug(CARRIED)
     segments = evidence.segments_of(better_student.world_of("D", out))
-    rows = {recording.name: recording for recording in request_of(world).recordings()}
+    rows = {recording.name: recording for recording in better_student.recordings_of("D", out)}
     own: dict[str, str] = {}
     for number, (name, recording) in enumerate(rows.items(), 1):
         split = next(one.split for one in segments if Path(one.video).stem == name)
@@ -290,7 +277,7 @@ def tested(out: Path, activity: int) -> np.ndarray:
         with np.load(path) as kept:
             return kept["imu"]
     store = data.ClipStore(out / "D" / "store").split("test")
-    rows = {recording.name: recording for recording in request_of(out / "D" / "world").recordings()}
+    rows = {recording.name: recording for recording in better_student.recordings_of("D", out)}
     own = {one.id: one for one in evidence.segments_of(better_student.world_of("D", out))}
     read = functools.cache(lambda name, offset: carried(rows[name], activity, train=False).on_clock(offset))
     windows = []
@@ -305,13 +292,6 @@ def tested(out: Path, activity: int) -> np.ndarray:
 
 # ---------------------------------------------------------------------------------------------------------------
 # Cells
-
-
-def digest() -> str:
-    """Return the SHA-256 of the protocol. Exit if it is not committed."""
-    if not real_heads.PROTOCOL.exists() or evidence.git("status", "--porcelain", "--", str(real_heads.PROTOCOL)):
-        raise SystemExit(f"{real_heads.PROTOCOL}: is not committed; a protocol counts from its commit on")
-    return hashlib.sha256(real_heads.PROTOCOL.read_bytes()).hexdigest()
 
 
 def cells(seed: int, frames: Sequence[int]) -> list[tuple[str, Run]]:
@@ -334,12 +314,16 @@ def bench_of(world: str, out: Path) -> benches.Bench:
 
 def finished(world: str) -> dict[str, dict[str, Any]]:
     """Return the lines of a world by the name of the run."""
-    return evidence.lines_of(world, real_heads.PROTOCOL, digest())
+    return evidence.lines_of(world, real_heads.PROTOCOL, evidence.committed(real_heads.PROTOCOL))
 
 
 def run(out: Path, seeds: Sequence[int], frames: Sequence[int]) -> None:
     """Train and evaluate the cells of these seeds that have no line."""
-    origin = {"commit": evidence.git("rev-parse", "HEAD"), "protocol": digest(), "processor": tables.processor()}
+    origin = {
+        "commit": evidence.git("rev-parse", "HEAD"),
+        "protocol": evidence.committed(real_heads.PROTOCOL),
+        "processor": tables.processor(),
+    }
     for world, one in itertools.chain.from_iterable(cells(seed, frames) for seed in seeds):
         if one.name in finished(world):
             continue

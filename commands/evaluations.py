@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from .. import data
+from ..engine.refusal import known_names
 from ..experiments import intervals
 from ..support import files
 from ..support.errors import DataError
@@ -63,7 +64,8 @@ class Result:
         teachers = self.numbers.get("teachers", {})
         shares = {"teacher" if name == "teacher" else f"teacher {name}": top1 for name, top1 in teachers.items()}
         shares[f"always {names[counts.argmax()]!r}, the most frequent class"] = counts.max() / counts.sum()
-        shares[f"chance, one of {counted(len(names), 'class')}"] = 1 / len(names)
+        possible = max(len(known_names(names)), len(counts))  # a class "unsure" of the labels counts
+        shares[f"chance, one of {counted(possible, 'class')}"] = 1 / possible
         return [(name, f"{100 * share:.1f} %") for name, share in shares.items()]
 
     @functools.cached_property

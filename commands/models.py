@@ -28,6 +28,7 @@ from ..datasets.segments import is_list_of_recordings
 from ..deploy import export
 from ..drawing import confusion, timeline
 from ..engine import batches
+from ..engine.refusal import known_names
 from ..experiments.costs import TABLE_3, TABLE_3_LEGEND, table_3_notes
 from ..recordings.clips import name_files, probe_videos
 from ..recordings.copies import transcode
@@ -169,8 +170,8 @@ def in_classes_of(a: argparse.Namespace, model: nn.Module, store: data.ClipStore
         way_out = "correct the labels and prepare them again, or leave these clips out"
         raise DataError(f"{error}, those of {given}: {files.shorten(list(known))}; {way_out}") from error
     found = len(np.unique(view.labels[view.labels >= 0]))
-    if found:
-        print(f"note: these clips have {found} of the {len(known)} classes of {given}")
+    if 0 < found < (possible := len(known_names(known))):
+        print(f"note: these clips have {found} of the {possible} classes of {given}")
     return view
 
 

@@ -24,7 +24,7 @@ from ..datasets.one_pass import Together
 from ..distillation import EPIC_KITCHENS, PRESETS
 from ..drawing import curves
 from ..engine import batches, checkpoints, distributed, runtime
-from ..engine.refusal import UNSURE
+from ..engine.refusal import known_names
 from ..student import PARTS, EgoDistill
 from ..support import files
 from ..support.errors import CLIP_SECONDS
@@ -165,11 +165,10 @@ def build_student(a: argparse.Namespace, store: data.ClipStore, teacher: str | N
     )
     settings = apply_options(settings, a)
     torch.manual_seed(seed)
-    names = [*store.class_names, *([UNSURE] if settings.imu_encoder == "filterbank-unsure" else [])]
     return settings.build(
-        len(names),
+        len(store.class_names),
         feature_dim=width,
-        class_names=names,
+        class_names=store.class_names,
         **frame_arguments(store, settings.num_frames),
         **clip_arguments(store),
     )
@@ -362,7 +361,7 @@ def model_to_finetune(a: argparse.Namespace, store: data.ClipStore, seed: int) -
 def for_classes(model: EgoDistill, names: Sequence[str], path: str, seed: int) -> EgoDistill:
     """Return a student, or for other classes than its own, one with its networks and a new classifier, and say so."""
     own = model.class_names
-    if own is None or own in ([*names], [*names, UNSURE]):
+    if own is None or [*names] in (own, known_names(own)):
         return model
     torch.manual_seed(seed)
     model = model.with_classes(names)

@@ -370,7 +370,7 @@ class Plain(nn.Module):
                     setattr(self.model, name, nn.Sequential(Cast(), child))
 
     def forward(self, frames: Tensor, imu: Tensor | None = None) -> tuple[Tensor, ...]:
-        feature, logits = self.model(*([frames] if imu is None else [frames, imu]))
+        feature, logits = self.model(frames, imu)
         return feature.float(), logits.float()
 
     @staticmethod
@@ -642,11 +642,10 @@ def describe(
         "axes": ["batch", "sample", "channel"],
         "channels": [f"{sensor} {axis}" for sensor in ("accelerometer", "gyroscope") for axis in "xyz"],
         "units": ["m/s2"] * 3 + ["rad/s"] * 3,
-        "directions": "x left, y to the user, z up, as those of a GoPro"
-        if spec.imu_axes == "gopro"
-        else f"the axes {spec.imu_axes} of the recordings that the model was trained on"
-        if spec.imu_axes
-        else "any",
+        "directions": {
+            "gopro": "x left, y to the user, z up, as those of a GoPro",
+            clips.ANY_AXES: "of a sensor that is mounted in any way",
+        }.get(str(spec.imu_axes), f"the axes {spec.imu_axes} of the recordings that the model was trained on"),
         "gravity": "included",
         "rate_hz": spec.imu_rate,
         "sampling": "sample k is at k / rate_hz seconds after the clip's start, interpolated linearly between the "
@@ -668,6 +667,8 @@ def describe(
         "frame": normalisation,
         "imu": "removal of the IMU's mean over the clip, channel by channel",
     }
+    if getattr(model, "imu_with_mean", False):  # an encoder that removes what it does not need by itself
+        del inside["imu"]
     modules = {"onnx": ("onnx", "onnxscript")}.get(format, ()) + (("torchao",) if precision == "int8" else ())
     return {
         "format": DESCRIPTION_FORMAT,

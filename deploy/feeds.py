@@ -509,10 +509,6 @@ class VideoFeed:
         return not self.clock.stopped
 
 
-# ---------------------------------------------------------------------------------------------------------------
-# Samples
-
-
 class NoVideo:
     """What takes the place of a `VideoFeed` where there is head motion alone: no frame, and no end.
 
@@ -529,6 +525,10 @@ class NoVideo:
 
     def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
         return iter(())
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Samples
 
 
 def split_samples(times: np.ndarray, readings: np.ndarray, seconds: float = CHUNK) -> Samples:

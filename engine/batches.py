@@ -28,8 +28,9 @@ from ..recordings import clips
 from ..student import Output, describe
 from ..support import files
 from ..support.errors import DataError, EgoDistillError
+from ..support.names import Names
 from .motion import RecordedMotion
-from .refusal import UNSURE
+from .refusal import known_names
 
 __all__ = [
     "Augment",
@@ -385,6 +386,7 @@ def groups_of(store: Store) -> Iterator[np.ndarray]:
     [3, 3, 6]
     """
     videos = [clip.get("video") for clip in getattr(store, "clips", ())]
+    videos = [*map(Names(filter(None, videos)), videos)] if all(videos) else []
     for names in (getattr(store, "wearers", ()), videos, segments_of(store)):
         if len(names) == len(store) and not any(name is None for name in names):
             yield np.unique(np.asarray(names), return_inverse=True)[1]
@@ -462,7 +464,7 @@ def require_classes(model: Model, store: Store, way_out: str | None = None) -> N
         return
     known = getattr(model, "class_names", None)
     ours = theirs if known is None else list(known)
-    if ours not in (theirs, [*theirs, UNSURE]):
+    if theirs not in (ours, known_names(ours)):
         pairs = enumerate(zip(ours, theirs, strict=False))
         first = next((k for k, (one, other) in pairs if one != other), min(len(ours), len(theirs)))
         evaluated = "without labels, it can only be compared with a teacher of its own classes"
@@ -516,6 +518,17 @@ def stored_axes(store: Store) -> str:
     """
     axes = stored_spec(store, "imu").imu_axes if "imu" in getattr(store, "specs", {}) else None
     return axes or "gopro"
+
+
+def imu_of(model: Model, store: Store) -> tuple[int, float]:
+    """Return number and rate (Hz) of the IMU samples of a clip. Raise EgoDistillError if nothing says the rate."""
+    own, stored = clips.spec_of(model), stored_spec(store, "imu")
+    rate = own.imu_rate or stored.imu_rate
+    if not rate:
+        raise EgoDistillError(
+            f"{type(model).__name__}: give the model an attribute imu_rate, the rate of its IMU samples"
+        )
+    return stored.imu_samples or own.imu_samples, rate
 
 
 def stored_spec(store: Store, name: str, *, square: bool = False) -> clips.ClipSpec:
@@ -865,9 +878,7 @@ class Augment:
             motion: The recordings of `motion`, read.
         """
         if self.motion and motion is None:
-            raise EgoDistillError(
-                "motion: give the recordings that are added, engine.motion.RecordedMotion(motion, rate)"
-            )
+            raise EgoDistillError("motion: give the recordings that are added, read by engine.motion.RecordedMotion")
         steps = [step for share, step in ((self.crop, self.crop_frames), (self.jitter, self.jitter_frames)) if share]
         own = [*([self.shift_imu] if self.shift else []), *([motion.add] if motion else [])]
         for name in filter(self.changes, list(batch)):

@@ -2,7 +2,7 @@
 
     from egodistill.engine.motion import RecordedMotion
 
-    motion = RecordedMotion(["walk.csv"], rate=198.0)       # any recording that `data.read_imu()` reads
+    motion = RecordedMotion(["walk.csv"], 422, 198.0)       # any recording that `data.read_imu()` reads
     imu = motion.add(imu, seed=0)                           # float [T, 6], as if the wearer walked meanwhile
 
 Not from the paper. A student that has only seen heads at rest is misled by a walk. The readings are those of one head
@@ -27,14 +27,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..imu import Imu, read_imu
+from ..imu import NEAR_GRAVITY, Imu, read_imu
 from ..support.errors import DataError
 
 __all__ = ["RecordedMotion"]
 
 SHARE = 0.75  # of the clips that are changed, so that a student does not forget heads at rest
-GRAVITY = (7.0, 12.0)  # m/s2 between which the median acceleration lies if gravity is in it
-TRIES = 20  # places that are drawn, of which one has samples throughout
+STEP = 0.25  # seconds between the places in a recording from which a window may be taken
 
 
 class RecordedMotion:
@@ -42,32 +41,37 @@ class RecordedMotion:
 
     Args:
         paths: IMU recordings, or videos with one.
-        rate: Rate of the clips' samples in Hz.
+        samples: Number of IMU samples of a clip.
+        rate: Their rate in Hz.
 
     Raises:
-        DataError: A recording is shorter than 10 s, or has no gravity.
+        DataError: A recording has no window of a clip's length without gaps, or no gravity.
         IMUError: One cannot be read.
 
     >>> import torch
     >>> from egodistill.engine.motion import RecordedMotion
-    >>> RecordedMotion(["walk.csv"], rate=198.0).add(torch.zeros(422, 6) + torch.eye(6)[2] * 9.81, seed=0).shape
+    >>> motion = RecordedMotion(["walk.csv"], samples=422, rate=198.0)
+    >>> motion.add(torch.tensor([0, 0, 9.81, 0, 0, 0]).expand(422, 6), seed=0).shape
     torch.Size([422, 6])
     """
 
-    def __init__(self, paths: Sequence[str | os.PathLike], rate: float) -> None:
-        self.rate, self.recordings, found = rate, [read_imu(path) for path in paths], hashlib.sha256()
-        self.spans = [span_of(motion) for motion in self.recordings]
-        for path, motion, (first, last) in zip(paths, self.recordings, self.spans, strict=True):
-            if last - first < 10:
+    def __init__(self, paths: Sequence[str | os.PathLike], samples: int, rate: float) -> None:
+        self.samples, self.rate, found = samples, rate, hashlib.sha256()
+        self.places: list[tuple[Imu, float]] = []
+        for path in paths:
+            motion = read_imu(path)
+            starts = places_in(motion, samples / rate)
+            if not starts:
                 raise DataError(
-                    f"{os.fspath(path)}: has {max(0.0, last - first):.1f} s of head motion; added motion needs 10 s"
+                    f"{os.fspath(path)}: has no {samples / rate:.2f} s without gaps, the length of a clip, to add to it"
                 )
             size = np.median(np.linalg.norm(motion.accel, axis=1))
-            if not GRAVITY[0] < size < GRAVITY[1]:
+            if abs(size - 9.81) > NEAR_GRAVITY:
                 raise DataError(
                     f"{os.fspath(path)}: acceleration is {size:.2f} m/s2 (median), not about 9.8; added motion is "
                     f"turned upright by gravity, so give readings in m/s2 with gravity"
                 )
+            self.places += [(motion, start) for start in starts]
             for values in (motion.accel_time, motion.accel, motion.gyro_time, motion.gyro):
                 found.update(np.ascontiguousarray(values, np.float64).tobytes())
         self.fingerprint = found.hexdigest()
@@ -80,11 +84,11 @@ class RecordedMotion:
             seed: Seed of what is drawn.
         """
         generator = torch.Generator().manual_seed(seed)
-        draws = torch.rand(12 + TRIES, generator=generator).tolist()[11:]  # the first belong to the other changes
-        chance, draws = draws[0], draws[1:]
+        chance, place = torch.rand(13, generator=generator).tolist()[11:]  # the first belong to the other changes
         if chance >= SHARE:
             return imu
-        recorded, turn = self._window(len(imu), draws), 2 * math.pi * chance / SHARE
+        motion, start = self.places[int(place * len(self.places))]
+        recorded, turn = motion.window(start, self.samples, self.rate), 2 * math.pi * chance / SHARE
         own, other = imu.unflatten(1, (2, 3)), torch.from_numpy(recorded).to(imu).unflatten(1, (2, 3))
         up, other_up = (F.normalize(one[:, 0].mean(0), dim=0) for one in (own, other))
         z = imu.new_tensor([0.0, 0.0, 1.0])
@@ -96,26 +100,18 @@ class RecordedMotion:
         force = (undo @ (own[:, 0] - gravity)[:, :, None])[:, :, 0] + other[:, 0]
         return torch.cat([force, (undo @ own[:, 1, :, None])[:, :, 0] + rate], 1)
 
-    def _window(self, samples: int, draws: Sequence[float]) -> np.ndarray:
-        """Return a window without gaps of the recordings, each second of them as likely; [samples, 6]."""
-        room = np.array([last - first for first, last in self.spans]) - samples / self.rate
-        ends = np.cumsum(room.clip(0))
-        for draw in draws:
-            place = draw * ends[-1]
-            number = int(np.searchsorted(ends, place, "right"))
-            start = self.spans[number][1] - samples / self.rate - (ends[number] - place)
-            grid = start + np.arange(samples) / self.rate
-            if self.recordings[number].covers(grid).all():
-                break
-        return self.recordings[number].window(start, samples, self.rate, min_coverage=0.0)
 
-
-def span_of(motion: Imu) -> tuple[float, float]:
-    """Return the first and the last time that both sensors have, in s; 0 and 0 without samples."""
+def places_in(motion: Imu, seconds: float) -> list[float]:
+    """Return the starts of windows without gaps, `STEP` apart, in s."""
     if not (len(motion.accel_time) and len(motion.gyro_time)):
-        return 0.0, 0.0
+        return []
     first = max(motion.accel_time[0], motion.gyro_time[0])
-    return float(first), float(min(motion.accel_time[-1], motion.gyro_time[-1]))
+    last = min(motion.accel_time[-1], motion.gyro_time[-1])
+    times = np.arange(first, last, STEP / 25)
+    covered = np.append(0, np.cumsum(motion.covers(times).all(1))) if len(times) else np.zeros(1)
+    size = math.ceil(seconds * 25 / STEP) + 1
+    starts = np.arange(0, len(times) - size + 1, 25)
+    return times[starts[covered[starts + size] - covered[starts] == size]].tolist() if len(starts) else []
 
 
 def rotations(turns: Tensor) -> Tensor:

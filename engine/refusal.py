@@ -52,6 +52,11 @@ def with_unsure(known: Tensor, unlike: Tensor) -> Tensor:
     return torch.cat([known, torch.maximum(level, unlike)], 1)
 
 
+def known_names(names: Sequence[str]) -> list[str]:
+    """Return names of classes without a last "unsure"."""
+    return [*names[:-1]] if [*names[-1:]] == [UNSURE] else [*names]
+
+
 class Refusal(nn.Module):
     """How unlike all known classes a clip is: numbers of a filterbank [B, m] -> [B, 1], a logit that is 0 at the limit.
 

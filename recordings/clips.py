@@ -95,6 +95,7 @@ __all__ = [
 ]
 
 
+ANY_AXES = "any"  # of a student that reads samples of all axes; samples have some
 SINCE_BOOT = "as on a clock that runs since boot"  # in notes and errors
 LARGEST_CLIP = 1 << 27  # pixels of all its frames: 128 frames of 1024 x 1024
 VIDEO_SUFFIXES = (".avi", ".insv", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
@@ -121,6 +122,7 @@ class ClipSpec:
         imu_samples: Number of IMU samples; 0: none.
         imu_rate: Their rate in Hz.
         imu_axes: Name of the axes of both sensors, see `Recording`; "file" in stores of earlier versions is "gopro".
+            "any", of a model: it reads samples of all axes.
         audio: Whether there are log-mel bands of the clip's middle two seconds, as ListenToLook reads them.
         seconds: Length of the clip.
 
@@ -244,8 +246,6 @@ def read_axes(text: str) -> tuple[str, np.ndarray | None]:
     Args:
         text: A name of axes, or a turn such as "XZy".
     """
-    if text == "any":
-        raise DataError('imu_axes: samples have axes, and "any" is what a student reads; give their name or a turn')
     try:
         return cameras.axes_and_turn(text)
     except cameras.CameraError as error:
@@ -266,7 +266,7 @@ def require_axes(source: str, axes: str, spec: ClipSpec) -> None:
     ...
     egodistill.DataError: walk.csv: the axes of its samples are 'gopro', those of the clips 'glasses'; ...
     """
-    if spec.imu_axes not in (None, axes):
+    if spec.imu_axes not in (ANY_AXES, axes):
         raise DataError(
             f"{source}: the axes of its samples are {axes!r}, those of the clips {spec.imu_axes!r}; if they are the "
             f"same axes, give their name as imu_axes (--imu-axes); if a rotation makes them so, give the rotation"
@@ -300,11 +300,13 @@ def spec_differences(one: ClipSpec, other: ClipSpec, *, ignore: Sequence[str] = 
         name for kind in one.parts() if kind in other.parts() for name in FIELDS[kind] if name not in ignore
     )
     pairs = {name: (getattr(one, name), getattr(other, name)) for name in fields}
-    return {name: pair for name, pair in pairs.items() if None not in pair and not _same(*pair)}
+    return {name: pair for name, pair in pairs.items() if None not in pair and not _same(name, *pair)}
 
 
-def _same(one: Any, other: Any) -> bool:
+def _same(name: str, one: Any, other: Any) -> bool:
     """Return whether two settings are equal; numbers up to rounding, because 64 / 30 may come from a file."""
+    if name == "imu_axes" and ANY_AXES in (one, other):
+        return True
     if isinstance(one, float) or isinstance(other, float):
         return math.isclose(one, other, rel_tol=1e-6)
     return one == other
@@ -328,8 +330,8 @@ def spec_of(model: Any) -> ClipSpec:
     """Return the spec of the clips that a model reads: its `clip_spec`, or one built from the attributes of a student.
 
     These are `num_frames`, `frame_size`, `sampling`, `exact`, `tolerance`, `imu_samples`, `imu_rate`, `imu_axes` and
-    `clip_seconds`. The field of an attribute that the model lacks is None, as are axes "any". Two have defaults:
-    `num_frames` is 1 if the model reads "frames", `imu_samples` 422 if it reads "imu".
+    `clip_seconds`. The field of an attribute that the model lacks is None. Two have defaults: `num_frames` is 1 if
+    the model reads "frames", `imu_samples` 422 if it reads "imu".
 
     Args:
         model: A student, a teacher, or another object with these attributes.
@@ -354,7 +356,7 @@ def spec_of(model: Any) -> ClipSpec:
         tolerance=getattr(model, "tolerance", None),
         imu_samples=getattr(model, "imu_samples", IMU_SAMPLES) if "imu" in inputs else 0,
         imu_rate=getattr(model, "imu_rate", None),
-        imu_axes=None if getattr(model, "imu_axes", None) == "any" else getattr(model, "imu_axes", None),
+        imu_axes=getattr(model, "imu_axes", None),
         audio="audio" in inputs,
         seconds=getattr(model, "clip_seconds", None),
     )
@@ -404,7 +406,8 @@ class Recording:
     imu_axes: str = "gopro"
 
     def __post_init__(self) -> None:  # convert paths and numpy numbers
-        read_axes(self.imu_axes)
+        if read_axes(self.imu_axes)[0] == ANY_AXES:
+            raise DataError('imu_axes: samples have axes, and "any" is what a student reads; give their name or a turn')
         imu, video = self.imu, "" if self.video is None else self.video
         if not isinstance(video, (str, os.PathLike)):
             raise DataError(f"video must be the path of one file, such as 'walk.mp4'; got {type(self.video).__name__}")
@@ -505,8 +508,10 @@ class Recording:
 
         Without a video, the duration is the time of the last sample, and the others are 0. IMUError if it has none.
         """
+        if not self.video:  # whose clock may be changed
+            return self._extent()
         if "info" not in self.__dict__:
-            self.__dict__["info"] = probe(self.video) if self.video else self._extent()
+            self.__dict__["info"] = probe(self.video)
         return self.__dict__["info"]
 
     def _extent(self) -> VideoInfo:
@@ -574,7 +579,9 @@ class Recording:
     def _since_boot(self, motion: Imu) -> Imu:
         """Return samples behind the end of the video from zero on, with a note, if they then overlap it."""
         if not self.video:
-            return motion
+            lost = -float(max(motion.accel_time[0], motion.gyro_time[0]))
+            note = f"{lost:.1f} s lie before zero and are not used; add them to imu_offset (--imu-offset)"
+            return motion if lost <= 0 else dataclasses.replace(motion, notes=(*motion.notes, note))
         first = float(min(motion.accel_time[0], motion.gyro_time[0]))
         if (start := self.imu_offset + self.imu_stretch * first) <= 0:
             return motion

@@ -24,6 +24,24 @@ from egodistill.experiments.protocols import (
 from egodistill.support import files
 
 
+def small_world(monkeypatch, evidence, results):
+    """Give evidence.py a world of 38 acts in pictures of 32 pixels, small networks, and a folder of lines."""
+    results.mkdir(parents=True)
+    acts = {"train_acts": 16, "validation_acts": 2, "test_acts": 20}
+    for name, value in {
+        "RESULTS": results,
+        "WORLD": acts | {"train_wearers": 2, "validation_wearers": 1, "test_wearers": 2},
+        "PIXELS": 32,
+        "GENERAL": PROTOCOL,
+        "TEACHERS": {evidence.TEACHER: TEACHERS["slowfast"]},
+        "OTHER_TEACHERS": {"x3d-{seed}": TEACHERS["x3d"]},
+    }.items():
+        monkeypatch.setattr(evidence, name, value)
+    for module, name in ((evidence.synthetic, "render"), (evidence.data, "prepare")):
+        quiet = functools.partial(getattr(module, name), progress=False)
+        monkeypatch.setattr(module, name, functools.partial(quiet, size=(32, 32)) if name == "render" else quiet)
+
+
 def weights(path) -> dict[str, torch.Tensor]:
     return torch.load(path, weights_only=True)["weights"]
 

@@ -24,21 +24,7 @@ def script(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(SCRIPTS))
     evidence = importlib.import_module("evidence")
     results = tmp_path / "repository" / "results"
-    results.mkdir(parents=True)
-    acts = {"train_acts": 16, "validation_acts": 2, "test_acts": 20}
-    small = {
-        "RESULTS": results,
-        "WORLD": acts | {"train_wearers": 2, "validation_wearers": 1, "test_wearers": 2},
-        "PIXELS": 32,
-        "GENERAL": miniature.PROTOCOL,
-        "TEACHERS": {evidence.TEACHER: miniature.TEACHERS["slowfast"]},
-        "OTHER_TEACHERS": {"x3d-{seed}": miniature.TEACHERS["x3d"]},
-    }
-    for name, value in small.items():
-        monkeypatch.setattr(evidence, name, value)
-    for module, name in ((evidence.synthetic, "render"), (evidence.data, "prepare")):
-        quiet = functools.partial(getattr(module, name), progress=False)
-        monkeypatch.setattr(module, name, functools.partial(quiet, size=(32, 32)) if name == "render" else quiet)
+    miniature.small_world(monkeypatch, evidence, results)
     module = importlib.import_module("better_student")
     monkeypatch.setattr(module, "TAP", module.TAP | {"test_acts": 24})
     quiet = functools.partial(module.benches.Bench, progress=False)

@@ -12,6 +12,7 @@ import torch
 from numpy.testing import assert_allclose
 
 import egodistill
+from egodistill import inference
 from egodistill.engine.filterbank import IMUFilterbank
 from egodistill.student import EgoDistill
 
@@ -170,7 +171,7 @@ def test_a_line_that_is_there_is_not_computed_again(glasses, monkeypatch):
 
 def test_nothing_is_read_last_before_its_rule_is_committed(glasses, monkeypatch, tmp_path):
     monkeypatch.setattr(glasses, "add", None)
-    states = ("", "", "is not committed"), ("{}", " M", "is not committed"), ("{}", "", "is not that of this program")
+    states = ("", "", "there is none"), ("{}", " M", "commit it first"), ("{}", "", "is not that of this program")
     for text, state, said in states:
         if text:
             glasses.PROTOCOL.write_text(text)
@@ -183,3 +184,38 @@ def test_the_protocol_is_what_is_frozen(glasses):
     """Its text is not changed after the fact."""
     frozen = glasses.real_heads.RESULTS / "protocol-glasses.json"
     assert json.loads(frozen.read_text()) == json.loads(json.dumps(glasses.protocol()))
+
+
+@pytest.mark.skipif(not (FOLDER.parent / "docs" / "glasses.md").exists(), reason="no documents: not a checkout")
+def test_the_card_and_the_readme_say_what_the_lines_and_the_file_are():
+    card, readme = ((FOLDER.parent / name).read_text(encoding="utf-8") for name in ("docs/glasses.md", "README.md"))
+    lines = [json.loads(line) for line in (FOLDER.parent / "results" / "glasses.jsonl").open(encoding="utf-8")]
+    shares = {}
+    for title, reading, change in (
+        ("study 1, 27 wearers, folds", "study 1", "100 Hz"),
+        ("the same at 30 Hz, with gaps of 0.5 s", "study 1", "30 Hz, gaps of 0.5 s"),
+        ("study 2, 20 wearers", "study 2", "100 Hz"),
+    ):
+        own = [line for line in lines if (line["reading"], line["change"]) == (reading, change)]
+        counts = np.array([sum(map(np.array, line["wearers"].values())) for line in own])  # [seed, class, said]
+        counts = counts[:, counts.sum((0, 2)) > 0]
+        there = [k for k in range(6) if sum(map(np.array, own[0]["wearers"].values()))[k].sum()]
+        hits = np.stack([counts[:, row, k] for row, k in enumerate(there)], 1)
+        f1 = 2 * hits / (counts.sum(2) + counts[:, :, there].sum(1))
+        answered = counts[:, :, :6].sum((1, 2))
+        shown = (f1.mean(1), hits.sum(1) / answered, answered / counts.sum((1, 2)))
+        shares[title] = [f"{100 * share.mean():.1f}" for share in shown]
+        (row,) = [line for line in card.splitlines() if line.startswith(f"| {title}")]
+        assert [cell.strip() for cell in row.split("|")[2:5]] == shares[title]
+    unsure = 100 - float(shares["study 1, 27 wearers, folds"][2])
+    assert f'{unsure:.0f} % are "unsure"' in card and f"for {unsure:.0f} % of their time" in readme
+    assert "Nine of ten" in readme and 89.5 < float(shares["study 1, 27 wearers, folds"][1]) < 95
+    (stream,) = [line for line in lines if line["reading"] == "stream"]
+    given, due, dropped, problems = stream["answers"]
+    assert (
+        given == due and dropped == problems == 0 and f"{stream['hours']:.0f} hours gave all {given:,} answers" in card
+    )
+    model = EgoDistill.load("glasses")
+    macs = inference.count_macs(model, torch.device("cpu")) / 1e6
+    assert f"{macs:.2f} million multiply-adds" in card and f"{model.fusion[0].out_features} hidden" in card
+    assert f"({(FOLDER.parent / 'students' / 'glasses.pt').stat().st_size / 1000:.0f} kB)" in card

@@ -1,6 +1,5 @@
 """lead: recorded head motion as the pose of a rendered head, and its lines on a world of 38 clips."""
 
-import functools
 import importlib
 import subprocess
 import sys
@@ -27,20 +26,7 @@ def lead(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(FOLDER)
     evidence = importlib.import_module("evidence")
     results = tmp_path / "repository" / "results"
-    results.mkdir(parents=True)
-    acts = {"train_acts": 16, "validation_acts": 2, "test_acts": 20}
-    for name, value in {
-        "RESULTS": results,
-        "WORLD": acts | {"train_wearers": 2, "validation_wearers": 1, "test_wearers": 2},
-        "PIXELS": 32,
-        "GENERAL": miniature.PROTOCOL,
-        "TEACHERS": {evidence.TEACHER: miniature.TEACHERS["slowfast"]},
-        "OTHER_TEACHERS": {"x3d-{seed}": miniature.TEACHERS["x3d"]},
-    }.items():
-        monkeypatch.setattr(evidence, name, value)
-    for module, name in ((evidence.synthetic, "render"), (evidence.data, "prepare")):
-        quiet = functools.partial(getattr(module, name), progress=False)
-        monkeypatch.setattr(module, name, functools.partial(quiet, size=(32, 32)) if name == "render" else quiet)
+    miniature.small_world(monkeypatch, evidence, results)
     module = importlib.import_module("lead")
     monkeypatch.setattr(module.real_heads, "PROTOCOL", results / "protocol-heads.json")
     yield module
@@ -130,9 +116,7 @@ def test_lines_have_the_carriers_and_the_report_reads_them(lead, tmp_path, monke
     still, nods = (lead.tested(out, activity) for activity in (0, 1))
     rms = [np.sqrt(np.square(one[:, :, 3:]).sum(2).mean()) for one in (motion[0], still, nods)]
     assert rms[1] < rms[0] < rms[2] and rms[2] > 1.0  # the act alone; with sway and steps; with nods
-    own = {
-        name: lead.activity_of(one) for one in lead.request_of(out / "D" / "world").recordings() for name in [one.name]
-    }
+    own = {name: lead.activity_of(one) for one in lead.better_student.recordings_of("D", out) for name in [one.name]}
     learned = [one.split("train").read("imu", slice(None)) for one in (plain, store)]
     kept = [own[clip["id"].rsplit("_", 1)[0]] is None for clip in plain.split("train").clips]
     assert [np.array_equal(*pair) for pair in zip(*learned, strict=True)] == kept

@@ -17,6 +17,7 @@ from panned import RATE, gyroscope, pan
 
 from egodistill import EgoDistill, data, training
 from egodistill.commands import cli, pipeline
+from egodistill.engine import batches
 from egodistill.recordings import checks
 from egodistill.recordings.offset import Offset
 
@@ -614,19 +615,27 @@ def test_a_folder_of_other_files_is_refused(demo, tmp_path, capsys):
     assert "not a folder of `egodistill train`" in capsys.readouterr().err and len(list(tmp_path.iterdir())) == 1
 
 
+COLUMNS = "video imu start stop label split wearer".split()
+
+
+def write_logs(table):
+    """Write three logs of three wearers into this folder, one from 200 s on, and their table; return its rows."""
+    rows = []
+    for k, begin in enumerate((0.0, 0.0, 200.0)):
+        write_log(f"{k}.csv", begin=begin, seconds=14.0, rate=60.0, seed=k)
+        split = ("train", "train", "test")[k]
+        rows += [("", f"{k}.csv", begin + 6 * n, begin + 6 * n + 5, "ab"[n], split, f"P{k}") for n in (0, 1)]
+    write_table(table, COLUMNS, rows)
+    return rows
+
+
 ALONE = "--image-encoder none --imu-encoder filterbank --epochs 2 --batch-size 4 --workers 1"
 
 
 def test_recordings_without_a_video_go_to_a_page_also_if_the_run_is_killed(tmp_path, monkeypatch, capsys):
     """Three wearers; equal bits; a table that also has a video gives each clip what it has."""
     monkeypatch.chdir(tmp_path)
-    rows = []
-    for k, begin in enumerate((0.0, 0.0, 200.0)):
-        write_log(f"{k}.csv", begin=begin, seconds=14.0, rate=60.0, seed=k)
-        split = ("train", "train", "test")[k]
-        rows += [("", f"{k}.csv", begin + 6 * n, begin + 6 * n + 5, "ab"[n], split, f"P{k}") for n in (0, 1)]
-    columns = "video imu start stop label split wearer".split()
-    write_table(tmp_path / "t.csv", columns, rows)
+    rows = write_logs(tmp_path / "t.csv")
     out = run(capsys, "train", "t.csv", *ALONE.split(), "--out", "run")
     assert "6 segments (2 test, 4 train) of 3 recordings" in out and "prepare t.csv" in out and "--no-frames" in out
     assert "egodistill predict --imu CSV --student run/student.pt" in out
@@ -654,7 +663,7 @@ def test_recordings_without_a_video_go_to_a_page_also_if_the_run_is_killed(tmp_p
     write_video(tmp_path / "v.mp4", STEADY[:175])
     write_log("v.csv", seconds=7.0, rate=60.0, seed=9)
     both = [*rows, ("v.mp4", "v.csv", 0, 6, "a", "train", "P9")]
-    write_table(tmp_path / "both.csv", columns, both)
+    write_table(tmp_path / "both.csv", COLUMNS, both)
     run(capsys, "train", "both.csv", *ALONE.split(), "--no-check", "--out", "both")
     store = data.ClipStore("both/store")
     assert len(store) == 6 * 3 + 3 and not store.failures
@@ -677,12 +686,7 @@ def test_recordings_without_a_video_go_to_a_page_also_if_the_run_is_killed(tmp_p
 def test_a_student_with_more_context_is_trained_from_longer_clips(tmp_path, monkeypatch, capsys):
     """Windows of 4 s at 50 Hz; another length is refused by its name, also for a published teacher."""
     monkeypatch.chdir(tmp_path)
-    rows = []
-    for k, begin in enumerate((0.0, 0.0, 200.0)):
-        write_log(f"{k}.csv", begin=begin, seconds=14.0, rate=60.0, seed=k)
-        split = ("train", "train", "test")[k]
-        rows += [("", f"{k}.csv", begin + 6 * n, begin + 6 * n + 5, "ab"[n], split, f"P{k}") for n in (0, 1)]
-    write_table(tmp_path / "t.csv", "video imu start stop label split wearer".split(), rows)
+    write_logs(tmp_path / "t.csv")
     clips = "--clip-seconds 4 --imu-rate 50".split()
     prepare = ["prepare", "t.csv", "--no-frames", "--workers", "1", "--out", "store"]
     run(capsys, *prepare, *clips)
@@ -703,6 +707,11 @@ def test_a_student_with_more_context_is_trained_from_longer_clips(tmp_path, monk
     run(capsys, *train, *clips)
     model = EgoDistill.load("run/student.pt")
     assert (model.clip_seconds, model.imu_rate, model.imu_samples) == (4.0, 50.0, 200)
+    assert batches.clip_spec_of(model).imu_axes == "any"  # also after it was trained on samples of some axes
+    unsure = [word.replace("filterbank", "filterbank-unsure") for word in ALONE.split()]
+    out = run(capsys, "train", "t.csv", *unsure, *clips, "--no-check", "--out", "unsure")
+    assert EgoDistill.load("unsure/student.pt").class_names == ["a", "b", "unsure"]
+    assert "chance, one of 2 classes: 50.0 %" in out and "of the 3 classes" not in out
     assert Path("run/report.html").exists() and {*data.ClipStore("run/store").specs} == {"imu"}
     assert cli.main([*train, "--clip-seconds", "5", "--imu-rate", "50"]) == 1
     assert "--clip-seconds was 4.0 and is now 5.0" in " ".join(capsys.readouterr().err.split())

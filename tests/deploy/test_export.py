@@ -430,6 +430,17 @@ def test_description_of_a_student_without_head_motion(tmp_path):
     assert len(description["inside"]) == 1 and description["run"].endswith("(frames)")
 
 
+def test_a_filterbank_without_frames_is_exported_for_any_mounting(tmp_path):
+    """Its gravity is not removed before; a recording of other axes is read by the file as by the student."""
+    model = pooled(image_encoder=None, imu_encoder="filterbank")
+    description = export.export(model, tmp_path / "student.pt2")
+    (imu,) = description["inputs"]
+    assert imu["directions"] == "of a sensor that is mounted in any way" and description["inside"] == []
+    for reader in (model, export.load_exported(tmp_path / "student.pt2")):
+        clips.require_axes("walk.csv", "glasses", clips.spec_of(reader).complete())
+    assert export.export(pooled(), tmp_path / "other.pt2")["inputs"][1]["directions"].endswith("of a GoPro")
+
+
 # --- Files
 
 

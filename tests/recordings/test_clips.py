@@ -923,3 +923,11 @@ def test_a_recording_without_a_video_is_its_samples(tmp_path):
     (tmp_path / "empty.csv").write_text("time,ax,ay,az,gx,gy,gz\n")
     with pytest.raises(IMUError, match=r"empty\.csv"):
         clips.Recording("", tmp_path / "empty.csv").probe()
+
+
+def test_samples_before_zero_of_a_recording_without_a_video_are_told(tmp_path):
+    recording = clips.Recording(None, write_log(tmp_path / "log.csv", begin=-4.0, seconds=10.0))
+    assert recording.begin == 0.0 and recording.duration == pytest.approx(5.995)
+    assert "4.0 s lie before zero and are not used; add them to imu_offset (--imu-offset)" in recording.motion().notes
+    moved = recording.changed(imu_offset=4.0)
+    assert moved.begin == pytest.approx(0.0) and moved.duration == pytest.approx(9.995) and not moved.motion().notes
