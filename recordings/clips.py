@@ -577,9 +577,12 @@ class Recording:
         self.__dict__["samples"] = motion
 
     def _since_boot(self, motion: Imu) -> Imu:
-        """Return samples behind the end of the video from zero on, with a note, if they then overlap it."""
+        """Return samples behind the end of the video from zero on, with a note, if they then overlap it.
+
+        Without a video they stay, and a note says what lies before zero.
+        """
         if not self.video:
-            lost = -float(max(motion.accel_time[0], motion.gyro_time[0]))
+            lost = -float(self.imu_offset + self.imu_stretch * max(motion.accel_time[0], motion.gyro_time[0]))
             note = f"{lost:.1f} s lie before zero and are not used; add them to imu_offset (--imu-offset)"
             return motion if lost <= 0 else dataclasses.replace(motion, notes=(*motion.notes, note))
         first = float(min(motion.accel_time[0], motion.gyro_time[0]))
