@@ -5,6 +5,7 @@ runtime       device, precision, compilation
 distributed   the processes of torchrun
 checkpoints   model files and published weights
 filterbank    an IMU encoder of plain numbers, however the sensor is mounted
+recipes       settings of the stages, recipes; without torch
 motion        recorded head motion of others, added to that of clips
 refusal       the class "unsure" of a student of head motion
 teacher       the class Teacher; `egodistill.teachers` is the door
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         distributed as distributed,
         filterbank as filterbank,
         motion as motion,
+        recipes as recipes,
         refusal as refusal,
         runtime as runtime,
         teacher as teacher,
@@ -31,6 +33,8 @@ else:
     __getattr__, __dir__ = hand_on(
         __name__,
         dict.fromkeys(
-            "batches checkpoints distributed filterbank motion refusal runtime teacher torchvision_teachers".split(), ()
+            "batches checkpoints distributed filterbank motion recipes refusal runtime teacher "
+            "torchvision_teachers".split(),
+            (),
         ),
     )

@@ -21,7 +21,7 @@ from egodistill import EgoDistill, data, distillation, inference, teachers
 from egodistill.commands import cli, live, models as model_commands, pipeline, report, training
 from egodistill.commands.settings import add_fields, apply_options, flag, option_fields, used_flags
 from egodistill.deploy import arrivals, events, feeds
-from egodistill.engine import batches
+from egodistill.engine import batches, recipes
 from egodistill.experiments import benches, costs as paper_costs, figures, paper, synthetic
 from egodistill.recordings import copies
 from egodistill.support import tables
@@ -192,7 +192,7 @@ def stage_arrivals(stage, function, without=()) -> tuple[str, dict]:
 
 
 def student_arrivals(function, without=()) -> tuple[str, dict]:
-    words, values = field_words(egodistill.EPIC_KITCHENS.student, [*without, *distillation.OWN_NETWORKS])
+    words, values = field_words(egodistill.EPIC_KITCHENS.student, [*without, *recipes.OWN_NETWORKS])
     arrivals = {f"{function}.model.arguments.{name}": value for name, value in values.items()}
     arrivals["build_image_encoder.weights"] = arrivals.pop(f"{function}.model.arguments.image_weights")
     return words, arrivals
