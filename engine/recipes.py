@@ -247,8 +247,8 @@ class Training:
         warmup_epochs: The learning rate increases linearly from zero over these epochs.
         weight_decay: Weight decay of AdamW, by default AdamW's own; the paper does not give one.
         clip_norm: Largest norm of the gradient of all parameters in a step; None: gradients are not clipped.
-        seed: Clip order and dropout, and new weights of commands, depend only on it, the epoch and the step; from 0 to
-            2**63 - 1.
+        seed: Seed of clip order and dropout, which depend on nothing else but epoch and step (of commands: also of new
+            weights); from 0 to 2**63 - 1.
         precision: "fp32"; mixed precision with "bf16", or with "fp16" for GPUs without bf16; "auto": bf16 on GPUs from
             compute capability 8 and on CPUs with AMX, else fp32. With "auto", the same seed gives other weights on
             another kind of machine.

@@ -17,11 +17,10 @@ from toys import CLASSES
 
 import egodistill.commands.demo
 from egodistill import EgoDistill, data, distillation, teachers
-from egodistill.commands import cli, options, training
+from egodistill.commands import cli, given, training
 from egodistill.experiments import Bench, Run
 
 
-@pytest.mark.slow("builds every teacher at its own size")
 def test_the_list_of_teachers(capsys):
     out = run(capsys, "teachers")
     assert max(map(len, out.splitlines())) <= 100
@@ -303,13 +302,13 @@ def test_the_best_epoch_on_held_out_clips_is_kept(taught, capsys):
 def test_the_next_command_is_one_for_the_store(arrays, labels, expected, capsys):
     store = argparse.Namespace(path="my store", names=arrays, labels=np.array(labels), splits=["test", "train"])
     store.done = lambda name: np.array([True])
-    options.suggest_training(store)
+    given.suggest_training(store)
     assert capsys.readouterr().out == f"Next:\n  egodistill {expected}\n"
-    options.suggest_training(store, architecture="i3d")  # for whose clips the store was prepared
+    given.suggest_training(store, architecture="i3d")  # for whose clips the store was prepared
     named = "NAME" in expected or "teacher.pt" in expected
     assert ("--architecture i3d" in capsys.readouterr().out) == named
     store.splits = ["test"]
-    options.suggest_training(store)
+    given.suggest_training(store)
     assert capsys.readouterr().out == ""
 
 
