@@ -186,18 +186,10 @@ def bad_option(parser: argparse.ArgumentParser) -> None:
 
 def coverage_options(parser: argparse.ArgumentParser) -> None:
     """Add --min-coverage and --max-gap."""
-    parser.add_argument(
-        "--min-coverage",
-        metavar="SHARE",
-        type=float,
-        help="share of a clip that its IMU samples must cover (default: 0.95)",
-    )
-    parser.add_argument(
-        "--max-gap",
-        metavar="SECONDS",
-        type=float,
-        help=f"largest gap between IMU samples that counts as covered, in seconds (default: {MAX_GAP})",
-    )
+    text = "share of a clip that its IMU samples must cover (default: 0.95)"
+    parser.add_argument("--min-coverage", metavar="SHARE", type=float, help=text)
+    text = f"largest gap between IMU samples that counts as covered, in seconds (default: {MAX_GAP})"
+    parser.add_argument("--max-gap", metavar="SECONDS", type=float, help=text)
 
 
 def overwrite_option(parser: argparse.ArgumentParser, replaced: str = "a file that is not a result") -> None:
@@ -262,20 +254,15 @@ def segment_options(parser: argparse.ArgumentParser) -> None:
         "labels a folder of recordings, or a table without the column label",
     )
     root_options(parser)
-    parser.add_argument(
-        "--min-instances",
-        metavar="N",
-        type=positive_int,
-        help="drop classes with fewer segments (default: 2 for Ego4D, 1 for the other data sets)",
-    )
+    text = "drop classes with fewer segments (default: 2 for Ego4D, 1 for the other data sets)"
+    parser.add_argument("--min-instances", metavar="N", type=positive_int, help=text)
     text = "seed of Ego4D's random split, and of that of whole recordings without labels (default: 0)"
     parser.add_argument("--split-seed", metavar="SEED", type=int, help=text)
     text = "use every K-th segment of each split, for a first look at large data"
     parser.add_argument("--subsample", metavar="K", type=positive_int, default=1, help=text)
     parser.add_argument("--audio", action="store_true", help="use only videos with sound; `prepare` also stores it")
-    parser.add_argument(
-        "--imu-offsets", metavar="CSV", help="table of IMU clock offsets, written by `egodistill check --out`"
-    )
+    text = "table of IMU clock offsets, written by `egodistill check --out`"
+    parser.add_argument("--imu-offsets", metavar="CSV", help=text)
     axes_option(parser)
     reader_options(parser)
     text = "notes about what looks wrong in the table, such as rows twice, are errors"
@@ -333,15 +320,12 @@ def convert_options(parser: argparse.ArgumentParser) -> None:
 def transcode_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("videos", nargs="+", metavar="VIDEO", help="videos to copy")
     parser.add_argument("--out", metavar="FOLDER", required=True, help="folder for the copies")
-    parser.add_argument(
-        "--short-side", metavar="PIXELS", type=positive_int, default=256, help="shorter side of the copy, in pixels"
-    )
-    parser.add_argument(
-        "--keyframe-every", metavar="N", type=positive_int, default=12, help="insert a key frame every N frames"
-    )
-    parser.add_argument(
-        "--quality", metavar="CRF", type=int, default=23, help="CRF of x264: lower values give better, larger files"
-    )
+    text = "shorter side of the copy, in pixels"
+    parser.add_argument("--short-side", metavar="PIXELS", type=positive_int, default=256, help=text)
+    text = "insert a key frame every N frames"
+    parser.add_argument("--keyframe-every", metavar="N", type=positive_int, default=12, help=text)
+    text = "CRF of x264: lower values give better, larger files"
+    parser.add_argument("--quality", metavar="CRF", type=int, default=23, help=text)
     parser.add_argument("--measure", action="store_true", help="measure how much faster the copy can be read")
     parser.add_argument("--overwrite", action="store_true", help="replace existing copies")
 
@@ -349,32 +333,15 @@ def transcode_options(parser: argparse.ArgumentParser) -> None:
 def prepare_options(parser: argparse.ArgumentParser) -> None:
     segment_options(parser)
     parser.add_argument("--out", metavar="STORE", required=True, help="folder of the clip store")
-    parser.add_argument(
-        "--num-frames",
-        metavar="N",
-        type=positive_int,
-        nargs="+",
-        default=[1],
-        help="number of frames per clip for students; several numbers store several sets",
-    )
-    parser.add_argument(
-        "--frame-size", metavar="PIXELS", type=positive_int, default=224, help="height and width of these frames"
-    )
-    parser.add_argument(
-        "--sampling",
-        metavar="RULE",
-        choices=SAMPLING,
-        nargs="+",
-        default=["uniform"],
-        help=f"how these frames are chosen; one or more of {', '.join(SAMPLING)}",
-    )
+    text = "number of frames per clip for students; several numbers store several sets"
+    parser.add_argument("--num-frames", metavar="N", type=positive_int, nargs="+", default=[1], help=text)
+    text = "height and width of these frames"
+    parser.add_argument("--frame-size", metavar="PIXELS", type=positive_int, default=224, help=text)
+    text = f"how these frames are chosen; one or more of {', '.join(SAMPLING)}"
+    parser.add_argument("--sampling", metavar="RULE", choices=SAMPLING, nargs="+", default=["uniform"], help=text)
     choice_options(parser)
-    parser.add_argument(
-        "--clip-frames",
-        metavar="T",
-        type=positive_int,
-        help="also store T frames per clip for video teachers (default: none)",
-    )
+    text = "also store T frames per clip for video teachers (default: none)"
+    parser.add_argument("--clip-frames", metavar="T", type=positive_int, help=text)
     text = "height and width of the teachers' frames (default: 224)"
     parser.add_argument("--clip-size", metavar="PIXELS", type=positive_int, help=text)
     rate_option(parser)
@@ -462,13 +429,8 @@ def finetune_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="FILE", required=True, help="file to write the model to")
     overwrite_option(parser, REPLACED)
     absent = {"default": argparse.SUPPRESS}  # An option that is not used is absent from the arguments.
-    parser.add_argument(
-        "--architecture",
-        metavar="NAME",
-        choices=("student", *TEACHERS),
-        help=f"student, or a name from `egodistill teachers` (default: {DEFAULT_TEACHER})",
-        **absent,
-    )
+    text = f"student, or a name from `egodistill teachers` (default: {DEFAULT_TEACHER})"
+    parser.add_argument("--architecture", metavar="NAME", choices=("student", *TEACHERS), help=text, **absent)
     group = parser.add_argument_group("teacher")
     text = "published weights of the architecture, or torchvision to download its own (default: random weights)"
     group.add_argument("--pretrained", metavar="FILE", help=text, **absent)
@@ -507,9 +469,8 @@ def extract_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pretrained", metavar="FILE", help=text)
     class_names_option(parser)
     parser.add_argument("--name", help="name of the outputs in the store (default: the teacher's)")
-    parser.add_argument(
-        "--views", type=int, choices=(1, 3), default=1, help="crops per clip to average: centre; or left, centre, right"
-    )
+    text = "crops per clip to average: centre; or left, centre, right"
+    parser.add_argument("--views", type=int, choices=(1, 3), default=1, help=text)
     parser.add_argument("--batch-size", metavar="N", type=positive_int, default=8, help="clips per forward pass")
     text = "compute all outputs again, and replace those of another teacher; if interrupted, continue without it"
     parser.add_argument("--overwrite", action="store_true", help=text)
@@ -554,9 +515,8 @@ def model_options(parser: argparse.ArgumentParser) -> None:
 
 def inference_options(parser: argparse.ArgumentParser) -> None:
     precision_option(parser, "auto")
-    parser.add_argument(
-        "--compile", action="store_true", help="use torch.compile: takes about a minute first, then runs faster"
-    )
+    text = "use torch.compile: takes about a minute first, then runs faster"
+    parser.add_argument("--compile", action="store_true", help=text)
     device_option(parser)
 
 
@@ -574,15 +534,10 @@ def evaluate_options(parser: argparse.ArgumentParser) -> None:
 def export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("student", metavar="STUDENT", help="file of a trained student")
     own_option(parser)
-    parser.add_argument(
-        "--out", metavar="FILE", required=True, help="file to write, .pt2 or .onnx; FILE.json describes its inputs"
-    )
-    parser.add_argument(
-        "--format",
-        choices=FORMATS,
-        default="export",
-        help="export: a program for torch, slow in int8; aoti: compiled by AOTInductor, the fastest; onnx: ONNX",
-    )
+    text = "file to write, .pt2 or .onnx; FILE.json describes its inputs"
+    parser.add_argument("--out", metavar="FILE", required=True, help=text)
+    text = "export: a program for torch, slow in int8; aoti: compiled by AOTInductor, the fastest; onnx: ONNX"
+    parser.add_argument("--format", choices=FORMATS, default="export", help=text)
     parser.add_argument(
         "--pair",
         action="store_true",
@@ -590,19 +545,15 @@ def export_options(parser: argparse.ArgumentParser) -> None:
         "samples and the kept image features) for --out STEM.pt2",
     )
     parser.add_argument("--precision", choices=EXPORT_PRECISIONS, default="fp32", help="weights and arithmetic")
-    parser.add_argument(
-        "--batch-size", metavar="N", type=positive_int, help="exact number of clips per call (default: any); 1: faster"
-    )
+    text = "exact number of clips per call (default: any); 1: faster"
+    parser.add_argument("--batch-size", metavar="N", type=positive_int, help=text)
     parser.add_argument("--calibrate", metavar="STORE", help="int8: clip store that gives the range of activations")
     text = "split of this store, or all (default: train)"
     parser.add_argument("--calibrate-split", metavar="SPLIT", help=text)
     text = "number of clips to calibrate with (default: 256)"
     parser.add_argument("--calibrate-clips", metavar="N", type=positive_int, help=text)
-    parser.add_argument(
-        "--check",
-        metavar="STORE",
-        help="compare the file with the student on the clips of this store (default: the store of --calibrate)",
-    )
+    text = "compare the file with the student on the clips of this store (default: the store of --calibrate)"
+    parser.add_argument("--check", metavar="STORE", help=text)
     text = "split of this store, or all (default: test)"
     parser.add_argument("--check-split", metavar="SPLIT", help=text)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
@@ -615,12 +566,10 @@ def measure_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--teacher-file", metavar="FILE", nargs="+", default=[], help="your own: " + TEACHER_FILE)
     parser.add_argument("--rows", metavar="NAME", nargs="+", choices=TABLE_3, help="rows of Table 3 (default: all)")
     parser.add_argument("--batch-size", metavar="N", type=positive_int, default=32, help="clips per forward pass")
-    parser.add_argument(
-        "--repeats", metavar="N", type=positive_int, default=10, help="time at most N forward passes of each model"
-    )
-    parser.add_argument(
-        "--seconds", type=float, default=30, help="time at most this long per model, but at least two passes"
-    )
+    text = "time at most N forward passes of each model"
+    parser.add_argument("--repeats", metavar="N", type=positive_int, default=10, help=text)
+    text = "time at most this long per model, but at least two passes"
+    parser.add_argument("--seconds", type=float, default=30, help=text)
     parser.add_argument("--out", metavar="JSON", help="write all results to this file")
     overwrite_option(parser)
     tables.markdown_option(parser)
@@ -683,23 +632,17 @@ def live_options(parser: argparse.ArgumentParser) -> None:
         help="frames from the middle of the clip, as in training (the camera always runs), or the newest ones (it "
         "sleeps between two frame requests)",
     )
-    parser.add_argument(
-        "--slack", metavar="SECONDS", type=float, default=0.05, help="time to wait for late samples and frames"
-    )
+    text = "time to wait for late samples and frames"
+    parser.add_argument("--slack", metavar="SECONDS", type=float, default=0.05, help=text)
     parser.add_argument("--top", metavar="K", type=positive_int, default=3, help="number of best classes of an answer")
     coverage_options(parser)
     precision_option(parser, "auto")
     device_option(parser)
     group = parser.add_argument_group("frames")
-    group.add_argument(
-        "--tolerance",
-        metavar="SECONDS",
-        type=float,
-        help="with centre: largest distance from the middle (default: 0.5)",
-    )
-    group.add_argument(
-        "--max-age", metavar="SECONDS", type=float, help="with newest: age above which a frame is not used (default: 4)"
-    )
+    text = "with centre: largest distance from the middle (default: 0.5)"
+    group.add_argument("--tolerance", metavar="SECONDS", type=float, help=text)
+    text = "with newest: age above which a frame is not used (default: 4)"
+    group.add_argument("--max-age", metavar="SECONDS", type=float, help=text)
     group.add_argument(
         "--period",
         metavar="SECONDS",
@@ -709,9 +652,8 @@ def live_options(parser: argparse.ArgumentParser) -> None:
     )
     group = parser.add_argument_group("IMU samples")
     imu_option(group, '; or -, lines such as {"time": 1.25, "accel": [x, y, z], "gyro": [x, y, z]} on standard input')
-    group.add_argument(
-        "--imu-follow", metavar="CSV", help="table that another program is writing, with the same columns"
-    )
+    text = "table that another program is writing, with the same columns"
+    group.add_argument("--imu-follow", metavar="CSV", help=text)
     accel_option(group)
     axes_option(group)
     reader_options(group)
@@ -736,18 +678,10 @@ def live_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("run and output")
     group.add_argument("--fast", action="store_true", help="read a file as fast as possible; the answers are the same")
     group.add_argument("--seconds", metavar="N", type=positive_seconds, help="stop after N seconds")
-    group.add_argument(
-        "--timeout",
-        metavar="SECONDS",
-        type=positive_seconds,
-        help=f"time without frames or samples after which a live source is lost (default: {TIMEOUT:g})",
-    )
-    group.add_argument(
-        "--reconnect",
-        metavar="SECONDS",
-        type=positive_seconds,
-        help="time for which an address that is lost is opened again and again; answers go on when it is back",
-    )
+    text = f"time without frames or samples after which a live source is lost (default: {TIMEOUT:g})"
+    group.add_argument("--timeout", metavar="SECONDS", type=positive_seconds, help=text)
+    text = "time for which an address that is lost is opened again and again; answers go on when it is back"
+    group.add_argument("--reconnect", metavar="SECONDS", type=positive_seconds, help=text)
     group.add_argument("--events", action="store_true", help="give labels that last instead of single answers")
     text = "with --events: probability at which an event begins; it ends below two thirds of it (default: 0.6)"
     group.add_argument("--event-start", metavar="P", type=probability, help=text)
@@ -770,9 +704,8 @@ def probability(text: str) -> float:
 
 def train_options(parser: argparse.ArgumentParser) -> None:
     segment_options(parser)
-    parser.add_argument(
-        "--out", metavar="RUN", required=True, help="folder for the clip store, models and results; it may be continued"
-    )
+    text = "folder for the clip store, models and results; it may be continued"
+    parser.add_argument("--out", metavar="RUN", required=True, help=text)
     overwrite_option(parser, "models of other settings, which are trained anew")
     text = (
         "try clips again that failed, and prepare clips of changed files anew, with the models that learned from them"
@@ -791,9 +724,8 @@ def train_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--clip-size", metavar="PIXELS", type=positive_int, help="height and width of its frames")
     group = parser.add_argument_group("student")
     add_fields(group, EPIC_KITCHENS.student, STUDENT_FIELDS)
-    group.add_argument(
-        "--frame-size", metavar="PIXELS", type=positive_int, default=224, help="height and width of its frames"
-    )
+    text = "height and width of its frames"
+    group.add_argument("--frame-size", metavar="PIXELS", type=positive_int, default=224, help=text)
     rate_option(group)
     group = parser.add_argument_group("training")
     preset_option(group)
@@ -823,9 +755,8 @@ def experiment_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that `compare` and `ablate` share, for `build_bench()`."""
     parser.add_argument("store", help="folder of a clip store with the splits train and test")
     teacher_option(parser, "; {seed} in it stands for the seed")
-    parser.add_argument(
-        "--out", metavar="FOLDER", required=True, help="folder for weights and results; finished runs in it are reused"
-    )
+    text = "folder for weights and results; finished runs in it are reused"
+    parser.add_argument("--out", metavar="FOLDER", required=True, help=text)
     seeds_option(parser, "0,1,2")
     preset_option(parser, PROTOCOLS)
     add_fields(parser, Training(), CHANGES)
@@ -863,50 +794,37 @@ def parse_seeds(text: str) -> list[int]:
 
 def compare_options(parser: argparse.ArgumentParser) -> None:
     experiment_options(parser)
-    parser.add_argument(
-        "--num-frames",
-        metavar="N",
-        type=positive_int,
-        nargs="+",
-        help="numbers of frames per clip (default: those of 1, 2, 4 that the store has)",
-    )
+    text = "numbers of frames per clip (default: those of 1, 2, 4 that the store has)"
+    parser.add_argument("--num-frames", metavar="N", type=positive_int, nargs="+", help=text)
     names = ", ".join(METHODS)
     text = f"one or more of {names}, or FILE.py:NAME for a `Method` of your own (default: all)"
     parser.add_argument("--methods", nargs="+", metavar="NAME", help=text)
-    parser.add_argument(
-        "--teacher-file",
-        metavar="FILE",
-        help="file of the teacher, to measure its cost (default: one trained in --out)",
-    )
+    text = "file of the teacher, to measure its cost (default: one trained in --out)"
+    parser.add_argument("--teacher-file", metavar="FILE", help=text)
 
 
 def ablate_options(parser: argparse.ArgumentParser) -> None:
     experiment_options(parser)
-    parser.add_argument(
-        "--num-frames", metavar="N", type=positive_int, default=4, help="number of frames per clip in Table 4"
-    )
+    text = "number of frames per clip in Table 4"
+    parser.add_argument("--num-frames", metavar="N", type=positive_int, default=4, help=text)
 
 
 def synthesize_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", help="folder to write to")
     parser.add_argument("--seed", type=int, default=0, help="seed of the world")
-    parser.add_argument(
-        "--train-acts", metavar="N", type=int, default=800, help="number of annotated actions of the training wearers"
-    )
-    parser.add_argument(
-        "--test-acts", metavar="N", type=int, default=400, help="number of annotated actions of the test wearers"
-    )
-    parser.add_argument(
-        "--label-noise", metavar="SHARE", type=float, default=0.25, help="share of training actions with a wrong verb"
-    )
+    text = "number of annotated actions of the training wearers"
+    parser.add_argument("--train-acts", metavar="N", type=int, default=800, help=text)
+    text = "number of annotated actions of the test wearers"
+    parser.add_argument("--test-acts", metavar="N", type=int, default=400, help=text)
+    text = "share of training actions with a wrong verb"
+    parser.add_argument("--label-noise", metavar="SHARE", type=float, default=0.25, help=text)
 
 
 def demo_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="FOLDER", default="egodistill-demo", help="folder for all files of the demo")
     seeds_option(parser, "0")
-    parser.add_argument(
-        "--world-seed", metavar="SEED", type=int, default=0, help="seed of the world; tune settings on another one"
-    )
+    text = "seed of the world; tune settings on another one"
+    parser.add_argument("--world-seed", metavar="SEED", type=int, default=0, help=text)
     parser.add_argument(
         "--teachers",
         metavar="NAMES",
@@ -914,9 +832,8 @@ def demo_options(parser: argparse.ArgumentParser) -> None:
         help=f"teachers to distill from, starting with {DEMO_TEACHER}: a list such as {DEMO_TEACHER},x3d, or all "
         f"({', '.join(DEMO_TEACHERS)}; takes hours, the paper's Table 2)",
     )
-    parser.add_argument(
-        "--quick", action="store_true", help="show in about a minute that every step runs, on few clips: no accuracies"
-    )
+    text = "show in about a minute that every step runs, on few clips: no accuracies"
+    parser.add_argument("--quick", action="store_true", help=text)
     text = "initial weights of the image encoders: imagenet, none (random), or a file (default: none)"
     parser.add_argument("--image-weights", metavar="NAME", type=text_or_none, help=text)
     add_fields(parser, Training(), ["precision"])

@@ -438,8 +438,8 @@ def test_commands_begin_without_heavy_imports(tmp_path):
     for command, (positional, options) in INPUTS.items():
         lines += [f"{command} nowhere -> nowhere: no such f"] if positional else []
         lines += [f"{command} {option} nowhere -> nowhere: no such f" for option in options]
-    lines += ["train t --epochs x -> is not a whole number", "prepare t --sampling best -> invalid choice: 'best'"]
-    lines += ["extract s --architecture x3d -> x3d_m", "pretrain s --preset ego -> ego4d"]
+    lines += ["train . --epochs x -> is not a positive integer", "prepare . --sampling best -> invalid choice: 'best'"]
+    lines += ["extract . --architecture x3d -> x3d_m", "pretrain . --preset ego -> ego4d"]
     paths = {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     words = [sys.executable, "-c", BEGIN, *lines]
     done = subprocess.run(words, cwd=tmp_path, env=os.environ | paths, capture_output=True, text=True)

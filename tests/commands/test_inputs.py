@@ -17,6 +17,8 @@ from egodistill.support.errors import EgoDistillOSError
 ROOT = Path(__file__).parents[2]
 # {command: words that lack what they name}; HERE exists.
 MISSING = {
+    "segments": "HERE --imu-offsets absent",
+    "status": "absent",
     "prepare": "HERE --out o --teacher-file absent",
     "train": "HERE --out o --teacher-file absent",
     "finetune": "absent --out o",

@@ -302,7 +302,7 @@ def test_what_does_not_fit_is_one_line(command, told, taught, capsys):
 
 
 def test_why_a_precision_was_chosen_is_said_once(monkeypatch, capsys):
-    monkeypatch.setattr(settings.runtime, "bf16_speed", lambda device: (True, "it is said here alone"))
+    monkeypatch.setattr(loading.runtime, "bf16_speed", lambda device: (True, "it is said here alone"))
     for _ in range(3):  # steps of `train`
         loading.report_precision("auto", "cpu")
     assert capsys.readouterr().err == "precision bf16, because it is said here alone\n"
