@@ -25,6 +25,7 @@ from ..datasets.segments import is_list_of_recordings
 from ..deploy import export
 from ..drawing import confusion, timeline
 from ..engine import batches
+from ..engine.published import GMACS_NOTE
 from ..engine.refusal import known_names
 from ..experiments.costs import TABLE_3, TABLE_3_LEGEND, table_3_notes
 from ..recordings.clips import name_files, probe_videos
@@ -297,7 +298,7 @@ def run_measure(a: argparse.Namespace) -> None:
     conditions = f"{cost.precision}{', compiled' if a.compile else ''}, on {cost.device}"
     notes = [] if own else [*TABLE_3_LEGEND, *table_3_notes(models, costs)]
     times = f"ms per clip: at batch {a.batch_size}, {conditions}; median of at least {passes} passes."
-    for note in (times, *notes):
+    for note in (GMACS_NOTE, times, *notes):
         print(textwrap.fill(note, 100, subsequent_indent="  ", break_on_hyphens=False))
     if cost.precision != "fp32" or a.compile:
         rows = [

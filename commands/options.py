@@ -30,6 +30,7 @@ __all__ = [
     "STUDENT_FIELDS",
     "TRAINING_FIELDS",
     "name_value",
+    "parse_seeds",
     "positive_int",
     "positive_seconds",
 ]

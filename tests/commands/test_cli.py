@@ -477,10 +477,10 @@ def test_help_names_every_command_and_option_in_100_columns(capsys, monkeypatch)
         for option in listed.split():
             assert option in ("video", "VIDEO") or re.search(rf"(?m)^  {option}\b[^\n]*(  |\n {{5,}})\S", text)
     text = " ".join(help_of(capsys, "distill").split())
-    assert "--epochs N number of passes over the training clips (default: 50) " in text
+    assert "--epochs N number of passes over the clips (default: 50) " in text
     assert "--learning-rate X learning rate of AdamW (default: 0.0001) " in text
     assert (
-        "--decay-epochs [N ...] with --schedule step: multiply" in text
+        "--decay-epochs [N ...] with the schedule step, the learning rate is multiplied by --decay" in text
         and "after these epochs (default: 30 40) " in text
     )
 

@@ -17,7 +17,7 @@ from toys import CLASSES
 
 import egodistill.commands.demo
 from egodistill import EgoDistill, data, distillation, teachers
-from egodistill.commands import cli, given, training
+from egodistill.commands import cli, given, options, training
 from egodistill.experiments import Bench, Run
 
 
@@ -183,7 +183,7 @@ def test_the_example_of_an_option_is_valid_in_a_shell(capsys):
     assert "depths" in example
     done = subprocess.run(["sh", "-c", f"printf '%s\\n' {example}"], capture_output=True, text=True)
     assert done.stdout.split() == ["drop_path=0.1", "depths=(1,1,1,1)"], done.stderr
-    assert [training.name_value(word) for word in done.stdout.split()] == [
+    assert [options.name_value(word) for word in done.stdout.split()] == [
         ("drop_path", 0.1),
         ("depths", (1, 1, 1, 1)),
     ]
