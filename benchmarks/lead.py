@@ -434,13 +434,6 @@ def tests(found: Any) -> tables.Table:
     return tables.Table(["on", "method", "minus", "points", "p (Holm)", "seeds"], rows)
 
 
-HEADS = [
-    (2.13, "filterbank", "spectrum"),
-    (10.0, "filterbank", "spectrum"),
-    (2.13, real_heads.SCALED_CNN, "filterbank"),
-]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     actions = parser.add_subparsers(dest="action", required=True)
