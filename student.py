@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Protocol, 
 
 import numpy as np
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -64,6 +63,9 @@ PARTS = ("image_encoder", "imu_encoder", "fusion")  # the arguments of `EgoDisti
 
 
 if TYPE_CHECKING:
+    from torchvision.models import WeightsEnum
+
+    IMAGE_ENCODERS: dict[str, int]
     of_class = classmethod
 else:
 
@@ -975,17 +977,23 @@ UNFIT_ENCODERS = {
 }
 
 
-def weights_transforms(name: str) -> dict[str, Any]:
-    """Return the options of the transforms for torchvision's newest ImageNet weights of a network."""
-    return torchvision.models.get_model_weights(name)["DEFAULT"].transforms.keywords
+@functools.cache
+def weights_transforms() -> dict[str, dict[str, Any]]:
+    """Return the options of the transforms for torchvision's newest ImageNet weights of each network that works here.
+
+    Only what needs torchvision's networks imports them: that takes as long as the import of torch.
+    """
+    from torchvision import models
+
+    names = [name for name in models.list_models(module=models) if name not in UNFIT_ENCODERS]
+    return {name: models.get_model_weights(name)["DEFAULT"].transforms.keywords for name in names}
 
 
-# The other classification networks of torchvision: {name: height and width of the frames its ImageNet weights are for}.
-IMAGE_ENCODERS: dict[str, int] = {
-    name: weights_transforms(name)["crop_size"]
-    for name in torchvision.models.list_models(module=torchvision.models)
-    if name not in UNFIT_ENCODERS
-}
+def __getattr__(name: str) -> dict[str, int]:
+    """Return `IMAGE_ENCODERS`: {network of torchvision: side in pixels of the frames its ImageNet weights are for}."""
+    if name != "IMAGE_ENCODERS":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return {name: transforms["crop_size"] for name, transforms in weights_transforms().items()}
 
 
 def build_image_encoder(name: str, weights: Weights) -> tuple[nn.Module, int]:
@@ -1000,7 +1008,7 @@ def build_image_encoder(name: str, weights: Weights) -> tuple[nn.Module, int]:
         block, depths, options = RESNETS[name]
         encoder = ResNet(block, depths, **options)
         head, size = "fc", encoder.feature_dim
-    elif name in IMAGE_ENCODERS:
+    elif name in weights_transforms():
         encoder, head, size = torchvision_encoder(name)
     else:
         reason = UNFIT_ENCODERS.get(name, "it is not one of the tested classification networks of torchvision")
@@ -1022,9 +1030,14 @@ def build_image_encoder(name: str, weights: Weights) -> tuple[nn.Module, int]:
     return (encoder if isinstance(encoder, ResNet) else nn.Sequential(encoder, nn.Flatten())), size
 
 
+def transforms_of(name: str) -> dict[str, Any]:
+    """Return `weights_transforms()` of a network; {}, the usual ones, of ResNets and of networks of your own."""
+    return {} if not name or name in RESNETS or name.startswith("resnet10x") else weights_transforms().get(name, {})
+
+
 def pick_frame_size(name: str, size: int | None) -> int:
     """Return the frame size, by default that of the ImageNet weights. Raise ValueError if the network needs another."""
-    own = IMAGE_ENCODERS.get(name, 224)
+    own = transforms_of(name).get("crop_size", 224)
     if size is not None and size != own and name.startswith("vit_"):
         raise ValueError(f"image_encoder={name!r} needs frames of {own} pixels; got frame_size={size}")
     return own if size is None else size
@@ -1032,13 +1045,15 @@ def pick_frame_size(name: str, size: int | None) -> int:
 
 def pixel_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of RGB pixels (0 to 1) for the network's ImageNet weights."""
-    transforms = weights_transforms(name) if name in IMAGE_ENCODERS else {}
+    transforms = transforms_of(name)
     return transforms.get("mean", IMAGENET_MEAN), transforms.get("std", IMAGENET_STD)
 
 
 def torchvision_encoder(name: str) -> tuple[nn.Module, str, int]:
     """Return a network of torchvision without its classifier, the classifier's name, and the feature size."""
-    encoder = torchvision.models.get_model(name, weights=None)
+    from torchvision import models
+
+    encoder = models.get_model(name, weights=None)
     head = next((head for head in ("fc", "classifier", "head", "heads") if hasattr(encoder, head)), None)
     if head is None:
         raise ValueError(f"image_encoder={name!r}: no classifier called fc, classifier, head or heads to remove")
@@ -1053,7 +1068,9 @@ def torchvision_encoder(name: str) -> tuple[nn.Module, str, int]:
 
 def imagenet_weights(name: str) -> Mapping[str, Tensor]:
     """Return torchvision's ImageNet weights of a network, which are downloaded once."""
-    published = torchvision.models.get_model_weights(name)
+    from torchvision import models
+
+    published = models.get_model_weights(name)
     published = published["IMAGENET1K_V1" if name == "resnet18" else "DEFAULT"]  # the paper's ResNet-18
     return download_weights(published, f"the ImageNet weights of {name}", "image_weights=None (--image-weights none)")
 
@@ -1066,9 +1083,7 @@ class DownloadError(ValueError):
         self.problem = problem
 
 
-def download_weights(
-    published: torchvision.models.WeightsEnum, name: str, random: str = "None"
-) -> Mapping[str, Tensor]:
+def download_weights(published: WeightsEnum, name: str, random: str = "None") -> Mapping[str, Tensor]:
     """Return weights of torchvision. Raise DownloadError if they cannot be downloaded.
 
     `name`, which weights they are, and `random`, how to ask for random weights, are for the message.

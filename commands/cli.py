@@ -30,6 +30,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 from ..support import files, own
@@ -38,6 +39,7 @@ from ..support.tables import printable
 from ..support.version import __version__
 from .inputs import require_inputs
 from .interrupts import interruptible
+from .options import OPTIONS
 from .outputs import TRAINING, check_outputs
 
 __all__ = ["main"]
@@ -135,11 +137,12 @@ COMMANDS = {
 }
 # {command: its module}; all others are in `models`.
 MODULES = dict.fromkeys(("segments", "convert", "check", "transcode", "prepare", "status"), "recordings")
-MODULES |= dict.fromkeys(("teachers", "finetune", "extract", "pretrain", "distill"), "training")
+MODULES |= dict.fromkeys(("finetune", "extract", "pretrain", "distill"), "training")
 MODULES |= dict.fromkeys(("demo", "synthesize", "compare", "ablate"), "demo") | {
     "live": "live",
     "train": "pipeline",
     "report": "report",
+    "teachers": "teachers",
 }
 
 
@@ -242,11 +245,22 @@ def environment(name: str, value: str) -> Iterator[None]:
             os.environ[name] = before
 
 
+def home(command: str) -> ModuleType:
+    """Import and return the module of a command. Parsing its options does not need it."""
+    return importlib.import_module(f"egodistill.commands.{MODULES.get(command, 'models')}")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Do the work of a command."""
+    home(arguments.command).COMMANDS[arguments.command](arguments)
+
+
 def run_parsed(arguments: argparse.Namespace) -> int:
     try:
         say_share(arguments.command)
         check_outputs(arguments)
         check_device(arguments)
+        home(arguments.command)  # its imports take long, and Ctrl-C may leave during them
         grows = arguments.command in GROWING and arguments.out
         lock = files.output_lock(arguments.out) if grows else contextlib.nullcontext()
         with notes_as_lines(arguments), interruptible(), lock:
@@ -412,7 +426,7 @@ def drop_closed_output() -> None:
 def parse(argv: list[str]) -> argparse.Namespace:
     """Return the parsed arguments, with `run`, the function of the command, `words`, the command line, and `flags`.
 
-    Only the command that was called gets its options: some of them need torch, and the list of commands does not.
+    Only the command that was called gets its options.
     """
     parser = Parser(
         prog="egodistill",
@@ -432,9 +446,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if called is not None and called not in COMMANDS:
         parser.error(f"there is no command {called!r}{meant(called, COMMANDS)}")
     if called in COMMANDS:
-        module = importlib.import_module(f"egodistill.commands.{MODULES.get(called, 'models')}")
-        add_options, run = module.COMMANDS[called]
-        add_options(parsers.choices[called])
+        OPTIONS[called](parsers.choices[called])
         known = ("--help", *re.findall(r"--[\w-]+", parsers.choices[called].format_usage()))
         parsers.choices[called].set_defaults(run=run, words=["egodistill", *argv], flags=known)
         for word in (word.partition("=")[0] for word in argv if len(word) > 2 and word.startswith("--")):

@@ -19,6 +19,8 @@ __all__ = ["INPUTS", "require_inputs"]
 
 # {command: (its positional argument or "", its options that name files or folders)}
 INPUTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "segments": ("annotations", ("--root", "--imu-offsets")),
+    "status": ("store", ()),
     "prepare": (
         "annotations",
         ("--root", "--imu-offsets", "--teacher-file", "--pretrained", "--class-names", "--end-features"),

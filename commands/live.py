@@ -31,7 +31,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from ..deploy import arrivals, events, exported, feeds
-from ..deploy.stream import CHOICES, Answer, Stream
+from ..deploy.stream import Answer, Stream
 from ..engine import batches, runtime
 from ..imu import Imu, IMUError, State, motion_states
 from ..recordings import clips
@@ -40,24 +40,8 @@ from ..support.errors import EgoDistillError
 from ..support.tables import printable, scores_text
 from ..video import VideoError
 from .evaluations import doubt_about
-from .options import (
-    accel_option,
-    axes_option,
-    clock_options,
-    coverage_options,
-    given_flags,
-    imu_files,
-    imu_option,
-    keyword_arguments,
-    overwrite_option,
-    positive_int,
-    positive_seconds,
-    reader_options,
-    reject,
-    report_notes,
-    use_readers,
-)
-from .settings import device_option, load_distilled, own_option, precision_option, report_precision
+from .given import given_flags, imu_files, keyword_arguments, reject, report_notes, use_readers
+from .loading import load_distilled, report_precision
 
 __all__ = ["COMMANDS", "Latency", "load_for_stream"]
 
@@ -72,111 +56,6 @@ SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # they end a run in order; Windows ha
 
 # ---------------------------------------------------------------------------------------------------------------
 # Options
-
-
-def live_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "source",
-        metavar="SOURCE",
-        nargs="?",
-        help="video file, folder of a Pupil Labs Neon, address (rtsp://, http://, tcp://, udp://, ...), device "
-        "(/dev/video0) or named pipe; none for a student that reads head motion alone",
-    )
-    parser.add_argument(
-        "--student",
-        metavar="FILE",
-        required=True,
-        help="file of a trained student, or the name of a pair that `export --pair` wrote: NAME.pt2 for NAME.frame.pt2 "
-        "and NAME.motion.pt2; a pair is code, so use only one whose source you trust",
-    )
-    own_option(parser)
-    parser.add_argument("--every", metavar="SECONDS", type=float, default=0.5, help="time between two answers")
-    parser.add_argument(
-        "--frames",
-        choices=CHOICES["frames"],
-        default="centre",
-        help="frames from the middle of the clip, as in training (the camera always runs), or the newest ones (it "
-        "sleeps between two frame requests)",
-    )
-    parser.add_argument(
-        "--slack", metavar="SECONDS", type=float, default=0.05, help="time to wait for late samples and frames"
-    )
-    parser.add_argument("--top", metavar="K", type=positive_int, default=3, help="number of best classes of an answer")
-    coverage_options(parser)
-    precision_option(parser, "auto")
-    device_option(parser)
-    group = parser.add_argument_group("frames")
-    group.add_argument(
-        "--tolerance",
-        metavar="SECONDS",
-        type=float,
-        help="with centre: largest distance from the middle (default: 0.5)",
-    )
-    group.add_argument(
-        "--max-age", metavar="SECONDS", type=float, help="with newest: age above which a frame is not used (default: 4)"
-    )
-    group.add_argument(
-        "--period",
-        metavar="SECONDS",
-        type=float,
-        help="with newest: time between two frame requests (default: a request when the head has moved fast; for a "
-        "student without IMU, or with several frames, 2)",
-    )
-    group = parser.add_argument_group("IMU samples")
-    imu_option(group, '; or -, lines such as {"time": 1.25, "accel": [x, y, z], "gyro": [x, y, z]} on standard input')
-    group.add_argument(
-        "--imu-follow", metavar="CSV", help="table that another program is writing, with the same columns"
-    )
-    accel_option(group)
-    axes_option(group)
-    reader_options(group)
-    group = parser.add_argument_group("clocks")
-    clock_options(group)
-    group.add_argument(
-        "--frame-offset",
-        metavar="SECONDS",
-        type=float,
-        default=0.0,
-        help="a frame at t is at OFFSET + STRETCH * t on the clock of the samples: minus the offset of `egodistill "
-        "check`, or the delay of a camera (negative) with --align arrival",
-    )
-    group.add_argument("--frame-stretch", metavar="FACTOR", type=float, default=1.0, help="see --frame-offset")
-    group.add_argument(
-        "--align",
-        choices=("times", "arrival"),
-        default="times",
-        help="times: frames and samples are stamped by one clock; arrival: a camera and samples that arrive together "
-        "were taken together, whatever their stamps",
-    )
-    group = parser.add_argument_group("run and output")
-    group.add_argument("--fast", action="store_true", help="read a file as fast as possible; the answers are the same")
-    group.add_argument("--seconds", metavar="N", type=positive_seconds, help="stop after N seconds")
-    group.add_argument(
-        "--timeout",
-        metavar="SECONDS",
-        type=positive_seconds,
-        help=f"time without frames or samples after which a live source is lost (default: {feeds.TIMEOUT:g})",
-    )
-    group.add_argument(
-        "--reconnect",
-        metavar="SECONDS",
-        type=positive_seconds,
-        help="time for which an address that is lost is opened again and again; answers go on when it is back",
-    )
-    group.add_argument("--events", action="store_true", help="give labels that last instead of single answers")
-    text = "with --events: probability at which an event begins; it ends below two thirds of it (default: 0.6)"
-    group.add_argument("--event-start", metavar="P", type=probability, help=text)
-    group.add_argument("--json", action="store_true", help="print JSON lines in a terminal, too, as into a pipe")
-    group.add_argument("--out", metavar="JSONL", help="also write the JSON lines to this file")
-    overwrite_option(group, "an existing file, also an earlier result")
-
-
-def probability(text: str) -> float:
-    """Convert the text of an option to a probability."""
-    with contextlib.suppress(ValueError):
-        if 0.001 <= float(text) <= 1:
-            return float(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a probability from 0.001 to 1")
 
 
 def event_tracker(a: argparse.Namespace) -> events.Tracker | None:
@@ -996,4 +875,5 @@ class LiveRun:
             raise EgoDistillError(f"{source.video.source}: no clip was classified: {reason}")
 
 
-COMMANDS: dict[str, tuple[Callable, Callable]] = {"live": (live_options, run_live)}
+# {command: function that runs it}
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {"live": run_live}

@@ -2,8 +2,7 @@
 
     egodistill report run
 
-It shows what is there, so it can be opened while a training runs. `COMMANDS` at the end maps its name to two functions,
-as in `commands`.
+It shows what is there, so it can be opened while a training runs.
 """
 
 from __future__ import annotations
@@ -266,13 +265,9 @@ def write_report(run: Path) -> str:
     return "\n".join([*(printable(": ".join(one)) for one in findings(results, quick)), f"The page about it: {out}"])
 
 
-def report_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="RUN", help="folder of `egodistill train`; the page is RUN/report.html")
-
-
 def run_report(a: argparse.Namespace) -> None:
     print(write_report(Path(a.folder)))
 
 
-# {command: (function that adds its options to a parser, function that runs it)}
-COMMANDS: dict[str, tuple[Callable, Callable]] = {"report": (report_options, run_report)}
+# {command: function that runs it}
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {"report": run_report}

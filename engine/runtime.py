@@ -20,7 +20,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from ..support import tables
 from ..support.errors import EgoDistillError
 from . import checkpoints
+from .recipes import PRECISIONS, Precision, require_precision
 
 __all__ = [
     "BATCH_NORMS",
@@ -50,8 +51,6 @@ __all__ = [
     "with_cast_weights",
 ]
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 # Data types of operations in mixed precision; weights, losses and optimizer stay in float32.
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -202,16 +201,6 @@ def trained_conv3d(model: nn.Module) -> str | None:
     own = nn.Conv3d.forward
     found = (name for name, layer in model.named_modules() if getattr(type(layer), "forward", None) is own)
     return next((name for name in found if model.get_submodule(name).weight.requires_grad), None)
-
-
-def require_precision(precision: str) -> None:
-    """Raise EgoDistillError for an unknown precision.
-
-    Args:
-        precision: One of `PRECISIONS`.
-    """
-    if precision not in PRECISIONS:
-        raise EgoDistillError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:

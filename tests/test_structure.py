@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 import egodistill
+from egodistill.commands import cli
+from egodistill.commands.inputs import INPUTS
 
 ROOT = Path(egodistill.__file__).parent
 pytestmark = pytest.mark.skipif(not (ROOT / "egodistill.py").exists(), reason="not a checkout: modules lie elsewhere")
@@ -403,8 +405,7 @@ def test_a_copy_works_beside_a_strangers_modules(tmp_path):
             for names in ([m for m in MODULES if place(m) == room] for room in LIGHT)
         ),
         "from egodistill.commands import recordings",
-        "from egodistill.commands import cli; sys.argv[1:] = ['--help']; cli.main()",
-        "from egodistill.commands import cli; sys.argv[1:] = ['--version']; cli.main()",
+        "from egodistill import EGO4D, Augment, Recipe, Training",
     ],
 )
 def test_light_imports_leave_torch_out(code):
@@ -412,6 +413,43 @@ def test_light_imports_leave_torch_out(code):
     code = f"import sys\ntry:\n    {code}\nexcept SystemExit:\n    pass{check}"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+# Commands that end before their work: in one process, each line with what it must print. Heavy is what takes long.
+BEGIN = """
+import contextlib, io, sys
+from egodistill.commands import cli
+
+for line in sys.argv[1:]:
+    words, _, told = line.partition(" -> ")
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out):
+        with contextlib.suppress(SystemExit):
+            cli.main(words.split())
+    found = {"av", "numpy", "torch", "torchvision"} & {*sys.modules}
+    assert not found and told in out.getvalue(), (line, found, out.getvalue())
+"""
+
+
+def test_commands_begin_without_heavy_imports(tmp_path):
+    """For help, a wrong option, a wrong value, a path that leads nowhere, and the list of teachers."""
+    lines = ["--help -> teachers", "--version -> egodistill", "nothing -> there is no command", "teachers -> 204.16"]
+    for command in cli.COMMANDS:
+        lines += [f"{command} --help -> usage: egodistill {command}", f"{command} --nothing -> no option --nothing"]
+    for command, (positional, options) in INPUTS.items():
+        lines += [f"{command} nowhere -> nowhere: no such f"] if positional else []
+        lines += [f"{command} {option} nowhere -> nowhere: no such f" for option in options]
+    lines += ["train . --epochs x -> is not a positive integer", "prepare . --sampling best -> invalid choice: 'best'"]
+    lines += ["extract . --architecture x3d -> x3d_m", "pretrain . --preset ego -> ego4d"]
+    paths = {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    words = [sys.executable, "-c", BEGIN, *lines]
+    done = subprocess.run(words, cwd=tmp_path, env=os.environ | paths, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_student_of_a_resnet_needs_no_torchvision():
+    code = "import sys; from egodistill import EgoDistill; EgoDistill(2, image_weights=None).inputs"
+    code += "; assert not {'torch._dynamo', 'torchvision'} & {*sys.modules}"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 def test_public_names_of_the_door_are_where_it_says():

@@ -21,7 +21,7 @@ from waiting import LIMIT, until
 import egodistill.commands.demo
 import egodistill.commands.recordings
 from egodistill import data
-from egodistill.commands import cli, live, models, pipeline, recordings, training
+from egodistill.commands import cli, options, recordings, training
 from egodistill.engine import checkpoints
 from egodistill.experiments import synthetic
 from egodistill.recordings import copies
@@ -230,7 +230,7 @@ def test_an_error_of_the_system_has_no_number(monkeypatch, capsys):
     def run(arguments):
         raise FileNotFoundError(2, "No such file or directory", "gone.json")
 
-    monkeypatch.setitem(recordings.COMMANDS, "status", (recordings.COMMANDS["status"][0], run))
+    monkeypatch.setitem(recordings.COMMANDS, "status", run)
     assert cli.main(["status", "store"]) == 1
     assert capsys.readouterr().err == "\negodistill status: gone.json: No such file or directory\n"
 
@@ -280,7 +280,7 @@ def test_an_error_of_a_stage_names_it_once(monkeypatch, capsys):
         def run(arguments, stage=stage):
             raise ValueError(f"{stage}: the loss is nan")
 
-        monkeypatch.setitem(training.COMMANDS, command, (training.COMMANDS[command][0], run))
+        monkeypatch.setitem(training.COMMANDS, command, run)
         assert cli.main([command, "s", "--out", "s.pt"]) == 1
         assert capsys.readouterr().err == f"\negodistill {command}: the loss is nan\n"
 
@@ -477,10 +477,10 @@ def test_help_names_every_command_and_option_in_100_columns(capsys, monkeypatch)
         for option in listed.split():
             assert option in ("video", "VIDEO") or re.search(rf"(?m)^  {option}\b[^\n]*(  |\n {{5,}})\S", text)
     text = " ".join(help_of(capsys, "distill").split())
-    assert "--epochs N number of passes over the training clips (default: 50) " in text
+    assert "--epochs N number of passes over the clips (default: 50) " in text
     assert "--learning-rate X learning rate of AdamW (default: 0.0001) " in text
     assert (
-        "--decay-epochs [N ...] with --schedule step: multiply" in text
+        "--decay-epochs [N ...] with the schedule step, the learning rate is multiplied by --decay" in text
         and "after these epochs (default: 30 40) " in text
     )
 
@@ -554,12 +554,11 @@ def test_every_output_file_is_checked():
     """A new command with an output file has its line in `RESULT_MARKS`, one with a folder its name beside it."""
     assert set(FOLDERS) == set(egodistill.commands.outputs.INTO_FOLDERS)
     writing = set()
-    for module in (egodistill.commands.recordings, egodistill.commands.demo, live, models, pipeline, training):
-        for name, (add_options, _) in module.COMMANDS.items():
-            parser = argparse.ArgumentParser()
-            add_options(parser)
-            if any("--out" in action.option_strings for action in parser._actions):
-                writing.add(name)
+    for name, add_options in options.OPTIONS.items():
+        parser = argparse.ArgumentParser()
+        add_options(parser)
+        if any("--out" in action.option_strings for action in parser._actions):
+            writing.add(name)
     assert (
         writing - set(FOLDERS) - {"export"} == set(egodistill.commands.outputs.RESULT_MARKS) == set(OUTPUTS)
     )  # export has a check of its own

@@ -1,7 +1,6 @@
 """A missing input is refused before torch is imported; what may be no path, or no input, is left to the commands."""
 
 import argparse
-import importlib
 import json
 import os
 import subprocess
@@ -10,13 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from egodistill.commands import cli, inputs
+from egodistill.commands import inputs
 from egodistill.commands.inputs import INPUTS, require_inputs
+from egodistill.commands.options import OPTIONS
 from egodistill.support.errors import EgoDistillOSError
 
 ROOT = Path(__file__).parents[2]
 # {command: words that lack what they name}; HERE exists.
 MISSING = {
+    "segments": "HERE --imu-offsets absent",
+    "status": "absent",
     "prepare": "HERE --out o --teacher-file absent",
     "train": "HERE --out o --teacher-file absent",
     "finetune": "absent --out o",
@@ -108,7 +110,7 @@ def test_a_missing_right_is_told(tmp_path, monkeypatch):
 def test_the_inputs_are_those_of_the_parser(command):
     """A new option that names a file is an input, an output, or in the few exceptions."""
     parser = argparse.ArgumentParser()
-    importlib.import_module(f"egodistill.commands.{cli.MODULES.get(command, 'models')}").COMMANDS[command][0](parser)
+    OPTIONS[command](parser)
     positional, options = INPUTS[command]
     found = {name: action for action in parser._actions for name in action.option_strings or [action.dest]}
     assert {positional, *options} - {""} <= set(found)

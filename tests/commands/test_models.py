@@ -14,7 +14,7 @@ from heads import write_log
 from painted import relabel, write_table
 
 from egodistill import EgoDistill, data, inference, teachers
-from egodistill.commands import cli, models, settings, training
+from egodistill.commands import cli, loading, models, training
 from egodistill.engine import checkpoints
 from egodistill.experiments import adafuse
 from egodistill.support import tables
@@ -302,9 +302,9 @@ def test_what_does_not_fit_is_one_line(command, told, taught, capsys):
 
 
 def test_why_a_precision_was_chosen_is_said_once(monkeypatch, capsys):
-    monkeypatch.setattr(settings.runtime, "bf16_speed", lambda device: (True, "it is said here alone"))
+    monkeypatch.setattr(loading.runtime, "bf16_speed", lambda device: (True, "it is said here alone"))
     for _ in range(3):  # steps of `train`
-        settings.report_precision("auto", "cpu")
+        loading.report_precision("auto", "cpu")
     assert capsys.readouterr().err == "precision bf16, because it is said here alone\n"
 
 
@@ -327,8 +327,8 @@ def test_a_stage_1_file_is_no_student(taught, capsys):
     ):
         assert cli.main(words.format("pretrain_imu.pt").split()) == 1
         assert told in capsys.readouterr().err, words
-    assert settings.load_distilled("distill.pt").trained_by == "distill"
-    assert settings.load_start("pretrain_imu.pt").trained_by == "pretrain_imu"
+    assert loading.load_distilled("distill.pt").trained_by == "distill"
+    assert loading.load_start("pretrain_imu.pt").trained_by == "pretrain_imu"
     words = "distill s --teacher small --out x.pt --init pretrain_imu.pt"
     assert cli.main(words.split()) == 1 and "has a feature of 9 numbers" in capsys.readouterr().err  # it was opened
 

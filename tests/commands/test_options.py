@@ -4,6 +4,7 @@ import argparse
 import functools
 import inspect
 import json
+import re
 import typing
 from dataclasses import fields, replace
 from pathlib import Path
@@ -17,12 +18,12 @@ from miniature import file_of
 import egodistill.commands.demo
 import egodistill.commands.recordings
 import egodistill.support.files
-from egodistill import EgoDistill, data, distillation, inference, teachers
-from egodistill.commands import cli, live, models as model_commands, pipeline, report, training
+from egodistill import EgoDistill, data, distillation, imu, inference, teachers, video
+from egodistill.commands import cli, live, models as model_commands, options, pipeline, report, training
 from egodistill.commands.settings import add_fields, apply_options, flag, option_fields, used_flags
-from egodistill.deploy import arrivals, events, feeds
-from egodistill.engine import batches
-from egodistill.experiments import benches, costs as paper_costs, figures, paper, synthetic
+from egodistill.deploy import arrivals, events, export, feeds, stream
+from egodistill.engine import batches, recipes
+from egodistill.experiments import benches, costs as paper_costs, figures, paper, protocols, synthetic
 from egodistill.recordings import copies
 from egodistill.support import tables
 
@@ -192,7 +193,7 @@ def stage_arrivals(stage, function, without=()) -> tuple[str, dict]:
 
 
 def student_arrivals(function, without=()) -> tuple[str, dict]:
-    words, values = field_words(egodistill.EPIC_KITCHENS.student, [*without, *distillation.OWN_NETWORKS])
+    words, values = field_words(egodistill.EPIC_KITCHENS.student, [*without, *recipes.OWN_NETWORKS])
     arrivals = {f"{function}.model.arguments.{name}": value for name, value in values.items()}
     arrivals["build_image_encoder.weights"] = arrivals.pop(f"{function}.model.arguments.image_weights")
     return words, arrivals
@@ -727,20 +728,35 @@ ARRIVALS = {
 }
 
 
-def option_parser(command: str) -> argparse.ArgumentParser:
-    modules = (
-        egodistill.commands.recordings,
-        egodistill.commands.demo,
-        live,
-        model_commands,
-        pipeline,
-        report,
-        training,
-    )
-    (add_options,) = [module.COMMANDS[command][0] for module in modules if command in module.COMMANDS]
+def option_parser(command):
     parser = argparse.ArgumentParser()
-    add_options(parser)
+    options.OPTIONS[command](parser)
     return parser
+
+
+def test_names_and_numbers_in_the_help_are_those_of_the_library():
+    """Modules that import torch or PyAV have them, and the help does not."""
+    assert (options.MAX_GAP, options.MAX_HOLD, options.SAMPLING) == (imu.MAX_GAP, video.MAX_HOLD, video.SAMPLING)
+    assert options.SPLIT_BY == typing.get_args(egodistill.datasets.annotations.SplitBy)
+    assert (options.FRAMES, options.TIMEOUT) == (stream.CHOICES["frames"], feeds.TIMEOUT)
+    assert (options.FORMATS, options.EXPORT_PRECISIONS) == (tuple(export.FORMATS), export.EXPORT_PRECISIONS)
+    assert (options.METHODS, options.TABLE_3) == (benches.METHODS, tuple(paper_costs.TABLE_3))
+    assert options.PROTOCOLS == tuple(protocols.PROTOCOLS)
+    assert options.DEMO_TEACHERS == tuple(egodistill.commands.demo.DEMO.teachers)
+
+
+def test_the_help_of_settings_is_their_documentation():
+    """Each option of a field says something, in the words of the command line: no quotes, no "False: "."""
+    helps = {}
+    for name in ("student", "pretraining", "distillation"):
+        parser = argparse.ArgumentParser()
+        add_fields(parser, getattr(egodistill.EPIC_KITCHENS, name))
+        helps |= {action.dest: action.help for action in parser._actions}
+    assert all(len(text.partition(" (default")[0]) > 9 and not re.search('"|^False', text) for text in helps.values())
+    assert helps["alpha"] == "weight of L_KD, 0 to 1; L_GT is weighted by 1 - alpha (default: 0.95)"
+    assert helps["keep_checkpoint"] == "do not remove the checkpoint after --out is written"
+    assert helps["use_imu"].startswith("a model that reads frames only") and "--imu-encoder" in helps["use_imu"]
+    assert "0.3 gives 0.7 to 1 of the frame's" in helps["crop"]  # of a dataclass inside, in several lines
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)

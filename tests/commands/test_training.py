@@ -17,11 +17,10 @@ from toys import CLASSES
 
 import egodistill.commands.demo
 from egodistill import EgoDistill, data, distillation, teachers
-from egodistill.commands import cli, options, training
+from egodistill.commands import cli, given, options, training
 from egodistill.experiments import Bench, Run
 
 
-@pytest.mark.slow("builds every teacher at its own size")
 def test_the_list_of_teachers(capsys):
     out = run(capsys, "teachers")
     assert max(map(len, out.splitlines())) <= 100
@@ -184,7 +183,7 @@ def test_the_example_of_an_option_is_valid_in_a_shell(capsys):
     assert "depths" in example
     done = subprocess.run(["sh", "-c", f"printf '%s\\n' {example}"], capture_output=True, text=True)
     assert done.stdout.split() == ["drop_path=0.1", "depths=(1,1,1,1)"], done.stderr
-    assert [training.name_value(word) for word in done.stdout.split()] == [
+    assert [options.name_value(word) for word in done.stdout.split()] == [
         ("drop_path", 0.1),
         ("depths", (1, 1, 1, 1)),
     ]
@@ -303,13 +302,13 @@ def test_the_best_epoch_on_held_out_clips_is_kept(taught, capsys):
 def test_the_next_command_is_one_for_the_store(arrays, labels, expected, capsys):
     store = argparse.Namespace(path="my store", names=arrays, labels=np.array(labels), splits=["test", "train"])
     store.done = lambda name: np.array([True])
-    options.suggest_training(store)
+    given.suggest_training(store)
     assert capsys.readouterr().out == f"Next:\n  egodistill {expected}\n"
-    options.suggest_training(store, architecture="i3d")  # for whose clips the store was prepared
+    given.suggest_training(store, architecture="i3d")  # for whose clips the store was prepared
     named = "NAME" in expected or "teacher.pt" in expected
     assert ("--architecture i3d" in capsys.readouterr().out) == named
     store.splits = ["test"]
-    options.suggest_training(store)
+    given.suggest_training(store)
     assert capsys.readouterr().out == ""
 
 

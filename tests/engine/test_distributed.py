@@ -701,9 +701,7 @@ def test_attempts_of_a_job_have_names_of_their_own(monkeypatch):
 
 def test_one_process_evaluates(monkeypatch):
     ran = []
-    add_options, _ = models.COMMANDS["evaluate"]
-    evaluate = (add_options, lambda arguments: ran.append(os.environ["WORLD_SIZE"]))
-    monkeypatch.setitem(models.COMMANDS, "evaluate", evaluate)
+    monkeypatch.setitem(models.COMMANDS, "evaluate", lambda arguments: ran.append(os.environ["WORLD_SIZE"]))
     for name, value in {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "RANK": "1"}.items():
         monkeypatch.setenv(name, value)
     assert cli.main(["evaluate", "store", "--student", "c.pt"]) == 0 and ran == []

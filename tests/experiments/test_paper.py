@@ -425,9 +425,7 @@ def test_weights_and_epochs_reach_the_bench():
     command += " --pretrained students=r18.pth STTS=none"
     with pytest.MonkeyPatch.context() as patch:
         given = []
-        patch.setitem(
-            egodistill.commands.demo.COMMANDS, "compare", (egodistill.commands.demo.compare_options, given.append)
-        )
+        patch.setitem(egodistill.commands.demo.COMMANDS, "compare", given.append)
         assert cli.main(command.split()) == 0
     protocol = egodistill.commands.demo.build_bench(given[0]).protocol
     assert protocol.recipe.student.image_weights == "r18.pth" and protocol.stts.weights is None
@@ -441,9 +439,7 @@ def test_weights_and_epochs_reach_the_bench():
 def test_presets_reach_the_bench(command, monkeypatch):
     """They mean the same recipe as in the commands that train one model."""
     given = []
-    monkeypatch.setitem(
-        egodistill.commands.demo.COMMANDS, command, (egodistill.commands.demo.COMMANDS[command][0], given.append)
-    )
+    monkeypatch.setitem(egodistill.commands.demo.COMMANDS, command, given.append)
     for name, wanted in PROTOCOLS.items():
         assert cli.main([command, *"s --teacher t --out o --preset".split(), name]) == 0
         protocol = egodistill.commands.demo.build_bench(given[-1]).protocol
