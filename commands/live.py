@@ -33,8 +33,9 @@ import numpy as np
 from ..deploy import arrivals, events, exported, feeds
 from ..deploy.stream import CHOICES, Answer, Stream
 from ..engine import batches, runtime
-from ..imu import Imu, IMUError, State, motion_states
+from ..imu import Imu, IMUError
 from ..recordings import clips
+from ..recordings.sensors import State, motion_states
 from ..support import files
 from ..support.errors import EgoDistillError
 from ..support.tables import printable, scores_text
@@ -279,7 +280,7 @@ class Source:
         """Yield the samples."""
         checked: list[tuple[np.ndarray, np.ndarray]] | None = None if self.recorded else []
         for times, readings in self.samples:
-            here = in_seconds(times)
+            here = feeds.in_seconds(times)
             if checked is not None:
                 checked.append((here, readings))
                 self.check_times(*map(np.concatenate, zip(*checked, strict=True)))
@@ -295,8 +296,8 @@ class Source:
         accel, gyro = (~np.isnan(readings[:, part]).any(axis=1) for part in (slice(3), slice(3, 6)))
         motion = Imu(times[accel], readings[accel, :3], times[gyro], readings[gyro, 3:])
         for state in motion_states(motion):
-            if state.name.endswith(" times"):
-                raise IMUError(f"{self.name}: {state.sentence}")
+            if state.fault == "times":
+                raise IMUError(f"{self.name}: {state.text}")
 
     def on_sample_clock(self, moment: float) -> float:
         """Return a time of the video on the clock of the samples."""
@@ -411,11 +412,6 @@ def standard_input() -> int:
     return descriptor
 
 
-def in_seconds(times: np.ndarray) -> np.ndarray:
-    """Return times in float seconds; integers are nanoseconds."""
-    return times / 1e9 if times.dtype.kind in "iu" else times
-
-
 class FrameFeed:
     """Pass frames to a stream: all of them, or with "newest" only those that it asks for, like a camera that sleeps.
 
@@ -471,7 +467,7 @@ def answers_in_order(source: Source, stream: Stream, camera: FrameFeed, seconds:
     for times, readings in pieces:
         if source.clock.stopped:
             return
-        here = in_seconds(times)
+        here = feeds.in_seconds(times)
         if first is None:
             first, camera.whole = float(here[0]), times.dtype.kind in "iu"
             if not source.recorded and following is not None:
@@ -568,7 +564,7 @@ class Inputs:
         if not source.video.live:
             pieces = (part for piece in pieces for part in feeds.split_samples(*piece))
         for times, readings in pieces:
-            here = in_seconds(times)
+            here = feeds.in_seconds(times)
             for moment in (float(here.min()), float(here.max())):
                 self._note(self.samples, moment)
             if not source.video.live and not source.pace.wait((float(here[-1]) - source.offset) / source.stretch):
@@ -912,7 +908,7 @@ class LiveRun:
     def note_state(self, state: State) -> None:
         """Print what is wrong with the input."""
         self.states.append(state)
-        self.output.note(f"warning: {state.name}: {state.sentence}")
+        self.output.note(f"warning: {state.name}: {state.text}")
 
     def run(self, *, fast: bool, seconds: float | None) -> None:
         """Read the source to its end, for some seconds, or until a signal. Errors of the input are for `report()`."""
@@ -992,7 +988,7 @@ class LiveRun:
             reason = self.problem or f"an answer needs {seconds:.2f} s of frames and samples together"
             if source.samples is not None and source.last == -math.inf:
                 reason = f"no sample came from {source.name}"
-            reason = "; ".join([reason, *(state.sentence for state in self.states)])
+            reason = "; ".join([reason, *(state.text for state in self.states)])
             raise EgoDistillError(f"{source.video.source}: no clip was classified: {reason}")
 
 

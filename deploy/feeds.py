@@ -36,7 +36,8 @@ import av.error
 import av.logging
 import numpy as np
 
-from ..imu import LARGEST_READING, Imu, IMUError, table_columns, unit_notes
+from ..imu import LARGEST_READING, Imu, IMUError, table_columns
+from ..recordings.sensors import ENOUGH, is_enough, motion_states
 from ..video import (
     LOCAL_FILES,
     OPEN_OPTIONS,
@@ -56,6 +57,7 @@ __all__ = [
     "LineSamples",
     "Pace",
     "VideoFeed",
+    "in_seconds",
     "json_samples",
     "recorded_samples",
     "source_kind",
@@ -79,7 +81,6 @@ POLL = 0.05  # seconds between two reads of a growing file
 COMPARED = 4096  # first bytes of a growing file, which must stay as they are
 LONGEST_LINE = 100_000  # bytes
 JUDGED = 1000  # first readings of a feed whose units are checked
-ENOUGH = 100  # readings of a sensor that are enough for it; of fewer, a single wild one is the largest 1 %
 BAD_IN_A_ROW = 100  # lines without a sample in a row that end a feed
 # What an address may lead to. A playlist from the network must not name files of this machine.
 NETWORK = {"protocol_whitelist": "http,https,httpproxy,tls,tcp,udp,rtp,rtsp,rtmp,srt,crypto,data"}
@@ -574,6 +575,11 @@ def recorded_samples(motion: Imu, seconds: float = CHUNK) -> Samples:
     yield from split_samples(times[order], readings[order], seconds)
 
 
+def in_seconds(times: np.ndarray) -> np.ndarray:
+    """Return times [n] in float seconds; integers are nanoseconds."""
+    return times / 1e9 if times.dtype.kind in "iu" else times
+
+
 class LineSamples:
     """Samples from lines of text as they arrive: iterate over (times [n], readings float64 [n, 6]), once.
 
@@ -603,7 +609,8 @@ class LineSamples:
     [0.  0.1] [1. 2.]
     numbers: line 4: could not convert string to float: 'zero'. Such lines are skipped and counted
     [0.2] [3.]
-    numbers: too few readings to check the units of accelerometer (3) and gyroscope (3); 100 are enough
+    numbers: too few readings to check the units of accelerometer (3) and gyroscope (3); 100 in a second or more are
+    enough
     >>> feed.lines, feed.bad
     (4, 1)
     """
@@ -619,7 +626,7 @@ class LineSamples:
     ) -> None:
         self.name, self.blocks, self.parse, self.report = name, blocks, parse, report
         self.lines, self.bad, self._in_a_row = 0, 0, 0
-        self._first: list[np.ndarray] | None = [] if units else None  # readings whose units are not checked yet
+        self._first: list[tuple[np.ndarray, np.ndarray]] | None = [] if units else None  # whose units are not checked
 
     def __iter__(self) -> Samples:
         rest = b""
@@ -631,12 +638,12 @@ class LineSamples:
                 found = [row for line in complete if (row := self._row(line)) is not None]
                 if found:
                     times, readings = zip(*found, strict=True)
-                    readings = np.array(readings, np.float64)
+                    times, readings = np.array(times), np.array(readings, np.float64)
                     if self._first is not None:
-                        self._first.append(readings)
-                        if sum(map(len, self._first)) >= JUDGED:
+                        self._first.append((in_seconds(times), readings))
+                        if sum(len(part) for part, _ in self._first) >= JUDGED:
                             self._check_units()
-                    yield np.array(times), readings
+                    yield times, readings
         finally:  # at the end, after an error, or if nobody reads on
             self._check_units()
 
@@ -644,21 +651,16 @@ class LineSamples:
         """Report once what is unlikely about the first readings; `read_imu()` would refuse or note a file of them."""
         if not self._first:
             return
-        table, self._first, few = np.concatenate(self._first), None, []
-        for sensor, values in (("accelerometer", table[:, :3]), ("gyroscope", table[:, 3:])):
-            values = values[(np.abs(values) < LARGEST_READING).all(axis=1)]  # NaN: False
-            if len(values) < ENOUGH:
-                few += [f"{sensor} ({len(values)})"] if len(values) else []
-                continue
-            try:
-                notes = unit_notes(self.name, sensor, values)
-            except IMUError as error:
-                self.report(str(error))
-                continue
-            for note in notes:
-                self.report(f"{self.name}: {note}")
-        if few:
-            self.report(f"{self.name}: too few readings to check the units of {' and '.join(few)}; {ENOUGH} are enough")
+        (times, table), self._first = map(np.concatenate, zip(*self._first, strict=True)), None
+        accel, gyro = ((np.abs(table[:, k : k + 3]) < LARGEST_READING).all(axis=1) for k in (0, 3))  # NaN: False
+        motion = Imu(times[accel], table[accel, :3], times[gyro], table[gyro, 3:])
+        for state in motion_states(motion):
+            if state.fault == "units":
+                self.report(f"{self.name}: {state.text}")
+        sensors = (("accelerometer", motion.accel_time), ("gyroscope", motion.gyro_time))
+        if few := [f"{name} ({len(stamps)})" for name, stamps in sensors if len(stamps) and not is_enough(stamps)]:
+            what = f"{' and '.join(few)}; {ENOUGH} in a second or more are enough"
+            self.report(f"{self.name}: too few readings to check the units of {what}")
 
     def _row(self, line: bytes) -> Row | None:
         """Return the sample of a line; None without one."""
@@ -765,7 +767,7 @@ def json_samples(
     >>> for times, readings in feeds.json_samples(reader, clock=feeds.HostClock(), report=print):
     ...     print(times, readings)
     [0.5] [[0.  0.  9.8 nan nan nan]]
-    standard input: too few readings to check the units of accelerometer (1); 100 are enough
+    standard input: too few readings to check the units of accelerometer (1); 100 in a second or more are enough
     >>> os.close(reader)
     """
     blocks = pipe_blocks(descriptor, Silence(name, clock, timeout))

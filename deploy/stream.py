@@ -31,8 +31,9 @@ import torch
 
 from ..engine import batches, runtime
 from ..engine.runtime import Precision
-from ..imu import LARGEST_READING, MAX_GAP, CoverageError, Imu, State
+from ..imu import LARGEST_READING, MAX_GAP, CoverageError, Imu
 from ..recordings import clips
+from ..recordings.sensors import State
 from ..student import EgoDistill
 from ..support.errors import EgoDistillError, NoteWarning
 from .arrivals import FRAME_LEAD, Alignment, Clock, Frames, Schedule, Sensor, Stats, TimedFrame, Times
@@ -629,7 +630,7 @@ class Stream:
             if self.report is not None:
                 self.report(state)
             else:
-                warnings.warn(f"{state.name}: {state.sentence}", NoteWarning, stacklevel=3)
+                warnings.warn(f"{state.name}: {state.text}", NoteWarning, stacklevel=3)
 
     # --- Under the lock ------------------------------------------------------------------------------
 
