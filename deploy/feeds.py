@@ -37,7 +37,7 @@ import av.logging
 import numpy as np
 
 from ..imu import LARGEST_READING, Imu, IMUError, table_columns
-from ..recordings.sensors import ENOUGH, is_enough, motion_states
+from ..recordings.sensors import ENOUGH, motion_states
 from ..video import (
     LOCAL_FILES,
     OPEN_OPTIONS,
@@ -609,8 +609,7 @@ class LineSamples:
     [0.  0.1] [1. 2.]
     numbers: line 4: could not convert string to float: 'zero'. Such lines are skipped and counted
     [0.2] [3.]
-    numbers: too few readings to check the units of accelerometer (3) and gyroscope (3); 100 in a second or more are
-    enough
+    numbers: too few readings to check the units of accelerometer (3) and gyroscope (3); 100 are enough
     >>> feed.lines, feed.bad
     (4, 1)
     """
@@ -658,9 +657,8 @@ class LineSamples:
             if state.fault == "units":
                 self.report(f"{self.name}: {state.text}")
         sensors = (("accelerometer", motion.accel_time), ("gyroscope", motion.gyro_time))
-        if few := [f"{name} ({len(stamps)})" for name, stamps in sensors if len(stamps) and not is_enough(stamps)]:
-            what = f"{' and '.join(few)}; {ENOUGH} in a second or more are enough"
-            self.report(f"{self.name}: too few readings to check the units of {what}")
+        if few := [f"{name} ({len(stamps)})" for name, stamps in sensors if 0 < len(stamps) < ENOUGH]:
+            self.report(f"{self.name}: too few readings to check the units of {' and '.join(few)}; {ENOUGH} are enough")
 
     def _row(self, line: bytes) -> Row | None:
         """Return the sample of a line; None without one."""
@@ -767,7 +765,7 @@ def json_samples(
     >>> for times, readings in feeds.json_samples(reader, clock=feeds.HostClock(), report=print):
     ...     print(times, readings)
     [0.5] [[0.  0.  9.8 nan nan nan]]
-    standard input: too few readings to check the units of accelerometer (1); 100 in a second or more are enough
+    standard input: too few readings to check the units of accelerometer (1); 100 are enough
     >>> os.close(reader)
     """
     blocks = pipe_blocks(descriptor, Silence(name, clock, timeout))
