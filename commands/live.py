@@ -280,7 +280,7 @@ class Source:
         """Yield the samples."""
         checked: list[tuple[np.ndarray, np.ndarray]] | None = None if self.recorded else []
         for times, readings in self.samples:
-            here = feeds.in_seconds(times)
+            here = in_seconds(times)
             if checked is not None:
                 checked.append((here, readings))
                 self.check_times(*map(np.concatenate, zip(*checked, strict=True)))
@@ -343,7 +343,7 @@ def open_source(a: argparse.Namespace, spec: clips.ClipSpec, report: Callable[[s
     pace = feeds.Pace(clock)
     video = open_frames(a, spec, clock, pace, report)
     timeout = math.inf if a.fast else feeds.TIMEOUT if a.timeout is None else a.timeout
-    lines = {"clock": clock, "report": report, "timeout": timeout, "units": False}  # the stream checks units
+    lines = {"clock": clock, "report": report, "timeout": timeout}
     samples, recorded = None, True
     if not spec.imu_samples:
         used = given_flags(a, "imu", "imu_follow", "imu_axes", "imu_reader") + table_flags(a)
@@ -412,6 +412,11 @@ def standard_input() -> int:
     return descriptor
 
 
+def in_seconds(times: np.ndarray) -> np.ndarray:
+    """Return times in float seconds; integers are nanoseconds."""
+    return times / 1e9 if times.dtype.kind in "iu" else times
+
+
 class FrameFeed:
     """Pass frames to a stream: all of them, or with "newest" only those that it asks for, like a camera that sleeps.
 
@@ -467,7 +472,7 @@ def answers_in_order(source: Source, stream: Stream, camera: FrameFeed, seconds:
     for times, readings in pieces:
         if source.clock.stopped:
             return
-        here = feeds.in_seconds(times)
+        here = in_seconds(times)
         if first is None:
             first, camera.whole = float(here[0]), times.dtype.kind in "iu"
             if not source.recorded and following is not None:
@@ -564,7 +569,7 @@ class Inputs:
         if not source.video.live:
             pieces = (part for piece in pieces for part in feeds.split_samples(*piece))
         for times, readings in pieces:
-            here = feeds.in_seconds(times)
+            here = in_seconds(times)
             for moment in (float(here.min()), float(here.max())):
                 self._note(self.samples, moment)
             if not source.video.live and not source.pace.wait((float(here[-1]) - source.offset) / source.stretch):

@@ -74,7 +74,7 @@ def at(values, places, reading):
 
 
 def states(times, accel, gyro, **options):
-    return dict((one.name, one.text) for one in sensors.motion_states(Imu(times, accel, times, gyro), **options))
+    return {one.name: one.text for one in sensors.motion_states(Imu(times, accel, times, gyro), **options)}
 
 
 def test_a_head_that_moves_has_no_states():
