@@ -231,23 +231,24 @@ def recognised(function: ast.AST) -> list[str]:
             target = node.target if isinstance(node, ast.NamedExpr) else node.targets[0]
             both = isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple)
             bound += zip(target.elts, node.value.elts, strict=False) if both else [(target, node.value)]
-    named = {"state"}
+    named: set[str] = set()
     for target, value in 2 * bound:  # `said = motion.notes` may stand below `for note in said`
         if FINDINGS.search(source(value)) or source(value) in named:
             named.update(part.id for part in ast.walk(target) if isinstance(part, ast.Name))
 
     def is_finding(node: ast.AST) -> bool:
         if isinstance(node, ast.Attribute):
-            return node.attr in ("text", "sentence") or (node.attr == "name" and is_finding(node.value))
+            return node.attr in ("text", "sentence") or (
+                node.attr == "name" and ast.unparse(node.value) in {"state", *named}
+            )
         return isinstance(node, ast.Name) and node.id in named
 
     found = []
     for node in nodes:
         read = []
         if isinstance(node, ast.Compare) and isinstance(node.ops[0], (ast.Eq, ast.NotEq, ast.In, ast.NotIn)):
-            read = [node.left, *node.comparators]
-            if isinstance(node.ops[0], (ast.In, ast.NotIn)) and getattr(node.left, "attr", "") == "name":
-                read = []
+            fixed = isinstance(node.ops[0], (ast.In, ast.NotIn)) and getattr(node.left, "attr", "") == "name"
+            read = [] if fixed else [node.left, *node.comparators]
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             searches = node.func.attr in ("endswith", "startswith", "find", "index", "count")
             read = [node.func.value] if searches else node.args if ast.unparse(node.func.value) == "re" else []
