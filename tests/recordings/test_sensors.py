@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from heads import head
 from painted import write_table
+from streams import student
 
+from egodistill.commands import cli
+from egodistill.deploy.stream import Stream
 from egodistill.imu import Imu, IMUError, read_imu
-from egodistill.recordings import sensors
+from egodistill.recordings import checks, sensors
 
 PLAIN = ("time", "ax", "ay", "az", "gx", "gy", "gz")
 
@@ -90,30 +93,66 @@ def test_a_head_that_moves_has_no_states():
         assert states(*head(rate=rate)) == {}
 
 
-@pytest.mark.parametrize(
-    ("change", "name", "words"),
-    [
-        (lambda a, g: (a / 9.81, g), "accelerometer units", "the acceleration is in g"),
-        (lambda a, g: (a * 100, g), "accelerometer units", "in mg or cm/s2"),
-        (lambda a, g: (a * 2048 / 9.81 + 9000, g), "accelerometer units", "in counts of the sensor"),
-        (lambda a, g: (a - [0, 0, 9.7], g), "accelerometer units", "without gravity"),
-        (lambda a, g: (a, 57.3 * 4 * g), "gyroscope units", "in degrees per second"),
-        (lambda a, g: (a, 57.3 * 0.4 * g), "gyroscope units", r"\d+ times those of the gravity .* in degrees"),
-        (lambda a, g: (g, a), "sensors exchanged", "the gyroscope measures gravity, .*: are the sensors exchanged"),
-        (lambda a, g: (0 * a, g), "accelerometer dead", r"is zero from 0.0 to 10.0 s"),
-        (lambda a, g: (a, 0 * g), "gyroscope dead", r"is zero from 0.0 to 10.0 s"),
-        (lambda a, g: (0 * a + a[0], g), "accelerometer frozen", "does not change from 0.0 to 10.0 s"),
-        (lambda a, g: (a, 0 * g + g[0]), "gyroscope frozen", "does not change from 0.0 to 10.0 s"),
-        (lambda a, g: (at(a[:1] + 0 * a, slice(None, None, 200), 9), g), "accelerometer frozen", "in 100% of 10 s"),
-        (lambda a, g: (at(a, slice(0, 2000, 200), -32768), g), "accelerometer units", "0.5% of the accelerations are"),
-        (lambda a, g: (a[:, [0, 2, 2]] / 2**0.5, g), "accelerometer axes", "the accelerometer's Y and Z are equal"),
-        (lambda a, g: (a, g * [1, 0, 1]), "gyroscope axes", "the gyroscope's Y is always zero"),
-    ],
-)
+FAULTS = [
+    (lambda a, g: (a / 9.81, g), "accelerometer units", "the acceleration is in g"),
+    (lambda a, g: (a * 100, g), "accelerometer units", "in mg or cm/s2"),
+    (lambda a, g: (a * 2048 / 9.81 + 9000, g), "accelerometer units", "in counts of the sensor"),
+    (lambda a, g: (a - [0, 0, 9.7], g), "accelerometer units", "without gravity"),
+    (lambda a, g: (a / 2, g), "accelerometer units", r"mean acceleration 4.9\d m/s2; gravity alone is 9.81"),
+    (lambda a, g: (a, 57.3 * 4 * g), "gyroscope units", "in degrees per second"),
+    (lambda a, g: (a, 57.3 * 0.4 * g), "gyroscope units", r"\d+ times those of the gravity .* in degrees"),
+    (lambda a, g: (g, a), "sensors exchanged", "the gyroscope measures gravity, .*: are the sensors exchanged"),
+    (lambda a, g: (0 * a, g), "accelerometer dead", r"is zero from 0.0 to 10.0 s"),
+    (lambda a, g: (a, 0 * g), "gyroscope dead", r"is zero from 0.0 to 10.0 s"),
+    (lambda a, g: (0 * a + a[0], g), "accelerometer frozen", "does not change from 0.0 to 10.0 s"),
+    (lambda a, g: (a, 0 * g + g[0]), "gyroscope frozen", "does not change from 0.0 to 10.0 s"),
+    (lambda a, g: (at(a[:1] + 0 * a, slice(None, None, 200), 9), g), "accelerometer frozen", "in 100% of 10 s"),
+    (lambda a, g: (at(a, slice(0, 2000, 200), -32768), g), "accelerometer units", "0.5% of the accelerations are"),
+    (lambda a, g: (a[:, [0, 2, 2]] / 2**0.5, g), "accelerometer axes", "the accelerometer's Y and Z are equal"),
+    (lambda a, g: (a, g * [1, 0, 1]), "gyroscope axes", "the gyroscope's Y is always zero"),
+]
+
+
+@pytest.mark.parametrize(("change", "name", "words"), FAULTS)
 def test_readings_that_no_head_can_have_are_a_state(change, name, words):
     times, accel, gyro = head()
     ((found, sentence),) = states(times, *change(accel, gyro)).items()
     assert found == name and re.search(words, sentence)
+
+
+@pytest.mark.parametrize("change", [lambda a, g: (a, g), *(change for change, _, _ in FAULTS)])
+def test_one_recording_has_the_same_findings_through_every_door(tmp_path, capsys, change):
+    """Files and streams, Python and commands; what is certain, a file of it is refused for."""
+    times, accel, gyro = head()
+    readings, log = np.concatenate(change(accel, gyro), axis=1), tmp_path / "log.csv"
+    write_table(log, PLAIN, np.column_stack([times, readings]).tolist())
+    network = student(image_encoder=None)
+    network.save(tmp_path / "s.pt")
+    with Stream(network, report=print) as stream:
+        stream.accept_imu(times, readings)
+        found = stream.health()
+    texts = [one.text for one in found]
+    assert found == sensors.motion_states(Imu(times, readings[:, :3], times, readings[:, 3:]))
+    checked = checks.check(None, log)
+    capsys.readouterr()
+    codes = [
+        cli.main(["check", "--imu", str(log)]),
+        *(
+            cli.main([*command, "--imu", str(log), "--student", str(tmp_path / "s.pt")])
+            for command in (["predict"], ["live", "--fast"])
+        ),
+    ]
+    shown = capsys.readouterr()
+    if refused := [f"{log}: {one.text}" for one in found if one.certain]:
+        assert [checked.problem] == refused and all(codes) and shown.err.count(refused[0]) == 2
+        with pytest.raises(IMUError, match=re.escape(refused[0])):
+            read_imu(log)
+        return
+    assert list(read_imu(log).notes) == list(checked.imu_notes) == texts and codes == [0, 0, 0]
+    assert shown.out.count("\n  - ") == len(texts)
+    assert all(text in " ".join(shown.out.split()) for text in texts)
+    assert shown.err.count(f"note: {log}: {'; '.join(texts)}\n") == 2 * bool(texts)
+    assert shown.err.count("warning: ") == len(texts)
 
 
 @pytest.mark.parametrize(
