@@ -36,13 +36,13 @@ import evidence
 import numpy as np
 import torch
 from evidence import path_of, segments_path, slug
-from evidence_report import KINDS, classes_of, outcome_of, run_of_line, shared_seeds, shown
+from evidence_report import KINDS, classes_of, holm, outcome_of, run_of_line, shared_seeds, shown
 
 from egodistill import EgoDistill, data, inference
 from egodistill.datasets.store import outputs_record
 from egodistill.deploy import export
 from egodistill.engine.batches import Augment
-from egodistill.experiments import behaviour, benches, contrasts, figures, intervals, synthetic
+from egodistill.experiments import behaviour, benches, contrasts, figures, synthetic
 from egodistill.experiments.benches import Run
 from egodistill.experiments.contrasts import Outcome
 from egodistill.experiments.intervals import Interval
@@ -434,7 +434,7 @@ def differences(found: Outcomes, pairs: Sequence[Pair], *, tested: bool) -> tabl
     """Return the table of differences that have lines, by Holm's procedure if they are tested."""
     gaps = [(where, one, two, gap) for where, one, two in pairs if (gap := gap_of(found, where, one, two))]
     missing = [1.0] * (len(pairs) - len(gaps))  # so that no contrast gains by lines that are not there yet
-    adjusted = intervals.holm([gap.p for *_, gap in gaps] + missing)[: len(gaps)] if tested else []
+    adjusted = holm([gap.p for *_, gap in gaps] + missing)[: len(gaps)] if tested else []
     said = [[shown(p)] for p in adjusted] or [[]] * len(gaps)
     rows = [
         [where, f"{one[0]}, N = {one[1]}", f"{two[0]}, N = {two[1]}", str(gap), *p, str(gap.seeds)]

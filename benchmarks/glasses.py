@@ -528,8 +528,9 @@ def streamed(student: Path, limit: float) -> dict[str, Any]:
     """
     model, begin, answered, problems, differ, compared = EgoDistill.load(student), 0.0, 0, 0, 0.0, 0
     memory: list[int] = []
+    recordings = [one for study, count in ACTIVITIES.items() for one in real_heads.recordings(study, count)]
     with Stream(model, precision="fp32", max_pending=4) as stream:
-        for _, _, samples in [*real_heads.recordings(1), *real_heads.recordings(2)]:
+        for _, _, samples in recordings:
             times, found = begin + np.arange(len(samples)) / real_heads.RATE, []
             motion = Imu(times, samples[:, :3], times, samples[:, 3:])
             for piece in np.array_split(np.arange(len(samples)), len(samples) // 50):

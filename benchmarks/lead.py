@@ -36,7 +36,7 @@ import numpy as np
 import real_heads
 import torch
 from better_student import BOTH, FRAMES, MORE, MORE_METHOD, RATE, SLOWFAST, WINNER
-from evidence_report import classes_of, outcome_of, shared_seeds, shown
+from evidence_report import classes_of, holm, outcome_of, shared_seeds, shown
 
 from egodistill import EgoDistill, data
 from egodistill.datasets.store import outputs_record
@@ -429,16 +429,9 @@ def tests(found: Any) -> tables.Table:
     ]
     gaps += [(f"{acts}, N = {n}", one, two, gap_of(found, (acts, one, two, n))) for acts, one, two, n in TESTED]
     known = [gap for gap in gaps if gap[3] is not None and gap[3].seeds > 1]
-    adjusted = intervals.holm([gap.p for *_, gap in known] + [1.0] * (len(gaps) - len(known)))
+    adjusted = holm([gap.p for *_, gap in known] + [1.0] * (len(gaps) - len(known)))
     rows = [[*names, str(gap), shown(p), f"{gap.seeds}"] for (*names, gap), p in zip(known, adjusted, strict=False)]
     return tables.Table(["on", "method", "minus", "points", "p (Holm)", "seeds"], rows)
-
-
-HEADS = [
-    (2.13, "filterbank", "spectrum"),
-    (10.0, "filterbank", "spectrum"),
-    (2.13, real_heads.SCALED_CNN, "filterbank"),
-]
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ figures       Figure 3, drawn
 showcase      the picture of `egodistill demo`
 contrasts, intervals    paired differences and their 95 % intervals
 synthetic     a rendered world of recordings; `behaviour` moves, `props` and `scene` draw it
-camera_files  recordings written as a GoPro or a Neon writes them
 """
 
 from typing import TYPE_CHECKING
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
         baselines as baselines,
         behaviour as behaviour,
         benches as benches,
-        camera_files as camera_files,
         contrasts as contrasts,
         costs as costs,
         figures as figures,
@@ -70,7 +68,6 @@ else:
             "baselines": ("Baseline",),
             "behaviour": (),
             "benches": ("Bench", "Run"),
-            "camera_files": (),
             "contrasts": ("Outcome", "accuracy", "difference"),
             "costs": ("TABLE_3",),
             "figures": (),

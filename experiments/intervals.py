@@ -6,7 +6,6 @@
     table = np.array([[3.0, 5.5, 2.0], [4.0, 4.5, 1.0]])   # [seeds, wearers]: points by which one method is better
     found = intervals.two_way(table)
     print(found)                                           # +3.3 (-1.1 to +7.8)
-    intervals.holm([found.p, 0.04])                        # p-values of a family, adjusted by Holm's procedure
     intervals.one_way([1.5, 2.0, 0.5])                     # seeds only: the plain Student interval
 
 A method trained again with another seed gives other errors, and so does another person in front of the camera. An
@@ -35,7 +34,7 @@ from numpy.typing import ArrayLike
 
 from ..support.errors import EgoDistillError
 
-__all__ = ["Interval", "Spread", "holm", "one_way", "spread", "t_cdf", "t_quantile", "two_way"]
+__all__ = ["Interval", "Spread", "one_way", "spread", "t_cdf", "t_quantile", "two_way"]
 
 
 @dataclass(frozen=True)
@@ -208,29 +207,6 @@ def one_way(values: Sequence[float]) -> Interval:
     if numbers.ndim != 1 or len(numbers) < 2:
         raise EgoDistillError(f"an interval over seeds needs at least two numbers; got the shape {numbers.shape}")
     return two_way(numbers[:, None])
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """Return the p-values of a family of tests, adjusted by Holm's step-down procedure, in the same order.
-
-    Rejecting those of at most 0.05 keeps the probability of any false rejection at 5 %, however the tests depend on
-    each other (Holm, "A simple sequentially rejective multiple test procedure", 1979).
-
-    Args:
-        p: The p-values; a number outside 0 to 1 raises EgoDistillError.
-
-    >>> from egodistill.experiments import intervals
-    >>> intervals.holm([0.04, 0.01, 0.03])
-    [0.06, 0.03, 0.06]
-    """
-    values = np.asarray(p, np.float64)
-    if values.ndim != 1 or not ((values >= 0) & (values <= 1)).all():
-        raise EgoDistillError(f"p-values are a list of numbers from 0 to 1; got {p}")
-    order = np.argsort(values, kind="stable")
-    steps = values[order] * np.arange(len(values), 0, -1)
-    adjusted = np.empty_like(values)
-    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
-    return adjusted.tolist()
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -39,9 +39,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, ClassVar
 
-sys.path[:0] = [str(Path(__file__).parent)]  # `python -m tests.fuzz` finds the helpers of the tests, too
+# `python -m tests.fuzz` finds the helpers of tests and tutorials, too
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "tutorials")]
 
 import av
+import camera_files
 import numpy as np
 import streams
 import torch
@@ -56,7 +58,6 @@ from egodistill.datasets import annotations, store
 from egodistill.datasets.annotations import Segment
 from egodistill.deploy import descriptions, export
 from egodistill.engine import batches, checkpoints
-from egodistill.experiments import camera_files
 from egodistill.imu import IMUError, read_imu
 from egodistill.recordings import aria, checks, clips
 from egodistill.support import tables

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import av
 import numpy as np
 import pytest
+from camera_files import write_telemetry
 from gopro import device, klv, matrix, nest, orin, shorts
 
 from egodistill import gpmf
-from egodistill.experiments.camera_files import write_telemetry
 from egodistill.imu import IMUError, read_imu
 
 

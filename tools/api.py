@@ -28,7 +28,7 @@ recordings.aria recordings.offset recordings.pictures datasets.annotations datas
 datasets.contradictions datasets.store datasets.one_pass engine.batches engine.checkpoints engine.filterbank
 deploy.stream deploy.arrivals deploy.events deploy.gates deploy.feeds experiments.adafuse experiments.stts
 experiments.listen_to_look experiments.behaviour experiments.protocols experiments.benches experiments.contrasts
-experiments.intervals experiments.costs experiments.figures experiments.camera_files""".split()
+experiments.intervals experiments.costs experiments.figures""".split()
 WIDTH = 100  # characters of the arguments; the rest is `...`
 
 HEAD = """# API

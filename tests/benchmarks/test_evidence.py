@@ -667,3 +667,15 @@ def test_a_name_of_no_line_is_refused_with_similar_ones(scripts, monkeypatch, ca
         with pytest.raises(SystemExit):
             evidence.main()
         assert message in capsys.readouterr().err
+
+
+def test_holm_steps_down(scripts):
+    holm = scripts[1].holm
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])  # R: p.adjust
+    assert holm([0.6, 0.9]) == [1.0, 1.0] and holm([]) == [] and holm([0.2]) == [0.2]
+    for p in np.random.default_rng(0).uniform(0, 0.1, (50, 6)):
+        accepted, rejected = False, []  # the procedure as its author gives it
+        for k, index in enumerate(np.argsort(p)):
+            accepted = accepted or p[index] > 0.05 / (6 - k)
+            rejected += [] if accepted else [index]
+        assert sorted(np.flatnonzero(np.array(holm(p)) <= 0.05)) == sorted(rejected)

@@ -174,25 +174,11 @@ def test_one_seed_or_one_wearer_is_the_plain_interval():
         (lambda: intervals.two_way(np.zeros((0, 3))), "at least one of each"),
         (lambda: intervals.two_way([[1.0, math.nan]]), "not finite"),
         (lambda: intervals.one_way([1.0]), "at least two numbers"),
-        (lambda: intervals.holm([0.1, 1.2]), "from 0 to 1"),
-        (lambda: intervals.holm([0.1, math.nan]), "from 0 to 1"),
     ],
 )
 def test_what_cannot_be_computed_is_an_error(call, text):
     with pytest.raises(EgoDistillError, match=text):
         call()
-
-
-def test_holm_steps_down():
-    assert intervals.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])  # R: p.adjust
-    assert intervals.holm([0.6, 0.9]) == [1.0, 1.0] and intervals.holm([]) == [] and intervals.holm([0.2]) == [0.2]
-    random = np.random.default_rng(0)
-    for p in random.uniform(0, 0.1, (50, 6)):
-        accepted, rejected = False, []  # the procedure as its author gives it
-        for k, index in enumerate(np.argsort(p)):
-            accepted = accepted or p[index] > 0.05 / (6 - k)
-            rejected += [] if accepted else [index]
-        assert sorted(np.flatnonzero(np.array(intervals.holm(p)) <= 0.05)) == sorted(rejected)
 
 
 def test_text_of_an_interval():

@@ -14,6 +14,7 @@ import examples
 import mine
 import numpy as np
 import pytest
+from camera_files import neon_tables, write_gopro
 from heads import head, write_log
 from painted import (
     CLIP,
@@ -33,7 +34,6 @@ from painted import (
 
 from egodistill import DataError, EgoDistillError, data
 from egodistill.datasets import segments
-from egodistill.experiments.camera_files import neon_tables, write_gopro
 from egodistill.imu import IMU_READERS, CoverageError, Imu, IMUError, read_imu
 from egodistill.recordings import clips
 from egodistill.recordings.audio import log_mel, read_audio

@@ -5,11 +5,11 @@ import shutil
 import struct
 
 import av
+import camera_files
 import numpy as np
 import pytest
 
 from egodistill import DataError, data, recordings
-from egodistill.experiments import camera_files
 from egodistill.video import demux, open_video, video_stream
 
 

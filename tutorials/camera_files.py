@@ -1,7 +1,7 @@
 """Write a recording as a camera would: a GoPro's MP4 with telemetry, the folder of a Pupil Labs Neon.
 
+    import camera_files
     from egodistill import data
-    from egodistill.experiments import camera_files
 
     recording = data.open_recording("world/P30/videos/P30_101.MP4", ("accl.csv", "gyro.csv"))
     camera_files.write_gopro("GX010101.MP4", recording)     # no table beside it: the IMU is inside
@@ -23,14 +23,14 @@ from pathlib import Path
 import av
 import numpy as np
 
-from ..cameras import FRAME_TIMES, GRAVITY, NEON_AXES, NEON_READINGS, NEON_TIME
-from ..gpmf import TREE, permutation
-from ..imu import Imu
-from ..recordings.clips import Recording
-from ..support import files
-from ..support.errors import DataError
-from ..support.names import is_same
-from ..video import clock_zero, demux, open_video, video_stream
+from egodistill.cameras import FRAME_TIMES, GRAVITY, NEON_AXES, NEON_READINGS, NEON_TIME
+from egodistill.gpmf import TREE, permutation
+from egodistill.imu import Imu
+from egodistill.recordings.clips import Recording
+from egodistill.support import files
+from egodistill.support.errors import DataError
+from egodistill.support.names import is_same
+from egodistill.video import clock_zero, demux, open_video, video_stream
 
 __all__ = ["neon_tables", "write_gopro", "write_neon", "write_telemetry"]
 
@@ -49,12 +49,6 @@ def write_gopro(path: str | os.PathLike, recording: Recording) -> Path:
     Args:
         path: The file to write; a file of this name is replaced. DataError for a file of the recording itself.
         recording: The recording; its times become those of the new file.
-
-    >>> from egodistill import data
-    >>> from egodistill.experiments import camera_files
-    >>> walk = camera_files.write_gopro("GX010101.MP4", data.open_recording("walk.mp4", "walk.csv"))
-    >>> data.read_imu(walk).gyro.shape
-    (4679, 3)
     """
     files.require_apart(path, recording.files)
     times, accel, gyro = on_one_clock(recording.motion(), GOPRO_RATE)
@@ -136,12 +130,6 @@ def write_neon(folder: str | os.PathLike, recording: Recording) -> Path:
     Args:
         folder: The folder to write into; files of these names are replaced. DataError for the recording's own folder.
         recording: The recording; its times become those of the new one.
-
-    >>> from egodistill import data
-    >>> from egodistill.experiments import camera_files
-    >>> folder = camera_files.write_neon("glasses", data.open_recording("walk.mp4", "walk.csv"))
-    >>> data.open_recording(folder).motion().gyro.shape
-    (4580, 3)
     """
     if any(is_same(folder, Path(file).parent) for file in recording.files):
         raise DataError(f"{folder}: holds the recording itself; give another folder")
