@@ -165,14 +165,13 @@ class Imu:
         Args:
             duration: Length of the video in seconds.
         """
-        sensors = []
-        for stamps, values in ((self.accel_time, self.accel), (self.gyro_time, self.gyro)):
-            kept = (stamps >= -1) & (stamps <= duration + 1)
-            sensors += [stamps[kept], values[kept]]
-        lost = max(len(self.accel) - len(sensors[1]), len(self.gyro) - len(sensors[3]))
+        accel, gyro = ((stamps >= -1) & (stamps <= duration + 1) for stamps in (self.accel_time, self.gyro_time))
+        lost = max(int(np.count_nonzero(~kept)) for kept in (accel, gyro))
         notes = (f"{lost} samples are more than a second outside the video",) if lost else ()
-        accel_time, accel, gyro_time, gyro = sensors
-        return Imu(accel_time, accel, gyro_time, gyro, self.notes + notes, self.axes, self.device, self.noted)
+        times = {"accel_time": self.accel_time[accel], "gyro_time": self.gyro_time[gyro]}
+        return dataclasses.replace(
+            self, **times, accel=self.accel[accel], gyro=self.gyro[gyro], notes=self.notes + notes
+        )
 
     def covers(self, times: np.ndarray, *, max_gap: float = MAX_GAP) -> np.ndarray:
         """Return which times are between two samples that are close enough, bool [n, 2]: accelerometer, gyroscope.

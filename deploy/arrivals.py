@@ -291,7 +291,8 @@ class Sensor:
         self.stats.samples += len(times)
         if not len(times):
             return False
-        if self.goes_on(times):
+        follows = times[0] > self.newest and times[-1] - self.newest <= self.max_jump  # nearly always
+        if follows and self.rerun is None and not len(self.held[0]) and (times[1:] > times[:-1]).all():
             self.past, self.first, self.newest = None, min(self.first, float(times[0])), float(times[-1])
             self.times, self.values = np.concatenate((self.times, times)), np.concatenate((self.values, values))
             self.stats.used += len(times)
@@ -313,16 +314,6 @@ class Sensor:
             return True
         self.merge(times, values)
         return False
-
-    def goes_on(self, times: np.ndarray) -> bool:
-        """Return whether samples, given their times [n] in seconds, are in order behind all others: nearly always."""
-        simple = self.rerun is None and not len(self.held[0])
-        return (
-            simple
-            and 0 < times[0] - self.newest
-            and times[-1] - self.newest <= self.max_jump
-            and bool((times[1:] > times[:-1]).all())
-        )
 
     def first_ahead(self, times: np.ndarray) -> int:
         """Return the index of the first sample that jumps ahead by more than `max_jump`; n if none does.

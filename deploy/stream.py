@@ -578,11 +578,8 @@ class Stream:
 
         | state | what was seen |
         | --- | --- |
-        | "accelerometer units", "gyroscope units", "sensors exchanged" | readings that are not in m/s2 and rad/s |
-        | "accelerometer times", "gyroscope times", "frame times" | times that are neither seconds nor nanoseconds |
-        | "... dead", "... frozen" | readings that are zero, or do not change, for 5 s |
-        | "... axes" | two axes that are equal, or one that is zero |
-        | "... rate" | fewer than half as many samples per second as the model reads |
+        | "accelerometer units" and others | those of `sensors.motion_states()`, about the last 11 s |
+        | "frame times" | times that are neither seconds nor nanoseconds |
         | "samples late", "samples double", "samples invalid" | more than 5 % of the last readings |
         | "no accelerometer", "no gyroscope", "no samples", "no frames" | an input that does not come, while others do |
         | "no input" | nothing has come for 5 s |

@@ -37,6 +37,7 @@ ONE_G = (0.9, 1.1)
 FAST_TURN = 35.0  # rad/s, 2000 degrees per second: the range of the sensors
 FROZEN = 5.0  # seconds: a sensor that repeats one value for longer does not work
 FEW_ABSURD = 0.05  # share of accelerations above HIGH_ACCELERATION that are faults of the sensor, not of the unit
+PAIRS = ((0, 1), (0, 2), (1, 2))  # of axes
 STUCK = 0.9  # share of readings that are one value: a sensor that works once a second
 NOTED_GAP = 3.0, 0.01  # a gap is noted if it is longer than this many usual steps, and than this many seconds
 # The least that states are judged by: samples for the unit of times, samples and seconds for that of readings.
@@ -78,15 +79,6 @@ def judge(motion: Imu, source: str | os.PathLike | Sequence[str | os.PathLike]) 
     Args:
         motion: The samples, in order of time.
         source: Where they are from, a file or a pair, for the message of an error.
-
-    >>> import numpy as np
-    >>> from egodistill.imu import Imu
-    >>> from egodistill.recordings import sensors
-    >>> times = np.arange(2000) / 200
-    >>> sensors.judge(Imu(times, np.full((2000, 3), [0, 0, 9.8]), times, np.full((2000, 3), 90.0)), "walk.csv")
-    Traceback (most recent call last):
-    ...
-    egodistill.imu.IMUError: walk.csv: half of the turn rates are above 156 rad/s, so they are in degrees per ...
     """
     states = [*_gaps("accelerometer", motion.accel_time), *_gaps("gyroscope", motion.gyro_time), *motion_states(motion)]
     if wrong := next((state for state in states if state.certain), None):
@@ -148,67 +140,52 @@ def _in_order(stamps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def _is_enough(stamps: np.ndarray) -> bool:
-    """Return whether there are enough samples, with these times [n] in any order, to judge their readings."""
-    return len(stamps) >= ENOUGH and bool(np.ptp(stamps) >= LONG_ENOUGH)
+    """Return whether there are enough samples, with these ascending times [n], to judge their readings."""
+    return len(stamps) >= ENOUGH and bool(stamps[-1] - stamps[0] >= LONG_ENOUGH)
 
 
 def _sensor_states(sensor: str, stamps: np.ndarray, values: np.ndarray, rate: float) -> list[State]:
     """Return the states of one sensor, whose samples are in order."""
     if len(stamps) < FEW_STAMPS:
         return []
-    step = float(np.median(np.diff(stamps)))
-    if not FASTEST <= step <= SLOWEST:
+    steps, span, found = np.diff(stamps), stamps[-1] - stamps[0], []
+    if not FASTEST <= (step := float(np.median(steps))) <= SLOWEST:
         return [State(sensor, "times", f"the {sensor}'s samples are {step:.3g} s apart{unit_question(step)}")]
-    found = []
     if _is_enough(stamps):
         found += _acceleration_unit(stamps, values) if sensor == "accelerometer" else _turn_unit(values)
-    slowest = 2 / rate * (1 + 1e-3)
-    if stamps[-1] - stamps[0] > slowest * (len(stamps) - 1):  # slow, or gaps make it seem so
-        steps = np.diff(stamps)
+    if span > (slowest := 2 / rate * (1 + 1e-3)) * len(steps):  # slow, or gaps make it seem so
         if (mean := float(steps[steps <= max(NOTED_GAP[0] * step, NOTED_GAP[1])].mean())) > slowest:
-            found.append(State(sensor, "rate", _slow_sentence(sensor, mean, rate)))
-    if stamps[-1] - stamps[0] <= FROZEN:
-        return found
-    if frozen := _frozen(sensor, stamps, values):
-        found.append(frozen)
-    elif sentence := _equal_axes(sensor, values) or _zero_axis(sensor, values):
-        found.append(State(sensor, "axes", sentence))
-    return found
+            text = f"the {sensor} has {1 / mean:.0f} samples per second; the {rate:.0f} that a student reads are"
+            found.append(State(sensor, "rate", f"{text} interpolated between them"))
+    return found + (_frozen(sensor, stamps, values) or _axes_fault(sensor, values)) if span > FROZEN else found
 
 
 def _acceleration_unit(stamps: np.ndarray, values: np.ndarray) -> list[State]:
     """Return the state of accelerations [n, 3] that are unlikely in m/s2; [] if they are not."""
-
-    def state(text: str, *, certain: bool = False) -> list[State]:
-        return [State("accelerometer", "units", text, certain)]
-
-    norms = _norms(values)
-    if (mean := float(norms.mean())) == 0:
-        return []
-    low, middle = np.percentile(norms, [5, 50])
+    norms, gravity = _norms(values), _gravity(stamps, values)
+    mean, (low, middle) = float(norms.mean()), np.percentile(norms, [5, 50])
     share = np.count_nonzero(norms > HIGH_ACCELERATION) / len(norms)
+    steady, calm = low > middle / 2, low > CALM * middle and stamps[-1] - stamps[0] > FROZEN
+    text, certain, but = f"mean acceleration {gravity:.2f} m/s2", False, "but gravity alone is 9.81: is it in"
+    if mean == 0:
+        return []
     if mean > HIGH_ACCELERATION and share < FEW_ABSURD:  # which are not readings in another unit
-        return state(f"{share:.1%} of the accelerations are above {HIGH_ACCELERATION:g} m/s2: the sensor fails")
-    gravity, steady = _gravity(stamps, values), low > middle / 2
-    if steady and ONE_G[0] < middle < ONE_G[1]:
-        text = f"the acceleration is in g (median {middle:.2f}); multiply it by 9.80665 for m/s2"
-        return state(text, certain=True)
-    if steady and ONE_G[0] < middle / 1000 < ONE_G[1]:
-        text = (
-            f"the acceleration is in mg or cm/s2 (median {middle:.0f}); multiply it by 0.00980665 (mg) or 0.01 "
-            f"(cm/s2) for m/s2"
-        )
-        return state(text, certain=True)
-    is_it = ", but gravity alone is 9.81: is it in"
-    if mean > HIGH_ACCELERATION:
-        text = f"{mean:.4g} m/s2{is_it} mg or in counts of the sensor, or multiplied by 9.80665 twice?"
+        text = f"{share:.1%} of the accelerations are above {HIGH_ACCELERATION:g} m/s2: the sensor fails"
+    elif steady and ONE_G[0] < middle < ONE_G[1]:
+        text, certain = f"the acceleration is in g (median {middle:.2f}); multiply it by 9.80665 for m/s2", True
+    elif steady and ONE_G[0] < middle / 1000 < ONE_G[1]:
+        how = "multiply it by 0.00980665 (mg) or 0.01 (cm/s2) for m/s2"
+        text, certain = f"the acceleration is in mg or cm/s2 (median {middle:.0f}); {how}", True
+    elif mean > HIGH_ACCELERATION:
+        what = "mg or in counts of the sensor, or multiplied by 9.80665 twice?"
+        text = f"mean acceleration {mean:.4g} m/s2, {but} {what}"
     elif gravity < LOW_ACCELERATION:
-        text = f"{gravity:.2f} m/s2{is_it} g, or without gravity?"
-    elif stamps[-1] - stamps[0] > FROZEN and low > CALM * middle and not NEAR[0] < gravity < NEAR[1]:
-        text = f"{gravity:.2f} m/s2; gravity alone is 9.81"
+        text += f", {but} g, or without gravity?"
+    elif calm and not NEAR[0] < gravity < NEAR[1]:
+        text += "; gravity alone is 9.81"
     else:
         return []
-    return state(f"mean acceleration {text}")
+    return [State("accelerometer", "units", text, certain)]
 
 
 def _gravity(stamps: np.ndarray, values: np.ndarray) -> float:
@@ -236,18 +213,11 @@ def _turn_unit(values: np.ndarray) -> list[State]:
     return [State("gyroscope", "units", text)] if high > FAST_TURN else []
 
 
-def _equal_axes(sensor: str, values: np.ndarray) -> str:
-    """Return which two axes of readings [n, 3] are equal; "" if none are."""
-    for i, k in ((0, 1), (0, 2), (1, 2)):
-        if values.any() and (values[:, i] == values[:, k]).all():
-            return f"the {sensor}'s {'XYZ'[i]} and {'XYZ'[k]} are equal: a faulty export?"
-    return ""
-
-
-def _zero_axis(sensor: str, values: np.ndarray) -> str:
-    """Return which axis of readings [n, 3] is zero; "" if none is."""
-    alive = values.any(axis=0)
-    return "" if alive.all() else f"the {sensor}'s {'XYZ'[int(np.argmin(alive))]} is always zero: a faulty export?"
+def _axes_fault(sensor: str, values: np.ndarray) -> list[State]:
+    """Return the state of two axes of readings [n, 3] that are equal, or else of one that is zero; [] if none is."""
+    found = [f"{'XYZ'[i]} and {'XYZ'[k]} are equal" for i, k in PAIRS if (values[:, i] == values[:, k]).all()]
+    found += [f"{axis} is always zero" for axis, lives in zip("XYZ", values.any(axis=0), strict=True) if not lives]
+    return [State(sensor, "axes", f"the {sensor}'s {text}: a faulty export?") for text in found[:1]]
 
 
 def unit_question(step: float, fastest: float = FASTEST, slowest: float = SLOWEST / 10) -> str:
@@ -266,15 +236,8 @@ def unit_question(step: float, fastest: float = FASTEST, slowest: float = SLOWES
     return ""
 
 
-def _slow_sentence(sensor: str, step: float, rate: float) -> str:
-    return (
-        f"the {sensor} has {1 / step:.0f} samples per second; the {rate:.0f} that a student reads are interpolated "
-        f"between them"
-    )
-
-
-def _frozen(sensor: str, stamps: np.ndarray, values: np.ndarray) -> State | None:
-    """Return the state of a sensor that repeats one reading for longer than `FROZEN`; None if it never does."""
+def _frozen(sensor: str, stamps: np.ndarray, values: np.ndarray) -> list[State]:
+    """Return the state of a sensor that repeats one reading for longer than `FROZEN`; [] if it never does."""
     moved = values[1:] != values[:-1]
     ends = moved[:, 0] | moved[:, 1] | moved[:, 2] | (np.diff(stamps) > LONG_ENOUGH)  # nobody knows what is in a gap
     moves = np.flatnonzero(ends)  # the last sample of each run of equal ones
@@ -285,17 +248,15 @@ def _frozen(sensor: str, stamps: np.ndarray, values: np.ndarray) -> State | None
         usual = np.median(values, axis=0)
         share = np.count_nonzero((values == usual).all(axis=1)) / len(values)
         text = f"the {sensor} does not change in {share:.0%} of {stamps[-1] - stamps[0]:.0f} s"
-        return State(sensor, "frozen", text) if share > STUCK else None
+        return [State(sensor, "frozen", text)] if share > STUCK else []
     fault, what = ("frozen", "does not change") if values[first[longest]].any() else ("dead", "is zero")
-    return State(sensor, fault, f"the {sensor} {what} from {start:.1f} to {stop:.1f} s")
+    return [State(sensor, fault, f"the {sensor} {what} from {start:.1f} to {stop:.1f} s")]
 
 
 def _exchange(accel_time: np.ndarray, accel: np.ndarray, gyro: np.ndarray) -> str:
     """Return what shows that two sensors are exchanged; "" if nothing does."""
-    if (acceleration := _gravity(accel_time, accel)) >= LOW_ACCELERATION:
-        return ""
-    low, middle = np.percentile(_norms(gyro), [5, 50])
-    if low < middle / 2 or abs(middle - 9.81) > 1.5:
+    acceleration, (low, middle) = _gravity(accel_time, accel), np.percentile(_norms(gyro), [5, 50])
+    if acceleration >= LOW_ACCELERATION or low < middle / 2 or abs(middle - 9.81) > 1.5:
         return ""
     return (
         f"the gyroscope measures gravity, {middle:.1f}, and the accelerometer {acceleration:.1f}: are the sensors "
@@ -332,15 +293,12 @@ def _turn_fault(accel_time: np.ndarray, accel: np.ndarray, gyro_time: np.ndarray
 
     Acceleration makes the measured turn of gravity larger, a turn about the vertical changes neither.
     """
-    if math.sqrt(np.square(gyro).sum() / len(gyro)) * GRAVITY_STEP < GRAVITY_TURN:
-        return []
-    if abs(float(_norms(accel).mean()) - 9.81) > NEAR_GRAVITY:
+    little = math.sqrt(np.square(gyro).sum() / len(gyro)) * GRAVITY_STEP < GRAVITY_TURN
+    if little or abs(float(_norms(accel).mean()) - 9.81) > NEAR_GRAVITY:
         return []
     expected, seen = gravity_turns(Imu(accel_time, accel, gyro_time, gyro), GRAVITY_STEP)
-    if len(seen) < 8:
-        return []
-    turn, turned = (math.sqrt(np.square(x).sum() / len(x)) for x in (expected, seen))
-    if not turn > max(GRAVITY_TURN, TURNS_AS_FAR * turned):
+    turn, turned = (math.sqrt(np.square(x).sum() / max(len(x), 1)) for x in (expected, seen))
+    if len(seen) < 8 or not turn > max(GRAVITY_TURN, TURNS_AS_FAR * turned):
         return []
     times = turn / max(turned, 1e-3)
     what = f", so {_DEGREES_TEXT}" if times < IN_DEGREES else ": are they in another unit, or is its sensor at fault?"
