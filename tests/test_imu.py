@@ -513,7 +513,7 @@ def own_format(tmp_path, monkeypatch):
     return read
 
 
-def test_a_format_of_ones_own_is_read_like_a_table(own_format, tmp_path):
+def test_a_format_of_ones_own_is_read_like_a_table(own_format, tmp_path, monkeypatch):
     stamps, accel, gyro = head(10.0)
     rows = np.column_stack([stamps, accel, gyro]).tolist()
     table = read_imu(write_table(tmp_path / "walk.csv", ["time", "ax", "ay", "az", "gx", "gy", "gz"], rows))
@@ -522,6 +522,9 @@ def test_a_format_of_ones_own_is_read_like_a_table(own_format, tmp_path):
     assert (found.notes, found.axes) == ((), "glasses")
     noted = own_format({"gyro": np.zeros_like, "notes": "seen twice"})
     assert noted.notes == ("seen twice", "the gyroscope is zero from 0.0 to 10.0 s")
+    judged = noted.on_clock(5.0)
+    monkeypatch.setitem(IMU_READERS, ".log", lambda path: judged)
+    assert read_imu(tmp_path / "walk.log").notes == judged.notes  # once
     without = own_format({"accel_time": [], "accel": []}, zero_accel=True)
     assert not without.accel.any() and without.notes == ("no accelerometer: its readings are zeros",)
 
