@@ -16,6 +16,19 @@ from egodistill.recordings import checks, sensors
 PLAIN = ("time", "ax", "ay", "az", "gx", "gy", "gz")
 
 
+def test_of_a_pair_the_table_at_fault_is_named(tmp_path):
+    times, accel, gyro = head()
+    for units, words in (
+        ((1 / 9.81, 1.0), "a.csv: the acceleration is in g"),
+        ((1.0, 229.0), "g.csv: half of the turn"),
+    ):
+        for name, values in (("a", accel * units[0]), ("g", gyro * units[1])):
+            header = ["time", *(name + axis for axis in "xyz")]
+            write_table(tmp_path / f"{name}.csv", header, np.column_stack([times, values]).tolist())
+        with pytest.raises(IMUError, match=words):
+            read_imu((tmp_path / "a.csv", tmp_path / "g.csv"))
+
+
 def head_motion(seconds=20, rate=198):
     """Rows in seconds, m/s2 and rad/s of a head that nods."""
     rng, stamps = np.random.default_rng(0), np.arange(0, seconds, 1 / rate)
