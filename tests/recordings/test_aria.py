@@ -58,7 +58,7 @@ def test_conversion_has_every_picture_upright_at_its_time(gen1, tmp_path):
     clip = clips.open_recording(made.video, made.imu).clip(
         0.2, clips.ClipSpec(frames=1, size=16, imu_samples=99, seconds=0.5)
     )
-    np.testing.assert_allclose(clip["imu"][0], [2, -3, -1, 0.2, -0.3, -0.1], atol=1e-6)  # Gen 1: (y, -z, -x)
+    np.testing.assert_allclose(clip["imu"][0], [5, -7.5, -2.5, 0.2, -0.3, -0.1], atol=1e-6)  # Gen 1: (y, -z, -x)
 
 
 def test_imu_by_label_where_the_instances_are_swapped(tmp_path):
@@ -84,7 +84,7 @@ def test_the_right_imu_if_the_left_one_is_missing(gen1):
 def test_calibration_moves_times_and_turns_values(gen1):
     turned = quaternion((0, 0, 1), 90)  # x of the sensor is y of the device
     motion = AriaRecording(gen1(calib=calibration(0.002, (0.5, 0, 0), 2.0, sensor=turned))).imu()
-    device = np.array([-2.0, 0.5, 3.0]) / 2
+    device = np.array([-5.0, 2.0, 7.5]) / 2
     np.testing.assert_allclose(motion.accel[0], device[[1, 2, 0]] * [1, -1, -1], atol=1e-6)
     assert motion.accel_time[0] == pytest.approx(-0.012) and motion.gyro_time[0] == pytest.approx(-0.012)
     both = AriaRecording(gen1(calib=calibration(camera=turned, sensor=turned))).imu()  # they turn together
