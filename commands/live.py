@@ -33,8 +33,9 @@ import numpy as np
 from ..deploy import arrivals, events, exported, feeds
 from ..deploy.stream import Answer, Stream
 from ..engine import batches, runtime
-from ..imu import Imu, IMUError, State, motion_states
+from ..imu import Imu, IMUError
 from ..recordings import clips
+from ..recordings.sensors import State, motion_states
 from ..support import files
 from ..support.errors import EgoDistillError
 from ..support.tables import printable, scores_text
@@ -174,8 +175,8 @@ class Source:
         accel, gyro = (~np.isnan(readings[:, part]).any(axis=1) for part in (slice(3), slice(3, 6)))
         motion = Imu(times[accel], readings[accel, :3], times[gyro], readings[gyro, 3:])
         for state in motion_states(motion):
-            if state.name.endswith(" times"):
-                raise IMUError(f"{self.name}: {state.sentence}")
+            if state.fault == "times":
+                raise IMUError(f"{self.name}: {state.text}")
 
     def on_sample_clock(self, moment: float) -> float:
         """Return a time of the video on the clock of the samples."""
@@ -221,7 +222,7 @@ def open_source(a: argparse.Namespace, spec: clips.ClipSpec, report: Callable[[s
     pace = feeds.Pace(clock)
     video = open_frames(a, spec, clock, pace, report)
     timeout = math.inf if a.fast else feeds.TIMEOUT if a.timeout is None else a.timeout
-    lines = {"clock": clock, "report": report, "timeout": timeout, "units": False}  # the stream checks units
+    lines = {"clock": clock, "report": report, "timeout": timeout}
     samples, recorded = None, True
     if not spec.imu_samples:
         used = given_flags(a, "imu", "imu_follow", "imu_axes", "imu_reader") + table_flags(a)
@@ -791,7 +792,7 @@ class LiveRun:
     def note_state(self, state: State) -> None:
         """Print what is wrong with the input."""
         self.states.append(state)
-        self.output.note(f"warning: {state.name}: {state.sentence}")
+        self.output.note(f"warning: {state.name}: {state.text}")
 
     def run(self, *, fast: bool, seconds: float | None) -> None:
         """Read the source to its end, for some seconds, or until a signal. Errors of the input are for `report()`."""
@@ -871,7 +872,7 @@ class LiveRun:
             reason = self.problem or f"an answer needs {seconds:.2f} s of frames and samples together"
             if source.samples is not None and source.last == -math.inf:
                 reason = f"no sample came from {source.name}"
-            reason = "; ".join([reason, *(state.sentence for state in self.states)])
+            reason = "; ".join([reason, *(state.text for state in self.states)])
             raise EgoDistillError(f"{source.video.source}: no clip was classified: {reason}")
 
 

@@ -31,8 +31,9 @@ import torch
 
 from ..engine import batches, runtime
 from ..engine.runtime import Precision
-from ..imu import LARGEST_READING, MAX_GAP, CoverageError, Imu, State
+from ..imu import LARGEST_READING, MAX_GAP, CoverageError, Imu
 from ..recordings import clips
+from ..recordings.sensors import State
 from ..student import EgoDistill
 from ..support.errors import EgoDistillError, NoteWarning
 from .arrivals import FRAME_LEAD, Alignment, Clock, Frames, Schedule, Sensor, Stats, TimedFrame, Times
@@ -369,15 +370,18 @@ class Stream:
 
     def _add(self, seconds: np.ndarray, table: np.ndarray) -> bool:
         """Give each sensor its samples; return whether the clock of one was restarted."""
-        restarted = False
+        restarted, valid = False, np.abs(table) < LARGEST_READING  # NaN: False
+        whole = valid.all() and np.isfinite(seconds).all()  # nearly always
         for place, sensor in enumerate(self._sensors):
-            values = table[:, 3 * place : 3 * place + 3]
-            present = ~np.isnan(values).all(axis=1)
-            usable = present & np.isfinite(seconds) & (np.abs(values) < LARGEST_READING).all(axis=1)
-            wrong = int(np.count_nonzero(present & ~usable))
-            self._stats.samples += wrong
-            self._stats.invalid += wrong
-            stamps, readings, steps = seconds[usable], values[usable], len(sensor.steps)
+            part = slice(3 * place, 3 * place + 3)
+            stamps, readings, steps = seconds, table[:, part], len(sensor.steps)
+            if not whole:
+                present = ~np.isnan(readings).all(axis=1)
+                usable = present & np.isfinite(seconds) & valid[:, part].all(axis=1)
+                wrong = int(np.count_nonzero(present & ~usable))
+                self._stats.samples += wrong
+                self._stats.invalid += wrong
+                stamps, readings = seconds[usable], readings[usable]
             restarted |= sensor.add(stamps, readings)
             if not len(stamps):
                 continue
@@ -574,11 +578,8 @@ class Stream:
 
         | state | what was seen |
         | --- | --- |
-        | "accelerometer units", "gyroscope units", "sensors exchanged" | readings that are not in m/s2 and rad/s |
-        | "accelerometer times", "gyroscope times", "frame times" | times that are neither seconds nor nanoseconds |
-        | "... dead", "... frozen" | readings that are zero, or do not change, for 5 s |
-        | "... axes" | two axes that are equal, or one that is zero |
-        | "... rate" | fewer than half as many samples per second as the model reads |
+        | "accelerometer units" and others | those of `sensors.motion_states()`, about the last 11 s |
+        | "frame times" | times that are neither seconds nor nanoseconds |
         | "samples late", "samples double", "samples invalid" | more than 5 % of the last readings |
         | "no accelerometer", "no gyroscope", "no samples", "no frames" | an input that does not come, while others do |
         | "no input" | nothing has come for 5 s |
@@ -629,7 +630,7 @@ class Stream:
             if self.report is not None:
                 self.report(state)
             else:
-                warnings.warn(f"{state.name}: {state.sentence}", NoteWarning, stacklevel=3)
+                warnings.warn(f"{state.name}: {state.text}", NoteWarning, stacklevel=3)
 
     # --- Under the lock ------------------------------------------------------------------------------
 
@@ -714,6 +715,8 @@ class Stream:
         """Return the number of the last answer that is due."""
         schedule, slack = self._schedule, 0.0 if final else self.slack
         marks = [sensor.newest - slack for sensor in self._sensors]
+        if not final and max(marks) < schedule.stop(schedule.next):  # nearly always
+            return schedule.next - 1
         if not self.spec.imu_samples:
             return schedule.last_before(marks[0], schedule.stop)
         last = schedule.last_before(min(marks), schedule.grid_end if final else schedule.stop)

@@ -96,7 +96,7 @@ __all__ = [
 
 
 ANY_AXES = "any"  # of a student that reads samples of all axes; samples have some
-SINCE_BOOT = "as on a clock that runs since boot"  # in notes and errors
+SINCE_BOOT = "as on a clock that runs since boot"
 LARGEST_CLIP = 1 << 27  # pixels of all its frames: 128 frames of 1024 x 1024
 VIDEO_SUFFIXES = (".avi", ".insv", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 
@@ -449,7 +449,7 @@ class Recording:
             fields: The fields.
         """
         copy = object.__new__(type(self))
-        copy.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("samples", "bare")} | fields)
+        copy.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("samples", "bare", "boot")} | fields)
         copy.__post_init__()
         return copy
 
@@ -465,7 +465,7 @@ class Recording:
         Raise DataError for a field of one's own that JSON cannot hold.
         """
         fields, camera = self.__getstate__(), _own_name(self.own_reader)
-        if lost := set(self.__dict__) - set(fields) - {"samples", "info", "bare"}:
+        if lost := set(self.__dict__) - set(fields) - {"samples", "info", "bare", "boot"}:
             raise DataError(
                 f"{self.path}: {min(lost)!r} is no field of {camera}, so a store would not have it; make the class a "
                 f"frozen dataclass with this field"
@@ -576,6 +576,12 @@ class Recording:
             motion = self._since_boot(named).on_clock(self.imu_offset, self.imu_stretch)
         self.__dict__["samples"] = motion
 
+    def is_since_boot(self) -> bool:
+        """Return whether the times of the IMU lie behind the video, as far as it can be read; see `motion()`."""
+        with contextlib.suppress(ValueError, OSError):
+            self.motion()
+        return "boot" in self.__dict__
+
     def _since_boot(self, motion: Imu) -> Imu:
         """Return samples behind the end of the video from zero on, with a note, if they then overlap it.
 
@@ -595,6 +601,7 @@ class Recording:
         length = float(max(motion.accel_time[-1], motion.gyro_time[-1])) - first
         if start < duration or not -self.imu_stretch * length < self.imu_offset < duration:
             return motion
+        self.__dict__["boot"] = True
         lengths = f"{length:.1f} s of samples, {duration:.1f} s of video"
         if self.imu_offset == 0 and self.imu_stretch * length > 2 * duration + 60:
             raise IMUError(

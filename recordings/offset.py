@@ -28,9 +28,10 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from .. import cameras
-from ..imu import MAX_GAP, Imu, gravity_turns, read_imu
+from ..imu import MAX_GAP, Imu, read_imu
 from ..support.errors import DataError
 from ..video import Damage, VideoError, clock_zero, demux, open_video, probe, video_stream
+from .sensors import gravity_turns
 
 __all__ = [
     "Axes",

@@ -220,6 +220,75 @@ def test_no_closure_changes_its_surroundings(module):
     assert not any(isinstance(node, ast.Nonlocal) for node in ast.walk(tree(module)))
 
 
+FINDINGS = re.compile(r"(^|_)(notes|states|findings|sentence|health)$")  # what holds or returns findings
+
+
+def recognised(function: ast.AST) -> list[str]:
+    """The places where a function compares or searches a note, a sentence or the text of a state."""
+    nodes, bound = [*ast.walk(function)], []  # (target, value)
+    for node in nodes:
+        if isinstance(node, (ast.For, ast.comprehension)):
+            bound.append((node.target, node.iter))
+        elif isinstance(node, (ast.Assign, ast.NamedExpr)):
+            target = node.target if isinstance(node, ast.NamedExpr) else node.targets[0]
+            both = isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple)
+            bound += zip(target.elts, node.value.elts, strict=False) if both else [(target, node.value)]
+    named: set[str] = set()
+    for target, value in 2 * bound:  # `said = motion.notes` may stand below `for note in said`
+        if FINDINGS.search(source(value)) or source(value) in named:
+            named.update(part.id for part in ast.walk(target) if isinstance(part, ast.Name))
+
+    def is_finding(node: ast.AST) -> bool:
+        if isinstance(node, ast.Attribute):
+            return node.attr in ("text", "sentence") or (
+                node.attr == "name" and ast.unparse(node.value) in {"state", *named}
+            )
+        return isinstance(node, ast.Name) and node.id in named
+
+    found = []
+    for node in nodes:
+        read = []
+        if isinstance(node, ast.Compare) and isinstance(node.ops[0], (ast.Eq, ast.NotEq, ast.In, ast.NotIn)):
+            fixed = isinstance(node.ops[0], (ast.In, ast.NotIn)) and getattr(node.left, "attr", "") == "name"
+            read = [] if fixed else [node.left, *node.comparators]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            searches = node.func.attr in ("endswith", "startswith", "find", "index", "count")
+            read = [node.func.value] if searches else node.args if ast.unparse(node.func.value) == "re" else []
+        found += [ast.unparse(node)] * any(map(is_finding, read))
+    return found
+
+
+def source(node: ast.AST) -> str:
+    """The name that an expression reads or calls: `notes` of `self.notes`, `list(store.notes)[:3]` and `notes(x)`."""
+    while not isinstance(node, (ast.Name, ast.Attribute)):
+        inner = [getattr(node, field, None) for field in ("func", "value", "body")]
+        node = next((one for one in inner if isinstance(one, ast.AST)), None)
+        if node is None:
+            return ""
+    return getattr(node, "attr", getattr(node, "id", ""))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_finding_is_recognised_by_its_words(module):
+    """Who needs to know what is wrong compares the sensor and the fault of a state, or asks for it."""
+    functions = [node for node in ast.walk(tree(module)) if isinstance(node, ast.FunctionDef)]
+    assert sorted({place for function in functions for place in recognised(function)}) == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "return any(state.name.endswith(' times') for state in found)",
+        "said = motion.notes\n return [note for note in said if 'acceleration' in note]",
+        "found = self.axes_sentence() if self.axes else ''\n return found.endswith(LEANS)",
+        "for one in stream.health():\n  if re.search('frozen', one.text): return one",
+        "return [one for one in motion_states(motion) if one.name == 'gyroscope dead']",
+    ],
+)
+def test_a_finding_that_is_recognised_by_its_words_is_noticed(code):
+    assert len(recognised(ast.parse(f"def function():\n {code}").body[0])) == 1
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_public_names_exist(module):
     """And no module at the root has the name of one of the standard library, which would hide it in a checkout."""
