@@ -35,7 +35,7 @@ from .engine.distributed import Share
 from .engine.motion import RecordedMotion
 from .engine.runtime import Precision
 from .support import files
-from .support.errors import DataError, EgoDistillError, NoteWarning
+from .support.errors import DataError, EgoDistillError, NoteWarning, named
 from .support.names import is_same
 from .support.tables import counted
 
@@ -45,7 +45,7 @@ TRAINING_FORMAT = "egodistill training 2"
 SPEEDS = ("clips_per_second", "loader_share")  # of the history; a model file has no times, so that its bytes repeat
 SAME_RUN = (
     "Start again with the same model (built with the same seed, or loaded from the same file), clips and settings; or "
-    "give another path; or train anew into this one with --overwrite (overwrite=True)."
+    f"give another path; or train anew into this one with {named('overwrite', True)}."
 )
 # Settings that may change when a run is resumed.
 CHANGEABLE_SETTINGS = (
@@ -122,25 +122,25 @@ class Training:
 
     def __post_init__(self) -> None:
         batches.use_python_numbers(self)
-        batches.require_number("epochs", self.epochs, 1, whole=True)
-        batches.require_number("batch_size", self.batch_size, 2, whole=True)
-        batches.require_number("learning_rate", self.learning_rate, 0, above=True)
+        batches.require_number(named("epochs"), self.epochs, 1, whole=True)
+        batches.require_number(named("batch_size"), self.batch_size, 2, whole=True)
+        batches.require_number(named("learning_rate"), self.learning_rate, 0, above=True)
         if not isinstance(self.decay_epochs, (tuple, list, np.ndarray)):
             raise EgoDistillError(
-                f"decay_epochs must be a tuple of epochs, such as (30, 40); got {self.decay_epochs!r}"
+                f"{named('decay_epochs')} must be a tuple of epochs, such as (30, 40); got {self.decay_epochs!r}"
             )
         object.__setattr__(self, "decay_epochs", tuple(np.asarray(self.decay_epochs).tolist()))
         for step in self.decay_epochs:
-            batches.require_number("decay_epochs", step, 0)
-        batches.require_number("decay", self.decay, 0, 1, above=True)
+            batches.require_number(named("decay_epochs"), step, 0)
+        batches.require_number(named("decay"), self.decay, 0, 1, above=True)
         for name in ("warmup_epochs", "weight_decay"):
-            batches.require_number(name, getattr(self, name), 0)
+            batches.require_number(named(name), getattr(self, name), 0)
         if self.clip_norm is not None:
-            batches.require_number("clip_norm", self.clip_norm, 0, above=True)
-        batches.require_number("seed", self.seed, 0, 2**63, below=True, whole=True)
-        batches.require_number("label_smoothing", self.label_smoothing, 0, 1, below=True)
+            batches.require_number(named("clip_norm"), self.clip_norm, 0, above=True)
+        batches.require_number(named("seed"), self.seed, 0, 2**63, below=True, whole=True)
+        batches.require_number(named("label_smoothing"), self.label_smoothing, 0, 1, below=True)
         if self.schedule not in get_args(Schedule):
-            raise EgoDistillError(f"schedule must be 'step' or 'cosine'; got {self.schedule!r}")
+            raise EgoDistillError(f"{named('schedule')} must be 'step' or 'cosine'; got {self.schedule!r}")
         runtime.require_precision(self.precision)
         if not isinstance(self.augment, Augment):
             raise EgoDistillError(f"augment must be an Augment, such as Augment(crop=0.2); got {self.augment!r}")
@@ -380,7 +380,8 @@ def require_other_clips(store: Store, validation: Store) -> None:
     if list(validation.class_names) != list(store.class_names):
         raise EgoDistillError(
             f"validation has the classes {files.shorten(list(validation.class_names))}, but the training clips have "
-            f"{files.shorten(list(store.class_names))}; prepare both in one store, or with the same class_names"
+            f"{files.shorten(list(store.class_names))}; prepare both in one store, or with the same "
+            f"{named('class_names')}"
         )
     ids = [{clip["id"] for clip in getattr(one, "clips", ())} for one in (store, validation)]
     if both := sorted(ids[0] & ids[1]):
@@ -499,7 +500,7 @@ class TrainingLoop:
         if other and not self.settings.overwrite:
             raise DataError(f"{other}. {SAME_RUN}")
         if other:
-            print(f"{other}. Training anew, as --overwrite (overwrite=True) says.", file=sys.stderr)
+            print(f"{other}. Training anew, as {named('overwrite', True)} says.", file=sys.stderr)
         self.about["precision"] = self.pick_precision({"about": {}})
         return {"about": self.about, "precision": self.about["precision"]}
 
@@ -580,7 +581,7 @@ class TrainingLoop:
         if wanted == "bf16" and self.device.type == "cpu" and (layer := runtime.trained_conv3d(self.objective)):
             raise EgoDistillError(
                 f"{self.objective.stage}: on CPUs, torch's bf16 gradients of 3-D convolutions such as {layer} are "
-                f"wrong; train in fp32 (--precision fp32), or on a GPU"
+                f"wrong; train with {named('precision', 'fp32')}, or on a GPU"
             )
         if wanted != "auto":
             return runtime.pick_precision(self.device, wanted, self.objective)
@@ -825,7 +826,7 @@ class TrainingLoop:
 
     def other_precision(self) -> str:
         """Return the advice to train in fp32, for a message, or "" if the training is in fp32."""
-        return "" if self.about["precision"] == "fp32" else ", or train in fp32 (--precision fp32)"
+        return "" if self.about["precision"] == "fp32" else f", or train with {named('precision', 'fp32')}"
 
     def checkpoint_note(self) -> str:
         """Return a sentence about the last checkpoint for an error message."""

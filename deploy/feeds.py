@@ -37,6 +37,7 @@ import av.logging
 import numpy as np
 
 from ..imu import LARGEST_READING, Imu, IMUError, table_columns, unit_notes
+from ..support.errors import named
 from ..video import (
     LOCAL_FILES,
     OPEN_OPTIONS,
@@ -311,11 +312,11 @@ class VideoFeed:
         self.size = size
         self.live = self.kind != "file"
         if self.live and not realtime:
-            raise VideoError(f"{source}: only a file can be read faster than real time (realtime=False, --fast)")
+            fast = named("realtime", False, option="--fast")
+            raise VideoError(f"{source}: only a file can be read faster than real time, {fast}")
         if reconnect and self.kind != "address":
             raise VideoError(
-                f"{source}: a {self.kind}; only an address can be opened again after it is lost (reconnect, "
-                f"--reconnect)"
+                f"{source}: a {self.kind}; only an address can be opened again after it is lost ({named('reconnect')})"
             )
         self.length = math.nan
         if not self.live:

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from ..recordings import clips
 from ..student import Output, describe
 from ..support import files
-from ..support.errors import DataError, EgoDistillError
+from ..support.errors import DataError, EgoDistillError, named
 from ..support.names import Names
 from .motion import RecordedMotion
 from .refusal import known_names
@@ -157,7 +157,7 @@ PREPARATION = {
     "frames": "prepare(..., num_frames={spec.frames}) (`egodistill prepare --num-frames {spec.frames}`)",
     "clip": "prepare(..., clip_frames={spec.frames}, clip_size={spec.size}) "
     "(`egodistill prepare --clip-frames {spec.frames} --clip-size {spec.size}`)",
-    "imu": "prepare() (without --no-imu)",
+    "imu": "prepare() (`egodistill prepare` without --no-imu)",
     "audio": "prepare(..., audio=True) (`egodistill prepare --audio`)",
 }
 STUDENT_OPTIONS = {"frames": "num_frames", "size": "frame_size", "seconds": "clip_seconds"}  # {field: argument}
@@ -196,8 +196,8 @@ def arrays_of(model: Model, store: Store, *, classes: bool = True, way_out: str 
     for name in names:
         require_clips(model, store, name)
     if getattr(model, "class_names", None) is None and len(store.class_names):
-        named: Any = model  # a model of your own may lack the attribute
-        named.class_names = [str(name) for name in store.class_names]
+        own_model: Any = model  # a model of your own may lack the attribute
+        own_model.class_names = [str(name) for name in store.class_names]
     note_clips(model, store, names)
     return names
 
@@ -499,7 +499,7 @@ def require_clips(model: Model, store: Store, name: str) -> None:
         fitting = ", ".join(f"{names.get(k, k)}={theirs!r}" for k, (_, theirs) in different.items())
         other = "other clips"
         if name == "clip" and different.keys() <= {"frames", "size"}:
-            other = f"clips for it (--clip-frames {ours.frames} --clip-size {ours.size})"
+            other = f"clips for it with {named('clip_frames', ours.frames)} and {named('clip_size', ours.size)}"
         raise EgoDistillError(
             f"the array {name!r} of the store does not fit the model: {'; '.join(faults)}. Build the model with "
             f"{fitting}, or prepare {other}"
@@ -631,18 +631,18 @@ def require_teacher(store: Store, teacher: str, *outputs: str) -> list[str]:
     if not isinstance(teacher, str):
         raise EgoDistillError(
             f"teacher is a {type(teacher).__name__}; give the name of its outputs in the store, such as "
-            f"{getattr(teacher, 'name', 'x3d')!r}, which teachers.extract() writes"
+            f"{getattr(teacher, 'name', 'x3d')!r}, which {named('teachers.extract()')} writes"
         )
     names = [f"{teacher}.{output}" for output in outputs]
     for name in names:
         if name not in store.names:
             known = [array.removesuffix(".feature") for array in store.names if array.endswith(".feature")]
             if not known:
-                written = "teachers.extract() (`egodistill extract`) writes them"
-                raise EgoDistillError(f"{name_of(store)}: has outputs of no teacher; {written}")
+                writes = f"{named('teachers.extract()')} writes them"
+                raise EgoDistillError(f"{name_of(store)}: has outputs of no teacher; {writes}")
             raise EgoDistillError(
                 f"the store has no array {name!r}; it has outputs of: {', '.join(known)}. Give one of "
-                f"these names, or write the outputs of another teacher with teachers.extract() (`egodistill extract`)"
+                f"these names, or write the outputs of another teacher with {named('teachers.extract()')}"
             )
     return names
 
@@ -659,8 +659,8 @@ def require_labels(store: Store, *, some: bool = False) -> None:
     if count and count == len(store):
         raise EgoDistillError(
             f"none of the {count} clips has a label, which this needs; without labels, a student learns from a "
-            f"teacher's outputs (prepare or extract them, then distill), and agreement() (`egodistill evaluate`) "
-            f"compares with them"
+            f"teacher's outputs (prepare or extract them, then distill), and "
+            f"{named('agreement()', option='`egodistill evaluate`')} compares with them"
         )
     if count and not some:
         raise EgoDistillError(
@@ -721,7 +721,7 @@ def require_number(
     """Raise EgoDistillError unless a setting is a finite number in a range.
 
     Args:
-        name: Name of the setting, for the message.
+        name: The setting as the message names it, such as `named("alpha")`; of the limits, its first word.
         value: Its value, of any type.
         least: The smallest number allowed.
         most: The largest number allowed.
@@ -730,16 +730,18 @@ def require_number(
         whole: Require an integer.
 
     >>> from egodistill import batches
-    >>> batches.require_number("alpha", 1.5, 0, 1)
+    >>> from egodistill.support.errors import named
+    >>> batches.require_number(named("alpha"), 1.5, 0, 1)
     Traceback (most recent call last):
     ...
-    egodistill.EgoDistillError: alpha must be a number, 0 <= alpha <= 1; got 1.5
+    egodistill.EgoDistillError: alpha (--alpha) must be a number, 0 <= alpha <= 1; got 1.5
     """
     fits = isinstance(value, numbers.Integral if whole else numbers.Real) and not isinstance(value, bool)
     fits = fits and math.isfinite(value)
     fits = fits and (least < value if above else least <= value) and (value < most if below else value <= most)
     if not fits:
-        limits = f"{least} {'<' if above else '<='} {name}" if math.isfinite(least) else name
+        word = name.split()[0]
+        limits = f"{least} {'<' if above else '<='} {word}" if math.isfinite(least) else word
         limits += f" {'<' if below else '<='} {most}" if math.isfinite(most) else ""
         raise EgoDistillError(f"{name} must be a {'whole ' if whole else ''}number, {limits}; got {value!r}")
 
@@ -782,7 +784,7 @@ def read_batches(
     torch.Size([4, 422, 6]) tensor([0, 1, 2, 3])
     torch.Size([2, 422, 6]) tensor([4, 5])
     """
-    require_number("batch_size", batch_size, 1, whole=True)
+    require_number(named("batch_size"), batch_size, 1, whole=True)
     source = _Source(store, names, device, change)
     parts = [part if pick is None else pick(part) for part in rows.split(batch_size) if len(part)]
     return files.read_ahead(parts, source.read)
@@ -850,13 +852,13 @@ class Augment:
     def __post_init__(self) -> None:
         use_python_numbers(self)
         for name in ("crop", "jitter", "shift"):
-            require_number(name, getattr(self, name), 0, 1, below=True)
+            require_number(named(name), getattr(self, name), 0, 1, below=True)
         paths = (self.motion,) if isinstance(self.motion, (str, os.PathLike)) else self.motion
         try:
             object.__setattr__(self, "motion", tuple(map(os.fspath, paths)))
         except TypeError as error:
             raise EgoDistillError(
-                f"motion must be paths of recordings, such as ('walk.csv',); got {paths!r}"
+                f"{named('motion')} must be paths of recordings, such as ('walk.csv',); got {paths!r}"
             ) from error
 
     def changes(self, name: str) -> bool:

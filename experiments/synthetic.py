@@ -62,7 +62,7 @@ import numpy as np
 import torch
 
 from ..support import files
-from ..support.errors import EgoDistillError
+from ..support.errors import EgoDistillError, named
 from ..support.processes import Processes, Watch
 from . import props, scene
 from .behaviour import (
@@ -154,7 +154,7 @@ class Request:
             if getattr(self, name) < 0:
                 raise WorldError(f"{name} must be an integer of at least 0; got {getattr(self, name)}")
         if not 0 <= self.label_noise < 1:
-            raise WorldError(f"label_noise must be at least 0 and less than 1; got {self.label_noise}")
+            raise WorldError(f"{named('label_noise')} must be at least 0 and less than 1; got {self.label_noise}")
         if not 0 <= self.coupling <= 1:
             raise WorldError(f"coupling must be between 0 and 1; got {self.coupling}")
         if not 0 <= self.shutter <= 1 / FRAME_RATE:

@@ -20,6 +20,7 @@ __all__ = [
     "NoteWarning",
     "in_words",
     "meant",
+    "named",
 ]
 
 CLIP_SECONDS = 64 / 30  # 64 frames at 30 frames per second, the clips of the paper's teachers
@@ -81,3 +82,25 @@ def meant(word: str, known: Iterable[str]) -> str:
     names = {name.strip("-"): name for name in known}  # of options the dashes are alike
     close = difflib.get_close_matches(word.strip("-"), names, 1)
     return f". Did you mean {names[close[0]]}?" if close else ""
+
+
+def named(argument: str, *value: object, option: str = "") -> str:
+    """Return an argument with the option that gives it to a command: an error says both.
+
+    Args:
+        argument: Its name, or that of a function that a command runs, such as "teachers.extract()".
+        value: Its value, if the error says one.
+        option: The option, if it is not the name with hyphens, or the command, if it is not called as the function.
+
+    >>> from egodistill.support.errors import named
+    >>> named("max_gap"), named("split_by", "stretch"), named("overwrite", True)
+    ('max_gap (--max-gap)', "split_by='stretch' (--split-by stretch)", 'overwrite=True (--overwrite)')
+    >>> named("seed", option="--split-seed"), named("out=FILE"), named("teachers.extract()")
+    ('seed (--split-seed)', 'out=FILE (--out FILE)', 'teachers.extract() (`egodistill extract`)')
+    """
+    if argument.endswith("()"):
+        rule = f"`egodistill {argument[:-2].rpartition('.')[2]}`"
+    else:
+        shown = [str(one) for one in value if one is not True]
+        rule = " ".join(["--" + argument.replace("_", "-").replace("=", " "), *shown])
+    return f"{'='.join([argument, *map(repr, value)])} ({option or rule})"

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from . import holders
-from .errors import DataError, EgoDistillOSError
+from .errors import DataError, EgoDistillOSError, named
 from .names import is_same, real_path
 
 try:
@@ -261,7 +261,7 @@ def check_output(
             raise DataError(f"{path}: may be the IMU of {source}, an input of this command; give another path")
     if not overwrite:
         why = "" if ours is None else " and is not an earlier result"
-        raise DataError(f"{path}: already exists{why}; give another path, or --overwrite")
+        raise DataError(f"{path}: already exists{why}; give another path, or {named('overwrite', True)}")
 
 
 def training_file(out: str | os.PathLike) -> Path:
@@ -286,8 +286,8 @@ def require_log(checkpoint: str | os.PathLike) -> None:
             if isinstance(row, dict) and "epoch" in row:
                 return
     raise DataError(
-        f"{path}: the log of the training goes here, but this is not the log of one; move it, or give another --out "
-        f"(out=)"
+        f"{path}: the log of the training goes here, but this is not the log of one; move it, or give another "
+        f"{named('out')}"
     )
 
 
