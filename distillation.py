@@ -234,7 +234,9 @@ class StudentSettings:
         arguments = self.arguments() | ({} if feature_dim is None else {"feature_dim": feature_dim})
         kind = arguments.pop("student_class", EgoDistill)
         if not (isinstance(kind, type) and issubclass(kind, EgoDistill)):
-            raise EgoDistillError(f"student_class={self.student_class}: give a class that inherits from EgoDistill")
+            raise EgoDistillError(
+                f"{named('student_class', self.student_class)}: give a class that inherits from EgoDistill"
+            )
         return kind(num_classes, **arguments, **clips)
 
 

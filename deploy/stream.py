@@ -225,7 +225,8 @@ class Stream:
             raise EgoDistillError(f"gate must be a function, or a gate such as gates.Turned(0.4); got {gate!r}")
         longest = gate.seconds if isinstance(gate, Period) else period or 0.0
         if longest > max_age:
-            raise EgoDistillError(f"the period must be at most {named('max_age')}, {max_age:g} s; got {longest}")
+            most = f"at most {named('max_age')}, {max_age:g} s"
+            raise EgoDistillError(f"the {named('period')} must be {most}; got {longest}")
         if gate is not None and not self.spec.imu_samples:
             raise EgoDistillError("gate is asked about head motion, and this model reads none; give period instead")
         rate = self.spec.imu_rate

@@ -261,7 +261,7 @@ def check_output(
             raise DataError(f"{path}: may be the IMU of {source}, an input of this command; give another path")
     if not overwrite:
         why = "" if ours is None else " and is not an earlier result"
-        raise DataError(f"{path}: already exists{why}; give another path, or {named('overwrite', True)}")
+        raise DataError(f"{path}: already exists{why}; give another path, or --overwrite")
 
 
 def training_file(out: str | os.PathLike) -> Path:

@@ -776,6 +776,63 @@ def test_every_option_arrives_where_it_acts(command, number, tmp_path, monkeypat
             assert known and all(one == value for one in known), (place, found)
 
 
+# {command: (words, the function that takes its options)}
+BUILT = "--out x.pt --image-encoder resnet10x4 --image-weights none"
+DOORS = {
+    "predict": ("v.mp4 --student a.pt", inference, "predict"),
+    "live": ("v.mp4 --student a.pt --imu a.csv --fast --frames newest", live, "Stream"),
+    "prepare": ("t.csv --out s", data, "prepare"),
+    "segments": ("t.csv", egodistill.datasets.annotations, "read_annotations"),
+    "transcode": ("v.mp4 --out c", egodistill.commands.recordings, "transcode"),
+    "finetune": (f"folder --architecture student {BUILT}", distillation, "finetune"),
+    "pretrain": (f"folder --teacher t {BUILT}", distillation, "pretrain_imu"),
+    "distill": (f"folder --teacher t {BUILT}", distillation, "distill"),
+}
+
+
+@pytest.mark.parametrize("command", DOORS)
+def test_a_command_and_its_function_refuse_a_value_in_the_same_words(command, tmp_path, monkeypatch, capsys):
+    """They name both the argument and the option. No number may be nan, but those that are used with the samples."""
+    words, place, function = DOORS[command]
+    parser, real, told = option_parser(command), getattr(place, function), {"imu_offset", "imu_stretch"}
+    spies = spies_for_all_commands(monkeypatch, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    run(capsys, command, *words.split())
+    given, values = spies.calls[function][-1], [data.Windows()]
+    monkeypatch.setattr(place, function, real)
+    if settings := given.get("settings"):
+        student = replace(egodistill.EPIC_KITCHENS.student, image_encoder="resnet10x4", image_weights=None)
+        given, values = {}, [student, settings.augment, settings]
+
+    def refusal(name, value):
+        """What the function, or what it takes, says about a value."""
+        try:
+            if name in given:
+                return real(**given | {name: value})
+            taken = replace(next(one for one in values if name in vars(one)), **{name: value})
+            return taken.build(4) if hasattr(taken, "build") else None
+        except Exception as error:
+            return str(error)
+
+    for action in parser._actions:
+        option, name = f"--{action.dest.replace('_', '-')}", action.dest
+        if option in words or action.nargs == 0 or not any(name in one for one in (given, *map(vars, values))):
+            continue
+        for bad in ("nan", "-1", "0", "99999999999", "nonsense"):
+            try:
+                value = getattr(parser.parse_args([*words.split(), option, bad]), name)
+            except SystemExit:  # the parser refuses it
+                continue
+            said = str(refusal(name, value))
+            if name in said:
+                capsys.readouterr()
+                assert option in said and cli.main([command, *words.split(), option, bad]) == 1
+                found = capsys.readouterr().err
+                assert found == f"\negodistill {command}: {said}\n" or f"{command}: {option}: " in found  # a rule of it
+                told.add(name)
+        assert action.type is not float or name in told, name
+
+
 def exported(path) -> dict:
     Path(path).write_text("x")
     return {"file": Path(path).name, "run": "python"}
