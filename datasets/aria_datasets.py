@@ -417,8 +417,7 @@ class EgoExoVideos(Videos):
     def __init__(self, root: Path, audio: bool) -> None:
         super().__init__(root if (root / "takes.json").is_file() else Path(os.path.normpath(root / "..")), audio)
         if not (self.root / "takes.json").is_file():
-            told = f"give the folder of the data set ({named('root')}), which has it"
-            raise DataError(f"{root / 'takes.json'}: not there; {told}")
+            raise DataError(f"{root / 'takes.json'}: not there; give the folder that has it as {named('root')}")
         self.takes: dict[str, tuple[str, dict[str, Any]]] = {}
         entries: dict[str, dict[str, Any]] = {}
         for where, _, take in json_items(self.root / "takes.json"):

@@ -104,7 +104,7 @@ def read_labels(
         split = splits[drawn[video]]
         found.append(Segment(own_id, video, *start_and_stop(where, start, stop), label, split=split))
     if not found:
-        chosen = f" of {tier!r} ({named('tier')})" if tier else ""
+        chosen = f" of {named('tier', tier)}" if tier else ""
         why = ", ".join(f"{reason}: {count}" for reason, count in dropped.items())
         raise DataError(
             f"{path}: no labelled segment{chosen}; its tiers: {listed or 'none'}; left out: {why or 'nothing'}"
@@ -114,7 +114,7 @@ def read_labels(
         shared = last.video == one.video and last.stop > one.start
         if shared and tiers[last.id] != tiers[one.id]:
             both = f"{one.label!r} of {tiers[one.id]!r} overlaps {last.label!r} of {tiers[last.id]!r} ({rows[last.id]})"
-            raise DataError(f"{path}, {rows[one.id]}: {both}; choose one ({named('tier')}) of {listed}")
+            raise DataError(f"{path}, {rows[one.id]}: {both}; choose one of {listed} with {named('tier')}")
         last = last if shared and last.stop > one.stop else one
     return SegmentList(found, dropped, Origin(str(path), rows, drawn=True, notes=tuple(dict.fromkeys(notes))))
 
@@ -137,7 +137,7 @@ def _video(where: str, folder: Path, names: Iterable[object], advice: str = "") 
         if found := next((one for one in tried if os.path.isfile(folder / one)), None):
             return str(folder / found)
     raise DataError(
-        f"{where}: no video of {texts} in {folder}; put it there, or give its folder ({named('root')}){advice}"
+        f"{where}: no video of {texts} in {folder}; put it there, or give its folder as {named('root')}{advice}"
     )
 
 

@@ -316,7 +316,8 @@ class VideoFeed:
             raise VideoError(f"{source}: only a file can be read faster than real time, {fast}")
         if reconnect and self.kind != "address":
             raise VideoError(
-                f"{source}: a {self.kind}; only an address can be opened again after it is lost ({named('reconnect')})"
+                f"{source}: a {self.kind}; only an address can be opened again after it is lost, by "
+                f"{named('reconnect')}"
             )
         self.length = math.nan
         if not self.live:

@@ -799,7 +799,7 @@ def neon_recording(path: Path) -> Recording | None:
     if count and count != len(stamps):
         raise DataError(
             f"{path}: has {count} frames, but {times.name} beside it has {len(stamps)} rows, so its clock is unknown; "
-            f"give the original scene video, or the IMU and its clock ({named('imu')}, {named('imu_offset')})"
+            f"give the original scene video, or the IMU and its clock, {named('imu')} and {named('imu_offset')}"
         )
     length = float(stamps[-1] - stamps[0]) * 1e-9
     stretch = (last - first) / length if length > 0 < last - first else 1.0

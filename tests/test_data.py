@@ -420,7 +420,7 @@ def test_bad_clips_are_reported_and_the_rest_survives(kitchen, tmp_path, workers
     options = OPTIONS | {"workers": workers}
     with pytest.raises(
         data.DataError,
-        match=r"5 of 12 clips \(41.7%\).*max_bad = 10.0%.*again with retry_failed=True .*start or stop.*another folder",
+        match=r"5 of 12 clips \(41.7%\).*max_bad .*10.0%.*again with retry_failed=True .*start or stop.*another folder",
     ):
         data.prepare(segments, tmp_path / "s", **options)
     with pytest.warns(UserWarning, match=r"5 of 12 clips \(41.7%\) could not be prepared"):

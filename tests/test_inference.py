@@ -279,7 +279,7 @@ def test_measure_keeps_to_its_time():
         assert cost.ms_per_clip >= 9.9
     cost = measure(Slow(6, 3), batch_size=1, device="cpu", precision="fp32", repeats=99, seconds=0.2)
     assert 2 <= cost.repeats <= 10
-    with pytest.raises(EgoDistillError, match="batch_size=0 and repeats=10 must be at least 1"):
+    with pytest.raises(EgoDistillError, match=r"batch_size=0 .* and repeats=10 .* must be at least 1"):
         measure(small(), batch_size=0)
 
 

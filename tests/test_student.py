@@ -133,7 +133,7 @@ def test_a_student_with_the_spectrum_sees_the_net_turn_and_no_gravity(tmp_path):
     again = EgoDistill.load(tmp_path / "s.pt")
     assert type(again.imu_encoder) is student.IMUSpectrum and torch.equal(again(frames, imu).logits, plain.logits)
     with pytest.raises(
-        ValueError, match="imu_encoder='spektrum' must be 'cnn', 'spectrum', 'filterbank', 'filterbank-unsure'"
+        ValueError, match=r"imu_encoder='spektrum' .* must be 'cnn', 'spectrum', 'filterbank', 'filterbank-unsure'"
     ):
         small(imu_encoder="spektrum")
     with pytest.raises(ValueError, match="imu_vector='mean' is for a map over time"):
@@ -189,8 +189,8 @@ def test_a_student_without_frames(tmp_path):
         (lambda: small(imu_encoder=None).encode_imu(imu), "reads frames alone, and no imu"),
         (lambda: small(imu_encoder=None)(frames, imu), r"reads frames alone: model\(frames\)"),
         (lambda: small(image_encoder=None, imu_encoder=None), "frames, head motion or both"),
-        (lambda: small(image_encoder=None, num_frames=2), "num_frames and image_weights are for frames"),
-        (lambda: small(image_encoder=None, image_weights="w.pt"), "num_frames and image_weights are for frames"),
+        (lambda: small(image_encoder=None, num_frames=2), "are for frames, which"),
+        (lambda: small(image_encoder=None, image_weights="w.pt"), "are for frames, which"),
     ):
         with pytest.raises(ValueError, match=words):
             call()
@@ -649,9 +649,11 @@ def test_pretraining_needs_a_student_in_steps():
 def test_a_clip_has_a_bounded_size():
     """The size of frames is in no tensor, so a forged file could ask for any."""
     options = {"image_weights": None, "image_encoder": "resnet10x4"}
-    with pytest.raises(ValueError, match="num_frames=64 of frame_size=4096 pixels are too large"):
+    with pytest.raises(ValueError, match=r"num_frames=64 .* of frame_size=4096 pixels are too large"):
         EgoDistill(4, num_frames=64, frame_size=4096, **options)
-    with pytest.raises(ValueError, match="frame_size=131073 must be a whole number, at least 1 and at most 131072"):
+    with pytest.raises(
+        ValueError, match="frame_size must be a whole number, at least 1 and at most 131072; got 131073"
+    ):
         EgoDistill(4, frame_size=131073, **options)
 
 

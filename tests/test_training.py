@@ -47,9 +47,9 @@ def test_decay_epochs_are_a_tuple():
     for given in ((2, 3), [2, 3], np.array([2, 3])):
         assert training.Training(decay_epochs=given).decay_epochs == (2, 3)
     assert training.Training(decay_epochs=()).learning_rate_at(49) == 1e-4
-    with pytest.raises(EgoDistillError, match=r"decay_epochs must be a tuple of epochs, such as \(30, 40\); got 1"):
+    with pytest.raises(EgoDistillError, match=r"decay_epochs .* must be a tuple of epochs, such as \(30, 40\); got 1"):
         training.Training(decay_epochs=1)
-    with pytest.raises(EgoDistillError, match="decay_epochs must be a number, 0 <= decay_epochs; got -1"):
+    with pytest.raises(EgoDistillError, match=r"decay_epochs .* must be a number, 0 <= decay_epochs; got -1"):
         training.Training(decay_epochs=(2, -1))
 
 

@@ -162,8 +162,8 @@ def test_a_command_that_is_ended_leaves_no_temporary_file(sample_data, tmp_path,
         ("predict notes.txt --student student.pt", "notes.txt: cannot be opened"),
         # Before any work: neither of the other two files is there.
         ("predict none.mp4 --student none.pt --out x.txt", "--out must end in .csv or .json"),
-        ("predict walk.mp4 --student student.pt --device nonsense", "leave it out (--device)"),
-        ("synthesize world --train-acts 1", "--train-acts=1"),
+        ("predict walk.mp4 --student student.pt --device nonsense", "leave out device (--device)"),
+        ("synthesize world --train-acts 1", "train_acts (--train-acts): 1"),
         ("demo --out full", "full: is not empty and holds no demo"),
         ("demo --out other", "other: is not empty and holds no demo"),
         ("demo --out notes.txt", "notes.txt"),
@@ -249,9 +249,12 @@ def test_an_error_of_a_stage_names_it_once(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("command", "option"),
     [
-        ("distill s --out o.pt", "--image-weights FILE, or --image-weights none"),
+        ("distill s --out o.pt", "image_weights=None (--image-weights none)"),
         ("prepare table.csv --out o --no-imu --end-features imagenet", "--end-features FILE"),
-        ("extract s --architecture mc3_18 --pretrained torchvision", "give the file itself, --pretrained FILE\n"),
+        (
+            "extract s --architecture mc3_18 --pretrained torchvision",
+            "give the file itself, checkpoint=FILE (--pretrained FILE)\n",
+        ),
         (
             "compare s --out o --methods VisOnly --num-frames 1 --seeds 0",
             "--pretrained NAME=FILE, or NAME=none for random weights; NAME: students,",
