@@ -234,9 +234,7 @@ class StudentSettings:
         arguments = self.arguments() | ({} if feature_dim is None else {"feature_dim": feature_dim})
         kind = arguments.pop("student_class", EgoDistill)
         if not (isinstance(kind, type) and issubclass(kind, EgoDistill)):
-            raise EgoDistillError(
-                f"{named('student_class', self.student_class)}: give a class that inherits from EgoDistill"
-            )
+            raise EgoDistillError(f"{named('student_class', self.student_class)}: give a subclass of EgoDistill")
         return kind(num_classes, **arguments, **clips)
 
 
@@ -690,9 +688,7 @@ def pretrain_imu(
             f"student.Student and EgoDistill; train another model with {named('distill()')} or {named('finetune()')}"
         )
     if teacher is None and settings.l1_weight:
-        raise EgoDistillError(
-            f"L_1 needs a teacher: pass {named('teacher=NAME')}, or {named('l1_weight', 0)} to train with L_NCE alone"
-        )
+        raise EgoDistillError(f"L_1 needs {named('teacher')}; {named('l1_weight', 0)} trains with L_NCE alone")
     if not any(True for _ in getattr(model, "imu_encoder", model).parameters()):
         raise EgoDistillError(
             f"{type(model.imu_encoder).__name__} has no weights, so there is nothing that stage 1 is for; go on with "

@@ -259,9 +259,8 @@ class Imu:
         sensors = (("accelerometer", self.accel_time, self.accel), ("gyroscope", self.gyro_time, self.gyro))
         for i, (sensor, stamps, values) in enumerate(sensors):
             if (share := covered[:, i].mean()) < min_coverage:
-                usual = self.median_steps[i]
-                over = f"over max_gap={max_gap} (--max-gap)"
-                why = f"; its samples are {usual:.3f} s apart, {over}" if usual > max_gap else ""
+                dt = self.median_steps[i]
+                why = f"; its samples are {dt:.3f} s apart, over max_gap={max_gap} (--max-gap)" if dt > max_gap else ""
                 if len(stamps) and (stamps[-1] < grid[0] or stamps[0] > grid[-1]):
                     where = f"{stamps[0]:.1f} to {stamps[-1]:.1f} s"
                     why += f"; its samples are from {where}; is their clock right (`egodistill check`)?"

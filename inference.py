@@ -532,8 +532,7 @@ def measure(
     """
     batches.require_model(model)
     if batch_size < 1 or repeats < 1:
-        given = f"{named('batch_size', batch_size)} and {named('repeats', repeats)}"
-        raise EgoDistillError(f"{given} must be at least 1")
+        raise EgoDistillError(f"{named('batch_size', batch_size)} and {named('repeats', repeats)} must be at least 1")
     place = runtime.pick_device(device)
     picked = runtime.pick_precision(place, precision, model)
     agreement: dict[str, float] = {}

@@ -172,9 +172,7 @@ def todays_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     elif encoder is None or (isinstance(encoder, str) and encoder == "cnn"):
         encoder = None
     else:
-        raise ValueError(
-            "a student with use_imu=False (--no-imu) has no imu_encoder (--imu-encoder); leave one of them out"
-        )
+        raise ValueError("with use_imu=False (--no-imu) there is no imu_encoder (--imu-encoder); leave one of them out")
     return {**given, "use_imu": use_imu, "imu_encoder": encoder}
 
 
@@ -298,13 +296,11 @@ class EgoDistill(nn.Module):
         sizes |= {"imu_samples": imu_samples, "frame_size": frame_size or 1, "num_frames (--num-frames)": num_frames}
         for name, size in sizes.items():
             if not (isinstance(size, numbers.Integral) and 1 <= size <= LARGEST_SIZE):
-                allowed = f"a whole number, at least 1 and at most {LARGEST_SIZE}"
-                raise ValueError(f"{name} must be {allowed}; got {size!r}")
+                raise ValueError(f"{name} must be a whole number, at least 1 and at most {LARGEST_SIZE}; got {size!r}")
         if not (isinstance(fusion_layers, numbers.Integral) and 0 <= fusion_layers <= LARGEST_DEPTH):
             raise ValueError(f"fusion_layers={fusion_layers!r} must be a whole number, at most {LARGEST_DEPTH}")
         if num_frames * (frame_size or 1) ** 2 > LARGEST_CLIP:
-            frames = f"num_frames={num_frames} (--num-frames)"
-            raise ValueError(f"{frames} of frame_size={frame_size} pixels are too large for a clip")
+            raise ValueError(f"num_frames={num_frames} (--num-frames) of frame_size={frame_size} pixels are too large")
         if sampling not in SAMPLING:
             raise ValueError(f"sampling={sampling!r} must be one of {', '.join(SAMPLING)}")
         if not isinstance(imu_axes, str):
@@ -364,8 +360,9 @@ class EgoDistill(nn.Module):
                         f"{', '.join(map(repr, PLAIN_NUMBERS))}, a network of your own, or None for frames alone"
                     )
                 if imu_vector != "flatten":
-                    mean = "imu_vector='mean' (--imu-vector mean)"
-                    raise ValueError(f"{mean} is for a map over time, and a {imu_encoder} has none")
+                    raise ValueError(
+                        f"imu_vector='mean' (--imu-vector) is for maps over time; a {imu_encoder} has none"
+                    )
                 if imu_encoder == "spectrum":
                     self.imu_encoder = IMUSpectrum(imu_samples, imu_rate)
                 else:
@@ -1014,8 +1011,7 @@ def build_image_encoder(name: str, weights: Weights) -> tuple[nn.Module, int]:
         reason = "FILE.py:NAME is for commands, in Python give the class itself" if ":" in name else reason
         raise ValueError(
             f"image_encoder={name!r} (--image-encoder) cannot be used: {reason}. Give 'resnet18', "
-            f"'mobilenet_v3_large' or another (student.IMAGE_ENCODERS in Python lists them), or 'resnet10xW', 10 "
-            f"layers of width W"
+            f"'mobilenet_v3_large' or another (student.IMAGE_ENCODERS lists all), or 'resnet10xW', 10 layers of width W"
         )
     if isinstance(weights, str) and weights == "imagenet":
         if small:
@@ -1034,8 +1030,7 @@ def pick_frame_size(name: str, size: int | None) -> int:
     """Return the frame size, by default that of the ImageNet weights. Raise ValueError if the network needs another."""
     own = IMAGE_ENCODERS.get(name, 224)
     if size is not None and size != own and name.startswith("vit_"):
-        frames = f"frames of {own} pixels; got frame_size={size}"
-        raise ValueError(f"image_encoder={name!r} (--image-encoder) needs {frames}")
+        raise ValueError(f"image_encoder={name!r} (--image-encoder) needs {own}-pixel frames; got frame_size={size}")
     return own if size is None else size
 
 

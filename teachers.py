@@ -213,8 +213,7 @@ def load(
         )
     if progress:
         nameless = checkpoint is not None and class_names is None
-        naming = f"unless {named('class_names')} names them"
-        note = f"; its {count} classes have numbers for names, {naming}" if nameless else ""
+        note = f"; its {count} classes have numbers for names, unless class_names names them" if nameless else ""
         print(f"{name}: {origin} ({pixels.channels} clips){note}", file=sys.stderr)
     about = {"feature_dim": net.feature_dim, "class_names": labels, "name": name, "origin": origin}
     return Teacher(net, clip_spec=spec, pixels=pixels, **about).eval()
@@ -228,8 +227,9 @@ def torchvision_file(name: str) -> Path:
     try:
         return torchvision_teachers.weights_file(MODELS[name].torchvision)
     except student.DownloadError as error:
-        file = named("checkpoint=FILE", option="--pretrained FILE")
-        raise TeacherError(f"{error.problem}, or give the file itself, {file}") from error
+        raise TeacherError(
+            f"{error.problem}, or give {named('checkpoint=FILE', option='--pretrained FILE')}"
+        ) from error
 
 
 def kinetics_classes() -> list[str]:
@@ -545,8 +545,7 @@ class Extraction:
         if len(store.class_names) and list(store.class_names) != self.teacher.class_names:
             raise TeacherError(
                 f"{store.path}: the store has the classes {files.shorten(list(store.class_names))}, the teacher "
-                f"{self.teacher.name!r} has {files.shorten(self.teacher.class_names)}; prepare with "
-                f"{named('class_names')}"
+                f"{self.teacher.name!r} has {files.shorten(self.teacher.class_names)}; give {named('class_names')}"
             )
         claim, arrays = claim_arrays(self.teacher, store, self.identity)
 

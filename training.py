@@ -380,8 +380,7 @@ def require_other_clips(store: Store, validation: Store) -> None:
     if list(validation.class_names) != list(store.class_names):
         raise EgoDistillError(
             f"validation has the classes {files.shorten(list(validation.class_names))}, but the training clips have "
-            f"{files.shorten(list(store.class_names))}; prepare both in one store, or with the same "
-            f"{named('class_names')}"
+            f"{files.shorten(list(store.class_names))}; prepare both in one store, or with the same class_names"
         )
     ids = [{clip["id"] for clip in getattr(one, "clips", ())} for one in (store, validation)]
     if both := sorted(ids[0] & ids[1]):

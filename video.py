@@ -361,8 +361,8 @@ class FrameReader:
         start, stop = self.hole
         if start <= self._tick(max(seconds, 0.0)) < stop < math.inf:
             start, stop = self._seconds(start), self._seconds(stop)
-            over = f"over max_hold (--max-hold), {self.max_hold:g} s"
-            reason = f"none begins between {start:.3f} and {stop:.3f} s, which is {over}"
+            reason = f"none begins between {start:.3f} and {stop:.3f} s, "
+            reason += f"which is over max_hold (--max-hold), {self.max_hold:g} s"
         return VideoError(f"{self.video}: no frame at {seconds:.3f} s: {reason}")
 
     def holes(self) -> list[tuple[float, float]]:

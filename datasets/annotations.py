@@ -107,17 +107,15 @@ def read_annotations(
             f"{path}: has labels, whose segments are the clips; {named('stride')}, {named('split_by')} and "
             f"{named('test_share')} are for recordings without labels: a folder, or a table without the column label"
         )
+    told = named("seed", option="--split-seed")
     if seed is not None and kind not in ("ego4d", "recordings"):
-        told = named("seed", option="--split-seed")
         raise DataError(f"{path}: its splits are fixed; {told} is for Ego4D and recordings without labels")
     if seed is not None and windows is not None and windows.split_by == "stretch":
         raise DataError(
-            f"{path}: stretches do not depend on a seed; leave out {named('seed', option='--split-seed')}, or use "
-            f"{named('split_by', 'recording')}"
+            f"{path}: stretches do not depend on a seed; leave out {told}, or use {named('split_by', 'recording')}"
         )
     if min_instances is not None and own:
-        told = f"{named('min_instances')} is for public data sets"
-        raise DataError(f"{path}: {told}; remove rare classes from your table instead")
+        raise DataError(f"{path}: {named('min_instances')} is for public data sets; remove rare classes from the table")
     if tier is not None and kind != "labels":
         raise DataError(f"{path}: {named('tier')} is for exports of ELAN, BORIS and Label Studio; leave it out")
     if root is not None and own and kind != "labels":

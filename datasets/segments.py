@@ -470,13 +470,11 @@ class Windows:
             raise DataError(f"{named('clip_seconds')} must be above 0 s, and finite; got {self.clip_seconds}")
         least = self.clip_seconds / 100
         if not least <= self.step < math.inf:
-            allowed = f"at least {least:.3f} s, a hundredth of a clip"
-            raise DataError(f"{named('stride')} must be {allowed}; got {self.stride}")
+            raise DataError(f"{named('stride')} must be at least {least:.3f} s, 1/100 of a clip; got {self.stride}")
         if self.split_by not in get_args(SplitBy):
             raise DataError(f"{named('split_by')} must be 'recording' or 'stretch'; got {self.split_by!r}")
         if not 0 < self.test_share < 1:
-            told = f"{named('test_share')} is a share of the recordings, between 0 and 1"
-            raise DataError(f"{told}; got {self.test_share}")
+            raise DataError(f"{named('test_share')} is a share of recordings, between 0 and 1; got {self.test_share}")
 
     @property
     def step(self) -> float:

@@ -58,6 +58,8 @@ from .store_files import (
 
 __all__ = ["ClipStore", "OutputClaim", "StoreWriter", "claim_outputs", "folds", "outputs_record"]
 
+CONTINUES = f"the same call of {named('prepare()')} continues with them"
+
 # ---------------------------------------------------------------------------------------------------------------
 # Reading
 
@@ -102,8 +104,7 @@ class ClipStore:
         self._classes: list[str] | None = None  # of `with_classes()`
         if not unfinished and (missing := np.count_nonzero(status == MISSING)):
             text = f"{self.path}: {missing} of {len(status)} clips are not prepared yet"
-            text += f"; the same call of {named('prepare()')} continues with them"
-            warnings.warn(text, NoteWarning, stacklevel=2)
+            warnings.warn(f"{text}; {CONTINUES}", NoteWarning, stacklevel=2)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -225,8 +226,7 @@ class ClipStore:
         if name not in self.splits:
             known = f"there are {', '.join(self.splits) or 'no usable clips'}"
             if missing := self.counts.get(name, {}).get("missing"):
-                again = f"the same call of {named('prepare()')} continues with them"
-                known = f"{missing} of its clips are not prepared yet; {again}"
+                known = f"{missing} of its clips are not prepared yet; {CONTINUES}"
             raise DataError(f"{self.path}: no usable clip has the split {name!r}; {known}")
         return self.select(np.array([self._files.segments[i].split == name for i in self.segments]))
 

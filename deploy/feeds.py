@@ -312,13 +312,11 @@ class VideoFeed:
         self.size = size
         self.live = self.kind != "file"
         if self.live and not realtime:
-            fast = named("realtime", False, option="--fast")
-            raise VideoError(f"{source}: only a file can be read faster than real time, {fast}")
-        if reconnect and self.kind != "address":
             raise VideoError(
-                f"{source}: a {self.kind}; only an address can be opened again after it is lost, by "
-                f"{named('reconnect')}"
+                f"{source}: only a file can be read faster than real time, {named('realtime', False, option='--fast')}"
             )
+        if reconnect and self.kind != "address":
+            raise VideoError(f"{source}: a {self.kind}; only an address can be opened again by {named('reconnect')}")
         self.length = math.nan
         if not self.live:
             with open_video(self.source) as container:

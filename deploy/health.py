@@ -366,8 +366,7 @@ class Health:
                 found.append(State("clock stepped", f"{text}; answers go on after that time, or after reset()"))
         elif alignment.leads and (abs(lead := alignment.lead()) > OTHER_CLOCK or self.lacks_other_times(lead)):
             text = f"frames are {lead:.4g} s ahead of samples, so they are not on one clock, or not in one unit"
-            clock = named("frame_clock", option="--frame-offset, --frame-stretch")
-            found.append(State("clocks apart", f"{text}; give {clock}"))
+            found.append(State("clocks apart", f"{text}; give {named('frame_clock', option='--frame-offset')}"))
         elif self.lacking >= LACKING and alignment.leads and (late := -alignment.lead()) > self.late:
             text = f"the last {self.lacking} answers lack frames, which come {late:.1f} s after samples of their time"
             found.append(State("frames late", f"{text}; give {named('slack', round(late + 0.5, 1))}"))

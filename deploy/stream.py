@@ -219,14 +219,12 @@ class Stream:
                     f"'centre' the camera always runs"
                 )
         if frames == "newest" and not self.spec.frames:
-            told = "the model reads no frames, so there is none to be the newest"
-            raise EgoDistillError(f"{told}; leave out {named('frames')}")
+            raise EgoDistillError(f"the model reads no frames, so none is the newest; leave out {named('frames')}")
         if gate is not None and (isinstance(gate, type) or not callable(gate)):
             raise EgoDistillError(f"gate must be a function, or a gate such as gates.Turned(0.4); got {gate!r}")
         longest = gate.seconds if isinstance(gate, Period) else period or 0.0
         if longest > max_age:
-            most = f"at most {named('max_age')}, {max_age:g} s"
-            raise EgoDistillError(f"the {named('period')} must be {most}; got {longest}")
+            raise EgoDistillError(f"{named('period')} must be at most {named('max_age')}, {max_age:g} s; got {longest}")
         if gate is not None and not self.spec.imu_samples:
             raise EgoDistillError("gate is asked about head motion, and this model reads none; give period instead")
         rate = self.spec.imu_rate

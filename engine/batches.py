@@ -638,8 +638,8 @@ def require_teacher(store: Store, teacher: str, *outputs: str) -> list[str]:
         if name not in store.names:
             known = [array.removesuffix(".feature") for array in store.names if array.endswith(".feature")]
             if not known:
-                writes = f"{named('teachers.extract()')} writes them"
-                raise EgoDistillError(f"{name_of(store)}: has outputs of no teacher; {writes}")
+                told = f"has outputs of no teacher; {named('teachers.extract()')} writes them"
+                raise EgoDistillError(f"{name_of(store)}: {told}")
             raise EgoDistillError(
                 f"the store has no array {name!r}; it has outputs of: {', '.join(known)}. Give one of "
                 f"these names, or write the outputs of another teacher with {named('teachers.extract()')}"
@@ -730,11 +730,10 @@ def require_number(
         whole: Require an integer.
 
     >>> from egodistill import batches
-    >>> from egodistill.support.errors import named
-    >>> batches.require_number(named("alpha"), 1.5, 0, 1)
+    >>> batches.require_number("alpha", 1.5, 0, 1)
     Traceback (most recent call last):
     ...
-    egodistill.EgoDistillError: alpha (--alpha) must be a number, 0 <= alpha <= 1; got 1.5
+    egodistill.EgoDistillError: alpha must be a number, 0 <= alpha <= 1; got 1.5
     """
     fits = isinstance(value, numbers.Integral if whole else numbers.Real) and not isinstance(value, bool)
     fits = fits and math.isfinite(value)

@@ -556,8 +556,7 @@ def convert(
     egodistill.recordings.aria.AriaError: walk.mp4: not a VRS file, which begins with 'VisionRe'; give a ...
     """
     if not 0 <= quality <= 51 or (size is not None and size < 16):
-        allowed = f"quality must be from 0 to 51 and {named('size')} at least 16"
-        raise DataError(f"{path}: {allowed}, not {quality} and {size}")
+        raise DataError(f"{path}: quality must be 0 to 51 and {named('size')} at least 16, not {quality} and {size}")
     video, table = converted_files(path, folder)
     for out in (video, table):
         if out.exists() and (out.is_dir() or not overwrite):

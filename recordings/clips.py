@@ -537,8 +537,7 @@ class Recording:
             ):
                 raise IMUError(
                     f"{self.imu}: its times are those of the glasses' own clock, and nothing says when the video "
-                    f"begins on it; `egodistill convert` writes video and IMU on one clock, or give "
-                    f"{named('imu_offset')}"
+                    f"begins on it; `egodistill convert` writes both on one clock, or give {named('imu_offset')}"
                 )
             unused = ()
             if self.imu is None:
@@ -1232,8 +1231,7 @@ class _Decoding:
                 if (end := self.starts[row] + specs[name].seconds) > duration + self.max_hold:
                     found = VideoError(
                         f"{self.recording.video}: the clip ends at {end:.3f} s, but the video at {duration:.3f} s, "
-                        f"over {named('max_hold')}, {self.max_hold:g} s, before; a larger one holds its last picture "
-                        f"so long"
+                        f"over {named('max_hold')}, {self.max_hold:g} s, before; a larger one holds its last picture"
                     )
                 framer = framers[specs[name].size, specs[name].crop]
                 yield seconds, row, name, place, _Piece(found, framer)

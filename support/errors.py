@@ -85,22 +85,15 @@ def meant(word: str, known: Iterable[str]) -> str:
 
 
 def named(argument: str, *value: object, option: str = "") -> str:
-    """Return an argument with the option that gives it to a command: an error says both.
+    """Return an argument, perhaps with a value, and its option, or a function and its command: an error says both.
 
-    Args:
-        argument: Its name, or that of a function that a command runs, such as "teachers.extract()".
-        value: Its value, if the error says one.
-        option: The option, if it is not the name with hyphens, or the command, if it is not called as the function.
+    `option` is the option or the command if it has another name.
 
     >>> from egodistill.support.errors import named
-    >>> named("max_gap"), named("split_by", "stretch"), named("overwrite", True)
-    ('max_gap (--max-gap)', "split_by='stretch' (--split-by stretch)", 'overwrite=True (--overwrite)')
-    >>> named("seed", option="--split-seed"), named("out=FILE"), named("teachers.extract()")
-    ('seed (--split-seed)', 'out=FILE (--out FILE)', 'teachers.extract() (`egodistill extract`)')
+    >>> named("max_gap"), named("split_by", "stretch"), named("seed", option="--split-seed")
+    ('max_gap (--max-gap)', "split_by='stretch' (--split-by stretch)", 'seed (--split-seed)')
     """
     if argument.endswith("()"):
-        rule = f"`egodistill {argument[:-2].rpartition('.')[2]}`"
-    else:
-        shown = [str(one) for one in value if one is not True]
-        rule = " ".join(["--" + argument.replace("_", "-").replace("=", " "), *shown])
+        option = option or f"`egodistill {argument[:-2].rpartition('.')[2]}`"
+    rule = " ".join(["--" + argument.replace("_", "-").replace("=", " "), *(str(v) for v in value if v is not True)])
     return f"{'='.join([argument, *map(repr, value)])} ({option or rule})"

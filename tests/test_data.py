@@ -623,7 +623,7 @@ def test_video_shorter_than_a_clip(tmp_path):
     store = data.prepare([segment], tmp_path / "s", **OPTIONS, max_hold=1.5)
     assert store.clips[0]["start"] == 0
     assert [number_of(p) for p in store.read("frames_4", 0)] == [6, 20, 24, 24]
-    with pytest.raises(data.DataError, match=r"but the video at \d\.\d+ s, over max_hold = 1 s before"):
+    with pytest.raises(data.DataError, match=r"but the video at \d\.\d+ s, over max_hold .*, 1 s, before"):
         data.prepare([segment], tmp_path / "t", **OPTIONS)
 
 

@@ -316,7 +316,7 @@ def test_networks_of_torchvision_that_do_not_serve_are_refused():
     for name in student.UNFIT_ENCODERS:
         with pytest.raises(ValueError, match=rf"{name}.*cannot be used: .*IMAGE_ENCODERS in Python"):
             EgoDistill(4, image_encoder=name, image_weights=None)
-    with pytest.raises(ValueError, match="needs frames of 224 pixels; got frame_size=64"):
+    with pytest.raises(ValueError, match="needs 224-pixel frames; got frame_size=64"):
         EgoDistill(4, image_encoder="vit_b_32", image_weights=None, frame_size=64)
 
 
@@ -651,9 +651,7 @@ def test_a_clip_has_a_bounded_size():
     options = {"image_weights": None, "image_encoder": "resnet10x4"}
     with pytest.raises(ValueError, match=r"num_frames=64 .* of frame_size=4096 pixels are too large"):
         EgoDistill(4, num_frames=64, frame_size=4096, **options)
-    with pytest.raises(
-        ValueError, match="frame_size must be a whole number, at least 1 and at most 131072; got 131073"
-    ):
+    with pytest.raises(ValueError, match=r"frame_size must be .* at least 1 and at most 131072; got 131073"):
         EgoDistill(4, frame_size=131073, **options)
 
 
@@ -822,7 +820,7 @@ def test_building_a_student_changes_nothing_in_its_parts():
         ),
         ({"fusion": "parts.py"}, r"^'parts\.py' is no network: .*FILE\.py:NAME"),
         ({"imu_encoder": lambda: 3}, "is no network: it gives a int"),
-        ({"use_imu": False}, "has no imu_encoder"),
+        ({"use_imu": False}, "there is no imu_encoder"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused_when_the_student_is_built(options, words):

@@ -190,7 +190,7 @@ def test_a_frame_does_not_fill_a_hole_in_the_recording(tmp_path, name):
     last = HOLE[74]
     assert number_of(read_frames(video, [last + 0.999])[0]) == 74
     for lost in (last + 1.01, 12.0, 22.99):
-        message = rf"{name}: no frame at {lost:.3f} s: none begins between 2.960 and 23.000 s.* max_hold = 1 s"
+        message = rf"{name}: no frame at {lost:.3f} s: none begins between 2.960 and 23.000 s.* max_hold .*, 1 s"
         for exact in (True, False):
             with pytest.raises(VideoError, match=message):
                 read_frames(video, [0.5, lost, 23.5], exact=exact)

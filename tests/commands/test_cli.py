@@ -253,7 +253,7 @@ def test_an_error_of_a_stage_names_it_once(monkeypatch, capsys):
         ("prepare table.csv --out o --no-imu --end-features imagenet", "--end-features FILE"),
         (
             "extract s --architecture mc3_18 --pretrained torchvision",
-            "give the file itself, checkpoint=FILE (--pretrained FILE)\n",
+            "checkpoint=FILE (--pretrained FILE)\n",
         ),
         (
             "compare s --out o --methods VisOnly --num-frames 1 --seeds 0",
