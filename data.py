@@ -197,7 +197,7 @@ def _class_names(segments: Sequence[Segment], class_names: Sequence[str] | None)
         first = next(segment for segment in segments if segment.label == unknown[0])
         raise DataError(
             f"{first.video}: the segment at {first.start:.3f} s has the label {unknown[0]!r}, which is not among the "
-            f"{len(names)} class_names, perhaps a teacher's; correct the label, or finetune a teacher on the labels"
+            f"{len(names)} {named('class_names')}, perhaps a teacher's; correct it, or finetune a teacher on the labels"
         )
     return names
 

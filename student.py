@@ -361,7 +361,7 @@ class EgoDistill(nn.Module):
                     )
                 if imu_vector != "flatten":
                     raise ValueError(
-                        f"imu_vector='mean' (--imu-vector) is for maps over time; a {imu_encoder} has none"
+                        f"imu_vector='mean' (--imu-vector) is for a map over time; a {imu_encoder} has none"
                     )
                 if imu_encoder == "spectrum":
                     self.imu_encoder = IMUSpectrum(imu_samples, imu_rate)

@@ -114,7 +114,7 @@ def read_labels(
         shared = last.video == one.video and last.stop > one.start
         if shared and tiers[last.id] != tiers[one.id]:
             both = f"{one.label!r} of {tiers[one.id]!r} overlaps {last.label!r} of {tiers[last.id]!r} ({rows[last.id]})"
-            raise DataError(f"{path}, {rows[one.id]}: {both}; choose one of {listed} with {named('tier')}")
+            raise DataError(f"{path}, {rows[one.id]}: {both}; choose one by {named('tier')} of {listed}")
         last = last if shared and last.stop > one.stop else one
     return SegmentList(found, dropped, Origin(str(path), rows, drawn=True, notes=tuple(dict.fromkeys(notes))))
 

@@ -136,7 +136,7 @@ def test_a_student_with_the_spectrum_sees_the_net_turn_and_no_gravity(tmp_path):
         ValueError, match=r"imu_encoder='spektrum' .* must be 'cnn', 'spectrum', 'filterbank', 'filterbank-unsure'"
     ):
         small(imu_encoder="spektrum")
-    with pytest.raises(ValueError, match="imu_vector='mean' is for a map over time"):
+    with pytest.raises(ValueError, match="is for a map over time"):
         small(imu_encoder="spectrum", imu_vector="mean")
 
 
@@ -314,7 +314,7 @@ def test_networks_of_torchvision_that_do_not_serve_are_refused():
     names = set(torchvision.models.list_models(module=torchvision.models))
     assert names >= set(student.IMAGE_ENCODERS) | set(student.UNFIT_ENCODERS)
     for name in student.UNFIT_ENCODERS:
-        with pytest.raises(ValueError, match=rf"{name}.*cannot be used: .*IMAGE_ENCODERS in Python"):
+        with pytest.raises(ValueError, match=rf"{name}.*cannot be used: .*IMAGE_ENCODERS lists all"):
             EgoDistill(4, image_encoder=name, image_weights=None)
     with pytest.raises(ValueError, match="needs 224-pixel frames; got frame_size=64"):
         EgoDistill(4, image_encoder="vit_b_32", image_weights=None, frame_size=64)

@@ -249,12 +249,9 @@ def test_an_error_of_a_stage_names_it_once(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("command", "option"),
     [
-        ("distill s --out o.pt", "image_weights=None (--image-weights none)"),
+        ("distill s --out o.pt", "give a path to it instead of the name, or image_weights=None (--image-weights none)"),
         ("prepare table.csv --out o --no-imu --end-features imagenet", "--end-features FILE"),
-        (
-            "extract s --architecture mc3_18 --pretrained torchvision",
-            "checkpoint=FILE (--pretrained FILE)\n",
-        ),
+        ("extract s --architecture mc3_18 --pretrained torchvision", "checkpoint=FILE (--pretrained FILE)\n"),
         (
             "compare s --out o --methods VisOnly --num-frames 1 --seeds 0",
             "--pretrained NAME=FILE, or NAME=none for random weights; NAME: students,",
