@@ -730,7 +730,7 @@ def test_a_clip_whose_scores_are_not_finite_costs_itself(kitchen):
 def test_predict_says_at_once_what_does_not_fit(sample_data, tmp_path):
     """At the call, and not where the clips are asked for."""
     model, video = small(), sample_data / "gopro" / "max-heromode.mp4"
-    with pytest.raises(egodistill.EgoDistillError, match=r"batch_size must be .* got 0"):
+    with pytest.raises(egodistill.EgoDistillError, match=r"batch_size .* must be .* got 0"):
         predict(model, video, batch_size=0)
     with pytest.raises(egodistill.EgoDistillError, match=r"0.0213 <= stride; got -1"):
         predict(model, video, stride=-1)
