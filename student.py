@@ -314,8 +314,7 @@ class EgoDistill(nn.Module):
         encoders = {"frames": image_encoder, "imu": imu_encoder}
         self.inputs = tuple(name for name, encoder in encoders.items() if encoder is not None)
         if not self.inputs:
-            either = "image_encoder (--image-encoder) or imu_encoder (--imu-encoder)"
-            raise ValueError(f"a student reads frames, head motion or both; give {either}")
+            raise ValueError("a student needs image_encoder (--image-encoder), imu_encoder (--imu-encoder) or both")
         if image_encoder is None and not (num_frames == 1 and (image_weights is None or image_weights == "imagenet")):
             frames = "num_frames (--num-frames) and image_weights (--image-weights) are for frames"
             raise ValueError(f"{frames}, which image_encoder=None (--image-encoder none) does not read")

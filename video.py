@@ -318,7 +318,7 @@ class FrameReader:
             tolerance: As in `read_frames()`, in seconds.
         """
         if not 0 <= tolerance <= MAX_TOLERANCE or (tolerance and not exact):  # NaN: False
-            limits = f"from 0 to {MAX_TOLERANCE:g} s, and 0 for key frames (exact=False)"
+            limits = f"from 0 to {MAX_TOLERANCE:g} s, and 0 for key frames, exact=False (--key-frames)"
             raise ValueError(f"{self.video}: tolerance (--tolerance) must be {limits}; got {tolerance!r}")
         order = self._sorted(times)
         if not self.codec.is_open:

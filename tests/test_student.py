@@ -188,7 +188,7 @@ def test_a_student_without_frames(tmp_path):
         (lambda: model.encode_frames(frames), "reads imu alone, and no frames"),
         (lambda: small(imu_encoder=None).encode_imu(imu), "reads frames alone, and no imu"),
         (lambda: small(imu_encoder=None)(frames, imu), r"reads frames alone: model\(frames\)"),
-        (lambda: small(image_encoder=None, imu_encoder=None), "frames, head motion or both"),
+        (lambda: small(image_encoder=None, imu_encoder=None), "a student needs image_encoder"),
         (lambda: small(image_encoder=None, num_frames=2), "are for frames, which"),
         (lambda: small(image_encoder=None, image_weights="w.pt"), "are for frames, which"),
     ):
