@@ -47,7 +47,7 @@ from .engine.recipes import (
 from .recordings import clips
 from .student import EgoDistill, IMUPredictor, Output, describe
 from .support import files
-from .support.errors import EgoDistillError
+from .support.errors import EgoDistillError, named
 from .training import History, Objective, Training, TrainingOptions, rank_rows, require_per_clip, train
 
 if TYPE_CHECKING:
@@ -438,20 +438,21 @@ def pretrain_imu(
         raise EgoDistillError(
             f"pretrain_imu reads no labels, so label_smoothing={settings.label_smoothing} would have no effect"
         )
+    stage = named("pretrain_imu()", option="`egodistill pretrain`")
     if lacking := {"frames", "imu"} - {*batches.inputs_of(model)}:
-        raise EgoDistillError(f"pretrain_imu() needs frames and head motion, and this model reads no {min(lacking)}")
+        raise EgoDistillError(f"{stage} needs frames and head motion, and this model reads no {min(lacking)}")
     steps = ("image_encoder", "image_dim", "imu_dim", "encode_frames", "aggregate", "encode_imu", "fuse", "classifier")
     if lacking := [name for name in steps if not hasattr(model, name)]:
         raise EgoDistillError(
-            f"{type(model).__name__} has no {', '.join(lacking)}: pretrain_imu() needs a student that works in steps, "
-            f"see student.Student and EgoDistill; train another model with distill() or finetune()"
+            f"{type(model).__name__} has no {', '.join(lacking)}: {stage} needs a student that works in steps, see "
+            f"student.Student and EgoDistill; train another model with {named('distill()')} or {named('finetune()')}"
         )
     if teacher is None and settings.l1_weight:
-        raise EgoDistillError("L_1 needs a teacher: pass teacher=NAME, or l1_weight=0 to train with L_NCE alone")
+        raise EgoDistillError(f"L_1 needs {named('teacher')}; {named('l1_weight', 0)} trains with L_NCE alone")
     if not any(True for _ in getattr(model, "imu_encoder", model).parameters()):
         raise EgoDistillError(
             f"{type(model.imu_encoder).__name__} has no weights, so there is nothing that stage 1 is for; go on with "
-            f"distill()"
+            f"{named('distill()')}"
         )
     frames, *_ = batches.arrays_of(model, store)
     ends_of(model, store)
@@ -524,7 +525,7 @@ class EndFeatures:
         device: str | torch.device | None = None,
         precision: str = "fp32",
     ) -> None:
-        batches.require_number("batch_size", batch_size, 1, whole=True)
+        batches.require_number(named("batch_size"), batch_size, 1, whole=True)
         self.model, self.batch_size = model, batch_size
         self.device = runtime.pick_device(device)
         self.precision = runtime.pick_precision(self.device, precision)

@@ -235,8 +235,8 @@ class Imu:
         sensors = (("accelerometer", self.accel_time, self.accel), ("gyroscope", self.gyro_time, self.gyro))
         for i, (sensor, stamps, values) in enumerate(sensors):
             if (share := covered[:, i].mean()) < min_coverage:
-                usual = self.median_steps[i]
-                why = f"; its samples are {usual:.3f} s apart, over max_gap={max_gap}" if usual > max_gap else ""
+                dt = self.median_steps[i]
+                why = f"; its samples are {dt:.3f} s apart, over max_gap={max_gap} (--max-gap)" if dt > max_gap else ""
                 if len(stamps) and (stamps[-1] < grid[0] or stamps[0] > grid[-1]):
                     where = f"{stamps[0]:.1f} to {stamps[-1]:.1f} s"
                     why += f"; its samples are from {where}; is their clock right (`egodistill check`)?"
@@ -420,7 +420,7 @@ def call_own(source: str | os.PathLike, function: Callable[..., Imu], *given: An
         if name == "accel" and not stamps.size and zero_accel:
             continue
         if len(stamps) < 2:
-            hint = " (with zero_accel, zeros take the place of an accelerometer)" if name == "accel" else ""
+            hint = "; with zero_accel (--zero-accel), zeros take the place of one" if name == "accel" else ""
             raise IMUError(f"{where} returns {len(stamps)} {sensor} samples, which must be at least 2{hint}")
         finite = (np.abs(stamps) < _LATEST_STAMP).all() and (np.abs(values) < LARGEST_READING).all()  # NaN: False
         if not (finite and (np.diff(stamps) > 0).all()):
@@ -517,7 +517,7 @@ def table_columns(
             optional = sensor == "accelerometer" and len(missing) == len(axes[sensor]) and len(sensors) > 1
             if optional and may_lack_accel:
                 continue
-            hint = " (with zero_accel, zeros take their place)" if optional else ""
+            hint = "; with zero_accel (--zero-accel), zeros take their place" if optional else ""
             if sensor == "accelerometer" and len(sensors) == 1 and set(axes["gyroscope"]) <= set(names):
                 hint = "; of a pair of tables, the accelerometer's is the first"
             raise IMUError(f"{path}: no {sensor} column {', '.join(missing)} in the header {shown}{hint}")
@@ -571,7 +571,7 @@ def _read_samples(path: Path, sensors: Sequence[str], notes: list[str], may_lack
                     f"are Unix times, subtract that of the video's start; if they are nanoseconds, divide them by 1e9"
                 )
             lacks = sensor == "accelerometer" and not len(found)
-            hint = " (with zero_accel, zeros take their place)" if lacks else ""
+            hint = "; with zero_accel (--zero-accel), zeros take their place" if lacks else ""
             raise IMUError(f"{path}: {len(found)} usable {sensor} samples in {len(table)} rows{hint}")
         values = np.ascontiguousarray(values[usable][chosen])
         if len(found):
@@ -726,7 +726,7 @@ def _read_log(path: Path, reader: str, zero_accel: bool) -> Imu:
     if repeated := len(log.times) - len(times):
         notes.append(f"{path.name}: {repeated} samples repeat a time and are ignored")
     if log.accel is None and not zero_accel:
-        raise IMUError(f"{path}: no accelerometer (with zero_accel, zeros take its place)")
+        raise IMUError(f"{path}: no accelerometer; with zero_accel (--zero-accel), zeros take its place")
     step = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
     if not FASTEST <= step <= SLOWEST:
         raise IMUError(

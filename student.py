@@ -174,7 +174,7 @@ def todays_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     elif encoder is None or (isinstance(encoder, str) and encoder == "cnn"):
         encoder = None
     else:
-        raise ValueError("a student with use_imu=False has no imu_encoder; leave one of them out")
+        raise ValueError("with use_imu=False (--no-imu) there is no imu_encoder (--imu-encoder); leave one of them out")
     return {**given, "use_imu": use_imu, "imu_encoder": encoder}
 
 
@@ -294,15 +294,15 @@ class EgoDistill(nn.Module):
             if not 0 < value <= LARGEST_SIZE:  # NaN: False
                 raise ValueError(f"{name}={value!r} must be above 0 and at most {LARGEST_SIZE}")
         imu_samples = max(1, round(imu_rate * clip_seconds)) if imu_samples is None else imu_samples
-        sizes = {"num_classes": num_classes, "feature_dim": feature_dim, "num_frames": num_frames, "hidden": hidden}
-        sizes |= {"imu_width": imu_width, "imu_samples": imu_samples, "frame_size": frame_size or 1}
+        sizes = {"num_classes": num_classes, "feature_dim": feature_dim, "hidden": hidden, "imu_width": imu_width}
+        sizes |= {"imu_samples": imu_samples, "frame_size": frame_size or 1, "num_frames (--num-frames)": num_frames}
         for name, size in sizes.items():
             if not (isinstance(size, numbers.Integral) and 1 <= size <= LARGEST_SIZE):
-                raise ValueError(f"{name}={size!r} must be a whole number, at least 1 and at most {LARGEST_SIZE}")
+                raise ValueError(f"{name} must be a whole number, at least 1 and at most {LARGEST_SIZE}; got {size!r}")
         if not (isinstance(fusion_layers, numbers.Integral) and 0 <= fusion_layers <= LARGEST_DEPTH):
             raise ValueError(f"fusion_layers={fusion_layers!r} must be a whole number, at most {LARGEST_DEPTH}")
         if num_frames * (frame_size or 1) ** 2 > LARGEST_CLIP:
-            raise ValueError(f"num_frames={num_frames} of frame_size={frame_size} pixels are too large for a clip")
+            raise ValueError(f"num_frames={num_frames} (--num-frames) of frame_size={frame_size} pixels are too large")
         if sampling not in SAMPLING:
             raise ValueError(f"sampling={sampling!r} must be one of {', '.join(SAMPLING)}")
         if not isinstance(imu_axes, str):
@@ -316,9 +316,10 @@ class EgoDistill(nn.Module):
         encoders = {"frames": image_encoder, "imu": imu_encoder}
         self.inputs = tuple(name for name, encoder in encoders.items() if encoder is not None)
         if not self.inputs:
-            raise ValueError("a student reads frames, head motion or both; give image_encoder or imu_encoder")
+            raise ValueError("a student needs image_encoder (--image-encoder), imu_encoder (--imu-encoder) or both")
         if image_encoder is None and not (num_frames == 1 and (image_weights is None or image_weights == "imagenet")):
-            raise ValueError("num_frames and image_weights are for frames, which image_encoder=None does not read")
+            frames = "num_frames (--num-frames) and image_weights (--image-weights) are for frames"
+            raise ValueError(f"{frames}, which image_encoder=None (--image-encoder none) does not read")
         self.num_frames, self.clip_seconds = num_frames, clip_seconds
         self.frame_size = pick_frame_size(image_encoder if isinstance(image_encoder, str) else "", frame_size)
         self.sampling, self.exact, self.tolerance = sampling, exact, tolerance
@@ -356,11 +357,13 @@ class EgoDistill(nn.Module):
             elif isinstance(imu_encoder, str):
                 if imu_encoder not in PLAIN_NUMBERS:
                     raise ValueError(
-                        f"imu_encoder={imu_encoder!r} must be 'cnn', {', '.join(map(repr, PLAIN_NUMBERS))}, a network "
-                        f"of your own, or None for frames alone"
+                        f"imu_encoder={imu_encoder!r} (--imu-encoder) must be 'cnn', "
+                        f"{', '.join(map(repr, PLAIN_NUMBERS))}, a network of your own, or None for frames alone"
                     )
                 if imu_vector != "flatten":
-                    raise ValueError(f"imu_vector='mean' is for a map over time, and a {imu_encoder} has none")
+                    raise ValueError(
+                        f"imu_vector='mean' (--imu-vector) is for a map over time; a {imu_encoder} has none"
+                    )
                 if imu_encoder == "spectrum":
                     self.imu_encoder = IMUSpectrum(imu_samples, imu_rate)
                 else:
@@ -1014,14 +1017,14 @@ def build_image_encoder(name: str, weights: Weights) -> tuple[nn.Module, int]:
         reason = UNFIT_ENCODERS.get(name, "it is not one of the tested classification networks of torchvision")
         reason = "FILE.py:NAME is for commands, in Python give the class itself" if ":" in name else reason
         raise ValueError(
-            f"image_encoder={name!r} cannot be used: {reason}. Give 'resnet18', 'mobilenet_v3_large' or "
-            f"another (student.IMAGE_ENCODERS in Python lists them), or 'resnet10xW', 10 layers of width W"
+            f"image_encoder={name!r} (--image-encoder) cannot be used: {reason}. Give 'resnet18', "
+            f"'mobilenet_v3_large' or another (student.IMAGE_ENCODERS lists all), or 'resnet10xW', 10 layers of width W"
         )
     if isinstance(weights, str) and weights == "imagenet":
         if small:
             raise ValueError(
-                f"image_encoder={name!r} has no ImageNet weights; give image_weights=None (--image-weights none) or a "
-                f"file"
+                f"image_encoder={name!r} (--image-encoder) has no ImageNet weights; give image_weights=None "
+                f"(--image-weights none) or a file"
             )
         weights = imagenet_weights(name)
     if weights is not None:
@@ -1039,7 +1042,7 @@ def pick_frame_size(name: str, size: int | None) -> int:
     """Return the frame size, by default that of the ImageNet weights. Raise ValueError if the network needs another."""
     own = transforms_of(name).get("crop_size", 224)
     if size is not None and size != own and name.startswith("vit_"):
-        raise ValueError(f"image_encoder={name!r} needs frames of {own} pixels; got frame_size={size}")
+        raise ValueError(f"image_encoder={name!r} (--image-encoder) needs {own}-pixel frames; got frame_size={size}")
     return own if size is None else size
 
 

@@ -34,7 +34,7 @@ from .engine.distributed import Share
 from .engine.motion import RecordedMotion
 from .engine.recipes import Training, TrainingOptions
 from .support import files
-from .support.errors import DataError, EgoDistillError, NoteWarning
+from .support.errors import DataError, EgoDistillError, NoteWarning, named
 from .support.names import is_same
 from .support.tables import counted
 
@@ -44,7 +44,7 @@ TRAINING_FORMAT = "egodistill training 2"
 SPEEDS = ("clips_per_second", "loader_share")  # of the history; a model file has no times, so that its bytes repeat
 SAME_RUN = (
     "Start again with the same model (built with the same seed, or loaded from the same file), clips and settings; or "
-    "give another path; or train anew into this one with --overwrite (overwrite=True)."
+    f"give another path; or train anew into this one with {named('overwrite', True)}."
 )
 FEW_STEPS, SETTLED = 10, 22  # after which a third and a tenth of batch norm's statistics are of the start
 
@@ -333,7 +333,7 @@ class TrainingLoop:
         if other and not self.settings.overwrite:
             raise DataError(f"{other}. {SAME_RUN}")
         if other:
-            print(f"{other}. Training anew, as --overwrite (overwrite=True) says.", file=sys.stderr)
+            print(f"{other}. Training anew, as {named('overwrite', True)} says.", file=sys.stderr)
         self.about["precision"] = self.pick_precision({"about": {}})
         return {"about": self.about, "precision": self.about["precision"]}
 
@@ -414,7 +414,7 @@ class TrainingLoop:
         if wanted == "bf16" and self.device.type == "cpu" and (layer := runtime.trained_conv3d(self.objective)):
             raise EgoDistillError(
                 f"{self.objective.stage}: on CPUs, torch's bf16 gradients of 3-D convolutions such as {layer} are "
-                f"wrong; train in fp32 (--precision fp32), or on a GPU"
+                f"wrong; train with {named('precision', 'fp32')}, or on a GPU"
             )
         if wanted != "auto":
             return runtime.pick_precision(self.device, wanted, self.objective)
@@ -659,7 +659,7 @@ class TrainingLoop:
 
     def other_precision(self) -> str:
         """Return the advice to train in fp32, for a message, or "" if the training is in fp32."""
-        return "" if self.about["precision"] == "fp32" else ", or train in fp32 (--precision fp32)"
+        return "" if self.about["precision"] == "fp32" else f", or train with {named('precision', 'fp32')}"
 
     def checkpoint_note(self) -> str:
         """Return a sentence about the last checkpoint for an error message."""

@@ -263,7 +263,7 @@ def run_parsed(arguments: argparse.Namespace) -> int:
         home(arguments.command)  # its imports take long, and Ctrl-C may leave during them
         grows = arguments.command in GROWING and arguments.out
         lock = files.output_lock(arguments.out) if grows else contextlib.nullcontext()
-        with notes_as_lines(arguments), interruptible(), lock:
+        with notes_as_lines(), interruptible(), lock:
             arguments.run(arguments)
         if torch_distributed := sys.modules.get("egodistill.engine.distributed"):  # else torch was not needed
             torch_distributed.leave_processes()
@@ -284,7 +284,7 @@ def run_parsed(arguments: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def notes_as_lines(arguments: argparse.Namespace) -> Iterator[None]:
+def notes_as_lines() -> Iterator[None]:
     """Print each note of the library once, as the other output of commands, and not as a warning of Python."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", NoteWarning)
@@ -294,7 +294,7 @@ def notes_as_lines(arguments: argparse.Namespace) -> Iterator[None]:
             if not issubclass(category, NoteWarning):
                 usual(message, category, *where, **more)
             elif str(message) not in said:
-                print(f"note: {printable(in_options(str(message), arguments))}")
+                print(f"note: {printable(str(message))}")
                 said.add(str(message))
 
         warnings.showwarning = show
@@ -314,7 +314,7 @@ def to_continue(arguments: argparse.Namespace) -> str:
     return f"; run the same command again{how} to continue from here" if left else ""
 
 
-# {command: how it is given what could not be downloaded}; the others have --image-weights.
+# {command: how it is given what could not be downloaded}; the others have what the error names.
 OFFLINE = {
     "prepare": "--end-features FILE",
     "compare": "--pretrained NAME=FILE, or NAME=none for random weights; NAME: students, AdaFuse, STTS, ListenToLook",
@@ -323,38 +323,12 @@ OFFLINE = {
 
 
 def print_error(error: Exception, arguments: argparse.Namespace) -> None:
-    """Print an error on stderr; a command names its own option for weights that cannot be downloaded."""
+    """Print an error on stderr; some commands name their own option for weights that cannot be downloaded."""
     text, command, student = in_words(error), arguments.command, sys.modules.get("egodistill.student")
-    if student and isinstance(error, student.DownloadError):
-        option = OFFLINE.get(command, "--image-weights FILE, or --image-weights none for random weights")
-        text = f"{vars(error)['problem']}, or give {option}"
-    text = re.sub(rf"^{command}(_imu)?: ", "", in_options(text, arguments))  # the stage of a training
+    if student and isinstance(error, student.DownloadError) and command in OFFLINE:
+        text = f"{vars(error)['problem']}, or give {OFFLINE[command]}"
+    text = re.sub(rf"^{command}(_imu)?: ", "", text)  # the stage of a training
     print(f"\negodistill {command}: {text}", file=sys.stderr)
-
-
-def in_options(text: str, arguments: argparse.Namespace) -> str:
-    """Return an error of the library with options for its keyword arguments and commands for its functions.
-
-    A word that is English, too, such as stride, is a keyword argument where a value follows. What the user typed stays,
-    and errors of rows, which name columns. Of CALL(...) (`egodistill COMMAND ...`), the command stays.
-    """
-    if getattr(arguments, "class_names", None) is None:  # they are those of the labels
-        text = re.sub(r"(?<![\w.])class_names(?= was )", "the list of classes", text)
-    typed = " ".join(word for word in getattr(arguments, "words", ()) if not word.startswith("-"))
-    flags = () if re.search(r"\b(row|line) \d", text) else getattr(arguments, "flags", ())
-    for flag in flags:
-        name = flag[2:].replace("-", "_")
-        word = rf"(?<![\w./\\'\"`-]){name}(?![\w/\\(]|\.\w)"
-        # NAME=VALUE (--name VALUE), also of another name, and --name (NAME=True), which serve both
-        text = re.sub(rf"({word}|\b\w+(?==))(=[^\s()]+)? \(({flag}( [^()]*)?)\)", r"\3", text)
-        text = re.sub(rf"(?<={flag}) \({name}=True\)", "", text)
-        text = re.sub(rf"{word}(?= was .* and is now )", flag, text)  # also a setting that is no longer given
-        known = flag in text or name in typed or getattr(arguments, name, None) is None
-        if not known and re.search(word if "_" in name else rf"{word}( ?=| must be )", text):
-            text = re.sub(rf"{word}(=True\b)?", flag, text)
-    text = re.sub(r"[\w.]+\([^()]*\) \((`egodistill [^()]*`)\)", r"\1", text)
-    functions = rf"(?<![\w.])(?:data\.|teachers\.)?({'|'.join(COMMANDS)})\(\)"
-    return re.sub(functions, r"`egodistill \1`", text)
 
 
 def check_device(arguments: argparse.Namespace) -> None:
@@ -424,7 +398,7 @@ def drop_closed_output() -> None:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """Return the parsed arguments, with `run`, the function of the command, `words`, the command line, and `flags`.
+    """Return the parsed arguments, with `run`, the function of the command, and `words`, the command line.
 
     Only the command that was called gets its options.
     """
@@ -448,7 +422,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if called in COMMANDS:
         OPTIONS[called](parsers.choices[called])
         known = ("--help", *re.findall(r"--[\w-]+", parsers.choices[called].format_usage()))
-        parsers.choices[called].set_defaults(run=run, words=["egodistill", *argv], flags=known)
+        parsers.choices[called].set_defaults(run=run, words=["egodistill", *argv])
         for word in (word.partition("=")[0] for word in argv if len(word) > 2 and word.startswith("--")):
             if word == "--imu-offset" and word not in known and "--imu-offsets" in known:
                 where = "in the column imu_offset of its segments, or in the table of --imu-offsets"

@@ -410,16 +410,13 @@ def signatures_of(recording: data.Recording) -> list[str | None]:
 
 
 def run_step(words: Sequence[Any]) -> None:
-    """Run another command in this process; an error names it and its options."""
+    """Run another command in this process."""
     from . import cli
 
     arguments = cli.parse([*map(str, words)])
     check_outputs(arguments)
-    try:
-        with without_suggestions():
-            arguments.run(arguments)
-    except (ValueError, OSError) as error:
-        raise DataError(cli.in_options(str(error), arguments)) from error
+    with without_suggestions():
+        arguments.run(arguments)
 
 
 # {command: function that runs it}

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..recordings.clips import SINCE_BOOT, VIDEO_SUFFIXES, open_recording
-from ..support.errors import CLIP_SECONDS, DataError, NoteWarning
+from ..support.errors import CLIP_SECONDS, DataError, NoteWarning, named
 from ..support.files import signature
 from ..support.names import Names, is_same
 from ..video import VideoInfo
@@ -106,7 +106,7 @@ def notes_of(found: Iterable[Finding], *, strict: bool = False) -> list[str]:
     notes = [one.text for one in found if not one.is_error]
     errors = [one.text for one in found if one.is_error]
     if strict and notes:
-        errors += [*notes, "with strict=True (--strict) notes are errors"]
+        errors += [*notes, f"with {named('strict', True)} notes are errors"]
     if errors:
         raise DataError("\n".join(errors))
     return notes

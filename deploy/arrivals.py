@@ -20,7 +20,7 @@ import av
 import numpy as np
 
 from ..recordings.clips import ClipSpec
-from ..support.errors import EgoDistillError
+from ..support.errors import EgoDistillError, named
 from ..video import DRAWN, Scaler
 
 __all__ = [
@@ -692,7 +692,7 @@ class Frames:
         if choice == "centre" and self.count and schedule.spec.sampling in DRAWN:
             raise EgoDistillError(
                 f"the model was trained with sampling={schedule.spec.sampling!r}, whose places differ from clip to "
-                "clip, so frames='centre' has no fixed places; give frames='newest'"
+                f"clip, so {named('frames', 'centre')} has no fixed places; give {named('frames', 'newest')}"
             )
         self.schedule, self.choice, self.tolerance, self.max_age = schedule, choice, tolerance, max_age
         self.kept: list[TimedFrame] = []

@@ -37,6 +37,7 @@ import av.logging
 import numpy as np
 
 from ..imu import Imu, IMUError, table_columns
+from ..support.errors import named
 from ..video import (
     LOCAL_FILES,
     OPEN_OPTIONS,
@@ -309,12 +310,11 @@ class VideoFeed:
         self.size = size
         self.live = self.kind != "file"
         if self.live and not realtime:
-            raise VideoError(f"{source}: only a file can be read faster than real time (realtime=False, --fast)")
-        if reconnect and self.kind != "address":
             raise VideoError(
-                f"{source}: a {self.kind}; only an address can be opened again after it is lost (reconnect, "
-                f"--reconnect)"
+                f"{source}: only a file can be read faster than real time, {named('realtime', False, option='--fast')}"
             )
+        if reconnect and self.kind != "address":
+            raise VideoError(f"{source}: a {self.kind}; only an address can be opened again by {named('reconnect')}")
         self.length = math.nan
         if not self.live:
             with open_video(self.source) as container:

@@ -21,6 +21,7 @@ import numpy as np
 from ..imu import Imu
 from ..recordings.clips import ClipSpec
 from ..recordings.sensors import FROZEN, State, motion_states, unit_question
+from ..support.errors import named
 from .arrivals import Alignment, Stats, Step
 
 __all__ = ["SENSORS", "SILENT", "Health", "Pictures", "Recent"]
@@ -311,7 +312,7 @@ class Health:
             return []
         coarse = self.coarse_times(np.concatenate([recent.samples()[0] for recent in self.recent]))
         texts = {
-            "late": f"came more than slack={self.slack:g} s after newer ones",
+            "late": f"came more than {named('slack', self.slack)} s after newer ones",
             "double": f"have the time of another one{coarse}",
             "invalid": "have no valid time or number",
         }
@@ -366,10 +367,10 @@ class Health:
                 found.append(State("clock", "stepped", f"{text}; answers go on after that time, or after reset()"))
         elif alignment.leads and (abs(lead := alignment.lead()) > OTHER_CLOCK or self.lacks_other_times(lead)):
             text = f"frames are {lead:.4g} s ahead of samples, so they are not on one clock, or not in one unit"
-            found.append(State("clocks", "apart", f"{text}; give frame_clock"))
+            found.append(State("clocks", "apart", f"{text}; give {named('frame_clock', option='--frame-offset')}"))
         elif self.lacking >= LACKING and alignment.leads and (late := -alignment.lead()) > self.late:
             text = f"the last {self.lacking} answers lack frames, which come {late:.1f} s after samples of their time"
-            found.append(State("frames", "late", f"{text}; give slack={late + 0.5:.1f}"))
+            found.append(State("frames", "late", f"{text}; give {named('slack', round(late + 0.5, 1))}"))
         return found
 
     def lacks_other_times(self, lead: float) -> bool:

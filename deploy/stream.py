@@ -35,7 +35,7 @@ from ..imu import LARGEST_READING, MAX_GAP, CoverageError, Imu
 from ..recordings import clips
 from ..recordings.sensors import State
 from ..student import EgoDistill
-from ..support.errors import EgoDistillError, NoteWarning
+from ..support.errors import EgoDistillError, NoteWarning, named
 from .arrivals import FRAME_LEAD, Alignment, Clock, Frames, Schedule, Sensor, Stats, TimedFrame, Times
 from .gates import FAST, TOLERANCE, Gate, Moved, Period, decide, replacement
 from .health import SENSORS, SILENT, Health
@@ -195,37 +195,37 @@ class Stream:
     ) -> None:
         batches.require_classifier(model)
         self.spec = batches.clip_spec_of(model)
-        batches.require_number("every", every, round(self.spec.seconds / 100, 4))
-        for name, value in (("slack", slack), ("tolerance", tolerance), ("camera_delay", camera_delay)):
+        batches.require_number(named("every"), every, round(self.spec.seconds / 100, 4))
+        for name, value in ((named("slack"), slack), (named("tolerance"), tolerance), ("camera_delay", camera_delay)):
             batches.require_number(name, value, 0)
-        for name, value in (("max_age", max_age), ("max_gap", max_gap), ("max_jump", max_jump)):
+        for name, value in ((named("max_age"), max_age), (named("max_gap"), max_gap), ("max_jump", max_jump)):
             batches.require_number(name, value, 0, above=True)
         if period is not None:
-            batches.require_number("period", period, 0, above=True)
+            batches.require_number(named("period"), period, 0, above=True)
             if gate is not None:
                 raise EgoDistillError("gate and period both say when to request a frame; give one of them")
         if camera_timeout is None:
             camera_timeout = slack + max(1.0, camera_delay + 0.5)
         batches.require_number("camera_timeout", camera_timeout, 0, above=True)
-        batches.require_number("min_coverage", min_coverage, 0, 1, above=True)
+        batches.require_number(named("min_coverage"), min_coverage, 0, 1, above=True)
         batches.require_number("max_pending", max_pending, 1, whole=True)
-        batches.require_number("top", top, 1, whole=True)
+        batches.require_number(named("top"), top, 1, whole=True)
         for name, choice in (("frames", frames), ("on_restart", on_restart)):
             if choice not in CHOICES[name]:
                 raise EgoDistillError(f"{name} must be one of {', '.join(CHOICES[name])}; got {choice!r}")
         for name, value in (("gate", gate), ("period", period)):
             if value is not None and frames != "newest":
                 raise EgoDistillError(
-                    f"{name} decides when to request a frame, so it needs frames='newest'; with 'centre' the camera "
-                    f"always runs"
+                    f"{name} decides when to request a frame, so it needs {named('frames', 'newest')}; with "
+                    f"'centre' the camera always runs"
                 )
         if frames == "newest" and not self.spec.frames:
-            raise EgoDistillError("the model reads no frames, so there is none to be the newest; leave out frames")
+            raise EgoDistillError(f"the model reads no frames, so none is the newest; leave out {named('frames')}")
         if gate is not None and (isinstance(gate, type) or not callable(gate)):
             raise EgoDistillError(f"gate must be a function, or a gate such as gates.Turned(0.4); got {gate!r}")
         longest = gate.seconds if isinstance(gate, Period) else period or 0.0
         if longest > max_age:
-            raise EgoDistillError(f"the period must be at most max_age, {max_age:g} s; got {longest}")
+            raise EgoDistillError(f"{named('period')} must be at most {named('max_age')}, {max_age:g} s; got {longest}")
         if gate is not None and not self.spec.imu_samples:
             raise EgoDistillError("gate is asked about head motion, and this model reads none; give period instead")
         rate = self.spec.imu_rate
@@ -248,12 +248,12 @@ class Stream:
         self._turn = None
         if imu_axes is not None:
             if not self.spec.imu_samples:
-                raise EgoDistillError("the model reads no IMU samples; leave out imu_axes")
+                raise EgoDistillError(f"the model reads no IMU samples; leave out {named('imu_axes')}")
             axes, self._turn = clips.read_axes(imu_axes)
             clips.require_axes("the stream", axes, self.spec)
         offset, stretch = frame_clock
-        batches.require_number("frame_clock[0]", offset)
-        batches.require_number("frame_clock[1]", stretch, 0, above=True)
+        batches.require_number(named("frame_clock[0]", option="--frame-offset"), offset)
+        batches.require_number(named("frame_clock[1]", option="--frame-stretch"), stretch, 0, above=True)
         self.every, self.slack, self.top = every, slack, top
         self.choice, self.tolerance, self.max_age, self.frame_clock = frames, tolerance, max_age, (offset, stretch)
         self.limits = {"min_coverage": min_coverage, "max_gap": max_gap}

@@ -24,7 +24,7 @@ from torch import Tensor
 from ..recordings import clips
 from ..student import Output, describe
 from ..support import files
-from ..support.errors import DataError, EgoDistillError
+from ..support.errors import DataError, EgoDistillError, named
 from ..support.names import Names
 from .recipes import Augment, is_frames, require_number
 from .refusal import known_names
@@ -154,7 +154,7 @@ PREPARATION = {
     "frames": "prepare(..., num_frames={spec.frames}) (`egodistill prepare --num-frames {spec.frames}`)",
     "clip": "prepare(..., clip_frames={spec.frames}, clip_size={spec.size}) "
     "(`egodistill prepare --clip-frames {spec.frames} --clip-size {spec.size}`)",
-    "imu": "prepare() (without --no-imu)",
+    "imu": "prepare() (`egodistill prepare` without --no-imu)",
     "audio": "prepare(..., audio=True) (`egodistill prepare --audio`)",
 }
 STUDENT_OPTIONS = {"frames": "num_frames", "size": "frame_size", "seconds": "clip_seconds"}  # {field: argument}
@@ -193,8 +193,8 @@ def arrays_of(model: Model, store: Store, *, classes: bool = True, way_out: str 
     for name in names:
         require_clips(model, store, name)
     if getattr(model, "class_names", None) is None and len(store.class_names):
-        named: Any = model  # a model of your own may lack the attribute
-        named.class_names = [str(name) for name in store.class_names]
+        own_model: Any = model  # a model of your own may lack the attribute
+        own_model.class_names = [str(name) for name in store.class_names]
     note_clips(model, store, names)
     return names
 
@@ -496,7 +496,7 @@ def require_clips(model: Model, store: Store, name: str) -> None:
         fitting = ", ".join(f"{names.get(k, k)}={theirs!r}" for k, (_, theirs) in different.items())
         other = "other clips"
         if name == "clip" and different.keys() <= {"frames", "size"}:
-            other = f"clips for it (--clip-frames {ours.frames} --clip-size {ours.size})"
+            other = f"clips for it with {named('clip_frames', ours.frames)} and {named('clip_size', ours.size)}"
         raise EgoDistillError(
             f"the array {name!r} of the store does not fit the model: {'; '.join(faults)}. Build the model with "
             f"{fitting}, or prepare {other}"
@@ -628,18 +628,18 @@ def require_teacher(store: Store, teacher: str, *outputs: str) -> list[str]:
     if not isinstance(teacher, str):
         raise EgoDistillError(
             f"teacher is a {type(teacher).__name__}; give the name of its outputs in the store, such as "
-            f"{getattr(teacher, 'name', 'x3d')!r}, which teachers.extract() writes"
+            f"{getattr(teacher, 'name', 'x3d')!r}, which {named('teachers.extract()')} writes"
         )
     names = [f"{teacher}.{output}" for output in outputs]
     for name in names:
         if name not in store.names:
             known = [array.removesuffix(".feature") for array in store.names if array.endswith(".feature")]
             if not known:
-                written = "teachers.extract() (`egodistill extract`) writes them"
-                raise EgoDistillError(f"{name_of(store)}: has outputs of no teacher; {written}")
+                told = f"has outputs of no teacher; {named('teachers.extract()')} writes them"
+                raise EgoDistillError(f"{name_of(store)}: {told}")
             raise EgoDistillError(
                 f"the store has no array {name!r}; it has outputs of: {', '.join(known)}. Give one of "
-                f"these names, or write the outputs of another teacher with teachers.extract() (`egodistill extract`)"
+                f"these names, or write the outputs of another teacher with {named('teachers.extract()')}"
             )
     return names
 
@@ -656,8 +656,8 @@ def require_labels(store: Store, *, some: bool = False) -> None:
     if count and count == len(store):
         raise EgoDistillError(
             f"none of the {count} clips has a label, which this needs; without labels, a student learns from a "
-            f"teacher's outputs (prepare or extract them, then distill), and agreement() (`egodistill evaluate`) "
-            f"compares with them"
+            f"teacher's outputs (prepare or extract them, then distill), and "
+            f"{named('agreement()', option='`egodistill evaluate`')} compares with them"
         )
     if count and not some:
         raise EgoDistillError(
@@ -736,7 +736,7 @@ def read_batches(
     torch.Size([4, 422, 6]) tensor([0, 1, 2, 3])
     torch.Size([2, 422, 6]) tensor([4, 5])
     """
-    require_number("batch_size", batch_size, 1, whole=True)
+    require_number(named("batch_size"), batch_size, 1, whole=True)
     source = _Source(store, names, device, change)
     parts = [part if pick is None else pick(part) for part in rows.split(batch_size) if len(part)]
     return files.read_ahead(parts, source.read)

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, get_args
 
-from ..support.errors import EgoDistillError
+from ..support.errors import EgoDistillError, named
 from ..support.own import resolve
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def require_number(
     """Raise EgoDistillError unless a setting is a finite number in a range.
 
     Args:
-        name: Name of the setting, for the message.
+        name: The setting as the message names it, such as `named("alpha")`; of the limits, its first word.
         value: Its value, of any type.
         least: The smallest number allowed.
         most: The largest number allowed.
@@ -91,7 +91,8 @@ def require_number(
     fits = fits and math.isfinite(value)
     fits = fits and (least < value if above else least <= value) and (value < most if below else value <= most)
     if not fits:
-        limits = f"{least} {'<' if above else '<='} {name}" if math.isfinite(least) else name
+        word = name.split()[0]
+        limits = f"{least} {'<' if above else '<='} {word}" if math.isfinite(least) else word
         limits += f" {'<' if below else '<='} {most}" if math.isfinite(most) else ""
         raise EgoDistillError(f"{name} must be a {'whole ' if whole else ''}number, {limits}; got {value!r}")
 
@@ -111,7 +112,7 @@ def require_precision(precision: str) -> None:
         precision: One of `PRECISIONS`.
     """
     if precision not in PRECISIONS:
-        raise EgoDistillError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
+        raise EgoDistillError(f"{named('precision')} must be one of {', '.join(PRECISIONS)}; got {precision!r}")
 
 
 def is_frames(name: str) -> bool:
@@ -149,13 +150,13 @@ class Augment:
     def __post_init__(self) -> None:
         use_python_numbers(self)
         for name in ("crop", "jitter", "shift"):
-            require_number(name, getattr(self, name), 0, 1, below=True)
+            require_number(named(name), getattr(self, name), 0, 1, below=True)
         paths = (self.motion,) if isinstance(self.motion, (str, os.PathLike)) else self.motion
         try:
             object.__setattr__(self, "motion", tuple(map(os.fspath, paths)))
         except TypeError as error:
             raise EgoDistillError(
-                f"motion must be paths of recordings, such as ('walk.csv',); got {paths!r}"
+                f"{named('motion')} must be paths of recordings, such as ('walk.csv',); got {paths!r}"
             ) from error
 
     def changes(self, name: str) -> bool:
@@ -295,25 +296,25 @@ class Training:
 
     def __post_init__(self) -> None:
         use_python_numbers(self)
-        require_number("epochs", self.epochs, 1, whole=True)
-        require_number("batch_size", self.batch_size, 2, whole=True)
-        require_number("learning_rate", self.learning_rate, 0, above=True)
+        require_number(named("epochs"), self.epochs, 1, whole=True)
+        require_number(named("batch_size"), self.batch_size, 2, whole=True)
+        require_number(named("learning_rate"), self.learning_rate, 0, above=True)
         steps: Any = self.decay_epochs
         if not isinstance(steps, (tuple, list)) and not hasattr(steps, "tolist"):  # an array has it
-            raise EgoDistillError(f"decay_epochs must be a tuple of epochs, such as (30, 40); got {steps!r}")
+            raise EgoDistillError(f"{named('decay_epochs')} must be a tuple of epochs, such as (30, 40); got {steps!r}")
         steps = tuple(step.item() if hasattr(step, "item") else step for step in steps)
         object.__setattr__(self, "decay_epochs", steps)
         for step in self.decay_epochs:
-            require_number("decay_epochs", step, 0)
-        require_number("decay", self.decay, 0, 1, above=True)
+            require_number(named("decay_epochs"), step, 0)
+        require_number(named("decay"), self.decay, 0, 1, above=True)
         for name in ("warmup_epochs", "weight_decay"):
-            require_number(name, getattr(self, name), 0)
+            require_number(named(name), getattr(self, name), 0)
         if self.clip_norm is not None:
-            require_number("clip_norm", self.clip_norm, 0, above=True)
-        require_number("seed", self.seed, 0, 2**63, below=True, whole=True)
-        require_number("label_smoothing", self.label_smoothing, 0, 1, below=True)
+            require_number(named("clip_norm"), self.clip_norm, 0, above=True)
+        require_number(named("seed"), self.seed, 0, 2**63, below=True, whole=True)
+        require_number(named("label_smoothing"), self.label_smoothing, 0, 1, below=True)
         if self.schedule not in get_args(Schedule):
-            raise EgoDistillError(f"schedule must be 'step' or 'cosine'; got {self.schedule!r}")
+            raise EgoDistillError(f"{named('schedule')} must be 'step' or 'cosine'; got {self.schedule!r}")
         require_precision(self.precision)
         if not isinstance(self.augment, Augment):
             raise EgoDistillError(f"augment must be an Augment, such as Augment(crop=0.2); got {self.augment!r}")
@@ -384,9 +385,9 @@ class PretrainingSettings(Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_number("nce_tau", self.nce_tau, 0, above=True)
+        require_number(named("nce_tau"), self.nce_tau, 0, above=True)
         for name in ("nce_weight", "l1_weight"):
-            require_number(name, getattr(self, name), 0)
+            require_number(named(name), getattr(self, name), 0)
 
 
 class PretrainingOptions(TrainingOptions, total=False):
@@ -417,9 +418,9 @@ class DistillationSettings(Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_number("alpha", self.alpha, 0, 1)
-        require_number("beta", self.beta, 0)
-        require_number("tau", self.tau, 0, above=True)
+        require_number(named("alpha"), self.alpha, 0, 1)
+        require_number(named("beta"), self.beta, 0)
+        require_number(named("tau"), self.tau, 0, above=True)
 
 
 class DistillationOptions(TrainingOptions, total=False):
@@ -509,7 +510,7 @@ class StudentSettings:
         arguments = self.arguments() | ({} if feature_dim is None else {"feature_dim": feature_dim})
         kind = arguments.pop("student_class", EgoDistill)
         if not (isinstance(kind, type) and issubclass(kind, EgoDistill)):
-            raise EgoDistillError(f"student_class={self.student_class}: give a class that inherits from EgoDistill")
+            raise EgoDistillError(f"{named('student_class', self.student_class)}: give a subclass of EgoDistill")
         return kind(num_classes, **arguments, **clips)
 
 

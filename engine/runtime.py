@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from ..support import tables
-from ..support.errors import EgoDistillError
+from ..support.errors import EgoDistillError, named
 from . import checkpoints
 from .recipes import PRECISIONS, Precision, require_precision
 
@@ -81,8 +81,8 @@ def pick_device(device: str | torch.device | None) -> torch.device:
         elif reason.startswith("Expected one of"):  # a list of twenty
             reason = "torch knows no device of this name; there are cpu, cuda (NVIDIA and AMD), mps (Apple) and others"
         raise EgoDistillError(
-            f"the device {str(device)!r} cannot be used: {reason}; leave it out (--device) for a GPU if there is one, "
-            f"else the CPU"
+            f"the device {str(device)!r} cannot be used: {reason}; leave out {named('device')} for a GPU if there is "
+            f"one, else the CPU"
         ) from error
     return place
 
@@ -152,7 +152,7 @@ def pick_precision(device: torch.device, precision: str, model: Any = None) -> s
     if precision != "fp32" and isinstance(model, nn.Module) and (found := unmixable_weight(model)):
         raise EgoDistillError(
             f"the weights of {type(model).__name__} are {found[1]} ({found[0]}), which do not mix with {precision}: "
-            f"call model.float() first, or choose precision='fp32' to keep them"
+            f"call model.float() first, or choose {named('precision', 'fp32')} to keep them"
         )
     return precision
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from .. import cameras, gpmf
 from ..imu import MAX_GAP, Imu, IMUError
-from ..support.errors import DataError, in_words
+from ..support.errors import DataError, in_words, named
 from ..video import FrameReader, VideoError, open_video
 from .clips import Recording, open_recording, unused_tables
 from .offset import Axes, Hand, Offset, Rates, Survey, axes_of, hand_of, offset_of, rates_of, survey
@@ -186,7 +186,7 @@ class Check:
                 )
         if self.problem is None and self.imu is None:
             notes.append(
-                "no IMU: no telemetry in the video; bring a table of its readings, NAME.csv, or give imu (--imu)"
+                f"no IMU: no telemetry in the video; bring a table of its readings, NAME.csv, or give {named('imu')}"
             )
         notes += self.imu_notes
         if self.offset is not None and not self.offset.reliable:

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from . import holders
-from .errors import DataError, EgoDistillOSError
+from .errors import DataError, EgoDistillOSError, named
 from .names import is_same, real_path
 
 try:
@@ -286,8 +286,8 @@ def require_log(checkpoint: str | os.PathLike) -> None:
             if isinstance(row, dict) and "epoch" in row:
                 return
     raise DataError(
-        f"{path}: the log of the training goes here, but this is not the log of one; move it, or give another --out "
-        f"(out=)"
+        f"{path}: the log of the training goes here, but this is not the log of one; move it, or give another "
+        f"{named('out')}"
     )
 
 

@@ -430,7 +430,7 @@ def test_a_store_that_is_not_finished_is_a_note(taught, capsys, recwarn):
     for split in ("train", "test"):
         cli.main(["evaluate", "s", "--student", "student.pt", "--split", split, "--device", "cpu"])
         told = capsys.readouterr()
-        note = f"note: s: {missing} of 12 clips are not prepared yet; the same call of `egodistill prepare` continues"
+        note = f"note: s: {missing} of 12 clips are not prepared yet; the same call of prepare() (`egodistill"
         assert (told.out + told.err).count(note) == 1 and "UserWarning" not in told.err and not recwarn.list
     assert f"the split 'test'; {missing} of its clips are not prepared yet; the same call of" in told.err
 

@@ -1,6 +1,7 @@
 """Each option of each command arrives where it acts."""
 
 import argparse
+import contextlib
 import functools
 import inspect
 import json
@@ -790,6 +791,58 @@ def test_every_option_arrives_where_it_acts(command, number, tmp_path, monkeypat
             assert value in known, (place, found)
         else:
             assert known and all(one == value for one in known), (place, found)
+
+
+STAGE = "folder --out x.pt --image-encoder resnet10x4 --image-weights none"
+DOORS = {  # {command: (words, the function that takes its options)}
+    "predict": ("v.mp4 --student a.pt", inference, "predict"),
+    "live": ("v.mp4 --student a.pt --imu a.csv --fast --frames newest", live, "Stream"),
+    "prepare": ("t.csv --out s", data, "prepare"),
+    "segments": ("t.csv", egodistill.datasets.annotations, "read_annotations"),
+    "transcode": ("v.mp4 --out c", egodistill.commands.recordings, "transcode"),
+    "finetune": (f"{STAGE} --architecture student", distillation, "finetune"),
+    "pretrain": (f"{STAGE} --teacher t", distillation, "pretrain_imu"),
+    "distill": (f"{STAGE} --teacher t", distillation, "distill"),
+}
+
+
+@pytest.mark.parametrize("command", DOORS)
+def test_a_command_and_its_function_refuse_a_value_in_the_same_words(command, tmp_path, monkeypatch, capsys):
+    """They name both the argument and the option. No number may be nan, but those that are used with the samples."""
+    words, place, function = DOORS[command]
+    parser, real, told = option_parser(command), getattr(place, function), {"imu_offset", "imu_stretch"}
+    spies = spies_for_all_commands(monkeypatch, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    run(capsys, command, *words.split())
+    given, parts = spies.calls[function][-1], [data.Windows()]
+    monkeypatch.setattr(place, function, real)
+    if settings := given.get("settings"):
+        student = replace(egodistill.EPIC_KITCHENS.student, image_encoder="resnet10x4", image_weights=None)
+        given, parts = {}, [student, settings.augment, settings]
+
+    def refusal(name, value):
+        """What the function, or what it takes, says about a value."""
+        try:
+            if name in given:
+                return real(**given | {name: value})
+            part = replace(next(one for one in parts if name in vars(one)), **{name: value})
+            return part.build(4) if hasattr(part, "build") else None
+        except Exception as error:
+            return str(error)
+
+    for name, action in {
+        a.dest: a for a in parser._actions if a.dest in {*given, *(n for p in parts for n in vars(p))}
+    }.items():
+        option = f"--{name.replace('_', '-')}"
+        for bad in ("nan", "-1", "0", "99999999999", "nonsense") if option not in words and action.nargs != 0 else ():
+            with contextlib.suppress(SystemExit):  # what the parser refuses
+                said = str(refusal(name, getattr(parser.parse_args([*words.split(), option, bad]), name)))
+                if name in said and capsys.readouterr():
+                    assert option in said and cli.main([command, *words.split(), option, bad]) == 1
+                    found = capsys.readouterr().err  # perhaps a rule of the command's own
+                    assert found == f"\negodistill {command}: {said}\n" or f"{command}: {option}: " in found
+                    told.add(name)
+        assert action.type is not float or name in told, name
 
 
 def exported(path) -> dict:

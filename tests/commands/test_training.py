@@ -230,7 +230,6 @@ def test_finetune_options(sample_data, tmp_path, capsys):
             "the student in student.pt has a feature of 9 numbers, the teacher 'small' one of 12; leave out --init",
         ),
         ("distill s --teacher small --init teacher.pt --out x.pt", "teacher.pt holds a teacher; give the file of a"),
-        ("distill s --teacher small --out x.pt --alpha 1.5", "--alpha must be a number, 0 <= --alpha <= 1; got 1.5"),
         ("finetune s --out x.pt --option frames=eight", "frames='eight' must be a whole number"),
     ],
 )
@@ -493,7 +492,7 @@ def test_networks_of_ones_own_go_through_all_commands(taught, capsys):
         assert re.search(said, capsys.readouterr().err)
     start = "distill s --teacher small --out new.pt".split()
     assert cli.main([*start, *small, "--student-class", "my_networks.py:Spectrum"]) == 1
-    assert "give a class that inherits from EgoDistill" in capsys.readouterr().err
+    assert "give a subclass of EgoDistill" in capsys.readouterr().err
     assert cli.main([*start, *small, *own]) == 1
     assert "--own" in capsys.readouterr().err
     assert cli.main([*start, *small, "--objective", "my_networks.py:Fails"]) == 1

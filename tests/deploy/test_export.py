@@ -228,7 +228,7 @@ def test_another_network_than_the_student_is_not_written(tmp_path):
 
 
 def test_a_batch_size_below_one_is_refused(tmp_path):
-    with pytest.raises(EgoDistillError, match="batch_size must be a whole number, 1 <= batch_size; got 0"):
+    with pytest.raises(EgoDistillError, match=r"batch_size .* must be a whole number, 1 <= batch_size; got 0"):
         export.export(pooled(), tmp_path / "a.pt2", batch_size=0)
 
 
@@ -991,7 +991,7 @@ def test_the_request_of_a_pair_is_checked_first(tmp_path):
     for path, options, words in (
         ("a.pt", {}, r"must end in \.pt2; got .*a\.frame\.pt"),
         ("a.onnx", {"format": "onnx", "precision": "bf16"}, "fp32 or int8"),
-        ("a.pt2", {"batch_size": 0}, "batch_size must be a whole number"),
+        ("a.pt2", {"batch_size": 0}, "batch_size .* must be a whole number"),
     ):
         with pytest.raises(EgoDistillError, match=words):
             export.export_pair(pooled(), tmp_path / path, **options)

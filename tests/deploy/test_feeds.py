@@ -259,7 +259,7 @@ def test_only_an_address_is_opened_again(kind, steady, tmp_path):
     source = {"file": steady, "device": "/dev/null"}.get(kind, tmp_path / "camera")
     if kind == "pipe":
         os.mkfifo(source)
-    with pytest.raises(VideoError, match=f"a {kind}; only an address can be opened again after it is lost"):
+    with pytest.raises(VideoError, match=f"a {kind}; only an address can be opened again by reconnect"):
         feeds.VideoFeed(source, reconnect=5.0)
 
 

@@ -747,4 +747,4 @@ def test_head_motion_alone_is_checked_without_a_picture(tmp_path, capsys):
     assert cli.main(["check", "--imu", str(tmp_path / "log.csv"), "--out", str(tmp_path / "o.csv")]) == 0
     assert capsys.readouterr().out.count("there is no picture") == 1 and (tmp_path / "o.csv").exists()
     assert cli.main(["check"]) != 0
-    assert "an IMU without a video as --imu" in capsys.readouterr().err
+    assert "an IMU without a video as imu (--imu)" in capsys.readouterr().err
