@@ -155,8 +155,8 @@ def _sensor_states(sensor: str, stamps: np.ndarray, values: np.ndarray, rate: fl
         found += _acceleration_unit(stamps, values) if sensor == "accelerometer" else _turn_unit(values)
     if span > (slowest := 2 / rate * (1 + 1e-3)) * len(steps):  # slow, or gaps make it seem so
         if (mean := float(steps[steps <= max(NOTED_GAP[0] * step, NOTED_GAP[1])].mean())) > slowest:
-            text = f"the {sensor} has {1 / mean:.0f} samples per second; the {rate:.0f} that a student reads are"
-            found.append(State(sensor, "rate", f"{text} interpolated between them"))
+            text = f"the {sensor} has {1 / mean:.0f} samples per second; clips of {rate:.0f} Hz are interpolated"
+            found.append(State(sensor, "rate", f"{text} between them"))
     return found + (_frozen(sensor, stamps, values) or _axes_fault(sensor, values)) if span > FROZEN else found
 
 

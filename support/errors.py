@@ -38,7 +38,7 @@ class EgoDistillError(ValueError):
     >>> egodistill.measure(model, batch_size=0)
     Traceback (most recent call last):
     ...
-    egodistill.EgoDistillError: batch_size=0 and repeats=10 must be at least 1
+    egodistill.EgoDistillError: batch_size=0 (--batch-size 0) and repeats=10 (--repeats 10) must be at least 1
     """
 
     __module__ = "egodistill"

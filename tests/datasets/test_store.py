@@ -1213,7 +1213,7 @@ def test_nothing_is_written_through_a_link(kitchen, tmp_path, link, machines, mo
     assert {name: (tmp_path / "elsewhere" / name).read_bytes() for name in before} == before
     for found in (store, ClipStore(path)):
         assert found.read("t.feature", [0, 1]).all() and found.names[-1] == "u.feature"
-        assert set(found.notes) == {"a.csv", "b.csv"} and found.failures[0]["reason"] == "is gone"
+        assert {"a.csv", "b.csv"} <= set(found.notes) and found.failures[0]["reason"] == "is gone"
     assert reader.read("t.feature", slice(0, 1)).all()  # it was opened before
 
 

@@ -602,7 +602,7 @@ def missing(name, monkeypatch) -> None:
 
 def test_an_int8_file_is_calibrated_with_at_least_one_clip(tmp_path):
     for count in (0, 2.5):
-        with pytest.raises(EgoDistillError, match="calibration_clips must be a whole number, 1 <= calibration_clips"):
+        with pytest.raises(EgoDistillError, match=r"calibration_clips .* must be a whole number, 1 <="):
             export.export(pooled(), tmp_path / "a.pt2", calibration_clips=count)
 
 
@@ -755,7 +755,7 @@ def test_command(tmp_path, capsys, monkeypatch):
     free = str(tmp_path / "free.pt2")
     for words, told in (
         ([str(checkpoint), "--out", str(file)], "already exists"),
-        ([str(checkpoint), "--out", "a.onnx"], "must end in .pt2; got a.onnx, the end of --format onnx"),
+        ([str(checkpoint), "--out", "a.onnx"], "must end in .pt2; got a.onnx, the end of format="),
         ([str(tmp_path / "text.pt"), "--out", free], "cannot be read as a checkpoint"),
         ([str(tmp_path / "another.pt"), "--out", free], "is not an 'egodistill model 1' file"),
         ([str(tmp_path / "none.pt"), "--out", free], "none.pt: no such file"),

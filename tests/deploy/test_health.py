@@ -241,7 +241,7 @@ def test_a_sensor_far_slower_than_the_student_is_a_state(options, name):
     motion = head(20.0, options.pop("rate"))
     found, reported, _ = run(motion, pictures(), **options)
     assert set(found) == set(reported) == {f"accelerometer {name}", f"gyroscope {name}"}
-    assert "the 198 that a student reads are interpolated" in found[f"gyroscope {name}"]
+    assert "clips of 198 Hz are interpolated" in found[f"gyroscope {name}"]
 
 
 @pytest.mark.parametrize("name", ["late", "double", "invalid"])

@@ -189,7 +189,7 @@ def test_a_slow_sensor_is_a_state_for_a_student_that_reads_more():
     times, accel, gyro = head(rate=60.0)
     found = states(times, accel, gyro)
     assert list(found) == ["accelerometer rate", "gyroscope rate"]
-    assert "the gyroscope has 60 samples per second; the 198 that a student reads" in found["gyroscope rate"]
+    assert "the gyroscope has 60 samples per second; clips of 198 Hz are" in found["gyroscope rate"]
     assert states(times, accel, gyro, rate=100.0) == {}
 
 
@@ -199,7 +199,7 @@ def test_the_rate_of_uneven_steps_is_their_mean_without_gaps():
     steps[1000] = 3.0
     assert states(np.cumsum(steps), accel, gyro) == {}
     found = states(np.cumsum(steps), accel, gyro, rate=240.0)
-    assert "the gyroscope has 108 samples per second; the 240 that" in found["gyroscope rate"]
+    assert "the gyroscope has 108 samples per second; clips of 240 Hz" in found["gyroscope rate"]
 
 
 def test_states_do_not_depend_on_the_order_of_samples_and_on_doubles():
