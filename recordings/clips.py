@@ -168,7 +168,7 @@ class ClipSpec:
             raise DataError(f"{named('tolerance')} must be from 0 to {MAX_TOLERANCE:g} s; got {tolerance!r}")
         if tolerance and self.exact is False:
             raise DataError(
-                f"{named('exact', False, option='--key-frames')} takes the nearest key frames; leave out {named('tolerance')}"
+                f"{named('exact', False, option='--key-frames')} takes key frames; leave out {named('tolerance')}"
             )
         if self.imu_axes is not None:
             name, turn = read_axes(self.imu_axes)
