@@ -578,11 +578,11 @@ def test_recordings_of_one_camera_that_disagree_end_a_run(camera, tmp_path, caps
     ("words", "what"),
     [
         ("--image-encoder resnet99 --image-weights none", "image_encoder='resnet99' .* cannot be used"),
-        ("--image-encoder resnet18", r"the ImageNet weights of resnet18 .* --image-weights none. for random weights"),
+        ("--image-encoder resnet18", r"the ImageNet weights of resnet18 .*--image-weights none. for random weights"),
         ("--image-encoder vit_b_16 --image-weights none --frame-size 64", "needs 224-pixel frames"),
         (
             "--image-encoder resnet10x4 --image-weights none --architecture swin3d_t --pretrained torchvision",
-            "torchvision's weights of swin3d_t could not be downloaded .* --pretrained FILE",
+            "torchvision's weights of swin3d_t could not be downloaded .*--pretrained FILE",
         ),
         (f"{OWN} --architecture swin3d_t --pretrained notes.txt", "notes.txt cannot be read"),
         (f"{OWN} --architecture swin3d_t --option beta=4", "swin3d_t has no option 'beta'"),
@@ -698,7 +698,7 @@ def test_a_student_with_more_context_is_trained_from_longer_clips(tmp_path, monk
         assert clip["stop"] == clip["start"] + 4.0
     for words, said in (
         ("--clip-seconds 5 --imu-rate 50", "clip_seconds was 4.0 and is now 5.0"),
-        ("--clip-seconds 4", "--imu-rate was 50.0 and is now 198.0"),
+        ("--clip-seconds 4", "imu_rate was 50.0 and is now 198.0"),
     ):
         assert cli.main([*prepare, *words.split()]) == 1
         assert said in " ".join(capsys.readouterr().err.split())
