@@ -167,8 +167,9 @@ class ClipSpec:
         if not (isinstance(tolerance, numbers.Real) and 0 <= tolerance <= MAX_TOLERANCE):  # NaN: False
             raise DataError(f"{named('tolerance')} must be from 0 to {MAX_TOLERANCE:g} s; got {tolerance!r}")
         if tolerance and self.exact is False:
-            exact, other = named("exact", False, option="--key-frames"), named("tolerance")
-            raise DataError(f"{exact} takes the nearest key frames; leave out {other}")
+            raise DataError(
+                f"{named('exact', False, option='--key-frames')} takes key frames; leave out {named('tolerance')}"
+            )
         if self.imu_axes is not None:
             name, turn = read_axes(self.imu_axes)
             if turn is not None:

@@ -544,7 +544,7 @@ def test_a_cheap_frame_that_is_broken_has_its_substitute_and_hides_none(tmp_path
 def test_a_tolerance_out_of_range_or_with_key_frames_is_refused(steady, options):
     with pytest.raises(ValueError, match=r"steady.mp4: tolerance .* must be from 0 to 10 s, and 0 for key frames"):
         read_frames(steady, [1.0], **options)
-    with pytest.raises(ValueError, match=r"tolerance \(--tolerance\) must be"):
+    with pytest.raises(ValueError, match=r"tolerance .* must be"):
         list(frames_at(steady, [1.0], **options))
 
 

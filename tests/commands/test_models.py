@@ -458,4 +458,4 @@ def test_predict_of_head_motion_alone(tmp_path, monkeypatch, capsys):
         assert cli.main([*words, *more]) == 1
         assert said in " ".join(capsys.readouterr().err.split())
     assert cli.main(["predict", "--student", "s.pt"]) == 1
-    assert "an IMU without a video as --imu" in " ".join(capsys.readouterr().err.split())
+    assert "an IMU without a video as imu (--imu)" in " ".join(capsys.readouterr().err.split())

@@ -830,19 +830,21 @@ def test_a_command_and_its_function_refuse_a_value_in_the_same_words(command, tm
         except Exception as error:
             return str(error)
 
-    for name, action in {
-        a.dest: a for a in parser._actions if a.dest in {*given, *(n for p in parts for n in vars(p))}
-    }.items():
-        option = f"--{name.replace('_', '-')}"
-        for bad in ("nan", "-1", "0", "99999999999", "nonsense") if option not in words and action.nargs != 0 else ():
+    known, pairs = {*given, *(name for part in parts for name in vars(part))}, {}
+    for action in parser._actions:
+        option = f"--{action.dest.replace('_', '-')}"
+        is_known = action.dest in known and action.nargs != 0 and option not in words
+        for bad in ("nan", "-1", "0", "99999999999", "nonsense") if is_known else ():
             with contextlib.suppress(SystemExit):  # what the parser refuses
-                said = str(refusal(name, getattr(parser.parse_args([*words.split(), option, bad]), name)))
-                if name in said and capsys.readouterr():
-                    assert option in said and cli.main([command, *words.split(), option, bad]) == 1
-                    found = capsys.readouterr().err  # perhaps a rule of the command's own
-                    assert found == f"\negodistill {command}: {said}\n" or f"{command}: {option}: " in found
-                    told.add(name)
-        assert action.type is not float or name in told, name
+                line = [*words.split(), option, bad]
+                pairs[action, option, bad] = str(refusal(action.dest, getattr(parser.parse_args(line), action.dest)))
+    for (action, option, bad), said in pairs.items():
+        if action.dest in said and capsys.readouterr():
+            assert option in said and cli.main([command, *words.split(), option, bad]) == 1
+            found = capsys.readouterr().err  # perhaps a rule of the command's own
+            assert found == f"\negodistill {command}: {said}\n" or f"{command}: {option}: " in found
+            told.add(action.dest)
+    assert {action.dest for action, *_ in pairs if action.type is float} <= told
 
 
 def exported(path) -> dict:

@@ -196,7 +196,7 @@ def test_ego4d_as_it_is_downloaded(sample_data, tmp_path, capsys):
     own = tmp_path / "own.csv"
     own.write_text("video,start,stop,label\n")
     assert cli.main(["segments", str(own), "--min-instances", "2"]) == 1
-    assert "--min-instances is for public data sets" in capsys.readouterr().err
+    assert "min_instances (--min-instances) is for public data sets" in capsys.readouterr().err
     store = data.ClipStore(tmp_path / "store")
     assert store.settings["sampling"] == ["first"] and store.class_names == ["turn", "walk"]
     offsets = tmp_path / "offsets.csv"

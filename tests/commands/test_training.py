@@ -248,7 +248,7 @@ def test_a_finished_training_says_so(taught, capsys):
     assert run(capsys, *command).startswith("x.pt: already trained (2 of 2 epochs); loss ")
     assert not (taught / "x.pt.training").exists()
     assert cli.main([*command, "--tau", "2"]) == 1
-    assert "x.pt: was begun with other settings: --tau was 1.0 and is now 2.0" in (err := capsys.readouterr().err)
+    assert "x.pt: was begun with other settings: tau was 1.0 and is now 2.0" in (err := capsys.readouterr().err)
     assert "--overwrite" in err and (taught / "x.pt").read_bytes() == model
     assert run(capsys, *command, "--overwrite").startswith("x.pt: already trained")  # they are the same
     assert cli.main([*command, "--tau", "2", "--overwrite", "--keep-checkpoint"]) == 0
