@@ -714,7 +714,7 @@ def test_a_student_with_more_context_is_trained_from_longer_clips(tmp_path, monk
     assert "chance, one of 2 classes: 50.0 %" in out and "of the 3 classes" not in out
     assert Path("run/report.html").exists() and {*data.ClipStore("run/store").specs} == {"imu"}
     assert cli.main([*train, "--clip-seconds", "5", "--imu-rate", "50"]) == 1
-    assert "clip_seconds was 4.0 and is now 5.0" in " ".join(capsys.readouterr().err.split())
+    assert "--clip-seconds was 4.0 and is now 5.0" in " ".join(capsys.readouterr().err.split())
     with pytest.raises(ValueError, match=r"i3d reads clips of 2\.133 s, those of a store have 4\.000 s"):
         pipeline.clip_of(cli.parse("train t.csv --out o --architecture i3d --clip-seconds 4".split()))
 
