@@ -10,11 +10,10 @@ pipeline      train
 report        report, the page about what train made
 evaluations   what an evaluation is worth, in words
 interrupts    Ctrl-C
-inputs        missing files, before torch is imported
 options       what commands share, without torch
+paths         what a command reads and writes, and the check before it
 pictures      what commands draw beside their results
 pages         the page and the subtitles of `predict`
-outputs       what --out may replace
 settings      options made from the settings of a stage; model files
 """
 
@@ -25,13 +24,12 @@ if TYPE_CHECKING:
         cli as cli,
         demo as demo,
         evaluations as evaluations,
-        inputs as inputs,
         interrupts as interrupts,
         live as live,
         models as models,
         options as options,
-        outputs as outputs,
         pages as pages,
+        paths as paths,
         pictures as pictures,
         pipeline as pipeline,
         recordings as recordings,
@@ -45,8 +43,8 @@ else:
     __getattr__, __dir__ = hand_on(
         __name__,
         dict.fromkeys(
-            "cli demo evaluations inputs interrupts live models options outputs pages pictures pipeline recordings "
-            "report settings training".split(),
+            "cli demo evaluations interrupts live models options pages paths pictures pipeline recordings report "
+            "settings training".split(),
             (),
         ),
     )

@@ -15,6 +15,7 @@ import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,12 @@ from ..support.tables import Table
 from ..support.version import __version__
 from ..training import Training
 from .options import positive_int, suggest
+from .paths import DOCUMENT, FOLDER, OWN, STORE, TEACHER_MODEL, Made, Writes
 from .pictures import draw_beside, plot_option
 from .recordings import describe_store
 from .settings import (
     GMACS_NOTE,
+    IMAGE_WEIGHTS,
     add_fields,
     chosen_teacher,
     device_option,
@@ -60,11 +63,11 @@ CHANGES = ("epochs", "batch_size", "precision")  # settings that `compare` and `
 
 def experiment_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that `compare` and `ablate` share, for `build_bench()`."""
-    parser.add_argument("store", help="folder of a clip store with the splits train and test")
+    parser.add_argument("store", type=STORE, help="folder of a clip store with the splits train and test")
     teacher_option(parser, "; {seed} in it stands for the seed")
-    parser.add_argument(
-        "--out", metavar="FOLDER", required=True, help="folder for weights and results; finished runs in it are reused"
-    )
+    text = "folder for weights and results; finished runs in it are reused"
+    role = Writes(beside=results_in, folder=True)
+    parser.add_argument("--out", metavar="FOLDER", type=role, required=True, help=text)
     seeds_option(parser, "0,1,2")
     preset_option(parser, PROTOCOLS)
     add_fields(parser, Training(), CHANGES)
@@ -74,13 +77,13 @@ def experiment_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         default=[],
-        type=name_value,
+        type=replace(IMAGE_WEIGHTS, convert=name_value),
         help="initial weights of the image networks: students=resnet18.pth AdaFuse=resnet50.pth STTS=... "
         "ListenToLook=..., or NAME=none for random weights (default: downloaded by torchvision; random with "
         "--preset demo)",
     )
     jobs_option(parser)
-    tables.markdown_option(parser)
+    tables.markdown_option(parser, DOCUMENT)
     device_option(parser)
 
 
@@ -133,10 +136,11 @@ def compare_options(parser: argparse.ArgumentParser) -> None:
     )
     names = ", ".join(benches.METHODS)
     text = f"one or more of {names}, or FILE.py:NAME for a `Method` of your own (default: all)"
-    parser.add_argument("--methods", nargs="+", metavar="NAME", help=text)
+    parser.add_argument("--methods", nargs="+", metavar="NAME", type=OWN, help=text)
     parser.add_argument(
         "--teacher-file",
         metavar="FILE",
+        type=TEACHER_MODEL,
         help="file of the teacher, to measure its cost (default: one trained in --out)",
     )
 
@@ -152,17 +156,22 @@ def run_compare(a: argparse.Namespace) -> None:
     methods = [name for name in a.methods or () if ":" not in name] + [one.name for one in own]
     methods = methods or fitting_methods(bench, store, max(counts))
     runs = paper.comparison(bench, teacher=a.teacher, seeds=a.seeds, num_frames=counts, methods=methods)
-    require_free(a.out, "compare", (".json", ".csv", ".png", ".svg"))
     bench.run(runs, a.jobs)
     report_comparison(a, bench, runs)
     suggest("ablate", a.store, "--teacher", a.teacher, "--out", a.out, *protocol_words(a))
 
 
-def require_free(out: str, stem: str, suffixes: Sequence[str]) -> None:
-    """Raise DataError if a folder that holds no runs has files with the names of the results."""
-    for path in (Path(out, stem + suffix) for suffix in suffixes):
-        if path.exists() and not Path(out, "bench.json").exists():
-            raise data.DataError(f"{path}: already exists, and {out} holds no runs; give another --out")
+def results_in(out: str, a: argparse.Namespace) -> list[Made]:
+    """Return the results of `compare` and `ablate` in a folder."""
+    ends = (".json", ".csv", ".png", ".svg") if a.command == "compare" else (".json", ".csv")
+    paths = [Path(out, a.command + end) for end in ends]
+    return [Made(path, rule=partial(require_free, path)) for path in paths]
+
+
+def require_free(path: Path) -> None:
+    """Raise DataError if a folder that holds no runs has a file with the name of a result."""
+    if path.exists() and not path.with_name("bench.json").exists():
+        raise data.DataError(f"{path}: already exists, and {path.parent} holds no runs; give another --out")
 
 
 def own_method(name: str) -> Method:
@@ -265,7 +274,6 @@ def run_ablate(a: argparse.Namespace) -> None:
     bench, losses = build_bench(a), paper.ablation(a.teacher, a.seeds)
     choices = paper.frame_choices(bench, a.teacher, a.seeds, a.num_frames)
     choices = choices if len({run.sampling for run in choices}) > 1 else []
-    require_free(a.out, "ablate", (".json", ".csv"))
     bench.run([*losses, *choices], a.jobs)
     rows = paper.rows(bench, losses, costs=False)
     names = ["labels and IMU only (VisIMU)", *paper.ABLATIONS]
@@ -416,7 +424,7 @@ TEACHER = "slowfast"
 
 
 def synthesize_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("out", help="folder to write to")
+    parser.add_argument("out", type=FOLDER, help="folder to write to")
     parser.add_argument("--seed", type=int, default=0, help="seed of the world")
     parser.add_argument(
         "--train-acts", metavar="N", type=int, default=800, help="number of annotated actions of the training wearers"
@@ -438,7 +446,8 @@ def run_synthesize(a: argparse.Namespace) -> None:
 
 
 def demo_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", metavar="FOLDER", default="egodistill-demo", help="folder for all files of the demo")
+    text = "folder for all files of the demo"
+    parser.add_argument("--out", metavar="FOLDER", type=FOLDER, default="egodistill-demo", help=text)
     seeds_option(parser, "0")
     parser.add_argument(
         "--world-seed", metavar="SEED", type=int, default=0, help="seed of the world; tune settings on another one"
@@ -454,11 +463,11 @@ def demo_options(parser: argparse.ArgumentParser) -> None:
         "--quick", action="store_true", help="show in about a minute that every step runs, on few clips: no accuracies"
     )
     text = "initial weights of the image encoders: imagenet, none (random), or a file (default: none)"
-    parser.add_argument("--image-weights", metavar="NAME", type=text_or_none, help=text)
+    parser.add_argument("--image-weights", metavar="NAME", type=IMAGE_WEIGHTS, help=text)
     add_fields(parser, Training(), ["precision"])
     jobs_option(parser)
     plot_option(parser)
-    tables.markdown_option(parser)
+    tables.markdown_option(parser, DOCUMENT)
 
 
 def run_demo(a: argparse.Namespace) -> None:

@@ -57,6 +57,7 @@ from .options import (
     report_notes,
     use_readers,
 )
+from .paths import FILE, STUDENT, Reads, Writes
 from .settings import device_option, load_distilled, own_option, precision_option, report_precision
 
 __all__ = ["COMMANDS", "Latency", "load_for_stream"]
@@ -74,17 +75,31 @@ SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # they end a run in order; Windows ha
 # Options
 
 
+def pair_or_student(word: str) -> list[str]:
+    """Return the files of a pair or of a student."""
+    pair = [str(file) for file in files.pair_files(word)] if word else []
+    return pair if any(map(os.path.exists, pair)) else [*STUDENT.files(word)]
+
+
+SOURCE = Reads(
+    files=lambda word: () if "://" in word else (word,),
+    hint=lambda word: f"; a camera is a device, such as /dev/video{word}" if word.isdigit() else "",  # as OpenCV counts
+)
+
+
 def live_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="SOURCE",
         nargs="?",
+        type=SOURCE,
         help="video file, folder of a Pupil Labs Neon, address (rtsp://, http://, tcp://, udp://, ...), device "
         "(/dev/video0) or named pipe; none for a student that reads head motion alone",
     )
     parser.add_argument(
         "--student",
         metavar="FILE",
+        type=Reads(files=pair_or_student),
         required=True,
         help="file of a trained student, or the name of a pair that `export --pair` wrote: NAME.pt2 for NAME.frame.pt2 "
         "and NAME.motion.pt2; a pair is code, so use only one whose source you trust",
@@ -124,9 +139,8 @@ def live_options(parser: argparse.ArgumentParser) -> None:
     )
     group = parser.add_argument_group("IMU samples")
     imu_option(group, '; or -, lines such as {"time": 1.25, "accel": [x, y, z], "gyro": [x, y, z]} on standard input')
-    group.add_argument(
-        "--imu-follow", metavar="CSV", help="table that another program is writing, with the same columns"
-    )
+    text = "table that another program is writing, with the same columns"
+    group.add_argument("--imu-follow", metavar="CSV", type=FILE, help=text)
     accel_option(group)
     axes_option(group)
     reader_options(group)
@@ -167,7 +181,8 @@ def live_options(parser: argparse.ArgumentParser) -> None:
     text = "with --events: probability at which an event begins; it ends below two thirds of it (default: 0.6)"
     group.add_argument("--event-start", metavar="P", type=probability, help=text)
     group.add_argument("--json", action="store_true", help="print JSON lines in a terminal, too, as into a pipe")
-    group.add_argument("--out", metavar="JSONL", help="also write the JSON lines to this file")
+    role, text = Writes(ours=None), "also write the JSON lines to this file"
+    group.add_argument("--out", metavar="JSONL", type=role, help=text)
     overwrite_option(group, "an existing file, also an earlier result")
 
 
@@ -221,7 +236,7 @@ def check_options(a: argparse.Namespace, kind: str) -> None:
 
 def load_for_stream(path: str, device: str | None, own: Sequence[str] = ()) -> Any:
     """Return the student in a file, with --own, on a device, or the pair that `export --pair` wrote for this path."""
-    if any(file.exists() for file in exported.pair_files(path)):
+    if any(file.exists() for file in files.pair_files(path)):
         if runtime.pick_device(device).type != "cpu":
             raise EgoDistillError(f"{path}: exported programs run on the CPU; leave out --device {device}")
         return exported.load_pair(path)

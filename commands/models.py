@@ -59,7 +59,8 @@ from .options import (
     use_readers,
 )
 from .pages import write_prediction, write_subtitles
-from .pictures import draw_beside, plot_option
+from .paths import DOCUMENT, FILE, STORE, STUDENT, TEACHER_MODEL, Made, Writes, check_paths, page_of
+from .pictures import draw_beside, picture_beside, plot_option
 from .settings import (
     GMACS_NOTE,
     chosen_teacher,
@@ -76,6 +77,7 @@ from .settings import (
 
 __all__ = ["COMMANDS", "comparison_table"]
 
+NOT_JSON = "{command} writes JSON; give a name that ends in {ends}"
 PREVIEW = 360  # pixels of the shorter side
 FEW_EQUAL, LARGE_ERROR = 0.9, 0.1  # share of labels, and of the largest feature: int8 is far from fp32
 
@@ -87,8 +89,10 @@ FEW_EQUAL, LARGE_ERROR = 0.9, 0.1  # share of labels, and of the largest feature
 def model_options(parser: argparse.ArgumentParser) -> None:
     """Add --student and --teacher-file, of which one is required."""
     group = parser.add_mutually_exclusive_group(required=True)
-    group.add_argument("--student", metavar="FILE", help="a trained student, or a baseline from `egodistill compare`")
-    group.add_argument("--teacher-file", metavar="FILE", help=TEACHER_FILE)
+    group.add_argument(
+        "--student", metavar="FILE", type=STUDENT, help="a trained student, or a baseline from `egodistill compare`"
+    )
+    group.add_argument("--teacher-file", metavar="FILE", type=TEACHER_MODEL, help=TEACHER_FILE)
     own_option(parser)
 
 
@@ -113,7 +117,8 @@ def evaluate_options(parser: argparse.ArgumentParser) -> None:
     model_options(parser)
     text = "also compare with this teacher's features in the store; clips without labels: with all its outputs"
     parser.add_argument("--teacher", metavar="NAME", help=text)
-    parser.add_argument("--out", metavar="JSON", help="write all results to this file")
+    role = Writes((".json",), (rb'\A\{\s*"format": "egodistill evaluation',), picture_beside, NOT_JSON)
+    parser.add_argument("--out", metavar="JSON", type=role, help="write all results to this file")
     overwrite_option(parser)
     plot_option(parser)
     inference_options(parser)
@@ -245,12 +250,18 @@ def evaluate_unlabelled(a: argparse.Namespace, model: nn.Module, store: data.Cli
 # Export
 
 
+def exported_files(out: str, a: argparse.Namespace) -> Iterator[Made]:
+    """Yield what `export` writes: one program or two, and beside each its description."""
+    for path in files.pair_files(out) if a.pair else [Path(out)]:
+        yield from (Made(path, None), Made(files.description_of(path), None))
+
+
 def export_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("student", metavar="STUDENT", help="file of a trained student")
+    parser.add_argument("student", metavar="STUDENT", type=STUDENT, help="file of a trained student")
     own_option(parser)
-    parser.add_argument(
-        "--out", metavar="FILE", required=True, help="file to write, .pt2 or .onnx; FILE.json describes its inputs"
-    )
+    text = "file to write, .pt2 or .onnx; FILE.json describes its inputs"
+    role = Writes(itself=False, beside=exported_files)
+    parser.add_argument("--out", metavar="FILE", type=role, required=True, help=text)
     parser.add_argument(
         "--format",
         choices=tuple(export.FORMATS),
@@ -267,7 +278,8 @@ def export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", metavar="N", type=positive_int, help="exact number of clips per call (default: any); 1: faster"
     )
-    parser.add_argument("--calibrate", metavar="STORE", help="int8: clip store that gives the range of activations")
+    text = "int8: clip store that gives the range of activations"
+    parser.add_argument("--calibrate", metavar="STORE", type=STORE, help=text)
     text = "split of this store, or all (default: train)"
     parser.add_argument("--calibrate-split", metavar="SPLIT", help=text)
     text = "number of clips to calibrate with (default: 256)"
@@ -275,12 +287,13 @@ def export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--check",
         metavar="STORE",
+        type=STORE,
         help="compare the file with the student on the clips of this store (default: the store of --calibrate)",
     )
     text = "split of this store, or all (default: test)"
     parser.add_argument("--check-split", metavar="SPLIT", help=text)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
-    tables.markdown_option(parser)
+    tables.markdown_option(parser, DOCUMENT)
 
 
 def run_export(a: argparse.Namespace) -> None:
@@ -367,9 +380,10 @@ def comparison_table(rows: list[export.Comparison]) -> Table:
 
 
 def measure_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--student", metavar="FILE", nargs="+", default=[], help="your own students and baselines")
+    several = {"metavar": "FILE", "nargs": "+", "default": []}
+    parser.add_argument("--student", type=STUDENT, help="your own students and baselines", **several)
     own_option(parser)
-    parser.add_argument("--teacher-file", metavar="FILE", nargs="+", default=[], help="your own: " + TEACHER_FILE)
+    parser.add_argument("--teacher-file", type=TEACHER_MODEL, help="your own: " + TEACHER_FILE, **several)
     parser.add_argument("--rows", metavar="NAME", nargs="+", choices=TABLE_3, help="rows of Table 3 (default: all)")
     parser.add_argument("--batch-size", metavar="N", type=positive_int, default=32, help="clips per forward pass")
     parser.add_argument(
@@ -378,9 +392,10 @@ def measure_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seconds", type=float, default=30, help="time at most this long per model, but at least two passes"
     )
-    parser.add_argument("--out", metavar="JSON", help="write all results to this file")
+    role = Writes((".json",), (rb'\A\{\s*"format": "egodistill measurement',), wrong=NOT_JSON)
+    parser.add_argument("--out", metavar="JSON", type=role, help="write all results to this file")
     overwrite_option(parser)
-    tables.markdown_option(parser)
+    tables.markdown_option(parser, DOCUMENT)
     inference_options(parser)
 
 
@@ -459,8 +474,8 @@ def table_3(costs: dict[str, inference.Cost]) -> Table:
 
 def predict_options(parser: argparse.ArgumentParser) -> None:
     text = "video file of the recording, or folder of a Pupil Labs Neon; none: head motion alone, of --imu"
-    parser.add_argument("video", nargs="?", help=text)
-    parser.add_argument("--student", metavar="FILE", required=True, help="file of a trained student")
+    parser.add_argument("video", nargs="?", type=FILE, help=text)
+    parser.add_argument("--student", metavar="FILE", type=STUDENT, required=True, help="file of a trained student")
     own_option(parser)
     imu_option(parser)
     clock_options(parser)
@@ -470,16 +485,19 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stride", metavar="SECONDS", type=float, help="step between clips (default: a clip's length)")
     parser.add_argument("--top", metavar="K", type=positive_int, default=3, help="print the K best classes")
     choice_options(parser)
-    parser.add_argument("--out", metavar="FILE", help="also write the results to this .csv or .json file")
+    role, text = Writes(ours=None, beside=picture_beside), "also write the results to this .csv or .json file"
+    parser.add_argument("--out", metavar="FILE", type=role, help=text)
     text = "also write a page for a browser: time line, frames, head motion, the least certain clips"
-    parser.add_argument("--html", metavar="FILE", help=text)
+    role = Writes((".html", ".htm"), (page_of("predict"),))
+    parser.add_argument("--html", metavar="FILE", type=role, help=text)
     text = "also write the best class of each clip as subtitles (.vtt), which players show over the video"
-    parser.add_argument("--subtitles", metavar="FILE", help=text)
+    role = Writes((".vtt",), (rb"\AWEBVTT - egodistill predict\n",))
+    parser.add_argument("--subtitles", metavar="FILE", type=role, help=text)
     text = "show these labels on the page, too, and first what differs from them: a table of segments, or annotations"
-    parser.add_argument("--labels", metavar="FILE", help=text)
+    parser.add_argument("--labels", metavar="FILE", type=FILE, help=text)
     root_options(parser)
     text = "also write a small copy of the video (.mp4), which the page plays where a browser cannot play the video"
-    parser.add_argument("--preview", metavar="FILE", help=text)
+    parser.add_argument("--preview", metavar="FILE", type=Writes((".mp4",)), help=text)
     overwrite_option(parser, "an existing file, for --out also an earlier result")
     plot_option(parser)
     inference_options(parser)
@@ -497,6 +515,7 @@ def run_predict(a: argparse.Namespace) -> None:
     if doubt := doubt_about(a.student):
         print(f"note: {a.student}: {doubt}", file=sys.stderr)
     recording = data.open_recording(a.video, imu_files(a), **clock, imu_axes=a.imu_axes or "gopro")
+    check_paths(a, recording.files)
     if "imu" in student.inputs:
         report_notes(recording)
     labels = labels_of_video(a, recording.path, student.class_names) if a.labels else []

@@ -23,6 +23,7 @@ from ..imu import MAX_GAP
 from ..recordings import clips
 from ..support.errors import DataError
 from ..video import MAX_HOLD
+from .paths import FILE, OWN, Reads, own_source
 
 __all__ = [
     "LIMITS",
@@ -139,12 +140,12 @@ TEACHER_FILE = "a trained teacher, written by `egodistill finetune`; or FILE.py:
 def class_names_option(parser: Any) -> None:
     """Add --class-names to a parser or a group of options."""
     text = "names of the classes of --pretrained, one per line in the order of its logits (default: Kinetics-400's)"
-    parser.add_argument("--class-names", metavar="FILE", help=text)
+    parser.add_argument("--class-names", metavar="FILE", type=FILE, help=text)
 
 
 def root_options(parser: argparse.ArgumentParser) -> None:
     text = "folder with videos and IMU files of a data set or a labelling tool (default: folder of the annotations)"
-    parser.add_argument("--root", metavar="FOLDER", help=text)
+    parser.add_argument("--root", metavar="FOLDER", type=FILE, help=text)
     text = "read one tier of ELAN, subject of BORIS or annotator of Label Studio (default: all, unless they overlap)"
     parser.add_argument("--tier", metavar="NAME", help=text)
 
@@ -160,6 +161,7 @@ def imu_option(parser: argparse.ArgumentParser, more: str = "") -> None:
         "--imu",
         nargs="+",
         metavar="CSV",
+        type=Reads(words=("-",)),
         help=f"IMU of the video: one table, or one for the accelerometer and one for the gyroscope{more} (default: "
         "tables beside the video, or telemetry in it)",
     )
@@ -176,10 +178,10 @@ def suffix_and_name(text: str) -> tuple[str, str]:
 def reader_options(parser: Any) -> None:
     """Add --reader and --imu-reader, for `use_readers()`."""
     text = "camera of your own: a function path -> Recording or None, which is asked before the others; repeatable"
-    parser.add_argument("--reader", metavar="FILE.py:NAME", action="append", help=text)
+    parser.add_argument("--reader", metavar="FILE.py:NAME", type=OWN, action="append", help=text)
     text = "IMU format of your own: files with this suffix are read by a function path -> Imu; repeatable"
-    kind = {"metavar": ".SUFFIX=FILE.py:NAME", "type": suffix_and_name, "action": "append"}
-    parser.add_argument("--imu-reader", help=text, **kind)
+    role = Reads(files=own_source, convert=suffix_and_name)
+    parser.add_argument("--imu-reader", metavar=".SUFFIX=FILE.py:NAME", type=role, action="append", help=text)
 
 
 def use_readers(a: argparse.Namespace) -> None:
@@ -294,5 +296,5 @@ def coverage_options(parser: argparse.ArgumentParser) -> None:
 
 
 def overwrite_option(parser: argparse.ArgumentParser, replaced: str = "a file that is not a result") -> None:
-    """Add --overwrite, for `check_outputs()`."""
+    """Add --overwrite, for `check_paths()`."""
     parser.add_argument("--overwrite", action="store_true", help=f"let an output replace {replaced}")

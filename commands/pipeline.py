@@ -45,9 +45,9 @@ from .options import (
     suggest,
     without_suggestions,
 )
-from .outputs import check_outputs
+from .paths import PUBLISHED, TEACHER_MODEL, check_paths
 from .recordings import NO_LABELS, examine, read_segments, require_training, segment_options
-from .report import CORRECTIONS, PLAN, note_plan, read_plan, write_report
+from .report import CORRECTIONS, PLAN, RUN, note_plan, read_plan, write_report
 from .settings import add_fields, apply_options, device_option, flag, load_teacher, preset_option
 from .training import name_value, new_teacher, teacher_clip
 
@@ -82,9 +82,8 @@ class Step:
 
 def train_options(parser: argparse.ArgumentParser) -> None:
     segment_options(parser)
-    parser.add_argument(
-        "--out", metavar="RUN", required=True, help="folder for the clip store, models and results; it may be continued"
-    )
+    text = "folder for the clip store, models and results; it may be continued"
+    parser.add_argument("--out", metavar="RUN", type=RUN, required=True, help=text)
     overwrite_option(parser, "models of other settings, which are trained anew")
     text = (
         "try clips again that failed, and prepare clips of changed files anew, with the models that learned from them"
@@ -94,8 +93,8 @@ def train_options(parser: argparse.ArgumentParser) -> None:
     text = "a network of `egodistill teachers`, which is trained on the labels; without labels it needs --pretrained"
     group.add_argument("--architecture", metavar="NAME", choices=tuple(teachers.MODELS), help=text)
     text = "published weights that it starts from, or torchvision to download its own"
-    group.add_argument("--pretrained", metavar="FILE", help=text)
-    group.add_argument("--teacher-file", metavar="FILE", help=TEACHER_FILE)
+    group.add_argument("--pretrained", metavar="FILE", type=PUBLISHED, help=text)
+    group.add_argument("--teacher-file", metavar="FILE", type=TEACHER_MODEL, help=TEACHER_FILE)
     text = "options of the network, such as 'depths=(1,1,1,1)'"
     group.add_argument("--option", metavar="NAME=VALUE", nargs="+", action="extend", type=name_value, help=text)
     text = "number and size of its frames (default: those of the network)"
@@ -369,7 +368,8 @@ def require_same_plan(run: Path, before: Mapping[str, Any], steps: Sequence[Step
 
 
 NAMED = {"command": "the command", "annotations": "the table", "store": "the store"}  # what is no option
-FREE = {"workers", "device", "overwrite", "retry_failed", "strict", "words", "flags", "run"}  # they change no result
+# They change no result.
+FREE = {"workers", "device", "overwrite", "retry_failed", "strict", "words", "flags", "roles", "run"}
 
 
 def results_of(steps: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -472,7 +472,7 @@ def run_step(words: Sequence[Any]) -> None:
     from . import cli
 
     arguments = cli.parse([*map(str, words)])
-    check_outputs(arguments)
+    check_paths(arguments)
     try:
         with without_suggestions():
             arguments.run(arguments)

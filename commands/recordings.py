@@ -30,7 +30,7 @@ from ..recordings.copies import transcode
 from ..recordings.pictures import CHECK_TITLE, draw_check, require_picture
 from ..support import files
 from ..support.errors import DataError, in_words
-from ..support.names import Names, is_same
+from ..support.names import Names
 from ..support.pickles import is_pickle
 from ..support.records import first_line
 from ..support.tables import Table, counted, printable
@@ -59,7 +59,7 @@ from .options import (
     suggest_training,
     use_readers,
 )
-from .outputs import check_outputs
+from .paths import ANY, FILE, FOLDER, PUBLISHED, STORE, TEACHER_MODEL, Made, Reads, Writes, check_paths
 
 __all__ = ["COMMANDS", "describe_store"]
 
@@ -75,6 +75,7 @@ def segment_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the annotation readers, for `read_segments()`."""
     parser.add_argument(
         "annotations",
+        type=FILE,
         help="EPIC_100_train.csv of EPIC-KITCHENS, fho_main.json of Ego4D, HD_EPIC_Narrations.pkl of HD-EPIC, "
         "keystep_train.json of Ego-Exo4D, an export of ELAN (tab-delimited text), BORIS (aggregated events) or Label "
         "Studio (JSON), or your own CSV table with the columns video,start,stop,label; without "
@@ -92,9 +93,8 @@ def segment_options(parser: argparse.ArgumentParser) -> None:
     text = "use every K-th segment of each split, for a first look at large data"
     parser.add_argument("--subsample", metavar="K", type=positive_int, default=1, help=text)
     parser.add_argument("--audio", action="store_true", help="use only videos with sound; `prepare` also stores it")
-    parser.add_argument(
-        "--imu-offsets", metavar="CSV", help="table of IMU clock offsets, written by `egodistill check --out`"
-    )
+    text = "table of IMU clock offsets, written by `egodistill check --out`"
+    parser.add_argument("--imu-offsets", metavar="CSV", type=FILE, help=text)
     axes_option(parser)
     reader_options(parser)
     text = "notes about what looks wrong in the table, such as rows twice, are errors"
@@ -232,7 +232,7 @@ def seconds_of(segments: Sequence[data.Segment]) -> float:
 
 def check_options(parser: argparse.ArgumentParser) -> None:
     text = "videos, folders of videos, or annotation files for all their videos; none: only --imu is checked"
-    parser.add_argument("videos", nargs="*", metavar="VIDEO", help=text)
+    parser.add_argument("videos", nargs="*", metavar="VIDEO", type=FILE, help=text)
     root_options(parser)
     imu_option(parser)
     offset_option(parser)
@@ -245,12 +245,14 @@ def check_options(parser: argparse.ArgumentParser) -> None:
         "write the reliable offsets, and the axes where they are wrong, to a table for `prepare --imu-offsets`; rows "
         "of other recordings, and rows that were written by hand, stay"
     )
-    parser.add_argument("--out", metavar="CSV", help=text)
+    role = Writes(ours=(rb"\A(\xef\xbb\xbf)?video,imu_offset(,[^\n]*)?\r?\n",))
+    parser.add_argument("--out", metavar="CSV", type=role, help=text)
     text = (
         "draw the sensors beside the motion of the picture, as PNG or SVG, and say whether axes and clock look right; "
         "several recordings get numbers, such as check-1.png"
     )
-    parser.add_argument("--plot", metavar="PICTURE", help=text)
+    role = Writes(itself=False, beside=lambda path, a: getattr(a, "pictures", ()))
+    parser.add_argument("--plot", metavar="PICTURE", type=role, help=text)
     overwrite_option(parser)
 
 
@@ -297,10 +299,11 @@ def check_recordings(a: argparse.Namespace) -> list[checks.Check]:
     use_readers(a)
     sources = recordings_to_check(a)
     opened = [source.files if isinstance(source, data.Recording) else (source,) for source in sources.values()]
-    check_outputs(a, itertools.chain(*opened))
+    pictures = picture_files(a, len(sources))
+    a.pictures = [Made(picture, (CHECK_TITLE.encode(),)) for picture in pictures]
+    check_paths(a, itertools.chain(*opened))
     if a.out and not a.overwrite:
         offset_rows(Path(a.out))  # an error now, and not after the measurements
-    pictures = picture_files(a, list(sources))
     search = {} if a.max_offset is None else {"max_offset": a.max_offset}
     print(checks.HEADER)
     offsets: dict[str, float | None] = {}
@@ -352,17 +355,14 @@ def check_recordings(a: argparse.Namespace) -> list[checks.Check]:
     return results
 
 
-def picture_files(a: argparse.Namespace, videos: list[str]) -> list[Path]:
-    """Return the file of each recording's picture; without --plot none. Raise DataError if one cannot be written."""
+def picture_files(a: argparse.Namespace, count: int) -> list[Path]:
+    """Return the file of each recording's picture; without --plot none. Raise DataError if none can be drawn."""
     if not a.plot:
         return []
     require_picture(a.plot)
     path = Path(a.plot)
-    numbers = [""] if len(videos) == 1 else [f"-{number + 1}" for number in range(len(videos))]
-    found = [path.with_name(f"{path.stem}{number}{path.suffix}") for number in numbers]
-    for picture in found:
-        files.check_output(picture, videos, ours=[CHECK_TITLE.encode()], overwrite=a.overwrite)
-    return found
+    numbers = [""] if count == 1 else [f"-{number + 1}" for number in range(count)]
+    return [path.with_name(f"{path.stem}{number}{path.suffix}") for number in numbers]
 
 
 def is_utf8(path: str) -> bool:
@@ -374,9 +374,16 @@ def is_utf8(path: str) -> bool:
     return True
 
 
+def films_in(out: str, a: argparse.Namespace) -> list[Made]:
+    """Return the videos and tables of `convert`; it keeps those that are there."""
+    films = (aria.converted_files(name, out) for name in a.recordings)
+    return [Made(path, ANY) for path in dict.fromkeys(itertools.chain(*films))]
+
+
 def convert_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recordings", nargs="+", metavar="VRS", help="recordings of Project Aria glasses")
-    parser.add_argument("--out", metavar="FOLDER", required=True, help="folder for the videos and IMU tables")
+    parser.add_argument("recordings", nargs="+", metavar="VRS", type=FILE, help="recordings of Project Aria glasses")
+    role, text = Writes(beside=films_in, folder=True), "folder for the videos and IMU tables"
+    parser.add_argument("--out", metavar="FOLDER", type=role, required=True, help=text)
     text = (
         "scale pictures down to this many pixels on the shorter side, such as 256, which decode much faster than the "
         "1408 of the glasses (default: as recorded)"
@@ -397,8 +404,6 @@ def run_convert(a: argparse.Namespace) -> None:
             print(f"{video} and {table.name} already exist; --overwrite replaces them")
             continue
         try:
-            for made in (video, table):
-                files.require_apart(made, a.recordings)
             made = aria.convert(recording, a.out, size=a.size, overwrite=a.overwrite)
         except (ValueError, OSError) as error:  # Continue with the other recordings.
             failures.append(in_words(error))
@@ -416,8 +421,9 @@ def run_convert(a: argparse.Namespace) -> None:
 
 
 def transcode_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="videos to copy")
-    parser.add_argument("--out", metavar="FOLDER", required=True, help="folder for the copies")
+    parser.add_argument("videos", nargs="+", metavar="VIDEO", type=FILE, help="videos to copy")
+    role = Writes(beside=lambda out, a: [Made(copy, ANY) for copy in {*copies_in(out, a.videos).values()}], folder=True)
+    parser.add_argument("--out", metavar="FOLDER", type=role, required=True, help="folder for the copies")
     parser.add_argument(
         "--short-side", metavar="PIXELS", type=positive_int, default=256, help="shorter side of the copy, in pixels"
     )
@@ -431,20 +437,22 @@ def transcode_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace existing copies")
 
 
+def copies_in(out: str, videos: Sequence[str]) -> dict[str, Path]:
+    """Return {video: its copy in a folder}."""
+    return {video: Path(out, f"{Path(video).stem}.mp4") for video in videos}
+
+
 def run_transcode(a: argparse.Namespace) -> None:
-    out = Path(a.out)
+    out, copies = Path(a.out), copies_in(a.out, a.videos)
     out.mkdir(parents=True, exist_ok=True)
-    copies = {video: out / f"{Path(video).stem}.mp4" for video in a.videos}
     if len(set(copies.values())) < len(copies):
         raise ValueError(f"two videos have the same file name, so their copies in {out} would too; use two folders")
     rows, failures = [], []
     for video, copy in copies.items():
-        is_itself = copy.exists() and is_same(copy, video)  # transcode() raises
-        if copy.exists() and not is_itself and not a.overwrite:
+        if copy.exists() and not a.overwrite:
             print(f"{copy} already exists; --overwrite replaces it")
             continue
         try:
-            files.require_apart(copy, a.videos)
             made = transcode(
                 video, copy, **keyword_arguments(a, "short_side", "keyframe_every", "quality", "measure", "overwrite")
             )
@@ -476,7 +484,7 @@ def tables_of(video: str) -> list[str]:
 
 def prepare_options(parser: argparse.ArgumentParser) -> None:
     segment_options(parser)
-    parser.add_argument("--out", metavar="STORE", required=True, help="folder of the clip store")
+    parser.add_argument("--out", metavar="STORE", type=FOLDER, required=True, help="folder of the clip store")
     parser.add_argument(
         "--num-frames",
         metavar="N",
@@ -515,16 +523,17 @@ def prepare_options(parser: argparse.ArgumentParser) -> None:
     text = "try clips again that failed in an earlier run, and all clips of files that have changed since"
     parser.add_argument("--retry-failed", action="store_true", help=text)
     group = parser.add_argument_group("one pass: run models while frames are in memory, and do not store these frames")
-    group.add_argument("--teacher-file", metavar="FILE", help=f"{TEACHER_FILE}; stores its outputs")
+    group.add_argument("--teacher-file", metavar="FILE", type=TEACHER_MODEL, help=f"{TEACHER_FILE}; stores its outputs")
     text = "a published teacher of `egodistill teachers`: store its clips, or with --pretrained its outputs"
     group.add_argument("--architecture", metavar="NAME", help=text)
     text = "published weights of --architecture, or torchvision to download its own"
-    group.add_argument("--pretrained", metavar="FILE", help=text)
+    group.add_argument("--pretrained", metavar="FILE", type=PUBLISHED, help=text)
     class_names_option(group)
     text = (
         "store image features instead of the end frames, for stage 1: the image encoder's weights, imagenet or a file"
     )
-    group.add_argument("--end-features", metavar="WEIGHTS", help=text)
+    role = Reads(words=("imagenet", "none"), remark="or imagenet")
+    group.add_argument("--end-features", metavar="WEIGHTS", type=role, help=text)
     text = "the image encoder of --end-features, as of the student (default: resnet18)"
     group.add_argument("--image-encoder", metavar="NAME", help=text)
     group.add_argument("--batch-size", metavar="N", type=positive_int, help="clips per forward pass (default: 8)")
@@ -618,7 +627,7 @@ def describe_choice(store: data.ClipStore) -> None:
 
 
 def status_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("store", help="folder of a clip store, finished or in progress")
+    parser.add_argument("store", type=STORE, help="folder of a clip store, finished or in progress")
     text = "measure the speed over this time, in seconds"
     parser.add_argument("--seconds", type=positive_seconds, default=2.0, help=text)
     text = "read all arrays, and compare each row with its checksum; damage ends with exit code 1"

@@ -12,6 +12,7 @@ import argparse
 import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from ..support.pages import Markup, data_url, tag, write_page
 from ..support.tables import counted, printable
 from ..support.version import __version__
 from .evaluations import Result, by_wearer, findings, is_about, read_result
-from .outputs import BESIDE
+from .paths import Made, Writes, page_of
 from .recordings import split_warnings
 
 __all__ = ["COMMANDS", "CORRECTIONS", "note_plan", "read_plan", "write_report"]
@@ -243,11 +244,9 @@ def is_planned(plan: dict[str, Any], name: str) -> bool:
 def write_report(run: Path) -> str:
     """Write the page of a folder that `train` works in, RUN/report.html, and return its findings and its path.
 
-    Raises:
-        DataError: It is another folder, or its report.html is another page.
+    Raise DataError for another folder.
     """
     plan, out = read_plan(run), run / "report.html"
-    files.check_output(out, [], ours=[BESIDE["html"][1].format("report").encode()])
     planned = [stem for stem in MODELS if is_planned(plan, f"{stem}.test.json")]
     store = data.ClipStore(run / "store", unfinished=True) if (run / "store" / "store.json").exists() else None
     results = [one for stem in planned if (one := read_result(run / f"{stem}.pt", MODELS[stem]))]
@@ -266,8 +265,18 @@ def write_report(run: Path) -> str:
     return "\n".join([*(printable(": ".join(one)) for one in findings(results, quick)), f"The page about it: {out}"])
 
 
+def report_page(run: str, a: argparse.Namespace) -> list[Made]:
+    """Return the page in a folder of `train`; --overwrite replaces no other."""
+    page = Path(run, "report.html")
+    return [Made(page, rule=partial(files.check_output, page, ours=[page_of("report")]))]
+
+
+RUN = Writes(folder=True, beside=report_page)
+
+
 def report_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="RUN", help="folder of `egodistill train`; the page is RUN/report.html")
+    text = "folder of `egodistill train`; the page is RUN/report.html"
+    parser.add_argument("folder", metavar="RUN", type=RUN, help=text)
 
 
 def run_report(a: argparse.Namespace) -> None:

@@ -28,10 +28,12 @@ from ..student import EgoDistill, build_part
 from ..support import files, own
 from ..training import print_once
 from .options import positive_int, teachers_in
+from .paths import FILE, OWN, STORE, Reads
 
 __all__ = [
     "GMACS_NOTE",
     "HELP",
+    "IMAGE_WEIGHTS",
     "add_fields",
     "apply_options",
     "chosen_teacher",
@@ -98,6 +100,17 @@ HELP = {
 }
 
 
+def text_or_none(text: str) -> str | None:
+    """Return the text, or None for "none"."""
+    return None if text.lower() == "none" else text
+
+
+IMAGE_WEIGHTS = Reads(words=("imagenet", "none"), remark="or imagenet or none", convert=text_or_none)
+# {field: the role of its words}, of those that are paths
+ROLES = dict.fromkeys(("image_encoder", "imu_encoder", "fusion", "student_class"), replace(OWN, convert=text_or_none))
+ROLES |= {"motion": FILE, "image_weights": IMAGE_WEIGHTS}
+
+
 def option_fields(settings: Any) -> Iterator[tuple[str, Any, Any]]:
     """Yield name, value and type of each field that `HELP` describes, including fields of nested dataclasses."""
     hints = get_type_hints(type(settings))
@@ -117,6 +130,7 @@ def add_fields(parser: Any, settings: Any, names: Collection[str] = HELP) -> Non
     for name, value, hint in option_fields(settings):
         if name in names:
             arguments = field_arguments(HELP[name], value, hint)
+            arguments |= {"type": ROLES[name]} if name in ROLES else {}
             parser.add_argument(flag(name, value), dest=name, default=argparse.SUPPRESS, **arguments)
 
 
@@ -183,11 +197,6 @@ def preset_option(parser: Any, presets: Collection[str] = tuple(PRESETS)) -> Non
     parser.add_argument("--preset", choices=tuple(presets), default="epic", help=text)
 
 
-def text_or_none(text: str) -> str | None:
-    """Return the text, or None for "none"."""
-    return None if text.lower() == "none" else text
-
-
 def device_option(parser: Any) -> None:
     """Add --device, which `cli` checks."""
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU if there is one)")
@@ -224,7 +233,7 @@ def open_split(path: str, split: str, option: str = "--split") -> data.ClipStore
 
 
 def store_options(parser: argparse.ArgumentParser, split: str) -> None:
-    parser.add_argument("store", help="folder of a clip store, written by `egodistill prepare`")
+    parser.add_argument("store", type=STORE, help="folder of a clip store, written by `egodistill prepare`")
     parser.add_argument("--split", default=split, help="split of the store to use, or all")
 
 
@@ -251,7 +260,7 @@ def chosen_teacher(a: argparse.Namespace, store: data.ClipStore, why: str = "") 
 def own_option(parser: Any) -> None:
     """Add --own, the user's own classes for `load_student()` and its relatives."""
     text = "class of your own that the student's file names: an encoder, a fusion network or the student; repeatable"
-    parser.add_argument("--own", metavar="FILE.py:NAME", action="append", default=[], help=text)
+    parser.add_argument("--own", metavar="FILE.py:NAME", type=OWN, action="append", default=[], help=text)
 
 
 def own_parts(names: Sequence[str]) -> list[Any]:

@@ -10,8 +10,9 @@ import ast
 import math
 import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -42,7 +43,8 @@ from .options import (
     suggest,
     suggest_training,
 )
-from .pictures import draw_beside, plot_option
+from .paths import OWN, PUBLISHED, STUDENT, TEACHER_MODEL, Made, Writes
+from .pictures import draw_beside, picture_beside, plot_option
 from .settings import (
     GMACS_NOTE,
     HELP,
@@ -72,6 +74,18 @@ REPLACED = "a model of other settings, which is trained anew, or a file that is 
 
 # ---------------------------------------------------------------------------------------------------------------
 # Shared by several commands
+
+
+def files_of_training(out: str, a: argparse.Namespace) -> Iterator[Made]:
+    """Yield what a training writes: the model, and beside it the checkpoint, the log and the picture."""
+    checkpoint = files.training_file(out)
+    yield Made(out, (b"egodistill model",) if checkpoint.exists() else (rb"(?s)egodistill model.*trained_with",))
+    yield Made(checkpoint, (b"egodistill training",))
+    yield Made(files.log_path(checkpoint), rule=partial(files.require_log, checkpoint))
+    yield from picture_beside(out, a)
+
+
+MODEL = Writes(itself=False, beside=files_of_training)
 
 
 def training_options(parser: argparse.ArgumentParser, stage: str, without: Sequence[str] = ()) -> None:
@@ -133,7 +147,7 @@ def open_splits(a: argparse.Namespace) -> tuple[data.ClipStore, data.ClipStore |
 
 def student_options(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
     text = "start from the model in this file instead of building one; finetune: of other classes, too"
-    parser.add_argument("--init", metavar="FILE", help=text)
+    parser.add_argument("--init", metavar="FILE", type=STUDENT, help=text)
     own_option(parser)
     names = [name for name in HELP if name not in without]
     add_fields(parser.add_argument_group("student"), EPIC_KITCHENS.student, names)
@@ -273,7 +287,7 @@ def published_teacher(a: argparse.Namespace) -> teachers.Teacher:
 
 def finetune_options(parser: argparse.ArgumentParser) -> None:
     store_options(parser, "train")
-    parser.add_argument("--out", metavar="FILE", required=True, help="file to write the model to")
+    parser.add_argument("--out", metavar="FILE", type=MODEL, required=True, help="file to write the model to")
     overwrite_option(parser, REPLACED)
     absent = {"default": argparse.SUPPRESS}  # An option that is not used is absent from the arguments.
     parser.add_argument(
@@ -285,7 +299,7 @@ def finetune_options(parser: argparse.ArgumentParser) -> None:
     )
     group = parser.add_argument_group("teacher")
     text = "published weights of the architecture, or torchvision to download its own (default: random weights)"
-    group.add_argument("--pretrained", metavar="FILE", help=text, **absent)
+    group.add_argument("--pretrained", metavar="FILE", type=PUBLISHED, help=text, **absent)
     text = "name of the teacher, and of its outputs in a store (default: teacher)"
     group.add_argument("--name", help=text, **absent)
     text = "options of the network or its clips, such as drop_path=0.1 'depths=(1,1,1,1)'"
@@ -410,11 +424,11 @@ def new_teacher(
 def extract_options(parser: argparse.ArgumentParser) -> None:
     store_options(parser, "all")
     group = parser.add_mutually_exclusive_group(required=True)
-    group.add_argument("--teacher-file", metavar="FILE", help=TEACHER_FILE)
+    group.add_argument("--teacher-file", metavar="FILE", type=TEACHER_MODEL, help=TEACHER_FILE)
     text = "a published teacher, a name from `egodistill teachers`; with --pretrained"
     group.add_argument("--architecture", metavar="NAME", choices=tuple(teachers.MODELS), help=text)
     text = "published weights of --architecture, or torchvision to download its own"
-    parser.add_argument("--pretrained", metavar="FILE", help=text)
+    parser.add_argument("--pretrained", metavar="FILE", type=PUBLISHED, help=text)
     class_names_option(parser)
     parser.add_argument("--name", help="name of the outputs in the store (default: the teacher's)")
     parser.add_argument(
@@ -516,7 +530,7 @@ def student_training_options(parser: argparse.ArgumentParser, without: Sequence[
     """Add the options that `pretrain` and `distill` share, except student settings in `without`."""
     store_options(parser, "train")
     teacher_option(parser)
-    parser.add_argument("--out", metavar="FILE", required=True, help="file to write the student to")
+    parser.add_argument("--out", metavar="FILE", type=MODEL, required=True, help="file to write the student to")
     overwrite_option(parser, REPLACED)
     student_options(parser, without)
 
@@ -545,7 +559,7 @@ def distill_options(parser: argparse.ArgumentParser) -> None:
     validation_option(parser)
     training_options(parser, "distillation")
     text = "FILE.py:NAME, losses of your own: a class that inherits from egodistill.distillation.Distill"
-    parser.add_argument("--objective", metavar="NAME", help=text)
+    parser.add_argument("--objective", metavar="NAME", type=OWN, help=text)
 
 
 def run_distill(a: argparse.Namespace) -> None:
