@@ -181,8 +181,8 @@ def live_options(parser: argparse.ArgumentParser) -> None:
     text = "with --events: probability at which an event begins; it ends below two thirds of it (default: 0.6)"
     group.add_argument("--event-start", metavar="P", type=probability, help=text)
     group.add_argument("--json", action="store_true", help="print JSON lines in a terminal, too, as into a pipe")
-    role, text = Writes(ours=None), "also write the JSON lines to this file"
-    group.add_argument("--out", metavar="JSONL", type=role, help=text)
+    role = Writes((".jsonl",), None, wrong="{command} writes JSON lines; the name of {name} must end in {ends}")
+    group.add_argument("--out", metavar="JSONL", type=role, help="also write the JSON lines to this file")
     overwrite_option(group, "an existing file, also an earlier result")
 
 
@@ -835,8 +835,6 @@ def summary(source: Source, stats: arrivals.Stats, share_on: float) -> list[str]
 
 def run_live(a: argparse.Namespace) -> None:
     began, path = time.monotonic(), Path(a.out) if a.out else None
-    if path and path.suffix != ".jsonl" and not files.is_stream(path):
-        raise ValueError(f"{path}: live writes JSON lines; the name of --out must end in .jsonl")
     check_options(a, "file" if a.source is None else feeds.source_kind(a.source))
     use_readers(a)
     model = load_for_stream(a.student, a.device, a.own)

@@ -485,8 +485,8 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stride", metavar="SECONDS", type=float, help="step between clips (default: a clip's length)")
     parser.add_argument("--top", metavar="K", type=positive_int, default=3, help="print the K best classes")
     choice_options(parser)
-    role, text = Writes(ours=None, beside=picture_beside), "also write the results to this .csv or .json file"
-    parser.add_argument("--out", metavar="FILE", type=role, help=text)
+    role = Writes((".csv", ".json"), None, picture_beside, "{name} must end in {ends}")
+    parser.add_argument("--out", metavar="FILE", type=role, help="also write the results to this .csv or .json file")
     text = "also write a page for a browser: time line, frames, head motion, the least certain clips"
     role = Writes((".html", ".htm"), (page_of("predict"),))
     parser.add_argument("--html", metavar="FILE", type=role, help=text)
@@ -504,8 +504,6 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_predict(a: argparse.Namespace) -> None:
-    if a.out and Path(a.out).suffix not in (".csv", ".json"):
-        raise ValueError(f"--out must end in .csv or .json; got {a.out}")
     if (a.labels or a.preview) and not a.html:
         raise ValueError(f"--{'labels' if a.labels else 'preview'} is for the page; give --html, too")
     if not a.labels:
@@ -622,7 +620,7 @@ def prediction_writer(path: Path, top: int) -> Iterator[Callable[[inference.Pred
     with files.disk_errors(path, continues=False):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = (JSONRows if path.suffix == ".json" else CSVRows)(file, top)
+            writer = (JSONRows if path.suffix.lower() == ".json" else CSVRows)(file, top)
             yield writer.add
 
 
