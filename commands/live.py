@@ -81,10 +81,9 @@ def pair_or_student(word: str) -> list[str]:
     return pair if any(map(os.path.exists, pair)) else [*STUDENT.files(word)]
 
 
-SOURCE = Reads(
-    files=lambda word: () if "://" in word else (word,),
-    hint=lambda word: f"; a camera is a device, such as /dev/video{word}" if word.isdigit() else "",  # as OpenCV counts
-)
+def of_camera(word: str) -> str:
+    """Return the end of the message for the number of a camera, as OpenCV counts."""
+    return f"; a camera is a device, such as /dev/video{word}" if word.isdigit() else ""
 
 
 def live_options(parser: argparse.ArgumentParser) -> None:
@@ -92,7 +91,7 @@ def live_options(parser: argparse.ArgumentParser) -> None:
         "source",
         metavar="SOURCE",
         nargs="?",
-        type=SOURCE,
+        type=Reads(remark=of_camera, files=lambda word: () if "://" in word else (word,)),
         help="video file, folder of a Pupil Labs Neon, address (rtsp://, http://, tcp://, udp://, ...), device "
         "(/dev/video0) or named pipe; none for a student that reads head motion alone",
     )

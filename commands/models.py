@@ -59,7 +59,7 @@ from .options import (
     use_readers,
 )
 from .pages import write_prediction, write_subtitles
-from .paths import DOCUMENT, FILE, STORE, STUDENT, TEACHER_MODEL, Made, Writes, check_paths, page_of
+from .paths import DOCUMENT, FILE, PAGE, STORE, STUDENT, TEACHER_MODEL, Made, Writes, check_paths
 from .pictures import draw_beside, picture_beside, plot_option
 from .settings import (
     GMACS_NOTE,
@@ -488,7 +488,7 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
     role = Writes((".csv", ".json"), None, picture_beside, "{name} must end in {ends}")
     parser.add_argument("--out", metavar="FILE", type=role, help="also write the results to this .csv or .json file")
     text = "also write a page for a browser: time line, frames, head motion, the least certain clips"
-    role = Writes((".html", ".htm"), (page_of("predict"),))
+    role = Writes((".html", ".htm"), (PAGE.format("predict").encode(),))
     parser.add_argument("--html", metavar="FILE", type=role, help=text)
     text = "also write the best class of each clip as subtitles (.vtt), which players show over the video"
     role = Writes((".vtt",), (rb"\AWEBVTT - egodistill predict\n",))

@@ -28,6 +28,7 @@ __all__ = [
     "FILE",
     "FOLDER",
     "OWN",
+    "PAGE",
     "PUBLISHED",
     "STORE",
     "STUDENT",
@@ -37,10 +38,10 @@ __all__ = [
     "Reads",
     "Writes",
     "check_paths",
-    "page_of",
 ]
 
 TRAINING = ("finetune", "pretrain", "distill")
+PAGE = r"\A<!DOCTYPE html>\n<!-- egodistill {} -->"  # the pattern of a page that a command has written
 ANY = (b"",)  # each file matches this pattern: the command itself decides what to do with it
 
 
@@ -51,16 +52,14 @@ class Reads:
     Attributes:
         what: What it is, for the message of one that does not exist.
         words: Words that are no paths, such as "imagenet".
-        remark: What else the option takes, for that message.
-        hint: Returns the end of that message for a word.
+        remark: What else the option takes, for that message; or a function from a word to its end.
         files: Returns the files that a word stands for; none: it is no path.
         convert: Makes the option's value of a word; the last part of a pair is the path.
     """
 
     what: str = "file"
     words: tuple[str, ...] = ()
-    remark: str = ""
-    hint: Callable[[str], str] = lambda word: ""
+    remark: str | Callable[[str], str] = ""
     files: Callable[[str], Iterable[str]] = lambda word: (word,)
     convert: Callable[[str], Any] = str
 
@@ -73,7 +72,8 @@ class Reads:
             try:
                 os.stat(path)
             except (FileNotFoundError, NotADirectoryError) as error:
-                more = f"; {name} takes a file, {self.remark}" if self.remark else self.hint(word)
+                more = self.remark and f"; {name} takes a file, {self.remark}"
+                more = self.remark(word) if callable(self.remark) else more
                 missing = path or f"{name} has an empty name"
                 raise EgoDistillOSError(f"{missing}: no such {self.what}{more}") from error
             except (OSError, ValueError):
@@ -143,14 +143,9 @@ def of_pair(word: str) -> str:
     return told if word and files.pair_files(word)[0].exists() else ""
 
 
-def page_of(command: str) -> bytes:
-    """Return the pattern of a page that a command has written."""
-    return rf"\A<!DOCTYPE html>\n<!-- egodistill {command} -->".encode()
-
-
 FILE, OWN = Reads(), Reads(files=own_source)
 STORE = Reads("folder; give a clip store, which `egodistill prepare` writes")
-STUDENT = Reads(files=lambda word: [files.shipped(word)], hint=of_pair)
+STUDENT = Reads(files=lambda word: [files.shipped(word)], remark=of_pair)
 TEACHER_MODEL = Reads(files=lambda word: own_source(word) or [word], remark="as `egodistill finetune` writes it")
 PUBLISHED = Reads(words=("torchvision",), remark="or torchvision")
 FOLDER = Writes(folder=True)
@@ -170,23 +165,20 @@ def words_of(a: argparse.Namespace, kind: type) -> Iterator[tuple[str, Any, str]
 def check_paths(a: argparse.Namespace, more: Iterable[str | os.PathLike] = ()) -> None:
     """Raise an error if an input cannot be read, or if a command would write over what it must not replace.
 
-    That is an input, another of its outputs, and what is no earlier result; see `files.check_output()`.
-
-    Args:
-        a: The command's arguments.
-        more: More inputs, such as those in a folder or table, once they are known.
+    That is an input, another of its outputs, and what is no earlier result; see `files.check_output()`. `more` inputs
+    are those that are only known when a folder or table was read.
     """
     inputs = [path for name, role, word in words_of(a, Reads) for path in role.found(word, name)]
     inputs += map(os.fspath, more)
     written: dict[Hashable, str] = {}
     for name, role, word in words_of(a, Writes):
         for path, ours, rule in role.made(word, a, name):
+            if (this := identity(real_path(path))) in written and not files.is_stream(Path(path)):
+                raise DataError(f"{path}: also an output of this command ({written[this]}); give another path")
+            written[this] = name
             files.require_writable(path)
             files.require_apart(path, inputs)
             if rule is None:
                 files.check_output(path, inputs, ours=ours, overwrite=getattr(a, "overwrite", False))
             else:
                 rule()
-            if (this := identity(real_path(path))) in written and not files.is_stream(Path(path)):
-                raise DataError(f"{path}: also an output of this command ({written[this]}); give another path")
-            written[this] = name

@@ -30,7 +30,7 @@ from ..support.pages import Markup, data_url, tag, write_page
 from ..support.tables import counted, printable
 from ..support.version import __version__
 from .evaluations import Result, by_wearer, findings, is_about, read_result
-from .paths import Made, Writes, page_of
+from .paths import PAGE, Made, Writes
 from .recordings import split_warnings
 
 __all__ = ["COMMANDS", "CORRECTIONS", "note_plan", "read_plan", "write_report"]
@@ -268,7 +268,7 @@ def write_report(run: Path) -> str:
 def report_page(run: str, a: argparse.Namespace) -> list[Made]:
     """Return the page in a folder of `train`; --overwrite replaces no other."""
     page = Path(run, "report.html")
-    return [Made(page, rule=partial(files.check_output, page, ours=[page_of("report")]))]
+    return [Made(page, rule=partial(files.check_output, page, ours=[PAGE.format("report").encode()]))]
 
 
 RUN = Writes(folder=True, beside=report_page)

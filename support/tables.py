@@ -145,12 +145,7 @@ class Table:
 
 
 def markdown_option(parser: argparse.ArgumentParser, kind: Callable[[str], str] = str) -> None:
-    """Add --markdown, the document of `report()`.
-
-    Args:
-        parser: The parser.
-        kind: The option's type.
-    """
+    """Add --markdown, the document of `report()`, with a type."""
     text = "also write each table to a section of this Markdown document, named after the command and the processor"
     parser.add_argument("--markdown", metavar="FILE", type=kind, help=text)
 
