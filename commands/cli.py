@@ -448,7 +448,7 @@ SHORT |= {"--vtt": "--subtitles"}
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are a line, and not the usage of twenty options before it."""
 
-    def roles(self) -> list[tuple[str, str, Reads | Writes]]:
+    def roles(self) -> list[tuple[str, str, Any]]:
         """Return (name, place among the arguments, role) of each option whose words are paths."""
         options = [action for action in self._actions if isinstance(action.type, (Reads, Writes))]
         return [("".join(option.option_strings) or option.dest, option.dest, option.type) for option in options]

@@ -164,8 +164,7 @@ def run_compare(a: argparse.Namespace) -> None:
 def results_in(out: str, a: argparse.Namespace) -> list[Made]:
     """Return the results of `compare` and `ablate` in a folder."""
     ends = (".json", ".csv", ".png", ".svg") if a.command == "compare" else (".json", ".csv")
-    paths = [Path(out, a.command + end) for end in ends]
-    return [Made(path, rule=partial(require_free, path)) for path in paths]
+    return [Made(path, rule=partial(require_free, path)) for path in (Path(out, a.command + end) for end in ends)]
 
 
 def require_free(path: Path) -> None:

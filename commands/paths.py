@@ -47,21 +47,13 @@ ANY = (b"",)  # each file matches this pattern: the command itself decides what 
 
 @dataclass(frozen=True)
 class Reads:
-    """The role of a word that names what a command reads.
+    """The role of a word that names what a command reads."""
 
-    Attributes:
-        what: What it is, for the message of one that does not exist.
-        words: Words that are no paths, such as "imagenet".
-        remark: What else the option takes, for that message; or a function from a word to its end.
-        files: Returns the files that a word stands for; none: it is no path.
-        convert: Makes the option's value of a word; the last part of a pair is the path.
-    """
-
-    what: str = "file"
-    words: tuple[str, ...] = ()
-    remark: str | Callable[[str], str] = ""
-    files: Callable[[str], Iterable[str]] = lambda word: (word,)
-    convert: Callable[[str], Any] = str
+    what: str = "file"  # for the message of one that does not exist
+    words: tuple[str, ...] = ()  # that are no paths, such as "imagenet"
+    remark: str | Callable[[str], str] = ""  # what else the option takes, for that message, or a word's end of it
+    files: Callable[[str], Iterable[str]] = lambda word: (word,)  # that a word stands for; none: it is no path
+    convert: Callable[[str], Any] = str  # makes the option's value of a word; the last part of a pair is the path
 
     def __call__(self, text: str) -> Any:
         return self.convert(text)
@@ -72,10 +64,9 @@ class Reads:
             try:
                 os.stat(path)
             except (FileNotFoundError, NotADirectoryError) as error:
-                more = self.remark and f"; {name} takes a file, {self.remark}"
-                more = self.remark(word) if callable(self.remark) else more
-                missing = path or f"{name} has an empty name"
-                raise EgoDistillOSError(f"{missing}: no such {self.what}{more}") from error
+                takes = f"; {name} takes a file, {self.remark}" if self.remark else ""
+                more = self.remark(word) if callable(self.remark) else takes
+                raise EgoDistillOSError(f"{path or f'{name} has an empty name'}: no such {self.what}{more}") from error
             except (OSError, ValueError):
                 continue  # its reader says what is wrong
             if not os.access(path, os.R_OK):
@@ -94,23 +85,14 @@ class Made(NamedTuple):
 
 @dataclass(frozen=True)
 class Writes:
-    """The role of a word that names what a command writes.
+    """The role of a word that names what a command writes."""
 
-    Attributes:
-        suffixes: How the name may end; none: in any way, as that of a pipe or device.
-        ours: Patterns of an earlier result, as in `files.check_output()`.
-        beside: Returns what else is written, for the word and the arguments.
-        wrong: The message for a name that ends in another way.
-        folder: Whether it is a folder; `beside` has the files in it that may be someone else's.
-        itself: Whether this very name is written, or only what `beside` returns.
-    """
-
-    suffixes: tuple[str, ...] = ()
-    ours: Sequence[bytes] | None = ()
-    beside: Callable[[str, argparse.Namespace], Iterable[Made]] = lambda path, a: ()
-    wrong: str = "the name of what {name} writes must end in {ends}"
-    folder: bool = False
-    itself: bool = True
+    suffixes: tuple[str, ...] = ()  # of the name; none: any, as of a pipe or device
+    ours: Sequence[bytes] | None = ()  # patterns of an earlier result, as in `files.check_output()`
+    beside: Callable[[str, argparse.Namespace], Iterable[Made]] = lambda path, a: ()  # what else is written
+    wrong: str = "the name of what {name} writes must end in {ends}"  # the message for another suffix
+    folder: bool = False  # `beside` has the files in it that may be someone else's
+    itself: bool = True  # whether this very name is written, or only what `beside` returns
 
     def __call__(self, text: str) -> str:
         return text
