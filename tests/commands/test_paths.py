@@ -2,9 +2,11 @@
 
 import argparse
 import contextlib
+import importlib
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -179,3 +181,18 @@ def test_no_output_is_an_input_or_another_output(command, folder, capsys):
             kind = "an input" if str(path) == source else "an output"
             assert f": {link}: also {kind} of this command" in refusal(line(command), capsys)
             link.unlink()
+
+
+PATHS = r"FILE|CSV|STORE|STUDENT|FOLDER|RUN|JSON|JSONL|VIDEO|VRS|PICTURE|SOURCE|WEIGHTS"
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_option_that_names_a_path_has_a_role(command):
+    parser = argparse.ArgumentParser()
+    importlib.import_module(f"egodistill.commands.{cli.MODULES.get(command, 'models')}").COMMANDS[command][0](parser)
+    for action in parser._actions:
+        named = re.search(rf"\b({PATHS})\b", str(action.metavar)) or re.search(
+            r"FILE\.py|, or a file", action.help or ""
+        )
+        if named or not action.option_strings:
+            assert isinstance(action.type, (Reads, Writes)), action
