@@ -191,8 +191,7 @@ def test_every_option_that_names_a_path_has_a_role(command):
     parser = argparse.ArgumentParser()
     importlib.import_module(f"egodistill.commands.{cli.MODULES.get(command, 'models')}").COMMANDS[command][0](parser)
     for action in parser._actions:
-        named = re.search(rf"\b({PATHS})\b", str(action.metavar)) or re.search(
-            r"FILE\.py|, or a file", action.help or ""
-        )
+        named = re.search(rf"\b({PATHS})\b", str(action.metavar))
+        named = named or (action.nargs != 0 and re.search(r"FILE\.py|, or a file", action.help or ""))
         if named or not action.option_strings:
             assert isinstance(action.type, (Reads, Writes)), action
