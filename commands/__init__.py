@@ -11,14 +11,13 @@ pipeline      train
 report        report, the page about what train made
 evaluations   what an evaluation is worth, in words
 interrupts    Ctrl-C
-inputs        missing files, before torch is imported
 options       the options of all commands, without torch
+paths         what a command reads and writes, and the check before it
 settings      options made from the settings of a stage, without torch
 given         what commands do with options that were given
 loading       model files and stores
 pictures      what commands draw beside their results
 pages         the page and the subtitles of `predict`
-outputs       what --out may replace
 """
 
 from typing import TYPE_CHECKING
@@ -29,14 +28,13 @@ if TYPE_CHECKING:
         demo as demo,
         evaluations as evaluations,
         given as given,
-        inputs as inputs,
         interrupts as interrupts,
         live as live,
         loading as loading,
         models as models,
         options as options,
-        outputs as outputs,
         pages as pages,
+        paths as paths,
         pictures as pictures,
         pipeline as pipeline,
         recordings as recordings,
@@ -51,7 +49,7 @@ else:
     __getattr__, __dir__ = hand_on(
         __name__,
         dict.fromkeys(
-            "cli demo evaluations given inputs interrupts live loading models options outputs pages pictures pipeline "
+            "cli demo evaluations given interrupts live loading models options pages paths pictures pipeline "
             "recordings report settings teachers training".split(),
             (),
         ),

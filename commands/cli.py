@@ -34,13 +34,12 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from ..support import files, own
-from ..support.errors import EgoDistillError, EgoDistillOSError, NoteWarning, in_words, meant
+from ..support.errors import EgoDistillError, NoteWarning, in_words, meant
 from ..support.tables import printable
 from ..support.version import __version__
-from .inputs import require_inputs
 from .interrupts import interruptible
 from .options import OPTIONS
-from .outputs import TRAINING, check_outputs
+from .paths import TRAINING, Reads, Writes, check_paths
 
 __all__ = ["main"]
 
@@ -215,14 +214,7 @@ def let_threads_sleep() -> None:
 
 
 def run_command(argv: list[str] | None) -> int:
-    argv = sys.argv[1:] if argv is None else argv
-    if "torch" not in sys.modules and "MASTER_ADDR" not in os.environ:  # one process, whose imports are still to come
-        try:
-            require_inputs(argv)
-        except EgoDistillOSError as error:
-            print_error(error, argparse.Namespace(command=argv[0]))
-            return 1
-    arguments = parse(argv)
+    arguments = parse(sys.argv[1:] if argv is None else argv)
     if arguments.command in SHARED or not (os.environ.get("WORLD_SIZE") and "MASTER_ADDR" in os.environ):
         return run_parsed(arguments)
     if os.environ.get("RANK", "0") != "0":
@@ -258,7 +250,7 @@ def run(arguments: argparse.Namespace) -> None:
 def run_parsed(arguments: argparse.Namespace) -> int:
     try:
         say_share(arguments.command)
-        check_outputs(arguments)
+        check_paths(arguments)
         check_device(arguments)
         home(arguments.command)  # its imports take long, and Ctrl-C may leave during them
         grows = arguments.command in GROWING and arguments.out
@@ -398,7 +390,7 @@ def drop_closed_output() -> None:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """Return the parsed arguments, with `run`, the function of the command, and `words`, the command line.
+    """Return the parsed arguments, with `run`, the function of the command, `words`, the command line, and `roles`.
 
     Only the command that was called gets its options.
     """
@@ -422,7 +414,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if called in COMMANDS:
         OPTIONS[called](parsers.choices[called])
         known = ("--help", *re.findall(r"--[\w-]+", parsers.choices[called].format_usage()))
-        parsers.choices[called].set_defaults(run=run, words=["egodistill", *argv])
+        roles = parsers.choices[called].roles()
+        parsers.choices[called].set_defaults(run=run, words=["egodistill", *argv], roles=roles)
         for word in (word.partition("=")[0] for word in argv if len(word) > 2 and word.startswith("--")):
             if word == "--imu-offset" and word not in known and "--imu-offsets" in known:
                 where = "in the column imu_offset of its segments, or in the table of --imu-offsets"
@@ -440,6 +433,11 @@ SHORT |= {"--vtt": "--subtitles"}
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are a line, and not the usage of twenty options before it."""
+
+    def roles(self) -> list[tuple[str, str, Any]]:
+        """Return (name, place among the arguments, role) of each option whose words are paths."""
+        options = [action for action in self._actions if isinstance(action.type, (Reads, Writes))]
+        return [("".join(option.option_strings) or option.dest, option.dest, option.type) for option in options]
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         try:

@@ -81,17 +81,9 @@ def run_compare(a: argparse.Namespace) -> None:
     methods = [name for name in a.methods or () if ":" not in name] + [one.name for one in own]
     methods = methods or fitting_methods(bench, store, max(counts))
     runs = paper.comparison(bench, teacher=a.teacher, seeds=a.seeds, num_frames=counts, methods=methods)
-    require_free(a.out, "compare", (".json", ".csv", ".png", ".svg"))
     bench.run(runs, a.jobs)
     report_comparison(a, bench, runs)
     suggest("ablate", a.store, "--teacher", a.teacher, "--out", a.out, *protocol_words(a))
-
-
-def require_free(out: str, stem: str, suffixes: Sequence[str]) -> None:
-    """Raise DataError if a folder that holds no runs has files with the names of the results."""
-    for path in (Path(out, stem + suffix) for suffix in suffixes):
-        if path.exists() and not Path(out, "bench.json").exists():
-            raise data.DataError(f"{path}: already exists, and {out} holds no runs; give another --out")
 
 
 def own_method(name: str) -> Method:
@@ -187,7 +179,6 @@ def run_ablate(a: argparse.Namespace) -> None:
     bench, losses = build_bench(a), paper.ablation(a.teacher, a.seeds)
     choices = paper.frame_choices(bench, a.teacher, a.seeds, a.num_frames)
     choices = choices if len({run.sampling for run in choices}) > 1 else []
-    require_free(a.out, "ablate", (".json", ".csv"))
     bench.run([*losses, *choices], a.jobs)
     rows = paper.rows(bench, losses, costs=False)
     names = ["labels and IMU only (VisIMU)", *paper.ABLATIONS]

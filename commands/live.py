@@ -101,7 +101,7 @@ def check_options(a: argparse.Namespace, kind: str) -> None:
 
 def load_for_stream(path: str, device: str | None, own: Sequence[str] = ()) -> Any:
     """Return the student in a file, with --own, on a device, or the pair that `export --pair` wrote for this path."""
-    if any(file.exists() for file in exported.pair_files(path)):
+    if any(file.exists() for file in files.pair_files(path)):
         if runtime.pick_device(device).type != "cpu":
             raise EgoDistillError(f"{path}: exported programs run on the CPU; leave out --device {device}")
         return exported.load_pair(path)
@@ -700,8 +700,6 @@ def summary(source: Source, stats: arrivals.Stats, share_on: float) -> list[str]
 
 def run_live(a: argparse.Namespace) -> None:
     began, path = time.monotonic(), Path(a.out) if a.out else None
-    if path and path.suffix != ".jsonl" and not files.is_stream(path):
-        raise ValueError(f"{path}: live writes JSON lines; the name of --out must end in .jsonl")
     check_options(a, "file" if a.source is None else feeds.source_kind(a.source))
     use_readers(a)
     model = load_for_stream(a.student, a.device, a.own)

@@ -47,10 +47,12 @@ from .loading import (
     report_precision,
 )
 from .pages import write_prediction, write_subtitles
+from .paths import check_paths
 from .pictures import draw_beside
 
 __all__ = ["COMMANDS", "comparison_table"]
 
+NOT_JSON = "{command} writes JSON; give a name that ends in {ends}"
 PREVIEW = 360  # pixels of the shorter side
 FEW_EQUAL, LARGE_ERROR = 0.9, 0.1  # share of labels, and of the largest feature: int8 is far from fp32
 
@@ -350,8 +352,6 @@ def table_3(costs: dict[str, inference.Cost]) -> Table:
 
 
 def run_predict(a: argparse.Namespace) -> None:
-    if a.out and Path(a.out).suffix not in (".csv", ".json"):
-        raise ValueError(f"--out must end in .csv or .json; got {a.out}")
     if (a.labels or a.preview) and not a.html:
         raise ValueError(f"--{'labels' if a.labels else 'preview'} is for the page; give --html, too")
     if not a.labels:
@@ -361,6 +361,7 @@ def run_predict(a: argparse.Namespace) -> None:
     if doubt := doubt_about(a.student):
         print(f"note: {a.student}: {doubt}", file=sys.stderr)
     recording = data.open_recording(a.video, imu_files(a), **clock, imu_axes=a.imu_axes or "gopro")
+    check_paths(a, recording.files)
     if "imu" in student.inputs:
         report_notes(recording)
     labels = labels_of_video(a, recording.path, student.class_names) if a.labels else []
@@ -467,7 +468,7 @@ def prediction_writer(path: Path, top: int) -> Iterator[Callable[[inference.Pred
     with files.disk_errors(path, continues=False):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = (JSONRows if path.suffix == ".json" else CSVRows)(file, top)
+            writer = (JSONRows if path.suffix.lower() == ".json" else CSVRows)(file, top)
             yield writer.add
 
 

@@ -12,14 +12,36 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
-from collections.abc import Callable, Collection, Sequence
+import itertools
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from ..engine.published import TEACHERS
 from ..engine.recipes import EPIC_KITCHENS, PRECISIONS, PRESETS, Training
-from ..support import tables
-from .pictures import plot_option
-from .settings import add_fields, positive_int, text_or_none
+from ..support import files, tables
+from ..support.errors import DataError
+from .paths import (
+    ANY,
+    DOCUMENT,
+    FILE,
+    FOLDER,
+    OWN,
+    PAGE,
+    PUBLISHED,
+    STORE,
+    STUDENT,
+    TEACHER_MODEL,
+    Made,
+    Reads,
+    Writes,
+    own_source,
+)
+from .pictures import picture_beside, plot_option
+from .settings import IMAGE_WEIGHTS, add_fields, positive_int
 
 __all__ = [
     "CHANGES",
@@ -68,12 +90,12 @@ TEACHER_FILE = "a trained teacher, written by `egodistill finetune`; or FILE.py:
 def class_names_option(parser: Any) -> None:
     """Add --class-names to a parser or a group of options."""
     text = "names of the classes of --pretrained, one per line in the order of its logits (default: Kinetics-400's)"
-    parser.add_argument("--class-names", metavar="FILE", help=text)
+    parser.add_argument("--class-names", metavar="FILE", type=FILE, help=text)
 
 
 def root_options(parser: argparse.ArgumentParser) -> None:
     text = "folder with videos and IMU files of a data set or a labelling tool (default: folder of the annotations)"
-    parser.add_argument("--root", metavar="FOLDER", help=text)
+    parser.add_argument("--root", metavar="FOLDER", type=FILE, help=text)
     text = "read one tier of ELAN, subject of BORIS or annotator of Label Studio (default: all, unless they overlap)"
     parser.add_argument("--tier", metavar="NAME", help=text)
 
@@ -89,6 +111,7 @@ def imu_option(parser: argparse.ArgumentParser, more: str = "") -> None:
         "--imu",
         nargs="+",
         metavar="CSV",
+        type=Reads(words=("-",)),
         help=f"IMU of the video: one table, or one for the accelerometer and one for the gyroscope{more} (default: "
         "tables beside the video, or telemetry in it)",
     )
@@ -105,10 +128,10 @@ def suffix_and_name(text: str) -> tuple[str, str]:
 def reader_options(parser: Any) -> None:
     """Add --reader and --imu-reader, for `use_readers()`."""
     text = "camera of your own: a function path -> Recording or None, which is asked before the others; repeatable"
-    parser.add_argument("--reader", metavar="FILE.py:NAME", action="append", help=text)
+    parser.add_argument("--reader", metavar="FILE.py:NAME", type=OWN, action="append", help=text)
     text = "IMU format of your own: files with this suffix are read by a function path -> Imu; repeatable"
-    kind = {"metavar": ".SUFFIX=FILE.py:NAME", "type": suffix_and_name, "action": "append"}
-    parser.add_argument("--imu-reader", help=text, **kind)
+    role = Reads(files=own_source, convert=suffix_and_name)
+    parser.add_argument("--imu-reader", metavar=".SUFFIX=FILE.py:NAME", type=role, action="append", help=text)
 
 
 def offset_option(parser: argparse.ArgumentParser) -> None:
@@ -194,7 +217,7 @@ def coverage_options(parser: argparse.ArgumentParser) -> None:
 
 
 def overwrite_option(parser: argparse.ArgumentParser, replaced: str = "a file that is not a result") -> None:
-    """Add --overwrite, for `check_outputs()`."""
+    """Add --overwrite, for `check_paths()`."""
     parser.add_argument("--overwrite", action="store_true", help=f"let an output replace {replaced}")
 
 
@@ -214,7 +237,7 @@ def preset_option(parser: Any, presets: Collection[str] = tuple(PRESETS)) -> Non
 
 
 def store_options(parser: argparse.ArgumentParser, split: str) -> None:
-    parser.add_argument("store", help="folder of a clip store, written by `egodistill prepare`")
+    parser.add_argument("store", type=STORE, help="folder of a clip store, written by `egodistill prepare`")
     parser.add_argument("--split", default=split, help="split of the store to use, or all")
 
 
@@ -227,7 +250,7 @@ def teacher_option(parser: argparse.ArgumentParser, more: str = "") -> None:
 def own_option(parser: Any) -> None:
     """Add --own, the user's own classes for `load_student()` and its relatives."""
     text = "class of your own that the student's file names: an encoder, a fusion network or the student; repeatable"
-    parser.add_argument("--own", metavar="FILE.py:NAME", action="append", default=[], help=text)
+    parser.add_argument("--own", metavar="FILE.py:NAME", type=OWN, action="append", default=[], help=text)
 
 
 def device_option(parser: Any) -> None:
@@ -249,6 +272,7 @@ def segment_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the annotation readers, for `read_segments()`."""
     parser.add_argument(
         "annotations",
+        type=FILE,
         help="EPIC_100_train.csv of EPIC-KITCHENS, fho_main.json of Ego4D, HD_EPIC_Narrations.pkl of HD-EPIC, "
         "keystep_train.json of Ego-Exo4D, an export of ELAN (tab-delimited text), BORIS (aggregated events) or Label "
         "Studio (JSON), or your own CSV table with the columns video,start,stop,label; without "
@@ -263,7 +287,7 @@ def segment_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--subsample", metavar="K", type=positive_int, default=1, help=text)
     parser.add_argument("--audio", action="store_true", help="use only videos with sound; `prepare` also stores it")
     text = "table of IMU clock offsets, written by `egodistill check --out`"
-    parser.add_argument("--imu-offsets", metavar="CSV", help=text)
+    parser.add_argument("--imu-offsets", metavar="CSV", type=FILE, help=text)
     axes_option(parser)
     reader_options(parser)
     text = "notes about what looks wrong in the table, such as rows twice, are errors"
@@ -285,7 +309,7 @@ def segments_options(parser: argparse.ArgumentParser) -> None:
 
 def check_options(parser: argparse.ArgumentParser) -> None:
     text = "videos, folders of videos, or annotation files for all their videos; none: only --imu is checked"
-    parser.add_argument("videos", nargs="*", metavar="VIDEO", help=text)
+    parser.add_argument("videos", nargs="*", metavar="VIDEO", type=FILE, help=text)
     root_options(parser)
     imu_option(parser)
     offset_option(parser)
@@ -298,18 +322,29 @@ def check_options(parser: argparse.ArgumentParser) -> None:
         "write the reliable offsets, and the axes where they are wrong, to a table for `prepare --imu-offsets`; rows "
         "of other recordings, and rows that were written by hand, stay"
     )
-    parser.add_argument("--out", metavar="CSV", help=text)
+    role = Writes(ours=(rb"\A(\xef\xbb\xbf)?video,imu_offset(,[^\n]*)?\r?\n",))
+    parser.add_argument("--out", metavar="CSV", type=role, help=text)
     text = (
         "draw the sensors beside the motion of the picture, as PNG or SVG, and say whether axes and clock look right; "
         "several recordings get numbers, such as check-1.png"
     )
-    parser.add_argument("--plot", metavar="PICTURE", help=text)
+    role = Writes(itself=False, beside=lambda path, a: getattr(a, "pictures", ()))
+    parser.add_argument("--plot", metavar="PICTURE", type=role, help=text)
     overwrite_option(parser)
 
 
+def films_in(out: str, a: argparse.Namespace) -> list[Made]:
+    """Return the videos and tables of `convert`; it keeps those that are there."""
+    from ..recordings import aria  # which needs PyAV
+
+    films = (aria.converted_files(name, out) for name in a.recordings)
+    return [Made(path, ANY) for path in dict.fromkeys(itertools.chain(*films))]
+
+
 def convert_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recordings", nargs="+", metavar="VRS", help="recordings of Project Aria glasses")
-    parser.add_argument("--out", metavar="FOLDER", required=True, help="folder for the videos and IMU tables")
+    parser.add_argument("recordings", nargs="+", metavar="VRS", type=FILE, help="recordings of Project Aria glasses")
+    role, text = Writes(beside=films_in, folder=True), "folder for the videos and IMU tables"
+    parser.add_argument("--out", metavar="FOLDER", type=role, required=True, help=text)
     text = (
         "scale pictures down to this many pixels on the shorter side, such as 256, which decode much faster than the "
         "1408 of the glasses (default: as recorded)"
@@ -318,9 +353,15 @@ def convert_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace existing videos and tables")
 
 
+def copies_in(out: str, videos: Sequence[str]) -> dict[str, Path]:
+    """Return {video: its copy in a folder}."""
+    return {video: Path(out, f"{Path(video).stem}.mp4") for video in videos}
+
+
 def transcode_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="videos to copy")
-    parser.add_argument("--out", metavar="FOLDER", required=True, help="folder for the copies")
+    parser.add_argument("videos", nargs="+", metavar="VIDEO", type=FILE, help="videos to copy")
+    role = Writes(beside=lambda out, a: [Made(copy, ANY) for copy in {*copies_in(out, a.videos).values()}], folder=True)
+    parser.add_argument("--out", metavar="FOLDER", type=role, required=True, help="folder for the copies")
     text = "shorter side of the copy, in pixels"
     parser.add_argument("--short-side", metavar="PIXELS", type=positive_int, default=256, help=text)
     text = "insert a key frame every N frames"
@@ -333,7 +374,7 @@ def transcode_options(parser: argparse.ArgumentParser) -> None:
 
 def prepare_options(parser: argparse.ArgumentParser) -> None:
     segment_options(parser)
-    parser.add_argument("--out", metavar="STORE", required=True, help="folder of the clip store")
+    parser.add_argument("--out", metavar="STORE", type=FOLDER, required=True, help="folder of the clip store")
     text = "number of frames per clip for students; several numbers store several sets"
     parser.add_argument("--num-frames", metavar="N", type=positive_int, nargs="+", default=[1], help=text)
     text = "height and width of these frames"
@@ -355,16 +396,17 @@ def prepare_options(parser: argparse.ArgumentParser) -> None:
     text = "try clips again that failed in an earlier run, and all clips of files that have changed since"
     parser.add_argument("--retry-failed", action="store_true", help=text)
     group = parser.add_argument_group("one pass: run models while frames are in memory, and do not store these frames")
-    group.add_argument("--teacher-file", metavar="FILE", help=f"{TEACHER_FILE}; stores its outputs")
+    group.add_argument("--teacher-file", metavar="FILE", type=TEACHER_MODEL, help=f"{TEACHER_FILE}; stores its outputs")
     text = "a published teacher of `egodistill teachers`: store its clips, or with --pretrained its outputs"
     group.add_argument("--architecture", metavar="NAME", help=text)
     text = "published weights of --architecture, or torchvision to download its own"
-    group.add_argument("--pretrained", metavar="FILE", help=text)
+    group.add_argument("--pretrained", metavar="FILE", type=PUBLISHED, help=text)
     class_names_option(group)
     text = (
         "store image features instead of the end frames, for stage 1: the image encoder's weights, imagenet or a file"
     )
-    group.add_argument("--end-features", metavar="WEIGHTS", help=text)
+    role = Reads(words=("imagenet", "none"), remark="or imagenet")
+    group.add_argument("--end-features", metavar="WEIGHTS", type=role, help=text)
     text = "the image encoder of --end-features, as of the student (default: resnet18)"
     group.add_argument("--image-encoder", metavar="NAME", help=text)
     group.add_argument("--batch-size", metavar="N", type=positive_int, help="clips per forward pass (default: 8)")
@@ -374,7 +416,7 @@ def prepare_options(parser: argparse.ArgumentParser) -> None:
 
 
 def status_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("store", help="folder of a clip store, finished or in progress")
+    parser.add_argument("store", type=STORE, help="folder of a clip store, finished or in progress")
     text = "measure the speed over this time, in seconds"
     parser.add_argument("--seconds", type=positive_seconds, default=2.0, help=text)
     text = "read all arrays, and compare each row with its checksum; damage ends with exit code 1"
@@ -383,6 +425,18 @@ def status_options(parser: argparse.ArgumentParser) -> None:
 
 # ---------------------------------------------------------------------------------------------------------------
 # Training
+
+
+def files_of_training(out: str, a: argparse.Namespace) -> Iterator[Made]:
+    """Yield what a training writes: the model, and beside it the checkpoint, the log and the picture."""
+    checkpoint = files.training_file(out)
+    yield Made(out, (b"egodistill model",) if checkpoint.exists() else (rb"(?s)egodistill model.*trained_with",))
+    yield Made(checkpoint, (b"egodistill training",))
+    yield Made(files.log_path(checkpoint), rule=partial(files.require_log, checkpoint))
+    yield from picture_beside(out, a)
+
+
+MODEL = Writes(itself=False, beside=files_of_training)
 
 
 def training_options(parser: argparse.ArgumentParser, stage: str, without: Sequence[str] = ()) -> None:
@@ -416,7 +470,7 @@ def split_or_share(text: str) -> str | float:
 
 def student_options(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
     text = "start from the model in this file instead of building one; finetune: of other classes, too"
-    parser.add_argument("--init", metavar="FILE", help=text)
+    parser.add_argument("--init", metavar="FILE", type=STUDENT, help=text)
     own_option(parser)
     add_fields(parser.add_argument_group("student"), EPIC_KITCHENS.student, without=without)
 
@@ -427,14 +481,14 @@ def no_options(parser: argparse.ArgumentParser) -> None:
 
 def finetune_options(parser: argparse.ArgumentParser) -> None:
     store_options(parser, "train")
-    parser.add_argument("--out", metavar="FILE", required=True, help="file to write the model to")
+    parser.add_argument("--out", metavar="FILE", type=MODEL, required=True, help="file to write the model to")
     overwrite_option(parser, REPLACED)
     absent = {"default": argparse.SUPPRESS}  # An option that is not used is absent from the arguments.
     text = f"student, or a name from `egodistill teachers` (default: {DEFAULT_TEACHER})"
     parser.add_argument("--architecture", metavar="NAME", choices=("student", *TEACHERS), help=text, **absent)
     group = parser.add_argument_group("teacher")
     text = "published weights of the architecture, or torchvision to download its own (default: random weights)"
-    group.add_argument("--pretrained", metavar="FILE", help=text, **absent)
+    group.add_argument("--pretrained", metavar="FILE", type=PUBLISHED, help=text, **absent)
     text = "name of the teacher, and of its outputs in a store (default: teacher)"
     group.add_argument("--name", help=text, **absent)
     text = "options of the network or its clips, such as drop_path=0.1 'depths=(1,1,1,1)'"
@@ -463,11 +517,11 @@ def name_value(text: str) -> tuple[str, Any]:
 def extract_options(parser: argparse.ArgumentParser) -> None:
     store_options(parser, "all")
     group = parser.add_mutually_exclusive_group(required=True)
-    group.add_argument("--teacher-file", metavar="FILE", help=TEACHER_FILE)
+    group.add_argument("--teacher-file", metavar="FILE", type=TEACHER_MODEL, help=TEACHER_FILE)
     text = "a published teacher, a name from `egodistill teachers`; with --pretrained"
     group.add_argument("--architecture", metavar="NAME", choices=tuple(TEACHERS), help=text)
     text = "published weights of --architecture, or torchvision to download its own"
-    parser.add_argument("--pretrained", metavar="FILE", help=text)
+    parser.add_argument("--pretrained", metavar="FILE", type=PUBLISHED, help=text)
     class_names_option(parser)
     parser.add_argument("--name", help="name of the outputs in the store (default: the teacher's)")
     text = "crops per clip to average: centre; or left, centre, right"
@@ -483,7 +537,7 @@ def student_training_options(parser: argparse.ArgumentParser, without: Sequence[
     """Add the options that `pretrain` and `distill` share, except student settings in `without`."""
     store_options(parser, "train")
     teacher_option(parser)
-    parser.add_argument("--out", metavar="FILE", required=True, help="file to write the student to")
+    parser.add_argument("--out", metavar="FILE", type=MODEL, required=True, help="file to write the student to")
     overwrite_option(parser, REPLACED)
     student_options(parser, without)
 
@@ -499,18 +553,21 @@ def distill_options(parser: argparse.ArgumentParser) -> None:
     validation_option(parser)
     training_options(parser, "distillation")
     text = "FILE.py:NAME, losses of your own: a class that inherits from egodistill.distillation.Distill"
-    parser.add_argument("--objective", metavar="NAME", help=text)
+    parser.add_argument("--objective", metavar="NAME", type=OWN, help=text)
 
 
 # ---------------------------------------------------------------------------------------------------------------
 # Trained models
 
+NOT_JSON = "{command} writes JSON; give a name that ends in {ends}"
+
 
 def model_options(parser: argparse.ArgumentParser) -> None:
     """Add --student and --teacher-file, of which one is required."""
     group = parser.add_mutually_exclusive_group(required=True)
-    group.add_argument("--student", metavar="FILE", help="a trained student, or a baseline from `egodistill compare`")
-    group.add_argument("--teacher-file", metavar="FILE", help=TEACHER_FILE)
+    text = "a trained student, or a baseline from `egodistill compare`"
+    group.add_argument("--student", metavar="FILE", type=STUDENT, help=text)
+    group.add_argument("--teacher-file", metavar="FILE", type=TEACHER_MODEL, help=TEACHER_FILE)
     own_option(parser)
 
 
@@ -526,17 +583,25 @@ def evaluate_options(parser: argparse.ArgumentParser) -> None:
     model_options(parser)
     text = "also compare with this teacher's features in the store; clips without labels: with all its outputs"
     parser.add_argument("--teacher", metavar="NAME", help=text)
-    parser.add_argument("--out", metavar="JSON", help="write all results to this file")
+    role = Writes((".json",), (rb'\A\{\s*"format": "egodistill evaluation',), picture_beside, NOT_JSON)
+    parser.add_argument("--out", metavar="JSON", type=role, help="write all results to this file")
     overwrite_option(parser)
     plot_option(parser)
     inference_options(parser)
 
 
+def exported_files(out: str, a: argparse.Namespace) -> Iterator[Made]:
+    """Yield what `export` writes: one program or two, and beside each its description."""
+    for path in files.pair_files(out) if a.pair else [Path(out)]:
+        yield from (Made(path, None), Made(files.description_of(path), None))
+
+
 def export_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("student", metavar="STUDENT", help="file of a trained student")
+    parser.add_argument("student", metavar="STUDENT", type=STUDENT, help="file of a trained student")
     own_option(parser)
     text = "file to write, .pt2 or .onnx; FILE.json describes its inputs"
-    parser.add_argument("--out", metavar="FILE", required=True, help=text)
+    role = Writes(itself=False, beside=exported_files)
+    parser.add_argument("--out", metavar="FILE", type=role, required=True, help=text)
     text = "export: a program for torch, slow in int8; aoti: compiled by AOTInductor, the fastest; onnx: ONNX"
     parser.add_argument("--format", choices=FORMATS, default="export", help=text)
     parser.add_argument(
@@ -548,39 +613,42 @@ def export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=EXPORT_PRECISIONS, default="fp32", help="weights and arithmetic")
     text = "exact number of clips per call (default: any); 1: faster"
     parser.add_argument("--batch-size", metavar="N", type=positive_int, help=text)
-    parser.add_argument("--calibrate", metavar="STORE", help="int8: clip store that gives the range of activations")
+    text = "int8: clip store that gives the range of activations"
+    parser.add_argument("--calibrate", metavar="STORE", type=STORE, help=text)
     text = "split of this store, or all (default: train)"
     parser.add_argument("--calibrate-split", metavar="SPLIT", help=text)
     text = "number of clips to calibrate with (default: 256)"
     parser.add_argument("--calibrate-clips", metavar="N", type=positive_int, help=text)
     text = "compare the file with the student on the clips of this store (default: the store of --calibrate)"
-    parser.add_argument("--check", metavar="STORE", help=text)
+    parser.add_argument("--check", metavar="STORE", type=STORE, help=text)
     text = "split of this store, or all (default: test)"
     parser.add_argument("--check-split", metavar="SPLIT", help=text)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
-    tables.markdown_option(parser)
+    tables.markdown_option(parser, DOCUMENT)
 
 
 def measure_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--student", metavar="FILE", nargs="+", default=[], help="your own students and baselines")
+    several = {"metavar": "FILE", "nargs": "+", "default": []}
+    parser.add_argument("--student", type=STUDENT, help="your own students and baselines", **several)
     own_option(parser)
-    parser.add_argument("--teacher-file", metavar="FILE", nargs="+", default=[], help="your own: " + TEACHER_FILE)
+    parser.add_argument("--teacher-file", type=TEACHER_MODEL, help="your own: " + TEACHER_FILE, **several)
     parser.add_argument("--rows", metavar="NAME", nargs="+", choices=TABLE_3, help="rows of Table 3 (default: all)")
     parser.add_argument("--batch-size", metavar="N", type=positive_int, default=32, help="clips per forward pass")
     text = "time at most N forward passes of each model"
     parser.add_argument("--repeats", metavar="N", type=positive_int, default=10, help=text)
     text = "time at most this long per model, but at least two passes"
     parser.add_argument("--seconds", type=float, default=30, help=text)
-    parser.add_argument("--out", metavar="JSON", help="write all results to this file")
+    role = Writes((".json",), (rb'\A\{\s*"format": "egodistill measurement',), wrong=NOT_JSON)
+    parser.add_argument("--out", metavar="JSON", type=role, help="write all results to this file")
     overwrite_option(parser)
-    tables.markdown_option(parser)
+    tables.markdown_option(parser, DOCUMENT)
     inference_options(parser)
 
 
 def predict_options(parser: argparse.ArgumentParser) -> None:
     text = "video file of the recording, or folder of a Pupil Labs Neon; none: head motion alone, of --imu"
-    parser.add_argument("video", nargs="?", help=text)
-    parser.add_argument("--student", metavar="FILE", required=True, help="file of a trained student")
+    parser.add_argument("video", nargs="?", type=FILE, help=text)
+    parser.add_argument("--student", metavar="FILE", type=STUDENT, required=True, help="file of a trained student")
     own_option(parser)
     imu_option(parser)
     clock_options(parser)
@@ -590,16 +658,19 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stride", metavar="SECONDS", type=float, help="step between clips (default: a clip's length)")
     parser.add_argument("--top", metavar="K", type=positive_int, default=3, help="print the K best classes")
     choice_options(parser)
-    parser.add_argument("--out", metavar="FILE", help="also write the results to this .csv or .json file")
+    role = Writes((".csv", ".json"), None, picture_beside, "{name} must end in {ends}")
+    parser.add_argument("--out", metavar="FILE", type=role, help="also write the results to this .csv or .json file")
     text = "also write a page for a browser: time line, frames, head motion, the least certain clips"
-    parser.add_argument("--html", metavar="FILE", help=text)
+    role = Writes((".html", ".htm"), (PAGE.format("predict").encode(),))
+    parser.add_argument("--html", metavar="FILE", type=role, help=text)
     text = "also write the best class of each clip as subtitles (.vtt), which players show over the video"
-    parser.add_argument("--subtitles", metavar="FILE", help=text)
+    role = Writes((".vtt",), (rb"\AWEBVTT - egodistill predict\n",))
+    parser.add_argument("--subtitles", metavar="FILE", type=role, help=text)
     text = "show these labels on the page, too, and first what differs from them: a table of segments, or annotations"
-    parser.add_argument("--labels", metavar="FILE", help=text)
+    parser.add_argument("--labels", metavar="FILE", type=FILE, help=text)
     root_options(parser)
     text = "also write a small copy of the video (.mp4), which the page plays where a browser cannot play the video"
-    parser.add_argument("--preview", metavar="FILE", help=text)
+    parser.add_argument("--preview", metavar="FILE", type=Writes((".mp4",)), help=text)
     overwrite_option(parser, "an existing file, for --out also an earlier result")
     plot_option(parser)
     inference_options(parser)
@@ -609,17 +680,30 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
 # Live
 
 
+def pair_or_student(word: str) -> list[str]:
+    """Return the files of a pair or of a student."""
+    pair = [str(file) for file in files.pair_files(word)] if word else []
+    return pair if any(map(os.path.exists, pair)) else [*STUDENT.files(word)]
+
+
+def of_camera(word: str) -> str:
+    """Return the end of the message for the number of a camera, as OpenCV counts."""
+    return f"; a camera is a device, such as /dev/video{word}" if word.isdigit() else ""
+
+
 def live_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="SOURCE",
         nargs="?",
+        type=Reads(remark=of_camera, files=lambda word: () if "://" in word else (word,)),
         help="video file, folder of a Pupil Labs Neon, address (rtsp://, http://, tcp://, udp://, ...), device "
         "(/dev/video0) or named pipe; none for a student that reads head motion alone",
     )
     parser.add_argument(
         "--student",
         metavar="FILE",
+        type=Reads(files=pair_or_student),
         required=True,
         help="file of a trained student, or the name of a pair that `export --pair` wrote: NAME.pt2 for NAME.frame.pt2 "
         "and NAME.motion.pt2; a pair is code, so use only one whose source you trust",
@@ -654,7 +738,7 @@ def live_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("IMU samples")
     imu_option(group, '; or -, lines such as {"time": 1.25, "accel": [x, y, z], "gyro": [x, y, z]} on standard input')
     text = "table that another program is writing, with the same columns"
-    group.add_argument("--imu-follow", metavar="CSV", help=text)
+    group.add_argument("--imu-follow", metavar="CSV", type=FILE, help=text)
     accel_option(group)
     axes_option(group)
     reader_options(group)
@@ -687,7 +771,8 @@ def live_options(parser: argparse.ArgumentParser) -> None:
     text = "with --events: probability at which an event begins; it ends below two thirds of it (default: 0.6)"
     group.add_argument("--event-start", metavar="P", type=probability, help=text)
     group.add_argument("--json", action="store_true", help="print JSON lines in a terminal, too, as into a pipe")
-    group.add_argument("--out", metavar="JSONL", help="also write the JSON lines to this file")
+    role = Writes((".jsonl",), None, wrong="{command} writes JSON lines; the name of {name} must end in {ends}")
+    group.add_argument("--out", metavar="JSONL", type=role, help="also write the JSON lines to this file")
     overwrite_option(group, "an existing file, also an earlier result")
 
 
@@ -703,10 +788,19 @@ def probability(text: str) -> float:
 # From recordings to a student, and the page about it
 
 
+def report_page(run: str, a: argparse.Namespace) -> list[Made]:
+    """Return the page in a folder of `train`; --overwrite replaces no other."""
+    page = Path(run, "report.html")
+    return [Made(page, rule=partial(files.check_output, page, ours=[PAGE.format("report").encode()]))]
+
+
+RUN = Writes(folder=True, beside=report_page)
+
+
 def train_options(parser: argparse.ArgumentParser) -> None:
     segment_options(parser)
     text = "folder for the clip store, models and results; it may be continued"
-    parser.add_argument("--out", metavar="RUN", required=True, help=text)
+    parser.add_argument("--out", metavar="RUN", type=RUN, required=True, help=text)
     overwrite_option(parser, "models of other settings, which are trained anew")
     text = (
         "try clips again that failed, and prepare clips of changed files anew, with the models that learned from them"
@@ -716,8 +810,8 @@ def train_options(parser: argparse.ArgumentParser) -> None:
     text = "a network of `egodistill teachers`, which is trained on the labels; without labels it needs --pretrained"
     group.add_argument("--architecture", metavar="NAME", choices=tuple(TEACHERS), help=text)
     text = "published weights that it starts from, or torchvision to download its own"
-    group.add_argument("--pretrained", metavar="FILE", help=text)
-    group.add_argument("--teacher-file", metavar="FILE", help=TEACHER_FILE)
+    group.add_argument("--pretrained", metavar="FILE", type=PUBLISHED, help=text)
+    group.add_argument("--teacher-file", metavar="FILE", type=TEACHER_MODEL, help=TEACHER_FILE)
     text = "options of the network, such as 'depths=(1,1,1,1)'"
     group.add_argument("--option", metavar="NAME=VALUE", nargs="+", action="extend", type=name_value, help=text)
     text = "number and size of its frames (default: those of the network)"
@@ -745,19 +839,33 @@ def train_options(parser: argparse.ArgumentParser) -> None:
 
 
 def report_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="RUN", help="folder of `egodistill train`; the page is RUN/report.html")
+    text = "folder of `egodistill train`; the page is RUN/report.html"
+    parser.add_argument("folder", metavar="RUN", type=RUN, help=text)
 
 
 # ---------------------------------------------------------------------------------------------------------------
 # The paper's experiments
 
 
+def results_in(out: str, a: argparse.Namespace) -> list[Made]:
+    """Return the results of `compare` and `ablate` in a folder."""
+    ends = (".json", ".csv", ".png", ".svg") if a.command == "compare" else (".json", ".csv")
+    return [Made(path, rule=partial(require_free, path)) for path in (Path(out, a.command + end) for end in ends)]
+
+
+def require_free(path: Path) -> None:
+    """Raise DataError if a folder that holds no runs has a file with the name of a result."""
+    if path.exists() and not path.with_name("bench.json").exists():
+        raise DataError(f"{path}: already exists, and {path.parent} holds no runs; give another --out")
+
+
 def experiment_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that `compare` and `ablate` share, for `build_bench()`."""
-    parser.add_argument("store", help="folder of a clip store with the splits train and test")
+    parser.add_argument("store", type=STORE, help="folder of a clip store with the splits train and test")
     teacher_option(parser, "; {seed} in it stands for the seed")
     text = "folder for weights and results; finished runs in it are reused"
-    parser.add_argument("--out", metavar="FOLDER", required=True, help=text)
+    role = Writes(beside=results_in, folder=True)
+    parser.add_argument("--out", metavar="FOLDER", type=role, required=True, help=text)
     seeds_option(parser, "0,1,2")
     preset_option(parser, PROTOCOLS)
     add_fields(parser, Training(), CHANGES)
@@ -767,13 +875,13 @@ def experiment_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         default=[],
-        type=name_value,
+        type=replace(IMAGE_WEIGHTS, convert=name_value),
         help="initial weights of the image networks: students=resnet18.pth AdaFuse=resnet50.pth STTS=... "
         "ListenToLook=..., or NAME=none for random weights (default: downloaded by torchvision; random with "
         "--preset demo)",
     )
     jobs_option(parser)
-    tables.markdown_option(parser)
+    tables.markdown_option(parser, DOCUMENT)
     device_option(parser)
 
 
@@ -799,9 +907,9 @@ def compare_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-frames", metavar="N", type=positive_int, nargs="+", help=text)
     names = ", ".join(METHODS)
     text = f"one or more of {names}, or FILE.py:NAME for a `Method` of your own (default: all)"
-    parser.add_argument("--methods", nargs="+", metavar="NAME", help=text)
+    parser.add_argument("--methods", nargs="+", metavar="NAME", type=OWN, help=text)
     text = "file of the teacher, to measure its cost (default: one trained in --out)"
-    parser.add_argument("--teacher-file", metavar="FILE", help=text)
+    parser.add_argument("--teacher-file", metavar="FILE", type=TEACHER_MODEL, help=text)
 
 
 def ablate_options(parser: argparse.ArgumentParser) -> None:
@@ -811,7 +919,7 @@ def ablate_options(parser: argparse.ArgumentParser) -> None:
 
 
 def synthesize_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("out", help="folder to write to")
+    parser.add_argument("out", type=FOLDER, help="folder to write to")
     parser.add_argument("--seed", type=int, default=0, help="seed of the world")
     text = "number of annotated actions of the training wearers"
     parser.add_argument("--train-acts", metavar="N", type=int, default=800, help=text)
@@ -822,7 +930,8 @@ def synthesize_options(parser: argparse.ArgumentParser) -> None:
 
 
 def demo_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", metavar="FOLDER", default="egodistill-demo", help="folder for all files of the demo")
+    text = "folder for all files of the demo"
+    parser.add_argument("--out", metavar="FOLDER", type=FOLDER, default="egodistill-demo", help=text)
     seeds_option(parser, "0")
     text = "seed of the world; tune settings on another one"
     parser.add_argument("--world-seed", metavar="SEED", type=int, default=0, help=text)
@@ -836,11 +945,11 @@ def demo_options(parser: argparse.ArgumentParser) -> None:
     text = "show in about a minute that every step runs, on few clips: no accuracies"
     parser.add_argument("--quick", action="store_true", help=text)
     text = "initial weights of the image encoders: imagenet, none (random), or a file (default: none)"
-    parser.add_argument("--image-weights", metavar="NAME", type=text_or_none, help=text)
+    parser.add_argument("--image-weights", metavar="NAME", type=IMAGE_WEIGHTS, help=text)
     add_fields(parser, Training(), ["precision"])
     jobs_option(parser)
     plot_option(parser)
-    tables.markdown_option(parser)
+    tables.markdown_option(parser, DOCUMENT)
 
 
 # {command: function that adds its options to a parser}

@@ -33,7 +33,7 @@ from . import recordings
 from .given import LIMITS, given_flags, keyword_arguments, reject, suggest, without_suggestions
 from .loading import load_teacher
 from .options import QUICK_CLIPS, STUDENT_FIELDS, TRAINING_FIELDS
-from .outputs import check_outputs
+from .paths import check_paths
 from .recordings import NO_LABELS, examine, read_segments, require_training
 from .report import CORRECTIONS, PLAN, note_plan, read_plan, write_report
 from .settings import apply_options, flag
@@ -311,7 +311,8 @@ def require_same_plan(run: Path, before: Mapping[str, Any], steps: Sequence[Step
 
 
 NAMED = {"command": "the command", "annotations": "the table", "store": "the store"}  # what is no option
-FREE = {"workers", "device", "overwrite", "retry_failed", "strict", "words", "flags", "run"}  # they change no result
+# They change no result.
+FREE = {"workers", "device", "overwrite", "retry_failed", "strict", "words", "roles", "run"}
 
 
 def results_of(steps: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -414,7 +415,7 @@ def run_step(words: Sequence[Any]) -> None:
     from . import cli
 
     arguments = cli.parse([*map(str, words)])
-    check_outputs(arguments)
+    check_paths(arguments)
     with without_suggestions():
         arguments.run(arguments)
 

@@ -29,13 +29,14 @@ from ..recordings.copies import transcode
 from ..recordings.pictures import CHECK_TITLE, draw_check, require_picture
 from ..support import files
 from ..support.errors import DataError, in_words
-from ..support.names import Names, is_same
+from ..support.names import Names
 from ..support.pickles import is_pickle
 from ..support.records import first_line
 from ..support.tables import Table, counted, printable
 from ..video import VideoError
 from .given import LIMITS, given_flags, imu_files, keyword_arguments, reject, suggest, suggest_training, use_readers
-from .outputs import check_outputs
+from .options import copies_in
+from .paths import Made, check_paths
 
 __all__ = ["COMMANDS", "describe_store"]
 
@@ -206,10 +207,11 @@ def check_recordings(a: argparse.Namespace) -> list[checks.Check]:
     use_readers(a)
     sources = recordings_to_check(a)
     opened = [source.files if isinstance(source, data.Recording) else (source,) for source in sources.values()]
-    check_outputs(a, itertools.chain(*opened))
+    pictures = picture_files(a, len(sources))
+    a.pictures = [Made(picture, (CHECK_TITLE.encode(),)) for picture in pictures]
+    check_paths(a, itertools.chain(*opened))
     if a.out and not a.overwrite:
         offset_rows(Path(a.out))  # an error now, and not after the measurements
-    pictures = picture_files(a, list(sources))
     search = {} if a.max_offset is None else {"max_offset": a.max_offset}
     print(checks.HEADER)
     offsets: dict[str, float | None] = {}
@@ -261,17 +263,14 @@ def check_recordings(a: argparse.Namespace) -> list[checks.Check]:
     return results
 
 
-def picture_files(a: argparse.Namespace, videos: list[str]) -> list[Path]:
-    """Return the file of each recording's picture; without --plot none. Raise DataError if one cannot be written."""
+def picture_files(a: argparse.Namespace, count: int) -> list[Path]:
+    """Return the file of each recording's picture; without --plot none. Raise DataError if none can be drawn."""
     if not a.plot:
         return []
     require_picture(a.plot)
     path = Path(a.plot)
-    numbers = [""] if len(videos) == 1 else [f"-{number + 1}" for number in range(len(videos))]
-    found = [path.with_name(f"{path.stem}{number}{path.suffix}") for number in numbers]
-    for picture in found:
-        files.check_output(picture, videos, ours=[CHECK_TITLE.encode()], overwrite=a.overwrite)
-    return found
+    numbers = [""] if count == 1 else [f"-{number + 1}" for number in range(count)]
+    return [path.with_name(f"{path.stem}{number}{path.suffix}") for number in numbers]
 
 
 def is_utf8(path: str) -> bool:
@@ -295,8 +294,6 @@ def run_convert(a: argparse.Namespace) -> None:
             print(f"{video} and {table.name} already exist; --overwrite replaces them")
             continue
         try:
-            for made in (video, table):
-                files.require_apart(made, a.recordings)
             made = aria.convert(recording, a.out, size=a.size, overwrite=a.overwrite)
         except (ValueError, OSError) as error:  # Continue with the other recordings.
             failures.append(in_words(error))
@@ -314,19 +311,16 @@ def run_convert(a: argparse.Namespace) -> None:
 
 
 def run_transcode(a: argparse.Namespace) -> None:
-    out = Path(a.out)
+    out, copies = Path(a.out), copies_in(a.out, a.videos)
     out.mkdir(parents=True, exist_ok=True)
-    copies = {video: out / f"{Path(video).stem}.mp4" for video in a.videos}
     if len(set(copies.values())) < len(copies):
         raise ValueError(f"two videos have the same file name, so their copies in {out} would too; use two folders")
     rows, failures = [], []
     for video, copy in copies.items():
-        is_itself = copy.exists() and is_same(copy, video)  # transcode() raises
-        if copy.exists() and not is_itself and not a.overwrite:
+        if copy.exists() and not a.overwrite:
             print(f"{copy} already exists; --overwrite replaces it")
             continue
         try:
-            files.require_apart(copy, a.videos)
             made = transcode(
                 video, copy, **keyword_arguments(a, "short_side", "keyframe_every", "quality", "measure", "overwrite")
             )

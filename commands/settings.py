@@ -19,13 +19,26 @@ from dataclasses import fields, is_dataclass, replace
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-__all__ = ["add_fields", "apply_options", "flag", "positive_int", "text_or_none", "used_flags"]
+from .paths import FILE, OWN, Reads
+
+__all__ = ["IMAGE_WEIGHTS", "add_fields", "apply_options", "flag", "positive_int", "text_or_none", "used_flags"]
 
 Settings = TypeVar("Settings")
 
 # Fields that follow from --out, have options of their own, or are for Python alone.
 WITHOUT_OPTION = ("checkpoint", "checkpoint_seconds", "device", "out", "overwrite", "progress")
 WITHOUT_OPTION += ("feature_dim", "fusion_layers", "hidden", "imu_width")
+
+
+def text_or_none(text: str) -> str | None:
+    """Return the text, or None for "none"."""
+    return None if text.lower() == "none" else text
+
+
+IMAGE_WEIGHTS = Reads(words=("imagenet", "none"), remark="or imagenet or none", convert=text_or_none)
+# {field: the role of its words}, of those that are paths
+ROLES = dict.fromkeys(("image_encoder", "imu_encoder", "fusion", "student_class"), replace(OWN, convert=text_or_none))
+ROLES |= {"motion": FILE, "image_weights": IMAGE_WEIGHTS}
 
 
 def option_fields(settings: Any) -> Iterator[tuple[str, Any, Any]]:
@@ -61,6 +74,7 @@ def add_fields(parser: Any, settings: Any, names: Collection[str] | None = None,
     for name, value, hint in option_fields(settings):
         if name not in without and (names is None or name in names):
             arguments = field_arguments(texts.get(name, ""), value, hint)  # "": of python -OO
+            arguments |= {"type": ROLES[name]} if name in ROLES else {}
             parser.add_argument(flag(name, value), dest=name, default=argparse.SUPPRESS, **arguments)
 
 
@@ -106,11 +120,6 @@ def apply_options(settings: Settings, arguments: argparse.Namespace) -> Settings
             chosen = getattr(arguments, field.name)
             changes[field.name] = tuple(chosen) if isinstance(chosen, list) else chosen
     return replace(settings, **changes)
-
-
-def text_or_none(text: str) -> str | None:
-    """Return the text, or None for "none"."""
-    return None if text.lower() == "none" else text
 
 
 def positive_int(text: str) -> int:

@@ -16,7 +16,6 @@ import pytest
 
 import egodistill
 from egodistill.commands import cli
-from egodistill.commands.inputs import INPUTS
 
 ROOT = Path(egodistill.__file__).parent
 pytestmark = pytest.mark.skipif(not (ROOT / "egodistill.py").exists(), reason="not a checkout: modules lie elsewhere")
@@ -500,13 +499,10 @@ for line in sys.argv[1:]:
 
 
 def test_commands_begin_without_heavy_imports(tmp_path):
-    """For help, a wrong option, a wrong value, a path that leads nowhere, and the list of teachers."""
+    """For help, a wrong option, a wrong value, and the list of teachers; tests/commands/test_paths.py has paths."""
     lines = ["--help -> teachers", "--version -> egodistill", "nothing -> there is no command", "teachers -> 204.16"]
     for command in cli.COMMANDS:
         lines += [f"{command} --help -> usage: egodistill {command}", f"{command} --nothing -> no option --nothing"]
-    for command, (positional, options) in INPUTS.items():
-        lines += [f"{command} nowhere -> nowhere: no such f"] if positional else []
-        lines += [f"{command} {option} nowhere -> nowhere: no such f" for option in options]
     lines += ["train . --epochs x -> is not a positive integer", "prepare . --sampling best -> invalid choice: 'best'"]
     lines += ["extract . --architecture x3d -> x3d_m", "pretrain . --preset ego -> ego4d"]
     paths = {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}

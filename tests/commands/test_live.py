@@ -560,7 +560,7 @@ def test_ctrl_c_ends_cleanly_with_the_summary(kitchen, files):
 
 def test_the_file_of_answers_is_named_as_what_it_is(tmp_path, capsys):
     for name in ("a.csv", "a.json", "a"):
-        assert cli.main(["live", "tcp://127.0.0.1:9", "--student", "-", "--out", str(tmp_path / name)]) == 1
+        assert cli.main(["live", "tcp://127.0.0.1:9", "--student", "glasses", "--out", str(tmp_path / name)]) == 1
         assert "the name of --out must end in .jsonl" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
@@ -981,12 +981,12 @@ def test_the_table_of_a_recording_can_have_another_clock_and_no_accelerometer(ki
         ("steady.mp4", "accelerometer and gyroscope; give a table of its readings beside it, steady.csv"),
         ("tcp://127.0.0.1:9", "give them as JSON lines on standard input (--imu -) or as a table that grows"),
         ("ftp://host/a.mp4", "not an address that can be read"),
-        ("tcp://127.0.0.1:9 --imu a.csv", "--imu: tcp://127.0.0.1:9 is live; give its samples as --imu -"),
+        ("tcp://127.0.0.1:9 --imu frames.pt", "--imu: tcp://127.0.0.1:9 is live; give its samples as --imu -"),
         ("tcp://127.0.0.1:9 --imu - --fast", "tcp://127.0.0.1:9: only a file can be read faster"),
         ("steady.mp4 --imu - --align arrival", "--align arrival: steady.mp4 is a file"),
-        ("steady.mp4 --imu - --imu-follow a.csv", "samples come from one place"),
-        ("steady.mp4 --imu-follow a.csv --fast", "a table that grows has its own speed"),
-        ("steady.mp4 --imu-follow none.csv", "none.csv: cannot be read: No such file"),
+        ("steady.mp4 --imu - --imu-follow frames.pt", "samples come from one place"),
+        ("steady.mp4 --imu-follow frames.pt --fast", "a table that grows has its own speed"),
+        ("steady.mp4 --imu-follow none.csv", "none.csv: no such file"),
         ("steady.mp4 --imu - --reconnect 5", "--reconnect: steady.mp4 is a file; only an address can be opened again"),
         ("steady.mp4 --imu - --fast --timeout 5", "--timeout: nothing here is live"),
         ("steady.mp4 --timeout 5", "--timeout: nothing here is live"),
@@ -995,14 +995,14 @@ def test_the_table_of_a_recording_can_have_another_clock_and_no_accelerometer(ki
         ("steady.mp4 --imu - --frame-stretch 0", "frame_clock[1] (--frame-stretch) must be a number"),
         ("steady.mp4 --imu -", "--imu -: nothing is piped into standard input"),
         ("steady.mp4 --student frames.pt --imu -", "--imu: the student in frames.pt reads no IMU samples"),
-        ("tcp://127.0.0.1:9 --imu - --reader m.py:a", "--reader: only for recordings; these samples are live"),
-        ("steady.mp4 --imu - --imu-reader .log=m.py:a", "--imu-reader: only for recordings; these samples are live"),
+        ("tcp://127.0.0.1:9 --imu - --reader m:a", "--reader: only for recordings; these samples are live"),
+        ("steady.mp4 --imu - --imu-reader .log=m:a", "--imu-reader: only for recordings; these samples are live"),
         ("steady.mp4 --imu - --imu-offset 1", "--imu-offset: only for recordings; these samples are live"),
         ("steady.mp4 --imu - --imu-stretch 2", "--imu-stretch: only for recordings; these samples are live"),
         ("steady.mp4 --imu - --zero-accel", "--zero-accel: only for recordings; these samples are live"),
         ("steady.mp4 --student frames.pt --imu-offset 1", "--imu-offset: the student in frames.pt reads no IMU"),
         ("steady.mp4 --student frames.pt --imu-reader .log=mine:read_log", "--imu-reader: the student in frames.pt"),
-        ("steady.mp4 --imu a.csv --reader mine:wrist", "--reader: finds the IMU itself; leave out --imu, or --reader"),
+        ("steady.mp4 --imu frames.pt --reader mine:wrist", "--reader: finds the IMU itself; leave out --imu"),
     ],
 )
 def test_an_error_is_one_line(words, told, files, steady, capsys, monkeypatch):

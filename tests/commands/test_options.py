@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import toys
-from commandline import Clips, run
+from commandline import Clips, any_input, run
 from miniature import file_of
 
 import egodistill.commands.demo
@@ -854,6 +854,7 @@ def exported(path) -> dict:
 
 def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     """Replace all functions that do the work of a command."""
+    any_input(monkeypatch)
     spies = Spies(monkeypatch)
     segment = data.Segment("1", "v.mp4", 0.0, 2.0, "walk")
     segments = data.SegmentList([segment, replace(segment, id="2", label="run")])

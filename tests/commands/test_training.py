@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commandline import Clips, ToyClips, run, small_student, spy_on_stages
+from commandline import Clips, ToyClips, any_input, run, small_student, spy_on_stages
 from miniature import PROTOCOL, RECIPE, weights
 from toys import CLASSES
 
@@ -139,6 +139,7 @@ def test_the_demos_preset_is_its_recipe(tmp_path, monkeypatch, capsys):
 def test_options_that_would_be_ignored_are_errors(command, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(training, "open_split", lambda path, split: ToyClips())
+    any_input(monkeypatch)
     assert cli.main([*command.split(), "--out", "o.pt"]) == 1
     assert words in capsys.readouterr().err and list(tmp_path.iterdir()) == []
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from commandline import any_input
 from small_students import CLASSES, Clips, assert_same, inputs, original, pooled, student
 from torch import nn
 from waiting import LIMIT
@@ -743,7 +744,9 @@ def test_command(tmp_path, capsys, monkeypatch):
     )
     model.save(checkpoint)
     monkeypatch.setattr(models, "open_split", lambda *given: Clips(model))
-    assert cli.main(["export", str(checkpoint), "--out", str(file), "--check", "store"]) == 0
+    with monkeypatch.context() as patch:
+        any_input(patch)
+        assert cli.main(["export", str(checkpoint), "--out", str(file), "--check", "store"]) == 0
     printed = capsys.readouterr().out
     row = next(line for line in printed.splitlines() if line.startswith("student.pt2"))
     assert row.split()[:4] == ["student.pt2", "export", "fp32", "100.00"] and "original" in printed
@@ -759,7 +762,7 @@ def test_command(tmp_path, capsys, monkeypatch):
         ([str(tmp_path / "text.pt"), "--out", free], "cannot be read as a checkpoint"),
         ([str(tmp_path / "another.pt"), "--out", free], "is not an 'egodistill model 1' file"),
         ([str(tmp_path / "none.pt"), "--out", free], "none.pt: no such file"),
-        ([str(checkpoint), "--out", free, "--calibrate", "store"], "--calibrate is for int8"),
+        ([str(checkpoint), "--out", free, "--calibrate", str(tmp_path)], "--calibrate is for int8"),
     ):
         assert cli.main(["export", *words]) == 1
         error = capsys.readouterr().err.strip()
@@ -1002,6 +1005,7 @@ def test_the_command_writes_a_pair(tmp_path, capsys, monkeypatch):
     model, checkpoint, path = student(image_encoder="resnet10x4"), tmp_path / "student.pt", tmp_path / "device.pt2"
     model.save(checkpoint)
     monkeypatch.setattr(models, "open_split", lambda *given: Clips(model))
+    any_input(monkeypatch)
     command = ["export", str(checkpoint), "--out", str(path), "--pair", "--batch-size", "1", "--check", "store"]
     assert cli.main(command) == 0
     printed = capsys.readouterr().out
@@ -1010,7 +1014,7 @@ def test_the_command_writes_a_pair(tmp_path, capsys, monkeypatch):
     assert row.split()[:4] == ["device.pt2", "export", "fp32", "100.00"]
     assert export.load_pair(path).batch_size == 1
     assert_same(model, path, load=export.load_pair)
-    assert cli.main(command) == 1 and "device.frame.pt2 already exists" in capsys.readouterr().err
+    assert cli.main(command) == 1 and "device.frame.pt2: already exists" in capsys.readouterr().err
 
 
 # --- Values that are not the usual ones
