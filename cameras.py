@@ -58,6 +58,7 @@ class Log(NamedTuple):
         gyro: Gyroscope, [n, 3] in rad/s.
         notes: What is unusual about the log.
         device: Name or number of the camera, where the log has one.
+        noted: Names of states that notes tell already, see `imu.Imu`.
     """
 
     times: np.ndarray
@@ -65,6 +66,7 @@ class Log(NamedTuple):
     gyro: np.ndarray
     notes: list[str]
     device: str = ""
+    noted: tuple[str, ...] = ()
 
 
 # --- Turns of axes -------------------------------------------------------------------------------------------------
@@ -193,6 +195,7 @@ def read_gyroflow(path: str | os.PathLike) -> Log:
     turn = GYROFLOW_AXES @ _orientation(path, fields)
     gyro = table[:, 1:4] * _scale(path, fields, "gscale") @ turn.T
     notes: list[str] = []
+    noted: tuple[str, ...] = ()
     accel = None
     if len(sensors) == 2:
         accel = table[:, 4:] * _scale(path, fields, "ascale") @ turn.T
@@ -203,7 +206,8 @@ def read_gyroflow(path: str | os.PathLike) -> Log:
             accel *= GRAVITY
             if not 0.8 < norm < 1.2:
                 notes.append(f"the median acceleration is {norm:.2f} g, not about 1: is ascale right?")
-    return Log(times, accel, gyro, notes, fields.get("id", ("", 0))[0])
+                noted = ("accelerometer units",)
+    return Log(times, accel, gyro, notes, fields.get("id", ("", 0))[0], noted)
 
 
 def _scale(path: str | os.PathLike, fields: dict[str, tuple[str, int]], key: str, usual: float | None = None) -> float:

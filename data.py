@@ -67,7 +67,7 @@ from .recordings.clips import (
     use_parts,
 )
 from .support import files
-from .support.errors import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError, NoteWarning
+from .support.errors import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError, NoteWarning, named
 from .support.names import real_path
 from .support.processes import CRASHES, Processes, Watch, explain
 from .support.tables import counted
@@ -192,12 +192,12 @@ def _class_names(segments: Sequence[Segment], class_names: Sequence[str] | None)
     labels = {segment.label for segment in segments if segment.label is not None}
     names = sorted(labels) if class_names is None else list(class_names)
     if len(set(names)) < len(names):
-        raise DataError(f"class_names contains {max(names, key=names.count)!r} more than once")
+        raise DataError(f"{named('class_names')} contains {max(names, key=names.count)!r} more than once")
     if unknown := sorted(labels - set(names)):
         first = next(segment for segment in segments if segment.label == unknown[0])
         raise DataError(
             f"{first.video}: the segment at {first.start:.3f} s has the label {unknown[0]!r}, which is not among the "
-            f"{len(names)} class_names, perhaps a teacher's; correct the label, or finetune a teacher on the labels"
+            f"{len(names)} {named('class_names')}, perhaps a teacher's; correct it, or finetune a teacher on the labels"
         )
     return names
 
@@ -225,7 +225,7 @@ def _check_settings(given: Mapping[str, Any]) -> None:
                 continue
             for one in value if name == "num_frames" and isinstance(value, Collection) else [value]:
                 if isinstance(one, bool) or not isinstance(one, kind) or not fits(one):
-                    raise DataError(f"{name} must be {allowed}; got {value!r}")
+                    raise DataError(f"{named(name)} must be {allowed}; got {value!r}")
 
 
 def _consumer_record(consumer: Consumer, settings: Mapping[str, Any], world_size: int) -> dict[str, Any]:
@@ -234,22 +234,22 @@ def _consumer_record(consumer: Consumer, settings: Mapping[str, Any], world_size
         raise DataError(f"a {type(consumer).__name__} is no consumer; give a teacher as teachers.Extraction(teacher)")
     if (settings["clip_frames"] is not None and "clip" in consumer.specs) or world_size > 1:
         raise DataError(
-            "a consumer reads its own frames, and one process prepares its store: leave out clip_frames, rank and "
-            "world_size, and unset the environment variables RANK and WORLD_SIZE"
+            "a consumer reads its own frames, and one process prepares its store: leave out "
+            f"{named('clip_frames')}, rank and world_size, and unset the environment variables RANK and WORLD_SIZE"
         )
     for spec in consumer.specs.values():
         if not math.isclose(spec.seconds, seconds := settings["clip_seconds"], rel_tol=1e-6):
             raise DataError(
                 f"{consumer.record.get('teacher', 'the consumer')} reads clips of {spec.seconds:.7g} s, those of the "
                 f"store have {seconds:.7g} s; build the teacher with seconds={seconds}, or prepare its clips with "
-                f"clip_seconds={spec.seconds} (--clip-seconds)"
+                f"{named('clip_seconds', spec.seconds)}"
             )
     if "ends" in consumer.specs:
         wanted = clip_specs({**settings, "ends": True})["ends"]
         for field, (own, asked) in spec_differences(consumer.specs["ends"], wanted).items():
             raise DataError(
-                f"the consumer reads end frames with {field}={own!r}, but prepare() is asked for {asked!r}; build "
-                f"the consumer's model with the frame_size, exact and tolerance of prepare()"
+                f"the consumer reads end frames with {field}={own!r}, but {named('prepare()')} is asked for "
+                f"{asked!r}; build the consumer's model with the frame_size, exact and tolerance of prepare()"
             )
     specs = {name: spec.record() for name, spec in consumer.specs.items()}
     about = {"arrays": list(consumer.arrays), "specs": specs, "batch_size": consumer.batch_size}
@@ -278,7 +278,7 @@ def _imu_axes(segments: Sequence[Segment]) -> str:
     axes = sorted({read_axes(segment.imu_axes)[0] for segment in segments})
     if len(axes) > 1:
         raise DataError(
-            f"the IMU samples of the segments have the axes {' and '.join(axes)}; give imu_axes (--imu-axes), the "
+            f"the IMU samples of the segments have the axes {' and '.join(axes)}; give {named('imu_axes')}, the "
             f"rotation to a GoPro's axes, where they differ, or prepare one store for each name"
         )
     return axes[0]
@@ -509,8 +509,8 @@ def _check_failures(store: ClipStore, total: int, max_bad: float, out: str | os.
         )
         if share > max_bad:
             raise DataError(
-                f"{text}. That is more than max_bad = {max_bad:.1%}; the other clips are kept. Correct the files and "
-                f"run again with retry_failed=True (--retry-failed); to correct start or stop of a segment, begin "
+                f"{text}. That is more than {named('max_bad')}, {max_bad:.1%}; the other clips are kept. Correct the "
+                f"files and run again with {named('retry_failed', True)}; to correct start or stop of a segment, begin "
                 f"again in another folder"
             )
         warnings.warn(text, NoteWarning, stacklevel=3)

@@ -16,11 +16,9 @@ VisOnly and VisIMU.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -31,12 +29,25 @@ from .datasets.store import claim_outputs, outputs_record
 from .engine import batches, checkpoints, distributed, runtime
 from .engine.batches import Model, Store
 from .engine.distributed import Share
-from .engine.refusal import UNSURE
+from .engine.recipes import (
+    EGO4D,
+    EPIC_KITCHENS,
+    PRESETS,
+    SPECTRUM,
+    SYNTHETIC,
+    DistillationOptions,
+    DistillationSettings,
+    PretrainingOptions,
+    PretrainingSettings,
+    Recipe,
+    Reduction,
+    StudentSettings,
+    change_settings,
+)
 from .recordings import clips
 from .student import EgoDistill, IMUPredictor, Output, describe
 from .support import files
-from .support.errors import EgoDistillError
-from .support.own import resolve
+from .support.errors import EgoDistillError, named
 from .training import History, Objective, Training, TrainingOptions, rank_rows, require_per_clip, train
 
 if TYPE_CHECKING:
@@ -66,257 +77,6 @@ __all__ = [
     "finetune",
     "pretrain_imu",
 ]
-
-Reduction = Literal["mean", "sum"]
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Settings of the stages, and recipes
-
-
-@dataclass(frozen=True)
-class PretrainingSettings(Training):
-    """Settings of stage 1 (section 3.4), in addition to those of `Training`.
-
-    Attributes:
-        nce_tau: Temperature of L_NCE, above 0.
-        nce_weight: Weight of L_NCE.
-        l1_weight: Weight of L_1; 0 trains without a teacher.
-        l1_reduction: "mean" or "sum" of L_1 over the D dimensions of a feature.
-        symmetric: Also compute L_NCE from head motion to frames.
-    """
-
-    nce_tau: float = 0.1
-    nce_weight: float = 1.0
-    l1_weight: float = 1.0
-    l1_reduction: Reduction = "mean"
-    symmetric: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        batches.require_number("nce_tau", self.nce_tau, 0, above=True)
-        for name in ("nce_weight", "l1_weight"):
-            batches.require_number(name, getattr(self, name), 0)
-
-
-class PretrainingOptions(TrainingOptions, total=False):
-    """The fields of `PretrainingSettings`, which explains them, as keyword arguments of `pretrain_imu()`.
-
-    Attributes:
-        nce_tau: Temperature of L_NCE.
-        nce_weight: Weight of L_NCE.
-        l1_weight: Weight of L_1.
-        l1_reduction: "mean" or "sum".
-        symmetric: Also compute L_NCE from head motion to frames.
-    """
-
-    nce_tau: float
-    nce_weight: float
-    l1_weight: float
-    l1_reduction: Reduction
-    symmetric: bool
-
-
-@dataclass(frozen=True)
-class DistillationSettings(Training):
-    """Settings of stage 2 (equation 6), in addition to those of `Training`.
-
-    Attributes:
-        alpha: Weight of L_KD, 0 to 1; L_GT is weighted by 1 - alpha.
-        beta: Weight of L_1.
-        tau: Temperature of L_KD, above 0.
-        tau_squared: Multiply L_KD by tau squared.
-        l1_reduction: "mean" or "sum" of L_1 over the D dimensions of a feature.
-    """
-
-    alpha: float = 0.95
-    beta: float = 1.0
-    tau: float = 1.0
-    tau_squared: bool = False
-    l1_reduction: Reduction = "mean"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        batches.require_number("alpha", self.alpha, 0, 1)
-        batches.require_number("beta", self.beta, 0)
-        batches.require_number("tau", self.tau, 0, above=True)
-
-
-class DistillationOptions(TrainingOptions, total=False):
-    """The fields of `DistillationSettings`, which explains them, as keyword arguments of `distill()`.
-
-    Attributes:
-        alpha: Weight of L_KD.
-        beta: Weight of L_1.
-        tau: Temperature of L_KD.
-        tau_squared: Multiply L_KD by tau squared.
-        l1_reduction: "mean" or "sum".
-    """
-
-    alpha: float
-    beta: float
-    tau: float
-    tau_squared: bool
-    l1_reduction: Reduction
-
-
-OWN_NETWORKS = ("imu_encoder", "fusion", "student_class")  # names of networks that are not of this library
-
-
-@dataclass(frozen=True)
-class StudentSettings:
-    """Arguments of `EgoDistill` that do not depend on the clips; its docstring explains them.
-
-    Attributes:
-        num_frames: N, the number of frames.
-        image_encoder: Name of the image encoder; None: a model that reads head motion alone.
-        image_weights: "imagenet", the path of a file, or None for random.
-        use_imu: False: a model that reads frames only, as with `imu_encoder=None`, whatever that is.
-        imu_vector: "flatten" or "mean" of the IMU features over time.
-        imu_width: Width of the IMU encoder's last layer.
-        hidden: Width of the hidden layers in the fusion network.
-        fusion_layers: Number of hidden layers in the fusion network.
-        feature_dim: D, the size of the teacher's feature, unless `build()` is given another.
-        aggregator: What makes one feature of several frames: "gru" or "concat".
-        imu_encoder: "cnn", the paper's; "spectrum"; "filterbank"; or FILE.py:NAME or PACKAGE.MODULE:NAME, an IMU
-            encoder of your own; `image_encoder` takes one, too.
-        fusion: A fusion network of your own.
-        student_class: A class of your own that inherits from `EgoDistill`.
-
-    >>> from egodistill import StudentSettings
-    >>> student = StudentSettings(image_encoder="resnet10x8", image_weights=None).build(num_classes=8, frame_size=64)
-    >>> student.inputs, student.feature_dim
-    (('frames', 'imu'), 768)
-    """
-
-    num_frames: int = 1
-    image_encoder: str | None = "resnet18"
-    image_weights: str | None = "imagenet"
-    use_imu: bool = True
-    imu_vector: Literal["flatten", "mean"] = "flatten"
-    imu_width: int = 16
-    hidden: int = 1024
-    fusion_layers: int = 2
-    feature_dim: int = 768
-    aggregator: Literal["gru", "concat"] = "gru"
-    imu_encoder: str | None = "cnn"
-    fusion: str | None = None
-    student_class: str | None = None
-
-    def record(self) -> dict[str, Any]:
-        """Return the settings that must be equal for a run to continue; those that 0.4 lacks only where used."""
-        found = asdict(self) | {"use_imu": self.use_imu and self.imu_encoder is not None}
-        encoder = "cnn" if found["use_imu"] else self.imu_encoder
-        later = {"aggregator": "gru"} | dict.fromkeys(OWN_NETWORKS) | {"imu_encoder": encoder}
-        return {name: value for name, value in found.items() if name not in later or value != later[name]}
-
-    def own(self) -> dict[str, Any]:
-        """Return the networks of your own, {argument: class}, and the student's class ("student_class")."""
-        names = {name: getattr(self, name) for name in (*OWN_NETWORKS, "image_encoder")}
-        names |= {} if self.use_imu else {"imu_encoder": None}
-        return {name: resolve(value) for name, value in names.items() if value is not None and ":" in value}
-
-    def arguments(self) -> dict[str, Any]:
-        """Return the arguments of `EgoDistill`, with the networks of your own, and the student's class if it is one."""
-        return self.record() | self.own()
-
-    def build(self, num_classes: int, *, feature_dim: int | None = None, **clips: Any) -> EgoDistill:
-        """Return a new student. One that can be unsure gets that class on top.
-
-        Args:
-            num_classes: C.
-            feature_dim: D, the size of the teacher's feature; None: that of these settings.
-            clips: The arguments of `EgoDistill` that depend on the clips, such as `frame_size` and `class_names`.
-        """
-        if self.imu_encoder == "filterbank-unsure":
-            clips["class_names"] = [*(clips.get("class_names") or map(str, range(num_classes))), UNSURE]
-            num_classes += 1
-        arguments = self.arguments() | ({} if feature_dim is None else {"feature_dim": feature_dim})
-        kind = arguments.pop("student_class", EgoDistill)
-        if not (isinstance(kind, type) and issubclass(kind, EgoDistill)):
-            raise EgoDistillError(f"student_class={self.student_class}: give a class that inherits from EgoDistill")
-        return kind(num_classes, **arguments, **clips)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """All settings that decide a student's accuracy: its architecture, and the settings of each training stage.
-
-    Attributes:
-        student: The architecture.
-        finetuning: Training on labels alone: VisOnly, VisIMU and baselines.
-        pretraining: Stage 1, `pretrain_imu()`.
-        distillation: Stage 2, `distill()`.
-
-    >>> from egodistill import EGO4D, EPIC_KITCHENS
-    >>> EPIC_KITCHENS.distillation.tau, EGO4D.distillation.tau
-    (1.0, 10.0)
-    >>> short = EGO4D.with_training(epochs=5, precision="auto")
-    >>> short.pretraining.epochs, short.distillation.epochs
-    (5, 5)
-    """
-
-    student: StudentSettings = StudentSettings()
-    finetuning: Training = Training()
-    pretraining: PretrainingSettings = PretrainingSettings()
-    distillation: DistillationSettings = DistillationSettings()
-
-    def with_training(self, **changes: Unpack[TrainingOptions]) -> Recipe:
-        """Return the recipe with some settings changed in all stages.
-
-        Args:
-            changes: Fields of `Training`.
-        """
-        return replace(self, **{stage: replace(getattr(self, stage), **changes) for stage in STAGES})
-
-    def record(self) -> dict[str, Any]:
-        """Return the settings that must be equal for a run to continue."""
-        return {"student": self.student.record()} | {stage: getattr(self, stage).record() for stage in STAGES}
-
-
-STAGES = ("finetuning", "pretraining", "distillation")
-# The paper's recipes (section 4.1, appendix C). Stage 1 takes 50 epochs on both data sets.
-EPIC_KITCHENS = Recipe()
-EGO4D = Recipe(
-    finetuning=Training(epochs=150, decay_epochs=(90, 120)),
-    distillation=DistillationSettings(epochs=150, decay_epochs=(90, 120), tau=10.0),
-)
-# For the demo's rendered world: minutes on two cores, 64 pixels, no pretrained weights. A cosine schedule, because with
-# so few epochs the paper's steps would waste the last ones. 1920 is the feature size of the demo's SlowFast.
-SYNTHETIC = Recipe(
-    student=StudentSettings(image_encoder="resnet10x16", image_weights=None, feature_dim=1920),
-    finetuning=Training(batch_size=32),
-    distillation=DistillationSettings(batch_size=32),
-).with_training(epochs=6, learning_rate=1e-3, schedule="cosine", warmup_epochs=1.5)
-# Not the paper's: head motion as plain numbers, frames side by side, and changed clips. Its student has no weights that
-# stage 1 could train. Rate and epochs are the paper's; on rendered worlds it was tested with those of small networks.
-SPECTRUM = Recipe(
-    student=StudentSettings(imu_encoder="spectrum", aggregator="concat"),
-    distillation=DistillationSettings(augment=batches.Augment(crop=0.2, jitter=0.3, shift=0.05)),
-)
-PRESETS = {"epic": EPIC_KITCHENS, "ego4d": EGO4D, "demo": SYNTHETIC, "spectrum": SPECTRUM}
-
-Settings = TypeVar("Settings", bound=Training)
-
-
-def change_settings(kind: type[Settings], settings: Settings, changes: Mapping[str, Any]) -> Settings:
-    """Return settings with some fields changed.
-
-    Raise EgoDistillError if they are for another stage, TypeError for a field that they do not have.
-    """
-    if type(settings) is not kind:
-        raise EgoDistillError(
-            f"the settings of this stage must be {kind.__name__}, not {type(settings).__name__}; a Recipe has the "
-            f"fields `finetuning`, `pretraining` and `distillation`"
-        )
-    names = [field.name for field in fields(kind)]
-    for name in changes:
-        if name not in names:
-            similar = difflib.get_close_matches(name, names, 1)
-            hint = f"did you mean {similar[0]!r}?" if similar else f"they are {', '.join(names)}"
-            raise TypeError(f"{kind.__name__} has no setting {name!r}; {hint}")
-    return replace(settings, **changes)
-
 
 # ---------------------------------------------------------------------------------------------------------------
 # Losses: pure functions, in the paper's order. Each returns one value per clip, [B]; the paper's losses are the means.
@@ -678,20 +438,21 @@ def pretrain_imu(
         raise EgoDistillError(
             f"pretrain_imu reads no labels, so label_smoothing={settings.label_smoothing} would have no effect"
         )
+    stage = named("pretrain_imu()", option="`egodistill pretrain`")
     if lacking := {"frames", "imu"} - {*batches.inputs_of(model)}:
-        raise EgoDistillError(f"pretrain_imu() needs frames and head motion, and this model reads no {min(lacking)}")
+        raise EgoDistillError(f"{stage} needs frames and head motion, and this model reads no {min(lacking)}")
     steps = ("image_encoder", "image_dim", "imu_dim", "encode_frames", "aggregate", "encode_imu", "fuse", "classifier")
     if lacking := [name for name in steps if not hasattr(model, name)]:
         raise EgoDistillError(
-            f"{type(model).__name__} has no {', '.join(lacking)}: pretrain_imu() needs a student that works in steps, "
-            f"see student.Student and EgoDistill; train another model with distill() or finetune()"
+            f"{type(model).__name__} has no {', '.join(lacking)}: {stage} needs a student that works in steps, see "
+            f"student.Student and EgoDistill; train another model with {named('distill()')} or {named('finetune()')}"
         )
     if teacher is None and settings.l1_weight:
-        raise EgoDistillError("L_1 needs a teacher: pass teacher=NAME, or l1_weight=0 to train with L_NCE alone")
+        raise EgoDistillError(f"L_1 needs {named('teacher')}; {named('l1_weight', 0)} trains with L_NCE alone")
     if not any(True for _ in getattr(model, "imu_encoder", model).parameters()):
         raise EgoDistillError(
             f"{type(model.imu_encoder).__name__} has no weights, so there is nothing that stage 1 is for; go on with "
-            f"distill()"
+            f"{named('distill()')}"
         )
     frames, *_ = batches.arrays_of(model, store)
     ends_of(model, store)
@@ -764,7 +525,7 @@ class EndFeatures:
         device: str | torch.device | None = None,
         precision: str = "fp32",
     ) -> None:
-        batches.require_number("batch_size", batch_size, 1, whole=True)
+        batches.require_number(named("batch_size"), batch_size, 1, whole=True)
         self.model, self.batch_size = model, batch_size
         self.device = runtime.pick_device(device)
         self.precision = runtime.pick_precision(self.device, precision)

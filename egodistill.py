@@ -63,19 +63,18 @@ if TYPE_CHECKING:
     )
     from .deploy import events as events, export as export, gates as gates
     from .deploy.stream import Answer, Stream, StreamClockError
-    from .distillation import (
+    from .distillation import distill, finetune, pretrain_imu
+    from .engine import batches as batches
+    from .engine.recipes import (
         EGO4D,
         EPIC_KITCHENS,
+        Augment,
         DistillationSettings,
         PretrainingSettings,
         Recipe,
         StudentSettings,
-        distill,
-        finetune,
-        pretrain_imu,
+        Training,
     )
-    from .engine import batches as batches
-    from .engine.batches import Augment
     from .experiments import behaviour as behaviour, synthetic as synthetic
     from .inference import (
         Agreement,
@@ -91,7 +90,6 @@ if TYPE_CHECKING:
     )
     from .student import EgoDistill, IMUEncoder, IMUPredictor, Output
     from .support.errors import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError, EgoDistillError, EgoDistillOSError
-    from .training import Training
 else:
     from egodistill.support.lazy import hand_on
 
@@ -101,18 +99,8 @@ else:
             "data": (),
             "teachers": (),
             "student": ("EgoDistill", "IMUEncoder", "IMUPredictor", "Output"),
-            "distillation": (
-                "EGO4D",
-                "EPIC_KITCHENS",
-                "DistillationSettings",
-                "PretrainingSettings",
-                "Recipe",
-                "StudentSettings",
-                "distill",
-                "finetune",
-                "pretrain_imu",
-            ),
-            "training": ("Training",),
+            "distillation": ("distill", "finetune", "pretrain_imu"),
+            "training": (),
             "inference": (
                 "Agreement",
                 "Cost",
@@ -141,7 +129,16 @@ else:
                 "EgoDistillOSError",
             ),
             "support.version": ("__version__",),
-            "engine.batches": ("Augment",),
+            "engine.recipes": (
+                "EGO4D",
+                "EPIC_KITCHENS",
+                "Augment",
+                "DistillationSettings",
+                "PretrainingSettings",
+                "Recipe",
+                "StudentSettings",
+                "Training",
+            ),
             "deploy.stream": ("Answer", "Stream", "StreamClockError"),
             # Modules that stood at the root up to version 0.4, and can be imported from here as before.
             "support": ("files", "pickles", "processes", "records", "tables"),

@@ -25,27 +25,21 @@ import traceback
 from collections.abc import Callable, MutableMapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 __all__ = [
     "IMU_READERS",
     "LARGEST_READING",
-    "LOW_ACCELERATION",
     "MAX_GAP",
     "CoverageError",
     "IMUError",
     "Imu",
-    "State",
     "call_own",
     "failure",
-    "gravity_turns",
-    "motion_states",
     "read_imu",
     "table_columns",
-    "unit_notes",
-    "unit_question",
 ]
 
 
@@ -60,28 +54,8 @@ class CoverageError(IMUError):
 LARGEST_READING = 1e30  # windows are float32
 MAX_GAP = 0.05  # seconds: samples further apart than this have a gap between them (so a sensor needs 20 Hz)
 
-# Limits of what a camera worn on the head can measure. Beyond them, the units of a file are wrong.
-SLOWEST, FASTEST = 0.2, 5e-5  # seconds between samples: 5 Hz and 20 kHz
-LOW_ACCELERATION = 2.0  # m/s2: a lower mean is without gravity, or in g
-HIGH_ACCELERATION = 30.0  # m/s2: three times gravity; a wrist that exercises has a mean of 25, a head less
-# The unit is g if the median norm is between these, mg or cm/s2 between a thousand times these, and few norms are below
-# half of it. Medians are right to 4 %, so that mg and cm/s2, which differ by 2 %, cannot be distinguished.
-ONE_G = (0.9, 1.1)
-FAST_TURN = 35.0  # rad/s, 2000 degrees per second: the range of the sensors
-FROZEN = 5.0  # seconds: a sensor that repeats one value for longer does not work
-FEW_ABSURD = 0.05  # share of accelerations above HIGH_ACCELERATION that are faults of the sensor, not of the unit
-STUCK = 0.9  # share of readings that are one value: a sensor that works once a second
+SLOWEST, FASTEST = 0.2, 5e-5  # seconds between samples: 5 Hz and 20 kHz; beyond, times are in another unit
 AVERAGED = 1.5  # times the rate of a window: the samples of a faster sensor are averaged
-NOTED_GAP = 3.0, 0.01  # a gap is noted if it is longer than this many usual steps, and than this many seconds
-# The least that states are judged by: samples for the unit of times, samples and seconds for that of readings.
-FEW_STAMPS, ENOUGH, LONG_ENOUGH = 20, 100, 1.0
-GRAVITY_STEP = 0.25  # seconds in which the turn of gravity is compared with that of the gyroscope
-NEAR_GRAVITY = 2.0  # m/s2: a mean acceleration that differs more from gravity does not show its direction
-GRAVITY_TURN = 0.1  # rad: the least turn of the gyroscope in that time, root mean square, that is compared
-TURNS_AS_FAR = 12.0  # times; the most in 10 s of a watch, in any axes, is 5.0; a head in degrees has 16 to 48
-IN_DEGREES = 65.0  # times; 57.3 and an error: a reading in degrees turns at most as far
-_DEGREES_TEXT = "they are in degrees per second; multiply them by 0.0174533 for rad/s"
-NO_ACCELEROMETER = "no accelerometer: its readings are zeros"
 
 
 @dataclasses.dataclass(eq=False)
@@ -96,6 +70,7 @@ class Imu:
         notes: What is unusual about the recording, such as ignored rows or unknown axes.
         axes: Name of the axes: "gopro" (X to the left, Y to the user, Z up) unless a program gives another.
         device: Name or number of the camera, where the file has one.
+        noted: Names of states that notes tell already, such as "accelerometer dead", see `recordings.sensors.State`.
 
     Raises:
         IMUError: Times and readings are not of these shapes.
@@ -108,6 +83,7 @@ class Imu:
     notes: tuple[str, ...] = ()
     axes: str = "gopro"
     device: str = ""
+    noted: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("accel", "gyro"):
@@ -189,13 +165,13 @@ class Imu:
         Args:
             duration: Length of the video in seconds.
         """
-        sensors = []
-        for stamps, values in ((self.accel_time, self.accel), (self.gyro_time, self.gyro)):
-            kept = (stamps >= -1) & (stamps <= duration + 1)
-            sensors += [stamps[kept], values[kept]]
-        lost = max(len(self.accel) - len(sensors[1]), len(self.gyro) - len(sensors[3]))
+        accel, gyro = ((stamps >= -1) & (stamps <= duration + 1) for stamps in (self.accel_time, self.gyro_time))
+        lost = max(int(np.count_nonzero(~kept)) for kept in (accel, gyro))
         notes = (f"{lost} samples are more than a second outside the video",) if lost else ()
-        return Imu(*sensors, self.notes + notes, self.axes, self.device)
+        times = {"accel_time": self.accel_time[accel], "gyro_time": self.gyro_time[gyro]}
+        return dataclasses.replace(
+            self, **times, accel=self.accel[accel], gyro=self.gyro[gyro], notes=self.notes + notes
+        )
 
     def covers(self, times: np.ndarray, *, max_gap: float = MAX_GAP) -> np.ndarray:
         """Return which times are between two samples that are close enough, bool [n, 2]: accelerometer, gyroscope.
@@ -259,8 +235,8 @@ class Imu:
         sensors = (("accelerometer", self.accel_time, self.accel), ("gyroscope", self.gyro_time, self.gyro))
         for i, (sensor, stamps, values) in enumerate(sensors):
             if (share := covered[:, i].mean()) < min_coverage:
-                usual = self.median_steps[i]
-                why = f"; its samples are {usual:.3f} s apart, over max_gap={max_gap}" if usual > max_gap else ""
+                dt = self.median_steps[i]
+                why = f"; its samples are {dt:.3f} s apart, over max_gap={max_gap} (--max-gap)" if dt > max_gap else ""
                 if len(stamps) and (stamps[-1] < grid[0] or stamps[0] > grid[-1]):
                     where = f"{stamps[0]:.1f} to {stamps[-1]:.1f} s"
                     why += f"; its samples are from {where}; is their clock right (`egodistill check`)?"
@@ -365,6 +341,8 @@ def read_imu(
 
     A file with a suffix in `IMU_READERS` is read by the function there, and what it returns is checked like a table.
 
+    Units of readings are judged by `recordings.sensors`, which a copy of this file alone does not have.
+
     Args:
         source: One file, or a pair of CSVs.
         zero_accel: Return zeros at the gyroscope's times if there is no accelerometer, as in some Ego4D recordings.
@@ -380,20 +358,22 @@ def read_imu(
     >>> [f"{1 / step:.1f} Hz" for step in motion.median_steps]
     ['195.7 Hz', '195.7 Hz']
     """
-    if not isinstance(source, (str, os.PathLike)):
-        return _noted(_read(source, zero_accel), source[-1])
-    path = Path(source)
-    if (own := IMU_READERS.get(path.suffix.lower())) is not None:
-        return call_own(path, own, path, zero_accel=zero_accel)
-    return _noted(_read(path, zero_accel), path)
+    if isinstance(source, (str, os.PathLike)):
+        source = Path(source)
+        if (own := IMU_READERS.get(source.suffix.lower())) is not None:
+            return call_own(source, own, source, zero_accel=zero_accel)
+    return _judged(_read(source, zero_accel), source)
 
 
-def _noted(motion: Imu, source: str | os.PathLike) -> Imu:
-    """Return samples with all notes about them. Raise IMUError if a note says that they are in degrees."""
-    notes = _all_notes(motion)
-    if wrong := next((note for note in notes if note.endswith(_DEGREES_TEXT)), None):
-        raise IMUError(f"{source}: {wrong}")
-    return dataclasses.replace(motion, notes=notes)
+def _judged(motion: Imu, source: str | os.PathLike | Sequence[str | os.PathLike]) -> Imu:
+    """Return samples with the notes of the library's judge of sensors; a copy of this file has none."""
+    judge = f"{__package__}.recordings.sensors"
+    try:
+        return importlib.import_module(judge).judge(motion, source) if __package__ else motion
+    except ModuleNotFoundError as error:
+        if not judge.startswith(str(error.name)):
+            raise
+        return motion
 
 
 def failure(function: Callable, error: Exception) -> str:
@@ -440,18 +420,22 @@ def call_own(source: str | os.PathLike, function: Callable[..., Imu], *given: An
         if name == "accel" and not stamps.size and zero_accel:
             continue
         if len(stamps) < 2:
-            hint = " (with zero_accel, zeros take the place of an accelerometer)" if name == "accel" else ""
+            hint = "; with zero_accel (--zero-accel), zeros take the place of one" if name == "accel" else ""
             raise IMUError(f"{where} returns {len(stamps)} {sensor} samples, which must be at least 2{hint}")
         finite = (np.abs(stamps) < _LATEST_STAMP).all() and (np.abs(values) < LARGEST_READING).all()  # NaN: False
         if not (finite and (np.diff(stamps) > 0).all()):
             what = "times that do not ascend" if finite else "readings that are not finite, or times beyond eleven days"
             raise IMUError(f"{where} returns {sensor} {what}")
         _require_rate(where, sensor, stamps, f"{name}_time", 1.0)
-        notes += [*_sample_notes(where, sensor, stamps, values), *filter(None, [_equal_axes(sensor, values)])]
-    if not samples["accel_time"].size:
-        samples |= {"accel_time": samples["gyro_time"], "accel": np.zeros_like(samples["gyro"])}
-        notes.append(NO_ACCELEROMETER)
-    return _noted(dataclasses.replace(found, **samples, notes=tuple(notes)), where)
+    found = dataclasses.replace(found, **samples, notes=tuple(notes))
+    return _judged(found if samples["accel_time"].size else _with_zeros(found), where)
+
+
+def _with_zeros(motion: Imu) -> Imu:
+    """Return samples of a gyroscope alone with zeros in place of an accelerometer's, and a note."""
+    notes, noted = (*motion.notes, "no accelerometer: its readings are zeros"), (*motion.noted, "accelerometer dead")
+    times, zeros = motion.gyro_time, np.zeros_like(motion.gyro)
+    return dataclasses.replace(motion, accel_time=times, accel=zeros, notes=notes, noted=noted)
 
 
 def _read(source: str | os.PathLike | Sequence[str | os.PathLike], zero_accel: bool) -> Imu:
@@ -476,13 +460,8 @@ def _read(source: str | os.PathLike | Sequence[str | os.PathLike], zero_accel: b
     notes: list[str] = []
     for path, sensors in files:
         samples += _read_samples(path, sensors, notes, may_lack_accel=zero_accel)
-    accel_time, accel, gyro_time, gyro = samples
-    if not len(accel):
-        accel_time, accel = gyro_time, np.zeros_like(gyro)
-        notes.append(NO_ACCELEROMETER)
-    for sensor, values in (("accelerometer", accel), ("gyroscope", gyro)):
-        notes += [sentence] if (sentence := _equal_axes(sensor, values)) else []
-    return Imu(accel_time, accel, gyro_time, gyro, tuple(notes))
+    motion = Imu(*samples, notes=tuple(notes))
+    return motion if len(motion.accel) else _with_zeros(motion)
 
 
 _IMU_COLUMNS = (  # the time, its unit in seconds, the axes of each sensor; in lower case
@@ -538,7 +517,7 @@ def table_columns(
             optional = sensor == "accelerometer" and len(missing) == len(axes[sensor]) and len(sensors) > 1
             if optional and may_lack_accel:
                 continue
-            hint = " (with zero_accel, zeros take their place)" if optional else ""
+            hint = "; with zero_accel (--zero-accel), zeros take their place" if optional else ""
             if sensor == "accelerometer" and len(sensors) == 1 and set(axes["gyroscope"]) <= set(names):
                 hint = "; of a pair of tables, the accelerometer's is the first"
             raise IMUError(f"{path}: no {sensor} column {', '.join(missing)} in the header {shown}{hint}")
@@ -592,12 +571,11 @@ def _read_samples(path: Path, sensors: Sequence[str], notes: list[str], may_lack
                     f"are Unix times, subtract that of the video's start; if they are nanoseconds, divide them by 1e9"
                 )
             lacks = sensor == "accelerometer" and not len(found)
-            hint = " (with zero_accel, zeros take their place)" if lacks else ""
+            hint = "; with zero_accel (--zero-accel), zeros take their place" if lacks else ""
             raise IMUError(f"{path}: {len(found)} usable {sensor} samples in {len(table)} rows{hint}")
         values = np.ascontiguousarray(values[usable][chosen])
         if len(found):
             _require_rate(path, sensor, found, time_column, unit)
-            notes += _sample_notes(path, sensor, found, values)
         result += [found, values]
     return result
 
@@ -661,298 +639,6 @@ def _require_rate(path: str | os.PathLike, sensor: str, stamps: np.ndarray, colu
     )
 
 
-def unit_notes(source: str | os.PathLike, sensor: str, values: np.ndarray) -> list[str]:
-    """Return notes about readings that are unlikely in m/s2 or rad/s.
-
-    Raise IMUError if their unit is certainly wrong.
-
-    Args:
-        source: The recording, for the message of an error.
-        sensor: "accelerometer" or "gyroscope".
-        values: The readings, [n, 3].
-
-    >>> import numpy as np
-    >>> from egodistill import imu
-    >>> imu.unit_notes("walk.csv", "gyroscope", np.full((100, 3), 90.0))
-    Traceback (most recent call last):
-    ...
-    egodistill.imu.IMUError: walk.csv: half of the turn rates are above 156 rad/s, so they are in degrees per ...
-    """
-    sentence, certain = _unit_fault(sensor, values)
-    if certain:
-        raise IMUError(f"{source}: {sentence}")
-    return [sentence] if sentence else []
-
-
-def _unit_fault(sensor: str, values: np.ndarray) -> tuple[str, bool]:
-    """Return what is unlikely about the unit of readings [n, 3], "" if nothing is, and whether the unit is wrong."""
-    norms = _norms(values)
-    if sensor == "accelerometer":
-        mean = float(norms.mean())
-        if mean == 0 or LOW_ACCELERATION <= mean <= HIGH_ACCELERATION:
-            return "", False
-        low, middle = np.percentile(norms, [5, 50])
-        share = np.count_nonzero(norms > HIGH_ACCELERATION) / len(norms)
-        if mean > HIGH_ACCELERATION and share < FEW_ABSURD:  # which are not readings in another unit
-            return f"{share:.1%} of the accelerations are above {HIGH_ACCELERATION:g} m/s2: the sensor fails", False
-        steady = low > middle / 2
-        if steady and ONE_G[0] < middle < ONE_G[1]:
-            return f"the acceleration is in g (median {middle:.2f}); multiply it by 9.80665 for m/s2", True
-        if steady and ONE_G[0] < middle / 1000 < ONE_G[1]:
-            sentence = (
-                f"the acceleration is in mg or cm/s2 (median {middle:.0f}); multiply it by 0.00980665 (mg) or 0.01 "
-                f"(cm/s2) for m/s2"
-            )
-            return sentence, True
-        question, digits = "in g, or without gravity?", ".2f"
-        if mean > HIGH_ACCELERATION:
-            question, digits = "in mg or in counts of the sensor, or multiplied by 9.80665 twice?", ".4g"
-        return f"mean acceleration {mean:{digits}} m/s2, but gravity alone is 9.81: is it {question}", False
-    if norms.max() > FAST_TURN:
-        middle, high = np.percentile(norms, [50, 99])
-        if middle > FAST_TURN:
-            return f"half of the turn rates are above {middle:.0f} rad/s, so {_DEGREES_TEXT}", True
-        if high > FAST_TURN:
-            return f"1 % of the turn rates are above {high:.0f} rad/s: are they in degrees per second?", False
-    return "", False
-
-
-class State(NamedTuple):
-    """A fault of an input that lasts.
-
-    Attributes:
-        name: Its short, fixed name, such as "gyroscope frozen".
-        sentence: What was seen, in words.
-    """
-
-    name: str
-    sentence: str
-
-
-def motion_states(motion: Imu, *, rate: float = 198.0) -> list[State]:
-    """Return the faults of samples, each as a state; [] if there is none.
-
-    | state | what was seen |
-    | --- | --- |
-    | "accelerometer times", "gyroscope times" | steps between samples that are no steps of a sensor in seconds |
-    | "... units" | readings that are not in m/s2 or rad/s, judged by gravity and turn rates |
-    | "... dead", "... frozen" | readings that are zero, or do not change, for 5 s |
-    | "... axes" | two axes that are equal, or one that is zero, for 5 s |
-    | "... rate" | fewer than half as many samples per second as a student reads |
-    | "sensors exchanged" | gravity in the gyroscope and none in the accelerometer |
-
-    Args:
-        motion: The samples, sorted or not, also with doubles. A sensor without samples has no states.
-        rate: Samples per second that the student reads.
-
-    >>> import dataclasses
-    >>> from egodistill import data, imu
-    >>> motion = data.read_imu("walk.csv")
-    >>> imu.motion_states(motion)
-    []
-    >>> imu.motion_states(dataclasses.replace(motion, gyro=0 * motion.gyro))
-    [State(name='gyroscope dead', sentence='the gyroscope is zero from 0.0 to 23.4 s')]
-    """
-    sensors = {
-        "accelerometer": _in_order(motion.accel_time, motion.accel),
-        "gyroscope": _in_order(motion.gyro_time, motion.gyro),
-    }
-    found: dict[str, str] = {}
-    for sensor, samples in sensors.items():
-        found |= _sensor_states(sensor, *samples, rate)
-    (accel_time, accel), (gyro_time, gyro) = sensors.values()
-    timed = not any(name.endswith("times") for name in found)
-    if timed and all(_is_enough(stamps) for stamps in (accel_time, gyro_time)):
-        if sentence := _exchange(accel, gyro):
-            found = {name: text for name, text in found.items() if not name.endswith("units")}
-            found["sensors exchanged"] = sentence
-        elif not any(name.endswith(("r units", "dead", "frozen")) for name in found):  # the accelerometer's units
-            sentence = _turn_fault(accel_time, accel, gyro_time, gyro)
-            if sentence and not found.get("gyroscope units", "").endswith(_DEGREES_TEXT):
-                found["gyroscope units"] = sentence
-    return [State(name, sentence) for name, sentence in found.items()]
-
-
-def _in_order(stamps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return samples in order of time, one for each time."""
-    if (np.diff(stamps) > 0).all():
-        return stamps, values
-    stamps, first = np.unique(stamps, return_index=True)
-    return stamps, values[first]
-
-
-def _is_enough(stamps: np.ndarray) -> bool:
-    """Return whether there are enough samples to judge their readings."""
-    return len(stamps) >= ENOUGH and bool(stamps[-1] - stamps[0] >= LONG_ENOUGH)
-
-
-def _sensor_states(sensor: str, stamps: np.ndarray, values: np.ndarray, rate: float) -> dict[str, str]:
-    """Return {name: sentence} of the states of one sensor, whose samples are in order."""
-    if len(stamps) < FEW_STAMPS:
-        return {}
-    step, found = float(np.median(np.diff(stamps))), {}
-    if not FASTEST <= step <= SLOWEST:
-        return {f"{sensor} times": f"the {sensor}'s samples are {step:.3g} s apart{unit_question(step)}"}
-    if _is_enough(stamps) and (sentence := _unit_fault(sensor, values)[0]):
-        found[f"{sensor} units"] = sentence
-    slowest = 2 / rate * (1 + 1e-3)
-    if stamps[-1] - stamps[0] > slowest * (len(stamps) - 1):  # slow, or gaps make it seem so
-        steps = np.diff(stamps)
-        if (mean := float(steps[steps <= max(NOTED_GAP[0] * step, NOTED_GAP[1])].mean())) > slowest:
-            found[f"{sensor} rate"] = _slow_sentence(sensor, mean, rate)
-    if sentence := _frozen_sentence(sensor, stamps, values):
-        found[f"{sensor} {'dead' if ' is zero ' in sentence else 'frozen'}"] = sentence
-    elif stamps[-1] - stamps[0] > FROZEN and (sentence := _equal_axes(sensor, values) or _zero_axis(sensor, values)):
-        found[f"{sensor} axes"] = sentence
-    return found
-
-
-def _equal_axes(sensor: str, values: np.ndarray) -> str:
-    """Return which two axes of readings [n, 3] are equal; "" if none are."""
-    for i, k in ((0, 1), (0, 2), (1, 2)):
-        if values.any() and (values[:, i] == values[:, k]).all():
-            return f"the {sensor}'s {'XYZ'[i]} and {'XYZ'[k]} are equal: a faulty export?"
-    return ""
-
-
-def _zero_axis(sensor: str, values: np.ndarray) -> str:
-    """Return which axis of readings [n, 3] is zero; "" if none is."""
-    alive = values.any(axis=0)
-    return "" if alive.all() else f"the {sensor}'s {'XYZ'[int(np.argmin(alive))]} is always zero: a faulty export?"
-
-
-def unit_question(step: float, fastest: float = FASTEST, slowest: float = SLOWEST / 10) -> str:
-    """Return the question in which unit times are whose steps are no steps of a sensor in seconds; "" if none fits.
-
-    Args:
-        step: The step.
-        fastest: The shortest step of the sensor, in seconds.
-        slowest: The longest one; not that of a sensor of 2 Hz.
-    """
-    large = {"milliseconds": 1e-3, "microseconds": 1e-6, "nanoseconds": 1e-9}
-    small = {"microseconds": 1e3, "milliseconds": 1e6}  # taken for nanoseconds, because they are integers
-    for unit, factor in (large if step > SLOWEST else small).items():
-        if fastest <= step * factor <= slowest:
-            return f"; are the times in {unit}? They must be float seconds or integer nanoseconds"
-    return ""
-
-
-def _slow_sentence(sensor: str, step: float, rate: float) -> str:
-    return (
-        f"the {sensor} has {1 / step:.0f} samples per second; the {rate:.0f} that a student reads are interpolated "
-        f"between them"
-    )
-
-
-def _frozen_sentence(sensor: str, stamps: np.ndarray, values: np.ndarray) -> str:
-    """Return when a sensor repeats one reading for longer than `FROZEN`; "" if it never does."""
-    if stamps[-1] - stamps[0] <= FROZEN:
-        return ""
-    moved = values[1:] != values[:-1]
-    ends = moved[:, 0] | moved[:, 1] | moved[:, 2] | (np.diff(stamps) > LONG_ENOUGH)  # nobody knows what is in a gap
-    moves = np.flatnonzero(ends)  # the last sample of each run of equal ones
-    first, last = np.concatenate(([0], moves + 1)), np.concatenate((moves, [len(values) - 1]))
-    longest = int(np.argmax(stamps[last] - stamps[first]))
-    start, stop = stamps[first[longest]], stamps[last[longest]]
-    if stop - start <= FROZEN:
-        usual = np.median(values, axis=0)
-        share = np.count_nonzero((values == usual).all(axis=1)) / len(values)
-        text = f"the {sensor} does not change in {share:.0%} of {stamps[-1] - stamps[0]:.0f} s"
-        return text if share > STUCK else ""
-    what = "is zero" if not values[first[longest]].any() else "does not change"
-    return f"the {sensor} {what} from {start:.1f} to {stop:.1f} s"
-
-
-def _exchange(accel: np.ndarray, gyro: np.ndarray) -> str:
-    """Return what shows that two sensors are exchanged; "" if nothing does."""
-    if (acceleration := float(_norms(accel).mean())) >= LOW_ACCELERATION:
-        return ""
-    low, middle = np.percentile(_norms(gyro), [5, 50])
-    if low < middle / 2 or abs(middle - 9.81) > 1.5:
-        return ""
-    return (
-        f"the gyroscope measures gravity, {middle:.1f}, and the accelerometer {acceleration:.1f}: are the sensors "
-        f"exchanged?"
-    )
-
-
-def _norms(values: np.ndarray) -> np.ndarray:
-    return np.sqrt(np.einsum("ij,ij->i", values, values))
-
-
-def gravity_turns(motion: Imu, step: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return by how much gravity turns from each step to the next, by the gyroscope and by the accelerometer, [n, 3].
-
-    When a head turns by w in a short time, the direction of gravity u in its axes changes by u x w.
-
-    Args:
-        motion: The samples, sorted.
-        step: Length of a step in seconds. The direction of gravity is that of the mean acceleration in it.
-    """
-    cells = np.floor(motion.accel_time / step)
-    starts = np.flatnonzero(np.diff(cells, prepend=np.nan) != 0)
-    counts = np.diff(starts, append=len(cells))
-    gravity = np.add.reduceat(motion.accel, starts) / counts[:, None]
-    directions = gravity / np.maximum(_norms(gravity), 1e-12)[:, None]
-    steps = np.diff(motion.gyro_time)[:, None] * (motion.gyro[1:] + motion.gyro[:-1]) / 2
-    angles = np.concatenate((np.zeros((1, 3)), np.cumsum(steps, axis=0)))
-    centres = np.add.reduceat(motion.accel_time, starts) / counts
-    turns = np.diff(np.stack([np.interp(centres, motion.gyro_time, axis) for axis in angles.T], axis=1), axis=0)
-    kept = np.diff(cells[starts]) == 1
-    return np.cross((directions[1:] + directions[:-1])[kept] / 2, turns[kept]), np.diff(directions, axis=0)[kept]
-
-
-def _turn_fault(accel_time: np.ndarray, accel: np.ndarray, gyro_time: np.ndarray, gyro: np.ndarray) -> str:
-    """Return what shows that the gyroscope turns much further than gravity does; "" if it does not.
-
-    Acceleration makes the measured turn of gravity larger, a turn about the vertical changes neither.
-    """
-    if math.sqrt(np.square(gyro).sum() / len(gyro)) * GRAVITY_STEP < GRAVITY_TURN:
-        return ""
-    if abs(float(_norms(accel).mean()) - 9.81) > NEAR_GRAVITY:
-        return ""
-    expected, seen = gravity_turns(Imu(accel_time, accel, gyro_time, gyro), GRAVITY_STEP)
-    if len(seen) < 8:
-        return ""
-    turn, turned = (math.sqrt(np.square(x).sum() / len(x)) for x in (expected, seen))
-    if not turn > max(GRAVITY_TURN, TURNS_AS_FAR * turned):
-        return ""
-    times = turn / max(turned, 1e-3)
-    what = f", so {_DEGREES_TEXT}" if times < IN_DEGREES else ": are they in another unit, or is its sensor at fault?"
-    return f"the turn rates are {times:.0f} times those of the gravity that the accelerometer measures{what}"
-
-
-def _all_notes(motion: Imu) -> tuple[str, ...]:
-    """Return the notes of a recording, and the sentence of each of its states that they do not have."""
-    states = motion_states(motion)
-    if NO_ACCELEROMETER in motion.notes:  # zeros on request
-        states = [state for state in states if state.name != "accelerometer dead"]
-    if any("acceleration" in note for note in motion.notes):  # one note is enough, and a log's own names the scale
-        states = [state for state in states if state.name != "accelerometer units"]
-    return (*motion.notes, *(text for _, text in states if text not in motion.notes))
-
-
-def _sample_notes(path: str | os.PathLike, sensor: str, stamps: np.ndarray, values: np.ndarray) -> list[str]:
-    """Return what is unlikely about the samples of a sensor alone. Raise IMUError if their unit is certainly wrong."""
-    notes = unit_notes(path, sensor, values)
-    steps = np.diff(stamps)
-    gaps = steps[steps > NOTED_GAP[1]]
-    usual = float(np.median(steps)) if len(gaps) else 0.0
-    gaps = gaps[gaps > NOTED_GAP[0] * usual]
-    if len(gaps):
-        lengths = f"{_length(gaps.min())} to {_length(gaps.max())}" if len(gaps) > 1 else _length(gaps[0])
-        notes.append(
-            f"the {sensor} has {len(gaps)} {'gaps' if len(gaps) > 1 else 'gap'} of {lengths}; its usual step is "
-            f"{_length(usual)}. Clips are interpolated across gaps of up to max_gap (--max-gap), "
-            f"by default {MAX_GAP:g} s"
-        )
-    return notes
-
-
-def _length(seconds: float) -> str:
-    return f"{1000 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.2f} s"
-
-
 def _numbers(path: Path, columns: Sequence[int]) -> np.ndarray:
     """Return these columns of comma-separated numbers, empty cells and NULL as NaN, float64."""
     try:
@@ -1004,8 +690,6 @@ def _read_telemetry(video: Path, zero_accel: bool) -> Imu:
             f"{video}: no IMU: {error}; give a table of its readings beside it, {video.stem}.csv{_hint()}"
         ) from error
     notes = list(found.broken)
-    notes += _sample_notes(video, "accelerometer", found.accel_time, found.accel)
-    notes += _sample_notes(video, "gyroscope", found.gyro_time, found.gyro)
     if found.axes != "XYZ":
         notes.append(f"the camera ({found.device or 'unnamed'}) does not name its axes; they stay as stored")
     return Imu(*found[:4], tuple(notes), device=found.device)
@@ -1042,7 +726,7 @@ def _read_log(path: Path, reader: str, zero_accel: bool) -> Imu:
     if repeated := len(log.times) - len(times):
         notes.append(f"{path.name}: {repeated} samples repeat a time and are ignored")
     if log.accel is None and not zero_accel:
-        raise IMUError(f"{path}: no accelerometer (with zero_accel, zeros take its place)")
+        raise IMUError(f"{path}: no accelerometer; with zero_accel (--zero-accel), zeros take its place")
     step = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
     if not FASTEST <= step <= SLOWEST:
         raise IMUError(
@@ -1050,15 +734,9 @@ def _read_log(path: Path, reader: str, zero_accel: bool) -> Imu:
             f"unit of the times (tscale of a .gcsv) right?"
         )
     gyro = log.gyro[chosen]
-    notes += _sample_notes(path, "gyroscope", times, gyro)
-    if log.accel is None:
-        return Imu(times, np.zeros_like(gyro), times, gyro, (*notes, NO_ACCELEROMETER), device=log.device)
-    accel = log.accel[chosen]
-    found = _sample_notes(path, "accelerometer", times, accel)
-    if any("acceleration" in note for note in log.notes):  # one note is enough, and the log's own names the scale
-        found = [note for note in found if "acceleration" not in note]
-    notes += found
-    return Imu(times, accel, times, gyro, tuple(notes), device=log.device)
+    accel = np.empty((0, 3)) if log.accel is None else log.accel[chosen]
+    motion = Imu(times[: len(accel)], accel, times, gyro, tuple(notes), device=log.device, noted=log.noted)
+    return motion if len(accel) else _with_zeros(motion)
 
 
 def _read_aria(path: Path) -> Imu:
@@ -1067,12 +745,9 @@ def _read_aria(path: Path) -> Imu:
         raise IMUError(f"{path}: a Project Aria recording; `egodistill convert` writes its IMU as a table")
     aria = importlib.import_module(f"{__package__}.recordings.aria")
     try:
-        found = aria.AriaRecording(path, device_clock=True).imu()
+        return aria.AriaRecording(path, device_clock=True).imu()
     except ValueError as error:
         raise IMUError(str(error)) from error
-    notes = _sample_notes(path, "accelerometer", found.accel_time, found.accel)
-    notes += _sample_notes(path, "gyroscope", found.gyro_time, found.gyro)
-    return dataclasses.replace(found, notes=(*found.notes, *notes))
 
 
 def _sibling(name: str, path: Path, what: str) -> ModuleType:

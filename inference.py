@@ -41,7 +41,7 @@ from .imu import MAX_GAP
 from .recordings.clips import ClipSpec, Recording, decode_clips, open_recording, require_axes, strided_starts
 from .student import Output
 from .support import files
-from .support.errors import EgoDistillError
+from .support.errors import EgoDistillError, named
 from .video import MAX_HOLD, FrameReaders, open_reader
 
 __all__ = [
@@ -185,7 +185,7 @@ def require_same_size(feature: Tensor, target: Tensor, teacher: str | None, purp
     if feature.shape[1] != target.shape[1]:
         raise EgoDistillError(
             f"the model's feature has the size {feature.shape[1]}, but that of the teacher {teacher!r} has the size "
-            f"{target.shape[1]}; leave out teacher={teacher!r} (--teacher {teacher}) {purpose}"
+            f"{target.shape[1]}; leave out {named('teacher', teacher)} {purpose}"
         )
 
 
@@ -532,7 +532,7 @@ def measure(
     """
     batches.require_model(model)
     if batch_size < 1 or repeats < 1:
-        raise EgoDistillError(f"batch_size={batch_size} and repeats={repeats} must be at least 1")
+        raise EgoDistillError(f"{named('batch_size', batch_size)} and {named('repeats', repeats)} must be at least 1")
     place = runtime.pick_device(device)
     picked = runtime.pick_precision(place, precision, model)
     agreement: dict[str, float] = {}
@@ -720,12 +720,12 @@ def predict(
     batches.require_classifier(model)
     spec = batches.clip_spec_of(model, exact, tolerance)
     stride = spec.seconds if stride is None else stride
-    batches.require_number("stride", stride, round(spec.seconds / 100, 4))
-    batches.require_number("min_coverage", min_coverage, 0, 1, above=True)
-    batches.require_number("batch_size", batch_size, 1, whole=True)
-    batches.require_number("top", top, 1, whole=True)
-    batches.require_number("max_gap", max_gap, 0, above=True)
-    batches.require_number("max_hold", max_hold, 0, above=True)
+    batches.require_number(named("stride"), stride, round(spec.seconds / 100, 4))
+    batches.require_number(named("min_coverage"), min_coverage, 0, 1, above=True)
+    batches.require_number(named("batch_size"), batch_size, 1, whole=True)
+    batches.require_number(named("top"), top, 1, whole=True)
+    batches.require_number(named("max_gap"), max_gap, 0, above=True)
+    batches.require_number(named("max_hold"), max_hold, 0, above=True)
     about = {"imu_offset": imu_offset, "imu_stretch": imu_stretch, "zero_accel": zero_accel, "imu_axes": imu_axes}
     recording = open_recording(video, imu, **about)
     specs = batches.input_specs(model, spec)

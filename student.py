@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Protocol, 
 
 import numpy as np
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -64,6 +63,9 @@ PARTS = ("image_encoder", "imu_encoder", "fusion")  # the arguments of `EgoDisti
 
 
 if TYPE_CHECKING:
+    from torchvision.models import WeightsEnum
+
+    IMAGE_ENCODERS: dict[str, int]
     of_class = classmethod
 else:
 
@@ -172,7 +174,7 @@ def todays_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     elif encoder is None or (isinstance(encoder, str) and encoder == "cnn"):
         encoder = None
     else:
-        raise ValueError("a student with use_imu=False has no imu_encoder; leave one of them out")
+        raise ValueError("with use_imu=False (--no-imu) there is no imu_encoder (--imu-encoder); leave one of them out")
     return {**given, "use_imu": use_imu, "imu_encoder": encoder}
 
 
@@ -292,15 +294,15 @@ class EgoDistill(nn.Module):
             if not 0 < value <= LARGEST_SIZE:  # NaN: False
                 raise ValueError(f"{name}={value!r} must be above 0 and at most {LARGEST_SIZE}")
         imu_samples = max(1, round(imu_rate * clip_seconds)) if imu_samples is None else imu_samples
-        sizes = {"num_classes": num_classes, "feature_dim": feature_dim, "num_frames": num_frames, "hidden": hidden}
-        sizes |= {"imu_width": imu_width, "imu_samples": imu_samples, "frame_size": frame_size or 1}
+        sizes = {"num_classes": num_classes, "feature_dim": feature_dim, "hidden": hidden, "imu_width": imu_width}
+        sizes |= {"imu_samples": imu_samples, "frame_size": frame_size or 1, "num_frames (--num-frames)": num_frames}
         for name, size in sizes.items():
             if not (isinstance(size, numbers.Integral) and 1 <= size <= LARGEST_SIZE):
-                raise ValueError(f"{name}={size!r} must be a whole number, at least 1 and at most {LARGEST_SIZE}")
+                raise ValueError(f"{name} must be a whole number, at least 1 and at most {LARGEST_SIZE}; got {size!r}")
         if not (isinstance(fusion_layers, numbers.Integral) and 0 <= fusion_layers <= LARGEST_DEPTH):
             raise ValueError(f"fusion_layers={fusion_layers!r} must be a whole number, at most {LARGEST_DEPTH}")
         if num_frames * (frame_size or 1) ** 2 > LARGEST_CLIP:
-            raise ValueError(f"num_frames={num_frames} of frame_size={frame_size} pixels are too large for a clip")
+            raise ValueError(f"num_frames={num_frames} (--num-frames) of frame_size={frame_size} pixels are too large")
         if sampling not in SAMPLING:
             raise ValueError(f"sampling={sampling!r} must be one of {', '.join(SAMPLING)}")
         if not isinstance(imu_axes, str):
@@ -314,9 +316,10 @@ class EgoDistill(nn.Module):
         encoders = {"frames": image_encoder, "imu": imu_encoder}
         self.inputs = tuple(name for name, encoder in encoders.items() if encoder is not None)
         if not self.inputs:
-            raise ValueError("a student reads frames, head motion or both; give image_encoder or imu_encoder")
+            raise ValueError("a student needs image_encoder (--image-encoder), imu_encoder (--imu-encoder) or both")
         if image_encoder is None and not (num_frames == 1 and (image_weights is None or image_weights == "imagenet")):
-            raise ValueError("num_frames and image_weights are for frames, which image_encoder=None does not read")
+            frames = "num_frames (--num-frames) and image_weights (--image-weights) are for frames"
+            raise ValueError(f"{frames}, which image_encoder=None (--image-encoder none) does not read")
         self.num_frames, self.clip_seconds = num_frames, clip_seconds
         self.frame_size = pick_frame_size(image_encoder if isinstance(image_encoder, str) else "", frame_size)
         self.sampling, self.exact, self.tolerance = sampling, exact, tolerance
@@ -354,11 +357,13 @@ class EgoDistill(nn.Module):
             elif isinstance(imu_encoder, str):
                 if imu_encoder not in PLAIN_NUMBERS:
                     raise ValueError(
-                        f"imu_encoder={imu_encoder!r} must be 'cnn', {', '.join(map(repr, PLAIN_NUMBERS))}, a network "
-                        f"of your own, or None for frames alone"
+                        f"imu_encoder={imu_encoder!r} (--imu-encoder) must be 'cnn', "
+                        f"{', '.join(map(repr, PLAIN_NUMBERS))}, a network of your own, or None for frames alone"
                     )
                 if imu_vector != "flatten":
-                    raise ValueError(f"imu_vector='mean' is for a map over time, and a {imu_encoder} has none")
+                    raise ValueError(
+                        f"imu_vector='mean' (--imu-vector) is for a map over time; a {imu_encoder} has none"
+                    )
                 if imu_encoder == "spectrum":
                     self.imu_encoder = IMUSpectrum(imu_samples, imu_rate)
                 else:
@@ -975,17 +980,23 @@ UNFIT_ENCODERS = {
 }
 
 
-def weights_transforms(name: str) -> dict[str, Any]:
-    """Return the options of the transforms for torchvision's newest ImageNet weights of a network."""
-    return torchvision.models.get_model_weights(name)["DEFAULT"].transforms.keywords
+@functools.cache
+def weights_transforms() -> dict[str, dict[str, Any]]:
+    """Return the options of the transforms for torchvision's newest ImageNet weights of each network that works here.
+
+    Only what needs torchvision's networks imports them: that takes as long as the import of torch.
+    """
+    from torchvision import models
+
+    names = [name for name in models.list_models(module=models) if name not in UNFIT_ENCODERS]
+    return {name: models.get_model_weights(name)["DEFAULT"].transforms.keywords for name in names}
 
 
-# The other classification networks of torchvision: {name: height and width of the frames its ImageNet weights are for}.
-IMAGE_ENCODERS: dict[str, int] = {
-    name: weights_transforms(name)["crop_size"]
-    for name in torchvision.models.list_models(module=torchvision.models)
-    if name not in UNFIT_ENCODERS
-}
+def __getattr__(name: str) -> dict[str, int]:
+    """Return `IMAGE_ENCODERS`: {network of torchvision: side in pixels of the frames its ImageNet weights are for}."""
+    if name != "IMAGE_ENCODERS":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return {name: transforms["crop_size"] for name, transforms in weights_transforms().items()}
 
 
 def build_image_encoder(name: str, weights: Weights) -> tuple[nn.Module, int]:
@@ -1000,20 +1011,20 @@ def build_image_encoder(name: str, weights: Weights) -> tuple[nn.Module, int]:
         block, depths, options = RESNETS[name]
         encoder = ResNet(block, depths, **options)
         head, size = "fc", encoder.feature_dim
-    elif name in IMAGE_ENCODERS:
+    elif name in weights_transforms():
         encoder, head, size = torchvision_encoder(name)
     else:
         reason = UNFIT_ENCODERS.get(name, "it is not one of the tested classification networks of torchvision")
         reason = "FILE.py:NAME is for commands, in Python give the class itself" if ":" in name else reason
         raise ValueError(
-            f"image_encoder={name!r} cannot be used: {reason}. Give 'resnet18', 'mobilenet_v3_large' or "
-            f"another (student.IMAGE_ENCODERS in Python lists them), or 'resnet10xW', 10 layers of width W"
+            f"image_encoder={name!r} (--image-encoder) cannot be used: {reason}. Give 'resnet18', "
+            f"'mobilenet_v3_large' or another (student.IMAGE_ENCODERS lists all), or 'resnet10xW', 10 layers of width W"
         )
     if isinstance(weights, str) and weights == "imagenet":
         if small:
             raise ValueError(
-                f"image_encoder={name!r} has no ImageNet weights; give image_weights=None (--image-weights none) or a "
-                f"file"
+                f"image_encoder={name!r} (--image-encoder) has no ImageNet weights; give image_weights=None "
+                f"(--image-weights none) or a file"
             )
         weights = imagenet_weights(name)
     if weights is not None:
@@ -1022,23 +1033,30 @@ def build_image_encoder(name: str, weights: Weights) -> tuple[nn.Module, int]:
     return (encoder if isinstance(encoder, ResNet) else nn.Sequential(encoder, nn.Flatten())), size
 
 
+def transforms_of(name: str) -> dict[str, Any]:
+    """Return `weights_transforms()` of a network; {}, the usual ones, of ResNets and of networks of your own."""
+    return {} if not name or name in RESNETS or name.startswith("resnet10x") else weights_transforms().get(name, {})
+
+
 def pick_frame_size(name: str, size: int | None) -> int:
     """Return the frame size, by default that of the ImageNet weights. Raise ValueError if the network needs another."""
-    own = IMAGE_ENCODERS.get(name, 224)
+    own = transforms_of(name).get("crop_size", 224)
     if size is not None and size != own and name.startswith("vit_"):
-        raise ValueError(f"image_encoder={name!r} needs frames of {own} pixels; got frame_size={size}")
+        raise ValueError(f"image_encoder={name!r} (--image-encoder) needs {own}-pixel frames; got frame_size={size}")
     return own if size is None else size
 
 
 def pixel_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of RGB pixels (0 to 1) for the network's ImageNet weights."""
-    transforms = weights_transforms(name) if name in IMAGE_ENCODERS else {}
+    transforms = transforms_of(name)
     return transforms.get("mean", IMAGENET_MEAN), transforms.get("std", IMAGENET_STD)
 
 
 def torchvision_encoder(name: str) -> tuple[nn.Module, str, int]:
     """Return a network of torchvision without its classifier, the classifier's name, and the feature size."""
-    encoder = torchvision.models.get_model(name, weights=None)
+    from torchvision import models
+
+    encoder = models.get_model(name, weights=None)
     head = next((head for head in ("fc", "classifier", "head", "heads") if hasattr(encoder, head)), None)
     if head is None:
         raise ValueError(f"image_encoder={name!r}: no classifier called fc, classifier, head or heads to remove")
@@ -1053,7 +1071,9 @@ def torchvision_encoder(name: str) -> tuple[nn.Module, str, int]:
 
 def imagenet_weights(name: str) -> Mapping[str, Tensor]:
     """Return torchvision's ImageNet weights of a network, which are downloaded once."""
-    published = torchvision.models.get_model_weights(name)
+    from torchvision import models
+
+    published = models.get_model_weights(name)
     published = published["IMAGENET1K_V1" if name == "resnet18" else "DEFAULT"]  # the paper's ResNet-18
     return download_weights(published, f"the ImageNet weights of {name}", "image_weights=None (--image-weights none)")
 
@@ -1066,9 +1086,7 @@ class DownloadError(ValueError):
         self.problem = problem
 
 
-def download_weights(
-    published: torchvision.models.WeightsEnum, name: str, random: str = "None"
-) -> Mapping[str, Tensor]:
+def download_weights(published: WeightsEnum, name: str, random: str = "None") -> Mapping[str, Tensor]:
     """Return weights of torchvision. Raise DownloadError if they cannot be downloaded.
 
     `name`, which weights they are, and `random`, how to ask for random weights, are for the message.

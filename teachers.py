@@ -45,7 +45,7 @@ from .engine import batches, checkpoints, runtime, torchvision_teachers
 from .engine.teacher import PUBLISHED, Pixels, Teacher, TeacherError, fingerprint
 from .recordings.clips import FIELDS, ClipSpec
 from .support import files
-from .support.errors import in_words, meant
+from .support.errors import in_words, meant, named
 
 __all__ = ["MODELS", "Extraction", "Pixels", "Published", "Teacher", "TeacherError", "extract", "load"]
 
@@ -227,7 +227,9 @@ def torchvision_file(name: str) -> Path:
     try:
         return torchvision_teachers.weights_file(MODELS[name].torchvision)
     except student.DownloadError as error:
-        raise TeacherError(f"{error.problem}, or give the file itself, checkpoint=FILE (--pretrained FILE)") from error
+        raise TeacherError(
+            f"{error.problem}, or give {named('checkpoint=FILE', option='--pretrained FILE')}"
+        ) from error
 
 
 def kinetics_classes() -> list[str]:
@@ -435,10 +437,10 @@ def extract(
     """
     device = runtime.pick_device(device)
     precision = runtime.pick_precision(device, precision)
-    batches.require_number("batch_size", batch_size, 1, whole=True)
+    batches.require_number(named("batch_size"), batch_size, 1, whole=True)
     files.check_share(rank, world_size)
     if overwrite and world_size > 1:
-        raise TeacherError(f"overwrite=True works in a single process only, but world_size is {world_size}")
+        raise TeacherError(f"{named('overwrite', True)} works in a single process only, but world_size is {world_size}")
     require_teacher(teacher)
     check_store(teacher, store, views, overwrite)
     identity = {"fingerprint": fingerprint(teacher), "precision": precision, "views": views}
@@ -518,8 +520,8 @@ class Extraction:
     ) -> None:
         require_teacher(teacher)
         if views not in (1, 3):
-            raise TeacherError(f"views is {views}; it must be 1 or 3")
-        batches.require_number("batch_size", batch_size, 1, whole=True)
+            raise TeacherError(f"{named('views')} is {views}; it must be 1 or 3")
+        batches.require_number(named("batch_size"), batch_size, 1, whole=True)
         self.teacher, self.views, self.batch_size = teacher, views, batch_size
         self.device = runtime.pick_device(device)
         self.precision = runtime.pick_precision(self.device, precision)
@@ -543,7 +545,7 @@ class Extraction:
         if len(store.class_names) and list(store.class_names) != self.teacher.class_names:
             raise TeacherError(
                 f"{store.path}: the store has the classes {files.shorten(list(store.class_names))}, the teacher "
-                f"{self.teacher.name!r} has {files.shorten(self.teacher.class_names)}; prepare with class_names="
+                f"{self.teacher.name!r} has {files.shorten(self.teacher.class_names)}; give {named('class_names')}"
             )
         claim, arrays = claim_arrays(self.teacher, store, self.identity)
 
@@ -569,7 +571,7 @@ def require_teacher(teacher: Any) -> None:
 def check_store(teacher: Teacher, store: Any, views: int, overwrite: bool) -> None:
     """Raise EgoDistillError if classes or clips of the store do not fit the teacher, or are too small for the views."""
     if views not in (1, 3):
-        raise TeacherError(f"views is {views}; it must be 1 or 3")
+        raise TeacherError(f"{named('views')} is {views}; it must be 1 or 3")
     replaced = teacher.name if overwrite else None
     used = not hasattr(store, "classes_are_used") or store.classes_are_used(besides=replaced)
     way_out = (
@@ -583,7 +585,7 @@ def check_store(teacher: Teacher, store: Any, views: int, overwrite: bool) -> No
         if height < size or width <= size:
             raise TeacherError(
                 f"{store.path}: the clips have {width} x {height} pixels, too few for {views} views of {size}; "
-                f"use prepare(..., clip_size={round(size * 8 / 7)})"
+                f"use prepare(..., {named('clip_size', round(size * 8 / 7))})"
             )
 
 

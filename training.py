@@ -21,11 +21,10 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypedDict, cast, get_args
+from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -33,9 +32,9 @@ from .engine import batches, checkpoints, distributed, runtime
 from .engine.batches import Augment, Store
 from .engine.distributed import Share
 from .engine.motion import RecordedMotion
-from .engine.runtime import Precision
+from .engine.recipes import Training, TrainingOptions
 from .support import files
-from .support.errors import DataError, EgoDistillError, NoteWarning
+from .support.errors import DataError, EgoDistillError, NoteWarning, named
 from .support.names import is_same
 from .support.tables import counted
 
@@ -45,176 +44,11 @@ TRAINING_FORMAT = "egodistill training 2"
 SPEEDS = ("clips_per_second", "loader_share")  # of the history; a model file has no times, so that its bytes repeat
 SAME_RUN = (
     "Start again with the same model (built with the same seed, or loaded from the same file), clips and settings; or "
-    "give another path; or train anew into this one with --overwrite (overwrite=True)."
+    f"give another path; or train anew into this one with {named('overwrite', True)}."
 )
-# Settings that may change when a run is resumed.
-CHANGEABLE_SETTINGS = (
-    *("device", "checkpoint", "checkpoint_seconds", "keep_checkpoint", "out", "overwrite", "progress"),
-    "sync_batch_norm",
-)
-
 FEW_STEPS, SETTLED = 10, 22  # after which a third and a tenth of batch norm's statistics are of the start
 
 History = list[dict[str, float]]
-Schedule = Literal["step", "cosine"]
-
-
-@dataclass(frozen=True)
-class Training:
-    """Settings of all stages. Each is a keyword argument of `finetune`, `pretrain_imu` and `distill`.
-
-    Raise EgoDistillError for a value that is out of range.
-
-    Attributes:
-        epochs: Number of passes over the clips.
-        batch_size: Clips per step, summed over all processes.
-        learning_rate: Learning rate of AdamW.
-        decay_epochs: With the schedule "step", the learning rate is multiplied by `decay` after these epochs.
-        decay: Factor above 0, at most 1.
-        schedule: "step", the paper's; or "cosine", down to zero, which suits short trainings.
-        warmup_epochs: The learning rate increases linearly from zero over these.
-        weight_decay: Weight decay of AdamW, by default AdamW's own; the paper does not give one.
-        clip_norm: Largest norm of the gradient of all parameters in a step; None: gradients are not clipped.
-        seed: Clip order and dropout depend only on it, the epoch and the step; from 0 to 2**63 - 1.
-        precision: "fp32"; mixed precision with "bf16", or with "fp16" for GPUs without bf16; "auto": bf16 on GPUs from
-            compute capability 8 and on CPUs with AMX, else fp32. With "auto", the same seed gives other weights on
-            another kind of machine.
-        device: Device to train on; None: a GPU if there is one.
-        checkpoint: File to resume from, and to write during training; None: that of `out`, OUT.training, if any.
-        checkpoint_seconds: Seconds after which it is written again within an epoch; it is also written after each
-            epoch.
-        keep_checkpoint: Do not remove the checkpoint after `out` is written.
-        out: Model file to write at the end. If it holds the result of the same training, that is loaded instead.
-        overwrite: If the checkpoint or `out` is of a training with other settings, train anew and replace them;
-            False: raise DataError.
-        progress: Show a progress bar on stderr.
-        sync_batch_norm: With several processes, compute batch norm over the whole batch.
-        augment: Random changes of frames and head motion, different for each clip and epoch.
-        label_smoothing: Share of the target of L_ACT and L_GT that is spread evenly over all classes.
-
-    >>> from egodistill import Training
-    >>> settings = Training(epochs=50, decay_epochs=(30, 40))
-    >>> settings.learning_rate_at(0), settings.learning_rate_at(30)
-    (0.0001, 1e-05)
-    """
-
-    epochs: int = 50
-    batch_size: int = 64
-    learning_rate: float = 1e-4
-    decay_epochs: tuple[int, ...] = (30, 40)
-    decay: float = 0.1
-    schedule: Schedule = "step"
-    warmup_epochs: float = 0.0
-    weight_decay: float = 0.01
-    clip_norm: float | None = None
-    seed: int = 0
-    precision: Precision = "auto"
-    device: str | None = None
-    checkpoint: str | os.PathLike | None = None
-    checkpoint_seconds: float = 300.0
-    keep_checkpoint: bool = False
-    out: str | os.PathLike | None = None
-    overwrite: bool = False
-    progress: bool = True
-    sync_batch_norm: bool = False
-    augment: Augment = Augment()
-    label_smoothing: float = 0.0
-
-    def __post_init__(self) -> None:
-        batches.use_python_numbers(self)
-        batches.require_number("epochs", self.epochs, 1, whole=True)
-        batches.require_number("batch_size", self.batch_size, 2, whole=True)
-        batches.require_number("learning_rate", self.learning_rate, 0, above=True)
-        if not isinstance(self.decay_epochs, (tuple, list, np.ndarray)):
-            raise EgoDistillError(
-                f"decay_epochs must be a tuple of epochs, such as (30, 40); got {self.decay_epochs!r}"
-            )
-        object.__setattr__(self, "decay_epochs", tuple(np.asarray(self.decay_epochs).tolist()))
-        for step in self.decay_epochs:
-            batches.require_number("decay_epochs", step, 0)
-        batches.require_number("decay", self.decay, 0, 1, above=True)
-        for name in ("warmup_epochs", "weight_decay"):
-            batches.require_number(name, getattr(self, name), 0)
-        if self.clip_norm is not None:
-            batches.require_number("clip_norm", self.clip_norm, 0, above=True)
-        batches.require_number("seed", self.seed, 0, 2**63, below=True, whole=True)
-        batches.require_number("label_smoothing", self.label_smoothing, 0, 1, below=True)
-        if self.schedule not in get_args(Schedule):
-            raise EgoDistillError(f"schedule must be 'step' or 'cosine'; got {self.schedule!r}")
-        runtime.require_precision(self.precision)
-        if not isinstance(self.augment, Augment):
-            raise EgoDistillError(f"augment must be an Augment, such as Augment(crop=0.2); got {self.augment!r}")
-
-    def learning_rate_at(self, epoch: float) -> float:
-        """Return the learning rate at this time of the training.
-
-        Args:
-            epoch: Time in epochs, counted from 0; 2.5 is the middle of the third epoch.
-        """
-        if self.schedule == "cosine":
-            factor = (1 + math.cos(math.pi * min(epoch / self.epochs, 1.0))) / 2
-        else:
-            factor = self.decay ** sum(epoch >= step for step in self.decay_epochs)
-        return self.learning_rate * factor * (min(1.0, epoch / self.warmup_epochs) if self.warmup_epochs else 1.0)
-
-    def record(self) -> dict[str, Any]:
-        """Return the settings that must be equal for a run to be resumed."""
-        found = {name: value for name, value in asdict(self).items() if name not in CHANGEABLE_SETTINGS}
-        for where, name in ((found, "clip_norm"), (found["augment"], "shift")):
-            if not where[name]:
-                del where[name]  # as 0.4 wrote it
-        del found["augment"]["motion"]  # what counts are the samples, of which a training keeps a checksum
-        return found
-
-
-class TrainingOptions(TypedDict, total=False):
-    """The fields of `Training`, which explains them, as keyword arguments: `finetune(model, store, epochs=5)`.
-
-    Attributes:
-        epochs: Number of passes over the clips.
-        batch_size: Clips per step.
-        learning_rate: Learning rate of AdamW.
-        decay_epochs: Epochs after which the learning rate decays.
-        decay: Factor of the decay.
-        schedule: "step" or "cosine".
-        warmup_epochs: Epochs with an increasing learning rate.
-        weight_decay: Weight decay of AdamW.
-        clip_norm: Largest norm of a step's gradient.
-        seed: Seed of clip order and dropout.
-        precision: "fp32", "bf16", "fp16" or "auto".
-        device: Device to train on.
-        checkpoint: File to resume from and to write.
-        checkpoint_seconds: Seconds between two writes within an epoch.
-        keep_checkpoint: Keep the checkpoint of a finished training.
-        out: Model file to write at the end.
-        overwrite: Train anew in place of a training with other settings.
-        progress: Show a progress bar on stderr.
-        sync_batch_norm: Batch norm over the batches of all processes.
-        augment: Random changes of frames and head motion.
-        label_smoothing: Share of the target that is spread over all classes.
-    """
-
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    decay_epochs: tuple[int, ...]
-    decay: float
-    schedule: Schedule
-    warmup_epochs: float
-    weight_decay: float
-    clip_norm: float | None
-    seed: int
-    precision: Precision
-    device: str | None
-    checkpoint: str | os.PathLike | None
-    checkpoint_seconds: float
-    keep_checkpoint: bool
-    out: str | os.PathLike | None
-    overwrite: bool
-    progress: bool
-    sync_batch_norm: bool
-    augment: Augment
-    label_smoothing: float
 
 
 class Batch(dict[str, Tensor]):
@@ -499,7 +333,7 @@ class TrainingLoop:
         if other and not self.settings.overwrite:
             raise DataError(f"{other}. {SAME_RUN}")
         if other:
-            print(f"{other}. Training anew, as --overwrite (overwrite=True) says.", file=sys.stderr)
+            print(f"{other}. Training anew, as {named('overwrite', True)} says.", file=sys.stderr)
         self.about["precision"] = self.pick_precision({"about": {}})
         return {"about": self.about, "precision": self.about["precision"]}
 
@@ -580,7 +414,7 @@ class TrainingLoop:
         if wanted == "bf16" and self.device.type == "cpu" and (layer := runtime.trained_conv3d(self.objective)):
             raise EgoDistillError(
                 f"{self.objective.stage}: on CPUs, torch's bf16 gradients of 3-D convolutions such as {layer} are "
-                f"wrong; train in fp32 (--precision fp32), or on a GPU"
+                f"wrong; train with {named('precision', 'fp32')}, or on a GPU"
             )
         if wanted != "auto":
             return runtime.pick_precision(self.device, wanted, self.objective)
@@ -825,7 +659,7 @@ class TrainingLoop:
 
     def other_precision(self) -> str:
         """Return the advice to train in fp32, for a message, or "" if the training is in fp32."""
-        return "" if self.about["precision"] == "fp32" else ", or train in fp32 (--precision fp32)"
+        return "" if self.about["precision"] == "fp32" else f", or train with {named('precision', 'fp32')}"
 
     def checkpoint_note(self) -> str:
         """Return a sentence about the last checkpoint for an error message."""

@@ -287,7 +287,7 @@ class FrameReader:
         self, container: av.container.InputContainer, video: str | os.PathLike, *, max_hold: float = MAX_HOLD
     ) -> None:
         if not max_hold > 0:
-            raise ValueError(f"{video}: max_hold must be above 0 s, not {max_hold}")
+            raise ValueError(f"{video}: max_hold (--max-hold) must be above 0 s, not {max_hold}")
         self.container, self.video = container, video
         self.stream = stream = video_stream(container, video)
         self.codec, self.zero = stream.codec_context, clock_zero(container)
@@ -318,8 +318,8 @@ class FrameReader:
             tolerance: As in `read_frames()`, in seconds.
         """
         if not 0 <= tolerance <= MAX_TOLERANCE or (tolerance and not exact):  # NaN: False
-            limits = f"from 0 to {MAX_TOLERANCE:g} s, and 0 for key frames (exact=False)"
-            raise ValueError(f"{self.video}: tolerance must be {limits}; got {tolerance!r}")
+            limits = f"from 0 to {MAX_TOLERANCE:g} s, and 0 for key frames, exact=False (--key-frames)"
+            raise ValueError(f"{self.video}: tolerance (--tolerance) must be {limits}; got {tolerance!r}")
         order = self._sorted(times)
         if not self.codec.is_open:
             self.codec.thread_count = threads
@@ -361,7 +361,8 @@ class FrameReader:
         start, stop = self.hole
         if start <= self._tick(max(seconds, 0.0)) < stop < math.inf:
             start, stop = self._seconds(start), self._seconds(stop)
-            reason = f"none begins between {start:.3f} and {stop:.3f} s, which is over max_hold = {self.max_hold:g} s"
+            reason = f"none begins between {start:.3f} and {stop:.3f} s, "
+            reason += f"which is over max_hold (--max-hold), {self.max_hold:g} s"
         return VideoError(f"{self.video}: no frame at {seconds:.3f} s: {reason}")
 
     def holes(self) -> list[tuple[float, float]]:

@@ -22,7 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
 import egodistill
-from egodistill.commands import demo
+from egodistill.commands import demo, options
 from egodistill.experiments import benches, intervals
 from egodistill.support import files, tables
 
@@ -81,7 +81,7 @@ def report(path: Path, markdown: str | None) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("out", type=Path, help="folder for the world, the store and the networks")
-    parser.add_argument("--seeds", type=demo.parse_seeds, default="0,1,2,3,4")
+    parser.add_argument("--seeds", type=options.parse_seeds, default="0,1,2,3,4")
     parser.add_argument("--quick", action="store_true", help="few clips and epochs, to try it")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="JSONL", help="accuracies of finished jobs")
     parser.add_argument("--report", action="store_true", help="train nothing")

@@ -49,7 +49,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
 from egodistill import data, inference
-from egodistill.commands import demo
+from egodistill.commands import demo, options
 from egodistill.datasets.store import outputs_record
 from egodistill.engine import checkpoints
 from egodistill.engine.batches import Augment
@@ -931,7 +931,7 @@ def main() -> None:
         if name in ("teachers", "run"):
             default = "0,1" if name == "teachers" else None
             command.add_argument(
-                "--seeds", type=demo.parse_seeds, default=default, help="such as 0,1; default: the plan's"
+                "--seeds", type=options.parse_seeds, default=default, help="such as 0,1; default: the plan's"
             )
             command.add_argument("--jobs", type=int, default=files.available_cores(), help="processes at a time")
         if name == "run":

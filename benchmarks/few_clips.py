@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout'
 
 import egodistill
 from egodistill import data
-from egodistill.commands import demo
+from egodistill.commands import demo, options
 from egodistill.experiments import benches, intervals
 from egodistill.support import files, tables
 
@@ -59,7 +59,7 @@ def report(path: Path, markdown: str | None) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("out", type=Path, help="folder for the world, the store and the students")
-    parser.add_argument("--seeds", type=demo.parse_seeds, default="0,1,2")
+    parser.add_argument("--seeds", type=options.parse_seeds, default="0,1,2")
     parser.add_argument("--quick", action="store_true", help="few clips and epochs, to try it")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="JSONL", help="accuracies of finished jobs")
     tables.markdown_option(parser)

@@ -24,7 +24,7 @@ import evidence
 from evidence_report import shared_seeds
 
 from egodistill import data, evaluate
-from egodistill.commands import demo
+from egodistill.commands import options
 from egodistill.experiments import behaviour, benches, contrasts
 from egodistill.experiments.benches import Run
 from egodistill.experiments.contrasts import Outcome
@@ -101,7 +101,7 @@ def main() -> None:
     command = commands.add_parser("measure")
     command.add_argument("--out", type=Path, required=True, help="folder of evidence.py")
     command.add_argument("--world", choices=("A", "B"), default="A", help="whose test clips are read")
-    command.add_argument("--seeds", type=demo.parse_seeds, default=list(range(evidence.MAIN)))
+    command.add_argument("--seeds", type=options.parse_seeds, default=list(range(evidence.MAIN)))
     tables.markdown_option(commands.add_parser("report"))
     a = top.parse_args()
     if a.command == "measure":

@@ -34,7 +34,8 @@ from egodistill.data import read_imu
 from egodistill.deploy.stream import Stream
 from egodistill.engine import refusal
 from egodistill.engine.filterbank import IMUFilterbank
-from egodistill.imu import Imu, motion_states
+from egodistill.imu import Imu
+from egodistill.recordings.sensors import motion_states
 from egodistill.student import EgoDistill
 from egodistill.support import files, tables
 
@@ -74,7 +75,7 @@ class Clips(NamedTuple):
         wearers: Number of the wearer, [n]; those of study 2 begin at 100.
         recordings: Number of the recording, [n].
         seconds: Start of the window behind `START`; of joined recordings, seconds since the class changed.
-        told: Whether `imu.motion_states()` says a sentence about the recording, bool [n].
+        told: Whether `sensors.motion_states()` says a sentence about the recording, bool [n].
     """
 
     numbers: np.ndarray
@@ -548,7 +549,7 @@ def streamed(student: Path, limit: float) -> dict[str, Any]:
             memory.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
             if begin > 3600 * limit:
                 break
-        stats, faults = stream.stats, [state.sentence for state in stream.health()]
+        stats, faults = stream.stats, [state.text for state in stream.health()]
     growth = (memory[-1] - memory[len(memory) // 8]) // 1024
     return {
         "hours": round(float(begin) / 3600, 2),

@@ -44,7 +44,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout'
 import evidence
 
 from egodistill import CLIP_SECONDS, IMU_SAMPLES, EgoDistillError, data
-from egodistill.commands import demo
+from egodistill.commands import options
 from egodistill.deploy import events, gates
 from egodistill.engine import batches
 from egodistill.experiments import behaviour, contrasts, figures, intervals, synthetic
@@ -506,7 +506,7 @@ def main() -> None:
             parser.add_argument("--gmac-energy", type=float, metavar="J", help="of 10^9 multiply-adds")
             continue
         parser.add_argument("--out", type=Path, required=True, help="folder of evidence.py")
-        parser.add_argument("--seeds", type=demo.parse_seeds, default="0,1,2")
+        parser.add_argument("--seeds", type=options.parse_seeds, default="0,1,2")
     a = top.parse_args()
     torch.set_num_threads(1)
     if a.command == "measure":

@@ -2,7 +2,8 @@
 
 cli           parses it, and calls the command
 recordings    segments, check, transcode, convert, prepare, status
-training      teachers, finetune, extract, pretrain, distill
+training      finetune, extract, pretrain, distill
+teachers      teachers
 models        evaluate, export, measure, predict
 live          live
 demo          demo, synthesize, compare, ablate
@@ -10,12 +11,13 @@ pipeline      train
 report        report, the page about what train made
 evaluations   what an evaluation is worth, in words
 interrupts    Ctrl-C
-inputs        missing files, before torch is imported
-options       what commands share, without torch
+options       the options of all commands, without torch
+paths         what a command reads and writes, and the check before it
+settings      options made from the settings of a stage, without torch
+given         what commands do with options that were given
+loading       model files and stores
 pictures      what commands draw beside their results
 pages         the page and the subtitles of `predict`
-outputs       what --out may replace
-settings      options made from the settings of a stage; model files
 """
 
 from typing import TYPE_CHECKING
@@ -25,18 +27,20 @@ if TYPE_CHECKING:
         cli as cli,
         demo as demo,
         evaluations as evaluations,
-        inputs as inputs,
+        given as given,
         interrupts as interrupts,
         live as live,
+        loading as loading,
         models as models,
         options as options,
-        outputs as outputs,
         pages as pages,
+        paths as paths,
         pictures as pictures,
         pipeline as pipeline,
         recordings as recordings,
         report as report,
         settings as settings,
+        teachers as teachers,
         training as training,
     )
 else:
@@ -45,8 +49,8 @@ else:
     __getattr__, __dir__ = hand_on(
         __name__,
         dict.fromkeys(
-            "cli demo evaluations inputs interrupts live models options outputs pages pictures pipeline recordings "
-            "report settings training".split(),
+            "cli demo evaluations given interrupts live loading models options pages paths pictures pipeline "
+            "recordings report settings teachers training".split(),
             (),
         ),
     )

@@ -30,15 +30,16 @@ import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 from ..support import files, own
-from ..support.errors import EgoDistillError, EgoDistillOSError, NoteWarning, in_words, meant
+from ..support.errors import EgoDistillError, NoteWarning, in_words, meant
 from ..support.tables import printable
 from ..support.version import __version__
-from .inputs import require_inputs
 from .interrupts import interruptible
-from .outputs import TRAINING, check_outputs
+from .options import OPTIONS
+from .paths import TRAINING, Reads, Writes, check_paths
 
 __all__ = ["main"]
 
@@ -135,11 +136,12 @@ COMMANDS = {
 }
 # {command: its module}; all others are in `models`.
 MODULES = dict.fromkeys(("segments", "convert", "check", "transcode", "prepare", "status"), "recordings")
-MODULES |= dict.fromkeys(("teachers", "finetune", "extract", "pretrain", "distill"), "training")
+MODULES |= dict.fromkeys(("finetune", "extract", "pretrain", "distill"), "training")
 MODULES |= dict.fromkeys(("demo", "synthesize", "compare", "ablate"), "demo") | {
     "live": "live",
     "train": "pipeline",
     "report": "report",
+    "teachers": "teachers",
 }
 
 
@@ -212,14 +214,7 @@ def let_threads_sleep() -> None:
 
 
 def run_command(argv: list[str] | None) -> int:
-    argv = sys.argv[1:] if argv is None else argv
-    if "torch" not in sys.modules and "MASTER_ADDR" not in os.environ:  # one process, whose imports are still to come
-        try:
-            require_inputs(argv)
-        except EgoDistillOSError as error:
-            print_error(error, argparse.Namespace(command=argv[0]))
-            return 1
-    arguments = parse(argv)
+    arguments = parse(sys.argv[1:] if argv is None else argv)
     if arguments.command in SHARED or not (os.environ.get("WORLD_SIZE") and "MASTER_ADDR" in os.environ):
         return run_parsed(arguments)
     if os.environ.get("RANK", "0") != "0":
@@ -242,14 +237,25 @@ def environment(name: str, value: str) -> Iterator[None]:
             os.environ[name] = before
 
 
+def home(command: str) -> ModuleType:
+    """Import and return the module of a command. Parsing its options does not need it."""
+    return importlib.import_module(f"egodistill.commands.{MODULES.get(command, 'models')}")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Do the work of a command."""
+    home(arguments.command).COMMANDS[arguments.command](arguments)
+
+
 def run_parsed(arguments: argparse.Namespace) -> int:
     try:
         say_share(arguments.command)
-        check_outputs(arguments)
+        check_paths(arguments)
         check_device(arguments)
+        home(arguments.command)  # its imports take long, and Ctrl-C may leave during them
         grows = arguments.command in GROWING and arguments.out
         lock = files.output_lock(arguments.out) if grows else contextlib.nullcontext()
-        with notes_as_lines(arguments), interruptible(), lock:
+        with notes_as_lines(), interruptible(), lock:
             arguments.run(arguments)
         if torch_distributed := sys.modules.get("egodistill.engine.distributed"):  # else torch was not needed
             torch_distributed.leave_processes()
@@ -270,7 +276,7 @@ def run_parsed(arguments: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def notes_as_lines(arguments: argparse.Namespace) -> Iterator[None]:
+def notes_as_lines() -> Iterator[None]:
     """Print each note of the library once, as the other output of commands, and not as a warning of Python."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", NoteWarning)
@@ -280,7 +286,7 @@ def notes_as_lines(arguments: argparse.Namespace) -> Iterator[None]:
             if not issubclass(category, NoteWarning):
                 usual(message, category, *where, **more)
             elif str(message) not in said:
-                print(f"note: {printable(in_options(str(message), arguments))}")
+                print(f"note: {printable(str(message))}")
                 said.add(str(message))
 
         warnings.showwarning = show
@@ -300,7 +306,7 @@ def to_continue(arguments: argparse.Namespace) -> str:
     return f"; run the same command again{how} to continue from here" if left else ""
 
 
-# {command: how it is given what could not be downloaded}; the others have --image-weights.
+# {command: how it is given what could not be downloaded}; the others have what the error names.
 OFFLINE = {
     "prepare": "--end-features FILE",
     "compare": "--pretrained NAME=FILE, or NAME=none for random weights; NAME: students, AdaFuse, STTS, ListenToLook",
@@ -309,38 +315,12 @@ OFFLINE = {
 
 
 def print_error(error: Exception, arguments: argparse.Namespace) -> None:
-    """Print an error on stderr; a command names its own option for weights that cannot be downloaded."""
+    """Print an error on stderr; some commands name their own option for weights that cannot be downloaded."""
     text, command, student = in_words(error), arguments.command, sys.modules.get("egodistill.student")
-    if student and isinstance(error, student.DownloadError):
-        option = OFFLINE.get(command, "--image-weights FILE, or --image-weights none for random weights")
-        text = f"{vars(error)['problem']}, or give {option}"
-    text = re.sub(rf"^{command}(_imu)?: ", "", in_options(text, arguments))  # the stage of a training
+    if student and isinstance(error, student.DownloadError) and command in OFFLINE:
+        text = f"{vars(error)['problem']}, or give {OFFLINE[command]}"
+    text = re.sub(rf"^{command}(_imu)?: ", "", text)  # the stage of a training
     print(f"\negodistill {command}: {text}", file=sys.stderr)
-
-
-def in_options(text: str, arguments: argparse.Namespace) -> str:
-    """Return an error of the library with options for its keyword arguments and commands for its functions.
-
-    A word that is English, too, such as stride, is a keyword argument where a value follows. What the user typed stays,
-    and errors of rows, which name columns. Of CALL(...) (`egodistill COMMAND ...`), the command stays.
-    """
-    if getattr(arguments, "class_names", None) is None:  # they are those of the labels
-        text = re.sub(r"(?<![\w.])class_names(?= was )", "the list of classes", text)
-    typed = " ".join(word for word in getattr(arguments, "words", ()) if not word.startswith("-"))
-    flags = () if re.search(r"\b(row|line) \d", text) else getattr(arguments, "flags", ())
-    for flag in flags:
-        name = flag[2:].replace("-", "_")
-        word = rf"(?<![\w./\\'\"`-]){name}(?![\w/\\(]|\.\w)"
-        # NAME=VALUE (--name VALUE), also of another name, and --name (NAME=True), which serve both
-        text = re.sub(rf"({word}|\b\w+(?==))(=[^\s()]+)? \(({flag}( [^()]*)?)\)", r"\3", text)
-        text = re.sub(rf"(?<={flag}) \({name}=True\)", "", text)
-        text = re.sub(rf"{word}(?= was .* and is now )", flag, text)  # also a setting that is no longer given
-        known = flag in text or name in typed or getattr(arguments, name, None) is None
-        if not known and re.search(word if "_" in name else rf"{word}( ?=| must be )", text):
-            text = re.sub(rf"{word}(=True\b)?", flag, text)
-    text = re.sub(r"[\w.]+\([^()]*\) \((`egodistill [^()]*`)\)", r"\1", text)
-    functions = rf"(?<![\w.])(?:data\.|teachers\.)?({'|'.join(COMMANDS)})\(\)"
-    return re.sub(functions, r"`egodistill \1`", text)
 
 
 def check_device(arguments: argparse.Namespace) -> None:
@@ -410,9 +390,9 @@ def drop_closed_output() -> None:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """Return the parsed arguments, with `run`, the function of the command, `words`, the command line, and `flags`.
+    """Return the parsed arguments, with `run`, the function of the command, `words`, the command line, and `roles`.
 
-    Only the command that was called gets its options: some of them need torch, and the list of commands does not.
+    Only the command that was called gets its options.
     """
     parser = Parser(
         prog="egodistill",
@@ -432,11 +412,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if called is not None and called not in COMMANDS:
         parser.error(f"there is no command {called!r}{meant(called, COMMANDS)}")
     if called in COMMANDS:
-        module = importlib.import_module(f"egodistill.commands.{MODULES.get(called, 'models')}")
-        add_options, run = module.COMMANDS[called]
-        add_options(parsers.choices[called])
+        OPTIONS[called](parsers.choices[called])
         known = ("--help", *re.findall(r"--[\w-]+", parsers.choices[called].format_usage()))
-        parsers.choices[called].set_defaults(run=run, words=["egodistill", *argv], flags=known)
+        roles = parsers.choices[called].roles()
+        parsers.choices[called].set_defaults(run=run, words=["egodistill", *argv], roles=roles)
         for word in (word.partition("=")[0] for word in argv if len(word) > 2 and word.startswith("--")):
             if word == "--imu-offset" and word not in known and "--imu-offsets" in known:
                 where = "in the column imu_offset of its segments, or in the table of --imu-offsets"
@@ -454,6 +433,11 @@ SHORT |= {"--vtt": "--subtitles"}
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are a line, and not the usage of twenty options before it."""
+
+    def roles(self) -> list[tuple[str, str, Any]]:
+        """Return (name, place among the arguments, role) of each option whose words are paths."""
+        options = [action for action in self._actions if isinstance(action.type, (Reads, Writes))]
+        return [("".join(option.option_strings) or option.dest, option.dest, option.type) for option in options]
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         try:

@@ -24,6 +24,7 @@ from .. import data, inference, teachers
 from ..datasets.segments import Segment
 from ..drawing import canvas
 from ..engine.batches import Augment
+from ..engine.published import GMACS_NOTE
 from ..experiments import baselines, behaviour, benches, figures, paper, showcase, synthetic
 from ..experiments.protocols import PROTOCOLS, Method, Protocol, TeacherRecipe
 from ..student import EgoDistill
@@ -33,71 +34,18 @@ from ..support.own import resolve
 from ..support.tables import Table
 from ..support.version import __version__
 from ..training import Training
-from .options import positive_int, suggest
-from .pictures import draw_beside, plot_option
+from .given import suggest
+from .loading import chosen_teacher
+from .options import CHANGES, DEMO_TEACHER
+from .pictures import draw_beside
 from .recordings import describe_store
-from .settings import (
-    GMACS_NOTE,
-    add_fields,
-    chosen_teacher,
-    device_option,
-    flag,
-    preset_option,
-    teacher_option,
-    text_or_none,
-)
-from .training import name_value
+from .settings import flag, text_or_none
 
 __all__ = ["COMMANDS", "DEMO", "QUICK", "Demo"]
 
 
 # ---------------------------------------------------------------------------------------------------------------
 # The paper's experiments
-
-
-CHANGES = ("epochs", "batch_size", "precision")  # settings that `compare` and `ablate` change in every training
-
-
-def experiment_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that `compare` and `ablate` share, for `build_bench()`."""
-    parser.add_argument("store", help="folder of a clip store with the splits train and test")
-    teacher_option(parser, "; {seed} in it stands for the seed")
-    parser.add_argument(
-        "--out", metavar="FOLDER", required=True, help="folder for weights and results; finished runs in it are reused"
-    )
-    seeds_option(parser, "0,1,2")
-    preset_option(parser, PROTOCOLS)
-    add_fields(parser, Training(), CHANGES)
-    parser.add_argument(
-        "--pretrained",
-        metavar="NAME=FILE",
-        nargs="+",
-        action="extend",
-        default=[],
-        type=name_value,
-        help="initial weights of the image networks: students=resnet18.pth AdaFuse=resnet50.pth STTS=... "
-        "ListenToLook=..., or NAME=none for random weights (default: downloaded by torchvision; random with "
-        "--preset demo)",
-    )
-    jobs_option(parser)
-    tables.markdown_option(parser)
-    device_option(parser)
-
-
-def seeds_option(parser: argparse.ArgumentParser, default: str) -> None:
-    parser.add_argument("--seeds", type=parse_seeds, default=default, help="seeds of the training runs, such as 0,1,2")
-
-
-def jobs_option(parser: argparse.ArgumentParser) -> None:
-    text = "number of runs at the same time; they share the cores"
-    parser.add_argument("--jobs", metavar="N", type=positive_int, default=1, help=text)
-
-
-def parse_seeds(text: str) -> list[int]:
-    """Convert "0,1,2" to a list without duplicates."""
-    if not all(part.isdecimal() and int(part) < 2**63 for part in text.split(",")):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of integers such as 0,1,2, each below 2**63")
-    return list(dict.fromkeys(map(int, text.split(","))))
 
 
 def build_bench(a: argparse.Namespace) -> benches.Bench:
@@ -122,25 +70,6 @@ def with_weights(protocol: Protocol, name: str, weights: str | None) -> Protocol
     return replace(protocol, **{field: replace(getattr(protocol, field), weights=weights)})
 
 
-def compare_options(parser: argparse.ArgumentParser) -> None:
-    experiment_options(parser)
-    parser.add_argument(
-        "--num-frames",
-        metavar="N",
-        type=positive_int,
-        nargs="+",
-        help="numbers of frames per clip (default: those of 1, 2, 4 that the store has)",
-    )
-    names = ", ".join(benches.METHODS)
-    text = f"one or more of {names}, or FILE.py:NAME for a `Method` of your own (default: all)"
-    parser.add_argument("--methods", nargs="+", metavar="NAME", help=text)
-    parser.add_argument(
-        "--teacher-file",
-        metavar="FILE",
-        help="file of the teacher, to measure its cost (default: one trained in --out)",
-    )
-
-
 def run_compare(a: argparse.Namespace) -> None:
     store = data.ClipStore(a.store)
     a.teacher = chosen_teacher(a, store)
@@ -152,17 +81,9 @@ def run_compare(a: argparse.Namespace) -> None:
     methods = [name for name in a.methods or () if ":" not in name] + [one.name for one in own]
     methods = methods or fitting_methods(bench, store, max(counts))
     runs = paper.comparison(bench, teacher=a.teacher, seeds=a.seeds, num_frames=counts, methods=methods)
-    require_free(a.out, "compare", (".json", ".csv", ".png", ".svg"))
     bench.run(runs, a.jobs)
     report_comparison(a, bench, runs)
     suggest("ablate", a.store, "--teacher", a.teacher, "--out", a.out, *protocol_words(a))
-
-
-def require_free(out: str, stem: str, suffixes: Sequence[str]) -> None:
-    """Raise DataError if a folder that holds no runs has files with the names of the results."""
-    for path in (Path(out, stem + suffix) for suffix in suffixes):
-        if path.exists() and not Path(out, "bench.json").exists():
-            raise data.DataError(f"{path}: already exists, and {out} holds no runs; give another --out")
 
 
 def own_method(name: str) -> Method:
@@ -253,19 +174,11 @@ def method_name(run: benches.Run) -> str:
     return run.method + " without stage 1" * (set(benches.STAGE_1_LOSSES) <= set(run.without))
 
 
-def ablate_options(parser: argparse.ArgumentParser) -> None:
-    experiment_options(parser)
-    parser.add_argument(
-        "--num-frames", metavar="N", type=positive_int, default=4, help="number of frames per clip in Table 4"
-    )
-
-
 def run_ablate(a: argparse.Namespace) -> None:
     a.teacher = chosen_teacher(a, data.ClipStore(a.store))
     bench, losses = build_bench(a), paper.ablation(a.teacher, a.seeds)
     choices = paper.frame_choices(bench, a.teacher, a.seeds, a.num_frames)
     choices = choices if len({run.sampling for run in choices}) > 1 else []
-    require_free(a.out, "ablate", (".json", ".csv"))
     bench.run([*losses, *choices], a.jobs)
     rows = paper.rows(bench, losses, costs=False)
     names = ["labels and IMU only (VisIMU)", *paper.ABLATIONS]
@@ -412,21 +325,6 @@ def shortened(demo: Demo) -> Demo:
 
 QUICK = shortened(DEMO)
 QUICK_NOTE = "Nothing can be learnt from so few clips in two epochs, so no accuracies are shown."
-TEACHER = "slowfast"
-
-
-def synthesize_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("out", help="folder to write to")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the world")
-    parser.add_argument(
-        "--train-acts", metavar="N", type=int, default=800, help="number of annotated actions of the training wearers"
-    )
-    parser.add_argument(
-        "--test-acts", metavar="N", type=int, default=400, help="number of annotated actions of the test wearers"
-    )
-    parser.add_argument(
-        "--label-noise", metavar="SHARE", type=float, default=0.25, help="share of training actions with a wrong verb"
-    )
 
 
 def run_synthesize(a: argparse.Namespace) -> None:
@@ -437,30 +335,6 @@ def run_synthesize(a: argparse.Namespace) -> None:
     suggest("prepare", world.annotations, "--root", world.root, "--out", "STORE")
 
 
-def demo_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", metavar="FOLDER", default="egodistill-demo", help="folder for all files of the demo")
-    seeds_option(parser, "0")
-    parser.add_argument(
-        "--world-seed", metavar="SEED", type=int, default=0, help="seed of the world; tune settings on another one"
-    )
-    parser.add_argument(
-        "--teachers",
-        metavar="NAMES",
-        default=TEACHER,
-        help=f"teachers to distill from, starting with {TEACHER}: a list such as {TEACHER},x3d, or all "
-        f"({', '.join(DEMO.teachers)}; takes hours, the paper's Table 2)",
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="show in about a minute that every step runs, on few clips: no accuracies"
-    )
-    text = "initial weights of the image encoders: imagenet, none (random), or a file (default: none)"
-    parser.add_argument("--image-weights", metavar="NAME", type=text_or_none, help=text)
-    add_fields(parser, Training(), ["precision"])
-    jobs_option(parser)
-    plot_option(parser)
-    tables.markdown_option(parser)
-
-
 def run_demo(a: argparse.Namespace) -> None:
     out, start_time = Path(a.out), time.monotonic()
     demo = replace(QUICK if a.quick else DEMO, world_seed=a.world_seed)
@@ -468,9 +342,9 @@ def run_demo(a: argparse.Namespace) -> None:
         demo = demo.with_training(precision=a.precision)
     demo = replace(demo, protocol=with_weights(demo.protocol, "students", a.image_weights))
     kinds = list(demo.teachers) if a.teachers == "all" else a.teachers.split(",")
-    if kinds[0] != TEACHER or set(kinds) - set(demo.teachers) or len(set(kinds)) < len(kinds):
+    if kinds[0] != DEMO_TEACHER or set(kinds) - set(demo.teachers) or len(set(kinds)) < len(kinds):
         raise ValueError(
-            f"--teachers must be all, or a list from {', '.join(demo.teachers)} that begins with {TEACHER}; got "
+            f"--teachers must be all, or a list from {', '.join(demo.teachers)} that begins with {DEMO_TEACHER}; got "
             f"{a.teachers}"
         )
     check_output_folder(out, demo.record())
@@ -484,7 +358,7 @@ def run_demo(a: argparse.Namespace) -> None:
     named = {kind: kind + "-{seed}" for kind in kinds}
     recipes = {name: demo.teachers[kind] for kind, name in named.items()}
     bench = benches.Bench(str(out / "store"), str(out), demo.protocol, teachers=recipes, shows_accuracy=not a.quick)
-    runs = {kind: demo_runs(name, a.seeds, distilled_only=kind != TEACHER) for kind, name in named.items()}
+    runs = {kind: demo_runs(name, a.seeds, distilled_only=kind != DEMO_TEACHER) for kind, name in named.items()}
     bench.run([run for some in runs.values() for run in some], a.jobs)
 
     rows = {kind: paper.rows(bench, some) for kind, some in runs.items()}
@@ -493,13 +367,13 @@ def run_demo(a: argparse.Namespace) -> None:
         report_quick(a, bench, rows, len(bench.with_dependencies(run for some in runs.values() for run in some)))
     else:
         report_demo(a, rows, demo.things)
-        found = report_differences(a, bench, runs[TEACHER], "demo differences")
+        found = report_differences(a, bench, runs[DEMO_TEACHER], "demo differences")
     about = {"seeds": a.seeds, "quick": a.quick, "bounds": behaviour.bounds(things=demo.things), **run_settings(bench)}
     written = paper.write_rows([row for some in rows.values() for row in some], out / "results", about, found)
     minutes = (time.monotonic() - start_time) / 60
     print(f"\nWrote {written[0]} and the models in {out}/seed-*/. This run took {minutes:.1f} minutes.")
-    draw_demo(a, bench, runs[TEACHER], rows[TEACHER], found, demo.things, written[0])
-    student, segment = runs[TEACHER][1], next(s for s in segments if s.split == bench.test)
+    draw_demo(a, bench, runs[DEMO_TEACHER], rows[DEMO_TEACHER], found, demo.things, written[0])
+    student, segment = runs[DEMO_TEACHER][1], next(s for s in segments if s.split == bench.test)
     predict = ["predict", segment.video, "--imu", *segment.imu, "--student", str(bench.path(student))]
     print("Next:\n  label a recording of a test wearer with the student just made:")
     print(f"    egodistill {shlex.join(predict)}")
@@ -567,9 +441,9 @@ def make_store(demo: Demo, out: Path) -> list[Segment]:
 def report_demo(a: argparse.Namespace, rows: dict[str, list[paper.Row]], things: Sequence[str]) -> None:
     """Print the demo's table, and one of the other teachers if there are any."""
     print("\nTop-1 accuracy (%) on wearers who are not in the training data" + seeds_note(a.seeds))
-    tables.report(cost_table(rows[TEACHER]), "demo", a.markdown, a.words)
+    tables.report(cost_table(rows[DEMO_TEACHER]), "demo", a.markdown, a.words)
     report_limits(things)
-    report_costs(rows[TEACHER])
+    report_costs(rows[DEMO_TEACHER])
     if len(rows) > 1:
         print("\nOther teachers (Table 2 of the paper), top-1 accuracy (%)" + seeds_note(a.seeds))
         tables.report(teachers_table(rows), "demo with all teachers", a.markdown, a.words)
@@ -580,7 +454,7 @@ def report_quick(a: argparse.Namespace, bench: benches.Bench, rows: dict[str, li
     table = cost_table([row for some in rows.values() for row in some])
     print("\nCosts")
     tables.report(Table(table.header[:-1], [line[:-1] for line in table.rows]), "demo quick", a.markdown, a.words)
-    report_costs(rows[TEACHER])
+    report_costs(rows[DEMO_TEACHER])
     store = data.ClipStore(bench.store)
     clips = " and ".join(f"{len(store.split(split))} {split}" for split in (bench.train, bench.test))
     print(f"\nEvery step ran: {clips} clips decoded, {networks} networks trained and evaluated.\n{QUICK_NOTE}")
@@ -657,10 +531,10 @@ def report_costs(rows: list[paper.Row]) -> None:
     print("  MotionFormer, as counted in the paper: 369.51 GMACs, 198 times the student's")
 
 
-# {command: (function that adds its options to a parser, function that runs it)}
-COMMANDS: dict[str, tuple[Callable, Callable]] = {
-    "compare": (compare_options, run_compare),
-    "ablate": (ablate_options, run_ablate),
-    "demo": (demo_options, run_demo),
-    "synthesize": (synthesize_options, run_synthesize),
+# {command: function that runs it}
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "compare": run_compare,
+    "ablate": run_ablate,
+    "demo": run_demo,
+    "synthesize": run_synthesize,
 }

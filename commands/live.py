@@ -31,33 +31,18 @@ from typing import Any, TextIO
 import numpy as np
 
 from ..deploy import arrivals, events, exported, feeds
-from ..deploy.stream import CHOICES, Answer, Stream
+from ..deploy.stream import Answer, Stream
 from ..engine import batches, runtime
-from ..imu import Imu, IMUError, State, motion_states
+from ..imu import Imu, IMUError
 from ..recordings import clips
+from ..recordings.sensors import State, motion_states
 from ..support import files
 from ..support.errors import EgoDistillError
 from ..support.tables import printable, scores_text
 from ..video import VideoError
 from .evaluations import doubt_about
-from .options import (
-    accel_option,
-    axes_option,
-    clock_options,
-    coverage_options,
-    given_flags,
-    imu_files,
-    imu_option,
-    keyword_arguments,
-    overwrite_option,
-    positive_int,
-    positive_seconds,
-    reader_options,
-    reject,
-    report_notes,
-    use_readers,
-)
-from .settings import device_option, load_distilled, own_option, precision_option, report_precision
+from .given import given_flags, imu_files, keyword_arguments, reject, report_notes, use_readers
+from .loading import load_distilled, report_precision
 
 __all__ = ["COMMANDS", "Latency", "load_for_stream"]
 
@@ -72,111 +57,6 @@ SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # they end a run in order; Windows ha
 
 # ---------------------------------------------------------------------------------------------------------------
 # Options
-
-
-def live_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "source",
-        metavar="SOURCE",
-        nargs="?",
-        help="video file, folder of a Pupil Labs Neon, address (rtsp://, http://, tcp://, udp://, ...), device "
-        "(/dev/video0) or named pipe; none for a student that reads head motion alone",
-    )
-    parser.add_argument(
-        "--student",
-        metavar="FILE",
-        required=True,
-        help="file of a trained student, or the name of a pair that `export --pair` wrote: NAME.pt2 for NAME.frame.pt2 "
-        "and NAME.motion.pt2; a pair is code, so use only one whose source you trust",
-    )
-    own_option(parser)
-    parser.add_argument("--every", metavar="SECONDS", type=float, default=0.5, help="time between two answers")
-    parser.add_argument(
-        "--frames",
-        choices=CHOICES["frames"],
-        default="centre",
-        help="frames from the middle of the clip, as in training (the camera always runs), or the newest ones (it "
-        "sleeps between two frame requests)",
-    )
-    parser.add_argument(
-        "--slack", metavar="SECONDS", type=float, default=0.05, help="time to wait for late samples and frames"
-    )
-    parser.add_argument("--top", metavar="K", type=positive_int, default=3, help="number of best classes of an answer")
-    coverage_options(parser)
-    precision_option(parser, "auto")
-    device_option(parser)
-    group = parser.add_argument_group("frames")
-    group.add_argument(
-        "--tolerance",
-        metavar="SECONDS",
-        type=float,
-        help="with centre: largest distance from the middle (default: 0.5)",
-    )
-    group.add_argument(
-        "--max-age", metavar="SECONDS", type=float, help="with newest: age above which a frame is not used (default: 4)"
-    )
-    group.add_argument(
-        "--period",
-        metavar="SECONDS",
-        type=float,
-        help="with newest: time between two frame requests (default: a request when the head has moved fast; for a "
-        "student without IMU, or with several frames, 2)",
-    )
-    group = parser.add_argument_group("IMU samples")
-    imu_option(group, '; or -, lines such as {"time": 1.25, "accel": [x, y, z], "gyro": [x, y, z]} on standard input')
-    group.add_argument(
-        "--imu-follow", metavar="CSV", help="table that another program is writing, with the same columns"
-    )
-    accel_option(group)
-    axes_option(group)
-    reader_options(group)
-    group = parser.add_argument_group("clocks")
-    clock_options(group)
-    group.add_argument(
-        "--frame-offset",
-        metavar="SECONDS",
-        type=float,
-        default=0.0,
-        help="a frame at t is at OFFSET + STRETCH * t on the clock of the samples: minus the offset of `egodistill "
-        "check`, or the delay of a camera (negative) with --align arrival",
-    )
-    group.add_argument("--frame-stretch", metavar="FACTOR", type=float, default=1.0, help="see --frame-offset")
-    group.add_argument(
-        "--align",
-        choices=("times", "arrival"),
-        default="times",
-        help="times: frames and samples are stamped by one clock; arrival: a camera and samples that arrive together "
-        "were taken together, whatever their stamps",
-    )
-    group = parser.add_argument_group("run and output")
-    group.add_argument("--fast", action="store_true", help="read a file as fast as possible; the answers are the same")
-    group.add_argument("--seconds", metavar="N", type=positive_seconds, help="stop after N seconds")
-    group.add_argument(
-        "--timeout",
-        metavar="SECONDS",
-        type=positive_seconds,
-        help=f"time without frames or samples after which a live source is lost (default: {feeds.TIMEOUT:g})",
-    )
-    group.add_argument(
-        "--reconnect",
-        metavar="SECONDS",
-        type=positive_seconds,
-        help="time for which an address that is lost is opened again and again; answers go on when it is back",
-    )
-    group.add_argument("--events", action="store_true", help="give labels that last instead of single answers")
-    text = "with --events: probability at which an event begins; it ends below two thirds of it (default: 0.6)"
-    group.add_argument("--event-start", metavar="P", type=probability, help=text)
-    group.add_argument("--json", action="store_true", help="print JSON lines in a terminal, too, as into a pipe")
-    group.add_argument("--out", metavar="JSONL", help="also write the JSON lines to this file")
-    overwrite_option(group, "an existing file, also an earlier result")
-
-
-def probability(text: str) -> float:
-    """Convert the text of an option to a probability."""
-    with contextlib.suppress(ValueError):
-        if 0.001 <= float(text) <= 1:
-            return float(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a probability from 0.001 to 1")
 
 
 def event_tracker(a: argparse.Namespace) -> events.Tracker | None:
@@ -221,7 +101,7 @@ def check_options(a: argparse.Namespace, kind: str) -> None:
 
 def load_for_stream(path: str, device: str | None, own: Sequence[str] = ()) -> Any:
     """Return the student in a file, with --own, on a device, or the pair that `export --pair` wrote for this path."""
-    if any(file.exists() for file in exported.pair_files(path)):
+    if any(file.exists() for file in files.pair_files(path)):
         if runtime.pick_device(device).type != "cpu":
             raise EgoDistillError(f"{path}: exported programs run on the CPU; leave out --device {device}")
         return exported.load_pair(path)
@@ -295,8 +175,8 @@ class Source:
         accel, gyro = (~np.isnan(readings[:, part]).any(axis=1) for part in (slice(3), slice(3, 6)))
         motion = Imu(times[accel], readings[accel, :3], times[gyro], readings[gyro, 3:])
         for state in motion_states(motion):
-            if state.name.endswith(" times"):
-                raise IMUError(f"{self.name}: {state.sentence}")
+            if state.fault == "times":
+                raise IMUError(f"{self.name}: {state.text}")
 
     def on_sample_clock(self, moment: float) -> float:
         """Return a time of the video on the clock of the samples."""
@@ -342,7 +222,7 @@ def open_source(a: argparse.Namespace, spec: clips.ClipSpec, report: Callable[[s
     pace = feeds.Pace(clock)
     video = open_frames(a, spec, clock, pace, report)
     timeout = math.inf if a.fast else feeds.TIMEOUT if a.timeout is None else a.timeout
-    lines = {"clock": clock, "report": report, "timeout": timeout, "units": False}  # the stream checks units
+    lines = {"clock": clock, "report": report, "timeout": timeout}
     samples, recorded = None, True
     if not spec.imu_samples:
         used = given_flags(a, "imu", "imu_follow", "imu_axes", "imu_reader") + table_flags(a)
@@ -820,8 +700,6 @@ def summary(source: Source, stats: arrivals.Stats, share_on: float) -> list[str]
 
 def run_live(a: argparse.Namespace) -> None:
     began, path = time.monotonic(), Path(a.out) if a.out else None
-    if path and path.suffix != ".jsonl" and not files.is_stream(path):
-        raise ValueError(f"{path}: live writes JSON lines; the name of --out must end in .jsonl")
     check_options(a, "file" if a.source is None else feeds.source_kind(a.source))
     use_readers(a)
     model = load_for_stream(a.student, a.device, a.own)
@@ -912,7 +790,7 @@ class LiveRun:
     def note_state(self, state: State) -> None:
         """Print what is wrong with the input."""
         self.states.append(state)
-        self.output.note(f"warning: {state.name}: {state.sentence}")
+        self.output.note(f"warning: {state.name}: {state.text}")
 
     def run(self, *, fast: bool, seconds: float | None) -> None:
         """Read the source to its end, for some seconds, or until a signal. Errors of the input are for `report()`."""
@@ -992,8 +870,9 @@ class LiveRun:
             reason = self.problem or f"an answer needs {seconds:.2f} s of frames and samples together"
             if source.samples is not None and source.last == -math.inf:
                 reason = f"no sample came from {source.name}"
-            reason = "; ".join([reason, *(state.sentence for state in self.states)])
+            reason = "; ".join([reason, *(state.text for state in self.states)])
             raise EgoDistillError(f"{source.video.source}: no clip was classified: {reason}")
 
 
-COMMANDS: dict[str, tuple[Callable, Callable]] = {"live": (live_options, run_live)}
+# {command: function that runs it}
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {"live": run_live}

@@ -1,7 +1,4 @@
-"""The commands for trained models: `evaluate`, `export`, `measure` and `predict`; and what opens a model or a store.
-
-`COMMANDS` at the end maps each name to two functions, as in `commands`.
-"""
+"""The commands for trained models: `evaluate`, `export`, `measure` and `predict`."""
 
 from __future__ import annotations
 
@@ -28,6 +25,7 @@ from ..datasets.segments import is_list_of_recordings
 from ..deploy import export
 from ..drawing import confusion, timeline
 from ..engine import batches
+from ..engine.published import GMACS_NOTE
 from ..engine.refusal import known_names
 from ..experiments.costs import TABLE_3, TABLE_3_LEGEND, table_3_notes
 from ..recordings.clips import name_files, probe_videos
@@ -39,43 +37,22 @@ from ..support.records import first_line
 from ..support.tables import Table
 from ..video import VideoError
 from .evaluations import EVALUATION, Result, doubt_about
-from .options import (
-    TEACHER_FILE,
-    axes_option,
-    choice_options,
-    clock_options,
-    given_flags,
-    imu_files,
-    imu_option,
-    keyword_arguments,
-    limit_options,
-    overwrite_option,
-    positive_int,
-    reader_options,
-    reject,
-    report_notes,
-    root_options,
-    teachers_in,
-    use_readers,
-)
-from .pages import write_prediction, write_subtitles
-from .pictures import draw_beside, plot_option
-from .settings import (
-    GMACS_NOTE,
+from .given import given_flags, imu_files, keyword_arguments, reject, report_notes, teachers_in, use_readers
+from .loading import (
     chosen_teacher,
-    device_option,
     load_distilled,
     load_student,
     load_teacher,
     open_split,
-    own_option,
-    precision_option,
     report_precision,
-    store_options,
 )
+from .pages import write_prediction, write_subtitles
+from .paths import check_paths
+from .pictures import draw_beside
 
 __all__ = ["COMMANDS", "comparison_table"]
 
+NOT_JSON = "{command} writes JSON; give a name that ends in {ends}"
 PREVIEW = 360  # pixels of the shorter side
 FEW_EQUAL, LARGE_ERROR = 0.9, 0.1  # share of labels, and of the largest feature: int8 is far from fp32
 
@@ -84,39 +61,12 @@ FEW_EQUAL, LARGE_ERROR = 0.9, 0.1  # share of labels, and of the largest feature
 # Stores and model files
 
 
-def model_options(parser: argparse.ArgumentParser) -> None:
-    """Add --student and --teacher-file, of which one is required."""
-    group = parser.add_mutually_exclusive_group(required=True)
-    group.add_argument("--student", metavar="FILE", help="a trained student, or a baseline from `egodistill compare`")
-    group.add_argument("--teacher-file", metavar="FILE", help=TEACHER_FILE)
-    own_option(parser)
-
-
-def inference_options(parser: argparse.ArgumentParser) -> None:
-    precision_option(parser, "auto")
-    parser.add_argument(
-        "--compile", action="store_true", help="use torch.compile: takes about a minute first, then runs faster"
-    )
-    device_option(parser)
-
-
 def inference_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
     return keyword_arguments(arguments, "precision", "compile", "device")
 
 
 # ---------------------------------------------------------------------------------------------------------------
 # Evaluation
-
-
-def evaluate_options(parser: argparse.ArgumentParser) -> None:
-    store_options(parser, "test")
-    model_options(parser)
-    text = "also compare with this teacher's features in the store; clips without labels: with all its outputs"
-    parser.add_argument("--teacher", metavar="NAME", help=text)
-    parser.add_argument("--out", metavar="JSON", help="write all results to this file")
-    overwrite_option(parser)
-    plot_option(parser)
-    inference_options(parser)
 
 
 def run_evaluate(a: argparse.Namespace) -> None:
@@ -245,44 +195,6 @@ def evaluate_unlabelled(a: argparse.Namespace, model: nn.Module, store: data.Cli
 # Export
 
 
-def export_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("student", metavar="STUDENT", help="file of a trained student")
-    own_option(parser)
-    parser.add_argument(
-        "--out", metavar="FILE", required=True, help="file to write, .pt2 or .onnx; FILE.json describes its inputs"
-    )
-    parser.add_argument(
-        "--format",
-        choices=tuple(export.FORMATS),
-        default="export",
-        help="export: a program for torch, slow in int8; aoti: compiled by AOTInductor, the fastest; onnx: ONNX",
-    )
-    parser.add_argument(
-        "--pair",
-        action="store_true",
-        help="write two programs for live inference: STEM.frame.pt2 (a picture) and STEM.motion.pt2 (the IMU "
-        "samples and the kept image features) for --out STEM.pt2",
-    )
-    parser.add_argument("--precision", choices=export.EXPORT_PRECISIONS, default="fp32", help="weights and arithmetic")
-    parser.add_argument(
-        "--batch-size", metavar="N", type=positive_int, help="exact number of clips per call (default: any); 1: faster"
-    )
-    parser.add_argument("--calibrate", metavar="STORE", help="int8: clip store that gives the range of activations")
-    text = "split of this store, or all (default: train)"
-    parser.add_argument("--calibrate-split", metavar="SPLIT", help=text)
-    text = "number of clips to calibrate with (default: 256)"
-    parser.add_argument("--calibrate-clips", metavar="N", type=positive_int, help=text)
-    parser.add_argument(
-        "--check",
-        metavar="STORE",
-        help="compare the file with the student on the clips of this store (default: the store of --calibrate)",
-    )
-    text = "split of this store, or all (default: test)"
-    parser.add_argument("--check-split", metavar="SPLIT", help=text)
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
-    tables.markdown_option(parser)
-
-
 def run_export(a: argparse.Namespace) -> None:
     model = load_distilled(a.student, a.own)
     if a.calibrate and a.precision != "int8":
@@ -366,24 +278,6 @@ def comparison_table(rows: list[export.Comparison]) -> Table:
 # Cost and run time
 
 
-def measure_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--student", metavar="FILE", nargs="+", default=[], help="your own students and baselines")
-    own_option(parser)
-    parser.add_argument("--teacher-file", metavar="FILE", nargs="+", default=[], help="your own: " + TEACHER_FILE)
-    parser.add_argument("--rows", metavar="NAME", nargs="+", choices=TABLE_3, help="rows of Table 3 (default: all)")
-    parser.add_argument("--batch-size", metavar="N", type=positive_int, default=32, help="clips per forward pass")
-    parser.add_argument(
-        "--repeats", metavar="N", type=positive_int, default=10, help="time at most N forward passes of each model"
-    )
-    parser.add_argument(
-        "--seconds", type=float, default=30, help="time at most this long per model, but at least two passes"
-    )
-    parser.add_argument("--out", metavar="JSON", help="write all results to this file")
-    overwrite_option(parser)
-    tables.markdown_option(parser)
-    inference_options(parser)
-
-
 def run_measure(a: argparse.Namespace) -> None:
     own = bool(a.student or a.teacher_file)
     if own:
@@ -457,37 +351,7 @@ def table_3(costs: dict[str, inference.Cost]) -> Table:
 # Predictions
 
 
-def predict_options(parser: argparse.ArgumentParser) -> None:
-    text = "video file of the recording, or folder of a Pupil Labs Neon; none: head motion alone, of --imu"
-    parser.add_argument("video", nargs="?", help=text)
-    parser.add_argument("--student", metavar="FILE", required=True, help="file of a trained student")
-    own_option(parser)
-    imu_option(parser)
-    clock_options(parser)
-    axes_option(parser)
-    reader_options(parser)
-    limit_options(parser)
-    parser.add_argument("--stride", metavar="SECONDS", type=float, help="step between clips (default: a clip's length)")
-    parser.add_argument("--top", metavar="K", type=positive_int, default=3, help="print the K best classes")
-    choice_options(parser)
-    parser.add_argument("--out", metavar="FILE", help="also write the results to this .csv or .json file")
-    text = "also write a page for a browser: time line, frames, head motion, the least certain clips"
-    parser.add_argument("--html", metavar="FILE", help=text)
-    text = "also write the best class of each clip as subtitles (.vtt), which players show over the video"
-    parser.add_argument("--subtitles", metavar="FILE", help=text)
-    text = "show these labels on the page, too, and first what differs from them: a table of segments, or annotations"
-    parser.add_argument("--labels", metavar="FILE", help=text)
-    root_options(parser)
-    text = "also write a small copy of the video (.mp4), which the page plays where a browser cannot play the video"
-    parser.add_argument("--preview", metavar="FILE", help=text)
-    overwrite_option(parser, "an existing file, for --out also an earlier result")
-    plot_option(parser)
-    inference_options(parser)
-
-
 def run_predict(a: argparse.Namespace) -> None:
-    if a.out and Path(a.out).suffix not in (".csv", ".json"):
-        raise ValueError(f"--out must end in .csv or .json; got {a.out}")
     if (a.labels or a.preview) and not a.html:
         raise ValueError(f"--{'labels' if a.labels else 'preview'} is for the page; give --html, too")
     if not a.labels:
@@ -497,6 +361,7 @@ def run_predict(a: argparse.Namespace) -> None:
     if doubt := doubt_about(a.student):
         print(f"note: {a.student}: {doubt}", file=sys.stderr)
     recording = data.open_recording(a.video, imu_files(a), **clock, imu_axes=a.imu_axes or "gopro")
+    check_paths(a, recording.files)
     if "imu" in student.inputs:
         report_notes(recording)
     labels = labels_of_video(a, recording.path, student.class_names) if a.labels else []
@@ -603,7 +468,7 @@ def prediction_writer(path: Path, top: int) -> Iterator[Callable[[inference.Pred
     with files.disk_errors(path, continues=False):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = (JSONRows if path.suffix == ".json" else CSVRows)(file, top)
+            writer = (JSONRows if path.suffix.lower() == ".json" else CSVRows)(file, top)
             yield writer.add
 
 
@@ -638,10 +503,10 @@ class JSONRows:
         self.separator = ",\n"
 
 
-# {command: (function that adds its options to a parser, function that runs it)}
-COMMANDS: dict[str, tuple[Callable, Callable]] = {
-    "evaluate": (evaluate_options, run_evaluate),
-    "export": (export_options, run_export),
-    "measure": (measure_options, run_measure),
-    "predict": (predict_options, run_predict),
+# {command: function that runs it}
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "evaluate": run_evaluate,
+    "export": run_export,
+    "measure": run_measure,
+    "predict": run_predict,
 }

@@ -19,9 +19,9 @@ from typing import Any
 
 from ..drawing import canvas
 from ..support import files
-from .outputs import TRAINING
+from .paths import ANY, TRAINING, Made
 
-__all__ = ["draw_beside", "picture_of", "plot_option"]
+__all__ = ["draw_beside", "picture_beside", "picture_of", "plot_option"]
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".json", ".csv")  # the end of "tau1.5" is not a suffix
 
@@ -36,6 +36,12 @@ def picture_of(out: str | os.PathLike) -> Path:
     """Return the path of the picture beside a result."""
     path = Path(out)
     return path.with_name((path.stem if path.suffix in SUFFIXES else path.name) + ".png")
+
+
+def picture_beside(out: str | os.PathLike, a: argparse.Namespace) -> list[Made]:
+    """Return the files of which one is the picture beside a result, for the role of its option."""
+    drawn = a.plot and not files.is_stream(Path(out))
+    return [Made(path, ANY) for path in dict.fromkeys((picture_of(out), Path(f"{out}.png"))) if drawn]
 
 
 def title_of(path: Path) -> str | None:

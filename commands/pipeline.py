@@ -3,7 +3,7 @@
     egodistill train segments.csv --out run --architecture swin3d_t --pretrained torchvision
 
 It runs the other commands one after the other, prints each as one would type it, and lets each continue what an earlier
-run has begun. `COMMANDS` at the end maps its name to two functions, as in `commands`.
+run has begun.
 """
 
 from __future__ import annotations
@@ -22,43 +22,28 @@ from typing import Any
 
 from .. import data, teachers
 from ..datasets.store_files import StoreFiles
-from ..distillation import EPIC_KITCHENS, PRESETS
+from ..distillation import PRESETS
 from ..recordings.clips import clip_starts
 from ..student import PLAIN_NUMBERS
 from ..support import files, tables
 from ..support.errors import CLIP_SECONDS, IMU_RATE, DataError
 from ..support.names import Names, Place, absolute_path, is_same, portable
 from ..support.tables import counted
-from ..training import Training
 from . import recordings
-from .options import (
-    LIMITS,
-    TEACHER_FILE,
-    bad_option,
-    given_flags,
-    keyword_arguments,
-    limit_options,
-    overwrite_option,
-    positive_int,
-    rate_option,
-    reject,
-    suggest,
-    without_suggestions,
-)
-from .outputs import check_outputs
-from .recordings import NO_LABELS, examine, read_segments, require_training, segment_options
+from .given import LIMITS, given_flags, keyword_arguments, reject, suggest, without_suggestions
+from .loading import load_teacher
+from .options import QUICK_CLIPS, STUDENT_FIELDS, TRAINING_FIELDS
+from .paths import check_paths
+from .recordings import NO_LABELS, examine, read_segments, require_training
 from .report import CORRECTIONS, PLAN, note_plan, read_plan, write_report
-from .settings import add_fields, apply_options, device_option, flag, load_teacher, preset_option
-from .training import name_value, new_teacher, teacher_clip
+from .settings import apply_options, flag
+from .training import new_teacher, teacher_clip
 
 __all__ = ["COMMANDS"]
 
 # Options of `prepare` that say which segments and clips there are.
 ANNOTATIONS = ("root", "tier", "min_instances", "split_seed", "subsample", "reader", "imu_reader", "strict", "stride")
 ANNOTATIONS += ("split_by", "test_share", "clip_seconds", "imu_axes")
-STUDENT = ("num_frames", "image_encoder", "image_weights", "imu_encoder")
-TRAINING = ("epochs", "batch_size", "learning_rate", "seed", "precision")
-QUICK_CLIPS = 600
 QUICK = {"epochs": "4", "schedule": "cosine", "warmup_epochs": "0.5", "learning_rate": "0.001"}
 
 
@@ -80,55 +65,12 @@ class Step:
         return shlex.join(["egodistill", *map(str, self.words)])
 
 
-def train_options(parser: argparse.ArgumentParser) -> None:
-    segment_options(parser)
-    parser.add_argument(
-        "--out", metavar="RUN", required=True, help="folder for the clip store, models and results; it may be continued"
-    )
-    overwrite_option(parser, "models of other settings, which are trained anew")
-    text = (
-        "try clips again that failed, and prepare clips of changed files anew, with the models that learned from them"
-    )
-    parser.add_argument("--retry-failed", action="store_true", help=text)
-    group = parser.add_argument_group("teacher (without one, the student learns from labels alone)")
-    text = "a network of `egodistill teachers`, which is trained on the labels; without labels it needs --pretrained"
-    group.add_argument("--architecture", metavar="NAME", choices=tuple(teachers.MODELS), help=text)
-    text = "published weights that it starts from, or torchvision to download its own"
-    group.add_argument("--pretrained", metavar="FILE", help=text)
-    group.add_argument("--teacher-file", metavar="FILE", help=TEACHER_FILE)
-    text = "options of the network, such as 'depths=(1,1,1,1)'"
-    group.add_argument("--option", metavar="NAME=VALUE", nargs="+", action="extend", type=name_value, help=text)
-    text = "number and size of its frames (default: those of the network)"
-    group.add_argument("--clip-frames", metavar="T", type=positive_int, help=text)
-    group.add_argument("--clip-size", metavar="PIXELS", type=positive_int, help="height and width of its frames")
-    group = parser.add_argument_group("student")
-    add_fields(group, EPIC_KITCHENS.student, STUDENT)
-    group.add_argument(
-        "--frame-size", metavar="PIXELS", type=positive_int, default=224, help="height and width of its frames"
-    )
-    rate_option(group)
-    group = parser.add_argument_group("training")
-    preset_option(group)
-    add_fields(group, Training(), TRAINING)
-    text = f"a first answer in minutes: 4 epochs, on at most about {QUICK_CLIPS} segments"
-    group.add_argument("--quick", action="store_true", help=text)
-    text = "also train the student on frames alone, and on labels alone, to compare"
-    group.add_argument("--baselines", action="store_true", help=text)
-    parser.add_argument("--no-check", dest="check", action="store_false", help="do not check clocks and axes")
-    parser.add_argument("--workers", metavar="N", type=positive_int, help="processes that decode (default: all cores)")
-    device_option(parser)
-    group = parser.add_argument_group("what a clip may lack")
-    limit_options(group)
-    bad_option(group)
-    parser.set_defaults(max_hold=None, max_bad=None)  # what is not given is left to `prepare`
-
-
 def words_of(a: argparse.Namespace, *names: str) -> list[str]:
     """Return options as one would type them, without those that were not given."""
     words: list[str] = []
     for name in names:
         value = getattr(a, name, None)
-        if name in STUDENT[1:] and hasattr(a, name):
+        if name in STUDENT_FIELDS[1:] and hasattr(a, name):
             words += [flag(name), value or "none"]
         elif value is None or value is False or (name == "subsample" and value == 1):
             continue
@@ -157,8 +99,8 @@ def plan(a: argparse.Namespace, segments: data.SegmentList, edited: bool = False
     preset = [] if a.preset == "epic" else ["--preset", a.preset]
     anew = ["--overwrite"] if a.overwrite or a.retry_failed or edited else []  # only what differs is trained anew
     quick = [(flag(name), value) for name, value in QUICK.items() if a.quick and not hasattr(a, name)]
-    trained = [*preset, *itertools.chain(*quick), *words_of(a, *TRAINING, "device"), *anew]
-    student = words_of(a, *STUDENT)
+    trained = [*preset, *itertools.chain(*quick), *words_of(a, *TRAINING_FIELDS, "device"), *anew]
+    student = words_of(a, *STUDENT_FIELDS)
 
     prepare = ["prepare", a.annotations, *words_of(a, *ANNOTATIONS, "imu_rate", "audio")]
     offsets = run / CORRECTIONS if a.check else a.imu_offsets
@@ -190,7 +132,7 @@ def plan(a: argparse.Namespace, segments: data.SegmentList, edited: bool = False
         steps += [Step("stage 2: distill the teacher into the student", words)]
     on_labels = ["finetune", store, "--architecture", "student", *student, *trained, "--out"]
     if teacher and a.baselines and settings.image_encoder and settings.imu_encoder:
-        frames_alone = words_of(a, *STUDENT[:3])
+        frames_alone = words_of(a, *STUDENT_FIELDS[:3])
         words = ["distill", store, "--no-imu", *frames_alone, *trained, "--out", run / "frames-alone.pt"]
         steps += [Step("baseline: the teacher's student of frames alone", words)]
     if labelled and (a.baselines or not teacher):
@@ -369,7 +311,8 @@ def require_same_plan(run: Path, before: Mapping[str, Any], steps: Sequence[Step
 
 
 NAMED = {"command": "the command", "annotations": "the table", "store": "the store"}  # what is no option
-FREE = {"workers", "device", "overwrite", "retry_failed", "strict", "words", "flags", "run"}  # they change no result
+# They change no result.
+FREE = {"workers", "device", "overwrite", "retry_failed", "strict", "words", "roles", "run"}
 
 
 def results_of(steps: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -468,17 +411,14 @@ def signatures_of(recording: data.Recording) -> list[str | None]:
 
 
 def run_step(words: Sequence[Any]) -> None:
-    """Run another command in this process; an error names it and its options."""
+    """Run another command in this process."""
     from . import cli
 
     arguments = cli.parse([*map(str, words)])
-    check_outputs(arguments)
-    try:
-        with without_suggestions():
-            arguments.run(arguments)
-    except (ValueError, OSError) as error:
-        raise DataError(cli.in_options(str(error), arguments)) from error
+    check_paths(arguments)
+    with without_suggestions():
+        arguments.run(arguments)
 
 
-# {command: (function that adds its options to a parser, function that runs it)}
-COMMANDS: dict[str, tuple[Callable, Callable]] = {"train": (train_options, run_train)}
+# {command: function that runs it}
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {"train": run_train}

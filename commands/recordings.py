@@ -1,7 +1,7 @@
 """The commands for recordings and stores: `segments`, `convert`, `check`, `transcode`, `prepare`, `status`.
 
-`COMMANDS` at the end maps each name to two functions: one adds the command's options to a parser, one runs it. `cli`
-builds the parser. `training`, `models`, `live` and `demo` have the other commands. This module does not import torch.
+`COMMANDS` at the end maps each name to the function that runs it, as in the other modules of commands; `options` has
+their options. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import get_args
 
 from .. import data
 from ..datasets import annotations, contradictions
@@ -30,36 +29,14 @@ from ..recordings.copies import transcode
 from ..recordings.pictures import CHECK_TITLE, draw_check, require_picture
 from ..support import files
 from ..support.errors import DataError, in_words
-from ..support.names import Names, is_same
+from ..support.names import Names
 from ..support.pickles import is_pickle
 from ..support.records import first_line
 from ..support.tables import Table, counted, printable
-from ..video import SAMPLING, VideoError
-from .options import (
-    LIMITS,
-    TEACHER_FILE,
-    axes_option,
-    bad_option,
-    choice_options,
-    class_names_option,
-    given_flags,
-    imu_files,
-    imu_option,
-    keyword_arguments,
-    limit_options,
-    offset_option,
-    overwrite_option,
-    positive_int,
-    positive_seconds,
-    rate_option,
-    reader_options,
-    reject,
-    root_options,
-    suggest,
-    suggest_training,
-    use_readers,
-)
-from .outputs import check_outputs
+from ..video import VideoError
+from .given import LIMITS, given_flags, imu_files, keyword_arguments, reject, suggest, suggest_training, use_readers
+from .options import copies_in
+from .paths import Made, check_paths
 
 __all__ = ["COMMANDS", "describe_store"]
 
@@ -69,44 +46,6 @@ __all__ = ["COMMANDS", "describe_store"]
 
 
 NO_LABELS = "no segment has a label: students learn from a teacher, and `evaluate` reports agreement with it"
-
-
-def segment_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the annotation readers, for `read_segments()`."""
-    parser.add_argument(
-        "annotations",
-        help="EPIC_100_train.csv of EPIC-KITCHENS, fho_main.json of Ego4D, HD_EPIC_Narrations.pkl of HD-EPIC, "
-        "keystep_train.json of Ego-Exo4D, an export of ELAN (tab-delimited text), BORIS (aggregated events) or Label "
-        "Studio (JSON), or your own CSV table with the columns video,start,stop,label; without "
-        "labels a folder of recordings, or a table without the column label",
-    )
-    root_options(parser)
-    parser.add_argument(
-        "--min-instances",
-        metavar="N",
-        type=positive_int,
-        help="drop classes with fewer segments (default: 2 for Ego4D, 1 for the other data sets)",
-    )
-    text = "seed of Ego4D's random split, and of that of whole recordings without labels (default: 0)"
-    parser.add_argument("--split-seed", metavar="SEED", type=int, help=text)
-    text = "use every K-th segment of each split, for a first look at large data"
-    parser.add_argument("--subsample", metavar="K", type=positive_int, default=1, help=text)
-    parser.add_argument("--audio", action="store_true", help="use only videos with sound; `prepare` also stores it")
-    parser.add_argument(
-        "--imu-offsets", metavar="CSV", help="table of IMU clock offsets, written by `egodistill check --out`"
-    )
-    axes_option(parser)
-    reader_options(parser)
-    text = "notes about what looks wrong in the table, such as rows twice, are errors"
-    parser.add_argument("--strict", action="store_true", help=text)
-    text = "length of a clip (default: 64/30, the paper's)"
-    parser.add_argument("--clip-seconds", metavar="SECONDS", type=positive_seconds, help=text)
-    group = parser.add_argument_group("recordings without labels")
-    group.add_argument("--stride", metavar="SECONDS", type=float, help="step between clips (default: a clip's length)")
-    text = "split whole recordings, or stretches of each with just over a clip between them (default: recording)"
-    group.add_argument("--split-by", choices=get_args(annotations.SplitBy), help=text)
-    text = "share of the recordings, or of each, that is for testing (default: 0.3)"
-    group.add_argument("--test-share", metavar="SHARE", type=float, help=text)
 
 
 def read_segments(a: argparse.Namespace) -> data.SegmentList:
@@ -126,11 +65,6 @@ def read_segments(a: argparse.Namespace) -> data.SegmentList:
         segments = annotations.with_imu_axes(segments, a.imu_axes)
     segments = annotations.with_imu_offsets(segments, a.imu_offsets) if a.imu_offsets else segments
     return subsample(segments, a.subsample) if a.subsample > 1 else segments
-
-
-def segments_options(parser: argparse.ArgumentParser) -> None:
-    segment_options(parser)
-    parser.add_argument("--classes", metavar="N", type=positive_int, default=20, help="list the N largest classes")
 
 
 def run_segments(a: argparse.Namespace) -> None:
@@ -230,30 +164,6 @@ def seconds_of(segments: Sequence[data.Segment]) -> float:
     return seconds
 
 
-def check_options(parser: argparse.ArgumentParser) -> None:
-    text = "videos, folders of videos, or annotation files for all their videos; none: only --imu is checked"
-    parser.add_argument("videos", nargs="*", metavar="VIDEO", help=text)
-    root_options(parser)
-    imu_option(parser)
-    offset_option(parser)
-    axes_option(parser)
-    reader_options(parser)
-    parser.add_argument("--no-offset", action="store_true", help="do not estimate the offset of the IMU's clock")
-    text = "largest offset to search for, in seconds (default: 2)"
-    parser.add_argument("--max-offset", metavar="SECONDS", type=positive_seconds, help=text)
-    text = (
-        "write the reliable offsets, and the axes where they are wrong, to a table for `prepare --imu-offsets`; rows "
-        "of other recordings, and rows that were written by hand, stay"
-    )
-    parser.add_argument("--out", metavar="CSV", help=text)
-    text = (
-        "draw the sensors beside the motion of the picture, as PNG or SVG, and say whether axes and clock look right; "
-        "several recordings get numbers, such as check-1.png"
-    )
-    parser.add_argument("--plot", metavar="PICTURE", help=text)
-    overwrite_option(parser)
-
-
 def recordings_to_check(a: argparse.Namespace) -> dict[str, str | data.Recording]:
     """Return what `check` examines, {name: path or recording}: videos, folders of a Neon, recordings of a table.
 
@@ -297,10 +207,11 @@ def check_recordings(a: argparse.Namespace) -> list[checks.Check]:
     use_readers(a)
     sources = recordings_to_check(a)
     opened = [source.files if isinstance(source, data.Recording) else (source,) for source in sources.values()]
-    check_outputs(a, itertools.chain(*opened))
+    pictures = picture_files(a, len(sources))
+    a.pictures = [Made(picture, (CHECK_TITLE.encode(),)) for picture in pictures]
+    check_paths(a, itertools.chain(*opened))
     if a.out and not a.overwrite:
         offset_rows(Path(a.out))  # an error now, and not after the measurements
-    pictures = picture_files(a, list(sources))
     search = {} if a.max_offset is None else {"max_offset": a.max_offset}
     print(checks.HEADER)
     offsets: dict[str, float | None] = {}
@@ -352,17 +263,14 @@ def check_recordings(a: argparse.Namespace) -> list[checks.Check]:
     return results
 
 
-def picture_files(a: argparse.Namespace, videos: list[str]) -> list[Path]:
-    """Return the file of each recording's picture; without --plot none. Raise DataError if one cannot be written."""
+def picture_files(a: argparse.Namespace, count: int) -> list[Path]:
+    """Return the file of each recording's picture; without --plot none. Raise DataError if none can be drawn."""
     if not a.plot:
         return []
     require_picture(a.plot)
     path = Path(a.plot)
-    numbers = [""] if len(videos) == 1 else [f"-{number + 1}" for number in range(len(videos))]
-    found = [path.with_name(f"{path.stem}{number}{path.suffix}") for number in numbers]
-    for picture in found:
-        files.check_output(picture, videos, ours=[CHECK_TITLE.encode()], overwrite=a.overwrite)
-    return found
+    numbers = [""] if count == 1 else [f"-{number + 1}" for number in range(count)]
+    return [path.with_name(f"{path.stem}{number}{path.suffix}") for number in numbers]
 
 
 def is_utf8(path: str) -> bool:
@@ -372,17 +280,6 @@ def is_utf8(path: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def convert_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recordings", nargs="+", metavar="VRS", help="recordings of Project Aria glasses")
-    parser.add_argument("--out", metavar="FOLDER", required=True, help="folder for the videos and IMU tables")
-    text = (
-        "scale pictures down to this many pixels on the shorter side, such as 256, which decode much faster than the "
-        "1408 of the glasses (default: as recorded)"
-    )
-    parser.add_argument("--size", metavar="PIXELS", type=positive_int, help=text)
-    parser.add_argument("--overwrite", action="store_true", help="replace existing videos and tables")
 
 
 def run_convert(a: argparse.Namespace) -> None:
@@ -397,8 +294,6 @@ def run_convert(a: argparse.Namespace) -> None:
             print(f"{video} and {table.name} already exist; --overwrite replaces them")
             continue
         try:
-            for made in (video, table):
-                files.require_apart(made, a.recordings)
             made = aria.convert(recording, a.out, size=a.size, overwrite=a.overwrite)
         except (ValueError, OSError) as error:  # Continue with the other recordings.
             failures.append(in_words(error))
@@ -415,36 +310,17 @@ def run_convert(a: argparse.Namespace) -> None:
         raise ValueError("; ".join(failures))
 
 
-def transcode_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="videos to copy")
-    parser.add_argument("--out", metavar="FOLDER", required=True, help="folder for the copies")
-    parser.add_argument(
-        "--short-side", metavar="PIXELS", type=positive_int, default=256, help="shorter side of the copy, in pixels"
-    )
-    parser.add_argument(
-        "--keyframe-every", metavar="N", type=positive_int, default=12, help="insert a key frame every N frames"
-    )
-    parser.add_argument(
-        "--quality", metavar="CRF", type=int, default=23, help="CRF of x264: lower values give better, larger files"
-    )
-    parser.add_argument("--measure", action="store_true", help="measure how much faster the copy can be read")
-    parser.add_argument("--overwrite", action="store_true", help="replace existing copies")
-
-
 def run_transcode(a: argparse.Namespace) -> None:
-    out = Path(a.out)
+    out, copies = Path(a.out), copies_in(a.out, a.videos)
     out.mkdir(parents=True, exist_ok=True)
-    copies = {video: out / f"{Path(video).stem}.mp4" for video in a.videos}
     if len(set(copies.values())) < len(copies):
         raise ValueError(f"two videos have the same file name, so their copies in {out} would too; use two folders")
     rows, failures = [], []
     for video, copy in copies.items():
-        is_itself = copy.exists() and is_same(copy, video)  # transcode() raises
-        if copy.exists() and not is_itself and not a.overwrite:
+        if copy.exists() and not a.overwrite:
             print(f"{copy} already exists; --overwrite replaces it")
             continue
         try:
-            files.require_apart(copy, a.videos)
             made = transcode(
                 video, copy, **keyword_arguments(a, "short_side", "keyframe_every", "quality", "measure", "overwrite")
             )
@@ -472,65 +348,6 @@ def tables_of(video: str) -> list[str]:
     except (DataError, OSError, ValueError):  # such as a video without IMU
         return []
     return [Path(file).name for file in found.files if file != found.video]
-
-
-def prepare_options(parser: argparse.ArgumentParser) -> None:
-    segment_options(parser)
-    parser.add_argument("--out", metavar="STORE", required=True, help="folder of the clip store")
-    parser.add_argument(
-        "--num-frames",
-        metavar="N",
-        type=positive_int,
-        nargs="+",
-        default=[1],
-        help="number of frames per clip for students; several numbers store several sets",
-    )
-    parser.add_argument(
-        "--frame-size", metavar="PIXELS", type=positive_int, default=224, help="height and width of these frames"
-    )
-    parser.add_argument(
-        "--sampling",
-        metavar="RULE",
-        choices=SAMPLING,
-        nargs="+",
-        default=["uniform"],
-        help=f"how these frames are chosen; one or more of {', '.join(SAMPLING)}",
-    )
-    choice_options(parser)
-    parser.add_argument(
-        "--clip-frames",
-        metavar="T",
-        type=positive_int,
-        help="also store T frames per clip for video teachers (default: none)",
-    )
-    text = "height and width of the teachers' frames (default: 224)"
-    parser.add_argument("--clip-size", metavar="PIXELS", type=positive_int, help=text)
-    rate_option(parser)
-    parser.add_argument("--no-imu", action="store_true", help="do not store head motion")
-    text = "store head motion alone, also of recordings without a video"
-    parser.add_argument("--no-frames", action="store_true", help=text)
-    limit_options(parser)
-    bad_option(parser)
-    parser.add_argument("--workers", metavar="N", type=positive_int, help="number of processes (default: all cores)")
-    text = "try clips again that failed in an earlier run, and all clips of files that have changed since"
-    parser.add_argument("--retry-failed", action="store_true", help=text)
-    group = parser.add_argument_group("one pass: run models while frames are in memory, and do not store these frames")
-    group.add_argument("--teacher-file", metavar="FILE", help=f"{TEACHER_FILE}; stores its outputs")
-    text = "a published teacher of `egodistill teachers`: store its clips, or with --pretrained its outputs"
-    group.add_argument("--architecture", metavar="NAME", help=text)
-    text = "published weights of --architecture, or torchvision to download its own"
-    group.add_argument("--pretrained", metavar="FILE", help=text)
-    class_names_option(group)
-    text = (
-        "store image features instead of the end frames, for stage 1: the image encoder's weights, imagenet or a file"
-    )
-    group.add_argument("--end-features", metavar="WEIGHTS", help=text)
-    text = "the image encoder of --end-features, as of the student (default: resnet18)"
-    group.add_argument("--image-encoder", metavar="NAME", help=text)
-    group.add_argument("--batch-size", metavar="N", type=positive_int, help="clips per forward pass (default: 8)")
-    text = "precision of these models; auto is bf16 on hardware that is fast at it (default: fp32)"
-    group.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), help=text)
-    group.add_argument("--device", metavar="NAME", help="device of these models (default: a GPU if there is one)")
 
 
 def run_prepare(a: argparse.Namespace) -> None:
@@ -617,14 +434,6 @@ def describe_choice(store: data.ClipStore) -> None:
             print(f"  {name}: frames are {errors.mean():.3f} s from their times, at most {errors.max():.3f} s")
 
 
-def status_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("store", help="folder of a clip store, finished or in progress")
-    text = "measure the speed over this time, in seconds"
-    parser.add_argument("--seconds", type=positive_seconds, default=2.0, help=text)
-    text = "read all arrays, and compare each row with its checksum; damage ends with exit code 1"
-    parser.add_argument("--verify", action="store_true", help=text)
-
-
 def report_damage(store: data.ClipStore) -> None:
     """Print which rows of which arrays are damaged, and which arrays have no checksums. Raise DataError for damage."""
     whole, verified, damaged = store.everything().clips, [], []
@@ -679,12 +488,12 @@ def finished_clips(path: str) -> dict[str, tuple[int, int]]:
     return found | {f"extract {n.removesuffix('.logits')}": (int(store.done(n).sum()), len(store)) for n in outputs}
 
 
-# {command: (function that adds its options to a parser, function that runs it)}
-COMMANDS: dict[str, tuple[Callable, Callable]] = {
-    "segments": (segments_options, run_segments),
-    "convert": (convert_options, run_convert),
-    "check": (check_options, run_check),
-    "transcode": (transcode_options, run_transcode),
-    "prepare": (prepare_options, run_prepare),
-    "status": (status_options, run_status),
+# {command: function that runs it}
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "segments": run_segments,
+    "convert": run_convert,
+    "check": run_check,
+    "transcode": run_transcode,
+    "prepare": run_prepare,
+    "status": run_status,
 }

@@ -2,8 +2,7 @@
 
     egodistill report run
 
-It shows what is there, so it can be opened while a training runs. `COMMANDS` at the end maps its name to two functions,
-as in `commands`.
+It shows what is there, so it can be opened while a training runs.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ from ..support.pages import Markup, data_url, tag, write_page
 from ..support.tables import counted, printable
 from ..support.version import __version__
 from .evaluations import Result, by_wearer, findings, is_about, read_result
-from .outputs import BESIDE
 from .recordings import split_warnings
 
 __all__ = ["COMMANDS", "CORRECTIONS", "note_plan", "read_plan", "write_report"]
@@ -243,11 +241,9 @@ def is_planned(plan: dict[str, Any], name: str) -> bool:
 def write_report(run: Path) -> str:
     """Write the page of a folder that `train` works in, RUN/report.html, and return its findings and its path.
 
-    Raises:
-        DataError: It is another folder, or its report.html is another page.
+    Raise DataError for another folder.
     """
     plan, out = read_plan(run), run / "report.html"
-    files.check_output(out, [], ours=[BESIDE["html"][1].format("report").encode()])
     planned = [stem for stem in MODELS if is_planned(plan, f"{stem}.test.json")]
     store = data.ClipStore(run / "store", unfinished=True) if (run / "store" / "store.json").exists() else None
     results = [one for stem in planned if (one := read_result(run / f"{stem}.pt", MODELS[stem]))]
@@ -266,13 +262,9 @@ def write_report(run: Path) -> str:
     return "\n".join([*(printable(": ".join(one)) for one in findings(results, quick)), f"The page about it: {out}"])
 
 
-def report_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="RUN", help="folder of `egodistill train`; the page is RUN/report.html")
-
-
 def run_report(a: argparse.Namespace) -> None:
     print(write_report(Path(a.folder)))
 
 
-# {command: (function that adds its options to a parser, function that runs it)}
-COMMANDS: dict[str, tuple[Callable, Callable]] = {"report": (report_options, run_report)}
+# {command: function that runs it}
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {"report": run_report}

@@ -1,15 +1,10 @@
-"""The commands of teachers and of training: `teachers`, `finetune`, `extract`, `pretrain` and `distill`.
-
-`COMMANDS` at the end maps each name to two functions, as in `commands`.
-"""
+"""The commands of training: `finetune`, `extract`, `pretrain` and `distill`."""
 
 from __future__ import annotations
 
 import argparse
-import ast
 import math
 import sys
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .. import data, distillation, inference, teachers
+from .. import data, distillation, teachers
 from ..datasets.one_pass import Together
 from ..distillation import EPIC_KITCHENS, PRESETS
 from ..drawing import curves
@@ -29,83 +24,24 @@ from ..student import PARTS, EgoDistill
 from ..support import files
 from ..support.errors import CLIP_SECONDS
 from ..support.own import is_name, resolve
-from ..support.tables import Table, counted
+from ..support.tables import counted
 from ..training import History, Training
-from .options import (
-    TEACHER_FILE,
-    class_names_option,
-    given_flags,
-    keyword_arguments,
-    overwrite_option,
-    positive_int,
-    reject,
-    suggest,
-    suggest_training,
-)
-from .pictures import draw_beside, plot_option
-from .settings import (
-    GMACS_NOTE,
-    HELP,
-    add_fields,
-    apply_options,
-    chosen_teacher,
-    device_option,
-    flag,
-    load_start,
-    load_teacher,
-    open_split,
-    own_option,
-    own_parts,
-    precision_option,
-    preset_option,
-    report_precision,
-    store_options,
-    teacher_option,
-    used_flags,
-)
+from .given import given_flags, keyword_arguments, reject, suggest, suggest_training
+from .loading import chosen_teacher, load_start, load_teacher, open_split, own_parts, report_precision
+from .options import DEFAULT_TEACHER
+from .pictures import draw_beside
+from .settings import apply_options, flag, used_flags
 
-__all__ = ["COMMANDS", "name_value", "one_pass"]
-
-DEFAULT_TEACHER = "slowfast_8x8_r50"
-REPLACED = "a model of other settings, which is trained anew, or a file that is not a result"
+__all__ = ["COMMANDS", "one_pass"]
 
 
 # ---------------------------------------------------------------------------------------------------------------
 # Shared by several commands
 
 
-def training_options(parser: argparse.ArgumentParser, stage: str, without: Sequence[str] = ()) -> None:
-    """Add the settings of a stage (a field of `Recipe`) as options."""
-    group = parser.add_argument_group("training")
-    preset_option(group)
-    add_fields(group, getattr(EPIC_KITCHENS, stage), [name for name in HELP if name not in without])
-    device_option(group)
-    plot_option(parser)
-
-
 def training_settings(a: argparse.Namespace, stage: str) -> Any:
     """Return the settings of a stage: those of the preset, changed by the options, also --out and --overwrite."""
     return apply_options(getattr(PRESETS[a.preset], stage), a)
-
-
-def validation_option(parser: argparse.ArgumentParser) -> None:
-    """Add --validation, for `open_splits()`."""
-    text = (
-        "keep the weights of the epoch that is best on other clips: a split of the store, or a share of the training "
-        "clips, such as 0.1, that is not trained on (of wearers; of videos or segments if these are too few)"
-    )
-    parser.add_argument("--validation", metavar="SPLIT|SHARE", type=split_or_share, help=text)
-
-
-def split_or_share(text: str) -> str | float:
-    """Convert the value of --validation: a number is a share, other words name a split."""
-    try:
-        share = float(text)
-    except ValueError:
-        return text
-    if 0 < share <= 0.5:
-        return share
-    raise argparse.ArgumentTypeError(f"{text} is not a share above 0, of at most 0.5")
 
 
 def open_splits(a: argparse.Namespace) -> tuple[data.ClipStore, data.ClipStore | None]:
@@ -129,14 +65,6 @@ def open_splits(a: argparse.Namespace) -> tuple[data.ClipStore, data.ClipStore |
         kept = f"{held_out.sum()} of {len(store)} clips are not trained on, but for validation"
         print(f"{kept}: a part of the {have} {by}s", file=sys.stderr)
     return store.select(~held_out), validation
-
-
-def student_options(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
-    text = "start from the model in this file instead of building one; finetune: of other classes, too"
-    parser.add_argument("--init", metavar="FILE", help=text)
-    own_option(parser)
-    names = [name for name in HELP if name not in without]
-    add_fields(parser.add_argument_group("student"), EPIC_KITCHENS.student, names)
 
 
 def build_student(a: argparse.Namespace, store: data.ClipStore, teacher: str | None, seed: int) -> EgoDistill:
@@ -234,81 +162,11 @@ def final_metrics(history: History) -> str:
 # Teachers
 
 
-def no_options(parser: argparse.ArgumentParser) -> None:
-    """Add nothing: the command has no options."""
-
-
-def run_teachers(a: argparse.Namespace) -> None:
-    networks, weights = [], []
-    for name, published in teachers.MODELS.items():
-        with torch.device("meta"):
-            teacher = teachers.load(name, progress=False)
-            gmacs = inference.count_macs(teacher, torch.device("meta")) / 1e9
-        spec, params = teacher.clip_spec, sum(p.numel() for p in teacher.parameters())
-        counts = published.num_classes if isinstance(published.num_classes, tuple) else (published.num_classes,)
-        cells = [f"{params / 1e6:.2f} M", f"{gmacs:.2f}", f"{teacher.feature_dim}"]
-        cells += [f"{spec.frames}x{spec.size} {teacher.pixels.channels}", "+".join(map(str, counts))]
-        networks.append([name, *cells])
-        file = next(iter(published.released), "none") + " *" * bool(published.torchvision)
-        weights.append([name, published.source, published.licence, file])
-    print(Table(["architecture", "parameters", "GMACs", "feature", "clip", "classes"], networks).text())
-    print(f"{GMACS_NOTE}\nMotionFormer 16x4 as released by its authors needs 369 GMACs per clip.\n")
-    print(Table(["architecture", "source", "licence", "published weights, e.g."], weights).text())
-    for source, obtain in {one.source: one.obtain for one in teachers.MODELS.values()}.items():
-        print(textwrap.fill(f"{source}: {obtain}", 100, subsequent_indent="  ", break_on_hyphens=False))
-    print(
-        "`--pretrained FILE` of prepare, extract and finetune reads these files, except .pkl: in Python,\n"
-        "  teachers.load(..., unsafe_pickle=True) does.\n"
-        "* `--pretrained torchvision` downloads torchvision's weights; mvit_b_16x4 is its mvit_v1_b.\n"
-        "  *_18 and s3d learnt on frames squeezed to 4:3 and 1:1; clips of a store are centre squares."
-    )
-
-
 def published_teacher(a: argparse.Namespace) -> teachers.Teacher:
     """Return the teacher of --architecture with the weights of --pretrained."""
     if not (a.architecture and a.pretrained):
         raise ValueError("a published teacher needs both --architecture, its name, and --pretrained, its weights")
     return teachers.load(a.architecture, a.pretrained, class_names=a.class_names)
-
-
-def finetune_options(parser: argparse.ArgumentParser) -> None:
-    store_options(parser, "train")
-    parser.add_argument("--out", metavar="FILE", required=True, help="file to write the model to")
-    overwrite_option(parser, REPLACED)
-    absent = {"default": argparse.SUPPRESS}  # An option that is not used is absent from the arguments.
-    parser.add_argument(
-        "--architecture",
-        metavar="NAME",
-        choices=("student", *teachers.MODELS),
-        help=f"student, or a name from `egodistill teachers` (default: {DEFAULT_TEACHER})",
-        **absent,
-    )
-    group = parser.add_argument_group("teacher")
-    text = "published weights of the architecture, or torchvision to download its own (default: random weights)"
-    group.add_argument("--pretrained", metavar="FILE", help=text, **absent)
-    text = "name of the teacher, and of its outputs in a store (default: teacher)"
-    group.add_argument("--name", help=text, **absent)
-    text = "options of the network or its clips, such as drop_path=0.1 'depths=(1,1,1,1)'"
-    group.add_argument(
-        "--option", metavar="NAME=VALUE", nargs="+", action="extend", type=name_value, help=text, **absent
-    )
-    text = "train only the classifier; also of a student in the file of --init"
-    parser.add_argument("--head-only", action="store_true", help=text)
-    group.add_argument("--gradient-checkpointing", action="store_true", help="use less memory, but more time")
-    student_options(parser)
-    validation_option(parser)
-    training_options(parser, "finetuning")
-
-
-def name_value(text: str) -> tuple[str, Any]:
-    """Convert "NAME=VALUE" to a pair; the value is a Python literal, or else text."""
-    name, equals, value = text.partition("=")
-    if not name or not equals:
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=VALUE")
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):  # a word
-        return name, value
 
 
 def run_finetune(a: argparse.Namespace) -> None:
@@ -407,26 +265,6 @@ def new_teacher(
     return teachers.load(architecture, pretrained, class_names=classes, new_head=new_head, progress=progress, **options)
 
 
-def extract_options(parser: argparse.ArgumentParser) -> None:
-    store_options(parser, "all")
-    group = parser.add_mutually_exclusive_group(required=True)
-    group.add_argument("--teacher-file", metavar="FILE", help=TEACHER_FILE)
-    text = "a published teacher, a name from `egodistill teachers`; with --pretrained"
-    group.add_argument("--architecture", metavar="NAME", choices=tuple(teachers.MODELS), help=text)
-    text = "published weights of --architecture, or torchvision to download its own"
-    parser.add_argument("--pretrained", metavar="FILE", help=text)
-    class_names_option(parser)
-    parser.add_argument("--name", help="name of the outputs in the store (default: the teacher's)")
-    parser.add_argument(
-        "--views", type=int, choices=(1, 3), default=1, help="crops per clip to average: centre; or left, centre, right"
-    )
-    parser.add_argument("--batch-size", metavar="N", type=positive_int, default=8, help="clips per forward pass")
-    text = "compute all outputs again, and replace those of another teacher; if interrupted, continue without it"
-    parser.add_argument("--overwrite", action="store_true", help=text)
-    precision_option(parser, "fp32")
-    device_option(parser)
-
-
 def run_extract(a: argparse.Namespace) -> None:
     store = open_split(a.store, a.split)
     if a.teacher_file:
@@ -512,21 +350,6 @@ def one_pass(a: argparse.Namespace, given: Mapping[str, Any]) -> dict[str, Any]:
 # Students
 
 
-def student_training_options(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
-    """Add the options that `pretrain` and `distill` share, except student settings in `without`."""
-    store_options(parser, "train")
-    teacher_option(parser)
-    parser.add_argument("--out", metavar="FILE", required=True, help="file to write the student to")
-    overwrite_option(parser, REPLACED)
-    student_options(parser, without)
-
-
-def pretrain_options(parser: argparse.ArgumentParser) -> None:
-    student_training_options(parser, without=["use_imu"])  # Stage 1 trains the IMU encoder.
-    # Image features are computed once, and no labels are read.
-    training_options(parser, "pretraining", without=["crop", "jitter", "label_smoothing"])
-
-
 def run_pretrain(a: argparse.Namespace) -> None:
     store, settings = open_split(a.store, a.split), training_settings(a, "pretraining")
     teacher = chosen_teacher(a, store)
@@ -538,14 +361,6 @@ def run_pretrain(a: argparse.Namespace) -> None:
         lambda: distillation.pretrain_imu(model, store, settings, teacher=teacher),
         *("distill", a.store, "--teacher", teacher, *preset, "--init", a.out, "--out", "student.pt"),
     )
-
-
-def distill_options(parser: argparse.ArgumentParser) -> None:
-    student_training_options(parser)
-    validation_option(parser)
-    training_options(parser, "distillation")
-    text = "FILE.py:NAME, losses of your own: a class that inherits from egodistill.distillation.Distill"
-    parser.add_argument("--objective", metavar="NAME", help=text)
 
 
 def run_distill(a: argparse.Namespace) -> None:
@@ -561,11 +376,10 @@ def run_distill(a: argparse.Namespace) -> None:
     )
 
 
-# {command: (function that adds its options to a parser, function that runs it)}
-COMMANDS: dict[str, tuple[Callable, Callable]] = {
-    "teachers": (no_options, run_teachers),
-    "finetune": (finetune_options, run_finetune),
-    "extract": (extract_options, run_extract),
-    "pretrain": (pretrain_options, run_pretrain),
-    "distill": (distill_options, run_distill),
+# {command: function that runs it}
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "finetune": run_finetune,
+    "extract": run_extract,
+    "pretrain": run_pretrain,
+    "distill": run_distill,
 }

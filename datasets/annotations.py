@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..recordings.clips import VIDEO_SUFFIXES, Recording
-from ..support.errors import DataError
+from ..support.errors import DataError, named
 from ..support.pickles import is_pickle
 from ..support.records import class_number, first_line, first_name, json_items, read_table, require_id, start_and_stop
 from .aria_datasets import Part, Videos, add_once, read_ego_exo4d, read_hd_epic
@@ -104,24 +104,24 @@ def read_annotations(
     own = kind in ("segments", "labels", "recordings")
     if windows is not None and kind != "recordings":
         raise DataError(
-            f"{path}: has labels, whose segments are the clips; stride, split_by and test_share (--stride, --split-by, "
-            f"--test-share) are for recordings without labels: a folder, or a table without the column label"
+            f"{path}: has labels, whose segments are the clips; {named('stride')}, {named('split_by')} and "
+            f"{named('test_share')} are for recordings without labels: a folder, or a table without the column label"
         )
+    told = named("seed", option="--split-seed")
     if seed is not None and kind not in ("ego4d", "recordings"):
-        raise DataError(f"{path}: its splits are fixed; seed (--split-seed) is for Ego4D and recordings without labels")
+        raise DataError(f"{path}: its splits are fixed; {told} is for Ego4D and recordings without labels")
     if seed is not None and windows is not None and windows.split_by == "stretch":
         raise DataError(
-            f"{path}: stretches do not depend on a seed; leave out seed (--split-seed), or split by recording "
-            f"(split_by='recording', --split-by recording)"
+            f"{path}: stretches do not depend on a seed; leave out {told}, or use {named('split_by', 'recording')}"
         )
     if min_instances is not None and own:
-        raise DataError(f"{path}: min_instances is for public data sets; remove rare classes from your table instead")
+        raise DataError(f"{path}: {named('min_instances')} is for public data sets; remove rare classes from the table")
     if tier is not None and kind != "labels":
-        raise DataError(f"{path}: tier (--tier) is for exports of ELAN, BORIS and Label Studio; leave it out")
+        raise DataError(f"{path}: {named('tier')} is for exports of ELAN, BORIS and Label Studio; leave it out")
     if root is not None and own and kind != "labels":
         raise DataError(
-            f"{path}: root is for public data sets; the paths of your own table are relative to its folder, so put the "
-            f"table into {root}, or the folder into its column video"
+            f"{path}: {named('root')} is for public data sets; the paths of your own table are relative to its folder, "
+            f"so put the table into {root}, or the folder into its column video"
         )
     given = {name: value for name, value in (("seed", seed), ("min_instances", min_instances)) if value is not None}
     if kind == "segments":

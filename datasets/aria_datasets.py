@@ -31,7 +31,7 @@ import numpy as np
 
 from ..recordings.clips import Recording
 from ..support import files
-from ..support.errors import DataError
+from ..support.errors import DataError, named
 from ..support.pickles import is_pickle, read_data_frame
 from ..support.records import json_items, read_table, require_id
 from ..video import VideoError
@@ -417,7 +417,7 @@ class EgoExoVideos(Videos):
     def __init__(self, root: Path, audio: bool) -> None:
         super().__init__(root if (root / "takes.json").is_file() else Path(os.path.normpath(root / "..")), audio)
         if not (self.root / "takes.json").is_file():
-            raise DataError(f"{root / 'takes.json'}: not there; give the folder of the data set (--root), which has it")
+            raise DataError(f"{root / 'takes.json'}: not there; give the folder that has it as {named('root')}")
         self.takes: dict[str, tuple[str, dict[str, Any]]] = {}
         entries: dict[str, dict[str, Any]] = {}
         for where, _, take in json_items(self.root / "takes.json"):

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..recordings.clips import SINCE_BOOT, VIDEO_SUFFIXES, open_recording
-from ..support.errors import CLIP_SECONDS, DataError, NoteWarning
+from ..support.errors import CLIP_SECONDS, DataError, NoteWarning, named
 from ..support.files import signature
 from ..support.names import Names, is_same
 from ..video import VideoInfo
@@ -106,7 +106,7 @@ def notes_of(found: Iterable[Finding], *, strict: bool = False) -> list[str]:
     notes = [one.text for one in found if not one.is_error]
     errors = [one.text for one in found if one.is_error]
     if strict and notes:
-        errors += [*notes, "with strict=True (--strict) notes are errors"]
+        errors += [*notes, f"with {named('strict', True)} notes are errors"]
     if errors:
         raise DataError("\n".join(errors))
     return notes
@@ -500,7 +500,7 @@ def imus_of_other_videos(table: _Table) -> Found:
         folders.setdefault(str(video.parent), number)
     users: dict[str, int] = {}
     videos_in = functools.cache(_videos_in)
-    is_since_boot = functools.cache(lambda number: _is_since_boot(table.segments[number]))
+    is_since_boot = functools.cache(lambda number: table.segments[number].recording.is_since_boot())
     done = set()
     for number in table.recordings:
         one = table.segments[number]
@@ -532,15 +532,6 @@ SHARED = {  # whether the times count from boot
     False: "each video has its own, or its own imu_offset in a long one",
     True: f"its times are {SINCE_BOOT}, so nothing says where a video begins in it; give each row its imu_offset",
 }
-
-
-def _is_since_boot(one: Segment) -> bool:
-    """Return whether the times of an IMU count from boot, as far as it can be read."""
-    try:
-        said = one.recording.motion().notes
-    except (ValueError, OSError) as error:
-        said = (str(error),)
-    return any(SINCE_BOOT in note for note in said)
 
 
 def _videos_in(folder: Path) -> dict[str, Path]:

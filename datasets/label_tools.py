@@ -22,7 +22,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from ..recordings.clips import VIDEO_SUFFIXES
-from ..support.errors import DataError
+from ..support.errors import DataError, named
 from ..support.names import Names, ends
 from ..support.records import first_line, json_items, open_text, read_table, start_and_stop
 from ..video import probe
@@ -104,7 +104,7 @@ def read_labels(
         split = splits[drawn[video]]
         found.append(Segment(own_id, video, *start_and_stop(where, start, stop), label, split=split))
     if not found:
-        chosen = f" of {tier!r} (tier, --tier)" if tier else ""
+        chosen = f" of {named('tier', tier)}" if tier else ""
         why = ", ".join(f"{reason}: {count}" for reason, count in dropped.items())
         raise DataError(
             f"{path}: no labelled segment{chosen}; its tiers: {listed or 'none'}; left out: {why or 'nothing'}"
@@ -114,7 +114,7 @@ def read_labels(
         shared = last.video == one.video and last.stop > one.start
         if shared and tiers[last.id] != tiers[one.id]:
             both = f"{one.label!r} of {tiers[one.id]!r} overlaps {last.label!r} of {tiers[last.id]!r} ({rows[last.id]})"
-            raise DataError(f"{path}, {rows[one.id]}: {both}; choose one (tier, --tier) of {listed}")
+            raise DataError(f"{path}, {rows[one.id]}: {both}; choose one by {named('tier')} of {listed}")
         last = last if shared and last.stop > one.stop else one
     return SegmentList(found, dropped, Origin(str(path), rows, drawn=True, notes=tuple(dict.fromkeys(notes))))
 
@@ -137,7 +137,7 @@ def _video(where: str, folder: Path, names: Iterable[object], advice: str = "") 
         if found := next((one for one in tried if os.path.isfile(folder / one)), None):
             return str(folder / found)
     raise DataError(
-        f"{where}: no video of {texts} in {folder}; put it there, or give its folder (root, --root){advice}"
+        f"{where}: no video of {texts} in {folder}; put it there, or give its folder as {named('root')}{advice}"
     )
 
 

@@ -37,7 +37,7 @@ from ..recordings.clips import (
     strided_starts,
 )
 from ..support import files
-from ..support.errors import CLIP_SECONDS, DataError
+from ..support.errors import CLIP_SECONDS, DataError, named
 from ..support.names import Names, absolute_path, identity, is_same
 from ..support.records import class_number, read_table, start_and_stop
 from ..video import VideoError
@@ -324,7 +324,7 @@ def with_sound(segments: SegmentList, path: Path) -> SegmentList:
             silent |= set() if recording.probe().has_audio else {name}
     found = [segment for segment in segments if segment.path not in silent]
     if not found:
-        raise DataError(f"{path}: no video has sound; leave out audio (--audio)")
+        raise DataError(f"{path}: no video has sound; leave out {named('audio')}")
     dropped = segments.dropped | ({SILENT: len(segments) - len(found)} if silent else {})
     return SegmentList(found, dropped, segments.origin)
 
@@ -467,14 +467,14 @@ class Windows:
 
     def __post_init__(self) -> None:
         if not 0 < self.clip_seconds < math.inf:  # NaN: False
-            raise DataError(f"clip_seconds must be above 0 s, and finite; got {self.clip_seconds}")
+            raise DataError(f"{named('clip_seconds')} must be above 0 s, and finite; got {self.clip_seconds}")
         least = self.clip_seconds / 100
         if not least <= self.step < math.inf:
-            raise DataError(f"stride must be at least {least:.3f} s, a hundredth of a clip; got {self.stride}")
+            raise DataError(f"{named('stride')} must be at least {least:.3f} s, 1/100 of a clip; got {self.stride}")
         if self.split_by not in get_args(SplitBy):
-            raise DataError(f"split_by must be 'recording' or 'stretch'; got {self.split_by!r}")
+            raise DataError(f"{named('split_by')} must be 'recording' or 'stretch'; got {self.split_by!r}")
         if not 0 < self.test_share < 1:
-            raise DataError(f"test_share is a share of the recordings, between 0 and 1; got {self.test_share}")
+            raise DataError(f"{named('test_share')} is a share of recordings, between 0 and 1; got {self.test_share}")
 
     @property
     def step(self) -> float:
@@ -571,8 +571,8 @@ def read_recordings(path: str | os.PathLike, windows: Windows = Windows()) -> Se
     parts = [part._replace(name=first.setdefault(name(part.recording.path), part.name)) for part in parts]
     if any(part.split for part in parts) and windows != Windows(windows.stride, clip_seconds=windows.clip_seconds):
         raise DataError(
-            f"{path}: its column split decides the splits; leave out split_by, test_share and seed (--split-by, "
-            f"--test-share, --split-seed), or the column"
+            f"{path}: its column split decides the splits; leave out {named('split_by')}, "
+            f"{named('test_share')} and {named('seed', option='--split-seed')}, or the column"
         )
     if windows.split_by == "stretch":
         stretches = _stretches_of_parts(parts, windows, dropped)
@@ -597,7 +597,7 @@ def read_recordings(path: str | os.PathLike, windows: Windows = Windows()) -> Se
     tests = sum(segment.split == "test" for segment in segments)
     if drawn and tests in (0, len(segments)):
         several = len({part.recording.path for part in parts}) > 1
-        ways = ["use split_by='recording' (--split-by recording)"] * several
+        ways = [f"use {named('split_by', 'recording')}"] * several
         if parts[0].row:
             what, ways = "no row", [*ways, "join rows that adjoin", "give a column split"]
         else:
@@ -609,7 +609,7 @@ def read_recordings(path: str | os.PathLike, windows: Windows = Windows()) -> Se
     notes: tuple[str, ...] = ()
     if drawn and windows.split_by == "recording" and abs(tests / len(segments) - windows.test_share) > FAR:
         shares = f"{100 * tests / len(segments):.0f} %) are for testing, not {100 * windows.test_share:.0f} %"
-        way_out = "because whole recordings are; split_by='stretch' (--split-by stretch) divides each of them"
+        way_out = f"because whole recordings are; {named('split_by', 'stretch')} divides each of them"
         notes = (f"{tests:,} of {len(segments):,} clips ({shares}, {way_out}",)
     return SegmentList(segments, dropped, Origin(str(path), rows, drawn, notes, written))
 
@@ -673,7 +673,7 @@ def _splits_of_recordings(
     """Return the split of each recording that has none yet; an error names those that were dropped."""
     names = {part.name for part in parts if part.split is None}
     if len(names) == 1:
-        stretch = "split it by stretch (split_by='stretch', --split-by stretch), or "
+        stretch = f"use {named('split_by', 'stretch')}, or "
         raise DataError(
             f"{path}: one recording cannot be split by recording; add recordings, "
             f"{stretch if any(part.stop - part.start >= windows.splittable for part in parts) else 'or '}"
@@ -907,11 +907,11 @@ def write_imu_offsets(
     old = [(row, named_by(row["video"])) for row in ([] if overwrite else offset_rows(path))]
     new = [({"video": video, "imu_offset": "", MEASURED: ""}, [video]) for video in measured]
     left, rows, kept = dict(measured), list[dict[str, str]](), list[str]()
-    for row, named in [*old, *new]:
+    for row, videos in [*old, *new]:
         by_hand = _by_hand(row)
-        if not named:
+        if not videos:
             rows.append(row)
-        for video in [video for video in named if video in left]:
+        for video in [video for video in videos if video in left]:
             seconds, turn = left.pop(video), (axes or {}).get(video, "")
             cells = {} if "imu_axes" in by_hand else {"imu_axes": turn, AXES: turn}
             if "imu_offset" not in by_hand:

@@ -32,7 +32,7 @@ import numpy as np
 
 from ..recordings.clips import ClipSpec, Recording, name_files
 from ..support import files
-from ..support.errors import DataError, NoteWarning
+from ..support.errors import DataError, NoteWarning, named
 from ..support.names import Names
 from .segments import Segment
 from .store_files import (
@@ -57,6 +57,8 @@ from .store_files import (
 )
 
 __all__ = ["ClipStore", "OutputClaim", "StoreWriter", "claim_outputs", "folds", "outputs_record"]
+
+CONTINUES = f"the same call of {named('prepare()')} continues with them"
 
 # ---------------------------------------------------------------------------------------------------------------
 # Reading
@@ -102,7 +104,7 @@ class ClipStore:
         self._classes: list[str] | None = None  # of `with_classes()`
         if not unfinished and (missing := np.count_nonzero(status == MISSING)):
             text = f"{self.path}: {missing} of {len(status)} clips are not prepared yet"
-            warnings.warn(f"{text}; the same call of prepare() continues with them", NoteWarning, stacklevel=2)
+            warnings.warn(f"{text}; {CONTINUES}", NoteWarning, stacklevel=2)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -224,7 +226,7 @@ class ClipStore:
         if name not in self.splits:
             known = f"there are {', '.join(self.splits) or 'no usable clips'}"
             if missing := self.counts.get(name, {}).get("missing"):
-                known = f"{missing} of its clips are not prepared yet; the same call of prepare() continues with them"
+                known = f"{missing} of its clips are not prepared yet; {CONTINUES}"
             raise DataError(f"{self.path}: no usable clip has the split {name!r}; {known}")
         return self.select(np.array([self._files.segments[i].split == name for i in self.segments]))
 
@@ -312,7 +314,7 @@ class ClipStore:
             lacking = f"{np.count_nonzero(~self.done(name))} of {len(self)} clips"
             raise DataError(
                 f"{self.path}: {name!r} is not written yet for {lacking}; run again what writes it: for a teacher's "
-                f"outputs teachers.extract() (`egodistill extract`)"
+                f"outputs {named('teachers.extract()')}"
             )
         values = np.take(self._files.array(name), rows, axis=0)
         self._files.require_intact(name, rows)
@@ -579,7 +581,7 @@ class StoreWriter:
                 raise DataError(
                     f"{file}: has changed since its clips were prepared in {self.path}{more} (was "
                     f"{before}, is {now}). Restore it, give another folder, or prepare its clips again with "
-                    f"retry_failed=True (--retry-failed)"
+                    f"{named('retry_failed', True)}"
                 )
             marks = [name for name in self._files.arrays if name.endswith(".done")]
             for rows in self.recordings():
@@ -801,14 +803,14 @@ def claim_outputs(
         if not overwrite and mixed:  # version 0.4.0 wrote this, and left the marks of the other teacher's rows
             raise DataError(
                 f"{file}: a run with overwrite=True was interrupted, so these may be outputs of two teachers; "
-                "run it again with overwrite=True (--overwrite)"
+                f"run it again with {named('overwrite', True)}"
             )
         free = not found and not _written(store, name)  # empty arrays of a run that failed at once
         if not overwrite and differing and (present or found) and not free:
             raise DataError(
                 f"{file}: the outputs in the store have the {differing[0]} {found.get(differing[0])}, "
-                f"this run has {identity[differing[0]]}; give the teacher another name (--name), or "
-                "compute all outputs again with overwrite=True (--overwrite)"
+                f"this run has {identity[differing[0]]}; give the teacher another {named('name')}, or "
+                f"compute all outputs again with {named('overwrite', True)}"
             )
         if differing or mixed:
             _check_rest(store, present, file)
@@ -834,7 +836,7 @@ def _check_rest(store: ClipStore, outputs: Sequence[str], file: Path) -> None:
         raise DataError(
             f"{file}: {len(clips)} of the clips that are not in this view, of the splits {clips.splits}, such as "
             f"{clips.clips[0]['id']!r}, would keep outputs of another teacher; pass the whole store, not a part of it, "
-            f"or give the teacher another name (--name)"
+            f"or give the teacher another {named('name')}"
         )
 
 
@@ -870,7 +872,7 @@ def _read_record(file: Path) -> dict[str, Any]:
     except ValueError as error:
         raise DataError(
             f"{file} cannot be read ({error}), so the teacher of these outputs is unknown: "
-            "delete it and compute all outputs again with overwrite=True (--overwrite)"
+            f"delete it and compute all outputs again with {named('overwrite', True)}"
         ) from error
 
 

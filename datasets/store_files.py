@@ -46,7 +46,7 @@ import numpy as np
 
 from ..recordings.clips import ClipSpec, name_files
 from ..support import files
-from ..support.errors import CLIP_SECONDS, IMU_RATE, DataError
+from ..support.errors import CLIP_SECONDS, IMU_RATE, DataError, named
 from ..support.names import Names, Place, absolute_path
 from .segments import Segment, with_names
 
@@ -107,7 +107,7 @@ class StoreFiles:
         self.verified: dict[str, np.ndarray] = {}  # bool [n]: rows that had their checksum when they were first read
         if not (self.path / "store.json").exists():
             inner = self.path / "store"  # in a folder of `egodistill train`
-            way_out = inner if (inner / "store.json").exists() else "the folder that prepare() wrote"
+            way_out = inner if (inner / "store.json").exists() else f"the folder that {named('prepare()')} wrote"
             raise DataError(
                 f"{self.path / 'store.json'}: no such file, so {self.path} is not a clip store; give {way_out}"
             )
@@ -148,8 +148,8 @@ class StoreFiles:
                 f"{self.path / 'status.npy'}: is damaged: its values are up to {highest}, must be from 0 to "
                 f"{len(STATUS) - 1}"
             )
-        named = [] if header.get("classes_from_teacher") else self.class_names
-        labels = labels_of(self.segments, named)[self.array("segment")]
+        names = [] if header.get("classes_from_teacher") else self.class_names
+        labels = labels_of(self.segments, names)[self.array("segment")]
         if len(rows := np.flatnonzero(self.array("label") != labels)):
             row = int(rows[0])
             raise DataError(
@@ -593,9 +593,9 @@ def check_settings(path: Path, segments: Sequence[Segment], header: Mapping[str,
     """
     old, advice = StoreFiles(path), f"Give another folder, or delete {path} to start again."
     segments = with_stored_names(path, segments)
-    before = LATER_SETTINGS | old.settings | {"segments": len(old.segments), "class_names": old.class_names}
+    before = LATER_SETTINGS | old.settings | {"segments": len(old.segments), "the list of classes": old.class_names}
     names = header["class_names"] or old.class_names  # a teacher names the classes of a store without labels
-    now = LATER_SETTINGS | header["settings"] | {"segments": len(segments), "class_names": names}
+    now = LATER_SETTINGS | header["settings"] | {"segments": len(segments), "the list of classes": names}
     settings_differ = bool(files.differences(before, now))
     for i, (one, other) in enumerate(zip(old.segments, segments, strict=False)):
         if one != other:

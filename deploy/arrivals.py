@@ -20,7 +20,7 @@ import av
 import numpy as np
 
 from ..recordings.clips import ClipSpec
-from ..support.errors import EgoDistillError
+from ..support.errors import EgoDistillError, named
 from ..video import DRAWN, Scaler
 
 __all__ = [
@@ -288,11 +288,17 @@ class Sensor:
             times: [n], seconds, without NaN.
             values: [n, 3].
         """
-        given, order = (times, values), np.argsort(times, kind="stable")
-        times, values = times[order], values[order]
         self.stats.samples += len(times)
         if not len(times):
             return False
+        follows = times[0] > self.newest and times[-1] - self.newest <= self.max_jump  # nearly always
+        if follows and self.rerun is None and not len(self.held[0]) and (times[1:] > times[:-1]).all():
+            self.past, self.first, self.newest = None, min(self.first, float(times[0])), float(times[-1])
+            self.times, self.values = np.concatenate((self.times, times)), np.concatenate((self.values, values))
+            self.stats.used += len(times)
+            return False
+        given, order = (times, values), np.argsort(times, kind="stable")
+        times, values = times[order], values[order]
         if len(self.held[0]):
             times, values = self.with_held(times, values)
         ahead = self.first_ahead(times)
@@ -461,8 +467,9 @@ class Sensor:
         Args:
             before: Start of the first of these windows, in seconds.
         """
-        place = max(int(np.searchsorted(self.times, before, side="right")) - 1, 0)
-        self.times, self.values = self.times[place:], self.values[place:]
+        if len(self.times) > 1 and self.times[1] <= before:
+            place = int(np.searchsorted(self.times, before, side="right")) - 1
+            self.times, self.values = self.times[place:], self.values[place:]
         if self.steps:
             self.steps = [step for step in self.steps if step.stop >= before]
 
@@ -685,7 +692,7 @@ class Frames:
         if choice == "centre" and self.count and schedule.spec.sampling in DRAWN:
             raise EgoDistillError(
                 f"the model was trained with sampling={schedule.spec.sampling!r}, whose places differ from clip to "
-                "clip, so frames='centre' has no fixed places; give frames='newest'"
+                f"clip, so {named('frames', 'centre')} has no fixed places; give {named('frames', 'newest')}"
             )
         self.schedule, self.choice, self.tolerance, self.max_age = schedule, choice, tolerance, max_age
         self.kept: list[TimedFrame] = []

@@ -16,7 +16,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import platform
 import re
 import zipfile
@@ -30,13 +29,14 @@ from ..engine import checkpoints
 from ..recordings import clips
 from ..support import files
 from ..support.errors import EgoDistillError
+from ..support.files import EXPORTED_PAIR as PAIR, description_of, pair_files
 from ..support.pickles import first_bytes
 
 __all__ = ["ExportError", "check_processor", "description_of", "pair_files", "read_description", "seal"]
 
 DESCRIPTION_FORMAT = "egodistill export 3"
 OLD_FORMAT = "egodistill export 2"  # of versions 0.3 and 0.4, without hashes
-WHOLE, PAIR = "student", ("frame", "motion")  # parts of a student: its only file, or its two
+WHOLE = "student"  # the part of a student that is its only file; those of two are in `PAIR`
 EXPORT_PRECISIONS = ("fp32", "bf16", "int8")
 # {kind: what a file of it holds, how its name ends}
 KINDS = {
@@ -53,21 +53,6 @@ class ExportError(EgoDistillError):
 
 # ---------------------------------------------------------------------------------------------------------------
 # Two files that belong together
-
-
-def description_of(path: Path) -> Path:
-    """Return the JSON file that describes an exported file."""
-    return path.with_name(f"{path.name}.json")
-
-
-def pair_files(path: str | os.PathLike) -> list[Path]:
-    """Return the files of a pair: STEM.frame.SUFFIX and STEM.motion.SUFFIX for STEM.SUFFIX.
-
-    Args:
-        path: STEM.SUFFIX.
-    """
-    path = Path(path)
-    return [path.with_name(f"{path.stem}.{part}{path.suffix}") for part in PAIR]
 
 
 def read_description(path: Path) -> dict[str, Any]:

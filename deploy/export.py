@@ -66,7 +66,7 @@ from ..engine import batches, checkpoints, runtime
 from ..recordings import clips
 from ..student import EgoDistill, IMUEncoder, Output
 from ..support import files
-from ..support.errors import NoteWarning
+from ..support.errors import NoteWarning, named
 from ..support.version import __version__
 from ..video import DRAWN
 from .descriptions import (
@@ -218,7 +218,7 @@ def write_files(model: EgoDistill, parts: Mapping[Path, type[Plain]], settings: 
     """
     check_request(model, list(parts), settings)
     if settings.precision == "int8" and settings.calibrate is None:
-        text = "int8 is calibrated on random inputs, so expect wrong classes; give calibrate=STORE (--calibrate STORE)"
+        text = f"int8 is calibrated on random inputs, so expect wrong classes; give {named('calibrate=STORE')}"
         warnings.warn(text, NoteWarning, stacklevel=3)
     model = copy.deepcopy(model).cpu().eval()
     with torch.no_grad(), warnings.catch_warnings():
@@ -291,19 +291,20 @@ def check_request(model: Any, paths: Sequence[Path], settings: Settings) -> None
     batches.require_classifier(model)
     for name, value, known in (("format", format, tuple(FORMATS)), ("precision", precision, EXPORT_PRECISIONS)):
         if value not in known:
-            raise ExportError(f"{name} must be one of {known}; got {value!r}")
+            raise ExportError(f"{named(name)} must be one of {known}; got {value!r}")
     if settings.batch_size is not None:
-        batches.require_number("batch_size", settings.batch_size, 1, whole=True)
-    batches.require_number("calibration_clips", settings.calibration_clips, 1, whole=True)
+        batches.require_number(named("batch_size"), settings.batch_size, 1, whole=True)
+    clips_option = named("calibration_clips", option="--calibrate-clips")
+    batches.require_number(clips_option, settings.calibration_clips, 1, whole=True)
     suffix = FORMATS[format].suffix
     for path in paths:
         if path.suffix != suffix:
             other = next((name for name, one in FORMATS.items() if one.suffix == path.suffix), None)
-            more = f", the end of format={other!r} (--format {other})" if other else ""
+            more = f", the end of {named('format', other)}" if other else ""
             raise ExportError(f"a file in the format {format!r} must end in {suffix}; got {path}{more}")
         for file in (path, description_of(path)):
             if file.exists() and not settings.overwrite:
-                raise ExportError(f"{file} already exists; pass overwrite=True (--overwrite) to replace it")
+                raise ExportError(f"{file} already exists; pass {named('overwrite', True)} to replace it")
     if (format, precision) == ("onnx", "bf16"):
         raise ExportError("onnxruntime has no bf16 convolution for CPUs; export ONNX as fp32 or int8")
     if format != "export" and torch_version() < (2, 6):

@@ -36,7 +36,8 @@ import av.error
 import av.logging
 import numpy as np
 
-from ..imu import LARGEST_READING, Imu, IMUError, table_columns, unit_notes
+from ..imu import Imu, IMUError, table_columns
+from ..support.errors import named
 from ..video import (
     LOCAL_FILES,
     OPEN_OPTIONS,
@@ -78,8 +79,6 @@ DECODED = 2  # frames that are decoded ahead if none may be dropped
 POLL = 0.05  # seconds between two reads of a growing file
 COMPARED = 4096  # first bytes of a growing file, which must stay as they are
 LONGEST_LINE = 100_000  # bytes
-JUDGED = 1000  # first readings of a feed whose units are checked
-ENOUGH = 100  # readings of a sensor that are enough for it; of fewer, a single wild one is the largest 1 %
 BAD_IN_A_ROW = 100  # lines without a sample in a row that end a feed
 # What an address may lead to. A playlist from the network must not name files of this machine.
 NETWORK = {"protocol_whitelist": "http,https,httpproxy,tls,tcp,udp,rtp,rtsp,rtmp,srt,crypto,data"}
@@ -311,12 +310,11 @@ class VideoFeed:
         self.size = size
         self.live = self.kind != "file"
         if self.live and not realtime:
-            raise VideoError(f"{source}: only a file can be read faster than real time (realtime=False, --fast)")
-        if reconnect and self.kind != "address":
             raise VideoError(
-                f"{source}: a {self.kind}; only an address can be opened again after it is lost (reconnect, "
-                f"--reconnect)"
+                f"{source}: only a file can be read faster than real time, {named('realtime', False, option='--fast')}"
             )
+        if reconnect and self.kind != "address":
+            raise VideoError(f"{source}: a {self.kind}; only an address can be opened again by {named('reconnect')}")
         self.length = math.nan
         if not self.live:
             with open_video(self.source) as container:
@@ -585,10 +583,7 @@ class LineSamples:
         blocks: Bytes as they come.
         parse: Returns time and six readings of a line, or None for a header; raises ValueError for a line that is not a
             sample.
-        report: Gets a sentence about the first line that is not a sample. It also gets one if the first thousand
-            readings, or all of a feed that ends before, are unlikely in m/s2 and rad/s; of a sensor with fewer than a
-            hundred it says that they are too few to check.
-        units: Whether to check the units of the first readings. A `Stream` that gets all of them does so itself.
+        report: Gets a sentence about the first line that is not a sample. The readings are judged by a `Stream`.
 
     Raises:
         IMUError: After a hundred lines in a row that are not samples.
@@ -603,7 +598,6 @@ class LineSamples:
     [0.  0.1] [1. 2.]
     numbers: line 4: could not convert string to float: 'zero'. Such lines are skipped and counted
     [0.2] [3.]
-    numbers: too few readings to check the units of accelerometer (3) and gyroscope (3); 100 are enough
     >>> feed.lines, feed.bad
     (4, 1)
     """
@@ -615,50 +609,20 @@ class LineSamples:
         parse: Callable[[str], Row | None],
         *,
         report: Callable[[str], object],
-        units: bool = True,
     ) -> None:
         self.name, self.blocks, self.parse, self.report = name, blocks, parse, report
         self.lines, self.bad, self._in_a_row = 0, 0, 0
-        self._first: list[np.ndarray] | None = [] if units else None  # readings whose units are not checked yet
 
     def __iter__(self) -> Samples:
         rest = b""
-        try:
-            for block in self.blocks:
-                *complete, rest = (rest + block).split(b"\n")
-                if len(rest) > LONGEST_LINE:
-                    complete, rest = [*complete, rest], b""
-                found = [row for line in complete if (row := self._row(line)) is not None]
-                if found:
-                    times, readings = zip(*found, strict=True)
-                    readings = np.array(readings, np.float64)
-                    if self._first is not None:
-                        self._first.append(readings)
-                        if sum(map(len, self._first)) >= JUDGED:
-                            self._check_units()
-                    yield np.array(times), readings
-        finally:  # at the end, after an error, or if nobody reads on
-            self._check_units()
-
-    def _check_units(self) -> None:
-        """Report once what is unlikely about the first readings; `read_imu()` would refuse or note a file of them."""
-        if not self._first:
-            return
-        table, self._first, few = np.concatenate(self._first), None, []
-        for sensor, values in (("accelerometer", table[:, :3]), ("gyroscope", table[:, 3:])):
-            values = values[(np.abs(values) < LARGEST_READING).all(axis=1)]  # NaN: False
-            if len(values) < ENOUGH:
-                few += [f"{sensor} ({len(values)})"] if len(values) else []
-                continue
-            try:
-                notes = unit_notes(self.name, sensor, values)
-            except IMUError as error:
-                self.report(str(error))
-                continue
-            for note in notes:
-                self.report(f"{self.name}: {note}")
-        if few:
-            self.report(f"{self.name}: too few readings to check the units of {' and '.join(few)}; {ENOUGH} are enough")
+        for block in self.blocks:
+            *complete, rest = (rest + block).split(b"\n")
+            if len(rest) > LONGEST_LINE:
+                complete, rest = [*complete, rest], b""
+            found = [row for line in complete if (row := self._row(line)) is not None]
+            if found:
+                times, readings = zip(*found, strict=True)
+                yield np.array(times), np.array(readings, np.float64)
 
     def _row(self, line: bytes) -> Row | None:
         """Return the sample of a line; None without one."""
@@ -743,7 +707,6 @@ def json_samples(
     report: Callable[[str], object],
     name: str = "standard input",
     timeout: float = math.inf,
-    units: bool = True,
 ) -> LineSamples:
     """Return samples from JSON lines in a pipe or file that is open; see `LineSamples`.
 
@@ -756,7 +719,6 @@ def json_samples(
         report: Gets messages, as in `LineSamples`.
         name: Name of the source, for messages.
         timeout: Seconds without samples after which the feed ends with an IMUError, once it has begun. Not on Windows.
-        units: Whether to check the units of the first readings, as in `LineSamples`.
 
     >>> import os
     >>> from egodistill.deploy import feeds
@@ -765,11 +727,10 @@ def json_samples(
     >>> for times, readings in feeds.json_samples(reader, clock=feeds.HostClock(), report=print):
     ...     print(times, readings)
     [0.5] [[0.  0.  9.8 nan nan nan]]
-    standard input: too few readings to check the units of accelerometer (1); 100 are enough
     >>> os.close(reader)
     """
     blocks = pipe_blocks(descriptor, Silence(name, clock, timeout))
-    return LineSamples(name, blocks, JSONRow(), report=report, units=units)
+    return LineSamples(name, blocks, JSONRow(), report=report)
 
 
 class Silence:
@@ -823,7 +784,6 @@ def table_samples(
     clock: HostClock,
     report: Callable[[str], object],
     timeout: float = math.inf,
-    units: bool = True,
 ) -> LineSamples:
     """Return the samples of a CSV table that another program writes, from its first row on and as it grows.
 
@@ -835,7 +795,6 @@ def table_samples(
         clock: Ends the feed with `stop()`.
         report: Gets messages, as in `LineSamples`.
         timeout: Seconds without new rows after which the feed ends with an IMUError, once it has begun.
-        units: Whether to check the units of the first readings, as in `LineSamples`.
 
     Raises:
         IMUError: With the name of the file, if it does not exist, has other columns or a second header with others, is
@@ -851,7 +810,7 @@ def table_samples(
     """
     silence = Silence(str(path), clock, timeout, header=1)
     blocks = growing_blocks(Path(path), silence)
-    return LineSamples(str(path), blocks, TableRow(path), report=report, units=units)
+    return LineSamples(str(path), blocks, TableRow(path), report=report)
 
 
 class TableRow:

@@ -23,7 +23,7 @@ import torch
 
 from ..engine import runtime
 from ..engine.batches import require_number
-from ..imu import FAST_TURN
+from ..recordings.sensors import FAST_TURN
 from ..support.errors import CLIP_SECONDS, IMU_RATE, EgoDistillError
 
 __all__ = [

@@ -3,9 +3,9 @@
     with Stream(student) as stream:
         ...
         for state in stream.health():
-            print(state.name, state.sentence, sep=": ")
+            print(state.sensor, state.fault, state.text, sep=": ")
 
-`imu.motion_states()` judges the last readings, as it judges those of a recording. What only a stream has is added here:
+`sensors.motion_states()` judges the last readings, as it judges those of a recording. What only a stream has is added:
 samples that are late, double or invalid, inputs that are silent, pictures that are blank or do not change.
 """
 
@@ -18,8 +18,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..imu import FROZEN, Imu, State, motion_states, unit_question
+from ..imu import Imu
 from ..recordings.clips import ClipSpec
+from ..recordings.sensors import FROZEN, State, motion_states, unit_question
+from ..support.errors import named
 from .arrivals import Alignment, Stats, Step
 
 __all__ = ["SENSORS", "SILENT", "Health", "Pictures", "Recent"]
@@ -138,7 +140,7 @@ class Pictures:
         if TINY * min(self.shape) < self.size:
             height, width = self.shape
             text = f"the pictures have {width}x{height} pixels; the model reads {self.size}x{self.size}"
-            found.append(State("pictures tiny", text))
+            found.append(State("pictures", "tiny", text))
         for name, least in (("blank", FROZEN), ("frozen", same_for)):
             since = self.since[name]
             if self.count[name] < 2 or self.last - since < least:
@@ -147,7 +149,7 @@ class Pictures:
             if name == "blank":
                 colour = "black" if max(self.colour) == 0 else f"of one colour, RGB {self.colour}"
                 text = f"the pictures have been {colour} since {since:.1f} s"
-            return [*found, State(f"pictures {name}", text)]  # what is blank does not change
+            return [*found, State("pictures", name, text)]  # what is blank does not change
         return found
 
     def move(self, convert: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -288,11 +290,11 @@ class Health:
                 moves = len(gyro) and float(np.sqrt(gyro.var(axis=0).sum())) > MOVES
                 self.same_for = SAME_MOVING if moves else SAME_STILL
         found = list(self.known)
-        if not any(state.name.endswith(" times") for state in found):  # the cause of all the rest
+        if not any(state.fault == "times" for state in found):  # the cause of all the rest
             found += self.faulty_shares()
             others = self.frame_times() or self.clocks()
             found += others
-            if not any(state.name in ("frame times", "clocks apart") for state in others):
+            if not any(state.fault in ("times", "apart") for state in others):
                 found += self.silences()
         return found + self.pictures.states(self.same_for) if self.spec.frames else found
 
@@ -310,12 +312,12 @@ class Health:
             return []
         coarse = self.coarse_times(np.concatenate([recent.samples()[0] for recent in self.recent]))
         texts = {
-            "late": f"came more than slack={self.slack:g} s after newer ones",
+            "late": f"came more than {named('slack', self.slack)} s after newer ones",
             "double": f"have the time of another one{coarse}",
             "invalid": "have no valid time or number",
         }
         return [
-            State(f"samples {name}", f"{count / total:.0%} of the last {total:,} readings {texts[name]}")
+            State("samples", name, f"{count / total:.0%} of the last {total:,} readings {texts[name]}")
             for name, count in zip(texts, counts, strict=True)
             if count > FAULTY * total
         ]
@@ -342,7 +344,7 @@ class Health:
         if FASTEST <= step <= self.frames_within:
             return []
         cause = unit_question(step, FASTEST, SLOWEST) if step else self.coarse_times(times)
-        return [State("frame times", f"the frames are {step:.3g} s apart{cause}")]
+        return [State("frame", "times", f"the frames are {step:.3g} s apart{cause}")]
 
     def has_odd_start(self) -> bool:
         """Return whether the first frames have times of no camera, but are too few for the state "frame times"."""
@@ -355,20 +357,20 @@ class Health:
         if self.step is not None and max(self.last) < self.step[1].stop + RECENT:
             name, step = self.step
             text = f"the clock of the {name} stepped back by {step.seconds:.2f} s at {step.stop:.2f} s"
-            found.append(State("clock stepped", f"{text}; no answer joins what was before and after"))
+            found.append(State("clock", "stepped", f"{text}; no answer joins what was before and after"))
         if alignment.apart:
             text = f"one of the clocks of frames and samples stepped by {abs(alignment.apart):.1f} s, the other did not"
-            found.append(State("clocks apart", f"{text}; answers go on when both agree, or after reset()"))
+            found.append(State("clocks", "apart", f"{text}; answers go on when both agree, or after reset()"))
         elif not self.spec.imu_samples:
             if len(self.stamps) >= FEW_STAMPS and (back := self.last[-1] - max(self.stamps)) > SET_BACK + self.slack:
                 text = f"the clock of the frames was set back by {back:.1f} s, or one frame had a time from the future"
-                found.append(State("clock stepped", f"{text}; answers go on after that time, or after reset()"))
+                found.append(State("clock", "stepped", f"{text}; answers go on after that time, or after reset()"))
         elif alignment.leads and (abs(lead := alignment.lead()) > OTHER_CLOCK or self.lacks_other_times(lead)):
             text = f"frames are {lead:.4g} s ahead of samples, so they are not on one clock, or not in one unit"
-            found.append(State("clocks apart", f"{text}; give frame_clock"))
+            found.append(State("clocks", "apart", f"{text}; give {named('frame_clock', option='--frame-offset')}"))
         elif self.lacking >= LACKING and alignment.leads and (late := -alignment.lead()) > self.late:
             text = f"the last {self.lacking} answers lack frames, which come {late:.1f} s after samples of their time"
-            found.append(State("frames late", f"{text}; give slack={late + 0.5:.1f}"))
+            found.append(State("frames", "late", f"{text}; give {named('slack', round(late + 0.5, 1))}"))
         return found
 
     def lacks_other_times(self, lead: float) -> bool:
@@ -385,14 +387,14 @@ class Health:
             return []
         waited = [self.waited(place) for place in range(len(INPUTS))]
         found = [
-            State(f"no {name}", f"no sample of the {name} has come for {seconds:.1f} s")
+            State(name, "missing", f"no sample of the {name} has come for {seconds:.1f} s")
             for name, seconds in zip(SENSORS, waited, strict=False)
             if seconds > SILENT + self.slack and not self.has_odd_start()
         ]
         if len(found) == len(SENSORS):
-            found = [State("no samples", f"frames come, but no sample has come for {min(waited[:2]):.1f} s")]
+            found = [State("samples", "missing", f"frames come, but no sample has come for {min(waited[:2]):.1f} s")]
         if self.spec.frames and waited[2] > self.frames_within + self.slack:
-            found.append(State("no frames", f"samples come, but no frame has come for {waited[2]:.1f} s"))
+            found.append(State("frames", "missing", f"samples come, but no frame has come for {waited[2]:.1f} s"))
         return found
 
     def waited(self, place: int) -> float:
@@ -412,4 +414,4 @@ class Health:
     def idle(self) -> list[State]:
         """Return the state of a stream to which nothing comes."""
         seconds = time.monotonic() - self.came
-        return [State("no input", f"nothing has come for {seconds:.0f} s")] if seconds > SILENT else []
+        return [State("input", "missing", f"nothing has come for {seconds:.0f} s")] if seconds > SILENT else []

@@ -31,10 +31,11 @@ import torch
 
 from ..engine import batches, runtime
 from ..engine.runtime import Precision
-from ..imu import LARGEST_READING, MAX_GAP, CoverageError, Imu, State
+from ..imu import LARGEST_READING, MAX_GAP, CoverageError, Imu
 from ..recordings import clips
+from ..recordings.sensors import State
 from ..student import EgoDistill
-from ..support.errors import EgoDistillError, NoteWarning
+from ..support.errors import EgoDistillError, NoteWarning, named
 from .arrivals import FRAME_LEAD, Alignment, Clock, Frames, Schedule, Sensor, Stats, TimedFrame, Times
 from .gates import FAST, TOLERANCE, Gate, Moved, Period, decide, replacement
 from .health import SENSORS, SILENT, Health
@@ -194,37 +195,37 @@ class Stream:
     ) -> None:
         batches.require_classifier(model)
         self.spec = batches.clip_spec_of(model)
-        batches.require_number("every", every, round(self.spec.seconds / 100, 4))
-        for name, value in (("slack", slack), ("tolerance", tolerance), ("camera_delay", camera_delay)):
+        batches.require_number(named("every"), every, round(self.spec.seconds / 100, 4))
+        for name, value in ((named("slack"), slack), (named("tolerance"), tolerance), ("camera_delay", camera_delay)):
             batches.require_number(name, value, 0)
-        for name, value in (("max_age", max_age), ("max_gap", max_gap), ("max_jump", max_jump)):
+        for name, value in ((named("max_age"), max_age), (named("max_gap"), max_gap), ("max_jump", max_jump)):
             batches.require_number(name, value, 0, above=True)
         if period is not None:
-            batches.require_number("period", period, 0, above=True)
+            batches.require_number(named("period"), period, 0, above=True)
             if gate is not None:
                 raise EgoDistillError("gate and period both say when to request a frame; give one of them")
         if camera_timeout is None:
             camera_timeout = slack + max(1.0, camera_delay + 0.5)
         batches.require_number("camera_timeout", camera_timeout, 0, above=True)
-        batches.require_number("min_coverage", min_coverage, 0, 1, above=True)
+        batches.require_number(named("min_coverage"), min_coverage, 0, 1, above=True)
         batches.require_number("max_pending", max_pending, 1, whole=True)
-        batches.require_number("top", top, 1, whole=True)
+        batches.require_number(named("top"), top, 1, whole=True)
         for name, choice in (("frames", frames), ("on_restart", on_restart)):
             if choice not in CHOICES[name]:
                 raise EgoDistillError(f"{name} must be one of {', '.join(CHOICES[name])}; got {choice!r}")
         for name, value in (("gate", gate), ("period", period)):
             if value is not None and frames != "newest":
                 raise EgoDistillError(
-                    f"{name} decides when to request a frame, so it needs frames='newest'; with 'centre' the camera "
-                    f"always runs"
+                    f"{name} decides when to request a frame, so it needs {named('frames', 'newest')}; with "
+                    f"'centre' the camera always runs"
                 )
         if frames == "newest" and not self.spec.frames:
-            raise EgoDistillError("the model reads no frames, so there is none to be the newest; leave out frames")
+            raise EgoDistillError(f"the model reads no frames, so none is the newest; leave out {named('frames')}")
         if gate is not None and (isinstance(gate, type) or not callable(gate)):
             raise EgoDistillError(f"gate must be a function, or a gate such as gates.Turned(0.4); got {gate!r}")
         longest = gate.seconds if isinstance(gate, Period) else period or 0.0
         if longest > max_age:
-            raise EgoDistillError(f"the period must be at most max_age, {max_age:g} s; got {longest}")
+            raise EgoDistillError(f"{named('period')} must be at most {named('max_age')}, {max_age:g} s; got {longest}")
         if gate is not None and not self.spec.imu_samples:
             raise EgoDistillError("gate is asked about head motion, and this model reads none; give period instead")
         rate = self.spec.imu_rate
@@ -247,12 +248,12 @@ class Stream:
         self._turn = None
         if imu_axes is not None:
             if not self.spec.imu_samples:
-                raise EgoDistillError("the model reads no IMU samples; leave out imu_axes")
+                raise EgoDistillError(f"the model reads no IMU samples; leave out {named('imu_axes')}")
             axes, self._turn = clips.read_axes(imu_axes)
             clips.require_axes("the stream", axes, self.spec)
         offset, stretch = frame_clock
-        batches.require_number("frame_clock[0]", offset)
-        batches.require_number("frame_clock[1]", stretch, 0, above=True)
+        batches.require_number(named("frame_clock[0]", option="--frame-offset"), offset)
+        batches.require_number(named("frame_clock[1]", option="--frame-stretch"), stretch, 0, above=True)
         self.every, self.slack, self.top = every, slack, top
         self.choice, self.tolerance, self.max_age, self.frame_clock = frames, tolerance, max_age, (offset, stretch)
         self.limits = {"min_coverage": min_coverage, "max_gap": max_gap}
@@ -369,15 +370,18 @@ class Stream:
 
     def _add(self, seconds: np.ndarray, table: np.ndarray) -> bool:
         """Give each sensor its samples; return whether the clock of one was restarted."""
-        restarted = False
+        restarted, valid = False, np.abs(table) < LARGEST_READING  # NaN: False
+        whole = valid.all() and np.isfinite(seconds).all()  # nearly always
         for place, sensor in enumerate(self._sensors):
-            values = table[:, 3 * place : 3 * place + 3]
-            present = ~np.isnan(values).all(axis=1)
-            usable = present & np.isfinite(seconds) & (np.abs(values) < LARGEST_READING).all(axis=1)
-            wrong = int(np.count_nonzero(present & ~usable))
-            self._stats.samples += wrong
-            self._stats.invalid += wrong
-            stamps, readings, steps = seconds[usable], values[usable], len(sensor.steps)
+            part = slice(3 * place, 3 * place + 3)
+            stamps, readings, steps = seconds, table[:, part], len(sensor.steps)
+            if not whole:
+                present = ~np.isnan(readings).all(axis=1)
+                usable = present & np.isfinite(seconds) & valid[:, part].all(axis=1)
+                wrong = int(np.count_nonzero(present & ~usable))
+                self._stats.samples += wrong
+                self._stats.invalid += wrong
+                stamps, readings = seconds[usable], readings[usable]
             restarted |= sensor.add(stamps, readings)
             if not len(stamps):
                 continue
@@ -574,11 +578,8 @@ class Stream:
 
         | state | what was seen |
         | --- | --- |
-        | "accelerometer units", "gyroscope units", "sensors exchanged" | readings that are not in m/s2 and rad/s |
-        | "accelerometer times", "gyroscope times", "frame times" | times that are neither seconds nor nanoseconds |
-        | "... dead", "... frozen" | readings that are zero, or do not change, for 5 s |
-        | "... axes" | two axes that are equal, or one that is zero |
-        | "... rate" | fewer than half as many samples per second as the model reads |
+        | "accelerometer units" and others | those of `sensors.motion_states()`, about the last 11 s |
+        | "frame times" | times that are neither seconds nor nanoseconds |
         | "samples late", "samples double", "samples invalid" | more than 5 % of the last readings |
         | "no accelerometer", "no gyroscope", "no samples", "no frames" | an input that does not come, while others do |
         | "no input" | nothing has come for 5 s |
@@ -629,7 +630,7 @@ class Stream:
             if self.report is not None:
                 self.report(state)
             else:
-                warnings.warn(f"{state.name}: {state.sentence}", NoteWarning, stacklevel=3)
+                warnings.warn(f"{state.name}: {state.text}", NoteWarning, stacklevel=3)
 
     # --- Under the lock ------------------------------------------------------------------------------
 
@@ -714,6 +715,8 @@ class Stream:
         """Return the number of the last answer that is due."""
         schedule, slack = self._schedule, 0.0 if final else self.slack
         marks = [sensor.newest - slack for sensor in self._sensors]
+        if not final and max(marks) < schedule.stop(schedule.next):  # nearly always
+            return schedule.next - 1
         if not self.spec.imu_samples:
             return schedule.last_before(marks[0], schedule.stop)
         last = schedule.last_before(min(marks), schedule.grid_end if final else schedule.stop)

@@ -5,6 +5,8 @@ runtime       device, precision, compilation
 distributed   the processes of torchrun
 checkpoints   model files and published weights
 filterbank    an IMU encoder of plain numbers, however the sensor is mounted
+published     sizes and costs of the published teachers, without torch
+recipes       settings of the stages, recipes; without torch
 motion        recorded head motion of others, added to that of clips
 refusal       the class "unsure" of a student of head motion
 teacher       the class Teacher; `egodistill.teachers` is the door
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
         distributed as distributed,
         filterbank as filterbank,
         motion as motion,
+        published as published,
+        recipes as recipes,
         refusal as refusal,
         runtime as runtime,
         teacher as teacher,
@@ -31,6 +35,8 @@ else:
     __getattr__, __dir__ = hand_on(
         __name__,
         dict.fromkeys(
-            "batches checkpoints distributed filterbank motion refusal runtime teacher torchvision_teachers".split(), ()
+            "batches checkpoints distributed filterbank motion published recipes refusal runtime teacher "
+            "torchvision_teachers".split(),
+            (),
         ),
     )

@@ -11,25 +11,22 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..recordings import clips
 from ..student import Output, describe
 from ..support import files
-from ..support.errors import DataError, EgoDistillError
+from ..support.errors import DataError, EgoDistillError, named
 from ..support.names import Names
-from .motion import RecordedMotion
+from .recipes import Augment, is_frames, require_number
 from .refusal import known_names
 
 __all__ = [
@@ -157,7 +154,7 @@ PREPARATION = {
     "frames": "prepare(..., num_frames={spec.frames}) (`egodistill prepare --num-frames {spec.frames}`)",
     "clip": "prepare(..., clip_frames={spec.frames}, clip_size={spec.size}) "
     "(`egodistill prepare --clip-frames {spec.frames} --clip-size {spec.size}`)",
-    "imu": "prepare() (without --no-imu)",
+    "imu": "prepare() (`egodistill prepare` without --no-imu)",
     "audio": "prepare(..., audio=True) (`egodistill prepare --audio`)",
 }
 STUDENT_OPTIONS = {"frames": "num_frames", "size": "frame_size", "seconds": "clip_seconds"}  # {field: argument}
@@ -196,8 +193,8 @@ def arrays_of(model: Model, store: Store, *, classes: bool = True, way_out: str 
     for name in names:
         require_clips(model, store, name)
     if getattr(model, "class_names", None) is None and len(store.class_names):
-        named: Any = model  # a model of your own may lack the attribute
-        named.class_names = [str(name) for name in store.class_names]
+        own_model: Any = model  # a model of your own may lack the attribute
+        own_model.class_names = [str(name) for name in store.class_names]
     note_clips(model, store, names)
     return names
 
@@ -499,7 +496,7 @@ def require_clips(model: Model, store: Store, name: str) -> None:
         fitting = ", ".join(f"{names.get(k, k)}={theirs!r}" for k, (_, theirs) in different.items())
         other = "other clips"
         if name == "clip" and different.keys() <= {"frames", "size"}:
-            other = f"clips for it (--clip-frames {ours.frames} --clip-size {ours.size})"
+            other = f"clips for it with {named('clip_frames', ours.frames)} and {named('clip_size', ours.size)}"
         raise EgoDistillError(
             f"the array {name!r} of the store does not fit the model: {'; '.join(faults)}. Build the model with "
             f"{fitting}, or prepare {other}"
@@ -631,18 +628,18 @@ def require_teacher(store: Store, teacher: str, *outputs: str) -> list[str]:
     if not isinstance(teacher, str):
         raise EgoDistillError(
             f"teacher is a {type(teacher).__name__}; give the name of its outputs in the store, such as "
-            f"{getattr(teacher, 'name', 'x3d')!r}, which teachers.extract() writes"
+            f"{getattr(teacher, 'name', 'x3d')!r}, which {named('teachers.extract()')} writes"
         )
     names = [f"{teacher}.{output}" for output in outputs]
     for name in names:
         if name not in store.names:
             known = [array.removesuffix(".feature") for array in store.names if array.endswith(".feature")]
             if not known:
-                written = "teachers.extract() (`egodistill extract`) writes them"
-                raise EgoDistillError(f"{name_of(store)}: has outputs of no teacher; {written}")
+                told = f"has outputs of no teacher; {named('teachers.extract()')} writes them"
+                raise EgoDistillError(f"{name_of(store)}: {told}")
             raise EgoDistillError(
                 f"the store has no array {name!r}; it has outputs of: {', '.join(known)}. Give one of "
-                f"these names, or write the outputs of another teacher with teachers.extract() (`egodistill extract`)"
+                f"these names, or write the outputs of another teacher with {named('teachers.extract()')}"
             )
     return names
 
@@ -659,8 +656,8 @@ def require_labels(store: Store, *, some: bool = False) -> None:
     if count and count == len(store):
         raise EgoDistillError(
             f"none of the {count} clips has a label, which this needs; without labels, a student learns from a "
-            f"teacher's outputs (prepare or extract them, then distill), and agreement() (`egodistill evaluate`) "
-            f"compares with them"
+            f"teacher's outputs (prepare or extract them, then distill), and "
+            f"{named('agreement()', option='`egodistill evaluate`')} compares with them"
         )
     if count and not some:
         raise EgoDistillError(
@@ -708,49 +705,6 @@ def require_finite(store: Store, rows: Tensor, name: str, values: Tensor) -> Non
         )
 
 
-def require_number(
-    name: str,
-    value: Any,
-    least: float = -math.inf,
-    most: float = math.inf,
-    *,
-    above: bool = False,
-    below: bool = False,
-    whole: bool = False,
-) -> None:
-    """Raise EgoDistillError unless a setting is a finite number in a range.
-
-    Args:
-        name: Name of the setting, for the message.
-        value: Its value, of any type.
-        least: The smallest number allowed.
-        most: The largest number allowed.
-        above: Exclude `least` itself.
-        below: Exclude `most` itself.
-        whole: Require an integer.
-
-    >>> from egodistill import batches
-    >>> batches.require_number("alpha", 1.5, 0, 1)
-    Traceback (most recent call last):
-    ...
-    egodistill.EgoDistillError: alpha must be a number, 0 <= alpha <= 1; got 1.5
-    """
-    fits = isinstance(value, numbers.Integral if whole else numbers.Real) and not isinstance(value, bool)
-    fits = fits and math.isfinite(value)
-    fits = fits and (least < value if above else least <= value) and (value < most if below else value <= most)
-    if not fits:
-        limits = f"{least} {'<' if above else '<='} {name}" if math.isfinite(least) else name
-        limits += f" {'<' if below else '<='} {most}" if math.isfinite(most) else ""
-        raise EgoDistillError(f"{name} must be a {'whole ' if whole else ''}number, {limits}; got {value!r}")
-
-
-def use_python_numbers(settings: Any) -> None:
-    """Replace the numpy numbers of a frozen dataclass by those of Python, which checkpoints and JSON accept."""
-    for name, value in vars(settings).items():
-        if isinstance(value, np.generic):
-            object.__setattr__(settings, name, value.item())
-
-
 def read_batches(
     store: Store,
     names: Sequence[str],
@@ -782,7 +736,7 @@ def read_batches(
     torch.Size([4, 422, 6]) tensor([0, 1, 2, 3])
     torch.Size([2, 422, 6]) tensor([4, 5])
     """
-    require_number("batch_size", batch_size, 1, whole=True)
+    require_number(named("batch_size"), batch_size, 1, whole=True)
     source = _Source(store, names, device, change)
     parts = [part if pick is None else pick(part) for part in rows.split(batch_size) if len(part)]
     return files.read_ahead(parts, source.read)
@@ -813,111 +767,3 @@ class _Source:
     def send(self, x: Tensor) -> Tensor:
         """Return a tensor on the device; from pinned memory, a GPU copies it while it computes."""
         return (x.pin_memory() if self.device.type == "cuda" else x).to(self.device, non_blocking=True)
-
-
-def is_frames(name: str) -> bool:
-    """Return whether an array of a store holds pictures: a student's frames, or a teacher's clip."""
-    return name == "clip" or (name.startswith("frames_") and "." not in name)
-
-
-@dataclass(frozen=True)
-class Augment:
-    """Random changes of training clips, a student's or a teacher's; none by default, as in the paper.
-
-    All frames of a clip are changed alike. Raise EgoDistillError for a share outside of 0 <= share < 1.
-
-    Attributes:
-        crop: Crop each frame at random and resize the crop to the frame's size. Sides of the crop are shorter than the
-            frame's by up to this share: 0.3 gives 0.7 to 1 of the frame's.
-        jitter: Multiply each colour by a factor between 1 - jitter and 1 + jitter: half of it is the same for the three
-            colours (brightness), half of it is not (tint).
-        shift: Move the head motion against the frames, by up to this share of the clip in both directions: 0.05 is 0.1
-            s of 2.13. The first or the last sample is repeated.
-        motion: Recordings of the head motion of others, files of `data.read_imu()`: three of four clips get a random
-            part of one on top, about a random heading (`engine.motion`), so that a walk misleads the student less. The
-            frames stay as they are. What is trained keeps these paths and a checksum, no samples.
-
-    >>> from egodistill import Augment, EgoDistill, data, finetune
-    >>> model, train = EgoDistill.load("student.pt"), data.ClipStore("store").split("train")
-    >>> history = finetune(model, train, augment=Augment(crop=0.3), epochs=1, device="cpu", progress=False)
-    """
-
-    crop: float = 0.0
-    jitter: float = 0.0
-    shift: float = 0.0
-    motion: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        use_python_numbers(self)
-        for name in ("crop", "jitter", "shift"):
-            require_number(name, getattr(self, name), 0, 1, below=True)
-        paths = (self.motion,) if isinstance(self.motion, (str, os.PathLike)) else self.motion
-        try:
-            object.__setattr__(self, "motion", tuple(map(os.fspath, paths)))
-        except TypeError as error:
-            raise EgoDistillError(
-                f"motion must be paths of recordings, such as ('walk.csv',); got {paths!r}"
-            ) from error
-
-    def changes(self, name: str) -> bool:
-        """Return whether an array of a store is changed.
-
-        Args:
-            name: Its name.
-        """
-        if name == "imu":
-            return bool(self.shift or self.motion)
-        return is_frames(name) and bool(self.crop or self.jitter)
-
-    def apply(self, batch: dict[str, Tensor], seeds: Sequence[int], motion: RecordedMotion | None = None) -> None:
-        """Change a batch in place; the change of a clip depends on its seed only, not on the number of processes.
-
-        Args:
-            batch: {array: values [b, ...]}; arrays of other things than frames and head motion stay as they are.
-            seeds: Seed of each clip.
-            motion: The recordings of `motion`, read.
-        """
-        if self.motion and motion is None:
-            raise EgoDistillError("motion: give the recordings that are added, read by engine.motion.RecordedMotion")
-        steps = [step for share, step in ((self.crop, self.crop_frames), (self.jitter, self.jitter_frames)) if share]
-        own = [*([self.shift_imu] if self.shift else []), *([motion.add] if motion else [])]
-        for name in filter(self.changes, list(batch)):
-            for step in own if name == "imu" else steps:
-                batch[name] = torch.stack([step(x, seed) for x, seed in zip(batch[name], seeds, strict=True)])
-
-    def shift_imu(self, imu: Tensor, seed: int) -> Tensor:
-        """Move the samples of a clip in time; return the same shape.
-
-        Args:
-            imu: float [T, 6].
-            seed: Seed of the shift.
-        """
-        *_, place = torch.rand(8, generator=torch.Generator().manual_seed(seed)).tolist()  # The others are the frames'.
-        last = len(imu) - 1
-        return imu[(torch.arange(len(imu)) + round(self.shift * (2 * place - 1) * len(imu))).clamp(0, last)]
-
-    def jitter_frames(self, frames: Tensor, seed: int) -> Tensor:
-        """Multiply the colours of all frames of a clip by the same factors; return the same shape.
-
-        Args:
-            frames: uint8 [N, 3, H, W].
-            seed: Seed of the factors.
-        """
-        numbers = torch.rand(7, generator=torch.Generator().manual_seed(seed))  # The first three are the crop's.
-        common, *own = (2 * numbers[3:] - 1).tolist()
-        factors = 1 + self.jitter * (common + torch.tensor(own)) / 2
-        return (frames * factors[:, None, None]).round().clamp(0, 255).to(frames.dtype)
-
-    def crop_frames(self, frames: Tensor, seed: int) -> Tensor:
-        """Crop all frames of a clip alike and resize the crop; return the same shape.
-
-        Args:
-            frames: uint8 [N, 3, H, W].
-            seed: Seed of the crop.
-        """
-        size, *place = torch.rand(3, generator=torch.Generator().manual_seed(seed)).tolist()
-        full = frames.shape[2:]
-        sides = [max(1, round(side * (1 - self.crop * size))) for side in full]
-        top, left = (round(share * (side - own)) for share, side, own in zip(place, full, sides, strict=True))
-        part = frames[:, :, top : top + sides[0], left : left + sides[1]].float()
-        return F.interpolate(part, tuple(full), mode="bilinear", antialias=True).round().clamp(0, 255).to(frames.dtype)

@@ -44,7 +44,7 @@ from torch.nn.modules.module import (
 
 from ..student import todays_arguments
 from ..support import files
-from ..support.errors import EgoDistillError, EgoDistillOSError, in_words
+from ..support.errors import EgoDistillError, EgoDistillOSError, in_words, named
 from ..support.pickles import ArrayUnpickler, check_pickle, first_bytes, read_pickle
 
 __all__ = [
@@ -250,21 +250,21 @@ def parts_by_name(own: Mapping[str, str], parts: Sequence[Any]) -> dict[str, Any
 
 def require_parts(path: str | os.PathLike, own: Mapping[str, str], given: Mapping[str, Any]) -> None:
     """Raise EgoDistillError unless those classes are given that a file names as not of this library."""
-    for part, named in own.items():
-        name = named.rpartition(":")[2].rpartition(".")[2]
+    for part, kind in own.items():
+        name = kind.rpartition(":")[2].rpartition(".")[2]
         way_out = f"call {name}.load()" if part == "class" else f"pass it: load(..., {part}={name})"
         option = f"--own FILE.py:{name}"
-        if named.startswith(("torch.", "torchvision.")):  # nn.Sequential: not its layers
+        if kind.startswith(("torch.", "torchvision.")):  # nn.Sequential: not its layers
             way_out = f"pass the network as you built it: load(..., {part}=network)"
             option = "--own FILE.py:NAME with the function that builds it"
         if part not in given:
             raise EgoDistillError(
-                f"{path}: its {part} is {named}, which is not of this library, and no file contains code; {way_out}, "
+                f"{path}: its {part} is {kind}, which is not of this library, and no file contains code; {way_out}, "
                 f"or give {option}"
             )
         found = name_of(given[part])
         if found not in (None, name):
-            raise EgoDistillError(f"{path}: its {part} is {named}, not {found}; {way_out}")
+            raise EgoDistillError(f"{path}: its {part} is {kind}, not {found}; {way_out}")
     if extra := given.keys() - {"class"} - own.keys():
         if min(extra) in ("device", "map_location"):
             raise EgoDistillError(f"{path}: load() returns the model on the CPU; move it, model.to(DEVICE)")
@@ -619,7 +619,7 @@ def read_checkpoint(path: str | os.PathLike, expected: str) -> dict[str, Any]:
         )
     if expected == MODEL_FORMAT and str(form).startswith("egodistill training"):
         raise EgoDistillError(
-            f"{path} is the checkpoint of a training, not a model; run the training again, with out=FILE (--out FILE), "
+            f"{path} is the checkpoint of a training, not a model; run the training again, with {named('out=FILE')}, "
             f"and it writes the model at its end"
         )
     if form != expected:

@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..imu import NEAR_GRAVITY, Imu, read_imu
+from ..imu import Imu, read_imu
+from ..recordings.sensors import NEAR_GRAVITY
 from ..support.errors import DataError
 
 __all__ = ["RecordedMotion"]

@@ -20,15 +20,16 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from ..support import tables
-from ..support.errors import EgoDistillError
+from ..support.errors import EgoDistillError, named
 from . import checkpoints
+from .recipes import PRECISIONS, Precision, require_precision
 
 __all__ = [
     "BATCH_NORMS",
@@ -50,8 +51,6 @@ __all__ = [
     "with_cast_weights",
 ]
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 # Data types of operations in mixed precision; weights, losses and optimizer stay in float32.
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -82,8 +81,8 @@ def pick_device(device: str | torch.device | None) -> torch.device:
         elif reason.startswith("Expected one of"):  # a list of twenty
             reason = "torch knows no device of this name; there are cpu, cuda (NVIDIA and AMD), mps (Apple) and others"
         raise EgoDistillError(
-            f"the device {str(device)!r} cannot be used: {reason}; leave it out (--device) for a GPU if there is one, "
-            f"else the CPU"
+            f"the device {str(device)!r} cannot be used: {reason}; leave out {named('device')} for a GPU if there is "
+            f"one, else the CPU"
         ) from error
     return place
 
@@ -153,7 +152,7 @@ def pick_precision(device: torch.device, precision: str, model: Any = None) -> s
     if precision != "fp32" and isinstance(model, nn.Module) and (found := unmixable_weight(model)):
         raise EgoDistillError(
             f"the weights of {type(model).__name__} are {found[1]} ({found[0]}), which do not mix with {precision}: "
-            f"call model.float() first, or choose precision='fp32' to keep them"
+            f"call model.float() first, or choose {named('precision', 'fp32')} to keep them"
         )
     return precision
 
@@ -202,16 +201,6 @@ def trained_conv3d(model: nn.Module) -> str | None:
     own = nn.Conv3d.forward
     found = (name for name, layer in model.named_modules() if getattr(type(layer), "forward", None) is own)
     return next((name for name in found if model.get_submodule(name).weight.requires_grad), None)
-
-
-def require_precision(precision: str) -> None:
-    """Raise EgoDistillError for an unknown precision.
-
-    Args:
-        precision: One of `PRECISIONS`.
-    """
-    if precision not in PRECISIONS:
-        raise EgoDistillError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:

@@ -6,8 +6,8 @@
     feature, logits = net(clip)                             # float [B, 3, 32, 256, 256] -> [B, 768] and [B, 400]
     weights_file("swin3d_t")                                # downloaded once, by torchvision
 
-The networks are torchvision's own. `egodistill.teachers.load("swin3d_t", "torchvision")` makes a teacher of one. Their
-mean, std, crop and classes come from the metadata of torchvision's weights; `CLIPS` has what these lack.
+The networks are torchvision's own. `egodistill.teachers.load("swin3d_t", "torchvision")` makes a teacher of one. What
+torchvision's metadata say about them is repeated here, because importing its networks takes as long as importing torch.
 """
 
 from __future__ import annotations
@@ -18,26 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision import models
 
 from .. import student
 from ..video_i3d import I3D, centre_square, check_clip, record_arguments
 
 __all__ = ["LAYOUTS", "PUBLISHED", "TorchvisionVideo", "weights_file"]
-
-# {model: (frames of a clip, frames per second, licence)}. The first two are in the text "_docs" of the weights'
-# metadata (`clip_len`, `frame_rate`), for accuracies on Kinetics-400. The licence is that of the code that the weights
-# are from, which "recipe" there names: torchvision, Video-Swin-Transformer (from memory), PySlowFast.
-CLIPS = {
-    "swin3d_t": (32, 15.0, "Apache-2.0"),
-    "swin3d_s": (32, 15.0, "Apache-2.0"),
-    "swin3d_b": (32, 15.0, "Apache-2.0"),
-    "mvit_v2_s": (16, 7.5, "Apache-2.0"),
-    "s3d": (128, 15.0, "BSD-3-Clause"),
-    "r3d_18": (16, 15.0, "BSD-3-Clause"),
-    "mc3_18": (16, 15.0, "BSD-3-Clause"),
-    "r2plus1d_18": (16, 15.0, "BSD-3-Clause"),
-}
 
 
 class TorchvisionVideo(nn.Module):
@@ -79,6 +64,8 @@ class TorchvisionVideo(nn.Module):
         ):
             if architecture.startswith(prefix) and not fits:
                 raise ValueError(f"{architecture} needs {needed}; got frames={frames}, size={size}, centre={centre}")
+        from torchvision import models
+
         self.trunk = models.get_model(architecture, weights=None, num_classes=num_classes)
         name, last = [(n, m) for n, m in self.trunk.named_modules() if isinstance(m, (nn.Linear, nn.Conv3d))][-1]
         parent, _, leaf = name.rpartition(".")
@@ -117,6 +104,8 @@ def weights_file(architecture: str) -> Path:
     Raises:
         DownloadError: Of `student`, if it cannot be downloaded.
     """
+    from torchvision import models
+
     weights = models.get_model_weights(architecture)["DEFAULT"]
     path = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
     if not path.is_file():
@@ -128,19 +117,23 @@ def weights_file(architecture: str) -> Path:
 # Published models and the names of their weights
 
 
-def published(architecture: str) -> dict[str, Any]:
-    """Return the entry of a model in PUBLISHED, with the metadata of its default weights."""
-    frames, rate, licence = CLIPS[architecture]
-    every = models.get_model_weights(architecture)
-    best = every["DEFAULT"]
-    preset = best.transforms()
-    clip = {"frames": frames, "size": preset.resize_size[0], "seconds": frames / rate}
+def published(
+    architecture: str,
+    frames: int,
+    size: int,
+    *released: str,
+    rate: float = 15.0,
+    licence: str = "BSD-3-Clause",
+    mean: tuple[float, ...] = (0.43216, 0.394666, 0.37645),
+    std: tuple[float, ...] = (0.22803, 0.22145, 0.216989),
+) -> dict[str, Any]:
+    """Return an entry of PUBLISHED: a model of clips with `rate` frames per second, and the files of its weights."""
     return {
         "network": TorchvisionVideo,
-        "num_classes": len(best.meta["categories"]),
-        "clip": clip | {"mean": tuple(preset.mean), "std": tuple(preset.std)},
-        "released": tuple(Path(one.url).name for one in (best, *(one for one in every if one is not best))),
-        "options": {"architecture": architecture, "centre": preset.crop_size[0] / preset.resize_size[0]},
+        "num_classes": 400,
+        "clip": {"frames": frames, "size": size, "seconds": frames / rate, "mean": mean, "std": std},
+        "released": released,
+        "options": {"architecture": architecture, "centre": 0.875},
         "source": "torchvision",
         "licence": licence,
         "obtain": "download.pytorch.org/models/NAME",
@@ -148,7 +141,21 @@ def published(architecture: str) -> dict[str, Any]:
     }
 
 
-PUBLISHED = {name: published(name) for name in CLIPS if name in models.list_models(module=models.video)}
+# From the metadata of torchvision's weights: frames, size before the crop, files, the default weights first; frame rate
+# (as for accuracies on Kinetics-400), mean and std. The licence is that of the code that the weights are from, which
+# "recipe" there names: torchvision, Video-Swin-Transformer (from memory), PySlowFast.
+SWIN = {"licence": "Apache-2.0", "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+MVIT = {"licence": "Apache-2.0", "mean": (0.45,) * 3, "std": (0.225,) * 3, "rate": 7.5}
+PUBLISHED = {
+    "swin3d_t": published("swin3d_t", 32, 256, "swin3d_t-7615ae03.pth", **SWIN),
+    "swin3d_s": published("swin3d_s", 32, 256, "swin3d_s-da41c237.pth", **SWIN),
+    "swin3d_b": published("swin3d_b", 32, 256, "swin3d_b_1k-24f7c7c6.pth", "swin3d_b_22k-7c6ae6fa.pth", **SWIN),
+    "mvit_v2_s": published("mvit_v2_s", 16, 256, "mvit_v2_s-ae3be167.pth", **MVIT),
+    "s3d": published("s3d", 128, 256, "s3d-d76dad2f.pth"),
+    "r3d_18": published("r3d_18", 16, 128, "r3d_18-b3b3357e.pth"),
+    "mc3_18": published("mc3_18", 16, 128, "mc3_18-a90a0ba3.pth"),
+    "r2plus1d_18": published("r2plus1d_18", 16, 128, "r2plus1d_18-91a641e6.pth"),
+}
 
 # The names of the weights in torchvision's files; those of its first MViT are in `video_transformers`.
 LAYOUTS: tuple[dict[str, Any], ...] = (

@@ -25,7 +25,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from .. import student
@@ -154,7 +153,9 @@ def load_pretrained(weights: student.Weights, keyword: str, published: str, head
     If `weights` is `keyword`, torchvision downloads the weights called `published`.
     """
     if isinstance(weights, str) and weights == keyword:
-        state = student.download_weights(torchvision.models.get_weight(published), published)
+        from torchvision import models
+
+        state = student.download_weights(models.get_weight(published), published)
         source = f"torchvision's {published}"
     else:
         state = checkpoints.read_weights(weights)

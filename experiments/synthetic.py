@@ -62,7 +62,7 @@ import numpy as np
 import torch
 
 from ..support import files
-from ..support.errors import EgoDistillError
+from ..support.errors import EgoDistillError, named
 from ..support.processes import Processes, Watch
 from . import props, scene
 from .behaviour import (
@@ -152,9 +152,10 @@ class Request:
                 raise WorldError(f"{name} must be an integer; got {getattr(self, name)!r}")
         for name in ("seed", "validation_acts", "validation_wearers", "untrimmed"):
             if getattr(self, name) < 0:
-                raise WorldError(f"{name} must be an integer of at least 0; got {getattr(self, name)}")
+                told = named(name) if name == "seed" else name
+                raise WorldError(f"{told} must be an integer of at least 0; got {getattr(self, name)}")
         if not 0 <= self.label_noise < 1:
-            raise WorldError(f"label_noise must be at least 0 and less than 1; got {self.label_noise}")
+            raise WorldError(f"{named('label_noise')} must be at least 0 and less than 1; got {self.label_noise}")
         if not 0 <= self.coupling <= 1:
             raise WorldError(f"coupling must be between 0 and 1; got {self.coupling}")
         if not 0 <= self.shutter <= 1 / FRAME_RATE:
@@ -178,15 +179,14 @@ class Request:
                 f"a world has at most 67 validation and test wearers besides {', '.join(EPIC_TEST_WEARERS)}; got "
                 f"validation_wearers={self.validation_wearers}, test_wearers={self.test_wearers}"
             )
-        for split in ("train", "validation", "test"):
+        told = {"train": named("train_acts"), "validation": "validation_acts", "test": named("test_acts")}
+        for split, option in told.items():
             acts, wearers = (getattr(self, f"{split}_{what}") for what in ("acts", "wearers"))
             if acts < wearers or (acts and not wearers):
-                raise WorldError(
-                    f"each wearer needs at least one act; got {split}_wearers={wearers}, {split}_acts={acts}"
-                )
+                raise WorldError(f"each wearer needs at least one act; got {split}_wearers={wearers}, {option}: {acts}")
             if acts > MOST_ACTS * wearers:  # Recordings 101 to 200; 201 is the untrimmed one.
                 raise WorldError(
-                    f"a wearer has at most {MOST_ACTS} acts; got {split}_wearers={wearers}, {split}_acts={acts}"
+                    f"a wearer has at most {MOST_ACTS} acts; got {split}_wearers={wearers}, {option}: {acts}"
                 )
 
     def wearers(self, split: str) -> tuple[str, ...]:

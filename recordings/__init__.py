@@ -2,6 +2,7 @@
 
 clips         the class Recording; windows, and all clips of a recording in one pass
 audio         sound
+sensors       what is wrong with an accelerometer or a gyroscope: units, times, frozen readings, no gravity
 aria          recordings of Project Aria glasses
 checks        coverage, gaps, clock and axes: `recordings.check()`
 offset        the offset and the axes of the IMU's clock against the picture
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         copies as copies,
         offset as offset,
         pictures as pictures,
+        sensors as sensors,
     )
     from .checks import HEADER as HEADER, Check as Check, SensorCheck as SensorCheck, check as check
     from .clips import (
@@ -46,5 +48,6 @@ else:
             "copies": ("Transcoded", "transcode"),
             "offset": ("estimate_offset",),
             "pictures": ("draw_check",),
+            "sensors": (),
         },
     )

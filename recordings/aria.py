@@ -35,7 +35,7 @@ from numpy.lib.recfunctions import repack_fields
 
 from ..imu import LARGEST_READING, Imu
 from ..support import files
-from ..support.errors import DataError
+from ..support.errors import DataError, named
 from .copies import h264_stream
 
 __all__ = ["VRS", "AriaError", "Converted", "AriaRecording", "convert"]
@@ -556,11 +556,11 @@ def convert(
     egodistill.recordings.aria.AriaError: walk.mp4: not a VRS file, which begins with 'VisionRe'; give a ...
     """
     if not 0 <= quality <= 51 or (size is not None and size < 16):
-        raise DataError(f"{path}: quality must be from 0 to 51 and size at least 16, not {quality} and {size}")
+        raise DataError(f"{path}: quality must be 0 to 51 and {named('size')} at least 16, not {quality} and {size}")
     video, table = converted_files(path, folder)
     for out in (video, table):
         if out.exists() and (out.is_dir() or not overwrite):
-            raise DataError(f"{out}: already exists; give another folder, or overwrite=True (--overwrite)")
+            raise DataError(f"{out}: already exists; give another folder, or {named('overwrite', True)}")
     recording = AriaRecording(path)
     motion = recording.imu()
     with files.atomic_write(table) as table_part, files.atomic_write(video) as video_part:

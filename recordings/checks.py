@@ -25,7 +25,7 @@ import numpy as np
 
 from .. import cameras, gpmf
 from ..imu import MAX_GAP, Imu, IMUError
-from ..support.errors import DataError, in_words
+from ..support.errors import DataError, in_words, named
 from ..video import FrameReader, VideoError, open_video
 from .clips import Recording, open_recording, unused_tables
 from .offset import Axes, Hand, Offset, Rates, Survey, axes_of, hand_of, offset_of, rates_of, survey
@@ -137,9 +137,12 @@ class Check:
     @property
     def notes(self) -> list[str]:
         """Return a sentence about each unusual property."""
-        axes = self.axes_sentence() if self.axes_state in ("wrong", "undecided") else ""
-        is_new = self.axes_state == "wrong" or self.axes is not None or axes.endswith(_LEANS)
-        return [*self._notes(), *([axes] if axes and is_new else [])]
+        undecided = self.axes_state == "undecided" and (self.axes is not None or self._leans())
+        axes = [self.axes_sentence()] if undecided or self.axes_state == "wrong" else []
+        return [*self._notes(), *self._no_offset(), *axes]
+
+    def _no_offset(self) -> list[str]:
+        return [f"no offset: {self.no_offset}"] if self.no_offset else []
 
     def _notes(self) -> list[str]:
         """Return the notes that other recordings of the camera do not change."""
@@ -183,12 +186,9 @@ class Check:
                 )
         if self.problem is None and self.imu is None:
             notes.append(
-                "no IMU: no telemetry in the video; bring a table of its readings, NAME.csv, or give imu (--imu)"
+                f"no IMU: no telemetry in the video; bring a table of its readings, NAME.csv, or give {named('imu')}"
             )
         notes += self.imu_notes
-        noted = any("acceleration" in note for note in self.imu_notes)  # there is one note about it
-        if self.gravity is not None and not (noted or 9 < self.gravity < 11):
-            notes.append(f"mean acceleration {self.gravity:.2f} m/s2; gravity alone is 9.81")
         if self.offset is not None and not self.offset.reliable:
             notes.append(f"no reliable offset: {self.offset.reason}")
         elif self.offset is not None and abs(self.offset.seconds) > _IN_STEP:
@@ -202,8 +202,6 @@ class Check:
                 question = "in another unit than rad/s?"
             seen = float(f"{self.field_of_view:.2g}")
             notes.append(f"the gyroscope implies a field of view of {seen:,g} degrees: are its readings {question}")
-        if self.no_offset:
-            notes.append(f"no offset: {self.no_offset}")
         return notes
 
     @property
@@ -260,9 +258,8 @@ class Check:
             return f"the axes are wrong: a mirror image ({how}): no rotation fixes it; {self._mirror()}"
         if axes is None or not axes.reliable:
             why = axes.reason if axes else self._no_picture() or f"a picture does not tell what {self.imu_axes!r} are"
-            is_gravity = 9 < (self.gravity or 0) < 11 and cameras.axes_and_turn(self.imu_axes)[0] == "gopro"
-            if self.has_picture and is_gravity and (angle := self._tilt()[2]) > _UPRIGHT:
-                why += f"; gravity is {angle:.0f} degrees from the picture's vertical{_LEANS}"
+            if self._leans():
+                why += f"; gravity is {self._tilt()[2]:.0f} degrees from the picture's vertical{_LEANS}"
             return f"the axes are undecided: {why}"
         (first, best), (second, after) = list(axes.fits.items())[:2]
         proof = f"the next-best rotation, {second}, {after:.2f}; the best in {axes.share:.0%} of samples of "
@@ -271,6 +268,11 @@ class Check:
             return f"the axes look right (fit {best:.2f}, {proof})"
         proof = f"as they are {axes.fits['XYZ']:.2f}, {proof}"
         return f"the axes are wrong: --imu-axes {self.right_axes} fixes them (fit {best:.2f}, {proof})"
+
+    def _leans(self) -> bool:
+        """Return whether gravity is far from the picture's vertical, in axes that should be the camera's."""
+        is_gravity = 9 < (self.gravity or 0) < 11 and cameras.axes_and_turn(self.imu_axes)[0] == "gopro"
+        return self.has_picture and is_gravity and self._tilt()[2] > _UPRIGHT
 
     def _mirror(self) -> str:
         """Return what mirrors the axes: which single step does, if the picture says so and gravity does not differ."""
@@ -288,7 +290,8 @@ class Check:
             return f"Nothing to compare with the picture: {self.problem or 'there is no IMU'}."
         axes, why = self.axes_sentence(), self._no_picture()
         if why:
-            clock = "so is the clock" if why in axes else f"the clock is undecided: {why}"
+            is_said = self.axes_state == "undecided" and self.axes is None
+            clock = "so is the clock" if is_said else f"the clock is undecided: {why}"
             return f"{axes[0].upper()}{axes[1:]}; {clock}."
         clock = "so does the clock" if self.axes_state == "ok" else "the clock looks right"
         if abs(self.offset.seconds) > _IN_STEP:
@@ -351,7 +354,8 @@ class Check:
                 "corr": f"{self.offset.correlation:.2f}",
             }
         lines = [_line(cells)]
-        for note in [*([self.problem] if self.problem else []), *self._notes()]:
+        no_offset = self._no_offset() if self.has_picture else []  # else the line about the axes says it
+        for note in [*([self.problem] if self.problem else []), *self._notes(), *no_offset]:
             lines.append(_wrap(note, "  - ", "    "))
         return "\n".join(lines)
 

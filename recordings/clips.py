@@ -48,7 +48,7 @@ from ..imu import (
     table_columns,
 )
 from ..support import own
-from ..support.errors import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError
+from ..support.errors import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError, named
 from ..support.files import PREDICTED
 from ..video import (
     LONGEST,
@@ -96,7 +96,7 @@ __all__ = [
 
 
 ANY_AXES = "any"  # of a student that reads samples of all axes; samples have some
-SINCE_BOOT = "as on a clock that runs since boot"  # in notes and errors
+SINCE_BOOT = "as on a clock that runs since boot"
 LARGEST_CLIP = 1 << 27  # pixels of all its frames: 128 frames of 1024 x 1024
 VIDEO_SUFFIXES = (".avi", ".insv", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 
@@ -165,10 +165,10 @@ class ClipSpec:
             )
         tolerance = 0.0 if self.tolerance is None else self.tolerance
         if not (isinstance(tolerance, numbers.Real) and 0 <= tolerance <= MAX_TOLERANCE):  # NaN: False
-            raise DataError(f"tolerance must be from 0 to {MAX_TOLERANCE:g} s; got {tolerance!r}")
+            raise DataError(f"{named('tolerance')} must be from 0 to {MAX_TOLERANCE:g} s; got {tolerance!r}")
         if tolerance and self.exact is False:
             raise DataError(
-                f"exact=False takes the nearest key frames; leave out tolerance={tolerance!r}, or exact=False"
+                f"{named('exact', False, option='--key-frames')} takes key frames; leave out {named('tolerance')}"
             )
         if self.imu_axes is not None:
             name, turn = read_axes(self.imu_axes)
@@ -269,7 +269,7 @@ def require_axes(source: str, axes: str, spec: ClipSpec) -> None:
     if spec.imu_axes not in (ANY_AXES, axes):
         raise DataError(
             f"{source}: the axes of its samples are {axes!r}, those of the clips {spec.imu_axes!r}; if they are the "
-            f"same axes, give their name as imu_axes (--imu-axes); if a rotation makes them so, give the rotation"
+            f"same axes, give their name as {named('imu_axes')}; if a rotation makes them so, give the rotation"
         )
 
 
@@ -422,7 +422,7 @@ class Recording:
         if not os.fspath(video) and not imu:
             raise DataError(
                 f"video must be the path of one file, such as 'walk.mp4'; got {type(self.video).__name__}: give it, or "
-                f"the file of an IMU without a video as imu (--imu)"
+                f"the file of an IMU without a video as {named('imu')}"
             )
         plain = {"imu_offset": float(self.imu_offset), "imu_stretch": float(self.imu_stretch)}
         plain["zero_accel"] = bool(self.zero_accel)
@@ -449,7 +449,7 @@ class Recording:
             fields: The fields.
         """
         copy = object.__new__(type(self))
-        copy.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("samples", "bare")} | fields)
+        copy.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("samples", "bare", "boot")} | fields)
         copy.__post_init__()
         return copy
 
@@ -465,7 +465,7 @@ class Recording:
         Raise DataError for a field of one's own that JSON cannot hold.
         """
         fields, camera = self.__getstate__(), _own_name(self.own_reader)
-        if lost := set(self.__dict__) - set(fields) - {"samples", "info", "bare"}:
+        if lost := set(self.__dict__) - set(fields) - {"samples", "info", "bare", "boot"}:
             raise DataError(
                 f"{self.path}: {min(lost)!r} is no field of {camera}, so a store would not have it; make the class a "
                 f"frozen dataclass with this field"
@@ -537,7 +537,7 @@ class Recording:
             ):
                 raise IMUError(
                     f"{self.imu}: its times are those of the glasses' own clock, and nothing says when the video "
-                    f"begins on it; `egodistill convert` writes video and IMU on one clock, or give imu_offset"
+                    f"begins on it; `egodistill convert` writes both on one clock, or give {named('imu_offset')}"
                 )
             unused = ()
             if self.imu is None:
@@ -572,9 +572,15 @@ class Recording:
     def _place(self, motion: Imu) -> None:
         """Keep samples in the axes and on the clock of the recording; those in axes that a function has named stay."""
         if "bare" not in self.__dict__:
-            named = motion if self.imu_axes == "gopro" else motion.in_axes(*read_axes(self.imu_axes))
-            motion = self._since_boot(named).on_clock(self.imu_offset, self.imu_stretch)
+            turned = motion if self.imu_axes == "gopro" else motion.in_axes(*read_axes(self.imu_axes))
+            motion = self._since_boot(turned).on_clock(self.imu_offset, self.imu_stretch)
         self.__dict__["samples"] = motion
+
+    def is_since_boot(self) -> bool:
+        """Return whether the times of the IMU lie behind the video, as far as it can be read; see `motion()`."""
+        with contextlib.suppress(ValueError, OSError):
+            self.motion()
+        return "boot" in self.__dict__
 
     def _since_boot(self, motion: Imu) -> Imu:
         """Return samples behind the end of the video from zero on, with a note, if they then overlap it.
@@ -583,7 +589,7 @@ class Recording:
         """
         if not self.video:
             lost = -float(self.imu_offset + self.imu_stretch * max(motion.accel_time[0], motion.gyro_time[0]))
-            note = f"{lost:.1f} s lie before zero and are not used; add them to imu_offset (--imu-offset)"
+            note = f"{lost:.1f} s lie before zero and are not used; add them to {named('imu_offset')}"
             return motion if lost <= 0 else dataclasses.replace(motion, notes=(*motion.notes, note))
         first = float(min(motion.accel_time[0], motion.gyro_time[0]))
         if (start := self.imu_offset + self.imu_stretch * first) <= 0:
@@ -595,15 +601,16 @@ class Recording:
         length = float(max(motion.accel_time[-1], motion.gyro_time[-1])) - first
         if start < duration or not -self.imu_stretch * length < self.imu_offset < duration:
             return motion
+        self.__dict__["boot"] = True
         lengths = f"{length:.1f} s of samples, {duration:.1f} s of video"
         if self.imu_offset == 0 and self.imu_stretch * length > 2 * duration + 60:
             raise IMUError(
                 f"{name_files(self.imu_source)}: its times begin at {first:.1f} s, {SINCE_BOOT}, and nothing says "
-                f"where the video begins in it ({lengths}); give imu_offset (--imu-offset)"
+                f"where the video begins in it ({lengths}); give {named('imu_offset')}"
             )
         note = (
             f"its times begin at {first:.1f} s, {SINCE_BOOT}, and are taken to begin with the video ({lengths}); "
-            f"if not, give imu_offset (--imu-offset)"
+            f"if not, give {named('imu_offset')}"
         )
         return dataclasses.replace(motion.on_clock(-first), notes=(*motion.notes, note))
 
@@ -798,7 +805,7 @@ def neon_recording(path: Path) -> Recording | None:
     if count and count != len(stamps):
         raise DataError(
             f"{path}: has {count} frames, but {times.name} beside it has {len(stamps)} rows, so its clock is unknown; "
-            f"give the original scene video, or the IMU and its clock (--imu, imu_offset)"
+            f"give the original scene video, or the IMU and its clock, {named('imu')} and {named('imu_offset')}"
         )
     length = float(stamps[-1] - stamps[0]) * 1e-9
     stretch = (last - first) / length if length > 0 < last - first else 1.0
@@ -1231,7 +1238,7 @@ class _Decoding:
                 if (end := self.starts[row] + specs[name].seconds) > duration + self.max_hold:
                     found = VideoError(
                         f"{self.recording.video}: the clip ends at {end:.3f} s, but the video at {duration:.3f} s, "
-                        f"over max_hold = {self.max_hold:g} s before; a larger one holds its last picture so long"
+                        f"over {named('max_hold')}, {self.max_hold:g} s, before; a larger one holds its last picture"
                     )
                 framer = framers[specs[name].size, specs[name].crop]
                 yield seconds, row, name, place, _Piece(found, framer)

@@ -30,7 +30,7 @@ from av.video.reformatter import VideoReformatter
 
 from .. import gpmf
 from ..support import files
-from ..support.errors import DataError
+from ..support.errors import DataError, named
 from ..support.names import is_same
 from ..video import VideoError, clock_zero, demux, discard_others, frames_at, open_video, probe, video_stream
 from .clips import is_neon, neon_video
@@ -101,8 +101,8 @@ def transcode(
     video, out = Path(video), Path(out)
     if short_side < 16 or keyframe_every < 1 or not 0 <= quality <= 51:
         raise DataError(
-            f"{video}: short_side must be at least 16, keyframe_every at least 1 and quality from 0 to 51, "
-            f"not {short_side}, {keyframe_every} and {quality}"
+            f"{video}: {named('short_side')} must be at least 16, {named('keyframe_every')} at least 1 and "
+            f"{named('quality')} from 0 to 51, not {short_side}, {keyframe_every} and {quality}"
         )
     if video.is_dir():
         scene = f", {neon_video(video)}" if is_neon(video) else ""
@@ -112,7 +112,8 @@ def transcode(
     if out.exists() and is_same(out, video):
         raise DataError(f"{out}: this is the video itself; give another name")
     if out.exists() and (out.is_dir() or not overwrite):
-        raise DataError(f"{out}: already exists; give another name" + ("" if out.is_dir() else ", or overwrite=True"))
+        way_out = "give another name" + ("" if out.is_dir() else f", or {named('overwrite', True)}")
+        raise DataError(f"{out}: already exists; {way_out}")
     if not out.parent.is_dir():
         raise DataError(f"{out}: the folder {out.parent} does not exist")
     with files.atomic_write(out) as part:

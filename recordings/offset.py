@@ -28,9 +28,10 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from .. import cameras
-from ..imu import MAX_GAP, Imu, gravity_turns, read_imu
-from ..support.errors import DataError
+from ..imu import MAX_GAP, Imu, read_imu
+from ..support.errors import DataError, named
 from ..video import Damage, VideoError, clock_zero, demux, open_video, probe, video_stream
+from .sensors import gravity_turns
 
 __all__ = [
     "Axes",
@@ -408,7 +409,7 @@ def offset_of(video: str | os.PathLike, seen: Survey, imu: Imu, max_offset: floa
         max_offset: The largest offset to try, in seconds in both directions.
     """
     if not 0 < max_offset < math.inf:
-        raise DataError(f"max_offset must be a number of seconds above 0, not {max_offset}")
+        raise DataError(f"{named('max_offset')} must be a number of seconds above 0, not {max_offset}")
     if sum(len(motion.shifts) for motion in seen.motions) < 20:
         raise DataError(f"{video}: too few frames to compare with a gyroscope")
     if len(imu.gyro) < 2:

@@ -20,6 +20,7 @@ __all__ = [
     "NoteWarning",
     "in_words",
     "meant",
+    "named",
 ]
 
 CLIP_SECONDS = 64 / 30  # 64 frames at 30 frames per second, the clips of the paper's teachers
@@ -37,7 +38,7 @@ class EgoDistillError(ValueError):
     >>> egodistill.measure(model, batch_size=0)
     Traceback (most recent call last):
     ...
-    egodistill.EgoDistillError: batch_size=0 and repeats=10 must be at least 1
+    egodistill.EgoDistillError: batch_size=0 (--batch-size 0) and repeats=10 (--repeats 10) must be at least 1
     """
 
     __module__ = "egodistill"
@@ -81,3 +82,18 @@ def meant(word: str, known: Iterable[str]) -> str:
     names = {name.strip("-"): name for name in known}  # of options the dashes are alike
     close = difflib.get_close_matches(word.strip("-"), names, 1)
     return f". Did you mean {names[close[0]]}?" if close else ""
+
+
+def named(argument: str, *value: object, option: str = "") -> str:
+    """Return an argument, perhaps with a value, and its option, or a function and its command: an error says both.
+
+    `option` is the option or the command if it has another name.
+
+    >>> from egodistill.support.errors import named
+    >>> named("max_gap"), named("split_by", "stretch"), named("seed", option="--split-seed")
+    ('max_gap (--max-gap)', "split_by='stretch' (--split-by stretch)", 'seed (--split-seed)')
+    """
+    if argument.endswith("()"):
+        option = option or f"`egodistill {argument[:-2].rpartition('.')[2]}`"
+    rule = " ".join(["--" + argument.replace("_", "-").replace("=", " "), *(str(v) for v in value if v is not True)])
+    return f"{'='.join([argument, *map(repr, value)])} ({option or rule})"

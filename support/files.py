@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from . import holders
-from .errors import DataError, EgoDistillOSError
+from .errors import DataError, EgoDistillOSError, named
 from .names import is_same, real_path
 
 try:
@@ -54,6 +54,7 @@ __all__ = [
     "check_output",
     "check_share",
     "clock",
+    "description_of",
     "differences",
     "disk_errors",
     "environment_share",
@@ -64,6 +65,7 @@ __all__ = [
     "lock",
     "output_lock",
     "own_file",
+    "pair_files",
     "read_ahead",
     "read_json",
     "read_lines",
@@ -85,6 +87,7 @@ __all__ = [
 # Errors of a file system without locks, such as NFS without lockd or Lustre without the mount option flock.
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 PAIR = ("-accl.csv", "-gyro.csv")  # of the IMU beside a video
+EXPORTED_PAIR = ("frame", "motion")  # the parts of a student in two exported files
 PREDICTED = "start,stop,class_1,"  # the start of a table that `predict` wrote
 NEON = ("imu.csv", "world_timestamps.csv")  # in the folder of each recording of a Pupil Labs Neon
 STUDENTS = Path(real_path(__file__)).parent.parent / "students"  # that come with the library
@@ -264,6 +267,21 @@ def check_output(
         raise DataError(f"{path}: already exists{why}; give another path, or --overwrite")
 
 
+def pair_files(path: str | os.PathLike) -> list[Path]:
+    """Return the files of a pair of `export_pair()`: STEM.frame.SUFFIX and STEM.motion.SUFFIX for STEM.SUFFIX.
+
+    Args:
+        path: STEM.SUFFIX.
+    """
+    path = Path(path)
+    return [path.with_name(f"{path.stem}.{part}{path.suffix}") for part in EXPORTED_PAIR]
+
+
+def description_of(path: Path) -> Path:
+    """Return the JSON file that describes an exported file."""
+    return path.with_name(f"{path.name}.json")
+
+
 def training_file(out: str | os.PathLike) -> Path:
     """Return the path of the checkpoint from which an interrupted training continues."""
     return Path(f"{out}.training")
@@ -286,8 +304,8 @@ def require_log(checkpoint: str | os.PathLike) -> None:
             if isinstance(row, dict) and "epoch" in row:
                 return
     raise DataError(
-        f"{path}: the log of the training goes here, but this is not the log of one; move it, or give another --out "
-        f"(out=)"
+        f"{path}: the log of the training goes here, but this is not the log of one; move it, or give another "
+        f"{named('out')}"
     )
 
 

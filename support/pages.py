@@ -71,7 +71,7 @@ def write_page(
         path: The .html to write.
         title: Its title and heading.
         parts: {heading, or "": content}.
-        kind: The command that writes it, by which `commands.outputs` recognises the page later.
+        kind: The command that writes it, by which `commands.paths` recognises the page later.
         data: JSON for the script, which is the text of the element with the id "data".
         script: A classic script, which runs at the end; it must write text by `textContent`.
         style: More CSS.

@@ -22,7 +22,7 @@ import os
 import platform
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,10 +144,10 @@ class Table:
         return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
 
 
-def markdown_option(parser: argparse.ArgumentParser) -> None:
-    """Add --markdown, the document of `report()`."""
+def markdown_option(parser: argparse.ArgumentParser, kind: Callable[[str], str] = str) -> None:
+    """Add --markdown, the document of `report()`, with a type."""
     text = "also write each table to a section of this Markdown document, named after the command and the processor"
-    parser.add_argument("--markdown", metavar="FILE", help=text)
+    parser.add_argument("--markdown", metavar="FILE", type=kind, help=text)
 
 
 def report(

@@ -10,7 +10,7 @@ from toys import Store
 
 import egodistill
 from egodistill import EgoDistill, data, distillation
-from egodistill.commands import cli, training
+from egodistill.commands import cli, paths, training
 from egodistill.engine import runtime
 
 ROOT = Path(egodistill.__file__).parent
@@ -24,6 +24,11 @@ def run(capsys, *command) -> str:
     for suggested in re.findall(r"(?m)^ +egodistill (.*)$", printed.out):
         cli.parse(shlex.split(suggested.replace("NAME", "x3d_m")))  # a command, with all that it requires
     return printed.out
+
+
+def any_input(monkeypatch):
+    """Let inputs be missing that stand-ins would read."""
+    monkeypatch.setattr(paths.Reads, "found", lambda self, word, name: [word])
 
 
 def auto() -> str:
@@ -53,6 +58,7 @@ def spy_on_stages(monkeypatch) -> list:
     for name in ("finetune", "distill", "pretrain_imu"):
         monkeypatch.setattr(distillation, name, stage(name))
     monkeypatch.setattr(training, "open_split", lambda path, split: ToyClips())
+    any_input(monkeypatch)
     return calls
 
 

@@ -655,7 +655,7 @@ class LiveStream(Format):
             with contextlib.suppress(StreamClockError):
                 found += stream.finish()
             streams.check(stream)
-            assert all(state.sentence for state in (*states, *stream.health()))
+            assert all(state.text for state in (*states, *stream.health()))
         return [(one.start, one.stop, one.classes, one.problem, one.frame_age) for one in found]
 
     def oracle(self, found: Any) -> None:

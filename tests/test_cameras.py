@@ -14,7 +14,7 @@ import pytest
 
 from egodistill import cameras, imu
 from egodistill.cameras import CameraError, axes_and_turn, read_gyroflow, read_neon, turn_matrix, turn_text
-from egodistill.recordings import checks, clips
+from egodistill.recordings import checks, clips, sensors
 
 HEAD = {"version": "1.3", "orientation": "XYZ", "tscale": "0.001", "gscale": "0.01", "ascale": "0.001"}
 
@@ -190,8 +190,8 @@ def test_the_rate_of_a_real_neon_is_the_mean(sample_data, tmp_path):
     rows = zip(raw["timestamp_ns"].tolist(), *values, strict=True)
     motion = imu.read_imu(write_neon(tmp_path / "n", rows, frames=raw["timestamp_ns"][[50, -1]].tolist()))
     assert 1 / np.diff(motion.gyro_time).mean() == pytest.approx(103.5, abs=0.1) and motion.notes == ()
-    found = imu.motion_states(motion, rate=300.0)
-    assert [state.sentence.split(";")[0] for state in found] == [
+    found = sensors.motion_states(motion, rate=300.0)
+    assert [state.text.split(";")[0] for state in found] == [
         f"the {sensor} has 104 samples per second" for sensor in ("accelerometer", "gyroscope")
     ]
 
@@ -316,7 +316,7 @@ def test_telemetry_units_axes_and_empty_rows(monkeypatch, steady):
         ):
             imu.read_imu(steady)
     stand_in(monkeypatch, rows_of(600, range(600)))
-    with pytest.raises(imu.IMUError, match=rf"^{steady}: no accelerometer \(with zero_accel, zeros take its place\)"):
+    with pytest.raises(imu.IMUError, match=rf"^{steady}: no accelerometer; with zero_accel .*, zeros take its place"):
         imu.read_imu(steady)
     assert not imu.read_imu(steady, zero_accel=True).accel.any()
     stand_in(monkeypatch, rows_of(600, range(600), "gyro"))

@@ -279,7 +279,7 @@ def test_measure_keeps_to_its_time():
         assert cost.ms_per_clip >= 9.9
     cost = measure(Slow(6, 3), batch_size=1, device="cpu", precision="fp32", repeats=99, seconds=0.2)
     assert 2 <= cost.repeats <= 10
-    with pytest.raises(EgoDistillError, match="batch_size=0 and repeats=10 must be at least 1"):
+    with pytest.raises(EgoDistillError, match=r"batch_size=0 .* and repeats=10 .* must be at least 1"):
         measure(small(), batch_size=0)
 
 
@@ -730,7 +730,7 @@ def test_a_clip_whose_scores_are_not_finite_costs_itself(kitchen):
 def test_predict_says_at_once_what_does_not_fit(sample_data, tmp_path):
     """At the call, and not where the clips are asked for."""
     model, video = small(), sample_data / "gopro" / "max-heromode.mp4"
-    with pytest.raises(egodistill.EgoDistillError, match=r"batch_size must be .* got 0"):
+    with pytest.raises(egodistill.EgoDistillError, match=r"batch_size .* must be .* got 0"):
         predict(model, video, batch_size=0)
     with pytest.raises(egodistill.EgoDistillError, match=r"0.0213 <= stride; got -1"):
         predict(model, video, stride=-1)

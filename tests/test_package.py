@@ -293,7 +293,7 @@ def test_modules_import_declared_packages_only(name):
             imported |= {node.module.split(".")[0]} if not node.level else set()
     # matplotlib: for the figure, inside the function that draws it. typing_extensions: for type checkers alone.
     drawing = {key: {"matplotlib"} for key in DRAWING}
-    extras = (drawing | {"distillation": {"typing_extensions"}}).get(name, set())
+    extras = (drawing | {key: {"typing_extensions"} for key in ("distillation", "engine.recipes")}).get(name, set())
     assert imported - set(sys.stdlib_module_names) <= RUNTIME | extras | {"egodistill"}
     at_import = {node.module for node in tree.body if isinstance(node, ast.ImportFrom) and not node.level}
     assert not any(module.startswith(tuple(extras)) for module in at_import if extras)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import egodistill
+from egodistill.commands import cli
 
 ROOT = Path(egodistill.__file__).parent
 pytestmark = pytest.mark.skipif(not (ROOT / "egodistill.py").exists(), reason="not a checkout: modules lie elsewhere")
@@ -218,6 +219,75 @@ def test_no_closure_changes_its_surroundings(module):
     assert not any(isinstance(node, ast.Nonlocal) for node in ast.walk(tree(module)))
 
 
+FINDINGS = re.compile(r"(^|_)(notes|states|findings|sentence|health)$")  # what holds or returns findings
+
+
+def recognised(function: ast.AST) -> list[str]:
+    """The places where a function compares or searches a note, a sentence or the text of a state."""
+    nodes, bound = [*ast.walk(function)], []  # (target, value)
+    for node in nodes:
+        if isinstance(node, (ast.For, ast.comprehension)):
+            bound.append((node.target, node.iter))
+        elif isinstance(node, (ast.Assign, ast.NamedExpr)):
+            target = node.target if isinstance(node, ast.NamedExpr) else node.targets[0]
+            both = isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple)
+            bound += zip(target.elts, node.value.elts, strict=False) if both else [(target, node.value)]
+    named: set[str] = set()
+    for target, value in 2 * bound:  # `said = motion.notes` may stand below `for note in said`
+        if FINDINGS.search(source(value)) or source(value) in named:
+            named.update(part.id for part in ast.walk(target) if isinstance(part, ast.Name))
+
+    def is_finding(node: ast.AST) -> bool:
+        if isinstance(node, ast.Attribute):
+            return node.attr in ("text", "sentence") or (
+                node.attr == "name" and ast.unparse(node.value) in {"state", *named}
+            )
+        return isinstance(node, ast.Name) and node.id in named
+
+    found = []
+    for node in nodes:
+        read = []
+        if isinstance(node, ast.Compare) and isinstance(node.ops[0], (ast.Eq, ast.NotEq, ast.In, ast.NotIn)):
+            fixed = isinstance(node.ops[0], (ast.In, ast.NotIn)) and getattr(node.left, "attr", "") == "name"
+            read = [] if fixed else [node.left, *node.comparators]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            searches = node.func.attr in ("endswith", "startswith", "find", "index", "count")
+            read = [node.func.value] if searches else node.args if ast.unparse(node.func.value) == "re" else []
+        found += [ast.unparse(node)] * any(map(is_finding, read))
+    return found
+
+
+def source(node: ast.AST) -> str:
+    """The name that an expression reads or calls: `notes` of `self.notes`, `list(store.notes)[:3]` and `notes(x)`."""
+    while not isinstance(node, (ast.Name, ast.Attribute)):
+        inner = [getattr(node, field, None) for field in ("func", "value", "body")]
+        node = next((one for one in inner if isinstance(one, ast.AST)), None)
+        if node is None:
+            return ""
+    return getattr(node, "attr", getattr(node, "id", ""))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_finding_is_recognised_by_its_words(module):
+    """Who needs to know what is wrong compares the sensor and the fault of a state, or asks for it."""
+    functions = [node for node in ast.walk(tree(module)) if isinstance(node, ast.FunctionDef)]
+    assert sorted({place for function in functions for place in recognised(function)}) == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "return any(state.name.endswith(' times') for state in found)",
+        "said = motion.notes\n return [note for note in said if 'acceleration' in note]",
+        "found = self.axes_sentence() if self.axes else ''\n return found.endswith(LEANS)",
+        "for one in stream.health():\n  if re.search('frozen', one.text): return one",
+        "return [one for one in motion_states(motion) if one.name == 'gyroscope dead']",
+    ],
+)
+def test_a_finding_that_is_recognised_by_its_words_is_noticed(code):
+    assert len(recognised(ast.parse(f"def function():\n {code}").body[0])) == 1
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_public_names_exist(module):
     """And no module at the root has the name of one of the standard library, which would hide it in a checkout."""
@@ -403,8 +473,7 @@ def test_a_copy_works_beside_a_strangers_modules(tmp_path):
             for names in ([m for m in MODULES if place(m) == room] for room in LIGHT)
         ),
         "from egodistill.commands import recordings",
-        "from egodistill.commands import cli; sys.argv[1:] = ['--help']; cli.main()",
-        "from egodistill.commands import cli; sys.argv[1:] = ['--version']; cli.main()",
+        "from egodistill import EGO4D, Augment, Recipe, Training",
     ],
 )
 def test_light_imports_leave_torch_out(code):
@@ -412,6 +481,40 @@ def test_light_imports_leave_torch_out(code):
     code = f"import sys\ntry:\n    {code}\nexcept SystemExit:\n    pass{check}"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+# Commands that end before their work: in one process, each line with what it must print. Heavy is what takes long.
+BEGIN = """
+import contextlib, io, sys
+from egodistill.commands import cli
+
+for line in sys.argv[1:]:
+    words, _, told = line.partition(" -> ")
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out):
+        with contextlib.suppress(SystemExit):
+            cli.main(words.split())
+    found = {"av", "numpy", "torch", "torchvision"} & {*sys.modules}
+    assert not found and told in out.getvalue(), (line, found, out.getvalue())
+"""
+
+
+def test_commands_begin_without_heavy_imports(tmp_path):
+    """For help, a wrong option, a wrong value, and the list of teachers; tests/commands/test_paths.py has paths."""
+    lines = ["--help -> teachers", "--version -> egodistill", "nothing -> there is no command", "teachers -> 204.16"]
+    for command in cli.COMMANDS:
+        lines += [f"{command} --help -> usage: egodistill {command}", f"{command} --nothing -> no option --nothing"]
+    lines += ["train . --epochs x -> is not a positive integer", "prepare . --sampling best -> invalid choice: 'best'"]
+    lines += ["extract . --architecture x3d -> x3d_m", "pretrain . --preset ego -> ego4d"]
+    paths = {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    words = [sys.executable, "-c", BEGIN, *lines]
+    done = subprocess.run(words, cwd=tmp_path, env=os.environ | paths, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_student_of_a_resnet_needs_no_torchvision():
+    code = "import sys; from egodistill import EgoDistill; EgoDistill(2, image_weights=None).inputs"
+    code += "; assert not {'torch._dynamo', 'torchvision'} & {*sys.modules}"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 def test_public_names_of_the_door_are_where_it_says():

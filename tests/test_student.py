@@ -133,10 +133,10 @@ def test_a_student_with_the_spectrum_sees_the_net_turn_and_no_gravity(tmp_path):
     again = EgoDistill.load(tmp_path / "s.pt")
     assert type(again.imu_encoder) is student.IMUSpectrum and torch.equal(again(frames, imu).logits, plain.logits)
     with pytest.raises(
-        ValueError, match="imu_encoder='spektrum' must be 'cnn', 'spectrum', 'filterbank', 'filterbank-unsure'"
+        ValueError, match=r"imu_encoder='spektrum' .* must be 'cnn', 'spectrum', 'filterbank', 'filterbank-unsure'"
     ):
         small(imu_encoder="spektrum")
-    with pytest.raises(ValueError, match="imu_vector='mean' is for a map over time"):
+    with pytest.raises(ValueError, match="is for a map over time"):
         small(imu_encoder="spectrum", imu_vector="mean")
 
 
@@ -188,9 +188,9 @@ def test_a_student_without_frames(tmp_path):
         (lambda: model.encode_frames(frames), "reads imu alone, and no frames"),
         (lambda: small(imu_encoder=None).encode_imu(imu), "reads frames alone, and no imu"),
         (lambda: small(imu_encoder=None)(frames, imu), r"reads frames alone: model\(frames\)"),
-        (lambda: small(image_encoder=None, imu_encoder=None), "frames, head motion or both"),
-        (lambda: small(image_encoder=None, num_frames=2), "num_frames and image_weights are for frames"),
-        (lambda: small(image_encoder=None, image_weights="w.pt"), "num_frames and image_weights are for frames"),
+        (lambda: small(image_encoder=None, imu_encoder=None), "a student needs image_encoder"),
+        (lambda: small(image_encoder=None, num_frames=2), "are for frames, which"),
+        (lambda: small(image_encoder=None, image_weights="w.pt"), "are for frames, which"),
     ):
         with pytest.raises(ValueError, match=words):
             call()
@@ -314,9 +314,9 @@ def test_networks_of_torchvision_that_do_not_serve_are_refused():
     names = set(torchvision.models.list_models(module=torchvision.models))
     assert names >= set(student.IMAGE_ENCODERS) | set(student.UNFIT_ENCODERS)
     for name in student.UNFIT_ENCODERS:
-        with pytest.raises(ValueError, match=rf"{name}.*cannot be used: .*IMAGE_ENCODERS in Python"):
+        with pytest.raises(ValueError, match=rf"{name}.*cannot be used: .*IMAGE_ENCODERS lists all"):
             EgoDistill(4, image_encoder=name, image_weights=None)
-    with pytest.raises(ValueError, match="needs frames of 224 pixels; got frame_size=64"):
+    with pytest.raises(ValueError, match="needs 224-pixel frames; got frame_size=64"):
         EgoDistill(4, image_encoder="vit_b_32", image_weights=None, frame_size=64)
 
 
@@ -649,9 +649,9 @@ def test_pretraining_needs_a_student_in_steps():
 def test_a_clip_has_a_bounded_size():
     """The size of frames is in no tensor, so a forged file could ask for any."""
     options = {"image_weights": None, "image_encoder": "resnet10x4"}
-    with pytest.raises(ValueError, match="num_frames=64 of frame_size=4096 pixels are too large"):
+    with pytest.raises(ValueError, match=r"num_frames=64 .* of frame_size=4096 pixels are too large"):
         EgoDistill(4, num_frames=64, frame_size=4096, **options)
-    with pytest.raises(ValueError, match="frame_size=131073 must be a whole number, at least 1 and at most 131072"):
+    with pytest.raises(ValueError, match=r"frame_size must be .* at least 1 and at most 131072; got 131073"):
         EgoDistill(4, frame_size=131073, **options)
 
 
@@ -820,7 +820,7 @@ def test_building_a_student_changes_nothing_in_its_parts():
         ),
         ({"fusion": "parts.py"}, r"^'parts\.py' is no network: .*FILE\.py:NAME"),
         ({"imu_encoder": lambda: 3}, "is no network: it gives a int"),
-        ({"use_imu": False}, "has no imu_encoder"),
+        ({"use_imu": False}, "there is no imu_encoder"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused_when_the_student_is_built(options, words):

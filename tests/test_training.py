@@ -47,9 +47,9 @@ def test_decay_epochs_are_a_tuple():
     for given in ((2, 3), [2, 3], np.array([2, 3])):
         assert training.Training(decay_epochs=given).decay_epochs == (2, 3)
     assert training.Training(decay_epochs=()).learning_rate_at(49) == 1e-4
-    with pytest.raises(EgoDistillError, match=r"decay_epochs must be a tuple of epochs, such as \(30, 40\); got 1"):
+    with pytest.raises(EgoDistillError, match=r"decay_epochs .* must be a tuple of epochs, such as \(30, 40\); got 1"):
         training.Training(decay_epochs=1)
-    with pytest.raises(EgoDistillError, match="decay_epochs must be a number, 0 <= decay_epochs; got -1"):
+    with pytest.raises(EgoDistillError, match=r"decay_epochs .* must be a number, 0 <= decay_epochs; got -1"):
         training.Training(decay_epochs=(2, -1))
 
 
@@ -61,7 +61,7 @@ def test_augment_is_an_augment():
 @pytest.mark.parametrize("seed", [-1, 2**63, 1.5, True])
 def test_a_seed_is_one_of_all_generators(seed):
     assert training.Training(seed=2**63 - 1).seed == 2**63 - 1
-    with pytest.raises(EgoDistillError, match=f"seed must be a whole number, 0 <= seed < {2**63}; got {seed}"):
+    with pytest.raises(EgoDistillError, match=rf"seed .* must be a whole number, 0 <= seed < {2**63}; got {seed}"):
         training.Training(seed=seed)
 
 
@@ -808,7 +808,7 @@ def test_a_loss_that_is_not_finite_names_step_clips_and_the_last_checkpoint(tmp_
 
 
 @pytest.mark.parametrize(
-    ("precision", "advice"), [("fp32", "rate"), ("bf16", r"rate, or train in fp32 \(--precision fp32\)")]
+    ("precision", "advice"), [("fp32", "rate"), ("bf16", r"rate, or train with precision='fp32' \(--precision fp32\)")]
 )
 def test_weights_that_are_not_finite_are_not_saved(precision, advice, tmp_path, monkeypatch):
     """The loss is still finite when the step spoils the weights."""

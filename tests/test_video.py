@@ -190,7 +190,7 @@ def test_a_frame_does_not_fill_a_hole_in_the_recording(tmp_path, name):
     last = HOLE[74]
     assert number_of(read_frames(video, [last + 0.999])[0]) == 74
     for lost in (last + 1.01, 12.0, 22.99):
-        message = rf"{name}: no frame at {lost:.3f} s: none begins between 2.960 and 23.000 s.* max_hold = 1 s"
+        message = rf"{name}: no frame at {lost:.3f} s: none begins between 2.960 and 23.000 s.* max_hold .*, 1 s"
         for exact in (True, False):
             with pytest.raises(VideoError, match=message):
                 read_frames(video, [0.5, lost, 23.5], exact=exact)
@@ -519,7 +519,7 @@ def test_without_a_frame_within_the_tolerance_the_rule_of_exact_frames_holds(tmp
     times = [0.3, 1.9, 2.2, 3.9, 5.0, 6.0]
     found = read_frames(slow, times, tolerance=0.25, max_hold=2)
     assert [number_of(p) for p in found] == [0, 1, 1, 2, 2, 3]
-    with pytest.raises(VideoError, match=r"slow.mp4: no frame at 5.000 s: none begins .* max_hold = 0.5 s"):
+    with pytest.raises(VideoError, match=r"slow.mp4: no frame at 5.000 s: none begins .* max_hold .*, 0.5 s"):
         read_frames(slow, times, tolerance=0.25, max_hold=0.5)
     assert [frame is None for _, frame in frames_at(slow, times, tolerance=0.25, max_hold=0.5)] == [
         *[False] * 4,
@@ -542,9 +542,9 @@ def test_a_cheap_frame_that_is_broken_has_its_substitute_and_hides_none(tmp_path
     "options", [{"tolerance": -0.1}, {"tolerance": 11}, {"tolerance": math.nan}, {"tolerance": 0.2, "exact": False}]
 )
 def test_a_tolerance_out_of_range_or_with_key_frames_is_refused(steady, options):
-    with pytest.raises(ValueError, match=r"steady.mp4: tolerance must be from 0 to 10 s, and 0 for key frames"):
+    with pytest.raises(ValueError, match=r"steady.mp4: tolerance .* must be from 0 to 10 s, and 0 for key frames"):
         read_frames(steady, [1.0], **options)
-    with pytest.raises(ValueError, match="tolerance must be"):
+    with pytest.raises(ValueError, match=r"tolerance .* must be"):
         list(frames_at(steady, [1.0], **options))
 
 

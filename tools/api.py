@@ -24,19 +24,20 @@ sys.path.insert(0, str(ROOT))  # the checkout's egodistill, installed or not
 MODULES = """egodistill data teachers student distillation training inference recordings.checks recordings.copies
 deploy.export experiments.baselines experiments.synthetic experiments.paper""".split()
 LOWER = """video imu gpmf cameras video_convnets video_i3d video_transformers recordings.clips recordings.audio
-recordings.aria recordings.offset recordings.pictures datasets.annotations datasets.aria_datasets datasets.segments
-datasets.contradictions datasets.store datasets.one_pass engine.batches engine.checkpoints engine.filterbank
-deploy.stream deploy.arrivals deploy.events deploy.gates deploy.feeds experiments.adafuse experiments.stts
-experiments.listen_to_look experiments.behaviour experiments.protocols experiments.benches experiments.contrasts
-experiments.intervals experiments.costs experiments.figures""".split()
+recordings.aria recordings.offset recordings.pictures recordings.sensors datasets.annotations datasets.aria_datasets
+datasets.segments datasets.contradictions datasets.store datasets.one_pass engine.batches engine.checkpoints
+engine.filterbank deploy.stream deploy.arrivals deploy.events deploy.gates deploy.feeds experiments.adafuse
+experiments.stts experiments.listen_to_look experiments.behaviour experiments.protocols experiments.benches
+experiments.contrasts experiments.intervals experiments.costs experiments.figures""".split()
 WIDTH = 100  # characters of the arguments; the rest is `...`
 
 HEAD = """# API
 
-Written by `python tools/api.py`. Internal: `commands`, `drawing`, `support` (but `support.errors`), `datasets.edits`,
+By `tools/api.py`. Internal: `commands`, `drawing`, `support` (but `support.errors`), `datasets.edits`,
 `datasets.label_tools`, `datasets.store_files`, `engine.runtime`, `engine.distributed`, `engine.motion`,
-`engine.refusal`, `engine.teacher`, `engine.torchvision_teachers`, `deploy.exported`, `deploy.descriptions`,
-`deploy.health`, `experiments.props`, `experiments.scene`, `experiments.showcase`.
+`engine.published`, `engine.recipes`, `engine.refusal`, `engine.teacher`, `engine.torchvision_teachers`,
+`deploy.exported`, `deploy.descriptions`, `deploy.health`, `experiments.props`, `experiments.scene`,
+`experiments.showcase`.
 """
 
 

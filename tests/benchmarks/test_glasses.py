@@ -68,6 +68,13 @@ def test_what_a_change_changes(glasses):
     assert glasses.motion_states(changed["g"]) and glasses.motion_states(changed["degrees per second"])
 
 
+def test_missing_gravity_is_told_of_every_real_head_and_of_none_that_has_it(glasses, sample_data):
+    for _, _, samples in [*glasses.real_heads.recordings(1, 15)][::20]:
+        assert glasses.motion_states(glasses.at(samples), rate=50.0) == []
+        (state,) = glasses.motion_states(glasses.without_gravity(samples, np.random.default_rng(0)), rate=50.0)
+        assert state[:2] == ("accelerometer", "units") and "without gravity" in state.text
+
+
 def test_joined_recordings_have_the_class_at_their_end(glasses, monkeypatch):
     parts = [(8, 1, head(size=1.0)), (0, 1, head(size=0.0)), (1, 1, head(size=0.0)), (11, 1, head()), (9, 1, head(30))]
     monkeypatch.setattr(glasses.real_heads, "recordings", lambda study, count: parts)

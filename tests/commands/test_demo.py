@@ -24,7 +24,7 @@ from waiting import LIMIT
 import egodistill.commands.demo
 import egodistill.support.files
 from egodistill import EgoDistill, data, inference, teachers
-from egodistill.commands import cli
+from egodistill.commands import cli, options
 from egodistill.experiments import benches, intervals, paper, protocols, showcase
 
 
@@ -204,7 +204,7 @@ def test_seeds_are_numbers_with_commas(capsys):
         with pytest.raises(SystemExit):
             cli.parse(["demo", "--out", "new", "--seeds", text])
         assert f"'{text}' is not a list of integers such as 0,1,2" in capsys.readouterr().err
-    assert egodistill.commands.demo.parse_seeds("3,0,3") == [3, 0]  # a seed is not counted twice
+    assert options.parse_seeds("3,0,3") == [3, 0]  # a seed is not counted twice
 
 
 def test_demo_says_in_which_precision_each_network_was_trained(demo):

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commandline import run
+from commandline import any_input, run
 from heads import write_log
 from painted import relabel, write_table
 
 from egodistill import EgoDistill, data, inference, teachers
-from egodistill.commands import cli, models, settings, training
+from egodistill.commands import cli, loading, models, training
 from egodistill.engine import checkpoints
 from egodistill.experiments import adafuse
 from egodistill.support import tables
@@ -111,6 +111,7 @@ def test_measure_knows_every_kind_of_file(files, tmp_path, capsys):
 def test_a_file_of_the_other_kind_says_so(files, monkeypatch, capsys):
     for module in (models, training):
         monkeypatch.setattr(module, "open_split", lambda path, split: None)
+    any_input(monkeypatch)
     teacher, student = str(files / "teacher.pt"), str(files / "student.pt")
     for command, words in (
         (["evaluate", "s", "--student", teacher], "not a student; --student is for students"),
@@ -133,6 +134,7 @@ def test_predict_takes_tables_of_head_motion_and_tells_what_it_could_not_do(file
 
     monkeypatch.setattr(inference, "predict", predict)
     monkeypatch.chdir(files)
+    any_input(monkeypatch)
     plain = {"precision": "auto", "compile": False, "max_hold": 1.0}
     command = ["predict", "a.mp4", "--student", "student.pt"]
     for imu in ([], ["a.csv"], ["a.csv", "g.csv"]):
@@ -172,6 +174,7 @@ def test_predict_and_live_tell_what_is_unusual_about_the_samples(kitchen, tmp_pa
 
 def test_skipped_clips_are_counted(files, monkeypatch, capsys):
     monkeypatch.chdir(files)
+    any_input(monkeypatch)
     lost = inference.Prediction(2.0, 4.0, [], "no head motion")
     for rows, code, told in (
         ([lost, lost], 1, "a.mp4: all 2 clips were skipped for the reasons above"),
@@ -209,6 +212,7 @@ def test_predictions_are_written_as_they_come(suffix, files, monkeypatch, tmp_pa
 
     monkeypatch.setattr(inference, "predict", predict)
     monkeypatch.chdir(files)
+    any_input(monkeypatch)
     out.write_text("start,stop,class_1\n" + 1000 * "an older and longer result\n")
     assert (
         cli.main(["predict", "a.mp4", "--student", "student.pt", "--out", str(out), "--top", "2", "--overwrite"]) == 130
@@ -232,6 +236,7 @@ def test_an_error_before_the_first_prediction_leaves_an_earlier_result(files, mo
     out.write_text("start,stop,class_1\n")
     monkeypatch.setattr(inference, "predict", predict)
     monkeypatch.chdir(files)
+    any_input(monkeypatch)
     words = ["predict", "a.mp4", "--student", "student.pt", "--out", str(out)]
     assert cli.main(words) == 1  # labels in it may have been corrected by hand
     assert f"{out}: already exists; give another path, or --overwrite" in capsys.readouterr().err
@@ -247,24 +252,25 @@ def test_an_error_before_the_first_prediction_leaves_an_earlier_result(files, mo
 def test_an_output_that_grows_has_one_writer(files, monkeypatch, tmp_path, capsys):
     """Another command for the same file, also by another name, ends before it loads anything."""
     out = tmp_path / "rows.json"
-    (tmp_path / "link.json").symlink_to(out)
+    for name in ("link.json", "link.jsonl"):
+        (tmp_path / name).symlink_to(out)
 
     def predict(model, recording, **options):
         yield inference.Prediction(0.0, 2.0, [("wash", 1.0)])
         capsys.readouterr()
         before = out.read_text()
-        for command in ("predict", "live"):
-            for name in ("rows.json", "link.json"):
-                words = [command, "no.mp4", "--student", "none", "--out", str(tmp_path / name), "--overwrite"]
-                assert cli.main(words) == 1
-                told = f"{out}: another process is writing it; wait for its end, or give another path"
-                assert capsys.readouterr().err.strip() == f"egodistill {command}: {told}"
+        for command, name in (("predict", "rows.json"), ("predict", "link.json"), ("live", "link.jsonl")):
+            words = [command, "no.mp4", "--student", "none", "--out", str(tmp_path / name), "--overwrite"]
+            assert cli.main(words) == 1
+            told = f"{out}: another process is writing it; wait for its end, or give another path"
+            assert capsys.readouterr().err.strip() == f"egodistill {command}: {told}"
         assert out.read_text() == before and json.loads(before)[0]["start"] == 0.0
 
     monkeypatch.setattr(inference, "predict", predict)
     monkeypatch.chdir(files)
+    any_input(monkeypatch)
     assert cli.main(["predict", "a.mp4", "--student", "student.pt", "--out", str(out), "--no-plot"]) == 0
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["link.json", "rows.json"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["link.json", "link.jsonl", "rows.json"]
 
 
 @pytest.mark.parametrize(
@@ -278,6 +284,7 @@ def test_an_output_that_grows_has_one_writer(files, monkeypatch, tmp_path, capsy
 def test_options_that_would_be_ignored_are_errors(command, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(models, "load_distilled", lambda path, own: None)
+    any_input(monkeypatch)
     out = [] if command.startswith("measure") else ["--out", "o.pt"]
     assert cli.main([*command.split(), *out]) == 1
     assert words in capsys.readouterr().err and list(tmp_path.iterdir()) == []
@@ -302,9 +309,9 @@ def test_what_does_not_fit_is_one_line(command, told, taught, capsys):
 
 
 def test_why_a_precision_was_chosen_is_said_once(monkeypatch, capsys):
-    monkeypatch.setattr(settings.runtime, "bf16_speed", lambda device: (True, "it is said here alone"))
+    monkeypatch.setattr(loading.runtime, "bf16_speed", lambda device: (True, "it is said here alone"))
     for _ in range(3):  # steps of `train`
-        settings.report_precision("auto", "cpu")
+        loading.report_precision("auto", "cpu")
     assert capsys.readouterr().err == "precision bf16, because it is said here alone\n"
 
 
@@ -321,14 +328,14 @@ def test_a_stage_1_file_is_no_student(taught, capsys):
     for words in (
         "evaluate s --split test --student {}",
         "export {} --out x.pt2",
-        "predict walk.mp4 --student {}",
-        "live walk.mp4 --student {}",
+        "predict s/store.json --student {}",
+        "live s/store.json --student {}",
         "measure --student {}",
     ):
         assert cli.main(words.format("pretrain_imu.pt").split()) == 1
         assert told in capsys.readouterr().err, words
-    assert settings.load_distilled("distill.pt").trained_by == "distill"
-    assert settings.load_start("pretrain_imu.pt").trained_by == "pretrain_imu"
+    assert loading.load_distilled("distill.pt").trained_by == "distill"
+    assert loading.load_start("pretrain_imu.pt").trained_by == "pretrain_imu"
     words = "distill s --teacher small --out x.pt --init pretrain_imu.pt"
     assert cli.main(words.split()) == 1 and "has a feature of 9 numbers" in capsys.readouterr().err  # it was opened
 
@@ -343,6 +350,7 @@ def test_names_are_cleaned_for_terminals_and_tables_and_kept_in_json(files, monk
 
     monkeypatch.setattr(inference, "predict", predict)
     monkeypatch.chdir(files)
+    any_input(monkeypatch)
     for out in (tmp_path / "p.csv", tmp_path / "p.json"):
         printed = run(capsys, "predict", "a.mp4", "--student", "student.pt", "--top", 5, "--out", out)
         first, second = printed.splitlines()
@@ -430,7 +438,7 @@ def test_a_store_that_is_not_finished_is_a_note(taught, capsys, recwarn):
     for split in ("train", "test"):
         cli.main(["evaluate", "s", "--student", "student.pt", "--split", split, "--device", "cpu"])
         told = capsys.readouterr()
-        note = f"note: s: {missing} of 12 clips are not prepared yet; the same call of `egodistill prepare` continues"
+        note = f"note: s: {missing} of 12 clips are not prepared yet; the same call of prepare() (`egodistill"
         assert (told.out + told.err).count(note) == 1 and "UserWarning" not in told.err and not recwarn.list
     assert f"the split 'test'; {missing} of its clips are not prepared yet; the same call of" in told.err
 
@@ -458,4 +466,4 @@ def test_predict_of_head_motion_alone(tmp_path, monkeypatch, capsys):
         assert cli.main([*words, *more]) == 1
         assert said in " ".join(capsys.readouterr().err.split())
     assert cli.main(["predict", "--student", "s.pt"]) == 1
-    assert "an IMU without a video as --imu" in " ".join(capsys.readouterr().err.split())
+    assert "an IMU without a video as imu (--imu)" in " ".join(capsys.readouterr().err.split())

@@ -1,9 +1,11 @@
 """Each option of each command arrives where it acts."""
 
 import argparse
+import contextlib
 import functools
 import inspect
 import json
+import re
 import typing
 from dataclasses import fields, replace
 from pathlib import Path
@@ -11,18 +13,18 @@ from pathlib import Path
 import pytest
 import torch
 import toys
-from commandline import Clips, run
+from commandline import Clips, any_input, run
 from miniature import file_of
 
 import egodistill.commands.demo
 import egodistill.commands.recordings
 import egodistill.support.files
-from egodistill import EgoDistill, data, distillation, inference, teachers
-from egodistill.commands import cli, live, models as model_commands, pipeline, report, training
+from egodistill import EgoDistill, data, distillation, imu, inference, teachers, video
+from egodistill.commands import cli, live, models as model_commands, options, pipeline, report, training
 from egodistill.commands.settings import add_fields, apply_options, flag, option_fields, used_flags
-from egodistill.deploy import arrivals, events, feeds
-from egodistill.engine import batches
-from egodistill.experiments import benches, costs as paper_costs, figures, paper, synthetic
+from egodistill.deploy import arrivals, events, export, feeds, stream
+from egodistill.engine import batches, recipes
+from egodistill.experiments import benches, costs as paper_costs, figures, paper, protocols, synthetic
 from egodistill.recordings import copies
 from egodistill.support import tables
 
@@ -192,7 +194,7 @@ def stage_arrivals(stage, function, without=()) -> tuple[str, dict]:
 
 
 def student_arrivals(function, without=()) -> tuple[str, dict]:
-    words, values = field_words(egodistill.EPIC_KITCHENS.student, [*without, *distillation.OWN_NETWORKS])
+    words, values = field_words(egodistill.EPIC_KITCHENS.student, [*without, *recipes.OWN_NETWORKS])
     arrivals = {f"{function}.model.arguments.{name}": value for name, value in values.items()}
     arrivals["build_image_encoder.weights"] = arrivals.pop(f"{function}.model.arguments.image_weights")
     return words, arrivals
@@ -727,20 +729,35 @@ ARRIVALS = {
 }
 
 
-def option_parser(command: str) -> argparse.ArgumentParser:
-    modules = (
-        egodistill.commands.recordings,
-        egodistill.commands.demo,
-        live,
-        model_commands,
-        pipeline,
-        report,
-        training,
-    )
-    (add_options,) = [module.COMMANDS[command][0] for module in modules if command in module.COMMANDS]
+def option_parser(command):
     parser = argparse.ArgumentParser()
-    add_options(parser)
+    options.OPTIONS[command](parser)
     return parser
+
+
+def test_names_and_numbers_in_the_help_are_those_of_the_library():
+    """Modules that import torch or PyAV have them, and the help does not."""
+    assert (options.MAX_GAP, options.MAX_HOLD, options.SAMPLING) == (imu.MAX_GAP, video.MAX_HOLD, video.SAMPLING)
+    assert options.SPLIT_BY == typing.get_args(egodistill.datasets.annotations.SplitBy)
+    assert (options.FRAMES, options.TIMEOUT) == (stream.CHOICES["frames"], feeds.TIMEOUT)
+    assert (options.FORMATS, options.EXPORT_PRECISIONS) == (tuple(export.FORMATS), export.EXPORT_PRECISIONS)
+    assert (options.METHODS, options.TABLE_3) == (benches.METHODS, tuple(paper_costs.TABLE_3))
+    assert options.PROTOCOLS == tuple(protocols.PROTOCOLS)
+    assert options.DEMO_TEACHERS == tuple(egodistill.commands.demo.DEMO.teachers)
+
+
+def test_the_help_of_settings_is_their_documentation():
+    """Each option of a field says something, in the words of the command line: no quotes, no "False: "."""
+    helps = {}
+    for name in ("student", "pretraining", "distillation"):
+        parser = argparse.ArgumentParser()
+        add_fields(parser, getattr(egodistill.EPIC_KITCHENS, name))
+        helps |= {action.dest: action.help for action in parser._actions}
+    assert all(len(text.partition(" (default")[0]) > 9 and not re.search('"|^False', text) for text in helps.values())
+    assert helps["alpha"] == "weight of L_KD, 0 to 1; L_GT is weighted by 1 - alpha (default: 0.95)"
+    assert helps["keep_checkpoint"] == "do not remove the checkpoint after --out is written"
+    assert helps["use_imu"].startswith("a model that reads frames only") and "--imu-encoder" in helps["use_imu"]
+    assert "0.3 gives 0.7 to 1 of the frame's" in helps["crop"]  # of a dataclass inside, in several lines
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
@@ -776,6 +793,60 @@ def test_every_option_arrives_where_it_acts(command, number, tmp_path, monkeypat
             assert known and all(one == value for one in known), (place, found)
 
 
+STAGE = "folder --out x.pt --image-encoder resnet10x4 --image-weights none"
+DOORS = {  # {command: (words, the function that takes its options)}
+    "predict": ("v.mp4 --student a.pt", inference, "predict"),
+    "live": ("v.mp4 --student a.pt --imu a.csv --fast --frames newest", live, "Stream"),
+    "prepare": ("t.csv --out s", data, "prepare"),
+    "segments": ("t.csv", egodistill.datasets.annotations, "read_annotations"),
+    "transcode": ("v.mp4 --out c", egodistill.commands.recordings, "transcode"),
+    "finetune": (f"{STAGE} --architecture student", distillation, "finetune"),
+    "pretrain": (f"{STAGE} --teacher t", distillation, "pretrain_imu"),
+    "distill": (f"{STAGE} --teacher t", distillation, "distill"),
+}
+
+
+@pytest.mark.parametrize("command", DOORS)
+def test_a_command_and_its_function_refuse_a_value_in_the_same_words(command, tmp_path, monkeypatch, capsys):
+    """They name both the argument and the option. No number may be nan, but those that are used with the samples."""
+    words, place, function = DOORS[command]
+    parser, real, told = option_parser(command), getattr(place, function), {"imu_offset", "imu_stretch"}
+    spies = spies_for_all_commands(monkeypatch, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    run(capsys, command, *words.split())
+    given, parts = spies.calls[function][-1], [data.Windows()]
+    monkeypatch.setattr(place, function, real)
+    if settings := given.get("settings"):
+        student = replace(egodistill.EPIC_KITCHENS.student, image_encoder="resnet10x4", image_weights=None)
+        given, parts = {}, [student, settings.augment, settings]
+
+    def refusal(name, value):
+        """What the function, or what it takes, says about a value."""
+        try:
+            if name in given:
+                return real(**given | {name: value})
+            part = replace(next(one for one in parts if name in vars(one)), **{name: value})
+            return part.build(4) if hasattr(part, "build") else None
+        except Exception as error:
+            return str(error)
+
+    known, pairs = {*given, *(name for part in parts for name in vars(part))}, {}
+    for action in parser._actions:
+        option = f"--{action.dest.replace('_', '-')}"
+        is_known = action.dest in known and action.nargs != 0 and option not in words
+        for bad in ("nan", "-1", "0", "99999999999", "nonsense") if is_known else ():
+            with contextlib.suppress(SystemExit):  # what the parser refuses
+                line = [*words.split(), option, bad]
+                pairs[action, option, bad] = str(refusal(action.dest, getattr(parser.parse_args(line), action.dest)))
+    for (action, option, bad), said in pairs.items():
+        if action.dest in said and capsys.readouterr():
+            assert option in said and cli.main([command, *words.split(), option, bad]) == 1
+            found = capsys.readouterr().err  # perhaps a rule of the command's own
+            assert found == f"\negodistill {command}: {said}\n" or f"{command}: {option}: " in found
+            told.add(action.dest)
+    assert {action.dest for action, *_ in pairs if action.type is float} <= told
+
+
 def exported(path) -> dict:
     Path(path).write_text("x")
     return {"file": Path(path).name, "run": "python"}
@@ -783,6 +854,7 @@ def exported(path) -> dict:
 
 def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     """Replace all functions that do the work of a command."""
+    any_input(monkeypatch)
     spies = Spies(monkeypatch)
     segment = data.Segment("1", "v.mp4", 0.0, 2.0, "walk")
     segments = data.SegmentList([segment, replace(segment, id="2", label="run")])

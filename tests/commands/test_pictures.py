@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commandline import run, small_student, spy_on_stages
+from commandline import any_input, run, small_student, spy_on_stages
 
 from egodistill import inference
 from egodistill.commands import cli, models, pictures
@@ -121,6 +121,7 @@ def test_predict_draws_a_time_line_with_frames(tmp_path, steady, monkeypatch, ca
     monkeypatch.setattr(inference, "predict", lambda *_, **options: iter(clips))
     arguments = ["predict", steady, "--student", small_student(tmp_path), "--imu", "none.csv", "--out"]
     monkeypatch.setattr("egodistill.commands.models.report_notes", lambda recording: None)
+    any_input(monkeypatch)
     run(capsys, *arguments, tmp_path / "p.csv")
     frames, lanes = drawn[0].axes
     assert [box.xy[0] for box in frames.artists] == [0.75, 2.25, 3.75, 5.25]

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import small_teachers
 import torch
-from commandline import auto, run, small_student
+from commandline import any_input, auto, run, small_student
 from miniature import weights
 from painted import write_table
 from panned import RATE, gyroscope, pan
@@ -196,7 +196,7 @@ def test_ego4d_as_it_is_downloaded(sample_data, tmp_path, capsys):
     own = tmp_path / "own.csv"
     own.write_text("video,start,stop,label\n")
     assert cli.main(["segments", str(own), "--min-instances", "2"]) == 1
-    assert "--min-instances is for public data sets" in capsys.readouterr().err
+    assert "min_instances (--min-instances) is for public data sets" in capsys.readouterr().err
     store = data.ClipStore(tmp_path / "store")
     assert store.settings["sampling"] == ["first"] and store.class_names == ["turn", "walk"]
     offsets = tmp_path / "offsets.csv"
@@ -433,7 +433,7 @@ def test_check_takes_the_rows_of_a_table_as_prepare_does(films, tmp_path, monkey
         said = capsys.readouterr()
         assert why in " ".join(said.out.split()) and "\nwalk.mp4" in said.out and "1 of 2 recordings" in said.err
     for several in ([films], [tmp_path / "t.csv"], ["walk.mp4", "cook.mp4"]):
-        assert cli.main(["check", *map(str, several), "--imu", "no-such.csv"]) == 1
+        assert cli.main(["check", *map(str, several), "--imu", "walk.csv"]) == 1
         assert "--imu is for a single video" in capsys.readouterr().err
 
 
@@ -791,6 +791,7 @@ def test_segments_prints_the_numbers_of_each_split(monkeypatch, capsys):
         {"no sound": 1234},
     )
     monkeypatch.setattr(egodistill.datasets.annotations, "read_annotations", lambda *given, **named: segments)
+    any_input(monkeypatch)
     lines = [line.split() for line in run(capsys, "segments", "t.csv", "--classes", 2).splitlines()]
     assert lines[2] == ["test", "1", "3", "2:00:00", "5.00", "3.00", "to", "7200.00", "2"]
     assert lines[3] == ["train", "2", "4", "1:32", "3.25", "1.00", "to", "90.00", "3"]
@@ -812,6 +813,7 @@ def test_status_divides_by_the_time_that_it_waited(monkeypatch, capsys):
     monkeypatch.setattr(data, "ClipStore", lambda path, unfinished: store)
     monkeypatch.setattr(egodistill.commands.recordings, "finished_clips", lambda path: next(seen))
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    any_input(monkeypatch)
     lines = [line.split() for line in run(capsys, "status", "s", "--seconds", 0.5).splitlines()]
     assert ["prepare", "16", "of", "100", "12.0", "0:07"] in lines  # 6 clips in 0.5 s; 84 are left
     assert ["extract", "t", "1", "of", "50", "2.0", "0:24"] in lines
@@ -831,6 +833,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_any_work(steady, tmp_pat
 
 
 def test_options_of_the_teacher_need_a_teacher(monkeypatch, capsys):
+    any_input(monkeypatch)
     monkeypatch.setattr(egodistill.datasets.annotations, "read_annotations", lambda *given, **named: data.SegmentList())
     assert cli.main(["prepare", "t.csv", "--out", "s", "--batch-size", "4", "--device", "cpu"]) == 1
     assert "--batch-size, --device: only with --teacher-file, --pretrained or" in capsys.readouterr().err

@@ -517,7 +517,7 @@ def test_ego_exo4d_that_cannot_be_read_is_one_sentence(ego_exo, tmp_path):
     ):
         annotations.read_annotations(path)
     (ego_exo / "takes.json").unlink()
-    with pytest.raises(DataError, match=r"takes\.json: not there; give the folder of the data set \(--root\)"):
+    with pytest.raises(DataError, match=r"takes\.json: not there; give the folder that has it as root \(--root\)"):
         annotations.read_annotations(path)
 
 

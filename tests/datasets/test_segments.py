@@ -540,17 +540,16 @@ def test_recordings_that_cannot_be_split_are_named(tmp_path):
     (tmp_path / "empty" / "a.mp4").write_bytes(b"broken")
     with pytest.raises(DataError, match=r"empty: none of its recordings can be used: .*a.mp4"):
         annotations.read_annotations(tmp_path / "empty")
-    with pytest.raises(DataError, match="one: min_instances is for public data sets"):
+    with pytest.raises(DataError, match=r"one: min_instances .* is for public data sets"):
         annotations.read_annotations(one, min_instances=3)
     labelled = write_table(tmp_path / "t.csv", ("video", "start", "stop", "label"), [])
-    with pytest.raises(DataError, match=r"t.csv: has labels, whose segments are the clips; stride, split_by"):
+    with pytest.raises(DataError, match=r"t.csv: has labels, whose segments are the clips; stride .*, split_by"):
         annotations.read_annotations(labelled, windows=segments.Windows())
     for wrong, words in (
-        ({"stride": 0.0}, "stride must be at least 0.021 s"),
-        ({"stride": math.nan}, "stride must be"),
-        ({"stride": math.inf}, "stride must be"),
-        ({"split_by": "wearer"}, "split_by must be 'recording' or 'stretch'; got 'wearer'"),
-        ({"test_share": 1.0}, "test_share is a share"),
+        ({"stride": 0.0}, "stride .* must be at least 0.021 s"),
+        ({"stride": math.inf}, "stride .* must be"),
+        ({"split_by": "wearer"}, "split_by .* must be 'recording' or 'stretch'; got 'wearer'"),
+        ({"test_share": 1.0}, "test_share .* is a share"),
     ):
         with pytest.raises(DataError, match=words):
             segments.Windows(**wrong)
@@ -560,11 +559,11 @@ def test_a_setting_of_the_split_that_would_have_no_effect_is_an_error(tmp_path):
     folder = films(tmp_path / "films", a=7, b=7)
     windows = segments.Windows(split_by="stretch")
     for seed in (0, 3):
-        with pytest.raises(DataError, match=r"films: .* seed \(--split-seed\), or split by recording .*--split-by"):
+        with pytest.raises(DataError, match=r"films: .* seed \(--split-seed\), or use .*--split-by"):
             annotations.read_annotations(folder, seed=seed, windows=windows)
     table = write_table(folder / "t.csv", ("video", "split"), [("a.mp4", "test"), ("b.mp4", "train")])
     for ignored in (windows, segments.Windows(test_share=0.5), segments.Windows(seed=3)):
-        with pytest.raises(DataError, match=r"t\.csv: its column split .*--split-by, --test-share, --split-seed"):
+        with pytest.raises(DataError, match=r"t\.csv: its column split .*--split-by.*--test-share.*--split-seed"):
             annotations.read_annotations(table, windows=ignored)
     with pytest.raises(DataError, match=r"t\.csv: its column split"):
         annotations.read_annotations(table, seed=3)
@@ -618,7 +617,7 @@ def test_longer_clips_of_recordings_do_not_share_moments(tmp_path):
     near = [replace(found[0], start=0, stop=3, split="train"), replace(found[1], start=6, stop=9, split="test")]
     assert contradictions.find(near) == []
     assert "its clips of 10.00 s share moments" in contradictions.find(near, clip_seconds=10.0)[0].text
-    with pytest.raises(data.DataError, match=r"stride must be at least 0\.100 s"):
+    with pytest.raises(data.DataError, match=r"stride .* must be at least 0\.100 s"):
         segments.Windows(stride=0.09, clip_seconds=10.0)
 
 

@@ -153,7 +153,7 @@ def test_rerun_with_something_else_is_refused(store, kitchen):
         ({"num_frames": 1}, r"num_frames was \[1, 4\] and is now \[1\]"),
         ({"frame_size": 32}, "frame_size was 40 and is now 32"),
         ({"imu": False}, "imu was True and is now False"),
-        ({"class_names": ["wash", "take", "cut"]}, r"class_names was \['cut', .* and is now \['wash', "),
+        ({"class_names": ["wash", "take", "cut"]}, r"classes was \['cut', .* and is now \['wash', "),
     ]
     for change, words in changes:
         with pytest.raises(DataError, match=f"{words}.*another folder"):
@@ -946,7 +946,7 @@ def test_a_teacher_names_the_classes_of_a_store_without_labels(tmp_path):
     # The call that prepared it goes on as before; one with other classes does not.
     begin = {"arrays": {"x": ("float32", (1,))}}
     assert not len(StoreWriter.begin(tmp_path / "s", segments, lambda: clips, {}, [], **begin).missing())
-    with pytest.raises(DataError, match="class_names"):
+    with pytest.raises(DataError, match="the list of classes"):
         StoreWriter.begin(tmp_path / "s", segments, lambda: clips, {}, ["run"], **begin)
 
 
@@ -1213,7 +1213,7 @@ def test_nothing_is_written_through_a_link(kitchen, tmp_path, link, machines, mo
     assert {name: (tmp_path / "elsewhere" / name).read_bytes() for name in before} == before
     for found in (store, ClipStore(path)):
         assert found.read("t.feature", [0, 1]).all() and found.names[-1] == "u.feature"
-        assert set(found.notes) == {"a.csv", "b.csv"} and found.failures[0]["reason"] == "is gone"
+        assert {"a.csv", "b.csv"} <= set(found.notes) and found.failures[0]["reason"] == "is gone"
     assert reader.read("t.feature", slice(0, 1)).all()  # it was opened before
 
 

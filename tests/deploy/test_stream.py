@@ -233,7 +233,7 @@ def test_a_model_without_frames_lives_on_samples_alone(sampling):
     assert dict(answers[1].classes) == pytest.approx(dict(zip("abcdefg", scores.tolist(), strict=True)))
     assert not reported
     for options in ({}, {"gate": lambda *_: True}, {"period": 1.0}):
-        with pytest.raises(EgoDistillError, match="reads no frames, so there is none to be the newest"):
+        with pytest.raises(EgoDistillError, match="reads no frames, so none is the newest"):
             open_stream(network, frames="newest", **options)
 
 

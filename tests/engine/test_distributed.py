@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import small_teachers
 import torch
+from commandline import any_input
 from foreign import linux_only
 from toys import QUIET, Named, Store, same, small
 from waiting import LIMIT
@@ -227,7 +228,7 @@ class Kept(Store):
 def command(out):
     return [
         "distill",
-        "store",
+        ".",
         "--teacher",
         "t",
         "--out",
@@ -701,9 +702,8 @@ def test_attempts_of_a_job_have_names_of_their_own(monkeypatch):
 
 def test_one_process_evaluates(monkeypatch):
     ran = []
-    add_options, _ = models.COMMANDS["evaluate"]
-    evaluate = (add_options, lambda arguments: ran.append(os.environ["WORLD_SIZE"]))
-    monkeypatch.setitem(models.COMMANDS, "evaluate", evaluate)
+    any_input(monkeypatch)
+    monkeypatch.setitem(models.COMMANDS, "evaluate", lambda arguments: ran.append(os.environ["WORLD_SIZE"]))
     for name, value in {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "RANK": "1"}.items():
         monkeypatch.setenv(name, value)
     assert cli.main(["evaluate", "store", "--student", "c.pt"]) == 0 and ran == []

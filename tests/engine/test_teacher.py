@@ -12,7 +12,7 @@ from torch import nn
 from torchvision.models.video import r3d_18, swin3d_t
 
 from egodistill import EgoDistillError, Output, teachers
-from egodistill.commands.settings import load_teacher
+from egodistill.commands.loading import load_teacher
 from egodistill.engine import batches
 from egodistill.engine.teacher import fingerprint
 from egodistill.recordings.clips import ClipSpec

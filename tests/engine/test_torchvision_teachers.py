@@ -13,7 +13,7 @@ from torchvision import models
 
 from egodistill import EgoDistillError, data, teachers
 from egodistill.engine import runtime
-from egodistill.engine.torchvision_teachers import CLIPS
+from egodistill.engine.torchvision_teachers import PUBLISHED
 from egodistill.recordings.clips import ClipSpec
 
 CACHE = Path("cache", "hub", "checkpoints")  # below TORCH_HOME=cache
@@ -37,7 +37,7 @@ def close(one, other, rtol=1e-5):
 
 
 SMALL = [("swin3d_t", 4, 64), ("mc3_18", 4, 32), ("r2plus1d_18", 4, 32)]
-REAL = [(name, None, None) for name in CLIPS]
+REAL = [(name, None, None) for name in PUBLISHED]
 
 
 @pytest.mark.parametrize(
@@ -72,8 +72,8 @@ def test_outputs_are_those_of_torchvisions_network(name, frames, size, tmp_path)
 def test_clips_pixels_and_classes_are_those_of_torchvisions_metadata():
     names = {name: published.torchvision for name, published in teachers.MODELS.items() if published.torchvision}
     assert sorted(names.values()) == sorted(models.list_models(module=models.video))
-    assert [name for name in names if name not in CLIPS] == ["mvit_b_16x4"]
-    for name in CLIPS:
+    assert [name for name in names if name not in PUBLISHED] == ["mvit_b_16x4"]
+    for name in PUBLISHED:
         weights, teacher = default_weights(name), meta(name)
         transforms, spec = weights.transforms(), teacher.clip_spec
         rate, frames = map(float, re.search(r"`frame_rate=([\d.]+)`.*`clip_len=(\d+)`", weights.meta["_docs"]).groups())
@@ -153,7 +153,7 @@ def test_a_small_clip_of_s3d_is_averaged_completely():
     assert teacher(torch.from_numpy(random_clips(2, frames=5, size=19))).logits.shape == (2, 3)
 
 
-@pytest.mark.parametrize("name", CLIPS)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_convolutions_of_torch_train_in_fp32_on_cpus(name):
     """All networks have them, so that `runtime` chooses fp32 and refuses bf16; not for the head alone."""
     assert runtime.trained_conv3d(teacher := meta(name)).startswith("net.trunk.")

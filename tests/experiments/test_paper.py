@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from commandline import any_input
 from miniature import PROTOCOL, miniature, same, unfinished
 
 import egodistill.commands.demo
@@ -414,7 +415,8 @@ def test_finished_runs_are_of_the_same_clips_and_outputs(demo, tmp_path):
         ("--num-frames 3 --methods VisOnly --out {new}", "`egodistill prepare --num-frames 3` writes them"),
     ],
 )
-def test_errors_of_compare_name_the_way_out(demo, small, tmp_path, capsys, options, says):
+def test_errors_of_compare_name_the_way_out(demo, small, tmp_path, capsys, monkeypatch, options, says):
+    any_input(monkeypatch)
     command = f"compare {demo.out}/store --teacher slowfast-{{seed}} --out {demo.out} --preset demo --seeds 0"
     assert cli.main([*command.split(), *options.format(new=tmp_path / "new").split()]) == 1
     assert says in capsys.readouterr().err
@@ -425,9 +427,8 @@ def test_weights_and_epochs_reach_the_bench():
     command += " --pretrained students=r18.pth STTS=none"
     with pytest.MonkeyPatch.context() as patch:
         given = []
-        patch.setitem(
-            egodistill.commands.demo.COMMANDS, "compare", (egodistill.commands.demo.compare_options, given.append)
-        )
+        any_input(patch)
+        patch.setitem(egodistill.commands.demo.COMMANDS, "compare", given.append)
         assert cli.main(command.split()) == 0
     protocol = egodistill.commands.demo.build_bench(given[0]).protocol
     assert protocol.recipe.student.image_weights == "r18.pth" and protocol.stts.weights is None
@@ -441,9 +442,8 @@ def test_weights_and_epochs_reach_the_bench():
 def test_presets_reach_the_bench(command, monkeypatch):
     """They mean the same recipe as in the commands that train one model."""
     given = []
-    monkeypatch.setitem(
-        egodistill.commands.demo.COMMANDS, command, (egodistill.commands.demo.COMMANDS[command][0], given.append)
-    )
+    any_input(monkeypatch)
+    monkeypatch.setitem(egodistill.commands.demo.COMMANDS, command, given.append)
     for name, wanted in PROTOCOLS.items():
         assert cli.main([command, *"s --teacher t --out o --preset".split(), name]) == 0
         protocol = egodistill.commands.demo.build_bench(given[-1]).protocol

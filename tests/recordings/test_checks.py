@@ -676,9 +676,6 @@ def wide(degrees, reason=None):
         ({"gyro": sensor(rate=192.0)}, None),
         ({"gyro": sensor(rate=188.0)}, "gyroscope: 188.0 samples per second, but the median step is 1/200.0 s"),
         ({"gyro": sensor(rate=212.0)}, "gyroscope: 212.0 samples per second, but the median step is 1/200.0 s"),
-        ({"gravity": 9.05}, None),
-        ({"gravity": 8.95}, "mean acceleration 8.95 m/s2; gravity alone is 9.81"),
-        ({"gravity": 11.05}, "mean acceleration 11.05 m/s2; gravity alone is 9.81"),
         ({"gravity": 1.0, "imu_notes": ("mean acceleration 1.00 m/s2, but",)}, "mean acceleration 1.00 m/s2, but"),
         (leaning(59), None),
         (
@@ -748,6 +745,6 @@ def test_head_motion_alone_is_checked_without_a_picture(tmp_path, capsys):
         other = checks.check(None, write_log(tmp_path / "other.csv", rate=100.0, seconds=20.0, **options))
         assert any(sentence in text for text in [other.problem or "", *other.notes]), (options, other.notes)
     assert cli.main(["check", "--imu", str(tmp_path / "log.csv"), "--out", str(tmp_path / "o.csv")]) == 0
-    assert "there is no picture" in capsys.readouterr().out and (tmp_path / "o.csv").exists()
+    assert capsys.readouterr().out.count("there is no picture") == 1 and (tmp_path / "o.csv").exists()
     assert cli.main(["check"]) != 0
-    assert "an IMU without a video as --imu" in capsys.readouterr().err
+    assert "an IMU without a video as imu (--imu)" in capsys.readouterr().err

@@ -326,9 +326,9 @@ def test_specs_are_compared_in_what_both_have(kitchen):
         with pytest.raises(DataError):
             replace(STUDENT, **wrong)
     for tolerance in (-0.1, 10.1, math.nan, math.inf, "0.25"):
-        with pytest.raises(DataError, match="tolerance must be from 0 to 10 s; got"):
+        with pytest.raises(DataError, match=r"tolerance .* must be from 0 to 10 s; got"):
             replace(STUDENT, tolerance=tolerance)
-    with pytest.raises(DataError, match=r"leave out tolerance=0.25, or exact=False"):
+    with pytest.raises(DataError, match=r"exact=False .* leave out tolerance"):
         replace(STUDENT, tolerance=0.25, exact=False)
 
 
