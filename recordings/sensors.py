@@ -40,8 +40,7 @@ FEW_ABSURD = 0.05  # share of accelerations above HIGH_ACCELERATION that are fau
 PAIRS = ((0, 1), (0, 2), (1, 2))  # of axes
 STUCK = 0.9  # share of readings that are one value: a sensor that works once a second
 NOTED_GAP = 3.0, 0.01  # a gap is noted if it is longer than this many usual steps, and than this many seconds
-# The least that states are judged by: samples for the unit of times, samples and seconds for that of readings.
-FEW_STAMPS, ENOUGH, LONG_ENOUGH = 20, 100, 1.0
+FEW_STAMPS, LONG_ENOUGH = 20, 1.0  # the least that states are judged by: samples; of readings, also seconds
 GRAVITY_STEP = 0.25  # seconds in which the turn of gravity is compared with that of the gyroscope
 NEAR_GRAVITY = 2.0  # m/s2: a mean acceleration that differs more from gravity does not show its direction
 GRAVITY_TURN = 0.1  # rad: the least turn of the gyroscope in that time, root mean square, that is compared
@@ -101,7 +100,7 @@ def motion_states(motion: Imu, *, rate: float = IMU_RATE) -> list[State]:
     | "... rate" | fewer than half as many samples per second as a student reads |
     | "sensors exchanged" | gravity in the gyroscope and none in the accelerometer |
 
-    Units are judged from 100 samples and a second on.
+    Units are judged from 20 samples and a second on.
 
     Args:
         motion: The samples, sorted or not, also with doubles. A sensor without samples has no states.
@@ -141,7 +140,7 @@ def _in_order(stamps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.nd
 
 def _is_enough(stamps: np.ndarray) -> bool:
     """Return whether there are enough samples, with these ascending times [n], to judge their readings."""
-    return len(stamps) >= ENOUGH and bool(stamps[-1] - stamps[0] >= LONG_ENOUGH)
+    return len(stamps) >= FEW_STAMPS and bool(stamps[-1] - stamps[0] >= LONG_ENOUGH)
 
 
 def _sensor_states(sensor: str, stamps: np.ndarray, values: np.ndarray, rate: float) -> list[State]:
