@@ -152,7 +152,7 @@ def own_file(path: str | os.PathLike) -> None:
     """Replace a symbolic link, or a file with other hard links, by a copy. Call it before a file is changed in place.
 
     So what the link leads to, or a snapshot of a folder (`cp -al`), stays as it is. Processes that have opened the file
-    before go on with the old one. Raise DataError for a link to something else than a file.
+    before go on with the old one. The file may be missing. Raise DataError for a link to something else than a file.
 
     >>> import os
     >>> from pathlib import Path
