@@ -257,12 +257,9 @@ def _consumer_record(consumer: Consumer, settings: Mapping[str, Any], world_size
 
 
 def require_videos(segments: Sequence[Segment], reads: Sequence[str], way_out: str) -> None:
-    """Raise DataError if a recording has no video, but something reads it.
+    """Raise DataError if a recording has no video, but something is read from it, such as "frames_1".
 
-    Args:
-        segments: The segments.
-        reads: What is read from videos, such as "frames_1"; empty: nothing.
-        way_out: How to read head motion alone.
+    `way_out` is how to read head motion alone.
     """
     lacking = list(dict.fromkeys(segment.path for segment in segments if not segment.video))
     if lacking and reads:

@@ -91,13 +91,9 @@ class Published:
 
 
 class Network(Protocol):
-    """What the classes of the published networks say about checkpoints.
+    """What the classes of the published networks say about checkpoints."""
 
-    Attributes:
-        classifiers: Possible names of the classifier in a state dict.
-    """
-
-    classifiers: tuple[str, ...]
+    classifiers: tuple[str, ...]  # possible names of the classifier in a state dict
 
     @staticmethod
     def options_from(weights: Mapping[str, Any], source: str, options: Mapping[str, Any]) -> dict[str, Any]:

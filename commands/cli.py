@@ -148,13 +148,8 @@ MODULES |= dict.fromkeys(("demo", "synthesize", "compare", "ablate"), "demo") | 
 def main(argv: list[str] | None = None) -> int:
     """Run a command, and return the exit code.
 
-    An error that the user can fix (ValueError, OSError) is one line on stderr and exit code 1.
-
-    Args:
-        argv: The command and its options; None: those of the process.
-
-    Raises:
-        SystemExit: For unknown commands and options, and for --help.
+    An error that the user can fix (ValueError, OSError) is one line on stderr and exit code 1. Unknown commands and
+    options, and --help, raise SystemExit.
 
     >>> from egodistill.commands import cli
     >>> code = cli.main(["status", "store", "--seconds", "0.1"])

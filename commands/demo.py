@@ -241,33 +241,18 @@ def cost_table(rows: list[paper.Row]) -> Table:
 
 @dataclass(frozen=True)
 class Demo:
-    """Sizes and settings of the demo.
+    """Sizes and settings of the demo."""
 
-    Attributes:
-        train_acts: Number of annotated actions of the training wearers.
-        test_acts: Number of annotated actions of the test wearers.
-        test_wearers: Number of test wearers: the interval of a difference is over them if there is one seed.
-        world_seed: Seed of the world.
-        things: Names of the objects in the world (`behaviour.THINGS`): a quarter of them, in which the kinds of verbs
-            are as frequent as in all.
-        video_pixels: Height and width of the rendered videos.
-        pixels: Height and width of the frames in the store.
-        clip_frames: Number of frames per clip for teachers.
-        num_frames: Numbers of frames per clip for students.
-        teachers: The teachers that --teachers can name; the first is that of the comparison.
-        protocol: Settings of the trainings and methods.
-    """
-
-    train_acts: int = 800
-    test_acts: int = 600
-    test_wearers: int = 12
+    train_acts: int = 800  # annotated actions of the training wearers
+    test_acts: int = 600  # annotated actions of the test wearers
+    test_wearers: int = 12  # the interval of a difference is over them if there is one seed
     world_seed: int = 0
-    things: tuple[str, ...] = ("cupboard", "carrot", "jug")
-    video_pixels: int = 96
-    pixels: int = 64
-    clip_frames: int = 16
-    num_frames: tuple[int, ...] = (1, 2, 4)
-    teachers: dict[str, TeacherRecipe] = field(default_factory=dict)
+    things: tuple[str, ...] = ("cupboard", "carrot", "jug")  # a quarter, of verbs as mixed as in all of them
+    video_pixels: int = 96  # height and width of the rendered videos
+    pixels: int = 64  # height and width of the frames in the store
+    clip_frames: int = 16  # per clip for teachers
+    num_frames: tuple[int, ...] = (1, 2, 4)  # per clip for students
+    teachers: dict[str, TeacherRecipe] = field(default_factory=dict)  # those of --teachers; the first is compared
     protocol: Protocol = PROTOCOLS["demo"]
 
     def record(self) -> dict[str, Any]:

@@ -35,15 +35,10 @@ FEWEST = 6  # segments: a student right on 60 % of two classes answers so many a
 
 @dataclass(frozen=True)
 class Result:
-    """What a model answered on segments.
+    """What a model answered on segments."""
 
-    Attributes:
-        name: Such as "frames alone".
-        numbers: The content of the file that `egodistill evaluate --out` wrote.
-    """
-
-    name: str
-    numbers: dict[str, Any]
+    name: str  # such as "frames alone"
+    numbers: dict[str, Any]  # the content of the file that `egodistill evaluate --out` wrote
 
     @property
     def answers(self) -> list[dict[str, Any]]:
@@ -96,13 +91,9 @@ class Result:
 
 
 def read_result(model: str | os.PathLike, name: str = "student") -> Result | None:
-    """Return what `evaluate` wrote beside a model, STEM.test.json; None if it is missing or older than the model.
+    """Return what `evaluate` wrote beside a model STEM.pt, STEM.test.json; None if that is missing or older.
 
     An evaluation of another split than test does not count.
-
-    Args:
-        model: The model's file, STEM.pt.
-        name: The name of the result.
     """
     path, model = Path(model).with_suffix(".test.json"), Path(model)
     if not (path.exists() and model.exists() and path.stat().st_mtime >= model.stat().st_mtime):

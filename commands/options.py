@@ -101,12 +101,7 @@ def root_options(parser: argparse.ArgumentParser) -> None:
 
 
 def imu_option(parser: argparse.ArgumentParser, more: str = "") -> None:
-    """Add --imu, for `imu_files()`.
-
-    Args:
-        parser: The parser, or a group of it.
-        more: A further choice that the help names.
-    """
+    """Add --imu, for `imu_files()`; its help names one choice more."""
     parser.add_argument(
         "--imu",
         nargs="+",

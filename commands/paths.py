@@ -52,21 +52,13 @@ def itself(word: str) -> Iterable[str]:
 
 @dataclass(frozen=True)
 class Reads:
-    """The role of a word that names what a command reads.
+    """The role of a word that names what a command reads."""
 
-    Attributes:
-        what: What it is, for the message of one that does not exist.
-        words: Words that are no paths, such as "imagenet".
-        remark: What else the option takes, for that message; or a function from a word to its end.
-        files: Returns the files that a word stands for; none: it is no path.
-        convert: Makes the option's value of a word; the last part of a pair is the path.
-    """
-
-    what: str = "file"
-    words: tuple[str, ...] = ()
-    remark: str | Callable[[str], str] = ""
-    files: Callable[[str], Iterable[str]] = itself
-    convert: Callable[[str], Any] = str
+    what: str = "file"  # for the message of one that does not exist
+    words: tuple[str, ...] = ()  # no paths, such as "imagenet"
+    remark: str | Callable[[str], str] = ""  # what else the option takes, for that message; or what makes it of a word
+    files: Callable[[str], Iterable[str]] = itself  # returns the files that a word stands for; none: it is no path
+    convert: Callable[[str], Any] = str  # makes the option's value of a word; the last part of a pair is the path
 
     def __call__(self, text: str) -> Any:
         return self.convert(text)
@@ -103,23 +95,14 @@ def nothing(path: str, a: argparse.Namespace) -> Iterable[Made]:
 
 @dataclass(frozen=True)
 class Writes:
-    """The role of a word that names what a command writes.
+    """The role of a word that names what a command writes."""
 
-    Attributes:
-        suffixes: How the name may end; none: in any way, as that of a pipe or device.
-        ours: Patterns of an earlier result, as in `files.check_output()`.
-        beside: Returns what else is written, for the word and the arguments.
-        wrong: The message for a name that ends in another way.
-        folder: Whether it is a folder; `beside` has the files in it that may be someone else's.
-        itself: Whether this very name is written, or only what `beside` returns.
-    """
-
-    suffixes: tuple[str, ...] = ()
-    ours: Sequence[bytes] | None = ()
-    beside: Callable[[str, argparse.Namespace], Iterable[Made]] = nothing
-    wrong: str = "the name of what {name} writes must end in {ends}"
-    folder: bool = False
-    itself: bool = True
+    suffixes: tuple[str, ...] = ()  # how the name may end; none: in any way, as that of a pipe or device
+    ours: Sequence[bytes] | None = ()  # patterns of an earlier result, as in `files.check_output()`
+    beside: Callable[[str, argparse.Namespace], Iterable[Made]] = nothing  # returns what else is written
+    wrong: str = "the name of what {name} writes must end in {ends}"  # for a name that ends in another way
+    folder: bool = False  # whether it is one; `beside` has the files in it that may be someone else's
+    itself: bool = True  # whether this very name is written, or only what `beside` returns
 
     def __call__(self, text: str) -> str:
         return text

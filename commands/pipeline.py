@@ -49,15 +49,10 @@ QUICK = {"epochs": "4", "schedule": "cosine", "warmup_epochs": "0.5", "learning_
 
 @dataclass(frozen=True)
 class Step:
-    """A command of the chain.
+    """A command of the chain."""
 
-    Attributes:
-        title: What it does.
-        words: The command and its options.
-    """
-
-    title: str
-    words: Sequence[Any]
+    title: str  # what it does
+    words: Sequence[Any]  # the command and its options
 
     @property
     def typed(self) -> str:

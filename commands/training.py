@@ -314,12 +314,7 @@ def teacher_clip(name: str, seconds: float | None = None) -> dict[str, int | Non
 
 
 def one_pass(a: argparse.Namespace, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments of `data.prepare()` for its teacher and --end-features.
-
-    Args:
-        a: The parsed arguments of `prepare`.
-        given: Options of both, as keyword arguments.
-    """
+    """Return arguments of `data.prepare()` for its teacher and --end-features."""
     consumers: list[Any] = []
     arguments: dict[str, Any] = {}
     if a.teacher_file or a.architecture or a.pretrained:

@@ -509,9 +509,7 @@ def model_inputs(model: EgoDistill, batch_size: int) -> tuple[Tensor, ...]:
 def store_clips(model: EgoDistill, store: Any, count: int | None = None) -> Iterator[tuple[Tensor, ...]]:
     """Yield the model's inputs in batches, for all clips of a store or for `count` evenly spaced ones.
 
-    Raises:
-        ExportError: For a store without clips.
-        EgoDistillError: For a store that does not fit the model.
+    Raise ExportError for a store without clips, and EgoDistillError for one that does not fit the model.
     """
     names = batches.arrays_of(model, store)
     if not len(store):

@@ -80,18 +80,11 @@ class Answer(NamedTuple):
 
 @dataclasses.dataclass
 class Request:
-    """A frame request whose frame has not come yet.
+    """A frame request whose frame has not come yet."""
 
-    Attributes:
-        since: Time of the request in seconds; a frame that is taken then or later answers it. If a request is repeated,
-            a late frame of the first one answers, too.
-        last: Time at which it was made or repeated last.
-        decided: Whether the gate has asked for it.
-    """
-
-    since: float
-    last: float
-    decided: bool
+    since: float  # seconds; a frame taken then or later answers it, also a late one of a request that is repeated
+    last: float  # time at which it was made or repeated last
+    decided: bool  # whether the gate has asked for it
 
 
 class Job(NamedTuple):
@@ -616,11 +609,7 @@ class Stream:
             return found
 
     def _report_states(self, *, at_once: bool = False) -> None:
-        """Report the states that occur for the first time.
-
-        Args:
-            at_once: Search for states although little has come since they were searched for last.
-        """
+        """Report states that occur for the first time; `at_once` searches for them although little has come."""
         if not (self._health.is_due() or at_once):
             return
         with self._lock:
