@@ -221,11 +221,11 @@ class EgoDistill(nn.Module):
         self.imu_rate, self.imu_axes = imu_rate, imu_axes
         self.feature_dim, self.num_classes = feature_dim, num_classes
         self.class_names = [str(name) for name in class_names] if class_names is not None else None
-        size, mean, std = preprocessing(image_encoder)
-        self.frame_size = size if frame_size is None else frame_size
+        side, mean, std = preprocessing(image_encoder)
+        self.frame_size = side if frame_size is None else frame_size
 
         self.image_dim = self.imu_dim = 0
-        if image_encoder is not None:  # f_I
+        if image_encoder is not None:  # f_I: frames -> z_I
             self.image_encoder, self.image_dim = build_image_encoder(image_encoder, image_weights, self.frame_size)
         if num_frames > 1 and aggregator == "gru":
             self.gru = nn.GRU(self.image_dim, 512, batch_first=True)
@@ -233,7 +233,7 @@ class EgoDistill(nn.Module):
             self.joint = nn.Linear(num_frames * self.image_dim, 512)
 
         unsure = imu_encoder == "filterbank-unsure"  # the last class is made of the others, see `fuse()`
-        if imu_encoder == "cnn":  # f_M
+        if imu_encoder == "cnn":  # f_M: head motion -> z_M
             self.imu_encoder: nn.Module = IMUEncoder(imu_width)
             self.imu_dim = imu_width * {"flatten": self.imu_samples, "mean": 1}[imu_vector]
         elif isinstance(imu_encoder, str):  # plain numbers
@@ -248,19 +248,17 @@ class EgoDistill(nn.Module):
             self.imu_axes = "any" if getattr(self.imu_encoder, "any_axes", False) else imu_axes
             self.imu_with_mean = bool(getattr(self.imu_encoder, "removes_mean", False))
 
-        sizes = {"frames": 512 if num_frames > 1 else self.image_dim, "imu": self.imu_dim - unsure}  # of z_I and z_M
-        if fusion is None:  # Pi
-            self.fusion: nn.Module = ConcatFusion(
-                *perceptron(sum(sizes.values()), [hidden] * fusion_layers, feature_dim)
-            )
+        sizes = {"frames": 512 if num_frames > 1 else self.image_dim, "imu": self.imu_dim - unsure}
+        if fusion is None:  # Pi: z_I and z_M -> z_phi
+            layers = perceptron(sum(sizes.values()), [hidden] * fusion_layers, feature_dim)
+            self.fusion: nn.Module = ConcatFusion(*layers)
         else:
             features = [torch.zeros(2, size) if name in self.inputs else None for name, size in sizes.items()]
             self.fusion, _ = own_network("fusion", fusion, features, (feature_dim,))
         self.classifier = nn.Linear(feature_dim, num_classes - unsure)
         self.with_unsure = of_package("refusal").with_unsure if unsure else None
         given = {"image_encoder": image_encoder, "imu_encoder": imu_encoder, "fusion": fusion}
-        ours = [name for name, part in given.items() if part is None or isinstance(part, str)]
-        self.built = {name: type(part) for name, part in self.named_children() if name in ours}
+        self.built = {k: type(part) for k, part in self.named_children() if k in given and not callable(given[k])}
         self.register_buffer("mean", 255 * torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(std).view(3, 1, 1), persistent=False)
 
@@ -601,12 +599,7 @@ def perceptron(before: int, hidden: list[int], after: int) -> nn.Sequential:
 class BasicBlock(nn.Module):
     """Block of ResNet-18: two 3x3 convolutions and a shortcut (He et al., CVPR 2016), named as in torchvision.
 
-    Args:
-        before: Channels of the input.
-        width: Channels of both convolutions.
-        stride: Stride of the first convolution.
-        downsample: Layers of the shortcut; None adds the input itself.
-        groups: Groups of both convolutions.
+    The first convolution has the stride; without a `downsample`, the shortcut adds the input itself.
     """
 
     expansion = 1
@@ -629,12 +622,7 @@ class BasicBlock(nn.Module):
 class Bottleneck(nn.Module):
     """Block of ResNet-50 v1.5: 1x1, 3x3 (with the stride) and 1x1 convolutions and a shortcut.
 
-    Args:
-        before: Channels of the input.
-        width: Channels of the first two convolutions; the last has those of the shortcut.
-        stride: Stride of the 3x3 convolution.
-        downsample: Layers of the shortcut; None adds the input itself.
-        groups: Groups of the 3x3 convolution.
+    The first two convolutions have `width` channels, the last those of the shortcut.
     """
 
     expansion = 4
@@ -752,22 +740,14 @@ class ResNet(nn.Module):
         return F.adaptive_avg_pool2d(self.maps(x), 1).flatten(1)
 
     def maps(self, x: Tensor) -> Tensor:
-        """Return the last feature map, [B, D, h, w].
-
-        Args:
-            x: [B, channels, H, W].
-        """
+        """Return the last feature map, [B, channels, H, W] -> [B, D, h, w]."""
         x = self.stem(x)
         for block in self.blocks:
             x = block(x)
         return x
 
     def stem(self, x: Tensor) -> Tensor:
-        """Return the map after the first convolution and the max pooling.
-
-        Args:
-            x: [B, channels, H, W].
-        """
+        """Return the map after the first convolution and the max pooling, [B, channels, H, W] -> [B, width, h, w]."""
         return self.maxpool(self.relu(self.bn1(self.conv1(x))))
 
     @property
@@ -801,30 +781,19 @@ UNFIT_ENCODERS = {
 }
 
 
-@functools.cache
-def weights_transforms() -> dict[str, dict[str, Any]]:
-    """Return the options of the transforms for torchvision's newest ImageNet weights of each network that works here.
-
-    Only what needs torchvision's networks imports them: that takes as long as the import of torch.
-    """
-    from torchvision import models
-
-    names = [name for name in models.list_models(module=models) if name not in UNFIT_ENCODERS]
-    return {name: models.get_model_weights(name)["DEFAULT"].transforms.keywords for name in names}
-
-
 def __getattr__(name: str) -> dict[str, int]:
     """Return `IMAGE_ENCODERS`: {network of torchvision: side in pixels of the frames its ImageNet weights are for}."""
     if name != "IMAGE_ENCODERS":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return {name: transforms["crop_size"] for name, transforms in weights_transforms().items()}
+    from torchvision import models  # only where it is needed: that takes as long as the import of torch
+
+    return {name: preprocessing(name)[0] for name in models.list_models(module=models) if name not in UNFIT_ENCODERS}
 
 
 def build_image_encoder(encoder: str | Part, weights: Weights, size: int = 224) -> tuple[nn.Module, int]:
     """Return an image network without its classifier, [B, 3, H, W] -> [B, d], and d.
 
-    `size` is that of the frames. Raise ValueError for a name that is not in `IMAGE_ENCODERS` and for weights that do
-    not fit.
+    `size` is that of the frames. Raise ValueError for weights that do not fit.
     """
     if not isinstance(encoder, str):
         network, found = own_network("image_encoder", encoder, [torch.zeros(2, 3, size, size)], ("d",))
@@ -836,15 +805,8 @@ def build_image_encoder(encoder: str | Part, weights: Weights, size: int = 224) 
         block, depths, options = RESNETS[encoder]
         network = ResNet(block, depths, **options)
         head, dim = "fc", network.feature_dim
-    elif encoder in weights_transforms():
-        network, head, dim = torchvision_encoder(encoder)
     else:
-        reason = UNFIT_ENCODERS.get(encoder, "it is not one of the tested classification networks of torchvision")
-        reason = "FILE.py:NAME is for commands, in Python give the class itself" if ":" in encoder else reason
-        raise ValueError(
-            f"image_encoder={encoder!r} (--image-encoder) cannot be used: {reason}. Give 'resnet18', "
-            f"'mobilenet_v3_large' or another (student.IMAGE_ENCODERS lists all), or 'resnet10xW', 10 layers of width W"
-        )
+        network, head, dim = torchvision_encoder(encoder)
     if weights is not None:
         load_image_weights(network, encoder, weights, head)
     # Some of torchvision's networks return a pooled map [B, d, 1, 1].
@@ -853,9 +815,12 @@ def build_image_encoder(encoder: str | Part, weights: Weights, size: int = 224) 
 
 def preprocessing(encoder: str | Part | None) -> tuple[int, Sequence[float], Sequence[float]]:
     """Return side in pixels, mean and standard deviation (RGB, 0 to 1) of frames for a network's ImageNet weights."""
-    usual = not isinstance(encoder, str) or encoder in RESNETS or encoder.startswith("resnet10x")
-    options = {} if usual else weights_transforms().get(encoder, {})
-    return options.get("crop_size", 224), options.get("mean", IMAGENET_MEAN), options.get("std", IMAGENET_STD)
+    if not isinstance(encoder, str) or encoder in RESNETS or encoder.startswith("resnet10x"):
+        return 224, IMAGENET_MEAN, IMAGENET_STD
+    from torchvision import models
+
+    options = models.get_model_weights(encoder)["DEFAULT"].transforms.keywords
+    return options["crop_size"], options.get("mean", IMAGENET_MEAN), options.get("std", IMAGENET_STD)
 
 
 def torchvision_encoder(name: str) -> tuple[nn.Module, str, int]:
@@ -914,15 +879,15 @@ def todays_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     if "imu_encoder" not in given:  # of another model, or a network of one's own
         return {**given}
     use_imu, encoder = given.get("use_imu"), given["imu_encoder"]
-    if use_imu is None:
-        use_imu = encoder is not None
-    elif use_imu:
+    if use_imu:
         encoder = "cnn" if encoder is None else encoder
-    elif encoder is None or (isinstance(encoder, str) and encoder == "cnn"):
+    elif use_imu is not None:
+        if not (encoder is None or (isinstance(encoder, str) and encoder == "cnn")):
+            raise ValueError(
+                "with use_imu=False (--no-imu) there is no imu_encoder (--imu-encoder); leave one of them out"
+            )
         encoder = None
-    else:
-        raise ValueError("with use_imu=False (--no-imu) there is no imu_encoder (--imu-encoder); leave one of them out")
-    return {**given, "use_imu": use_imu, "imu_encoder": encoder}
+    return {**given, "use_imu": encoder is not None, "imu_encoder": encoder}
 
 
 def own_network(
@@ -955,37 +920,19 @@ class Student(Protocol):
     """A student in four steps, so that frames and IMU samples can arrive at different times; `EgoDistill` is one."""
 
     def encode_frames(self, frames: Tensor, count: int | None = None) -> Tensor:
-        """Return the features of frames, [B, N, d].
-
-        Args:
-            frames: RGB, uint8 [B, N, 3, H, W].
-            count: N, by default the model's.
-        """
+        """Return the features of frames, uint8 [B, N, 3, H, W] (RGB) -> [B, N, d]; `count` is N, if not the model's."""
         ...
 
     def aggregate(self, features: Tensor) -> Tensor:
-        """Return one image feature of all frames, [B, d'].
-
-        Args:
-            features: [B, N, d], of each frame.
-        """
+        """Return one image feature of all frames, [B, N, d] -> [B, d']."""
         ...
 
     def encode_imu(self, imu: Tensor) -> Tensor:
-        """Return the IMU feature, [B, m].
-
-        Args:
-            imu: Samples, float [B, T, 6].
-        """
+        """Return the IMU feature of samples, float [B, T, 6] -> [B, m]."""
         ...
 
     def fuse(self, image: Tensor | None, imu: Tensor | None) -> Output:
-        """Return feature [B, D] and logits [B, C].
-
-        Args:
-            image: The image feature, [B, d']; None for a model without frames.
-            imu: The IMU feature, [B, m]; None for a model without IMU.
-        """
+        """Return feature and logits of the image feature [B, d'], or None, and the IMU feature [B, m], or None."""
         ...
 
 

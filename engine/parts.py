@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import inspect
 import numbers
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..student import EgoDistill, Part, describe, preprocessing
+from .. import student
+from ..student import EgoDistill, Part, describe
 from ..support.errors import EgoDistillError
 
 __all__ = [
@@ -87,13 +89,31 @@ def _require_encoders(a: SimpleNamespace) -> None:
     if image is None and not (a.num_frames == 1 and weightless):
         frames = "num_frames (--num-frames) and image_weights (--image-weights) are for frames"
         raise ValueError(f"{frames}, which image_encoder=None (--image-encoder none) does not read")
-    if isinstance(image, str) and image.startswith("vit_") and a.frame_size not in (None, preprocessing(image)[0]):
-        raise ValueError(
-            f"image_encoder={image!r} (--image-encoder) needs {preprocessing(image)[0]}-pixel frames; got "
-            f"frame_size={a.frame_size}"
-        )
-    if not isinstance(imu, str) or imu == "cnn":
+    if isinstance(image, str):
+        _require_image_encoder(image, a.frame_size)
+    if isinstance(imu, str) and imu != "cnn":
+        _require_plain_numbers(a)
+
+
+def _require_image_encoder(name: str, frame_size: int | None) -> None:
+    if name in student.RESNETS or re.fullmatch(r"resnet10x[1-9]\d*", name):
         return
+    if name not in student.IMAGE_ENCODERS:
+        reason = student.UNFIT_ENCODERS.get(name, "it is not one of the tested classification networks of torchvision")
+        reason = "FILE.py:NAME is for commands, in Python give the class itself" if ":" in name else reason
+        raise ValueError(
+            f"image_encoder={name!r} (--image-encoder) cannot be used: {reason}. Give 'resnet18', "
+            f"'mobilenet_v3_large' or another (student.IMAGE_ENCODERS lists all), or 'resnet10xW', 10 layers of width W"
+        )
+    side, *_ = student.preprocessing(name)
+    if name.startswith("vit_") and frame_size not in (None, side):
+        raise ValueError(
+            f"image_encoder={name!r} (--image-encoder) needs {side}-pixel frames; got frame_size={frame_size}"
+        )
+
+
+def _require_plain_numbers(a: SimpleNamespace) -> None:
+    imu, names = a.imu_encoder, a.class_names
     if imu not in PLAIN_NUMBERS:
         raise ValueError(
             f"imu_encoder={imu!r} (--imu-encoder) must be 'cnn', {', '.join(map(repr, PLAIN_NUMBERS))}, a network of "
@@ -101,7 +121,6 @@ def _require_encoders(a: SimpleNamespace) -> None:
         )
     if a.imu_vector != "flatten":
         raise ValueError(f"imu_vector='mean' (--imu-vector) is for a map over time; a {imu} has none")
-    names = a.class_names
     if imu == "filterbank-unsure" and (a.num_classes < 2 or names is None or names[-1] != "unsure"):
         raise ValueError(
             "imu_encoder='filterbank-unsure' needs class_names, two or more, the last of which is 'unsure': "
