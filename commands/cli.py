@@ -311,8 +311,8 @@ OFFLINE = {
 
 def print_error(error: Exception, arguments: argparse.Namespace) -> None:
     """Print an error on stderr; some commands name their own option for weights that cannot be downloaded."""
-    text, command, student = in_words(error), arguments.command, sys.modules.get("egodistill.student")
-    if student and isinstance(error, student.DownloadError) and command in OFFLINE:
+    text, command, weights = in_words(error), arguments.command, sys.modules.get("egodistill.engine.image_weights")
+    if weights and isinstance(error, weights.DownloadError) and command in OFFLINE:
         text = f"{vars(error)['problem']}, or give {OFFLINE[command]}"
     text = re.sub(rf"^{command}(_imu)?: ", "", text)  # the stage of a training
     print(f"\negodistill {command}: {text}", file=sys.stderr)
