@@ -853,10 +853,10 @@ def load_image_weights(network: nn.Module, name: str, weights: Weights, head: st
         of_package("image_weights").load_image_weights(network, name, weights, head)
         return
     if isinstance(weights, str) and weights == "imagenet":
-        weights = published_weights(name).get_state_dict(progress=True, check_hash=True)
-    elif not isinstance(weights, Mapping):
-        weights = torch.load(weights, map_location="cpu", weights_only=True)
-    network.load_state_dict({key: value for key, value in weights.items() if not key.startswith(f"{head}.")})
+        state = published_weights(name).get_state_dict(progress=True, check_hash=True)
+    else:
+        state = weights if isinstance(weights, Mapping) else torch.load(weights, map_location="cpu", weights_only=True)
+    network.load_state_dict({key: value for key, value in state.items() if not key.startswith(f"{head}.")})
 
 
 # ---------------------------------------------------------------------------------------------------------------
