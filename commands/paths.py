@@ -103,16 +103,20 @@ class Writes:
     wrong: str = "the name of what {name} writes must end in {ends}"  # for a name that ends in another way
     folder: bool = False  # whether it is one; `beside` has the files in it that may be someone else's
     itself: bool = True  # whether this very name is written, or only what `beside` returns
+    stream: bool = True  # whether it may be a pipe or a device, whatever its name
 
     def __call__(self, text: str) -> str:
         return text
 
     def made(self, path: str, a: argparse.Namespace, name: str) -> Iterator[Made]:
         """Yield what is written. Raise DataError for a name that must end in another way."""
+        if not path:
+            raise DataError(f"{name} has an empty name; give another path")
         if self.itself:
             yield Made(path, self.ours, partial(require_folder, path, a.command) if self.folder else None)
         yield from self.beside(path, a)
-        if self.suffixes and Path(path).suffix.lower() not in self.suffixes and not files.is_stream(Path(path)):
+        streams = self.stream and files.is_stream(Path(path))
+        if self.suffixes and Path(path).suffix.lower() not in self.suffixes and not streams:
             ends = " or ".join(self.suffixes)
             raise DataError(f"{path}: {self.wrong.format(name=name, command=a.command, ends=ends)}")
 
@@ -138,10 +142,13 @@ def of_pair(word: str) -> str:
 FILE, OWN = Reads(), Reads(files=own_source)
 STORE = Reads("folder; give a clip store, which `egodistill prepare` writes")
 STUDENT = Reads(files=lambda word: [files.shipped(word)], remark=of_pair)
-TEACHER_MODEL = Reads(files=lambda word: own_source(word) or [word], remark="as `egodistill finetune` writes it")
+TEACHER_MODEL = Reads(
+    files=lambda word: own_source(word) if is_name(word) else [word], remark="as `egodistill finetune` writes it"
+)
 PUBLISHED = Reads(words=("torchvision",), remark="or torchvision")
 FOLDER = Writes(folder=True)
-DOCUMENT = Writes((".md",), ANY, wrong="{name} writes into a Markdown document; its name must end in {ends}")
+NO_DOCUMENT = "{name} writes into a Markdown document; its name must end in {ends}"
+DOCUMENT = Writes((".md",), ANY, wrong=NO_DOCUMENT, stream=False)
 
 
 def words_of(a: argparse.Namespace, kind: type) -> Iterator[tuple[str, Any, str]]:

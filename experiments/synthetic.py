@@ -152,8 +152,7 @@ class Request:
                 raise WorldError(f"{name} must be an integer; got {getattr(self, name)!r}")
         for name in ("seed", "validation_acts", "validation_wearers", "untrimmed"):
             if getattr(self, name) < 0:
-                told = named(name) if name == "seed" else name
-                raise WorldError(f"{told} must be an integer of at least 0; got {getattr(self, name)}")
+                raise WorldError(f"{name} must be an integer of at least 0; got {getattr(self, name)}")
         if not 0 <= self.label_noise < 1:
             raise WorldError(f"{named('label_noise')} must be at least 0 and less than 1; got {self.label_noise}")
         if not 0 <= self.coupling <= 1:

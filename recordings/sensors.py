@@ -29,7 +29,7 @@ __all__ = ["State", "gravity_turns", "judge", "motion_states", "unit_question"]
 # 458 recordings of heads 9.1 m/s2 or more (8.3 in any 5 s), in 84 of exercising wrists 7.5, in those of heads without
 # what is slower than 0.3 Hz at most 2.6.
 GRAVITY_CELL, LOW_ACCELERATION = 0.5, 4.5  # seconds, m/s2: lower is without gravity, or in g
-CALM, NEAR = 0.9, (9.0, 11.0)  # a sensor of whose norms few are below this share of their median measures 9 to 11 m/s2
+NEAR = (8.0, 11.5)  # m/s2, in more than 5 s: otherwise the scale is noted; heads have 8.4 to 10.7 in any 5 s
 HIGH_ACCELERATION = 30.0  # m/s2: three times gravity; a wrist that exercises has a mean of 25, a head less
 # The unit is g if the median norm is between these, mg or cm/s2 between a thousand times these, and few norms are below
 # half of it. Medians are right to 4 %, so that mg and cm/s2, which differ by 2 %, cannot be distinguished.
@@ -136,8 +136,8 @@ def _sensor_states(sensor: str, stamps: np.ndarray, values: np.ndarray, rate: fl
     steps, span, found = np.diff(stamps), stamps[-1] - stamps[0], []
     if not FASTEST <= (step := float(np.median(steps))) <= SLOWEST:
         return [State(sensor, "times", f"the {sensor}'s samples are {step:.3g} s apart{unit_question(step)}")]
-    if _is_enough(stamps):
-        found += _acceleration_unit(stamps, values) if sensor == "accelerometer" else _turn_unit(values)
+    units = _acceleration_unit(stamps, values) if sensor == "accelerometer" else _turn_unit(values)
+    found += [one for one in units if one.certain or _is_enough(stamps)]
     if span > (slowest := 2 / rate * (1 + 1e-3)) * len(steps):  # slow, or gaps make it seem so
         if (mean := float(steps[steps <= max(NOTED_GAP[0] * step, NOTED_GAP[1])].mean())) > slowest:
             text = f"the {sensor} has {1 / mean:.0f} samples per second; clips of {rate:.0f} Hz are interpolated"
@@ -150,7 +150,7 @@ def _acceleration_unit(stamps: np.ndarray, values: np.ndarray) -> list[State]:
     norms, gravity = _norms(values), _gravity(stamps, values)
     mean, (low, middle) = float(norms.mean()), np.percentile(norms, [5, 50])
     share = np.count_nonzero(norms > HIGH_ACCELERATION) / len(norms)
-    steady, calm = low > middle / 2, low > CALM * middle and stamps[-1] - stamps[0] > FROZEN
+    steady = low > middle / 2
     text, certain, but = f"mean acceleration {gravity:.2f} m/s2", False, "but gravity alone is 9.81: is it in"
     if mean == 0:
         return []
@@ -166,7 +166,7 @@ def _acceleration_unit(stamps: np.ndarray, values: np.ndarray) -> list[State]:
         text = f"mean acceleration {mean:.4g} m/s2, {but} {what}"
     elif gravity < LOW_ACCELERATION:
         text += f", {but} g, or without gravity?"
-    elif calm and not NEAR[0] < gravity < NEAR[1]:
+    elif stamps[-1] - stamps[0] > FROZEN and not NEAR[0] < gravity < NEAR[1]:
         text += "; gravity alone is 9.81"
     else:
         return []

@@ -184,6 +184,15 @@ def test_no_output_is_an_input_or_another_output(command, folder, capsys):
             link.unlink()
 
 
+def test_names_of_modules_are_no_files_and_documents_are_no_streams(folder, capsys):
+    assert "store is not a clip store" in refusal(line("extract", "--teacher-file mine:make"), capsys)  # comes next
+    assert "its name must end in .md" in refusal(line("measure", "--markdown /dev/stdout"), capsys)
+    assert (
+        refusal([*line("export"), "--out", ""], capsys)
+        == "egodistill export: --out has an empty name; give another path"
+    )
+
+
 PATHS = r"FILE|CSV|STORE|STUDENT|FOLDER|RUN|JSON|JSONL|VIDEO|VRS|PICTURE|SOURCE|WEIGHTS"
 
 

@@ -79,8 +79,21 @@ def test_a_log_of_two_seconds_from_slow_glasses_is_judged_too(tmp_path):
     write_table(table, PLAIN, (head_motion(2, 30) * [1, *[1 / 9.80665] * 3, 1, 1, 1]).tolist())
     with pytest.raises(IMUError, match=r"log.csv: the acceleration is in g \(median 1.01"):
         read_imu(table)
+    write_table(table, PLAIN, (head_motion(0.3, 198) * [1, *[1000 / 9.80665] * 3, 1, 1, 1]).tolist())
+    with pytest.raises(IMUError, match=r"log.csv: the acceleration is in mg"):  # however short it is
+        read_imu(table)
     write_table(table, PLAIN, head_motion(2, 30).tolist())
     assert read_imu(table).noted == ("accelerometer rate", "gyroscope rate")
+
+
+@pytest.mark.parametrize(("factor", "told"), [(0.75, True), (1.0, False), (1.3, True)])
+def test_a_moving_head_on_a_wrong_scale_is_noted(factor, told):
+    """No norm is near gravity, but the mean of half a second is."""
+    rows = head_motion()
+    rows[:, 1:4] += np.random.default_rng(1).normal(0, 4, (len(rows), 3))
+    motion = Imu(rows[:, 0], factor * rows[:, 1:4], rows[:, 0], rows[:, 4:])
+    found = [one.text for one in sensors.motion_states(motion)]
+    assert (found != []) is told and all("gravity alone is 9.81" in text for text in found)
 
 
 def test_shaken_readings_of_a_thousand_are_noted_and_not_refused():
