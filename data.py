@@ -137,7 +137,7 @@ def find_imu(recording: Recording) -> Recording:
 
     Raise DataError or VideoError for a recording that cannot be opened.
     """
-    if recording.imu is not None or type(recording) is not Recording:
+    if recording.imu is not None:
         return recording
     given = asdict(recording)
     return open_recording(given.pop("video"), **given)
@@ -556,7 +556,7 @@ def fill_for_consumer(
 def _with_imu(store: StoreWriter, recording: Recording) -> Recording:
     """Return a recording with the IMU that the clips of a store read."""
     recording = find_imu(recording)
-    return recording.changed(zero_accel=recording.zero_accel or store.settings["zero_accel"])
+    return replace(recording, zero_accel=recording.zero_accel or store.settings["zero_accel"])
 
 
 def fill(store: StoreWriter, rows: Sequence[int]) -> None:

@@ -63,7 +63,7 @@ def is_edited(
     """Return whether a store was made with these settings and other segments, of which nearly all are still there.
 
     Otherwise it is another table, whose store must not take the place of this one: if more than a tenth is gone (of a
-    small table, more than three), or if a class or function of one's own reads the IMU now, or does not. The folder may
+    small table, more than three), or if a function of one's own reads the IMU now, or does not. The folder may
     be missing; the segments have the names that files have in the store.
     """
     if not (path / "store.json").exists():

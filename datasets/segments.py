@@ -33,7 +33,6 @@ from ..recordings.clips import (
     open_recording,
     path_of,
     read_axes,
-    recorded,
     strided_starts,
 )
 from ..support import files
@@ -84,7 +83,7 @@ class Segment:
         wearer: As in `clips.Recording`.
         imu_axes: As in `clips.Recording`.
         zero_accel: As in `clips.Recording`.
-        camera: Name of the class or function of your own that reads its samples, with the class's own fields as JSON.
+        camera: Name of the function of your own that reads its samples.
 
     Raises:
         DataError: `id`, `label`, `split` or `wearer` is not text, or `label` is empty.
@@ -136,7 +135,14 @@ class Segment:
     @property
     def recording(self) -> Recording:
         """Return the recording that the segment is a part of. Raise DataError if `camera` is not in use here."""
-        return recorded(self._fields() | {"camera": self.camera})
+        found = Recording(**self._fields())
+        if self.camera and found.record()["camera"] != self.camera:
+            raise DataError(
+                f"{self.path}: its samples were read by your own {self.camera.partition(' ')[0]}, which is not in use "
+                f"here; give the function again in IMU_READERS (--imu-reader). If it is a class that inherits from "
+                f"Recording, only version 0.5 reads it: make it such a function, and prepare a new store"
+            )
+        return found
 
 
 class Origin(NamedTuple):
