@@ -82,7 +82,7 @@ COMMANDS = {
         "egodistill train segments.csv --out run --architecture swin3d_t --pretrained torchvision",
     ),
     "report": (
-        "write a page about what `train` made: RUN/report.html",
+        "write a page about what `train` made, RUN/report.html, or about a model or an evaluation",
         "egodistill report run",
     ),
     "teachers": (
@@ -416,7 +416,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
                 where = "in the column imu_offset of its segments, or in the table of --imu-offsets"
                 parsers.choices[called].error(f"there is no option {word}; give the clock of a recording {where}")
             if not any(option.startswith(word) for option in known):
-                parsers.choices[called].error(f"there is no option {word}{meant(SHORT.get(word, word), known)}")
+                why = GONE.get(word) or meant(SHORT.get(word, word), known)
+                parsers.choices[called].error(f"there is no option {word}{why}")
         parser.error = parsers.choices[called].error  # of words that are left: names the command
     return parser.parse_args(argv)
 
@@ -424,6 +425,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
 # What other programs call options.
 SHORT = {"--lr": "--learning-rate", "--output": "--out", "--bs": "--batch-size", "--json": "--out", "--csv": "--out"}
 SHORT |= {"--vtt": "--subtitles"}
+# Options of earlier versions, and why they are gone.
+GONE = {"--no-plot": ": no picture is drawn beside results any more; `report` and `predict --html` write pages"}
 
 
 class Parser(argparse.ArgumentParser):

@@ -1,7 +1,7 @@
 """The paths of a command: what it reads, what it writes, what lies beside that, and the one check before the work.
 
     parser.add_argument("store", type=STORE)
-    parser.add_argument("--out", type=Writes((".json",), (rb'\\A\\{"format": "mine',), beside=picture_beside))
+    parser.add_argument("--out", type=Writes((".json",), (rb'\\A\\{"format": "mine',)))
 
 An option says the role of its words where it is defined: its `type=` is a `Reads` or a `Writes`. `cli` notes the roles
 in the arguments, and calls `check_paths()` before each command. This module needs the standard library only.
@@ -38,6 +38,7 @@ __all__ = [
     "Reads",
     "Writes",
     "check_paths",
+    "page_about",
 ]
 
 TRAINING = ("finetune", "pretrain", "distill")
@@ -137,6 +138,11 @@ def of_pair(word: str) -> str:
     """Return the end of the message for a pair where a student is wanted."""
     told = "; it is a pair of `export --pair`, which `live` runs; give the student's own file (.pt)"
     return told if word and files.pair_files(word)[0].exists() else ""
+
+
+def page_about(source: str | os.PathLike) -> Path:
+    """Return the page of `report`: in a folder of `train`, or beside a model or evaluation, SOURCE.html."""
+    return Path(source, "report.html") if Path(source).is_dir() else Path(f"{source}.html")
 
 
 FILE, OWN = Reads(), Reads(files=own_source)

@@ -36,8 +36,7 @@ HEAD = """# API
 By `tools/api.py`. Internal: `commands`, `drawing`, `support` (but `support.errors`), `datasets.edits`,
 `datasets.label_tools`, `datasets.store_files`, `engine.runtime`, `engine.distributed`, `engine.motion`,
 `engine.published`, `engine.recipes`, `engine.refusal`, `engine.teacher`, `engine.torchvision_teachers`,
-`deploy.exported`, `deploy.descriptions`, `deploy.health`, `experiments.props`, `experiments.scene`,
-`experiments.showcase`.
+`deploy.exported`, `deploy.descriptions`, `deploy.health`, `experiments.props`, `experiments.scene`.
 """
 
 

@@ -945,7 +945,7 @@ def test_readers_of_ones_own_serve_all_commands_that_read_recordings(way, offset
         wanted = mine.read_log("walk.log").on_clock(offset).window(prepared.clips[0]["start"])
         np.testing.assert_allclose(prepared.read("imu", [0])[0], wanted, atol=1e-6)
     model = ("--student", "other.pt", "--precision", "fp32", "--device", "cpu")
-    run(capsys, "predict", "walk.mp4", *model, "--out", "p.json", "--no-plot", *words)
+    run(capsys, "predict", "walk.mp4", *model, "--out", "p.json", *words)
     found = list(inference.predict(EgoDistill.load("other.pt"), data.open_recording("walk.mp4"), precision="fp32"))
     scores = [row["classes"][0][1] for row in json.loads(Path("p.json").read_text())]
     assert len(scores) == 3 and scores == pytest.approx([clip.classes[0][1] for clip in found])
