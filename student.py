@@ -599,7 +599,12 @@ def perceptron(before: int, hidden: list[int], after: int) -> nn.Sequential:
 class BasicBlock(nn.Module):
     """Block of ResNet-18: two 3x3 convolutions and a shortcut (He et al., CVPR 2016), named as in torchvision.
 
-    The first convolution has the stride; without a `downsample`, the shortcut adds the input itself.
+    Args:
+        before: Channels of the input.
+        width: Channels of both convolutions.
+        stride: Stride of the first convolution.
+        downsample: Layers of the shortcut; None adds the input itself.
+        groups: Groups of both convolutions.
     """
 
     expansion = 1
@@ -622,7 +627,12 @@ class BasicBlock(nn.Module):
 class Bottleneck(nn.Module):
     """Block of ResNet-50 v1.5: 1x1, 3x3 (with the stride) and 1x1 convolutions and a shortcut.
 
-    The first two convolutions have `width` channels, the last those of the shortcut.
+    Args:
+        before: Channels of the input.
+        width: Channels of the first two convolutions; the last has those of the shortcut.
+        stride: Stride of the 3x3 convolution.
+        downsample: Layers of the shortcut; None adds the input itself.
+        groups: Groups of the 3x3 convolution.
     """
 
     expansion = 4
@@ -932,7 +942,7 @@ class Student(Protocol):
         ...
 
     def fuse(self, image: Tensor | None, imu: Tensor | None) -> Output:
-        """Return feature and logits of the image feature [B, d'], or None, and the IMU feature [B, m], or None."""
+        """Return feature and logits: [B, d'] (None: no frames), [B, m] (None: no IMU) -> [B, D], [B, C]."""
         ...
 
 

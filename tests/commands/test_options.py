@@ -384,7 +384,7 @@ ARRIVALS = {
             "t.csv --out {tmp}/s --end-features w.pth --image-encoder resnet10x4 --frame-size 64 --key-frames "
             "--batch-size 5 --precision bf16 --device cpu",
             {
-                "build_image_encoder.name": "resnet10x4",
+                "build_image_encoder.encoder": "resnet10x4",
                 "build_image_encoder.weights": "w.pth",
                 "prepare.consumer.batch_size": 5,
                 "prepare.consumer.precision": "bf16",
@@ -412,7 +412,7 @@ ARRIVALS = {
         ),
         (
             "t.csv --out {tmp}/s --end-features w.pth --teacher-file t.pt",
-            {"build_image_encoder.name": "resnet18", "prepare.class_names": ["1", "2", "3", "4"]},
+            {"build_image_encoder.encoder": "resnet18", "prepare.class_names": ["1", "2", "3", "4"]},
         ),
     ],
     "train": [  # tests/commands/test_pipeline.py has the commands that it runs
@@ -915,7 +915,7 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     spies.put(model_commands, "load_student", student)
     spies.put(egodistill.engine.checkpoints, "load_model", student)
     build = egodistill.student.build_image_encoder
-    spies.put(egodistill.student, "build_image_encoder", lambda given: build(given["name"], None))
+    spies.put(egodistill.student, "build_image_encoder", lambda given: build(given["encoder"], None))
     small_teacher = functools.partial(teachers.load, "mvit_b_16x4", None, 4, **small)
     spies.put(teachers, "load", lambda given: small_teacher())
     spies.put(teachers, "extract")
