@@ -1,25 +1,22 @@
-"""Read the IMU logs of other cameras: Gyroflow (.gcsv), Pupil Labs Neon (Cloud format), and telemetry in videos.
+"""Read the IMU logs of other cameras: Gyroflow (.gcsv) and Pupil Labs Neon (Cloud format).
 
     import cameras  # or: from egodistill import cameras
 
     log = cameras.read_gyroflow("walk.gcsv")            # a log as Gyroflow reads it, beside its video
     log = cameras.read_neon("recording/imu.csv")        # with world_timestamps.csv beside it
-    log = cameras.read_telemetry("walk.insv")           # of Insta360, Sony, DJI: needs the package telemetry-parser
     print(log.times[:3], log.accel.shape, log.notes)
 
-The first two need only numpy. `imu.read_imu()` calls these functions and checks the values. Axes are those of a GoPro:
+Both need only numpy. `imu.read_imu()` calls these functions and checks the values. Axes are those of a GoPro:
 X to the left as seen from behind, Y out of the back to the user, Z up; a camera held still and upright reads +9.8 on Z.
 Times are seconds on the video's clock.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,10 +27,8 @@ __all__ = [
     "Log",
     "axes_and_turn",
     "frame_stamps",
-    "has_telemetry",
     "read_gyroflow",
     "read_neon",
-    "read_telemetry",
     "turn_matrix",
     "turn_text",
 ]
@@ -309,101 +304,6 @@ def frame_stamps(path: str | os.PathLike) -> np.ndarray:
 def _stamps(path: str | os.PathLike, lines: list[str], names: list[str]) -> np.ndarray:
     """Return the column of times as int64: as float64 they would be a quarter of a microsecond off."""
     return _samples(path, lines, 1, [names.index(NEON_TIME)], np.int64)[:, 0]
-
-
-# --- Telemetry in videos, by a package -------------------------------------------------------------------------------
-
-INSTALL = "pip install telemetry-parser"
-MOST_EMPTY = 0.1  # largest share of rows that may lack a sensor; beyond it, the times of its samples are unknown
-
-
-def has_telemetry(path: str | os.PathLike) -> bool:
-    """Return whether the package telemetry-parser is installed and knows the telemetry of a video.
-
-    Args:
-        path: The video; the result is False for a GoPro's.
-
-    >>> from egodistill import cameras
-    >>> cameras.has_telemetry("walk.mp4")
-    False
-    """
-    try:
-        return _parser(path) is not None
-    except CameraError:
-        return False
-
-
-def read_telemetry(path: str | os.PathLike) -> Log:
-    """Return the samples in a video of an Insta360, Sony, DJI or other camera, whose times count from its start.
-
-    The package telemetry-parser (https://github.com/AdrianEddy/telemetry-parser) reads them; it is imported here, and
-    no extra of this project installs it. Its axes are Gyroflow's. It is not certain that it turns the axes of all
-    cameras into these; a note says so. Telemetry of a GoPro is not taken from it, because it loses the times.
-
-    Args:
-        path: The video.
-
-    Raises:
-        CameraError: The package is missing, or finds no usable samples. The message names the file.
-
-    >>> from egodistill import cameras
-    >>> cameras.read_telemetry("walk.mp4")
-    Traceback (most recent call last):
-    ...
-    egodistill.cameras.CameraError: walk.mp4: ...telemetry-parser...
-    """
-    parser = _parser(path)
-    rows = [] if parser is None else _answer(path, parser.normalized_imu)
-    if not rows:
-        raise CameraError(f"{path}: telemetry-parser finds no samples of another camera than a GoPro in it")
-    camera = " ".join(filter(None, (parser.camera, parser.model)))
-    notes = [f"read by telemetry-parser ({camera}); that its axes are those of a GoPro is not certain"]
-    times = np.array([row["timestamp_ms"] for row in rows], np.float64) * 1e-3
-    gyro, accel = (np.array([row[name] or (np.nan,) * 3 for row in rows], np.float64) for name in ("gyro", "accl"))
-    complete = {
-        name: np.isfinite(values).all(axis=1) for name, values in (("gyroscope", gyro), ("accelerometer", accel))
-    }
-    if not complete["accelerometer"].any():  # the camera has none
-        del complete["accelerometer"]
-    for sensor, there in complete.items():
-        empty = np.count_nonzero(~there)
-        if empty > MOST_EMPTY * len(rows):
-            raise CameraError(
-                f"{path}: {empty} of {len(rows)} rows of telemetry-parser have no {sensor}, so the times of its "
-                f"samples are unknown; give a table of the readings"
-            )
-        if empty:
-            notes.append(f"{empty} of {len(rows)} rows have no {sensor} and are ignored")
-    usable = np.logical_and.reduce([np.isfinite(times), *complete.values()])
-    accel = accel[usable] @ GYROFLOW_AXES.T if "accelerometer" in complete else None
-    return Log(times[usable], accel, np.deg2rad(gyro[usable]) @ GYROFLOW_AXES.T, notes, camera)
-
-
-def _parser(path: str | os.PathLike) -> Any:
-    """Return a video's telemetry_parser.Parser; None for a GoPro's video and for a path that is not a regular file.
-
-    Raise CameraError if the package is missing, or does not know the file.
-    """
-    try:
-        package = importlib.import_module("telemetry_parser")
-    except ImportError as error:
-        raise CameraError(
-            f"{path}: telemetry of Insta360, Sony and DJI cameras is read by the package telemetry-parser; {INSTALL}"
-        ) from error
-    if not os.path.isfile(path):  # a pipe would wait for its writer
-        return None
-    parser = _answer(path, package.Parser, os.fspath(path))
-    return None if parser.camera == "GoPro" else parser
-
-
-def _answer(path: str | os.PathLike, call: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function of telemetry-parser. Raise CameraError for its errors, including panics of its Rust code."""
-    try:
-        return call(*arguments)
-    except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise CameraError(f"{path}: telemetry-parser cannot read it: {error}") from error
 
 
 # --- Tables ----------------------------------------------------------------------------------------------------------

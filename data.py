@@ -137,7 +137,7 @@ def find_imu(recording: Recording) -> Recording:
 
     Raise DataError or VideoError for a recording that cannot be opened.
     """
-    if recording.imu is not None or type(recording) is not Recording:
+    if recording.imu is not None:
         return recording
     given = asdict(recording)
     return open_recording(given.pop("video"), **given)
@@ -257,12 +257,9 @@ def _consumer_record(consumer: Consumer, settings: Mapping[str, Any], world_size
 
 
 def require_videos(segments: Sequence[Segment], reads: Sequence[str], way_out: str) -> None:
-    """Raise DataError if a recording has no video, but something reads it.
+    """Raise DataError if a recording has no video, but something is read from it, such as "frames_1".
 
-    Args:
-        segments: The segments.
-        reads: What is read from videos, such as "frames_1"; empty: nothing.
-        way_out: How to read head motion alone.
+    `way_out` is how to read head motion alone.
     """
     lacking = list(dict.fromkeys(segment.path for segment in segments if not segment.video))
     if lacking and reads:
@@ -559,7 +556,7 @@ def fill_for_consumer(
 def _with_imu(store: StoreWriter, recording: Recording) -> Recording:
     """Return a recording with the IMU that the clips of a store read."""
     recording = find_imu(recording)
-    return recording.changed(zero_accel=recording.zero_accel or store.settings["zero_accel"])
+    return replace(recording, zero_accel=recording.zero_accel or store.settings["zero_accel"])
 
 
 def fill(store: StoreWriter, rows: Sequence[int]) -> None:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .datasets.store import claim_outputs, outputs_record
-from .engine import batches, checkpoints, distributed, runtime
+from .engine import batches, checkpoints, distributed, parts, runtime
 from .engine.batches import Model, Store
 from .engine.distributed import Share
 from .engine.recipes import (
@@ -442,11 +442,8 @@ def pretrain_imu(
     if lacking := {"frames", "imu"} - {*batches.inputs_of(model)}:
         raise EgoDistillError(f"{stage} needs frames and head motion, and this model reads no {min(lacking)}")
     steps = ("image_encoder", "image_dim", "imu_dim", "encode_frames", "aggregate", "encode_imu", "fuse", "classifier")
-    if lacking := [name for name in steps if not hasattr(model, name)]:
-        raise EgoDistillError(
-            f"{type(model).__name__} has no {', '.join(lacking)}: {stage} needs a student that works in steps, see "
-            f"student.Student and EgoDistill; train another model with {named('distill()')} or {named('finetune()')}"
-        )
+    way_out = f" and EgoDistill; train another model with {named('distill()')} or {named('finetune()')}"
+    parts.require_steps(model, steps, stage, way_out)
     if teacher is None and settings.l1_weight:
         raise EgoDistillError(f"L_1 needs {named('teacher')}; {named('l1_weight', 0)} trains with L_NCE alone")
     if not any(True for _ in getattr(model, "imu_encoder", model).parameters()):

@@ -25,7 +25,6 @@ import traceback
 from collections.abc import Callable, MutableMapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 
@@ -36,7 +35,6 @@ __all__ = [
     "CoverageError",
     "IMUError",
     "Imu",
-    "call_own",
     "failure",
     "read_imu",
     "table_columns",
@@ -361,7 +359,7 @@ def read_imu(
     if isinstance(source, (str, os.PathLike)):
         source = Path(source)
         if (own := IMU_READERS.get(source.suffix.lower())) is not None:
-            return call_own(source, own, source, zero_accel=zero_accel)
+            return _call_own(source, own, zero_accel)
     return _judged(_read(source, zero_accel), source)
 
 
@@ -393,20 +391,15 @@ def _name(function: Callable) -> str:
     return getattr(function, "__qualname__", type(function).__name__)
 
 
-def call_own(source: str | os.PathLike, function: Callable[..., Imu], *given: Any, zero_accel: bool = False) -> Imu:
+def _call_own(source: Path, function: Callable[[Path], Imu], zero_accel: bool) -> Imu:
     """Return what a function of one's own returns for a file, checked like a table.
 
-    Raise IMUError, which names file and function, for an exception in it and for what is not samples.
-
-    Args:
-        source: The file.
-        function: The function.
-        given: Its arguments.
-        zero_accel: Whether it may return no accelerometer samples, which then are zeros, as in `read_imu()`.
+    With `zero_accel` it may return no accelerometer samples, which then are zeros. Raise IMUError, which names file and
+    function, for an exception in it and for what is not samples.
     """
     where, samples = f"{source}: {_name(function)}()", {}
     try:
-        found = function(*given)
+        found = function(source)
         if isinstance(found, Imu):
             fields = ("accel_time", "accel", "gyro_time", "gyro")
             samples = {field: np.asarray(getattr(found, field), np.float64) for field in fields}
@@ -447,7 +440,7 @@ def _read(source: str | os.PathLike | Sequence[str | os.PathLike], zero_accel: b
         if path.suffix.lower() == ".vrs":
             return _read_aria(path)
         if path.suffix.lower() not in (".csv", ".jsonl"):
-            return _read_telemetry(path, zero_accel)
+            return _read_telemetry(path)
         if "timestamp [ns]" in _first_line(path).lower():
             return _read_log(path, "read_neon", zero_accel)
         files = [(path, ("accelerometer", "gyroscope"))]
@@ -667,8 +660,8 @@ def _parse_numbers(source: Path | io.StringIO, columns: Sequence[int]) -> np.nda
     return np.loadtxt(source, delimiter=",", usecols=columns, ndmin=2, comments=None, skiprows=1, encoding="utf-8-sig")
 
 
-def _read_telemetry(video: Path, zero_accel: bool) -> Imu:
-    """Return the IMU inside a video: of a GoPro, or of a camera that the package telemetry-parser knows."""
+def _read_telemetry(video: Path) -> Imu:
+    """Return the IMU inside a video of a GoPro."""
     if not video.exists():
         raise IMUError(f"{video}: no such file")
     if video.is_dir():
@@ -684,32 +677,15 @@ def _read_telemetry(video: Path, zero_accel: bool) -> Imu:
                 f"{video}: a text file, not a video with telemetry; if it is a table, rename it to end in .csv; for a "
                 f"format of your own, give IMU_READERS a function for its suffix (--imu-reader)"
             ) from error
-        if _knows_telemetry(video):
-            return _read_log(video, "read_telemetry", zero_accel)
         raise IMUError(
-            f"{video}: no IMU: {error}; give a table of its readings beside it, {video.stem}.csv{_hint()}"
+            f"{video}: no IMU: {error}; give a table of its readings beside it, {video.stem}.csv; for telemetry of "
+            f"another camera (Insta360, Sony, DJI), give IMU_READERS a function for its suffix (--imu-reader), as the "
+            f"guide shows under 'A camera or an IMU format'"
         ) from error
     notes = list(found.broken)
     if found.axes != "XYZ":
         notes.append(f"the camera ({found.device or 'unnamed'}) does not name its axes; they stay as stored")
     return Imu(*found[:4], tuple(notes), device=found.device)
-
-
-def _knows_telemetry(video: Path) -> bool:
-    """Return whether a video has telemetry of another camera; False without cameras.py or the package that reads it."""
-    try:
-        return _sibling("cameras", video, "telemetry").has_telemetry(video)
-    except IMUError:
-        return False
-
-
-def _hint() -> str:
-    """Return what to install for videos of other cameras, or "" if it is installed."""
-    try:
-        importlib.import_module("telemetry_parser")
-    except ImportError:
-        return "; telemetry of Insta360, Sony and DJI cameras needs `pip install telemetry-parser`"
-    return ""
 
 
 def _read_log(path: Path, reader: str, zero_accel: bool) -> Imu:

@@ -226,16 +226,8 @@ def outputs(
 ) -> Iterator[tuple[Output, dict[str, Tensor]]]:
     """Yield the outputs of a model in evaluation mode for all clips, batch by batch in order, with the batch.
 
-    Args:
-        model: A student, teacher or baseline; see `batches.Model`.
-        store: The clips.
-        targets: Names of arrays that the batch has in addition to those that the model reads; see
-            `batches.read_batches()`.
-        batch_size: Clips per batch.
-        device: Device to compute on; None: a GPU if there is one.
-        precision: The result of `runtime.pick_precision()`, such as "fp32".
-        compile: Use torch.compile.
-        progress: Show a progress bar on stderr.
+    The batch has the arrays that the model reads and the `targets`; see `batches.read_batches()`. A device of None is a
+    GPU if there is one; the precision is a result of `runtime.pick_precision()`, such as "fp32".
 
     >>> from egodistill import EgoDistill, data, inference
     >>> model, store = EgoDistill.load("student.pt"), data.ClipStore("store")
@@ -602,13 +594,8 @@ def output_error(fast: Output | Tensor, exact: Output | Tensor) -> dict[str, flo
 def count_macs(model: nn.Module, device: torch.device) -> float:
     """Return the multiply-adds of a model in evaluation mode for one clip.
 
-    Args:
-        model: A student, teacher or baseline; see `batches.Model`.
-        device: Device to compute on. On the meta device nothing is computed.
-
-    Raises:
-        EgoDistillError: If the model has weights, but none of its operations can be counted, and for exported files,
-            which show neither.
+    On the meta device nothing is computed. Raise EgoDistillError if the model has weights, but none of its operations
+    can be counted, and for exported files, which show neither.
 
     >>> import torch
     >>> from egodistill import EgoDistill, inference

@@ -8,8 +8,9 @@
     model = EgoDistill.load("student.pt")
 
 The networks are those of section 3 and appendix C of "EgoDistill: Egocentric Head Motion Distillation for Efficient
-Video Understanding" (Tan, Nagarajan, Grauman, NeurIPS 2023). This file can be copied alone: it needs torch and
-torchvision. Only `EgoDistill.save()` and `load()` need the package, for `engine.checkpoints`.
+Video Understanding" (Tan, Nagarajan, Grauman, NeurIPS 2023), in this order: the student, its networks for head motion,
+and those for frames. This file can be copied alone: it needs torch and torchvision. `EgoDistill.save()` and `load()`,
+"filterbank", and the refusal of what does not fit before anything is built (`engine.parts`) need the package.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import functools
 import importlib
 import inspect
 import math
-import numbers
 import os
 import re
 from collections import OrderedDict
@@ -47,20 +47,14 @@ __all__ = [
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_SECONDS, IMU_RATE, IMU_SAMPLES = 64 / 30, 198.0, 422  # the paper's clips: seconds, Hz, samples
-LARGEST_SIZE = 1 << 17  # classes, frames, pixels, samples, ...: a number beyond it is an error
-LARGEST_DEPTH = 1000  # layers of the fusion network
-LARGEST_CLIP = 1 << 27  # pixels of all frames of a clip, as in recordings/clips.py
-LARGEST_TOLERANCE = 10.0  # seconds, as in video.py
-SAMPLING = ("uniform", "random", "first", "last", "centre", "ages")  # as in video.py
-PLAIN_NUMBERS = ("spectrum", "filterbank", "filterbank-unsure")  # IMU encoders without weights
+PARTS = ("image_encoder", "imu_encoder", "fusion")  # the arguments of `EgoDistill` that take a `Part`
+OF_CLASSES = ("classifier.", "imu_encoder.refusal.")  # weights of a student that its classes decide
 LARGEST_BLOCK = 16  # channels: the largest block of oneDNN's kernels (AVX-512)
+IN_PACKAGE = __name__ == "egodistill.student"  # or a copy
 
-Constructor = TypeVar("Constructor", bound=Callable[..., None])
 Weights = str | os.PathLike | Mapping[str, Tensor] | None
 Part = nn.Module | Callable[[], nn.Module]  # a network of your own, or its class
-OF_CLASSES = ("classifier.", "imu_encoder.refusal.")  # weights of a student that its classes decide
-PARTS = ("image_encoder", "imu_encoder", "fusion")  # the arguments of `EgoDistill` that take a `Part`
-
+Constructor = TypeVar("Constructor", bound=Callable[..., None])
 
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
@@ -92,44 +86,6 @@ class Output(NamedTuple):
     logits: Tensor
 
 
-class Student(Protocol):
-    """A student in four steps, so that frames and IMU samples can arrive at different times; `EgoDistill` is one."""
-
-    def encode_frames(self, frames: Tensor, count: int | None = None) -> Tensor:
-        """Return the features of frames, [B, N, d].
-
-        Args:
-            frames: RGB, uint8 [B, N, 3, H, W].
-            count: N, by default the model's.
-        """
-        ...
-
-    def aggregate(self, features: Tensor) -> Tensor:
-        """Return one image feature of all frames, [B, d'].
-
-        Args:
-            features: [B, N, d], of each frame.
-        """
-        ...
-
-    def encode_imu(self, imu: Tensor) -> Tensor:
-        """Return the IMU feature, [B, m].
-
-        Args:
-            imu: Samples, float [B, T, 6].
-        """
-        ...
-
-    def fuse(self, image: Tensor | None, imu: Tensor | None) -> Output:
-        """Return feature [B, D] and logits [B, C].
-
-        Args:
-            image: The image feature, [B, d']; None for a model without frames.
-            imu: The IMU feature, [B, m]; None for a model without IMU.
-        """
-        ...
-
-
 def record_arguments(
     *without: str, found: Sequence[str] = (), today: Callable[[Mapping[str, Any]], dict[str, Any]] = dict
 ) -> Callable[[Constructor], Constructor]:
@@ -157,37 +113,6 @@ def record_arguments(
         return cast("Constructor", build)
 
     return decorate
-
-
-def todays_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments of `EgoDistill` whose `use_imu` says what `imu_encoder` does; others as they are.
-
-    Until version 0.5, `use_imu` alone said whether there is an IMU encoder, and `imu_encoder=None` was the paper's.
-    """
-    if "imu_encoder" not in given:  # of another model, or a network of one's own
-        return {**given}
-    use_imu, encoder = given.get("use_imu"), given["imu_encoder"]
-    if use_imu is None:
-        use_imu = encoder is not None
-    elif use_imu:
-        encoder = "cnn" if encoder is None else encoder
-    elif encoder is None or (isinstance(encoder, str) and encoder == "cnn"):
-        encoder = None
-    else:
-        raise ValueError("with use_imu=False (--no-imu) there is no imu_encoder (--imu-encoder); leave one of them out")
-    return {**given, "use_imu": use_imu, "imu_encoder": encoder}
-
-
-def require_tensor(name: str, value: object) -> None:
-    """Raise TypeError for what is no tensor, such as the arrays that `data.read_frames()` and `Imu.window()` return."""
-    if not isinstance(value, Tensor):
-        kind = f"{type(value).__module__}.{type(value).__name__}"
-        raise TypeError(f"{name} must be a torch.Tensor; got {kind}: give torch.from_numpy({name})")
-
-
-def describe(tensor: Tensor) -> str:
-    """Return dtype and shape as text, such as "uint8 [2, 1, 3, 224, 224]"."""
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
 class EgoDistill(nn.Module):
@@ -258,7 +183,9 @@ class EgoDistill(nn.Module):
 
     arguments: dict[str, Any]  # of the constructor
 
-    @record_arguments("image_weights", "class_names", "fusion", found=("imu_samples",), today=todays_arguments)
+    @record_arguments(
+        "image_weights", "class_names", "fusion", found=("imu_samples",), today=lambda given: fitting_arguments(given)
+    )
     def __init__(
         self,
         num_classes: int,
@@ -286,113 +213,54 @@ class EgoDistill(nn.Module):
         use_imu: bool | None = None,
     ) -> None:
         super().__init__()
-        if imu_vector not in ("flatten", "mean"):
-            raise ValueError(f"imu_vector must be 'flatten' or 'mean', not {imu_vector!r}")
-        if aggregator not in ("gru", "concat"):
-            raise ValueError(f"aggregator must be 'gru' or 'concat', not {aggregator!r}")
-        for name, value in (("imu_rate", imu_rate), ("clip_seconds", clip_seconds)):
-            if not 0 < value <= LARGEST_SIZE:  # NaN: False
-                raise ValueError(f"{name}={value!r} must be above 0 and at most {LARGEST_SIZE}")
-        imu_samples = max(1, round(imu_rate * clip_seconds)) if imu_samples is None else imu_samples
-        sizes = {"num_classes": num_classes, "feature_dim": feature_dim, "hidden": hidden, "imu_width": imu_width}
-        sizes |= {"imu_samples": imu_samples, "frame_size": frame_size or 1, "num_frames (--num-frames)": num_frames}
-        for name, size in sizes.items():
-            if not (isinstance(size, numbers.Integral) and 1 <= size <= LARGEST_SIZE):
-                raise ValueError(f"{name} must be a whole number, at least 1 and at most {LARGEST_SIZE}; got {size!r}")
-        if not (isinstance(fusion_layers, numbers.Integral) and 0 <= fusion_layers <= LARGEST_DEPTH):
-            raise ValueError(f"fusion_layers={fusion_layers!r} must be a whole number, at most {LARGEST_DEPTH}")
-        if num_frames * (frame_size or 1) ** 2 > LARGEST_CLIP:
-            raise ValueError(f"num_frames={num_frames} (--num-frames) of frame_size={frame_size} pixels are too large")
-        if sampling not in SAMPLING:
-            raise ValueError(f"sampling={sampling!r} must be one of {', '.join(SAMPLING)}")
-        if not isinstance(imu_axes, str):
-            raise ValueError(f"imu_axes={imu_axes!r} must be a name, such as 'gopro'")
-        if not 0 <= tolerance <= LARGEST_TOLERANCE or (tolerance and not exact):  # NaN: False
-            raise ValueError(
-                f"tolerance={tolerance!r} must be from 0 to {LARGEST_TOLERANCE}, and 0 for key frames (exact=False)"
-            )
-        if class_names is not None and len(class_names) != num_classes:
-            raise ValueError(f"{len(class_names)} class names for num_classes={num_classes}")
         encoders = {"frames": image_encoder, "imu": imu_encoder}
         self.inputs = tuple(name for name, encoder in encoders.items() if encoder is not None)
-        if not self.inputs:
-            raise ValueError("a student needs image_encoder (--image-encoder), imu_encoder (--imu-encoder) or both")
-        if image_encoder is None and not (num_frames == 1 and (image_weights is None or image_weights == "imagenet")):
-            frames = "num_frames (--num-frames) and image_weights (--image-weights) are for frames"
-            raise ValueError(f"{frames}, which image_encoder=None (--image-encoder none) does not read")
-        self.num_frames, self.clip_seconds = num_frames, clip_seconds
-        self.frame_size = pick_frame_size(image_encoder if isinstance(image_encoder, str) else "", frame_size)
-        self.sampling, self.exact, self.tolerance = sampling, exact, tolerance
-        self.imu_samples, self.imu_rate, self.imu_vector = imu_samples, imu_rate, imu_vector
-        self.imu_axes = imu_axes
+        self.num_frames, self.aggregator, self.imu_vector = num_frames, aggregator, imu_vector
+        self.sampling, self.exact, self.tolerance, self.clip_seconds = sampling, exact, tolerance, clip_seconds
+        self.imu_samples = max(1, round(imu_rate * clip_seconds)) if imu_samples is None else imu_samples
+        self.imu_rate, self.imu_axes = imu_rate, imu_axes
         self.feature_dim, self.num_classes = feature_dim, num_classes
         self.class_names = [str(name) for name in class_names] if class_names is not None else None
+        side, mean, std = preprocessing(image_encoder)
+        self.frame_size = side if frame_size is None else frame_size
 
-        self.image_dim = 0
-        if isinstance(image_encoder, str):
-            self.image_encoder, self.image_dim = build_image_encoder(image_encoder, image_weights)
-        elif image_encoder is not None:
-            pixels = torch.zeros(2, 3, self.frame_size, self.frame_size)
-            self.image_encoder = build_part(image_encoder)
-            self.image_dim = try_part("image_encoder", self.image_encoder, [pixels], ("d",)).shape[1]
-        fused = self.image_dim
-        self.aggregator = aggregator
-        if num_frames > 1:
-            if aggregator == "gru":
-                self.gru = nn.GRU(self.image_dim, 512, batch_first=True)
-            else:
-                self.joint = nn.Linear(num_frames * self.image_dim, 512)
-            fused = 512
-        motion_dim = 0
-        self.with_unsure = of_package("refusal").with_unsure if imu_encoder == "filterbank-unsure" else None
-        if self.with_unsure and (num_classes < 2 or class_names is None or class_names[-1] != "unsure"):
-            raise ValueError(
-                "imu_encoder='filterbank-unsure' needs class_names, two or more, the last of which is 'unsure': "
-                "class_names=[*store.class_names, 'unsure']"
-            )
+        self.image_dim = self.imu_dim = 0
+        if image_encoder is not None:  # f_I: frames -> z_I
+            self.image_encoder, self.image_dim = build_image_encoder(image_encoder, image_weights, self.frame_size)
+        if num_frames > 1 and aggregator == "gru":
+            self.gru = nn.GRU(self.image_dim, 512, batch_first=True)
+        elif num_frames > 1 and aggregator == "concat":
+            self.joint = nn.Linear(num_frames * self.image_dim, 512)
+
+        unsure = imu_encoder == "filterbank-unsure"  # the last class is made of the others, see `fuse()`
+        if imu_encoder == "cnn":  # f_M: head motion -> z_M
+            self.imu_encoder: nn.Module = IMUEncoder(imu_width)
+            self.imu_dim = imu_width * {"flatten": self.imu_samples, "mean": 1}[imu_vector]
+        elif isinstance(imu_encoder, str):  # plain numbers
+            options = {"signed": image_encoder is not None, "known": num_classes - 1 if unsure else 0}
+            self.imu_encoder = plain_numbers(imu_encoder, self.imu_samples, imu_rate, **options)
+            self.imu_dim = self.imu_encoder.dim
+        elif imu_encoder is not None:
+            samples = torch.zeros(2, self.imu_samples, 6)
+            self.imu_encoder, found = own_network("imu_encoder", imu_encoder, [samples], ("m",), ("c", "t"))
+            self.imu_dim = self._imu_vector(found).shape[1]
         if imu_encoder is not None:
-            if isinstance(imu_encoder, str) and imu_encoder == "cnn":
-                self.imu_encoder: nn.Module = IMUEncoder(imu_width)
-                self.imu_dim = imu_width * imu_samples if imu_vector == "flatten" else imu_width
-            elif isinstance(imu_encoder, str):
-                if imu_encoder not in PLAIN_NUMBERS:
-                    raise ValueError(
-                        f"imu_encoder={imu_encoder!r} (--imu-encoder) must be 'cnn', "
-                        f"{', '.join(map(repr, PLAIN_NUMBERS))}, a network of your own, or None for frames alone"
-                    )
-                if imu_vector != "flatten":
-                    raise ValueError(
-                        f"imu_vector='mean' (--imu-vector) is for a map over time; a {imu_encoder} has none"
-                    )
-                if imu_encoder == "spectrum":
-                    self.imu_encoder = IMUSpectrum(imu_samples, imu_rate)
-                else:
-                    kind = of_package("filterbank").IMUFilterbank
-                    known = num_classes - 1 if self.with_unsure else 0
-                    self.imu_encoder = kind(imu_samples, imu_rate, signed=image_encoder is not None, known=known)
-                self.imu_dim = self.imu_encoder.dim
-            else:
-                self.imu_encoder = build_part(imu_encoder)
-                found = try_part("imu_encoder", self.imu_encoder, [torch.zeros(2, imu_samples, 6)], ("m",), ("c", "t"))
-                self.imu_dim = self._imu_vector(found).shape[1]
             self.imu_axes = "any" if getattr(self.imu_encoder, "any_axes", False) else imu_axes
             self.imu_with_mean = bool(getattr(self.imu_encoder, "removes_mean", False))
-            motion_dim = self.imu_dim - bool(self.with_unsure)  # what the fusion network gets
-            fused += motion_dim
-        if fusion is None:
-            self.fusion: nn.Module = ConcatFusion(*perceptron(fused, [hidden] * fusion_layers, feature_dim))
+
+        sizes = {"frames": 512 if num_frames > 1 else self.image_dim, "imu": self.imu_dim - unsure}
+        if fusion is None:  # Pi: z_I and z_M -> z_phi
+            layers = perceptron(sum(sizes.values()), [hidden] * fusion_layers, feature_dim)
+            self.fusion: nn.Module = ConcatFusion(*layers)
         else:
-            sizes = {"frames": 512 if num_frames > 1 else self.image_dim, "imu": motion_dim}
             features = [torch.zeros(2, size) if name in self.inputs else None for name, size in sizes.items()]
-            self.fusion = build_part(fusion)
-            try_part("fusion", self.fusion, features, (feature_dim,))
-        own = {"image_encoder": image_encoder, "imu_encoder": imu_encoder, "fusion": fusion}
-        networks = [name for name, part in own.items() if isinstance(part, (str, type(None))) and hasattr(self, name)]
-        self.built = {name: type(getattr(self, name)) for name in networks}  # those of this library
-        self.classifier = nn.Linear(feature_dim, num_classes - bool(self.with_unsure))
-        statistics = pixel_statistics(image_encoder if isinstance(image_encoder, str) else "")
-        for name, values in zip(("mean", "std"), statistics, strict=True):
-            self.register_buffer(name, 255 * torch.tensor(values).view(3, 1, 1), persistent=False)
+            self.fusion, _ = own_network("fusion", fusion, features, (feature_dim,))
+        self.classifier = nn.Linear(feature_dim, num_classes - unsure)
+        self.with_unsure = of_package("refusal").with_unsure if unsure else None
+        given = {"image_encoder": image_encoder, "imu_encoder": imu_encoder, "fusion": fusion}
+        self.built = {k: type(part) for k, part in self.named_children() if k in given and not callable(given[k])}
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(std).view(3, 1, 1), persistent=False)
 
     if TYPE_CHECKING:  # A torch module's call has no types.
 
@@ -561,62 +429,6 @@ class EgoDistill(nn.Module):
         return cls(**arguments, **parts, class_names=class_names, image_weights=None)
 
 
-def build_part(part: Part) -> nn.Module:
-    """Return a network of one's own: an instance, or what its class builds without arguments."""
-    if not (isinstance(part, nn.Module) or callable(part)):
-        raise ValueError(f"{part!r} is no network: give one, or its class; in commands, FILE.py:NAME")
-    try:
-        if not isinstance(part, nn.Module):
-            inspect.signature(part).bind()
-    except TypeError as error:
-        raise ValueError(
-            f"{getattr(part, '__name__', part)} cannot be built without arguments ({error}); give a network that is "
-            f"built, or a function without arguments that returns it"
-        ) from error
-    network = part if isinstance(part, nn.Module) else part()
-    if not isinstance(network, nn.Module):
-        what, given = getattr(part, "__name__", repr(part)), type(network).__name__
-        raise ValueError(f"{what} is no network: it gives a {given}, and must give a torch.nn.Module")
-    return network
-
-
-def fits(size: int, wanted: int | str) -> bool:
-    """Return whether the size of a dimension is the wanted one; a name is for any size."""
-    return isinstance(wanted, str) or size == wanted
-
-
-def try_part(name: str, network: nn.Module, inputs: Sequence[Tensor | None], *shapes: tuple[int | str, ...]) -> Tensor:
-    """Return what a network returns for two clips. Raise ValueError unless it has one of these shapes behind [2]."""
-    what = f"{name}={type(network).__name__}"
-    given = ", ".join("None" if value is None else describe(value) for value in inputs)
-    modes = {module: module.training for module in network.modules()}
-    try:
-        with torch.no_grad():
-            found = network.eval()(*inputs)
-    except Exception as error:  # a network can raise any error
-        raise ValueError(f"{what} fails for {given} ({type(error).__name__}: {error})") from error
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-    size = [*found.shape] if isinstance(found, Tensor) and found.is_floating_point() else []
-    if not any(len(size) == 1 + len(shape) and all(map(fits, size, (2, *shape))) for shape in shapes):
-        wanted = " or ".join(f"[2, {', '.join(map(str, shape))}]" for shape in shapes)
-        got = describe(found) if isinstance(found, Tensor) else f"a {type(found).__name__}"
-        raise ValueError(f"{what} must return float {wanted} for {given}; it returned {got}")
-    return found
-
-
-def of_package(name: str) -> ModuleType:
-    """Return a module of the room engine. Raise ValueError in a copy of this file alone."""
-    try:
-        return importlib.import_module(f"egodistill.engine.{name}")
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"this needs egodistill's engine/{name}.py; in a copy of student.py alone, save model.arguments and "
-            f"model.state_dict() with torch.save(), and give encoders as networks of your own"
-        ) from error
-
-
 # ---------------------------------------------------------------------------------------------------------------
 # Networks for head motion (sections 3.2 and 3.4, appendix C)
 
@@ -700,6 +512,13 @@ class IMUSpectrum(nn.Module):
         magnitudes = (cosines.square() + sines.square() + 1e-12).sqrt()
         numbers = torch.cat([means.flatten(1), (0.05 + magnitudes).log().flatten(1)], dim=1)
         return self.dropout(self.norm(numbers))
+
+
+def plain_numbers(name: str, samples: int, rate: float, signed: bool, known: int) -> nn.Module:
+    """Return the IMU encoder without weights of this name; `signed` and `known` are for a filterbank."""
+    if name == "spectrum":
+        return IMUSpectrum(samples, rate)
+    return of_package("filterbank").IMUFilterbank(samples, rate, signed=signed, known=known)
 
 
 def window_means(samples: int, rate: float) -> Tensor:
@@ -931,22 +750,14 @@ class ResNet(nn.Module):
         return F.adaptive_avg_pool2d(self.maps(x), 1).flatten(1)
 
     def maps(self, x: Tensor) -> Tensor:
-        """Return the last feature map, [B, D, h, w].
-
-        Args:
-            x: [B, channels, H, W].
-        """
+        """Return the last feature map, [B, channels, H, W] -> [B, D, h, w]."""
         x = self.stem(x)
         for block in self.blocks:
             x = block(x)
         return x
 
     def stem(self, x: Tensor) -> Tensor:
-        """Return the map after the first convolution and the max pooling.
-
-        Args:
-            x: [B, channels, H, W].
-        """
+        """Return the map after the first convolution and the max pooling, [B, channels, H, W] -> [B, width, h, w]."""
         return self.maxpool(self.relu(self.bn1(self.conv1(x))))
 
     @property
@@ -980,76 +791,46 @@ UNFIT_ENCODERS = {
 }
 
 
-@functools.cache
-def weights_transforms() -> dict[str, dict[str, Any]]:
-    """Return the options of the transforms for torchvision's newest ImageNet weights of each network that works here.
-
-    Only what needs torchvision's networks imports them: that takes as long as the import of torch.
-    """
-    from torchvision import models
-
-    names = [name for name in models.list_models(module=models) if name not in UNFIT_ENCODERS]
-    return {name: models.get_model_weights(name)["DEFAULT"].transforms.keywords for name in names}
-
-
 def __getattr__(name: str) -> dict[str, int]:
     """Return `IMAGE_ENCODERS`: {network of torchvision: side in pixels of the frames its ImageNet weights are for}."""
     if name != "IMAGE_ENCODERS":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return {name: transforms["crop_size"] for name, transforms in weights_transforms().items()}
+    from torchvision import models  # only where it is needed: that takes as long as the import of torch
+
+    return {name: preprocessing(name)[0] for name in models.list_models(module=models) if name not in UNFIT_ENCODERS}
 
 
-def build_image_encoder(name: str, weights: Weights) -> tuple[nn.Module, int]:
+def build_image_encoder(encoder: str | Part, weights: Weights, size: int = 224) -> tuple[nn.Module, int]:
     """Return an image network without its classifier, [B, 3, H, W] -> [B, d], and d.
 
-    Raise ValueError for a name that is not in `IMAGE_ENCODERS` and for weights that cannot be loaded.
+    `size` is that of the frames. Raise ValueError for weights that do not fit.
     """
-    if small := re.fullmatch(r"resnet10x([1-9]\d*)", name):
-        encoder = ResNet(BasicBlock, (1, 1, 1, 1), int(small[1]))
-        head, size = "fc", encoder.feature_dim
-    elif name in RESNETS:
-        block, depths, options = RESNETS[name]
-        encoder = ResNet(block, depths, **options)
-        head, size = "fc", encoder.feature_dim
-    elif name in weights_transforms():
-        encoder, head, size = torchvision_encoder(name)
+    if not isinstance(encoder, str):
+        network, found = own_network("image_encoder", encoder, [torch.zeros(2, 3, size, size)], ("d",))
+        return network, found.shape[1]
+    if small := re.fullmatch(r"resnet10x([1-9]\d*)", encoder):
+        network = ResNet(BasicBlock, (1, 1, 1, 1), int(small[1]))
+        head, dim = "fc", network.feature_dim
+    elif encoder in RESNETS:
+        block, depths, options = RESNETS[encoder]
+        network = ResNet(block, depths, **options)
+        head, dim = "fc", network.feature_dim
     else:
-        reason = UNFIT_ENCODERS.get(name, "it is not one of the tested classification networks of torchvision")
-        reason = "FILE.py:NAME is for commands, in Python give the class itself" if ":" in name else reason
-        raise ValueError(
-            f"image_encoder={name!r} (--image-encoder) cannot be used: {reason}. Give 'resnet18', "
-            f"'mobilenet_v3_large' or another (student.IMAGE_ENCODERS lists all), or 'resnet10xW', 10 layers of width W"
-        )
-    if isinstance(weights, str) and weights == "imagenet":
-        if small:
-            raise ValueError(
-                f"image_encoder={name!r} (--image-encoder) has no ImageNet weights; give image_weights=None "
-                f"(--image-weights none) or a file"
-            )
-        weights = imagenet_weights(name)
+        network, head, dim = torchvision_encoder(encoder)
     if weights is not None:
-        load_image_weights(encoder, weights, head)
+        load_image_weights(network, encoder, weights, head)
     # Some of torchvision's networks return a pooled map [B, d, 1, 1].
-    return (encoder if isinstance(encoder, ResNet) else nn.Sequential(encoder, nn.Flatten())), size
+    return (network if isinstance(network, ResNet) else nn.Sequential(network, nn.Flatten())), dim
 
 
-def transforms_of(name: str) -> dict[str, Any]:
-    """Return `weights_transforms()` of a network; {}, the usual ones, of ResNets and of networks of your own."""
-    return {} if not name or name in RESNETS or name.startswith("resnet10x") else weights_transforms().get(name, {})
+def preprocessing(encoder: str | Part | None) -> tuple[int, Sequence[float], Sequence[float]]:
+    """Return side in pixels, mean and standard deviation (RGB, 0 to 1) of frames for a network's ImageNet weights."""
+    if not isinstance(encoder, str) or encoder in RESNETS or encoder.startswith("resnet10x"):
+        return 224, IMAGENET_MEAN, IMAGENET_STD
+    from torchvision import models
 
-
-def pick_frame_size(name: str, size: int | None) -> int:
-    """Return the frame size, by default that of the ImageNet weights. Raise ValueError if the network needs another."""
-    own = transforms_of(name).get("crop_size", 224)
-    if size is not None and size != own and name.startswith("vit_"):
-        raise ValueError(f"image_encoder={name!r} (--image-encoder) needs {own}-pixel frames; got frame_size={size}")
-    return own if size is None else size
-
-
-def pixel_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation of RGB pixels (0 to 1) for the network's ImageNet weights."""
-    transforms = transforms_of(name)
-    return transforms.get("mean", IMAGENET_MEAN), transforms.get("std", IMAGENET_STD)
+    options = models.get_model_weights(encoder)["DEFAULT"].transforms.keywords
+    return options["crop_size"], options.get("mean", IMAGENET_MEAN), options.get("std", IMAGENET_STD)
 
 
 def torchvision_encoder(name: str) -> tuple[nn.Module, str, int]:
@@ -1069,84 +850,108 @@ def torchvision_encoder(name: str) -> tuple[nn.Module, str, int]:
     return encoder.train(), head, size
 
 
-def imagenet_weights(name: str) -> Mapping[str, Tensor]:
-    """Return torchvision's ImageNet weights of a network, which are downloaded once."""
+def published_weights(name: str) -> WeightsEnum:
+    """Return which of torchvision's ImageNet weights a network begins with."""
     from torchvision import models
 
-    published = models.get_model_weights(name)
-    published = published["IMAGENET1K_V1" if name == "resnet18" else "DEFAULT"]  # the paper's ResNet-18
-    return download_weights(published, f"the ImageNet weights of {name}", "image_weights=None (--image-weights none)")
+    return models.get_model_weights(name)["IMAGENET1K_V1" if name == "resnet18" else "DEFAULT"]  # the paper's ResNet-18
 
 
-class DownloadError(ValueError):
-    """Published weights could not be downloaded; `problem` is the message without the last way out."""
+def load_image_weights(network: nn.Module, name: str, weights: Weights, head: str) -> None:
+    """Load "imagenet", a state dict or a file into a network without its classifier `head`. Raise unless they fit."""
+    if IN_PACKAGE:
+        of_package("image_weights").load_image_weights(network, name, weights, head)
+        return
+    if isinstance(weights, str) and weights == "imagenet":
+        state = published_weights(name).get_state_dict(progress=True, check_hash=True)
+    else:
+        state = weights if isinstance(weights, Mapping) else torch.load(weights, map_location="cpu", weights_only=True)
+    network.load_state_dict({key: value for key, value in state.items() if not key.startswith(f"{head}.")})
 
-    def __init__(self, problem: str, way_out: str) -> None:
-        super().__init__(f"{problem}, or {way_out}")
-        self.problem = problem
+
+# ---------------------------------------------------------------------------------------------------------------
+# What does not fit: `engine.parts` and `engine.image_weights` refuse it. A copy of this file has torch's own errors.
 
 
-def download_weights(published: WeightsEnum, name: str, random: str = "None") -> Mapping[str, Tensor]:
-    """Return weights of torchvision. Raise DownloadError if they cannot be downloaded.
+def fitting_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments of `EgoDistill` as those of this version. Raise ValueError if no student can have them."""
+    given = todays_arguments(given)
+    if IN_PACKAGE:
+        of_package("parts").require_arguments(given)
+    return given
 
-    `name`, which weights they are, and `random`, how to ask for random weights, are for the message.
+
+def todays_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments of `EgoDistill` whose `use_imu` says what `imu_encoder` does; others as they are.
+
+    Until version 0.5, `use_imu` alone said whether there is an IMU encoder, and `imu_encoder=None` was the paper's.
     """
-    try:
-        return published.get_state_dict(progress=True, check_hash=True)
-    except (OSError, RuntimeError) as error:  # RuntimeError: its hash differs
-        reason = getattr(error, "reason", error)  # of urllib: an error of the operating system, or a text
-        raise DownloadError(
-            f"{name} could not be downloaded ({getattr(reason, 'strerror', None) or reason}). Without a network "
-            f"connection, bring {published.url} to {os.path.join(torch.hub.get_dir(), 'checkpoints')}",
-            f"give a path to it instead of the name, or {random} for random weights",
-        ) from error
+    if "imu_encoder" not in given:  # of another model, or a network of one's own
+        return {**given}
+    use_imu, encoder = given.get("use_imu"), given["imu_encoder"]
+    if use_imu:
+        encoder = "cnn" if encoder is None else encoder
+    elif use_imu is not None:
+        if not (encoder is None or (isinstance(encoder, str) and encoder == "cnn")):
+            raise ValueError(
+                "with use_imu=False (--no-imu) there is no imu_encoder (--imu-encoder); leave one of them out"
+            )
+        encoder = None
+    return {**given, "use_imu": encoder is not None, "imu_encoder": encoder}
 
 
-def read_state(path: str | os.PathLike) -> Any:
-    """Return the content of a file of weights. Raise ValueError if it cannot be read."""
-    try:
-        read = of_package("checkpoints").read_tensors
-    except ValueError:  # a copy of this file alone
-        read = functools.partial(torch.load, map_location="cpu", weights_only=True)
-    try:
-        return read(path)
-    except ValueError:
-        raise
-    except Exception as error:  # torch has no common class for these errors
-        raise ValueError(f"{path} is missing, truncated, in another format, or contains code ({error})") from error
+def own_network(
+    name: str, part: Part, inputs: Sequence[Tensor | None], *shapes: tuple[int | str, ...]
+) -> tuple[nn.Module, Tensor]:
+    """Return a network of one's own, given or built, and what it returns for two clips: one of the shapes, behind [2].
 
-
-def load_image_weights(encoder: nn.Module, weights: Weights, head: str) -> None:
-    """Load a state dict, or a file with one, into a network without its classifier `head`.
-
-    Raise ValueError if the file cannot be read, or if names or shapes of the other weights differ.
+    Raise ValueError if it does not.
     """
-    source = "the image weights"
-    if not isinstance(weights, Mapping):
-        if not isinstance(weights, (str, os.PathLike)):
-            what = "'imagenet', a file, a state dict, or None for random weights"
-            raise ValueError(f"image_weights must be {what}; got {weights!r}")
-        source = f"the image weights {weights}"
-        try:
-            weights = read_state(weights)
-        except ValueError as error:
-            hint = "" if os.path.exists(weights) else "; give 'imagenet', a file, or None for random weights"
-            raise ValueError(f"{source} cannot be read: {error}{hint}") from error
-        if not isinstance(weights, dict):
-            raise ValueError(f"{source} are a {type(weights).__name__}, not a dict of named weights")
-    if str(weights.get("format")).startswith("egodistill"):
+    if IN_PACKAGE:
+        return of_package("parts").own_network(name, part, inputs, shapes)
+    network = part if isinstance(part, nn.Module) else part()
+    with torch.no_grad():
+        return network, copy.deepcopy(network).eval()(*inputs)
+
+
+def require_tensor(name: str, value: object) -> None:
+    """Raise TypeError for what is no tensor, such as the arrays that `data.read_frames()` and `Imu.window()` return."""
+    if not isinstance(value, Tensor):
+        kind = f"{type(value).__module__}.{type(value).__name__}"
+        raise TypeError(f"{name} must be a torch.Tensor; got {kind}: give torch.from_numpy({name})")
+
+
+def describe(tensor: Tensor) -> str:
+    """Return dtype and shape as text, such as "uint8 [2, 1, 3, 224, 224]"."""
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+class Student(Protocol):
+    """A student in four steps, so that frames and IMU samples can arrive at different times; `EgoDistill` is one."""
+
+    def encode_frames(self, frames: Tensor, count: int | None = None) -> Tensor:
+        """Return the features of frames, uint8 [B, N, 3, H, W] (RGB) -> [B, N, d]; `count` is N, if not the model's."""
+        ...
+
+    def aggregate(self, features: Tensor) -> Tensor:
+        """Return one image feature of all frames, [B, N, d] -> [B, d']."""
+        ...
+
+    def encode_imu(self, imu: Tensor) -> Tensor:
+        """Return the IMU feature of samples, float [B, T, 6] -> [B, m]."""
+        ...
+
+    def fuse(self, image: Tensor | None, imu: Tensor | None) -> Output:
+        """Return feature and logits: [B, d'] (None: no frames), [B, m] (None: no IMU) -> [B, D], [B, C]."""
+        ...
+
+
+def of_package(name: str) -> ModuleType:
+    """Return a module of the room engine. Raise ValueError in a copy of this file alone."""
+    try:
+        return importlib.import_module(f"egodistill.engine.{name}")
+    except ModuleNotFoundError as error:
         raise ValueError(
-            f"{source} are a file of this library, not weights of an image network. For a student's encoder, give "
-            f"image_weights=None, then model.image_encoder.load_state_dict(STUDENT.image_encoder.state_dict())"
-        )
-    own = encoder.state_dict()
-    state = {key: value for key, value in weights.items() if not key.startswith(f"{head}.")}
-    # Files from before 2018 have no num_batches_tracked; batch norm does not use it at its default momentum.
-    faults = [f"missing {key}" for key in own if key not in state and not key.endswith("num_batches_tracked")]
-    faults += [f"unexpected {key}" for key in state if key not in own]
-    shapes = {key: (list(state[key].shape), list(own[key].shape)) for key in own if key in state}
-    faults += [f"{key} {found} for {wanted}" for key, (found, wanted) in shapes.items() if found != wanted]
-    if faults:
-        more = f"; and {len(faults) - 6} more" if len(faults) > 6 else ""
-        raise ValueError(f"{source} do not fit this {type(encoder).__name__}: {'; '.join(faults[:6])}{more}")
-    encoder.load_state_dict(own | state)
+            f"this needs egodistill's engine/{name}.py; in a copy of student.py alone, save model.arguments and "
+            f"model.state_dict() with torch.save(), and give encoders as networks of your own"
+        ) from error

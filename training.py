@@ -492,41 +492,71 @@ class TrainingLoop:
 
     def run_step(self, batch: dict[str, Tensor], rows: Tensor, time_in_epochs: float) -> float:
         """Take one optimizer step; return the mean loss of all processes. Raise EgoDistillError unless it is finite."""
-        settings, share = self.settings, Share.of(len(rows))
-        rank, processes = distributed.rank_and_world_size()
+        self.prepare_step(batch, Share.of(len(rows)), time_in_epochs)
+        with self.seeded_step():
+            values = self.forward(batch)
+            loss, clips = self.mean_loss(values, batch["weight"], rows)
+            self.backward(values["loss"], batch["weight"], clips)
+            self.clip_gradients()
+            self.update_weights()
+        return loss
+
+    def prepare_step(self, batch: dict[str, Tensor], share: Share, time_in_epochs: float) -> None:
+        """Give the clips of a batch their weights, and set progress and learning rates."""
         batch["weight"] = share.weights(len(batch["row"]), self.device)
-        if settings.sync_batch_norm:
+        if self.settings.sync_batch_norm:
             distributed.share_batch_norm(self.objective, share)
-        self.objective.set_progress(time_in_epochs / settings.epochs)
+        self.objective.set_progress(time_in_epochs / self.settings.epochs)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * settings.learning_rate_at(time_in_epochs)
+            group["lr"] = rate * self.settings.learning_rate_at(time_in_epochs)
+
+    @contextlib.contextmanager
+    def seeded_step(self) -> Iterator[None]:
+        """Seed torch in a step: each process has its own dropout, process 0 is seeded like a single process."""
+        rank, _ = distributed.rank_and_world_size()
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            # Each process has its own dropout; process 0 is seeded like a single process.
-            torch.manual_seed(fold_seed(settings.seed, self.epoch, self.step, *([rank] if rank else [])))
-            with distributed.distributed_errors(), runtime.autocast(self.device, settings.precision):
-                values = self.parallel(Batch(batch))
-            sums = weighted_sums(values, batch["weight"])
-            loss, weight = sums["loss"]
-            if not math.isfinite(loss):
-                raise EgoDistillError(
-                    f"{self.objective.stage}: the loss is {loss / weight} in epoch {self.epoch}, step {self.step} "
-                    f"(clips {batches.clip_ids(self.store, rows)}). Lower the learning rate, or check the inputs of "
-                    f"these clips.{self.checkpoint_note()}"
-                )
-            self.optimizer.zero_grad(set_to_none=True)
-            with distributed.distributed_errors():  # DistributedDataParallel averages over the processes.
-                self.scaler.scale((batch["weight"] * values["loss"]).sum() * processes / weight).backward()
-            if processes > 1 and not self.find_unused:
-                self.require_gradients()
-            distributed.average_statistics(self.objective, float(batch["weight"].sum()) / weight)
-            if settings.clip_norm is not None:
-                self.scaler.unscale_(self.optimizer)
-                nn.utils.clip_grad_norm_(self.trained, settings.clip_norm)
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
+            torch.manual_seed(fold_seed(self.settings.seed, self.epoch, self.step, *([rank] if rank else [])))
+            yield
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the objective's values of this process's clips, each [b]."""
+        with distributed.distributed_errors(), runtime.autocast(self.device, self.settings.precision):
+            return self.parallel(Batch(batch))
+
+    def mean_loss(self, values: dict[str, Tensor], weight: Tensor, rows: Tensor) -> tuple[float, float]:
+        """Add the values of all processes to the epoch's sums; return the mean loss, and the weight of its clips."""
+        sums = weighted_sums(values, weight)
+        loss, clips = sums["loss"]
+        if not math.isfinite(loss):
+            raise EgoDistillError(
+                f"{self.objective.stage}: the loss is {loss / clips} in epoch {self.epoch}, step {self.step} "
+                f"(clips {batches.clip_ids(self.store, rows)}). Lower the learning rate, or check the inputs of "
+                f"these clips.{self.checkpoint_note()}"
+            )
         for name, pair in sums.items():
             self.sums[name] = [a + b for a, b in zip(self.sums.get(name, (0.0, 0.0)), pair, strict=True)]
-        return loss / weight
+        return loss / clips, clips
+
+    def backward(self, losses: Tensor, weight: Tensor, clips: float) -> None:
+        """Compute the gradients of the mean loss of all processes, and average their statistics of batch norm."""
+        _, processes = distributed.rank_and_world_size()
+        self.optimizer.zero_grad(set_to_none=True)
+        with distributed.distributed_errors():  # DistributedDataParallel averages over the processes.
+            self.scaler.scale((weight * losses).sum() * processes / clips).backward()
+        if processes > 1 and not self.find_unused:
+            self.require_gradients()
+        distributed.average_statistics(self.objective, float(weight.sum()) / clips)
+
+    def clip_gradients(self) -> None:
+        """Scale the gradients down to the largest norm of the settings."""
+        if self.settings.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.trained, self.settings.clip_norm)
+
+    def update_weights(self) -> None:
+        """Let the optimizer take its step."""
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
 
     def require_gradients(self) -> None:
         """Raise EgoDistillError if a parameter has no gradient, because the other processes would wait for it."""

@@ -999,10 +999,6 @@ def declared_end(container: av.container.InputContainer, stream: av.video.stream
     """Return when a video ends on the player's clock in seconds, as its header says; None if it does not.
 
     Raise VideoError for an end that is not possible: a list of its clips could fill the memory.
-
-    Args:
-        container: The video, from `open_video()`.
-        stream: Its video stream.
     """
     if stream.duration:
         end = float(((stream.start_time or 0) + stream.duration) * stream.time_base) - clock_zero(container)

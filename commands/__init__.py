@@ -8,7 +8,7 @@ models        evaluate, export, measure, predict
 live          live
 demo          demo, synthesize, compare, ablate
 pipeline      train
-report        report, the page about what train made
+report        report, the page about what train made, a model or an evaluation
 evaluations   what an evaluation is worth, in words
 interrupts    Ctrl-C
 options       the options of all commands, without torch
@@ -16,7 +16,6 @@ paths         what a command reads and writes, and the check before it
 settings      options made from the settings of a stage, without torch
 given         what commands do with options that were given
 loading       model files and stores
-pictures      what commands draw beside their results
 pages         the page and the subtitles of `predict`
 """
 
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
         options as options,
         pages as pages,
         paths as paths,
-        pictures as pictures,
         pipeline as pipeline,
         recordings as recordings,
         report as report,
@@ -49,7 +47,7 @@ else:
     __getattr__, __dir__ = hand_on(
         __name__,
         dict.fromkeys(
-            "cli demo evaluations given interrupts live loading models options pages paths pictures pipeline "
+            "cli demo evaluations given interrupts live loading models options pages paths pipeline "
             "recordings report settings teachers training".split(),
             (),
         ),

@@ -82,7 +82,7 @@ COMMANDS = {
         "egodistill train segments.csv --out run --architecture swin3d_t --pretrained torchvision",
     ),
     "report": (
-        "write a page about what `train` made: RUN/report.html",
+        "write a page about what `train` made, RUN/report.html, or about a model or an evaluation",
         "egodistill report run",
     ),
     "teachers": (
@@ -148,13 +148,8 @@ MODULES |= dict.fromkeys(("demo", "synthesize", "compare", "ablate"), "demo") | 
 def main(argv: list[str] | None = None) -> int:
     """Run a command, and return the exit code.
 
-    An error that the user can fix (ValueError, OSError) is one line on stderr and exit code 1.
-
-    Args:
-        argv: The command and its options; None: those of the process.
-
-    Raises:
-        SystemExit: For unknown commands and options, and for --help.
+    An error that the user can fix (ValueError, OSError) is one line on stderr and exit code 1. Unknown commands and
+    options, and --help, raise SystemExit.
 
     >>> from egodistill.commands import cli
     >>> code = cli.main(["status", "store", "--seconds", "0.1"])
@@ -316,8 +311,8 @@ OFFLINE = {
 
 def print_error(error: Exception, arguments: argparse.Namespace) -> None:
     """Print an error on stderr; some commands name their own option for weights that cannot be downloaded."""
-    text, command, student = in_words(error), arguments.command, sys.modules.get("egodistill.student")
-    if student and isinstance(error, student.DownloadError) and command in OFFLINE:
+    text, command, weights = in_words(error), arguments.command, sys.modules.get("egodistill.engine.image_weights")
+    if weights and isinstance(error, weights.DownloadError) and command in OFFLINE:
         text = f"{vars(error)['problem']}, or give {OFFLINE[command]}"
     text = re.sub(rf"^{command}(_imu)?: ", "", text)  # the stage of a training
     print(f"\negodistill {command}: {text}", file=sys.stderr)
@@ -421,7 +416,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
                 where = "in the column imu_offset of its segments, or in the table of --imu-offsets"
                 parsers.choices[called].error(f"there is no option {word}; give the clock of a recording {where}")
             if not any(option.startswith(word) for option in known):
-                parsers.choices[called].error(f"there is no option {word}{meant(SHORT.get(word, word), known)}")
+                why = GONE.get(word) or meant(SHORT.get(word, word), known)
+                parsers.choices[called].error(f"there is no option {word}{why}")
         parser.error = parsers.choices[called].error  # of words that are left: names the command
     return parser.parse_args(argv)
 
@@ -429,6 +425,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
 # What other programs call options.
 SHORT = {"--lr": "--learning-rate", "--output": "--out", "--bs": "--batch-size", "--json": "--out", "--csv": "--out"}
 SHORT |= {"--vtt": "--subtitles"}
+# Options of earlier versions, and why they are gone.
+GONE = {"--no-plot": ": no picture is drawn beside results any more; `report` and `predict --html` write pages"}
 
 
 class Parser(argparse.ArgumentParser):

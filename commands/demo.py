@@ -25,7 +25,7 @@ from ..datasets.segments import Segment
 from ..drawing import canvas
 from ..engine.batches import Augment
 from ..engine.published import GMACS_NOTE
-from ..experiments import baselines, behaviour, benches, figures, paper, showcase, synthetic
+from ..experiments import baselines, behaviour, benches, figures, paper, synthetic
 from ..experiments.protocols import PROTOCOLS, Method, Protocol, TeacherRecipe
 from ..student import EgoDistill
 from ..support import files, tables
@@ -37,11 +37,12 @@ from ..training import Training
 from .given import suggest
 from .loading import chosen_teacher
 from .options import CHANGES, DEMO_TEACHER
-from .pictures import draw_beside
 from .recordings import describe_store
 from .settings import flag, text_or_none
 
 __all__ = ["COMMANDS", "DEMO", "QUICK", "Demo"]
+
+Ceilings = dict[tuple[str, int], float]  # as in `figures.draw()`
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -131,12 +132,18 @@ def report_comparison(a: argparse.Namespace, bench: benches.Bench, runs: list[be
     stem, hours = Path(bench.out, "compare"), bench.hours(runs)
     print(f"Training time, summed over runs: {60 * hours:.0f} minutes.")
     written = paper.write_rows(rows, stem, {"seeds": a.seeds, "hours": hours, **run_settings(bench)}, found)
+    bars = ", 95 % intervals" if any(row.interval for row in rows) else seeds_note(a.seeds)
+    written += draw_figure(rows, stem, "Accuracy against cost" + bars)
+    print(f"Wrote {', '.join(map(str, written))}")
+
+
+def draw_figure(rows: list[paper.Row], stem: Path, title: str, ceilings: Ceilings | None = None) -> list[Path]:
+    """Draw accuracy against cost, and return the files; print why there are none without matplotlib."""
     try:
-        bars = ", 95 % intervals" if any(row.interval for row in rows) else seeds_note(a.seeds)
-        written += figures.draw(rows, stem, "Accuracy against cost" + bars)
+        return figures.draw(rows, stem, title, ceilings)
     except ImportError:
         print(f"No figure, because matplotlib is not installed: {canvas.EXTRA}")
-    print(f"Wrote {', '.join(map(str, written))}")
+        return []
 
 
 def report_differences(
@@ -241,33 +248,18 @@ def cost_table(rows: list[paper.Row]) -> Table:
 
 @dataclass(frozen=True)
 class Demo:
-    """Sizes and settings of the demo.
+    """Sizes and settings of the demo."""
 
-    Attributes:
-        train_acts: Number of annotated actions of the training wearers.
-        test_acts: Number of annotated actions of the test wearers.
-        test_wearers: Number of test wearers: the interval of a difference is over them if there is one seed.
-        world_seed: Seed of the world.
-        things: Names of the objects in the world (`behaviour.THINGS`): a quarter of them, in which the kinds of verbs
-            are as frequent as in all.
-        video_pixels: Height and width of the rendered videos.
-        pixels: Height and width of the frames in the store.
-        clip_frames: Number of frames per clip for teachers.
-        num_frames: Numbers of frames per clip for students.
-        teachers: The teachers that --teachers can name; the first is that of the comparison.
-        protocol: Settings of the trainings and methods.
-    """
-
-    train_acts: int = 800
-    test_acts: int = 600
-    test_wearers: int = 12
+    train_acts: int = 800  # annotated actions of the training wearers
+    test_acts: int = 600  # annotated actions of the test wearers
+    test_wearers: int = 12  # the interval of a difference is over them if there is one seed
     world_seed: int = 0
-    things: tuple[str, ...] = ("cupboard", "carrot", "jug")
-    video_pixels: int = 96
-    pixels: int = 64
-    clip_frames: int = 16
-    num_frames: tuple[int, ...] = (1, 2, 4)
-    teachers: dict[str, TeacherRecipe] = field(default_factory=dict)
+    things: tuple[str, ...] = ("cupboard", "carrot", "jug")  # a quarter, of verbs as mixed as in all of them
+    video_pixels: int = 96  # height and width of the rendered videos
+    pixels: int = 64  # height and width of the frames in the store
+    clip_frames: int = 16  # per clip for teachers
+    num_frames: tuple[int, ...] = (1, 2, 4)  # per clip for students
+    teachers: dict[str, TeacherRecipe] = field(default_factory=dict)  # those of --teachers; the first is compared
     protocol: Protocol = PROTOCOLS["demo"]
 
     def record(self) -> dict[str, Any]:
@@ -371,11 +363,13 @@ def run_demo(a: argparse.Namespace) -> None:
     about = {"seeds": a.seeds, "quick": a.quick, "bounds": behaviour.bounds(things=demo.things), **run_settings(bench)}
     written = paper.write_rows([row for some in rows.values() for row in some], out / "results", about, found)
     minutes = (time.monotonic() - start_time) / 60
-    print(f"\nWrote {written[0]} and the models in {out}/seed-*/. This run took {minutes:.1f} minutes.")
-    draw_demo(a, bench, runs[DEMO_TEACHER], rows[DEMO_TEACHER], found, demo.things, written[0])
+    drawn = draw_demo(rows[DEMO_TEACHER], found, demo.things, out / "results") if a.plot and not a.quick else []
+    names = ", ".join(map(str, [written[0], *drawn]))
+    print(f"\nWrote {names} and the models in {out}/seed-*/. This run took {minutes:.1f} minutes.")
     student, segment = runs[DEMO_TEACHER][1], next(s for s in segments if s.split == bench.test)
     predict = ["predict", segment.video, "--imu", *segment.imu, "--student", str(bench.path(student))]
-    print("Next:\n  label a recording of a test wearer with the student just made:")
+    predict += ["--html", str(out / "predict.html")]
+    print("Next:\n  label a recording of a test wearer with the student just made, and see it in a browser:")
     print(f"    egodistill {shlex.join(predict)}")
     if not a.quick:
         print("  compare all methods with 1, 2 and 4 frames (Figure 3), in about as long again:")
@@ -389,26 +383,16 @@ def compare_words(bench: benches.Bench, teacher: str, seeds: Sequence[int]) -> l
     return [*words, "--out", bench.out, "--preset", "demo"]
 
 
-def draw_demo(
-    a: argparse.Namespace,
-    bench: benches.Bench,
-    runs: list[benches.Run],
-    rows: list[paper.Row],
-    found: list[paper.Contrast],
-    things: Sequence[str],
-    out: Path,
-) -> None:
-    """Draw the demo's result beside it, with the answers of the models of the first seed; of a quick one, the clips."""
-    if a.quick:
-        rows, runs = [], []
-    over = f"95 % intervals over {' '.join(scope(found).split())}" if found else QUICK_NOTE * a.quick
-    limits = {name: 100 * share for name, share in behaviour.bounds(things=things).items() if "sound" not in name}
-
-    def draw(path: Path, title: str) -> None:
-        clips = showcase.shown_clips(bench, [run for run in runs if run.seed == a.seeds[0]])
-        showcase.draw_showcase(rows, found, clips, path, over, limits, title)
-
-    draw_beside(a, out, draw)
+def draw_demo(rows: list[paper.Row], found: list[paper.Contrast], things: Sequence[str], stem: Path) -> list[Path]:
+    """Draw the demo's result with the best possible accuracies, and return the files."""
+    limits = behaviour.bounds(things=things)
+    told = {"1 frame": "one frame", "1 frame + IMU": "one frame and head motion"}
+    ceilings = {(row.method, row.frames): 100 * limits[told[row.inputs]] for row in rows if row.inputs in told}
+    about = [f"Accuracy against cost{f', 95 % intervals over {scope(found)}' if found else ''}"]
+    for first, second, lead in found:
+        ends = f"{lead.low:+.1f} to {lead.high:+.1f}"
+        about.append(f"{first.method} minus {second.method}: {lead.mean:+.1f} points ({ends})")
+    return draw_figure(rows, stem, "\n".join(about), ceilings)
 
 
 def make_store(demo: Demo, out: Path) -> list[Segment]:

@@ -25,7 +25,7 @@ from ..support import files
 from ..support.errors import DataError
 from ..support.tables import counted
 
-__all__ = ["EVALUATION", "Result", "by_wearer", "doubt_about", "findings", "is_about", "read_result"]
+__all__ = ["EVALUATION", "Result", "by_wearer", "doubt_about", "evaluation_of", "findings", "is_about", "read_result"]
 
 EVALUATION = "egodistill evaluation 1"  # format of the file of `evaluate --out`
 QUICK = "few epochs, and only a part of many segments: a first answer, not what these recordings can give"
@@ -35,15 +35,10 @@ FEWEST = 6  # segments: a student right on 60 % of two classes answers so many a
 
 @dataclass(frozen=True)
 class Result:
-    """What a model answered on segments.
+    """What a model answered on segments."""
 
-    Attributes:
-        name: Such as "frames alone".
-        numbers: The content of the file that `egodistill evaluate --out` wrote.
-    """
-
-    name: str
-    numbers: dict[str, Any]
+    name: str  # such as "frames alone"
+    numbers: dict[str, Any]  # the content of the file that `egodistill evaluate --out` wrote
 
     @property
     def answers(self) -> list[dict[str, Any]]:
@@ -95,21 +90,32 @@ class Result:
         return f"{text}."
 
 
-def read_result(model: str | os.PathLike, name: str = "student") -> Result | None:
+def evaluation_of(model: str | os.PathLike) -> Path:
+    """Return the path beside a model, STEM.pt, where the commands look for its evaluation: STEM.test.json."""
+    return Path(model).with_suffix(".test.json")
+
+
+def read_evaluation(path: str | os.PathLike) -> Result:
+    """Return what `evaluate --out` wrote, of any split. Raise DataError for another file, and for one of before 0.5."""
+    found = files.read_json(Path(path))
+    if not (isinstance(found, dict) and found.get("format") == EVALUATION):
+        raise DataError(f"{path}: not what `egodistill evaluate --out` writes")
+    if not ("answers" in found or "agreement" in found):
+        raise DataError(f"{path}: has no answers on segments, which `evaluate` writes since 0.5; evaluate again")
+    return Result(found.get("model", "student"), found)
+
+
+def read_result(model: str | os.PathLike, name: str | None = None) -> Result | None:
     """Return what `evaluate` wrote beside a model, STEM.test.json; None if it is missing or older than the model.
 
     An evaluation of another split than test does not count.
-
-    Args:
-        model: The model's file, STEM.pt.
-        name: The name of the result.
     """
-    path, model = Path(model).with_suffix(".test.json"), Path(model)
+    path, model = evaluation_of(model), Path(model)
     if not (path.exists() and model.exists() and path.stat().st_mtime >= model.stat().st_mtime):
         return None
     found = files.read_json(path)
-    is_ours = isinstance(found, dict) and found.get("format") == EVALUATION
-    return Result(name, found) if is_ours and found.get("split", "test") == "test" else None
+    is_ours = isinstance(found, dict) and found.get("format") == EVALUATION and found.get("split", "test") == "test"
+    return Result(name or found.get("model", "student"), found) if is_ours else None
 
 
 def doubt_about(student: str | os.PathLike) -> str:
@@ -156,12 +162,15 @@ def findings(results: Sequence[Result], quick: bool = False) -> list[tuple[str, 
     """Return (of what, text) of all that came out of a run, perhaps with --quick."""
     found = [("--quick", QUICK)] if quick else []
     for one in results:
+        split = one.numbers.get("split", "test")
         if one.answers:
-            found.append((one.name, with_interval(one, one.right, "% of the test segments are right")))
+            which = "all" if split == "all" else f"the {split}"
+            found.append((one.name, with_interval(one, one.right, f"% of {which} segments are right")))
             found += [("note", one.doubt)] if one.doubt else []
         if agreement := one.numbers.get("agreement"):
             count, share = agreement["clips"], 100 * agreement["top1"]
-            words = f"{share:.1f} % of {count} test clips without labels get the answer of {agreement['teacher']}"
+            clips = "clips" if split == "all" else f"{split} clips"
+            words = f"{share:.1f} % of {count} {clips} without labels get the answer of {agreement['teacher']}"
             found.append((one.name, words + ("" if count >= FEWEST_SEGMENTS else " (too few to say more)")))
     first = results[0] if results else None
     found += first.rivals if first else []

@@ -81,13 +81,7 @@ def teachers_in(store: Any) -> list[str]:
 
 
 def suggest_training(store: Any, teacher: str | None = None, architecture: str | None = None) -> None:
-    """Print the command that follows for a store with training clips.
-
-    Args:
-        store: The clip store.
-        teacher: Name of the outputs that were written last; None: those of any teacher.
-        architecture: The teacher whose clips the store has, if it is known.
-    """
+    """Print the command that follows for a store with training clips, with a teacher's outputs (None: of any)."""
     if "train" not in store.splits:
         return
     if teacher := teacher or next(iter(teachers_in(store)), None):

@@ -116,34 +116,19 @@ def load_for_stream(path: str, device: str | None, own: Sequence[str] = ()) -> A
 
 @dataclasses.dataclass
 class Source:
-    """Frames, samples if the student reads them, and the clock between them.
+    """Frames, samples if the student reads them, and the clock between them."""
 
-    Attributes:
-        video: The frames.
-        samples: The samples, if the student reads them.
-        recorded: Whether the samples, if any, are in a complete file, on the video's clock but for `offset` and
-            `stretch`.
-        clock: Clock of this host, which ends the feeds.
-        pace: When moments of a file are due.
-        offset: Seconds: a time t of the video is offset + stretch * t on the clock of the samples.
-        stretch: Factor of the video's clock.
-        align: Whether `offset` is computed from arrivals.
-        report: Gets a sentence about samples of a complete file that end early.
-        first: Time of the first sample so far, in seconds.
-        last: Time of the last one.
-    """
-
-    video: feeds.VideoFeed | feeds.NoVideo
-    samples: Iterable[tuple[np.ndarray, np.ndarray]] | None
-    recorded: bool
-    clock: feeds.HostClock
-    pace: feeds.Pace
-    offset: float = 0.0
-    stretch: float = 1.0
-    align: bool = False
-    report: Callable[[str], object] = lambda sentence: None
-    first: float = math.inf
-    last: float = -math.inf
+    video: feeds.VideoFeed | feeds.NoVideo  # the frames
+    samples: Iterable[tuple[np.ndarray, np.ndarray]] | None  # None: the student reads none
+    recorded: bool  # whether the samples are in a complete file, on the video's clock but for offset and stretch
+    clock: feeds.HostClock  # of this host; ends the feeds
+    pace: feeds.Pace  # when moments of a file are due
+    offset: float = 0.0  # seconds: a time t of the video is offset + stretch * t on the clock of the samples
+    stretch: float = 1.0  # factor of the video's clock
+    align: bool = False  # whether `offset` is computed from arrivals
+    report: Callable[[str], object] = lambda sentence: None  # gets one about a file's samples that end early
+    first: float = math.inf  # time of the first sample so far, in seconds
+    last: float = -math.inf  # time of the last one
 
     @property
     def name(self) -> str:
@@ -183,12 +168,9 @@ class Source:
         return self.offset + self.stretch * moment
 
     def check_ends(self, seconds: float | None) -> None:
-        """Raise IMUError if samples of a pipe or a growing table ended before the video.
+        """Raise IMUError if samples of a pipe or a growing table ended before the video, or `seconds` of a run.
 
         Report it of samples in a file, and of a video that ended before its own end.
-
-        Args:
-            seconds: Length of the run; None: until the end of the video.
         """
         if self.samples is None or self.last == -math.inf:
             return
@@ -490,9 +472,6 @@ class Latency:
     The steady state begins after the first answer and `WARM_UP` further ones; answers that encode a frame are apart
     from those from head motion alone. Times are those of the networks, `Answer.seconds`.
 
-    Args:
-        load_seconds: Time before the first answer that the program itself took.
-
     >>> from egodistill import Answer
     >>> from egodistill.commands.live import Latency
     >>> latency = Latency(load_seconds=1.5)
@@ -526,13 +505,7 @@ class Latency:
             self.steady["with a frame" if answer.encoded else "motion only"].append(answer.seconds)
 
     def lines(self, *, dropped: int, due: int, megabytes: float | None) -> list[str]:
-        """Return the lines of the report.
-
-        Args:
-            dropped: Number of answers that were dropped.
-            due: Number of answers that were due, dropped ones included.
-            megabytes: Peak of the memory; None: unknown.
-        """
+        """Return the lines of the report; `due` answers include dropped ones; the peak of memory may be unknown."""
         first = "none" if self.first is None else f"{1e3 * self.first:.1f} ms"
         found = [("init", f"load {self.load_seconds:.2f} s, first answer {first}")]
         if self.warm_up:
@@ -747,9 +720,6 @@ class Interruption:
     The first one stops the clock. The same again has no effect, since a shell that ends sends what its terminal has
     sent; but Ctrl-C does after the first signal what it did before the block. Signals that are ignored stay ignored,
     and in other threads than the main one there are none.
-
-    Args:
-        clock: Clock of the feeds.
     """
 
     def __init__(self, clock: feeds.HostClock) -> None:
@@ -846,8 +816,7 @@ class LiveRun:
     def report(self, *, interrupted: bool) -> None:
         """Print counters and latency on stderr. Raise an error of the input or the model, or of a run without classes.
 
-        Args:
-            interrupted: Whether a signal ended the run: it may have ended other programs of the pipe, too.
+        A signal that interrupted the run may have ended other programs of the pipe, too.
         """
         source, stats = self.source, self.camera.stream.stats if self.camera else arrivals.Stats()
         error = self.error or (VideoError(source.video.problem) if source.video.problem else None)

@@ -18,7 +18,8 @@ from torch import nn
 
 from .. import data, teachers
 from ..engine import batches, checkpoints, runtime
-from ..student import EgoDistill, build_part
+from ..engine.parts import build_part
+from ..student import EgoDistill
 from ..support import files, own
 from ..training import print_once
 from .given import teachers_in

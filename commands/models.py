@@ -23,7 +23,6 @@ from .. import data, inference
 from ..datasets import annotations, contradictions
 from ..datasets.segments import is_list_of_recordings
 from ..deploy import export
-from ..drawing import confusion, timeline
 from ..engine import batches
 from ..engine.published import GMACS_NOTE
 from ..engine.refusal import known_names
@@ -35,7 +34,6 @@ from ..support.errors import DataError
 from ..support.names import is_same
 from ..support.records import first_line
 from ..support.tables import Table
-from ..video import VideoError
 from .evaluations import EVALUATION, Result, doubt_about
 from .given import given_flags, imu_files, keyword_arguments, reject, report_notes, teachers_in, use_readers
 from .loading import (
@@ -48,7 +46,6 @@ from .loading import (
 )
 from .pages import write_prediction, write_subtitles
 from .paths import check_paths
-from .pictures import draw_beside
 
 __all__ = ["COMMANDS", "comparison_table"]
 
@@ -73,7 +70,8 @@ def run_evaluate(a: argparse.Namespace) -> None:
     store = open_split(a.store, a.split)
     model = load_student(a.student, a.own) if a.student else load_teacher(a.teacher_file)
     report_precision(a.precision, a.device)
-    numbers: dict[str, Any] = {"format": EVALUATION, "split": a.split, "class_names": store.class_names}
+    kind = "student" if a.student else "teacher"
+    numbers: dict[str, Any] = {"format": EVALUATION, "split": a.split, "model": kind, "class_names": store.class_names}
     unlabelled = np.asarray(store.labels) < 0
     if not unlabelled.all():
         given = store.select(~unlabelled) if unlabelled.any() else store
@@ -82,7 +80,7 @@ def run_evaluate(a: argparse.Namespace) -> None:
         if trained := getattr(model, "trained_with", None):
             numbers["trained"] = {"clips": trained["about"].get("clips", 0), "epochs": len(trained["history"])}
         numbers |= evaluate_labelled(a, model, labelled)
-        result = Result("student" if a.student else "teacher", numbers)
+        result = Result(kind, numbers)
         for text in filter(None, ("; ".join(map(": ".join, result.rivals)), result.doubt)):
             print(tables.printable(text))
     if unlabelled.any() and numbers["class_names"] != store.class_names:
@@ -94,7 +92,6 @@ def run_evaluate(a: argparse.Namespace) -> None:
         numbers["agreement"] = evaluate_unlabelled(a, model, store.select(unlabelled))
     if a.out:
         files.write_json(a.out, numbers)
-        draw_evaluation(a, numbers.get("confusion"), numbers["class_names"])
 
 
 def has_teacher(model: nn.Module, store: data.ClipStore) -> bool:
@@ -133,19 +130,6 @@ def top1_of_teachers(store: data.ClipStore) -> dict[str, float]:
         scores, labels = inference.per_segment(store, logits.float().softmax(1))
         found[name] = float((scores.argmax(1) == labels).double().mean())
     return found
-
-
-def draw_evaluation(a: argparse.Namespace, found: list[list[int]] | None, class_names: list[str]) -> None:
-    """Draw the confusion matrix [C, C] of an evaluation beside its result; None: no clip has a label."""
-    clips = "all clips" if a.split == "all" else f"the split {a.split}"
-    subject = f"{Path(a.student or a.teacher_file).name} on {clips}"
-
-    def draw(path: Path, title: str) -> None:
-        if found is None:
-            raise ValueError("it would be the confusion matrix, and no clip has a label")
-        confusion.draw_confusion(np.asarray(found), class_names, path, subject, title)
-
-    draw_beside(a, a.out, draw)
 
 
 def evaluate_labelled(a: argparse.Namespace, model: nn.Module, store: data.ClipStore) -> dict[str, Any]:
@@ -394,8 +378,6 @@ def run_predict(a: argparse.Namespace) -> None:
         )
     if skipped:
         print(f"{skipped} of {count} clips were skipped for the reasons above", file=sys.stderr)
-    if a.out:
-        draw_predictions(a, recording, kept)
     if a.subtitles:
         write_subtitles(a.subtitles, kept)
     if a.html:
@@ -445,21 +427,6 @@ def about_prediction(a: argparse.Namespace, student: Any, recording: data.Record
         "head motion": motion if "imu" in student.inputs else "not read by this student",
         "made by": tables.provenance(tables.command_line(a.words)),
     }
-
-
-def draw_predictions(a: argparse.Namespace, recording: data.Recording, clips: list[inference.Prediction]) -> None:
-    """Draw a time line of a recording beside the predictions, with frames of it that can be read."""
-
-    def draw(path: Path, title: str) -> None:
-        frames = []
-        times = np.linspace(clips[0].start, clips[-1].stop, 2 * timeline.FRAMES + 1)[1::2]
-        for time in times if recording.video else ():
-            with contextlib.suppress(VideoError):
-                (frame,) = data.read_frames(recording.video, [time], timeline.FRAME_PIXELS, crop=True)
-                frames.append((time, frame.transpose(1, 2, 0)))
-        timeline.draw_timeline(clips, frames, path, Path(recording.path).name, title)
-
-    draw_beside(a, a.out, draw)
 
 
 @contextlib.contextmanager

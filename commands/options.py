@@ -39,8 +39,8 @@ from .paths import (
     Reads,
     Writes,
     own_source,
+    page_about,
 )
-from .pictures import picture_beside, plot_option
 from .settings import IMAGE_WEIGHTS, add_fields, positive_int
 
 __all__ = [
@@ -101,12 +101,7 @@ def root_options(parser: argparse.ArgumentParser) -> None:
 
 
 def imu_option(parser: argparse.ArgumentParser, more: str = "") -> None:
-    """Add --imu, for `imu_files()`.
-
-    Args:
-        parser: The parser, or a group of it.
-        more: A further choice that the help names.
-    """
+    """Add --imu, for `imu_files()`; its help names one choice more."""
     parser.add_argument(
         "--imu",
         nargs="+",
@@ -428,12 +423,11 @@ def status_options(parser: argparse.ArgumentParser) -> None:
 
 
 def files_of_training(out: str, a: argparse.Namespace) -> Iterator[Made]:
-    """Yield what a training writes: the model, and beside it the checkpoint, the log and the picture."""
+    """Yield what a training writes: the model, and beside it the checkpoint and the log."""
     checkpoint = files.training_file(out)
     yield Made(out, (b"egodistill model",) if checkpoint.exists() else (rb"(?s)egodistill model.*trained_with",))
     yield Made(checkpoint, (b"egodistill training",))
     yield Made(files.log_path(checkpoint), rule=partial(files.require_log, checkpoint))
-    yield from picture_beside(out, a)
 
 
 MODEL = Writes(itself=False, beside=files_of_training)
@@ -445,7 +439,6 @@ def training_options(parser: argparse.ArgumentParser, stage: str, without: Seque
     preset_option(group)
     add_fields(group, getattr(EPIC_KITCHENS, stage), without=without)
     device_option(group)
-    plot_option(parser)
 
 
 def validation_option(parser: argparse.ArgumentParser) -> None:
@@ -583,10 +576,9 @@ def evaluate_options(parser: argparse.ArgumentParser) -> None:
     model_options(parser)
     text = "also compare with this teacher's features in the store; clips without labels: with all its outputs"
     parser.add_argument("--teacher", metavar="NAME", help=text)
-    role = Writes((".json",), (rb'\A\{\s*"format": "egodistill evaluation',), picture_beside, NOT_JSON)
+    role = Writes((".json",), (rb'\A\{\s*"format": "egodistill evaluation',), wrong=NOT_JSON)
     parser.add_argument("--out", metavar="JSON", type=role, help="write all results to this file")
     overwrite_option(parser)
-    plot_option(parser)
     inference_options(parser)
 
 
@@ -658,7 +650,7 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stride", metavar="SECONDS", type=float, help="step between clips (default: a clip's length)")
     parser.add_argument("--top", metavar="K", type=positive_int, default=3, help="print the K best classes")
     choice_options(parser)
-    role = Writes((".csv", ".json"), None, picture_beside, "{name} must end in {ends}")
+    role = Writes((".csv", ".json"), None, wrong="{name} must end in {ends}")
     parser.add_argument("--out", metavar="FILE", type=role, help="also write the results to this .csv or .json file")
     text = "also write a page for a browser: time line, frames, head motion, the least certain clips"
     role = Writes((".html", ".htm"), (PAGE.format("predict").encode(),))
@@ -672,7 +664,6 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
     text = "also write a small copy of the video (.mp4), which the page plays where a browser cannot play the video"
     parser.add_argument("--preview", metavar="FILE", type=Writes((".mp4",)), help=text)
     overwrite_option(parser, "an existing file, for --out also an earlier result")
-    plot_option(parser)
     inference_options(parser)
 
 
@@ -788,9 +779,9 @@ def probability(text: str) -> float:
 # From recordings to a student, and the page about it
 
 
-def report_page(run: str, a: argparse.Namespace) -> list[Made]:
-    """Return the page in a folder of `train`; --overwrite replaces no other."""
-    page = Path(run, "report.html")
+def report_page(source: str, a: argparse.Namespace) -> list[Made]:
+    """Return the page in a folder of `train`, or about a file; --overwrite replaces no other."""
+    page = Path(source, "report.html") if a.command == "train" else page_about(source)
     return [Made(page, rule=partial(files.check_output, page, ours=[PAGE.format("report").encode()]))]
 
 
@@ -839,8 +830,9 @@ def train_options(parser: argparse.ArgumentParser) -> None:
 
 
 def report_options(parser: argparse.ArgumentParser) -> None:
-    text = "folder of `egodistill train`; the page is RUN/report.html"
-    parser.add_argument("folder", metavar="RUN", type=RUN, help=text)
+    text = "folder of `train`, for RUN/report.html; or a model (student.pt), for its curves and student.test.json in "
+    text += "student.pt.html; or the JSON of `evaluate --out`"
+    parser.add_argument("source", metavar="RUN", type=Writes(itself=False, beside=report_page), help=text)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -948,7 +940,8 @@ def demo_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image-weights", metavar="NAME", type=IMAGE_WEIGHTS, help=text)
     add_fields(parser, Training(), ["precision"])
     jobs_option(parser)
-    plot_option(parser)
+    text = "draw no figure (results.png and .svg)"
+    parser.add_argument("--no-plot", dest="plot", action="store_false", help=text)
     tables.markdown_option(parser, DOCUMENT)
 
 

@@ -11,6 +11,7 @@ import html
 import mimetypes
 import os
 import urllib.parse
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ import torch
 from torchvision.io import encode_jpeg
 
 from ..datasets.segments import Segment
-from ..drawing import svg, timeline
+from ..drawing import svg
 from ..inference import Prediction
 from ..recordings.clips import ClipSpec, Recording, decode_clips
 from ..support import files, tables
@@ -31,12 +32,13 @@ __all__ = ["write_prediction", "write_subtitles"]
 
 LISTED, PIXELS = 400, 160  # clips with a picture, at most, and its size
 EMBEDDED = 5_000_000  # bytes of a video that goes into the page
+LANES, LANE_NAME = 12, 28  # classes that have a lane of the time line; characters of their names
 
 
 def write_subtitles(path: str | os.PathLike, clips: Sequence[Prediction]) -> None:
     """Write the best class of each clip as WebVTT (https://www.w3.org/TR/webvtt1); equal ones in a row are one."""
     cues: list[list] = []
-    for clip, end in zip(clips, timeline.ends_of(clips), strict=True):
+    for clip, end in zip(clips, ends_of(clips), strict=True):
         name = clip.classes[0][0] if clip.classes else None
         if cues and cues[-1][2] == name and clip.start - cues[-1][1] < 0.001:
             cues[-1][1] = end
@@ -82,8 +84,8 @@ def write_prediction(
     pictures = read_pictures(recording, {row: clips[row].start for row in sorted(listed)}, spec, max_hold)
     shown = np.searchsorted(list(pictures), np.linspace(0, len(clips), 17)[1:-1:2]).clip(max=len(pictures) - 1)
     strip = [list(pictures.values())[k] for k in shown] if pictures else []
-    names, lanes, shares = timeline.lanes_of(clips)
-    starts, ends = np.asarray([clip.start for clip in clips]), timeline.ends_of(clips)
+    names, lanes, shares = lanes_of(clips)
+    starts, ends = np.asarray([clip.start for clip in clips]), ends_of(clips)
     span, seconds = (float(starts[0]), float(ends[-1])), np.bincount(lanes, ends - starts, len(names)).tolist()
     bars = [np.stack([starts, ends, shares], 1)[lanes == k].tolist() for k in range(len(names))]
     drawn = [svg.lanes(list(zip(names, bars, strict=True)), span)]
@@ -111,6 +113,29 @@ def write_prediction(
     said = [label and tables.printable(label) for label in truth]
     found = [(c.start, c.stop, n, c.problem, one) for c, n, one in zip(clips, printed, said, strict=True)]
     write_page(path, video.name, parts, "predict", found, SCRIPT, STYLE)
+
+
+def ends_of(clips: Sequence[Prediction]) -> np.ndarray:
+    """Return the ends of clips in seconds, float64 [n]; a clip ends where the next one begins."""
+    return np.minimum([clip.stop for clip in clips], [*(clip.start for clip in clips[1:]), np.inf])
+
+
+def lanes_of(clips: Sequence[Prediction]) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Return the names of the lanes, the lane of each clip [n], and its probability [n].
+
+    The most frequent classes have a lane, in the order in which they occur first; then come the others, and what could
+    not be classified.
+    """
+    best = [clip.classes[0] if clip.classes else (None, 1.0) for clip in clips]
+    counts = Counter(name for name, _ in best if name is not None)
+    most = {name for name, _ in counts.most_common(LANES if len(counts) > LANES + 1 else LANES + 1)}
+    kept = [name for name in dict.fromkeys(name for name, _ in best) if name in most]
+    names = [name if len(name) <= LANE_NAME else f"{name[:14]}…{name[-13:]}" for name in map(tables.printable, kept)]
+    names += [f"{len(counts) - len(kept)} other classes"] * (len(counts) > len(kept))
+    names += ["skipped"] * any(name is None for name, _ in best)
+    place = {name: number for number, name in enumerate(kept)} | {None: len(names) - 1}
+    lanes = [place.get(name, len(kept)) for name, _ in best]
+    return names, np.asarray(lanes), np.asarray([share for _, share in best])
 
 
 def labels_of(clips: Sequence[Prediction], labels: Sequence[Segment]) -> list[str | None]:

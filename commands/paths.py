@@ -1,7 +1,7 @@
 """The paths of a command: what it reads, what it writes, what lies beside that, and the one check before the work.
 
     parser.add_argument("store", type=STORE)
-    parser.add_argument("--out", type=Writes((".json",), (rb'\\A\\{"format": "mine',), beside=picture_beside))
+    parser.add_argument("--out", type=Writes((".json",), (rb'\\A\\{"format": "mine',)))
 
 An option says the role of its words where it is defined: its `type=` is a `Reads` or a `Writes`. `cli` notes the roles
 in the arguments, and calls `check_paths()` before each command. This module needs the standard library only.
@@ -38,6 +38,7 @@ __all__ = [
     "Reads",
     "Writes",
     "check_paths",
+    "page_about",
 ]
 
 TRAINING = ("finetune", "pretrain", "distill")
@@ -52,21 +53,13 @@ def itself(word: str) -> Iterable[str]:
 
 @dataclass(frozen=True)
 class Reads:
-    """The role of a word that names what a command reads.
+    """The role of a word that names what a command reads."""
 
-    Attributes:
-        what: What it is, for the message of one that does not exist.
-        words: Words that are no paths, such as "imagenet".
-        remark: What else the option takes, for that message; or a function from a word to its end.
-        files: Returns the files that a word stands for; none: it is no path.
-        convert: Makes the option's value of a word; the last part of a pair is the path.
-    """
-
-    what: str = "file"
-    words: tuple[str, ...] = ()
-    remark: str | Callable[[str], str] = ""
-    files: Callable[[str], Iterable[str]] = itself
-    convert: Callable[[str], Any] = str
+    what: str = "file"  # for the message of one that does not exist
+    words: tuple[str, ...] = ()  # no paths, such as "imagenet"
+    remark: str | Callable[[str], str] = ""  # what else the option takes, for that message; or what makes it of a word
+    files: Callable[[str], Iterable[str]] = itself  # returns the files that a word stands for; none: it is no path
+    convert: Callable[[str], Any] = str  # makes the option's value of a word; the last part of a pair is the path
 
     def __call__(self, text: str) -> Any:
         return self.convert(text)
@@ -103,25 +96,15 @@ def nothing(path: str, a: argparse.Namespace) -> Iterable[Made]:
 
 @dataclass(frozen=True)
 class Writes:
-    """The role of a word that names what a command writes.
+    """The role of a word that names what a command writes."""
 
-    Attributes:
-        suffixes: How the name may end; none: in any way, as that of a pipe or device.
-        ours: Patterns of an earlier result, as in `files.check_output()`.
-        beside: Returns what else is written, for the word and the arguments.
-        wrong: The message for a name that ends in another way.
-        folder: Whether it is a folder; `beside` has the files in it that may be someone else's.
-        itself: Whether this very name is written, or only what `beside` returns.
-        stream: Whether it may be a pipe or a device, whatever its name.
-    """
-
-    suffixes: tuple[str, ...] = ()
-    ours: Sequence[bytes] | None = ()
-    beside: Callable[[str, argparse.Namespace], Iterable[Made]] = nothing
-    wrong: str = "the name of what {name} writes must end in {ends}"
-    folder: bool = False
-    itself: bool = True
-    stream: bool = True
+    suffixes: tuple[str, ...] = ()  # how the name may end; none: in any way, as that of a pipe or device
+    ours: Sequence[bytes] | None = ()  # patterns of an earlier result, as in `files.check_output()`
+    beside: Callable[[str, argparse.Namespace], Iterable[Made]] = nothing  # returns what else is written
+    wrong: str = "the name of what {name} writes must end in {ends}"  # for a name that ends in another way
+    folder: bool = False  # whether it is one; `beside` has the files in it that may be someone else's
+    itself: bool = True  # whether this very name is written, or only what `beside` returns
+    stream: bool = True  # whether it may be a pipe or a device, whatever its name
 
     def __call__(self, text: str) -> str:
         return text
@@ -155,6 +138,11 @@ def of_pair(word: str) -> str:
     """Return the end of the message for a pair where a student is wanted."""
     told = "; it is a pair of `export --pair`, which `live` runs; give the student's own file (.pt)"
     return told if word and files.pair_files(word)[0].exists() else ""
+
+
+def page_about(source: str | os.PathLike) -> Path:
+    """Return the page of `report`: in a folder of `train`, or beside a model or evaluation, SOURCE.html."""
+    return Path(source, "report.html") if Path(source).is_dir() else Path(f"{source}.html")
 
 
 FILE, OWN = Reads(), Reads(files=own_source)

@@ -23,8 +23,8 @@ from typing import Any
 from .. import data, teachers
 from ..datasets.store_files import StoreFiles
 from ..distillation import PRESETS
+from ..engine.parts import PLAIN_NUMBERS
 from ..recordings.clips import clip_starts
-from ..student import PLAIN_NUMBERS
 from ..support import files, tables
 from ..support.errors import CLIP_SECONDS, IMU_RATE, DataError
 from ..support.names import Names, Place, absolute_path, is_same, portable
@@ -49,15 +49,10 @@ QUICK = {"epochs": "4", "schedule": "cosine", "warmup_epochs": "0.5", "learning_
 
 @dataclass(frozen=True)
 class Step:
-    """A command of the chain.
+    """A command of the chain."""
 
-    Attributes:
-        title: What it does.
-        words: The command and its options.
-    """
-
-    title: str
-    words: Sequence[Any]
+    title: str  # what it does
+    words: Sequence[Any]  # the command and its options
 
     @property
     def typed(self) -> str:

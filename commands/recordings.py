@@ -13,6 +13,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from .. import data
@@ -224,7 +225,7 @@ def check_recordings(a: argparse.Namespace) -> list[checks.Check]:
             else:
                 recording = data.open_recording(recording, imu_files(a))
             clock = recording.imu_offset + a.imu_offset
-            recording = recording.changed(imu_axes=a.imu_axes or recording.imu_axes, imu_offset=clock)
+            recording = replace(recording, imu_axes=a.imu_axes or recording.imu_axes, imu_offset=clock)
             found = checks.check(recording, offset=not a.no_offset, **search)
         except (DataError, VideoError) as error:  # continue with the other recordings
             found = checks.Check(video, problem=str(error))

@@ -1,6 +1,8 @@
-"""The command `report`: a page about what `train` made in a folder, RUN/report.html.
+"""The command `report`: a page about what `train` made in a folder, or about one model or evaluation.
 
-    egodistill report run
+    egodistill report run                   # run/report.html
+    egodistill report student.pt            # student.pt.html: its curves, and student.test.json if `evaluate` wrote it
+    egodistill report val.json              # val.json.html: what `evaluate --out val.json` wrote
 
 It shows what is there, so it can be opened while a training runs.
 """
@@ -21,29 +23,42 @@ from torchvision.io import encode_jpeg
 from .. import data
 from ..datasets.segments import offset_rows
 from ..drawing import svg
-from ..support import files
+from ..support import files, tables
 from ..support.errors import DataError
 from ..support.names import Place, real_path
 from ..support.pages import Markup, data_url, tag, write_page
 from ..support.tables import counted, printable
 from ..support.version import __version__
-from .evaluations import Result, by_wearer, findings, is_about, read_result
+from .evaluations import Result, by_wearer, evaluation_of, findings, is_about, read_evaluation, read_result
+from .paths import page_about
 from .recordings import split_warnings
 
 __all__ = ["COMMANDS", "CORRECTIONS", "note_plan", "read_plan", "write_report"]
 
 MODELS = {"student": "student", "frames-alone": "frames alone", "labels-alone": "labels alone"}  # {file: name}
 TRAINED = {"teacher": "teacher", "imu": "stage 1", **MODELS}
-# {value of a history: (its name, factor)}
-CURVES = {"loss": ("loss", 1), "top1": ("top-1 in training (%)", 100), "matching": ("clips matched to IMU (%)", 100)}
+# {value of a history: (its name, factor)}; others have their own name
+CURVES = {
+    "loss": ("loss", 1),
+    "kd": ("L_KD, teacher's classes", 1),
+    "gt": ("L_GT, labels", 1),
+    "l1": ("L_1, teacher's feature", 1),
+    "nce": ("L_NCE, matching", 1),
+    "top1": ("top-1 in training (%)", 100),
+    "agreement": ("agreement with the teacher (%)", 100),
+    "matching": ("clips matched to IMU (%)", 100),
+}
+UNDRAWN = ("epoch", "learning_rate", "clips_per_second", "loader_share", "precision")  # of a log
 PLAN, FORMAT, CORRECTIONS = "train.json", "egodistill run 1", "offsets.csv"  # files of a folder of `train`
-SHOWN, MATRIX = 12, 30  # clips of each list; classes up to which the whole confusion matrix is shown
+SHOWN, MATRIX = 12, 30  # clips of each list; classes in the confusion matrix
 STYLE = """
 table { border-collapse: collapse; margin: 6px 0 }
 td, th { padding: 3px 10px 3px 0; text-align: left; vertical-align: top; white-space: nowrap }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(290px, 1fr)); gap: 16px 32px }
 .wide { overflow-x: auto } .matrix td, .matrix th { padding: 2px 5px; text-align: right; font-size: 12px }
-.matrix .right { font-weight: bold; outline: 1px solid #767676 } .clips { display: flex; flex-wrap: wrap; gap: 14px }
+.matrix .right { font-weight: bold; outline: 1px solid #767676 }
+.s1 { background: #deebf7 } .s2 { background: #b3d2ea } .s3 { background: #7db4dc } .s4 { background: #4f97cb }
+.clips { display: flex; flex-wrap: wrap; gap: 14px }
 .clips figure { margin: 0; width: 230px } .clips img { max-width: 100%; height: 110px; display: block }
 """
 
@@ -77,8 +92,7 @@ def classes_section(result: Result) -> Markup:
     wrong = Counter((one["label"], one["said"]) for one in answers if one["label"] != one["said"])
     rows = [(names[a], names[b], f"{n} of {counts[a]}") for (a, b), n in wrong.most_common(SHOWN)]
     parts.append(table(("label", "answer", "segments"), rows) if rows else tag("p", "None."))
-    if len(names) <= MATRIX:
-        parts.append(matrix(np.asarray(result.numbers["confusion"]), names))
+    parts.append(matrix(np.asarray(result.numbers["confusion"]), names))
     return Markup("".join(parts))
 
 
@@ -90,11 +104,20 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> Markup:
 
 
 def matrix(counts: np.ndarray, names: Sequence[str]) -> Markup:
-    """Return a confusion matrix [C, C] as a table; columns have the numbers of the rows."""
-    rows = [tag("tr", tag("th", "label"), *(tag("th", str(k + 1)) for k in range(len(names))))]
-    for k, row in enumerate(counts):
-        cells = [tag("td", str(n) if n else "", class_="right" if k == j else None) for j, n in enumerate(row.tolist())]
-        rows.append(tag("tr", tag("th", f"{names[k]} {k + 1}"), *cells))
+    """Return a confusion matrix [C, C] as a table; columns have the numbers of the rows.
+
+    Of more than `MATRIX` classes, those with most segments are shown; what the model takes for others has a column.
+    """
+    shown = np.sort(np.argsort(-counts.sum(1), kind="stable")[:MATRIX])
+    cells, head = counts[np.ix_(shown, shown)], [str(k + 1) for k in shown]
+    if len(shown) < len(names):
+        cells, head = np.column_stack([cells, counts[shown].sum(1) - cells.sum(1)]), [*head, "others"]
+    rows = [tag("tr", tag("th", "label"), *(tag("th", name) for name in head))]
+    for place, (k, row) in enumerate(zip(shown, cells, strict=True)):
+        shades = np.ceil(4 * row / max(row.sum(), 1)).astype(int).tolist()  # 0 to 4
+        looks = [f"right s{n}" if column == place else f"s{n}" for column, n in enumerate(shades)]
+        found = [tag("td", str(n) if n else "", class_=look) for n, look in zip(row.tolist(), looks, strict=True)]
+        rows.append(tag("tr", tag("th", f"{names[k]} {k + 1}"), *found))
     return tag("div", tag("table", *rows, class_="matrix"), class_="wide", tabindex="0")
 
 
@@ -145,22 +168,33 @@ def curves_section(run: Path, plan: dict[str, Any]) -> Markup:
     for stem, name in TRAINED.items():
         if not is_planned(plan, f"{stem}.pt"):
             continue
-        log = files.log_path(files.training_file(run / f"{stem}.pt"))
-        rows = list(files.read_lines(log, "loss")) if log.exists() else []
-        if not rows:
-            continue
-        state = ", running" if not (run / f"{stem}.pt").exists() else ""
-        parts.append(tag("h3", f"{name}{state}"))
-        charts = []
-        for what, (label, scale) in CURVES.items():
-            lines = {}
-            for key, title in ((what, label), (f"validation_{what}", f"{label}, validation")):
-                points = [(number, scale * row[key]) for number, row in enumerate(rows, 1) if key in row]
-                lines |= {title: points} if points else {}
-            if lines:
-                charts.append(tag("div", svg.curves(lines, f"{label} of {name} by epoch", "epoch")))
-        parts.append(tag("div", *charts, class_="charts"))
+        parts.append(curves_of(run / f"{stem}.pt", name))
     return Markup("".join(parts)) or tag("p", "Nothing is trained yet.")
+
+
+def curves_of(model: Path, name: str) -> Markup:
+    """Return a heading and a chart for each value in the log of a training; "" if there is none."""
+    rows = list(files.read_lines(files.log_path(files.training_file(model)), "loss"))
+    if not rows:
+        return Markup()
+    kept = kept_epoch(rows)
+    state = ", running" if not model.exists() else f", weights of epoch {kept} (grey line)" if kept else ""
+    values, charts = dict.fromkeys(key.removeprefix("validation_") for row in rows for key in row), []
+    for what in [*CURVES, *(key for key in values if key not in (*CURVES, *UNDRAWN))]:
+        (label, scale), lines = CURVES.get(what, (what, 1)), {}
+        for key, title in ((what, label), (f"validation_{what}", f"{label}, validation")):
+            known = [(number, row[key]) for number, row in enumerate(rows, 1) if isinstance(row.get(key), (int, float))]
+            lines |= {title: [(number, scale * value) for number, value in known]} if known else {}
+        if lines:
+            charts.append(tag("div", svg.curves(lines, f"{label} of {name} by epoch", "epoch", kept)))
+    return Markup(tag("h3", f"{name}{state}") + tag("div", *charts, class_="charts"))
+
+
+def kept_epoch(rows: Sequence[dict[str, Any]]) -> int | None:
+    """Return the epoch, from 1 on, that is best on the validation clips so far; None: there are no such clips."""
+    key, best = ("validation_top1", np.argmax) if "validation_top1" in rows[-1] else ("validation_loss", np.argmin)
+    scores = [row.get(key) for row in rows]
+    return None if None in scores else 1 + int(best(scores))
 
 
 def data_section(run: Path, plan: dict[str, Any], store: data.ClipStore) -> Markup:
@@ -201,9 +235,9 @@ def data_section(run: Path, plan: dict[str, Any], store: data.ClipStore) -> Mark
     return Markup("".join(parts))
 
 
-def foot(plan: dict[str, Any]) -> Markup:
+def foot(*commands: str) -> Markup:
     """Return commands and versions."""
-    lines = [tag("p", tag("code", line)) for line in (plan["command"], *plan["steps"])]
+    lines = [tag("p", tag("code", line)) for line in commands]
     return Markup("".join([*lines, tag("p", f"egodistill {__version__}, torch {torch.__version__}")]))
 
 
@@ -257,13 +291,35 @@ def write_report(run: Path) -> str:
     parts["Training"] = curves_section(run, plan)
     if store is not None:
         parts["Data"] = data_section(run, plan, store)
-    parts["How it was made"] = foot(plan)
+    parts["How it was made"] = foot(plan["command"], *plan["steps"])
     write_page(out, f"egodistill train: {Path(real_path(run)).name}", parts, "report", None, "", STYLE)
     return "\n".join([*(printable(": ".join(one)) for one in findings(results, quick)), f"The page about it: {out}"])
 
 
+def write_model_report(path: Path, command: str) -> str:
+    """Write the page about a model or about what `evaluate --out` wrote, PATH.html; return its findings and its path.
+
+    Raise DataError if there is neither an evaluation nor a log of a training.
+    """
+    found = read_evaluation(path) if path.suffix.lower() == ".json" else read_result(path)
+    curves = curves_of(path, path.stem)
+    if not (found or curves):
+        log = files.log_path(files.training_file(path)).name
+        told = f"there is neither {log} nor a newer {evaluation_of(path).name} beside it; give a model that a training"
+        raise DataError(f"{path}: {told} wrote, the JSON of `evaluate --out`, or a folder of `egodistill train`")
+    results = [found] if found else []
+    parts = {"Result": results_section(results, False)}
+    if found and found.answers:
+        parts["By class"] = classes_section(found)
+    parts |= {"Training": curves} if curves else {}
+    parts["How it was made"] = foot(command)
+    write_page(out := page_about(path), path.name, parts, "report", None, "", STYLE)
+    return "\n".join([*(printable(": ".join(one)) for one in findings(results)), f"The page about it: {out}"])
+
+
 def run_report(a: argparse.Namespace) -> None:
-    print(write_report(Path(a.folder)))
+    path = Path(a.source)
+    print(write_report(path) if path.is_dir() else write_model_report(path, tables.command_line(a.words)))
 
 
 # {command: function that runs it}

@@ -7,7 +7,6 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -17,7 +16,6 @@ from torch import nn
 from .. import data, distillation, teachers
 from ..datasets.one_pass import Together
 from ..distillation import EPIC_KITCHENS, PRESETS
-from ..drawing import curves
 from ..engine import batches, checkpoints, distributed, runtime
 from ..engine.refusal import known_names
 from ..student import PARTS, EgoDistill
@@ -29,7 +27,6 @@ from ..training import History, Training
 from .given import given_flags, keyword_arguments, reject, suggest, suggest_training
 from .loading import chosen_teacher, load_start, load_teacher, open_split, own_parts, report_precision
 from .options import DEFAULT_TEACHER
-from .pictures import draw_beside
 from .settings import apply_options, flag, used_flags
 
 __all__ = ["COMMANDS", "one_pass"]
@@ -124,7 +121,7 @@ def frame_arguments(store: data.ClipStore, count: int) -> dict[str, Any]:
 
 
 def report_training(a: argparse.Namespace, settings: Training, train: Callable[[], History], *then: Any) -> None:
-    """Train; in process 0, print the result and whether it was finished before, draw it, and suggest `then`."""
+    """Train; in process 0, print the result and whether it was finished before, and suggest `then`."""
     log = files.log_path(files.training_file(settings.out))  # written after each epoch
     before = log.read_bytes() if log.exists() else b""
     history = train()
@@ -132,7 +129,6 @@ def report_training(a: argparse.Namespace, settings: Training, train: Callable[[
         unchanged = before == (log.read_bytes() if log.exists() else b"")
         finished = f"already trained ({len(history)} of {settings.epochs} epochs); " if unchanged else ""
         print(f"{settings.out}: {finished}{final_metrics(history)}")
-        draw_beside(a, a.out, lambda path, title: curves.draw_curves(history, path, Path(a.out).name, title))
         suggest(*then, *own_words(a))
 
 
@@ -314,12 +310,7 @@ def teacher_clip(name: str, seconds: float | None = None) -> dict[str, int | Non
 
 
 def one_pass(a: argparse.Namespace, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments of `data.prepare()` for its teacher and --end-features.
-
-    Args:
-        a: The parsed arguments of `prepare`.
-        given: Options of both, as keyword arguments.
-    """
+    """Return arguments of `data.prepare()` for its teacher and --end-features."""
     consumers: list[Any] = []
     arguments: dict[str, Any] = {}
     if a.teacher_file or a.architecture or a.pretrained:

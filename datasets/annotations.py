@@ -83,16 +83,10 @@ def read_annotations(
     for `read_recordings()`. Raise DataError if an argument is given that is for another kind of annotations, and what
     the reader raises.
 
-    Args:
-        annotations: The file, or a folder of recordings.
-        root: For data sets and tools: the folder with videos and IMU files, by default that of the annotations.
-        seed: For Ego4D's random split (None: 0) and that of recordings (None: the one in `windows`); stretches have
-            none.
-        min_instances: For data sets: leave out classes with fewer segments; None: the reader's own default.
-        audio: Leave out videos without sound.
-        windows: For recordings: where their clips are, and their splits.
-        clip_seconds: Length of the clips of recordings; None: the one in `windows`. Others are cut by `prepare()`.
-        tier: For tools: as in `read_labels()`.
+    `root`, the folder with videos and IMU files (by default that of the annotations), and `min_instances` (None: the
+    reader's own default) are for data sets and tools; `audio` leaves out videos without sound; `seed` is for Ego4D's
+    random split (None: 0) and that of recordings (None: the one in `windows`; stretches have none); `windows` and
+    `clip_seconds` (None: those in `windows`) are for recordings, `tier` for tools, as in `read_labels()`.
 
     >>> from egodistill.datasets import annotations
     >>> segments = annotations.read_annotations("segments.csv")

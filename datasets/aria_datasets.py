@@ -51,19 +51,12 @@ Classified = list[tuple[Any, Segment]]  # (class, segment)
 
 @dataclasses.dataclass(frozen=True)
 class FrameTimes:
-    """The times of a video's frames on two clocks.
+    """The times of a video's frames on two clocks."""
 
-    Attributes:
-        table: The file that they come from.
-        stamps: Times on the glasses' clock in ns [n].
-        seconds: Times in the video in seconds [n].
-        end: End of the video according to this table, in seconds.
-    """
-
-    table: str
-    stamps: np.ndarray
-    seconds: np.ndarray
-    end: float
+    table: str  # the file that they come from
+    stamps: np.ndarray  # ns on the glasses' clock [n]
+    seconds: np.ndarray  # seconds in the video [n]
+    end: float  # of the video according to this table, in seconds
 
     def line(self) -> tuple[float, float]:
         """Return offset and stretch, which make seconds of the video from seconds of the glasses' clock.
@@ -120,16 +113,9 @@ def problem_of_times(start: float, stop: float) -> str | None:
 
 
 class Part(NamedTuple):
-    """A part of a recording that an annotation is about.
+    """A part of a recording that an annotation is about; times in seconds."""
 
-    Attributes:
-        name: Id of its segment.
-        start: Its start in seconds.
-        stop: Its end in seconds.
-        split: Its split.
-    """
-
-    name: str
+    name: str  # id of its segment
     start: float
     stop: float
     split: str
@@ -457,21 +443,13 @@ class EgoExoVideos(Videos):
 
 
 class _Take(NamedTuple):
-    """A take.
-
-    Attributes:
-        name: Its name.
-        capture: Its capture.
-        glasses: Camera name of its glasses, or None.
-        rows: Its rows of timesync.csv.
-        participant: Who wears the glasses.
-    """
+    """A take."""
 
     name: str
     capture: str
-    glasses: str | None
-    rows: range
-    participant: str | None
+    glasses: str | None  # camera name, or None
+    rows: range  # of timesync.csv
+    participant: str | None  # who wears the glasses
 
     @classmethod
     def of(cls, where: str, take: dict[str, Any]) -> _Take:

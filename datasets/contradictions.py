@@ -43,15 +43,10 @@ class TableWarning(NoteWarning):
 
 
 class Finding(NamedTuple):
-    """A contradiction.
+    """A contradiction."""
 
-    Attributes:
-        text: One sentence, which names file and row.
-        is_error: Whether no reading of the table is right.
-    """
-
-    text: str
-    is_error: bool
+    text: str  # one sentence, which names file and row
+    is_error: bool  # whether no reading of the table is right
 
 
 def find(
@@ -61,13 +56,10 @@ def find(
     origin: Origin | None = None,
     clip_seconds: float = CLIP_SECONDS,
 ) -> list[Finding]:
-    """Return the contradictions of a table, a few lines for each kind.
+    """Return the contradictions of all segments of a table, a few lines for each kind.
 
-    Args:
-        segments: All segments of the table.
-        videos: {path: its header}, of `probe_videos()`; without it, times are not compared with the ends.
-        origin: Where the segments come from; None: what `segments.origin` says, if there is one.
-        clip_seconds: Length of the clips into which they will be cut.
+    Times are compared with the ends in `videos`, {path: its header}, of `probe_videos()`. `origin` (None:
+    `segments.origin`, if there is one) says where the segments come from, `clip_seconds` how they will be cut.
 
     >>> from pathlib import Path
     >>> from egodistill import data
@@ -96,12 +88,7 @@ def find(
 
 
 def notes_of(found: Iterable[Finding], *, strict: bool = False) -> list[str]:
-    """Return the notes. Raise DataError with a line for each error.
-
-    Args:
-        found: What `find()` returns.
-        strict: Notes are errors, too.
-    """
+    """Return the notes. Raise DataError with a line for each error; with `strict`, notes are errors, too."""
     found = list(found)
     notes = [one.text for one in found if not one.is_error]
     errors = [one.text for one in found if one.is_error]

@@ -43,19 +43,12 @@ IMU = ("imu", "imu_offset", "imu_stretch", "imu_axes", "zero_accel")  # what dec
 
 
 class Change(NamedTuple):
-    """What differs between two tables.
+    """What differs between two tables."""
 
-    Attributes:
-        attributes: {"label", "split" or "wearer": segments with another one}.
-        windows: Clips whose IMU is cut anew.
-        new: Clips that the earlier store does not have.
-        gone: Its clips that are in the table no more.
-    """
-
-    attributes: Mapping[str, int]
-    windows: int
-    new: int
-    gone: int
+    attributes: Mapping[str, int]  # {"label", "split" or "wearer": segments with another one}
+    windows: int  # clips whose IMU is cut anew
+    new: int  # clips that the earlier store does not have
+    gone: int  # its clips that are in the table no more
 
     def __str__(self) -> str:
         parts = [f"{counted(count, name)} changed" for name, count in self.attributes.items() if count]
@@ -70,13 +63,8 @@ def is_edited(
     """Return whether a store was made with these settings and other segments, of which nearly all are still there.
 
     Otherwise it is another table, whose store must not take the place of this one: if more than a tenth is gone (of a
-    small table, more than three), or if a class or function of one's own reads the IMU now, or does not.
-
-    Args:
-        path: The folder of the store, which may be missing.
-        segments: The segments as they are now, with the names that files have in the store.
-        settings: The settings.
-        specs: The specs.
+    small table, more than three), or if a function of one's own reads the IMU now, or does not. The folder may
+    be missing; the segments have the names that files have in the store.
     """
     if not (path / "store.json").exists():
         return False
@@ -148,10 +136,7 @@ def recover(path: Path) -> None:
 def carry_over(old: StoreFiles, new: StoreWriter, find: Callable[[Recording], Recording]) -> Change:
     """Write those clips into a new store that an earlier one has, with outputs of teachers; return what differs.
 
-    Args:
-        old: The earlier store.
-        new: The new one.
-        find: Opens a recording with its IMU, as `data.fill()` does.
+    `find` opens a recording with its IMU, as `data.fill()` does.
     """
     drawn = old.settings.get("seed") is not None  # frames are drawn by the number of the row
     rows_of = dict(zip(keys_of([old.segment(row) for row in range(len(old))], drawn), range(len(old)), strict=True))

@@ -35,36 +35,22 @@ class Consumer(Protocol):
     """A reader of the frames of all clips while `prepare()` decodes them, so that the store need not keep these frames.
 
     `teachers.Extraction` is one, `distillation.EndFeatures` another.
-
-    Attributes:
-        specs: The frames that it reads: "clip", "ends".
-        arrays: Names of the arrays that it adds to the store.
-        record: JSON values; an unfinished store is continued only with equal ones.
-        batch_size: Clips per call of the function from `open()`.
     """
 
-    specs: Mapping[str, ClipSpec]
-    arrays: Sequence[str]
-    record: Mapping[str, Any]
-    batch_size: int
+    specs: Mapping[str, ClipSpec]  # the frames that it reads: "clip", "ends"
+    arrays: Sequence[str]  # names of the arrays that it adds to the store
+    record: Mapping[str, Any]  # JSON values; an unfinished store is continued only with equal ones
+    batch_size: int  # clips per call of the function from `open()`
 
     def open(self, store: ClipStore) -> contextlib.AbstractContextManager[Consume]:
-        """Return a context with a function that takes rows of the store and their frames uint8 [B, T, 3, H, W].
-
-        Args:
-            store: The store that the outputs go to.
-        """
+        """Return a context with a function that takes rows of the store and their frames uint8 [B, T, 3, H, W]."""
         ...
 
 
 class Together:
     """Several consumers as one; they get the batches of the first.
 
-    Args:
-        consumers: The consumers.
-
-    Raises:
-        DataError: Two of them read the same frames, or add the same arrays or record.
+    Raise DataError if two of them read the same frames, or add the same arrays or record.
     """
 
     def __init__(self, *consumers: Consumer) -> None:
@@ -81,11 +67,7 @@ class Together:
 
     @contextlib.contextmanager
     def open(self, store: ClipStore) -> Iterator[Consume]:
-        """Yield a function that calls those of all consumers.
-
-        Args:
-            store: The store that the outputs go to.
-        """
+        """Yield a function that calls those of all consumers."""
         with contextlib.ExitStack() as stack:
             every = [stack.enter_context(one.open(store)) for one in self.consumers]
             yield lambda rows, frames: [consume(rows, frames) for consume in every]
@@ -96,9 +78,6 @@ class Pending:
 
     They are in the store's folder `pending`, which `prepare()` removes at the end. At most about 2 GB of frames wait:
     then `put()` waits, too, unless the consumer needs this recording first. Rows are counted in the whole store.
-
-    Args:
-        store: The writer of the store.
     """
 
     def __init__(self, store: StoreWriter) -> None:
@@ -129,20 +108,13 @@ class Pending:
         return {int(name.removesuffix(".npy")) for name in os.listdir(self.folder) if name[:1].isdigit()}
 
     def file(self, row: int) -> Path:
-        """Return the path of a row's frames.
-
-        Args:
-            row: A row.
-        """
+        """Return the path of a row's frames."""
         return self.folder / f"{row}.npy"
 
     def put(self, row: int, frames: Mapping[str, np.ndarray], together: Sequence[int]) -> None:
-        """Write the frames of a row. Wait while too many others wait.
+        """Write a row's frames {name: uint8 [T, 3, H, W]}. Wait while too many others wait.
 
-        Args:
-            row: The row.
-            frames: Its frames by name, each uint8 [T, 3, H, W].
-            together: The rows of its recording.
+        `together` are the rows of its recording.
         """
         before, moved = None, time.monotonic()
         while len(waiting := self.rows()) >= self.room and not self.is_needed(waiting, together):
@@ -158,19 +130,13 @@ class Pending:
     def is_needed(self, waiting: set[int], together: Sequence[int]) -> bool:
         """Return whether the consumer cannot go on without a recording: its next batch ends among or after its rows.
 
-        Args:
-            waiting: The rows whose frames wait.
-            together: The rows of the recording.
+        `waiting` are the rows whose frames wait, `together` those of the recording.
         """
         first = self.store.missing().min(initial=len(self.store))
         return first in together and sum(row < first for row in waiting) < self.batch_size
 
     def read(self, rows: Sequence[int]) -> dict[str, np.ndarray]:
-        """Return the frames of rows, each uint8 [B, T, 3, H, W].
-
-        Args:
-            rows: The B rows.
-        """
+        """Return the frames of B rows, each uint8 [B, T, 3, H, W]."""
         found: dict[str, list[np.ndarray]] = {name: [] for name in self.specs}
         for row in rows:
             with open(self.file(row), "rb") as file:
@@ -179,10 +145,6 @@ class Pending:
         return {name: np.stack(frames) for name, frames in found.items()}
 
     def remove(self, rows: Sequence[int]) -> None:
-        """Remove the frames of rows that the consumer has read.
-
-        Args:
-            rows: These rows.
-        """
+        """Remove the frames of rows that the consumer has read."""
         for row in rows:
             self.file(row).unlink()

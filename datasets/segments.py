@@ -33,7 +33,6 @@ from ..recordings.clips import (
     open_recording,
     path_of,
     read_axes,
-    recorded,
     strided_starts,
 )
 from ..support import files
@@ -84,7 +83,7 @@ class Segment:
         wearer: As in `clips.Recording`.
         imu_axes: As in `clips.Recording`.
         zero_accel: As in `clips.Recording`.
-        camera: Name of the class or function of your own that reads its samples, with the class's own fields as JSON.
+        camera: Name of the function of your own that reads its samples.
 
     Raises:
         DataError: `id`, `label`, `split` or `wearer` is not text, or `label` is empty.
@@ -136,27 +135,25 @@ class Segment:
     @property
     def recording(self) -> Recording:
         """Return the recording that the segment is a part of. Raise DataError if `camera` is not in use here."""
-        return recorded(self._fields() | {"camera": self.camera})
+        found = Recording(**self._fields())
+        if self.camera and found.record()["camera"] != self.camera:
+            raise DataError(
+                f"{self.path}: its samples were read by your own {self.camera.partition(' ')[0]}, which is not in use "
+                f"here; give the function again in IMU_READERS (--imu-reader). If it is a class that inherits from "
+                f"Recording, only version 0.5 reads it: make it such a function, and prepare a new store"
+            )
+        return found
 
 
 class Origin(NamedTuple):
-    """Where a reader found segments, for `contradictions`.
+    """Where a reader found segments, for `contradictions`."""
 
-    Attributes:
-        table: The file; "": the segments were made in Python.
-        rows: {id of a segment: its place, such as "row 5"} in a table of your own; empty for others.
-        drawn: Whether the reader decided the splits, not a column of the table.
-        parts: {id of its first clip: the row as it is written} in a table of recordings.
-        notes: What the reader itself noticed, a sentence each.
-        links: {id of a segment: the name of its video as it was given} where the file goes by another name.
-    """
-
-    table: str = ""
-    rows: Mapping[str, str] = {}
-    drawn: bool = False
-    notes: tuple[str, ...] = ()
-    parts: Mapping[str, Segment] = {}
-    links: Mapping[str, str] = {}
+    table: str = ""  # the file; "": the segments were made in Python
+    rows: Mapping[str, str] = {}  # {id of a segment: its place, such as "row 5"} in a table of your own
+    drawn: bool = False  # whether the reader decided the splits, not a column of the table
+    notes: tuple[str, ...] = ()  # what the reader itself noticed, a sentence each
+    parts: Mapping[str, Segment] = {}  # {id of its first clip: the row as it is written} in a table of recordings
+    links: Mapping[str, str] = {}  # {id of a segment: its video as given} where the file goes by another name
 
 
 class SegmentList(list):
@@ -188,12 +185,7 @@ class SegmentList(list):
 
 
 def with_names(segment: Segment, name: Callable[[str], str]) -> Segment:
-    """Return a segment with other names of its video and IMU.
-
-    Args:
-        segment: The segment.
-        name: Returns the name of a file, such as `Names`, its first one.
-    """
+    """Return a segment with other names of its video and IMU (`Names`: a file's first one)."""
     imu = segment.imu
     imu = name(imu) if isinstance(imu, str) else imu and (name(imu[0]), name(imu[1]))
     if (video := segment.video and name(segment.video)) == segment.video and imu == segment.imu:
@@ -209,12 +201,7 @@ ROUNDING = 1e-6  # seconds: clips that overlap by less only touch
 
 
 def splits_of_wearers(evaluation: Sequence[str], validation: Sequence[str]) -> dict[str, str]:
-    """Return {wearer: split} of the wearers that are not for training. Raise DataError for a wearer in both lists.
-
-    Args:
-        evaluation: Wearers of the split "test".
-        validation: Wearers of the split "validation".
-    """
+    """Return {wearer: split} of those in "test" and "validation". Raise DataError for a wearer in both lists."""
     if both := sorted({*evaluation} & {*validation}):
         raise DataError(f"{', '.join(both)}: a wearer cannot be for both evaluation and validation")
     return dict.fromkeys(evaluation, "test") | dict.fromkeys(validation, "validation")
@@ -227,10 +214,6 @@ def overlapping_splits(
 
     There is one pair for each segment that overlaps an earlier one. The clip of a segment shorter than a clip shows
     more than the segment; see `clips.clip_starts()`. The end of the video, where a clip is moved inside, is not known.
-
-    Args:
-        segments: Segments of any videos.
-        clip_seconds: Length of a clip.
 
     >>> from egodistill import data
     >>> from egodistill.datasets import segments
@@ -269,11 +252,8 @@ def names_of_classes(
 ) -> dict[Hashable, str]:
     """Return the name of each class: its key in the data set's own table, or else its usual spelling.
 
-    Two classes that share a word get different names. Raise DataError if the table lacks a class.
-
-    Args:
-        spellings: {class: how often each word is used for it}.
-        table: The data set's table `id,key`; it may be missing.
+    `spellings` is {class: how often each word is used for it}, the table has `id,key` and may be missing. Two classes
+    that share a word get different names. Raise DataError if the table lacks a class.
     """
     if table is not None and table.is_file():
         keys = {class_number(where, row, "id"): row["key"] for where, row in read_table(table, ("id", "key"))}
@@ -294,14 +274,9 @@ def with_labels(
     dropped: collections.Counter[str],
     origin: Origin,
 ) -> SegmentList:
-    """Return segments with class names as labels, without those of rare classes.
+    """Return the segments of (class, segment) pairs, with class names as labels, without those of rare classes.
 
-    Args:
-        found: (class, segment) pairs.
-        names: {class: name}.
-        min_instances: Classes with fewer segments are rare.
-        dropped: {reason: number of segments}, where those of rare classes are counted.
-        origin: Where the segments come from.
+    Classes with fewer segments than `min_instances` are rare; `dropped`, {reason: number}, counts theirs.
     """
     instances = collections.Counter(number for number, _ in found)
     segments = []
@@ -497,11 +472,7 @@ RECORDING_COLUMNS = ("start", "stop", "imu", "split", "imu_offset", "imu_stretch
 
 
 def is_list_of_recordings(header: str) -> bool:
-    """Return whether a table has videos and no labels; False with unknown columns, which may be misspelt labels.
-
-    Args:
-        header: The table's first line.
-    """
+    """Return whether a header is of videos and no labels; False with unknown columns, which may be misspelt labels."""
     names = {name.strip().strip('"').lower() for name in header.split(",")}
     names = {name for name in names if name and not name.startswith(("#", "_"))}
     return "video" in names and names <= {"video", "start", "stop", *OPTIONAL_COLUMNS}
@@ -509,9 +480,6 @@ def is_list_of_recordings(header: str) -> bool:
 
 def listed_recordings(path: str | os.PathLike) -> list[Recording]:
     """Return the recordings of a table without the column label, one per row, unopened; see `read_recordings()`.
-
-    Args:
-        path: The table.
 
     >>> from pathlib import Path
     >>> from egodistill.datasets import segments
@@ -615,25 +583,15 @@ def read_recordings(path: str | os.PathLike, windows: Windows = Windows()) -> Se
 
 
 class _Part(NamedTuple):
-    """A part of a recording.
+    """A part of a recording; times in seconds."""
 
-    Attributes:
-        name: Path below the folder, or that in the table.
-        recording: The recording.
-        start: Its start in seconds.
-        stop: Its end in seconds.
-        split: Its split; None if the table has none.
-        row: Its row in the table, such as "row 5"; "" in a folder.
-        written: Its end as the table has it, which may be behind that of the video.
-    """
-
-    name: str
+    name: str  # path below the folder, or that in the table
     recording: Recording
     start: float
     stop: float
-    split: str | None
-    row: str = ""
-    written: float = 0.0
+    split: str | None  # None if the table has none
+    row: str = ""  # in the table, such as "row 5"; "" in a folder
+    written: float = 0.0  # its end as the table has it, which may be behind that of the video
 
 
 def _parts_of_folder(folder: Path, dropped: collections.Counter[str]) -> Iterator[_Part]:
@@ -683,24 +641,14 @@ def _splits_of_recordings(
 
 
 def drawn_splits(names: Iterable[str], windows: Windows) -> dict[str, str]:
-    """Return {name: its split}, "test" for a random share of the names and "train" for the others, or for a single one.
-
-    Args:
-        names: Different names.
-        windows: Their share and seed.
-    """
+    """Return {name: its split}, "test" for a random share of the names, "train" for the others, or for a single one."""
     order = sorted(names, key=lambda name: hashlib.sha256(f"{windows.seed} {name}".encode()).digest())
     tests = count_of_tests(len(order), windows.test_share)
     return {name: "test" if rank < tests else "train" for rank, name in enumerate(order)}
 
 
 def count_of_tests(count: int, share: float) -> int:
-    """Return how many items are for testing: the rounded share of them, at least one and not all.
-
-    Args:
-        count: Number of items.
-        share: The share for testing.
-    """
+    """Return how many items are for testing: the rounded share of them, at least one and not all."""
     return min(max(1, round(share * count)), count - 1)
 
 
@@ -748,12 +696,7 @@ def _like(given: Iterable[Segment], segments: Iterable[Segment]) -> SegmentList:
 
 
 def subsample(segments: Sequence[Segment], step: int) -> SegmentList:
-    """Return every `step`-th segment of each split, in their order.
-
-    Args:
-        segments: The segments.
-        step: 2 for a half of them.
-    """
+    """Return every `step`-th segment of each split, in their order."""
     seen: collections.Counter[str] = collections.Counter()
     kept = []
     for segment in segments:
@@ -861,11 +804,7 @@ MEASURED, AXES = "#measured", "#axes"  # columns of what was measured: a cell th
 
 
 def offset_rows(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a table of IMU clocks as they are; none if it does not exist. Raise DataError with the row.
-
-    Args:
-        path: The table.
-    """
+    """Return the rows of a table of IMU clocks as they are; none if it does not exist. Raise DataError with the row."""
     return (
         [row for _, row in read_table(path, ("video", "imu_offset"))] if path.is_file() and path.stat().st_size else []
     )
@@ -884,11 +823,9 @@ def write_imu_offsets(
     in the column `#measured`, or has a stretch, and axes that are not those in `#axes`. The result has a clause for
     each that is not what was measured. Raise DataError for another file.
 
-    Args:
-        path: The table.
-        measured: {video: offset in seconds}; None: it has no reliable one, and what was measured before is removed.
-        axes: {video: axes} of videos whose axes were found to be wrong; the table then has a column `imu_axes`.
-        overwrite: Write a new table, without any row of the old one.
+    `measured` is {video: offset in seconds}; None: it has no reliable one, and what was measured before is removed.
+    `axes` is {video: axes} of videos whose axes were found to be wrong; the table then has a column `imu_axes`. With
+    `overwrite`, a new table without any row of the old one is written.
 
     >>> from pathlib import Path
     >>> from egodistill.datasets import segments

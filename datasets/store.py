@@ -416,9 +416,6 @@ class StoreWriter:
     Use it directly for clips that do not come from video files. Rows are counted in the whole store. Several processes
     may fill a store at the same time; they share nothing but the status of the rows.
 
-    Args:
-        path: The folder of a store that `begin()` created.
-
     >>> from egodistill import data
     >>> from egodistill.datasets import store
     >>> segments = data.read_csv("segments.csv")
@@ -451,20 +448,12 @@ class StoreWriter:
         arrays: Mapping[str, tuple[str, Sequence[int]]] | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> StoreWriter:
-        """Create a store in a folder, or open the unfinished one with the same settings.
+        """Create a store in a folder, or open the unfinished one with the same settings (JSON values).
 
-        Raise DataError if the folder has other content or a store with other settings, or if the disk has too little
-        free space.
-
-        Args:
-            path: The folder.
-            segments: The annotated segments.
-            find_clips: Returns the index of the segment and the start in seconds of each clip; it is called for a new
-                store only.
-            specs: {array: spec with one kind of array}.
-            class_names: Names of the classes that labels index.
-            arrays: {array: (dtype, shape of one row)} for arrays of other kinds.
-            settings: JSON values that are compared when an unfinished store is opened.
+        `find_clips` returns the index of the segment and the start in seconds of each clip; it is called for a new
+        store only. `specs` is {array: spec with one kind of array}, `arrays` {array: (dtype, shape of one row)} for
+        other kinds. Raise DataError if the folder has other content or a store with other settings, or if the disk has
+        too little free space.
         """
         path, settings = Path(path), dict(settings or {})
         entries = BOOKKEEPING | dict(arrays or {})
@@ -491,19 +480,11 @@ class StoreWriter:
         return len(self._files)
 
     def segment(self, row: int) -> Segment:
-        """Return the segment that a clip is a part of.
-
-        Args:
-            row: Row of the clip.
-        """
+        """Return the segment that a row's clip is a part of."""
         return self._files.segment(row)
 
     def start(self, row: int) -> float:
-        """Return the start of a clip in its video, in seconds.
-
-        Args:
-            row: Row of the clip.
-        """
+        """Return the start of a row's clip in its video, in seconds."""
         return self._files.clips[row]["start"]
 
     def recordings(self) -> list[np.ndarray]:
@@ -514,11 +495,7 @@ class StoreWriter:
         return [np.array(found) for found in rows.values()]
 
     def missing(self, rows: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
-        """Return the rows that are neither written nor failed, int [m].
-
-        Args:
-            rows: The rows to choose from; None: all.
-        """
+        """Return those of the rows (None: all) that are neither written nor failed, int [m]."""
         rows = np.arange(len(self)) if rows is None else np.asarray(rows)
         return rows[self._status[rows] == MISSING]
 
@@ -527,27 +504,15 @@ class StoreWriter:
         return np.flatnonzero(self._status == OK)
 
     def reset(self, rows: np.ndarray) -> None:
-        """Mark rows as missing, so that they are written again.
-
-        Args:
-            rows: These rows.
-        """
+        """Mark rows as missing, so that they are written again."""
         self._files.put("status", rows, MISSING)
 
     def retry(self, rows: np.ndarray) -> None:
-        """Mark failed rows as missing.
-
-        Args:
-            rows: The rows to choose from.
-        """
+        """Mark those of the rows that failed as missing."""
         self.reset(rows[self._status[rows] == FAILED])
 
     def is_consumed(self, rows: np.ndarray) -> np.ndarray:
-        """Return whether the arrays of a consumer are written, bool [m].
-
-        Args:
-            rows: The m rows.
-        """
+        """Return whether the arrays of a consumer are written for rows, int [m] -> bool [m]."""
         marks = [f"{name}.done" for name in self.settings["consumer"]["arrays"]]
         self._files.refresh()
         if not all(mark in self._files.arrays for mark in marks):
@@ -555,12 +520,7 @@ class StoreWriter:
         return np.all([self._files.array(mark)[rows] != 0 for mark in marks], axis=0)
 
     def record_sources(self, sources: Sequence[str], read: Mapping[str, str] | None = None) -> None:
-        """Record the signatures of files from which clips will be written.
-
-        Args:
-            sources: Paths of the files.
-            read: {file: its signature when it was read} of files that were read earlier.
-        """
+        """Record the signatures of files from which clips will be written; `read` has those of files read earlier."""
         known, read = known_sources(self.path), read or {}
         for file in sources:
             if file not in known:
@@ -569,9 +529,8 @@ class StoreWriter:
     def check_sources(self, *, again: bool = False) -> None:
         """Raise DataError if a file has changed since its clips were prepared; files that are gone are not compared.
 
-        Args:
-            again: Instead, mark all clips of the recordings with changed files as missing, and their rows in arrays of
-                `ClipStore.add()` as not written.
+        With `again`, mark all clips of such recordings as missing instead, and their rows in arrays of
+        `ClipStore.add()` as not written.
         """
         with files.lock(lock_file(self.path)):
             changed = changed_sources(self.path)
@@ -596,10 +555,6 @@ class StoreWriter:
         """Write a clip's row of all arrays, then mark it as finished, or as failed if a number is not finite.
 
         Raise DataError if an array is missing, or for a number that the type of an array cannot hold.
-
-        Args:
-            row: Row of the clip.
-            arrays: {name: the clip's row} of all arrays.
         """
         if set(arrays) != set(self.names):
             raise DataError(f"{self.path}: each clip needs the arrays {', '.join(self.names)}; got {', '.join(arrays)}")
@@ -618,12 +573,7 @@ class StoreWriter:
         self._files.put("status", row, OK)
 
     def move(self, row: int, start: float) -> None:
-        """Change the start of a clip that is not written yet; the store was begun without its video's duration.
-
-        Args:
-            row: Row of the clip.
-            start: Its new start in seconds.
-        """
+        """Change the start (s) of a clip that is not written yet; the store was begun without its video's duration."""
         with files.lock(lock_file(self.path)):
             self._files.require_here()
             clips = files.read_json(self.path / "clips.json")
@@ -632,12 +582,7 @@ class StoreWriter:
         self._files.clips[row]["start"] = start
 
     def fail(self, row: int, reason: Exception | str) -> None:
-        """Record the reason why a clip cannot be prepared, then mark it as failed.
-
-        Args:
-            row: Row of the clip.
-            reason: An error, or its text.
-        """
+        """Record the reason why a clip cannot be prepared, then mark it as failed."""
         if self._status[row] == OK:  # another process has written it in the meantime
             return
         line = {"clip": row, **self._files.describe(row), "status": "failed", "reason": str(reason)}
@@ -645,12 +590,7 @@ class StoreWriter:
         self._files.put("status", row, FAILED)
 
     def note(self, source: str | tuple[str, str], notes: Sequence[str]) -> None:
-        """Record what is unusual about an IMU recording, for `ClipStore.notes`, in place of earlier notes about it.
-
-        Args:
-            source: The IMU's file, or both.
-            notes: A sentence for each finding.
-        """
+        """Record what is unusual about an IMU recording, for `ClipStore.notes`, in place of earlier notes about it."""
         if notes or name_files(source) in self._files.notes():
             self._append("notes.jsonl", {"imu": source, "notes": list(notes)})
 
@@ -728,11 +668,6 @@ class OutputClaim:
     """A run's claim on the outputs of one name, returned by `claim_outputs()`.
 
     As a context, it frees the name if the block fails and no clip of the store has these outputs; empty arrays stay.
-
-    Args:
-        store: The store.
-        name: Name of the outputs.
-        identity: What identifies the run's teacher.
     """
 
     def __init__(self, store: ClipStore, name: str, identity: Mapping[str, Any]) -> None:
@@ -772,16 +707,10 @@ def claim_outputs(
 ) -> OutputClaim:
     """Claim the arrays "{name}.feature" and "{name}.logits" for a teacher; `teachers.extract()` uses it.
 
-    Rows that are written are then always of the teacher that is recorded in "{name}.teacher.json" beside the arrays.
-    Raise DataError if the arrays belong to a teacher with another identity.
-
-    Args:
-        store: The clips that the outputs are for.
-        name: Name of the outputs.
-        identity: JSON values that identify the teacher, "fingerprint" among them.
-        about: More JSON values to record.
-        overwrite: Claim the arrays anyway, provided that `store` contains all clips with outputs of the other teacher;
-            the outputs of all clips in `store` are marked as not written.
+    Rows that are written are then always of the teacher that is recorded in "{name}.teacher.json" beside the arrays:
+    `identity`, JSON values with "fingerprint" among them, and `about`, more of them. Raise DataError if the arrays
+    belong to a teacher with another identity. With `overwrite`, they are claimed anyway, provided that `store` contains
+    all clips with outputs of the other teacher; the outputs of all clips in `store` are marked as not written.
 
     >>> from egodistill import data
     >>> from egodistill.datasets.store import claim_outputs, outputs_record
@@ -842,10 +771,6 @@ def _check_rest(store: ClipStore, outputs: Sequence[str], file: Path) -> None:
 
 def outputs_record(store: ClipStore, name: str) -> dict[str, Any]:
     """Return the record that `claim_outputs()` wrote for the outputs of this name; {} if there is none.
-
-    Args:
-        store: The store.
-        name: Name of the outputs.
 
     >>> from egodistill import data
     >>> from egodistill.datasets import store

@@ -72,18 +72,11 @@ DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT")
 
 
 class Mapped(NamedTuple):
-    """An array's file in memory.
-
-    Attributes:
-        array: The array.
-        file: Its file.
-        size: Bytes of the whole file.
-        inode: The file's inode.
-    """
+    """An array's file in memory."""
 
     array: np.ndarray
     file: str
-    size: int
+    size: int  # bytes of the whole file
     inode: int
 
 
@@ -91,13 +84,8 @@ class StoreFiles:
     """The files of one store: header, segments and clips in memory, arrays mapped from disk.
 
     `settings` and `class_names` are the arguments of `data.prepare()`, `specs` is {array: ClipSpec}, `segments` are the
-    annotated segments and `clips` the segment and start of each row.
-
-    Args:
-        path: The folder.
-
-    Raises:
-        DataError: The folder is not a store, or an array is damaged; with the file.
+    annotated segments and `clips` the segment and start of each row. Raise DataError, which names the file, if the
+    folder is not a store, or an array is damaged.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
@@ -254,13 +242,9 @@ class StoreFiles:
         return [name for name in others if not self.is_added(name)]
 
     def array(self, name: str, mode: str = "r") -> np.ndarray:
-        """Return an array's memory-mapped file, shared with all processes that map it.
+        """Return an array's memory-mapped file, "r" or "r+", shared with all processes that map it.
 
         Raise DataError for a file that is damaged, or was cut since it was mapped: that would end the process.
-
-        Args:
-            name: Name of the array.
-            mode: "r" or "r+", as for `numpy.memmap`.
         """
         self.require_here()
         if (name, mode) not in self.maps:
@@ -278,12 +262,7 @@ class StoreFiles:
         return mapped.array
 
     def map(self, name: str, mode: str) -> Mapped:
-        """Map an array's file into memory. Raise DataError if it is unknown or damaged.
-
-        Args:
-            name: Name of the array.
-            mode: "r" or "r+", as for `numpy.memmap`.
-        """
+        """Map an array's file into memory, "r" or "r+". Raise DataError if it is unknown or damaged."""
         if not self.has(name):
             raise DataError(f"{self.path}: the store has no array {name!r}, only {', '.join(self.names)}")
         entry = self.arrays[name]
@@ -309,15 +288,10 @@ class StoreFiles:
         return Mapped(array.view(np.ndarray), str(file), array.offset + array.nbytes, inode)
 
     def put(self, name: str, rows: Any, values: Any) -> None:
-        """Write rows of an array. Of several processes, each writes only bytes of its rows.
+        """Write the rows that a numpy index selects. Of several processes, each writes only bytes of its rows.
 
         A mapped page also holds rows of other processes. NFS would write the page back as a whole, with the values that
         these rows had when this machine read them. O_DSYNC stops the NFS client from extending a write to the page.
-
-        Args:
-            name: Name of the array.
-            rows: A numpy index.
-            values: The rows, or one value for all.
         """
         array = self.array(name, "r+")
         if files.environment_share()["world_size"] == 1 or not hasattr(os, "pwrite"):
@@ -354,11 +328,9 @@ class StoreFiles:
         verified[rows] = True
 
     def before(self, row: int, checksum: int) -> int:
-        """Return the CRC-32 with which that of a prepared array begins: it covers which clip this is.
+        """Return the CRC-32 with which that of a prepared array begins: it covers which clip the row is.
 
-        Args:
-            row: Row of the clip.
-            checksum: CRC-32 after the array before, or 0.
+        `checksum` is the CRC-32 after the array before, or 0.
         """
         if not self.has(CHAIN):  # version 0.4
             return checksum
@@ -368,12 +340,7 @@ class StoreFiles:
         return zlib.crc32(struct.pack("<Id", self.covered[number], start), checksum)
 
     def before_added(self, name: str, rows: np.ndarray) -> list[int]:
-        """Return the CRC-32 with which that of each row of an added array begins: it covers the clip and the teacher.
-
-        Args:
-            name: Name of the array.
-            rows: The rows, int [m].
-        """
+        """Return the CRC-32 with which that of each of m rows of an added array begins: it covers clip and teacher."""
         file = self.path / f"{name.rpartition('.')[0]}.teacher.json"
         record = files.read_json(file) if name.endswith((".feature", ".logits")) and os.path.lexists(file) else None
         teacher = json.dumps(record.get("fingerprint") if isinstance(record, dict) else None).encode()
@@ -489,11 +456,7 @@ class StoreFiles:
         self.arrays.update(arrays)
 
     def classes_are_used(self, besides: str | None = None) -> bool:
-        """Return whether `prepare()` gave the class names, or logits of a teacher need them.
-
-        Args:
-            besides: Name of a teacher that does not count; None: all count.
-        """
+        """Return whether `prepare()` gave the class names, or logits of a teacher (but `besides`) need them."""
         header = files.read_json(self.path / "store.json")
         if header["class_names"] and not header.get("classes_from_teacher"):
             return True

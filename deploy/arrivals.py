@@ -64,56 +64,31 @@ class Stats:
         frames   = encoded + refused + replaced + waiting
         due      = given + problems + dropped + pending
         requests = answered + given_up + outstanding
-
-    Attributes:
-        samples: Readings of one sensor that came: a full row has two.
-        used: Readings that were added.
-        late: Readings more than `slack` older than the newest one of their sensor.
-        double: Readings with the time of another one.
-        invalid: Readings without a finite time, partly without a number, or with a time from the future.
-        held: Readings more than `max_jump` ahead; the next ones will show whether they are valid.
-        frames: Frames that came.
-        encoded: Frames that an answer uses.
-        refused: Frames that no coming answer would use: too old, too far ahead, or a nearer one was there.
-        replaced: Frames that were dropped because another one fits better, or because there were too many.
-        waiting: Frames that are kept for coming answers.
-        due: Answers that were due.
-        given: Answers with classes.
-        problems: Answers with a problem.
-        dropped: Answers dropped because more than `max_pending` were due, the stream was reset, or the model failed.
-        pending: Answers that are due and not given yet.
-        requests: Frame requests.
-        answered: Requests that a frame has answered.
-        given_up: Requests without a frame within `camera_timeout`, or ended by a reset of the stream.
-        outstanding: 1 if a request waits for its frame, or 0.
-        restarts: Restarts of the clock.
-        camera_on: Seconds from requests to their frames, or to `camera_timeout`.
-        frame_lateness: Largest number of seconds by which a refused frame came too late.
     """
 
-    samples: int = 0
-    used: int = 0
-    late: int = 0
-    double: int = 0
-    invalid: int = 0
-    held: int = 0
-    frames: int = 0
-    encoded: int = 0
-    refused: int = 0
-    replaced: int = 0
-    waiting: int = 0
-    due: int = 0
-    given: int = 0
-    problems: int = 0
-    dropped: int = 0
-    pending: int = 0
-    requests: int = 0
-    answered: int = 0
-    given_up: int = 0
-    outstanding: int = 0
-    restarts: int = 0
-    camera_on: float = 0.0
-    frame_lateness: float = 0.0
+    samples: int = 0  # readings of one sensor that came: a full row has two
+    used: int = 0  # readings that were added
+    late: int = 0  # readings more than `slack` older than the newest one of their sensor
+    double: int = 0  # readings with the time of another one
+    invalid: int = 0  # readings without a finite time, partly without a number, or with a time from the future
+    held: int = 0  # readings more than `max_jump` ahead; the next ones will show whether they are valid
+    frames: int = 0  # frames that came
+    encoded: int = 0  # frames that an answer uses
+    refused: int = 0  # frames that no coming answer would use: too old, too far ahead, or a nearer one was there
+    replaced: int = 0  # frames that were dropped because another one fits better, or because there were too many
+    waiting: int = 0  # frames that are kept for coming answers
+    due: int = 0  # answers that were due
+    given: int = 0  # answers with classes
+    problems: int = 0  # answers with a problem
+    dropped: int = 0  # more than `max_pending` were due, the stream was reset, or the model failed
+    pending: int = 0  # answers that are due and not given yet
+    requests: int = 0  # frame requests
+    answered: int = 0  # requests that a frame has answered
+    given_up: int = 0  # requests without a frame within `camera_timeout`, or ended by a reset of the stream
+    outstanding: int = 0  # 1 if a request waits for its frame, or 0
+    restarts: int = 0  # of the clock
+    camera_on: float = 0.0  # seconds from requests to their frames, or to `camera_timeout`
+    frame_lateness: float = 0.0  # seconds, the most by which a refused frame came too late
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -131,13 +106,9 @@ class Clock:
         self.origin: int | None = None
 
     def seconds(self, times: Times) -> np.ndarray:
-        """Return times as float64 [n] in seconds; NaN for values that are not a time, or masked.
+        """Return times (float seconds or int nanoseconds, one or [n]) as float64 [n] in seconds.
 
-        Args:
-            times: Float seconds or integer nanoseconds, one or [n].
-
-        Raises:
-            EgoDistillError: For a change of unit, and for values that are neither.
+        Values that are not a time, or masked, are NaN. Raise EgoDistillError for a change of unit, and for other types.
         """
         try:
             given = np.atleast_1d(np.asarray(times))
@@ -173,34 +144,20 @@ class Clock:
         return np.where(np.abs(rough) < 2**62, exact, np.nan)  # beyond it, the difference overflows
 
     def second(self, moment: float | int) -> float:
-        """Return one time in seconds.
-
-        Args:
-            moment: Float seconds or integer nanoseconds.
-
-        Raises:
-            EgoDistillError: Unless it is one finite number.
-        """
+        """Return one time in seconds. Raise EgoDistillError unless it is a finite number (s, or int nanoseconds)."""
         found = self.seconds(moment)
         if len(found) != 1 or not math.isfinite(found[0]):
             raise EgoDistillError(f"a time must be one finite number; got {moment!r}")
         return float(found[0])
 
     def given(self, seconds: float) -> float | int:
-        """Return a time in the caller's unit: float seconds, or an int of nanoseconds.
-
-        Args:
-            seconds: The time, as from `second()`.
-        """
+        """Return a time in the caller's unit: float seconds, or an int of nanoseconds."""
         return seconds if self.origin is None else self.origin + round(seconds * 1e9)
 
     def move_origin(self, seconds: float) -> Callable[[np.ndarray], np.ndarray]:
         """Move the origin of integer times; return a function that converts earlier results.
 
         Results then do not depend on which sample happened to arrive first. Float seconds stay as they are.
-
-        Args:
-            seconds: The time, as from `second()`, that becomes the origin.
         """
         if self.origin is None:
             return lambda times: times
@@ -214,40 +171,24 @@ class Clock:
 
 
 class Step(NamedTuple):
-    """A step of a clock back in time: for a while, its times repeat earlier ones.
+    """A step of a clock back in time: for a while, its times repeat earlier ones."""
 
-    Attributes:
-        start: From this time on, samples of both sides are mixed, in seconds.
-        stop: The time before which the clock stepped back, the last one of its old side.
-        seconds: By how much.
-    """
-
-    start: float
-    stop: float
-    seconds: float
+    start: float  # from this time on, samples of both sides are mixed, in seconds
+    stop: float  # the time before which the clock stepped back, the last one of its old side
+    seconds: float  # by how much
 
 
 @dataclasses.dataclass
 class Rerun:
-    """Samples that repeat earlier times, in the order in which they came.
+    """Samples that repeat earlier times, in the order in which they came."""
 
-    Attributes:
-        first: The earliest time.
-        last: The latest time so far.
-        peak: The newest time before them.
-        mixed: From this time on, they are kept beside the earlier ones.
-        compared: Number of samples that were compared with the earlier ones.
-        repeated: How many of these have the reading that an earlier sample of the same time has.
-        known: Number of earlier samples between them.
-    """
-
-    first: float
-    last: float
-    peak: float
-    mixed: float
-    compared: int = 0
-    repeated: int = 0
-    known: int = 0
+    first: float  # the earliest time
+    last: float  # the latest time so far
+    peak: float  # the newest time before them
+    mixed: float  # from this time on, they are kept beside the earlier ones
+    compared: int = 0  # samples that were compared with the earlier ones
+    repeated: int = 0  # how many of these have the reading that an earlier sample of the same time has
+    known: int = 0  # earlier samples between them
 
     def step(self) -> Step | None:
         """Return the step back that explains them; None if they were sent again, or fill a gap of earlier ones."""
@@ -264,12 +205,8 @@ class Sensor:
     calls or more, for at least `RESTART` seconds, all samples were more than `max_jump` in the past.
 
     If the clock steps back by less than `max_jump`, its times repeat earlier ones with other readings and then go on.
-    Such a step is kept in `steps`, because the times beside it are near each other and the moments are not.
-
-    Args:
-        slack: Seconds by which samples may arrive after newer ones.
-        max_jump: Seconds by which the clock may jump ahead at once.
-        stats: Counters in which this sensor counts.
+    Such a step is kept in `steps`, because the times beside it are near each other and the moments are not. Samples may
+    arrive `slack` seconds after newer ones.
     """
 
     def __init__(self, slack: float, max_jump: float, stats: Stats) -> None:
@@ -282,12 +219,7 @@ class Sensor:
         self.steps: list[Step] = []
 
     def add(self, times: np.ndarray, values: np.ndarray) -> bool:
-        """Add samples in any order; return whether the clock was restarted.
-
-        Args:
-            times: [n], seconds, without NaN.
-            values: [n, 3].
-        """
+        """Add samples, [n] in seconds, not NaN, and [n, 3], in any order; return whether the clock was restarted."""
         self.stats.samples += len(times)
         if not len(times):
             return False
@@ -316,11 +248,7 @@ class Sensor:
         return False
 
     def first_ahead(self, times: np.ndarray) -> int:
-        """Return the index of the first sample that jumps ahead by more than `max_jump`; n if none does.
-
-        Args:
-            times: [n], seconds, ascending.
-        """
+        """Return the index of the first of ascending times [n] (s) ahead by more than `max_jump`; n if none is."""
         newest = self.newest if math.isfinite(self.newest) else times[0]
         if times[-1] - newest <= self.max_jump:  # nearly always
             return len(times)
@@ -328,12 +256,7 @@ class Sensor:
         return int(jumps[0]) if len(jumps) else len(times)
 
     def with_held(self, times: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the new samples, with those that were held back if the new ones confirm them.
-
-        Args:
-            times: [n], seconds, ascending.
-            values: [n, 3].
-        """
+        """Return new samples, ascending [n] (s) and [n, 3], with those held back if the new ones confirm them."""
         held_times, held_values = self.held
         self.held = (np.empty(0), np.empty((0, 3)))
         self.stats.held -= len(held_times)
@@ -347,11 +270,7 @@ class Sensor:
         return merged[order], np.concatenate((held_values, values))[order]
 
     def note_past(self, times: np.ndarray) -> bool:
-        """Note samples from the past; return whether the clock was restarted.
-
-        Args:
-            times: [n], seconds, ascending.
-        """
+        """Note samples from the past, ascending [n] in seconds; return whether the clock was restarted."""
         if not len(times):
             return False
         if times[-1] >= self.newest - self.max_jump:
@@ -362,12 +281,9 @@ class Sensor:
         return self.past[1] - self.past[0] >= RESTART and calls > 0
 
     def note_steps(self, times: np.ndarray, values: np.ndarray, end: float) -> None:
-        """Note whether the clock has stepped back, from samples in the order in which they came.
+        """Note whether the clock has stepped back, from samples [n] (s) and [n, 3] in the order in which they came.
 
-        Args:
-            times: [n], seconds.
-            values: [n, 3].
-            end: Time from which on samples are ahead and do not count.
+        Samples from `end` on are ahead and do not count.
         """
         times, values = times[times < end], values[times < end]
         if not len(times):
@@ -397,15 +313,7 @@ class Sensor:
     def compare(
         self, rerun: Rerun, times: np.ndarray, values: np.ndarray, earlier: np.ndarray, readings: np.ndarray
     ) -> None:
-        """Count how samples that repeat earlier times differ from the earlier ones.
-
-        Args:
-            rerun: The count.
-            times: [n], seconds, of the samples.
-            values: [n, 3].
-            earlier: [m], seconds, of the earlier samples, which may be in any order.
-            readings: [m, 3].
-        """
+        """Count how samples, [n] (s) and [n, 3], that repeat earlier times differ from [m] others in any order."""
         earlier, first = np.unique(earlier, return_index=True)
         readings, kept = readings[first], times >= earlier[0] - 1e-6
         places = np.searchsorted(earlier, times - 1e-6).clip(0, len(earlier) - 1)
@@ -416,23 +324,13 @@ class Sensor:
         rerun.known += int(np.count_nonzero((earlier >= times.min()) & (earlier <= times.max())))
 
     def stepped(self, start: float, stop: float) -> Step | None:
-        """Return a step of the clock inside a span of time; None without one.
-
-        Args:
-            start: Start of the span, in seconds.
-            stop: Its end, in seconds.
-        """
+        """Return a step of the clock inside a span of time, in seconds; None without one."""
         if not self.steps:
             return None
         return next((step for step in self.steps if start <= step.stop and stop > step.start), None)
 
     def merge(self, times: np.ndarray, values: np.ndarray) -> None:
-        """Add samples that are not too late; of two samples with the same time, keep the one that came first.
-
-        Args:
-            times: [n], seconds, ascending.
-            values: [n, 3].
-        """
+        """Add samples, ascending [n] (s) and [n, 3], that are not too late; of the same time, keep what came first."""
         fresh = times >= self.newest - self.slack
         self.stats.late += len(times) - int(np.count_nonzero(fresh))
         times, values = times[fresh], values[fresh]
@@ -452,21 +350,12 @@ class Sensor:
         self.newest = max(self.newest, float(times[-1]))
 
     def has_between(self, start: float, stop: float) -> bool:
-        """Return whether there is a sample in a span of time.
-
-        Args:
-            start: Start of the span, in seconds.
-            stop: Its end, in seconds.
-        """
+        """Return whether there is a sample in a span of time, in seconds."""
         place = np.searchsorted(self.times, start)
         return bool(place < len(self.times) and self.times[place] <= stop)
 
     def forget(self, before: float) -> None:
-        """Drop the samples that windows to come do not need; the last one before them is needed.
-
-        Args:
-            before: Start of the first of these windows, in seconds.
-        """
+        """Drop the samples that windows from `before` (s) on do not need; the last one before them is needed."""
         if len(self.times) > 1 and self.times[1] <= before:
             place = int(np.searchsorted(self.times, before, side="right")) - 1
             self.times, self.values = self.times[place:], self.values[place:]
@@ -474,11 +363,7 @@ class Sensor:
             self.steps = [step for step in self.steps if step.stop >= before]
 
     def move(self, convert: Callable[[np.ndarray], np.ndarray]) -> None:
-        """Convert all times.
-
-        Args:
-            convert: Function of times, as from `Clock.move_origin()`.
-        """
+        """Convert all times by a function as from `Clock.move_origin()`."""
         self.times = convert(self.times)
         self.held = (convert(self.held[0]), self.held[1])
         self.first, self.newest = (float(convert(np.float64(t))) for t in (self.first, self.newest))
@@ -502,11 +387,7 @@ class Alignment:
         self.frame, self.sample, self.fresh = math.inf, math.inf, False  # the last times; whether samples came since
 
     def note_samples(self, times: np.ndarray) -> None:
-        """Note samples of one sensor, in the order in which they came.
-
-        Args:
-            times: [n], seconds, at least one.
-        """
+        """Note samples of one sensor, [n] in seconds, at least one, in the order in which they came."""
         first, last = float(times[0]), float(times[-1])
         if not (abs(first - self.sample) <= LEAP and 0 <= last - first <= LEAP):
             steps = np.diff(times, prepend=self.sample)
@@ -516,11 +397,7 @@ class Alignment:
         self.sample, self.fresh = last, True
 
     def note_frame(self, moment: float) -> None:
-        """Note a frame as it arrives.
-
-        Args:
-            moment: Its time in seconds.
-        """
+        """Note a frame of this time, in seconds, as it arrives."""
         step = moment - self.frame
         leap = step - max(self.intervals, default=step) if step > 0 else step  # a camera may sleep between frames
         if abs(leap) > LEAP:
@@ -539,11 +416,7 @@ class Alignment:
             self.apart = 0.0  # the other clock has stepped, too
 
     def note_leap(self, change: float) -> None:
-        """Note by how much the lead changes if a leap of times is a step of their clock.
-
-        Args:
-            change: Seconds.
-        """
+        """Note by how many seconds the lead changes if a leap of times is a step of their clock."""
         if not math.isfinite(change) or len(self.leads) < LEADS:
             return
         if not self.leaps:
@@ -551,11 +424,7 @@ class Alignment:
         self.leaps.append(change)
 
     def move(self, convert: Callable[[np.ndarray], np.ndarray]) -> None:
-        """Convert all times.
-
-        Args:
-            convert: Function of times, as from `Clock.move_origin()`.
-        """
+        """Convert all times by a function as from `Clock.move_origin()`."""
         self.frame, self.sample = (float(convert(np.float64(moment))) for moment in (self.frame, self.sample))
 
     def lead(self) -> float:
@@ -579,50 +448,29 @@ class Alignment:
 
 @dataclasses.dataclass
 class Schedule:
-    """The grid of answers: answer k is about the clip from `anchor + k * every` on, as `predict()` counts.
+    """The grid of answers: answer k is about the clip from `anchor + k * every` on, as `predict()` counts."""
 
-    Attributes:
-        spec: The clips of the model.
-        every: Seconds between answers.
-        anchor: Start of the first clip in seconds; None before it is known.
-        next: Number of the first answer that is not due yet.
-    """
-
-    spec: ClipSpec
-    every: float
-    anchor: float | None = None
-    next: int = 0
+    spec: ClipSpec  # the clips of the model
+    every: float  # seconds between answers
+    anchor: float | None = None  # start of the first clip in seconds; None before it is known
+    next: int = 0  # number of the first answer that is not due yet
 
     def start(self, number: int) -> float:
-        """Return the time in seconds at which the clip of an answer starts.
-
-        Args:
-            number: Number of the answer.
-        """
+        """Return the time in seconds at which the clip of an answer starts."""
         return self.anchor + number * self.every
 
     def stop(self, number: int) -> float:
-        """Return the time in seconds at which the clip of an answer stops.
-
-        Args:
-            number: Number of the answer.
-        """
+        """Return the time in seconds at which the clip of an answer stops."""
         return self.start(number) + self.spec.seconds
 
     def grid_end(self, number: int) -> float:
-        """Return the time in seconds of the last IMU sample of a clip.
-
-        Args:
-            number: Number of the answer.
-        """
+        """Return the time in seconds of the last IMU sample of a clip."""
         return self.start(number) + (self.spec.imu_samples - 1) / self.spec.imu_rate
 
     def last_before(self, moment: float, end: Callable[[int], float]) -> int:
-        """Return the last answer whose `end` is not after a moment; -1 if there is none.
+        """Return the last answer whose `end` is not after a moment (s); -1 if there is none.
 
-        Args:
-            moment: The time in seconds.
-            end: Function from the number of an answer to a time in seconds, such as `stop`.
+        `end` is a function from the number of an answer to a time in seconds, such as `stop`.
         """
         if moment < end(0):
             return -1
@@ -632,12 +480,7 @@ class Schedule:
         return number
 
     def first_from(self, moment: float, end: Callable[[int], float]) -> int:
-        """Return the first answer whose `end` is not before a moment.
-
-        Args:
-            moment: The time in seconds.
-            end: Function as in `last_before()`.
-        """
+        """Return the first answer whose `end`, as in `last_before()`, is not before a moment (s)."""
         number = max(math.ceil((moment - end(0)) / self.every) - 1, 0) if math.isfinite(moment) else 0
         while end(number) < moment:
             number += 1
@@ -650,21 +493,13 @@ class Schedule:
 
 @dataclasses.dataclass(eq=False)
 class TimedFrame:
-    """A kept frame: its time, and its picture until it is encoded.
+    """A kept frame: its time, and its picture until it is encoded."""
 
-    Attributes:
-        time: Seconds on the clock of the samples.
-        picture: uint8 [H, W, 3] as it came, or [3, size, size] once `scaled`; None once it is encoded.
-        scaled: Whether the picture has the model's size.
-        taken: Whether an answer uses it: it is or will be encoded.
-        feature: Torch tensor [1, 1, d], or None.
-    """
-
-    time: float
-    picture: np.ndarray | None
-    scaled: bool = False
-    taken: bool = False
-    feature: Any = None
+    time: float  # seconds on the clock of the samples
+    picture: np.ndarray | None  # uint8 [H, W, 3] as it came, [3, size, size] once `scaled`, None once encoded
+    scaled: bool = False  # whether the picture has the model's size
+    taken: bool = False  # whether an answer uses it: it is or will be encoded
+    feature: Any = None  # torch tensor [1, 1, d], or None
 
 
 class Frames:
@@ -675,16 +510,9 @@ class Frames:
     are kept, however far they are ahead of the samples. All of them together take at most `KEPT_BYTES`. Beyond it, they
     are kept at a lower rate before the first sample, and new ones are refused afterwards.
 
-    Args:
-        schedule: The grid of answers.
-        choice: "centre": the frames on screen at the places of `ClipSpec.times()` in a clip, or else those nearest to
-            them. "newest": the last N before a clip's end.
-        tolerance: Seconds, with "centre": how far a frame may be from its place.
-        max_age: Seconds before a clip's end, with "newest": the age above which a frame is not used.
-        stats: Counters in which frames count.
-
-    Raises:
-        EgoDistillError: For "centre" with a sampling rule whose places differ from clip to clip.
+    The `choice` "centre" takes the frames on screen at the places of `ClipSpec.times()` in a clip, or else those
+    nearest to them, at most `tolerance` seconds away; "newest" the last N before a clip's end, at most `max_age`
+    seconds old. Raise EgoDistillError for "centre" with a sampling rule whose places differ from clip to clip.
     """
 
     def __init__(self, schedule: Schedule, choice: str, tolerance: float, max_age: float, stats: Stats) -> None:
@@ -708,12 +536,7 @@ class Frames:
         return self.kept[-1].time if self.kept else -math.inf
 
     def add(self, frame: TimedFrame, first: int) -> None:
-        """Add a frame, and drop those that no answer to come can use.
-
-        Args:
-            frame: The frame, not scaled.
-            first: Number of the first answer to come.
-        """
+        """Add a frame that is not scaled, and drop those that no answer from `first` on can use."""
         place = bisect.bisect_left(self.kept, frame.time, key=time_of)
         if place < len(self.kept) and self.kept[place].time == frame.time:
             self.stats.refused += 1
@@ -735,11 +558,7 @@ class Frames:
             self.scale(before)
 
     def space(self, first: int) -> None:
-        """Before the first sample: once there are too many frames, keep them, and those to come, at a lower rate.
-
-        Args:
-            first: Number of the first answer to come.
-        """
+        """Before the first sample: once there are too many frames, keep them, and those to come, at a lower rate."""
         begin = max(len(self.kept) - 3, 0)
         if len(self.kept) > self.limit:
             begin, self._step = 0, 2 * (self.latest - self.kept[0].time) / len(self.kept)
@@ -752,21 +571,13 @@ class Frames:
         self.drop(excess, first)
 
     def thin(self, first: int) -> None:
-        """Drop the frames that are not used any more when an answer has its frames.
-
-        Args:
-            first: Number of the first answer to come.
-        """
+        """Drop the frames that are not used any more when an answer has its frames."""
         if self.schedule.anchor is not None:
             end = self.schedule.stop(first) + self.tolerance
             self.drop_unused(range(bisect.bisect_right(self.kept, end, key=time_of)), first)
 
     def begin(self, newest: float) -> None:
-        """Drop the frames that no answer can use, and those with a wrong time, when the grid of answers is known.
-
-        Args:
-            newest: Time of the newest sample in seconds.
-        """
+        """Drop frames that no answer can use, and those with a wrong time, when the grid of answers is known."""
         for place, frame in enumerate(self.kept):
             if frame.time > newest + FRAME_LEAD:
                 self.drop(self.kept[place:], 0)
@@ -775,21 +586,14 @@ class Frames:
         self.drop_unused(range(len(self.kept)), 0)
 
     def drop_unused(self, places: range, first: int) -> None:
-        """Drop those of some frames that no answer to come can use. This leaves what others are used for as it is.
+        """Drop those at some places in `kept` that no answer from `first` on can use.
 
-        Args:
-            places: Their places in `kept`.
-            first: Number of the first answer to come.
+        This leaves what others are used for as it is.
         """
         self.drop([self.kept[place] for place in places if not self.is_used(place, first)], first)
 
     def drop(self, frames: list[TimedFrame], first: int) -> None:
-        """Drop frames; one that has just come counts as refused.
-
-        Args:
-            frames: Some of `kept`.
-            first: Number of the first answer to come.
-        """
+        """Drop some of `kept`; a frame that has just come counts as refused."""
         for frame in frames:
             del self.kept[bisect.bisect_left(self.kept, frame.time, key=time_of)]
             if frame.taken:
@@ -808,12 +612,7 @@ class Frames:
                     self.stats.frame_lateness = max(self.stats.frame_lateness, late)
 
     def is_used(self, place: int, first: int) -> bool:
-        """Return whether an answer to come would use a frame, of those that have come.
-
-        Args:
-            place: Its place in `kept`.
-            first: Number of the first answer to come.
-        """
+        """Return whether an answer from `first` on would use the frame at a place in `kept`, of those that came."""
         schedule, moment = self.schedule, self.kept[place].time
         if self.choice == "newest":
             stop = schedule.stop(max(first, schedule.first_from(moment, schedule.stop)))
@@ -830,21 +629,14 @@ class Frames:
         return False
 
     def moments(self, number: int) -> list[float]:
-        """Return the places of the frames of an answer's clip in seconds, with "centre".
-
-        Args:
-            number: Number of the answer.
-        """
+        """Return the places of the frames of an answer's clip in seconds, with "centre"."""
         return self.schedule.spec.times(self.schedule.start(number), number).tolist()
 
     def nearest_to(self, moment: float) -> int | None:
-        """Return the place in `kept` of the frame for a moment; None without one within `tolerance`.
+        """Return the place in `kept` of the frame for a moment (s); None without one within `tolerance`.
 
         A frame that began at most `ON_SCREEN` seconds before a moment is on screen there: take it, as `predict()` does.
         Without one, because the camera is slower, take the nearest.
-
-        Args:
-            moment: The time in seconds.
         """
         after = bisect.bisect_right(self.kept, moment + ROUNDING, key=time_of)
         around = [place for place in (after - 1, after) if 0 <= place < len(self.kept)]
@@ -854,30 +646,18 @@ class Frames:
         return best if best is not None and abs(self.kept[best].time - moment) <= self.tolerance else None
 
     def nearest(self, number: int) -> list[TimedFrame | None]:
-        """Return the frame for each place of an answer's clip; None without one within `tolerance`.
-
-        Args:
-            number: Number of the answer.
-        """
+        """Return the frame for each place of an answer's clip; None without one within `tolerance`."""
         found = map(self.nearest_to, self.moments(number))
         return [None if place is None else self.kept[place] for place in found]
 
     def newest(self, number: int) -> list[TimedFrame]:
-        """Return the last frames before the end of an answer's clip, at most `count`, none older than `max_age`.
-
-        Args:
-            number: Number of the answer.
-        """
+        """Return the last frames before the end of an answer's clip, at most `count`, none older than `max_age`."""
         stop = self.schedule.stop(number)
         after = bisect.bisect_right(self.kept, stop, key=time_of)
         return [frame for frame in self.kept[max(after - self.count, 0) : after] if frame.time >= stop - self.max_age]
 
     def pick(self, number: int) -> list[TimedFrame]:
-        """Return the frames of an answer in order of time; fewer than the model needs if there are no more.
-
-        Args:
-            number: Number of the answer.
-        """
+        """Return the frames of an answer in order of time; fewer than the model needs if there are no more."""
         found = self.nearest(number) if self.choice == "centre" else self.newest(number)
         return list(dict.fromkeys(frame for frame in found if frame is not None))
 
@@ -889,8 +669,7 @@ class Frames:
     def scale(self, frame: TimedFrame) -> None:
         """Bring a picture [H, W, 3] to the model's size, [3, size, size]; one of that size is only transposed.
 
-        Args:
-            frame: The frame whose picture to scale; one that is scaled stays as it is.
+        A frame that is scaled stays as it is.
         """
         if frame.scaled or frame.picture is None:
             return
@@ -901,11 +680,7 @@ class Frames:
         frame.scaled = True
 
     def forget(self, moment: float) -> None:
-        """Drop the frames up to a time.
-
-        Args:
-            moment: The time in seconds.
-        """
+        """Drop the frames up to a time, in seconds."""
         for frame in [frame for frame in self.kept if frame.time <= moment]:
             self.kept.remove(frame)
             self.stats.waiting -= not frame.taken

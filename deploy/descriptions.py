@@ -58,8 +58,7 @@ class ExportError(EgoDistillError):
 def read_description(path: Path) -> dict[str, Any]:
     """Return the description of an exported file. Nothing of the file itself is loaded.
 
-    Raises:
-        ExportError: If one of the two files is missing or damaged, or if they do not belong together.
+    Raise ExportError if one of the two files is missing or damaged, or if they do not belong together.
     """
     if path.suffix == ".json":
         raise ExportError(f"{path}: the name of a description; give the file without .json, {path.with_suffix('')}")

@@ -63,6 +63,7 @@ import torch
 from torch import Tensor, nn
 
 from ..engine import batches, checkpoints, runtime
+from ..engine.parts import differ
 from ..recordings import clips
 from ..student import EgoDistill, IMUEncoder, Output
 from ..support import files
@@ -98,7 +99,6 @@ __all__ = [
 
 BATCH = 16  # clips at a time, in calibration and comparison
 STRONG_MOTION = 3  # times that of clips
-MAX_DIFFERENCE = 1e-3  # of a program in fp32 from its student, relative to the largest output
 SMALLEST_STEP = 2.0**-30  # of int8 values
 SLOW_INT8 = (  # docs/results.md
     "note: an int8 program that is not compiled is slower than fp32: at the paper's size 194 ms per clip instead of 52 "
@@ -273,8 +273,8 @@ def require_same(plain: Plain, model: EgoDistill) -> None:
     given = model_inputs(model, 2)
     both = plain.outputs, plain(*plain.take(model, *given)), plain.wanted(model, *given)
     for name, found, wanted in zip(*both, strict=True):
-        error, size = (found - wanted).abs().max(), wanted.abs().max()
-        if not error <= MAX_DIFFERENCE * size:  # NaN: False
+        if differ(found, wanted):
+            error, size = (found - wanted).abs().max(), wanted.abs().max()
             raise ExportError(
                 f"the program {plain.name!r} would not be this {type(model).__name__}: its {name} differs by "
                 f"{error:.3g} from the model's, which is at most {size:.3g}. Networks of your own need a class of "
@@ -509,9 +509,7 @@ def model_inputs(model: EgoDistill, batch_size: int) -> tuple[Tensor, ...]:
 def store_clips(model: EgoDistill, store: Any, count: int | None = None) -> Iterator[tuple[Tensor, ...]]:
     """Yield the model's inputs in batches, for all clips of a store or for `count` evenly spaced ones.
 
-    Raises:
-        ExportError: For a store without clips.
-        EgoDistillError: For a store that does not fit the model.
+    Raise ExportError for a store without clips, and EgoDistillError for one that does not fit the model.
     """
     names = batches.arrays_of(model, store)
     if not len(store):

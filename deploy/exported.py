@@ -114,13 +114,8 @@ class Program:
     `batch_size` runs as often as necessary. Inputs are compared with the description first: compiled code would read
     beyond them, or take their bytes for other numbers.
 
-    Args:
-        path: The exported file.
-        part: The part of a student that it must be: "student", "frame" or "motion".
-
-    Raises:
-        ExportError: If the file, its description or a package is missing or damaged, if it is not the expected part,
-            or was compiled for another processor.
+    `part` is what it must be of a student: "student", "frame" or "motion". Raise ExportError if the file, its
+    description or a package is missing or damaged, if it is not this part, or was compiled for another processor.
     """
 
     def __init__(self, path: str | os.PathLike, part: str) -> None:
@@ -163,11 +158,7 @@ class Program:
         return self.answer(inputs)
 
     def answer(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """Return the outputs, for inputs that were checked.
-
-        Args:
-            inputs: As for `check()`.
-        """
+        """Return the outputs, for inputs that were checked."""
         # Compiled code ignores strides, and the bits of torch's views that are negative or conjugate.
         inputs = tuple(x.resolve_conj().resolve_neg().contiguous() for x in inputs)
         count = len(inputs[0])
@@ -189,11 +180,7 @@ class Program:
         return found
 
     def check(self, inputs: Sequence[Tensor]) -> None:
-        """Raise ExportError unless number, types, shapes and values of the inputs are those of the description.
-
-        Args:
-            inputs: One tensor for each name in `inputs`.
-        """
+        """Raise ExportError unless number, types, shapes and values of the inputs are those of the description."""
         if len(inputs) != len(self.inputs):
             raise ExportError(f"{self.path} takes {' and '.join(self.inputs)}; got {len(inputs)} inputs")
         for name, value, (dtype, sizes) in zip(self.inputs, inputs, self.kinds, strict=True):
@@ -210,11 +197,7 @@ class Program:
             raise ExportError(f"{self.path}: {names} must be of the same number of clips, at least 1; got {counts}")
 
     def check_ranges(self, inputs: Sequence[Tensor]) -> None:
-        """Warn, once, if inputs are far outside of those that an int8 program was calibrated with.
-
-        Args:
-            inputs: As for `check()`.
-        """
+        """Warn, once, if inputs are far outside of those that an int8 program was calibrated with."""
         given, beyond = dict(zip(self.inputs, inputs, strict=True)), None
         if "imu" in given and "imu" in self.ranges:
             motion, known = head_motion(given["imu"]), self.ranges["imu"]
@@ -237,20 +220,12 @@ class Program:
 
 
 def head_motion(imu: Tensor) -> Tensor:
-    """Return the largest distance of each channel from its mean over the clip, [6].
-
-    Args:
-        imu: [B, T, 6].
-    """
+    """Return the largest distance of each channel from its mean over the clip, [B, T, 6] -> [6]."""
     return (imu - imu.mean(dim=1, keepdim=True)).abs().amax(dim=(0, 1))
 
 
 def picture_means(frames: Tensor) -> Tensor:
-    """Return the mean of each picture, from every eighth pixel of both directions.
-
-    Args:
-        frames: uint8 [..., 3, H, W].
-    """
+    """Return the mean of each picture, uint8 [..., 3, H, W], from every eighth pixel of both directions."""
     return frames[..., ::8, ::8].flatten(-3).float().mean(-1).flatten()
 
 
@@ -282,13 +257,7 @@ class Exported(LoadedModel):
 
     It takes the inputs that its `description` (the JSON) names, for any number of clips, and returns `Output`. It runs
     on the CPU only, with the number of threads that torch has when the file is loaded. A file with a fixed `batch_size`
-    runs as often as necessary.
-
-    Args:
-        path: The exported file.
-
-    Raises:
-        ExportError: If the file, its description or a package is missing or damaged.
+    runs as often as necessary. Raise ExportError if the file, its description or a package is missing or damaged.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
@@ -306,14 +275,9 @@ class Pair(LoadedModel):
 
     `encode_frames()` runs the program `frame`, `fuse()` the program `motion`; nothing is computed between them. So what
     `aggregate()` returns are the image features of all N frames, [B, N, d], and what `encode_imu()` returns are the IMU
-    samples. `description` is that of `motion`. Otherwise it is like `Exported`.
-
-    Args:
-        path: The path that was given to `export_pair()`, STEM.SUFFIX.
-
-    Raises:
-        ExportError: If a file, its description or a package is missing or damaged, or if the two files are not of one
-            export.
+    samples. `description` is that of `motion`. Otherwise it is like `Exported`. Its path, STEM.SUFFIX, is that given to
+    `export_pair()`. Raise ExportError if a file, its description or a package is missing or damaged, or if the two
+    files are not of one export.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
@@ -339,12 +303,7 @@ class Pair(LoadedModel):
         return self.fuse(self.encode_frames(frames), imu)
 
     def encode_frames(self, frames: Tensor, count: int | None = None) -> Tensor:
-        """Return the image features of frames, [B, N, d].
-
-        Args:
-            frames: uint8 [B, N, 3, H, W], for any N.
-            count: Not used; a student's method has it.
-        """
+        """Return the image features of frames, uint8 [B, N, 3, H, W] -> [B, N, d], for any N; `count` is not used."""
         if not isinstance(frames, Tensor) or frames.ndim != 5:
             raise ExportError(
                 f"{self.frame.path}: frames must be uint8 [batch, frames, 3, height, width]; got {text_of(frames)}"
@@ -353,28 +312,15 @@ class Pair(LoadedModel):
         return features.unflatten(0, frames.shape[:2])
 
     def aggregate(self, features: Tensor) -> Tensor:
-        """Return the image features as they are, because `motion` takes all of them.
-
-        Args:
-            features: [B, N, d].
-        """
+        """Return the image features [B, N, d] as they are, because `motion` takes all of them."""
         return features
 
     def encode_imu(self, imu: Tensor) -> Tensor:
-        """Return the IMU samples as they are.
-
-        Args:
-            imu: [B, T, 6].
-        """
+        """Return the IMU samples [B, T, 6] as they are."""
         return imu
 
     def fuse(self, image: Tensor, imu: Tensor | None) -> Output:
-        """Return feature [B, D] and logits [B, C].
-
-        Args:
-            image: Image features [B, N, d].
-            imu: IMU samples [B, T, 6]; None for a student without IMU.
-        """
+        """Return feature [B, D] and logits [B, C] of image features [B, N, d] and IMU samples [B, T, 6] (or None)."""
         return Output(*self.motion(image, *([] if imu is None else [imu])))
 
 

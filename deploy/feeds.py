@@ -111,11 +111,7 @@ class HostClock:
         return time.time()
 
     def sleep(self, seconds: float) -> bool:
-        """Sleep, and return True; return False as soon as the clock is stopped.
-
-        Args:
-            seconds: How long to sleep.
-        """
+        """Sleep, and return True; return False as soon as the clock is stopped."""
         return not (self._stop.wait(seconds) or self._interrupted)
 
     def stop(self) -> None:
@@ -135,11 +131,7 @@ class HostClock:
 class Pace:
     """Real speed: when a moment of a recording is due on this host.
 
-    Without `start()`, the first moment starts it.
-
-    Args:
-        clock: Clock of this host; its `stop()` ends a wait.
-        ahead: Seconds by which moments may be early.
+    Without `start()`, the first moment starts it. Moments may be `ahead` seconds early; `clock.stop()` ends a wait.
 
     >>> from egodistill.deploy import feeds
     >>> pace = feeds.Pace(feeds.HostClock())
@@ -155,29 +147,17 @@ class Pace:
         self._origin: float | None = None
 
     def start(self, moment: float) -> None:
-        """Let this moment be due now.
-
-        Args:
-            moment: Time in the recording, in seconds.
-        """
+        """Let this moment of the recording, in seconds, be due now."""
         self._origin = self.clock.now() - moment
 
     def lateness(self, moment: float) -> float:
-        """Return the seconds since this moment was due; negative: until it is.
-
-        Args:
-            moment: Time in the recording, in seconds.
-        """
+        """Return the seconds since this moment was due; negative: until it is."""
         if self._origin is None:
             self.start(moment)
         return self.clock.now() - self._origin - moment
 
     def wait(self, moment: float) -> bool:
-        """Wait until this moment is due, and return True; return False if the clock is stopped.
-
-        Args:
-            moment: Time in the recording, in seconds.
-        """
+        """Wait until this moment is due, and return True; return False if the clock is stopped."""
         early = -self.lateness(moment) - self.ahead
         return self.clock.sleep(early) if early > 0 else not self.clock.stopped
 
@@ -188,9 +168,6 @@ class ArrivalDelay:
     `delay` is the smallest difference between arrival and stamp in seconds; frames or samples that were buffered on
     their way have a larger one. The difference of the delays of two sensors is the offset between their clocks, if both
     are equally fast.
-
-    Args:
-        clock: Clock of this host.
 
     >>> from egodistill.deploy import feeds
     >>> camera = feeds.ArrivalDelay(feeds.HostClock())
@@ -206,11 +183,7 @@ class ArrivalDelay:
         self.began = math.inf  # of the clock
 
     def add(self, moment: float) -> None:
-        """Note that a frame or sample has just arrived.
-
-        Args:
-            moment: Its time stamp in seconds.
-        """
+        """Note that a frame or sample with this time stamp, in seconds, has just arrived."""
         now = self.clock.now()
         if self.first is None:
             self.first, self.began = moment, now
@@ -222,14 +195,10 @@ class ArrivalDelay:
 
 
 def source_kind(source: str | os.PathLike) -> str:
-    """Return what a source of frames is: "file", "address", "device" or "pipe".
+    """Return what a source of frames is, as for `VideoFeed`: "file", "address", "device" or "pipe".
 
-    Args:
-        source: A path or an address, as for `VideoFeed`. A path that does not exist is a "file"; opening it raises
-            VideoError.
-
-    Raises:
-        VideoError: For an address whose protocol is not among rtsp, http, https, rtmp, tcp, udp, rtp and srt.
+    A path that does not exist is a "file"; opening it raises VideoError. Raise VideoError for an address whose protocol
+    is not among rtsp, http, https, rtmp, tcp, udp, rtp and srt.
 
     >>> from egodistill.deploy import feeds
     >>> feeds.source_kind("walk.mp4"), feeds.source_kind("tcp://127.0.0.1:5000")
@@ -270,22 +239,19 @@ class VideoFeed:
     sender that closes a live source, unless it has announced a length and reached it. `end` is the time at which the
     last frame ends, in seconds; `length` is where a file says that it ends, or NaN.
 
-    Args:
-        source: A file; an address such as rtsp://, http://, tcp:// or udp://; a device such as /dev/video0 (Linux); or
-            a named pipe. Network access is allowed for an address, and only for one.
-        size: Scale larger pictures to this height and width as `predict()` does, from what was decoded; None: pictures
-            stay as they are.
-        realtime: False: all frames of a file, as fast as they are decoded.
-        clock: Ends the feed with `stop()`.
-        pace: When frames of a file are due; share it with the samples. None: the first frame starts it.
-        timeout: Seconds without a packet after which a live source is lost. None: `TIMEOUT`, 20 s.
-        reconnect: Seconds for which an address that has given frames and is lost is opened again and again, until
-            frames come. Their times go on, counted from the arrival of the first new one. `reconnections` counts.
-        report: Gets a sentence when the address is lost, and when it is back.
+    A source is a file; an address such as rtsp://, http://, tcp:// or udp://; a device such as /dev/video0 (Linux); or
+    a named pipe. Network access is allowed for an address, and only for one. Pictures larger than `size` are scaled to
+    this height and width as `predict()` does, from what was decoded (None: they stay as they are). `realtime=False`
+    gives all frames of a file, as fast as they are decoded; otherwise `pace`, which the samples can share, says when
+    they are due (None: the first frame starts it). `clock` ends the feed with `stop()`.
 
-    Raises:
-        VideoError: At once for a file that is not a video, for realtime=False with another source than a file, and for
-            `reconnect` with another source than an address; for live sources, when the first frame is asked for.
+    After `timeout` seconds without a packet a live source is lost (None: `TIMEOUT`, 20 s). For `reconnect` seconds, an
+    address that has given frames and is lost is opened again and again, until frames come. Their times go on, counted
+    from the arrival of the first new one; `reconnections` counts, and `report` gets a sentence when the address is
+    lost, and when it is back.
+
+    Raise VideoError at once for a file that is not a video, for realtime=False with another source than a file, and for
+    `reconnect` with another source than an address; for live sources, when the first frame is asked for.
 
     >>> from egodistill.deploy import feeds
     >>> feed = feeds.VideoFeed("walk.mp4", realtime=False)
@@ -508,12 +474,7 @@ class VideoFeed:
 
 
 class NoVideo:
-    """What takes the place of a `VideoFeed` where there is head motion alone: no frame, and no end.
-
-    Args:
-        source: Where the samples come from, for messages.
-        live: Whether they arrive at their own speed.
-    """
+    """What takes the place of a `VideoFeed` where there is head motion alone: no frame, and no end."""
 
     length, end, problem = math.nan, math.inf, None
     dropped = broken = reconnections = 0
@@ -532,10 +493,7 @@ class NoVideo:
 def split_samples(times: np.ndarray, readings: np.ndarray, seconds: float = CHUNK) -> Samples:
     """Yield samples in their order, one piece for each interval [k * seconds, (k + 1) * seconds) that has any.
 
-    Args:
-        times: [n], seconds, or nanoseconds if they are integers.
-        readings: [n, 6].
-        seconds: Length of the intervals.
+    Times are [n], seconds, or nanoseconds if they are integers, readings [n, 6].
 
     >>> import numpy as np
     >>> from egodistill.deploy import feeds
@@ -551,13 +509,9 @@ def split_samples(times: np.ndarray, readings: np.ndarray, seconds: float = CHUN
 
 
 def recorded_samples(motion: Imu, seconds: float = CHUNK) -> Samples:
-    """Yield the samples of a recording in order of time: times [n], readings [n, 6].
+    """Yield the samples of a recording in order of time: times [n], readings [n, 6], in pieces as of `split_samples()`.
 
     A row has one sensor; the other three columns are NaN.
-
-    Args:
-        motion: The IMU samples of the recording.
-        seconds: Length of the pieces, as in `split_samples()`.
 
     >>> from egodistill import data
     >>> from egodistill.deploy import feeds
@@ -578,15 +532,9 @@ class LineSamples:
     Each piece has the lines that a block completes. Empty lines are skipped. A line that is not a sample is skipped and
     counted in `bad`. `json_samples()` and `table_samples()` make such feeds.
 
-    Args:
-        name: Name of the source, for messages.
-        blocks: Bytes as they come.
-        parse: Returns time and six readings of a line, or None for a header; raises ValueError for a line that is not a
-            sample.
-        report: Gets a sentence about the first line that is not a sample. The readings are judged by a `Stream`.
-
-    Raises:
-        IMUError: After a hundred lines in a row that are not samples.
+    `parse` returns time and six readings of a line, or None for a header, and raises ValueError for a line that is not
+    a sample; `report` gets a sentence about the first of these. The readings are judged by a `Stream`. Raise IMUError
+    after a hundred lines in a row that are not samples.
 
     >>> from egodistill.deploy import feeds
     >>> def parse(line):
@@ -713,12 +661,8 @@ def json_samples(
     A line is one object, {"time": 1.25, "accel": [x, y, z], "gyro": [x, y, z]}, in m/s2 and rad/s, with one sensor or
     both. Times are seconds; if the first one is an integer, all are integer nanoseconds.
 
-    Args:
-        descriptor: Descriptor of the open file, such as `sys.stdin.fileno()`.
-        clock: Ends the feed with `stop()`.
-        report: Gets messages, as in `LineSamples`.
-        name: Name of the source, for messages.
-        timeout: Seconds without samples after which the feed ends with an IMUError, once it has begun. Not on Windows.
+    The feed ends with `clock.stop()`, and with an IMUError after `timeout` seconds without samples, once it has begun
+    (not on Windows).
 
     >>> import os
     >>> from egodistill.deploy import feeds
@@ -736,11 +680,7 @@ def json_samples(
 class Silence:
     """Watch over a source of lines: once it has begun, it must not be silent for longer than `timeout` seconds.
 
-    Args:
-        name: Name of the source, for the error.
-        clock: Clock of this host.
-        timeout: The seconds.
-        header: Lines that are not samples yet.
+    Lines of the header are not samples yet.
     """
 
     def __init__(self, name: str, clock: HostClock, timeout: float, header: int = 0) -> None:
@@ -748,11 +688,7 @@ class Silence:
         self._since: float | None = None  # of the silence
 
     def ends(self, block: bytes) -> None:
-        """Note that something came.
-
-        Args:
-            block: What came.
-        """
+        """Note that something came."""
         self.left -= block.count(b"\n")
         self._since = None
 
@@ -787,18 +723,10 @@ def table_samples(
 ) -> LineSamples:
     """Return the samples of a CSV table that another program writes, from its first row on and as it grows.
 
-    A line counts when it ends. The feed ends when the clock is stopped. See `LineSamples` for rows that are not
-    samples.
-
-    Args:
-        path: The table, with the columns of `imu.read_imu()`.
-        clock: Ends the feed with `stop()`.
-        report: Gets messages, as in `LineSamples`.
-        timeout: Seconds without new rows after which the feed ends with an IMUError, once it has begun.
-
-    Raises:
-        IMUError: With the name of the file, if it does not exist, has other columns or a second header with others, is
-            truncated, written anew, or replaced by another file.
+    The columns are those of `imu.read_imu()`; a line counts when it ends; see `LineSamples` for rows that are not
+    samples. The feed ends when the clock is stopped, and with an IMUError after `timeout` seconds without new rows,
+    once it has begun. Raise IMUError, which names the file, if it does not exist, has other columns or a second header
+    with others, is truncated, written anew, or replaced by another file.
 
     >>> from egodistill.deploy import feeds
     >>> clock = feeds.HostClock()

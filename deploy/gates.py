@@ -344,12 +344,8 @@ def replacement(stop: float, every: float, *, slack: float, max_age: float, came
     that is slow to start, half a `camera_delay` more is left: for a picture that is late, and so that after a lost one
     the next comes soon.
 
-    Args:
-        stop: End of the first clip that cannot use the present frame, in seconds.
-        every: Seconds between answers.
-        slack: Seconds by which samples and frames may be late, as for `Stream`.
-        max_age: Seconds: the age above which a frame is not used. The new frame is younger.
-        camera_delay: Seconds from a request to its frame.
+    `slack`, `max_age` and `camera_delay` are seconds, as for `simulate()`, `every` the seconds between answers; the new
+    frame is younger than `max_age`.
 
     >>> from egodistill.deploy import gates
     >>> [gates.replacement(8.0, every, slack=0.05, max_age=4.0) for every in (0.5, 2.0, 6.0)]

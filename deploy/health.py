@@ -60,12 +60,7 @@ class Recent:
         self.count = 0
 
     def add(self, times: np.ndarray, values: np.ndarray) -> None:
-        """Add samples, which are not copied, and drop old ones.
-
-        Args:
-            times: [n], seconds.
-            values: [n, 3].
-        """
+        """Add samples, [n] in seconds and [n, 3], which are not copied, and drop old ones."""
         if len(times) > MOST:
             times, values = times[-MOST:], values[-MOST:]
         last = float(times[-1])
@@ -86,21 +81,13 @@ class Recent:
         return np.concatenate(times), np.concatenate(values)
 
     def move(self, convert: Callable[[np.ndarray], np.ndarray]) -> None:
-        """Convert all times.
-
-        Args:
-            convert: Function of times, as from `Clock.move_origin()`.
-        """
+        """Convert all times by a function as from `Clock.move_origin()`."""
         moved = [(convert(times), values) for _, times, values in self.pieces]
         self.pieces = deque((float(times[-1]), times, values) for times, values in moved)
 
 
 class Pictures:
-    """Whether pictures are blank, do not change, or are tiny, from some of their rows.
-
-    Args:
-        size: Height and width of the model's pictures.
-    """
+    """Whether pictures are blank, do not change, or are tiny beside the model's `size`, from some of their rows."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -112,12 +99,7 @@ class Pictures:
         self.colour: tuple[int, ...] = ()
 
     def add(self, moment: float, picture: np.ndarray) -> None:
-        """Examine a picture.
-
-        Args:
-            moment: Its time in seconds.
-            picture: uint8 [H, W, 3].
-        """
+        """Examine a picture, uint8 [H, W, 3], of a time in seconds."""
         height, width = picture.shape[:2]
         seen = picture[:: -(-height // ROWS)].tobytes()
         blank = len(seen) > 3 and seen == seen[:3] * (len(seen) // 3)
@@ -131,11 +113,7 @@ class Pictures:
         self.last, self.rows = moment, seen
 
     def states(self, same_for: float) -> list[State]:
-        """Return what is wrong with the pictures at present.
-
-        Args:
-            same_for: Seconds after which a picture that does not change is frozen.
-        """
+        """Return what is wrong with the pictures; one that does not change for `same_for` seconds is frozen."""
         found = []
         if TINY * min(self.shape) < self.size:
             height, width = self.shape
@@ -153,11 +131,7 @@ class Pictures:
         return found
 
     def move(self, convert: Callable[[np.ndarray], np.ndarray]) -> None:
-        """Convert all times.
-
-        Args:
-            convert: Function of times, as from `Clock.move_origin()`.
-        """
+        """Convert all times by a function as from `Clock.move_origin()`."""
         self.last = float(convert(np.float64(self.last)))
         self.since = {name: float(convert(np.float64(since))) for name, since in self.since.items()}
 
@@ -165,13 +139,8 @@ class Pictures:
 class Health:
     """What arrives at a stream, as far as it shows faults. Memory: `RECENT` seconds of samples, and a few numbers.
 
-    Args:
-        spec: The clips of the model.
-        stats: Counters of the stream.
-        alignment: Its clocks.
-        slack: Seconds by which samples and frames may arrive after newer ones.
-        late: Seconds after samples of the same time in which a frame must come.
-        frames_within: Seconds of samples within which a camera that works gives a frame.
+    Samples and frames may arrive `slack` seconds after newer ones, a frame `late` seconds after samples of the same
+    time; a camera that works gives a frame in `frames_within` seconds of samples.
     """
 
     def __init__(
@@ -204,13 +173,10 @@ class Health:
     # --- What arrives
 
     def note_samples(self, sensor: int, times: np.ndarray, values: np.ndarray, newest: float) -> None:
-        """Note samples as they came.
+        """Note samples, [n] in seconds, at least one, and [n, 3], as they came.
 
-        Args:
-            sensor: 0 for the accelerometer, 1 for the gyroscope.
-            times: [n], seconds, at least one.
-            values: [n, 3].
-            newest: The newest time of the sensor; -inf if it has none that is valid.
+        Sensor 0 is the accelerometer, 1 the gyroscope. `newest` is the newest time of the sensor; -inf if it has none
+        that is valid.
         """
         self.fresh += len(times)
         self.known = None
@@ -218,12 +184,7 @@ class Health:
         self.note_progress(sensor, newest)
 
     def note_picture(self, moment: float, picture: np.ndarray) -> None:
-        """Note a picture as it came; two a second are examined.
-
-        Args:
-            moment: Its time in seconds.
-            picture: uint8 [H, W, 3].
-        """
+        """Note a picture, uint8 [H, W, 3], of a time in seconds as it came; two a second are examined."""
         self.frames += 1
         self.same += 1
         if not self.stamps or moment != self.stamps[-1]:
@@ -233,12 +194,7 @@ class Health:
             self.pictures.add(moment, picture)
 
     def note_progress(self, place: int, newest: float) -> None:
-        """Note that an input is alive.
-
-        Args:
-            place: Its place in `INPUTS`.
-            newest: Its newest time in seconds; -inf if it has none that is valid.
-        """
+        """Note that an input (a place in `INPUTS`) is alive; its newest time is in seconds, -inf if none is valid."""
         self.came = time.monotonic()
         if newest == -math.inf:
             return
@@ -256,11 +212,7 @@ class Health:
         self.came = time.monotonic()
 
     def move(self, convert: Callable[[np.ndarray], np.ndarray]) -> None:
-        """Convert all times.
-
-        Args:
-            convert: Function of times, as from `Clock.move_origin()`.
-        """
+        """Convert all times by a function as from `Clock.move_origin()`."""
         self.step = None
         for one in (*self.recent, self.pictures):
             one.move(convert)
@@ -323,11 +275,7 @@ class Health:
         ]
 
     def coarse_times(self, times: np.ndarray) -> str:
-        """Return the cause of doubles if times were float32 once, such as seconds since 1970; else "".
-
-        Args:
-            times: [n], seconds.
-        """
+        """Return the cause of doubles if times [n] (s) were float32 once, such as seconds since 1970; else ""."""
         with np.errstate(over="ignore"):
             rounded = times.astype(np.float32)
         if not len(times) or (rounded != times).any():
@@ -374,11 +322,7 @@ class Health:
         return found
 
     def lacks_other_times(self, lead: float) -> bool:
-        """Return whether answers lack frames because these come at other times than samples.
-
-        Args:
-            lead: Seconds by which frames are ahead of samples.
-        """
+        """Return whether answers lack frames because these come at other times than samples, `lead` seconds ahead."""
         return self.lacking >= LACKING and not -BEHIND <= lead <= AHEAD
 
     def silences(self) -> list[State]:
@@ -398,11 +342,7 @@ class Health:
         return found
 
     def waited(self, place: int) -> float:
-        """Return how far other inputs have gone on since an input came last, and beyond it, in seconds.
-
-        Args:
-            place: Its place in `INPUTS`.
-        """
+        """Return how many seconds others have gone on since an input (place in `INPUTS`) came last, and beyond it."""
         before = self.first if self.others[place] is None else self.others[place]
         seconds = 0.0
         for other, last in enumerate(self.last):

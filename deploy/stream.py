@@ -29,12 +29,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from ..engine import batches, runtime
+from ..engine import batches, parts, runtime
 from ..engine.runtime import Precision
 from ..imu import LARGEST_READING, MAX_GAP, CoverageError, Imu
 from ..recordings import clips
 from ..recordings.sensors import State
-from ..student import EgoDistill
 from ..support.errors import EgoDistillError, NoteWarning, named
 from .arrivals import FRAME_LEAD, Alignment, Clock, Frames, Schedule, Sensor, Stats, TimedFrame, Times
 from .gates import FAST, TOLERANCE, Gate, Moved, Period, decide, replacement
@@ -80,18 +79,11 @@ class Answer(NamedTuple):
 
 @dataclasses.dataclass
 class Request:
-    """A frame request whose frame has not come yet.
+    """A frame request whose frame has not come yet."""
 
-    Attributes:
-        since: Time of the request in seconds; a frame that is taken then or later answers it. If a request is repeated,
-            a late frame of the first one answers, too.
-        last: Time at which it was made or repeated last.
-        decided: Whether the gate has asked for it.
-    """
-
-    since: float
-    last: float
-    decided: bool
+    since: float  # seconds; a frame taken then or later answers it, also a late one of a request that is repeated
+    last: float  # time at which it was made or repeated last
+    decided: bool  # whether the gate has asked for it
 
 
 class Job(NamedTuple):
@@ -237,14 +229,10 @@ class Stream:
             raise EgoDistillError(f"a stream has frames and IMU samples; the model reads {', '.join(model.inputs)}")
         steps = ("encode_frames", "aggregate") if self.spec.frames else ()
         steps = (*steps, "encode_imu", "fuse") if self.spec.imu_samples else (*steps, "fuse")
-        if lacking := [step for step in steps if not hasattr(model, step)]:
-            raise EgoDistillError(
-                f"{type(model).__name__} has no {', '.join(lacking)}: a stream needs a student that works in steps, "
-                f"see student.Student; predict() takes any model"
-            )
+        parts.require_steps(model, steps, "a stream", "; predict() takes any model")
         self.model = model
         self._require_evaluation()
-        self._require_steps()
+        parts.require_same_steps(model, "a stream")
         self._turn = None
         if imu_axes is not None:
             if not self.spec.imu_samples:
@@ -280,19 +268,6 @@ class Stream:
     def _require_evaluation(self) -> None:
         if isinstance(self.model, torch.nn.Module) and any(layer.training for layer in self.model.modules()):
             raise EgoDistillError("the model is in training mode; call model.eval() before it is used in a stream")
-
-    def _require_steps(self) -> None:
-        """Raise EgoDistillError if a student's own `forward()` computes something else than its steps."""
-        if not isinstance(self.model, EgoDistill) or type(self.model).forward is EgoDistill.forward:
-            return
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            given = [x.to(self.model.mean.device) for x in batches.example_inputs(self.model)]
-            wanted, found = self.model(*given).logits, EgoDistill.forward(self.model, *given).logits
-        if not (found - wanted).abs().max() <= 1e-3 * wanted.abs().max():  # NaN: False
-            raise EgoDistillError(
-                f"forward() of {type(self.model).__name__} computes something else than its steps, which a stream "
-                f"calls; put steps of your own in encode_frames(), aggregate(), encode_imu() and fuse()"
-            )
 
     def _begin(self) -> None:
         """Start with a new clock and no samples, frames and answers."""
@@ -616,11 +591,7 @@ class Stream:
             return found
 
     def _report_states(self, *, at_once: bool = False) -> None:
-        """Report the states that occur for the first time.
-
-        Args:
-            at_once: Search for states although little has come since they were searched for last.
-        """
+        """Report states that occur for the first time; `at_once` searches for them although little has come."""
         if not (self._health.is_due() or at_once):
             return
         with self._lock:

@@ -111,12 +111,20 @@ def bars(rows: Sequence[tuple[str, float, str]], about: str, largest: float | No
     return picture(ROW * len(rows), about, parts)
 
 
-def curves(lines: Mapping[str, Sequence[tuple[float, float]]], about: str, x_label: str) -> Markup:
-    """Return a line for each {name: finite points (x, y), at least one}, and below them their last values."""
+def curves(
+    lines: Mapping[str, Sequence[tuple[float, float]]], about: str, x_label: str, mark: float | None = None
+) -> Markup:
+    """Return a line for each {name: finite points (x, y), at least one}, and below them their last values.
+
+    `mark` is the x of a vertical line.
+    """
     points, height = np.concatenate([np.asarray(line, float) for line in lines.values()]), 160
     (left, low), (right, high) = points.min(0), points.max(0)
     parts = [label(f"{high:.4g}", 0), label(f"{low:.4g}", height + 18)]
     parts.append(label(f"{x_label} {left:g} to {right:g}", height + 18, "100%"))
+    if mark is not None:
+        place = f"{99.5 * (mark - left) / (right - left or 1):.2f}%"  # at most 100 with its width
+        parts.append(tag("rect", x=place, y=18, width=1, height=height, fill=canvas.GREY))
     for number, (name, line) in enumerate(lines.items()):
         look = {"stroke": colour(number), "stroke_width": 2, "stroke_dasharray": DASHES[number % len(DASHES)]}
         path = "M" + "L".join(f"{x - left:.5g} {high - y:.5g}" for x, y in line)

@@ -4,6 +4,8 @@ batches       clips of a store as tensors; what a model reads; augmentation
 runtime       device, precision, compilation
 distributed   the processes of torchrun
 checkpoints   model files and published weights
+image_weights   what an image network begins with
+parts         what a student is built of, and what does not fit
 filterbank    an IMU encoder of plain numbers, however the sensor is mounted
 published     sizes and costs of the published teachers, without torch
 recipes       settings of the stages, recipes; without torch
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
         checkpoints as checkpoints,
         distributed as distributed,
         filterbank as filterbank,
+        image_weights as image_weights,
         motion as motion,
+        parts as parts,
         published as published,
         recipes as recipes,
         refusal as refusal,
@@ -35,8 +39,8 @@ else:
     __getattr__, __dir__ = hand_on(
         __name__,
         dict.fromkeys(
-            "batches checkpoints distributed filterbank motion published recipes refusal runtime teacher "
-            "torchvision_teachers".split(),
+            "batches checkpoints distributed filterbank image_weights motion parts published recipes refusal runtime "
+            "teacher torchvision_teachers".split(),
             (),
         ),
     )

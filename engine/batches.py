@@ -140,12 +140,7 @@ class Store(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, name: str, index: Any) -> np.ndarray:
-        """Return a copy of rows of an array.
-
-        Args:
-            name: Name of the array.
-            index: A numpy index.
-        """
+        """Return a copy of the rows of an array that a numpy index selects."""
         ...
 
 
@@ -166,15 +161,8 @@ def arrays_of(model: Model, store: Store, *, classes: bool = True, way_out: str 
     A model whose `class_names` are None gets the store's. A model with the attribute `resizes`, such as a teacher,
     reads frames of any size.
 
-    Args:
-        model: The model; see `Model`.
-        store: The clips.
-        classes: False: do not compare the classes.
-        way_out: What the error for other classes advises; None: how to evaluate the model all the same.
-
-    Raises:
-        EgoDistillError: If the store lacks an array, if the classes differ, or if the clips do (length, size and
-            sampling of frames, rate of the IMU).
+    Raise EgoDistillError if the store lacks an array, if the clips differ (length, size and sampling of frames, rate of
+    the IMU), or, unless `classes` is false, the classes. `way_out` replaces its advice for other classes.
 
     >>> from egodistill import EgoDistill, batches, data
     >>> batches.arrays_of(EgoDistill.load("student.pt"), data.ClipStore("store"))
@@ -213,11 +201,7 @@ def require_model(model: Any) -> None:
 
 
 def inputs_of(model: Model) -> tuple[str, ...]:
-    """Return the names of a model's inputs. Raise EgoDistillError if it does not name them in a tuple or list.
-
-    Args:
-        model: The model; see `Model`.
-    """
+    """Return the names of a model's inputs. Raise EgoDistillError if it does not name them in a tuple or list."""
     require_model(model)
     inputs = getattr(model, "inputs", None)
     if not (inputs and isinstance(inputs, (tuple, list)) and all(isinstance(name, str) for name in inputs)):
@@ -229,12 +213,7 @@ def inputs_of(model: Model) -> tuple[str, ...]:
 
 
 def require_classifier(model: Any, file: str | None = None) -> None:
-    """Raise EgoDistillError for a student whose classifier is not trained yet, because its last stage was stage 1.
-
-    Args:
-        model: The model.
-        file: Its file, for the message.
-    """
+    """Raise EgoDistillError for a student whose classifier is not trained yet, because its last stage was stage 1."""
     if getattr(model, "trained_by", None) == "pretrain_imu":
         raise EgoDistillError(
             f"{file or 'the model'} holds the result of stage 1 (`egodistill pretrain`), whose classifier is not "
@@ -259,10 +238,7 @@ def clip_spec_of(model: Model, exact: bool | None = None, tolerance: float | Non
 
     Raise EgoDistillError if nothing says the size of its frames.
 
-    Args:
-        model: The model; see `Model`.
-        exact: Other frames than the model's own; with `tolerance`, as in `inference.predict()`.
-        tolerance: Seconds.
+    `exact` and `tolerance` (seconds) ask for other frames than the model's own, as in `inference.predict()`.
 
     >>> from egodistill import EgoDistill, batches
     >>> batches.clip_spec_of(EgoDistill.load("student.pt")).size
@@ -280,12 +256,9 @@ def clip_spec_of(model: Model, exact: bool | None = None, tolerance: float | Non
 
 
 def as_output(model: Model, output: Any, num_classes: int | None = None) -> Output:
-    """Return the output of a model as an `Output`.
+    """Return a pair of feature [B, D] and logits [B, C] as an `Output`.
 
-    Args:
-        model: The model, whose name is in the messages.
-        output: Any pair of feature [B, D] and logits [B, C]; anything else raises EgoDistillError.
-        num_classes: C; another number of logits raises EgoDistillError. None: any.
+    Raise EgoDistillError, which names the model, for anything else, or another C than `num_classes` (None: any).
 
     >>> import torch
     >>> from egodistill import batches
@@ -335,9 +308,6 @@ def name_of(store: Store) -> str:
 def labels_of(store: Store) -> np.ndarray:
     """Return the class index of each clip, int64 [n]; -1 for none. Raise DataError for anything else.
 
-    Args:
-        store: The clips.
-
     >>> from egodistill import batches, data
     >>> batches.labels_of(data.ClipStore("store").split("train"))[:3]
     array([ 5, 10, 11])
@@ -353,11 +323,7 @@ def labels_of(store: Store) -> np.ndarray:
 
 
 def segments_of(store: Store) -> np.ndarray:
-    """Return the segment index of each clip, int64 [n]. Raise DataError for anything else, or if its labels differ.
-
-    Args:
-        store: The clips.
-    """
+    """Return the segment index of each clip, int64 [n]. Raise DataError for anything else, or if its labels differ."""
     found = whole_numbers(store, "segments", "the number of its segment, the same for all clips of a segment")
     labels = labels_of(store)
     _, first, of_clip = np.unique(found, return_index=True, return_inverse=True)
@@ -373,10 +339,7 @@ def segments_of(store: Store) -> np.ndarray:
 def groups_of(store: Store) -> Iterator[np.ndarray]:
     """Yield the number of the wearer of each clip, int64 [n], then of its recording, then of its segment.
 
-    What a store does not know of each clip is left out.
-
-    Args:
-        store: The clips; attributes `wearers` and `clips` as those of `data.ClipStore`.
+    What a store does not know of each clip (`wearers`, `clips`, as of `data.ClipStore`) is left out.
 
     >>> from egodistill import batches, data
     >>> [int(groups.max()) + 1 for groups in batches.groups_of(data.ClipStore("store").split("test"))]
@@ -411,12 +374,7 @@ KINDS = {"clip": FRAMES, "ends": FRAMES, "imu": ("float32", (None, 6)), "audio":
 
 
 def read_rows(store: Store, name: str, rows: np.ndarray) -> Tensor:
-    """Return rows of an array of a store as a tensor [b, ...]. Raise DataError if the store returns anything else.
-
-    Args:
-        store: The clips.
-        name: Name of the array.
-        rows: Rows of the store, int64 [b].
+    """Return rows, int64 [b], of an array as a tensor [b, ...]. Raise DataError if the store returns anything else.
 
     >>> import numpy as np
     >>> from egodistill import batches, data
@@ -506,9 +464,6 @@ def require_clips(model: Model, store: Store, name: str) -> None:
 def stored_axes(store: Store) -> str:
     """Return the name of the axes of a store's IMU samples, the argument `imu_axes` of a student.
 
-    Args:
-        store: The clips.
-
     >>> from egodistill import batches, data
     >>> batches.stored_axes(data.ClipStore("store"))
     'gopro'
@@ -551,11 +506,7 @@ def stored_spec(store: Store, name: str, *, square: bool = False) -> clips.ClipS
 
 
 def input_specs(model: Model, spec: clips.ClipSpec) -> dict[str, clips.ClipSpec]:
-    """Return {input: spec} for a model. Raise EgoDistillError for inputs of other kinds.
-
-    Args:
-        model: The model; see `Model`.
-        spec: The spec of its clips, such as `clip_spec_of()`.
+    """Return {input: spec} for a model whose clips have this spec. Raise EgoDistillError for inputs of other kinds.
 
     >>> from egodistill import EgoDistill, batches
     >>> student = EgoDistill.load("student.pt")
@@ -576,14 +527,8 @@ def example_inputs(model: Model, batch_size: int = 1) -> tuple[Tensor, ...]:
     """Return random inputs for a model, in its order, on the CPU.
 
     "frames" and "clip" are uint8 [B, N, 3, H, W], "imu" is float32 [B, samples, 6], "audio" float32 [B, steps, bands].
-
-    Args:
-        model: The model; see `Model`.
-        batch_size: B.
-
-    Raises:
-        EgoDistillError: For other inputs, if a model reads "clip" without a number of frames, and if nothing says the
-            size of its frames.
+    Raise EgoDistillError for other inputs, if a model reads "clip" without a number of frames, and if nothing says the
+    size of its frames.
 
     >>> from egodistill import EgoDistill, batches
     >>> [(x.dtype, tuple(x.shape)) for x in batches.example_inputs(EgoDistill.load("student.pt"), batch_size=2)]
@@ -600,25 +545,14 @@ def example_inputs(model: Model, batch_size: int = 1) -> tuple[Tensor, ...]:
 
 
 def require_array(store: Store, name: str, source: str) -> None:
-    """Raise EgoDistillError if the store lacks an array.
-
-    Args:
-        store: The clips.
-        name: Name of the array.
-        source: The call that writes it, for the message.
-    """
+    """Raise EgoDistillError if the store lacks an array; `source` is the call that writes it, for the message."""
     require_store(store)
     if name not in store.names:
         raise EgoDistillError(f"the store has no array {name!r} (it has {', '.join(store.names)}); {source} writes it")
 
 
 def require_teacher(store: Store, teacher: str, *outputs: str) -> list[str]:
-    """Return the names of a teacher's arrays. Raise EgoDistillError if the store lacks one.
-
-    Args:
-        store: The clips.
-        teacher: Name of outputs in the store.
-        outputs: Which of its outputs: "feature", "logits".
+    """Return the names of a teacher's outputs ("feature", "logits"). Raise EgoDistillError if the store lacks one.
 
     >>> from egodistill import batches, data
     >>> batches.require_teacher(data.ClipStore("store"), "x3d", "feature", "logits")
@@ -645,12 +579,7 @@ def require_teacher(store: Store, teacher: str, *outputs: str) -> list[str]:
 
 
 def require_labels(store: Store, *, some: bool = False) -> None:
-    """Raise EgoDistillError if a clip has no label.
-
-    Args:
-        store: The clips.
-        some: Raise it only if none of them has one.
-    """
+    """Raise EgoDistillError if a clip has no label, with `some` only if none of them has one."""
     require_store(store)
     count = int((labels_of(store) < 0).sum())
     if count and count == len(store):
@@ -667,25 +596,14 @@ def require_labels(store: Store, *, some: bool = False) -> None:
 
 
 def clip_ids(store: Store, rows: Tensor) -> str:
-    """Return the segment ids of clips, at most five, as text; their rows if the store has no ids.
-
-    Args:
-        store: The clips.
-        rows: Rows of the store, int64 [b].
-    """
+    """Return the segment ids of rows, int64 [b], at most five, as text; the rows if the store has no ids."""
     clips, shown = getattr(store, "clips", None), rows.tolist()[:5]
     more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
     return ", ".join(str(clips[row]["id"] if clips else row) for row in shown) + more
 
 
 def require_finite(store: Store, rows: Tensor, name: str, values: Tensor) -> None:
-    """Raise DataError, which names the clips, unless values of a store are finite.
-
-    Args:
-        store: The clips.
-        rows: Rows of the store, int64 [b].
-        name: What the values are, for the message.
-        values: The values of these rows, [b, ...].
+    """Raise DataError, which names the clips and the values, unless values [b, ...] of rows, int64 [b], are finite.
 
     >>> import torch
     >>> from egodistill import batches, data
@@ -714,19 +632,11 @@ def read_batches(
     pick: Callable[[Tensor], Tensor] | None = None,
     change: Callable[[dict[str, Tensor]], None] | None = None,
 ) -> Iterator[tuple[dict[str, Tensor], float]]:
-    """Yield batches of rows of a store, with the seconds waited for each; a thread reads the next batch ahead.
+    """Yield batches of rows, int64 [n], with the seconds waited for each; a thread reads the next batch ahead.
 
-    A batch holds the arrays `names` and "label" [b] on the device, and "row" [b] on the CPU. Raise DataError, which
-    names the clips, for a value that is not finite.
-
-    Args:
-        store: The clips.
-        names: Names of the arrays to read.
-        rows: Rows of the store, in the order of reading, int64 [n].
-        batch_size: Clips per batch.
-        device: Device of the tensors.
-        pick: Function that selects those rows of a batch that are read.
-        change: Function that modifies a batch in place, on the CPU, in the thread that reads.
+    A batch holds the arrays `names` and "label" [b] on the device, and "row" [b] on the CPU. `pick` selects the rows of
+    a batch that are read, `change` modifies a batch in place, on the CPU, in that thread. Raise DataError, which names
+    the clips, for a value that is not finite.
 
     >>> import torch
     >>> from egodistill import batches, data

@@ -94,13 +94,8 @@ MAX_ENTRIES, MAX_NAME, MAX_COMPRESSION = 1 << 13, 1000, 20
 def save_model(model: nn.Module, path: str | os.PathLike) -> None:
     """Write a model to one self-contained file for `load_model()`; the file is complete or absent.
 
-    Args:
-        model: A model of a class in `MODEL_CLASSES`.
-        path: The file.
-
-    Raises:
-        EgoDistillError: For another class, and for weights that are not finite or not float32.
-        EgoDistillOSError: If the file cannot be written.
+    Raise EgoDistillError for a class that is not in `MODEL_CLASSES`, and for weights that are not finite or not
+    float32; EgoDistillOSError if the file cannot be written.
     """
     name = next((kind.__name__ for kind in type(model).__mro__ if kind.__name__ in MODEL_CLASSES), None)
     if name is None:
@@ -162,16 +157,11 @@ def load_model(path: str | os.PathLike, expected: None = None, parts: Parts = ..
 def load_model(path: str | os.PathLike, expected: type[nn.Module] | None = None, parts: Parts = ()) -> nn.Module:
     """Return the model in a file, in evaluation mode, on the CPU.
 
-    Args:
-        path: The file, or "glasses", the student that comes with the library, where no file has this name.
-        expected: Class of the model, which may be the caller's; None: any in `MODEL_CLASSES`.
-        parts: {part: network or its class} for each network of the model that is not of this library; or a list, from
-            which each part takes what has the name of its class, as the model itself ("class") does.
-
-    Raises:
-        EgoDistillOSError: If the file does not exist.
-        EgoDistillError: If the file is damaged, does not contain a model of the class `expected`, or its weights do not
-            fit; the message has the file's name.
+    "glasses" is the student that comes with the library, where no file has this name. The class is `expected`, which
+    may be the caller's, or one in `MODEL_CLASSES` (None). `parts` is {part: network or its class} for each network that
+    is not of this library; or a list, from which each part takes what has the name of its class, as the model itself
+    ("class") does. Raise EgoDistillOSError if the file does not exist, and EgoDistillError, which names it, if it is
+    damaged, of another class, or its weights do not fit.
 
     >>> from egodistill.engine import checkpoints
     >>> for file in ("student.pt", "teacher.pt"):
@@ -333,20 +323,11 @@ def load_strictly(
     keep: Sequence[str] = (),
     exact: bool = False,
 ) -> None:
-    """Load weights into a module; each tensor must fit, and none may be missing or left over.
+    """Load weights {key: tensor} into a module; each tensor must fit, and none may be missing or left over.
 
-    A module on the meta device gets new tensors.
-
-    Args:
-        module: The module.
-        weights: {key: tensor}, as in `module.state_dict()`.
-        source: Where the weights are from, for the message.
-        names: {our key: key in the file}, for the message.
-        keep: Parameters whose names start with one of these may be missing and are left unchanged.
-        exact: Floating-point weights of another precision are an error; without it, they are converted.
-
-    Raises:
-        EgoDistillError: If something does not fit; the message lists everything that does not.
+    A module on the meta device gets new tensors. Parameters whose names start with one of `keep` may be missing and
+    stay unchanged. Other floating-point precisions are converted; with `exact`, they are errors. Raise EgoDistillError,
+    which lists everything that does not fit, with the `source` and the keys in the file (`names`: {our key: theirs}).
 
     >>> from torch import nn
     >>> from egodistill.engine import checkpoints
@@ -405,10 +386,6 @@ def dtype_fits(found: torch.dtype, wanted: torch.dtype, exact: bool) -> bool:
 def weights_fingerprint(module: nn.Module, settings: Any = None) -> str:
     """Return a hash of a module's weights and buffers, and of JSON values beside them.
 
-    Args:
-        module: The module.
-        settings: The JSON values.
-
     >>> import torch
     >>> from egodistill.engine import checkpoints
     >>> one, other = (torch.nn.Linear(2, 3) for _ in range(2))
@@ -439,10 +416,7 @@ def shorten(names: Sequence[str], count: int = 5) -> str:
 def write_checkpoint(path: str | os.PathLike, content: Mapping[str, Any]) -> None:
     """Write a dict of tensors and plain values atomically. Raise EgoDistillOSError if the file cannot be written.
 
-    Args:
-        path: The file.
-        content: The dict. Numpy numbers, strings and arrays in it are converted to Python's numbers, strings and lists,
-            because `read_checkpoint()` cannot read them.
+    Numpy numbers, strings and arrays are converted to Python's, because `read_checkpoint()` cannot read them.
 
     >>> import torch
     >>> from egodistill.engine import checkpoints
@@ -487,12 +461,7 @@ def tensor_bytes(content: Any) -> int:
 def read_tensors(path: str | os.PathLike) -> dict[str, Any]:
     """Return the dict of tensors and plain values in a file; code in the file never runs (`weights_only`).
 
-    Args:
-        path: The file.
-
-    Raises:
-        EgoDistillOSError: If the file does not exist.
-        EgoDistillError: If the file is damaged or has other content.
+    Raise EgoDistillOSError if the file does not exist, and EgoDistillError if it is damaged or has other content.
     """
     path = os.fspath(path)  # no number: open() takes it for a file that is open already, and closes that
     check_archive(path)
@@ -604,12 +573,7 @@ def check_legacy(path: str | os.PathLike) -> None:
 
 
 def read_checkpoint(path: str | os.PathLike, expected: str) -> dict[str, Any]:
-    """Return the dict that `write_checkpoint()` wrote.
-
-    Args:
-        path: The file.
-        expected: Value of its entry "format"; another one raises EgoDistillError.
-    """
+    """Return the dict that `write_checkpoint()` wrote. Raise EgoDistillError if its "format" is not as expected."""
     content = read_tensors(path)
     form = content.get("format")
     if isinstance(form, str) and form != expected and form.rstrip("0123456789") == expected.rstrip("0123456789"):
@@ -635,44 +599,25 @@ def read_checkpoint(path: str | os.PathLike, expected: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Layout:
-    """The names of one network's weights in one code base; the networks' modules keep these as plain data.
-
-    Attributes:
-        network: The class of the network.
-        source: The code base.
-        marker: Pattern that matches the start of a key that no later layout in the list has; see `find_layout()`.
-        rules: (pattern, replacement), applied in order, which turn its keys into ours.
-        ignored: Pattern that matches whole keys that are not weights; the default matches none.
-        joined: {ours: theirs}: parts of keys whose tensors are concatenated along the first dimension.
-        dimensions: {our key: n}: tensors that get leading dimensions of 1 up to n.
-        axes: {pattern of our keys: dimensions}: the order of their dimensions here; those left out must be 1.
-        ones: {end of our key: end of another key}: weights that the layout leaves out; they are ones, in the shape of
-            the other.
-    """
+    """The names of one network's weights in one code base; the networks' modules keep these as plain data."""
 
     network: type[nn.Module]
-    source: str
-    marker: str
-    rules: tuple[tuple[str, str], ...] = ()
-    ignored: str = "(?!)"
-    joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    dimensions: Mapping[str, int] = field(default_factory=dict)
-    axes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    ones: Mapping[str, str] = field(default_factory=dict)
+    source: str  # the code base
+    marker: str  # matches the start of a key that no later layout in the list has
+    rules: tuple[tuple[str, str], ...] = ()  # (pattern, replacement), in order: its keys to ours
+    ignored: str = "(?!)"  # matches whole keys that are not weights: by default none
+    joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # {ours: theirs}: keys to join in axis 0
+    dimensions: Mapping[str, int] = field(default_factory=dict)  # {our key: n}: leading dimensions of 1, up to n
+    axes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # {pattern: order of axes}; others must be 1
+    ones: Mapping[str, str] = field(default_factory=dict)  # {end of our key: of another}: left out; ones in its shape
 
 
 def read_weights(checkpoint: str | os.PathLike | Mapping[str, Any], *, unsafe_pickle: bool = False) -> dict[str, Any]:
     """Return {name: tensor} of a file with published weights, or of the content of one.
 
-    Files of torch, of numpy (.npz) and of flax (a pickle of nested dicts, whose names are joined by "/") are read.
-
-    Args:
-        checkpoint: The file, or its content.
-        unsafe_pickle: Also read Caffe2's files (.pkl), of which only numpy arrays are read.
-
-    Raises:
-        EgoDistillOSError: If the file does not exist.
-        EgoDistillError: If the file is damaged or does not contain named weights.
+    Files of torch, of numpy (.npz) and of flax (a pickle of nested dicts, whose names are joined by "/") are read, with
+    `unsafe_pickle` also Caffe2's (.pkl), of which only numpy arrays are read. Raise EgoDistillOSError if the file does
+    not exist, and EgoDistillError if it is damaged or does not contain named weights.
 
     >>> import torch
     >>> from egodistill.engine import checkpoints
@@ -781,13 +726,7 @@ def read_npz(path: str) -> dict[str, Any]:
 
 
 def find_layout(state: Mapping[str, Any], layouts: Iterable[Layout], source: str) -> Layout:
-    """Return the first layout whose marker matches a key. Raise EgoDistillError, which lists them, if none does.
-
-    Args:
-        state: {key: weight} of a checkpoint.
-        layouts: The layouts to compare with.
-        source: Where the weights are from, for the message.
-    """
+    """Return the first layout whose marker matches a key. Raise EgoDistillError, which lists them, if none does."""
     known = []
     for layout in layouts:
         if any(re.match(layout.marker, key) for key in state):
@@ -801,9 +740,7 @@ def find_layout(state: Mapping[str, Any], layouts: Iterable[Layout], source: str
 def rename(state: Mapping[str, Any], layout: Layout) -> tuple[dict[str, Any], dict[str, str], list[str]]:
     """Return the weights with our keys, {our key: key in `state`}, and the keys that are not weights.
 
-    Args:
-        state: {key: weight} of a checkpoint; two keys of the same weight raise EgoDistillError.
-        layout: Its layout.
+    Raise EgoDistillError for two keys of the same weight.
 
     >>> import torch
     >>> from egodistill import teachers

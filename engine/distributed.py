@@ -69,10 +69,7 @@ TIMEOUT = timedelta(minutes=5)  # for a process that does not answer; writing a 
 def join_processes(device: torch.device) -> None:
     """Join the process group of torchrun (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), unless already done.
 
-    Raise EgoDistillError if MASTER_ADDR is missing.
-
-    Args:
-        device: Device of this process; it decides between NCCL and gloo.
+    Its device decides between NCCL and gloo. Raise EgoDistillError if MASTER_ADDR is missing.
     """
     share = files.environment_share()
     if share["world_size"] > 1 and not distributed.is_initialized():
@@ -259,19 +256,14 @@ class Share(NamedTuple):
     last processes have no share. They compute the first clips with weight 0, because all processes must take part in
     every communication.
 
-    Attributes:
-        start: Number of its first clip in the batch.
-        stop: Number after its last clip.
-        total: Number of clips in the batch.
-
     >>> from egodistill.engine import distributed
     >>> distributed.Share.of(64)  # without torchrun
     Share(start=0, stop=64, total=64)
     """
 
-    start: int
-    stop: int
-    total: int
+    start: int  # number of its first clip in the batch
+    stop: int  # number after its last clip
+    total: int  # clips in the batch
 
     @classmethod
     def of(cls, total: int) -> Share:
@@ -292,11 +284,8 @@ class Share(NamedTuple):
 def gather(own: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return the rows of all processes with a weight above 0, in batch order, and the indices of this process's rows.
 
-    Gradients flow back to all processes. The indices are int64 [b]; rows without weight have index 0.
-
-    Args:
-        own: The rows of this process, [b, ...].
-        weight: Their weights, float [b].
+    The rows are [b, ...], their weights float [b], the indices int64 [b]; rows without weight have index 0. Gradients
+    flow back to all processes.
     """
     counts = weight > 0
     places = (counts.cumsum(0) - 1).clamp(min=0)
@@ -315,11 +304,7 @@ def gather(own: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 def parallel(objective: nn.Module, *, find_unused: bool) -> nn.Module:
     """Wrap an objective in DistributedDataParallel, which averages gradients over the processes.
 
-    Weights and buffers are copied from process 0.
-
-    Args:
-        objective: The objective.
-        find_unused: A step may leave parameters without a gradient, in some processes or in all.
+    Weights and buffers are copied from process 0. With `find_unused`, a step may leave parameters without a gradient.
     """
     if rank_and_world_size()[1] == 1:
         return objective
@@ -336,12 +321,7 @@ def parallel(objective: nn.Module, *, find_unused: bool) -> nn.Module:
 
 @torch.no_grad()
 def average_statistics(model: nn.Module, weight: float) -> None:
-    """Average the running statistics of batch norms in training mode over the processes.
-
-    Args:
-        model: The model with the batch norms.
-        weight: Weight of this process; those of all processes add up to 1.
-    """
+    """Average the running statistics of batch norms in training mode over the processes, whose weights add up to 1."""
     norms = [part for part in model.modules() if isinstance(part, BATCH_NORMS) and part.training]
     statistics = [value for norm in norms for value in (norm.running_mean, norm.running_var) if value is not None]
     if not statistics or rank_and_world_size()[1] == 1:

@@ -50,7 +50,7 @@ SIGNALS = ("vertical acceleration", "horizontal acceleration", "turn about the v
 class IMUFilterbank(nn.Module):
     """An IMU encoder without weights, [B, T, 6] -> [B, m]: what the head does, however the sensor is mounted.
 
-    The numbers, in this order; those of a clip longer than `SEGMENT` are means over its segments:
+    The m numbers, in the order of `names`; those of a clip longer than `SEGMENT` are means over its segments:
 
     - 48 log powers of vertical and horizontal acceleration, and of the turns about the vertical and the plane's axes,
       in 12 bands up to 25 Hz, log-spaced; of several segments, also their deviations.
@@ -61,20 +61,10 @@ class IMUFilterbank(nn.Module):
     - 12 of the shape of the four spectra: centre, width and entropy.
     - 4 of tilt, 2 of the net turn, 16 of the energy in parts of 0.25 s, 8 of the skewness and kurtosis.
 
-    Batch norm keeps their means and deviations on the training clips; what is more than six deviations away is clipped.
-
-    Args:
-        samples: T, the number of IMU samples of a clip.
-        rate: Rate of the samples in Hz.
-        dropout: Dropout rate of the numbers.
-        signed: Add the numbers of an `IMUSpectrum`, which has a direction for each axis: they can tell left from right,
-            and need a sensor whose axes are known.
-        known: Number of known classes; above 0, the last output is that of `refusal.Refusal`, and
-            `EgoDistill.fuse()` makes it the class "unsure".
-
-    Attributes:
-        dim: m.
-        names: What each number is, without the signed ones, which come behind.
+    With `signed`, those of an `IMUSpectrum` follow, which has a direction for each axis: they can tell left from right,
+    and need a sensor whose axes are known. `known` classes make the last output that of `refusal.Refusal`, which
+    `EgoDistill.fuse()` makes the class "unsure". Batch norm keeps means and deviations on the training clips; what is
+    more than six deviations away is clipped.
 
     >>> import torch
     >>> from egodistill.engine.filterbank import IMUFilterbank
@@ -144,9 +134,6 @@ class IMUFilterbank(nn.Module):
 
         Groups are wearers; recordings, or else segments, if no class has clips of two wearers. If these are too few,
         too, or a class has fewer than two clips, the refusal stays as it is, and a warning says so.
-
-        Args:
-            store: The clips that were trained on.
         """
         if self.refusal is None:
             return
@@ -169,8 +156,7 @@ class IMUFilterbank(nn.Module):
     def numbers(self, imu: Tensor) -> Tensor:
         """Return the numbers before they are normalised, without the signed ones, [B, T, 6] -> [B, m].
 
-        Args:
-            imu: Samples in m/s2, gravity included, and rad/s.
+        Samples are in m/s2, gravity included, and rad/s.
         """
         motion = imu[:, : self.steps * self.step].unflatten(1, (self.steps, self.step)).mean(2).unflatten(2, (2, 3))
         up = motion[:, :, 0].mean(1)

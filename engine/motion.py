@@ -38,16 +38,11 @@ STEP = 0.25  # seconds between the places in a recording from which a window may
 
 
 class RecordedMotion:
-    """Recordings of head motion, windows of which are added to clips. Samples are read once and stay in memory.
+    """Recordings of head motion (IMU files, or videos with one), windows of which are added to clips.
 
-    Args:
-        paths: IMU recordings, or videos with one.
-        samples: Number of IMU samples of a clip.
-        rate: Their rate in Hz.
-
-    Raises:
-        DataError: A recording has no window of a clip's length without gaps, or no gravity.
-        IMUError: One cannot be read.
+    Samples are read once, at the rate (Hz) and in the length of the clips, and stay in memory. Raise DataError for a
+    recording without a window of a clip's length without gaps, or without gravity, and IMUError for one that cannot be
+    read.
 
     >>> import torch
     >>> from egodistill.engine.motion import RecordedMotion
@@ -78,12 +73,7 @@ class RecordedMotion:
         self.fingerprint = found.hexdigest()
 
     def add(self, imu: Tensor, seed: int) -> Tensor:
-        """Return a clip's samples with a random window of the recordings, or as they are.
-
-        Args:
-            imu: float [T, 6] in m/s2, gravity included, and rad/s.
-            seed: Seed of what is drawn.
-        """
+        """Return samples, float [T, 6] in m/s2 (with gravity) and rad/s, plus a random window, or as they are."""
         generator = torch.Generator().manual_seed(seed)
         chance, place = torch.rand(13, generator=generator).tolist()[11:]  # the first belong to the other changes
         if chance >= SHARE:

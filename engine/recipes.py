@@ -70,16 +70,10 @@ def require_number(
     below: bool = False,
     whole: bool = False,
 ) -> None:
-    """Raise EgoDistillError unless a setting is a finite number in a range.
+    """Raise EgoDistillError unless a setting is a finite number from `least` to `most`.
 
-    Args:
-        name: The setting as the message names it, such as `named("alpha")`; of the limits, its first word.
-        value: Its value, of any type.
-        least: The smallest number allowed.
-        most: The largest number allowed.
-        above: Exclude `least` itself.
-        below: Exclude `most` itself.
-        whole: Require an integer.
+    `name` is what the message says, such as `named("alpha")`; its limits say its first word. `above` and `below`
+    exclude the limits themselves; `whole` requires an integer.
 
     >>> from egodistill import batches
     >>> batches.require_number("alpha", 1.5, 0, 1)
@@ -106,11 +100,7 @@ def use_python_numbers(settings: Any) -> None:
 
 
 def require_precision(precision: str) -> None:
-    """Raise EgoDistillError for an unknown precision.
-
-    Args:
-        precision: One of `PRECISIONS`.
-    """
+    """Raise EgoDistillError unless a precision is one of `PRECISIONS`."""
     if precision not in PRECISIONS:
         raise EgoDistillError(f"{named('precision')} must be one of {', '.join(PRECISIONS)}; got {precision!r}")
 

@@ -40,11 +40,8 @@ SHARPNESS = 4.0  # how fast "unsure" loses to an answer that is more probable th
 def with_unsure(known: Tensor, unlike: Tensor) -> Tensor:
     """Return the logits of all classes, "unsure" last, [B, C]; those of the others are their log probabilities.
 
-    "Unsure" is the largest if the best answer is less probable than `LEAST`, or if the clip is unlike all classes.
-
-    Args:
-        known: Logits of the known classes, [B, C - 1].
-        unlike: What `Refusal` returned, [B, 1].
+    "Unsure" is the largest if the best of the known classes, [B, C - 1], is less probable than `LEAST`, or if the clip
+    is unlike all of them: `Refusal`, [B, 1].
     """
     known = known.log_softmax(1)
     best = known.amax(1, keepdim=True)
@@ -60,11 +57,7 @@ def known_names(names: Sequence[str]) -> list[str]:
 class Refusal(nn.Module):
     """How unlike all known classes a clip is: numbers of a filterbank [B, m] -> [B, 1], a logit that is 0 at the limit.
 
-    Before `fit()`, nothing is unlike.
-
-    Args:
-        names: What each number is, `IMUFilterbank.names`.
-        known: Number of the known classes.
+    Before `fit()`, nothing is unlike. `names` are those of the filterbank, `known` is the number of classes.
 
     >>> import torch
     >>> from egodistill.engine.filterbank import IMUFilterbank
@@ -100,17 +93,10 @@ class Refusal(nn.Module):
 
     @torch.no_grad()
     def fit(self, numbers: Tensor, labels: Tensor, groups: Tensor) -> None:
-        """Learn the classes of clips, and the limit from groups of clips that were left out.
+        """Learn the classes of clips, and the limit from groups (wearers or recordings) of clips that were left out.
 
-        A clip does not count for the limit if all clips of its class were left out with it.
-
-        Args:
-            numbers: `IMUFilterbank.numbers()` of the clips, [n, m].
-            labels: Their known class, [n], each at least twice.
-            groups: Wearer or recording of each clip, [n]; at least two, with clips of one class.
-
-        Raises:
-            ValueError: A class has fewer than two clips, or no class has clips in two groups.
+        Numbers are [n, m], labels and groups [n]. A clip does not count for the limit if all clips of its class were
+        left out with it. Raise ValueError if a class has fewer than two clips, or no class has clips in two groups.
         """
         chosen, names = self._chosen(numbers).double(), groups.unique()
         counts = labels.bincount(minlength=len(self.means))

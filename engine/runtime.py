@@ -61,11 +61,9 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:
-    """Return the given device, or by default a GPU if there is one; under torchrun, the GPU of this process.
+    """Return the given device, or by default (None) a GPU if there is one; under torchrun, the GPU of this process.
 
-    Args:
-        device: A device or its name, such as "cuda:1"; None: the default. One that does not exist here raises
-            EgoDistillError.
+    Raise EgoDistillError for a device that does not exist here.
     """
     try:
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -94,11 +92,8 @@ def bf16_speed(device: torch.device, *, training: bool = False) -> tuple[bool, s
     AVX512_BF16 (Zen 4 and later; on a Zen 5, students and baselines took 0.4 to 0.7 of the time). On an Intel Xeon with
     AVX512_BF16 but without AMX, the student took 1.5 times as long. If oneDNN emulates bf16, a training step takes 12
     to 25 times as long. A CPU that torch does not describe (torch 2.4 describes none) counts as slow. Nothing is timed:
-    the answer is the same each time, because the weights that a seed gives depend on it.
-
-    Args:
-        device: The device.
-        training: Training instead of inference: on CPUs, only AMX counts.
+    the answer is the same each time, because the weights that a seed gives depend on it. In training, of CPUs only
+    those with AMX count.
     """
     if device.type == "cuda":
         if torch.version.hip is not None:
@@ -132,12 +127,10 @@ def has_bf16_kernels() -> bool:
 
 
 def pick_precision(device: torch.device, precision: str, model: Any = None) -> str:
-    """Return the precision for inference. Raise EgoDistillError for weights that cannot run in mixed precision.
+    """Return the precision for inference, "fp32", "bf16" or "fp16"; "auto" is bf16 where `bf16_speed()` says so.
 
-    Args:
-        device: Device of the model.
-        precision: "fp32", "bf16", "fp16", or "auto": bf16 where `bf16_speed()` says so, otherwise fp32.
-        model: The model. One with an attribute `precision`, such as an exported file, runs only in that one.
+    A model with an attribute `precision`, such as an exported file, runs only in that one. Raise EgoDistillError for
+    weights that cannot run in mixed precision.
 
     >>> import torch
     >>> from egodistill.engine import runtime
@@ -160,10 +153,7 @@ def pick_precision(device: torch.device, precision: str, model: Any = None) -> s
 def pick_training_precision(device: torch.device, model: nn.Module) -> tuple[str, str]:
     """Return what "auto" is in training, by `bf16_speed()`, and the reason as a clause to follow "because".
 
-    Args:
-        device: Device of the training.
-        model: The model or objective. One with weights that do not mix with bf16 trains in fp32, on CPUs also one with
-            3-D convolutions of torch.
+    Weights that do not mix with bf16 train in fp32, on CPUs also those of 3-D convolutions of torch.
     """
     if unmixable_weight(model):
         return "fp32", "the model has weights that are not float32"
@@ -206,10 +196,7 @@ def trained_conv3d(model: nn.Module) -> str | None:
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
     """Return a context in which operations that gain from it run in bf16 or fp16, if that is the precision.
 
-    Args:
-        device: Device of the operations.
-        precision: "fp32", "bf16" or "fp16". An exported program has a precision of its own, such as "int8", which the
-            context does not change.
+    Others, such as fp32, or "int8" of an exported program, change nothing.
     """
     enabled = precision in ("bf16", "fp16")
     return torch.autocast(device.type, DTYPES[precision] if enabled else torch.bfloat16, enabled=enabled)
@@ -220,14 +207,7 @@ CAST_COPIES: weakref.WeakKeyDictionary[nn.Module, tuple[Any, nn.Module]] = weakr
 
 
 def with_cast_weights(model: nn.Module, precision: str) -> nn.Module:
-    """Return a copy of a model whose linear layers and convolutions have weights in this precision.
-
-    Autocast converts fp32 weights in every call, which for a single clip takes longer than the network. Under
-    `autocast()` the copy returns the same outputs to the bit. Callers share one copy until the model's weights change.
-
-    Args:
-        model: The model, with weights in fp32.
-        precision: "bf16" or "fp16"; "fp32" returns the model itself.
+    """Return a copy of a model whose linear layers and convolutions have weights in bf16 or fp16; for fp32, the model.
 
     >>> import torch
     >>> from egodistill import EgoDistill
@@ -257,9 +237,6 @@ class Compiled:
 
     The model is compiled for the size of the first batch. A smaller last batch runs uncompiled, because compiling again
     would take longer.
-
-    Args:
-        model: The model.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -313,10 +290,8 @@ def multiply_adds(network: nn.Module, inputs: Sequence[Tensor]) -> float:
 def evaluation(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Move a model to a device, in evaluation mode; afterwards restore its device and the mode of each layer.
 
-    Threads may use a model at the same time; the last of them restores it.
-
-    Raises:
-        EgoDistillError: If it is in use on another device.
+    Threads may use a model at the same time; the last of them restores it. Raise EgoDistillError if it is in use on
+    another device.
     """
     with USES_LOCK:
         use = USES.get(model)

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import student
 from ..video_i3d import I3D, centre_square, check_clip, record_arguments
+from . import image_weights
 
 __all__ = ["LAYOUTS", "PUBLISHED", "TorchvisionVideo", "weights_file"]
 
@@ -28,16 +28,10 @@ __all__ = ["LAYOUTS", "PUBLISHED", "TorchvisionVideo", "weights_file"]
 class TorchvisionVideo(nn.Module):
     """A video classifier of torchvision whose last layer is separate: its input is the feature.
 
-    Args:
-        num_classes: C, the number of classes.
-        architecture: Its name in `torchvision.models.video`.
-        frames: T, the frames of its clips. mvit_v2_s reads 16 of 224 pixels only, s3d 5 of 17 pixels or more.
-        size: Side of its clips in pixels.
-        centre: Share of the side that is read, around the centre. torchvision resizes a video and then reads its
-            centre, 224 of 256 pixels or 112 of 128: the clips of `PUBLISHED` have the size before.
-
-    Raises:
-        ValueError: An argument or a clip does not fit.
+    The architecture is a name in `torchvision.models.video`. It has C = `num_classes` and reads clips of T = `frames`
+    of `size` pixels, of each side only the share `centre`: torchvision resizes a video and then reads its centre, 224
+    of 256 pixels or 112 of 128, and the clips of `PUBLISHED` have the size before. mvit_v2_s reads 16 frames of 224
+    pixels only, s3d 5 of 17 pixels or more. Raise ValueError if an argument or a clip does not fit.
 
     >>> import torch
     >>> from egodistill.engine.torchvision_teachers import TorchvisionVideo
@@ -77,11 +71,7 @@ class TorchvisionVideo(nn.Module):
             self.trunk.avgpool = Pool((2, 7, 7), stride=1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return feature [B, D] and logits [B, C] of a clip.
-
-        Args:
-            x: A normalised clip, float [B, 3, T, H, W].
-        """
+        """Return feature [B, D] and logits [B, C] of a normalised clip, float [B, 3, T, H, W]."""
         check_clip(x)
         feature = self.trunk(centre_square(x, round(x.shape[-1] * self.centre)))
         return feature, self.head(feature)
@@ -98,18 +88,14 @@ class Pool(nn.AvgPool3d):
 def weights_file(architecture: str) -> Path:
     """Return the file in torchvision's cache with its default weights of a model, which is downloaded if it is absent.
 
-    Args:
-        architecture: The model's name in `torchvision.models.video`.
-
-    Raises:
-        DownloadError: Of `student`, if it cannot be downloaded.
+    Raise DownloadError of `image_weights` if it cannot be downloaded.
     """
     from torchvision import models
 
     weights = models.get_model_weights(architecture)["DEFAULT"]
     path = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
     if not path.is_file():
-        student.download_weights(weights, f"torchvision's weights of {architecture}")
+        image_weights.download_weights(weights, f"torchvision's weights of {architecture}")
     return path
 
 

@@ -6,7 +6,6 @@ benches       its runs
 paper         Figure 3, Tables 1 and 4
 costs         Table 3
 figures       Figure 3, drawn
-showcase      the picture of `egodistill demo`
 contrasts, intervals    paired differences and their 95 % intervals
 synthetic     a rendered world of recordings; `behaviour` moves, `props` and `scene` draw it
 """
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
         props as props,
         protocols as protocols,
         scene as scene,
-        showcase as showcase,
         stts as stts,
         synthetic as synthetic,
     )
@@ -94,7 +92,6 @@ else:
                 "TeacherRecipe",
             ),
             "scene": (),
-            "showcase": (),
             "stts": ("STTS",),
             "synthetic": (),
         },

@@ -33,17 +33,11 @@ SKIP, REUSE, KEEP = 0, 1, 2  # actions of a policy on a channel of a frame
 
 
 class Gflops(NamedTuple):
-    """Billions of operations for one clip, counted as by AdaFuse's authors (see `AdaFuse.count_operations()`).
+    """Billions of operations for one clip, counted as by AdaFuse's authors (see `AdaFuse.count_operations()`)."""
 
-    Attributes:
-        upb: Upper bound: operations that read a skipped channel are saved.
-        real: Operations whose results are never read are saved, too.
-        dense: Nothing is saved.
-    """
-
-    upb: float
-    real: float
-    dense: float
+    upb: float  # upper bound: operations that read a skipped channel are saved
+    real: float  # operations whose results are never read are saved, too
+    dense: float  # nothing is saved
 
 
 class GatedBottleneck(student.Bottleneck):
@@ -329,14 +323,10 @@ def gumbel_noise(like: Tensor) -> Tensor:
 
 
 def straight_through_gumbel(log_probabilities: Tensor, noise: Tensor | None, tau: float) -> Tensor:
-    """Return a one-hot choice along the last axis, float [..., n] (Jang, Gu, Poole, ICLR 2017).
+    """Return a one-hot choice along the last axis of log p, float [..., n] (Jang, Gu, Poole, ICLR 2017).
 
-    The gradient is that of softmax((log p + noise) / tau).
-
-    Args:
-        log_probabilities: log p, float [..., n].
-        noise: Gumbel noise of the same shape, with which the choice is a sample. None: the choice is the likeliest one.
-        tau: Temperature.
+    With Gumbel noise of the same shape, the choice is a sample; with None, the likeliest one. The gradient is that of
+    softmax((log p + noise) / tau).
 
     >>> import torch
     >>> from egodistill.experiments import adafuse

@@ -48,15 +48,6 @@ HEAD_BOB = (0.3, 2.0)  # degrees, of cyclic acts, for strokes of 6.5 cm
 class Thing:
     """An object of the rendered world, and what is done with it: two verbs, or one.
 
-    Attributes:
-        look: Which picture it has, one of `props.DRAWABLE`.
-        kind: "reversal", "cyclic" or "single".
-        noun: The noun and its class in EPIC-KITCHENS-100.
-        verbs: Each verb and its class in EPIC-KITCHENS-100.
-        follow: Share of acts in which the head moves with the hand.
-        heard: Share of acts whose verb can be heard.
-        turn: Direction (left, down) in which the head then turns, in a reversal pair during its first verb.
-
     >>> from egodistill import behaviour
     >>> for thing in behaviour.THINGS:
     ...     print(thing.kind, thing.noun[0], *(verb for verb, _ in thing.verbs), thing.follow, thing.heard)
@@ -74,13 +65,13 @@ class Thing:
     single machine press 0.5 0.0
     """
 
-    look: str
-    kind: str
-    noun: tuple[str, int]
-    verbs: tuple[tuple[str, int], ...]
-    follow: float
-    heard: float
-    turn: tuple[float, float] = (0.0, 0.0)
+    look: str  # which picture it has, one of `props.DRAWABLE`
+    kind: str  # "reversal", "cyclic" or "single"
+    noun: tuple[str, int]  # with its class in EPIC-KITCHENS-100
+    verbs: tuple[tuple[str, int], ...]  # each with its class in EPIC-KITCHENS-100
+    follow: float  # share of acts in which the head moves with the hand
+    heard: float  # share of acts whose verb can be heard
+    turn: tuple[float, float] = (0.0, 0.0)  # where (left, down) the head then turns; of a reversal, in its first verb
 
 
 # Two pairs and one single act turn the head left or down in the same way: head motion alone does not show the object.
@@ -117,10 +108,8 @@ def bounds(coupling: float = 1.0, things: Sequence[str] | None = None) -> dict[s
     that in the share of acts that the head follows, sound in the share that can be heard; in the others one has to
     guess. Whatever else an input might reveal is estimated by `benchmarks/ceilings.py`: one frame is enough for 52 % of
     the cyclic verbs, because a head that follows with a lag is further from a fast hand than from a slow one.
-
-    Args:
-        coupling: Factor of the shares of acts that the head follows, 0 to 1.
-        things: Names of the objects, values of `Thing.look`; None: all. EgoDistillError if none of them is known.
+    `coupling`, 0 to 1, is a factor of the shares that the head follows; `things` are values of `Thing.look` (None:
+    all). Raise EgoDistillError if none of them is known.
 
     >>> from egodistill import behaviour
     >>> for inputs, accuracy in behaviour.bounds().items():
@@ -181,16 +170,6 @@ def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
 class Stroke:
     """The path of a cyclic act: an ellipse traversed at uneven speed, with a drifting rate and pauses.
 
-    Attributes:
-        rate: Mean rate in Hz.
-        radius: Longer half axis in m.
-        flat: Shorter half axis relative to the longer one; negative: clockwise.
-        angle: Direction of the longer half axis in rad.
-        phase: Phase of the strokes in rad.
-        uneven: Size and phase of the deviation from even speed along the path.
-        drift: (size, Hz, phase) of the terms of the rate's drift.
-        pauses: (middle, length) of each pause in seconds; the middle from the act's centre on.
-
     >>> import numpy as np
     >>> from egodistill import behaviour
     >>> stroke = behaviour.Stroke(
@@ -200,21 +179,17 @@ class Stroke:
     [[0.05, 0.0], [0.0, 0.025], [-0.05, 0.0]]
     """
 
-    rate: float
-    radius: float
-    flat: float
-    angle: float
-    phase: float
-    uneven: tuple[float, float]
-    drift: tuple[tuple[float, float, float], ...]
-    pauses: tuple[tuple[float, float], ...]
+    rate: float  # mean rate in Hz
+    radius: float  # longer half axis in m
+    flat: float  # shorter half axis relative to the longer one; negative: clockwise
+    angle: float  # direction of the longer half axis in rad
+    phase: float  # of the strokes in rad
+    uneven: tuple[float, float]  # size and phase of the deviation from even speed along the path
+    drift: tuple[tuple[float, float, float], ...]  # (size, Hz, phase) of the terms of the rate's drift
+    pauses: tuple[tuple[float, float], ...]  # (middle from the act's centre on, length) in seconds
 
     def path(self, t: np.ndarray) -> np.ndarray:
-        """Return the displacement [n, 2], left and up in metres.
-
-        Args:
-            t: Times [n] in seconds from the act's centre.
-        """
+        """Return the displacement [n, 2], left and up in metres, at times [n] in seconds from the act's centre."""
         own = t.astype(np.float64)
         for middle, length in self.pauses:  # The strokes' own clock stops in the middle of a pause.
             own = own - length * minimum_jerk((t - middle) / (1.875 * length) + 0.5)
@@ -250,21 +225,7 @@ def draw_stroke(fast: bool, rng: np.random.Generator) -> Stroke:
 class Act:
     """One act at one station. Everything but `second` and the rate of `stroke` is drawn before the verb.
 
-    Attributes:
-        thing: Index of the object in `THINGS`.
-        second: Whether it is the second verb of a pair: backward, or fast.
-        centre: Annotated centre, on the frame grid (s).
-        offset: True centre minus annotated centre (s).
-        duration: True duration (s).
-        hesitation: Warp of the progress, -0.12 to 0.12.
-        lag: Delay of the head behind the hand (s); negative if ahead.
-        turn: The head's yaw and pitch (rad), in the act or per metre of a stroke; 0 if it does not follow the hand.
-        lean: The head's translation with it, left, forward and up (m), in the act or per metre of a stroke.
-        azimuth: Direction of the station (rad).
-        pitch: Rest pitch of the head (rad); down is positive.
-        length: Annotated length (s).
-        appearance: Seed of the station's look.
-        stroke: The hand's path in a cyclic act; None in others.
+    Methods take times [n] of the recording in seconds.
 
     >>> import numpy as np
     >>> from egodistill import behaviour
@@ -274,20 +235,20 @@ class Act:
     ('reversal', True, [1.0, 0.0])
     """
 
-    thing: int
-    second: bool
-    centre: float
-    offset: float
-    duration: float
-    hesitation: float
-    lag: float
-    turn: tuple[float, float]
-    lean: tuple[float, float, float]
-    azimuth: float
-    pitch: float
-    length: float
-    appearance: int
-    stroke: Stroke | None = None
+    thing: int  # index of the object in `THINGS`
+    second: bool  # whether it is the second verb of a pair: backward, or fast
+    centre: float  # annotated centre, on the frame grid (s)
+    offset: float  # true centre minus annotated centre (s)
+    duration: float  # true duration (s)
+    hesitation: float  # warp of the progress, -0.12 to 0.12
+    lag: float  # delay of the head behind the hand (s); negative if ahead
+    turn: tuple[float, float]  # yaw and pitch of the head (rad), per act or metre of a stroke; 0 if it does not follow
+    lean: tuple[float, float, float]  # its translation, left, forward and up (m), per act or metre of a stroke
+    azimuth: float  # direction of the station (rad)
+    pitch: float  # rest pitch of the head (rad); down is positive
+    length: float  # annotated length (s)
+    appearance: int  # seed of the station's look
+    stroke: Stroke | None = None  # the hand's path in a cyclic act; None in others
 
     @property
     def kind(self) -> str:
@@ -310,20 +271,14 @@ class Act:
         return self.centre + self.offset + self.duration / 2
 
     def own_time(self, t: np.ndarray) -> np.ndarray:
-        """Return the seconds from the act's true centre, in the first verb's direction of time.
-
-        Args:
-            t: Times [n] of the recording in s.
-        """
+        """Return the seconds from the act's true centre, in the first verb's direction of time."""
         t = t - self.centre - self.offset
         return -t if self.second and self.kind == "reversal" else t
 
     def progress(self, t: np.ndarray, lag: float = 0.0) -> np.ndarray:
         """Return the progress along the object's path, 0 to 1; a backward act runs from 1 to 0; 0.5 for strokes.
 
-        Args:
-            t: Times [n] of the recording in s.
-            lag: Seconds by which it is late, in the first verb's direction of time.
+        It is late by `lag` seconds, in the first verb's direction of time.
         """
         if self.kind == "cyclic":
             return np.full(np.shape(t), 0.5)
@@ -333,9 +288,7 @@ class Act:
     def path(self, t: np.ndarray, lag: float = 0.0) -> np.ndarray:
         """Return the hand's displacement [n, 2] by strokes, left and up in metres; they begin and end softly.
 
-        Args:
-            t: Times [n] of the recording in s.
-            lag: Seconds by which it is late.
+        It is late by `lag` seconds.
         """
         own = self.own_time(np.asarray(t, np.float64)) - lag
         if self.stroke is None:
@@ -344,20 +297,12 @@ class Act:
         return self.stroke.path(own) * (begin * end)[:, None]
 
     def presence(self, t: np.ndarray) -> np.ndarray:
-        """Return 1 while the hand is on the object, 0 when it is out of sight below.
-
-        Args:
-            t: Times [n] of the recording in s.
-        """
+        """Return 1 while the hand is on the object, 0 when it is out of sight below."""
         away = np.abs(self.own_time(t)) - self.duration / 2 - 0.05
         return 1.0 - minimum_jerk(away / 0.3)
 
     def head(self, t: np.ndarray) -> np.ndarray:
-        """Return the change of the head since before the act, [5, n]: yaw, pitch (rad), left, forward, up (m).
-
-        Args:
-            t: Times [n] of the recording in s.
-        """
+        """Return the change of the head since before the act, [5, n]: yaw, pitch (rad), left, forward, up (m)."""
         gain = np.array([*self.turn, *self.lean])[:, None]
         if self.kind == "cyclic":
             left, up = self.path(np.clip(t, self.start - 1, self.stop + 1), self.lag).T
@@ -365,11 +310,7 @@ class Act:
         return gain * (self.progress(t, self.lag) - self.progress(np.array([-np.inf])))
 
     def rest(self, *, first: bool) -> np.ndarray:
-        """Return the head's direction and position at rest, [5]: yaw, pitch (rad), left, forward, up (m).
-
-        Args:
-            first: True: before the act; False: after it.
-        """
+        """Return the head at rest before (`first`) or after the act, [5]: yaw, pitch (rad), left, forward, up (m)."""
         middle = np.array([self.azimuth, self.pitch, 0.0, 0.0, 0.0])
         if self.kind == "cyclic":
             return middle
@@ -382,52 +323,31 @@ class Act:
 class Wearer:
     """Habits, camera and sensor of one person, the same in all recordings of that person.
 
-    Attributes:
-        name: Such as "P01".
-        pace: Factor of the acts' durations.
-        sway: Size of the natural sway.
-        gait: Steps per second.
-        stride: Size of the steps' motion.
-        glances: Glances per second.
-        gaze: Rest pitch of the head (rad).
-        counter: Height of the counter relative to the eyes (m), negative.
-        skin: Colour of the hand: red, green, blue, 0 to 1.
-        sleeve: Colour of the sleeve, the same.
-        mount: Yaw, pitch, roll of the camera on the head (rad).
-        noise: Factor of the sensor's noise.
-        scale: Factors of the six axes of the sensor.
-        rate: Rate of the sensor in Hz.
-        clock: Offset (s) and factor of the sensor's clock.
-
     >>> from egodistill import behaviour
     >>> wearer = behaviour.draw_wearer("P01", seed=0)
     >>> 194 <= wearer.rate <= 202, wearer == behaviour.draw_wearer("P01", seed=0)
     (True, True)
     """
 
-    name: str
-    pace: float
-    sway: float
-    gait: float
-    stride: float
-    glances: float
-    gaze: float
-    counter: float
-    skin: tuple[float, float, float]
-    sleeve: tuple[float, float, float]
-    mount: tuple[float, float, float]
-    noise: float
-    scale: tuple[float, ...]
-    rate: float
-    clock: tuple[float, float]
+    name: str  # such as "P01"
+    pace: float  # factor of the acts' durations
+    sway: float  # size of the natural sway
+    gait: float  # steps per second
+    stride: float  # size of the steps' motion
+    glances: float  # glances per second
+    gaze: float  # rest pitch of the head (rad)
+    counter: float  # height of the counter relative to the eyes (m), negative
+    skin: tuple[float, float, float]  # colour of the hand: red, green, blue, 0 to 1
+    sleeve: tuple[float, float, float]  # colour of the sleeve, the same
+    mount: tuple[float, float, float]  # yaw, pitch, roll of the camera on the head (rad)
+    noise: float  # factor of the sensor's noise
+    scale: tuple[float, ...]  # factors of the six axes of the sensor
+    rate: float  # of the sensor in Hz
+    clock: tuple[float, float]  # offset (s) and factor of the sensor's clock
 
 
 def draw_wearer(name: str, seed: int) -> Wearer:
-    """Draw the habits, camera and sensor of a wearer.
-
-    Args:
-        name: "P" and a number, such as "P01".
-        seed: Seed of the world.
+    """Draw the habits, camera and sensor of a wearer, whose name is "P" and a number, in the world of a seed.
 
     >>> from egodistill import behaviour
     >>> behaviour.draw_wearer("P02", seed=0).mount == behaviour.draw_wearer("P01", seed=0).mount
@@ -457,14 +377,10 @@ def draw_wearer(name: str, seed: int) -> Wearer:
 def draw_acts(
     wearer: Wearer, verbs: Sequence[int], gaps: tuple[float, float], coupling: float, rng: np.random.Generator
 ) -> list[Act]:
-    """Draw acts with these verbs, one after the other, each at a station of its own.
+    """Draw acts with these verbs (indices in `VERBS`), one after the other, each at a station of its own.
 
-    Args:
-        wearer: Who performs them.
-        verbs: Indices in `VERBS`.
-        gaps: The shortest and the longest time in seconds from one act to the next.
-        coupling: Factor of the shares of acts that the head follows, 0 to 1.
-        rng: Source of random numbers.
+    `gaps` are the shortest and the longest time from one act to the next, in seconds; `coupling`, 0 to 1, is a factor
+    of the shares of acts that the head follows.
 
     >>> import numpy as np
     >>> from egodistill import behaviour
@@ -521,31 +437,17 @@ TURN = 0.4  # seconds in which the head turns to the next station
 
 
 class Glance(NamedTuple):
-    """A turn of the head to somewhere else and back, unrelated to the act.
+    """A turn of the head to somewhere else and back, unrelated to the act."""
 
-    Attributes:
-        start: When it begins (s).
-        ramp: Time of the turn, and of the turn back (s).
-        hold: Time in between (s).
-        yaw: Size of the turn to the left (rad).
-        pitch: Size of the turn down (rad).
-    """
-
-    start: float
-    ramp: float
-    hold: float
-    yaw: float
-    pitch: float
+    start: float  # when it begins (s)
+    ramp: float  # time of the turn, and of the turn back (s)
+    hold: float  # time in between (s)
+    yaw: float  # size of the turn to the left (rad)
+    pitch: float  # size of the turn down (rad)
 
 
 class HeadMotion:
-    """Pose of the camera as a function of time, smooth to the second derivative.
-
-    Args:
-        wearer: Whose head it is.
-        acts: The acts of the recording in their order, at least one.
-        duration: Length of the recording in s.
-        rng: Source of random numbers.
+    """Pose of the camera in a recording of at least one act, smooth to the second derivative; times are seconds.
 
     >>> import numpy as np
     >>> from egodistill import behaviour
@@ -581,21 +483,16 @@ class HeadMotion:
         self.mount = rotation(cos[:, None], sin[:, None], facing_back=False)[0]
 
     def pose(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return rotations [n, 3, 3], whose columns are the camera's left, back and up, and positions [n, 3] in m.
+        """Return rotations [n, 3, 3] and positions [n, 3] in m at ascending times [n].
 
-        Args:
-            t: Ascending times [n] in s.
+        The columns of a rotation are the camera's left, back and up.
         """
         t = np.asarray(t, dtype=np.float64)
         state = self.state(t)
         return rotation(np.cos(state[:3]), np.sin(state[:3])) @ self.mount, state[3:].T
 
     def state(self, t: np.ndarray) -> np.ndarray:
-        """Return yaw, pitch, roll (rad) of the head and world x, y, z (m), [6, n].
-
-        Args:
-            t: Ascending times [n] in s.
-        """
+        """Return yaw, pitch, roll (rad) of the head and world x, y, z (m), [6, n], at ascending times [n]."""
         sway = self.sway(t)
         aim = np.repeat(self.acts[0].rest(first=True)[:, None], t.size, axis=1)  # yaw, pitch; leaning left, forward, up
         lean_azimuth = np.full(t.size, self.acts[0].azimuth)
@@ -618,11 +515,7 @@ class HeadMotion:
         return np.stack([aim[0] + sway[0], aim[1] + sway[1], sway[2], *place])
 
     def sway(self, t: np.ndarray) -> np.ndarray:
-        """Return the motion unrelated to acts, [6, n]: yaw, pitch, roll (rad), left, forward, up (m).
-
-        Args:
-            t: Times [n] in s.
-        """
+        """Return the motion unrelated to acts, [6, n]: yaw, pitch, roll (rad), left, forward, up (m)."""
         found = np.zeros((6, t.size))
         for k in range(self.frequency.shape[1]):
             angle = 2 * math.pi * self.frequency[:, k, None] * t + self.phase[:, k, None]
@@ -642,11 +535,8 @@ class HeadMotion:
     def imu(self, t: np.ndarray, step: float = 1e-3) -> tuple[np.ndarray, np.ndarray]:
         """Return noise-free readings: specific force [n, 3] in m/s2 and body rate [n, 3] in rad/s.
 
-        They are central differences of the pose. For this smooth motion, their error is far below the sensor noise.
-
-        Args:
-            t: Ascending times [n] in s.
-            step: Step of the differences in s.
+        They are central differences of the pose, `step` seconds apart, at ascending times [n]. For this smooth motion,
+        their error is far below the sensor noise.
         """
         (before, left), (here, middle), (after, right) = (self.pose(t + d) for d in (-step, 0.0, step))
         turn = np.swapaxes(here, 1, 2) @ (after - before) / (2 * step)
@@ -662,10 +552,6 @@ class HeadMotion:
 
         Values are specific force in m/s2 and angular rate in rad/s, with white noise, a bias per recording that drifts,
         and factors per axis. Each sensor has its own times, as in EPIC-KITCHENS; both are on the sensor's own clock.
-
-        Args:
-            duration: Length of the readings in s.
-            rng: Source of random numbers.
         """
         offset, factor = self.wearer.clock
         found = []

@@ -387,7 +387,7 @@ class Bench:
         Raises:
             DataError: If the folder holds runs of another protocol or store, or if the store lacks the frames or the
                 labels that a run needs.
-            DownloadError: Of `student`, if initial weights cannot be downloaded; the folder is then as it was.
+            DownloadError: Of `engine.image_weights`, if weights cannot be downloaded; the folder is then as it was.
             EgoDistillError: If a run is of an unknown method, or lacks its teacher, if the store lacks the teacher's
                 outputs, and for the errors of training.
         """

@@ -79,9 +79,7 @@ class Outcome:
 def split_by_wearer(values: ArrayLike, wearers: Sequence[str]) -> dict[str, np.ndarray]:
     """Return {wearer: values of this wearer}, in the order of the values; wearers are sorted.
 
-    Args:
-        values: One value per segment, [S].
-        wearers: Name of the wearer of each; another number of them raises EgoDistillError.
+    Values are one per segment, [S], and wearers as many, or EgoDistillError.
 
     >>> from egodistill.experiments import contrasts
     >>> contrasts.split_by_wearer([1, 2, 3], ["b", "a", "b"])
@@ -94,10 +92,7 @@ def split_by_wearer(values: ArrayLike, wearers: Sequence[str]) -> dict[str, np.n
 
 
 def pack(correct: Mapping[str, ArrayLike]) -> dict[str, dict[str, Any]]:
-    """Return which segments are right, by wearer, as it is kept in a result; `unpack()` is the inverse.
-
-    Args:
-        correct: {wearer: bool [n]}.
+    """Return which segments are right, {wearer: bool [n]}, as it is kept in a result; `unpack()` is the inverse.
 
     >>> from egodistill.experiments import contrasts
     >>> contrasts.pack({"P30": [True, False, True, True, False, True]})
@@ -111,10 +106,7 @@ def pack(correct: Mapping[str, ArrayLike]) -> dict[str, dict[str, Any]]:
 
 
 def unpack(record: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """Return which segments are right, bool [n] of each wearer.
-
-    Args:
-        record: What `pack()` returned; DataError if bits are missing or left over.
+    """Return which segments are right, bool [n] of each wearer. Raise DataError if bits are missing or left over.
 
     >>> from egodistill.experiments import contrasts
     >>> contrasts.unpack({"P30": {"segments": 3, "bits": "a0"}})
@@ -135,10 +127,7 @@ def unpack(record: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
 
 
 def segments_record(store: Any) -> dict[str, Any]:
-    """Return the content of `segments.json` for the segments of a store: ids, wearers, classes, a digest.
-
-    Args:
-        store: The test clips, a `data.ClipStore`.
+    """Return the content of `segments.json` for the test clips of a store: ids, wearers, classes, a digest.
 
     >>> from egodistill import data
     >>> from egodistill.experiments import contrasts
@@ -159,16 +148,11 @@ def segments_record(store: Any) -> dict[str, Any]:
 
 
 def read_outcome(path: str | os.PathLike) -> Outcome:
-    """Return the outcome of a run from its result.
+    """Return the outcome of a run from its result, such as `out/seed-0/visimu-n1.json` in a bench's folder.
 
-    The classes of the segments come from `segments.json` in the folder above the result's, if it is there.
-
-    Args:
-        path: The result, such as `out/seed-0/visimu-n1.json` in a bench's folder.
-
-    Raises:
-        DataError: For a result of an earlier version, which does not say which segments are right, and for one of other
-            segments than those of `segments.json`.
+    The classes of the segments come from `segments.json` in the folder above the result's, if it is there. Raise
+    DataError for a result of an earlier version, which does not say which segments are right, and for one of other
+    segments than those of `segments.json`.
     """
     path = Path(path)
     result = files.read_json(path)

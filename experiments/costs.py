@@ -26,11 +26,6 @@ __all__ = ["TABLE_3", "TABLE_3_LEGEND", "PublishedCost", "table_3_notes"]
 class PublishedCost(NamedTuple):
     """Published numbers of a row of the paper's Table 3, per clip, on one A40 at batch 32.
 
-    Attributes:
-        gmacs: Billions of multiply-adds.
-        ms_per_clip: Milliseconds.
-        params: Number of parameters.
-
     >>> import torch
     >>> from egodistill import inference
     >>> from egodistill.experiments import costs
@@ -39,7 +34,7 @@ class PublishedCost(NamedTuple):
     (1.91, 1.86)
     """
 
-    gmacs: float
+    gmacs: float  # billions of multiply-adds
     ms_per_clip: float
     params: float
 
@@ -85,11 +80,9 @@ TABLE_3_LEGEND = (
 
 
 def table_3_notes(models: dict[str, nn.Module], costs: dict[str, inference.Cost]) -> list[str]:
-    """Return the notes on the measured rows of Table 3, as lines of Markdown.
+    """Return the notes on the measured rows of Table 3, by the keys of `TABLE_3`, as lines of Markdown.
 
-    Args:
-        models: The models of these rows, by the keys of `TABLE_3`.
-        costs: Their measured costs, by the same keys; only that of AdaFuse is used.
+    Only the cost of AdaFuse is used.
     """
     numbers = adafuse_counts(models["AdaFuse"], costs["AdaFuse"].gmacs) if "AdaFuse" in models else {}
     return [

@@ -43,15 +43,6 @@ class Interval:
 
     As text it has signs; a format such as `.1f` is applied to each number.
 
-    Attributes:
-        mean: The estimate.
-        low: Lower end of the interval.
-        high: Upper end of the interval.
-        degrees_of_freedom: Of Student's t.
-        p: Two-sided p-value of the hypothesis that the mean is zero.
-        seeds: Number of seeds in the table.
-        wearers: Number of wearers in the table.
-
     >>> from egodistill.experiments import intervals
     >>> found = intervals.Interval(3.24, 1.1, 5.3, 6.2, 0.004, seeds=5, wearers=20)
     >>> print(found)
@@ -60,13 +51,13 @@ class Interval:
     3 (1 to 5)
     """
 
-    mean: float
-    low: float
+    mean: float  # the estimate
+    low: float  # ends of the interval
     high: float
-    degrees_of_freedom: float
-    p: float
-    seeds: int
-    wearers: int
+    degrees_of_freedom: float  # of Student's t
+    p: float  # two-sided p-value of the hypothesis that the mean is zero
+    seeds: int  # number of seeds in the table
+    wearers: int  # number of wearers in the table
 
     def __str__(self) -> str:
         return format(self, "+.1f")
@@ -82,10 +73,6 @@ class Interval:
         Student's t has no limits, so the interval of a share may include numbers that no share can be. They are cut
         off, and nothing is computed anew: mean, degrees of freedom and p-value stay, and so does the other end.
 
-        Args:
-            low: The smallest number that the estimated quantity can be.
-            high: The largest one.
-
         >>> from egodistill.experiments import intervals
         >>> share = intervals.one_way([62.0, 100.0, 95.0])
         >>> print(f"{share:.0f}, clamped: {share.within(0, 100):.0f}")
@@ -99,33 +86,21 @@ class Interval:
 
 
 class Spread(NamedTuple):
-    """Statistics of tables [..., S, W] of S seeds and W wearers.
+    """Statistics of tables [..., S, W] of S seeds and W wearers."""
 
-    Attributes:
-        mean: Means of the tables, [...].
-        variance: Variances of these means, [...].
-        degrees_of_freedom: Of Student's t, [...].
-    """
-
-    mean: np.ndarray
-    variance: np.ndarray
-    degrees_of_freedom: np.ndarray
+    mean: np.ndarray  # means of the tables, [...]
+    variance: np.ndarray  # variances of these means, [...]
+    degrees_of_freedom: np.ndarray  # of Student's t, [...]
 
 
 def spread(tables: ArrayLike) -> Spread:
-    """Return mean, variance of the mean and degrees of freedom of each table.
+    """Return mean, variance of the mean and degrees of freedom of each table [..., S, W], of S seeds and W wearers.
 
     With one seed, only the wearers vary: variance over the wearers / W with W - 1 degrees of freedom. With one wearer,
     only the seeds. With several of both: V of the module's docstring, with Satterthwaite's degrees of freedom for the
     three mean squares, but at least min(S, W) - 1, the smallest that a sum of two mean squares can have. This also
-    applies where V is at its lower limit, and to a constant table, whose variance is 0.
-
-    Args:
-        tables: float [..., S, W] of S seeds and W wearers.
-
-    Raises:
-        EgoDistillError: For a table of one number, from which no variance can be computed, an empty one, and numbers
-            that are not finite.
+    applies where V is at its lower limit, and to a constant table, whose variance is 0. Raise EgoDistillError for a
+    table of one number, from which no variance can be computed, an empty one, and numbers that are not finite.
 
     >>> from egodistill.experiments import intervals
     >>> intervals.spread([[[1.0, 2.0, 3.0]], [[5.0, 5.0, 5.0]]]).mean  # two tables of one seed and three wearers
@@ -167,13 +142,10 @@ def spread(tables: ArrayLike) -> Spread:
 
 
 def two_way(table: ArrayLike) -> Interval:
-    """Return the mean of a table with its 95 % interval; see `spread()`.
+    """Return the mean of a table [S, W] of S seeds and W wearers with its 95 % interval; see `spread()`.
 
     A table that is exactly constant has an interval without width, and the p-value 0, or 1 if it is zero: it shows no
     variation from which to judge.
-
-    Args:
-        table: float [S, W] of S seeds and W wearers; EgoDistillError as in `spread()`.
 
     >>> from egodistill.experiments import intervals
     >>> print(intervals.two_way([[3.0, 5.5, 2.0], [4.0, 4.5, 1.0]]))
@@ -194,10 +166,7 @@ def two_way(table: ArrayLike) -> Interval:
 def one_way(values: Sequence[float]) -> Interval:
     """Return the mean of one number per seed with the plain Student interval of 95 %.
 
-    The interval is for other seeds on the same clips.
-
-    Args:
-        values: One number per seed; fewer than two raise EgoDistillError.
+    The interval is for other seeds on the same clips. Raise EgoDistillError for fewer than two.
 
     >>> from egodistill.experiments import intervals
     >>> print(f"{intervals.one_way([1.5, 2.0, 0.5]):+.2f}")
@@ -216,12 +185,8 @@ def one_way(values: Sequence[float]) -> Interval:
 def t_cdf(t: ArrayLike, degrees: ArrayLike) -> np.ndarray:
     """Return the probability that Student's t is at most `t`, as an array of the shape of both arguments together.
 
-    The lower tail keeps its relative precision.
-
-    Args:
-        t: Any numbers.
-        degrees: Degrees of freedom. inf is the normal distribution, which also replaces t above 1e8 degrees. Numbers
-            that are not positive raise EgoDistillError.
+    The lower tail keeps its relative precision. inf degrees are the normal distribution, which also replaces t above
+    1e8 degrees. Raise EgoDistillError for degrees that are not positive.
 
     >>> from egodistill.experiments import intervals
     >>> print(intervals.t_cdf([0.0, 12.706], 1).round(4))
@@ -234,14 +199,9 @@ def t_cdf(t: ArrayLike, degrees: ArrayLike) -> np.ndarray:
 
 
 def t_quantile(q: ArrayLike, degrees: ArrayLike) -> np.ndarray:
-    """Return the t for which `t_cdf()` is `q`, by bisection.
+    """Return the t for which `t_cdf()` is `q`, by bisection; those of 0 and 1 are -inf and inf.
 
-    Args:
-        q: Probabilities, 0 to 1; the quantiles of 0 and 1 are -inf and inf.
-        degrees: Degrees of freedom.
-
-    Raises:
-        EgoDistillError: For a probability outside 0 to 1, and degrees that are not positive.
+    Raise EgoDistillError for a probability outside 0 to 1, and degrees that are not positive.
 
     >>> from egodistill.experiments import intervals
     >>> print(intervals.t_quantile(0.975, [1, 4, 6.5, float("inf")]).round(3))

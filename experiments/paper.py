@@ -95,10 +95,7 @@ def comparison(
 def kept_tokens(bench: Bench, method: str, frames: int) -> tuple[int, int]:
     """Return the number of temporal tokens that a variant of STTS keeps, and the side of its spatial window.
 
-    Args:
-        bench: Its store gives the frame size, its protocol the network's.
-        method: One of `STTS_METHODS`.
-        frames: Number of frames.
+    The method is one of `STTS_METHODS`; the bench's store gives the frame size, its protocol the network's.
     """
     size = data.ClipStore(bench.store).settings["frame_size"]
     options = asdict(bench.protocol.stts) | stts.STTS_VARIANTS[method.split()[1]] | {"weights": None}
@@ -242,12 +239,8 @@ def row(kind: Run, found: list[dict[str, Any]], inputs: str, gmacs: float | None
 def teacher_row(bench: Bench, teacher: str, seeds: Sequence[int], checkpoint: str | os.PathLike | None = None) -> Row:
     """Return the row of a teacher, evaluated from its outputs in the store.
 
-    Args:
-        bench: The bench; its test split is evaluated.
-        teacher: Name of the outputs; "{seed}" in it stands for the seed.
-        seeds: Seeds of the teachers.
-        checkpoint: Model file of the teacher, whose cost is measured; "{seed}" in it stands for the seed. None: that of
-            a teacher that the bench trained itself, else the cost is not measured.
+    "{seed}" in the name of the outputs and in `checkpoint` stands for the seed. The cost measured is that of
+    `checkpoint`; None: that of a teacher that the bench trained itself, else none.
     """
     run = Run("teacher", seeds[0], teacher=teacher)
     if checkpoint is None and bench.path(run).exists():

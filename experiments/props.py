@@ -565,12 +565,6 @@ DRAWABLE = tuple(DRAW)
 class Hand(NamedTuple):
     """The position of the hand at n times.
 
-    Attributes:
-        progress: [n], position along the path of an object that is moved once, 0 to 1.
-        stroke: [n, 2], displacement, left and up in metres, from the working point of an object that is worked on in
-            strokes (pan, bowl, carrot, dough).
-        presence: [n], 1 while the hand is at the object and 0 when it is out of sight below.
-
     >>> import numpy as np
     >>> from egodistill.experiments import props
     >>> hand = props.Hand(progress=np.array([0.0, 0.5, 1.0]), stroke=np.zeros((3, 2)), presence=np.ones(3))
@@ -578,21 +572,16 @@ class Hand(NamedTuple):
     3
     """
 
-    progress: np.ndarray
-    stroke: np.ndarray
-    presence: np.ndarray
+    progress: np.ndarray  # [n], along the path of an object that is moved once, 0 to 1
+    stroke: np.ndarray  # [n, 2], left and up (m) of the working point of one worked on (pan, bowl, carrot, dough)
+    presence: np.ndarray  # [n], 1 while the hand is at the object and 0 when it is out of sight below
 
 
 def station(thing: str, appearance: int, hand: Hand, skin: Colour, sleeve: Colour, pitch: float) -> list[Placed]:
     """Return the sprites of one station, from back to front, while the hand is where `hand` says.
 
-    Args:
-        thing: Name of the object, one of `DRAWABLE`; another one raises KeyError.
-        appearance: Seed of its size, place, colours and of the clutter beside it.
-        hand: Position of the hand at n times.
-        skin: Colour of the hand: red, green, blue, 0 to 1.
-        sleeve: Colour of the sleeve, the same.
-        pitch: Angle of the station below the horizon in rad.
+    The thing is one of `DRAWABLE`, or KeyError; `appearance` is the seed of its size, place, colours and of the clutter
+    beside it; skin and sleeve are red, green, blue, 0 to 1; `pitch` is the angle below the horizon in rad.
 
     >>> import numpy as np
     >>> from egodistill.experiments import props

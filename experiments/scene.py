@@ -40,12 +40,6 @@ BLOCK = 16  # frames rendered at a time, so that intermediate results stay in th
 class Room(NamedTuple):
     """Surroundings of one recording: a cylindrical wall and a counter, a disc below the eyes.
 
-    Attributes:
-        wall: Texture of the wall, from `wall_texture()`.
-        counter: Texture of the counter, from `counter_texture()`.
-        counter_height: Height of the counter relative to the rest position of the eyes in m; negative is below.
-        radius: Radius of the wall in m.
-
     >>> import numpy as np
     >>> from egodistill.experiments import scene
     >>> rng = np.random.default_rng(0)
@@ -54,10 +48,10 @@ class Room(NamedTuple):
     ((1, 3, 192, 2048), (1, 3, 256, 256), 2.2)
     """
 
-    wall: torch.Tensor
-    counter: torch.Tensor
-    counter_height: float
-    radius: float = 2.2
+    wall: torch.Tensor  # from `wall_texture()`
+    counter: torch.Tensor  # from `counter_texture()`
+    counter_height: float  # m, relative to the rest position of the eyes; negative is below
+    radius: float = 2.2  # of the wall in m
 
 
 def wall_texture(rng: np.random.Generator) -> torch.Tensor:
@@ -113,15 +107,6 @@ class Placed(NamedTuple):
 
     All fields but `image` and `depth` are one number, or one per frame.
 
-    Attributes:
-        image: RGBA, float32 [1, 4, h, w], its colours multiplied by its alpha.
-        depth: Distance of the plane from the rest position of the eyes in m.
-        left: Centre of the sprite, to the left (m).
-        up: Centre of the sprite, upwards (m).
-        half: Half width and half height (m).
-        angle: Rotation, anticlockwise as seen (rad).
-        opacity: 0 to 1.
-
     >>> import torch
     >>> from egodistill.experiments import scene
     >>> square = scene.Placed(torch.ones(1, 4, 8, 8), depth=0.7, left=0.1, up=-0.2, half=(0.05, 0.05))
@@ -129,13 +114,13 @@ class Placed(NamedTuple):
     (0.0, 1.0)
     """
 
-    image: torch.Tensor
-    depth: float
-    left: np.ndarray | float
-    up: np.ndarray | float
-    half: tuple[np.ndarray | float, np.ndarray | float]
-    angle: np.ndarray | float = 0.0
-    opacity: np.ndarray | float = 1.0
+    image: torch.Tensor  # RGBA, float32 [1, 4, h, w], its colours multiplied by its alpha
+    depth: float  # distance of the plane from the rest position of the eyes in m
+    left: np.ndarray | float  # centre of the sprite, to the left (m)
+    up: np.ndarray | float  # centre of the sprite, upwards (m)
+    half: tuple[np.ndarray | float, np.ndarray | float]  # half width and half height (m)
+    angle: np.ndarray | float = 0.0  # rotation, anticlockwise as seen (rad)
+    opacity: np.ndarray | float = 1.0  # 0 to 1
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -143,12 +128,7 @@ class Placed(NamedTuple):
 
 
 class Camera:
-    """Pinhole camera.
-
-    Args:
-        width: Width of a picture in pixels.
-        height: Height of a picture in pixels.
-        field_of_view: Horizontal, in rad.
+    """Pinhole camera; width and height of pictures in pixels, the horizontal field of view in rad.
 
     >>> from egodistill.experiments import scene
     >>> camera = scene.Camera(96, 64)
@@ -174,12 +154,8 @@ class Camera:
     ) -> np.ndarray:
         """Return n frames, uint8 [n, height, width, 3].
 
-        Args:
-            rotation: [n, 3, 3], whose columns are the camera's left, back and up in the world.
-            position: [n, 3] in metres.
-            parts: Stations: (azimuth in rad, sprites from back to front).
-            room: The surroundings.
-            light: Factors of red, green and blue.
+        Rotations are [n, 3, 3], their columns the camera's left, back and up in the world, positions [n, 3] in metres.
+        `parts` are stations: (azimuth in rad, sprites from back to front); `light` has factors of red, green and blue.
 
         >>> import numpy as np, torch
         >>> from egodistill.experiments import scene
@@ -208,10 +184,7 @@ class Camera:
     def surroundings(self, rotation: torch.Tensor, position: torch.Tensor, room: Room) -> torch.Tensor:
         """Return pictures of the room alone, float32 [n, 3, height, width].
 
-        Args:
-            rotation: float32 [n, 3, 3], as for `render()`.
-            position: float32 [n, 3] in metres.
-            room: The surroundings.
+        Rotations are float32 [n, 3, 3], as for `render()`, positions float32 [n, 3] in metres.
         """
         count = len(rotation)
         rays = (rotation @ self.rays.view(3, -1)).view(count, 3, self.height, self.width)

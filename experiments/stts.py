@@ -340,24 +340,14 @@ def gaussian_noise(x: Tensor, samples: int) -> Tensor:
 def perturbed_topk(
     x: Tensor, k: int, sigma: float, *, samples: int = 500, noise: Tensor | None = None, jacobian: str = "diagonal"
 ) -> Tensor:
-    """Return the k best of d scores as a differentiable selection, [B, k, d].
+    """Return the k best (1 to d) of scores [B, d] as a differentiable selection, [B, k, d].
 
     Row j is the share of the noisy scores x + sigma * noise in which each candidate is the j-th, by index, of the k
     best. Its gradient (Cordonnier et al., "Differentiable Patch Selection for Image Recognition", CVPR 2021) is
-    estimated from the same samples: the derivative of the mean of f(x + sigma Z) with respect to x_c is the mean of
-    f(x + sigma Z) Z_c / sigma. Without noise (sigma <= 1e-20) rows are one-hot and the gradient is zero.
-
-    Args:
-        x: Scores [B, d].
-        k: Number of candidates to select, 1 to d.
-        sigma: Scale of the noise.
-        samples: Number of noisy scores.
-        noise: Standard normal [B, samples, d]; None: drawn here.
-        jacobian: "full" computes the gradient for all pairs of candidates; "diagonal", as released, drops pairs of
-            different ones.
-
-    Raises:
-        BaselineError: If `k` is not from 1 to d, or `jacobian` is neither of these.
+    estimated from the same samples: the derivative of the mean of f(x + sigma Z) with respect to x_c is the mean of f(x
+    + sigma Z) Z_c / sigma. Without noise (sigma <= 1e-20) rows are one-hot and the gradient is zero. The noise is
+    standard normal, [B, samples, d]; None: drawn here. The jacobian "full" is for all pairs of candidates; "diagonal",
+    as released, drops pairs of different ones. Raise BaselineError for another one, and another k.
 
     >>> import torch
     >>> from egodistill.experiments import stts

@@ -390,19 +390,12 @@ def shares(total: int, parts: int) -> list[int]:
 
 
 class Plan(NamedTuple):
-    """The events of one recording: its wearer, their acts and head motion.
-
-    Attributes:
-        wearer: The wearer.
-        acts: Their acts in order.
-        head: The motion of their head.
-        duration: Length of the recording (s).
-    """
+    """The events of one recording: its wearer, their acts in order and head motion."""
 
     wearer: Wearer
     acts: list[Act]
     head: HeadMotion
-    duration: float
+    duration: float  # length of the recording (s)
 
 
 @dataclass(frozen=True)

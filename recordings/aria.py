@@ -84,14 +84,8 @@ LARGEST_HEADER, LARGEST_LAYOUT, LARGEST_RECORD = 1 << 16, 1 << 16, 1 << 26
 class VRS:
     """A VRS file: `tags` of the file, `stream_tags` as {(type, instance): tags}, and where its records are.
 
-    `notes` lists what is unusual.
-
-    Args:
-        path: The file.
-
-    Raises:
-        AriaError: The file is not VRS, was cut off, or is a part of a recording in several files.
-        DataError: There is not a file at this path.
+    `notes` lists what is unusual. Raise AriaError if the file is not VRS, was cut off, or is a part of a recording in
+    several files, and DataError if there is none.
 
     >>> from egodistill.recordings import aria
     >>> aria.VRS("walk.mp4")
@@ -131,19 +125,11 @@ class VRS:
             self.offsets, self.records = self._find_records(file, index, first or description + header[0])
 
     def count(self, stream: tuple[int, int]) -> int:
-        """Return the number of data records of a stream.
-
-        Args:
-            stream: Its (type, instance).
-        """
+        """Return the number of data records of a stream, (type, instance)."""
         return len(self._places(stream))
 
     def data(self, stream: tuple[int, int]) -> Iterator[tuple[int, bytes]]:
-        """Yield (version of the format, content) of each data record of a stream. Raise AriaError for lz4.
-
-        Args:
-            stream: Its (type, instance).
-        """
+        """Yield (version of the format, content) of each data record of a stream. Raise AriaError for lz4."""
         with open(self.path, "rb") as file:
             for offset in self._places(stream):
                 try:
@@ -155,11 +141,7 @@ class VRS:
     def layout(self, stream: tuple[int, int], version: int) -> tuple[np.dtype, int]:
         """Return the numbers at the start of a data record, by name, and how many fields of variable length follow.
 
-        Raise AriaError if the stream's tags do not describe them.
-
-        Args:
-            stream: Its (type, instance).
-            version: Version of the format.
+        Raise AriaError if the stream's tags do not describe them for this version of the format.
         """
         if (stream, version) in self._layouts:
             return self._layouts[stream, version]
@@ -329,12 +311,9 @@ def _zstd() -> Callable[[bytes, int], bytes] | None:
 class AriaRecording(VRS):
     """A Project Aria recording: head motion in the axes of the RGB camera, and the pictures, upright.
 
-    Zero of its clock is the capture time of the first picture. Errors are AriaErrors that name the file.
-
-    Args:
-        path: The VRS file.
-        device_clock: Zero is that of the glasses' own clock, because the pictures are in another file; the recording
-            need not have any.
+    Zero of its clock is the capture time of the first picture. Errors are AriaErrors that name the file. With
+    `device_clock`, zero is that of the glasses' own clock, because the pictures are in another file; the recording need
+    not have any.
     """
 
     def __init__(self, path: str | os.PathLike, *, device_clock: bool = False) -> None:
@@ -388,9 +367,7 @@ class AriaRecording(VRS):
     def upright(self, picture: av.VideoFrame, size: int | None = None) -> av.VideoFrame:
         """Return a picture upright, with even sides, as H.264 needs them (yuv420p).
 
-        Args:
-            picture: One of `pictures()`.
-            size: Scale it down to this many pixels on its shorter side, by averaging areas.
+        With `size`, scale it down to this many pixels on its shorter side, by averaging areas.
         """
         turns = QUARTER_TURNS[self.device]
         scale = min(1.0, size / min(picture.width, picture.height)) if size else 1.0
@@ -497,16 +474,7 @@ def _rotation(transform: dict) -> np.ndarray:
 
 
 class Converted(NamedTuple):
-    """The result of `convert()`.
-
-    Attributes:
-        video: The video that was written.
-        imu: The table that was written.
-        frames: Number of frames.
-        samples: Number of IMU samples.
-        seconds: Length of the video.
-        notes: What is unusual.
-    """
+    """The result of `convert()`: the files, counts of frames and IMU samples, seconds of video, and what is unusual."""
 
     video: str
     imu: str
@@ -536,18 +504,10 @@ def convert(
     one. The table has the columns time,ax,ay,az,gx,gy,gz of `imu.read_imu()`, on the video's clock: the accelerometer's
     samples, and the gyroscope interpolated to their times. Both files appear when they are complete.
 
-    Args:
-        path: The recording.
-        folder: Where to write both files.
-        size: Scale pictures down to this many pixels on their shorter side, at least 16; None: as they are. Frames of
-            a small video decode much faster. Times and IMU are the same.
-        quality: x264's CRF, 0 to 51: lower is better and larger.
-        overwrite: Replace files of these names.
-        progress: Show a progress bar.
-
-    Raises:
-        AriaError: The recording cannot be used.
-        DataError: `size` or `quality` is out of range, or a file exists and `overwrite` is False.
+    Pictures are scaled down to `size` pixels on their shorter side, at least 16 (None: as they are): frames of a small
+    video decode much faster, times and IMU are the same. `quality` is x264's CRF, 0 to 51: lower is better and larger.
+    Raise AriaError for a recording that cannot be used, and DataError if `size` or `quality` is out of range, or a file
+    exists and `overwrite` is False.
 
     >>> from egodistill.recordings import aria
     >>> aria.convert("walk.mp4", "films")

@@ -63,16 +63,9 @@ def audio_at(
 ) -> Iterator[tuple[int, np.ndarray | None]]:
     """Decode a video's sound in one pass: yield (index into `starts`, mono float32 samples at 16 kHz).
 
-    Excerpts come in the order of their starts; one of which more than 5 % is missing is None.
-
-    Args:
-        video: The video file.
-        starts: Times at which excerpts start, in seconds, in any order.
-        seconds: Length of each excerpt.
-
-    Raises:
-        VideoError: The video cannot be read or has no sound.
-        ValueError: The times are not finite.
+    Excerpts come in the order of their starts; one of which more than 5 % is missing is None. Starts and lengths are
+    seconds, starts in any order. Raise VideoError if the video cannot be read or has no sound, and ValueError if times
+    are not finite.
     """
     if not np.isfinite(starts).all():
         raise ValueError(f"{video}: the times contain NaN or infinity")

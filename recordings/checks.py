@@ -186,7 +186,9 @@ class Check:
                 )
         if self.problem is None and self.imu is None:
             notes.append(
-                f"no IMU: no telemetry in the video; bring a table of its readings, NAME.csv, or give {named('imu')}"
+                f"no IMU: no telemetry of a GoPro in the video; bring a table of its readings, NAME.csv, give "
+                f"{named('imu')}, or for another camera (Insta360, Sony, DJI) a function (--imu-reader), as the guide "
+                f"shows under 'A camera or an IMU format'"
             )
         notes += self.imu_notes
         if self.offset is not None and not self.offset.reliable:
@@ -487,7 +489,7 @@ def check(
     """
     # Each result is added at once, so that it is kept if a later step fails.
     recording = open_recording(video, imu, imu_offset=imu_offset, imu_stretch=imu_stretch, imu_axes=imu_axes)
-    recording, video, path = recording.changed(zero_accel=True), recording.video, recording.path
+    recording, video, path = replace(recording, zero_accel=True), recording.video, recording.path
     known: dict = {"path": path, "imu_axes": recording.imu_axes, "has_picture": bool(video)}
     try:
         info, seen = recording.probe(), None
@@ -574,7 +576,7 @@ def _runs(times: np.ndarray, flags: np.ndarray) -> tuple[tuple[float, float], ..
 
 def _has_telemetry(video: str | os.PathLike) -> bool:
     with open_video(video) as container:
-        return bool(gpmf.packets(container)) or cameras.has_telemetry(video)
+        return bool(gpmf.packets(container))
 
 
 def _sensors(imu: Imu, duration: float) -> dict:

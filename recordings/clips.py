@@ -20,10 +20,8 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
-import functools
 import heapq
 import itertools
-import json
 import math
 import numbers
 import os
@@ -42,7 +40,6 @@ from ..imu import (
     CoverageError,
     Imu,
     IMUError,
-    call_own,
     failure,
     read_imu,
     table_columns,
@@ -87,7 +84,6 @@ __all__ = [
     "parts_in_use",
     "probe_videos",
     "read_axes",
-    "recorded",
     "require_axes",
     "spec_of",
     "strided_starts",
@@ -374,9 +370,8 @@ class Recording:
     recordings differ by up to a second (`egodistill check` measures it). Without a video, times are those of the IMU.
     Students read recordings whose axes have the same name as those of their training.
 
-    A class of your own may inherit from it, with a `motion()` and, as a frozen dataclass, with fields that JSON can
-    hold. Its `motion()` returns the samples as the camera stamps them, like a function in `imu.IMU_READERS`. It is
-    called once; the samples are checked, and get the axes and the clock of the recording.
+    A camera of your own is a function in `READERS` that returns a `Recording`, a format of samples one in
+    `imu.IMU_READERS`. Classes that inherit from `Recording` are refused.
 
     Attributes:
         video: The video file; "" or None: there is none, and `imu` must be given.
@@ -430,51 +425,30 @@ class Recording:
             object.__setattr__(self, name, value)
 
     def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        other = _CAMERAS.setdefault(_own_name(cls), cls)
-        homes = [getattr(sys.modules.get(kind.__module__), "__file__", None) for kind in (other, cls)]
-        if homes[0] != homes[1]:
-            raise DataError(f"{homes[0]} and {homes[1]} both have a class {_own_name(cls)}; rename a file or a class")
-        _CAMERAS[_own_name(cls)] = cls
-        if cls.motion is not Recording.motion:
-            cls.motion = _placed(cls.motion)
+        raise DataError(
+            f"{cls.__qualname__}: a class that inherits from Recording, which only version 0.5 reads; make it a "
+            f"function in READERS that returns a Recording, and one in IMU_READERS that reads its samples"
+        )
 
     def __getstate__(self) -> dict[str, Any]:  # without the samples
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
-    def changed(self, **fields: Any) -> Any:
-        """Return a copy with other fields; unlike `dataclasses.replace()`, it keeps attributes that are no fields.
-
-        Args:
-            fields: The fields.
-        """
-        copy = object.__new__(type(self))
-        copy.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("samples", "bare", "boot")} | fields)
-        copy.__post_init__()
-        return copy
-
     @property
     def own_reader(self) -> Callable | None:
-        """Return the user's own class or function that reads the samples; None if the library does."""
-        own_format = IMU_READERS.get(Path(self.imu_source).suffix.lower()) if isinstance(self.imu_source, str) else None
-        return own_format if type(self) is Recording else type(self)
+        """Return the user's own function that reads the samples; None if the library does."""
+        return IMU_READERS.get(Path(self.imu_source).suffix.lower()) if isinstance(self.imu_source, str) else None
 
     def record(self) -> dict[str, Any]:
-        """Return the fields by name, as a `Segment` has them; `camera` stands for `own_reader`, see `recorded()`.
+        """Return the fields by name, as a `Segment` has them.
 
-        Raise DataError for a field of one's own that JSON cannot hold.
+        `camera` is the name of `own_reader`, the same if its file is imported under another one, or "" without a
+        reader. Raise DataError for a reader that is not a function.
         """
-        fields, camera = self.__getstate__(), _own_name(self.own_reader)
-        if lost := set(self.__dict__) - set(fields) - {"samples", "info", "bare", "boot"}:
-            raise DataError(
-                f"{self.path}: {min(lost)!r} is no field of {camera}, so a store would not have it; make the class a "
-                f"frozen dataclass with this field"
-            )
-        usual = {field.name: fields.pop(field.name) for field in dataclasses.fields(Recording)}
-        try:
-            return usual | {"camera": f"{camera} {json.dumps(fields)}" if fields else camera}
-        except TypeError as error:
-            raise DataError(f"{self.path}: a field of {camera} cannot be stored as JSON: {error}") from error
+        reader = self.own_reader
+        if reader is not None and not hasattr(reader, "__qualname__"):
+            raise DataError(f"{reader!r}: give a function; a store can only name one")
+        name = "" if reader is None else f"{reader.__module__.removeprefix('own_')}.{reader.__qualname__}"
+        return self.__getstate__() | {"camera": name}
 
     @property
     def path(self) -> str:
@@ -549,7 +523,9 @@ class Recording:
                 if unused:
                     raise IMUError("; ".join([str(error), *unused])) from error
                 raise
-            self._place(dataclasses.replace(found, notes=(*found.notes, *unused, *self._frames_of_another())))
+            found = dataclasses.replace(found, notes=(*found.notes, *unused, *self._frames_of_another()))
+            turned = found if self.imu_axes == "gopro" else found.in_axes(*read_axes(self.imu_axes))
+            self.__dict__["samples"] = self._since_boot(turned).on_clock(self.imu_offset, self.imu_stretch)
         return self.__dict__["samples"]
 
     def _frames_of_another(self) -> Iterator[str]:
@@ -568,13 +544,6 @@ class Recording:
                     f"{times} has {rows} rows, but {self.video} has {count} frames, so these samples have the clock of "
                     f"another video; give this video's IMU, or the offset that `egodistill check` finds"
                 )
-
-    def _place(self, motion: Imu) -> None:
-        """Keep samples in the axes and on the clock of the recording; those in axes that a function has named stay."""
-        if "bare" not in self.__dict__:
-            turned = motion if self.imu_axes == "gopro" else motion.in_axes(*read_axes(self.imu_axes))
-            motion = self._since_boot(turned).on_clock(self.imu_offset, self.imu_stretch)
-        self.__dict__["samples"] = motion
 
     def is_since_boot(self) -> bool:
         """Return whether the times of the IMU lie behind the video, as far as it can be read; see `motion()`."""
@@ -633,59 +602,6 @@ class Recording:
         if isinstance(found, Exception):
             raise found
         return found
-
-
-_CAMERAS: dict[str, type[Recording]] = {}  # classes of one's own by name; of two in one file the later
-
-
-def _own_name(part: Any) -> str:
-    """Return the name of a class or function, the same if its file is imported under another one; "" for None."""
-    if part is None:
-        return ""
-    if not hasattr(part, "__qualname__"):
-        raise DataError(f"{part!r}: give a function or a class; a store can only name one of these")
-    return f"{part.__module__.removeprefix('own_')}.{part.__qualname__}"
-
-
-def _placed(read: Callable[..., Imu]) -> Any:
-    """Return the `motion()` of a class of one's own: what it reads, kept, checked, on the recording's clock and axes.
-
-    `read` gets a copy of the recording without them, so that they are applied once, even if it calls `super().motion()`
-    or applies them itself.
-    """
-
-    @functools.wraps(read)
-    def motion(self: Recording) -> Imu:
-        if "bare" in self.__dict__:
-            return read(self)
-        if "samples" not in self.__dict__:
-            bare = self.changed(imu_offset=0.0, imu_stretch=1.0, imu_axes="gopro", bare=True)
-            self._place(call_own(name_files(self.imu_source), read, bare, zero_accel=self.zero_accel))
-        return self.__dict__["samples"]
-
-    return motion
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
-
-
-def recorded(fields: Mapping[str, Any]) -> Recording:
-    """Return a recording from its `record()`. Raise DataError if the `own_reader` is not in use here, or another one.
-
-    Args:
-        fields: The fields, and `camera`.
-    """
-    camera, _, others = fields["camera"].partition(" ")
-    usual = {name: value for name, value in fields.items() if name != "camera"}
-    more = {name: _tuples(value) for name, value in json.loads(others or "{}").items()}
-    found = _CAMERAS[camera](**usual, **more) if camera in _CAMERAS else Recording(**usual)
-    if camera and _own_name(found.own_reader) != camera:
-        raise DataError(
-            f"{found.path}: its samples were read by your own {camera}, which is not in use here; import it, or give "
-            f"it again (--reader, --imu-reader)"
-        )
-    return found
 
 
 def path_of(video: str, imu: str | tuple[str, str] | None) -> str:
@@ -876,7 +792,7 @@ def _ask_readers(path: Path) -> Recording | None:
 
 
 def parts_in_use(recordings: Iterable[Recording]) -> dict[str, Any]:
-    """Return the names of one's own functions and classes that other processes need, for `use_parts()`; {} if none.
+    """Return the names of one's own functions that other processes need, for `use_parts()`; {} if none.
 
     Raise EgoDistillError for one in a notebook or script, where they cannot find it.
 
@@ -890,16 +806,15 @@ def parts_in_use(recordings: Iterable[Recording]) -> dict[str, Any]:
     parts: dict[str, Any] = {
         "readers": [own.name_of(reader) for reader in READERS if unopened and reader.__module__ != __name__],
         "imu_readers": {suffix: own.name_of(function) for suffix, function in formats.items()},
-        "classes": [own.name_of(kind) for kind in {type(one) for one in recordings} - {Recording}],
     }
-    names = [*parts["readers"], *parts["imu_readers"].values(), *parts["classes"]]
+    names = [*parts["readers"], *parts["imu_readers"].values()]
     homes = {name.partition(":")[0] for name in names}
     files = {module: file for module, file in own.imported().items() if module in homes}
     return parts | {"files": files, "path": sys.path} if names else {}
 
 
 def use_parts(parts: Mapping[str, Any]) -> None:
-    """Import functions and classes of one's own, and use them from now on; readers come before the others.
+    """Import functions of one's own, and use them from now on; readers come before the others.
 
     Raise EgoDistillError for a name that stands for nothing, or for what cannot be called.
 
@@ -909,7 +824,7 @@ def use_parts(parts: Mapping[str, Any]) -> None:
     sys.path[:] = dict.fromkeys([*parts.get("path", ()), *sys.path])  # in the order of the process that sent them
     own.import_again(parts.get("files", {}))
     readers, formats = parts["readers"], parts["imu_readers"]
-    found = {name: own.resolve(name) for name in (*readers, *formats.values(), *parts.get("classes", ()))}
+    found = {name: own.resolve(name) for name in (*readers, *formats.values())}
     for name, part in found.items():
         if not callable(part):
             raise DataError(f"{name}: is {type(part).__name__}, not a function")
@@ -934,9 +849,9 @@ def open_recording(
     what a reader raises.
 
     A camera of your own is one more reader, which `prepare()`, `check()` and `predict()` then use for videos without
-    IMU files; it may return a class of its own, see `Recording`. If only the format of the samples is your own, a
-    function in `IMU_READERS` is enough: NAME.log is then found beside NAME.mp4. Commands take both as --reader and
-    --imu-reader. The example adds a reader that finds NAME.txt beside NAME.mp4.
+    IMU files. If only the format of the samples is your own, a function in `IMU_READERS` is enough: NAME.log is then
+    found beside NAME.mp4. Commands take both as --reader and --imu-reader. The example adds a reader that finds
+    NAME.txt beside NAME.mp4.
 
     Args:
         path: The video or folder; None or "": there is none. A `Recording` is returned unchanged.
@@ -970,7 +885,8 @@ def open_recording(
     plain = Recording(path, imu, **given)
     if imu is not None or (found := _ask_readers(Path(path))) is None:
         return plain
-    return found.changed(
+    return dataclasses.replace(
+        found,
         imu=found.imu or found.video,  # named: or its segments would be opened again, and its clock applied twice
         imu_offset=imu_offset + imu_stretch * found.imu_offset,
         imu_stretch=imu_stretch * found.imu_stretch,

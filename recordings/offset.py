@@ -57,67 +57,40 @@ _SAME = 0.02  # mean difference, in grey levels, below which two frames are equa
 
 @dataclasses.dataclass
 class Faults:
-    """Counts of what was wrong with a video while it was decoded.
+    """Counts of what was wrong with a video while it was decoded."""
 
-    Attributes:
-        broken: Packets that could not be decoded.
-        unordered: Frames that came before a frame with an earlier time.
-        repeated: Frames with the time of another frame.
-        damage: Which frames are damaged.
-    """
-
-    broken: int = 0
-    unordered: int = 0
-    repeated: int = 0
-    damage: Damage = dataclasses.field(default_factory=Damage)
+    broken: int = 0  # packets that could not be decoded
+    unordered: int = 0  # frames that came before a frame with an earlier time
+    repeated: int = 0  # frames with the time of another frame
+    damage: Damage = dataclasses.field(default_factory=Damage)  # which frames are damaged
 
 
 @dataclasses.dataclass
 class Motion:
-    """Image motion in one excerpt.
+    """Image motion in one excerpt."""
 
-    Attributes:
-        times: Times of its frames in seconds [n + 1].
-        shifts: Motion from each frame to the next [n, 2], pixels to the right and down in the frame as coded.
-        weights: 0: nothing in common with the previous frame, 1: the previous frame, shifted [n].
-    """
-
-    times: np.ndarray
-    shifts: np.ndarray
-    weights: np.ndarray
+    times: np.ndarray  # of its frames in seconds [n + 1]
+    shifts: np.ndarray  # from each frame to the next [n, 2], pixels to the right and down in the frame as coded
+    weights: np.ndarray  # 0: nothing in common with the previous frame, 1: the previous frame, shifted [n]
 
 
 class Survey(NamedTuple):
-    """The result of `survey()`: image motion, and times and faults of the decoded frames.
+    """The result of `survey()`: image motion, and times and faults of the decoded frames."""
 
-    Attributes:
-        motions: Image motion in each excerpt: `times` [n + 1] in seconds, `shifts` [n, 2] in pixels, `weights` [n].
-        times: Times of all decoded frames in seconds, ascending [m].
-        blank: Whether a frame is blank, bool [m].
-        frozen: Whether it equals the previous frame, bool [m].
-        damaged: Whether its data are damaged, or those of one that it refers to, bool [m].
-        keys: Times of the known key frames in seconds, ascending.
-        rotation: Degrees by which a reader must rotate the frames.
-        faults: What was wrong with the decoded frames.
-    """
-
-    motions: list[Motion]
-    times: np.ndarray
-    blank: np.ndarray
-    frozen: np.ndarray
-    damaged: np.ndarray
-    keys: list[float]
-    rotation: int
-    faults: Faults
+    motions: list[Motion]  # one of each excerpt
+    times: np.ndarray  # of all decoded frames in seconds, ascending [m]
+    blank: np.ndarray  # whether a frame is blank, bool [m]
+    frozen: np.ndarray  # whether it equals the previous frame, bool [m]
+    damaged: np.ndarray  # whether its data are damaged, or those of one that it refers to, bool [m]
+    keys: list[float]  # times of the known key frames in seconds, ascending
+    rotation: int  # degrees by which a reader must rotate the frames
+    faults: Faults  # what was wrong with the decoded frames
 
 
 def ordered_frames(packets: Iterator[av.Packet], faults: Faults, reorder: int = 4) -> Iterator[av.VideoFrame]:
-    """Yield decoded frames in the order of their times; a few are held back, as some phones write them unordered.
+    """Yield decoded frames in the order of their times; `reorder` are held back, as some phones write them unordered.
 
-    Args:
-        packets: Packets of one video stream.
-        faults: Where to count broken packets and unordered frames, and to note the damage of these packets.
-        reorder: Number of frames held back.
+    `faults` counts broken packets and unordered frames, and notes the damage of these packets.
     """
     held: list[tuple[int, int, av.VideoFrame]] = []
     order, latest = itertools.count(), -math.inf
@@ -142,19 +115,10 @@ def ordered_frames(packets: Iterator[av.Packet], faults: Faults, reorder: int = 
 
 
 def survey(video: str | os.PathLike, excerpts: int, seconds: float, samples: int = 0) -> Survey:
-    """Decode excerpts, spread over a video, and key frames between them; measure image motion.
+    """Decode excerpts, spread over a video, and `samples` key frames between them; measure image motion.
 
-    Only two small frames are in memory at once, and a few numbers for each decoded frame.
-
-    Args:
-        video: The video file.
-        excerpts: Number of excerpts.
-        seconds: Length of each.
-        samples: Number of key frames between them.
-
-    Raises:
-        DataError: `excerpts` or `seconds` is not above 0.
-        VideoError: No frame can be decoded.
+    Only two small frames are in memory at once, and a few numbers for each decoded frame. Raise DataError if `excerpts`
+    or `seconds` (their length) is not above 0, and VideoError if no frame can be decoded.
     """
     if excerpts < 1 or not seconds > 0:
         raise DataError(f"{video}: excerpts and seconds must be above 0, not {excerpts} and {seconds}")
@@ -314,46 +278,25 @@ _CLEAR = 0.25  # share of the distance from their best correlation to 1 by which
 
 
 class Excerpt(NamedTuple):
-    """The offset that one excerpt of a recording suggests.
+    """The offset that one excerpt of a recording suggests."""
 
-    Attributes:
-        start: Start of the excerpt in seconds.
-        stop: Its end in seconds.
-        seconds: The offset.
-        correlation: Its correlation, 0 to 1; at 0 the excerpt suggests none.
-    """
-
-    start: float
+    start: float  # of the excerpt in seconds
     stop: float
-    seconds: float
-    correlation: float
+    seconds: float  # the offset
+    correlation: float  # 0 to 1; at 0 the excerpt suggests no offset
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Offset:
-    """The time offset between an IMU and its video: add `seconds` to the IMU's time stamps and it matches the video.
+    """The time offset between an IMU and its video: add `seconds` to the IMU's time stamps and it matches the video."""
 
-    Attributes:
-        seconds: The offset.
-        correlation: Multiple correlation of the image shift with the three gyroscope axes at that offset, 0 to 1.
-        chance: The highest correlation of false gyroscopes: the true one reversed and shifted, with the same search
-            over all offsets.
-        reason: Why the offset cannot be trusted: the correlation is not clearly above `chance`, or the offset is at
-            the edge of the search. None if the offset is `reliable`.
-        drift: Slope of a line through the offsets of the excerpts (s/s; 1e-4 is 0.36 s per hour), or None if fewer
-            than three excerpts have one.
-        excerpts: The offset of each decoded excerpt.
-        pixels_per_radian: Image shift to the right and down per turn about each axis, in pixels of the frame as
-            coded [2, 3].
-    """
-
-    seconds: float
-    correlation: float
-    chance: float
-    reason: str | None
-    drift: float | None
-    excerpts: tuple[Excerpt, ...]
-    pixels_per_radian: np.ndarray
+    seconds: float  # the offset
+    correlation: float  # of the image shift with the three gyroscope axes at that offset, 0 to 1
+    chance: float  # the highest of false gyroscopes, the true one reversed and shifted, in the same search
+    reason: str | None  # why it is not `reliable`: not clearly above `chance`, or at the edge of the search
+    drift: float | None  # of the excerpts' offsets (s/s; 1e-4 is 0.36 s per hour); None of fewer than three
+    excerpts: tuple[Excerpt, ...]  # one of each decoded excerpt
+    pixels_per_radian: np.ndarray  # right and down per turn about each axis, in the frame as coded [2, 3]
 
     @property
     def reliable(self) -> bool:
@@ -398,15 +341,9 @@ def estimate_offset(
 
 
 def offset_of(video: str | os.PathLike, seen: Survey, imu: Imu, max_offset: float) -> Offset:
-    """Compare the image motion that `survey()` found with the gyroscope of an IMU.
+    """Compare the image motion that `survey()` found with the gyroscope of an IMU, up to `max_offset` s both ways.
 
     Raise DataError if there is nothing to compare.
-
-    Args:
-        video: The video file, for errors.
-        seen: The result of `survey()`.
-        imu: The samples.
-        max_offset: The largest offset to try, in seconds in both directions.
     """
     if not 0 < max_offset < math.inf:
         raise DataError(f"{named('max_offset')} must be a number of seconds above 0, not {max_offset}")
@@ -558,21 +495,13 @@ _FOLLOWS = 0.1  # share of that by which it must turn by the accelerometer
 
 
 class Rates(NamedTuple):
-    """Motion between neighbouring frames of one excerpt: that of the picture, and the readings of the IMU.
+    """Motion between neighbouring frames of one excerpt: that of the picture, and the readings of the IMU."""
 
-    Attributes:
-        times: Half-way between two frames, in seconds [n].
-        shifts: Pixels per second to the right and down in the upright picture [n, 2].
-        turns: The gyroscope's mean between the two frames in rad/s [n, 3].
-        accel: The acceleration half-way in m/s2 [n, 3].
-        weights: As in `survey()`; 0 where there are no readings [n].
-    """
-
-    times: np.ndarray
-    shifts: np.ndarray
-    turns: np.ndarray
-    accel: np.ndarray
-    weights: np.ndarray
+    times: np.ndarray  # half-way between two frames, in seconds [n]
+    shifts: np.ndarray  # pixels per second to the right and down in the upright picture [n, 2]
+    turns: np.ndarray  # the gyroscope's mean between the two frames in rad/s [n, 3]
+    accel: np.ndarray  # the acceleration half-way in m/s2 [n, 3]
+    weights: np.ndarray  # as in `survey()`; 0 where there are no readings [n]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -581,23 +510,14 @@ class Axes:
 
     A lens moves the picture to the right by some pixels per radian of a turn about Z, upwards by as many per radian of
     a turn about X, and not at all by a turn about Y.
-
-    Attributes:
-        turn: The columns that become X (left), Y (to the user) and Z (up), small letters with the opposite sign:
-            "XYZ" changes nothing.
-        fits: Cosine between the lens's map and the measured one for all turns, the best first: 1 is a perfect fit.
-        stretches: Number of stretches of about 1 s with readings.
-        share: Share of bootstrap samples of the stretches in which `turn` is the best.
-        pixels_per_radian: As measured, to the right and up.
-        reason: Why the axes cannot be trusted, or None.
     """
 
-    turn: str
-    fits: dict[str, float]
-    stretches: int
-    share: float
-    pixels_per_radian: tuple[float, float]
-    reason: str | None
+    turn: str  # what becomes X (left), Y (to the user), Z (up), small: of the opposite sign; "XYZ": as is
+    fits: dict[str, float]  # cosine of the lens's map with the measured one for all turns, the best first; 1: perfect
+    stretches: int  # of about 1 s, with readings
+    share: float  # of bootstrap samples of the stretches, where `turn` is the best
+    pixels_per_radian: tuple[float, float]  # as measured, to the right and up
+    reason: str | None  # why the axes cannot be trusted, or None
 
     @property
     def reliable(self) -> bool:
@@ -608,10 +528,7 @@ class Axes:
 def rates_of(seen: Survey, imu: Imu, offset: Offset | None = None) -> list[Rates]:
     """Return the motion in each excerpt that `survey()` found, by picture and IMU.
 
-    Args:
-        seen: The result of `survey()`.
-        imu: The samples.
-        offset: Moves the IMU's clock; each excerpt has its own offset if it suggests one, because clocks may drift.
+    The offset moves the IMU's clock; each excerpt has its own if it suggests one, because clocks may drift.
 
     >>> from egodistill import imu
     >>> from egodistill.recordings import offset
@@ -641,10 +558,7 @@ def rates_of(seen: Survey, imu: Imu, offset: Offset | None = None) -> list[Rates
 
 
 def axes_of(rates: Sequence[Rates]) -> Axes:
-    """Return the turn of the IMU's axes that makes them the camera's.
-
-    Args:
-        rates: The result of `rates_of()` with the clocks in step.
+    """Return the turn of the IMU's axes that makes them the camera's, from rates with the clocks in step.
 
     >>> from egodistill import imu
     >>> from egodistill.recordings import offset

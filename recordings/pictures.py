@@ -39,9 +39,6 @@ _TURNED, _MOVED = canvas.BLUE, canvas.ORANGE
 def require_picture(path: str | os.PathLike) -> None:
     """Raise DataError unless a picture can be drawn and written to this path: PNG or SVG, by matplotlib.
 
-    Args:
-        path: The file of the picture.
-
     >>> from egodistill.recordings import pictures
     >>> pictures.require_picture("check.gif")
     Traceback (most recent call last):

@@ -50,19 +50,12 @@ _DEGREES_TEXT = "they are in degrees per second; multiply them by 0.0174533 for 
 
 
 class State(NamedTuple):
-    """A fault of an input that lasts.
+    """A fault of an input that lasts."""
 
-    Attributes:
-        sensor: What is at fault: "accelerometer", "gyroscope", "sensors"; of a stream also "frames" and others.
-        fault: What is wrong with it, such as "frozen"; "missing" if it does not come.
-        text: What was seen, in words.
-        certain: Whether the readings are certainly in another unit: a file of them is refused.
-    """
-
-    sensor: str
-    fault: str
-    text: str
-    certain: bool = False
+    sensor: str  # "accelerometer", "gyroscope", "sensors"; of a stream also "frames" and others
+    fault: str  # what is wrong with it, such as "frozen"; "missing" if it does not come
+    text: str  # what was seen, in words
+    certain: bool = False  # whether the readings are certainly in another unit: a file of them is refused
 
     @property
     def name(self) -> str:
@@ -71,13 +64,9 @@ class State(NamedTuple):
 
 
 def judge(motion: Imu, source: str | os.PathLike | Sequence[str | os.PathLike]) -> Imu:
-    """Return samples whose notes also tell each fault and gaps, but no state in `motion.noted`.
+    """Return samples, in order of time, whose notes also tell each fault and gaps, but no state in `motion.noted`.
 
-    Raise IMUError if readings are certainly in another unit.
-
-    Args:
-        motion: The samples, in order of time.
-        source: Where they are from, a file or a pair, for the message of an error.
+    Raise IMUError, which names the source, if readings are certainly in another unit.
     """
     states = [*_gaps("accelerometer", motion.accel_time), *_gaps("gyroscope", motion.gyro_time), *motion_states(motion)]
     if wrong := next((state for state in states if state.certain), None):
@@ -100,11 +89,8 @@ def motion_states(motion: Imu, *, rate: float = IMU_RATE) -> list[State]:
     | "... rate" | fewer than half as many samples per second as a student reads |
     | "sensors exchanged" | gravity in the gyroscope and none in the accelerometer |
 
-    Units are judged from 20 samples and a second on.
-
-    Args:
-        motion: The samples, sorted or not, also with doubles. A sensor without samples has no states.
-        rate: Samples per second that the student reads.
+    Units are judged from 20 samples and a second on. Samples may be unsorted and have doubles; a sensor without
+    samples has no states. `rate` is how many per second the student reads.
 
     >>> import dataclasses
     >>> from egodistill import data
@@ -222,10 +208,7 @@ def _axes_fault(sensor: str, values: np.ndarray) -> list[State]:
 def unit_question(step: float, fastest: float = FASTEST, slowest: float = SLOWEST / 10) -> str:
     """Return the question in which unit times are whose steps are no steps of a sensor in seconds; "" if none fits.
 
-    Args:
-        step: The step.
-        fastest: The shortest step of the sensor, in seconds.
-        slowest: The longest one; not that of a sensor of 2 Hz.
+    A sensor's steps are from `fastest` to `slowest` seconds; the latter not that of a sensor of 2 Hz.
     """
     large = {"milliseconds": 1e-3, "microseconds": 1e-6, "nanoseconds": 1e-9}
     small = {"microseconds": 1e3, "milliseconds": 1e6}  # taken for nanoseconds, because they are integers
@@ -270,11 +253,8 @@ def _norms(values: np.ndarray) -> np.ndarray:
 def gravity_turns(motion: Imu, step: float) -> tuple[np.ndarray, np.ndarray]:
     """Return by how much gravity turns from each step to the next, by the gyroscope and by the accelerometer, [n, 3].
 
-    When a head turns by w in a short time, the direction of gravity u in its axes changes by u x w.
-
-    Args:
-        motion: The samples, sorted.
-        step: Length of a step in seconds. The direction of gravity is that of the mean acceleration in it.
+    When a head turns by w in a short time, the direction of gravity u in its axes changes by u x w. Samples are sorted,
+    a step is in seconds; the direction of gravity is that of the mean acceleration in it.
     """
     cells = np.floor(motion.accel_time / step)
     gravity, starts, counts = _means(cells, motion.accel)

@@ -111,12 +111,9 @@ def atomic_write(path: str | os.PathLike, *, through_link: bool = True) -> Itera
     """Yield a temporary path beside `path`; rename it to `path` at the end, or remove it after an error.
 
     A missing folder is created. After an error, an existing file is unchanged. Raise EgoDistillOSError, with the free
-    space, if the system cannot write.
-
-    Args:
-        path: The file to write. A pipe or device is written to at the end.
-        through_link: A symbolic link at `path` stays, and the file that it leads to is replaced. False: the new file
-            takes the place of the link, as in a clip store, which writes nowhere else.
+    space, if the system cannot write. A pipe or device is written to at the end. A symbolic link stays, and the file
+    that it leads to is replaced; without `through_link`, the new file takes its place, as in a clip store, which writes
+    nowhere else.
 
     >>> from pathlib import Path
     >>> from egodistill.support import files
@@ -155,10 +152,7 @@ def own_file(path: str | os.PathLike) -> None:
     """Replace a symbolic link, or a file with other hard links, by a copy. Call it before a file is changed in place.
 
     So what the link leads to, or a snapshot of a folder (`cp -al`), stays as it is. Processes that have opened the file
-    before go on with the old one. Raise DataError for a link to something else than a file.
-
-    Args:
-        path: The file, which may be missing.
+    before go on with the old one. The file may be missing. Raise DataError for a link to something else than a file.
 
     >>> import os
     >>> from pathlib import Path
@@ -215,8 +209,7 @@ def require_apart(path: str | os.PathLike, inputs: Iterable[str | os.PathLike] =
 def require_writable(path: str | os.PathLike) -> None:
     """Raise DataError unless the system lets this process write an output. Call it for the `--out` of every command.
 
-    Args:
-        path: The output, a file or a folder, which may be missing, as may folders above it.
+    The output may be missing, as may folders above it.
     """
     folder = Path(path) if os.path.isdir(path) else Path(path).parent
     while not os.path.exists(folder):
@@ -232,17 +225,11 @@ def check_output(
     ours: Sequence[bytes] | None = (),
     overwrite: bool = False,
 ) -> None:
-    """Raise DataError unless a result may be written to a path. Call it before any work.
+    """Raise DataError unless a result that is made from `inputs` may be written to a path. Call it before any work.
 
     A folder, an input and a file of a clip store are never replaced. Another existing file is replaced only if it is
-    empty, if it is an earlier result, or with `overwrite`.
-
-    Args:
-        path: The path.
-        inputs: Files that the result is made from.
-        ours: Patterns; a match of one in the first megabyte of a file shows that it is an earlier result. None: earlier
-            results stay, too.
-        overwrite: Also replace other files.
+    empty, if it is an earlier result (one of the patterns `ours` matches in its first megabyte; None: these stay, too),
+    or with `overwrite`.
     """
     path = Path(path)
     if is_stream(path):
@@ -268,11 +255,7 @@ def check_output(
 
 
 def pair_files(path: str | os.PathLike) -> list[Path]:
-    """Return the files of a pair of `export_pair()`: STEM.frame.SUFFIX and STEM.motion.SUFFIX for STEM.SUFFIX.
-
-    Args:
-        path: STEM.SUFFIX.
-    """
+    """Return the files of a pair of `export_pair()`: STEM.frame.SUFFIX and STEM.motion.SUFFIX for STEM.SUFFIX."""
     path = Path(path)
     return [path.with_name(f"{path.stem}.{part}{path.suffix}") for part in EXPORTED_PAIR]
 
@@ -310,11 +293,7 @@ def require_log(checkpoint: str | os.PathLike) -> None:
 
 
 def remove_parts(path: str | os.PathLike) -> None:
-    """Remove the temporary files of `path` that killed processes left; those of running ones stay.
-
-    Args:
-        path: The path that `atomic_write()` writes.
-    """
+    """Remove the temporary files of `path` that killed processes left; those of running ones stay."""
     path = Path(path)
     for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         remove_dead_part(part)
@@ -366,9 +345,7 @@ def replace_file(source: Path, target: Path) -> None:
 def disk_errors(path: Path, *, continues: bool = True) -> Iterator[None]:
     """Convert an error in writing a file to an EgoDistillOSError that names the file and the free space.
 
-    Args:
-        path: The file that the block writes.
-        continues: Whether the same call continues from what was written.
+    `continues`: whether the same call continues from what was written.
     """
     try:
         yield
@@ -394,11 +371,6 @@ def write_json(path: str | os.PathLike, value: Any, *, through_link: bool = True
     """Write a JSON file atomically. A list is written with one line per item.
 
     Raise DataError for a number that is infinite or NaN, which JSON does not have.
-
-    Args:
-        path: The file to write.
-        value: A JSON value.
-        through_link: As in `atomic_write()`.
     """
     try:
         if isinstance(value, list):
@@ -423,13 +395,9 @@ def not_finite(value: Any, name: str = "") -> list[str]:
 
 
 def require_file(path: str | os.PathLike, largest: int | None = None) -> None:
-    """Raise DataError unless a path leads to a regular file.
+    """Raise DataError unless a path leads to a regular file, of at most `largest` bytes.
 
     Pipes and devices have no end, or wait for a writer.
-
-    Args:
-        path: The path.
-        largest: Most bytes that the file may have; None: any number.
 
     >>> from egodistill.support import files
     >>> files.require_file("/dev/null")
@@ -485,12 +453,7 @@ def signature(path: str | os.PathLike) -> str:
 
 
 def append_line(path: Path, content: Mapping[str, Any]) -> None:
-    """Append a JSON line to a file to which several processes write. An incomplete last line is ended first.
-
-    Args:
-        path: The file.
-        content: JSON values of the line's object.
-    """
+    """Append a JSON line to a file to which several processes write. An incomplete last line is ended first."""
     text = json.dumps(content).encode() + b"\n"
     with disk_errors(path), open(path, "ab+") as file:
         if file.tell():
@@ -503,11 +466,7 @@ def append_line(path: Path, content: Mapping[str, Any]) -> None:
 def read_lines(path: Path, *fields: str) -> Iterator[dict[str, Any]]:
     """Yield the objects with some fields among the lines of a file written by `append_line()`.
 
-    Damaged lines, such as a full disk leaves, are skipped.
-
-    Args:
-        path: The file, which may be missing.
-        fields: Names of the fields.
+    Damaged lines, such as a full disk leaves, are skipped. The file may be missing.
     """
     if os.path.lexists(path):
         require_file(path, LARGEST_JSON)
@@ -525,11 +484,7 @@ def content(folder: str | os.PathLike) -> list[str]:
 
 
 def is_system_file(name: str) -> bool:
-    """Return whether a file with this name was written by a file manager, such as .DS_Store or desktop.ini.
-
-    Args:
-        name: The name, without a folder.
-    """
+    """Return whether a file with this name was written by a file manager, such as .DS_Store or desktop.ini."""
     return name.lower() in (".ds_store", ".localized", ".directory", "thumbs.db", "ehthumbs.db", "desktop.ini")
 
 
@@ -640,11 +595,8 @@ def work_lock(path: str | os.PathLike, busy: str | None = None) -> Iterator[None
     """Hold `path` while the block works on it.
 
     The lock is the file ".NAME.lock" beside it, which is removed at the end. Where the file system has no locks, print
-    a warning and go on: work takes long, and a file that outlives its process would stop a run that continues.
-
-    Args:
-        path: What the block works on.
-        busy: Text of the DataError if another process holds it; None: wait for that process.
+    a warning and go on: work takes long, and a file that outlives its process would stop a run that continues. If
+    another process holds it, raise DataError with the text `busy`; None: wait for that process.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -733,12 +685,7 @@ def environment_share() -> dict[str, int]:
 
 
 def check_share(rank: int, world_size: int) -> None:
-    """Raise DataError if the rank is not below the world size.
-
-    Args:
-        rank: Number of this process, from 0 on.
-        world_size: Number of processes.
-    """
+    """Raise DataError if the rank, from 0 on, is not below the world size."""
     if not 0 <= rank < world_size:
         raise DataError(f"rank {rank} is not one of the {world_size} processes, 0 to {world_size - 1}")
 
@@ -773,11 +720,7 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def require_same_run(source: Any, before: Mapping[str, Any], now: Mapping[str, Any], advice: str) -> None:
     """Raise DataError if the settings of an unfinished run differ from those of the call that continues it.
 
-    Args:
-        source: Where the message starts: the run's file or folder.
-        before: Settings of the unfinished run.
-        now: Settings of the call.
-        advice: Where the message ends: what to do.
+    The message starts with `source`, the run's file or folder, and ends with `advice`.
     """
     if changes := list_differences(before, now):
         raise DataError(f"{source}: was begun with other settings: {changes}. {advice}")
@@ -804,10 +747,7 @@ def read_ahead(
 ) -> Iterator[tuple[Result, float]]:
     """Yield (`read(item)`, seconds waited for it) for each item, while a thread already reads the next item.
 
-    Args:
-        items: The items.
-        read: Reads one; its error is raised when the item is due.
-        begin: Called once in that thread.
+    An error of `read` is raised when its item is due; `begin` is called once in that thread.
 
     >>> from egodistill.support import files
     >>> [result for result, waited in files.read_ahead([1, 2, 3], lambda number: number**2)]
@@ -840,14 +780,8 @@ def clock(seconds: float) -> str:
 class Progress:
     """Progress of a long step on stderr: amount, speed and time left.
 
-    A terminal shows one line that is updated. A log file gets one line per minute, and one at the end.
-
-    Args:
-        title: Name of the step.
-        total: Amount of work.
-        unit: What is counted.
-        done: Amount that was done before; it does not count for the speed.
-        show: Whether to print anything.
+    A terminal shows one line that is updated. A log file gets one line per minute, and one at the end. What was `done`
+    before does not count for the speed.
     """
 
     def __init__(self, title: str, total: int, *, unit: str = "clips", done: int = 0, show: bool = True) -> None:
@@ -881,11 +815,7 @@ class Progress:
         self.show = False
 
     def draw(self, end: str) -> None:
-        """Print the line.
-
-        Args:
-            end: What follows it, as for `print()`.
-        """
+        """Print the line, and `end` as for `print()`."""
         self.drawn = time.monotonic()
         if not self.show:
             return

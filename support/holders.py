@@ -43,20 +43,15 @@ def this_process() -> str:
 
 
 def name_of(record: str) -> str:
-    """Return the name of a process for messages.
+    """Return the name of a process for messages from what `this_process()` returned there.
 
-    Args:
-        record: What `this_process()` returned in that process; "" if it was killed before it wrote it.
+    "" is the record of one that was killed before it wrote it.
     """
     return record.partition("\n")[0] or "an unknown process"
 
 
 def has_ended(record: str) -> bool:
-    """Return whether a process is known to have ended; False if it runs, or cannot be seen from here.
-
-    Args:
-        record: What `this_process()` returned in that process.
-    """
+    """Return whether a process is known to have ended; False if it runs, or cannot be seen from here."""
     words = record.partition("\n")[2].split()
     if len(words) != 4 or words[0] != system() or not words[1].isdigit():
         return False
@@ -98,10 +93,6 @@ def remove_dead(path: Path, record: str) -> None:
 
     Two processes that both find the same dead holder must not both remove a file: the second might be that of the
     first. An address that only one process of a machine can have lets one at a time do it, and is free when it dies.
-
-    Args:
-        path: The file.
-        record: Its content, of which `has_ended()` is true.
     """
     with socket.socket(socket.AF_UNIX) as one_at_a_time, contextlib.suppress(OSError):
         one_at_a_time.bind("\0egodistill removes the file of a dead holder")
@@ -128,11 +119,7 @@ def signs_of_life(path: Path) -> Iterator[None]:
 
 
 class Wait:
-    """A wait of this process for the one that holds a file.
-
-    Args:
-        path: The holder's file.
-    """
+    """A wait of this process for the one that holds a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

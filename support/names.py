@@ -83,32 +83,18 @@ def portable(path: str | os.PathLike, folder: str | os.PathLike) -> str:
 
 
 class Place(NamedTuple):
-    """Where a store or run was when it wrote down paths.
+    """Where a store or run was when it wrote down paths."""
 
-    Attributes:
-        cwd: The working folder, to which its paths are relative.
-        home: The store or run itself.
-    """
-
-    cwd: str
-    home: str
+    cwd: str  # the working folder, to which its paths are relative
+    home: str  # the store or run itself
 
     @classmethod
     def of(cls, home: str | os.PathLike) -> Place:
-        """Return the place of a store or run here and now.
-
-        Args:
-            home: The store or run.
-        """
+        """Return the place of a store or run here and now."""
         return cls(os.getcwd(), absolute_path(home))
 
     def find(self, path: str, home: str | os.PathLike) -> str:
-        """Return a path by which a file can be opened that was written down as `path`.
-
-        Args:
-            path: The path.
-            home: Where the store or run is now.
-        """
+        """Return a path by which a file can be opened that was written down as `path`; `home` is the present one."""
         now, whole = self.of(home), os.path.join(self.cwd, path)
         if now == self:
             return path
@@ -125,10 +111,7 @@ def size(path: str) -> int:
 
 
 class Names:
-    """The first name of each file.
-
-    Args:
-        paths: Paths, in the order in which they count.
+    """The first name of each file, of paths in the order in which they count.
 
     >>> from egodistill.support.names import Names
     >>> name = Names(["walk.mp4"])

@@ -32,14 +32,10 @@ def is_name(text: str | os.PathLike[str]) -> bool:
 
 
 def resolve(name: str) -> Any:
-    """Return the class or function that a name stands for; its module is imported.
+    """Return the class or function named "package.module:Name" or "folder/file.py:Name"; its module is imported.
 
-    Args:
-        name: "package.module:Name" or "folder/file.py:Name".
-
-    Raises:
-        EgoDistillOSError: The file does not exist.
-        EgoDistillError: The module cannot be imported, or has nothing of this name.
+    Raise EgoDistillOSError if the file does not exist, and EgoDistillError if the module cannot be imported, or has
+    nothing of this name.
     """
     source, _, wanted = name.rpartition(":")
     if not is_name(name):
@@ -84,9 +80,6 @@ def name_of(part: Any) -> str:
     """Return the name with which another process can `resolve()` a class or function, after `import_again()`.
 
     Raise EgoDistillError if there is none: it is in a notebook or script, or inside of another function.
-
-    Args:
-        part: The class or function.
     """
     home, name = getattr(part, "__module__", None), getattr(part, "__qualname__", type(part).__name__)
     with contextlib.suppress(EgoDistillError):
@@ -106,9 +99,7 @@ def imported() -> dict[str, str]:
 def place(error: BaseException, *, last: bool = False) -> str:
     """Return where in an imported file an error was raised, such as "parts.py, line 8, in forward"; "" for elsewhere.
 
-    Args:
-        error: What was raised.
-        last: Only if that file itself raised it, and not what it called.
+    With `last`, only if that file itself raised it, and not what it called.
     """
     calls = traceback.extract_tb(error.__traceback__)
     places = [one for one in calls[-1 if last else 0 :] if one.filename in FILES.values()]

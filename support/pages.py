@@ -65,16 +65,11 @@ def data_url(content: bytes, kind: str) -> str:
 def write_page(
     path: str | os.PathLike, title: str, parts: Mapping[str, Markup], kind: str, data: Any, script: str, style: str = ""
 ) -> None:
-    """Write a page atomically.
+    """Write a page, an .html with this title and heading, atomically.
 
-    Args:
-        path: The .html to write.
-        title: Its title and heading.
-        parts: {heading, or "": content}.
-        kind: The command that writes it, by which `commands.paths` recognises the page later.
-        data: JSON for the script, which is the text of the element with the id "data".
-        script: A classic script, which runs at the end; it must write text by `textContent`.
-        style: More CSS.
+    `parts` is {heading, or "": content}. `kind` is the command that writes it, by which `commands.paths` recognises the
+    page later. The script, a classic one, runs at the end and must write text by `textContent`; `data` is JSON for it,
+    the text of the element with the id "data".
     """
     style = STYLE + style
     hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (script, style)]

@@ -52,12 +52,9 @@ def is_pickle(path: str | os.PathLike) -> bool:
 
 
 def read_pickle(path: str | os.PathLike, unpickler: type[ArrayUnpickler], kind: str) -> Any:
-    """Return the content of a pickle. Raise EgoDistillError if it cannot be read.
+    """Return the content of a pickle. Raise EgoDistillError, which says the kind of file, if it cannot be read.
 
-    Args:
-        path: The file.
-        unpickler: The reader, which decides what the file may refer to.
-        kind: What the file should be, for errors.
+    The unpickler decides what the file may refer to.
     """
     try:
         with open(path, "rb") as file:
@@ -71,16 +68,11 @@ def read_pickle(path: str | os.PathLike, unpickler: type[ArrayUnpickler], kind: 
 
 
 def check_pickle(file: IO[bytes]) -> None:
-    """Read a pickle to its end without making anything of it.
+    """Read a pickle, from its start to its end, without making anything of it.
 
     An object that is used twice is in the file once, so that objects inside each other can stand for 2^40 of them: as
     much is done when they are hashed or printed, copied or compared. Each object counts as those that it consists of.
-
-    Args:
-        file: The open file, at the start of the pickle; afterwards, at its end.
-
-    Raises:
-        pickle.UnpicklingError: It is damaged, or what it contains is much more than the file itself.
+    Raise pickle.UnpicklingError if it is damaged, or what it contains is much more than the file itself.
 
     >>> import io
     >>> import pickle

@@ -51,13 +51,9 @@ WORKER = (
 class Processes:
     """Processes that work on bundles, and a thread for each that starts it and handles its exit code.
 
-    A process works on one bundle. Subclasses may handle exit codes in another way.
-
-    Args:
-        target: A function of the package, such as "data.fill_bundle", which gets `argument` and a bundle.
-        argument: Its first argument.
-        bundles: JSON values.
-        workers: Number of processes that run at a time, at most.
+    A process works on one bundle. Subclasses may handle exit codes in another way. The target is a function of the
+    package, such as "data.fill_bundle", which gets `argument` and a bundle (JSON values); at most `workers` run at a
+    time.
     """
 
     def __init__(self, target: str, argument: str, bundles: Iterable[Any], workers: int) -> None:
@@ -156,12 +152,7 @@ def _end_with_parent() -> None:
 
 
 class Watch:
-    """A progress bar that asks twice a second how much all processes have done, while a `with` block runs.
-
-    Args:
-        bar: The bar.
-        count: Returns how much is done.
-    """
+    """A progress bar that asks twice a second how much all processes have done, while a `with` block runs."""
 
     def __init__(self, bar: files.Progress, count: Callable[[], int]) -> None:
         self.bar, self.count = bar, count

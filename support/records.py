@@ -66,16 +66,9 @@ def read_table(
 ) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the rows of a CSV with header, each with its place for error messages; column names become lower case.
 
-    Raise DataError with file and row.
-
-    Args:
-        path: The table.
-        needed: Columns that it must have.
-        optional: Columns that it may have. Others are an error, unless their names start with '#' or '_'. None: all
-            others are ignored.
-        rows: Yield only these rows, an ascending range counted from 0 below the header; the lines between them are not
-            checked. None: all rows.
-        delimiter: The sign between cells.
+    It must have the columns `needed` and may have `optional` ones. Others are an error, unless their names start with
+    '#' or '_'; with None, they are ignored. `rows` is an ascending range counted from 0 below the header; the lines
+    between them are not checked. Raise DataError with file and row.
     """
     line = 1
     files.require_file(path, LARGEST_TABLE)
@@ -166,12 +159,9 @@ def _similar(name: str, others: Sequence[str]) -> str:
 
 
 def start_and_stop(where: str, start: str, stop: str) -> tuple[float, float]:
-    """Return start and stop in seconds from text such as '83.5' or '00:01:23.50'. Raise DataError for other text.
+    """Return start and stop in seconds from text such as '83.5' or '00:01:23.50'.
 
-    Args:
-        where: File and row, for errors.
-        start: Text of the start.
-        stop: Text of the stop, which must be later.
+    Raise DataError, with `where` (file and row), for other text and a stop that is not later.
     """
     seconds = []
     for text in (start, stop):
@@ -192,13 +182,7 @@ def start_and_stop(where: str, start: str, stop: str) -> tuple[float, float]:
 
 
 def class_number(where: str, row: Mapping[str, str], column: str) -> int:
-    """Return the number of a class in a row. Raise DataError if the cell is not a whole number.
-
-    Args:
-        where: File and row, for errors.
-        row: The cells by column.
-        column: The column with the class.
-    """
+    """Return the number of a class in a row. Raise DataError if the cell is not a whole number."""
     if not re.fullmatch(r"\d{1,9}", row[column]):
         raise DataError(f"{where}: {column} {row[column][:40]!r} is not the whole number of a class")
     return int(row[column])
@@ -208,11 +192,6 @@ def require_id(where: str, name: object, what: str) -> str:
     """Return an id that becomes part of a path. Raise DataError unless it is a word of at most 200 bytes.
 
     An id that is not a word, such as "../x", could lead out of the root of the data set, and no file has a longer name.
-
-    Args:
-        where: File and place, for errors.
-        name: The id.
-        what: What it must be, for errors.
     """
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w-]*", name) or len(name.encode()) > 200:
         raise DataError(f"{where}: {name!r:.60} is not {what}")
@@ -225,13 +204,8 @@ def json_items(
     """Yield the objects of the list or dict under one of these names in a JSON file; without names, of the whole file.
 
     Yield (place for error messages, key in a dict or None in a list, object). Only one object is in memory at a time.
-    Raise DataError with file and place.
-
-    Args:
-        path: The file.
-        names: Read the lists or dicts with these names at the top level; empty: the whole file.
-        chunk: Number of characters that are read at once.
-        otherwise: The error's text for a value that is not an object.
+    Raise DataError with file and place. A value that is not an object raises it with the text `otherwise`. `chunk`
+    characters are read at once.
     """
     found = not names
     with _json_reader(path, chunk) as reader:
@@ -284,13 +258,7 @@ def open_text(path: Path) -> Iterator[TextIO]:
 class JSONReader:
     """A reader of a JSON file, value by value, so that a large list need not fit in memory.
 
-    Args:
-        file: The open file.
-        path: Its path, for errors.
-        chunk: Number of characters that are read at once.
-
-    Raises:
-        DataError: The JSON is invalid; with file and place.
+    Raise DataError, with file and place, for invalid JSON.
     """
 
     SPACE = re.compile(r"[ \t\r\n]*")
@@ -303,11 +271,7 @@ class JSONReader:
         self.base = 0  # where the text starts in the file, in characters
 
     def members(self, brackets: str) -> Iterator[str | None]:
-        """Iterate over the next list or dict: yield keys or Nones; call `value()` after each.
-
-        Args:
-            brackets: What may come: "[", "{" or "[{".
-        """
+        """Iterate over the next list or dict ("[", "{" or "[{"): yield keys or Nones; call `value()` after each."""
         opened = self._take(brackets)
         closing = "]" if opened == "[" else "}"
         while self._next_sign() != closing:

@@ -51,11 +51,7 @@ ACTING = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\
 
 
 def counted(count: int, what: str) -> str:
-    """Return a number of things in words: 1 video, 2 videos.
-
-    Args:
-        count: The number.
-        what: What is counted, in the singular; its plural ends in s or es.
+    """Return a number of things in words: 1 video, 2 videos; the plural of `what` ends in s or es.
 
     >>> from egodistill.support import tables
     >>> tables.counted(1, "class"), tables.counted(3806, "class"), tables.counted(0, "video")
@@ -66,9 +62,6 @@ def counted(count: int, what: str) -> str:
 
 def printable(text: str) -> str:
     """Return a text whose control characters, line breaks and marks of direction are written as escapes.
-
-    Args:
-        text: The text, such as a class name.
 
     >>> from egodistill.support import tables
     >>> tables.printable("open\\x1b[2J\\ndoor")
@@ -101,10 +94,6 @@ def csv_text(text: str) -> str:
 @dataclass(frozen=True)
 class Table:
     """A table of text. The first column is aligned left, the others right.
-
-    Attributes:
-        header: The cells of the header.
-        rows: Rows of as many cells.
 
     >>> from egodistill.support import tables
     >>> table = tables.Table(["model", "top-1"], [["EgoDistill", "76.2"], ["VisOnly", "39.0"]])
@@ -155,14 +144,8 @@ def report(
 ) -> None:
     """Print a table; with a path, also write it to the section "NAME, MACHINE" of that Markdown document.
 
-    Raise what `write_section()` does.
-
-    Args:
-        table: The table.
-        name: NAME in the section.
-        path: The document; None: print only.
-        words: The command as in `sys.argv`; the caption names it.
-        machine: What the numbers depend on, by default the processor.
+    Raise what `write_section()` does. `words` are the command, as in `sys.argv`, for the caption; `machine` is what the
+    numbers depend on, by default the processor.
     """
     print(table.text())
     if path is not None:
@@ -173,11 +156,8 @@ def report(
 def write_section(path: str | os.PathLike, name: str, table: Table, *, caption: str = "") -> None:
     """Write a table with a caption into a Markdown document, between the comments `<!-- name -->` and `<!-- /name -->`.
 
-    If the document already has this section, replace it; otherwise append it. A missing document is created.
-
-    Raises:
-        DataError: The section has no end.
-        EgoDistillOSError: The document cannot be written.
+    If the document already has this section, replace it; otherwise append it. A missing document is created. Raise
+    DataError if the section has no end, and EgoDistillOSError if the document cannot be written.
 
     >>> from egodistill.support import tables
     >>> table = tables.Table(["model", "top-1"], [["EgoDistill", "76.2"]])
@@ -212,21 +192,13 @@ def write_section(path: str | os.PathLike, name: str, table: Table, *, caption: 
 
 
 def provenance(command: str, machine: str | None = None) -> str:
-    """Return a caption: the command, versions, machine, number of cores and date.
-
-    Args:
-        command: The command as one would type it.
-        machine: What the numbers depend on, by default the processor.
-    """
+    """Return a caption: the command, versions, machine (by default the processor), number of cores and date."""
     versions = f"egodistill {__version__}, torch {importlib.metadata.version('torch')}"
     return f"{command}; {versions}, {machine or processor()}, {files.available_cores()} cores, {datetime.date.today()}."
 
 
 def command_line(words: Sequence[str]) -> str:
-    """Return a command as one would type it, without --markdown; OMP_NUM_THREADS precedes it if it is set.
-
-    Args:
-        words: The command as in `sys.argv`.
+    """Return a command, as in `sys.argv`, as one would type it, without --markdown, with OMP_NUM_THREADS if it is set.
 
     >>> from egodistill.support import tables
     >>> tables.command_line(["/tmp/benchmarks/imu.py", "--markdown", "results/demo.md"]).split("=1 ")[-1]
@@ -251,10 +223,6 @@ def processor() -> str:
 
 
 def short_processor(name: str | None = None) -> str:
-    """Return vendor and family of a processor, such as "AMD EPYC" or "Intel Xeon".
-
-    Args:
-        name: Its full name; None: that of this machine's processor.
-    """
+    """Return vendor and family of a processor (None: this machine's), such as "AMD EPYC" or "Intel Xeon"."""
     name = re.sub(r"\((R|TM)\)|\bCPU\b|^\d+th Gen ", " ", name or processor())
     return " ".join(name.split()[:2])

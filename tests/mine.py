@@ -1,6 +1,5 @@
 """A camera and an IMU format of one's own, as a user has them in a file: logs in microseconds, degrees and g."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -25,23 +24,10 @@ def read_log(path):
     return Imu(stamps[:, 0] / 1e6, accel * 9.80665, stamps[:, 0] / 1e6, np.deg2rad(gyro))
 
 
-@dataclasses.dataclass(frozen=True)
-class Wrist(Recording):
-    """A camera whose gyroscope needs a factor."""
-
-    gain: float = 1.0
-    tags: tuple[str, ...] = ()
-
-    def motion(self):
-        """Return the samples."""
-        found = read_log(self.imu)
-        return dataclasses.replace(found, gyro=self.gain * found.gyro)
-
-
 def wrist(path):
-    """The reader of this camera."""
+    """The reader of this camera, whose log begins a quarter of a second after the video."""
     log = path.with_suffix(".log")
-    return Wrist(path, log, gain=0.5, tags=("left",)) if log.is_file() else None
+    return Recording(path, log, imu_offset=0.25) if log.is_file() else None
 
 
 def wrong(path):

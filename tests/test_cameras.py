@@ -1,20 +1,15 @@
 """IMU logs of other cameras: files made here in their formats, and real ones."""
 
 import ast
-import importlib.util
 import itertools
-import struct
-import sys
 import time
-import types
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from egodistill import cameras, imu
 from egodistill.cameras import CameraError, axes_and_turn, read_gyroflow, read_neon, turn_matrix, turn_text
-from egodistill.recordings import checks, clips, sensors
+from egodistill.recordings import sensors
 
 HEAD = {"version": "1.3", "orientation": "XYZ", "tscale": "0.001", "gscale": "0.01", "ascale": "0.001"}
 
@@ -220,135 +215,15 @@ def test_turns_and_their_texts():
             axes_and_turn(text)
 
 
-# --- Telemetry in videos
-
-NOT_INSTALLED = importlib.util.find_spec("telemetry_parser") is None
-
-
-def telemetry(path, sensors, rate=200, seconds=3, video=None):
-    """Write a video as cameras of Insta360 do: with the samples behind it, in m/s2 / 9.80665 and rad/s."""
-    times = range(0, round(1000 * seconds), round(1000 / rate))
-    samples = b"".join(struct.pack("<Q6d", t, *sensors(t / 1000)) for t in times)
-    records = samples + struct.pack("<BBI", 0, 3, len(samples))
-    end = struct.pack("<32xII", len(records) + 72, 3) + b"8db42d694ccc418790edff439fe026bf"
-    path.write_bytes((Path(video).read_bytes() if video else b"") + records + end)
-    return path
-
-
-@pytest.mark.skipif(NOT_INSTALLED, reason="needs telemetry-parser")
-def test_telemetry_by_the_package(tmp_path, steady):
-    """Its frame is (-y, x, z) of this camera's channels, up, left and back."""
-    path = telemetry(tmp_path / "a.insv", lambda t: (0.1, -1, 0.2, 0.3, -0.5, t), video=steady)
-    motion = imu.read_imu(path)
-    np.testing.assert_allclose(motion.accel_time, np.arange(600) / 200)
-    np.testing.assert_allclose(motion.accel, [np.array([0.1, 0.2, 1]) * cameras.GRAVITY] * 600, rtol=1e-6)
-    np.testing.assert_allclose(motion.gyro[:, [0, 2]], [[0.3, 0.5]] * 600, rtol=1e-9)
-    np.testing.assert_allclose(motion.gyro[:, 1], motion.gyro_time, atol=1e-9)
-    assert "telemetry-parser (Insta360)" in motion.notes[0]
-    assert checks.check(path, offset=False).gyro.rate == pytest.approx(200, abs=1)
-    assert clips.find_videos(tmp_path) == [str(path)]
-    assert not cameras.has_telemetry(steady)
-
-
-@pytest.mark.skipif(NOT_INSTALLED, reason="needs telemetry-parser")
-def test_the_package_is_not_asked_about_gopros(sample, tmp_path):
-    path = sample("gopro/max-heromode.mp4")
-    assert not cameras.has_telemetry(path)
-    with pytest.raises(CameraError, match="finds no samples of another camera than a GoPro"):
-        cameras.read_telemetry(path)
-    for content in (b"", b"text\n" * 99, Path(path).read_bytes()[:200_000]):
-        (tmp_path / "a.mp4").write_bytes(content)
-        with pytest.raises(imu.IMUError, match=r"a\.mp4: (no IMU|a text file).*[a-z)]$"):
-            imu.read_imu(tmp_path / "a.mp4")
-
-
-class PanicException(BaseException):
-    """As the package raises for a fault of its own."""
-
-
-def stand_in(monkeypatch, rows, camera="Sony"):
-    """A module in place of the package, whose samples are `rows`, or which raises them."""
-
-    class Parser:
-        model = "a7"
-
-        def __init__(self, path):
-            self.camera = camera
-            if rows is PanicException:
-                raise rows("index out of bounds")
-
-        def normalized_imu(self):
-            if isinstance(rows, Exception):
-                raise rows
-            return rows
-
-    package = types.ModuleType("telemetry_parser")
-    package.Parser = Parser
-    monkeypatch.setitem(sys.modules, "telemetry_parser", package)
-
-
-def rows_of(count, empty=(), sensor="accl"):
-    made = [
-        {"timestamp_ms": 5.0 * k, "gyro": (180.0, 0.0, 90.0), "accl": (9.8, 1.0, 2.0), "magn": None}
-        for k in range(count)
-    ]
-    for k in empty:
-        made[k][sensor] = None
-    return made
-
-
-def test_telemetry_units_axes_and_empty_rows(monkeypatch, steady):
-    stand_in(monkeypatch, rows_of(600))
-    motion = imu.read_imu(steady)
-    np.testing.assert_allclose(motion.accel, [[1, 2, 9.8]] * 600)
-    np.testing.assert_allclose(motion.gyro, [[0, np.pi / 2, np.pi]] * 600)
-    np.testing.assert_allclose(motion.gyro_time, np.arange(600) / 200)
-    assert motion.notes[0].startswith("read by telemetry-parser (Sony a7); that its axes are those of a GoPro is not c")
-    assert motion.device == motion.inside(2.0).device == "Sony a7"
-    stand_in(monkeypatch, rows_of(600, empty=range(0, 600, 20)))
-    motion = imu.read_imu(steady)
-    assert len(motion.accel) == len(motion.gyro) == 570
-    assert "30 of 600 rows have no accelerometer and are ignored" in motion.notes
-    for sensor, name in (("accl", "accelerometer"), ("gyro", "gyroscope")):
-        stand_in(monkeypatch, rows_of(600, range(0, 600, 2), sensor))
-        with pytest.raises(
-            imu.IMUError, match=f"^{steady}: 300 of 600 rows of telemetry-parser have no {name}, so the"
-        ):
-            imu.read_imu(steady)
-    stand_in(monkeypatch, rows_of(600, range(600)))
-    with pytest.raises(imu.IMUError, match=rf"^{steady}: no accelerometer; with zero_accel .*, zeros take its place"):
-        imu.read_imu(steady)
-    assert not imu.read_imu(steady, zero_accel=True).accel.any()
-    stand_in(monkeypatch, rows_of(600, range(600), "gyro"))
-    with pytest.raises(imu.IMUError, match="600 of 600 rows of telemetry-parser have no gyroscope"):
-        imu.read_imu(steady)
-
-
-def test_what_the_package_cannot_read_is_one_sentence(monkeypatch, steady):
-    for rows, camera in (([], "Sony"), (ValueError("No metadata"), "DJI")):
-        stand_in(monkeypatch, rows, camera)
-        with pytest.raises(
-            imu.IMUError, match=rf"^{steady}: telemetry-parser (finds no samples|cannot read it: No meta)"
-        ):
-            imu.read_imu(steady)
-    for rows, camera in ((PanicException, "Sony"), (rows_of(600), "GoPro")):
-        stand_in(monkeypatch, rows, camera)
-        assert not cameras.has_telemetry(steady)
-        with pytest.raises(
-            imu.IMUError, match=rf"^{steady}: no IMU: no telemetry with accelerometer and gyroscope; .*\.csv$"
-        ):
-            imu.read_imu(steady)
-        with pytest.raises(
-            CameraError, match=r"cannot read it: index out of bounds|finds no samples of another camera"
-        ):
-            cameras.read_telemetry(steady)
-    monkeypatch.setitem(sys.modules, "telemetry_parser", None)  # not installed
-    with pytest.raises(imu.IMUError, match=rf"^{steady}: no IMU: .*Insta360, Sony and DJI .* `pip install telemetry-p"):
+def test_a_video_of_another_camera_names_the_section_of_the_guide(steady):
+    with pytest.raises(
+        imu.IMUError,
+        match=rf"^{steady}: no IMU: no telemetry .*; give a table of its readings beside it, steady\.csv; for .*"
+        r"\(Insta360, Sony, DJI\), give IMU_READERS a function .* under 'A camera or an IMU format'$",
+    ):
         imu.read_imu(steady)
     with pytest.raises(imu.IMUError, match=r"^gone.insv: no such file$"):
         imu.read_imu("gone.insv")
-    with pytest.raises(CameraError, match=f"^{steady}: .*package telemetry-parser; pip install telemetry-parser"):
-        cameras.read_telemetry(steady)
 
 
 def test_a_header_of_blanks_takes_no_time(tmp_path):

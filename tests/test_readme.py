@@ -63,7 +63,7 @@ class VideoMAE(nn.Module):
 
 
 def test_the_parts_of_ones_own_work(once, tmp_path, monkeypatch):
-    """The Python of the guide, block after block. Its camera writes other units, and turns out to have other axes."""
+    """The Python of the guide, block after block. Its cameras write other units, and turn out to have other axes."""
     fake = SimpleNamespace(VideoMAEForVideoClassification=VideoMAE)
     monkeypatch.setitem(sys.modules, "transformers", fake)
     made = once("examples", lambda folder: examples.make(folder / "made"))
@@ -71,18 +71,31 @@ def test_the_parts_of_ones_own_work(once, tmp_path, monkeypatch):
     walk, readers, names = data.read_imu("walk.csv"), [*clips.READERS], {"__name__": "guide"}
     log = np.column_stack([walk.gyro_time * 1e6, np.rad2deg(walk.gyro), walk.accel / 9.80665])
     np.savetxt("walk.log", log, delimiter=",")
+    rows = [
+        {"timestamp_ms": 1e3 * t, "gyro": tuple(np.rad2deg(g)[[2, 0, 1]]), "accl": tuple(a[[2, 0, 1]])}
+        for t, g, a in zip(walk.gyro_time, walk.gyro, walk.accel, strict=True)
+    ]
+    empty = [row | {"accl": None} for row in rows]
+    parsers = {"walk.insv": rows[:50] + empty[50:51] + rows[51:], "half.insv": empty[:2000] + rows[2000:]}
+    package = SimpleNamespace(Parser=lambda path: SimpleNamespace(normalized_imu=lambda: parsers[path]))
+    monkeypatch.setitem(sys.modules, "telemetry_parser", package)
     try:
         with torch.random.fork_rng(devices=[]):
             for code in re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL):
                 exec(compile(code, "guide.md", "exec"), names)
         motion = data.open_recording("walk.mp4").motion()
+        parsed = data.read_imu("walk.insv")
+        with pytest.raises(data.IMUError, match=r"half\.insv: telemetry\(\) fails.* many rows lack a sensor"):
+            data.read_imu("half.insv")
     finally:
         clips.READERS[:] = readers
         clips.IMU_READERS.clear()
     assert data.ClipStore("store").done("own.feature").all()
     np.testing.assert_allclose(motion.accel, walk.accel[:, [0, 2, 1]] * [1, 1, -1], atol=1e-9)  # XZy
-    bias = np.median(walk.gyro, axis=0)
-    np.testing.assert_allclose(motion.gyro, (walk.gyro - bias)[:, [0, 2, 1]] * [1, 1, -1], atol=1e-9)
+    np.testing.assert_allclose(motion.gyro, walk.gyro[:, [0, 2, 1]] * [1, 1, -1], atol=1e-9)
+    np.testing.assert_allclose(motion.gyro_time, walk.gyro_time + 0.05, atol=1e-9)
+    for name in ("accel", "gyro", "accel_time", "gyro_time"):  # without the row that lacks a sensor
+        np.testing.assert_allclose(getattr(parsed, name), np.delete(getattr(walk, name), 50, axis=0), atol=1e-9)
     names["student"].load_state_dict(torch.load("own-student.pt"))
     names["net"].load_state_dict(torch.load("own-teacher.pt"))
     trained = [*names["teacher"].net.state_dict().values()]

@@ -349,6 +349,19 @@ USES = {
         model = student.EgoDistill(3, image_weights=None, frame_size=32)
         frames, imu = torch.zeros(2, 1, 3, 32, 32, dtype=torch.uint8), torch.zeros(2, 422, 6)
         assert model.eval()(frames, imu).logits.shape == (2, 3)
+        torch.save(model.image_encoder.state_dict() | {"fc.bias": torch.zeros(1000)}, "resnet.pth")
+        again = student.EgoDistill(3, image_weights="resnet.pth", frame_size=32, imu_encoder="spectrum")
+        assert torch.equal(again.image_encoder.conv1.weight, model.image_encoder.conv1.weight)
+        own = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 9), torch.nn.BatchNorm2d(5), torch.nn.AdaptiveAvgPool2d(1))
+        own = student.EgoDistill(3, image_encoder=own.append(torch.nn.Flatten()), frame_size=32, use_imu=False)
+        assert own.image_dim == 5 and own.training and not own.image_encoder[1].running_mean.any()
+        assert student.EgoDistill(3, image_encoder="mobilenet_v3_small", image_weights=None).image_dim == 576
+        for wrong in ({"image_weights": {}}, {"imu_vector": "mode"}, {"image_encoder": "rednet"}):
+            try:
+                student.EgoDistill(3, **{"image_weights": None} | wrong)
+            except (KeyError, RuntimeError, ValueError):
+                continue
+            raise AssertionError(wrong)
         try:
             model.save("student.pt")
         except ValueError as error:
@@ -527,6 +540,8 @@ def test_public_names_of_the_door_are_where_it_says():
 def test_copies_of_the_numbers_of_a_clip_are_the_doors():
     """Files that can be copied alone repeat them, because they import no sibling; no other file does."""
     from egodistill import data, student, video
+    from egodistill.engine import parts
+    from egodistill.recordings import clips
 
     def defaults(function):
         return {name: one.default for name, one in inspect.signature(function).parameters.items()}
@@ -537,7 +552,8 @@ def test_copies_of_the_numbers_of_a_clip_are_the_doors():
     assert (window["samples"], window["rate"], defaults(data.clip_times)["seconds"]) == (samples, rate, seconds)
     assert (built["imu_rate"], built["clip_seconds"]) == (rate, seconds)
     assert student.EgoDistill(2, image_encoder="resnet10x1", image_weights=None).imu_samples == samples
-    assert (student.SAMPLING, student.LARGEST_TOLERANCE) == (video.SAMPLING, video.MAX_TOLERANCE)
+    assert (parts.SAMPLING, parts.LARGEST_TOLERANCE) == (video.SAMPLING, video.MAX_TOLERANCE)
+    assert parts.LARGEST_CLIP == clips.LARGEST_CLIP
 
 
 @pytest.mark.parametrize("module", sorted({*MODULES} - {*COPYABLE, "support.errors"}))

@@ -302,11 +302,8 @@ def test_image_encoders_by_name(name):
             assert feature.shape == (2, 12) and logits.shape == (2, 4)
 
 
-def test_resnet18_starts_from_the_weights_of_the_papers_time_and_others_from_the_best(monkeypatch):
-    taken = []
-    monkeypatch.setattr(student, "download_weights", lambda published, *_: taken.append(published.name) or {})
-    for name in ("resnet18", "resnet50", "mobilenet_v2"):
-        student.imagenet_weights(name)
+def test_resnet18_starts_from_the_weights_of_the_papers_time_and_others_from_the_best():
+    taken = [student.published_weights(name).name for name in ("resnet18", "resnet50", "mobilenet_v2")]
     assert taken == ["IMAGENET1K_V1", "IMAGENET1K_V2", "IMAGENET1K_V2"]
 
 
@@ -698,16 +695,14 @@ def test_dropout_of_the_imu_encoder_is_what_its_code_has():
 
 
 def test_frames_have_the_size_and_statistics_of_the_networks_weights():
-    assert {name: student.pick_frame_size(name, None) for name in ("resnet18", "resnet10x8", "efficientnet_b3")} == {
-        "resnet18": 224,
-        "resnet10x8": 224,
-        "efficientnet_b3": 300,
-    }
-    assert student.pick_frame_size("efficientnet_b3", 64) == 64 and student.pick_frame_size("vit_b_16", 224) == 224
+    sizes = {"resnet18": 224, "resnet10x8": 224, "efficientnet_b3": 300}
+    assert {name: student.preprocessing(name)[0] for name in sizes} == sizes
+    for name, given in (("mobilenet_v3_small", 64), ("vit_b_32", 224)):
+        assert EgoDistill(2, image_encoder=name, image_weights=None, frame_size=given).frame_size == given
     for name, size in student.IMAGE_ENCODERS.items():
         published = torchvision.models.get_model_weights(name)["DEFAULT" if name != "resnet18" else "IMAGENET1K_V1"]
         transforms = published.transforms()
-        assert student.pixel_statistics(name) == (tuple(transforms.mean), tuple(transforms.std)), name
+        assert student.preprocessing(name)[1:] == (tuple(transforms.mean), tuple(transforms.std)), name
         first = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].transforms()
         assert [size] == transforms.crop_size == first.crop_size, name
 

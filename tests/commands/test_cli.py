@@ -209,6 +209,7 @@ def test_an_error_is_one_line_and_exit_code_1(command, told, files, monkeypatch,
         ("finetune store --out x.pt --architecture nonsense", "x3d_m"),
         ("predict a.mp4 --json x", "there is no option --json. Did you mean --out?"),
         ("segments a.csv --out x", "there is no option --out\n"),
+        ("distill store --no-plot", "there is no option --no-plot: no picture is drawn beside results any more; `rep"),
         ("prepare a.csv --imu-offset 0.5", "there is no option --imu-offset; give the clock of a recording in"),
         ("distill store --lr=1e-3", "there is no option --lr. Did you mean --learning-rate?"),
         ("distill store --output x.pt --teacher t", "there is no option --output. Did you mean --out?"),
@@ -393,22 +394,22 @@ OPTIONS = {
     "--calibrate-clips "
     "--check --check-split --overwrite --markdown",
     "teachers": "",
-    "finetune": f"store --split --out --overwrite --no-plot --init --architecture --pretrained --name --option "
+    "finetune": f"store --split --out --overwrite --init --architecture --pretrained --name --option "
     f"--head-only --gradient-checkpointing {STUDENT} {TRAINING} {AUGMENTATION} --validation",
     "extract": "store --split --teacher-file --architecture --pretrained --class-names --name --views --batch-size "
     "--overwrite --precision --device",
-    "pretrain": "store --split --teacher --out --overwrite --no-plot "
+    "pretrain": "store --split --teacher --out --overwrite "
     "--init --nce-tau --nce-weight --l1-weight --l1-reduction --symmetric "
     f"{STUDENT.replace('--no-imu ', '')} {TRAINING} --shift --motion",
-    "distill": "store --split --teacher --out --overwrite --no-plot "
+    "distill": "store --split --teacher --out --overwrite "
     "--alpha --beta --tau --tau-squared --l1-reduction --init "
     f"{STUDENT} {TRAINING} {AUGMENTATION} --validation --objective",
-    "evaluate": f"store --split --student --teacher-file --own --teacher --out --overwrite --no-plot {INFERENCE}",
+    "evaluate": f"store --split --student --teacher-file --own --teacher --out --overwrite {INFERENCE}",
     "measure": f"--student --own --teacher-file --rows --batch-size --repeats --seconds --out --overwrite "
     f"--markdown {INFERENCE}",
     "predict": "video --student --own --imu --imu-offset --imu-stretch --imu-axes --reader --imu-reader --zero-accel "
     "--min-coverage --max-gap --max-hold --stride --top --key-frames --tolerance --out --html --subtitles --labels "
-    f"--root --tier --preview --overwrite --no-plot {INFERENCE}",
+    f"--root --tier --preview --overwrite {INFERENCE}",
     "live": "SOURCE --student --own --every --frames --slack --top --min-coverage --max-gap --precision "
     "--device --tolerance "
     "--max-age --period --imu --imu-follow --zero-accel --imu-axes --reader --imu-reader --imu-offset --imu-stretch "

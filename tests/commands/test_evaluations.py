@@ -90,7 +90,7 @@ def test_evaluate_shows_and_writes_what_the_teacher_gets(taught, capsys):
     student = EgoDistill(len(names), class_names=names[::-1], **options)  # other numbers for the same classes
     student.trained_by, student.trained_with = "distill", {"about": {"clips": 7}, "history": [{}, {}]}
     student.save("s.pt")
-    out = run(capsys, *"evaluate s --split all --student s.pt --device cpu --no-plot --out s.test.json".split())
+    out = run(capsys, *"evaluate s --split all --student s.pt --device cpu --out s.test.json".split())
     found = json.loads(Path("s.test.json").read_text())
     clips = {}
     for row in rows:

@@ -269,7 +269,7 @@ def test_an_output_that_grows_has_one_writer(files, monkeypatch, tmp_path, capsy
     monkeypatch.setattr(inference, "predict", predict)
     monkeypatch.chdir(files)
     any_input(monkeypatch)
-    assert cli.main(["predict", "a.mp4", "--student", "student.pt", "--out", str(out), "--no-plot"]) == 0
+    assert cli.main(["predict", "a.mp4", "--student", "student.pt", "--out", str(out)]) == 0
     assert sorted(file.name for file in tmp_path.iterdir()) == ["link.json", "link.jsonl", "rows.json"]
 
 

@@ -210,7 +210,7 @@ def training_runs(stage, function, fixed="", *, without=(), without_student=()):
     files = {f"{function}.settings.out": "{tmp}/x.pt", "check_output.path": "{tmp}/x.pt"}
     store = {f"{function}.store.opened": ("folder", "own")}
     start = "load_model" if function == "finetune" else "load_start"
-    kept = {f"{start}.path": "a.pt", "check_output.overwrite": True, "draw_beside.a.plot": False}
+    kept = {f"{start}.path": "a.pt", "check_output.overwrite": True}
     kept |= {"load_model.parts": [toys.Moved]} if function == "finetune" else {"load_start.names": ["toys:Moved"]}
     kept |= {f"{function}.settings.{name}": True for name in ("overwrite", "keep_checkpoint")}
     width = 768 if function == "finetune" else 12
@@ -222,7 +222,7 @@ def training_runs(stage, function, fixed="", *, without=(), without_student=()):
             f"{out} {fixed} --image-encoder resnet10x4 --image-weights none {own}",
             {f"{function}.model{part}.__class__.__name__": name for part, name in names.items()},
         ),
-        (f"{out} --init a.pt --own toys:Moved --overwrite --keep-checkpoint --no-plot", kept),
+        (f"{out} --init a.pt --own toys:Moved --overwrite --keep-checkpoint", kept),
         (f"{out} {fixed} --preset demo", {f"{function}.settings.epochs": 6}),
     ]
 
@@ -384,7 +384,7 @@ ARRIVALS = {
             "t.csv --out {tmp}/s --end-features w.pth --image-encoder resnet10x4 --frame-size 64 --key-frames "
             "--batch-size 5 --precision bf16 --device cpu",
             {
-                "build_image_encoder.name": "resnet10x4",
+                "build_image_encoder.encoder": "resnet10x4",
                 "build_image_encoder.weights": "w.pth",
                 "prepare.consumer.batch_size": 5,
                 "prepare.consumer.precision": "bf16",
@@ -412,7 +412,7 @@ ARRIVALS = {
         ),
         (
             "t.csv --out {tmp}/s --end-features w.pth --teacher-file t.pt",
-            {"build_image_encoder.name": "resnet18", "prepare.class_names": ["1", "2", "3", "4"]},
+            {"build_image_encoder.encoder": "resnet18", "prepare.class_names": ["1", "2", "3", "4"]},
         ),
     ],
     "train": [  # tests/commands/test_pipeline.py has the commands that it runs
@@ -430,7 +430,10 @@ ARRIVALS = {
             {"check_recordings.a.videos": ["t.csv"], "check_recordings.a.out": "{tmp}/o/offsets.csv"},
         ),
     ],
-    "report": [("{tmp}", {"write_report.run": Path("{tmp}")})],
+    "report": [
+        ("{tmp}", {"write_report.run": Path("{tmp}")}),
+        ("a.pt", {"write_model_report.path": Path("a.pt")}),
+    ],
     "status": [
         (
             "folder --seconds 0.25 --verify",
@@ -490,15 +493,13 @@ ARRIVALS = {
     "evaluate": [
         (
             "folder --split own --student a.pt --own toys:Moved --own toys:Calm --teacher t --out {tmp}/e.json "
-            "--overwrite "
-            "--no-plot " + INFERENCE_WORDS,
+            "--overwrite " + INFERENCE_WORDS,
             {
                 "evaluate.store.opened": ("folder", "own"),
                 "load_student.path": "a.pt",
                 "load_student.names": ["toys:Moved", "toys:Calm"],
                 "evaluate.teacher": "t",
                 "check_output.path": "{tmp}/e.json",
-                "draw_beside.a.plot": False,
                 "check_output.overwrite": True,
                 **inference_arrivals("evaluate"),
             },
@@ -590,11 +591,10 @@ ARRIVALS = {
             "--imu-axes XZy --zero-accel "
             "--min-coverage 0.6 --max-gap 0.2 --max-hold 3 --stride 0.5 --top 2 --key-frames --out {tmp}/p.csv "
             "--labels l.csv --root r --tier act --preview {tmp}/p.mp4 "
-            f"--html {{tmp}}/p.html --subtitles {{tmp}}/p.vtt --overwrite --no-plot {INFERENCE_WORDS}",
+            f"--html {{tmp}}/p.html --subtitles {{tmp}}/p.vtt --overwrite {INFERENCE_WORDS}",
             {
                 "load_distilled.path": "a.pt",
                 "load_distilled.names": ["toys:Moved"],
-                "draw_beside.a.plot": False,
                 "open_recording.path": "v.mp4",
                 "open_recording.imu": ["a.csv", "g.csv"],
                 "open_recording.imu_offset": 0.3,
@@ -696,7 +696,6 @@ ARRIVALS = {
             "--out {tmp}/d --seeds 4,5 --world-seed 6 --teachers slowfast,x3d --quick --image-weights w.pth "
             "--precision bf16 --jobs 3 --no-plot --markdown {tmp}/m.md",
             {
-                "draw_beside.a.plot": False,
                 "Bench.out": "{tmp}/d",
                 "Bench.store": "{tmp}/d/store",
                 "Bench.protocol.recipe.student.image_weights": "w.pth",
@@ -881,6 +880,7 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     spies.put(pipeline, "plan", lambda given: plan(**given))
     for module in (pipeline, report):
         spies.put(module, "write_report")
+    spies.put(report, "write_model_report")
     spies.put(commands, "check_recordings", lambda given: check_recordings(**given))
     monkeypatch.setattr(model_commands, "answers_of", lambda result, store: [])
     spies.put(commands.contradictions, "notes_of")
@@ -907,8 +907,6 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
 
     for name in ("finetune", "distill", "pretrain_imu"):
         spies.put(distillation, name, [{"loss": 1.0, "top1": 0.5, "matching": 0.5}])
-    for module in (model_commands, training, egodistill.commands.demo):
-        spies.put(module, "draw_beside")
     for module in (model_commands, training):
         spies.put(module, "open_split", lambda given: Clips(given["path"], given["split"]))
         spies.put(module, "load_distilled" if module is model_commands else "load_start", student)
@@ -917,7 +915,7 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     spies.put(model_commands, "load_student", student)
     spies.put(egodistill.engine.checkpoints, "load_model", student)
     build = egodistill.student.build_image_encoder
-    spies.put(egodistill.student, "build_image_encoder", lambda given: build(given["name"], None))
+    spies.put(egodistill.student, "build_image_encoder", lambda given: build(given["encoder"], None))
     small_teacher = functools.partial(teachers.load, "mvit_b_16x4", None, 4, **small)
     spies.put(teachers, "load", lambda given: small_teacher())
     spies.put(teachers, "extract")
@@ -999,6 +997,7 @@ def test_evaluation_files_hold_the_numbers_of_the_evaluation(tmp_path, monkeypat
     assert json.loads((tmp_path / "e.json").read_text()) == {
         "format": "egodistill evaluation 1",
         "split": "test",
+        "model": "student",
         "top1": 0.625,
         "per_class": per_class,
         "class_names": ["close", "open", "put", "take"],

@@ -45,7 +45,7 @@ def predicted(kitchen, tmp_path_factory):
         "--top",
         2,
     ]
-    words += ["--imu-offset", 0.1, "--precision", "fp32", "--no-plot", "--out", folder / "walk.json"]
+    words += ["--imu-offset", 0.1, "--precision", "fp32", "--out", folder / "walk.json"]
     words += ["--html", folder / "walk.html", "--subtitles", folder / "walk.vtt"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pages, "EMBEDDED", 0)
@@ -497,3 +497,16 @@ def _ends(clips, said, name):
     for k, clip in enumerate(clips):
         if said[k] == name:
             yield clip.start, clips[k + 1].start if k + 1 < len(clips) else clip.stop
+
+
+def test_rare_classes_share_a_lane_and_long_names_lose_their_middle():
+    long = "put the very very very large pan away"
+    named = [f"class {k}" for k in range(20) for _ in range(20 - k)]
+    clips = [Prediction(2.0 * k, 2.0 * k + 3, [(name, 0.5)]) for k, name in enumerate([long] * 30 + named)]
+    names, lanes, shares = pages.lanes_of([*clips, Prediction(600.0, 602.0, [], "no IMU")])
+    assert names == [names[0], *(f"class {k}" for k in range(11)), "9 other classes", "skipped"]
+    assert len(names[0]) == 28 and names[0] == f"{long[:14]}…{long[-13:]}"
+    assert np.bincount(lanes).tolist() == [30, *range(20, 9, -1), 45, 1] and set(shares) == {0.5, 1.0}
+    assert pages.ends_of(clips).tolist()[:2] == [2.0, 4.0] and pages.ends_of(clips)[-1] == clips[-1].stop
+    few = [Prediction(0.0, 2.0, [(f"class {k}", 0.5)]) for k in range(13)]
+    assert pages.lanes_of(few)[0] == [f"class {k}" for k in range(13)]  # no lane for a single other one

@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import shutil
+import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -243,10 +244,12 @@ def test_a_page_replaces_only_a_page_of_its_own(trained, tmp_path, capsys):
 EPOCHS = {
     "imu": [{"loss": 3.0, "matching": 0.125}, {"loss": 2.0, "matching": 0.25}, {"loss": 2.5, "matching": 0.5}],
     "student": [
-        {"loss": 2.0, "top1": 0.25, "validation_loss": 1.0, "validation_top1": 0.125},
-        {"loss": 0.5, "top1": 0.75, "validation_loss": 4.0, "validation_top1": 0.5},
+        {"epoch": 1, "loss": 2.0, "kd": 0.5, "top1": 0.25, "validation_loss": 1.0, "validation_top1": 0.125},
+        {"epoch": 2, "loss": 0.5, "kd": None, "top1": 0.75, "validation_loss": None, "validation_top1": 0.5},
+        {"epoch": 3, "loss": 0.4, "own": -1.0, "top1": 0.75, "validation_loss": 4.0, "validation_top1": 0.25},
     ],
 }
+SPEED = {"precision": "fp32", "learning_rate": 1e-4, "clips_per_second": 9.0, "loader_share": 0.1}
 STEPS = ["prepare t.csv", "pretrain s --out run/imu.pt", "distill s --out run/student.pt"]
 STEPS += [f"evaluate s --out run/{name}.test.json" for name in ("student", "frames-alone")]
 
@@ -287,7 +290,7 @@ def made(request, kitchen, tmp_path_factory):
         (run / f"{stem}.test.json").write_text(json.dumps(content))
     for stem, epochs in EPOCHS.items():
         (run / f"{stem}.pt").touch()
-        (run / f"{stem}.pt.jsonl").write_text("".join(json.dumps(row) + "\n" for row in epochs))
+        (run / f"{stem}.pt.jsonl").write_text("".join(json.dumps(row | SPEED) + "\n" for row in epochs))
         os.utime(run / f"{stem}.pt", (1e9, 1e9))
     report.note_plan(
         run, "egodistill train t.csv --quick", [f"egodistill {one}" for one in STEPS], {"left_out": {}, "quick": True}
@@ -350,18 +353,32 @@ def test_bars_and_confusions_are_those_of_the_answers(made):
     assert {(a, b): n for a, b, n in reading.rows(table)[1:]} == {
         (a, b): f"{n} of {counts[a]}" for (a, b), n in wrong.items()
     }
-    assert bool(matrix) == (len(names) <= 30)
-    for cells in [reading.rows(one) for one in matrix]:
-        assert cells[0] == ["label", *(str(k + 1) for k in range(len(names)))]
-        for k, (name, *row) in enumerate(cells[1:]):
-            assert name == f"{names[k]} {k + 1}"
-            assert [int(cell or 0) for cell in row] == [
-                sum(pair[:2] == (names[k], said) for pair in pairs) for said in names
-            ]
-        marked = [
-            k == j for k, row in enumerate(matrix[0].iter("tr")) for j, cell in enumerate(row) if cell.get("class")
-        ]
-        assert marked == [True] * len(names)
+    (drawn,) = matrix
+    shown = names[:30]  # these are the most frequent ones, too
+    head, *cells = reading.rows(drawn)
+    assert head == ["label", *(str(k + 1) for k in range(len(shown))), *["others"] * (len(names) > 30)]
+    for k, (name, *row) in enumerate(cells):
+        said = [sum(pair[:2] == (names[k], other) for pair in pairs) for other in shown]
+        assert name == f"{names[k]} {k + 1}"
+        assert [int(cell or 0) for cell in row] == said + [counts[names[k]] - sum(said)] * (len(names) > 30)
+    marked = [[j for j, cell in enumerate(row) if "right" in (cell.get("class") or "")] for row in drawn.iter("tr")]
+    assert marked == [[], *([k + 1] for k in range(len(shown)))]
+
+
+def test_of_many_classes_the_most_frequent_are_in_the_matrix_and_the_more_the_darker():
+    counts = np.diag(np.arange(1, 98))  # the last ones are the most frequent
+    counts[90, [0, 90, 91, 92]] = 1, 40, 30, 20
+    page = ElementTree.fromstring(report.matrix(counts, [f"class {k}" for k in range(97)]))
+    head, *rows = reading.rows(page)
+    assert head == ["label", *(str(k + 1) for k in range(67, 97)), "others"] and len(rows) == 30
+    (row,) = [one for one in page.iter("tr") if reading.text_of(one[0]) == "class 90 91"]
+    said = {name: (cell.text, cell.get("class")) for name, cell in zip(head[1:], list(row)[1:], strict=True)}
+    assert {name: found for name, found in said.items() if found[0]} == {
+        "91": ("40", "right s2"),
+        "92": ("30", "s2"),
+        "93": ("20", "s1"),
+        "others": ("1", "s1"),
+    }
 
 
 def test_a_clip_is_shown_as_the_student_saw_it(made):
@@ -401,20 +418,84 @@ def test_curves_are_those_of_the_logs(made):
     page, *_ = read(made[0])
     titles = {
         "loss": ("loss", 1),
+        "kd": ("L_KD, teacher's classes", 1),
+        "own": ("own", 1),
         "top1": ("top-1 in training (%)", 100),
         "matching": ("clips matched to IMU (%)", 100),
     }
-    assert [one.text for one in page["Training"].iter("h3")] == ["stage 1", "student"]
+    headings = [one.text for one in page["Training"].iter("h3")]
+    assert headings == ["stage 1", "student, weights of epoch 2 (grey line)"]
     for stem, name in (("imu", "stage 1"), ("student", "student")):
         for what, (title, scale) in titles.items():
-            if what not in EPOCHS[stem][0]:
-                continue
-            found = reading.curves(reading.picture(page["Training"], f"{title} of {name} by epoch"))
+            wanted = {}
             for key, label in ((what, title), (f"validation_{what}", f"{title}, validation")):
-                logged = [(k, scale * row[key]) for k, row in enumerate(EPOCHS[stem], 1) if key in row]
-                assert (label in found) == bool(logged)
-                if logged:
-                    np.testing.assert_allclose(found[label], logged, rtol=1e-3)
+                logged = [(k, scale * row[key]) for k, row in enumerate(EPOCHS[stem], 1) if row.get(key) is not None]
+                wanted |= {label: logged} if logged else {}
+            if not wanted:
+                continue
+            drawn = reading.picture(page["Training"], f"{title} of {name} by epoch")
+            found = reading.curves(drawn)
+            assert list(found) == list(wanted)
+            for label, logged in wanted.items():
+                np.testing.assert_allclose(found[label], logged, rtol=1e-3)
+            marks = [one.get("x") for one in drawn.iter("rect")]
+            middle = {1: "99.50%", 2: "99.50%", 3: "49.75%"}  # of the epochs 1 to 3; the last one of fewer
+            assert len(marks) == (stem == "student") and (what in ("kd", "own") or marks in ([], [middle[3]]))
+    drawn = [one.get("aria-label") for one in page["Training"].iter("svg") if one.get("aria-label")]
+    assert len(drawn) == 6  # no speeds
+
+
+def test_the_kept_epoch_is_the_first_of_the_best_by_accuracy_or_by_loss():
+    assert report.kept_epoch([{"validation_top1": score, "validation_loss": 1.0} for score in (0.2, 0.5, 0.5)]) == 2
+    assert report.kept_epoch([{"validation_loss": loss} for loss in (3.0, 2.0, 0.5, 0.9)]) == 3
+    assert report.kept_epoch([{"loss": 1.0}]) is None
+
+
+@pytest.mark.parametrize("split", ["test", "val", "all"])
+def test_a_model_without_train_and_an_evaluation_have_a_page_too(made, tmp_path, capsys, split):
+    """The curves of its log, and the evaluation beside it; or the evaluation alone, of any split and name."""
+    run_, _ = made
+    for name in ("student.pt", "student.pt.jsonl", "student.test.json"):
+        shutil.copy2(run_ / name, tmp_path / name)
+    numbers = json.loads((tmp_path / "student.test.json").read_text()) | {"split": split, "model": "teacher"}
+    (tmp_path / "student.test.json").write_text(json.dumps(numbers))
+    (tmp_path / "e.json").write_text(json.dumps(numbers))
+    said = run(capsys, "report", tmp_path / "student.pt")
+    page = reading.sections(tmp_path / "student.pt.html")
+    evaluated = split == "test"  # of another split, the evaluation is not that of the model
+    assert list(page) == ["Result", *["By class"] * evaluated, "Training", "How it was made"]
+    assert said.endswith(f"The page about it: {tmp_path / 'student.pt.html'}\n") and ("segments" in said) == evaluated
+    assert len([one for one in page["Training"].iter("svg") if one.get("aria-label")]) == 4
+    said = run(capsys, "report", tmp_path / "e.json")
+    page = reading.sections(tmp_path / "e.json.html")
+    assert list(page) == ["Result", "By class", "How it was made"]
+    share, which = np.mean([one["said"] == one["label"] for one in numbers["answers"]]), "all" if split == "all" else ""
+    text = f"{100 * share:.1f} % of {which or f'the {split}'} segments are right"
+    assert f"teacher: {text}" in reading.text_of(page["Result"]) and f"teacher: {text}" in said
+    assert "learnt anything: always" in said and "this teacher in" in said
+
+
+def test_what_a_file_must_be_to_have_a_page(tmp_path, capsys):
+    (tmp_path / "y.pt").touch()
+    for name, content in (("x.json", "{}"), ("old.json", json.dumps({"format": evaluations.EVALUATION, "top1": 0.5}))):
+        (tmp_path / name).write_text(content)
+    (tmp_path / "x.pt.html").write_text("mine")
+    (tmp_path / "x.pt.jsonl").write_text('{"epoch": 1, "loss": 1.0}\n')
+    for name, why in (
+        ("y.pt", "y.pt: there is neither y.pt.jsonl nor a newer y.test.json beside it; give a model"),
+        ("none", "none: there is neither none.jsonl nor a newer none.test.json"),
+        ("x.json", "x.json: not what `egodistill evaluate --out` writes"),
+        ("old.json", "old.json: has no answers on segments"),
+        ("x.pt", "x.pt.html: "),
+    ):
+        assert cli.main(["report", str(tmp_path / name)]) == 1
+        assert why in capsys.readouterr().err
+    assert (tmp_path / "x.pt.html").read_text() == "mine"
+    (tmp_path / "x.pt.html").unlink()
+    run(capsys, "report", tmp_path / "x.pt")  # which is not there yet
+    page = reading.sections(tmp_path / "x.pt.html")
+    assert [one.text for one in page["Training"].iter("h3")] == ["x, running"]
+    assert "Nothing is evaluated yet." in reading.text_of(page["Result"])
 
 
 def test_the_table_of_the_data_counts_the_clips_of_the_store(made):

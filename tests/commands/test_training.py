@@ -88,7 +88,7 @@ def test_finetune_takes_a_store_with_some_labels(labels, tmp_path, monkeypatch, 
     store = ToyClips()
     store.labels[labels:] = -1
     monkeypatch.setattr(training, "open_split", lambda path, split: store)
-    words = "finetune store --architecture student --image-encoder resnet10x4 --image-weights none --no-plot --out"
+    words = "finetune store --architecture student --image-encoder resnet10x4 --image-weights none --out"
     assert cli.main([*words.split(), str(tmp_path / "s.pt")]) == (0 if labels else 1)
     assert len(calls) == labels and ("has a label" in capsys.readouterr().err) == (not labels)
 
@@ -468,7 +468,7 @@ def refuses():
 def test_networks_of_ones_own_go_through_all_commands(taught, capsys):
     """Named when the student is built, and again when its file is read."""
     (taught / "my_networks.py").write_text(MINE)
-    small = "--image-encoder resnet10x4 --image-weights none --epochs 1 --decay-epochs --batch-size 8 --no-plot".split()
+    small = "--image-encoder resnet10x4 --image-weights none --epochs 1 --decay-epochs --batch-size 8".split()
     built = ["--imu-encoder", "my_networks.py:wide", "--student-class", "my_networks.py:Calm"]
     own = ["--own", "my_networks.py:wide", "--own", "my_networks.py:Calm"]
     said = run(capsys, "pretrain", "s", "--teacher", "small", "--out", "imu.pt", *small, *built)
@@ -476,7 +476,7 @@ def test_networks_of_ones_own_go_through_all_commands(taught, capsys):
     training = ["distill", "s", "--teacher", "small", "--out", "own.pt", *small[4:], "--init", "imu.pt", *own]
     run(capsys, *training)
     assert "already trained" in run(capsys, *training)
-    run(capsys, "evaluate", "s", "--student", "own.pt", *own, "--no-plot")
+    run(capsys, "evaluate", "s", "--student", "own.pt", *own)
     run(capsys, "export", "own.pt", "--out", "own.pt2", "--check", "s", *own)
     assert "own.pt" in run(capsys, "measure", "--student", "own.pt", *own, "--repeats", 1)
     import my_networks as mine

@@ -166,7 +166,7 @@ def test_commands_take_the_word(cached, taught, kitchen, monkeypatch, capsys):
     published = teachers.MODELS["mc3_18"]
     monkeypatch.setitem(teachers.MODELS, "mc3_18", replace(published, clip_spec=ClipSpec(frames=3, size=24, crop=True)))
     word = ["--architecture", "mc3_18", "--pretrained", "torchvision"]
-    short = ["--epochs", 1, "--batch-size", 4, "--device", "cpu", "--no-plot"]
+    short = ["--epochs", 1, "--batch-size", 4, "--device", "cpu"]
     Path("films.csv").write_text(f"video,start,stop,split\n{kitchen[0].video},0,3,train\n")
     films = ["prepare", "films.csv", "--no-imu", "--workers", 1, "--frame-size", 32]
     run(capsys, *films, *word, "--out", "one")

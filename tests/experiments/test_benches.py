@@ -38,12 +38,12 @@ from egodistill import (
 )
 from egodistill.commands import cli
 from egodistill.distillation import DistillationSettings, PretrainingSettings
+from egodistill.engine.image_weights import DownloadError
 from egodistill.experiments import adafuse, benches, listen_to_look, paper, protocols, stts
 from egodistill.experiments.benches import STAGE_1_LOSSES, Bench, Run
 from egodistill.experiments.paper import ABLATIONS
 from egodistill.experiments.protocols import PROTOCOLS
 from egodistill.recordings import clips
-from egodistill.student import DownloadError
 from egodistill.support import files, own
 
 
@@ -307,7 +307,7 @@ def test_what_cannot_be_built_is_refused_before_the_folder_is_begun(store, tmp_p
     def offline(*args, **options):
         raise DownloadError("no network", "bring it")
 
-    monkeypatch.setattr("egodistill.student.download_weights", offline)
+    monkeypatch.setattr("egodistill.engine.image_weights.download_weights", offline)
     weights = replace(PROTOCOL.recipe.student, image_encoder="resnet18", image_weights="imagenet")
     recipe = replace(PROTOCOL.recipe, student=weights)
     bench = Bench(store.path, str(tmp_path / "out"), replace(PROTOCOL, recipe=recipe), progress=False)

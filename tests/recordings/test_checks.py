@@ -129,9 +129,8 @@ def test_check_names_odd_values_and_a_missing_imu(panned, tmp_path):
     text = "\n".join(found.notes)
     assert text.count("mean acceleration") == 1 and "is it in g, or without" in text
     assert "the accelerometer is zero from 2.5 to 12.0 s" in text
-    assert checks.check(panned).notes == [
-        "no IMU: no telemetry in the video; bring a table of its readings, NAME.csv, or give imu (--imu)"
-    ]
+    (note,) = checks.check(panned).notes
+    assert note.startswith("no IMU: no telemetry of a GoPro in the video; bring a table of its readings, NAME.csv, ")
 
 
 @pytest.mark.parametrize("late", [96.0, 12.0])
@@ -705,7 +704,9 @@ def wide(degrees, reason=None):
         ({"no_offset": "too few frames"}, "no offset: too few frames"),
         (
             {"imu": None},
-            "no IMU: no telemetry in the video; bring a table of its readings, NAME.csv, or give imu (--imu)",
+            "no IMU: no telemetry of a GoPro in the video; bring a table of its readings, NAME.csv, give imu (--imu), "
+            "or for another camera (Insta360, Sony, DJI) a function (--imu-reader), as the guide shows under 'A camera "
+            "or an IMU format'",
         ),
         ({"variable_rate": True}, "variable frame rate: select frames by time, never by number"),
     ],

@@ -1,7 +1,6 @@
 """Recordings and the clips cut out of them: what a clip holds, one pass over a recording, who joins video and IMU."""
 
 import copy
-import dataclasses
 import math
 import pickle
 import re
@@ -10,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import av
-import examples
 import mine
 import numpy as np
 import pytest
@@ -32,14 +30,13 @@ from painted import (
     write_video,
 )
 
-from egodistill import DataError, EgoDistillError, data
+from egodistill import DataError, data
 from egodistill.datasets import segments
 from egodistill.imu import IMU_READERS, CoverageError, Imu, IMUError, read_imu
 from egodistill.recordings import clips
 from egodistill.recordings.audio import log_mel, read_audio
 from egodistill.recordings.checks import check
 from egodistill.recordings.clips import ClipSpec, Recording, decode_clips, open_recording, spec_differences
-from egodistill.support import own
 from egodistill.video import VideoError, VideoInfo, read_frames
 
 STUDENT = ClipSpec(frames=4, size=40, imu_samples=422)
@@ -749,96 +746,73 @@ def test_telemetry_of_ones_own_is_read_from_the_video(logged, monkeypatch):
     assert found.problem is None and found.imu == "telemetry" and found.gyro.coverage == 1
 
 
-class Plain(Recording):
-    def motion(self):
-        return mine.read_log(self.imu)
-
-
-class Applied(Recording):
-    def motion(self):
-        found = mine.read_log(self.imu).in_axes(*clips.read_axes(self.imu_axes))
-        return found.on_clock(self.imu_offset, self.imu_stretch)
-
-
-class Mixin:
-    def motion(self):
-        return mine.read_log(self.imu)
-
-
-class Mixed(Mixin, Recording):
-    pass
-
-
-class Inherited(Plain):
-    def motion(self):
-        found = super().motion()
-        return dataclasses.replace(found, gyro=2 * found.gyro)
-
-
-class Super(Recording):
-    def motion(self):
-        found = super().motion()
-        return dataclasses.replace(found, gyro=2 * found.gyro)
-
-
-@pytest.mark.parametrize("kind", [Plain, Applied, Mixed, Inherited, Super])
-def test_the_clock_and_the_axes_are_applied_once_to_what_ones_own_class_reads(kind, logged, monkeypatch):
-    """Whether it applies them, or calls that of the library, or knows nothing of them."""
+def test_the_clock_and_the_axes_are_applied_once_to_what_ones_own_function_reads(logged, monkeypatch):
     monkeypatch.setitem(IMU_READERS, ".log", mine.read_log)
     log = logged.with_suffix(".log")
-    found = kind(logged, log, imu_offset=0.2, imu_stretch=1.01, imu_axes="XZy")
-    raw = mine.read_log(log)
-    raw.gyro *= 2 if kind in (Inherited, Super) else 1
-    expected = raw.in_axes(*clips.read_axes("XZy")).on_clock(0.2, 1.01)
-    for one in (found, pickle.loads(pickle.dumps(found)), replace(found), clips.recorded(found.record())):
+    found = Recording(logged, log, imu_offset=0.2, imu_stretch=1.01, imu_axes="XZy")
+    expected = mine.read_log(log).in_axes(*clips.read_axes("XZy")).on_clock(0.2, 1.01)
+    segment = data.Segment("s", start=0.0, stop=1.0, **found.record())
+    for one in (found, pickle.loads(pickle.dumps(found)), replace(found), segment.recording):
         equal_samples(one.motion(), expected)
-        assert one == found and type(one) is kind and one.motion() is one.motion()
+        assert one == found and one.motion() is one.motion()
     assert found.clip(1.0, ClipSpec(imu_samples=422))["imu"].shape == (422, 6)
     with pytest.raises(DataError, match=r"its samples are 'gopro', those of the clips 'glasses'"):
         found.clip(1.0, ClipSpec(imu_samples=422, imu_axes="glasses"))
 
 
-def test_ones_own_class_may_count_from_boot_and_is_checked(logged, monkeypatch):
-    class Boot(Recording):
-        def motion(self):
-            return mine.read_log(self.imu).on_clock(500.0)
-
-    class Wrong(Recording):
-        def motion(self):
-            return Imu(np.arange(9), np.ones((9, 3)), np.arange(9), np.ones((9, 3)))
-
+def test_ones_own_function_may_count_from_boot_and_is_checked(logged, monkeypatch):
     log = logged.with_suffix(".log")
-    found = Boot(logged, log, imu_offset=0.5).motion()
+    monkeypatch.setitem(IMU_READERS, ".log", lambda path: mine.read_log(path).on_clock(500.0))
+    found = Recording(logged, log, imu_offset=0.5).motion()
     assert found.accel_time[0] == pytest.approx(0.5) and "runs since boot" in found.notes[-1]
     stamps, accel, gyro = head(100.0)  # so long that it needs an offset, which it has
     monkeypatch.setitem(IMU_READERS, ".log", lambda path: Imu(stamps + 500, accel, stamps + 500, gyro))
-    assert Super(logged, log, imu_offset=-30.0).motion().accel_time[0] == pytest.approx(-30.0)
-    with pytest.raises(IMUError, match=r"walk\.log: .*Wrong\.motion\(\): its accelerometer samples are 1 s apart"):
-        Wrong(logged, log).motion()
-    assert check(Wrong(logged), offset=False).problem.startswith(f"{logged}: ")  # not taken for a video without IMU
+    assert Recording(logged, log, imu_offset=-30.0).motion().accel_time[0] == pytest.approx(-30.0)
+    rare = Imu(np.arange(9), np.ones((9, 3)), np.arange(9), np.ones((9, 3)))
+    monkeypatch.setitem(IMU_READERS, ".mp4", lambda path: rare)
+    found = check(Recording(logged), offset=False)  # not taken for a video without IMU
+    assert re.match(rf"{logged}: .*<lambda>\(\): its accelerometer samples are 1 s apart", found.problem)
 
 
-def test_the_fields_of_ones_own_class_are_recorded(logged, monkeypatch):
-    found = mine.wrist(logged)
-    fields = found.record()
-    assert fields["camera"] == 'mine.Wrist {"gain": 0.5, "tags": ["left"]}'
-    assert clips.recorded(fields) == found and hash(clips.recorded(fields)) == hash(found)
-    segment = data.Segment("s", start=0.0, stop=1.0, **fields)
-    assert segment.recording == found and segment.record()["camera"] == fields["camera"]
-    assert "camera" not in data.Segment("s", "a.mp4", 0.0, 1.0).record()
-    with pytest.raises(DataError, match=r"walk\.mp4: a field of mine\.Wrist cannot be stored as JSON: .* complex"):
-        replace(found, gain=1j).record()
-    with pytest.raises(
-        DataError, match=r"walk\.mp4: its samples were read by your own mine\.Watch, which is not in use"
-    ):
-        clips.recorded(fields | {"camera": "mine.Watch"})
+def test_a_segment_names_the_function_that_reads_its_samples(logged, monkeypatch):
     monkeypatch.setitem(IMU_READERS, ".log", mine.read_log)
-    named = Recording(logged, logged.with_suffix(".log")).record()
-    assert named["camera"] == "mine.read_log" and clips.recorded(named).own_reader is mine.read_log
+    fields = mine.wrist(logged).record()
+    segment = data.Segment("s", start=0.0, stop=1.0, **fields)
+    assert fields["camera"] == segment.record()["camera"] == "mine.read_log"
+    assert segment.recording == mine.wrist(logged) and segment.recording.own_reader is mine.read_log
+    assert "camera" not in data.Segment("s", "a.mp4", 0.0, 1.0).record()
     for other in (lambda path: None, None):
         monkeypatch.setitem(IMU_READERS, ".log", other)
-        with pytest.raises(DataError, match=r"read by your own mine\.read_log, which is not in use here"):
-            clips.recorded(named)
+        with pytest.raises(
+            DataError, match=r"read by your own mine\.read_log, which is not in use here; give the func"
+        ):
+            _ = segment.recording
+    monkeypatch.setitem(IMU_READERS, ".log", Callable())
+    with pytest.raises(DataError, match=r"Callable object .*: give a function; a store can only name one"):
+        Recording(logged, logged.with_suffix(".log")).record()
+
+
+class Callable:
+    """An object that reads samples."""
+
+    def __call__(self, path):
+        return mine.read_log(path)
+
+
+def test_classes_that_inherit_from_recording_are_refused_with_the_way_out(logged):
+    with pytest.raises(DataError, match=r"Camera: a class that inherits from Recording.* version 0\.5 .*in READERS"):
+
+        class Camera(Recording):
+            pass
+
+    log = logged.with_suffix(".log")
+    for camera in ("mine.Wrist", 'mine.Wrist {"gain": 0.5}'):  # as version 0.5 wrote it
+        named = data.Segment("s", logged, 0.0, 1.0, imu=log, camera=camera)
+        with pytest.raises(
+            DataError,
+            match=r"walk\.mp4: .* own mine\.Wrist, which is not .* version 0\.5 reads it: make it such a func",
+        ):
+            _ = named.recording
 
 
 @pytest.mark.parametrize(
@@ -861,42 +835,6 @@ def test_an_error_of_a_reader_stays(monkeypatch):
     monkeypatch.setattr(clips, "READERS", [strict])
     with pytest.raises(DataError, match=r"^x\.mp4: not mine$"):
         open_recording("x.mp4")
-
-
-CAMERA = """
-import dataclasses
-from egodistill.recordings import Recording
-
-class Camera(Recording):
-    def __init__(self, video, imu, gain=1.0, **others):
-        super().__init__(video, imu, **others)
-        object.__setattr__(self, "gain", gain)
-
-    def motion(self):
-        found = super().motion()
-        return dataclasses.replace(found, gyro=self.gain * found.gyro)
-
-def read(path):
-    return Camera(path, path.with_name("walk.csv"), gain=2.0)
-"""
-
-
-def test_a_value_that_is_no_field_of_a_camera_is_used_and_no_store_lacks_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(clips, "_CAMERAS", {})
-    monkeypatch.setattr(own, "FILES", {})
-    monkeypatch.chdir(examples.make(tmp_path / "here"))
-    for folder in ("left", "right"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "camera_of_mine.py").write_text(CAMERA)
-    monkeypatch.setattr(clips, "READERS", [own.resolve(f"{tmp_path}/left/camera_of_mine.py:read")])
-    plain = clips.Recording("walk.mp4", "walk.csv").motion()
-    recording = clips.open_recording("walk.mp4", imu_offset=0.5)
-    np.testing.assert_allclose(recording.motion().gyro, 2 * plain.gyro)
-    np.testing.assert_allclose(recording.motion().gyro_time, plain.gyro_time + 0.5)
-    with pytest.raises(DataError, match=r"walk\.mp4: 'gain' is no field of camera_of_mine\.Camera"):
-        recording.record()
-    with pytest.raises(EgoDistillError, match=r"both have a class camera_of_mine\.Camera; rename"):
-        own.resolve(f"{tmp_path}/right/camera_of_mine.py:read")
 
 
 def test_a_recording_without_a_video_is_its_samples(tmp_path):
@@ -929,5 +867,5 @@ def test_samples_before_zero_of_a_recording_without_a_video_are_told(tmp_path):
     recording = clips.Recording(None, write_log(tmp_path / "log.csv", begin=-4.0, seconds=10.0))
     assert recording.begin == 0.0 and recording.duration == pytest.approx(5.995)
     assert "4.0 s lie before zero and are not used; add them to imu_offset (--imu-offset)" in recording.motion().notes
-    moved = recording.changed(imu_offset=4.0)
+    moved = replace(recording, imu_offset=4.0)
     assert moved.begin == pytest.approx(0.0) and moved.duration == pytest.approx(9.995) and not moved.motion().notes

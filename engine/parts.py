@@ -1,0 +1,229 @@
+"""What a student is built of: arguments, networks of one's own, steps. What does not fit is refused here.
+
+    from egodistill.engine import parts
+
+    network = parts.build_part(MyEncoder)                    # or an instance, or a function that returns one
+    parts.require_steps(model, ("encode_imu", "fuse"), "a stream", "; predict() takes any model")
+
+`student.EgoDistill` asks this module before it builds anything, so that no weights are downloaded in vain. A copy of
+student.py alone does not ask.
+"""
+
+from __future__ import annotations
+
+import inspect
+import numbers
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import student
+from ..student import EgoDistill, Part, describe
+from ..support.errors import EgoDistillError
+
+__all__ = [
+    "PLAIN_NUMBERS",
+    "build_part",
+    "differ",
+    "own_network",
+    "require_arguments",
+    "require_same_steps",
+    "require_steps",
+]
+
+LARGEST_SIZE = 1 << 17  # classes, frames, pixels, samples, ...: a number beyond it is an error
+LARGEST_DEPTH = 1000  # layers of the fusion network
+LARGEST_CLIP = 1 << 27  # pixels of all frames of a clip, as in recordings/clips.py
+LARGEST_TOLERANCE = 10.0  # seconds, as in video.py
+SAMPLING = ("uniform", "random", "first", "last", "centre", "ages")  # as in video.py
+MAX_DIFFERENCE = 1e-3  # of outputs that should be equal, relative to the largest
+PLAIN_NUMBERS = ("spectrum", "filterbank", "filterbank-unsure")  # IMU encoders without weights
+
+
+def require_arguments(given: Mapping[str, Any]) -> None:
+    """Raise ValueError unless a student can have these arguments of `EgoDistill`."""
+    a = SimpleNamespace(**given)
+    if a.imu_vector not in ("flatten", "mean"):
+        raise ValueError(f"imu_vector must be 'flatten' or 'mean', not {a.imu_vector!r}")
+    if a.aggregator not in ("gru", "concat"):
+        raise ValueError(f"aggregator must be 'gru' or 'concat', not {a.aggregator!r}")
+    _require_sizes(a)
+    if a.sampling not in SAMPLING:
+        raise ValueError(f"sampling={a.sampling!r} must be one of {', '.join(SAMPLING)}")
+    if not isinstance(a.imu_axes, str):
+        raise ValueError(f"imu_axes={a.imu_axes!r} must be a name, such as 'gopro'")
+    if not 0 <= a.tolerance <= LARGEST_TOLERANCE or (a.tolerance and not a.exact):  # NaN: False
+        raise ValueError(
+            f"tolerance={a.tolerance!r} must be from 0 to {LARGEST_TOLERANCE}, and 0 for key frames (exact=False)"
+        )
+    if a.class_names is not None and len(a.class_names) != a.num_classes:
+        raise ValueError(f"{len(a.class_names)} class names for num_classes={a.num_classes}")
+    _require_encoders(a)
+
+
+def _require_sizes(a: SimpleNamespace) -> None:
+    for name, value in (("imu_rate", a.imu_rate), ("clip_seconds", a.clip_seconds)):
+        if not 0 < value <= LARGEST_SIZE:  # NaN: False
+            raise ValueError(f"{name}={value!r} must be above 0 and at most {LARGEST_SIZE}")
+    samples = max(1, round(a.imu_rate * a.clip_seconds)) if a.imu_samples is None else a.imu_samples
+    sizes = {"num_classes": a.num_classes, "feature_dim": a.feature_dim, "hidden": a.hidden, "imu_width": a.imu_width}
+    sizes |= {"imu_samples": samples, "frame_size": a.frame_size or 1, "num_frames (--num-frames)": a.num_frames}
+    for name, size in sizes.items():
+        if not (isinstance(size, numbers.Integral) and 1 <= size <= LARGEST_SIZE):
+            raise ValueError(f"{name} must be a whole number, at least 1 and at most {LARGEST_SIZE}; got {size!r}")
+    if not (isinstance(a.fusion_layers, numbers.Integral) and 0 <= a.fusion_layers <= LARGEST_DEPTH):
+        raise ValueError(f"fusion_layers={a.fusion_layers!r} must be a whole number, at most {LARGEST_DEPTH}")
+    if a.num_frames * (a.frame_size or 1) ** 2 > LARGEST_CLIP:
+        raise ValueError(f"num_frames={a.num_frames} (--num-frames) of frame_size={a.frame_size} pixels are too large")
+
+
+def _require_encoders(a: SimpleNamespace) -> None:
+    image, imu = a.image_encoder, a.imu_encoder
+    if image is None and imu is None:
+        raise ValueError("a student needs image_encoder (--image-encoder), imu_encoder (--imu-encoder) or both")
+    weightless = a.image_weights is None or (isinstance(a.image_weights, str) and a.image_weights == "imagenet")
+    if image is None and not (a.num_frames == 1 and weightless):
+        frames = "num_frames (--num-frames) and image_weights (--image-weights) are for frames"
+        raise ValueError(f"{frames}, which image_encoder=None (--image-encoder none) does not read")
+    if isinstance(image, str):
+        _require_image_encoder(image, a.frame_size)
+    if isinstance(imu, str) and imu != "cnn":
+        _require_plain_numbers(a)
+
+
+def _require_image_encoder(name: str, frame_size: int | None) -> None:
+    if name in student.RESNETS or re.fullmatch(r"resnet10x[1-9]\d*", name):
+        return
+    if name not in student.IMAGE_ENCODERS:
+        reason = student.UNFIT_ENCODERS.get(name, "it is not one of the tested classification networks of torchvision")
+        reason = "FILE.py:NAME is for commands, in Python give the class itself" if ":" in name else reason
+        raise ValueError(
+            f"image_encoder={name!r} (--image-encoder) cannot be used: {reason}. Give 'resnet18', "
+            f"'mobilenet_v3_large' or another (student.IMAGE_ENCODERS lists all), or 'resnet10xW', 10 layers of width W"
+        )
+    side, *_ = student.preprocessing(name)
+    if name.startswith("vit_") and frame_size not in (None, side):
+        raise ValueError(
+            f"image_encoder={name!r} (--image-encoder) needs {side}-pixel frames; got frame_size={frame_size}"
+        )
+
+
+def _require_plain_numbers(a: SimpleNamespace) -> None:
+    imu, names = a.imu_encoder, a.class_names
+    if imu not in PLAIN_NUMBERS:
+        raise ValueError(
+            f"imu_encoder={imu!r} (--imu-encoder) must be 'cnn', {', '.join(map(repr, PLAIN_NUMBERS))}, a network of "
+            f"your own, or None for frames alone"
+        )
+    if a.imu_vector != "flatten":
+        raise ValueError(f"imu_vector='mean' (--imu-vector) is for a map over time; a {imu} has none")
+    if imu == "filterbank-unsure" and (a.num_classes < 2 or names is None or names[-1] != "unsure"):
+        raise ValueError(
+            "imu_encoder='filterbank-unsure' needs class_names, two or more, the last of which is 'unsure': "
+            "class_names=[*store.class_names, 'unsure']"
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Networks of one's own
+
+
+def own_network(
+    name: str, part: Part, inputs: Sequence[Tensor | None], shapes: Sequence[tuple[int | str, ...]]
+) -> tuple[nn.Module, Tensor]:
+    """Return the network of an argument, and what it returns for two clips.
+
+    Raise ValueError if it is none, fails, or returns none of the shapes behind [2], such as ("d",) for [2, any].
+    """
+    network = build_part(part)
+    what = f"{name}={type(network).__name__}"
+    given = ", ".join("None" if value is None else describe(value) for value in inputs)
+    modes = {module: module.training for module in network.modules()}
+    try:
+        with torch.no_grad():
+            found = network.eval()(*inputs)
+    except Exception as error:  # a network can raise any error
+        raise ValueError(f"{what} fails for {given} ({type(error).__name__}: {error})") from error
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    size = [*found.shape] if isinstance(found, Tensor) and found.is_floating_point() else []
+    if not any(len(size) == 1 + len(shape) and all(map(_fits, size, (2, *shape))) for shape in shapes):
+        wanted = " or ".join(f"[2, {', '.join(map(str, shape))}]" for shape in shapes)
+        got = describe(found) if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        raise ValueError(f"{what} must return float {wanted} for {given}; it returned {got}")
+    return network, found
+
+
+def build_part(part: Part) -> nn.Module:
+    """Return a network of one's own: an instance, or what its class builds. Raise ValueError if there is none."""
+    if not (isinstance(part, nn.Module) or callable(part)):
+        raise ValueError(f"{part!r} is no network: give one, or its class; in commands, FILE.py:NAME")
+    try:
+        if not isinstance(part, nn.Module):
+            inspect.signature(part).bind()
+    except TypeError as error:
+        raise ValueError(
+            f"{getattr(part, '__name__', part)} cannot be built without arguments ({error}); give a network that is "
+            f"built, or a function without arguments that returns it"
+        ) from error
+    network = part if isinstance(part, nn.Module) else part()
+    if not isinstance(network, nn.Module):
+        what, given = getattr(part, "__name__", repr(part)), type(network).__name__
+        raise ValueError(f"{what} is no network: it gives a {given}, and must give a torch.nn.Module")
+    return network
+
+
+def _fits(size: int, wanted: int | str) -> bool:
+    """Return whether the size of a dimension is the wanted one; a name is for any size."""
+    return isinstance(wanted, str) or size == wanted
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Steps
+
+
+def require_steps(model: Any, steps: Iterable[str], reader: str, way_out: str) -> None:
+    """Raise EgoDistillError unless a model has the steps of a `student.Student` that its reader calls.
+
+    Args:
+        model: The student.
+        steps: Names of methods or attributes.
+        reader: Who calls them, such as "a stream".
+        way_out: The end of the message, behind "see student.Student".
+    """
+    if lacking := [step for step in steps if not hasattr(model, step)]:
+        raise EgoDistillError(
+            f"{type(model).__name__} has no {', '.join(lacking)}: {reader} needs a student that works in steps, see "
+            f"student.Student{way_out}"
+        )
+
+
+def require_same_steps(model: Any, reader: str) -> None:
+    """Raise EgoDistillError if a student's own `forward()` computes something else than its steps.
+
+    Args:
+        model: The student.
+        reader: Who calls the steps, such as "a stream".
+    """
+    from . import batches  # which needs a decoder of video; a student does not
+
+    if not isinstance(model, EgoDistill) or type(model).forward is EgoDistill.forward:
+        return
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        given = [x.to(model.mean.device) for x in batches.example_inputs(model)]
+        wanted, found = model(*given).logits, EgoDistill.forward(model, *given).logits
+    if differ(found, wanted):
+        raise EgoDistillError(
+            f"forward() of {type(model).__name__} computes something else than its steps, which {reader} calls; put "
+            f"steps of your own in encode_frames(), aggregate(), encode_imu() and fuse()"
+        )
+
+
+def differ(found: Tensor, wanted: Tensor) -> bool:
+    """Return whether a student's outputs differ from those of its program or steps by more than rounding."""
+    return not (found - wanted).abs().max() <= MAX_DIFFERENCE * wanted.abs().max()  # NaN differs
