@@ -71,7 +71,8 @@ def _require_sizes(a: SimpleNamespace) -> None:
             raise ValueError(f"{name}={value!r} must be above 0 and at most {LARGEST_SIZE}")
     samples = max(1, round(a.imu_rate * a.clip_seconds)) if a.imu_samples is None else a.imu_samples
     sizes = {"num_classes": a.num_classes, "feature_dim": a.feature_dim, "hidden": a.hidden, "imu_width": a.imu_width}
-    sizes |= {"imu_samples": samples, "frame_size": a.frame_size or 1, "num_frames (--num-frames)": a.num_frames}
+    sizes |= {"imu_samples": samples, "num_frames (--num-frames)": a.num_frames}
+    sizes |= {} if a.frame_size is None else {"frame_size": a.frame_size}
     for name, size in sizes.items():
         if not (isinstance(size, numbers.Integral) and 1 <= size <= LARGEST_SIZE):
             raise ValueError(f"{name} must be a whole number, at least 1 and at most {LARGEST_SIZE}; got {size!r}")

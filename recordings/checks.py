@@ -29,6 +29,7 @@ from ..support.errors import DataError, in_words, named
 from ..video import FrameReader, VideoError, open_video
 from .clips import Recording, open_recording, unused_tables
 from .offset import Axes, Hand, Offset, Rates, Survey, axes_of, hand_of, offset_of, rates_of, survey
+from .sensors import NEAR, gravity_of
 
 __all__ = ["HEADER", "Check", "SensorCheck", "check"]
 
@@ -87,7 +88,7 @@ class Check:
         imu_axes: The axes with which its samples were read, see `clips.Recording`.
         accel: Time stamps of the accelerometer.
         gyro: Time stamps of the gyroscope.
-        gravity: Mean norm of the acceleration in m/s2.
+        gravity: Acceleration of gravity that was measured, in m/s2: `sensors.gravity_of()`.
         imu_notes: `Imu.notes`: ignored rows, axes that are unknown or equal.
         offset: The offset of the IMU's clock.
         no_offset: Why there is no offset although there is an IMU.
@@ -273,7 +274,7 @@ class Check:
 
     def _leans(self) -> bool:
         """Return whether gravity is far from the picture's vertical, in axes that should be the camera's."""
-        is_gravity = 9 < (self.gravity or 0) < 11 and cameras.axes_and_turn(self.imu_axes)[0] == "gopro"
+        is_gravity = NEAR[0] < (self.gravity or 0) < NEAR[1] and cameras.axes_and_turn(self.imu_axes)[0] == "gopro"
         return self.has_picture and is_gravity and self._tilt()[2] > _UPRIGHT
 
     def _mirror(self) -> str:
@@ -583,7 +584,7 @@ def _sensors(imu: Imu, duration: float) -> dict:
     accel = imu.accel_time if imu.accel.any() else imu.accel_time[:0]  # zeros mean that there is none
     found: dict = {"accel": _sensor(accel, duration), "gyro": _sensor(imu.gyro_time, duration), "imu_notes": imu.notes}
     if len(accel):
-        found["gravity"] = float(np.linalg.norm(imu.accel, axis=1).mean())
+        found["gravity"] = gravity_of(imu.accel_time, imu.accel)
         found["mean_accel"] = tuple(imu.accel.mean(0).tolist())
     return found
 

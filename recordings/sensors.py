@@ -22,7 +22,7 @@ import numpy as np
 from ..imu import FASTEST, MAX_GAP, SLOWEST, Imu, IMUError
 from ..support.errors import IMU_RATE
 
-__all__ = ["State", "gravity_turns", "judge", "motion_states", "unit_question"]
+__all__ = ["State", "gravity_of", "gravity_turns", "judge", "motion_states", "unit_question"]
 
 # Limits of what a camera worn on the head can measure. Beyond them, the units of a file are wrong.
 # Gravity is the median size of the mean acceleration in half a second, in which steps and turns of the head cancel: in
@@ -147,7 +147,7 @@ def _sensor_states(sensor: str, stamps: np.ndarray, values: np.ndarray, rate: fl
 
 def _acceleration_unit(stamps: np.ndarray, values: np.ndarray) -> list[State]:
     """Return the state of accelerations [n, 3] that are unlikely in m/s2; [] if they are not."""
-    norms, gravity = _norms(values), _gravity(stamps, values)
+    norms, gravity = _norms(values), gravity_of(stamps, values)
     mean, (low, middle) = float(norms.mean()), np.percentile(norms, [5, 50])
     share = np.count_nonzero(norms > HIGH_ACCELERATION) / len(norms)
     steady = low > middle / 2
@@ -173,9 +173,10 @@ def _acceleration_unit(stamps: np.ndarray, values: np.ndarray) -> list[State]:
     return [State("accelerometer", "units", text, certain)]
 
 
-def _gravity(stamps: np.ndarray, values: np.ndarray) -> float:
+def gravity_of(stamps: np.ndarray, values: np.ndarray) -> float:
     """Return the median size of the mean acceleration in half a second, of readings [n, 3] with ascending times [n]."""
-    return float(np.median(_norms(_means(np.floor(stamps / GRAVITY_CELL), values)[0])))
+    cells = np.floor((stamps - stamps[0]) / GRAVITY_CELL)
+    return float(np.median(_norms(_means(cells, values)[0])))
 
 
 def _means(cells: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -237,7 +238,7 @@ def _frozen(sensor: str, stamps: np.ndarray, values: np.ndarray) -> list[State]:
 
 def _exchange(accel_time: np.ndarray, accel: np.ndarray, gyro: np.ndarray) -> str:
     """Return what shows that two sensors are exchanged; "" if nothing does."""
-    acceleration, (low, middle) = _gravity(accel_time, accel), np.percentile(_norms(gyro), [5, 50])
+    acceleration, (low, middle) = gravity_of(accel_time, accel), np.percentile(_norms(gyro), [5, 50])
     if acceleration >= LOW_ACCELERATION or low < middle / 2 or abs(middle - 9.81) > 1.5:
         return ""
     return (

@@ -650,6 +650,8 @@ def test_a_clip_has_a_bounded_size():
         EgoDistill(4, num_frames=64, frame_size=4096, **options)
     with pytest.raises(ValueError, match=r"frame_size must be .* at least 1 and at most 131072; got 131073"):
         EgoDistill(4, frame_size=131073, **options)
+    with pytest.raises(ValueError, match=r"frame_size must be .* at least 1 .*; got 0"):
+        EgoDistill(4, frame_size=0, **options)
 
 
 # --- Numbers by an independent computation

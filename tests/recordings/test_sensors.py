@@ -87,13 +87,19 @@ def test_a_log_of_two_seconds_from_slow_glasses_is_judged_too(tmp_path):
 
 
 @pytest.mark.parametrize(("factor", "told"), [(0.75, True), (1.0, False), (1.3, True)])
-def test_a_moving_head_on_a_wrong_scale_is_noted(factor, told):
+def test_a_moving_head_on_a_wrong_scale_is_noted(factor, told, tmp_path):
     """No norm is near gravity, but the mean of half a second is."""
     rows = head_motion()
     rows[:, 1:4] += np.random.default_rng(1).normal(0, 4, (len(rows), 3))
     motion = Imu(rows[:, 0], factor * rows[:, 1:4], rows[:, 0], rows[:, 4:])
     found = [one.text for one in sensors.motion_states(motion)]
     assert (found != []) is told and all("gravity alone is 9.81" in text for text in found)
+    log = tmp_path / "log.csv"  # `check` shows the number that is judged, and not the mean norm, which is larger
+    write_table(log, PLAIN, np.column_stack([motion.accel_time, motion.accel, motion.gyro]).tolist())
+    cells = rows[:, 1:4].reshape(-1, 99, 3).mean(1)  # of half a second each, at 198 Hz
+    wanted = factor * np.median(np.linalg.norm(cells, axis=1))
+    assert checks.check(None, log).gravity == pytest.approx(wanted, abs=0.02)
+    assert factor * np.linalg.norm(rows[:, 1:4], axis=1).mean() > wanted + 1
 
 
 def test_shaken_readings_of_a_thousand_are_noted_and_not_refused():
