@@ -224,6 +224,11 @@ def require_other_clips(store: Store, validation: Store) -> None:
         )
 
 
+def validation_score(values: Mapping[str, float]) -> float:
+    """Return by what the best epoch is chosen: the accuracy on the validation clips, or else minus their loss."""
+    return values["validation_top1"] if "validation_top1" in values else -values["validation_loss"]
+
+
 class TrainingLoop:
     """State and steps of one call of `train()`."""
 
@@ -623,7 +628,7 @@ class TrainingLoop:
                 f"validation_{name}": total / count if count else math.nan for name, (total, count) in sums.items()
             }
         means = distributed.broadcast_object(means)
-        score = means.get("validation_top1", -means["validation_loss"])
+        score = validation_score(means)
         if not math.isfinite(score):
             raise EgoDistillError(
                 f"{self.objective.stage}: the loss or accuracy on the validation clips is {score} after epoch "

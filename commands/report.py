@@ -29,6 +29,7 @@ from ..support.names import Place, real_path
 from ..support.pages import Markup, data_url, tag, write_page
 from ..support.tables import counted, printable
 from ..support.version import __version__
+from ..training import validation_score
 from .evaluations import Result, by_wearer, evaluation_of, findings, is_about, read_evaluation, read_result
 from .paths import page_about
 from .recordings import split_warnings
@@ -192,9 +193,10 @@ def curves_of(model: Path, name: str) -> Markup:
 
 def kept_epoch(rows: Sequence[dict[str, Any]]) -> int | None:
     """Return the epoch, from 1 on, that is best on the validation clips so far; None: there are no such clips."""
-    key, best = ("validation_top1", np.argmax) if "validation_top1" in rows[-1] else ("validation_loss", np.argmin)
-    scores = [row.get(key) for row in rows]
-    return None if None in scores else 1 + int(best(scores))
+    known = [{name: value for name, value in row.items() if value is not None} for row in rows]  # null: not finite
+    if not all({"validation_top1", "validation_loss"} & row.keys() for row in known):
+        return None
+    return 1 + int(np.argmax([validation_score(row) for row in known]))
 
 
 def data_section(run: Path, plan: dict[str, Any], store: data.ClipStore) -> Markup:
