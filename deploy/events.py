@@ -12,8 +12,9 @@
 
 With an answer every half second, the best class often changes for a single answer. An event begins when the
 probability of a class reaches `start`, and lasts until it falls below the lower `end`; events that are too short are
-left out, and parts of one label with a short pause between them are joined. Thresholds with hysteresis and minimum
-durations are those of voice activity detectors such as silero-vad.
+left out, and parts of one label with a short pause between them are joined. The class "(none)" ends events as every
+other class does, and is none itself. Thresholds with hysteresis and minimum durations are those of voice activity
+detectors such as silero-vad.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
 
-from ..support.errors import EgoDistillError
+from ..support.errors import NONE, EgoDistillError
 
 __all__ = ["Event", "Tracker", "events"]
 
@@ -136,7 +137,7 @@ class Tracker:
                 now.stop, now.score = moment, max(now.score, own)
         if self._holds is None:
             found += self._release(border)
-            if begins:
+            if begins and best != NONE:
                 self._holds = Part(best, border, moment, scores[best])
         self._last = answer
         return found

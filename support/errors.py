@@ -14,6 +14,7 @@ __all__ = [
     "CLIP_SECONDS",
     "IMU_RATE",
     "IMU_SAMPLES",
+    "NONE",
     "DataError",
     "EgoDistillError",
     "EgoDistillOSError",
@@ -26,6 +27,7 @@ __all__ = [
 CLIP_SECONDS = 64 / 30  # 64 frames at 30 frames per second, the clips of the paper's teachers
 IMU_RATE = 198.0  # Hz
 IMU_SAMPLES = 422  # per clip: floor(CLIP_SECONDS * IMU_RATE)
+NONE = "(none)"  # the class of clips in which nothing happens that has a label
 
 
 class EgoDistillError(ValueError):

@@ -31,6 +31,17 @@ def test_an_event_begins_at_start_and_ends_below_end():
     assert event == ("a" and events.Event(1.75, 3.25, "a", 0.6))
 
 
+def test_the_class_none_ends_an_event_and_is_none():
+    a = [0.1, 0.9, 0.9, 0.45, 0.45, 0.1, 0.1]
+    none = [0.9, 0.1, 0.1, 0.55, 0.62, 0.9, 0.9]
+    assert spans(events.events(answers({"a": a, "(none)": none}))) == [("a", 1.25, 2.75)]
+    assert spans(events.events(answers({"a": a, "b": none}), min_seconds=0))[1:] == [
+        ("a", 1.25, 2.75),
+        ("b", 2.75, 4.0),
+    ]
+    assert not list(events.events(answers({"a": [0.1] * 9, "(none)": [0.9] * 9}), min_seconds=0))
+
+
 def test_flicker_for_one_answer_ends_nothing():
     a = [0.9, 0.9, 0.1, 0.9, 0.9, 0.9]
     b = [0.1, 0.1, 0.9, 0.1, 0.1, 0.1]
