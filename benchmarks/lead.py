@@ -317,15 +317,15 @@ def finished(world: str) -> dict[str, dict[str, Any]]:
     return evidence.lines_of(world, real_heads.PROTOCOL, evidence.committed(real_heads.PROTOCOL))
 
 
-def run(out: Path, seeds: Sequence[int], frames: Sequence[int]) -> None:
-    """Train and evaluate the cells of these seeds that have no line."""
+def run(out: Path, seeds: Sequence[int], frames: Sequence[int], methods: Sequence[str]) -> None:
+    """Train and evaluate the cells of these seeds and methods, of all if none is given, that have no line."""
     origin = {
         "commit": evidence.git("rev-parse", "HEAD"),
         "protocol": evidence.committed(real_heads.PROTOCOL),
         "processor": tables.processor(),
     }
     for world, one in itertools.chain.from_iterable(cells(seed, frames) for seed in seeds):
-        if one.name in finished(world):
+        if one.name in finished(world) or (methods and one.method not in ("teacher", *methods)):
             continue
         bench = bench_of(world, out)
         if world == CARRIED:
@@ -442,12 +442,13 @@ def main() -> None:
         command.add_argument("--out", type=Path, required=True, help="folder for the world, stores and networks")
     command.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     command.add_argument("--frames", type=int, nargs="+", default=[1, 4])
+    command.add_argument("--methods", nargs="+", default=[], choices=[one.name for one in METHODS])
     tables.markdown_option(actions.add_parser("report"))
     given = parser.parse_args()
     if given.action == "make":
         make(given.out)
     elif given.action == "run":
-        run(given.out, given.seeds, given.frames)
+        run(given.out, given.seeds, given.frames, given.methods)
     else:
         found = outcomes()
         machine = evidence.machines(line for world in (CONTROLS, CARRIED) for line in finished(world).values())

@@ -121,7 +121,7 @@ def test_lines_have_the_carriers_and_the_report_reads_them(lead, tmp_path, monke
     kept = [own[clip["id"].rsplit("_", 1)[0]] is None for clip in plain.split("train").clips]
     assert [np.array_equal(*pair) for pair in zip(*learned, strict=True)] == kept
     for _ in range(2):  # nothing is left the second time
-        lead.run(out, [0, 1], [1])
+        lead.run(out, [0, 1], [1], [])
         lines = {world: lead.finished(world) for world in (lead.CONTROLS, lead.CARRIED)}
         assert {world: len(some) for world, some in lines.items()} == {lead.CONTROLS: 22, lead.CARRIED: 6}
     for world, some in lines.items():
