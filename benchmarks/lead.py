@@ -24,6 +24,7 @@ import argparse
 import functools
 import itertools
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -40,6 +41,7 @@ from evidence_report import classes_of, holm, outcome_of, shared_seeds, shown
 
 from egodistill import EgoDistill, data
 from egodistill.datasets.store import outputs_record
+from egodistill.engine.filterbank import IMUFilterbank
 from egodistill.engine.motion import rotations
 from egodistill.experiments import behaviour, benches, contrasts, intervals, synthetic
 from egodistill.experiments.benches import Run
@@ -80,6 +82,7 @@ SETTINGS = replace(
     | {f"stage 1 of {method.name}": RATE for method in METHODS if method.pretrain},
 )
 CARRIED_METHODS = (WINNER, SECOND, MORE)
+KNOWN = "object known"  # no student: what the numbers of `IMUFilterbank` show beside the object and clean labels
 # The contrasts of the protocol that are tested here, and those that are described: (acts, method, minus, frames).
 HEADS = [  # of `real_heads.py`
     (2.13, "filterbank", "spectrum"),
@@ -299,7 +302,7 @@ def cells(seed: int, frames: Sequence[int]) -> list[tuple[str, Run]]:
     plan = [(CONTROLS, Run("teacher", seed, teacher=SLOWFAST))]
     for count in frames:
         plan += [(CONTROLS, Run(method.name, seed, count, SLOWFAST)) for method in METHODS]
-        plan += [(CARRIED, Run(name, seed, 1, SLOWFAST)) for name in CARRIED_METHODS if count == 1]
+        plan += [(CARRIED, Run(name, seed, 1, SLOWFAST)) for name in (KNOWN, *CARRIED_METHODS) if count == 1]
     return plan
 
 
@@ -328,6 +331,9 @@ def run(out: Path, seeds: Sequence[int], frames: Sequence[int], methods: Sequenc
         if one.name in finished(world) or (methods and one.method not in ("teacher", *methods)):
             continue
         bench = bench_of(world, out)
+        if one.method == KNOWN:
+            files.append_line(evidence.path_of(world), object_known(out, one) | origin)
+            continue
         if world == CARRIED:
             evidence.reuse(bench_of(CONTROLS, out), bench, Run("start", one.seed))
             share_outputs(out, one)
@@ -361,6 +367,55 @@ def line_of(world: str, out: Path, bench: benches.Bench, run: Run) -> dict[str, 
             for name, right in zip(ACTIVITIES, found, strict=True)
         }
     return line
+
+
+def object_known(out: Path, run: Run) -> dict[str, Any]:
+    """Return the line of a perceptron that is told the object of each clip, and learned clean labels with carriers.
+
+    It is a lower estimate of what any student can reach.
+    """
+    begun = time.monotonic()
+    store = data.ClipStore(out / evidence.slug(CARRIED) / "store")
+    plans = {recording.name: recording.draw().acts for recording in better_student.recordings_of("D", out)}
+    encoder = IMUFilterbank(signed=True, dropout=0.0)
+    for norm in (part for part in encoder.modules() if isinstance(part, torch.nn.BatchNorm1d)):
+        norm.momentum = None  # the mean of all batches
+
+    def inputs_of(clips: data.ClipStore, motion: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        acts = [plans[video][int(number)] for video, number in (clip["id"].rsplit("_", 1) for clip in clips.clips)]
+        things = torch.eye(len(behaviour.THINGS))[[act.thing for act in acts]]
+        parts = torch.from_numpy(motion).split(512)
+        with torch.no_grad():
+            numbers = torch.cat([encoder(part) for part in parts])
+        verbs = [clips.class_names.index(behaviour.VERBS[act.verb]) for act in acts]
+        return torch.cat([numbers, things], 1), torch.tensor(verbs)
+
+    train, test = store.split("train"), store.split("test")
+    inputs_of(train, train.read("imu", slice(None)))  # for the statistics
+    encoder.eval()
+    training = real_heads.TRAINING | {"epochs": 40, "batch_size": min(256, len(train))}
+    learned = inputs_of(train, train.read("imu", slice(None)))
+    model = real_heads.perceptron(*learned, [len(store.class_names)], run.seed, training)
+
+    def right(motion: np.ndarray) -> np.ndarray:
+        inputs, verbs = inputs_of(test, motion)
+        with torch.no_grad():
+            return (model(inputs).argmax(1) == verbs).numpy()
+
+    own = right(test.read("imu", slice(None)))
+    return {
+        "name": run.name,
+        "run": asdict(run),
+        "top1": float(own.mean()),
+        "seconds": time.monotonic() - begun,
+        "precision": "fp32",
+        "test": contrasts.segments_record(test)["digest"],
+        "correct": contrasts.pack(contrasts.split_by_wearer(own, test.wearers)),
+        "carried": {
+            name: contrasts.pack(contrasts.split_by_wearer(right(tested(out, activity)), test.wearers))
+            for activity, name in enumerate(ACTIVITIES)
+        },
+    }
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -404,7 +459,7 @@ def accuracies(found: dict[tuple[str, str, int], list[Outcome]]) -> tables.Table
 
 def by_activity(found: dict[tuple[str, str, int], list[Outcome]]) -> tables.Table:
     """Return the accuracy with each carrier: of students that learned without carriers, and with them."""
-    methods = [*CARRIED_METHODS, *(f"{name}, carriers" for name in CARRIED_METHODS)]
+    methods = [*CARRIED_METHODS, *(f"{name}, carriers" for name in (*CARRIED_METHODS, KNOWN))]
     rows = []
     for acts in (NONE, *ACTIVITIES):
         some = {method: found.get((acts, method, 1), []) for method in (FRAMES, *methods)}
