@@ -100,7 +100,7 @@ def field_arguments(text: str, value: Any, hint: Any) -> dict[str, Any]:
 
 def flag(name: str, value: Any = None) -> str:
     """Return the option of a field. A field that is True by default gets an option that turns it off."""
-    name = f"no-{name.removeprefix('use_')}" if value is True else name
+    name = f"no-{name}" if value is True else name
     return "--" + name.replace("_", "-")
 
 

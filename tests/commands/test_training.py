@@ -18,6 +18,7 @@ from toys import CLASSES
 import egodistill.commands.demo
 from egodistill import EgoDistill, data, distillation, teachers
 from egodistill.commands import cli, given, options, training
+from egodistill.engine.spectrum import IMUSpectrum
 from egodistill.experiments import Bench, Run
 
 
@@ -98,7 +99,7 @@ def test_the_preset_spectrum_builds_its_student(tmp_path, monkeypatch, capsys):
     words = ["--preset", "spectrum", "--num-frames", 2, "--image-encoder", "resnet10x4", "--image-weights", "none"]
     run(capsys, "distill", "store", "--teacher", "t", "--out", tmp_path / "s.pt", *words)
     _, model, given, _ = calls.pop()
-    assert type(model.imu_encoder) is egodistill.student.IMUSpectrum and model.aggregator == "concat"
+    assert type(model.imu_encoder) is IMUSpectrum and model.aggregator == "concat"
     assert given.augment == egodistill.Augment(crop=0.2, jitter=0.3, shift=0.05)
     words = ["--teacher", "t", "--no-imu", "--imu-encoder", "spectrum", "--image-encoder", "resnet10x4"]
     words += ["--image-weights", "none", "--out", str(tmp_path / "t.pt")]
