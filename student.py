@@ -101,8 +101,8 @@ def record_arguments(*without: str) -> Callable[[Constructor], Constructor]:
 class EgoDistill(nn.Module):
     """The student Phi (figure 2, right): N frames and IMU samples -> the teacher's feature and class logits.
 
-    It achieves Phi(I, M) ~ Omega(V), equation 2, in three steps: z_I = f_I(I) is `encode_frames()` and, of several
-    frames, `aggregate()`; z_M = f_M(M) is `encode_imu()`; z_phi = Pi(z_I, z_M) and its class logits are `fuse()`.
+    Phi(I, M) approximates Omega(V), the teacher's outputs for the whole video (equation 2), in steps: z_I = f_I(I) by
+    `encode_frames()` and `aggregate()`, z_M = f_M(M) by `encode_imu()`, z_phi = Pi(z_I, z_M) and logits by `fuse()`.
 
     The model takes what its `inputs` name: frames uint8 [B, N, 3, H, W] (RGB), imu float [B, 422, 6] (m/s2 and rad/s,
     gravity included), or both in this order. It returns `Output(feature [B, D], logits [B, C])`. It normalises the
@@ -115,19 +115,18 @@ class EgoDistill(nn.Module):
         num_frames: N. One frame is the clip's centre frame.
         aggregator: What makes one feature of several frames: "gru", as in the paper, whose last state is used, or
             "concat", one layer on all features, for which each frame has its place in time.
-        image_encoder: f_I, without its classifier: a name in `IMAGE_ENCODERS` (torchvision's networks), "resnet10xW", a
-            small ResNet for small frames with one block per stage and W to 8 W channels, or a network of your own:
-            [B, 3, H, W], normalised as for ImageNet -> [B, d]. None: a model that reads head motion alone, not the
-            paper's.
+        image_encoder: f_I, without its classifier: a name in `student.IMAGE_ENCODERS` (torchvision's networks),
+            "resnet10xW", a small ResNet for small frames with one block per stage and W to 8 W channels, or a network
+            of your own: [B, 3, H, W], normalised as for ImageNet -> [B, d]. None: a model that reads head motion
+            alone, not the paper's.
         image_weights: "imagenet" (torchvision downloads them), a state dict or the path of one, or None for random. A
             network of your own keeps its weights.
         imu_encoder: f_M: "cnn", the paper's `IMUEncoder`, or plain numbers instead of a network: "spectrum",
             `engine.spectrum.IMUSpectrum`, or "filterbank", `engine.filterbank.IMUFilterbank`, without frames its
             numbers that hold for any mounting (`signed=False`); "filterbank-unsure" makes the last class "unsure"
-            (`engine.refusal`).
-            A network of your own: [B, T, 6] -> [B, m], or a map over time [B, channels, time]. It gets the samples
-            without their mean, or as they are if it has an attribute `removes_mean = True`. None: a model that reads
-            frames alone, as VisOnly and VisOnly-Distill.
+            (`engine.refusal`). A network of your own: [B, T, 6] -> [B, m], or a map over time [B, channels, time]. It
+            gets the samples without their mean, or as they are if it has an attribute `removes_mean = True`. None: a
+            model that reads frames alone, as VisOnly and VisOnly-Distill.
         imu_width: Width of the last layer of the paper's IMU encoder.
         imu_vector: "flatten" the IMU feature map over time, or its "mean" over time (accepts any length).
         imu_samples: Number of IMU samples of a clip; None: `imu_rate * clip_seconds`, the paper's 422.
@@ -224,10 +223,10 @@ class EgoDistill(nn.Module):
 
         # f_M: samples -> z_M, [B, m]
         self.imu_vector, self.imu_dim = imu_vector, 0
-        unsure = imu_encoder == "filterbank-unsure"  # whose last number is for the last class, see `fuse()`
+        unsure = imu_encoder == "filterbank-unsure"  # its last number makes the last class, see `fuse()`
         if imu_encoder == "cnn":
             self.imu_encoder: nn.Module = IMUEncoder(imu_width)
-            self.imu_dim = imu_width * {"flatten": self.imu_samples, "mean": 1}[imu_vector]
+            self.imu_dim = imu_width * {"flatten": self.imu_samples, "mean": 1}[imu_vector]  # of [B, width, T]
         elif isinstance(imu_encoder, str):  # plain numbers, not the paper's
             options = {"signed": image_encoder is not None, "known": num_classes - 1 if unsure else 0}
             self.imu_encoder = of_package("parts").plain_numbers(imu_encoder, self.imu_samples, imu_rate, **options)
@@ -347,7 +346,7 @@ class EgoDistill(nn.Module):
         if self.with_unsure is None:
             feature = self.fusion(image, imu)
             return Output(feature, self.classifier(feature))
-        feature = self.fusion(image, imu[:, :-1])  # not the paper's: the last number of z_M makes the last class
+        feature = self.fusion(image, imu[:, :-1])  # not the paper's: the last of z_M makes a class
         return Output(feature, self.with_unsure(self.classifier(feature), imu[:, -1:]))
 
     def freeze_trunk(self) -> EgoDistill:
@@ -464,7 +463,7 @@ class IMUEncoder(nn.Module):
 
 
 class ConcatFusion(nn.Sequential):
-    """The fusion network Pi: layers on the image feature [B, d] and the IMU feature [B, m], one behind the other."""
+    """The fusion network Pi (appendix C): layers on image feature [B, d] and IMU feature [B, m], concatenated."""
 
     def forward(self, image: Tensor | None, imu: Tensor | None = None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         features = [feature for feature in (image, imu) if feature is not None]
@@ -509,7 +508,7 @@ class IMUPredictor(nn.Module):
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Image networks
+# The image encoder f_I: the paper's ResNet-18 (appendix C), and other ResNets
 
 
 class BasicBlock(nn.Module):
@@ -555,7 +554,7 @@ class Bottleneck(nn.Module):
 
     def __init__(self, before: int, width: int, stride: int, downsample: nn.Sequential | None, groups: int = 1) -> None:
         super().__init__()
-        after = downsample[-1].num_features if downsample is not None else before
+        after = before if downsample is None else downsample[-1].num_features  # of its batch norm
         self.conv1, self.bn1 = conv(before, width, 1), nn.BatchNorm2d(width)
         self.conv2, self.bn2 = conv(width, width, 3, stride, groups), nn.BatchNorm2d(width)
         self.conv3, self.bn3 = conv(width, after, 1), nn.BatchNorm2d(after)
@@ -588,7 +587,8 @@ def shortcut(before: int, after: int, stride: int) -> nn.Sequential | None:
         return None
     layers: dict[str, nn.Module] = {}
     if stride > 1 and before < LARGEST_BLOCK:
-        layers["pixels"], stride = Subsample(stride), 1
+        layers["pixels"] = Subsample(stride)
+        stride = 1
     layers |= {"0": nn.Conv2d(before, after, 1, stride, bias=False), "1": nn.BatchNorm2d(after)}
     return nn.Sequential(OrderedDict(layers))
 
@@ -649,21 +649,21 @@ class ResNet(nn.Module):
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         before = width
         for stage, depth in enumerate(depths):
-            inner, blocks = width * 2**stage, []
+            after = width * 2**stage * block.expansion
+            inside, blocks = width * 2**stage * group_width // 64 * groups, []
             for number in range(depth):
-                stride = 2 if stage and not number else 1
-                downsample = shortcut(before, inner * block.expansion, stride)
-                blocks.append(block(before, inner * group_width // 64 * groups, stride, downsample, groups))
-                before = inner * block.expansion
+                stride = 2 if stage > 0 and number == 0 else 1
+                blocks.append(block(before, inside, stride, shortcut(before, after, stride), groups))
+                before = after
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
-        self.feature_dim = before
+        self.feature_dim = after
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.adaptive_avg_pool2d(self.maps(x), 1).flatten(1)
+        return F.adaptive_avg_pool2d(self.maps(x), 1).flatten(1)  # [B, D, h, w] -> [B, D, 1, 1] -> [B, D]
 
     def maps(self, x: Tensor) -> Tensor:
         """Return the last feature map, [B, channels, H, W] -> [B, D, h, w]."""
@@ -786,7 +786,7 @@ def of_package(name: str) -> ModuleType:
 
 
 def __getattr__(name: str) -> Any:
-    """Return a name that lay in this file up to version 0.5."""
+    """Hand on what belongs to a student and lies in the room engine."""
     homes = {"IMAGE_ENCODERS": "image_encoders", "IMUSpectrum": "spectrum", "Student": "parts"}
     if name not in homes:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
