@@ -105,8 +105,9 @@ def flag(name: str, value: Any = None) -> str:
 
 
 def used_flags(settings: Any, arguments: argparse.Namespace) -> list[str]:
-    """Return the options among the arguments that belong to fields of a dataclass."""
-    return [flag(name, value) for name, value, _ in option_fields(settings) if hasattr(arguments, name)]
+    """Return the options among the arguments that belong to fields of a dataclass; --no-imu is --imu-encoder none."""
+    given = [(name, value) for name, value, _ in option_fields(settings) if hasattr(arguments, name)]
+    return [f"{flag(name, value)}{' none' if getattr(arguments, name) is None else ''}" for name, value in given]
 
 
 def apply_options(settings: Settings, arguments: argparse.Namespace) -> Settings:
