@@ -115,8 +115,8 @@ class Imu:
         """Return the samples without the gyroscope's bias, estimated where the head is most at rest.
 
         The bias is the median of the mean readings of the stillest tenth of all seconds, those with the least variance.
-        Remove it for students that read the head's net turn (`student.IMUSpectrum`) if the sensor is not calibrated: a
-        bias of 0.05 rad/s turns a clip of 2.1 s by 6 degrees.
+        Remove it for students that read the head's net turn (`IMUSpectrum`) if the sensor is not calibrated: a bias of
+        0.05 rad/s turns a clip of 2.1 s by 6 degrees.
 
         Raises:
             IMUError: The recording has less than a minute of gyroscope samples.

@@ -8,9 +8,10 @@
     model = EgoDistill.load("student.pt")
 
 The networks are those of section 3 and appendix C of "EgoDistill: Egocentric Head Motion Distillation for Efficient
-Video Understanding" (Tan, Nagarajan, Grauman, NeurIPS 2023), in this order: the student, its networks for head motion,
-and those for frames. This file can be copied alone: it needs torch and torchvision. `EgoDistill.save()` and `load()`,
-"filterbank", and the refusal of what does not fit before anything is built (`engine.parts`) need the package.
+Video Understanding" (Tan, Nagarajan, Grauman, NeurIPS 2023), in this order: the student Phi (equation 2), its IMU
+encoder f_M, fusion network Pi and predictor h, and the image encoder f_I. This file can be copied alone: it needs torch
+and torchvision. `EgoDistill.save()` and `load()`, encoders that are not the paper's ("spectrum", "filterbank", networks
+of torchvision but ResNets), and the refusal of what does not fit before anything is built need the room `engine`.
 """
 
 from __future__ import annotations
@@ -19,34 +20,22 @@ import copy
 import functools
 import importlib
 import inspect
-import math
 import os
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = [
-    "IMAGE_ENCODERS",
-    "BasicBlock",
-    "Bottleneck",
-    "EgoDistill",
-    "IMUEncoder",
-    "IMUPredictor",
-    "IMUSpectrum",
-    "Output",
-    "ResNet",
-    "Student",
-]
+__all__ = ["BasicBlock", "Bottleneck", "EgoDistill", "IMUEncoder", "IMUPredictor", "Output", "ResNet"]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-CLIP_SECONDS, IMU_RATE, IMU_SAMPLES = 64 / 30, 198.0, 422  # the paper's clips: seconds, Hz, samples
+CLIP_SECONDS, IMU_RATE = 64 / 30, 198.0  # the paper's clips: seconds, Hz
 PARTS = ("image_encoder", "imu_encoder", "fusion")  # the arguments of `EgoDistill` that take a `Part`
 OF_CLASSES = ("classifier.", "imu_encoder.refusal.")  # weights of a student that its classes decide
 LARGEST_BLOCK = 16  # channels: the largest block of oneDNN's kernels (AVX-512)
@@ -59,7 +48,6 @@ Constructor = TypeVar("Constructor", bound=Callable[..., None])
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
 
-    IMAGE_ENCODERS: dict[str, int]
     of_class = classmethod
 else:
 
@@ -86,14 +74,11 @@ class Output(NamedTuple):
     logits: Tensor
 
 
-def record_arguments(
-    *without: str, found: Sequence[str] = (), today: Callable[[Mapping[str, Any]], dict[str, Any]] = dict
-) -> Callable[[Constructor], Constructor]:
+def record_arguments(*without: str) -> Callable[[Constructor], Constructor]:
     """Decorate a constructor so that it keeps its arguments, with defaults, in `self.arguments`, except `without`.
 
     `cls(**model.arguments)` then builds the same network, with new weights. Numpy numbers are kept as Python numbers,
-    networks are not kept, and `found` are kept as the attributes that the constructor has found for them. `today`
-    returns arguments of an earlier version as those of this one.
+    and networks are not kept. The constructor itself finds all arguments there, and may replace some.
     """
 
     def decorate(init: Constructor) -> Constructor:
@@ -101,14 +86,12 @@ def record_arguments(
         def build(self: nn.Module, *given: Any, **options: Any) -> None:
             bound = inspect.signature(init).bind(self, *given, **options)
             bound.apply_defaults()
-            for name, value in bound.arguments.items():
-                if isinstance(value, np.generic):
-                    bound.arguments[name] = value.item()
-            bound.arguments.update(today(bound.arguments))
-            _, *arguments = bound.arguments.items()
-            init(*bound.args, **bound.kwargs)
-            self.arguments = {name: value for name, value in arguments if not (name in without or callable(value))}
-            self.arguments |= {name: getattr(self, name) for name in found}
+            _, *named = bound.arguments.items()
+            arguments = {name: value.item() if isinstance(value, np.generic) else value for name, value in named}
+            self.arguments = arguments
+            init(self, **arguments)
+            dropped = {name for name, value in arguments.items() if name in without or callable(value)}
+            self.arguments = {name: value for name, value in arguments.items() if name not in dropped}
 
         return cast("Constructor", build)
 
@@ -117,6 +100,9 @@ def record_arguments(
 
 class EgoDistill(nn.Module):
     """The student Phi (figure 2, right): N frames and IMU samples -> the teacher's feature and class logits.
+
+    Phi(I, M) approximates Omega(V), the teacher's outputs for the whole video (equation 2), in steps: z_I = f_I(I) by
+    `encode_frames()` and `aggregate()`, z_M = f_M(M) by `encode_imu()`, z_phi = Pi(z_I, z_M) and logits by `fuse()`.
 
     The model takes what its `inputs` name: frames uint8 [B, N, 3, H, W] (RGB), imu float [B, 422, 6] (m/s2 and rad/s,
     gravity included), or both in this order. It returns `Output(feature [B, D], logits [B, C])`. It normalises the
@@ -129,18 +115,18 @@ class EgoDistill(nn.Module):
         num_frames: N. One frame is the clip's centre frame.
         aggregator: What makes one feature of several frames: "gru", as in the paper, whose last state is used, or
             "concat", one layer on all features, for which each frame has its place in time.
-        image_encoder: f_I, without its classifier: a name in `IMAGE_ENCODERS` (torchvision's networks), "resnet10xW", a
-            small ResNet for small frames with one block per stage and W to 8 W channels, or a network of your own:
-            [B, 3, H, W], normalised as for ImageNet -> [B, d]. None: a model that reads head motion alone, not the
-            paper's.
+        image_encoder: f_I, without its classifier: a name in `student.IMAGE_ENCODERS` (torchvision's networks),
+            "resnet10xW", a small ResNet for small frames with one block per stage and W to 8 W channels, or a network
+            of your own: [B, 3, H, W], normalised as for ImageNet -> [B, d]. None: a model that reads head motion
+            alone, not the paper's.
         image_weights: "imagenet" (torchvision downloads them), a state dict or the path of one, or None for random. A
             network of your own keeps its weights.
         imu_encoder: f_M: "cnn", the paper's `IMUEncoder`, or plain numbers instead of a network: "spectrum",
-            `IMUSpectrum`, or "filterbank", `engine.filterbank.IMUFilterbank`, without frames its numbers that hold
-            for any mounting (`signed=False`); "filterbank-unsure" makes the last class "unsure" (`engine.refusal`).
-            A network of your own: [B, T, 6] -> [B, m], or a map over time [B, channels, time]. It gets the samples
-            without their mean, or as they are if it has an attribute `removes_mean = True`. None: a model that reads
-            frames alone, as VisOnly and VisOnly-Distill.
+            `engine.spectrum.IMUSpectrum`, or "filterbank", `engine.filterbank.IMUFilterbank`, without frames its
+            numbers that hold for any mounting (`signed=False`); "filterbank-unsure" makes the last class "unsure"
+            (`engine.refusal`). A network of your own: [B, T, 6] -> [B, m], or a map over time [B, channels, time]. It
+            gets the samples without their mean, or as they are if it has an attribute `removes_mean = True`. None: a
+            model that reads frames alone, as VisOnly and VisOnly-Distill.
         imu_width: Width of the last layer of the paper's IMU encoder.
         imu_vector: "flatten" the IMU feature map over time, or its "mean" over time (accepts any length).
         imu_samples: Number of IMU samples of a clip; None: `imu_rate * clip_seconds`, the paper's 422.
@@ -158,7 +144,6 @@ class EgoDistill(nn.Module):
         tolerance: Above 0, take the frames within this many seconds that are cheapest to decode.
         clip_seconds: Length of a clip in seconds.
         class_names: C names; None: training takes them from the store.
-        use_imu: As until version 0.5: False is `imu_encoder=None`, and with True None is the paper's.
 
     Raises:
         ValueError: An argument, or the shape or type of an input, does not fit.
@@ -183,9 +168,7 @@ class EgoDistill(nn.Module):
 
     arguments: dict[str, Any]  # of the constructor
 
-    @record_arguments(
-        "image_weights", "class_names", "fusion", found=("imu_samples",), today=lambda given: fitting_arguments(given)
-    )
+    @record_arguments("image_weights", "class_names", "fusion")
     def __init__(
         self,
         num_classes: int,
@@ -210,35 +193,43 @@ class EgoDistill(nn.Module):
         tolerance: float = 0.0,
         clip_seconds: float = CLIP_SECONDS,
         class_names: list[str] | None = None,
-        use_imu: bool | None = None,
     ) -> None:
+        if IN_PACKAGE:  # What does not fit is refused before anything is built or downloaded.
+            of_package("parts").require_arguments(self.arguments)
         super().__init__()
         encoders = {"frames": image_encoder, "imu": imu_encoder}
         self.inputs = tuple(name for name, encoder in encoders.items() if encoder is not None)
-        self.num_frames, self.aggregator, self.imu_vector = num_frames, aggregator, imu_vector
-        self.sampling, self.exact, self.tolerance, self.clip_seconds = sampling, exact, tolerance, clip_seconds
-        self.imu_samples = max(1, round(imu_rate * clip_seconds)) if imu_samples is None else imu_samples
-        self.imu_rate, self.imu_axes = imu_rate, imu_axes
-        self.feature_dim, self.num_classes = feature_dim, num_classes
-        self.class_names = [str(name) for name in class_names] if class_names is not None else None
+        self.num_classes, self.feature_dim = num_classes, feature_dim
+        self.class_names = None if class_names is None else [str(name) for name in class_names]
+
+        # The clips that it reads, and how frames are normalised
         side, mean, std = preprocessing(image_encoder)
         self.frame_size = side if frame_size is None else frame_size
+        self.num_frames, self.sampling, self.exact, self.tolerance = num_frames, sampling, exact, tolerance
+        self.clip_seconds, self.imu_rate, self.imu_axes = clip_seconds, imu_rate, imu_axes
+        self.imu_samples = max(1, round(imu_rate * clip_seconds)) if imu_samples is None else imu_samples
+        self.arguments["imu_samples"] = self.imu_samples
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(std).view(3, 1, 1), persistent=False)
 
-        self.image_dim = self.imu_dim = 0
-        if image_encoder is not None:  # f_I: frames -> z_I
+        # f_I: frames -> z_I, [B, d]; of several frames, [B, 512]
+        self.aggregator, self.image_dim = aggregator, 0
+        if image_encoder is not None:
             self.image_encoder, self.image_dim = build_image_encoder(image_encoder, image_weights, self.frame_size)
         if num_frames > 1 and aggregator == "gru":
             self.gru = nn.GRU(self.image_dim, 512, batch_first=True)
         elif num_frames > 1 and aggregator == "concat":
             self.joint = nn.Linear(num_frames * self.image_dim, 512)
 
-        unsure = imu_encoder == "filterbank-unsure"  # the last class is made of the others, see `fuse()`
-        if imu_encoder == "cnn":  # f_M: head motion -> z_M
+        # f_M: samples -> z_M, [B, m]
+        self.imu_vector, self.imu_dim = imu_vector, 0
+        unsure = imu_encoder == "filterbank-unsure"  # its last number makes the last class, see `fuse()`
+        if imu_encoder == "cnn":
             self.imu_encoder: nn.Module = IMUEncoder(imu_width)
-            self.imu_dim = imu_width * {"flatten": self.imu_samples, "mean": 1}[imu_vector]
-        elif isinstance(imu_encoder, str):  # plain numbers
+            self.imu_dim = imu_width * {"flatten": self.imu_samples, "mean": 1}[imu_vector]  # of [B, width, T]
+        elif isinstance(imu_encoder, str):  # plain numbers, not the paper's
             options = {"signed": image_encoder is not None, "known": num_classes - 1 if unsure else 0}
-            self.imu_encoder = plain_numbers(imu_encoder, self.imu_samples, imu_rate, **options)
+            self.imu_encoder = of_package("parts").plain_numbers(imu_encoder, self.imu_samples, imu_rate, **options)
             self.imu_dim = self.imu_encoder.dim
         elif imu_encoder is not None:
             samples = torch.zeros(2, self.imu_samples, 6)
@@ -248,19 +239,19 @@ class EgoDistill(nn.Module):
             self.imu_axes = "any" if getattr(self.imu_encoder, "any_axes", False) else imu_axes
             self.imu_with_mean = bool(getattr(self.imu_encoder, "removes_mean", False))
 
-        sizes = {"frames": 512 if num_frames > 1 else self.image_dim, "imu": self.imu_dim - unsure}
-        if fusion is None:  # Pi: z_I and z_M -> z_phi
-            layers = perceptron(sum(sizes.values()), [hidden] * fusion_layers, feature_dim)
+        # Pi: z_I and z_M -> z_phi, [B, D]; then class logits, [B, C]
+        image_size, imu_size = 512 if num_frames > 1 else self.image_dim, self.imu_dim - unsure
+        if fusion is None:
+            layers = perceptron(image_size + imu_size, [hidden] * fusion_layers, feature_dim)
             self.fusion: nn.Module = ConcatFusion(*layers)
         else:
-            features = [torch.zeros(2, size) if name in self.inputs else None for name, size in sizes.items()]
-            self.fusion, _ = own_network("fusion", fusion, features, (feature_dim,))
+            image = None if image_encoder is None else torch.zeros(2, image_size)
+            imu = None if imu_encoder is None else torch.zeros(2, imu_size)
+            self.fusion, _ = own_network("fusion", fusion, [image, imu], (feature_dim,))
         self.classifier = nn.Linear(feature_dim, num_classes - unsure)
         self.with_unsure = of_package("refusal").with_unsure if unsure else None
-        given = {"image_encoder": image_encoder, "imu_encoder": imu_encoder, "fusion": fusion}
-        self.built = {k: type(part) for k, part in self.named_children() if k in given and not callable(given[k])}
-        self.register_buffer("mean", 255 * torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", 255 * torch.tensor(std).view(3, 1, 1), persistent=False)
+        # The classes of those networks that are this module's; `parts` are the others.
+        self.built = {name: type(getattr(self, name, None)) for name in PARTS if not callable(self.arguments[name])}
 
     if TYPE_CHECKING:  # A torch module's call has no types.
 
@@ -272,8 +263,9 @@ class EgoDistill(nn.Module):
         for name, value in (("frames", frames), ("imu", imu)):
             if value is not None and name not in self.inputs:
                 raise ValueError(f"this model reads {self.inputs[0]} alone: model({self.inputs[0]})")
-        image = None if frames is None else self.aggregate(self.encode_frames(frames))
-        return self.fuse(image, None if imu is None else self.encode_imu(imu))
+        image = None if frames is None else self.aggregate(self.encode_frames(frames))  # z_I
+        motion = None if imu is None else self.encode_imu(imu)  # z_M
+        return self.fuse(image, motion)
 
     def encode_frames(self, frames: Tensor, count: int | None = None) -> Tensor:
         """Return f_I of each frame, [B, N, d].
@@ -290,8 +282,9 @@ class EgoDistill(nn.Module):
                 f"frames must be uint8 [batch, {count}, 3, height, width]; got {describe(frames)}. Pass them as the "
                 f"store or data.read_frames() returns them: RGB, channels first, not normalised"
             )
-        pixels = ((frames.flatten(0, 1) - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        return self.image_encoder(pixels).unflatten(0, frames.shape[:2])
+        pixels = (frames.flatten(0, 1) - self.mean) / self.std  # [B N, 3, H, W]
+        features = self.image_encoder(pixels.contiguous(memory_format=torch.channels_last))  # [B N, d]
+        return features.unflatten(0, frames.shape[:2])
 
     def aggregate(self, features: Tensor) -> Tensor:
         """Return z_I: the frame's feature [B, d]; if N > 1, the GRU's last state or the joint feature, [B, 512].
@@ -301,9 +294,10 @@ class EgoDistill(nn.Module):
         """
         if self.num_frames == 1:
             return features[:, 0]
-        if self.aggregator == "gru":
-            return self.gru(features)[1][-1]
-        return F.relu(self.joint(features.flatten(1)))
+        if self.aggregator == "gru":  # appendix C
+            _, last = self.gru(features)  # [1, B, 512]
+            return last[-1]
+        return F.relu(self.joint(features.flatten(1)))  # [B, N d] -> [B, 512]
 
     def encode_imu(self, imu: Tensor) -> Tensor:
         """Return z_M: [B, width * T], or [B, width] with `imu_vector="mean"`.
@@ -332,7 +326,9 @@ class EgoDistill(nn.Module):
 
     def _imu_vector(self, features: Tensor) -> Tensor:
         """Return the IMU feature [B, m] of what the IMU encoder returned, [B, m] or a map [B, channels, time]."""
-        return features.flatten(1) if self.imu_vector == "flatten" or features.ndim == 2 else features.mean(dim=2)
+        if features.ndim == 2:
+            return features
+        return features.flatten(1) if self.imu_vector == "flatten" else features.mean(dim=2)
 
     def fuse(self, image: Tensor | None, imu: Tensor | None) -> Output:
         """Return the outputs of the fusion network Pi and the classifier: z_phi [B, D] and logits [B, C].
@@ -350,7 +346,7 @@ class EgoDistill(nn.Module):
         if self.with_unsure is None:
             feature = self.fusion(image, imu)
             return Output(feature, self.classifier(feature))
-        feature = self.fusion(image, imu[:, :-1])
+        feature = self.fusion(image, imu[:, :-1])  # not the paper's: the last of z_M makes a class
         return Output(feature, self.with_unsure(self.classifier(feature), imu[:, -1:]))
 
     def freeze_trunk(self) -> EgoDistill:
@@ -430,7 +426,7 @@ class EgoDistill(nn.Module):
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Networks for head motion (sections 3.2 and 3.4, appendix C)
+# The IMU encoder f_M, the fusion network Pi (section 3.3, appendix C) and the predictor h (section 3.4)
 
 
 class IMUEncoder(nn.Module):
@@ -458,93 +454,29 @@ class IMUEncoder(nn.Module):
         kernel, channels, dilations = 7, (6, 16, 32, 64, 128), (1, 4, 16, 64)
         layers: list[nn.Module] = [nn.ReplicationPad1d(((kernel - 1) * sum(dilations), 0))]
         for before, after, dilation in zip(channels, channels[1:], dilations, strict=False):
-            layers += [
-                nn.Conv1d(before, after, kernel, dilation=dilation),
-                nn.BatchNorm1d(after),
-                nn.GELU(),
-                nn.Dropout(dropout),
-            ]
+            layers += [nn.Conv1d(before, after, kernel, dilation=dilation), nn.BatchNorm1d(after)]
+            layers += [nn.GELU(), nn.Dropout(dropout)]
         self.cnn = nn.Sequential(*layers, nn.Conv1d(channels[-1], width, 1))
 
     def forward(self, imu: Tensor) -> Tensor:
-        return self.cnn(imu.transpose(1, 2))
+        return self.cnn(imu.transpose(1, 2))  # [B, 6, T] -> [B, width, T]
 
 
-class IMUSpectrum(nn.Module):
-    """An IMU encoder without weights: window means and a coarse log spectrum of each channel, [B, T, 6] -> [B, m].
+class ConcatFusion(nn.Sequential):
+    """The fusion network Pi (appendix C): layers on image feature [B, d] and IMU feature [B, m], concatenated."""
 
-    The six channels of a clip of 422 samples give 6 * (21 + 12) = 198 numbers: the means over windows of 0.1 s, and the
-    log magnitudes of the first 12 frequencies after zero (up to 8 Hz) of the clip's middle 70 %. The accelerometer's
-    mean over the clip, which is gravity, is removed; the gyroscope's, the net turn of the head, is kept, so use
-    `imu.Imu.without_bias()` with a sensor that is not calibrated. The channels, and then the numbers, are normalised
-    with the statistics of the training clips, which batch norm keeps.
-
-    Not from the paper.
-
-    Args:
-        samples: T, the number of IMU samples of a clip.
-        rate: Rate of the samples in Hz.
-        dropout: Dropout rate of the numbers.
-
-    >>> import torch
-    >>> from egodistill.student import IMUSpectrum
-    >>> IMUSpectrum()(torch.randn(2, 422, 6)).shape
-    torch.Size([2, 198])
-    """
-
-    removes_mean = True  # `EgoDistill.encode_imu()` passes the samples as they are
-
-    def __init__(self, samples: int = IMU_SAMPLES, rate: float = IMU_RATE, dropout: float = 0.5) -> None:
-        super().__init__()
-        means, sines = window_means(samples, rate), waves(samples, rate)
-        self.windows, self.bands = means.shape[1], sines.shape[1] // 2
-        self.dim = 6 * (self.windows + self.bands)
-        self.register_buffer("basis", torch.cat([means, sines], dim=1), persistent=False)
-        self.register_buffer("gravity", torch.tensor([1.0, 1, 1, 0, 0, 0]), persistent=False)
-        self.scale = nn.BatchNorm1d(6, affine=False)
-        self.norm = nn.BatchNorm1d(self.dim, affine=False)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, imu: Tensor) -> Tensor:
-        imu = imu - imu.mean(dim=1, keepdim=True) * self.gravity
-        found = self.scale(imu.transpose(1, 2)) @ self.basis
-        means, cosines, sines = found.split([self.windows, self.bands, self.bands], dim=2)
-        magnitudes = (cosines.square() + sines.square() + 1e-12).sqrt()
-        numbers = torch.cat([means.flatten(1), (0.05 + magnitudes).log().flatten(1)], dim=1)
-        return self.dropout(self.norm(numbers))
+    def forward(self, image: Tensor | None, imu: Tensor | None = None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        features = [feature for feature in (image, imu) if feature is not None]
+        return super().forward(features[0] if len(features) == 1 else torch.cat(features, dim=1))
 
 
-def plain_numbers(name: str, samples: int, rate: float, signed: bool, known: int) -> nn.Module:
-    """Return the IMU encoder without weights of this name; `signed` and `known` are for a filterbank."""
-    if name == "spectrum":
-        return IMUSpectrum(samples, rate)
-    return of_package("filterbank").IMUFilterbank(samples, rate, signed=signed, known=known)
-
-
-def window_means(samples: int, rate: float) -> Tensor:
-    """Return the matrix [samples, windows] of the means over windows of 0.1 s."""
-    size = min(max(1, round(0.1 * rate)), samples)
-    count = samples // size
-    matrix = torch.zeros(samples, count)
-    matrix[: count * size] = torch.eye(count).repeat_interleave(size, 0) / size
-    return matrix
-
-
-def waves(samples: int, rate: float) -> Tensor:
-    """Return cosines and sines of the middle 70 % of a clip, [samples, 2 * bands], with a Hann window, without mean.
-
-    They are constant over steps of 20 ms. What is faster than 25 Hz folds back, at most about a fifth of its amplitude.
-    """
-    step = max(1, round(rate / 50))
-    steps = samples // step
-    length = int(0.7 * steps)
-    first, bands = (steps - length) // 2 * step, min(12, length // 2)
-    time = torch.arange(length, dtype=torch.float64)
-    angles = 2 * math.pi * time[:, None] * torch.arange(1, bands + 1) / max(1, length)
-    waves = torch.cat([angles.cos(), angles.sin()], 1) * torch.hann_window(length, False, dtype=torch.float64)[:, None]
-    matrix = torch.zeros(samples, 2 * bands)
-    matrix[first : first + length * step] = (waves - waves.mean(0)).repeat_interleave(step, 0) / step
-    return matrix
+def perceptron(before: int, hidden: list[int], after: int) -> nn.Sequential:
+    """Return fully connected layers with a ReLU after each but the last."""
+    layers: list[nn.Module] = []
+    for width in hidden:
+        layers += [nn.Linear(before, width), nn.ReLU()]
+        before = width
+    return nn.Sequential(*layers, nn.Linear(before, after))
 
 
 class IMUPredictor(nn.Module):
@@ -575,25 +507,8 @@ class IMUPredictor(nn.Module):
         return self.layers(torch.cat([first, last], dim=1))
 
 
-class ConcatFusion(nn.Sequential):
-    """The fusion network Pi: layers on the image feature [B, d] and the IMU feature [B, m], one behind the other."""
-
-    def forward(self, image: Tensor | None, imu: Tensor | None = None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        features = [feature for feature in (image, imu) if feature is not None]
-        return super().forward(features[0] if len(features) == 1 else torch.cat(features, dim=1))
-
-
-def perceptron(before: int, hidden: list[int], after: int) -> nn.Sequential:
-    """Return fully connected layers with a ReLU after each but the last."""
-    layers: list[nn.Module] = []
-    for width in hidden:
-        layers += [nn.Linear(before, width), nn.ReLU()]
-        before = width
-    return nn.Sequential(*layers, nn.Linear(before, after))
-
-
 # ---------------------------------------------------------------------------------------------------------------
-# Image networks
+# The image encoder f_I: the paper's ResNet-18 (appendix C), and other ResNets
 
 
 class BasicBlock(nn.Module):
@@ -639,7 +554,7 @@ class Bottleneck(nn.Module):
 
     def __init__(self, before: int, width: int, stride: int, downsample: nn.Sequential | None, groups: int = 1) -> None:
         super().__init__()
-        after = downsample[-1].num_features if downsample is not None else before
+        after = before if downsample is None else downsample[-1].num_features  # of its batch norm
         self.conv1, self.bn1 = conv(before, width, 1), nn.BatchNorm2d(width)
         self.conv2, self.bn2 = conv(width, width, 3, stride, groups), nn.BatchNorm2d(width)
         self.conv3, self.bn3 = conv(width, after, 1), nn.BatchNorm2d(after)
@@ -672,7 +587,8 @@ def shortcut(before: int, after: int, stride: int) -> nn.Sequential | None:
         return None
     layers: dict[str, nn.Module] = {}
     if stride > 1 and before < LARGEST_BLOCK:
-        layers["pixels"], stride = Subsample(stride), 1
+        layers["pixels"] = Subsample(stride)
+        stride = 1
     layers |= {"0": nn.Conv2d(before, after, 1, stride, bias=False), "1": nn.BatchNorm2d(after)}
     return nn.Sequential(OrderedDict(layers))
 
@@ -733,21 +649,21 @@ class ResNet(nn.Module):
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         before = width
         for stage, depth in enumerate(depths):
-            inner, blocks = width * 2**stage, []
+            after = width * 2**stage * block.expansion
+            inside, blocks = width * 2**stage * group_width // 64 * groups, []
             for number in range(depth):
-                stride = 2 if stage and not number else 1
-                downsample = shortcut(before, inner * block.expansion, stride)
-                blocks.append(block(before, inner * group_width // 64 * groups, stride, downsample, groups))
-                before = inner * block.expansion
+                stride = 2 if stage > 0 and number == 0 else 1
+                blocks.append(block(before, inside, stride, shortcut(before, after, stride), groups))
+                before = after
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
-        self.feature_dim = before
+        self.feature_dim = after
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.adaptive_avg_pool2d(self.maps(x), 1).flatten(1)
+        return F.adaptive_avg_pool2d(self.maps(x), 1).flatten(1)  # [B, D, h, w] -> [B, D, 1, 1] -> [B, D]
 
     def maps(self, x: Tensor) -> Tensor:
         """Return the last feature map, [B, channels, H, W] -> [B, D, h, w]."""
@@ -781,25 +697,6 @@ RESNETS: dict[str, tuple[type[BasicBlock | Bottleneck], tuple[int, ...], dict[st
 }
 
 
-# Networks that do not work here, and why.
-UNFIT_ENCODERS = {
-    "googlenet": "its training needs the classifiers, which are removed here",
-    "inception_v3": "its training needs the classifiers, which are removed here",
-    "maxvit_t": "it pools in its classifier, which is removed here, and reads frames of one size only",
-    "regnet_y_128gf": "its weights need frames of 384 pixels",
-    "vit_h_14": "its weights need frames of 518 pixels",
-}
-
-
-def __getattr__(name: str) -> dict[str, int]:
-    """Return `IMAGE_ENCODERS`: {network of torchvision: side in pixels of the frames its ImageNet weights are for}."""
-    if name != "IMAGE_ENCODERS":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from torchvision import models  # only where it is needed: that takes as long as the import of torch
-
-    return {name: preprocessing(name)[0] for name in models.list_models(module=models) if name not in UNFIT_ENCODERS}
-
-
 def build_image_encoder(encoder: str | Part, weights: Weights, size: int = 224) -> tuple[nn.Module, int]:
     """Return an image network without its classifier, [B, 3, H, W] -> [B, d], and d.
 
@@ -810,44 +707,33 @@ def build_image_encoder(encoder: str | Part, weights: Weights, size: int = 224) 
         return network, found.shape[1]
     if small := re.fullmatch(r"resnet10x([1-9]\d*)", encoder):
         network = ResNet(BasicBlock, (1, 1, 1, 1), int(small[1]))
-        head, dim = "fc", network.feature_dim
     elif encoder in RESNETS:
         block, depths, options = RESNETS[encoder]
         network = ResNet(block, depths, **options)
-        head, dim = "fc", network.feature_dim
     else:
-        network, head, dim = torchvision_encoder(encoder)
+        return of_package("image_encoders").build_torchvision_encoder(encoder, weights)
     if weights is not None:
-        load_image_weights(network, encoder, weights, head)
-    # Some of torchvision's networks return a pooled map [B, d, 1, 1].
-    return (network if isinstance(network, ResNet) else nn.Sequential(network, nn.Flatten())), dim
+        load_image_weights(network, encoder, weights)
+    return network, network.feature_dim
 
 
 def preprocessing(encoder: str | Part | None) -> tuple[int, Sequence[float], Sequence[float]]:
     """Return side in pixels, mean and standard deviation (RGB, 0 to 1) of frames for a network's ImageNet weights."""
     if not isinstance(encoder, str) or encoder in RESNETS or encoder.startswith("resnet10x"):
         return 224, IMAGENET_MEAN, IMAGENET_STD
-    from torchvision import models
-
-    options = models.get_model_weights(encoder)["DEFAULT"].transforms.keywords
-    return options["crop_size"], options.get("mean", IMAGENET_MEAN), options.get("std", IMAGENET_STD)
+    return of_package("image_encoders").preprocessing(encoder)
 
 
-def torchvision_encoder(name: str) -> tuple[nn.Module, str, int]:
-    """Return a network of torchvision without its classifier, the classifier's name, and the feature size."""
-    from torchvision import models
-
-    encoder = models.get_model(name, weights=None)
-    head = next((head for head in ("fc", "classifier", "head", "heads") if hasattr(encoder, head)), None)
-    if head is None:
-        raise ValueError(f"image_encoder={name!r}: no classifier called fc, classifier, head or heads to remove")
-    # SqueezeNet pools after its classifier, a convolution; the others pool before it.
-    pools = any(isinstance(layer, nn.Conv2d) for layer in getattr(encoder, head).modules())
-    setattr(encoder, head, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()) if pools else nn.Identity())
-    encoder.to(memory_format=torch.channels_last)
-    with torch.no_grad():
-        size = encoder.eval()(torch.zeros(1, 3, 224, 224)).flatten(1).shape[1]
-    return encoder.train(), head, size
+def load_image_weights(network: ResNet, name: str, weights: Weights) -> None:
+    """Load "imagenet", a state dict or a file into a ResNet without its classifier. Raise unless they fit."""
+    if IN_PACKAGE:
+        of_package("image_encoders").load_image_weights(network, name, weights, head="fc")
+        return
+    if isinstance(weights, str) and weights == "imagenet":
+        state = published_weights(name).get_state_dict(progress=True, check_hash=True)
+    else:
+        state = weights if isinstance(weights, Mapping) else torch.load(weights, map_location="cpu", weights_only=True)
+    network.load_state_dict({key: value for key, value in state.items() if not key.startswith("fc.")})
 
 
 def published_weights(name: str) -> WeightsEnum:
@@ -857,47 +743,8 @@ def published_weights(name: str) -> WeightsEnum:
     return models.get_model_weights(name)["IMAGENET1K_V1" if name == "resnet18" else "DEFAULT"]  # the paper's ResNet-18
 
 
-def load_image_weights(network: nn.Module, name: str, weights: Weights, head: str) -> None:
-    """Load "imagenet", a state dict or a file into a network without its classifier `head`. Raise unless they fit."""
-    if IN_PACKAGE:
-        of_package("image_weights").load_image_weights(network, name, weights, head)
-        return
-    if isinstance(weights, str) and weights == "imagenet":
-        state = published_weights(name).get_state_dict(progress=True, check_hash=True)
-    else:
-        state = weights if isinstance(weights, Mapping) else torch.load(weights, map_location="cpu", weights_only=True)
-    network.load_state_dict({key: value for key, value in state.items() if not key.startswith(f"{head}.")})
-
-
 # ---------------------------------------------------------------------------------------------------------------
-# What does not fit: `engine.parts` and `engine.image_weights` refuse it. A copy of this file has torch's own errors.
-
-
-def fitting_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments of `EgoDistill` as those of this version. Raise ValueError if no student can have them."""
-    given = todays_arguments(given)
-    if IN_PACKAGE:
-        of_package("parts").require_arguments(given)
-    return given
-
-
-def todays_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments of `EgoDistill` whose `use_imu` says what `imu_encoder` does; others as they are.
-
-    Until version 0.5, `use_imu` alone said whether there is an IMU encoder, and `imu_encoder=None` was the paper's.
-    """
-    if "imu_encoder" not in given:  # of another model, or a network of one's own
-        return {**given}
-    use_imu, encoder = given.get("use_imu"), given["imu_encoder"]
-    if use_imu:
-        encoder = "cnn" if encoder is None else encoder
-    elif use_imu is not None:
-        if not (encoder is None or (isinstance(encoder, str) and encoder == "cnn")):
-            raise ValueError(
-                "with use_imu=False (--no-imu) there is no imu_encoder (--imu-encoder); leave one of them out"
-            )
-        encoder = None
-    return {**given, "use_imu": encoder is not None, "imu_encoder": encoder}
+# What lies in the room engine, and what a copy of this file does without it
 
 
 def own_network(
@@ -926,26 +773,6 @@ def describe(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
-class Student(Protocol):
-    """A student in four steps, so that frames and IMU samples can arrive at different times; `EgoDistill` is one."""
-
-    def encode_frames(self, frames: Tensor, count: int | None = None) -> Tensor:
-        """Return the features of frames, uint8 [B, N, 3, H, W] (RGB) -> [B, N, d]; `count` is N, if not the model's."""
-        ...
-
-    def aggregate(self, features: Tensor) -> Tensor:
-        """Return one image feature of all frames, [B, N, d] -> [B, d']."""
-        ...
-
-    def encode_imu(self, imu: Tensor) -> Tensor:
-        """Return the IMU feature of samples, float [B, T, 6] -> [B, m]."""
-        ...
-
-    def fuse(self, image: Tensor | None, imu: Tensor | None) -> Output:
-        """Return feature and logits: [B, d'] (None: no frames), [B, m] (None: no IMU) -> [B, D], [B, C]."""
-        ...
-
-
 def of_package(name: str) -> ModuleType:
     """Return a module of the room engine. Raise ValueError in a copy of this file alone."""
     try:
@@ -953,5 +780,14 @@ def of_package(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         raise ValueError(
             f"this needs egodistill's engine/{name}.py; in a copy of student.py alone, save model.arguments and "
-            f"model.state_dict() with torch.save(), and give encoders as networks of your own"
+            f"model.state_dict() with torch.save(), and give encoders as networks, such as "
+            f"image_encoder=torchvision.models.mobilenet_v2(num_classes=512)"
         ) from error
+
+
+def __getattr__(name: str) -> Any:
+    """Hand on what belongs to a student and lies in the room engine."""
+    homes = {"IMAGE_ENCODERS": "image_encoders", "IMUSpectrum": "spectrum", "Student": "parts"}
+    if name not in homes:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(of_package(homes[name]), name)

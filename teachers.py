@@ -41,7 +41,7 @@ from torch import Tensor, nn
 
 from . import student, video_convnets, video_i3d, video_transformers
 from .datasets.store import OutputClaim, claim_outputs
-from .engine import batches, checkpoints, image_weights, runtime, torchvision_teachers
+from .engine import batches, checkpoints, image_encoders, runtime, torchvision_teachers
 from .engine.teacher import PUBLISHED, Pixels, Teacher, TeacherError, fingerprint
 from .recordings.clips import FIELDS, ClipSpec
 from .support import files
@@ -222,7 +222,7 @@ def torchvision_file(name: str) -> Path:
         raise TeacherError(f"torchvision has no weights of {name}; give a file of its authors, or one of {having}")
     try:
         return torchvision_teachers.weights_file(MODELS[name].torchvision)
-    except image_weights.DownloadError as error:
+    except image_encoders.DownloadError as error:
         raise TeacherError(
             f"{error.problem}, or give {named('checkpoint=FILE', option='--pretrained FILE')}"
         ) from error

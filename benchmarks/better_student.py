@@ -71,7 +71,7 @@ METHODS = [
     Method(PAPER, EgoDistill, pretrain=True),
     Method(TRICKS, functools.partial(EgoDistill, aggregator="concat"), pretrain=True),
     Method(WINNER, functools.partial(EgoDistill, imu_encoder="spectrum", aggregator="concat")),
-    Method(FRAMES, functools.partial(EgoDistill, use_imu=False, aggregator="concat")),
+    Method(FRAMES, functools.partial(EgoDistill, imu_encoder=None, aggregator="concat")),
 ]
 # The general tricks are pictures that are cropped and tinted, and frames that have a place in time; `shift` is the
 # winner's alone. Nine epochs of stage 2 take as many steps as six of each stage, because the batches of stage 1 are
@@ -170,7 +170,11 @@ def content() -> dict[str, Any]:
         "tap": evidence.WORLD | TAP,
         "things": [asdict(thing) for thing in behaviour.THINGS],
         "general": evidence.GENERAL.record(),
-        "methods": [method.record() | {"build": str(method.build)} for method in METHODS],
+        "methods": [
+            method.record()
+            | {"build": str(method.build).replace("imu_encoder=None", "use_imu=False")}  # as 0.5 wrote it
+            for method in METHODS
+        ],
         "changes": SETTINGS.record()["changes"],
         "teachers": {name: recipe.record() for name, recipe in TEACHERS.items()},
         "primary": PRIMARY,
@@ -529,7 +533,7 @@ def cost(
     The multiply-adds include those of the first fusion layer for its numbers. Programs of both students answer in turn,
     for one clip at a time.
     """
-    students = {"paper": {}, "spectrum": {"imu_encoder": "spectrum"}, "frames": {"use_imu": False}}
+    students = {"paper": {}, "spectrum": {"imu_encoder": "spectrum"}, "frames": {"imu_encoder": None}}
     models = {name: EgoDistill(62, image_weights=None, **options).eval() for name, options in students.items()}
     macs = {name: inference.count_macs(model, torch.device("cpu")) for name, model in models.items()}
     rows = [[name, f"{(macs[name] - macs['frames']) / 1e6:.2f}"] for name in ("paper", "spectrum")]

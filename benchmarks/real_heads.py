@@ -32,8 +32,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout'
 import evidence
 
 from egodistill.engine.filterbank import IMUFilterbank
+from egodistill.engine.spectrum import IMUSpectrum
 from egodistill.experiments import intervals
-from egodistill.student import IMUEncoder, IMUSpectrum
+from egodistill.student import IMUEncoder
 from egodistill.support import files, tables
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"

@@ -89,7 +89,7 @@ def students(
     """Return students that were distilled from the clips of some rows."""
     part, found = store.select(train), {}
     size = store.read("frames_1", [0]).shape[-1]
-    for name, use_imu in (("EgoDistill", True), ("VisOnly-Distill", False)):
+    for name, encoder in (("EgoDistill", "cnn"), ("VisOnly-Distill", None)):
         torch.manual_seed(seed)
         student = EgoDistill(
             len(store.class_names),
@@ -97,10 +97,10 @@ def students(
             image_encoder="mobilenet_v2" if images else "resnet10x16",
             image_weights=images,
             frame_size=size,
-            use_imu=use_imu,
+            imu_encoder=encoder,
             class_names=store.class_names,
         )
-        if use_imu:
+        if encoder:
             pretrain_imu(student, part, teacher="i3d", epochs=epochs, seed=seed, **TRAINING)
         distill(student, part, teacher="i3d", epochs=epochs, seed=seed, **TRAINING)
         found[name] = student.eval()

@@ -311,7 +311,7 @@ OFFLINE = {
 
 def print_error(error: Exception, arguments: argparse.Namespace) -> None:
     """Print an error on stderr; some commands name their own option for weights that cannot be downloaded."""
-    text, command, weights = in_words(error), arguments.command, sys.modules.get("egodistill.engine.image_weights")
+    text, command, weights = in_words(error), arguments.command, sys.modules.get("egodistill.engine.image_encoders")
     if weights and isinstance(error, weights.DownloadError) and command in OFFLINE:
         text = f"{vars(error)['problem']}, or give {OFFLINE[command]}"
     text = re.sub(rf"^{command}(_imu)?: ", "", text)  # the stage of a training

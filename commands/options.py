@@ -461,11 +461,19 @@ def split_or_share(text: str) -> str | float:
     raise argparse.ArgumentTypeError(f"{text} is not a share above 0, of at most 0.5")
 
 
-def student_options(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
+def student_options(parser: argparse.ArgumentParser, frames_alone: bool = True) -> None:
+    """Add --init, --own and the settings of a student, with --no-imu if it may read frames alone."""
     text = "start from the model in this file instead of building one; finetune: of other classes, too"
     parser.add_argument("--init", metavar="FILE", type=STUDENT, help=text)
     own_option(parser)
-    add_fields(parser.add_argument_group("student"), EPIC_KITCHENS.student, without=without)
+    group = parser.add_argument_group("student")
+    add_fields(group, EPIC_KITCHENS.student, without=["imu_encoder"])
+    one = group.add_mutually_exclusive_group()
+    add_fields(one, EPIC_KITCHENS.student, ["imu_encoder"])
+    if frames_alone:
+        text = "a model that reads frames alone (VisOnly and VisOnly-Distill of the paper): --imu-encoder none"
+        none = {"action": "store_const", "const": None, "default": argparse.SUPPRESS}
+        one.add_argument("--no-imu", dest="imu_encoder", help=text, **none)
 
 
 def no_options(parser: argparse.ArgumentParser) -> None:
@@ -526,17 +534,17 @@ def extract_options(parser: argparse.ArgumentParser) -> None:
     device_option(parser)
 
 
-def student_training_options(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
-    """Add the options that `pretrain` and `distill` share, except student settings in `without`."""
+def student_training_options(parser: argparse.ArgumentParser, frames_alone: bool = True) -> None:
+    """Add the options that `pretrain` and `distill` share, with --no-imu if the student may read frames alone."""
     store_options(parser, "train")
     teacher_option(parser)
     parser.add_argument("--out", metavar="FILE", type=MODEL, required=True, help="file to write the student to")
     overwrite_option(parser, REPLACED)
-    student_options(parser, without)
+    student_options(parser, frames_alone)
 
 
 def pretrain_options(parser: argparse.ArgumentParser) -> None:
-    student_training_options(parser, without=["use_imu"])  # Stage 1 trains the IMU encoder.
+    student_training_options(parser, frames_alone=False)  # Stage 1 trains the IMU encoder.
     # Image features are computed once, and no labels are read.
     training_options(parser, "pretraining", without=["crop", "jitter", "label_smoothing"])
 

@@ -100,13 +100,14 @@ def field_arguments(text: str, value: Any, hint: Any) -> dict[str, Any]:
 
 def flag(name: str, value: Any = None) -> str:
     """Return the option of a field. A field that is True by default gets an option that turns it off."""
-    name = f"no-{name.removeprefix('use_')}" if value is True else name
+    name = f"no-{name}" if value is True else name
     return "--" + name.replace("_", "-")
 
 
 def used_flags(settings: Any, arguments: argparse.Namespace) -> list[str]:
-    """Return the options among the arguments that belong to fields of a dataclass."""
-    return [flag(name, value) for name, value, _ in option_fields(settings) if hasattr(arguments, name)]
+    """Return the options among the arguments that belong to fields of a dataclass; --no-imu is --imu-encoder none."""
+    given = [(name, value) for name, value, _ in option_fields(settings) if hasattr(arguments, name)]
+    return [f"{flag(name, value)}{' none' if getattr(arguments, name) is None else ''}" for name, value in given]
 
 
 def apply_options(settings: Settings, arguments: argparse.Namespace) -> Settings:

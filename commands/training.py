@@ -67,8 +67,6 @@ def open_splits(a: argparse.Namespace) -> tuple[data.ClipStore, data.ClipStore |
 def build_student(a: argparse.Namespace, store: data.ClipStore, teacher: str | None, seed: int) -> EgoDistill:
     """Return the student in --init, or a new one that fits the store and the teacher's feature."""
     settings = PRESETS[a.preset].student
-    if not getattr(a, "use_imu", True):
-        reject(["--imu-encoder"] if hasattr(a, "imu_encoder") else [], "not with --no-imu; leave one of them out")
     width = None
     if teacher:
         (target,) = batches.require_teacher(store, teacher, "feature")

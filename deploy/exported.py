@@ -271,7 +271,7 @@ class Exported(LoadedModel):
 
 
 class Pair(LoadedModel):
-    """The two programs of `export_pair()` as one model: a `student.Student` for `Stream`, `evaluate()` and `predict()`.
+    """The two programs of `export_pair()` as one model: a `parts.Student` for `Stream`, `evaluate()` and `predict()`.
 
     `encode_frames()` runs the program `frame`, `fuse()` the program `motion`; nothing is computed between them. So what
     `aggregate()` returns are the image features of all N frames, [B, N, d], and what `encode_imu()` returns are the IMU

@@ -108,7 +108,7 @@ class Stream:
 
     Args:
         model: An `EgoDistill` in evaluation mode, on its device, a pair of exported programs (`export.load_pair()`), or
-            another model with the methods of `student.Student`. Many streams may share one.
+            another model with the methods of `engine.parts.Student`. Many streams may share one.
         every: Seconds between answers. Answer k is about [stop - clip_seconds, stop] with stop = first sample +
             clip_seconds + k * every. The first sample is the first time at which both sensors have one.
         frames: "centre": the frames on screen at the places at which the model was trained; of a camera below 10 Hz,

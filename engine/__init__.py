@@ -4,9 +4,10 @@ batches       clips of a store as tensors; what a model reads; augmentation
 runtime       device, precision, compilation
 distributed   the processes of torchrun
 checkpoints   model files and published weights
-image_weights   what an image network begins with
+image_encoders   image networks of torchvision, and the weights that one begins with
 parts         what a student is built of, and what does not fit
-filterbank    an IMU encoder of plain numbers, however the sensor is mounted
+spectrum      an IMU encoder of plain numbers: window means and a coarse spectrum
+filterbank    another, however the sensor is mounted
 published     sizes and costs of the published teachers, without torch
 recipes       settings of the stages, recipes; without torch
 motion        recorded head motion of others, added to that of clips
@@ -23,13 +24,14 @@ if TYPE_CHECKING:
         checkpoints as checkpoints,
         distributed as distributed,
         filterbank as filterbank,
-        image_weights as image_weights,
+        image_encoders as image_encoders,
         motion as motion,
         parts as parts,
         published as published,
         recipes as recipes,
         refusal as refusal,
         runtime as runtime,
+        spectrum as spectrum,
         teacher as teacher,
         torchvision_teachers as torchvision_teachers,
     )
@@ -39,8 +41,8 @@ else:
     __getattr__, __dir__ = hand_on(
         __name__,
         dict.fromkeys(
-            "batches checkpoints distributed filterbank image_weights motion parts published recipes refusal runtime "
-            "teacher torchvision_teachers".split(),
+            "batches checkpoints distributed filterbank image_encoders motion parts published recipes refusal runtime "
+            "spectrum teacher torchvision_teachers".split(),
             (),
         ),
     )

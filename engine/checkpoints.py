@@ -42,7 +42,6 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
-from ..student import todays_arguments
 from ..support import files
 from ..support.errors import EgoDistillError, EgoDistillOSError, in_words, named
 from ..support.pickles import ArrayUnpickler, check_pickle, first_bytes, read_pickle
@@ -202,7 +201,7 @@ def load_model(path: str | os.PathLike, expected: type[nn.Module] | None = None,
     given.pop("class", None)
     try:
         with limited_size(os.path.getsize(path), len(weights)):
-            model: Any = cast(Any, kind).from_arguments(arguments, class_names, **given)
+            model: Any = cast(Any, kind).from_arguments(todays_arguments(arguments), class_names, **given)
     except Exception as error:  # a constructor can raise almost any error for the arguments of a forged file
         raise EgoDistillError(
             f"{path}: its arguments do not build a model of the class {name} ({type(error).__name__}: {error})"
@@ -216,6 +215,20 @@ def load_model(path: str | os.PathLike, expected: type[nn.Module] | None = None,
         )
     model.trained_by, model.trained_with = settings["trained_by"], with_todays_arguments(trained_with)
     return model.eval()
+
+
+def todays_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a model in a file as this version has them.
+
+    Until version 0.5, `use_imu` said whether a student has an IMU encoder, and `imu_encoder=None` was the paper's.
+    """
+    found = {**arguments}
+    use_imu = found.pop("use_imu", None)
+    if use_imu is False:
+        found["imu_encoder"] = None
+    elif use_imu and found.get("imu_encoder", "cnn") is None:
+        found["imu_encoder"] = "cnn"
+    return found
 
 
 def with_todays_arguments(trained_with: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -27,10 +27,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..student import IMU_RATE, IMU_SAMPLES, IMUSpectrum
-from ..support.errors import NoteWarning
+from ..support.errors import IMU_RATE, IMU_SAMPLES, NoteWarning
 from . import batches
 from .refusal import FAR, Refusal
+from .spectrum import IMUSpectrum
 
 __all__ = ["IMUFilterbank"]
 

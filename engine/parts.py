@@ -16,20 +16,24 @@ import numbers
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from .. import student
-from ..student import EgoDistill, Part, describe
+from ..student import EgoDistill, Output, Part, describe
 from ..support.errors import EgoDistillError
+from . import image_encoders
+from .spectrum import IMUSpectrum
 
 __all__ = [
     "PLAIN_NUMBERS",
+    "Student",
     "build_part",
     "differ",
     "own_network",
+    "plain_numbers",
     "require_arguments",
     "require_same_steps",
     "require_steps",
@@ -99,14 +103,15 @@ def _require_encoders(a: SimpleNamespace) -> None:
 def _require_image_encoder(name: str, frame_size: int | None) -> None:
     if name in student.RESNETS or re.fullmatch(r"resnet10x[1-9]\d*", name):
         return
-    if name not in student.IMAGE_ENCODERS:
-        reason = student.UNFIT_ENCODERS.get(name, "it is not one of the tested classification networks of torchvision")
+    if name not in image_encoders.IMAGE_ENCODERS:
+        reason = "it is not one of the tested classification networks of torchvision"
+        reason = image_encoders.UNFIT_ENCODERS.get(name, reason)
         reason = "FILE.py:NAME is for commands, in Python give the class itself" if ":" in name else reason
         raise ValueError(
             f"image_encoder={name!r} (--image-encoder) cannot be used: {reason}. Give 'resnet18', "
             f"'mobilenet_v3_large' or another (student.IMAGE_ENCODERS lists all), or 'resnet10xW', 10 layers of width W"
         )
-    side, *_ = student.preprocessing(name)
+    side, *_ = image_encoders.preprocessing(name)
     if name.startswith("vit_") and frame_size not in (None, side):
         raise ValueError(
             f"image_encoder={name!r} (--image-encoder) needs {side}-pixel frames; got frame_size={frame_size}"
@@ -127,6 +132,15 @@ def _require_plain_numbers(a: SimpleNamespace) -> None:
             "imu_encoder='filterbank-unsure' needs class_names, two or more, the last of which is 'unsure': "
             "class_names=[*store.class_names, 'unsure']"
         )
+
+
+def plain_numbers(name: str, samples: int, rate: float, signed: bool, known: int) -> nn.Module:
+    """Return the IMU encoder without weights of this name; `signed` and `known` are for a filterbank."""
+    if name == "spectrum":
+        return IMUSpectrum(samples, rate)
+    from .filterbank import IMUFilterbank  # which needs a decoder of video; other students do not
+
+    return IMUFilterbank(samples, rate, signed=signed, known=known)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -188,19 +202,39 @@ def _fits(size: int, wanted: int | str) -> bool:
 # Steps
 
 
+class Student(Protocol):
+    """A student in four steps, so that frames and IMU samples can arrive at different times; `EgoDistill` is one."""
+
+    def encode_frames(self, frames: Tensor, count: int | None = None) -> Tensor:
+        """Return the features of frames, uint8 [B, N, 3, H, W] (RGB) -> [B, N, d]; `count` is N, if not the model's."""
+        ...
+
+    def aggregate(self, features: Tensor) -> Tensor:
+        """Return one image feature of all frames, [B, N, d] -> [B, d']."""
+        ...
+
+    def encode_imu(self, imu: Tensor) -> Tensor:
+        """Return the IMU feature of samples, float [B, T, 6] -> [B, m]."""
+        ...
+
+    def fuse(self, image: Tensor | None, imu: Tensor | None) -> Output:
+        """Return feature and logits: [B, d'] (None: no frames), [B, m] (None: no IMU) -> [B, D], [B, C]."""
+        ...
+
+
 def require_steps(model: Any, steps: Iterable[str], reader: str, way_out: str) -> None:
-    """Raise EgoDistillError unless a model has the steps of a `student.Student` that its reader calls.
+    """Raise EgoDistillError unless a model has the steps of a `Student` that its reader calls.
 
     Args:
         model: The student.
         steps: Names of methods or attributes.
         reader: Who calls them, such as "a stream".
-        way_out: The end of the message, behind "see student.Student".
+        way_out: The end of the message, behind "see engine.parts.Student".
     """
     if lacking := [step for step in steps if not hasattr(model, step)]:
         raise EgoDistillError(
             f"{type(model).__name__} has no {', '.join(lacking)}: {reader} needs a student that works in steps, see "
-            f"student.Student{way_out}"
+            f"engine.parts.Student{way_out}"
         )
 
 

@@ -433,8 +433,6 @@ class StudentSettings:
         image_encoder: A classification network of torchvision; resnet10xW, a 10-layer ResNet of width W; FILE.py:NAME
             or PACKAGE.MODULE:NAME, your own; or None: a model that reads head motion alone.
         image_weights: Initial weights of the image encoder: "imagenet", the path of a file, or None for random.
-        use_imu: False: a model that reads frames only (VisOnly and VisOnly-Distill of the paper), whatever the
-            `imu_encoder` is.
         imu_vector: "flatten" or "mean" of the IMU features over time.
         imu_width: Width of the IMU encoder's last layer.
         hidden: Width of the hidden layers in the fusion network.
@@ -455,7 +453,6 @@ class StudentSettings:
     num_frames: int = 1
     image_encoder: str | None = "resnet18"
     image_weights: str | None = "imagenet"
-    use_imu: bool = True
     imu_vector: Literal["flatten", "mean"] = "flatten"
     imu_width: int = 16
     hidden: int = 1024
@@ -467,21 +464,24 @@ class StudentSettings:
     student_class: str | None = None
 
     def record(self) -> dict[str, Any]:
-        """Return the settings that must be equal for a run to continue; those that 0.4 lacks only where used."""
-        found = asdict(self) | {"use_imu": self.use_imu and self.imu_encoder is not None}
-        encoder = "cnn" if found["use_imu"] else self.imu_encoder
+        """Return the settings that must be equal for a run to continue, as 0.4 and 0.5 wrote them, with `use_imu`.
+
+        Those that 0.4 lacks are there only where used.
+        """
+        found = asdict(self) | {"use_imu": self.imu_encoder is not None}
+        encoder = "cnn" if found["use_imu"] else None
         later = {"aggregator": "gru"} | dict.fromkeys(OWN_NETWORKS) | {"imu_encoder": encoder}
         return {name: value for name, value in found.items() if name not in later or value != later[name]}
 
     def own(self) -> dict[str, Any]:
         """Return the networks of your own, {argument: class}, and the student's class ("student_class")."""
         names = {name: getattr(self, name) for name in (*OWN_NETWORKS, "image_encoder")}
-        names |= {} if self.use_imu else {"imu_encoder": None}
         return {name: resolve(value) for name, value in names.items() if value is not None and ":" in value}
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of `EgoDistill`, with the networks of your own, and the student's class if it is one."""
-        return self.record() | self.own()
+        found = self.record() | self.own() | ({} if self.imu_encoder else {"imu_encoder": None})
+        return {name: value for name, value in found.items() if name != "use_imu"}
 
     def build(self, num_classes: int, *, feature_dim: int | None = None, **clips: Any) -> EgoDistill:
         """Return a new student. One that can be unsure gets that class on top.

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..video_i3d import I3D, centre_square, check_clip, record_arguments
-from . import image_weights
+from . import image_encoders
 
 __all__ = ["LAYOUTS", "PUBLISHED", "TorchvisionVideo", "weights_file"]
 
@@ -88,14 +88,14 @@ class Pool(nn.AvgPool3d):
 def weights_file(architecture: str) -> Path:
     """Return the file in torchvision's cache with its default weights of a model, which is downloaded if it is absent.
 
-    Raise DownloadError of `image_weights` if it cannot be downloaded.
+    Raise DownloadError of `image_encoders` if it cannot be downloaded.
     """
     from torchvision import models
 
     weights = models.get_model_weights(architecture)["DEFAULT"]
     path = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
     if not path.is_file():
-        image_weights.download_weights(weights, f"torchvision's weights of {architecture}")
+        image_encoders.download_weights(weights, f"torchvision's weights of {architecture}")
     return path
 
 

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import student
-from ..engine import checkpoints, image_weights
+from ..engine import checkpoints, image_encoders
 from ..support.errors import EgoDistillError
 
 __all__ = ["Baseline", "BaselineError"]
@@ -155,7 +155,7 @@ def load_pretrained(weights: student.Weights, keyword: str, published: str, head
     if isinstance(weights, str) and weights == keyword:
         from torchvision import models
 
-        state = image_weights.download_weights(models.get_weight(published), published)
+        state = image_encoders.download_weights(models.get_weight(published), published)
         source = f"torchvision's {published}"
     else:
         state = checkpoints.read_weights(weights)

@@ -387,7 +387,7 @@ class Bench:
         Raises:
             DataError: If the folder holds runs of another protocol or store, or if the store lacks the frames or the
                 labels that a run needs.
-            DownloadError: Of `engine.image_weights`, if weights cannot be downloaded; the folder is then as it was.
+            DownloadError: Of `engine.image_encoders`, if weights cannot be downloaded; the folder is then as it was.
             EgoDistillError: If a run is of an unknown method, or lacks its teacher, if the store lacks the teacher's
                 outputs, and for the errors of training.
         """
@@ -642,7 +642,8 @@ class Bench:
             model = self.build_baseline(run, store, width)
         else:
             uses_imu = own is not None or run.method in ("VisIMU", "EgoDistill", "stage 1")
-            student = replace(student, num_frames=run.frames, use_imu=uses_imu)
+            encoder = student.imu_encoder if uses_imu else None
+            student = replace(student, num_frames=run.frames, imu_encoder=encoder)
             clips: dict[str, Any] = {
                 "feature_dim": width,
                 "frame_size": store.settings["frame_size"],

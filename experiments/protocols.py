@@ -238,6 +238,9 @@ def describe_function(function: Any) -> dict[str, Any]:
     """Return the name of a function or class, the arguments of a partial, and a hash of its file; a value as text."""
     if isinstance(function, functools.partial):
         bound = {name: describe_function(one) for name, one in function.keywords.items()}
+        if bound.get("imu_encoder") == describe_function(None):  # as 0.5 wrote it
+            del bound["imu_encoder"]
+            bound["use_imu"] = describe_function(False)
         return {**describe_function(function.func), "arguments": [*map(describe_function, function.args), bound]}
     if not hasattr(function, "__qualname__"):
         return {"value": re.sub(r" at 0x[0-9a-f]+", "", repr(function))}

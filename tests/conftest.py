@@ -192,7 +192,7 @@ def files(tmp_path_factory) -> Path:
     (folder / "other").mkdir()
     (folder / "other" / "demo.json").write_text('{"mine": 1}')
     encoder = {"image_encoder": "shufflenet_v2_x0_5", "image_weights": None}
-    EgoDistill(2, use_imu=False, frame_size=64, **encoder).save(folder / "student.pt")
+    EgoDistill(2, imu_encoder=None, frame_size=64, **encoder).save(folder / "student.pt")
     narrow = {"width": 8, "beta": 4, "depths": (1, 1, 1, 1), "frames": 8, "size": 64, "progress": False}
     teachers.load("slowfast_8x8_r50", None, 2, **narrow).save(folder / "teacher.pt")
     return folder

@@ -11,10 +11,10 @@ from egodistill.recordings import clips
 CLIP = 64 / 30
 
 
-def student(num_frames=1, use_imu=True, **options):
+def student(num_frames=1, **options):
     torch.manual_seed(0)
     small = {"image_encoder": "resnet10x4", "image_weights": None, "frame_size": 32, "hidden": 32, "imu_width": 4}
-    about = {"feature_dim": 16, "num_frames": num_frames, "use_imu": use_imu, "class_names": list("abcdefg")}
+    about = {"feature_dim": 16, "num_frames": num_frames, "class_names": list("abcdefg")}
     return EgoDistill(7, **about, **small | options).eval()
 
 

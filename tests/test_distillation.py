@@ -129,7 +129,7 @@ def test_a_student_of_other_classes_keeps_what_does_not_depend_on_them():
 
 def test_a_student_learns_from_labels_and_needs_both_inputs():
     store = Store(32)
-    both, frames = small(), small(use_imu=False)
+    both, frames = small(), small(imu_encoder=None)
     motion = small(image_encoder=None)
     for model in (both, frames, motion):
         finetune(model, store, **FAST)
@@ -186,16 +186,15 @@ def test_a_recipe_builds_its_student():
     """Every field is an argument of the constructor, with its default, and reaches it."""
     arguments = inspect.signature(EgoDistill.__init__).parameters
     plain = StudentSettings().record()  # without networks of one's own
-    assert plain == {name: arguments[name].default for name in plain} | {"use_imu": True}
-    other = StudentSettings(2, "resnet10x4", None, True, "mean", 8, 24, 1, 12, "concat")
-    assert all(getattr(other, name) != default for name, default in plain.items() if name != "use_imu")
+    assert plain.pop("use_imu") and plain == {name: arguments[name].default for name in plain}  # as 0.5 wrote it
+    other = StudentSettings(2, "resnet10x4", None, "mean", 8, 24, 1, 12, "concat")
+    assert all(getattr(other, name) != default for name, default in plain.items())
     built = other.build(4, class_names=CLASSES, frame_size=32).arguments
-    own = {name: value for name, value in other.record().items() if name != "image_weights"}
+    own = {name: value for name, value in other.arguments().items() if name != "image_weights"}
     assert built.items() >= (own | {"num_classes": 4, "frame_size": 32}).items()
-    frames_only = replace(other, use_imu=False).build(4, feature_dim=7)  # a teacher's
+    frames_only = replace(other, imu_encoder=None).build(4, feature_dim=7)  # a teacher's
     assert frames_only.inputs == ("frames",) and frames_only.feature_dim == 7
-    for settings in (replace(other, imu_encoder=None), replace(other, imu_encoder="filterbank", use_imu=False)):
-        assert settings.build(4).inputs == ("frames",) and settings.record() == replace(other, use_imu=False).record()
+    assert replace(other, imu_encoder=None).record() == other.record() | {"use_imu": False}
     assert replace(other, num_frames=1, image_encoder=None).build(4).inputs == ("imu",)
 
 
@@ -271,7 +270,7 @@ def test_augmenting_what_is_not_read_is_refused():
     ):
         pretrain_imu(small(), Store(16), teacher="t", augment=Augment(crop=0.3), **FAST)
     with pytest.raises(EgoDistillError, match=r"finetune reads no head motion, so augment=.*; leave it out"):
-        finetune(small(use_imu=False), Store(16), augment=Augment(shift=0.1), **FAST)
+        finetune(small(imu_encoder=None), Store(16), augment=Augment(shift=0.1), **FAST)
     with pytest.raises(EgoDistillError, match=r"IMUSpectrum has no weights.*; go on with distill\(\)"):
         pretrain_imu(small(imu_encoder="spectrum"), Store(16), teacher="t", **FAST)
 
@@ -353,7 +352,7 @@ def test_training_says_what_does_not_fit():
         finetune(small(class_names=CLASSES[::-1]), store, **FAST)
     with pytest.raises(EgoDistillError, match=r"build the model with class_names=store\.class_names"):
         distill(small(class_names=CLASSES[::-1]), store, teacher="t", **FAST)
-    for options, lacking in (({"use_imu": False}, "imu"), ({"image_encoder": None}, "frames")):
+    for options, lacking in (({"imu_encoder": None}, "imu"), ({"image_encoder": None}, "frames")):
         with pytest.raises(EgoDistillError, match=f"needs frames and head motion, and this model reads no {lacking}"):
             pretrain_imu(small(**options), store, teacher="t", **FAST)
     with pytest.raises(TypeError, match="epoch"):

@@ -189,7 +189,7 @@ def test_retrieval_from_what_a_teacher_saw():
 def test_one_frame_with_other_head_motion_finds_other_clips():
     """Figure 6: the student with head motion answers by the motion, that of frames alone gives one answer."""
     store = Store(32)
-    both, frames = small(), small(use_imu=False)
+    both, frames = small(), small(imu_encoder=None)
     finetune(both, store, **FAST)
     frame = torch.from_numpy(store.read("frames_1", [0])).expand(2, -1, -1, -1, -1)
     imu = torch.from_numpy(store.read("imu", [0, 1]))
@@ -441,7 +441,7 @@ def test_cores_share_a_group_and_no_frame_is_decoded_twice(steady, monkeypatch):
 def test_a_recording_is_opened_once_for_each_decoder(name, how, tmp_path, monkeypatch):
     """Only a transport stream, which has no index, is opened for each part; the answers are those of one by one."""
     video = write_video(tmp_path / name, STEADY, bf=2, g=20, crf=10)
-    model, opened = small(use_imu=False, num_frames=2), []
+    model, opened = small(imu_encoder=None, num_frames=2), []
     open_media = av.open
 
     def counted(*given, **options):
@@ -672,7 +672,7 @@ def test_evaluation_beside_features_of_another_size_says_so():
 def test_predict_names_a_frame_that_is_lost_in_its_clip(tmp_path):
     source = write_video(tmp_path / "a.mp4", STEADY, bf=0, g=1, crf=10)
     video = break_packets(source, tmp_path / "b.mp4", set(range(70, 100)))
-    rows = list(predict(small(use_imu=False), video, device="cpu"))
+    rows = list(predict(small(imu_encoder=None), video, device="cpu"))
     assert [bool(row.classes) for row in rows] == [True, False, True] and "no frame at 3" in rows[1].problem
 
 
@@ -682,7 +682,7 @@ def test_predict_and_prepare_leave_out_what_is_damaged_and_say_when(tmp_path):
     source = write_video(tmp_path / "a.mp4", STEADY, pictures=noise, **options)
     video = with_zeros(source, tmp_path / "b.mp4", 78, 500, 800)
     said = "b.mp4: no frame at 3.200 s: its data are damaged from 3.120 s to the next key frame"
-    rows, sound = (list(predict(small(use_imu=False), one, device="cpu")) for one in (video, source))
+    rows, sound = (list(predict(small(imu_encoder=None), one, device="cpu")) for one in (video, source))
     assert said in rows[1].problem and rows[::2] == sound[::2] and not any(row.problem for row in sound)
     segments = [data.Segment(str(k), video, row.start, row.stop, "x") for k, row in enumerate(rows)]
     with pytest.warns(UserWarning, match="1 of 3 clips"):
@@ -695,7 +695,7 @@ def test_predict_and_prepare_leave_out_what_is_damaged_and_say_when(tmp_path):
 def test_predict_classifies_nothing_in_a_hole_of_the_recording(name, exact, tmp_path):
     times = np.concatenate([np.arange(125), np.arange(625, 750)]) / 25  # none from 5 s to 25 s
     video = write_video(tmp_path / name, times, bf=2, g=10, crf=10)
-    model = small(use_imu=False)
+    model = small(imu_encoder=None)
     rows = list(predict(model, video, device="cpu", exact=exact))
     middles = [(row.start + row.stop) / 2 for row in rows]
     assert len(rows) in (15, 16)  # a transport stream does not count the last frame
@@ -934,7 +934,7 @@ def test_predict_refuses_samples_in_other_axes(kitchen):
     with pytest.raises(egodistill.DataError, match="the axes of its samples are 'gopro', those of the clips 'glasses'"):
         predict(model, walk, **options)
     assert list(predict(model, walk.video, walk.imu, imu_axes="glasses", **options)) == right
-    blind = small(class_names=CLASSES, use_imu=False).eval()
+    blind = small(class_names=CLASSES, imu_encoder=None).eval()
     assert list(predict(blind, walk.video, walk.imu, imu_axes="glasses", **options))
 
 

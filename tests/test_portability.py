@@ -266,7 +266,7 @@ def test_clocks_that_stand_still(world, tmp_path, monkeypatch, capsys):
         feature_dim=8,
         image_encoder="resnet10x8",
         image_weights=None,
-        use_imu=False,
+        imu_encoder=None,
         hidden=8,
         frame_size=32,
     )

@@ -350,12 +350,19 @@ USES = {
         frames, imu = torch.zeros(2, 1, 3, 32, 32, dtype=torch.uint8), torch.zeros(2, 422, 6)
         assert model.eval()(frames, imu).logits.shape == (2, 3)
         torch.save(model.image_encoder.state_dict() | {"fc.bias": torch.zeros(1000)}, "resnet.pth")
-        again = student.EgoDistill(3, image_weights="resnet.pth", frame_size=32, imu_encoder="spectrum")
+        again = student.EgoDistill(3, image_weights="resnet.pth", frame_size=32, num_frames=2)
         assert torch.equal(again.image_encoder.conv1.weight, model.image_encoder.conv1.weight)
         own = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 9), torch.nn.BatchNorm2d(5), torch.nn.AdaptiveAvgPool2d(1))
-        own = student.EgoDistill(3, image_encoder=own.append(torch.nn.Flatten()), frame_size=32, use_imu=False)
+        own = student.EgoDistill(3, image_encoder=own.append(torch.nn.Flatten()), frame_size=32, imu_encoder=None)
         assert own.image_dim == 5 and own.training and not own.image_encoder[1].running_mean.any()
-        assert student.EgoDistill(3, image_encoder="mobilenet_v3_small", image_weights=None).image_dim == 576
+        assert student.EgoDistill(3, image_encoder="resnet10x8", image_weights=None, imu_encoder=None).image_dim == 64
+        for options in ({"image_encoder": "mobilenet_v2"}, {"imu_encoder": "spectrum", "image_weights": None}):
+            try:
+                student.EgoDistill(3, **options)
+            except ValueError as error:
+                assert "image_encoder=torchvision.models" in str(error)
+                continue
+            raise AssertionError(options)
         for wrong in ({"image_weights": {}}, {"imu_vector": "mode"}, {"image_encoder": "rednet"}):
             try:
                 student.EgoDistill(3, **{"image_weights": None} | wrong)

@@ -11,10 +11,11 @@ import torch
 import torchvision
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from toys import CLASSES, FAST, QUIET, Store, same, small
+from toys import CLASSES, FAST, QUIET, Store, same, settle, small
 
 from egodistill import DataError, EgoDistill, EgoDistillError, data, evaluate, inference, pretrain_imu, student
 from egodistill.engine import batches
+from egodistill.engine.spectrum import IMUSpectrum
 from egodistill.experiments import adafuse, listen_to_look
 from egodistill.recordings import clips
 
@@ -72,52 +73,6 @@ def test_imu_encoder_sees_the_past_only():
     assert torch.equal(a[:, :, :300], b[:, :, :300]) and not torch.allclose(a[:, :, 300:], b[:, :, 300:])
 
 
-def settle(encoder, seed=0):
-    """Give the batch norms of an encoder statistics as after a training."""
-    draw = torch.Generator().manual_seed(seed)
-    for norm in encoder.modules():
-        if isinstance(norm, nn.BatchNorm1d):
-            norm.running_mean.normal_(generator=draw)
-            norm.running_var.uniform_(0.5, 1.5, generator=draw)
-    return encoder.eval()
-
-
-def test_imu_spectrum_agrees_with_numpy():
-    """Window means and log magnitudes of a Fourier transform: catches a wrong window, axis, order or mean."""
-    encoder = settle(student.IMUSpectrum())
-    imu = np.random.default_rng(0).standard_normal((3, 422, 6)).cumsum(1) * 0.1 + [0, 0, 9.81, 0.3, 0, 0]
-    x = imu - imu.mean(1, keepdims=True) * [1, 1, 1, 0, 0, 0]
-    x = (x - encoder.scale.running_mean.numpy()) / np.sqrt(encoder.scale.running_var.numpy() + 1e-5)
-    means = x[:, :420].reshape(3, 21, 20, 6).mean(2)
-    slow = x[:, :420].reshape(3, 105, 4, 6).mean(2)[:, 16:89]
-    bent = (slow - slow.mean(1, keepdims=True)) * np.hanning(73)[:, None]
-    spectrum = np.log(0.05 + np.abs(np.fft.rfft(bent, axis=1))[:, 1:13])
-    wanted = np.concatenate([one.transpose(0, 2, 1).reshape(3, -1) for one in (means, spectrum)], 1)
-    wanted = (wanted - encoder.norm.running_mean.numpy()) / np.sqrt(encoder.norm.running_var.numpy() + 1e-5)
-    with torch.no_grad():
-        found = encoder(torch.tensor(imu, dtype=torch.float32)).numpy()
-    assert found.shape == (3, 198)
-    np.testing.assert_allclose(found, wanted, atol=2e-3)
-
-
-def test_the_bands_pass_little_of_what_folds_back():
-    """Above 25 Hz, half the rate of their steps: about a fifth of what a band passes at its own frequency."""
-    basis, time = student.waves(422, 198.0).double(), torch.arange(422) / 198
-
-    def passed(frequencies):
-        parts = [wave(2 * torch.pi * frequencies[:, None] * time).double() @ basis for wave in (torch.cos, torch.sin)]
-        return torch.stack(parts).square().sum(0).unflatten(1, (2, -1)).sum(1).sqrt()
-
-    own, above = passed(torch.arange(0.5, 9, 0.1)).max(0).values, passed(torch.arange(25, 99, 0.2)).max(0).values
-    assert 0.15 < (above / own).max() < 0.22
-
-
-@pytest.mark.parametrize(("samples", "rate", "size"), [(1, 198, 6), (10, 198, 6), (60, 30, 192), (1000, 800, 144)])
-def test_imu_spectrum_takes_clips_of_any_length_and_rate(samples, rate, size):
-    encoder = student.IMUSpectrum(samples, rate).eval()
-    assert encoder(torch.randn(2, samples, 6)).shape == (2, size) and encoder.dim == size
-
-
 def test_a_student_with_the_spectrum_sees_the_net_turn_and_no_gravity(tmp_path):
     model = small(imu_encoder="spectrum").eval()
     settle(model.imu_encoder)
@@ -131,7 +86,7 @@ def test_a_student_with_the_spectrum_sees_the_net_turn_and_no_gravity(tmp_path):
     assert not torch.allclose(turned.feature, plain.feature, atol=1e-3)
     model.save(tmp_path / "s.pt")
     again = EgoDistill.load(tmp_path / "s.pt")
-    assert type(again.imu_encoder) is student.IMUSpectrum and torch.equal(again(frames, imu).logits, plain.logits)
+    assert type(again.imu_encoder) is IMUSpectrum and torch.equal(again(frames, imu).logits, plain.logits)
     with pytest.raises(
         ValueError, match=r"imu_encoder='spektrum' .* must be 'cnn', 'spectrum', 'filterbank', 'filterbank-unsure'"
     ):
@@ -217,12 +172,11 @@ class OnlyMotion(nn.Linear):
     ids=str,
 )
 def test_arguments_of_05_mean_what_they_meant(older, newer, tmp_path):
-    """In calls and in files, where `use_imu` alone said whether there is an IMU encoder."""
-    model, given = small(**newer).eval(), small(**older).eval()
+    """In files, where `use_imu` alone said whether there is an IMU encoder."""
+    model = small(**newer).eval()
     inputs = batches.example_inputs(model, 2)
-    assert same(model, given) and model.inputs == given.inputs and model.arguments == given.arguments
     model.trained_by, wanted = "finetune", dict(model.arguments)
-    model.arguments = {k: v for k, v in model.arguments.items() if k not in ("use_imu", "imu_encoder")} | older
+    model.arguments = {k: v for k, v in model.arguments.items() if k != "imu_encoder"} | older
     model.trained_with = {"about": {"model": dict(model.arguments)}, "history": []}
     model.save(tmp_path / "old.pt")
     again = EgoDistill.load(tmp_path / "old.pt")
@@ -278,45 +232,6 @@ def test_imu_encoder_gets_the_readings_with_their_sign_and_without_their_mean():
     assert torch.equal(vector, model.imu_encoder.seen.transpose(1, 2).flatten(1))
 
 
-# The smallest network of each kind, and the others, whose code is the same.
-SMALLEST = ["alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "mnasnet0_5"]
-SMALLEST += ["mobilenet_v2", "mobilenet_v3_small", "regnet_y_400mf", "resnet18", "resnet50", "resnext50_32x4d"]
-SMALLEST += ["shufflenet_v2_x0_5", "squeezenet1_1", "swin_t", "swin_v2_t", "vgg11", "vgg11_bn", "vit_b_32"]
-LARGER = sorted({*student.IMAGE_ENCODERS} - {*SMALLEST})
-SLOW = pytest.mark.slow("larger networks of a kind whose smallest is tried: 35 s for all of them")
-
-
-@pytest.mark.parametrize(
-    "name", [*SMALLEST, *(pytest.param(name, marks=SLOW) for name in LARGER if not name.startswith("regnet"))]
-)
-def test_image_encoders_by_name(name):
-    """They build, run and train without their classifiers."""
-    # RegNets draw first weights in a way that the meta device does not have.
-    with torch.device("cpu" if name.startswith("regnet") else "meta"):
-        model = EgoDistill(4, image_encoder=name, image_weights=None, use_imu=False, feature_dim=12, hidden=16)
-        assert model.frame_size == student.IMAGE_ENCODERS[name]
-        size = model.frame_size if name.startswith("vit_") else 64
-        frames = torch.zeros(2, 1, 3, size, size, dtype=torch.uint8)
-        for mode in (True, False):
-            feature, logits = model.train(mode)(frames)
-            assert feature.shape == (2, 12) and logits.shape == (2, 4)
-
-
-def test_resnet18_starts_from_the_weights_of_the_papers_time_and_others_from_the_best():
-    taken = [student.published_weights(name).name for name in ("resnet18", "resnet50", "mobilenet_v2")]
-    assert taken == ["IMAGENET1K_V1", "IMAGENET1K_V2", "IMAGENET1K_V2"]
-
-
-def test_networks_of_torchvision_that_do_not_serve_are_refused():
-    names = set(torchvision.models.list_models(module=torchvision.models))
-    assert names >= set(student.IMAGE_ENCODERS) | set(student.UNFIT_ENCODERS)
-    for name in student.UNFIT_ENCODERS:
-        with pytest.raises(ValueError, match=rf"{name}.*cannot be used: .*IMAGE_ENCODERS lists all"):
-            EgoDistill(4, image_encoder=name, image_weights=None)
-    with pytest.raises(ValueError, match="needs 224-pixel frames; got frame_size=64"):
-        EgoDistill(4, image_encoder="vit_b_32", image_weights=None, frame_size=64)
-
-
 @pytest.mark.parametrize(
     ("name", "mean", "std"),
     [
@@ -347,7 +262,7 @@ def test_several_frames_are_ordered():
 
 
 def test_only_imu_switch_and_vector():
-    assert small(use_imu=False).inputs == ("frames",)
+    assert small(imu_encoder=None).inputs == ("frames",)
     model = small(imu_vector="mean").eval()
     frames, _ = batches.example_inputs(model, 2)
     assert model(frames, torch.randn(2, 100, 6)).logits.shape == (2, 4)
@@ -479,7 +394,7 @@ def test_our_resnets_are_torchvisions(name, depths, tmp_path):
     for value in theirs.state_dict().values():
         if value.is_floating_point():
             value += 0.1 * torch.rand_like(value)
-    options = {"image_encoder": name, "frame_size": 64, "use_imu": False}
+    options = {"image_encoder": name, "frame_size": 64, "imu_encoder": None}
     model = EgoDistill(4, image_weights=theirs.state_dict(), **options).eval()
     fresh = EgoDistill(4, image_weights=None, **options).eval()
     theirs.fc = nn.Identity()
@@ -540,16 +455,6 @@ def test_shortcuts(channels, stride):
     with torch.no_grad():
         last = x.contiguous(memory_format=torch.channels_last)
         assert ours.to(memory_format=torch.channels_last)(last).is_contiguous(memory_format=torch.channels_last)
-
-
-def test_no_encoder_of_torchvision_has_narrow_shortcuts():
-    """All of its strided 1x1 convolutions are wider than the broken kernels, so that they are left as they are."""
-    found = []
-    for name in ("resnet18", "resnet50", "regnet_x_400mf", "regnet_y_400mf"):  # the kinds that have such layers
-        for layer in torchvision.models.get_model(name, weights=None).modules():
-            if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.stride != (1, 1):
-                found.append(layer.in_channels // layer.groups)
-    assert len(found) == 14 and min(found) >= student.LARGEST_BLOCK
 
 
 @pytest.mark.parametrize(
@@ -696,19 +601,6 @@ def test_dropout_of_the_imu_encoder_is_what_its_code_has():
     assert {part.p for part in student.IMUEncoder(dropout=0.3).modules() if isinstance(part, nn.Dropout)} == {0.3}
 
 
-def test_frames_have_the_size_and_statistics_of_the_networks_weights():
-    sizes = {"resnet18": 224, "resnet10x8": 224, "efficientnet_b3": 300}
-    assert {name: student.preprocessing(name)[0] for name in sizes} == sizes
-    for name, given in (("mobilenet_v3_small", 64), ("vit_b_32", 224)):
-        assert EgoDistill(2, image_encoder=name, image_weights=None, frame_size=given).frame_size == given
-    for name, size in student.IMAGE_ENCODERS.items():
-        published = torchvision.models.get_model_weights(name)["DEFAULT" if name != "resnet18" else "IMAGENET1K_V1"]
-        transforms = published.transforms()
-        assert student.preprocessing(name)[1:] == (tuple(transforms.mean), tuple(transforms.std)), name
-        first = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].transforms()
-        assert [size] == transforms.crop_size == first.crop_size, name
-
-
 @pytest.mark.parametrize("layers", [1001, 10**9, -1, 1.5])
 def test_a_fusion_network_has_a_bounded_depth(layers):
     with pytest.raises(ValueError, match=r"fusion_layers=\S+ must be a whole number, at most 1000"):
@@ -773,7 +665,7 @@ def test_parts_of_ones_own_are_the_student_s_networks():
     torch.testing.assert_close(model(frames, imu).feature, wanted, atol=1e-5, rtol=1e-4)
     assert own(fusion=gate).fusion is gate and own(imu_encoder=lambda: Spectrum(3)).imu_dim == 3
     assert own(num_frames=2, fusion=lambda: Gate(512)).fusion.image.in_features == 512
-    assert own(use_imu=False, imu_encoder=None)(frames).feature.shape == (3, 12)
+    assert own(imu_encoder=None)(frames).feature.shape == (3, 12)
 
 
 def test_a_map_over_time_is_flattened_or_averaged():
@@ -817,7 +709,6 @@ def test_building_a_student_changes_nothing_in_its_parts():
         ),
         ({"fusion": "parts.py"}, r"^'parts\.py' is no network: .*FILE\.py:NAME"),
         ({"imu_encoder": lambda: 3}, "is no network: it gives a int"),
-        ({"use_imu": False}, "there is no imu_encoder"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused_when_the_student_is_built(options, words):

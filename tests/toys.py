@@ -61,6 +61,16 @@ def small(seed=0, **arguments):
     return EgoDistill(4, **{"feature_dim": 12, "hidden": 32} | encoder | arguments)
 
 
+def settle(encoder, seed=0):
+    """Give the batch norms of an encoder statistics as after a training."""
+    draw = torch.Generator().manual_seed(seed)
+    for norm in encoder.modules():
+        if isinstance(norm, nn.BatchNorm1d):
+            norm.running_mean.normal_(generator=draw)
+            norm.running_var.uniform_(0.5, 1.5, generator=draw)
+    return encoder.eval()
+
+
 QUIET = {"progress": False, "device": "cpu"}
 
 

@@ -82,8 +82,8 @@ def reference() -> dict[str, Module]:
     for value in [getattr(module, name) for module in modules for name in getattr(module, "__all__", ())]:
         if inspect.isclass(value):
             prepare(value)
-    student = api.import_module("student")
-    vars(student)["IMAGE_ENCODERS"] = student.IMAGE_ENCODERS  # pdoc does not ask a module's `__getattr__()`
+    encoders = api.import_module("engine.image_encoders")
+    vars(encoders)["IMAGE_ENCODERS"] = encoders.IMAGE_ENCODERS  # pdoc does not ask a module's `__getattr__()`
     known = {module.__name__: Module(module) for module in modules}
     for name, module in known.items():
         module.submodules = [other for path, other in known.items() if path.rpartition(".")[0] == name]

@@ -49,7 +49,7 @@ def files(kitchen, tmp_path_factory):
     """A student, one without IMU, and the samples of a recording as JSON lines and as one growing table."""
     folder = tmp_path_factory.mktemp("live")
     student().save(folder / "student.pt")
-    student(use_imu=False).save(folder / "frames.pt")
+    student(imu_encoder=None).save(folder / "frames.pt")
     motion = kitchen[0].recording.motion()
     with open(folder / "samples.jsonl", "w") as lines, open(folder / "table.csv", "w") as table:
         table.write("time,ax,ay,az,gx,gy,gz\n")

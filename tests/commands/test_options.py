@@ -193,18 +193,18 @@ def stage_arrivals(stage, function, without=()) -> tuple[str, dict]:
     return f"{words} --device cpu", arrivals | {f"{function}.settings.device": "cpu"}
 
 
-def student_arrivals(function, without=()) -> tuple[str, dict]:
-    words, values = field_words(egodistill.EPIC_KITCHENS.student, [*without, *recipes.OWN_NETWORKS])
+def student_arrivals(function) -> tuple[str, dict]:
+    words, values = field_words(egodistill.EPIC_KITCHENS.student, recipes.OWN_NETWORKS)
     arrivals = {f"{function}.model.arguments.{name}": value for name, value in values.items()}
     arrivals["build_image_encoder.weights"] = arrivals.pop(f"{function}.model.arguments.image_weights")
     return words, arrivals
 
 
-def training_runs(stage, function, fixed="", *, without=(), without_student=()):
+def training_runs(stage, function, fixed="", *, without=()):
     """Return the runs of a training command: all settings; a model to start from; a preset."""
     ours = " --teacher t" if function != "finetune" else ""
     words, arrivals = stage_arrivals(stage, function, without)
-    student, built = student_arrivals(function, without_student)
+    student, built = student_arrivals(function)
     out = f"folder --out {{tmp}}/x.pt{ours}"
     taught = {f"{function}.teacher": "t"} if ours else {}
     files = {f"{function}.settings.out": "{tmp}/x.pt", "check_output.path": "{tmp}/x.pt"}
@@ -482,7 +482,7 @@ ARRIVALS = {
             {"load.name": "i3d", "load.checkpoint": "p.pth", "load.class_names": "c.txt"},
         ),
     ],
-    "pretrain": training_runs("pretraining", "pretrain_imu", without=UNUSED, without_student=["use_imu"]),
+    "pretrain": training_runs("pretraining", "pretrain_imu", without=UNUSED),
     "distill": [
         (
             "folder --out {tmp}/x.pt --teacher t --image-weights none --validation best --objective toys:Cosine",
@@ -755,7 +755,6 @@ def test_the_help_of_settings_is_their_documentation():
     assert all(len(text.partition(" (default")[0]) > 9 and not re.search('"|^False', text) for text in helps.values())
     assert helps["alpha"] == "weight of L_KD, 0 to 1; L_GT is weighted by 1 - alpha (default: 0.95)"
     assert helps["keep_checkpoint"] == "do not remove the checkpoint after --out is written"
-    assert helps["use_imu"].startswith("a model that reads frames only") and "--imu-encoder" in helps["use_imu"]
     assert "0.3 gives 0.7 to 1 of the frame's" in helps["crop"]  # of a dataclass inside, in several lines
 
 

@@ -45,7 +45,7 @@ COMPILER = pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None
         {"image_encoder": "resnet10x4"},
         {"image_encoder": "squeezenet1_1"},
         {"num_frames": 3},
-        {"use_imu": False},
+        {"imu_encoder": None},
         {"imu_vector": "mean"},
         {"image_encoder": None},
         {"image_encoder": None, "imu_encoder": "filterbank"},
@@ -354,7 +354,7 @@ def test_int8_is_compared_with_fp32_on_what_its_clips_do_not_have():
         error = (fp32[0] - int8[0]).abs().max() / fp32[0].abs().max()
         wanted = {"equal_labels": pytest.approx(float(same)), "feature_error": pytest.approx(float(error))}
         assert found["strong head motion"] == wanted
-        still, frame = pooled(use_imu=False), export.FrameProgram(model)
+        still, frame = pooled(imu_encoder=None), export.FrameProgram(model)
         assert "strong head motion" not in export.compare_int8(
             export.Plain(still), export.Plain(still), still, (frames,)
         )
@@ -426,7 +426,7 @@ def test_the_description_says_which_frames_the_student_was_trained_on():
 
 
 def test_description_of_a_student_without_head_motion(tmp_path):
-    description = export.export(pooled(use_imu=False), tmp_path / "student.pt2")
+    description = export.export(pooled(imu_encoder=None), tmp_path / "student.pt2")
     assert [entry["name"] for entry in description["inputs"]] == ["frames"]
     assert len(description["inside"]) == 1 and description["run"].endswith("(frames)")
 
@@ -495,7 +495,7 @@ def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def traced():
     """A student, and its program: tracing is what takes long."""
-    model = pooled(use_imu=False)
+    model = pooled(imu_encoder=None)
     with torch.no_grad():
         return model, export.trace(export.Plain(model, "fp32"), model)
 
@@ -509,7 +509,7 @@ def quick(traced, monkeypatch):
 def killed_again_and_again(file):
     """export() killed with half of the file written, and just before either of its files gets its name."""
     torch.set_num_threads(1)
-    model = pooled(use_imu=False)
+    model = pooled(imu_encoder=None)
     with torch.no_grad():
         program = export.trace(export.Plain(model, "fp32"), model)
     export.trace = lambda *_: program
@@ -833,7 +833,7 @@ def assert_same_in_steps(model: EgoDistill, path) -> None:
 
 SPECTRUM = {"num_frames": 2, "imu_encoder": "spectrum", "aggregator": "concat"}
 FILTERBANK = {"num_frames": 2, "imu_encoder": "filterbank"}
-STUDENTS = [{}, {"num_frames": 2}, {"use_imu": False}, SPECTRUM, FILTERBANK, {"num_frames": 2, "use_imu": False}]
+STUDENTS = [{}, {"num_frames": 2}, {"imu_encoder": None}, SPECTRUM, FILTERBANK, {"num_frames": 2, "imu_encoder": None}]
 
 
 @pytest.mark.parametrize("arguments", STUDENTS, ids=str)
@@ -897,7 +897,9 @@ def test_a_pair_in_bf16_is_near(num_frames, tmp_path):
     torch.testing.assert_close(pair.feature, whole.feature, atol=0.01 * float(whole.feature.abs().max()), rtol=0)
 
 
-@pytest.mark.parametrize(("arguments", "layers"), [({}, 8), ({"num_frames": 2}, 8), ({"use_imu": False}, 4)], ids=str)
+@pytest.mark.parametrize(
+    ("arguments", "layers"), [({}, 8), ({"num_frames": 2}, 8), ({"imu_encoder": None}, 4)], ids=str
+)
 def test_an_int8_pair_is_near(arguments, layers, tmp_path):
     """Its `motion` is calibrated on the image features of the store's clips; a GRU stays as it is."""
     pytest.importorskip("torchao", exc_type=ImportError)
@@ -940,7 +942,7 @@ def test_descriptions_of_a_pair_say_what_to_keep(tmp_path):
     assert [len(description["inside"]) for description in returned] == [1, 1]
     assert "mean over the clip" in motion["inside"][0] and "normalisation" in frame["inside"][0]
     assert export.export(model, tmp_path / "whole.pt2")["state"] is None
-    frame, motion = export.export_pair(pooled(use_imu=False), tmp_path / "still.pt2")
+    frame, motion = export.export_pair(pooled(imu_encoder=None), tmp_path / "still.pt2")
     assert [entry["name"] for entry in motion["inputs"]] == ["image_features"] and motion["inside"] == []
     assert "sensors" not in motion["state"]["ready"]
 

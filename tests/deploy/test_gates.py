@@ -104,7 +104,7 @@ def test_a_change_gate_compares_with_the_last_look(model):
     far = gates.Changed(model, apart * 1.1)
     assert not any(far(x, [0.0], 3.0) for x in (one, two, one))
     with pytest.raises(EgoDistillError, match="IMU encoder"):
-        gates.Changed(EgoDistill(4, image_weights=None, use_imu=False), 0.1)
+        gates.Changed(EgoDistill(4, image_weights=None, imu_encoder=None), 0.1)
 
 
 @pytest.mark.parametrize(

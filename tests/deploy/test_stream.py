@@ -190,7 +190,7 @@ def test_pictures_of_any_size_are_scaled_as_offline(model):
 
 
 def test_a_model_without_imu_lives_on_frames_alone():
-    network = student(use_imu=False)
+    network = student(imu_encoder=None)
     with open_stream(network, every=0.5, slack=0.0) as stream:
         answers = []
         for k in range(60):
@@ -239,7 +239,7 @@ def test_a_model_without_frames_lives_on_samples_alone(sampling):
 
 @pytest.mark.parametrize("options", [{"frames": "newest", "period": 1.0}, {"frames": "centre"}])
 def test_the_end_of_the_frames_completes_no_clip_that_goes_on(options):
-    with open_stream(student(use_imu=False), slack=0.5, **options) as stream:
+    with open_stream(student(imu_encoder=None), slack=0.5, **options) as stream:
         for k in range(50):
             stream.accept_frame(k / 10, picture(k))
             early = stream.results()
@@ -443,7 +443,7 @@ def test_a_gate_decides_when_to_look(model):
     with pytest.raises(
         EgoDistillError, match="gate is asked about head motion, and this model reads none; give period"
     ):
-        open_stream(student(use_imu=False), frames="newest", gate=gate)
+        open_stream(student(imu_encoder=None), frames="newest", gate=gate)
     with pytest.raises(EgoDistillError, match="period decides when to request a frame, so it needs frames='newest'"):
         open_stream(model, period=2.0)
 
@@ -471,7 +471,7 @@ def test_unless_told_otherwise_a_stream_looks_when_the_head_has_moved_fast(model
     assert start == 0.0 and 3.5 < too_old <= 4.1 and 6.4 < turned < 7.3
     assert looks_of(model, gate=gates.Moved(gates.FAST)) == looks_of(model)
     every = pytest.approx(np.arange(0, 12, 2.0))
-    assert looks_of(model, period=2.0) == every == looks_of(student(2)) == looks_of(student(use_imu=False))
+    assert looks_of(model, period=2.0) == every == looks_of(student(2)) == looks_of(student(imu_encoder=None))
     with pytest.raises(EgoDistillError, match="gate and period both say when to request a frame; give one of them"):
         open_stream(model, frames="newest", gate=gates.Never(), period=2.0)
 

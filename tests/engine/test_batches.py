@@ -112,7 +112,7 @@ def test_frames_that_were_cut_out_are_not_those_that_were_squeezed(model):
     ("model", "shapes"),
     [
         (small(num_frames=2, imu_samples=100), [(2, 3, 32, 32), (100, 6)]),
-        (small(use_imu=False), [(1, 3, 32, 32)]),
+        (small(imu_encoder=None), [(1, 3, 32, 32)]),
         (listen_to_look.ListenToLook(3, frame_size=32, width=8, weights=None), [(1, 3, 32, 32), (201, 40)]),
         (
             listen_to_look.ListenToLook(3, frame_size=32, width=8, audio_steps=21, mel_bands=33, weights=None),

@@ -45,8 +45,14 @@ def test_stage_1_and_streams_share_one_check_of_the_steps():
         inputs, num_frames, frame_size, imu_samples = ("frames", "imu"), 1, 32, 422
 
     for call, words in (
-        (lambda: pretrain_imu(Own(), Store(), teacher="t", **FAST), r".*pretrain.* needs a student .*see student\.Stu"),
-        (lambda: Stream(Own().eval()), r"a stream needs a student that works in steps, see student\.Student; predict"),
+        (
+            lambda: pretrain_imu(Own(), Store(), teacher="t", **FAST),
+            r".*pretrain.* needs .*see engine\.parts\.Student",
+        ),
+        (
+            lambda: Stream(Own().eval()),
+            r"a stream needs .*, see engine\.parts\.Student; predict",
+        ),
     ):
         with pytest.raises(
             EgoDistillError, match=rf"Own has no .*encode_frames, aggregate, encode_imu, fuse.*: {words}"

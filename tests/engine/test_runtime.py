@@ -117,7 +117,7 @@ def test_auto_heeds_a_limit_of_the_instruction_set():
 @pytest.mark.parametrize("amx", [True, False])
 def test_inference_runs_in_what_auto_found(amx, sample_data, monkeypatch):
     pretend(monkeypatch, amx_bf16=amx)
-    model, store, ran = small(class_names=CLASSES, use_imu=False), Store(8), []
+    model, store, ran = small(class_names=CLASSES, imu_encoder=None), Store(8), []
     model.classifier.register_forward_hook(lambda layer, inputs, output: ran.append((output.dtype, output.grad_fn)))
     dtype, name = (torch.bfloat16, "bf16") if amx else (torch.float32, "fp32")
     assert evaluate(model, store, **QUIET).precision == name

@@ -68,7 +68,7 @@ def finetune_both(device):
 
 def finetune_frames(device):
     # In one step: in the second, rounding puts a hidden number of these clips on the other side of a ReLU.
-    return trained("finetune", device, small(use_imu=False), batch_size=16)
+    return trained("finetune", device, small(imu_encoder=None), batch_size=16)
 
 
 def pretrain(device):

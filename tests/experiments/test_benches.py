@@ -38,7 +38,7 @@ from egodistill import (
 )
 from egodistill.commands import cli
 from egodistill.distillation import DistillationSettings, PretrainingSettings
-from egodistill.engine.image_weights import DownloadError
+from egodistill.engine.image_encoders import DownloadError
 from egodistill.experiments import adafuse, benches, listen_to_look, paper, protocols, stts
 from egodistill.experiments.benches import STAGE_1_LOSSES, Bench, Run
 from egodistill.experiments.paper import ABLATIONS
@@ -307,7 +307,7 @@ def test_what_cannot_be_built_is_refused_before_the_folder_is_begun(store, tmp_p
     def offline(*args, **options):
         raise DownloadError("no network", "bring it")
 
-    monkeypatch.setattr("egodistill.engine.image_weights.download_weights", offline)
+    monkeypatch.setattr("egodistill.engine.image_encoders.download_weights", offline)
     weights = replace(PROTOCOL.recipe.student, image_encoder="resnet18", image_weights="imagenet")
     recipe = replace(PROTOCOL.recipe, student=weights)
     bench = Bench(store.path, str(tmp_path / "out"), replace(PROTOCOL, recipe=recipe), progress=False)
@@ -366,7 +366,7 @@ class FakeStore:
 
 @pytest.mark.parametrize(
     ("method", "imu", "width"),
-    [("VisOnly", False, 10), ("VisIMU", True, 10), ("VisOnly-Distill", False, 24), ("stage 1", True, 24)],
+    [("VisOnly", None, 10), ("VisIMU", "cnn", 10), ("VisOnly-Distill", None, 24), ("stage 1", "cnn", 24)],
 )
 def test_a_student_is_built_for_the_clips_of_the_store_and_its_teacher(monkeypatch, method, imu, width):
     monkeypatch.setattr(Bench, "has_start", lambda self, run: False)
@@ -374,7 +374,7 @@ def test_a_student_is_built_for_the_clips_of_the_store_and_its_teacher(monkeypat
     bench = Bench("store", "out", replace(PROTOCOLS["epic"], recipe=replace(EPIC_KITCHENS, student=student)))
     run = Run(method, 3, frames=2, teacher="t-{seed}" if width == 24 else None, sampling="last")
     model = bench.build(run, FakeStore())
-    expected = {"num_frames": 2, "use_imu": imu, "feature_dim": width, "frame_size": 40, "sampling": "last"}
+    expected = {"num_frames": 2, "imu_encoder": imu, "feature_dim": width, "frame_size": 40, "sampling": "last"}
     expected |= {"exact": False, "num_classes": 3, "hidden": 8, "fusion_layers": 1, "imu_vector": "mean"}
     assert expected.items() <= model.arguments.items()
 

@@ -1,28 +1,85 @@
-"""The weights that an image network begins with: downloaded, of a file, or given; strict, with what does not fit.
+"""Image networks of torchvision by name, and the weights that one begins with: downloaded, of a file, or given.
 
-    from egodistill.engine import image_weights
+    from egodistill.engine import image_encoders
 
-    image_weights.load_image_weights(network, "resnet18", "imagenet", head="fc")   # or a file, or a state dict
+    image_encoders.IMAGE_ENCODERS                           # {name: side of its frames in pixels}
+    network, dim = image_encoders.build_torchvision_encoder("mobilenet_v2", "imagenet")    # without its classifier
+    image_encoders.load_image_weights(network, "resnet18", "imagenet", head="fc")   # or a file, or a state dict
 
-In a copy of student.py alone, torch reads and checks them.
+The ResNets are those of student.py. In a copy of it alone, torch reads and checks their weights.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from ..student import Weights, published_weights
+from ..student import IMAGENET_MEAN, IMAGENET_STD, Weights, published_weights
 from .checkpoints import read_tensors
 
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
 
-__all__ = ["DownloadError", "download_weights", "load_image_weights"]
+    IMAGE_ENCODERS: dict[str, int]
+
+__all__ = [
+    "IMAGE_ENCODERS",
+    "UNFIT_ENCODERS",
+    "DownloadError",
+    "build_torchvision_encoder",
+    "download_weights",
+    "load_image_weights",
+    "preprocessing",
+]
+
+# Networks that do not work here, and why.
+UNFIT_ENCODERS = {
+    "googlenet": "its training needs the classifiers, which are removed here",
+    "inception_v3": "its training needs the classifiers, which are removed here",
+    "maxvit_t": "it pools in its classifier, which is removed here, and reads frames of one size only",
+    "regnet_y_128gf": "its weights need frames of 384 pixels",
+    "vit_h_14": "its weights need frames of 518 pixels",
+}
+
+
+def __getattr__(name: str) -> dict[str, int]:
+    """Return `IMAGE_ENCODERS`: {network of torchvision: side in pixels of the frames its ImageNet weights are for}."""
+    if name != "IMAGE_ENCODERS":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from torchvision import models  # only where it is needed: that takes as long as the import of torch
+
+    return {name: preprocessing(name)[0] for name in models.list_models(module=models) if name not in UNFIT_ENCODERS}
+
+
+def preprocessing(name: str) -> tuple[int, Sequence[float], Sequence[float]]:
+    """Return side in pixels, mean and standard deviation (RGB, 0 to 1) of frames for a network's ImageNet weights."""
+    from torchvision import models
+
+    options = models.get_model_weights(name)["DEFAULT"].transforms.keywords
+    return options["crop_size"], options.get("mean", IMAGENET_MEAN), options.get("std", IMAGENET_STD)
+
+
+def build_torchvision_encoder(name: str, weights: Weights) -> tuple[nn.Module, int]:
+    """Return a network of torchvision without its classifier, [B, 3, H, W] -> [B, d], and d."""
+    from torchvision import models
+
+    encoder = models.get_model(name, weights=None)
+    head = next((head for head in ("fc", "classifier", "head", "heads") if hasattr(encoder, head)), None)
+    if head is None:
+        raise ValueError(f"image_encoder={name!r}: no classifier called fc, classifier, head or heads to remove")
+    # SqueezeNet pools after its classifier, a convolution; the others pool before it.
+    pools = any(isinstance(layer, nn.Conv2d) for layer in getattr(encoder, head).modules())
+    setattr(encoder, head, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()) if pools else nn.Identity())
+    encoder.to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        dim = encoder.eval()(torch.zeros(1, 3, 224, 224)).flatten(1).shape[1]
+    if weights is not None:
+        load_image_weights(encoder, name, weights, head)
+    return nn.Sequential(encoder.train(), nn.Flatten()), dim  # some return a pooled map, [B, d, 1, 1]
 
 
 class DownloadError(ValueError):
