@@ -44,7 +44,7 @@ from .engine.recipes import (
     StudentSettings,
     change_settings,
 )
-from .recordings import clips
+from .recordings.spec import ClipSpec
 from .student import EgoDistill, IMUPredictor, Output, describe
 from .support import files
 from .support.errors import EgoDistillError, named
@@ -527,7 +527,7 @@ class EndFeatures:
         self.device = runtime.pick_device(device)
         self.precision = runtime.pick_precision(self.device, precision)
         choice = {"exact": model.exact, "tolerance": model.tolerance}
-        spec = clips.ClipSpec(frames=2, size=model.frame_size, sampling="ends", **choice)
+        spec = ClipSpec(frames=2, size=model.frame_size, sampling="ends", **choice)
         self.specs = {"ends": spec.complete()}
         self.identity = {"fingerprint": encoder_fingerprint(model), "precision": self.precision}
         self.record = {"end_features": self.identity}

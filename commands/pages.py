@@ -23,7 +23,9 @@ from torchvision.io import encode_jpeg
 from ..datasets.segments import Segment
 from ..drawing import svg
 from ..inference import Prediction
-from ..recordings.clips import ClipSpec, Recording, decode_clips
+from ..recordings.clips import decode_clips
+from ..recordings.recording import Recording
+from ..recordings.spec import ClipSpec
 from ..support import files, tables
 from ..support.names import real_path
 from ..support.pages import Markup, data_url, tag, write_page

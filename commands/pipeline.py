@@ -24,7 +24,7 @@ from .. import data, teachers
 from ..datasets.store_files import StoreFiles
 from ..distillation import PRESETS
 from ..engine.parts import PLAIN_NUMBERS
-from ..recordings.clips import clip_starts
+from ..recordings.spec import clip_starts
 from ..support import files, tables
 from ..support.errors import CLIP_SECONDS, IMU_RATE, DataError
 from ..support.names import Names, Place, absolute_path, is_same, portable

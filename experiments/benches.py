@@ -49,7 +49,7 @@ from ..distillation import DistillationSettings, PretrainingSettings
 from ..engine import batches
 from ..engine.checkpoints import load_model, load_strictly, read_checkpoint, write_checkpoint
 from ..engine.teacher import channels_last
-from ..recordings import clips
+from ..recordings.spec import ClipSpec, frames_name
 from ..student import EgoDistill
 from ..support import files
 from ..support.errors import DataError, EgoDistillError, meant
@@ -801,7 +801,7 @@ def taught_rows(run: Run, clips: int) -> np.ndarray:
 
 def samplings(store: data.ClipStore, frames: int) -> list[str]:
     """Return the ways in which a store's sets of this number of frames are chosen."""
-    names = {rule: clips.frames_name(clips.ClipSpec(frames=frames, sampling=rule)) for rule in video.SAMPLING}
+    names = {rule: frames_name(ClipSpec(frames=frames, sampling=rule)) for rule in video.SAMPLING}
     return [rule for rule, name in names.items() if name in store.names]
 
 

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from .. import data, inference
 from ..engine.checkpoints import load_model
-from ..recordings.clips import spec_of
+from ..recordings.spec import spec_of
 from ..student import Output
 from ..support import files
 from ..support.errors import EgoDistillError
