@@ -16,6 +16,7 @@ VisOnly and VisIMU.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .datasets.store import claim_outputs, outputs_record
+from .datasets.store import OutputClaim, claim_outputs, outputs_record
 from .engine import batches, checkpoints, distributed, parts, runtime
 from .engine.batches import Model, Store
 from .engine.distributed import Share
@@ -544,15 +545,14 @@ class EndFeatures:
         """
         claim = claim_outputs(store, "end_features", self.identity)
         store.add("end_features", (2, self.model.image_dim), np.float32)
-
-        def write(rows: np.ndarray, frames: Mapping[str, np.ndarray]) -> None:
-            with runtime.autocast(self.device, self.precision):
-                features = self.model.encode_frames(torch.from_numpy(frames["ends"]).to(self.device), 2)
-            claim.check()
-            store.write("end_features", rows, features.float().cpu().numpy())
-
         with runtime.evaluation(self.model, self.device), torch.no_grad():
-            yield write
+            yield functools.partial(self._write, store, claim)
+
+    def _write(self, store: Any, claim: OutputClaim, rows: np.ndarray, frames: Mapping[str, np.ndarray]) -> None:
+        with runtime.autocast(self.device, self.precision):
+            features = self.model.encode_frames(torch.from_numpy(frames["ends"]).to(self.device), 2)
+        claim.check()
+        store.write("end_features", rows, features.float().cpu().numpy())
 
 
 def encoder_fingerprint(model: EgoDistill) -> str:

@@ -543,16 +543,17 @@ class Extraction:
                 f"{store.path}: the store has the classes {files.shorten(list(store.class_names))}, the teacher "
                 f"{self.teacher.name!r} has {files.shorten(self.teacher.class_names)}; give {named('class_names')}"
             )
-        claim, arrays = claim_arrays(self.teacher, store, self.identity)
-
-        def write(rows: np.ndarray, frames: Mapping[str, np.ndarray]) -> None:
-            with runtime.autocast(self.device, self.precision):
-                output = run_views(self.teacher, torch.from_numpy(frames["clip"]).to(self.device), self.views)
-            claim.check()
-            write_output(store, arrays, rows, output)
-
+        claim = claim_arrays(self.teacher, store, self.identity)
         with runtime.evaluation(self.teacher, self.device), torch.no_grad():
-            yield write
+            yield partial(self._write, store, *claim)
+
+    def _write(
+        self, store: Any, claim: OutputClaim, arrays: list[str], rows: np.ndarray, frames: Mapping[str, np.ndarray]
+    ) -> None:
+        with runtime.autocast(self.device, self.precision):
+            output = run_views(self.teacher, torch.from_numpy(frames["clip"]).to(self.device), self.views)
+        claim.check()
+        write_output(store, arrays, rows, output)
 
 
 def require_teacher(teacher: Any) -> None:

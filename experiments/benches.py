@@ -502,15 +502,8 @@ class Bench:
             runs: The runs.
         """
         order: dict[Run, None] = {}
-
-        def visit(run: Run) -> None:
-            if run not in order:
-                for dependency in self.dependencies(run):
-                    visit(dependency)
-                order[run] = None
-
         for run in runs:
-            visit(run)
+            order |= dict.fromkeys([*self.with_dependencies(self.dependencies(run)), run])
         return list(order)
 
     def hours(self, runs: Iterable[Run]) -> float:
@@ -829,14 +822,14 @@ def init_worker(threads: int, sources: Mapping[str, str]) -> None:
 
     `sources` are the files of the methods, which are imported.
     """
-
-    def end_with_parent() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
     torch.set_num_threads(threads)
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     import_again(sources)
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def stage_1(run: Run) -> Run:
