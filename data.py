@@ -53,19 +53,9 @@ from .datasets.store import ClipStore, StoreWriter, folds
 from .datasets.store_files import StoreFiles, with_stored_names
 from .imu import MAX_GAP, CoverageError, Imu, IMUError, read_imu
 from .recordings.audio import log_mel, read_audio
-from .recordings.clips import (
-    ClipSpec,
-    Recording,
-    clip_starts,
-    decode_clips,
-    frames_name,
-    open_recording,
-    parts_in_use,
-    probe_videos,
-    read_axes,
-    spec_differences,
-    use_parts,
-)
+from .recordings.clips import decode_clips
+from .recordings.recording import Recording, open_recording, parts_in_use, probe_videos, use_parts
+from .recordings.spec import ClipSpec, clip_starts, frames_name, read_axes, spec_differences
 from .support import files
 from .support.errors import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError, NoteWarning, named
 from .support.names import real_path

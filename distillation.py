@@ -16,6 +16,7 @@ VisOnly and VisIMU.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .datasets.store import claim_outputs, outputs_record
+from .datasets.store import OutputClaim, claim_outputs, outputs_record
 from .engine import batches, checkpoints, distributed, parts, runtime
 from .engine.batches import Model, Store
 from .engine.distributed import Share
@@ -44,7 +45,7 @@ from .engine.recipes import (
     StudentSettings,
     change_settings,
 )
-from .recordings import clips
+from .recordings.spec import ClipSpec
 from .student import EgoDistill, IMUPredictor, Output, describe
 from .support import files
 from .support.errors import EgoDistillError, named
@@ -85,10 +86,7 @@ __all__ = [
 def action_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
     """Return L_ACT (equation 1) or L_GT (equation 5): cross-entropy of logits [B, C] and class indices [B] -> [B].
 
-    Args:
-        logits: [B, C].
-        labels: Class indices, int64 [B].
-        smoothing: Share of the target that is spread evenly over all classes; the paper has none.
+    `smoothing` is the share of the target that is spread evenly over all classes; the paper has none.
 
     >>> import torch
     >>> from egodistill.distillation import action_loss
@@ -101,11 +99,7 @@ def action_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tenso
 def feature_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean") -> Tensor:
     """Return L_1 (equation 3): the mean absolute difference of features [B, D], or the sum, per clip [B].
 
-    Args:
-        student: The student's features [B, D].
-        teacher: The teacher's features [B, D].
-        reduction: "mean" or "sum" over the D dimensions; another one raises EgoDistillError. The mean makes beta = 1
-            independent of D.
+    The mean makes beta = 1 independent of D. Another reduction raises EgoDistillError.
 
     >>> import torch
     >>> from egodistill.distillation import feature_loss
@@ -123,13 +117,7 @@ def distillation_loss(student: Tensor, teacher: Tensor, tau: float, *, tau_squar
     """Return L_KD (equation 4): KL(softmax(teacher / tau) || softmax(student / tau)) of logits [B, C], per clip [B].
 
     As in the paper, the default has no factor tau^2, so at tau = 10 the gradient is about a hundredth of that at tau =
-    1.
-
-    Args:
-        student: The student's logits [B, C].
-        teacher: The teacher's logits [B, C].
-        tau: Temperature.
-        tau_squared: Multiply by tau^2 (Hinton, Vinyals, Dean 2015, section 2).
+    1. `tau_squared` multiplies by it (Hinton, Vinyals, Dean 2015, section 2).
 
     >>> import torch
     >>> from egodistill.distillation import distillation_loss
@@ -148,12 +136,7 @@ def contrastive_loss(predicted: Tensor, actual: Tensor, tau: float = 0.1, *, sym
     """Return L_NCE (equation 7) of IMU features predicted from frames and actual ones, both [B, D], per clip [B].
 
     The positive of row i is column i of the cosine similarities; the other clips of the batch are negatives.
-
-    Args:
-        predicted: IMU features predicted from frames [B, D].
-        actual: IMU features of the samples [B, D].
-        tau: Temperature.
-        symmetric: Average the losses of both directions.
+    `symmetric` averages the losses of both directions.
 
     >>> import torch
     >>> from egodistill.distillation import contrastive_loss
@@ -221,13 +204,7 @@ class LabelledObjective(Objective):
 
 
 class Finetune(LabelledObjective):
-    """Objective of `finetune()`: L_ACT (equation 1), and the model's own extra losses if it has any.
-
-    Args:
-        model: Any model; see `batches.Model`.
-        store: The clips to train on.
-        smoothing: Share of the target that is spread evenly over all classes.
-    """
+    """Objective of `finetune()`: L_ACT (equation 1), and the model's own extra losses if it has any."""
 
     def __init__(self, model: nn.Module, store: Store, smoothing: float = 0.0) -> None:
         batches.require_labels(store, some=True)
@@ -290,13 +267,9 @@ def finetune(
 
 
 def require_same_shape(found: Tensor, target: Tensor, what: str = "feature", argument: str = "feature_dim") -> None:
-    """Raise EgoDistillError unless an output of the student has the shape of the teacher's.
+    """Raise EgoDistillError unless an output of the student has the shape of the teacher's, [B, D].
 
-    Args:
-        found: The student's.
-        target: The teacher's, [B, D].
-        what: Which output it is.
-        argument: The argument of the student that decides its size.
+    It names the output and the argument of the student that decides its size.
     """
     if found.shape != target.shape:
         raise EgoDistillError(
@@ -322,15 +295,8 @@ def is_correct(logits: Tensor, labels: Tensor) -> Tensor:
 class PretrainIMU(Objective):
     """Objective of `pretrain_imu()`: nce_weight L_NCE + l1_weight L_1 (section 3.4).
 
-    Image features are computed once, by `setup()`.
-
-    Args:
-        model: The student.
-        predictor: The predictor h.
-        frames: Name of the store's array with the frames that the model reads.
-        settings: The settings of stage 1.
-        teacher: Name of outputs in the store; None without L_1.
-        teacher_rows: bool [clips]: only these have a teacher's feature, which `setup()` reads, and L_1. None: all.
+    Image features of the store's array `frames` are computed once, by `setup()`. Without L_1, `teacher` is None. Only
+    clips of `teacher_rows`, bool [clips], have a teacher's feature, which `setup()` reads, and L_1; None: all.
     """
 
     def __init__(
@@ -353,12 +319,7 @@ class PretrainIMU(Objective):
         self.find_unused = not settings.l1_weight  # Without L_1 the fusion network has no gradient.
 
     def setup(self, store: Store, settings: Training) -> None:
-        """Compute the image features of all clips; read the teacher's features of those that have one.
-
-        Args:
-            store: The clips to train on.
-            settings: The settings of the training.
-        """
+        """Compute the image features of all clips; read the teacher's features of those that have one."""
         self.features = frozen_features(self.model, store, self.frames, settings)
         if self.target and self.teacher_rows is not None:
             rows = np.flatnonzero(self.teacher_rows)
@@ -497,12 +458,7 @@ class EndFeatures:
     Only stage 1 reads the end frames, and it needs only what the frozen image encoder computes from them: 4 kB per clip
     instead of 301 kB (ResNet-18, 224 pixels). `pretrain_imu()` accepts the store for models with the same image
     encoder. The array is "end_features" float32 [n, 2, d]; "end_features.teacher.json" identifies the encoder.
-
-    Args:
-        model: The student whose image encoder is used.
-        batch_size: Clips per batch.
-        device: Device to compute on; None: a GPU if there is one.
-        precision: "fp32", "bf16" for mixed precision, or "auto".
+    Device and precision are as in `evaluate()`.
 
     >>> from egodistill import EgoDistill, data, distillation
     >>> segments = data.read_epic_kitchens("world/EPIC_100_train.csv", "world")
@@ -527,7 +483,7 @@ class EndFeatures:
         self.device = runtime.pick_device(device)
         self.precision = runtime.pick_precision(self.device, precision)
         choice = {"exact": model.exact, "tolerance": model.tolerance}
-        spec = clips.ClipSpec(frames=2, size=model.frame_size, sampling="ends", **choice)
+        spec = ClipSpec(frames=2, size=model.frame_size, sampling="ends", **choice)
         self.specs = {"ends": spec.complete()}
         self.identity = {"fingerprint": encoder_fingerprint(model), "precision": self.precision}
         self.record = {"end_features": self.identity}
@@ -536,23 +492,18 @@ class EndFeatures:
     def open(self, store: Any) -> Iterator[Callable[[np.ndarray, Mapping[str, np.ndarray]], None]]:
         """Yield a function that writes the features of rows from their frames: "ends" uint8 [B, 2, 3, H, W].
 
-        Args:
-            store: The store that is filled; the features become an array of it.
-
-        Raises:
-            DataError: If the store has features of another encoder, or a feature is not finite.
+        Raise DataError if the store has features of another encoder, or a feature is not finite.
         """
         claim = claim_outputs(store, "end_features", self.identity)
         store.add("end_features", (2, self.model.image_dim), np.float32)
-
-        def write(rows: np.ndarray, frames: Mapping[str, np.ndarray]) -> None:
-            with runtime.autocast(self.device, self.precision):
-                features = self.model.encode_frames(torch.from_numpy(frames["ends"]).to(self.device), 2)
-            claim.check()
-            store.write("end_features", rows, features.float().cpu().numpy())
-
         with runtime.evaluation(self.model, self.device), torch.no_grad():
-            yield write
+            yield functools.partial(self._write, store, claim)
+
+    def _write(self, store: Any, claim: OutputClaim, rows: np.ndarray, frames: Mapping[str, np.ndarray]) -> None:
+        with runtime.autocast(self.device, self.precision):
+            features = self.model.encode_frames(torch.from_numpy(frames["ends"]).to(self.device), 2)
+        claim.check()
+        store.write("end_features", rows, features.float().cpu().numpy())
 
 
 def encoder_fingerprint(model: EgoDistill) -> str:
@@ -610,12 +561,6 @@ class Distill(LabelledObjective):
     """Objective of `distill()`: alpha L_KD + (1 - alpha) L_GT + beta L_1 (equation 6).
 
     For another loss, a subclass overrides `logit_loss()` or `feature_loss()`, which are reported as "kd" and "l1".
-
-    Args:
-        model: The student; see `batches.Model`.
-        store: The clips to train on.
-        settings: The settings of stage 2.
-        teacher: Name of outputs in the store.
     """
 
     def __init__(self, model: Model, store: Store, settings: DistillationSettings, teacher: str) -> None:
@@ -647,22 +592,12 @@ class Distill(LabelledObjective):
         return {name: value for name, value in values.items() if value is not None} | extra
 
     def logit_loss(self, student: Output, teacher: Output) -> Tensor:
-        """Return L_KD of each clip, [b].
-
-        Args:
-            student: The student's feature [b, D] and logits [b, C].
-            teacher: The teacher's.
-        """
+        """Return L_KD of each clip, [b], from features [b, D] and logits [b, C]."""
         settings = self.settings
         return distillation_loss(student.logits, teacher.logits, settings.tau, tau_squared=settings.tau_squared)
 
     def feature_loss(self, student: Output, teacher: Output) -> Tensor:
-        """Return L_1 of each clip, [b].
-
-        Args:
-            student: The student's feature [b, D] and logits [b, C].
-            teacher: The teacher's.
-        """
+        """Return L_1 of each clip, [b], from features [b, D] and logits [b, C]."""
         return feature_loss(student.feature, teacher.feature, reduction=self.settings.l1_reduction)
 
 

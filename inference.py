@@ -38,7 +38,9 @@ from .engine import batches, runtime
 from .engine.batches import Model, Store
 from .engine.runtime import Precision
 from .imu import MAX_GAP
-from .recordings.clips import ClipSpec, Recording, decode_clips, open_recording, require_axes, strided_starts
+from .recordings.clips import decode_clips
+from .recordings.recording import Recording, open_recording
+from .recordings.spec import ClipSpec, require_axes, strided_starts
 from .student import Output
 from .support import files
 from .support.errors import EgoDistillError, named
@@ -674,7 +676,7 @@ def predict(
             clock as for the training clips.
         imu_stretch: Factor of the IMU's clock.
         zero_accel: Zeros if there is no accelerometer, as in `read_imu()`.
-        imu_axes: Axes of the IMU samples; see `clips.Recording`.
+        imu_axes: Axes of the IMU samples; see `Recording`.
         min_coverage: The share of a clip that each sensor must cover, as in `data.prepare()`.
         max_gap: Seconds. Parts where IMU samples are further apart are not covered, as in `data.prepare()`.
         max_hold: Seconds that a frame may be on screen, as in `data.prepare()`.

@@ -14,7 +14,7 @@
     data.prepare(segments, "store", consumer=teachers.Extraction(teacher))   # in one pass
 
 A teacher reads a dense clip of uint8 RGB frames and returns a feature vector and class scores. It contains everything
-that its outputs depend on: the clip (`clips.ClipSpec`), mean, standard deviation and channel order of its pixels
+that its outputs depend on: the clip (`ClipSpec`), mean, standard deviation and channel order of its pixels
 (`Pixels`), class names. It does not run on a store with other clips. `MODELS` lists the published models, whose
 networks are in `video_transformers`, `video_convnets`, `video_i3d` and `engine.torchvision_teachers`; `Teacher.wrap()`
 makes a teacher from any other video model.
@@ -43,7 +43,7 @@ from . import student, video_convnets, video_i3d, video_transformers
 from .datasets.store import OutputClaim, claim_outputs
 from .engine import batches, checkpoints, image_encoders, runtime, torchvision_teachers
 from .engine.teacher import PUBLISHED, Pixels, Teacher, TeacherError, fingerprint
-from .recordings.clips import FIELDS, ClipSpec
+from .recordings.spec import FIELDS, ClipSpec
 from .support import files
 from .support.errors import in_words, meant, named
 
@@ -543,16 +543,17 @@ class Extraction:
                 f"{store.path}: the store has the classes {files.shorten(list(store.class_names))}, the teacher "
                 f"{self.teacher.name!r} has {files.shorten(self.teacher.class_names)}; give {named('class_names')}"
             )
-        claim, arrays = claim_arrays(self.teacher, store, self.identity)
-
-        def write(rows: np.ndarray, frames: Mapping[str, np.ndarray]) -> None:
-            with runtime.autocast(self.device, self.precision):
-                output = run_views(self.teacher, torch.from_numpy(frames["clip"]).to(self.device), self.views)
-            claim.check()
-            write_output(store, arrays, rows, output)
-
+        claim = claim_arrays(self.teacher, store, self.identity)
         with runtime.evaluation(self.teacher, self.device), torch.no_grad():
-            yield write
+            yield partial(self._write, store, *claim)
+
+    def _write(
+        self, store: Any, claim: OutputClaim, arrays: list[str], rows: np.ndarray, frames: Mapping[str, np.ndarray]
+    ) -> None:
+        with runtime.autocast(self.device, self.precision):
+            output = run_views(self.teacher, torch.from_numpy(frames["clip"]).to(self.device), self.views)
+        claim.check()
+        write_output(store, arrays, rows, output)
 
 
 def require_teacher(teacher: Any) -> None:

@@ -64,14 +64,9 @@ class Objective(nn.Module):
     Under torchrun, set `find_unused = True` (of the objective or its model) if a step can leave trained parameters
     without a gradient: it is DistributedDataParallel's `find_unused_parameters`. `train()` shows an example.
 
-    Args:
-        model: The network. Other modules of the objective are trained, too.
-        reads: Names of the store's arrays.
-        record: What must be equal for a run to be resumed, in addition to `Training.record()`; "stage" is the name of
-            the stage in messages.
-
-    Raises:
-        EgoDistillError: If `record` has no "stage".
+    `reads` are names of the store's arrays. Modules of the objective other than the model are trained, too. `record` is
+    what must be equal for a run to be resumed, in addition to `Training.record()`; its "stage", without which
+    EgoDistillError is raised, is the name of the stage in messages.
     """
 
     find_unused = False
@@ -90,30 +85,19 @@ class Objective(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return values per clip, each [b]: "loss", whose mean is minimized, and others to report.
 
-        "loss" must be 0 for a clip to which no term applies. Clips with NaN in another value are left out of its mean.
-
-        Args:
-            batch: The arrays of `reads`, "label", "row", and "weight", which is 1, or 0 for clips that a process of
-                torchrun only reads to take part in a step.
+        The batch has the arrays of `reads`, "label", "row", and "weight", which is 1, or 0 for clips that a process of
+        torchrun only reads to take part in a step. "loss" must be 0 for a clip to which no term applies. Clips with NaN
+        in another value are left out of its mean.
         """
         raise NotImplementedError
 
     def setup(self, store: Store, settings: Training) -> None:
-        """Compute what the training needs; called once before the first step, when the objective is on its device.
-
-        Args:
-            store: The clips to train on.
-            settings: The settings of the training.
-        """
+        """Compute what the training needs; called once before the first step, when the objective is on its device."""
 
     def optimizer(self, parameters: list[nn.Parameter], settings: Training) -> torch.optim.Optimizer:
         """Return the optimizer; override it for another one, or for groups of parameters with rates of their own.
 
         The schedule multiplies the rate of each group.
-
-        Args:
-            parameters: The parameters that are trained.
-            settings: The settings of the training.
         """
         return torch.optim.AdamW(
             parameters,
@@ -125,16 +109,11 @@ class Objective(nn.Module):
     def end_epoch(self, row: dict[str, Any]) -> None:
         """Do what an epoch ends with, in each process, before the run is saved; the default does nothing.
 
-        Args:
-            row: The epoch's values, the last row of the history, which may get more.
+        `row` has the epoch's values, the last row of the history, and may get more.
         """
 
     def set_progress(self, done: float) -> None:
-        """Pass the progress of the training to models that depend on it, such as STTS.
-
-        Args:
-            done: Share of the training that is done, 0 to 1.
-        """
+        """Pass the progress of the training, 0 to 1, to models that depend on it, such as STTS."""
         if hasattr(self.model, "set_progress"):
             self.model.set_progress(done)
 
@@ -159,18 +138,11 @@ def train(objective: Objective, store: Store, settings: Training, validation: St
     has one is called, in every process, for what no gradient trains. At the end, `model.trained_by` is the name of
     the stage, and `model.trained_with` has its settings and history; model files keep both.
 
-    Args:
-        objective: The model, the arrays that it reads, and the losses of a batch.
-        store: The clips to train on, two or more. A warning says if some of them, but not all, are of the split test.
-        settings: The settings of the training.
-        validation: Clips of the same classes that are not trained on. With them, the history also has the means of the
-            objective's values on them, as "validation_loss" and so on, and the model ends with the weights of the epoch
-            with the highest "validation_top1", or the lowest "validation_loss" if the objective has no "top1"; the
-            earlier one of equal epochs.
-
-    Raises:
-        EgoDistillError: As in `distillation.finetune()`.
-        EgoDistillOSError: As in `distillation.finetune()`.
+    A store has two clips or more. A warning says if some of them, but not all, are of the split test. `validation` are
+    clips of the same classes that are not trained on. With them, the history also has the means of the objective's
+    values on them, as "validation_loss" and so on, and the model ends with the weights of the epoch with the highest
+    "validation_top1", or the lowest "validation_loss" if the objective has no "top1"; the earlier one of equal epochs.
+    Errors are those of `distillation.finetune()`.
 
     >>> from egodistill import EgoDistill, data, training
     >>> class MatchFeature(training.Objective):
@@ -783,10 +755,7 @@ def rank_rows(rows: Tensor) -> Tensor:
 
 
 def fold_seed(*numbers: int) -> int:
-    """Combine several numbers into one seed.
-
-    Args:
-        numbers: Integers; their order counts.
+    """Combine several numbers into one seed. Their order counts.
 
     >>> from egodistill import training
     >>> training.fold_seed(0, 3), training.fold_seed(3, 0)

@@ -7,7 +7,7 @@ knows the object. What it reaches on acts of other wearers is a lower estimate o
 model with these inputs; a model that is more than two standard errors above it means that the world or the estimate is
 wrong.
 
-* Frames: for each of the times of `clips.ClipSpec`, whether the object is in view, and with an error of about one pixel
+* Frames: for each of the times of `ClipSpec`, whether the object is in view, and with an error of about one pixel
   of 64 (12 mm, 0.9 degrees): the progress of the act, the hand's displacement, and the direction of the head.
 * Head motion: the readings of the wearer's sensor on its own clock, averaged to 50 Hz.
 * Sound: the energy in three bands at 50 Hz.

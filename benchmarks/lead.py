@@ -47,7 +47,7 @@ from egodistill.experiments import behaviour, benches, contrasts, intervals, syn
 from egodistill.experiments.benches import Run
 from egodistill.experiments.contrasts import Outcome
 from egodistill.experiments.protocols import Method
-from egodistill.recordings import clips
+from egodistill.imu import IMU_READERS
 from egodistill.support import files, tables
 
 CONTROLS, CARRIED = "D controls", "D with carriers"
@@ -252,7 +252,7 @@ def make(out: Path) -> None:
             imu = carried(recording, activity, train=True)
             keep_arrays(path, {key: getattr(imu, key) for key in ("accel_time", "accel", "gyro_time", "gyro")})
             print(f"{number} of {len(rows)} recordings", flush=True)
-    clips.IMU_READERS[".carried"] = read_carried
+    IMU_READERS[".carried"] = read_carried
     data.prepare(
         [replace(one, imu=own.get(Path(one.video).stem, one.imu)) for one in segments],
         folder / "store",

@@ -48,7 +48,10 @@ import torch
 
 from egodistill import EgoDistill, data, predict, teachers
 from egodistill.engine import batches
-from egodistill.recordings import clips, copies
+from egodistill.recordings import copies
+from egodistill.recordings.clips import decode_clips
+from egodistill.recordings.recording import Recording
+from egodistill.recordings.spec import spec_of
 from egodistill.support import files, tables
 
 WIDTH, HEIGHT, RATE = 1920, 1080, 30
@@ -151,8 +154,8 @@ def decode_bare(video: Path, runs: Sequence[list[tuple[av.Packet, bool]]]) -> No
 def decoding_seconds(student: EgoDistill, video: Path, count: int, **choice) -> float:
     """Return the time of bare decoding for the first clips of a video on all cores, in seconds per clip."""
     starts = student.clip_seconds * np.arange(count)
-    spec = dataclasses.replace(clips.spec_of(student), imu_samples=0, size=16, **choice)
-    found = clips.decode_clips(clips.Recording(video), dict(enumerate(starts)), spec.parts())
+    spec = dataclasses.replace(spec_of(student), imu_samples=0, size=16, **choice)
+    found = decode_clips(Recording(video), dict(enumerate(starts)), spec.parts())
     runs = needed_packets(video, np.concatenate([arrays["frames.times"] for _, arrays in found]))
     cores = files.available_cores()
     lengths = np.cumsum([len(run) for run in runs])

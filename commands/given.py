@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..recordings import clips
+    from ..recordings.recording import Recording
 
 __all__ = [
     "LIMITS",
@@ -104,11 +104,11 @@ def suggest_training(store: Any, teacher: str | None = None, architecture: str |
 
 def use_readers(a: argparse.Namespace) -> None:
     """Import the functions of --reader and --imu-reader, and use them in this process."""
-    from ..recordings import clips
+    from ..recordings.recording import use_parts
 
     if getattr(a, "imu", None):
         reject(given_flags(a, "reader"), "finds the IMU itself; leave out --imu, or --reader")
-    clips.use_parts({"readers": a.reader or (), "imu_readers": dict(a.imu_reader or ())})
+    use_parts({"readers": a.reader or (), "imu_readers": dict(a.imu_reader or ())})
 
 
 def imu_files(a: argparse.Namespace) -> Any:
@@ -116,10 +116,10 @@ def imu_files(a: argparse.Namespace) -> Any:
     return a.imu if a.imu is None or len(a.imu) > 1 else a.imu[0]
 
 
-def report_notes(recording: clips.Recording) -> None:
+def report_notes(recording: Recording) -> None:
     """Print on stderr what is unusual about the IMU samples of a recording."""
-    from ..recordings import clips
+    from ..support.names import name_files
 
-    source = clips.name_files(recording.imu_source)
+    source = name_files(recording.imu_source)
     if notes := [note.removeprefix(f"{Path(source).name}: ") for note in recording.motion().notes]:
         print(f"note: {source}: {'; '.join(notes)}", file=sys.stderr)

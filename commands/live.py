@@ -34,10 +34,12 @@ from ..deploy import arrivals, events, exported, feeds
 from ..deploy.stream import Answer, Stream
 from ..engine import batches, runtime
 from ..imu import Imu, IMUError
-from ..recordings import clips
+from ..recordings.recording import open_recording
 from ..recordings.sensors import State, motion_states
+from ..recordings.spec import ClipSpec, read_axes, require_axes
 from ..support import files
 from ..support.errors import EgoDistillError
+from ..support.names import name_files
 from ..support.tables import printable, scores_text
 from ..video import VideoError
 from .evaluations import doubt_about
@@ -197,7 +199,7 @@ class Source:
             )
 
 
-def open_source(a: argparse.Namespace, spec: clips.ClipSpec, report: Callable[[str], object]) -> Source:
+def open_source(a: argparse.Namespace, spec: ClipSpec, report: Callable[[str], object]) -> Source:
     """Return the feeds that the options name. Raise EgoDistillError without the samples that the student reads."""
     axes = a.imu_axes or "gopro"
     clock = feeds.HostClock()
@@ -221,18 +223,18 @@ def open_source(a: argparse.Namespace, spec: clips.ClipSpec, report: Callable[[s
         )
     else:
         how = keyword_arguments(a, "imu_offset", "imu_stretch", "zero_accel")
-        recording = clips.open_recording(a.source, imu_files(a), **how, imu_axes=a.imu_axes or "gopro")
+        recording = open_recording(a.source, imu_files(a), **how, imu_axes=a.imu_axes or "gopro")
         report_notes(recording)
         samples, axes = feeds.recorded_samples(recording.motion()), recording.imu_axes
     if samples is not None:
-        clips.require_axes(a.source or video.source, clips.read_axes(axes)[0], spec)
+        require_axes(a.source or video.source, read_axes(axes)[0], spec)
     align = a.align == "arrival"
     return Source(video, samples, recorded, clock, pace, a.frame_offset, a.frame_stretch, align, report)
 
 
 def open_frames(
     a: argparse.Namespace,
-    spec: clips.ClipSpec,
+    spec: ClipSpec,
     clock: feeds.HostClock,
     pace: feeds.Pace,
     report: Callable[[str], object],
@@ -247,9 +249,9 @@ def open_frames(
     if not spec.frames and a.source is not None and (live or feeds.source_kind(a.source) != "file"):
         raise EgoDistillError(f"the student in {a.student} reads no frames; leave out {a.source}")
     if not spec.frames:
-        return feeds.NoVideo(a.source or a.imu_follow or clips.name_files(a.imu), live)
+        return feeds.NoVideo(a.source or a.imu_follow or name_files(a.imu), live)
     video = feeds.VideoFeed(
-        clips.open_recording(a.source).video if os.path.isdir(a.source) else a.source,  # a folder of a Neon
+        open_recording(a.source).video if os.path.isdir(a.source) else a.source,  # a folder of a Neon
         size=spec.size,
         realtime=not a.fast,
         clock=clock,

@@ -27,11 +27,11 @@ from ..engine import batches
 from ..engine.published import GMACS_NOTE
 from ..engine.refusal import known_names
 from ..experiments.costs import TABLE_3, TABLE_3_LEGEND, table_3_notes
-from ..recordings.clips import name_files, probe_videos
 from ..recordings.copies import transcode
+from ..recordings.recording import probe_videos
 from ..support import files, tables
 from ..support.errors import DataError
-from ..support.names import is_same
+from ..support.names import is_same, name_files
 from ..support.records import first_line
 from ..support.tables import Table
 from .evaluations import EVALUATION, Result, doubt_about

@@ -23,7 +23,9 @@ from torchvision.io import encode_jpeg
 from ..datasets.segments import Segment
 from ..drawing import svg
 from ..inference import Prediction
-from ..recordings.clips import ClipSpec, Recording, decode_clips
+from ..recordings.clips import decode_clips
+from ..recordings.recording import Recording
+from ..recordings.spec import ClipSpec
 from ..support import files, tables
 from ..support.names import real_path
 from ..support.pages import Markup, data_url, tag, write_page
@@ -66,18 +68,11 @@ def write_prediction(
     labels: Sequence[Segment] = (),
     preview: Path | None = None,
 ) -> None:
-    """Write the page of a prediction.
+    """Write the page of a prediction, .html, of clips in the order of time.
 
-    Args:
-        path: The .html to write.
-        clips: The predictions, in the order of time.
-        recording: What was predicted.
-        spec: What `batches.clip_spec_of()` returns: the page shows frames that the student saw.
-        rows: The predictions as CSV, to download.
-        about: {name: text} for the foot of the page.
-        max_hold: As in `predict()`.
-        labels: Labelled segments of the recording: clips whose label is another class come first.
-        preview: A copy of the video that browsers play.
+    `spec` is what `batches.clip_spec_of()` returns: the page shows frames that the student saw. `rows` are the
+    predictions as CSV, to download; `about` is {name: text} for the foot; `preview` is a copy of the video that
+    browsers play. With labelled segments of the recording, clips whose label is another class come first.
     """
     truth = labels_of(clips, labels)
     listed, video = chosen(clips, truth), Path(recording.path)

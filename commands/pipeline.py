@@ -9,6 +9,7 @@ run has begun.
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import itertools
 import math
@@ -24,7 +25,7 @@ from .. import data, teachers
 from ..datasets.store_files import StoreFiles
 from ..distillation import PRESETS
 from ..engine.parts import PLAIN_NUMBERS
-from ..recordings.clips import clip_starts
+from ..recordings.spec import clip_starts
 from ..support import files, tables
 from ..support.errors import CLIP_SECONDS, IMU_RATE, DataError
 from ..support.names import Names, Place, absolute_path, is_same, portable
@@ -203,14 +204,15 @@ def sizes_of_models(a: argparse.Namespace, taught: str | None, run: Path) -> dic
 
 def size_of_store(words: Sequence[Any], clips: int) -> float:
     """Return about how many MB `prepare` with these options writes for this number of clips."""
-
-    def option(name: str, default: float = 0) -> float:
-        return float(words[words.index(name) + 1]) if name in words else default
-
+    option = functools.partial(_number_after, words)
     frames = (option("--num-frames", -2) + 2) * option("--frame-size", 224) ** 2  # and the two of stage 1
     frames += option("--clip-frames") * option("--clip-size", 224) ** 2
     samples = option("--imu-rate", IMU_RATE) * option("--clip-seconds", CLIP_SECONDS)
     return clips * (3 * frames + 4 * 6 * samples) / 1e6
+
+
+def _number_after(words: Sequence[Any], name: str, default: float = 0) -> float:
+    return float(words[words.index(name) + 1]) if name in words else default
 
 
 def run_train(a: argparse.Namespace) -> None:
@@ -325,37 +327,38 @@ def options_of(words: Sequence[str]) -> dict[str, Any]:
 
 def changed_options(then: Mapping[str, Any], now: Mapping[str, Any], place: Place, run: Path) -> list[str]:
     """Return a clause for each option that differs; a file is the same under all its names, also if all was moved."""
-
-    def differs(old: Any, new: Any) -> bool:
-        if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-            return any(map(differs, old, new))
-        if old == new or not (isinstance(old, str) and isinstance(new, str)):
-            return old != new
-        moved = portable(os.path.join(place.cwd, old), place.home) == portable(new, run)
-        return not (moved or is_same(place.find(old, run), new))
-
-    def shown(value: Any) -> str:
-        if isinstance(value, list):
-            return " ".join(map(str, value))
-        return "not given" if value is None or value is False else str(value)
-
     pairs = {name: (then.get(name), now.get(name)) for name in dict.fromkeys((*then, *now))}
     return [
-        f"{NAMED.get(name) or flag(name)} was {shown(old)} and is now {shown(new)}"
+        f"{NAMED.get(name) or flag(name)} was {_shown(old)} and is now {_shown(new)}"
         for name, (old, new) in pairs.items()
-        if differs(old, new)
+        if _differs(old, new, place, run)
     ]
+
+
+def _differs(old: Any, new: Any, place: Place, run: Path) -> bool:
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return any(_differs(*pair, place, run) for pair in zip(old, new, strict=True))
+    if old == new or not (isinstance(old, str) and isinstance(new, str)):
+        return old != new
+    moved = portable(os.path.join(place.cwd, old), place.home) == portable(new, run)
+    return not (moved or is_same(place.find(old, run), new))
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return "not given" if value is None or value is False else str(value)
 
 
 def fingerprint(segments: data.SegmentList, table: str) -> str:
     """Return a hash of segments that stays if the folder of their table is moved, with the recordings in it."""
     folder = Path(table) if Path(table).is_dir() else Path(table).parent
-
-    def named(path: Any) -> Any:
-        return portable(path, folder) if path and isinstance(path, str) else path and [*map(named, path)]
-
-    rows = (one.record() | {"video": named(one.video), "imu": named(one.imu)} for one in segments)
+    rows = (one.record() | {name: _inside(folder, getattr(one, name)) for name in ("video", "imu")} for one in segments)
     return hashlib.sha256("\n".join(map(repr, rows)).encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def _inside(folder: Path, path: Any) -> Any:
+    return portable(path, folder) if path and isinstance(path, str) else path and [_inside(folder, one) for one in path]
 
 
 def fingerprint_05(segments: data.SegmentList) -> str:

@@ -25,9 +25,10 @@ from ..datasets.segments import (
     subsample,
     write_imu_offsets,
 )
-from ..recordings import aria, checks, clips
+from ..recordings import aria, checks
 from ..recordings.copies import transcode
 from ..recordings.pictures import CHECK_TITLE, draw_check, require_picture
+from ..recordings.recording import find_videos, is_neon, probe_videos
 from ..support import files
 from ..support.errors import DataError, in_words
 from ..support.names import Names
@@ -151,7 +152,7 @@ def require_training(a: argparse.Namespace, segments: data.SegmentList) -> None:
 
 def headers_of(segments: data.SegmentList) -> dict[str, data.VideoInfo]:
     """Return the headers of the videos of your own table; those of public data sets are read by `prepare` alone."""
-    return clips.probe_videos(segments if segments.origin.rows else (), files.available_cores())
+    return probe_videos(segments if segments.origin.rows else (), files.available_cores())
 
 
 def seconds_of(segments: Sequence[data.Segment]) -> float:
@@ -180,8 +181,8 @@ def recordings_to_check(a: argparse.Namespace) -> dict[str, str | data.Recording
             segments = annotations.read_annotations(name, a.root, tier=a.tier)
             examine(segments)
             sources |= {own(one.path): one.recording for one in segments}
-        elif Path(name).is_dir() and not clips.is_neon(Path(name)):
-            sources |= {own(video): video for video in clips.find_videos(name)}
+        elif Path(name).is_dir() and not is_neon(Path(name)):
+            sources |= {own(video): video for video in find_videos(name)}
         else:
             sources[own(name)] = name
     if not a.videos:

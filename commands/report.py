@@ -248,13 +248,9 @@ def foot(*commands: str) -> Markup:
 
 
 def note_plan(run: Path, command: str, steps: Sequence[str], about: dict[str, Any]) -> None:
-    """Write what `train` is going to do in a folder, RUN/train.json.
+    """Write what `train` is going to do in a folder, RUN/train.json: the command as it was typed, and those it runs.
 
-    Args:
-        run: The folder.
-        command: The command as it was typed.
-        steps: The commands that it runs.
-        about: What else it says: "segments", their fingerprint, "left_out", {reason: number of segments}, and "quick".
+    `about` has "segments", their fingerprint, "left_out", {reason: number of segments}, and "quick".
     """
     place = Place.of(run)
     plan = {"format": FORMAT, "command": command, "folder": place.cwd, "run": place.home, "steps": list(steps), **about}

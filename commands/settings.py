@@ -54,14 +54,14 @@ def option_fields(settings: Any) -> Iterator[tuple[str, Any, Any]]:
 
 def help_of(kind: type) -> dict[str, str]:
     """Return {field: its text under "Attributes"} of a dataclass, as help: `field` becomes --field, "word" word."""
-
-    def as_help(text: str) -> str:
-        text = re.sub(r"`([a-z_]+)`", lambda field: flag(field[1]), " ".join(text.split()).removeprefix("False: "))
-        text = text.replace('"', "").replace("%", "%%").rstrip(".")
-        return text[0].lower() + text[1:] if re.match("[A-Z][a-z ]", text) else text
-
     text = "\n\n".join(inspect.getdoc(one) or "" for one in reversed(kind.__mro__))
-    return {name: as_help(found) for name, found in re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", text, re.M)}
+    return {name: _as_help(found) for name, found in re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", text, re.M)}
+
+
+def _as_help(text: str) -> str:
+    text = re.sub(r"`([a-z_]+)`", lambda field: flag(field[1]), " ".join(text.split()).removeprefix("False: "))
+    text = text.replace('"', "").replace("%", "%%").rstrip(".")
+    return text[0].lower() + text[1:] if re.match("[A-Z][a-z ]", text) else text
 
 
 def add_fields(parser: Any, settings: Any, names: Collection[str] | None = None, without: Collection[str] = ()) -> None:

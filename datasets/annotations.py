@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..recordings.clips import VIDEO_SUFFIXES, Recording
+from ..recordings.recording import VIDEO_SUFFIXES, Recording
 from ..support.errors import DataError, named
 from ..support.pickles import is_pickle
 from ..support.records import class_number, first_line, first_name, json_items, read_table, require_id, start_and_stop

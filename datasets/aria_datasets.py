@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..recordings.clips import Recording
+from ..recordings.recording import Recording
 from ..support import files
 from ..support.errors import DataError, named
 from ..support.pickles import is_pickle, read_data_frame

@@ -28,7 +28,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
-from ..recordings.clips import SINCE_BOOT, VIDEO_SUFFIXES, open_recording
+from ..recordings.recording import SINCE_BOOT, VIDEO_SUFFIXES, open_recording
 from ..support.errors import CLIP_SECONDS, DataError, NoteWarning, named
 from ..support.files import signature
 from ..support.names import Names, is_same

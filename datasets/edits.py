@@ -26,10 +26,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..imu import CoverageError
-from ..recordings.clips import ClipSpec, Recording, decode_clips, name_files
+from ..recordings.clips import decode_clips
+from ..recordings.recording import Recording
+from ..recordings.spec import ClipSpec
 from ..support import files
 from ..support.errors import DataError
-from ..support.names import Place
+from ..support.names import Place, name_files
 from ..support.tables import counted
 from .segments import Segment
 from .store import ClipStore, StoreWriter

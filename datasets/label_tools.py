@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
-from ..recordings.clips import VIDEO_SUFFIXES
+from ..recordings.recording import VIDEO_SUFFIXES
 from ..support.errors import DataError, named
 from ..support.names import Names, ends
 from ..support.records import first_line, json_items, open_text, read_table, start_and_stop

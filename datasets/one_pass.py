@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..recordings.clips import ClipSpec
+from ..recordings.spec import ClipSpec
 from ..support import files
 from ..support.errors import DataError
 from .store import ClipStore, StoreWriter

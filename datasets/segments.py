@@ -25,16 +25,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from ..imu import IMUError
-from ..recordings.clips import (
-    Recording,
-    find_videos,
-    is_neon,
-    neon_video,
-    open_recording,
-    path_of,
-    read_axes,
-    strided_starts,
-)
+from ..recordings.recording import Recording, find_videos, is_neon, neon_video, open_recording, path_of
+from ..recordings.spec import read_axes, strided_starts
 from ..support import files
 from ..support.errors import CLIP_SECONDS, DataError, named
 from ..support.names import Names, absolute_path, identity, is_same
@@ -72,17 +64,17 @@ class Segment:
 
     Attributes:
         id: A name of its own.
-        video: The video file; "" if there is none, as in `clips.Recording`.
+        video: The video file; "" if there is none, as in `Recording`.
         start: Start in seconds.
         stop: End in seconds.
         label: Name of its class; None: none.
-        imu: The IMU's file, pair of files, or None, as in `clips.Recording`.
+        imu: The IMU's file, pair of files, or None, as in `Recording`.
         split: Name of its split.
-        imu_offset: As in `clips.Recording`.
-        imu_stretch: As in `clips.Recording`.
-        wearer: As in `clips.Recording`.
-        imu_axes: As in `clips.Recording`.
-        zero_accel: As in `clips.Recording`.
+        imu_offset: As in `Recording`.
+        imu_stretch: As in `Recording`.
+        wearer: As in `Recording`.
+        imu_axes: As in `Recording`.
+        zero_accel: As in `Recording`.
         camera: Name of the function of your own that reads its samples.
 
     Raises:
@@ -129,7 +121,7 @@ class Segment:
 
     @property
     def path(self) -> str:
-        """Return the key and the name of its recording, as in `clips.Recording`."""
+        """Return the key and the name of its recording, as in `Recording`."""
         return path_of(self.video, self.imu)
 
     @property
@@ -711,7 +703,7 @@ def with_imu_axes(segments: Iterable[Segment], axes: str) -> SegmentList:
 
     Args:
         segments: The segments.
-        axes: A name or a turn, see `clips.Recording`.
+        axes: A name or a turn, see `Recording`.
 
     >>> from egodistill import data
     >>> data.with_imu_axes(data.read_csv("segments.csv"), "XZy")[0].imu_axes

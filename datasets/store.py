@@ -30,10 +30,11 @@ from typing import Any
 
 import numpy as np
 
-from ..recordings.clips import ClipSpec, Recording, name_files
+from ..recordings.recording import Recording
+from ..recordings.spec import ClipSpec
 from ..support import files
 from ..support.errors import DataError, NoteWarning, named
-from ..support.names import Names
+from ..support.names import Names, name_files
 from .segments import Segment
 from .store_files import (
     ARRAY_NAME,

@@ -44,10 +44,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..recordings.clips import ClipSpec, name_files
+from ..recordings.spec import ClipSpec
 from ..support import files
 from ..support.errors import CLIP_SECONDS, IMU_RATE, DataError, named
-from ..support.names import Names, Place, absolute_path
+from ..support.names import Names, Place, absolute_path, name_files
 from .segments import Segment, with_names
 
 __all__ = ["StoreFiles"]

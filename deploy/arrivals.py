@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 
-from ..recordings.clips import ClipSpec
+from ..recordings.spec import ClipSpec
 from ..support.errors import EgoDistillError, named
 from ..video import DRAWN, Scaler
 

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from ..engine import checkpoints
-from ..recordings import clips
+from ..recordings.spec import ClipSpec
 from ..support import files
 from ..support.errors import EgoDistillError
 from ..support.files import EXPORTED_PAIR as PAIR, description_of, pair_files
@@ -188,7 +188,7 @@ def require(where: Path, found: Mapping[str, Any], key: str, what: str, holds: C
         raise ExportError(f"{where}: {key!r} must be {what}; got {files.shorten(found[key])}")
 
 
-def tensors_of(description: Mapping[str, Any], spec: clips.ClipSpec) -> dict[str, dict[str, tuple[str, list]]]:
+def tensors_of(description: Mapping[str, Any], spec: ClipSpec) -> dict[str, dict[str, tuple[str, list]]]:
     """Return {"inputs" and "outputs": {name: (dtype, sizes behind the first)}}; None is any size."""
     part, names = description.get("part", WHOLE), description["class_names"]
     pixels = [3, spec.size, spec.size]
@@ -228,14 +228,14 @@ def are_tensors(value: Any, wanted: Mapping[str, tuple[str, list]]) -> bool:
     )
 
 
-def spec_of(value: Any) -> clips.ClipSpec | None:
+def spec_of(value: Any) -> ClipSpec | None:
     """Return the spec of a clip that a description has; None if it is none."""
-    if not isinstance(value, dict) or not value.keys() <= {field.name for field in dataclasses.fields(clips.ClipSpec)}:
+    if not isinstance(value, dict) or not value.keys() <= {field.name for field in dataclasses.fields(ClipSpec)}:
         return None
     if not all(value.get(key) in (None, True, False) for key in ("crop", "exact", "audio")):
         return None
     try:
-        return clips.ClipSpec(**value)
+        return ClipSpec(**value)
     except (TypeError, ValueError, AttributeError, KeyError, OverflowError):
         return None
 
@@ -290,7 +290,7 @@ RULES: list[tuple[str, str, Callable[[Any], bool]]] = [
     ("student", "a text", is_text),
     ("kind", f"one of {tuple(KINDS)}", lambda value: value in tuple(KINDS)),
     ("precision", f"one of {EXPORT_PRECISIONS}", lambda value: value in EXPORT_PRECISIONS),
-    ("clip_spec", "the fields of a clips.ClipSpec", lambda value: spec_of(value) is not None),
+    ("clip_spec", "the fields of a ClipSpec", lambda value: spec_of(value) is not None),
     ("class_names", *or_null("a list of names", are_texts)),
 ]
 NEW_RULES: list[tuple[str, str, Callable[[Any], bool]]] = [

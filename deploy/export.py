@@ -64,7 +64,7 @@ from torch import Tensor, nn
 
 from ..engine import batches, checkpoints, runtime
 from ..engine.parts import differ
-from ..recordings import clips
+from ..recordings.spec import ANY_AXES, ClipSpec, spec_of
 from ..student import EgoDistill, IMUEncoder, Output
 from ..support import files
 from ..support.errors import NoteWarning, named
@@ -585,7 +585,7 @@ def unusual_inputs(given: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     return found
 
 
-def which_frame(spec: clips.ClipSpec) -> str:
+def which_frame(spec: ClipSpec) -> str:
     """Describe which frame of a video is the one for a time."""
     if not spec.exact:
         return "the key frame that is nearest to that time; the earlier one of two at the same distance"
@@ -609,7 +609,7 @@ def describe(
 
     `compared` is what `compare_int8()` returned.
     """
-    spec, batch = clips.spec_of(model).complete(), settings.batch_size or "batch"
+    spec, batch = spec_of(model).complete(), settings.batch_size or "batch"
     format, precision, names = settings.format, settings.precision, part.inputs_of(model)
     moments = spec.times(0.0).tolist() if spec.frames and spec.sampling not in DRAWN else None
     frames = {
@@ -643,7 +643,7 @@ def describe(
         "units": ["m/s2"] * 3 + ["rad/s"] * 3,
         "directions": {
             "gopro": "x left, y to the user, z up, as those of a GoPro",
-            clips.ANY_AXES: "of a sensor that is mounted in any way",
+            ANY_AXES: "of a sensor that is mounted in any way",
         }.get(str(spec.imu_axes), f"the axes {spec.imu_axes} of the recordings that the model was trained on"),
         "gravity": "included",
         "rate_hz": spec.imu_rate,
@@ -728,7 +728,7 @@ def ranges_of(examples: Iterable[tuple[Tensor, ...]]) -> dict[str, list[float]]:
     return found | ({"imu": torch.stack(motions).amax(0).tolist()} if motions else {})
 
 
-def describe_state(spec: clips.ClipSpec) -> dict[str, Any]:
+def describe_state(spec: ClipSpec) -> dict[str, Any]:
     """Describe what an application keeps between calls of a pair, and when it can compute an answer."""
     ready = "once the image features of the clip's frames are there"
     if spec.imu_samples:

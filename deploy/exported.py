@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..recordings import clips
+from ..recordings.spec import ClipSpec
 from ..student import Output
 from ..support import files
 from ..support.errors import NoteWarning
@@ -242,7 +242,7 @@ class LoadedModel(nn.Module):
                 stacklevel=4,
             )
         self.inputs, self.description, self.batch_size = inputs, program.description, program.batch_size
-        self.clip_spec = clips.ClipSpec(**self.description["clip_spec"])
+        self.clip_spec = ClipSpec(**self.description["clip_spec"])
         self.precision, self.class_names = self.description["precision"], self.description["class_names"]
         self.feature_dim, self.num_classes = (entry["shape"][1] for entry in self.description["outputs"])
         self.eval()

@@ -19,8 +19,8 @@ from collections.abc import Callable
 import numpy as np
 
 from ..imu import Imu
-from ..recordings.clips import ClipSpec
 from ..recordings.sensors import FROZEN, State, motion_states, unit_question
+from ..recordings.spec import ClipSpec
 from ..support.errors import named
 from .arrivals import Alignment, Stats, Step
 

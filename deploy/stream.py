@@ -32,8 +32,8 @@ import torch
 from ..engine import batches, parts, runtime
 from ..engine.runtime import Precision
 from ..imu import LARGEST_READING, MAX_GAP, CoverageError, Imu
-from ..recordings import clips
 from ..recordings.sensors import State
+from ..recordings.spec import read_axes, require_axes
 from ..support.errors import EgoDistillError, NoteWarning, named
 from .arrivals import FRAME_LEAD, Alignment, Clock, Frames, Schedule, Sensor, Stats, TimedFrame, Times
 from .gates import FAST, TOLERANCE, Gate, Moved, Period, decide, replacement
@@ -237,8 +237,8 @@ class Stream:
         if imu_axes is not None:
             if not self.spec.imu_samples:
                 raise EgoDistillError(f"the model reads no IMU samples; leave out {named('imu_axes')}")
-            axes, self._turn = clips.read_axes(imu_axes)
-            clips.require_axes("the stream", axes, self.spec)
+            axes, self._turn = read_axes(imu_axes)
+            require_axes("the stream", axes, self.spec)
         offset, stretch = frame_clock
         batches.require_number(named("frame_clock[0]", option="--frame-offset"), offset)
         batches.require_number(named("frame_clock[1]", option="--frame-stretch"), stretch, 0, above=True)

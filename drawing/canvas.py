@@ -32,14 +32,7 @@ def can_draw() -> bool:
 
 
 def save_figure(figure: Figure, file: Path, title: str | None = None, dpi: int = 150) -> None:
-    """Write a figure atomically, and the same bytes each time.
-
-    Args:
-        figure: The figure of matplotlib.
-        file: Where to write it: .png or .svg.
-        title: The title in the file's metadata.
-        dpi: Dots per inch of a PNG.
-    """
+    """Write a figure as .png or .svg, atomically and the same bytes each time; `title` is in the file's metadata."""
     import matplotlib
 
     format = file.suffix[1:].lower()

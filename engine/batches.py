@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..recordings import clips
+from ..recordings.spec import FIELDS, ClipSpec, frames_name, spec_differences, spec_of
 from ..student import Output, describe
 from ..support import files
 from ..support.errors import DataError, EgoDistillError, named
@@ -168,13 +168,13 @@ def arrays_of(model: Model, store: Store, *, classes: bool = True, way_out: str 
     >>> batches.arrays_of(EgoDistill.load("student.pt"), data.ClipStore("store"))
     ['frames_1', 'imu']
     """
-    inputs, spec, names = inputs_of(model), clips.spec_of(model), []
+    inputs, spec, names = inputs_of(model), spec_of(model), []
     own = (
         f"`inputs` of {type(model).__name__} may name 'frames', 'clip', 'imu', 'audio', and arrays of the store; "
         f"prepare() or store.add()"
     )
     for kind in inputs:
-        names.append(clips.frames_name(spec) if kind == "frames" else kind)
+        names.append(frames_name(spec) if kind == "frames" else kind)
         require_array(store, names[-1], PREPARATION.get(kind, own).format(spec=spec))
     if classes:
         require_classes(model, store, way_out)
@@ -224,16 +224,16 @@ def require_classifier(model: Any, file: str | None = None) -> None:
 
 def note_clips(model: Any, store: Store, names: Sequence[str]) -> None:
     """Set `model.noted_clips`: fields of the clips that the model leaves open, from the first store that it reads."""
-    spec = clips.spec_of(model)
+    spec = spec_of(model)
     if hasattr(model, "noted_clips") or None not in vars(spec).values():
         return
     found = {}
     for part in (stored_spec(store, name) for name in names):
-        found |= {field: getattr(part, field) for kind in part.parts() for field in clips.FIELDS[kind]}
+        found |= {field: getattr(part, field) for kind in part.parts() for field in FIELDS[kind]}
     model.noted_clips = {name: value for name, value in found.items() if getattr(spec, name) is None}
 
 
-def clip_spec_of(model: Model, exact: bool | None = None, tolerance: float | None = None) -> clips.ClipSpec:
+def clip_spec_of(model: Model, exact: bool | None = None, tolerance: float | None = None) -> ClipSpec:
     """Return the complete spec of a model's clips: its own, what `arrays_of()` noted, and defaults.
 
     Raise EgoDistillError if nothing says the size of its frames.
@@ -245,7 +245,7 @@ def clip_spec_of(model: Model, exact: bool | None = None, tolerance: float | Non
     64
     """
     inputs_of(model)
-    spec = replace(clips.spec_of(model), **getattr(model, "noted_clips", {}))
+    spec = replace(spec_of(model), **getattr(model, "noted_clips", {}))
     if spec.frames and spec.size is None:
         raise EgoDistillError(
             f"{type(model).__name__} does not say the size of its frames; set `frame_size`, for example 64"
@@ -445,9 +445,9 @@ def count_scores(model: Model, store: Store) -> int | None:
 
 def require_clips(model: Model, store: Store, name: str) -> None:
     """Raise EgoDistillError if an array has other clips than a model reads; fields that are None are not compared."""
-    ours, ignore = clips.spec_of(model), ("size",) if getattr(model, "resizes", False) else ()
+    ours, ignore = spec_of(model), ("size",) if getattr(model, "resizes", False) else ()
     stored = stored_spec(store, name, square=bool(ours.size) and not ignore)
-    different = clips.spec_differences(ours, stored, ignore=ignore)
+    different = spec_differences(ours, stored, ignore=ignore)
     if different:
         faults = [f"{k} is {theirs} in the store, {ours} in the model" for k, (ours, theirs) in different.items()]
         names = {} if hasattr(model, "clip_spec") else STUDENT_OPTIONS
@@ -474,7 +474,7 @@ def stored_axes(store: Store) -> str:
 
 def imu_of(model: Model, store: Store) -> tuple[int, float]:
     """Return number and rate (Hz) of the IMU samples of a clip. Raise EgoDistillError if nothing says the rate."""
-    own, stored = clips.spec_of(model), stored_spec(store, "imu")
+    own, stored = spec_of(model), stored_spec(store, "imu")
     rate = own.imu_rate or stored.imu_rate
     if not rate:
         raise EgoDistillError(
@@ -483,7 +483,7 @@ def imu_of(model: Model, store: Store) -> tuple[int, float]:
     return stored.imu_samples or own.imu_samples, rate
 
 
-def stored_spec(store: Store, name: str, *, square: bool = False) -> clips.ClipSpec:
+def stored_spec(store: Store, name: str, *, square: bool = False) -> ClipSpec:
     """Return the spec of an array: the store's, or without specs what the array's shape says of frames or IMU samples.
 
     Raise DataError for frames that are not square, if they have to be.
@@ -493,19 +493,19 @@ def stored_spec(store: Store, name: str, *, square: bool = False) -> clips.ClipS
         return specs[name]
     shape = read_rows(store, name, np.array([0])).shape if len(store) else ()
     if name == "imu" and shape:
-        return clips.ClipSpec(imu_samples=shape[1], imu_rate=None, imu_axes=None, seconds=None)
+        return ClipSpec(imu_samples=shape[1], imu_rate=None, imu_axes=None, seconds=None)
     if len(shape) != 5:
-        return clips.ClipSpec()
+        return ClipSpec()
     _, frames, _, height, width = shape
     if square and height != width:
         raise DataError(
             f"{name_of(store)}: {name!r} has frames of {width} x {height} pixels; the model reads square ones"
         )
     size = height if height == width else None
-    return clips.ClipSpec(frames=frames, size=size, crop=None, sampling=None, exact=None, tolerance=None, seconds=None)
+    return ClipSpec(frames=frames, size=size, crop=None, sampling=None, exact=None, tolerance=None, seconds=None)
 
 
-def input_specs(model: Model, spec: clips.ClipSpec) -> dict[str, clips.ClipSpec]:
+def input_specs(model: Model, spec: ClipSpec) -> dict[str, ClipSpec]:
     """Return {input: spec} for a model whose clips have this spec. Raise EgoDistillError for inputs of other kinds.
 
     >>> from egodistill import EgoDistill, batches

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import student, video_convnets, video_i3d, video_transformers
-from ..recordings.clips import ClipSpec
+from ..recordings.spec import ClipSpec
 from ..support.errors import EgoDistillError
 from . import checkpoints, runtime, torchvision_teachers
 

@@ -49,7 +49,7 @@ from ..distillation import DistillationSettings, PretrainingSettings
 from ..engine import batches
 from ..engine.checkpoints import load_model, load_strictly, read_checkpoint, write_checkpoint
 from ..engine.teacher import channels_last
-from ..recordings import clips
+from ..recordings.spec import ClipSpec, frames_name
 from ..student import EgoDistill
 from ..support import files
 from ..support.errors import DataError, EgoDistillError, meant
@@ -502,15 +502,8 @@ class Bench:
             runs: The runs.
         """
         order: dict[Run, None] = {}
-
-        def visit(run: Run) -> None:
-            if run not in order:
-                for dependency in self.dependencies(run):
-                    visit(dependency)
-                order[run] = None
-
         for run in runs:
-            visit(run)
+            order |= dict.fromkeys([*self.with_dependencies(self.dependencies(run)), run])
         return list(order)
 
     def hours(self, runs: Iterable[Run]) -> float:
@@ -802,7 +795,7 @@ def taught_rows(run: Run, clips: int) -> np.ndarray:
 
 def samplings(store: data.ClipStore, frames: int) -> list[str]:
     """Return the ways in which a store's sets of this number of frames are chosen."""
-    names = {rule: clips.frames_name(clips.ClipSpec(frames=frames, sampling=rule)) for rule in video.SAMPLING}
+    names = {rule: frames_name(ClipSpec(frames=frames, sampling=rule)) for rule in video.SAMPLING}
     return [rule for rule, name in names.items() if name in store.names]
 
 
@@ -830,14 +823,14 @@ def init_worker(threads: int, sources: Mapping[str, str]) -> None:
 
     `sources` are the files of the methods, which are imported.
     """
-
-    def end_with_parent() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
     torch.set_num_threads(threads)
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     import_again(sources)
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def stage_1(run: Run) -> Run:

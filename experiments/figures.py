@@ -49,14 +49,8 @@ def draw(
     """Draw accuracy against GMACs, the paper's Figure 3; write and return a .png and a .svg.
 
     Error bars are the 95 % intervals of the rows, or their standard deviations if they have none. Raise ImportError if
-    matplotlib is not installed.
-
-    Args:
-        rows: Rows of `experiments.rows()`; those without GMACs are left out.
-        stem: Path of the two files without their suffix.
-        title: Title above the figure.
-        ceilings: {(method, frames): accuracy in %}, the best possible accuracies from a method's inputs, drawn as short
-            lines.
+    matplotlib is not installed. Rows without GMACs are left out. `stem` is the path of the files without a suffix;
+    `ceilings` are {(method, frames): accuracy in %}, the best that a method's inputs allow, drawn as short lines.
 
     >>> from egodistill import experiments
     >>> row = experiments.Row("EgoDistill", 1, "1 frame + IMU", 76.2, 1.1, [], 0.057, None, None, {}, None)
@@ -128,12 +122,7 @@ def family(method: str) -> str:
 
 
 def save(figure: Figure, stem: str | os.PathLike) -> list[Path]:
-    """Write a figure as .png and .svg, and return both paths; the same figure gives the same bytes.
-
-    Args:
-        figure: The figure.
-        stem: Path of the two files without their suffix.
-    """
+    """Write a figure as .png and .svg, and return both paths; the same figure gives the same bytes."""
     paths = [Path(f"{stem}.{suffix}") for suffix in ("png", "svg")]
     for file in paths:
         canvas.save_figure(figure, file)

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from .. import data, inference
 from ..engine.checkpoints import load_model
-from ..recordings.clips import spec_of
+from ..recordings.spec import spec_of
 from ..student import Output
 from ..support import files
 from ..support.errors import EgoDistillError
@@ -308,14 +308,10 @@ def leads(bench: Bench, runs: Iterable[Run]) -> list[Contrast]:
     kinds: dict[Run, list[Run]] = {}
     for run in runs:
         kinds.setdefault(replace(run, seed=0), []).append(run)
-
-    def lead(first: Run, second: Run) -> Interval:
-        return contrasts.difference(*([bench.outcome(run) for run in kinds[kind]] for kind in (first, second)))
-
     leading = ["EgoDistill", *(one.name for one in bench.methods)]
     whole = [kind for kind in kinds if kind == Run(kind.method, frames=kind.frames, teacher=kind.teacher)]
     return [
-        Contrast(first, kind, lead(first, kind))
+        Contrast(first, kind, contrasts.difference(*([*map(bench.outcome, kinds[one])] for one in (first, kind))))
         for name in leading
         for kind in kinds
         for first in (one for one in whole if one.method == name)

@@ -1,6 +1,8 @@
 """A video with its IMU on one clock. No module here needs torch.
 
-clips         the class Recording; windows, and all clips of a recording in one pass
+recording     the class Recording; cameras and IMU formats
+spec          what a clip is
+clips         all clips of a recording in one pass
 audio         sound
 sensors       what is wrong with an accelerometer or a gyroscope: units, times, frozen readings, no gravity
 aria          recordings of Project Aria glasses
@@ -21,20 +23,22 @@ if TYPE_CHECKING:
         copies as copies,
         offset as offset,
         pictures as pictures,
+        recording as recording,
         sensors as sensors,
+        spec as spec,
     )
     from .checks import HEADER as HEADER, Check as Check, SensorCheck as SensorCheck, check as check
-    from .clips import (
-        IMU_READERS as IMU_READERS,
-        READERS as READERS,
-        ClipSpec as ClipSpec,
-        Recording as Recording,
-        decode_clips as decode_clips,
-        open_recording as open_recording,
-    )
+    from .clips import decode_clips as decode_clips
     from .copies import Transcoded as Transcoded, transcode as transcode
     from .offset import estimate_offset as estimate_offset
     from .pictures import draw_check as draw_check
+    from .recording import (
+        IMU_READERS as IMU_READERS,
+        READERS as READERS,
+        Recording as Recording,
+        open_recording as open_recording,
+    )
+    from .spec import ClipSpec as ClipSpec
 else:
     from ..support.lazy import hand_on
 
@@ -44,10 +48,12 @@ else:
             "aria": (),
             "audio": (),
             "checks": ("HEADER", "Check", "SensorCheck", "check"),
-            "clips": ("IMU_READERS", "READERS", "ClipSpec", "Recording", "decode_clips", "open_recording"),
+            "clips": ("decode_clips",),
             "copies": ("Transcoded", "transcode"),
             "offset": ("estimate_offset",),
             "pictures": ("draw_check",),
+            "recording": ("IMU_READERS", "READERS", "Recording", "open_recording"),
             "sensors": (),
+            "spec": ("ClipSpec",),
         },
     )

@@ -22,10 +22,10 @@ import json
 import os
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import av
 import av.error
@@ -560,12 +560,6 @@ def _write_video(
         encoder = waiting = None
         durations: dict[int, int] = {}
         written, step = 0, TICKS // 20
-
-        def mux(frame: av.VideoFrame | None) -> None:
-            for packet in encoder.encode(frame):
-                packet.duration = durations.pop(packet.pts)
-                target.mux(packet)
-
         for seconds, picture in recording.pictures():
             place = round(seconds * TICKS)
             if waiting is not None and place <= waiting.pts:
@@ -579,13 +573,19 @@ def _write_video(
                 encoder = h264_stream(target, frame, Fraction(1, TICKS), Fraction(20), quality=quality)
             else:
                 step = durations[waiting.pts] = place - waiting.pts
-                mux(waiting)
+                _mux(target, encoder.encode(waiting), durations)
             waiting = frame
             written += 1
             bar.step()
         if waiting is None:
             raise AriaError(f"{recording.path}: none of its pictures can be decoded")
         durations[waiting.pts] = step
-        mux(waiting)
-        mux(None)
+        for frame in (waiting, None):
+            _mux(target, encoder.encode(frame), durations)
         return written, (waiting.pts + step) / TICKS
+
+
+def _mux(target: Any, packets: Iterable[av.Packet], durations: dict[int, int]) -> None:
+    for packet in packets:
+        packet.duration = durations.pop(packet.pts)
+        target.mux(packet)

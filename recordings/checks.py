@@ -27,8 +27,8 @@ from .. import cameras, gpmf
 from ..imu import MAX_GAP, Imu, IMUError
 from ..support.errors import DataError, in_words, named
 from ..video import FrameReader, VideoError, open_video
-from .clips import Recording, open_recording, unused_tables
 from .offset import Axes, Hand, Offset, Rates, Survey, axes_of, hand_of, offset_of, rates_of, survey
+from .recording import Recording, open_recording, unused_tables
 from .sensors import NEAR, gravity_of
 
 __all__ = ["HEADER", "Check", "SensorCheck", "check"]
@@ -85,7 +85,7 @@ class Check:
         frozen: (start, stop) in seconds of equal images, among the decoded frames.
         damaged: (start, stop) in seconds of damaged images, among the decoded frames.
         imu: Where the IMU comes from.
-        imu_axes: The axes with which its samples were read, see `clips.Recording`.
+        imu_axes: The axes with which its samples were read, see `Recording`.
         accel: Time stamps of the accelerometer.
         gyro: Time stamps of the gyroscope.
         gravity: Acceleration of gravity that was measured, in m/s2: `sensors.gravity_of()`.
@@ -475,8 +475,8 @@ def check(
         video: The video, or what else `clips.open_recording()` takes; None: there is none.
         imu: The IMU's files, as in `clips.open_recording()`; without them, telemetry in the video is used.
         imu_offset: What you already know about the clock in seconds, such as where a clip was cut out of a video.
-        imu_stretch: What you already know about its rate, see `clips.Recording`.
-        imu_axes: The axes of the samples, see `clips.Recording`.
+        imu_stretch: What you already know about its rate, see `Recording`.
+        imu_axes: The axes of the samples, see `Recording`.
         offset: Whether to compare image motion with the gyroscope: offset and axes.
         max_offset: The largest offset to try, in seconds.
         excerpts: Number of excerpts.

@@ -33,8 +33,8 @@ from ..support import files
 from ..support.errors import DataError, named
 from ..support.names import is_same
 from ..video import VideoError, clock_zero, demux, discard_others, frames_at, open_video, probe, video_stream
-from .clips import is_neon, neon_video
 from .offset import Faults, ordered_frames
+from .recording import is_neon, neon_video
 
 __all__ = ["Transcoded", "transcode"]
 

@@ -105,17 +105,17 @@ def remove_dead(path: Path, record: str) -> None:
 def signs_of_life(path: Path) -> Iterator[None]:
     """Touch a file every `BEAT` seconds during the block."""
     ended = threading.Event()
-
-    def touch() -> None:
-        while not ended.wait(BEAT):
-            with contextlib.suppress(OSError):
-                os.utime(path)
-
-    threading.Thread(target=touch, daemon=True).start()
+    threading.Thread(target=_touch, args=(path, ended), daemon=True).start()
     try:
         yield
     finally:
         ended.set()
+
+
+def _touch(path: Path, ended: threading.Event) -> None:
+    while not ended.wait(BEAT):
+        with contextlib.suppress(OSError):
+            os.utime(path)
 
 
 class Wait:

@@ -23,7 +23,7 @@ from collections.abc import Hashable, Iterable
 from pathlib import PurePath
 from typing import NamedTuple
 
-__all__ = ["Names", "Place", "absolute_path", "ends", "identity", "is_same", "portable", "real_path"]
+__all__ = ["Names", "Place", "absolute_path", "ends", "identity", "is_same", "name_files", "portable", "real_path"]
 
 
 def absolute_path(path: str | os.PathLike) -> str:
@@ -69,6 +69,11 @@ def ends(paths: Iterable[str]) -> dict[str, str]:
         counts = Counter(names.values())
         found |= {path: name for path, name in names.items() if counts[name] == 1}
     return found
+
+
+def name_files(source: str | Iterable[str]) -> str:
+    """Return the file of an IMU, or both, as text."""
+    return source if isinstance(source, str) else " and ".join(source)
 
 
 def portable(path: str | os.PathLike, folder: str | os.PathLike) -> str:

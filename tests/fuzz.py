@@ -59,7 +59,10 @@ from egodistill.datasets.annotations import Segment
 from egodistill.deploy import descriptions, export
 from egodistill.engine import batches, checkpoints
 from egodistill.imu import IMUError, read_imu
-from egodistill.recordings import aria, checks, clips
+from egodistill.recordings import aria, checks
+from egodistill.recordings.clips import decode_clips
+from egodistill.recordings.recording import Recording
+from egodistill.recordings.spec import ClipSpec
 from egodistill.support import tables
 from egodistill.video import VideoError
 
@@ -694,7 +697,7 @@ class Store(Format):
             Segment(f"s{k}", "walk.mp4", k, k + 3, ("a", "b")[k % 2], split=("train", "test")[k // 3], wearer="P01")
             for k in range(6)
         ]
-        specs = {"imu": clips.ClipSpec(imu_samples=5), "clip": clips.ClipSpec(frames=2, size=4)}
+        specs = {"imu": ClipSpec(imu_samples=5), "clip": ClipSpec(frames=2, size=4)}
         writer = store.StoreWriter.begin(
             self.master, segments, lambda: [(k, float(k)) for k in range(6)], specs, ["a", "b"]
         )
@@ -899,7 +902,7 @@ class Video(Format):
 
     suffix = "mp4"
     STARTS = tuple(np.arange(8) / 2)
-    SPECS: ClassVar[dict[str, clips.ClipSpec]] = {"frames": clips.ClipSpec(frames=2, size=20, seconds=0.4)}
+    SPECS: ClassVar[dict[str, ClipSpec]] = {"frames": ClipSpec(frames=2, size=20, seconds=0.4)}
     group: int | None = None
 
     def make(self) -> bytes:
@@ -934,8 +937,8 @@ class Video(Format):
         found = {"duration": info.duration}
         checked = checks.check(str(self.path), offset=False, excerpts=1, samples=2)
         assert checked.path, checked
-        recording = clips.Recording(str(self.path))
-        found |= dict(clips.decode_clips(recording, dict(enumerate(self.STARTS)), self.SPECS))
+        recording = Recording(str(self.path))
+        found |= dict(decode_clips(recording, dict(enumerate(self.STARTS)), self.SPECS))
         try:
             found["pictures"] = video.read_frames(self.path, [0.1, 2.1], size=20)
         except VideoError as error:

@@ -17,7 +17,8 @@ import torch
 from streams import samples
 from waiting import LIMIT
 
-from egodistill.recordings.clips import Imu, spec_of
+from egodistill.imu import Imu
+from egodistill.recordings.spec import spec_of
 from egodistill.video import Scaler
 
 WEB = Path(__file__).resolve().parents[1] / "examples" / "web"

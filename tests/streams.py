@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from egodistill import EgoDistill, Output, Stream
-from egodistill.recordings import clips
+from egodistill.imu import Imu
 
 CLIP = 64 / 30
 
@@ -71,7 +71,7 @@ def check(stream):
 
 def offline(model, times, readings, start, frames):
     """The model on one clip, as `predict()` runs it with a batch of one."""
-    window = clips.Imu(times, readings[:, :3], times, readings[:, 3:]).window(start)
+    window = Imu(times, readings[:, :3], times, readings[:, 3:]).window(start)
     given = np.stack([frame.transpose(2, 0, 1) for frame in frames])
     with torch.no_grad():
         scores = model(torch.from_numpy(given)[None], torch.from_numpy(window)[None]).logits.softmax(1)[0]

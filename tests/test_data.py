@@ -41,7 +41,8 @@ from waiting import LIMIT, until
 
 from egodistill import DataError, EgoDistillError, EgoDistillOSError, data, recordings
 from egodistill.imu import IMU_READERS
-from egodistill.recordings import clips
+from egodistill.recordings import recording as home
+from egodistill.recordings.recording import READERS, Recording
 from egodistill.support import processes
 
 
@@ -758,11 +759,11 @@ def test_readers_find_the_imu_of_segments_without_one(kitchen, tmp_path, monkeyp
     """Also for the processes of `prepare()`, which do not know a reader of the caller's."""
     video = shutil.copy(kitchen[0].video, tmp_path / "walk.mp4")
     tables = kitchen[0].imu
-    own = clips.Recording(str(video), tables, imu_offset=0.1, imu_stretch=1.01, wearer="me")
-    monkeypatch.setattr(clips, "READERS", [lambda path: own if path.name == "walk.mp4" else None])
+    own = Recording(str(video), tables, imu_offset=0.1, imu_stretch=1.01, wearer="me")
+    monkeypatch.setattr(home, "READERS", [lambda path: own if path.name == "walk.mp4" else None])
     segments = [data.Segment(f"s{t}", video, t, t + CLIP, "x", imu_offset=0.2) for t in (0.5, 2.0)]
     store = data.prepare(segments, tmp_path / "s", frame_size=40, workers=2, progress=False)
-    walk = clips.Recording(str(video), tables, imu_offset=0.2 + 0.1, imu_stretch=1.01, wearer="me")
+    walk = Recording(str(video), tables, imu_offset=0.2 + 0.1, imu_stretch=1.01, wearer="me")
     assert store.wearers == ["me", "me"]
     for row, clip in enumerate(store.clips):
         np.testing.assert_array_equal(store.read("imu", [row])[0], walk.motion().window(clip["start"]))
@@ -775,9 +776,9 @@ def segment_of(store):
 def test_everything_that_a_reader_says_of_a_recording_survives(kitchen, tmp_path, monkeypatch):
     """Of a segment, and of a table of recordings; without IMU, the wearer."""
     video, gyro = shutil.copy(kitchen[0].video, tmp_path / "walk.mp4"), kitchen[0].imu[1]
-    own = clips.Recording(video, gyro, 0.1, 1.01, wearer="me", zero_accel=True, imu_axes="glasses")
+    own = Recording(video, gyro, 0.1, 1.01, wearer="me", zero_accel=True, imu_axes="glasses")
     assert all(getattr(own, one.name) != one.default for one in dataclasses.fields(own))
-    monkeypatch.setattr(clips, "READERS", [lambda path: own if path.name == "walk.mp4" else None])
+    monkeypatch.setattr(home, "READERS", [lambda path: own if path.name == "walk.mp4" else None])
     (tmp_path / "list.csv").write_text("video,split\nwalk.mp4,train\n")
     for name, segments in (
         ("named", [data.Segment("s", video, 0.5, 0.5 + CLIP, "x")]),
@@ -810,7 +811,7 @@ def use_function(monkeypatch):
 
 def use_camera(monkeypatch):
     use_function(monkeypatch)
-    monkeypatch.setattr(clips, "READERS", [mine.wrist, *clips.READERS])
+    monkeypatch.setattr(home, "READERS", [mine.wrist, *READERS])
 
 
 @pytest.mark.parametrize(("use", "offset"), [(use_camera, 0.25), (use_function, 0.0)])
@@ -854,7 +855,7 @@ def test_other_processes_are_not_started_without_what_is_ones_own(logged, tmp_pa
 
 def test_a_reader_that_fails_is_asked_again_in_other_processes(logged, tmp_path, monkeypatch):
     """No other reader takes its place there."""
-    monkeypatch.setattr(clips, "READERS", [mine.broken, *clips.READERS])
+    monkeypatch.setattr(home, "READERS", [mine.broken, *READERS])
     for one in logged:
         Path(one.video).with_suffix(".csv").write_text("time,ax,ay,az,gx,gy,gz\n")
     with pytest.raises(DataError, match=r"4 of 4 clips .*one\.mp4: broken\(\) fails in line \d+ of mine\.py"):
@@ -1087,7 +1088,7 @@ def test_a_store_without_axes_is_that_of_a_gopro(kitchen, store, tmp_path):
 def test_a_store_has_the_axes_that_a_reader_of_recordings_says(kitchen, store, tmp_path, monkeypatch):
     pair = kitchen[0].imu
     readers = [lambda path: data.Recording(path, pair, imu_axes="yXZ")]
-    monkeypatch.setattr(clips, "READERS", readers)
+    monkeypatch.setattr(home, "READERS", readers)
     plain = [replace(segment, imu=None) for segment in kitchen[:3]]
     found = data.prepare(plain, tmp_path / "s", **OPTIONS)
     expected = store.read("imu", range(len(found)))[:, :, [1, 0, 2, 4, 3, 5]] * np.tile([-1, 1, 1], 2)

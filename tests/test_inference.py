@@ -34,7 +34,9 @@ from egodistill import (
     retrieve,
 )
 from egodistill.engine import batches
-from egodistill.recordings import checks, clips
+from egodistill.recordings import checks
+from egodistill.recordings.recording import Recording
+from egodistill.recordings.spec import ClipSpec, spec_of
 
 
 def test_evaluation_averages_scores_over_the_clips_of_a_segment():
@@ -344,7 +346,7 @@ def test_predict_takes_the_frames_that_the_student_or_the_caller_chooses(kitchen
     for given, expected in ways:
         model.shown.clear()
         rows = list(predict(model, walk, device="cpu", **given))
-        spec = dataclasses.replace(clips.spec_of(model), **{"exact": True, "tolerance": 0.0} | expected)
+        spec = dataclasses.replace(spec_of(model), **{"exact": True, "tolerance": 0.0} | expected)
         wanted = [walk.clip(row.start, spec)["frames"] for row in rows]
         np.testing.assert_array_equal(model.frames, wanted)
     keys = Seen(clip_seconds=64 / 30, exact=False)
@@ -403,7 +405,7 @@ def test_predict_reads_the_next_clips_while_the_model_works(monkeypatch):
             seen = frames[:, 0, 0, 0, 0].float()
             return Output(seen[:, None], torch.stack([seen, 0 * seen], 1) / 100)
 
-    monkeypatch.setattr(clips.Recording, "probe", lambda self: data.VideoInfo(20.0, 30.0, 8, 8, False))
+    monkeypatch.setattr(Recording, "probe", lambda self: data.VideoInfo(20.0, 30.0, 8, 8, False))
     monkeypatch.setattr(inference, "decode_clips", decode_clips)
     monkeypatch.setattr(inference.ClipReader, "groups", lambda self, size: [[[k, k + 1]] for k in range(0, 10, size)])
     rows = list(predict(Eyes(), "walk.mp4", batch_size=2, device="cpu"))
@@ -420,11 +422,11 @@ def test_cores_share_a_group_and_no_frame_is_decoded_twice(steady, monkeypatch):
     with av.open(str(steady)) as container:
         keys = [float(p.pts * p.time_base) for p in container.demux(video=0) if p.pts is not None and p.is_keyframe]
     starts = np.arange(0, 3.8, 0.2).tolist()
-    spec = clips.ClipSpec(frames=2, size=40)
+    spec = ClipSpec(frames=2, size=40)
     results = []
     for cores in (1, 3):
         monkeypatch.setattr(inference.files, "available_cores", lambda cores=cores: cores)
-        reader = inference.ClipReader(clips.Recording(steady), {"frames": spec}, starts)
+        reader = inference.ClipReader(Recording(steady), {"frames": spec}, starts)
         groups = reader.groups(8)
         assert [row for group in groups for part in group for row in part] == list(range(19))
         assert [sum(map(len, group)) for group in groups] == [8, 8, 3]
@@ -542,7 +544,7 @@ def test_prepared_predicted_and_checked_alike(kitchen, tmp_path, monkeypatch, ho
     kept = [store.read(array, slice(None)) for array in (name, "imu")]
     model = Seen(clip_seconds=64 / 30, **how)
     for row, start in enumerate(store.select([0, 1, 2]).clips):
-        clip = walk.clip(start["start"], clips.spec_of(model))
+        clip = walk.clip(start["start"], spec_of(model))
         np.testing.assert_array_equal(clip["frames"], kept[0][row])
         np.testing.assert_array_equal(clip["imu"], kept[1][row])
     monkeypatch.setattr(inference, "strided_starts", lambda *_: [clip["start"] for clip in store.clips])
@@ -624,7 +626,7 @@ def test_predict_takes_the_limits_of_prepare(kitchen, tmp_path):
 
 def test_predict_reads_the_clips_of_a_teacher(store):
     class Teacher(nn.Module):
-        inputs, clip_spec = ("imu", "clip"), clips.ClipSpec(frames=3, size=24, crop=True, imu_samples=422)
+        inputs, clip_spec = ("imu", "clip"), ClipSpec(frames=3, size=24, crop=True, imu_samples=422)
 
         def forward(self, imu, clip):
             scores = torch.cat([clip.float().mean((1, 2, 3, 4))[:, None] / 100, imu.mean(1)[:, :2] / 100], 1)
@@ -802,7 +804,7 @@ def test_predictions_are_those_of_clips_cut_by_hand_with_every_setting(kitchen):
     found = list(
         predict(model, walk.video, walk.imu, stride=1.3, top=2, device="cpu", precision="fp32", batch_size=2, **options)
     )
-    spec = dataclasses.replace(clips.spec_of(model), exact=False)
+    spec = dataclasses.replace(spec_of(model), exact=False)
     assert [clip.start for clip in found] == pytest.approx(
         inference.strided_starts(walk.probe().duration, spec.seconds, 1.3)
     )
@@ -888,7 +890,7 @@ def test_clips_of_another_length_are_predicted_from_start_to_stop(kitchen):
     assert [clip.start for clip in found] == pytest.approx([0, 1.5, 3.0, walk.probe().duration - 1.5])
     for clip in found:
         assert clip.stop - clip.start == pytest.approx(1.5)
-        arrays = walk.clip(clip.start, clips.spec_of(model))
+        arrays = walk.clip(clip.start, spec_of(model))
         with torch.no_grad():
             logits = model(*(torch.from_numpy(arrays[name])[None] for name in ("frames", "imu"))).logits
         assert clip.classes[0] == (CLASSES[logits.argmax()], pytest.approx(float(logits.softmax(1).max()), abs=1e-5))

@@ -22,7 +22,8 @@ from torch.distributed import run as distributed_run
 import egodistill
 from egodistill import data
 from egodistill.commands import cli
-from egodistill.recordings import clips
+from egodistill.imu import IMU_READERS
+from egodistill.recordings.recording import READERS
 from egodistill.support import own
 
 ROOT = Path(egodistill.__file__).parent
@@ -68,7 +69,7 @@ def test_the_parts_of_ones_own_work(once, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", fake)
     made = once("examples", lambda folder: examples.make(folder / "made"))
     monkeypatch.chdir(shutil.copytree(made, tmp_path / "here"))
-    walk, readers, names = data.read_imu("walk.csv"), [*clips.READERS], {"__name__": "guide"}
+    walk, readers, names = data.read_imu("walk.csv"), [*READERS], {"__name__": "guide"}
     log = np.column_stack([walk.gyro_time * 1e6, np.rad2deg(walk.gyro), walk.accel / 9.80665])
     np.savetxt("walk.log", log, delimiter=",")
     rows = [
@@ -88,8 +89,8 @@ def test_the_parts_of_ones_own_work(once, tmp_path, monkeypatch):
         with pytest.raises(data.IMUError, match=r"half\.insv: telemetry\(\) fails.* many rows lack a sensor"):
             data.read_imu("half.insv")
     finally:
-        clips.READERS[:] = readers
-        clips.IMU_READERS.clear()
+        READERS[:] = readers
+        IMU_READERS.clear()
     assert data.ClipStore("store").done("own.feature").all()
     np.testing.assert_allclose(motion.accel, walk.accel[:, [0, 2, 1]] * [1, 1, -1], atol=1e-9)  # XZy
     np.testing.assert_allclose(motion.gyro, walk.gyro[:, [0, 2, 1]] * [1, 1, -1], atol=1e-9)
@@ -121,13 +122,13 @@ def test_the_camera_of_ones_own_is_a_file_for_commands(kitchen, tmp_path, monkey
     for name in ("films/a", "films/b", "walk"):
         mine.write_log(f"{name}.log", kitchen[0].recording.motion())
         shutil.copy(kitchen[0].video, f"{name}.mp4")
-    readers = [*clips.READERS]
+    readers = [*READERS]
     try:
         for line in re.findall(r"(?m)^egodistill (.*)$", section):
             assert cli.main([*shlex.split(line), *(["--workers", "2"] if "prepare" in line else [])]) == 0
     finally:
-        clips.READERS[:] = readers
-        clips.IMU_READERS.clear()
+        READERS[:] = readers
+        IMU_READERS.clear()
         sys.modules.pop("my_camera", None)
     assert "walk.mp4" in capsys.readouterr().out
     found, motion = data.ClipStore("store"), mine.read_log("walk.log")

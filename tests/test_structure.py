@@ -548,7 +548,7 @@ def test_copies_of_the_numbers_of_a_clip_are_the_doors():
     """Files that can be copied alone repeat them, because they import no sibling; no other file does."""
     from egodistill import data, student, video
     from egodistill.engine import parts
-    from egodistill.recordings import clips
+    from egodistill.recordings import spec
 
     def defaults(function):
         return {name: one.default for name, one in inspect.signature(function).parameters.items()}
@@ -560,7 +560,7 @@ def test_copies_of_the_numbers_of_a_clip_are_the_doors():
     assert (built["imu_rate"], built["clip_seconds"]) == (rate, seconds)
     assert student.EgoDistill(2, image_encoder="resnet10x1", image_weights=None).imu_samples == samples
     assert (parts.SAMPLING, parts.LARGEST_TOLERANCE) == (video.SAMPLING, video.MAX_TOLERANCE)
-    assert parts.LARGEST_CLIP == clips.LARGEST_CLIP
+    assert parts.LARGEST_CLIP == spec.LARGEST_CLIP
 
 
 @pytest.mark.parametrize("module", sorted({*MODULES} - {*COPYABLE, "support.errors"}))

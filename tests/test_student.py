@@ -17,7 +17,8 @@ from egodistill import DataError, EgoDistill, EgoDistillError, data, evaluate, i
 from egodistill.engine import batches
 from egodistill.engine.spectrum import IMUSpectrum
 from egodistill.experiments import adafuse, listen_to_look
-from egodistill.recordings import clips
+from egodistill.recordings.recording import Recording
+from egodistill.recordings.spec import require_axes, spec_of
 
 
 def test_counts_of_the_paper_sized_student():
@@ -816,10 +817,10 @@ def test_a_filterbank_without_frames_reads_any_axes(tmp_path):
     alone = EgoDistill(3, image_encoder=None, imu_encoder="filterbank", imu_axes="glasses")
     both = small(imu_encoder="filterbank", imu_axes="glasses")
     assert (alone.imu_axes, both.imu_axes) == ("any", "glasses")
-    clips.require_axes("walk.csv", "gopro", clips.spec_of(alone))
+    require_axes("walk.csv", "gopro", spec_of(alone))
     with pytest.raises(DataError, match="are 'gopro', those of the clips 'glasses'"):
-        clips.require_axes("walk.csv", "gopro", clips.spec_of(both))
+        require_axes("walk.csv", "gopro", spec_of(both))
     alone.save(tmp_path / "alone.pt")
     assert EgoDistill.load(tmp_path / "alone.pt").imu_axes == "any"
     with pytest.raises(DataError, match='"any" is what a student reads'):
-        clips.Recording("walk.mp4", imu_axes="any")
+        Recording("walk.mp4", imu_axes="any")

@@ -27,7 +27,7 @@ from egodistill.datasets.one_pass import Pending, Together
 from egodistill.datasets.store import OutputClaim, StoreWriter, outputs_record
 from egodistill.datasets.store_files import StoreFiles
 from egodistill.engine.teacher import fingerprint
-from egodistill.recordings.clips import ClipSpec
+from egodistill.recordings.spec import ClipSpec
 from egodistill.support import files
 
 # --- a whole store ---------------------------------------------------------------------------

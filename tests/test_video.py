@@ -33,7 +33,7 @@ from painted import (
 
 from egodistill import gpmf
 from egodistill.recordings import checks, copies
-from egodistill.recordings.clips import open_recording
+from egodistill.recordings.recording import open_recording
 from egodistill.video import (
     FrameReader,
     Scaler,

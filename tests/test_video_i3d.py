@@ -15,7 +15,7 @@ from torch import nn
 
 from egodistill import DataError, EgoDistillError, EgoDistillOSError, Training, data, distillation, teachers, video_i3d
 from egodistill.engine import checkpoints
-from egodistill.recordings.clips import ClipSpec
+from egodistill.recordings.spec import ClipSpec
 
 # --- the network -----------------------------------------------------------------------------
 
@@ -204,7 +204,7 @@ def test_code_in_a_pickle_does_not_run(protocol, tmp_path):
         (Foreign(os.system, f"touch {tmp_path / 'ran'}"), system),
         (Foreign(eval, "1"), "eval"),
         (collections.OrderedDict(a=1), "collections.OrderedDict"),
-        (ClipSpec(frames=2), "egodistill.recordings.clips.ClipSpec"),
+        (ClipSpec(frames=2), "egodistill.recordings.spec.ClipSpec"),
         (np.float32(1), "scalar"),
     ):
         path.write_bytes(pickle.dumps(stored | {"more": value}, protocol))

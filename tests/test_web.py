@@ -45,8 +45,8 @@ from egodistill.cameras import axes_and_turn
 from egodistill.data import IMUError, read_imu
 from egodistill.deploy import events, gates
 from egodistill.deploy.descriptions import fingerprint, instructions
+from egodistill.imu import Imu
 from egodistill.inference import Prediction
-from egodistill.recordings.clips import Imu
 
 SIZE = 32
 

@@ -23,13 +23,13 @@ sys.path.insert(0, str(ROOT))  # the checkout's egodistill, installed or not
 # Entry points first: what they re-export is shown there. The rest of the LOWER modules is named, one line each.
 MODULES = """egodistill data teachers student distillation training inference recordings.checks recordings.copies
 deploy.export experiments.baselines experiments.synthetic experiments.paper""".split()
-LOWER = """video imu gpmf cameras video_convnets video_i3d video_transformers recordings.clips recordings.audio
-recordings.aria recordings.offset recordings.pictures recordings.sensors datasets.annotations datasets.aria_datasets
-datasets.segments datasets.contradictions datasets.store datasets.one_pass engine.batches engine.checkpoints
-engine.spectrum engine.filterbank engine.image_encoders engine.parts deploy.stream deploy.arrivals deploy.events
-deploy.gates deploy.feeds experiments.adafuse experiments.stts experiments.listen_to_look experiments.behaviour
-experiments.protocols experiments.benches experiments.contrasts experiments.intervals experiments.costs
-experiments.figures""".split()
+LOWER = """video imu gpmf cameras video_convnets video_i3d video_transformers recordings.spec recordings.clips
+recordings.recording recordings.audio recordings.aria recordings.offset recordings.pictures recordings.sensors
+datasets.annotations datasets.aria_datasets datasets.segments datasets.contradictions datasets.store datasets.one_pass
+engine.batches engine.checkpoints engine.spectrum engine.filterbank engine.image_encoders engine.parts deploy.stream
+deploy.arrivals deploy.events deploy.gates deploy.feeds experiments.adafuse experiments.stts experiments.listen_to_look
+experiments.behaviour experiments.protocols experiments.benches experiments.contrasts experiments.intervals
+experiments.costs experiments.figures""".split()
 WIDTH = 100  # characters of the arguments; the rest is `...`
 
 HEAD = """# API

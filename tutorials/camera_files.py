@@ -26,7 +26,7 @@ import numpy as np
 from egodistill.cameras import FRAME_TIMES, GRAVITY, NEON_AXES, NEON_READINGS, NEON_TIME
 from egodistill.gpmf import TREE, permutation
 from egodistill.imu import Imu
-from egodistill.recordings.clips import Recording
+from egodistill.recordings.recording import Recording
 from egodistill.support import files
 from egodistill.support.errors import DataError
 from egodistill.support.names import is_same

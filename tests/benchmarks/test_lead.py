@@ -30,7 +30,7 @@ def lead(monkeypatch, tmp_path):
     module = importlib.import_module("lead")
     monkeypatch.setattr(module.real_heads, "PROTOCOL", results / "protocol-heads.json")
     yield module
-    module.clips.IMU_READERS.pop(".carried", None)
+    module.IMU_READERS.pop(".carried", None)
     for name in MODULES:
         sys.modules.pop(name, None)
 

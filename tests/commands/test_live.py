@@ -30,7 +30,7 @@ from egodistill.commands import cli, live as live_command
 from egodistill.commands.options import OPTIONS
 from egodistill.deploy import arrivals, export, feeds, stream as live
 from egodistill.imu import IMU_READERS
-from egodistill.recordings import clips
+from egodistill.recordings.spec import spec_of
 
 ROOT = Path(egodistill.__file__).parent
 EVERY = 0.499  # the first sample of the kitchen is at -0.998 s, so that answers begin at 0
@@ -161,7 +161,7 @@ def test_a_file_gives_the_answers_of_predict(kitchen, tmp_path, capsys, num_fram
         assert answer["problem"] is None and answer["stop"] == pytest.approx(clip.stop)
         assert dict(map(tuple, answer["classes"])) == pytest.approx(dict(clip.classes), abs=2e-6)
         # Each frame shows its number: those that predict() looks at.
-        times = clips.spec_of(network).times(clip.start)
+        times = spec_of(network).times(clip.start)
         used = [round((answer["stop"] - age) * 25) for age in answer["frame_age"]]
         assert used == expected_numbers(STEADY, times)
     assert compared == len(predicted) - 1 >= 7  # all but the clip that ends with the file

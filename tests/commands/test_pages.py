@@ -18,7 +18,7 @@ from painted import STEADY, X264, expected_numbers, number_of, write_video
 from egodistill import EgoDistill, Prediction, data
 from egodistill.commands import cli, models, pages
 from egodistill.datasets.segments import Segment
-from egodistill.recordings.clips import ClipSpec
+from egodistill.recordings.spec import ClipSpec
 
 NAMES = ["<img src=x onerror=alert(1)>", "cut & peel", "two\nlines", "a --> b"]
 ABOUT = {"student": "student.pt"}

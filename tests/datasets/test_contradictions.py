@@ -14,7 +14,8 @@ from painted import write_epic_imu, write_table
 from egodistill import DataError, data
 from egodistill.datasets import contradictions, segments
 from egodistill.experiments import synthetic
-from egodistill.recordings.clips import clip_starts, probe_videos
+from egodistill.recordings.recording import probe_videos
+from egodistill.recordings.spec import clip_starts
 from egodistill.video import VideoInfo
 
 LENGTH = 60.0  # seconds of each video

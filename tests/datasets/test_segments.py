@@ -11,7 +11,7 @@ from painted import CLIP, write_table, write_video
 
 from egodistill import DataError, data
 from egodistill.datasets import annotations, contradictions, segments
-from egodistill.recordings.clips import Recording
+from egodistill.recordings.recording import Recording
 from egodistill.video import VideoInfo, probe
 
 

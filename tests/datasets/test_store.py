@@ -23,7 +23,7 @@ from egodistill.datasets.annotations import Segment
 from egodistill.datasets.one_pass import Pending
 from egodistill.datasets.store import ClipStore, StoreWriter, claim_outputs, folds, outputs_record
 from egodistill.datasets.store_files import StoreFiles
-from egodistill.recordings.clips import ClipSpec
+from egodistill.recordings.spec import ClipSpec
 from egodistill.support import files
 
 

@@ -25,8 +25,7 @@ import egodistill
 from egodistill import EgoDistill, EgoDistillError, Output, data, evaluate, measure, teachers
 from egodistill.commands import cli, models
 from egodistill.deploy import export, exported
-from egodistill.recordings import clips
-from egodistill.recordings.clips import ClipSpec
+from egodistill.recordings.spec import ClipSpec, require_axes, spec_of
 from egodistill.student import IMUEncoder, build_image_encoder
 
 INT8_ERROR = 0.08  # of untrained students, relative to the largest output
@@ -399,7 +398,7 @@ def test_description_says_what_the_file_does_not(tmp_path):
     assert frames["shape"] == ["batch", 2, 3, 32, 32] and len(frames["axes"]) == 5
     assert frames["seconds_from_clip_start"] == pytest.approx(data.clip_times(0.0, 2).tolist())
     said = {"frames": 2, "size": 32, "crop": False, "imu_samples": 213, "imu_rate": 100.0}
-    assert ClipSpec(**written["clip_spec"]) == ClipSpec(**said) == clips.spec_of(export.load_exported(file))
+    assert ClipSpec(**written["clip_spec"]) == ClipSpec(**said) == spec_of(export.load_exported(file))
     assert all(word in frames["resizing"] for word in ("without cropping", "area", "bilinear"))
     assert (imu["name"], imu["dtype"], imu["rate_hz"]) == ("imu", "float32", 100.0)
     assert imu["shape"] == ["batch", 213, 6] and imu["units"] == ["m/s2"] * 3 + ["rad/s"] * 3
@@ -438,7 +437,7 @@ def test_a_filterbank_without_frames_is_exported_for_any_mounting(tmp_path):
     (imu,) = description["inputs"]
     assert imu["directions"] == "of a sensor that is mounted in any way" and description["inside"] == []
     for reader in (model, export.load_exported(tmp_path / "student.pt2")):
-        clips.require_axes("walk.csv", "glasses", clips.spec_of(reader).complete())
+        require_axes("walk.csv", "glasses", spec_of(reader).complete())
     assert export.export(pooled(), tmp_path / "other.pt2")["inputs"][1]["directions"].endswith("of a GoPro")
 
 

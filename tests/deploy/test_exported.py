@@ -16,7 +16,7 @@ from small_students import CLASSES, Clips, assert_same, inputs, pooled, rewrite
 from egodistill import EgoDistillError, evaluate
 from egodistill.deploy import export, exported
 from egodistill.engine import batches
-from egodistill.recordings import clips
+from egodistill.recordings.spec import spec_of
 
 
 def test_a_description_and_a_whole_student_say_what_they_are(written):
@@ -254,7 +254,7 @@ def test_an_exported_file_goes_through_evaluate(written, monkeypatch):
 def test_an_exported_file_is_for_the_clips_of_its_student(written, stored, words):
     """By its description alone."""
     model, file = written
-    store, spec = Clips(model), dataclasses.replace(clips.spec_of(model).complete(), **stored)
+    store, spec = Clips(model), dataclasses.replace(spec_of(model).complete(), **stored)
     parts = spec.parts()
     store.specs = {"frames_1": parts["frames"], "imu": parts["imu"]}
     with pytest.raises(EgoDistillError, match=words):
@@ -267,7 +267,7 @@ def test_a_pair_has_the_attributes_of_its_student(tmp_path):
     pair = exported.load_pair(path)
     assert (pair.inputs, pair.class_names, pair.precision) == (("frames", "imu"), CLASSES, "bf16")
     assert (pair.feature_dim, pair.num_classes, pair.batch_size) == (12, 4, None)
-    assert pair.clip_spec == clips.spec_of(pair) == clips.spec_of(model)
+    assert pair.clip_spec == spec_of(pair) == spec_of(model)
     assert not any(layer.training for layer in pair.modules())  # as `Stream` requires
     with pytest.raises(exported.ExportError, match=r"motion\.pt2 takes image_features and imu; got 1 inputs"):
         pair.fuse(pair.encode_frames(inputs(model, 1)[0]), None)

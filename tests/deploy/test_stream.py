@@ -14,7 +14,9 @@ from streams import CLIP, check, offline, open_stream, picture, samples, student
 
 from egodistill import EgoDistill, EgoDistillError, Stream, StreamClockError, predict
 from egodistill.deploy import arrivals, export, feeds, gates
-from egodistill.recordings import clips
+from egodistill.imu import Imu
+from egodistill.recordings.recording import Recording
+from egodistill.recordings.spec import spec_of
 from egodistill.student import Output
 from egodistill.video import Scaler
 
@@ -46,7 +48,7 @@ def run(stream, times, readings, frames=(), chunk=0.1):
 def test_answers_are_those_of_predict_for_a_recording(kitchen, num_frames):
     recording, every = kitchen[0].recording, 0.5
     network = student(num_frames)
-    spec = clips.spec_of(network)
+    spec = spec_of(network)
     motion = recording.motion()
     first = max(motion.accel_time[0], motion.gyro_time[0])
     starts = [first + k * every for k in range(12)]
@@ -84,7 +86,7 @@ def test_a_stream_and_predict_agree_on_a_whole_video(tmp_path, num_frames, optio
     video, table = write_video(tmp_path / "walk.mp4", STEADY, **X264), tmp_path / "walk.csv"
     rows = np.column_stack([times, readings])
     np.savetxt(table, rows, "%.17g", delimiter=",", header="time,ax,ay,az,gx,gy,gz", comments="")
-    recording, spec = clips.Recording(video, table), clips.spec_of(network)
+    recording, spec = Recording(video, table), spec_of(network)
     predicted = list(predict(network, recording, stride=0.5, top=7, batch_size=1, precision="fp32", device="cpu"))
     shots = {}
     for clip in predicted:
@@ -227,7 +229,7 @@ def test_a_model_without_frames_lives_on_samples_alone(sampling):
             stream.accept_frame(100.0, picture())
     assert [answer.start for answer in answers][:3] == [100.0, 100.5, 101.0] and len(answers) == 8
     assert all(answer.problem is None and not answer.frame_age and answer.lag < 0.11 for answer in answers)
-    window = clips.Imu(times, readings[:, :3], times, readings[:, 3:]).window(100.5)
+    window = Imu(times, readings[:, :3], times, readings[:, 3:]).window(100.5)
     with torch.no_grad():
         scores = network(torch.from_numpy(window)[None]).logits.softmax(1)[0]
     assert dict(answers[1].classes) == pytest.approx(dict(zip("abcdefg", scores.tolist(), strict=True)))
@@ -906,7 +908,7 @@ def test_streams_share_a_model(model):
 def test_bf16_is_that_of_predict_without_casting_weights_in_each_call(num_frames, monkeypatch):
     network, (times, readings) = student(num_frames), samples(0, 2.5)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        window = clips.Imu(times, readings[:, :3], times, readings[:, 3:]).window(0.0)
+        window = Imu(times, readings[:, :3], times, readings[:, 3:]).window(0.0)
         shots = [picture(k) for k in range(num_frames)]
         given = torch.from_numpy(np.stack(shots).transpose(0, 3, 1, 2))[None]
         wanted = network(given, torch.from_numpy(window)[None]).logits.float().softmax(1)[0].tolist()

@@ -10,7 +10,7 @@ from streams import CLIP, check, offline, open_stream, picture, samples, student
 
 from egodistill import data, predict
 from egodistill.deploy import arrivals, feeds, gates
-from egodistill.recordings import clips
+from egodistill.recordings.recording import Recording
 
 STILL = [0.0, 0.0, 9.8, 0.0, 0.0, 0.0]
 
@@ -356,7 +356,7 @@ def test_simulated_requests_are_those_of_a_stream_with_this_delay(model, gate, d
 def test_answers_of_a_real_recording_whose_frames_come_first(sample, video, imu):
     """All frames of the video before the first sample: the answers are those of `predict()`, to the bit."""
     network = student()
-    recording = clips.Recording(sample(video), imu and sample(imu))
+    recording = Recording(sample(video), imu and sample(imu))
     options = {"stride": 0.5, "top": 7, "batch_size": 1, "precision": "fp32", "device": "cpu"}
     predicted = list(predict(network, recording, **options))
     moments = [moment for moment, _ in feeds.VideoFeed(sample(video), realtime=False)]

@@ -32,7 +32,7 @@ from egodistill import (
 )
 from egodistill.engine import batches
 from egodistill.experiments import listen_to_look
-from egodistill.recordings.clips import ClipSpec
+from egodistill.recordings.spec import ClipSpec
 
 NAN = float("nan")
 

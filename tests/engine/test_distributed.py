@@ -28,7 +28,7 @@ from egodistill import EgoDistill, EgoDistillError, data, distillation, training
 from egodistill.commands import cli, models, training as training_commands
 from egodistill.datasets.store import StoreWriter
 from egodistill.engine import batches, distributed, runtime
-from egodistill.recordings.clips import ClipSpec
+from egodistill.recordings.spec import ClipSpec
 from egodistill.student import Output
 from egodistill.support import files
 from egodistill.training import rank_rows

@@ -15,7 +15,7 @@ from egodistill import EgoDistillError, Output, teachers
 from egodistill.commands.loading import load_teacher
 from egodistill.engine import batches
 from egodistill.engine.teacher import fingerprint
-from egodistill.recordings.clips import ClipSpec
+from egodistill.recordings.spec import ClipSpec
 
 # --- what all teachers share -----------------------------------------------------------------
 

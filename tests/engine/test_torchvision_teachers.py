@@ -14,7 +14,7 @@ from torchvision import models
 from egodistill import EgoDistillError, data, teachers
 from egodistill.engine import runtime
 from egodistill.engine.torchvision_teachers import PUBLISHED
-from egodistill.recordings.clips import ClipSpec
+from egodistill.recordings.spec import ClipSpec
 
 CACHE = Path("cache", "hub", "checkpoints")  # below TORCH_HOME=cache
 

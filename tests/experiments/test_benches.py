@@ -43,7 +43,7 @@ from egodistill.experiments import adafuse, benches, listen_to_look, paper, prot
 from egodistill.experiments.benches import STAGE_1_LOSSES, Bench, Run
 from egodistill.experiments.paper import ABLATIONS
 from egodistill.experiments.protocols import PROTOCOLS
-from egodistill.recordings import clips
+from egodistill.recordings.spec import ClipSpec
 from egodistill.support import files, own
 
 
@@ -357,7 +357,7 @@ class FakeStore:
 
     class_names = ("a", "b", "c")
     settings = {"frame_size": 40, "exact": False, "clip_frames": 4, "clip_size": 32}  # noqa: RUF012
-    specs = {"clip": clips.ClipSpec(frames=4, size=32, crop=True, seconds=1.5)}  # noqa: RUF012
+    specs = {"clip": ClipSpec(frames=4, size=32, crop=True, seconds=1.5)}  # noqa: RUF012
 
     def read(self, name, index):
         assert name == "t-3.feature"

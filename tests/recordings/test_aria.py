@@ -24,8 +24,10 @@ from vrs import (
 
 from egodistill import DataError, imu
 from egodistill.commands import cli
-from egodistill.recordings import aria, clips
+from egodistill.recordings import aria
 from egodistill.recordings.aria import AriaError, AriaRecording, convert
+from egodistill.recordings.recording import Recording, open_recording
+from egodistill.recordings.spec import ClipSpec
 from egodistill.video import probe, read_frames
 
 TIMES = [0, 0.05, 0.1, 0.16, 0.2, 0.3, 0.35, 1.0]  # as cameras have them: uneven
@@ -55,9 +57,7 @@ def test_conversion_has_every_picture_upright_at_its_time(gen1, tmp_path):
     motion = imu.read_imu(made.imu)
     assert motion.notes == () and len(motion.accel) == 1608
     np.testing.assert_allclose(motion.accel_time[[0, 800]], [-0.01, 0.99], atol=1e-6)
-    clip = clips.open_recording(made.video, made.imu).clip(
-        0.2, clips.ClipSpec(frames=1, size=16, imu_samples=99, seconds=0.5)
-    )
+    clip = open_recording(made.video, made.imu).clip(0.2, ClipSpec(frames=1, size=16, imu_samples=99, seconds=0.5))
     np.testing.assert_allclose(clip["imu"][0], [5, -7.5, -2.5, 0.2, -0.3, -0.1], atol=1e-6)  # Gen 1: (y, -z, -x)
 
 
@@ -292,9 +292,9 @@ def test_nothing_is_replaced_unless_asked(gen1, tmp_path, capsys):
     assert "walk.mp4 and walk.csv already exist; --overwrite" in capsys.readouterr().out
     assert (films / "walk.mp4").stat().st_mtime_ns == before
     with pytest.raises(DataError, match=r"a Project Aria recording; convert it first with `egodistill convert"):
-        clips.open_recording(path)
+        open_recording(path)
     with pytest.raises(imu.IMUError, match=r"walk\.vrs: .*glasses' own clock, and nothing says.*`egodistill convert`"):
-        clips.Recording(films / "walk.mp4", path).motion()
+        Recording(films / "walk.mp4", path).motion()
 
 
 def test_imu_of_a_recording_on_the_glasses_own_clock(gen1, tmp_path):
@@ -302,7 +302,7 @@ def test_imu_of_a_recording_on_the_glasses_own_clock(gen1, tmp_path):
     both, alone = (AriaRecording(gen1()).imu(), imu.read_imu(gen1("a.VRS", without=[RGB])))
     np.testing.assert_allclose(alone.accel_time, both.accel_time + ZERO * 1e-9, atol=1e-9, rtol=0)
     assert (alone.accel == both.accel).all() and (alone.gyro == both.gyro).all() and alone.notes == ()
-    (moved, offset) = (clips.Recording("a.mp4", gen1(), imu_offset=-ZERO * 1e-9).motion(), ZERO * 1e-9)
+    (moved, offset) = (Recording("a.mp4", gen1(), imu_offset=-ZERO * 1e-9).motion(), ZERO * 1e-9)
     np.testing.assert_allclose(moved.gyro_time, both.gyro_time, atol=1e-9)
     np.testing.assert_allclose(alone.on_clock(-offset).window(0.5, 100), both.window(0.5, 100), atol=1e-4)
     (tmp_path / "b.vrs").write_bytes(b"VisionRe")

@@ -16,7 +16,6 @@ from panned import FOCAL, RATE, files_of, gyro_only, gyroscope, pan
 from egodistill import DataError, cameras
 from egodistill.experiments import behaviour
 from egodistill.imu import Imu, read_imu
-from egodistill.recordings import clips
 from egodistill.recordings.offset import (
     Excerpt,
     Hand,
@@ -31,6 +30,7 @@ from egodistill.recordings.offset import (
     rates_of,
     survey,
 )
+from egodistill.recordings.recording import open_recording
 from egodistill.video import VideoError
 
 
@@ -254,7 +254,7 @@ def test_the_drift_is_that_of_excerpts_with_half_of_the_best_correlation(best):
 @pytest.fixture(scope="module")
 def neon(sample_data):
     """Real glasses: what their picture shows, and their IMU in the axes of the camera."""
-    recording = clips.open_recording(sample_data / "neon" / "scene_300p.mp4")
+    recording = open_recording(sample_data / "neon" / "scene_300p.mp4")
     return survey(recording.video, 6, 20.0), recording.motion()
 
 
