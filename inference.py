@@ -502,7 +502,7 @@ def measure(
     """Return multiply-adds, parameters and median milliseconds per clip of a model.
 
     The inputs are `batches.example_inputs()`: their shapes follow from the model's `clip_spec`, or from the attributes
-    that `clips.spec_of()` reads. The time is the median of forward passes after two warm-up passes, divided by the
+    that `spec.spec_of()` reads. The time is the median of forward passes after two warm-up passes, divided by the
     batch size; on a GPU it is measured with device events. Reading and decoding are not included. `same_top1` and
     `feature_error` of the result show the effect of `precision` and `compile` on the outputs.
 
@@ -670,8 +670,8 @@ def predict(
 
     Args:
         model: A student, teacher or baseline; see `batches.Model`.
-        video: Video file or recording, as in `clips.open_recording()`; None: head motion alone, times of the samples.
-        imu: File with the IMU samples, or a pair (accelerometer, gyroscope); None: what `clips.open_recording()` finds.
+        video: Video file or recording, as in `open_recording()`; None: head motion alone, times of the samples.
+        imu: File with the IMU samples, or a pair (accelerometer, gyroscope); None: what `open_recording()` finds.
         imu_offset: Seconds. A sample stamped t was taken at `imu_offset + imu_stretch * t` of the video; correct the
             clock as for the training clips.
         imu_stretch: Factor of the IMU's clock.

@@ -205,7 +205,7 @@ def overlapping_splits(
     """Return pairs of segments of one video whose clips overlap and whose splits differ: (later one, an earlier one).
 
     There is one pair for each segment that overlaps an earlier one. The clip of a segment shorter than a clip shows
-    more than the segment; see `clips.clip_starts()`. The end of the video, where a clip is moved inside, is not known.
+    more than the segment; see `clip_starts()`. The end of the video, where a clip is moved inside, is not known.
 
     >>> from egodistill import data
     >>> from egodistill.datasets import segments
@@ -232,7 +232,7 @@ def overlapping_splits(
 
 
 def _shown(segment: Segment, seconds: float) -> tuple[float, float]:
-    """Return the start of a segment's first clip and the end of its last one, as `clips.clip_starts()` puts them."""
+    """Return the start of a segment's first clip and the end of its last one, as `clip_starts()` puts them."""
     if segment.stop - segment.start > seconds:
         return segment.start, segment.stop
     start = max(0.0, (segment.start + segment.stop - seconds) / 2)
@@ -511,7 +511,7 @@ def read_recordings(path: str | os.PathLike, windows: Windows = Windows()) -> Se
     this way, or a column `split` together with other settings of the split than the defaults.
 
     Args:
-        path: A folder, whose videos and those of its subfolders are used with the IMU that `clips.open_recording()`
+        path: A folder, whose videos and those of its subfolders are used with the IMU that `open_recording()`
             finds. Or a table with the column `video` and, as in `read_csv()`, `start`, `stop`, `imu`, `split`,
             `imu_offset`, `imu_stretch`, `wearer` and `imu_axes`, all of which may be missing or empty. Each row is a
             part of a recording.

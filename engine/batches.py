@@ -60,7 +60,7 @@ class Model(Protocol):
 
     Students, teachers, baselines and exported files have this form. Inputs are "frames" uint8 [B, N, 3, H, W], "clip"
     uint8 [B, T, 3, H, W], "imu" float32 [B, 422, 6] and "audio" float32 [B, 201, 40], or arrays of your own in the
-    store. Frames are RGB and not normalised. `clips.spec_of()` lists the attributes that describe the clips; a model
+    store. Frames are RGB and not normalised. `spec.spec_of()` lists the attributes that describe the clips; a model
     without them reads any, and `measure()` and `predict()` use the clips of the store that it read first.
 
     A student of your own trains, and is evaluated, like `EgoDistill`:

@@ -41,7 +41,7 @@ __all__ = [
 
 LARGEST_SIZE = 1 << 17  # classes, frames, pixels, samples, ...: a number beyond it is an error
 LARGEST_DEPTH = 1000  # layers of the fusion network
-LARGEST_CLIP = 1 << 27  # pixels of all frames of a clip, as in recordings/clips.py
+LARGEST_CLIP = 1 << 27  # pixels of all frames of a clip, as in recordings/spec.py
 LARGEST_TOLERANCE = 10.0  # seconds, as in video.py
 SAMPLING = ("uniform", "random", "first", "last", "centre", "ages")  # as in video.py
 MAX_DIFFERENCE = 1e-3  # of outputs that should be equal, relative to the largest
@@ -223,13 +223,9 @@ class Student(Protocol):
 
 
 def require_steps(model: Any, steps: Iterable[str], reader: str, way_out: str) -> None:
-    """Raise EgoDistillError unless a model has the steps of a `Student` that its reader calls.
+    """Raise EgoDistillError unless a model has the steps of a `Student` (methods, attributes) that its reader calls.
 
-    Args:
-        model: The student.
-        steps: Names of methods or attributes.
-        reader: Who calls them, such as "a stream".
-        way_out: The end of the message, behind "see engine.parts.Student".
+    `way_out` is the end of the message, behind "see engine.parts.Student".
     """
     if lacking := [step for step in steps if not hasattr(model, step)]:
         raise EgoDistillError(
@@ -239,12 +235,7 @@ def require_steps(model: Any, steps: Iterable[str], reader: str, way_out: str) -
 
 
 def require_same_steps(model: Any, reader: str) -> None:
-    """Raise EgoDistillError if a student's own `forward()` computes something else than its steps.
-
-    Args:
-        model: The student.
-        reader: Who calls the steps, such as "a stream".
-    """
+    """Raise EgoDistillError, which names the reader, if `forward()` computes something else than the steps."""
     from . import batches  # which needs a decoder of video; a student does not
 
     if not isinstance(model, EgoDistill) or type(model).forward is EgoDistill.forward:

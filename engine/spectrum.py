@@ -27,12 +27,7 @@ class IMUSpectrum(nn.Module):
     `imu.Imu.without_bias()` with a sensor that is not calibrated. The channels, and then the numbers, are normalised
     with the statistics of the training clips, which batch norm keeps.
 
-    Not from the paper.
-
-    Args:
-        samples: T, the number of IMU samples of a clip.
-        rate: Rate of the samples in Hz.
-        dropout: Dropout rate of the numbers.
+    Not from the paper. `samples` is T, `rate` theirs in Hz, `dropout` that of the numbers.
 
     >>> import torch
     >>> from egodistill.engine.spectrum import IMUSpectrum

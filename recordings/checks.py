@@ -468,12 +468,12 @@ def check(
     Without a video, only the IMU: units, rates, gaps, and the hand of the axes. Nothing tells clock and heading then.
 
     Only excerpts, spread evenly, and key frames between them are decoded; faults elsewhere are not seen. Raise
-    DataError only for what `clips.open_recording()` refuses, such as a .vrs file. If any other file cannot be read,
+    DataError only for what `open_recording()` refuses, such as a .vrs file. If any other file cannot be read,
     `problem` has the reason, so that one bad file does not end a long list.
 
     Args:
-        video: The video, or what else `clips.open_recording()` takes; None: there is none.
-        imu: The IMU's files, as in `clips.open_recording()`; without them, telemetry in the video is used.
+        video: The video, or what else `open_recording()` takes; None: there is none.
+        imu: The IMU's files, as in `open_recording()`; without them, telemetry in the video is used.
         imu_offset: What you already know about the clock in seconds, such as where a clip was cut out of a video.
         imu_stretch: What you already know about its rate, see `Recording`.
         imu_axes: The axes of the samples, see `Recording`.

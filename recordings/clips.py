@@ -1,10 +1,12 @@
 """Decode clips of a recording in one pass.
 
-from egodistill.recordings import ClipSpec, decode_clips, open_recording
+    from egodistill.recordings import ClipSpec, decode_clips, open_recording
 
-walk, spec = open_recording("walk.mp4"), ClipSpec(frames=4, imu_samples=422)
-for row, found in decode_clips(walk, {0: 0.0, 1: 2.1}, spec.parts()):
-    print(row, found)                                               # arrays by name, or the error
+    walk, spec = open_recording("walk.mp4"), ClipSpec(frames=4, imu_samples=422)
+    for row, found in decode_clips(walk, {0: 0.0, 1: 2.1}, spec.parts()):
+        print(row, found)                                               # arrays by name, or the error
+
+Pieces of clips, such as a frame, are merged in the order of time, so only overlapping clips are held in memory.
 """
 
 from __future__ import annotations
