@@ -250,6 +250,7 @@ def finetune(
     settings: Training = Training(),
     *,
     validation: Store | None = None,
+    calibration: Store | None = None,
     **changes: Unpack[TrainingOptions],
 ) -> History:
     """Train any model, teacher or student, on labels alone with L_ACT (equation 1).
@@ -264,6 +265,8 @@ def finetune(
         settings: The settings; the defaults are the paper's for EPIC-KITCHENS.
         validation: Clips of other wearers. With them, the model keeps the weights of the epoch with the highest
             accuracy on them; see `training.train()`.
+        calibration: Clips of further wearers. With 50 of them or more, the model gets a temperature, so that its
+            probabilities say how often it is right; see `training.train()`.
         changes: Fields that override those of `settings`, such as `epochs=5`.
 
     Returns:
@@ -286,7 +289,7 @@ def finetune(
     settings = change_settings(Training, settings, changes)
     if validation is not None:
         batches.require_labels(validation)
-    return train(Finetune(model, store, settings.label_smoothing), store, settings, validation)
+    return train(Finetune(model, store, settings.label_smoothing), store, settings, validation, calibration)
 
 
 def require_same_shape(found: Tensor, target: Tensor, what: str = "feature", argument: str = "feature_dim") -> None:
@@ -674,6 +677,7 @@ def distill(
     *,
     teacher: str,
     validation: Store | None = None,
+    calibration: Store | None = None,
     objective: type[Distill] = Distill,
     **changes: Unpack[DistillationOptions],
 ) -> History:
@@ -689,6 +693,7 @@ def distill(
             those for Ego4D.
         teacher: Name of a teacher whose outputs `teachers.extract()` added to the store.
         validation: As in `finetune()`, with outputs of the teacher. Without any labels, the lowest loss counts.
+        calibration: As in `finetune()`.
         objective: The losses: `Distill`, or your subclass of it.
         changes: Fields that override those of `settings`, such as `tau=4.0`.
 
@@ -717,4 +722,4 @@ def distill(
         batches.require_teacher(validation, teacher, "feature", "logits")
         if losses.any_labels:
             batches.require_labels(validation)
-    return train(losses, store, settings, validation)
+    return train(losses, store, settings, validation, calibration)

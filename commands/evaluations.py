@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from .. import data
+from ..engine.calibration import BINS, ENOUGH
 from ..engine.refusal import known_names
 from ..experiments import intervals
 from ..support import files
@@ -62,6 +63,22 @@ class Result:
         possible = max(len(known_names(names)), len(counts))  # a class "unsure" of the labels counts
         shares[f"chance, one of {counted(possible, 'class')}"] = 1 / possible
         return [(name, f"{100 * share:.1f} %") for name, share in shares.items()]
+
+    @property
+    def sureness(self) -> str:
+        """Return how far the probabilities are off, with the temperature and without; "" if the file does not say."""
+        if not (found := self.numbers.get("calibration")):
+            return ""
+        before, clips = found["without_temperature"] or found, counted(found["clips"], "clip")
+        if enough := found["clips"] >= ENOUGH:
+            now, then = (f"{100 * one['error']:.1f}" for one in (found, before))
+        else:
+            now, then = (f"{one['log_loss']:.3f}" for one in (found, before))
+        without = "" if before is found else f" ({then} without the temperature of {found['temperature']:.3g})"
+        if enough:
+            floor = f"{100 * found['floor']:.1f} with true probabilities"
+            return f"calibration error {now} points{without}: {BINS} bins, {clips}, where a model has {floor}"
+        return f"log loss {now}{without}: {clips}, and a calibration error needs {ENOUGH:,}"
 
     @functools.cached_property
     def doubt(self) -> str:

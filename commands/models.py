@@ -81,7 +81,7 @@ def run_evaluate(a: argparse.Namespace) -> None:
             numbers["trained"] = {"clips": trained["about"].get("clips", 0), "epochs": len(trained["history"])}
         numbers |= evaluate_labelled(a, model, labelled)
         result = Result(kind, numbers)
-        for text in filter(None, ("; ".join(map(": ".join, result.rivals)), result.doubt)):
+        for text in filter(None, (result.sureness, "; ".join(map(": ".join, result.rivals)), result.doubt)):
             print(tables.printable(text))
     if unlabelled.any() and numbers["class_names"] != store.class_names:
         left_out = tables.counted(int(unlabelled.sum()), "clip")
@@ -127,7 +127,7 @@ def top1_of_teachers(store: data.ClipStore) -> dict[str, float]:
     found = {}
     for name in [name for name in teachers_in(store) if store.done(f"{name}.logits").all()]:
         logits = torch.from_numpy(store.read(f"{name}.logits", range(len(store))))
-        scores, labels = inference.per_segment(store, logits.float().softmax(1))
+        scores, labels = inference.per_segment(store, batches.probabilities(None, logits))
         found[name] = float((scores.argmax(1) == labels).double().mean())
     return found
 
@@ -150,7 +150,13 @@ def evaluate_labelled(a: argparse.Namespace, model: nn.Module, store: data.ClipS
         "clips": result.clips,
         "precision": result.precision,
         "answers": answers_of(result, store),
-    }
+    } | ({"calibration": numbers_of(result)} if result.reliability else {})
+
+
+def numbers_of(result: inference.Evaluation) -> dict[str, Any]:
+    """Return how reliable probabilities are, for JSON."""
+    with_it, without = (asdict(one) if one else {} for one in (result.reliability, result.without_temperature))
+    return {"temperature": result.temperature, **with_it, "without_temperature": without or None}
 
 
 def answers_of(result: inference.Evaluation, store: data.ClipStore) -> list[dict[str, Any]]:

@@ -84,6 +84,14 @@ def positive_seconds(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0, of at most a day (86400)")
 
 
+def small_share(text: str) -> float:
+    """Convert the text of an option to a share from 0 to 0.5."""
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) <= 0.5:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to 0.5")
+
+
 TEACHER_FILE = "a trained teacher, written by `egodistill finetune`; or FILE.py:NAME, a function that returns one"
 
 
@@ -283,6 +291,11 @@ def segment_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--audio", action="store_true", help="use only videos with sound; `prepare` also stores it")
     text = "table of IMU clock offsets, written by `egodistill check --out`"
     parser.add_argument("--imu-offsets", metavar="CSV", type=FILE, help=text)
+    text = (
+        "share of the training wearers (of recordings, if fewer than 5 wearers are known) for the split calibration: "
+        "no network learns from it, it decides how sure a model is (default: 0, of `train` 0.1)"
+    )
+    parser.add_argument("--calibration-share", metavar="SHARE", type=small_share, help=text)
     axes_option(parser)
     reader_options(parser)
     text = "notes about what looks wrong in the table, such as rows twice, are errors"

@@ -34,7 +34,7 @@ from .given import LIMITS, given_flags, keyword_arguments, reject, suggest, with
 from .loading import load_teacher
 from .options import QUICK_CLIPS, STUDENT_FIELDS, TRAINING_FIELDS
 from .paths import check_paths
-from .recordings import NO_LABELS, examine, read_segments, require_training
+from .recordings import NO_LABELS, examine, held_out, read_segments, require_training
 from .report import CORRECTIONS, PLAN, note_plan, read_plan, write_report
 from .settings import apply_options, flag
 from .training import new_teacher, teacher_clip
@@ -43,7 +43,8 @@ __all__ = ["COMMANDS"]
 
 # Options of `prepare` that say which segments and clips there are.
 ANNOTATIONS = ("root", "tier", "min_instances", "split_seed", "subsample", "reader", "imu_reader", "strict", "stride")
-ANNOTATIONS += ("split_by", "test_share", "clip_seconds", "imu_axes")
+ANNOTATIONS += ("split_by", "test_share", "clip_seconds", "imu_axes", "calibration_share")
+HELD_OUT = 0.1  # of the training wearers, for calibration
 QUICK = {"epochs": "4", "schedule": "cosine", "warmup_epochs": "0.5", "learning_rate": "0.001"}
 
 
@@ -217,6 +218,7 @@ def run_train(a: argparse.Namespace) -> None:
     run = Path(a.out)
     before = read_plan(run) if files.content(run) else None
     a.check = a.check and not a.imu_offsets  # the table has what is known of clocks and axes
+    a.calibration_share = calibration_share(a, before)
     segments = read_segments(a)
     if a.quick and len(segments) > QUICK_CLIPS:
         a.subsample *= -(-len(segments) // QUICK_CLIPS)
@@ -249,6 +251,8 @@ def run_train(a: argparse.Namespace) -> None:
         print("note: no segment has the split test, so nothing is evaluated")
     if not a.architecture and not a.teacher_file:
         print("note: no teacher was given (--architecture, --teacher-file), so the student learns from labels alone")
+    if a.calibration_share and classes:
+        print(f"note: {held_out(a, segments)}")
     if edited:
         print(f"note: {a.annotations} has changed: new clips are decoded, and what learned from it is made anew")
     titles = ["check clocks and axes"] * a.check + [step.title for step in steps]
@@ -271,6 +275,16 @@ def run_train(a: argparse.Namespace) -> None:
     given = [*(["--imu-axes", *axes] if len(axes) == 1 and axes != {"gopro"} else []), *words_of(a, "zero_accel")]
     source = ["VIDEO"] if any(segment.video for segment in segments) else ["--imu", "CSV"]
     suggest("predict", *source, *given, "--student", run / "student.pt")
+
+
+def calibration_share(a: argparse.Namespace, before: Mapping[str, Any] | None) -> float | None:
+    """Return the share of the training wearers to hold out, None for none: as given, or as when the run began."""
+    if a.calibration_share is not None:
+        return a.calibration_share or None
+    if before is None:
+        return None if a.quick else HELD_OUT
+    words = itertools.chain(*map(shlex.split, before["steps"]))
+    return next((float(next(words)) for word in words if word == flag("calibration_share")), None)
 
 
 def has_new_table(run: Path, before: Mapping[str, Any], known: Sequence[str]) -> bool:

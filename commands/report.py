@@ -23,6 +23,7 @@ from torchvision.io import encode_jpeg
 from .. import data
 from ..datasets.segments import offset_rows
 from ..drawing import svg
+from ..engine.calibration import ENOUGH
 from ..support import files, tables
 from ..support.errors import DataError
 from ..support.names import Place, real_path
@@ -94,6 +95,19 @@ def classes_section(result: Result) -> Markup:
     rows = [(names[a], names[b], f"{n} of {counts[a]}") for (a, b), n in wrong.most_common(SHOWN)]
     parts.append(table(("label", "answer", "segments"), rows) if rows else tag("p", "None."))
     parts.append(matrix(np.asarray(result.numbers["confusion"]), names))
+    return Markup("".join(parts))
+
+
+def sureness_section(result: Result) -> Markup:
+    """Return how often answers of each probability are right, of so many clips that it says something."""
+    found = result.numbers["calibration"]
+    parts = [tag("p", f"{result.sureness}.")]
+    if found["clips"] >= ENOUGH:
+        of = {"true probabilities": {"bins": [(1, 0.0, 0.0), (1, 1.0, 1.0)]}, "this model": found}
+        of |= {"without its temperature": before} if (before := found["without_temperature"]) else {}
+        lines = {name: [(100 * p, 100 * right) for _, p, right in one["bins"]] for name, one in of.items()}
+        words = "right answers (%) by the probability of the answer"
+        parts.append(tag("div", svg.curves(lines, words, "probability (%)", last="of the surest"), class_="charts"))
     return Markup("".join(parts))
 
 
@@ -289,6 +303,7 @@ def write_report(run: Path) -> str:
     parts = {"Result": results_section(results, taught, quick)}
     if results and results[0].answers and store is not None:
         parts["By class"] = classes_section(results[0])
+        parts |= {"How sure": sureness_section(results[0])} if results[0].sureness else {}
         parts["Clips"] = clips_section(results[0], store.split("test"))
     parts["Training"] = curves_section(run, plan)
     if store is not None:
@@ -313,6 +328,7 @@ def write_model_report(path: Path, command: str) -> str:
     parts = {"Result": results_section(results, False)}
     if found and found.answers:
         parts["By class"] = classes_section(found)
+        parts |= {"How sure": sureness_section(found)} if found.sureness else {}
     parts |= {"Training": curves} if curves else {}
     parts["How it was made"] = foot(command)
     write_page(out := page_about(path), path.name, parts, "report", None, "", STYLE)

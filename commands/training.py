@@ -64,6 +64,13 @@ def open_splits(a: argparse.Namespace) -> tuple[data.ClipStore, data.ClipStore |
     return store.select(~held_out), validation
 
 
+def held_out(a: argparse.Namespace) -> data.ClipStore | None:
+    """Return the clips of the split calibration; None without it, or if it is trained or validated on."""
+    store = data.ClipStore(a.store)
+    free = "calibration" in store.splits and not {"calibration", "all"} & {a.split, a.validation}
+    return store.split("calibration") if free else None
+
+
 def build_student(a: argparse.Namespace, store: data.ClipStore, teacher: str | None, seed: int) -> EgoDistill:
     """Return the student in --init, or a new one that fits the store and the teacher's feature."""
     settings = PRESETS[a.preset].student
@@ -179,7 +186,8 @@ def run_finetune(a: argparse.Namespace) -> None:
             raise ValueError(f"--gradient-checkpointing is for MotionFormer and MViT; this model is {name}")
         cast(Any, model).net.gradient_checkpointing = True
     then = ("extract", a.store, "--teacher-file", a.out) if isinstance(model, teachers.Teacher) else use_of_student(a)
-    report_training(a, settings, lambda: distillation.finetune(model, store, settings, validation=validation), *then)
+    clips = {"validation": validation, "calibration": held_out(a)}
+    report_training(a, settings, lambda: distillation.finetune(model, store, settings, **clips), *then)
 
 
 def use_of_student(a: argparse.Namespace, teacher: str | None = None) -> tuple[Any, ...]:
@@ -357,12 +365,13 @@ def run_pretrain(a: argparse.Namespace) -> None:
 def run_distill(a: argparse.Namespace) -> None:
     (store, validation), settings = open_splits(a), training_settings(a, "distillation")
     own = {"objective": resolve(a.objective)} if a.objective else {}
+    own |= {"validation": validation, "calibration": held_out(a)}
     teacher = chosen_teacher(a, store)
     model = build_student(a, store, teacher, settings.seed)
     report_training(
         a,
         settings,
-        lambda: distillation.distill(model, store, settings, teacher=teacher, validation=validation, **own),
+        lambda: distillation.distill(model, store, settings, teacher=teacher, **own),
         *use_of_student(a, teacher),
     )
 

@@ -33,7 +33,7 @@ from ..support.errors import CLIP_SECONDS, DataError, NoteWarning, named
 from ..support.files import signature
 from ..support.names import Names, is_same
 from ..video import VideoInfo
-from .segments import ROUNDING, Origin, Segment, SegmentList, overlapping_splits, with_names
+from .segments import CALIBRATION, ROUNDING, Origin, Segment, SegmentList, overlapping_splits, with_names
 
 __all__ = ["KINDS", "Finding", "TableWarning", "find", "notes_of"]
 
@@ -417,7 +417,7 @@ def numbers_beside_words(table: _Table) -> Found:
         yield words[word][0], f"{sentence}; write the names of the classes", False
 
 
-USUAL = ("train", "test", "validation")
+USUAL = ("train", "test", "validation", CALIBRATION)
 OTHERWISE = {"training": "train", **dict.fromkeys(("eval", "evaluate", "evaluation"), "test")}
 OTHERWISE |= dict.fromkeys(("val", "valid", "dev", "develop", "validate"), "validation")
 
@@ -464,7 +464,7 @@ def wearers_of_two_splits(table: _Table) -> Found:
         if one.wearer is not None:
             first[one.wearer].setdefault(one.split, number)
     for wearer, splits in first.items():
-        other = next((split for split in splits if split != "train"), None)
+        other = next((split for split in splits if split not in ("train", CALIBRATION)), None)
         if "train" in splits and other is not None:
             sentence = f"the wearer {wearer!r} is in {other} here and in train in {table.name(splits['train'])}"
             way_out = "so accuracy is not that for new people; give each wearer one split"

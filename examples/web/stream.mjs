@@ -297,7 +297,7 @@ export class Stream {
     const logits = await this.pair.fuse(used.map((frame) => frame.feature), window);
     answer.frameMs = encoded - began;
     answer.motionMs = performance.now() - encoded;
-    const scores = softmax(logits).map((score, k) => [this.pair.classNames?.[k] ?? String(k), score]);
+    const scores = softmax(logits, this.pair.temperature).map((score, k) => [this.pair.classNames?.[k] ?? String(k), score]);
     answer.classes = scores.sort((a, b) => b[1] - a[1]).slice(0, this.top);
   }
 
@@ -394,9 +394,9 @@ const OPTIONS = new Set(
   "every slack maxAge minCoverage maxGap gate period cameraDelay cameraTimeout maxPending maxJump top onTake".split(" "),
 );
 
-function softmax(logits) {
+function softmax(logits, temperature = 1) {
   const highest = Math.max(...logits);
-  const powers = Array.from(logits, (x) => Math.exp(x - highest));
+  const powers = Array.from(logits, (x) => Math.exp((x - highest) / temperature));
   const sum = powers.reduce((a, b) => a + b, 0);
   return powers.map((x) => x / sum);
 }
