@@ -64,11 +64,11 @@ def open_splits(a: argparse.Namespace) -> tuple[data.ClipStore, data.ClipStore |
     return store.select(~held_out), validation
 
 
-def held_out(a: argparse.Namespace) -> data.ClipStore | None:
-    """Return the clips of the split calibration; None without it, or if it is trained or validated on."""
-    store = data.ClipStore(a.store)
-    free = "calibration" in store.splits and not {"calibration", "all"} & {a.split, a.validation}
-    return store.split("calibration") if free else None
+def held_out(a: argparse.Namespace) -> dict[str, data.ClipStore]:
+    """Return the clips of the split calibration as an argument; none without it, or if it is trained or validated on."""
+    whole = open_split(a.store, "all")
+    free = "calibration" in whole.splits and not {"calibration", "all"} & {a.split, a.validation}
+    return {"calibration": whole.split("calibration")} if free else {}
 
 
 def build_student(a: argparse.Namespace, store: data.ClipStore, teacher: str | None, seed: int) -> EgoDistill:
@@ -186,7 +186,7 @@ def run_finetune(a: argparse.Namespace) -> None:
             raise ValueError(f"--gradient-checkpointing is for MotionFormer and MViT; this model is {name}")
         cast(Any, model).net.gradient_checkpointing = True
     then = ("extract", a.store, "--teacher-file", a.out) if isinstance(model, teachers.Teacher) else use_of_student(a)
-    clips = {"validation": validation, "calibration": held_out(a)}
+    clips = {"validation": validation, **held_out(a)}
     report_training(a, settings, lambda: distillation.finetune(model, store, settings, **clips), *then)
 
 
@@ -365,13 +365,13 @@ def run_pretrain(a: argparse.Namespace) -> None:
 def run_distill(a: argparse.Namespace) -> None:
     (store, validation), settings = open_splits(a), training_settings(a, "distillation")
     own = {"objective": resolve(a.objective)} if a.objective else {}
-    own |= {"validation": validation, "calibration": held_out(a)}
     teacher = chosen_teacher(a, store)
     model = build_student(a, store, teacher, settings.seed)
+    clips = {"validation": validation, **held_out(a)}
     report_training(
         a,
         settings,
-        lambda: distillation.distill(model, store, settings, teacher=teacher, **own),
+        lambda: distillation.distill(model, store, settings, teacher=teacher, **clips, **own),
         *use_of_student(a, teacher),
     )
 
