@@ -65,7 +65,7 @@ def open_splits(a: argparse.Namespace) -> tuple[data.ClipStore, data.ClipStore |
 
 
 def held_out(a: argparse.Namespace) -> dict[str, data.ClipStore]:
-    """Return the clips of the split calibration as an argument; none without it, or if it is trained or validated on."""
+    """Return the clips of the split calibration as an argument; none without it, or if they are learned from."""
     whole = open_split(a.store, "all")
     free = "calibration" in whole.splits and not {"calibration", "all"} & {a.split, a.validation}
     return {"calibration": whole.split("calibration")} if free else {}
