@@ -76,8 +76,8 @@ class Result:
             now, then = (f"{one['log_loss']:.3f}" for one in (found, before))
         without = "" if before is found else f" ({then} without the temperature of {found['temperature']:.3g})"
         if enough:
-            floor = f"{100 * found['floor']:.1f} with true probabilities"
-            return f"calibration error {now} points{without}: {BINS} bins, {clips}, where a model has {floor}"
+            floor = f"true probabilities would have {100 * found['floor']:.1f}"
+            return f"calibration error {now} points{without}; {floor} ({BINS} bins, {clips})"
         return f"log loss {now}{without}: {clips}, and a calibration error needs {ENOUGH:,}"
 
     @functools.cached_property

@@ -955,13 +955,13 @@ def test_a_student_after_stage_1_has_no_scores(tmp_path):
 
 def test_answers_are_those_of_the_logits_divided_by_the_temperature(kitchen):
     """Of `evaluate()` and `predict()`, which change no answer; measures of clips are with it and without."""
-    store, model = Store(1200), small()
+    store, model, exact = Store(1200), small(class_names=CLASSES), QUIET | {"precision": "fp32"}
     store.segments = np.arange(1200) // 3
     store.labels = np.repeat(np.arange(400) % 4, 3)
-    plain = evaluate(model, store, **QUIET)
+    plain = evaluate(model, store, **exact)
     assert plain.temperature == 1 and plain.without_temperature is None
     model.calibration = Calibration(0.25, 80)
-    found = evaluate(model, store, **QUIET)
+    found = evaluate(model, store, **exact)
     with torch.no_grad():
         logits = model.eval()(*(torch.from_numpy(store.arrays[name]) for name in ("frames_1", "imu"))).logits
     wanted = (4 * logits).softmax(1)
@@ -972,7 +972,9 @@ def test_answers_are_those_of_the_logits_divided_by_the_temperature(kitchen):
     assert found.reliability.clips == 1200 and found.reliability.is_enough
 
     walk, about = kitchen[0].recording, {"top": 4, "stride": 2.0, "device": "cpu", "precision": "fp32"}
-    scores = [[dict(clip.classes) for clip in predict(one, walk, **about)] for one in (small(), model)]
+    scores = [
+        [dict(clip.classes) for clip in predict(one, walk, **about)] for one in (small(class_names=CLASSES), model)
+    ]
     for one, other in zip(*scores, strict=True):
         sharper = {name: value**4 for name, value in one.items()}
         total = sum(sharper.values())

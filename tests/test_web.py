@@ -45,6 +45,7 @@ from egodistill.cameras import axes_and_turn
 from egodistill.data import IMUError, read_imu
 from egodistill.deploy import events, gates
 from egodistill.deploy.descriptions import fingerprint, instructions
+from egodistill.engine.calibration import Calibration
 from egodistill.inference import Prediction
 from egodistill.recordings.clips import Imu
 
@@ -80,8 +81,10 @@ def pairs(folder):
     for name, frames, precision in (("one", 1, "fp32"), ("two", 2, "fp32"), ("int8", 1, "int8")):
         if precision == "int8" and importlib.util.find_spec("torchao") is None:
             continue
+        model = lively(student(frames))
+        model.calibration = Calibration(float(frames))
         with pytest.warns() if precision == "int8" else no_block():
-            export.export_pair(lively(student(frames)), folder / f"{name}.onnx", format="onnx", precision=precision)
+            export.export_pair(model, folder / f"{name}.onnx", format="onnx", precision=precision)
         found[name] = export.load_pair(folder / f"{name}.onnx")
     return found
 

@@ -17,7 +17,7 @@ from panned import RATE, gyroscope, pan
 
 from egodistill import EgoDistill, data, training
 from egodistill.commands import cli, pipeline
-from egodistill.engine import batches
+from egodistill.engine import batches, calibration
 from egodistill.recordings import checks
 from egodistill.recordings.offset import Offset
 
@@ -727,3 +727,49 @@ def test_a_student_of_head_motion_alone_has_no_stage_1_and_no_baseline_of_frames
     bank = planned("t.csv --out o --teacher-file t.pt --imu-encoder filterbank --baselines")
     assert [line.split()[1] for line in bank][:3] == ["prepare", "distill", "distill"]
     assert bank[2] == "egodistill distill o/store --no-imu --out o/frames-alone.pt"
+
+
+def write_day(table, wearers=6):
+    """Write a log of 26 s of each wearer into this folder, and a table of two segments of each; the last one tests."""
+    rows = []
+    for k in range(wearers):
+        write_log(f"{k}.csv", seconds=26.0, rate=60.0, seed=k)
+        split = "test" if k == wearers - 1 else "train"
+        rows += [("", f"{k}.csv", 13 * n, 13 * n + 12, "ab"[n], split, f"P{k}") for n in (0, 1)]
+    write_table(table, COLUMNS, rows)
+
+
+def test_wearers_are_held_out_to_fit_a_temperature_or_the_plan_says_why_not(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_day(tmp_path / "t.csv", 12)
+    few = ["train", "t.csv", *ALONE.split(), "--no-check"]
+    out = run(capsys, *few, "--out", "few")
+    assert "nothing is held out to fit a temperature: 10 % of the training wearers" in out
+    assert calibration.of(EgoDistill.load("few/student.pt")) == calibration.Calibration()
+    run(capsys, *few, "--calibration-share", "0", "--out", "none")
+    assert same("few/student.pt", "none/student.pt")
+
+    half = [*few, "--calibration-share", "0.5", "--out", "half"]
+    out = run(capsys, *half)
+    store, model = data.ClipStore("half/store"), EgoDistill.load("half/student.pt")
+    held, trained = ({*store.split(name).wearers} for name in ("calibration", "train"))
+    assert len(held) == 6 and len(trained) == 5 and not held & trained
+    assert "72 clips of 6 recordings are held out: no model learns from them" in out and "10 train" in out
+    found = calibration.of(model)
+    assert found.clips == 72 and found.temperature != 1
+    content = Path("half/student.pt").read_bytes()
+    run(capsys, *[*few, "--out", "half"])  # a run keeps the share that it began with
+    assert Path("half/student.pt").read_bytes() == content
+    assert cli.main([*few, "--calibration-share", "0.3", "--out", "half"]) == 1
+    assert "--calibration-share was 0.5 and is now 0.3" in " ".join(capsys.readouterr().err.split())
+    numbers = json.loads(Path("half/student.test.json").read_text())["calibration"]
+    assert numbers["temperature"] == found.temperature and numbers["clips"] == 12
+    assert "How sure" in Path("half/report.html").read_text() and "log loss" in Path("half/report.html").read_text()
+
+    # A run that began without it, as all of 0.5, goes on without it.
+    plan = json.loads(Path("few/train.json").read_text())
+    plan["steps"] = [step.replace(" --calibration-share 0.1", "") for step in plan["steps"]]
+    Path("few/train.json").write_text(json.dumps(plan))
+    content = Path("few/student.pt").read_bytes()
+    out = run(capsys, *few, "--out", "few")
+    assert "held out" not in out and "--calibration-share" not in out and Path("few/student.pt").read_bytes() == content

@@ -475,6 +475,47 @@ def test_a_model_without_train_and_an_evaluation_have_a_page_too(made, tmp_path,
     assert "learnt anything: always" in said and "this teacher in" in said
 
 
+def test_how_sure_a_model_is_has_a_curve_if_there_are_clips_enough(made, tmp_path, capsys):
+    """With its temperature and without; of few clips the log loss instead, and of 0.5 nothing."""
+    run_, _ = made
+    numbers = json.loads((run_ / "student.test.json").read_text())
+    bins = [(500, 0.55, 0.5), (700, 0.95, 0.925)]
+    after = {"clips": 1200, "error": 0.035, "floor": 0.021, "log_loss": 0.8125, "bins": bins}
+    before = after | {"error": 0.125, "log_loss": 1.25, "bins": [(1200, 0.875, 0.75)]}
+    for clips, temperature, told in (
+        (
+            1200,
+            1.5,
+            "calibration error 3.5 points (12.5 without the temperature of 1.5); true probabilities would have 2.1",
+        ),
+        (
+            1200,
+            1.0,
+            "calibration error 3.5 points; true probabilities would have 2.1 (15 bins, 1,200 clips).",
+        ),
+        (
+            999,
+            1.5,
+            "log loss 0.812 (1.250 without the temperature of 1.5): 999 clips, and a calibration error needs 1,",
+        ),
+    ):
+        found = after | {"clips": clips, "temperature": temperature}
+        found["without_temperature"] = before | {"clips": clips} if temperature != 1 else None
+        (tmp_path / "e.json").write_text(json.dumps(numbers | {"calibration": found}))
+        run(capsys, "report", tmp_path / "e.json")
+        section = reading.sections(tmp_path / "e.json.html")["How sure"]
+        assert told in reading.text_of(section)
+        drawn = [one for one in section.iter("svg") if one.get("aria-label")]
+        lines = ["true probabilities: of the surest 100", "this model: of the surest 92.5"]
+        lines += ["without its temperature: of the surest 75"] * (temperature != 1)
+        assert len(drawn) == (clips >= 1000)
+        for one in drawn:
+            assert [text for text in map(reading.text_of, one.iter("text")) if ": of " in text] == lines
+            paths = [path.get("d") for path in one.iter("path")]
+            assert paths[:2] == ["M0 100L100 0", "M55 50L95 7.5"] and len(paths) == len(lines)
+    assert evaluations.Result("student", {"answers": []}).sureness == ""
+
+
 def test_what_a_file_must_be_to_have_a_page(tmp_path, capsys):
     (tmp_path / "y.pt").touch()
     for name, content in (("x.json", "{}"), ("old.json", json.dumps({"format": evaluations.EVALUATION, "top1": 0.5}))):
