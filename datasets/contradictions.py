@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..recordings.clips import SINCE_BOOT, VIDEO_SUFFIXES, open_recording
-from ..support.errors import CLIP_SECONDS, DataError, NoteWarning, named
+from ..support.errors import CLIP_SECONDS, NONE, DataError, NoteWarning, named
 from ..support.files import signature
 from ..support.names import Names, is_same
 from ..video import VideoInfo
@@ -445,7 +445,7 @@ def classes_of_one_split(table: _Table) -> Found:
         if split not in table.words["split"] or (split == "test" and not table.is_own):
             continue
         there = {one.label for one in table.segments if one.split == split}
-        missing = [word for word in words if word not in there]
+        missing = [word for word in words if word not in {*there, NONE}]  # background is for training
         if missing:
             what, them = ("1 class has", "it") if len(missing) == 1 else (f"{len(missing):,} classes have", "them")
             names = ", ".join(map(repr, missing[:LISTED])) + (", ..." if len(missing) > LISTED else "")
