@@ -411,7 +411,7 @@ def numbers_beside_words(table: _Table) -> Found:
     """Yield the first label that is a number if others are words."""
     words = table.words["label"]
     numbers = dict.fromkeys(filter(NUMBER.fullmatch, words))
-    if numbers and any(word not in numbers and word.lower() not in MISSING for word in words):
+    if numbers and any(word not in numbers and word.lower() not in {*MISSING, NONE} for word in words):
         word, count = next(iter(numbers)), sum(words[word][1] for word in numbers)
         sentence = f"the label {word!r} is a number, but other labels are words ({_segments(count)} have numbers)"
         yield words[word][0], f"{sentence}; write the names of the classes", False

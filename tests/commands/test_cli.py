@@ -366,7 +366,7 @@ EXPERIMENT = (
 
 SEGMENTS = (
     "annotations --root --tier --min-instances --split-seed --audio --imu-offsets --imu-axes --reader --imu-reader "
-    "--strict --clip-seconds --stride --split-by --test-share --subsample"
+    "--strict --clip-seconds --stride --split-by --test-share --subsample --background --sparse"
 )
 
 

@@ -233,7 +233,8 @@ READER_ARRIVALS = {
 }
 SEGMENT_WORDS = (
     "t.csv --root r --tier a --min-instances 3 --split-seed 7 --audio --imu-offsets o.csv --imu-axes XZy --stride 0.5 "
-    f"--split-by stretch --test-share 0.2 --clip-seconds 4 --subsample 2 {READER_WORDS}"
+    f"--split-by stretch --test-share 0.2 --clip-seconds 4 --subsample 2 --background 7 --sparse "
+    f"{READER_WORDS}"
 )
 
 
@@ -249,6 +250,9 @@ SEGMENT_ARRIVALS = READER_ARRIVALS | {
     "with_imu_offsets.table": "o.csv",
     "with_imu_axes.axes": "XZy",
     "subsample.step": 2,
+    "with_background.count": 4,  # as a half of the others
+    "with_background.sparse": True,
+    "with_background.clip_seconds": 4.0,
 }
 
 
@@ -876,6 +880,7 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     spies.put(annotations, "with_imu_offsets", segments)
     spies.put(annotations, "with_imu_axes", segments)
     spies.put(commands, "subsample", segments)
+    spies.put(data, "with_background", segments)
     spies.put(pipeline, "run_step")
     spies.put(pipeline, "plan", lambda given: plan(**given))
     for module in (pipeline, report):

@@ -196,3 +196,20 @@ def test_what_cannot_be_is_said(films, tmp_path):
     (tmp_path / "t.csv").write_text(f"video,start,stop,label\n{films / 'long.mp4'},0,20,\n")
     with pytest.raises(DataError, match=r"t.csv: no segment has a label, so nothing says where background is"):
         data.with_background(annotations.read_annotations(tmp_path / "t.csv"), 3)
+
+
+def test_a_store_follows_edits_however_many_clips_of_background_move(films, tmp_path):
+    """Half of a table is no edit, but background does not count; the result is that of a fresh run."""
+    given = [data.Segment(f"{k}", str(films / "long.mp4"), 10 * k, 10 * k + 5, "ab"[k % 2]) for k in range(9)]
+    options = {"imu": False, "ends": False, "frame_size": 16, "workers": 1, "progress": False}
+
+    def prepare(rows, folder):
+        with pytest.warns(NoteWarning):
+            store = data.prepare(data.with_background(rows, 9), tmp_path / folder, **options)
+        return Counter(clip["label"] for clip in store.clips), store.fingerprint
+
+    counts, _ = prepare(given, "store")
+    assert counts == {NONE: 9, "a": 15, "b": 12}
+    covered = [replace(given[0], id=f"new {k}", start=10 * k + 5, stop=10 * k + 10) for k in range(4)]
+    edited = prepare([*given, *covered], "store")
+    assert edited == prepare([*given, *covered], "fresh") and edited[0] == {NONE: 5, "a": 27, "b": 12}
