@@ -1,8 +1,9 @@
 """Background: clips beside all segments of training recordings, as many as were asked for, or a reason why not."""
 
+import csv
 import random
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from heads import write_log
 from painted import CLIP, write_video
 
 from egodistill import data
-from egodistill.datasets import annotations, segments
+from egodistill.datasets import annotations, background, segments
 from egodistill.support.errors import NONE, DataError, NoteWarning
+from egodistill.support.records import start_and_stop
 
 LENGTHS = {"long": 90.0, "short": 30.0, "test": 60.0}  # seconds
 
@@ -107,8 +109,10 @@ def test_each_recording_gives_in_proportion_to_its_room(films):
 
 
 def test_clips_lie_in_the_middle_of_what_is_free(films):
+    """Also if a row lies behind the end of its video."""
     given = [
-        data.Segment(str(k), str(films / "short.mp4"), *times, "cut") for k, times in enumerate([(0, 10), (15, 30)])
+        data.Segment(str(k), str(films / "short.mp4"), *times, "cut")
+        for k, times in enumerate([(0, 10), (15, 30), (44, 50)])
     ]
     (clip,) = taken(given, 5)[0]
     assert (clip.start, clip.stop) == pytest.approx((12.5 - CLIP / 2, 12.5 + CLIP / 2))
@@ -144,6 +148,26 @@ def test_what_gives_no_clips_is_covered_all_the_same(films, tmp_path):
     (tmp_path / "short.txt").write_text("\n".join(lines))
     with pytest.raises(DataError, match="no training recording has"):
         data.with_background(data.read_labels(tmp_path / "short.txt", tier="left"), 3)
+
+
+def test_real_annotations_of_all_that_happens_are_not_taken_for_sparse_ones(sample):
+    """The numbers that the guide and the log name."""
+    with open(sample("epic-kitchens-100/EPIC_100_video_info.csv"), newline="") as file:
+        lengths = {row["video_id"]: float(row["duration"]) for row in csv.DictReader(file)}
+    parts = defaultdict(list)
+    for name in ("validation", "uda_target_val"):
+        with open(sample(f"epic-kitchens-100/EPIC_100_{name}.csv"), newline="") as file:
+            for row in csv.DictReader(file):
+                times = start_and_stop(name, row["start_timestamp"], row["stop_timestamp"])
+                parts[row["video_id"]].append(data.Segment(row["narration_id"], "v.mp4", *times))
+    rooms = {
+        margin: [background.room(rows, 0.0, lengths[name], margin, CLIP) for name, rows in parts.items()]
+        for margin in (0.3, 0.5, 1.0)
+    }
+    shares = [room.covered / room.length for room in rooms[0.5]]
+    assert len(shares) == 193 and sum(map(len, parts.values())) == 17574
+    assert [round(share, 2) for share in (min(shares), np.median(shares), max(shares))] == [0.18, 0.73, 0.94]
+    assert [sum(len(room.starts) for room in rooms[margin]) for margin in rooms] == [5122, 4562, 3708]
 
 
 def test_rows_of_this_class_stay_and_are_counted_beside(films):
