@@ -17,6 +17,7 @@ import collections
 import dataclasses
 import hashlib
 import math
+import numbers
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -68,7 +69,7 @@ def with_background(
     >>> [(one.label, round(one.start, 2)) for one in data.with_background(parts, 2)]
     [('walk', 1.0), ('look', 15.0), ('(none)', 9.68), ('(none)', 12.18)]
     """
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+    if isinstance(count, bool) or not isinstance(count, numbers.Integral) or count < 1:
         raise DataError(f"{named('count', option='--background')} must be a whole number, at least 1; got {count!r}")
     if not 0 <= margin < math.inf:
         raise DataError(f"margin must be at least 0 s, and finite; got {margin!r}")
@@ -83,25 +84,18 @@ def with_background(
     rooms = _rooms(given, first, margin, clip_seconds)
     if not sparse:
         _require_dense(rooms, given.origin)
-    short = ends(rooms)
-    slots = [
-        ((number + 0.5) / len(room.starts), short[path], start, path)
-        for path, room in rooms.items()
-        for number, start in enumerate(_drawn(room.starts, short[path]))
-    ]
+    slots = _slots(rooms)
     if not slots:
         raise DataError(
             f"{about}no training recording has {clip_seconds + 2 * margin:.1f} s without a segment (a clip, and "
             f"{margin:g} s before and after it), so there is no room for background; leave it out, or add recordings"
         )
     added: dict[str, list[Segment]] = collections.defaultdict(list)
-    for number, (_, _, start, path) in enumerate(sorted(sorted(slots)[:count], key=lambda slot: slot[1:])):
-        fields = {"id": f"{Path(path).stem}_none_{len(given) + number}", "start": start, "stop": start + clip_seconds}
+    for number, (_, start, path) in enumerate(sorted(slot[1:] for slot in slots[:count]), len(given)):
+        fields = {"id": f"{Path(path).stem}_none_{number}", "start": start, "stop": start + clip_seconds}
         added[path].append(dataclasses.replace(first[path], label=NONE, **fields))
-    taken = {short[path]: clip_seconds * len(own) for path, own in added.items()}
-    free = sum(room.length - room.covered for room in rooms.values())
-    more = f"; there is room for no more, {count:,} were wanted" if len(slots) < count else ""
-    warnings.warn(_note(taken, min(count, len(slots)), free) + more, NoteWarning, stacklevel=2)
+    lacking = f"; there is room for no more, {count:,} were wanted" if len(slots) < count else ""
+    warnings.warn(_note(added, rooms, clip_seconds) + lacking, NoteWarning, stacklevel=2)
     last = {one.path: number for number, one in enumerate(given)}  # a recording's clips stay together in a store
     parts = ([one, *(added[one.path] if last[one.path] == number else ())] for number, one in enumerate(given))
     return SegmentList((one for part in parts for one in part), given.dropped, given.origin)
@@ -145,9 +139,16 @@ def room(rows: Iterable[Segment], begin: float, end: float, margin: float, secon
     return Room(end - begin, covered, starts)
 
 
-def _drawn(starts: Iterable[float], name: str) -> list[float]:
-    """Return the starts of clips in an order that nothing but the clip and the name of its recording decides."""
-    return sorted(starts, key=lambda start: hashlib.sha256(os.fsencode(f"{name} {start:.3f}")).digest())
+def _slots(rooms: Mapping[str, Room]) -> list[tuple[float, str, float, str]]:
+    """Return (order, name, start, path) of each clip: the first N have the same share of the room of each recording.
+
+    Which clips of a recording come first is drawn by a hash, which depends on its name and the clip alone.
+    """
+    found = []
+    for path, name in ends(rooms).items():
+        keys = {start: hashlib.sha256(os.fsencode(f"{name} {start:.3f}")).digest() for start in rooms[path].starts}
+        found += [((k + 0.5) / len(keys), name, start, path) for k, start in enumerate(sorted(keys, key=keys.get))]
+    return sorted(found)
 
 
 def _require_dense(rooms: Mapping[str, Room], origin: Origin) -> None:
@@ -167,13 +168,17 @@ def _require_dense(rooms: Mapping[str, Room], origin: Origin) -> None:
     )
 
 
-def _note(taken: Mapping[str, float], count: int, free: float) -> str:
-    """Return what was taken, {recording: seconds}, of `free` seconds."""
-    by_length = sorted(taken.items(), key=lambda one: one[1])
-    parts = [f"{seconds:,.1f} s of {name}" for name, seconds in by_length]
-    seconds = sum(taken.values())
+def _note(added: Mapping[str, Sequence[Segment]], rooms: Mapping[str, Room], seconds: float) -> str:
+    """Return how much of which recordings was taken."""
+    short = ends(added)
+    parts = [
+        f"{seconds * len(own):,.1f} s of {short[path]}"
+        for path, own in sorted(added.items(), key=lambda one: len(one[1]))
+    ]
+    count = sum(map(len, added.values()))
+    free = sum(room.length - room.covered for room in rooms.values())
     return (
-        f"background: {counted(count, 'clip')} of the class {NONE!r} from {counted(len(taken), 'training recording')}, "
-        f"{seconds:,.1f} of {free:,.1f} s without a segment ({100 * seconds / free:.0f} %): "
+        f"background: {counted(count, 'clip')} of the class {NONE!r} from {counted(len(added), 'training recording')}, "
+        f"{seconds * count:,.1f} of {free:,.1f} s without a segment ({100 * seconds * count / free:.0f} %): "
         + (f"{parts[0]} to {parts[-1]}" if len(parts) > 3 else ", ".join(parts))
     )
