@@ -23,7 +23,7 @@ from ..engine.calibration import BINS, ENOUGH
 from ..engine.refusal import known_names
 from ..experiments import intervals
 from ..support import files
-from ..support.errors import DataError
+from ..support.errors import NONE, DataError
 from ..support.tables import counted
 
 __all__ = ["EVALUATION", "Result", "by_wearer", "doubt_about", "evaluation_of", "findings", "is_about", "read_result"]
@@ -60,7 +60,8 @@ class Result:
         teachers = self.numbers.get("teachers", {})
         shares = {"teacher" if name == "teacher" else f"teacher {name}": top1 for name, top1 in teachers.items()}
         shares[f"always {names[counts.argmax()]!r}, the most frequent class"] = counts.max() / counts.sum()
-        possible = max(len(known_names(names)), len(counts))  # a class "unsure" of the labels counts
+        # Of "(none)" and "unsure" those count that the labels have.
+        possible = len({*known_names(names)} - {NONE} | {names[label] for label in np.flatnonzero(counts)})
         shares[f"chance, one of {counted(possible, 'class')}"] = 1 / possible
         return [(name, f"{100 * share:.1f} %") for name, share in shares.items()]
 

@@ -302,6 +302,13 @@ def segment_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strict", action="store_true", help=text)
     text = "length of a clip (default: 64/30, the paper's)"
     parser.add_argument("--clip-seconds", metavar="SECONDS", type=positive_seconds, help=text)
+    text = (
+        "add N clips of the class (none) from parts of training recordings that no segment covers, where all that "
+        "happens has a label; with --subsample K, one in K of them"
+    )
+    parser.add_argument("--background", metavar="N", type=positive_int, help=text)
+    text = "take --background also where segments cover less than a tenth of a recording, and of Ego4D"
+    parser.add_argument("--sparse", action="store_true", help=text)
     group = parser.add_argument_group("recordings without labels")
     group.add_argument("--stride", metavar="SECONDS", type=float, help="step between clips (default: a clip's length)")
     text = "split whole recordings, or stretches of each with just over a clip between them (default: recording)"

@@ -26,7 +26,7 @@ from ..distillation import PRESETS
 from ..engine.parts import PLAIN_NUMBERS
 from ..recordings.clips import clip_starts
 from ..support import files, tables
-from ..support.errors import CLIP_SECONDS, IMU_RATE, DataError
+from ..support.errors import CLIP_SECONDS, IMU_RATE, NONE, DataError
 from ..support.names import Names, Place, absolute_path, is_same, portable
 from ..support.tables import counted
 from . import recordings
@@ -43,7 +43,7 @@ __all__ = ["COMMANDS"]
 
 # Options of `prepare` that say which segments and clips there are.
 ANNOTATIONS = ("root", "tier", "min_instances", "split_seed", "subsample", "reader", "imu_reader", "strict", "stride")
-ANNOTATIONS += ("split_by", "test_share", "clip_seconds", "imu_axes", "calibration_share")
+ANNOTATIONS += ("split_by", "test_share", "clip_seconds", "imu_axes", "background", "sparse", "calibration_share")
 HELD_OUT = 0.1  # of the training wearers, for calibration
 QUICK = {"epochs": "4", "schedule": "cosine", "warmup_epochs": "0.5", "learning_rate": "0.001"}
 
@@ -238,12 +238,15 @@ def run_train(a: argparse.Namespace) -> None:
     videos, classes = len({s.path for s in segments}), len({s.label for s in segments} - {None})
     seconds = a.clip_seconds or CLIP_SECONDS
     clips = sum(len(clip_starts(one.start, one.stop, math.inf, seconds)) for one in segments)
+    background = sum(one.label == NONE for one in segments)
     paths = [Path(str(step.words[-1])) for step in steps]
     # The checkpoint of a training has the weights and AdamW's two averages of each.
     models = [sizes.get(path.stem, sizes["student"]) for path in paths if path.suffix == ".pt" and not path.exists()]
     print(
         f"{counted(len(segments), 'segment')} ({splits}) of {counted(videos, 'recording')}, "
-        f"{counted(classes, 'class')}: {counted(clips, 'clip')}, about {size_of_store(steps[0].words, clips):,.0f} MB, "
+        f"{counted(classes, 'class')}: {counted(clips, 'clip')}"
+        + (f" ({background:,} of {NONE})" if background else "")
+        + f", about {size_of_store(steps[0].words, clips):,.0f} MB, "
         f"{sum(models):,.0f} MB of models, and up to {3 * max(models, default=0):,.0f} MB while one is trained; "
         f"{files.free_megabytes(run.parent):,.0f} MB are free"
     )

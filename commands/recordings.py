@@ -33,7 +33,7 @@ from ..recordings import aria, checks, clips
 from ..recordings.copies import transcode
 from ..recordings.pictures import CHECK_TITLE, draw_check, require_picture
 from ..support import files
-from ..support.errors import DataError, in_words
+from ..support.errors import NONE, DataError, in_words
 from ..support.names import Names
 from ..support.pickles import is_pickle
 from ..support.records import first_line
@@ -70,6 +70,11 @@ def read_segments(a: argparse.Namespace) -> data.SegmentList:
         segments = annotations.with_imu_axes(segments, a.imu_axes)
     segments = annotations.with_imu_offsets(segments, a.imu_offsets) if a.imu_offsets else segments
     segments = subsample(segments, a.subsample) if a.subsample > 1 else segments
+    if a.background:
+        count = -(-a.background // a.subsample)  # fewer, as of the other classes
+        segments = data.with_background(segments, count, sparse=a.sparse, **keyword_arguments(a, "clip_seconds"))
+    else:
+        reject(given_flags(a, "sparse"), "only with --background, which takes clips between segments")
     clip_seconds = a.clip_seconds or data.CLIP_SECONDS
     return with_calibration(segments, a.calibration_share, clip_seconds) if a.calibration_share else segments
 
@@ -144,7 +149,7 @@ def split_warnings(counts: Mapping[str, Counter], what: str = "clip") -> Iterato
     elif counts and "test" not in counts:
         way_out = "add recordings, or give some the split test (in a column split of your own table)"
         yield f"there is no split test, so nothing is left to evaluate on; {way_out}"
-    labels = dict(counts.get("train", {}))
+    labels = {label: count for label, count in counts.get("train", {}).items() if label != NONE}
     unlabelled = labels.pop(None, 0)
     if not labels and 0 < unlabelled < FEW_UNLABELLED:
         yield (

@@ -156,6 +156,8 @@ class Origin(NamedTuple):
     notes: tuple[str, ...] = ()  # what the reader itself noticed, a sentence each
     parts: Mapping[str, Segment] = {}  # {id of its first clip: the row as it is written} in a table of recordings
     links: Mapping[str, str] = {}  # {id of a segment: its video as given} where the file goes by another name
+    left_out: tuple[Segment, ...] = ()  # rows that give no clips; they have times, so there is no background there
+    is_sparse: bool = False  # whether it is known that not all that happens has a label
 
 
 class SegmentList(list):
@@ -281,13 +283,14 @@ def with_labels(
     Classes with fewer segments than `min_instances` are rare; `dropped`, {reason: number}, counts theirs.
     """
     instances = collections.Counter(number for number, _ in found)
-    segments = []
+    segments, rare = [], list[Segment]()
     for number, segment in found:
         if instances[number] < min_instances:
             dropped[RARE.format(min_instances)] += 1
+            rare.append(segment)
         else:
             segments.append(dataclasses.replace(segment, label=names[number]))
-    return SegmentList(segments, dropped, origin)
+    return SegmentList(segments, dropped, origin._replace(left_out=(*origin.left_out, *rare)))
 
 
 def with_sound(segments: SegmentList, path: Path) -> SegmentList:
@@ -700,12 +703,13 @@ def _like(given: Iterable[Segment], segments: Iterable[Segment]) -> SegmentList:
 def subsample(segments: Sequence[Segment], step: int) -> SegmentList:
     """Return every `step`-th segment of each split, in their order."""
     seen: collections.Counter[str] = collections.Counter()
-    kept = []
+    kept, others = [], list[Segment]()
     for segment in segments:
-        if seen[segment.split] % step == 0:
-            kept.append(segment)
+        (others if seen[segment.split] % step else kept).append(segment)
         seen[segment.split] += 1
-    return _like(segments, kept)
+    result = _like(segments, kept)
+    result.origin = result.origin._replace(left_out=(*result.origin.left_out, *others))
+    return result
 
 
 CALIBRATION, FEWEST_GROUPS, FEWEST_CLIPS = "calibration", 5, 50  # a split; wearers or recordings, clips in it

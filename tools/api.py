@@ -33,11 +33,12 @@ WIDTH = 100  # characters of the arguments; the rest is `...`
 
 HEAD = """# API
 
-By `tools/api.py`. Internal: `commands`, `drawing`, `support` (but `support.errors`), `datasets.edits`,
-`datasets.label_tools`, `datasets.store_files`, `engine.calibration`, `engine.runtime`, `engine.distributed`,
-`engine.image_weights`, `engine.motion`, `engine.parts`, `engine.published`, `engine.recipes`, `engine.refusal`,
-`engine.teacher`, `engine.torchvision_teachers`, `deploy.exported`, `deploy.descriptions`, `deploy.health`,
-`experiments.props`, `experiments.scene`. """
+By `tools/api.py`. Internal: `commands`, `drawing`, `support` (but `support.errors`), `datasets.background`,
+`datasets.edits`, `datasets.label_tools`, `datasets.store_files`, `engine.calibration`, `engine.runtime`,
+`engine.distributed`, `engine.image_weights`, `engine.motion`, `engine.parts`, `engine.published`, `engine.recipes`,
+`engine.refusal`, `engine.teacher`, `engine.torchvision_teachers`, `deploy.exported`, `deploy.descriptions`,
+`deploy.health`, `experiments.props`, `experiments.scene`.
+"""
 
 
 def main() -> None:

@@ -366,7 +366,8 @@ EXPERIMENT = (
 
 SEGMENTS = (
     "annotations --root --tier --min-instances --split-seed --audio --imu-offsets --imu-axes --reader --imu-reader "
-    "--strict --clip-seconds --stride --split-by --test-share --subsample --calibration-share"
+    "--strict --clip-seconds --stride --split-by --test-share --subsample --calibration-share --background "
+    "--sparse"
 )
 
 

@@ -234,6 +234,7 @@ READER_ARRIVALS = {
 SEGMENT_WORDS = (
     "t.csv --root r --tier a --min-instances 3 --split-seed 7 --audio --imu-offsets o.csv --imu-axes XZy --stride 0.5 "
     f"--split-by stretch --test-share 0.2 --clip-seconds 4 --subsample 2 --calibration-share 0.3 "
+    "--background 7 --sparse "
     f"{READER_WORDS}"
 )
 
@@ -252,6 +253,9 @@ SEGMENT_ARRIVALS = READER_ARRIVALS | {
     "subsample.step": 2,
     "with_calibration.share": 0.3,
     "with_calibration.clip_seconds": 4.0,
+    "with_background.count": 4,  # as a half of the others
+    "with_background.sparse": True,
+    "with_background.clip_seconds": 4.0,
 }
 
 
@@ -880,6 +884,7 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     spies.put(annotations, "with_imu_axes", segments)
     spies.put(commands, "subsample", segments)
     spies.put(commands, "with_calibration", segments)
+    spies.put(data, "with_background", segments)
     spies.put(pipeline, "run_step")
     spies.put(pipeline, "plan", lambda given: plan(**given))
     for module in (pipeline, report):

@@ -39,7 +39,7 @@ def planned(words, split="test", label="walk"):
 def test_each_option_reaches_the_commands_that_take_it():
     segments = "--root r --tier a --min-instances 3 --split-seed 7 --subsample 2 --reader m.py:a --reader m.py:b "
     segments += "--imu-reader .log=m.py:c --strict --stride 0.5 --split-by stretch --test-share 0.2 --clip-seconds 4.0 "
-    segments += "--imu-axes XZy"
+    segments += "--imu-axes XZy --background 9 --sparse"
     student = "--num-frames 2 --image-encoder resnet10x4 --image-weights none"
     training = "--epochs 3 --batch-size 5 --learning-rate 0.1 --seed 4 --precision bf16"
     segments += " --imu-rate 50.0 --audio"
@@ -681,6 +681,38 @@ def test_recordings_without_a_video_go_to_a_page_also_if_the_run_is_killed(tmp_p
             capsys.readouterr().err.split()
         )
     assert not Path("other").exists()
+
+
+def test_background_goes_from_the_table_to_the_student_and_follows_edits(tmp_path, monkeypatch, capsys):
+    """To its answers and the page, too; what a new row covers is background no more."""
+    monkeypatch.chdir(tmp_path)
+    write_logs(tmp_path / "t.csv")
+    rows = [
+        ("", f"{k}.csv", 9 * n + 200 * (k > 1), 9 * n + 4 + 200 * (k > 1), "ab"[n], "train test".split()[k > 1], "")
+        for k in range(3)
+        for n in (0, 1)
+    ]
+    write_table(tmp_path / "t.csv", COLUMNS, rows)
+    words = ["train", "t.csv", *ALONE.split(), "--no-check", "--background", "2", "--out", "run"]
+    out = run(capsys, *words)
+    assert "8 segments (2 test, 6 train) of 3 recordings, 3 classes: 14 clips (2 of (none)), about" in out
+    assert "prepare t.csv --background 2 --no-frames" in out.replace(" --out run/store", "")
+    assert "note: background: 2 clips" in out and out.count("note: background") == 1
+    assert EgoDistill.load("run/student.pt").class_names == ["(none)", "a", "b"]
+    assert "chance, one of 2 classes: 50.0 %" in out and "(none)" in Path("run/report.html").read_text()
+    run(capsys, "predict", "--imu", "2.csv", "--student", "run/student.pt", "--out", "p.csv", "--html", "p.html")
+    assert "(none)" in Path("p.csv").read_text() and "(none)" in Path("p.html").read_text()
+    before = [clip for clip in data.ClipStore("run/store").clips if clip["label"] == "(none)"]
+    assert [(clip["video"], clip["start"] > 4.4, clip["stop"] < 8.6) for clip in before] == [
+        ("0.csv", True, True),
+        ("1.csv", True, True),
+    ]
+
+    write_table(tmp_path / "t.csv", COLUMNS, [*rows, ("", "0.csv", 6, 7, "a", "train", "")])
+    out = run(capsys, *words)
+    assert "t.csv has changed" in out and "1 clip new, 1 gone" in out and "room for no more, 2 were wanted" in out
+    left = [clip for clip in data.ClipStore("run/store").clips if clip["label"] == "(none)"]
+    assert [clip["video"] for clip in left] == ["1.csv"] and left[0]["start"] == before[1]["start"]
 
 
 def test_a_student_with_more_context_is_trained_from_longer_clips(tmp_path, monkeypatch, capsys):
