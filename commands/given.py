@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..deploy.events import Tracker
     from ..recordings import clips
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "given_flags",
     "imu_files",
     "keyword_arguments",
+    "note_thresholds",
     "reject",
     "report_notes",
     "suggest",
@@ -123,3 +125,9 @@ def report_notes(recording: clips.Recording) -> None:
     source = clips.name_files(recording.imu_source)
     if notes := [note.removeprefix(f"{Path(source).name}: ") for note in recording.motion().notes]:
         print(f"note: {source}: {'; '.join(notes)}", file=sys.stderr)
+
+
+def note_thresholds(tracker: Tracker, whose: str) -> None:
+    """Print on stderr when an event begins and ends."""
+    what = f"an event begins at a probability of {tracker.start:.2g}, ends below {tracker.end:.2g}"
+    print(f"note: {what} and lasts at least {tracker.min_seconds:g} s, {whose}", file=sys.stderr)

@@ -1,0 +1,181 @@
+"""The command `evaluate --recordings`: events on whole labelled recordings, and thresholds chosen on them.
+
+    egodistill evaluate --recordings segments.csv --student student.pt                # of the split test
+    egodistill evaluate --recordings store --student student.pt --split calibration --save-thresholds
+
+A table says what happens, not where somebody has looked: a recording is measured from the first to the last of its
+segments. Time between them that no segment covers is background.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import data, inference
+from ..datasets import annotations
+from ..datasets.store_files import StoreFiles
+from ..deploy import events, segmentation
+from ..engine import checkpoints
+from ..experiments import intervals
+from ..imu import IMUError
+from ..support import files, tables
+from ..support.errors import NONE, DataError
+from ..support.tables import Table, counted
+from ..video import VideoError
+from .evaluations import FEWEST_WEARERS
+from .given import keyword_arguments, note_thresholds, reject, use_readers
+from .loading import load_student, load_teacher, report_precision
+from .recordings import examine
+
+__all__ = ["FORMAT", "evaluate_recordings", "note_unknown_classes", "tables_of"]
+
+FORMAT = "egodistill evaluation of recordings 1"  # of the file of `evaluate --recordings --out`
+LEARNED, TESTED = "train", "test"  # splits on which no thresholds are chosen
+NAME = 40  # characters of a class in a table
+
+
+def note_unknown_classes(table: str, segments: Sequence[data.Segment], classes: Sequence[str] | None) -> None:
+    """Print on stderr which labels of a table are no class of the student."""
+    if classes and (unknown := sorted({str(one.label) for one in segments} - {*classes, NONE})):
+        listed = ", ".join(map(tables.printable, unknown[:5]))
+        print(f"note: {table}: the student has no class {listed}; its answers there count as wrong", file=sys.stderr)
+
+
+def labelled_recordings(a: argparse.Namespace) -> dict[str, tuple[list[data.Segment], tuple[float, float]]]:
+    """Return {recording: (its segments of --split, their first and last second)} of --recordings.
+
+    Recordings that have others between them, or unlabelled ones, are left out. Raise DataError if none is left.
+    """
+    if Path(a.recordings, "store.json").exists():
+        segments = StoreFiles(a.recordings).segments
+    else:
+        segments = annotations.read_annotations(a.recordings, a.root, min_instances=1, tier=a.tier)
+        examine(segments)
+    found, mixed = {}, 0
+    for path in dict.fromkeys(one.path for one in segments if a.split in (one.split, "all")):
+        every = [one for one in segments if one.path == path]
+        own = [one for one in every if a.split in (one.split, "all")]
+        span = min(one.start for one in own), max(one.stop for one in own)
+        if all((one in own and one.label) or one.stop <= span[0] or one.start >= span[1] for one in every):
+            found[path] = own, span
+        else:
+            mixed += 1
+    if mixed:
+        why = f"other splits, or segments without a label, between their segments of the split {a.split}"
+        print(f"note: left out {counted(mixed, 'recording')} with {why}", file=sys.stderr)
+    if not found:
+        splits = ", ".join(sorted({one.split for one in segments}))
+        raise DataError(
+            f"{a.recordings}: no recording has labelled segments of the split {a.split} alone; its "
+            f"segments have {splits}: give one of them (--split)"
+        )
+    return found
+
+
+def evaluate_recordings(a: argparse.Namespace) -> None:
+    """Print and write what the events of whole recordings are worth; with --save-thresholds, choose them first."""
+    if a.save_thresholds:
+        reject(["--save-thresholds"] * bool(a.teacher_file), "only with --student, whose file gets them")
+        reject(["--event-start"] * (a.event_start is not None), "not with --save-thresholds, which chooses it")
+        wrong = {LEARNED: "on what it learned from, a model is too sure", TESTED: "what is chosen there is not tested"}
+        if why := wrong.get(a.split if a.split != "all" else TESTED):
+            raise ValueError(f"--save-thresholds: {why}; give recordings of another split (--split calibration)")
+        files.require_writable(a.student)
+    use_readers(a)
+    recordings = labelled_recordings(a)
+    model = load_student(a.student, a.own) if a.student else load_teacher(a.teacher_file)
+    names = getattr(model, "class_names", None)
+    note_unknown_classes(a.recordings, [one for own, _ in recordings.values() for one in own], names)
+    tracker, every, whose = events.choose_tracker(getattr(model, "events", None), a.stride, a.event_start)
+    report_precision(a.precision, a.device)
+    top, answered, skipped = segmentation.TOP if a.save_thresholds else tracker.top, {}, dict[str, int]()
+    with files.Progress("recordings", len(recordings), unit="recordings") as bar:
+        for path, (own, span) in recordings.items():
+            options = keyword_arguments(a, "precision", "compile", "device")
+            try:
+                found = [*inference.predict(model, own[0].recording, stride=every, top=top, **options)]
+            except (IMUError, VideoError) as error:
+                print(f"note: left out: {error}", file=sys.stderr)
+                continue
+            answered[path] = segmentation.Answered(found, own, span)
+            skipped[path] = sum(bool(one.problem) for one in found)
+            bar.step()
+    if not answered:
+        raise DataError(f"{a.recordings}: no recording could be read, for the reasons above")
+    if a.save_thresholds:
+        saved = segmentation.best_thresholds([*answered.values()], every)
+        tracker, every, whose = events.choose_tracker(saved)
+        if saved != getattr(model, "events", None):  # a file that has them stays older than what was measured of it
+            model.events = saved
+            checkpoints.save_model(model, a.student)
+    note_thresholds(tracker, whose)
+    thresholds, scores, rows = dataclasses.asdict(tracker), dict[str, segmentation.Score](), []
+    by_wearer = dict[str, segmentation.Score]()
+    for path, (answers, own, span) in answered.items():
+        found = [*events.events(answers, **thresholds)]
+        scores[path] = segmentation.measure(found, own, span)
+        if wearer := own[0].wearer:
+            by_wearer[wearer] = by_wearer.get(wearer, segmentation.Score()) + scores[path]
+        about = {"recording": path, "wearer": wearer, "from": span[0], "to": span[1], "skipped_clips": skipped[path]}
+        rows.append(about | {"numbers": scores[path].numbers(), "events": [one._asdict() for one in found]})
+    total = sum(scores.values(), segmentation.Score())
+    numbers = {
+        "format": FORMAT,
+        "split": a.split,
+        "model": "student" if a.student else "teacher",
+        "thresholds": thresholds | {"stride": every},
+        "seconds": total.counts["seconds"],
+        "labelled_seconds": total.counts["seconds"] - total.counts["background"],
+        "numbers": total.numbers(),
+        "by_wearer": {wearer: score.numbers() for wearer, score in sorted(by_wearer.items())},
+        "by_class": total.by_class(),
+        "recordings": rows,
+    }
+    print("\n\n".join([about_recordings(numbers), *(one.text() for one in tables_of(numbers))]))
+    if lost := sum(skipped.values()):
+        print(f"\nnote: {counted(lost, 'clip')} could not be classified, so no event is there")
+    if a.out:
+        files.write_json(a.out, numbers)
+
+
+def about_recordings(numbers: Mapping[str, Any]) -> str:
+    """Return what was measured."""
+    count, wearers = len(numbers["recordings"]), len(numbers["by_wearer"])
+    seconds, share = files.clock(numbers["seconds"]), numbers["labelled_seconds"] / numbers["seconds"]
+    who = f" of {counted(wearers, 'wearer')}" if wearers else ""
+    what = f"{seconds} from their first to their last segment, {share:.0%} of it labelled"
+    return f"{counted(count, 'recording')}{who}: {what}"
+
+
+def tables_of(numbers: Mapping[str, Any]) -> list[Table]:
+    """Return the tables of what `evaluate --recordings` found: all recordings, and by class."""
+    wearers = [*numbers["by_wearer"].values()]
+    rows = [
+        [name, shown(numbers["numbers"][key]), over_wearers([one[key] for one in wearers])]
+        for key, name in segmentation.METRICS.items()
+    ]
+    found = [Table(["events", "all recordings", f"mean of {counted(len(wearers), 'wearer')}, 95 % interval"], rows)]
+    rows = [
+        [name[:NAME], str(one["segments"]), str(one["events"]), shown(one["f1_50"]), shown(one["time_right"])]
+        for name, one in numbers["by_class"].items()
+    ]
+    return [*found, Table(["class", "segments", "events", "F1@50 (%)", "time right (%)"], rows)]
+
+
+def over_wearers(values: Sequence[float | None]) -> str:
+    """Return the mean with its 95 % interval, "too few" or "-"."""
+    known = [value for value in values if value is not None]
+    if len(known) < FEWEST_WEARERS or np.ptp(known) == 0:
+        return "too few" if known else "-"
+    return f"{intervals.one_way(known).within(0, np.inf):.1f}"
+
+
+def shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
