@@ -56,7 +56,7 @@ def labelled_recordings(a: argparse.Namespace) -> dict[str, tuple[list[data.Segm
     if Path(a.recordings, "store.json").exists():
         segments = StoreFiles(a.recordings).segments
     else:
-        segments = annotations.read_annotations(a.recordings, a.root, min_instances=1, tier=a.tier)
+        segments = annotations.read_annotations(a.recordings, a.root, tier=a.tier)
         examine(segments)
     found, mixed = {}, 0
     for path in dict.fromkeys(one.path for one in segments if a.split in (one.split, "all")):

@@ -160,7 +160,7 @@ def matched(found: Sequence[Labelled], segments: Sequence[Labelled], overlap: fl
     for event in found:
         others = left.get(event.label, [])
         shares = [common(event, one) for one in others]
-        if shares and max(shares) >= overlap:
+        if shares and max(shares) >= overlap - 1e-9:  # times are decimal numbers
             del others[shares.index(max(shares))]
             labels.append(event.label)
     return labels
