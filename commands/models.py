@@ -23,7 +23,7 @@ from .. import data, inference
 from ..datasets import annotations, contradictions
 from ..datasets.segments import is_list_of_recordings
 from ..deploy import events, export
-from ..engine import batches
+from ..engine import batches, calibration
 from ..engine.published import GMACS_NOTE
 from ..engine.refusal import known_names
 from ..experiments.costs import TABLE_3, TABLE_3_LEGEND, table_3_notes
@@ -82,7 +82,7 @@ def run_evaluate(a: argparse.Namespace) -> None:
         return evaluate_recordings(a)
     if not a.store:
         raise ValueError("there is nothing to evaluate on; give a clip store, or --recordings TABLE")
-    flags = given_flags(a, "root", "tier", "reader", "imu_reader", "stride", "event_start", "save_thresholds")
+    flags = given_flags(a, "root", "tier", "reader", "imu_reader", "stride", "event_start", "sparse", "save_thresholds")
     reject(flags, "only with --recordings")
     store = open_split(a.store, a.split)
     model = load_student(a.student, a.own) if a.student else load_teacher(a.teacher_file)
@@ -378,7 +378,7 @@ def run_predict(a: argparse.Namespace) -> None:
     choice = {"exact": False if a.key_frames else None, "tolerance": a.tolerance}
     how, tracker = keyword_arguments(a, "min_coverage", "max_gap", "max_hold", "stride", "top"), None
     if a.events:
-        tracker, how["stride"], whose = events.choose_tracker(getattr(student, "events", None), a.stride, a.event_start)
+        tracker, how["stride"], whose = events.choose_tracker(calibration.of(student).events, a.stride, a.event_start)
         how["top"] = max(a.top, tracker.top)
         note_thresholds(tracker, whose)
     found = inference.predict(

@@ -602,12 +602,14 @@ def evaluate_options(parser: argparse.ArgumentParser) -> None:
     overwrite_option(parser)
     inference_options(parser)
     group = parser.add_argument_group("events on whole recordings, instead of clips of a store")
-    text = "recordings whose background is unlabelled: a table of segments, annotations, or the store made of them"
+    text = "recordings in which all that happens has a label: a table of segments, annotations, or a store of them"
     group.add_argument("--recordings", metavar="TABLE", type=FILE, help=text)
     root_options(group)
     reader_options(group)
     stride_option(group, "that of the student's thresholds, or {every:g}")
     event_start_option(group, "--recordings")
+    text = "measure also where segments cover less than a tenth of a recording, and Ego4D"
+    group.add_argument("--sparse", action="store_true", help=text)
     text = "choose thresholds that give the highest F1@50 on these recordings, and write them into the student's file"
     group.add_argument("--save-thresholds", action="store_true", help=text)
 

@@ -20,9 +20,10 @@ import numpy as np
 
 from .. import data, inference
 from ..datasets import annotations
+from ..datasets.background import require_dense, room
 from ..datasets.store_files import StoreFiles
 from ..deploy import events, segmentation
-from ..engine import checkpoints
+from ..engine import calibration, checkpoints
 from ..experiments import intervals
 from ..imu import IMUError
 from ..support import files, tables
@@ -51,31 +52,34 @@ def note_unknown_classes(table: str, segments: Sequence[data.Segment], classes: 
 def labelled_recordings(a: argparse.Namespace) -> dict[str, tuple[list[data.Segment], tuple[float, float]]]:
     """Return {recording: (its segments of --split, their first and last second)} of --recordings.
 
-    Recordings that have others between them, or unlabelled ones, are left out. Raise DataError if none is left.
+    Recordings are left out that have segments of other splits between them, or some without a label. Raise DataError if
+    none is left, or if what no segment covers may be more than background.
     """
     if Path(a.recordings, "store.json").exists():
-        segments = StoreFiles(a.recordings).segments
+        segments = data.SegmentList(StoreFiles(a.recordings).segments)
     else:
         segments = annotations.read_annotations(a.recordings, a.root, tier=a.tier)
         examine(segments)
-    found, mixed = {}, 0
-    for path in dict.fromkeys(one.path for one in segments if a.split in (one.split, "all")):
-        every = [one for one in segments if one.path == path]
-        own = [one for one in every if a.split in (one.split, "all")]
+    found, rows = {}, [*segments, *(dataclasses.replace(one, label=None) for one in segments.origin.left_out)]
+    paths = dict.fromkeys(one.path for one in segments if a.split in (one.split, "all"))
+    for path in paths:
+        own = [one for one in segments if one.path == path and a.split in (one.split, "all")]
         span = min(one.start for one in own), max(one.stop for one in own)
-        if all((one in own and one.label) or one.stop <= span[0] or one.start >= span[1] for one in every):
+        inside = [one for one in rows if one.path == path and one.start < span[1] and span[0] < one.stop]
+        if all(one.label and a.split in (one.split, "all") for one in inside):
             found[path] = own, span
-        else:
-            mixed += 1
-    if mixed:
-        why = f"other splits, or segments without a label, between their segments of the split {a.split}"
+    if mixed := len(paths) - len(found):
+        why = f"segments of other splits, or without a label, between those of the split {a.split}"
         print(f"note: left out {counted(mixed, 'recording')} with {why}", file=sys.stderr)
     if not found:
         splits = ", ".join(sorted({one.split for one in segments}))
         raise DataError(
-            f"{a.recordings}: no recording has labelled segments of the split {a.split} alone; its "
-            f"segments have {splits}: give one of them (--split)"
+            f"{a.recordings}: no recording has labelled segments of the split {a.split} alone; its segments have "
+            f"{splits}: give one of them (--split)"
         )
+    if not a.sparse:
+        rooms = {path: room(own, *span, 0.0, span[1] - span[0]) for path, (own, span) in found.items()}
+        require_dense(rooms, segments.origin)
     return found
 
 
@@ -90,10 +94,10 @@ def evaluate_recordings(a: argparse.Namespace) -> None:
         files.require_writable(a.student)
     use_readers(a)
     recordings = labelled_recordings(a)
-    model = load_student(a.student, a.own) if a.student else load_teacher(a.teacher_file)
+    model: Any = load_student(a.student, a.own) if a.student else load_teacher(a.teacher_file)
     names = getattr(model, "class_names", None)
     note_unknown_classes(a.recordings, [one for own, _ in recordings.values() for one in own], names)
-    tracker, every, whose = events.choose_tracker(getattr(model, "events", None), a.stride, a.event_start)
+    tracker, every, whose = events.choose_tracker(calibration.of(model).events, a.stride, a.event_start)
     report_precision(a.precision, a.device)
     top, answered, skipped = segmentation.TOP if a.save_thresholds else tracker.top, {}, dict[str, int]()
     with files.Progress("recordings", len(recordings), unit="recordings") as bar:
@@ -110,10 +114,13 @@ def evaluate_recordings(a: argparse.Namespace) -> None:
     if not answered:
         raise DataError(f"{a.recordings}: no recording could be read, for the reasons above")
     if a.save_thresholds:
-        saved = segmentation.best_thresholds([*answered.values()], every)
-        tracker, every, whose = events.choose_tracker(saved)
-        if saved != getattr(model, "events", None):  # a file that has them stays older than what was measured of it
-            model.events = saved
+        saved, before = segmentation.best_thresholds([*answered.values()], every), calibration.of(model)
+        if saved is None:
+            print("note: no thresholds are saved, since with none of them an event matches a segment by half")
+        else:
+            tracker, every, whose = events.choose_tracker(saved)
+        if saved not in (None, before.events):  # else the file stays older than what was measured of it
+            model.calibration = dataclasses.replace(before, events=saved)
             checkpoints.save_model(model, a.student)
     note_thresholds(tracker, whose)
     thresholds, scores, rows = dataclasses.asdict(tracker), dict[str, segmentation.Score](), []

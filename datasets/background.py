@@ -31,7 +31,7 @@ from ..support.names import Names, ends
 from ..support.tables import counted
 from .segments import ROUNDING, Origin, Segment, SegmentList
 
-__all__ = ["with_background"]
+__all__ = ["require_dense", "room", "with_background"]
 
 MARGIN = 0.5  # seconds: annotators differ by some tenths; twice as much costs a fifth of the room in EPIC-KITCHENS
 SPARSE = 0.1  # share of a recording with labels; of 193 recordings of EPIC-KITCHENS each has 0.18 or more, half 0.7
@@ -83,7 +83,7 @@ def with_background(
             first.setdefault(one.path, one)
     rooms = _rooms(given, first, margin, clip_seconds)
     if not sparse:
-        _require_dense(rooms, given.origin)
+        require_dense(rooms, given.origin)
     slots = _slots(rooms)
     if not slots:
         raise DataError(
@@ -151,7 +151,7 @@ def _slots(rooms: Mapping[str, Room]) -> list[tuple[float, str, float, str]]:
     return sorted(found)
 
 
-def _require_dense(rooms: Mapping[str, Room], origin: Origin) -> None:
+def require_dense(rooms: Mapping[str, Room], origin: Origin) -> None:
     """Raise DataError if what has no label may be an action."""
     bare = {path: room for path, room in rooms.items() if origin.is_sparse or room.covered < SPARSE * room.length}
     if not bare:

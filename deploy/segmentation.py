@@ -198,14 +198,14 @@ class Answered(NamedTuple):
     span: tuple[float, float]
 
 
-def best_thresholds(recordings: Sequence[Answered], stride: float) -> dict[str, float]:
+def best_thresholds(recordings: Sequence[Answered], stride: float) -> dict[str, float] | None:
     """Return the thresholds of `events.Tracker` with the highest F1@50, and the `stride` of the answers.
 
     Of equal ones, those with the highest start, then the highest end, then the longest events. On recordings that a
-    model learned from it is too sure, and those that it is tested on are not for choosing. Raise EgoDistillError if no
-    event matches a segment, whatever the thresholds.
+    model learned from it is too sure, and those that it is tested on are not for choosing. None: no event matches a
+    segment, whatever the thresholds.
     """
-    best, highest = {}, 0.0
+    best, highest = dict[str, float](), 0.0
     for start, share, shortest in itertools.product(STARTS, ENDS, SHORTEST):
         thresholds = {"start": start, "end": start * share, "min_seconds": shortest, "max_pause": Tracker.max_pause}
         hits = total = 0
@@ -215,6 +215,4 @@ def best_thresholds(recordings: Sequence[Answered], stride: float) -> dict[str, 
             hits, total = hits + len(matched(found, segments, 0.5)), total + len(found) + len(segments)
         if hits and 2 * hits / total >= highest:  # the later one of equal ones: what is tried becomes stricter
             best, highest = thresholds, 2 * hits / total
-    if not best:
-        raise EgoDistillError("no thresholds can be chosen: with none of them an event matches a segment by half")
-    return {**best, "stride": float(stride)}
+    return {**best, "stride": float(stride)} if best else None
