@@ -128,6 +128,5 @@ def report_notes(recording: clips.Recording) -> None:
 
 
 def note_thresholds(tracker: Tracker, whose: str) -> None:
-    """Print on stderr when an event begins and ends."""
-    what = f"an event begins at a probability of {tracker.start:.2g}, ends below {tracker.end:.2g}"
-    print(f"note: {what} and lasts at least {tracker.min_seconds:g} s, {whose}", file=sys.stderr)
+    """Print on stderr when an event begins and ends, and whose thresholds these are."""
+    print(f"note: an event {tracker}: thresholds {whose}", file=sys.stderr)

@@ -827,9 +827,7 @@ class LiveRun:
             lines = summary(source, stats, self.camera.share_on())
             lines += self.latency.lines(dropped=stats.dropped, due=stats.due, megabytes=peak_megabytes())
             if (tracker := self.output.tracker) and stats.given and not self.output.lines:
-                begins = f"one begins at a probability of {tracker.start:g} (--event-start)"
-                lasts = f"and lasts at least {tracker.min_seconds:g} s"
-                lines.append(f"no event: {begins} {lasts}; the highest was {self.output.highest:.3g}")
+                lines.append(f"no event: one {tracker} (--event-start); the highest was {self.output.highest:.3g}")
             if self.states:
                 lines.append(f"faults of the input: {', '.join(state.name for state in self.states)}")
             self.output.note("\n".join(lines))

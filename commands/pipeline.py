@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import data, teachers
+from ..datasets.segments import CALIBRATION
 from ..datasets.store_files import StoreFiles
 from ..distillation import PRESETS
 from ..engine.parts import PLAIN_NUMBERS
@@ -38,6 +39,7 @@ from .recordings import NO_LABELS, examine, held_out, read_segments, require_tra
 from .report import CORRECTIONS, PLAN, note_plan, read_plan, write_report
 from .settings import apply_options, flag
 from .training import new_teacher, teacher_clip
+from .whole_recordings import recordings_of
 
 __all__ = ["COMMANDS"]
 
@@ -134,12 +136,21 @@ def plan(a: argparse.Namespace, segments: data.SegmentList, edited: bool = False
     if labelled and (a.baselines or not teacher):
         name = "labels-alone.pt" if teacher else "student.pt"
         steps += [Step("the student on labels alone", [*on_labels, run / name])]
-    tested = any(segment.split == "test" for segment in segments)
+    splits = {segment.split for segment in segments}
+    tested, whole = "test" in splits, ["evaluate", "--recordings", store, "--student", run / "student.pt"]
+    whole += words_of(a, "sparse", "reader", "imu_reader", "device")
+    is_dense = a.background and a.subsample == 1  # all that happens has a segment
+    if is_dense and CALIBRATION in splits:
+        words = [*whole, "--split", CALIBRATION, "--save-thresholds"]
+        steps += [Step("choose when an event of the student begins and ends", words)]
     for step in [step for step in steps if step.words[0] in ("distill", "finetune")] if tested else []:
         name = Path(step.words[-1])
         if name.name != "teacher.pt":
             words = ["evaluate", store, "--student", name, *words_of(a, "device"), "--out"]
             steps += [Step(f"evaluate {name.name}", [*words, name.with_suffix(".test.json")])]
+    if is_dense and tested:
+        words = [*whole, "--out", recordings_of(run / "student.pt")]
+        steps += [Step("evaluate events of student.pt on whole recordings", words)]
     return steps
 
 

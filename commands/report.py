@@ -22,6 +22,7 @@ from torchvision.io import encode_jpeg
 
 from .. import data
 from ..datasets.segments import offset_rows
+from ..deploy.events import Tracker
 from ..drawing import svg
 from ..engine.calibration import ENOUGH
 from ..support import files, tables
@@ -34,6 +35,7 @@ from ..training import validation_score
 from .evaluations import Result, by_wearer, evaluation_of, findings, is_about, read_evaluation, read_result
 from .paths import page_about
 from .recordings import split_warnings
+from .whole_recordings import about_recordings, read_recordings, recordings_of, tables_of
 
 __all__ = ["COMMANDS", "CORRECTIONS", "note_plan", "read_plan", "write_report"]
 
@@ -108,6 +110,17 @@ def sureness_section(result: Result) -> Markup:
         lines = {name: [(100 * p, 100 * right) for _, p, right in one["bins"]] for name, one in of.items()}
         words = "right answers (%) by the probability of the answer"
         parts.append(tag("div", svg.curves(lines, words, "probability (%)", last="of the surest"), class_="charts"))
+    return Markup("".join(parts))
+
+
+def recordings_section(numbers: dict[str, Any]) -> Markup:
+    """Return what the events of whole recordings are worth."""
+    tracker = Tracker(**{name: value for name, value in numbers["thresholds"].items() if name != "stride"})
+    parts = [tag("p", f"{about_recordings(numbers)}; an event {tracker}.")]
+    parts += [table(one.header, one.rows) for one in tables_of(numbers)]
+    if known := [(one["f1_50"], name) for name, one in numbers["by_wearer"].items() if one["f1_50"] is not None]:
+        shares = [(name, share, f"{share:.0f} %") for share, name in sorted(known)]
+        parts += [tag("h3", "F1@50 by wearer"), svg.bars(shares, "F1@50 by wearer", 100)]
     return Markup("".join(parts))
 
 
@@ -305,6 +318,9 @@ def write_report(run: Path) -> str:
         parts["By class"] = classes_section(results[0])
         parts |= {"How sure": sureness_section(results[0])} if results[0].sureness else {}
         parts["Clips"] = clips_section(results[0], store.split("test"))
+    whole = read_recordings(path := recordings_of(run / "student.pt"), run / "student.pt")
+    if whole and is_planned(plan, path.name):
+        parts["Whole recordings"] = recordings_section(whole)
     parts["Training"] = curves_section(run, plan)
     if store is not None:
         parts["Data"] = data_section(run, plan, store)
@@ -318,6 +334,10 @@ def write_model_report(path: Path, command: str) -> str:
 
     Raise DataError if there is neither an evaluation nor a log of a training.
     """
+    if path.suffix.lower() == ".json" and (whole := read_recordings(path)):
+        parts = {"Whole recordings": recordings_section(whole), "How it was made": foot(command)}
+        write_page(out := page_about(path), path.name, parts, "report", None, "", STYLE)
+        return f"{about_recordings(whole)}\nThe page about it: {out}"
     found = read_evaluation(path) if path.suffix.lower() == ".json" else read_result(path)
     curves = curves_of(path, path.stem)
     if not (found or curves):

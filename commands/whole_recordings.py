@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,10 +37,19 @@ from .given import keyword_arguments, note_thresholds, reject, use_readers
 from .loading import load_student, load_teacher, report_precision
 from .recordings import examine
 
-__all__ = ["FORMAT", "evaluate_recordings", "note_unknown_classes", "tables_of"]
+__all__ = [
+    "about_recordings",
+    "evaluate_recordings",
+    "note_unknown_classes",
+    "read_recordings",
+    "recordings_of",
+    "tables_of",
+]
 
 FORMAT = "egodistill evaluation of recordings 1"  # of the file of `evaluate --recordings --out`
-LEARNED, TESTED = "train", "test"  # splits on which no thresholds are chosen
+# {split on which no thresholds are chosen: why}
+UNFIT = {"train": "on what it learned from, a model is too sure"}
+UNFIT |= dict.fromkeys(("test", "all"), "what is chosen on the test says nothing there")
 NAME = 40  # characters of a class in a table
 
 
@@ -83,60 +94,75 @@ def labelled_recordings(a: argparse.Namespace) -> dict[str, tuple[list[data.Segm
     return found
 
 
+def require_choice(a: argparse.Namespace) -> None:
+    """Raise ValueError if --save-thresholds cannot choose or write thresholds."""
+    reject(["--save-thresholds"] * bool(a.teacher_file), "only with --student, whose file gets them")
+    reject(["--event-start"] * (a.event_start is not None), "not with --save-thresholds, which chooses it")
+    if a.split in UNFIT:
+        raise ValueError(f"--save-thresholds: {UNFIT[a.split]}; give recordings of another split (--split calibration)")
+    files.require_writable(a.student)
+
+
+def answers_of(a: argparse.Namespace, model: Any, every: float, top: int) -> dict[str, segmentation.Answered]:
+    """Return {recording: what the model answers on it}, of those of --recordings that can be read."""
+    recordings, answered = labelled_recordings(a), {}
+    segments = [one for own, _ in recordings.values() for one in own]
+    note_unknown_classes(a.recordings, segments, getattr(model, "class_names", None))
+    options = {"stride": every, "top": top, **keyword_arguments(a, "precision", "compile", "device")}
+    with files.Progress("recordings", len(recordings), unit="recordings") as bar:
+        for path, (own, span) in recordings.items():
+            bar.step()
+            try:
+                found = [*inference.predict(model, own[0].recording, **options)]
+            except (IMUError, VideoError) as error:
+                print(f"note: left out: {error}", file=sys.stderr)
+            else:
+                answered[path] = segmentation.Answered(found, own, span)
+    if not answered:
+        raise DataError(f"{a.recordings}: no recording could be read, for the reasons above")
+    return answered
+
+
 def evaluate_recordings(a: argparse.Namespace) -> None:
     """Print and write what the events of whole recordings are worth; with --save-thresholds, choose them first."""
     if a.save_thresholds:
-        reject(["--save-thresholds"] * bool(a.teacher_file), "only with --student, whose file gets them")
-        reject(["--event-start"] * (a.event_start is not None), "not with --save-thresholds, which chooses it")
-        wrong = {LEARNED: "on what it learned from, a model is too sure", TESTED: "what is chosen there is not tested"}
-        if why := wrong.get(a.split if a.split != "all" else TESTED):
-            raise ValueError(f"--save-thresholds: {why}; give recordings of another split (--split calibration)")
-        files.require_writable(a.student)
+        require_choice(a)
     use_readers(a)
-    recordings = labelled_recordings(a)
     model: Any = load_student(a.student, a.own) if a.student else load_teacher(a.teacher_file)
-    names = getattr(model, "class_names", None)
-    note_unknown_classes(a.recordings, [one for own, _ in recordings.values() for one in own], names)
-    tracker, every, whose = events.choose_tracker(calibration.of(model).events, a.stride, a.event_start)
+    before = calibration.of(model)
+    tracker, every, whose = events.choose_tracker(before.events, a.stride, a.event_start)
     report_precision(a.precision, a.device)
-    top, answered, skipped = segmentation.TOP if a.save_thresholds else tracker.top, {}, dict[str, int]()
-    with files.Progress("recordings", len(recordings), unit="recordings") as bar:
-        for path, (own, span) in recordings.items():
-            options = keyword_arguments(a, "precision", "compile", "device")
-            try:
-                found = [*inference.predict(model, own[0].recording, stride=every, top=top, **options)]
-            except (IMUError, VideoError) as error:
-                print(f"note: left out: {error}", file=sys.stderr)
-                continue
-            answered[path] = segmentation.Answered(found, own, span)
-            skipped[path] = sum(bool(one.problem) for one in found)
-            bar.step()
-    if not answered:
-        raise DataError(f"{a.recordings}: no recording could be read, for the reasons above")
+    answered = answers_of(a, model, every, segmentation.TOP if a.save_thresholds else tracker.top)
     if a.save_thresholds:
-        saved, before = segmentation.best_thresholds([*answered.values()], every), calibration.of(model)
-        if saved is None:
-            print("note: no thresholds are saved, since with none of them an event matches a segment by half")
-        else:
+        if saved := segmentation.best_thresholds([*answered.values()], every):
             tracker, every, whose = events.choose_tracker(saved)
+        else:
+            print("note: no thresholds are saved, since with none of them an event matches a segment by half")
         if saved not in (None, before.events):  # else the file stays older than what was measured of it
             model.calibration = dataclasses.replace(before, events=saved)
             checkpoints.save_model(model, a.student)
     note_thresholds(tracker, whose)
-    thresholds, scores, rows = dataclasses.asdict(tracker), dict[str, segmentation.Score](), []
+    numbers = {"format": FORMAT, "split": a.split, "model": "student" if a.student else "teacher"}
+    numbers |= numbers_of(answered, tracker, every)
+    print("\n\n".join([textwrap.fill(about_recordings(numbers), 100), *(one.text() for one in tables_of(numbers))]))
+    if a.out:
+        files.write_json(a.out, numbers)
+
+
+def numbers_of(answered: Mapping[str, segmentation.Answered], tracker: events.Tracker, every: float) -> dict[str, Any]:
+    """Return what the events of answers are worth, for JSON: all together, by wearer, by class and by recording."""
+    thresholds, total, rows = dataclasses.asdict(tracker), segmentation.Score(), list[dict[str, Any]]()
     by_wearer = dict[str, segmentation.Score]()
     for path, (answers, own, span) in answered.items():
-        found = [*events.events(answers, **thresholds)]
-        scores[path] = segmentation.measure(found, own, span)
-        if wearer := own[0].wearer:
-            by_wearer[wearer] = by_wearer.get(wearer, segmentation.Score()) + scores[path]
-        about = {"recording": path, "wearer": wearer, "from": span[0], "to": span[1], "skipped_clips": skipped[path]}
-        rows.append(about | {"numbers": scores[path].numbers(), "events": [one._asdict() for one in found]})
-    total = sum(scores.values(), segmentation.Score())
-    numbers = {
-        "format": FORMAT,
-        "split": a.split,
-        "model": "student" if a.student else "teacher",
+        found, wearer = [*events.events(answers, **thresholds)], getattr(own[0], "wearer", None)
+        score = segmentation.measure(found, own, span)
+        total += score
+        if wearer:
+            by_wearer[wearer] = by_wearer.get(wearer, segmentation.Score()) + score
+        lost = sum(not one.classes for one in answers)
+        about = {"recording": path, "wearer": wearer, "from": span[0], "to": span[1], "skipped_clips": lost}
+        rows.append(about | {"numbers": score.numbers(), "events": [one._asdict() for one in found]})
+    return {
         "thresholds": thresholds | {"stride": every},
         "seconds": total.counts["seconds"],
         "labelled_seconds": total.counts["seconds"] - total.counts["background"],
@@ -145,29 +171,37 @@ def evaluate_recordings(a: argparse.Namespace) -> None:
         "by_class": total.by_class(),
         "recordings": rows,
     }
-    print("\n\n".join([about_recordings(numbers), *(one.text() for one in tables_of(numbers))]))
-    if lost := sum(skipped.values()):
-        print(f"\nnote: {counted(lost, 'clip')} could not be classified, so no event is there")
-    if a.out:
-        files.write_json(a.out, numbers)
+
+
+def recordings_of(model: str | os.PathLike) -> Path:
+    """Return the path beside a model, STEM.pt, where `train` writes what it is worth on recordings."""
+    return Path(model).with_suffix(".recordings.json")
+
+
+def read_recordings(path: Path, model: Path | None = None) -> dict[str, Any] | None:
+    """Return what `evaluate --recordings --out` wrote; None if it is missing, not that, or older than the model."""
+    since = model.stat().st_mtime if model is not None and model.exists() else 0.0
+    found = files.read_json(path) if path.exists() and path.stat().st_mtime >= since else None
+    return found if isinstance(found, dict) and found.get("format") == FORMAT else None
 
 
 def about_recordings(numbers: Mapping[str, Any]) -> str:
-    """Return what was measured."""
+    """Return what was measured, and how."""
     count, wearers = len(numbers["recordings"]), len(numbers["by_wearer"])
-    seconds, share = files.clock(numbers["seconds"]), numbers["labelled_seconds"] / numbers["seconds"]
-    who = f" of {counted(wearers, 'wearer')}" if wearers else ""
-    what = f"{seconds} from their first to their last segment, {share:.0%} of it labelled"
-    return f"{counted(count, 'recording')}{who}: {what}"
+    who = counted(count, "recording") + (f" of {counted(wearers, 'wearer')}" if wearers else "")
+    share = numbers["labelled_seconds"] / numbers["seconds"]
+    what = f"{files.clock(numbers['seconds'])} from the first to the last segment of each, {share:.0%} of it labelled"
+    lost = sum(one["skipped_clips"] for one in numbers["recordings"])
+    skipped = f"; {counted(lost, 'clip')} could not be classified" if lost else ""
+    return f"{who}: {what}; an answer every {numbers['thresholds']['stride']:g} s{skipped}"
 
 
 def tables_of(numbers: Mapping[str, Any]) -> list[Table]:
     """Return the tables of what `evaluate --recordings` found: all recordings, and by class."""
-    wearers = [*numbers["by_wearer"].values()]
-    rows = [
-        [name, shown(numbers["numbers"][key]), over_wearers([one[key] for one in wearers])]
-        for key, name in segmentation.METRICS.items()
-    ]
+    wearers, rows = [*numbers["by_wearer"].values()], []
+    for key, name in segmentation.METRICS.items():
+        highest = 100 if name.endswith("(%)") else np.inf
+        rows.append([name, shown(numbers["numbers"][key]), over_wearers([one[key] for one in wearers], highest)])
     found = [Table(["events", "all recordings", f"mean of {counted(len(wearers), 'wearer')}, 95 % interval"], rows)]
     rows = [
         [name[:NAME], str(one["segments"]), str(one["events"]), shown(one["f1_50"]), shown(one["time_right"])]
@@ -176,12 +210,12 @@ def tables_of(numbers: Mapping[str, Any]) -> list[Table]:
     return [*found, Table(["class", "segments", "events", "F1@50 (%)", "time right (%)"], rows)]
 
 
-def over_wearers(values: Sequence[float | None]) -> str:
+def over_wearers(values: Sequence[float | None], highest: float) -> str:
     """Return the mean with its 95 % interval, "too few" or "-"."""
     known = [value for value in values if value is not None]
     if len(known) < FEWEST_WEARERS or np.ptp(known) == 0:
         return "too few" if known else "-"
-    return f"{intervals.one_way(known).within(0, np.inf):.1f}"
+    return f"{intervals.one_way(known).within(0, highest):.1f}"
 
 
 def shown(value: float | None) -> str:

@@ -107,6 +107,10 @@ class Tracker:
             )
         self.reset()
 
+    def __str__(self) -> str:
+        begins = f"begins at a probability of {self.start:.3g}, ends below {self.end:.3g}"
+        return f"{begins} and lasts at least {self.min_seconds:g} s"
+
     @property
     def top(self) -> int:
         """Return how many of its best classes an answer must have: so many can have a probability of `end`."""
