@@ -617,7 +617,7 @@ def evaluate_options(parser: argparse.ArgumentParser) -> None:
 def stride_option(parser: Any, default: str) -> None:
     """Add --stride, the step between the clips of a recording."""
     text = f"step between clips (default: {default.format(every=EVERY)})"
-    parser.add_argument("--stride", metavar="SECONDS", type=positive_seconds, help=text)
+    parser.add_argument("--stride", metavar="SECONDS", type=float, help=text)
 
 
 def event_start_option(parser: Any, needed: str) -> None:

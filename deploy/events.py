@@ -232,7 +232,8 @@ def choose_tracker(
     The thresholds are `start` with two thirds of it as end; else the model's `own`, which hold for answers at their
     stride; else the defaults. `every` None: the model's stride, or `EVERY`.
     """
-    every = every or (own["stride"] if own else EVERY)
+    if every is None:
+        every = own["stride"] if own else EVERY
     if start is not None:
         return Tracker(start=start, end=start * 2 / 3), every, "as given"
     if own and math.isclose(own["stride"], every, abs_tol=ROUNDING):

@@ -26,9 +26,9 @@ deploy.export experiments.baselines experiments.synthetic experiments.paper""".s
 LOWER = """video imu gpmf cameras video_convnets video_i3d video_transformers recordings.clips recordings.audio
 recordings.aria recordings.offset recordings.pictures recordings.sensors datasets.annotations datasets.aria_datasets
 datasets.segments datasets.contradictions datasets.store datasets.one_pass engine.batches engine.checkpoints
-engine.filterbank deploy.stream deploy.arrivals deploy.events deploy.gates deploy.feeds experiments.adafuse
-experiments.stts experiments.listen_to_look experiments.behaviour experiments.protocols experiments.benches
-experiments.contrasts experiments.intervals experiments.costs experiments.figures""".split()
+engine.filterbank deploy.stream deploy.arrivals deploy.events deploy.segmentation deploy.gates deploy.feeds
+experiments.adafuse experiments.stts experiments.listen_to_look experiments.behaviour experiments.protocols
+experiments.benches experiments.contrasts experiments.intervals experiments.costs experiments.figures""".split()
 WIDTH = 100  # characters of the arguments; the rest is `...`
 
 HEAD = """# API

@@ -408,8 +408,13 @@ function softmax(logits, temperature = 1) {
     An event begins when the probability of the best class reaches `start`, and ends when it falls below `end`. Events
     shorter than `minSeconds` are left out; those of one label at most `maxPause` seconds apart are joined. */
 export class Tracker {
-  constructor({ start = 0.6, end = 0.4, minSeconds = 1, maxPause = 1 } = {}) {
+  constructor({ start = 0.6, end = 0.4, min_seconds: minSeconds = 0.5, max_pause: maxPause = 1 } = {}) {
     Object.assign(this, { start, end, minSeconds, maxPause, holds: null, ended: new Map(), last: null });
+  }
+
+  /** Return a tracker with thresholds of a model, if they hold for answers every so many seconds, or else the defaults. */
+  static of(own, every) {
+    return new Tracker(own && Math.abs(own.stride - every) <= ROUNDED ? own : {});
   }
 
   add(answer) {
@@ -434,7 +439,7 @@ export class Tracker {
     }
     if (!this.holds) {
       found.push(...this.release(border));
-      if (begins) this.holds = { label: best, start: border, stop: moment, score };
+      if (begins && best !== "(none)") this.holds = { label: best, start: border, stop: moment, score };
     }
     this.last = answer;
     return found;
@@ -473,7 +478,7 @@ export class Tracker {
   }
 
   lasts(part) {
-    return part.stop - part.start >= this.minSeconds;
+    return part.stop - part.start >= this.minSeconds - ROUNDED;
   }
 }
 

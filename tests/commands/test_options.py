@@ -512,6 +512,22 @@ ARRIVALS = {
             },
         ),
         ("folder --teacher-file t.pt", {"load_teacher.path": "t.pt"}),
+        (
+            "--recordings t.csv --root r --tier a --sparse --split own --student a.pt --stride 0.25 --event-start 0.3 "
+            f"--save-thresholds {READER_WORDS} {INFERENCE_WORDS}",
+            {
+                "evaluate_recordings.a.recordings": "t.csv",
+                "evaluate_recordings.a.root": "r",
+                "evaluate_recordings.a.tier": "a",
+                "evaluate_recordings.a.sparse": True,
+                "evaluate_recordings.a.split": "own",
+                "evaluate_recordings.a.stride": 0.25,
+                "evaluate_recordings.a.event_start": 0.3,
+                "evaluate_recordings.a.save_thresholds": True,
+                "evaluate_recordings.a.reader": ["m.py:a", "m.py:b"],
+                "evaluate_recordings.a.precision": "bf16",
+            },
+        ),
     ],
     "compare": [
         (
@@ -633,6 +649,10 @@ ARRIVALS = {
             },
         ),
         ("v.mp4 --student a.pt --tolerance 0.25", {"predict.exact": None, "predict.tolerance": 0.25}),
+        (
+            "v.mp4 --student a.pt --events --event-start 0.3 --out {tmp}/p.csv",
+            {"predict.stride": events.EVERY, "predict.top": 5, "prediction_writer.top": 1},
+        ),
         (
             f"v.mp4 --student a.pt {READER_WORDS}",
             READER_ARRIVALS | {"predict.exact": None, "predict.tolerance": None, "open_recording.imu_axes": "gopro"},
@@ -940,7 +960,7 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     spies.put(model_commands, "prediction_writer", lambda given: writer(**given))
     spec_of = batches.clip_spec_of
     spies.put(batches, "clip_spec_of", lambda given: spec_of(**given))
-    for name in ("write_subtitles", "write_prediction", "transcode", "labels_of_video"):
+    for name in ("write_subtitles", "write_prediction", "transcode", "labels_of_video", "evaluate_recordings"):
         spies.put(model_commands, name)
     cost = inference.Cost(1.0, 1, 1.0, 5, "cpu", "bf16", 3)
     spies.put(inference, "measure", cost)

@@ -87,6 +87,17 @@ def test_the_steps_depend_on_teacher_labels_and_splits():
     ]
 
 
+def test_with_background_thresholds_are_chosen_on_what_is_held_out_and_measured_on_the_test():
+    words = "t.csv --out o --background 9 --sparse --reader m.py:a --device cpu --no-check"
+    whole = "egodistill evaluate --recordings o/store --student o/student.pt --sparse --reader m.py:a --device cpu"
+    steps = planned(words, split="calibration")
+    assert steps[2:] == [f"{whole} --split calibration --save-thresholds"]
+    assert planned(words)[3:] == [f"{whole} --out o/student.recordings.json"]  # after the clips
+    few = "t.csv --out o --no-check"  # not all that happens is known to have a segment
+    for other in (few, f"{few} --background 9 --subsample 2"):
+        assert not any("--recordings" in step for step in planned(other) + planned(other, split="calibration"))
+
+
 @pytest.mark.parametrize(
     ("words", "label", "flags"),
     [

@@ -18,7 +18,9 @@ from commandline import run
 from torchvision.io import encode_jpeg
 
 from egodistill import data
-from egodistill.commands import cli, evaluations, report
+from egodistill.commands import cli, evaluations, report, whole_recordings
+from egodistill.deploy import events, segmentation
+from egodistill.inference import Prediction
 from egodistill.support.errors import NoteWarning
 
 
@@ -514,6 +516,40 @@ def test_how_sure_a_model_is_has_a_curve_if_there_are_clips_enough(made, tmp_pat
             paths = [path.get("d") for path in one.iter("path")]
             assert paths[:2] == ["M0 100L100 0", "M55 50L95 7.5"] and len(paths) == len(lines)
     assert evaluations.Result("student", {"answers": []}).sureness == ""
+
+
+def test_events_of_whole_recordings_are_on_the_page(made, tmp_path, capsys):
+    """Of `train`, if its plan has them and they are of this student; and of the file alone."""
+    run_, numbers = shutil.copytree(made[0], tmp_path / "run"), {"format": whole_recordings.FORMAT}
+    answers = [Prediction(k / 2, k / 2 + 2, [("cut" if k % 9 else "wash", 0.9)]) for k in range(40)]
+    acts = [data.Segment("", "v", 5.0 * k + 1, 5.0 * k + 4, "cut") for k in range(4)]
+    own = {f"v{k}": (answers, [replace(one, wearer=f"P{k}") for one in acts], (1.0, 19.0 - k)) for k in range(6)}
+    answered = {name: segmentation.Answered(*one) for name, one in own.items()}
+    numbers |= whole_recordings.numbers_of(answered, events.Tracker(), 0.5)
+    path = run_ / "student.recordings.json"
+    path.write_text(json.dumps(numbers))
+    run(capsys, "report", run_)
+    assert "Whole recordings" not in reading.sections(run_ / "report.html")
+    plan = report.read_plan(run_)
+    plan["steps"].append(f"egodistill evaluate --recordings s --out {path}")
+    (run_ / "train.json").write_text(json.dumps(plan))
+    run(capsys, "report", run_)
+    pages = [reading.sections(run_ / "report.html")["Whole recordings"]]
+    said = run(capsys, "report", path)
+    assert said.startswith("6 recordings of 6 wearers: 1:33 from the first")
+    pages.append(reading.sections(f"{path}.html")["Whole recordings"])
+    for page in pages:
+        text = reading.text_of(page)
+        assert "an answer every 0.5 s; an event begins at a probability of 0.6, ends below 0.4" in text
+        rows = [[reading.text_of(cell) for cell in row if cell.tag == "td"] for row in page.iter("tr")]
+        cells = {row[0]: row[1:] for row in rows if row}
+        assert cells["F1@50 (%)"][0] == f"{numbers['numbers']['f1_50']:.1f}" and "(" in cells["time right (%)"][1]
+        assert cells["cut"][:2] == ["24", str(numbers["by_class"]["cut"]["events"])]
+        bars = reading.bars(reading.picture(page, "F1@50 by wearer"))
+        assert [name for name, *_ in bars] == [f"P{k}" for k in range(6)]
+    os.utime(path, (1, 1))  # of an earlier student
+    run(capsys, "report", run_)
+    assert "Whole recordings" not in reading.sections(run_ / "report.html")
 
 
 def test_what_a_file_must_be_to_have_a_page(tmp_path, capsys):

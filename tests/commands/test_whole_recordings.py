@@ -11,6 +11,8 @@ from commandline import run
 from egodistill import EgoDistill, data, inference
 from egodistill.commands import cli, whole_recordings
 from egodistill.deploy import events, segmentation
+from egodistill.deploy.stream import Answer
+from egodistill.engine import calibration
 from egodistill.inference import Prediction
 
 CLIP, NAMES = 64 / 30, ["wash", "cut", "take", "(none)"]
@@ -63,7 +65,7 @@ def test_events_are_those_of_predict_on_the_same_recordings(table, student, tmp_
     """The student's own answers: what is printed and written is what `predict()`, `events()` and `measure()` give."""
     words = ["--student", student, "--stride", 0.25, "--event-start", 0.26, "--precision", "fp32", "--device", "cpu"]
     text = run(capsys, "evaluate", "--recordings", table(), *words, "--out", tmp_path / "r.json")
-    found = json.loads((tmp_path / "r.json").read_text())
+    found = load(tmp_path / "r.json")
     model, recording = EgoDistill.load(student), kitchen[6].recording
     answers = inference.predict(model, recording, stride=0.25, top=4, precision="fp32", device="cpu")
     wanted = [*events.events(answers, start=0.26, end=0.26 * 2 / 3)]
@@ -98,6 +100,37 @@ def test_thresholds_are_chosen_on_the_calibration_and_used_on_the_test(table, st
     assert "of its file hold for an answer every 0.5 s, not 0.25 s" in printed.err and oracle[-1]["stride"] == 0.25
 
 
+def test_the_thresholds_of_a_student_are_those_of_predict_and_live(table, student, tmp_path, kitchen, capsys):
+    """The events of all three from the same answers are the same; answers at another stride have the defaults."""
+    own = {"start": 0.27, "end": 0.26, "min_seconds": 0.25, "max_pause": 0.5, "stride": 0.25}
+    model = EgoDistill.load(student)
+    model.calibration = calibration.Calibration(events=own)
+    model.save(student)
+    recording, words = kitchen[6].recording, ["--student", student, "--precision", "fp32", "--device", "cpu"]
+    run(capsys, "evaluate", "--recordings", table(), *words, "--out", tmp_path / "r.json")
+    (row,) = load(tmp_path / "r.json")["recordings"]
+    words = [recording.video, "--imu", *recording.imu, *words]
+    texts = run(capsys, "predict", *words, "--events", "--out", tmp_path / "p.json", "--subtitles", tmp_path / "p.vtt")
+    found = [events.Event(one["start"], one["stop"], *one["classes"][0]) for one in load(tmp_path / "p.json")]
+    assert found == [events.Event(**one) for one in row["events"]] and found
+    assert len(texts.splitlines()) == len(found) and (tmp_path / "p.vtt").read_text().count("-->") == len(found)
+
+    # live begins at its first sample, so its answers are asked for; all of them are about the same clips.
+    run(capsys, "live", *words, "--fast", "--every", 0.25, "--top", 4, "--out", tmp_path / "answers.jsonl")
+    answers = [Answer(**json.loads(line)) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    wanted = [*events.events(answers, start=0.27, end=0.26, min_seconds=0.25, max_pause=0.5)]
+    run(capsys, "live", *words, "--fast", "--every", 0.25, "--top", 1, "--events", "--out", tmp_path / "e.jsonl")
+    lasting = [events.Event(**json.loads(line)) for line in (tmp_path / "e.jsonl").read_text().splitlines()]
+    assert lasting == wanted and {one.label for one in wanted} == {one.label for one in found}
+    for command in (["predict", "--stride", 0.5], ["live", "--fast", "--every", 0.5]):
+        assert cli.main(list(map(str, [*command, *words, "--events"]))) == 0
+        assert f"{events.Tracker()}: thresholds by default, since those of its file hold" in capsys.readouterr().err
+
+
+def load(path):
+    return json.loads(path.read_text())
+
+
 def f1_of(text):
     return float(next(line for line in text.splitlines() if line.startswith("F1@50 (%)")).split()[2])
 
@@ -129,11 +162,11 @@ def test_only_recordings_that_are_labelled_throughout_are_measured(table, studen
     acts = ACTS | {"other": [("cut", 1.5, 2.0), ("", 2.5, 3.0), ("take", 3.5, 4.5)]}
     words = ["--student", student, "--split", "all", "--out", tmp_path / "r.json"]
     run(capsys, "evaluate", "--recordings", table(acts, ("other", "calibration", "test")), *words)
-    assert [row["wearer"] for row in json.loads((tmp_path / "r.json").read_text())["recordings"]] == ["P02", "P30"]
+    assert [row["wearer"] for row in load(tmp_path / "r.json")["recordings"]] == ["P02", "P30"]
     path = table(ACTS, ("test", "test", "test"))
     path.write_text(path.read_text().replace(",test,", ",train,", 1))  # the first segment: outside of those of the test
     run(capsys, "evaluate", "--recordings", path, "--student", student, "--out", tmp_path / "r.json")
-    rows = json.loads((tmp_path / "r.json").read_text())["recordings"]
+    rows = load(tmp_path / "r.json")["recordings"]
     assert [(row["wearer"], row["from"]) for row in rows] == [("P01", 3.5), ("P02", 1.5), ("P30", 1.5)]
 
 
@@ -141,7 +174,7 @@ def test_a_store_has_the_recordings_of_its_clips(kitchen, store, student, oracle
     words = ["--student", student, "--out", tmp_path / "r.json"]
     assert cli.main(list(map(str, ["evaluate", "--recordings", store.path, *words]))) == 0
     assert "the student has no class" not in capsys.readouterr().err
-    (row,) = json.loads((tmp_path / "r.json").read_text())["recordings"]
+    (row,) = load(tmp_path / "r.json")["recordings"]
     assert (row["recording"], row["from"], row["to"]) == (kitchen[8].video, 0.5, 6.0)
 
 
@@ -157,7 +190,7 @@ def test_a_recording_that_cannot_be_read_ends_nothing(table, student, oracle, mo
     words = ["--student", student, "--split", "calibration", "--out", tmp_path / "r.json"]
     assert cli.main(list(map(str, ["evaluate", "--recordings", table(), *words]))) == 0
     assert "P01_101.MP4: damaged" in capsys.readouterr().err
-    assert len(json.loads((tmp_path / "r.json").read_text())["recordings"]) == 1
+    assert len(load(tmp_path / "r.json")["recordings"]) == 1
 
 
 def test_a_mean_over_wearers_has_an_interval_from_five_on():

@@ -8,6 +8,7 @@ import pytest
 from egodistill import EgoDistillError
 from egodistill.deploy import events, segmentation
 from egodistill.deploy.segmentation import Answered, Score, best_thresholds, measure
+from egodistill.experiments import behaviour, synthetic
 from egodistill.inference import Prediction
 
 
@@ -209,6 +210,22 @@ def test_of_equal_thresholds_the_strictest_are_chosen():
         "stride": 0.5,
     }
     assert best_thresholds([found[0]._replace(segments=parts(("b", 2.25, 6.25)))], 0.5) is None
+
+
+def test_true_labels_at_the_default_stride_and_thresholds_bound_no_student():
+    """Acts of the rendered world, a median of 1.5 s long: what is 1 s long at least is not enough."""
+    total = {0.5: Score(), 1.0: Score()}
+    for number in range(8):
+        rng, wearer = np.random.default_rng(number), behaviour.draw_wearer(f"P{number:02}", 0)
+        drawn = behaviour.draw_acts(wearer, rng.integers(0, 20, 54), synthetic.LONG_GAPS, 1.0, rng)
+        ends = [(behaviour.VERBS[one.verb], one.centre, one.length / 2) for one in drawn]
+        acts = parts(*((verb, centre - half, centre + half) for verb, centre, half in ends))
+        middles = np.arange(1.0, acts[-1].stop + 1, events.EVERY).tolist()
+        names = [next((one.label for one in acts if one.start <= t < one.stop), "(none)") for t in middles]
+        for seconds in total:
+            found = events.events(answers(names, 1.0, events.EVERY), min_seconds=seconds)
+            total[seconds] += measure(found, acts, (0.0, acts[-1].stop + 1))
+    assert total[events.Tracker.min_seconds].f1() > 97 > 95 > total[1.0].f1()
 
 
 def test_unlabelled_objects_alone_give_no_event_if_none_is_best():
