@@ -953,7 +953,7 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     spies.put(teachers, "Extraction", lambda given: one_pass)
     spies.put(inference, "evaluate", evaluation)
     monkeypatch.setattr(model_commands, "in_classes_of", lambda a, model, store: store)
-    spies.put(inference, "predict", [inference.Prediction(0.0, 2.0, [("open", 0.5)])])
+    spies.put(inference, "predict", lambda given: iter([inference.Prediction(0.0, 2.0, [("open", 0.5)])]))
     for module in (model_commands, live):
         spies.put(module, "report_notes", label=f"report_notes of {module.__name__}")
     writer = model_commands.prediction_writer

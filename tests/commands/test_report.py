@@ -537,14 +537,14 @@ def test_events_of_whole_recordings_are_on_the_page(made, tmp_path, capsys):
     pages = [reading.sections(run_ / "report.html")["Whole recordings"]]
     said = run(capsys, "report", path)
     assert said.startswith("6 recordings of 6 wearers: 1:33 from the first")
-    pages.append(reading.sections(f"{path}.html")["Whole recordings"])
+    pages.append(reading.sections(path.with_name(f"{path.name}.html"))["Whole recordings"])
     for page in pages:
         text = reading.text_of(page)
         assert "an answer every 0.5 s; an event begins at a probability of 0.6, ends below 0.4" in text
         rows = [[reading.text_of(cell) for cell in row if cell.tag == "td"] for row in page.iter("tr")]
         cells = {row[0]: row[1:] for row in rows if row}
         assert cells["F1@50 (%)"][0] == f"{numbers['numbers']['f1_50']:.1f}" and "(" in cells["time right (%)"][1]
-        assert cells["cut"][:2] == ["24", str(numbers["by_class"]["cut"]["events"])]
+        assert cells["cut"][:2] == [str(numbers["by_class"]["cut"][what]) for what in ("segments", "events")]
         bars = reading.bars(reading.picture(page, "F1@50 by wearer"))
         assert [name for name, *_ in bars] == [f"P{k}" for k in range(6)]
     os.utime(path, (1, 1))  # of an earlier student
