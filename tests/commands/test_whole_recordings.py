@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -162,6 +163,12 @@ def test_only_recordings_that_are_labelled_throughout_are_measured(table, studen
     acts = ACTS | {"other": [("cut", 1.5, 2.0), ("", 2.5, 3.0), ("take", 3.5, 4.5)]}
     words = ["--student", student, "--split", "all", "--out", tmp_path / "r.json"]
     run(capsys, "evaluate", "--recordings", table(acts, ("other", "calibration", "test")), *words)
+    assert [row["wearer"] for row in load(tmp_path / "r.json")["recordings"]] == ["P02", "P30"]
+    path = table(
+        acts | {"other": [("cut", 1.5, 2.0), ("wash", 2.5, 3.0), ("take", 3.5, 4.5)]}, ("other", "test", "test")
+    )
+    path.write_text(re.sub("(,wash,.*),other,", r"\1,train,", path.read_text()).replace(",other,", ",test,"))
+    run(capsys, "evaluate", "--recordings", path, "--student", student, "--out", tmp_path / "r.json")
     assert [row["wearer"] for row in load(tmp_path / "r.json")["recordings"]] == ["P02", "P30"]
     path = table(ACTS, ("test", "test", "test"))
     path.write_text(path.read_text().replace(",test,", ",train,", 1))  # the first segment: outside of those of the test
