@@ -39,6 +39,7 @@ from typing import Any
 
 from .datasets import contradictions, edits
 from .datasets.annotations import read_ego4d, read_ego_exo4d, read_epic_kitchens, read_hd_epic, read_labels
+from .datasets.background import with_background
 from .datasets.one_pass import Consumer, Pending
 from .datasets.segments import (
     Segment,
@@ -57,7 +58,7 @@ from .recordings.clips import decode_clips
 from .recordings.recording import Recording, open_recording, parts_in_use, probe_videos, use_parts
 from .recordings.spec import ClipSpec, clip_starts, frames_name, read_axes, spec_differences
 from .support import files
-from .support.errors import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError, NoteWarning, named
+from .support.errors import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, NONE, DataError, NoteWarning, named
 from .support.names import real_path
 from .support.processes import CRASHES, Processes, Watch, explain
 from .support.tables import counted
@@ -97,6 +98,7 @@ __all__ = [
     "read_imu",
     "read_labels",
     "read_recordings",
+    "with_background",
     "with_imu_axes",
     "with_imu_offsets",
 ]
@@ -185,9 +187,10 @@ def _class_names(segments: Sequence[Segment], class_names: Sequence[str] | None)
         raise DataError(f"{named('class_names')} contains {max(names, key=names.count)!r} more than once")
     if unknown := sorted(labels - set(names)):
         first = next(segment for segment in segments if segment.label == unknown[0])
+        way_out = "leave out the background (--background)" if unknown == [NONE] else "correct it"
         raise DataError(
             f"{first.video}: the segment at {first.start:.3f} s has the label {unknown[0]!r}, which is not among the "
-            f"{len(names)} {named('class_names')}, perhaps a teacher's; correct it, or finetune a teacher on the labels"
+            f"{len(names)} {named('class_names')}, perhaps a teacher's; {way_out}, or finetune a teacher on the labels"
         )
     return names
 

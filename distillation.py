@@ -227,6 +227,7 @@ def finetune(
     settings: Training = Training(),
     *,
     validation: Store | None = None,
+    calibration: Store | None = None,
     **changes: Unpack[TrainingOptions],
 ) -> History:
     """Train any model, teacher or student, on labels alone with L_ACT (equation 1).
@@ -241,6 +242,8 @@ def finetune(
         settings: The settings; the defaults are the paper's for EPIC-KITCHENS.
         validation: Clips of other wearers. With them, the model keeps the weights of the epoch with the highest
             accuracy on them; see `training.train()`.
+        calibration: Clips of further wearers. With 50 of them or more, the model gets a temperature, so that its
+            probabilities say how often it is right; see `training.train()`.
         changes: Fields that override those of `settings`, such as `epochs=5`.
 
     Returns:
@@ -263,7 +266,7 @@ def finetune(
     settings = change_settings(Training, settings, changes)
     if validation is not None:
         batches.require_labels(validation)
-    return train(Finetune(model, store, settings.label_smoothing), store, settings, validation)
+    return train(Finetune(model, store, settings.label_smoothing), store, settings, validation, calibration)
 
 
 def require_same_shape(found: Tensor, target: Tensor, what: str = "feature", argument: str = "feature_dim") -> None:
@@ -609,6 +612,7 @@ def distill(
     *,
     teacher: str,
     validation: Store | None = None,
+    calibration: Store | None = None,
     objective: type[Distill] = Distill,
     **changes: Unpack[DistillationOptions],
 ) -> History:
@@ -624,6 +628,7 @@ def distill(
             those for Ego4D.
         teacher: Name of a teacher whose outputs `teachers.extract()` added to the store.
         validation: As in `finetune()`, with outputs of the teacher. Without any labels, the lowest loss counts.
+        calibration: As in `finetune()`.
         objective: The losses: `Distill`, or your subclass of it.
         changes: Fields that override those of `settings`, such as `tau=4.0`.
 
@@ -652,4 +657,4 @@ def distill(
         batches.require_teacher(validation, teacher, "feature", "logits")
         if losses.any_labels:
             batches.require_labels(validation)
-    return train(losses, store, settings, validation)
+    return train(losses, store, settings, validation, calibration)

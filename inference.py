@@ -36,6 +36,7 @@ from torch.nn import functional as F
 
 from .engine import batches, runtime
 from .engine.batches import Model, Store
+from .engine.calibration import Reliability, of, reliability
 from .engine.runtime import Precision
 from .imu import MAX_GAP
 from .recordings.clips import decode_clips
@@ -80,6 +81,9 @@ class Evaluation:
         clips: Number of clips.
         precision: Precision in which the model ran, such as "fp32" or "bf16".
         wearers: Wearer of each segment, in the order of labels; "" if the store names none.
+        temperature: The model's, which divides logits before the softmax; 1 if none was fitted.
+        reliability: How far the probabilities of single clips are off, see `engine.calibration.Reliability`.
+        without_temperature: The same with temperature 1; None if that is the model's.
     """
 
     top1: float
@@ -91,6 +95,9 @@ class Evaluation:
     clips: int
     precision: str = "fp32"
     wearers: Sequence[str] = ()
+    temperature: float = 1.0
+    reliability: Reliability | None = None
+    without_temperature: Reliability | None = None
 
     @property
     def correct(self) -> Tensor:
@@ -147,7 +154,7 @@ def evaluate(
         raise EgoDistillError("the store has no clips to evaluate on; check the split, and store.failures")
     targets = batches.require_teacher(store, teacher, "feature") if teacher else []
     picked = runtime.pick_precision(runtime.pick_device(device), precision, model)
-    scores, distance = [], 0.0
+    scores, plain, distance, temperature = [], [], 0.0, of(model).temperature
     found = outputs(
         model,
         store,
@@ -159,13 +166,15 @@ def evaluate(
         progress=progress,
     )
     for output, batch in found:
-        scores.append(output.logits.float().softmax(1).cpu())
+        scores.append(batches.probabilities(model, output.logits).cpu())
+        plain += [batches.probabilities(None, output.logits).cpu()] if temperature != 1 else []
         for target in targets:
             require_same_size(output.feature, batch[target], teacher, "to evaluate without a teacher")
             difference = (output.feature.float() - batch[target].float()).abs()
             distance += float(difference.mean()) * len(difference)
 
-    scores, labels = per_segment(store, torch.cat(scores))
+    of_clips, own = torch.from_numpy(batches.labels_of(store)), torch.cat(scores)
+    scores, labels = per_segment(store, own)
     classes = scores.shape[1]
     confusion = torch.bincount(labels * classes + scores.argmax(1), minlength=classes**2).view(classes, classes)
     count, right = confusion.sum(1), confusion.diagonal()
@@ -179,6 +188,9 @@ def evaluate(
         clips=len(store),
         precision=picked,
         wearers=segment_wearers(store),
+        temperature=temperature,
+        reliability=reliability(own, of_clips),
+        without_temperature=reliability(torch.cat(plain), of_clips) if plain else None,
     )
 
 
@@ -801,7 +813,7 @@ def classify_groups(
             if inputs:
                 with torch.no_grad(), runtime.autocast(device, precision):
                     output = batches.as_output(model, run(*(x.to(device) for x in inputs)), names and len(names))
-                    scores = output.logits.float().softmax(1).cpu()
+                    scores = batches.probabilities(model, output.logits).cpu()
                 lost = scores.isfinite().all(1).logical_not().nonzero().flatten().tolist()
                 good = [row for row in sorted(itertools.chain(*group)) if row not in problems]
                 problems |= {good[k]: "the model's scores are not finite" for k in lost}

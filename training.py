@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from .engine import batches, checkpoints, distributed, runtime
 from .engine.batches import Augment, Store
+from .engine.calibration import FEWEST, Calibration, of
 from .engine.distributed import Share
 from .engine.motion import RecordedMotion
 from .engine.recipes import Training, TrainingOptions
@@ -118,7 +119,13 @@ class Objective(nn.Module):
             self.model.set_progress(done)
 
 
-def train(objective: Objective, store: Store, settings: Training, validation: Store | None = None) -> History:
+def train(
+    objective: Objective,
+    store: Store,
+    settings: Training,
+    validation: Store | None = None,
+    calibration: Store | None = None,
+) -> History:
     """Minimize an objective with AdamW over shuffled batches of a store; return one dict per epoch.
 
     With `settings.checkpoint`, a run that was killed continues from the last saved step when it is started again with
@@ -142,7 +149,9 @@ def train(objective: Objective, store: Store, settings: Training, validation: St
     clips of the same classes that are not trained on. With them, the history also has the means of the objective's
     values on them, as "validation_loss" and so on, and the model ends with the weights of the epoch with the highest
     "validation_top1", or the lowest "validation_loss" if the objective has no "top1"; the earlier one of equal epochs.
-    Errors are those of `distillation.finetune()`.
+    `calibration` are clips of the same classes that are neither trained on nor validated with. With 50 or more that
+    have a label, the trained model gets a temperature, see `engine.calibration`; a training begins without one. Errors
+    are those of `distillation.finetune()`.
 
     >>> from egodistill import EgoDistill, data, training
     >>> class MatchFeature(training.Objective):
@@ -161,8 +170,10 @@ def train(objective: Objective, store: Store, settings: Training, validation: St
         raise EgoDistillError(
             f"training needs at least 2 clips, but the store has {len(store)}; check its split, and its failed clips"
         )
-    if validation is not None:
-        require_other_clips(store, validation)
+    held_out = {"validation": validation, "calibration": calibration}
+    for name, clips in held_out.items():
+        if clips is not None:
+            require_other_clips(store, clips, name)
     splits = getattr(store, "splits", ())
     if "test" in splits and len(splits) > 1 and distributed.is_first():
         warnings.warn(
@@ -171,7 +182,7 @@ def train(objective: Objective, store: Store, settings: Training, validation: St
             NoteWarning,
             stacklevel=4,  # the caller of a stage, whose decorator is one level
         )
-    loop = TrainingLoop(objective, store, settings, validation)
+    loop = TrainingLoop(objective, store, settings, **held_out)
     with loop.checkpoint_lock():
         loop.resume()
         loop.run()
@@ -179,20 +190,23 @@ def train(objective: Objective, store: Store, settings: Training, validation: St
     return loop.history
 
 
-def require_other_clips(store: Store, validation: Store) -> None:
-    """Raise EgoDistillError unless validation has clips, of the same classes, none of which is trained on."""
-    if not len(validation):
-        raise EgoDistillError("validation has no clips; check its split, and the store's failed clips")
-    if list(validation.class_names) != list(store.class_names):
+PURPOSES = {"validation": "which epoch is best", "calibration": "how sure the model may be"}
+
+
+def require_other_clips(store: Store, clips: Store, name: str) -> None:
+    """Raise EgoDistillError unless clips held out for a purpose are there, of the same classes, none trained on."""
+    if not len(clips):
+        raise EgoDistillError(f"{name} has no clips; check its split, and the store's failed clips")
+    if list(clips.class_names) != list(store.class_names):
         raise EgoDistillError(
-            f"validation has the classes {files.shorten(list(validation.class_names))}, but the training clips have "
+            f"{name} has the classes {files.shorten(list(clips.class_names))}, but the training clips have "
             f"{files.shorten(list(store.class_names))}; prepare both in one store, or with the same class_names"
         )
-    ids = [{clip["id"] for clip in getattr(one, "clips", ())} for one in (store, validation)]
+    ids = [{clip["id"] for clip in getattr(one, "clips", ())} for one in (store, clips)]
     if both := sorted(ids[0] & ids[1]):
         raise EgoDistillError(
-            f"{len(both)} of the validation clips are trained on, such as {both[0]}, so they cannot show which epoch "
-            f"is best; give a split of other wearers"
+            f"{len(both)} of the {name} clips are trained on, such as {both[0]}, so they cannot show {PURPOSES[name]}; "
+            f"give a split of other wearers"
         )
 
 
@@ -204,8 +218,15 @@ def validation_score(values: Mapping[str, float]) -> float:
 class TrainingLoop:
     """State and steps of one call of `train()`."""
 
-    def __init__(self, objective: Objective, store: Store, settings: Training, validation: Store | None = None) -> None:
-        self.store, self.settings, self.validation = store, settings, validation
+    def __init__(
+        self,
+        objective: Objective,
+        store: Store,
+        settings: Training,
+        validation: Store | None = None,
+        calibration: Store | None = None,
+    ) -> None:
+        self.store, self.settings, self.validation, self.calibration = store, settings, validation, calibration
         self.best: dict[str, Any] = {}  # epoch, score and weights of the best epoch on the validation clips
         self.device = runtime.pick_device(settings.device)
         if settings.augment != Augment() and not any(map(settings.augment.changes, objective.reads)):
@@ -237,6 +258,7 @@ class TrainingLoop:
             )
         what = {"clips": len(store), "class_names": [str(name) for name in store.class_names]}
         what["validation clips"] = None if validation is None else len(validation)
+        what |= {} if calibration is None else {"calibration clips": len(calibration)}
         self.about = objective.record | settings.record() | what
         if self.motion:
             self.about["checksum of the added motion"] = self.motion.fingerprint
@@ -253,7 +275,8 @@ class TrainingLoop:
         The start weights are those of process 0. A call that resumes or loads a run must have the same hashes.
         """
         found = {"start weights": checkpoints.weights_fingerprint(self.objective)}
-        for prefix, store in (("", self.store), ("validation ", self.validation)):
+        held_out = (("validation ", self.validation), ("calibration ", self.calibration))
+        for prefix, store in (("", self.store), *held_out):
             hashes = getattr(store, "fingerprints", None)
             if hashes is not None:
                 found |= {prefix + name: value for name, value in hashes(self.objective.reads).items()}
@@ -275,6 +298,7 @@ class TrainingLoop:
         self.use_precision(content["precision"])
         advice = "Start all processes with the same model, clips and settings."
         files.require_same_run("process 0", content["about"], self.about, advice)
+        self.set_calibration(content.get("calibration", Calibration()))
         if "state" not in content:
             return
         self.is_result = content["source"] == str(self.out)
@@ -352,6 +376,7 @@ class TrainingLoop:
             "source": str(self.out),
             "about": model.trained_with["about"],
             "weights": model.state_dict(),
+            "calibration": of(model),
             "state": {"epoch": len(history), "step": 0, "sums": {}, "history": history},
         }
 
@@ -367,6 +392,9 @@ class TrainingLoop:
     def write_result(self) -> None:
         """Note on the model how it was trained, write it to `out` unless it is from there, remove the checkpoint."""
         model: Any = self.objective.model
+        if self.calibration is not None and not self.is_result:
+            first = distributed.is_first()
+            self.set_calibration(distributed.broadcast_object(self.calibrate(self.calibration) if first else None))
         model.trained_by = self.objective.stage
         history = [{name: value for name, value in row.items() if name not in SPEEDS} for row in self.history]
         # By way of JSON: a pickle writes equal strings once if they are one object, which is not so in a resumed run.
@@ -378,6 +406,31 @@ class TrainingLoop:
                 checkpoints.save_model(model, self.out)
             if self.path is not None and not (self.settings.keep_checkpoint or self.is_foreign):
                 self.path.unlink(missing_ok=True)
+
+    def set_calibration(self, found: Calibration) -> None:
+        """Give the model a calibration; the attribute of a network of one's own stays if nothing is fitted."""
+        model: Any = self.objective.model
+        if found != of(model):
+            model.calibration = found
+
+    @torch.no_grad()
+    def calibrate(self, clips: Store) -> Calibration:
+        """Return the calibration of the trained model on clips that it has not learned from, and print it."""
+        model: Any = self.objective.model
+        labels, logits = torch.from_numpy(batches.labels_of(clips)), []
+        rows, names = (labels >= 0).nonzero()[:, 0], batches.arrays_of(model, clips)
+        if batches.count_scores(model, clips) != len(clips.class_names):  # "unsure" has a limit of its own
+            rows = rows[:0]
+        with runtime.evaluation(model, self.device):
+            for batch, _ in batches.read_batches(clips, names, rows, self.settings.batch_size, self.device):
+                output = model(*(batch[name] for name in names))
+                logits.append(batches.as_output(model, output).logits.float().cpu())
+        found = Calibration.fitted(torch.cat(logits), labels[rows]) if logits else Calibration()
+        if self.settings.progress:
+            text = f"temperature {found.temperature:.3g}, fitted on {counted(found.clips, 'clip')} held out for it"
+            few = f"no temperature is fitted: {counted(len(rows), 'clip')} held out for it, and {FEWEST} are needed"
+            print_once(text if found.clips else few)
+        return found
 
     def use_precision(self, precision: Any) -> None:
         """Use the precision of process 0, which the checkpoint records, so a run continues in it on any machine."""

@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 
 from .. import data
+from ..engine.calibration import BINS, ENOUGH
 from ..engine.refusal import known_names
 from ..experiments import intervals
 from ..support import files
-from ..support.errors import DataError
+from ..support.errors import NONE, DataError
 from ..support.tables import counted
 
 __all__ = ["EVALUATION", "Result", "by_wearer", "doubt_about", "evaluation_of", "findings", "is_about", "read_result"]
@@ -59,9 +60,26 @@ class Result:
         teachers = self.numbers.get("teachers", {})
         shares = {"teacher" if name == "teacher" else f"teacher {name}": top1 for name, top1 in teachers.items()}
         shares[f"always {names[counts.argmax()]!r}, the most frequent class"] = counts.max() / counts.sum()
-        possible = max(len(known_names(names)), len(counts))  # a class "unsure" of the labels counts
+        # Of "(none)" and "unsure" those count that the labels have.
+        possible = len({*known_names(names)} - {NONE} | {names[label] for label in np.flatnonzero(counts)})
         shares[f"chance, one of {counted(possible, 'class')}"] = 1 / possible
         return [(name, f"{100 * share:.1f} %") for name, share in shares.items()]
+
+    @property
+    def sureness(self) -> str:
+        """Return how far the probabilities are off, with the temperature and without; "" if the file does not say."""
+        if not (found := self.numbers.get("calibration")):
+            return ""
+        before, clips = found["without_temperature"] or found, counted(found["clips"], "clip")
+        if enough := found["clips"] >= ENOUGH:
+            now, then = (f"{100 * one['error']:.1f}" for one in (found, before))
+        else:
+            now, then = (f"{one['log_loss']:.3f}" for one in (found, before))
+        without = "" if before is found else f" ({then} without the temperature of {found['temperature']:.3g})"
+        if enough:
+            floor = f"true probabilities would have {100 * found['floor']:.1f}"
+            return f"calibration error {now} points{without}; {floor} ({BINS} bins, {clips})"
+        return f"log loss {now}{without}: {clips}, and a calibration error needs {ENOUGH:,}"
 
     @functools.cached_property
     def doubt(self) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..deploy.events import Tracker
     from ..recordings.recording import Recording
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "given_flags",
     "imu_files",
     "keyword_arguments",
+    "note_thresholds",
     "reject",
     "report_notes",
     "suggest",
@@ -123,3 +125,8 @@ def report_notes(recording: Recording) -> None:
     source = name_files(recording.imu_source)
     if notes := [note.removeprefix(f"{Path(source).name}: ") for note in recording.motion().notes]:
         print(f"note: {source}: {'; '.join(notes)}", file=sys.stderr)
+
+
+def note_thresholds(tracker: Tracker, whose: str) -> None:
+    """Print on stderr when an event begins and ends, and whose thresholds these are."""
+    print(f"note: an event {tracker}: thresholds {whose}", file=sys.stderr)

@@ -32,7 +32,7 @@ import numpy as np
 
 from ..deploy import arrivals, events, exported, feeds
 from ..deploy.stream import Answer, Stream
-from ..engine import batches, runtime
+from ..engine import batches, calibration, runtime
 from ..imu import Imu, IMUError
 from ..recordings.recording import open_recording
 from ..recordings.sensors import State, motion_states
@@ -43,7 +43,7 @@ from ..support.names import name_files
 from ..support.tables import printable, scores_text
 from ..video import VideoError
 from .evaluations import doubt_about
-from .given import given_flags, imu_files, keyword_arguments, reject, report_notes, use_readers
+from .given import given_flags, imu_files, keyword_arguments, note_thresholds, reject, report_notes, use_readers
 from .loading import load_distilled, report_precision
 
 __all__ = ["COMMANDS", "Latency", "load_for_stream"]
@@ -61,11 +61,12 @@ SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # they end a run in order; Windows ha
 # Options
 
 
-def event_tracker(a: argparse.Namespace) -> events.Tracker | None:
-    """Return what finds the events of --events."""
-    if a.event_start is not None:
-        return events.Tracker(start=a.event_start, end=a.event_start * 2 / 3)
-    return events.Tracker() if a.events else None
+def event_tracker(a: argparse.Namespace, model: Any, *, note: bool = False) -> events.Tracker | None:
+    """Return what finds the events of --events; perhaps print when one begins and ends."""
+    tracker, _, whose = events.choose_tracker(calibration.of(model).events, a.every, a.event_start)
+    if a.events and note:
+        note_thresholds(tracker, whose)
+    return tracker if a.events else None
 
 
 def table_flags(a: argparse.Namespace) -> list[str]:
@@ -679,7 +680,7 @@ def run_live(a: argparse.Namespace) -> None:
     use_readers(a)
     model = load_for_stream(a.student, a.device, a.own)
     latency = Latency(time.monotonic() - began)
-    output = Output(as_json=a.json, tracker=event_tracker(a), path=path)
+    output = Output(as_json=a.json, tracker=event_tracker(a, model, note=True), path=path)
     source = open_source(a, batches.clip_spec_of(model), output.note)
     report_precision(a.precision, a.device, model)
     run = LiveRun(
@@ -704,8 +705,8 @@ def open_stream(
     options = keyword_arguments(a, *names, "tolerance", "max_age", "period")
     if a.imu == ["-"] or a.imu_follow:  # the samples of a file are in the student's axes
         options["imu_axes"] = a.imu_axes or "gopro"
-    if tracker := event_tracker(a):  # so many labels can have a probability of `Tracker.end`
-        options["top"] = max(a.top, math.floor(1 / tracker.end))
+    if tracker := event_tracker(a, model):
+        options["top"] = max(a.top, tracker.top)
     # A file waits, so nothing of it is dropped, even if the next frame comes hours later.
     options |= {"max_pending": FILE_PENDING if a.fast else 2, "on_restart": "reset", "report": report}
     return Stream(model, **options, frame_clock=frame_clock)
@@ -828,9 +829,7 @@ class LiveRun:
             lines = summary(source, stats, self.camera.share_on())
             lines += self.latency.lines(dropped=stats.dropped, due=stats.due, megabytes=peak_megabytes())
             if (tracker := self.output.tracker) and stats.given and not self.output.lines:
-                begins = f"one begins at a probability of {tracker.start:g} (--event-start)"
-                lasts = f"and lasts at least {tracker.min_seconds:g} s"
-                lines.append(f"no event: {begins} {lasts}; the highest was {self.output.highest:.3g}")
+                lines.append(f"no event: one {tracker} (--event-start); the highest was {self.output.highest:.3g}")
             if self.states:
                 lines.append(f"faults of the input: {', '.join(state.name for state in self.states)}")
             self.output.note("\n".join(lines))

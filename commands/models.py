@@ -22,8 +22,8 @@ from torch import nn
 from .. import data, inference
 from ..datasets import annotations, contradictions
 from ..datasets.segments import is_list_of_recordings
-from ..deploy import export
-from ..engine import batches
+from ..deploy import events, export
+from ..engine import batches, calibration
 from ..engine.published import GMACS_NOTE
 from ..engine.refusal import known_names
 from ..experiments.costs import TABLE_3, TABLE_3_LEGEND, table_3_notes
@@ -35,7 +35,16 @@ from ..support.names import is_same, name_files
 from ..support.records import first_line
 from ..support.tables import Table
 from .evaluations import EVALUATION, Result, doubt_about
-from .given import given_flags, imu_files, keyword_arguments, reject, report_notes, teachers_in, use_readers
+from .given import (
+    given_flags,
+    imu_files,
+    keyword_arguments,
+    note_thresholds,
+    reject,
+    report_notes,
+    teachers_in,
+    use_readers,
+)
 from .loading import (
     chosen_teacher,
     load_distilled,
@@ -46,6 +55,7 @@ from .loading import (
 )
 from .pages import write_prediction, write_subtitles
 from .paths import check_paths
+from .whole_recordings import evaluate_recordings, note_unknown_classes
 
 __all__ = ["COMMANDS", "comparison_table"]
 
@@ -67,6 +77,13 @@ def inference_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_evaluate(a: argparse.Namespace) -> None:
+    if a.recordings:
+        reject(["STORE"] * bool(a.store) + given_flags(a, "teacher"), "not with --recordings, which takes no clips")
+        return evaluate_recordings(a)
+    if not a.store:
+        raise ValueError("there is nothing to evaluate on; give a clip store, or --recordings TABLE")
+    flags = given_flags(a, "root", "tier", "reader", "imu_reader", "stride", "event_start", "sparse", "save_thresholds")
+    reject(flags, "only with --recordings")
     store = open_split(a.store, a.split)
     model = load_student(a.student, a.own) if a.student else load_teacher(a.teacher_file)
     report_precision(a.precision, a.device)
@@ -81,7 +98,7 @@ def run_evaluate(a: argparse.Namespace) -> None:
             numbers["trained"] = {"clips": trained["about"].get("clips", 0), "epochs": len(trained["history"])}
         numbers |= evaluate_labelled(a, model, labelled)
         result = Result(kind, numbers)
-        for text in filter(None, ("; ".join(map(": ".join, result.rivals)), result.doubt)):
+        for text in filter(None, (result.sureness, "; ".join(map(": ".join, result.rivals)), result.doubt)):
             print(tables.printable(text))
     if unlabelled.any() and numbers["class_names"] != store.class_names:
         left_out = tables.counted(int(unlabelled.sum()), "clip")
@@ -127,7 +144,7 @@ def top1_of_teachers(store: data.ClipStore) -> dict[str, float]:
     found = {}
     for name in [name for name in teachers_in(store) if store.done(f"{name}.logits").all()]:
         logits = torch.from_numpy(store.read(f"{name}.logits", range(len(store))))
-        scores, labels = inference.per_segment(store, logits.float().softmax(1))
+        scores, labels = inference.per_segment(store, batches.probabilities(None, logits))
         found[name] = float((scores.argmax(1) == labels).double().mean())
     return found
 
@@ -150,7 +167,13 @@ def evaluate_labelled(a: argparse.Namespace, model: nn.Module, store: data.ClipS
         "clips": result.clips,
         "precision": result.precision,
         "answers": answers_of(result, store),
-    }
+    } | ({"calibration": numbers_of(result)} if result.reliability else {})
+
+
+def numbers_of(result: inference.Evaluation) -> dict[str, Any]:
+    """Return how reliable probabilities are, for JSON."""
+    with_it, without = (asdict(one) if one else {} for one in (result.reliability, result.without_temperature))
+    return {"temperature": result.temperature, **with_it, "without_temperature": without or None}
 
 
 def answers_of(result: inference.Evaluation, store: data.ClipStore) -> list[dict[str, Any]]:
@@ -353,25 +376,33 @@ def run_predict(a: argparse.Namespace) -> None:
     if a.preview:  # before the work: the video may be unreadable
         transcode(recording.video, a.preview, short_side=PREVIEW, overwrite=a.overwrite)
     choice = {"exact": False if a.key_frames else None, "tolerance": a.tolerance}
+    how, tracker = keyword_arguments(a, "min_coverage", "max_gap", "max_hold", "stride", "top"), None
+    if a.events:
+        tracker, how["stride"], whose = events.choose_tracker(calibration.of(student).events, a.stride, a.event_start)
+        how["top"] = max(a.top, tracker.top)
+        note_thresholds(tracker, whose)
     found = inference.predict(
         student,
         recording,
-        **keyword_arguments(a, "min_coverage", "max_gap", "max_hold", "stride", "top"),
+        **how,
         **choice,
         **inference_arguments(a),
     )
     report_precision(a.precision, a.device)
-    count, skipped, kept = 0, 0, []
+    kept, shown = list[inference.Prediction](), list[inference.Prediction]()
     first = list(itertools.islice(found, 1))  # an error before the first clip leaves an earlier result as it is
-    with prediction_writer(Path(a.out), a.top) if a.out else contextlib.nullcontext(lambda clip: None) as write:
-        for clip in itertools.chain(first, found):
+    clips = keep(itertools.chain(first, found), kept, a.top if a.html else 1)
+    rows = clips if tracker is None else as_clips(events.events(clips, **asdict(tracker)))
+    top = 1 if tracker else a.top
+    with prediction_writer(Path(a.out), top) if a.out else contextlib.nullcontext(lambda clip: None) as write:
+        for clip in rows:
             write(clip)  # first: printing may end the command
-            count, skipped = count + 1, skipped + bool(clip.problem)
-            kept.append(clip if a.html else clip._replace(classes=clip.classes[:1]))
-            scores = tables.scores_text([score for _, score in clip.classes])
-            pairs = zip((name for name, _ in clip.classes), scores, strict=True)
-            best = "  ".join(map(" ".join, pairs)) or f"skipped: {clip.problem}"
-            print(f"{clip.start:8.2f} {clip.stop:8.2f} s  {tables.printable(best)}")
+            shown.append(clip._replace(classes=clip.classes[:1]))
+            print(line_of(clip))
+    count, lost = len(kept), [clip for clip in kept if clip.problem]
+    for clip in lost if tracker else ():
+        print(line_of(clip))
+    skipped = len(lost)
     if skipped == count:
         raise ValueError(
             f"{recording.path}: all {count} clips were skipped for the reasons above; no clip was classified"
@@ -379,14 +410,38 @@ def run_predict(a: argparse.Namespace) -> None:
     if skipped:
         print(f"{skipped} of {count} clips were skipped for the reasons above", file=sys.stderr)
     if a.subtitles:
-        write_subtitles(a.subtitles, kept)
+        write_subtitles(a.subtitles, shown)
     if a.html:
         table = CSVRows(text := io.StringIO(newline=""), a.top)
         for clip in kept:
             table.add(clip)
         spec, about = batches.clip_spec_of(student, **choice), about_prediction(a, student, recording)
         more = {"labels": labels, "preview": Path(a.preview) if a.preview else None}
+        more |= {"lasting": shown if tracker else ()}
         write_prediction(a.html, kept, recording, spec, text.getvalue(), about, a.max_hold, **more)
+
+
+def keep(
+    clips: Iterator[inference.Prediction], kept: list[inference.Prediction], top: int
+) -> Iterator[inference.Prediction]:
+    """Yield clips, and add them to a list with their best classes."""
+    for clip in clips:
+        kept.append(clip._replace(classes=clip.classes[:top]))
+        yield clip
+
+
+def as_clips(found: Iterator[events.Event]) -> Iterator[inference.Prediction]:
+    """Yield events as rows like those of clips, with one class."""
+    for event in found:
+        yield inference.Prediction(event.start, event.stop, [(event.label, event.score)])
+
+
+def line_of(clip: inference.Prediction) -> str:
+    """Return the line that is printed for a clip or an event."""
+    scores = tables.scores_text([score for _, score in clip.classes])
+    pairs = zip((name for name, _ in clip.classes), scores, strict=True)
+    best = "  ".join(map(" ".join, pairs)) or f"skipped: {clip.problem}"
+    return f"{clip.start:8.2f} {clip.stop:8.2f} s  {tables.printable(best)}"
 
 
 def labels_of_video(a: argparse.Namespace, video: str, classes: Sequence[str] | None) -> list[data.Segment]:
@@ -408,9 +463,7 @@ def labels_of_video(a: argparse.Namespace, video: str, classes: Sequence[str] | 
         raise DataError(f"{table}: has no labels of {video}, but {listed}; give the table of this video")
     headers = probe_videos(found, 1)
     contradictions.notes_of(contradictions.find(found, headers, origin=rows.origin))  # raises its errors
-    if classes and (unknown := sorted({str(one.label) for one in found} - set(classes))):
-        listed = ", ".join(map(tables.printable, unknown[:5]))
-        print(f"note: {table}: the student has no class {listed}; its answers there count as wrong", file=sys.stderr)
+    note_unknown_classes(table, found, classes)
     return sorted(found, key=lambda one: one.start)
 
 

@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..deploy.events import EVERY, Tracker
 from ..engine.published import TEACHERS
 from ..engine.recipes import EPIC_KITCHENS, PRECISIONS, PRESETS, Training
 from ..support import files, tables
@@ -82,6 +83,14 @@ def positive_seconds(text: str) -> float:
         if 0 < float(text) <= 86400:
             return float(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0, of at most a day (86400)")
+
+
+def small_share(text: str) -> float:
+    """Convert the text of an option to a share from 0 to 0.5."""
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) <= 0.5:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to 0.5")
 
 
 TEACHER_FILE = "a trained teacher, written by `egodistill finetune`; or FILE.py:NAME, a function that returns one"
@@ -231,8 +240,8 @@ def preset_option(parser: Any, presets: Collection[str] = tuple(PRESETS)) -> Non
     parser.add_argument("--preset", choices=tuple(presets), default="epic", help=text)
 
 
-def store_options(parser: argparse.ArgumentParser, split: str) -> None:
-    parser.add_argument("store", type=STORE, help="folder of a clip store, written by `egodistill prepare`")
+def store_options(parser: argparse.ArgumentParser, split: str, **more: Any) -> None:
+    parser.add_argument("store", type=STORE, help="folder of a clip store, written by `egodistill prepare`", **more)
     parser.add_argument("--split", default=split, help="split of the store to use, or all")
 
 
@@ -283,12 +292,24 @@ def segment_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--audio", action="store_true", help="use only videos with sound; `prepare` also stores it")
     text = "table of IMU clock offsets, written by `egodistill check --out`"
     parser.add_argument("--imu-offsets", metavar="CSV", type=FILE, help=text)
+    text = (
+        "share of the training wearers (of recordings, if fewer than 5 wearers are known) for the split calibration: "
+        "no network learns from it, it decides how sure a model is (default: 0, of `train` 0.1)"
+    )
+    parser.add_argument("--calibration-share", metavar="SHARE", type=small_share, help=text)
     axes_option(parser)
     reader_options(parser)
     text = "notes about what looks wrong in the table, such as rows twice, are errors"
     parser.add_argument("--strict", action="store_true", help=text)
     text = "length of a clip (default: 64/30, the paper's)"
     parser.add_argument("--clip-seconds", metavar="SECONDS", type=positive_seconds, help=text)
+    text = (
+        "add N clips of the class (none) from parts of training recordings that no segment covers, where all that "
+        "happens has a label; with --subsample K, one in K of them"
+    )
+    parser.add_argument("--background", metavar="N", type=positive_int, help=text)
+    text = "take --background also where segments cover less than a tenth of a recording, and of Ego4D"
+    parser.add_argument("--sparse", action="store_true", help=text)
     group = parser.add_argument_group("recordings without labels")
     group.add_argument("--stride", metavar="SECONDS", type=float, help="step between clips (default: a clip's length)")
     text = "split whole recordings, or stretches of each with just over a clip between them (default: recording)"
@@ -580,7 +601,7 @@ def inference_options(parser: argparse.ArgumentParser) -> None:
 
 
 def evaluate_options(parser: argparse.ArgumentParser) -> None:
-    store_options(parser, "test")
+    store_options(parser, "test", nargs="?")
     model_options(parser)
     text = "also compare with this teacher's features in the store; clips without labels: with all its outputs"
     parser.add_argument("--teacher", metavar="NAME", help=text)
@@ -588,6 +609,30 @@ def evaluate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="JSON", type=role, help="write all results to this file")
     overwrite_option(parser)
     inference_options(parser)
+    group = parser.add_argument_group("events on whole recordings, instead of clips of a store")
+    text = "recordings in which all that happens has a label: a table of segments, annotations, or a store of them"
+    group.add_argument("--recordings", metavar="TABLE", type=FILE, help=text)
+    root_options(group)
+    reader_options(group)
+    stride_option(group, "that of the student's thresholds, or {every:g}")
+    event_start_option(group, "--recordings")
+    text = "measure also where segments cover less than a tenth of a recording, and Ego4D"
+    group.add_argument("--sparse", action="store_true", help=text)
+    text = "choose thresholds that give the highest F1@50 on these recordings, and write them into the student's file"
+    group.add_argument("--save-thresholds", action="store_true", help=text)
+
+
+def stride_option(parser: Any, default: str) -> None:
+    """Add --stride, the step between the clips of a recording."""
+    text = f"step between clips (default: {default.format(every=EVERY)})"
+    parser.add_argument("--stride", metavar="SECONDS", type=float, help=text)
+
+
+def event_start_option(parser: Any, needed: str) -> None:
+    """Add --event-start, for `events.choose_tracker()`."""
+    text = f"with {needed}: probability at which an event begins; it ends below two thirds of it (default: that of the "
+    text += f"student's file, or {Tracker.start:g})"
+    parser.add_argument("--event-start", metavar="P", type=probability, help=text)
 
 
 def exported_files(out: str, a: argparse.Namespace) -> Iterator[Made]:
@@ -655,8 +700,11 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
     axes_option(parser)
     reader_options(parser)
     limit_options(parser)
-    parser.add_argument("--stride", metavar="SECONDS", type=float, help="step between clips (default: a clip's length)")
+    stride_option(parser, "a clip's length; with --events that of the student's thresholds, or {every:g}")
     parser.add_argument("--top", metavar="K", type=positive_int, default=3, help="print the K best classes")
+    text = "give labels that last instead of single answers: printed, in --out and in --subtitles"
+    parser.add_argument("--events", action="store_true", help=text)
+    event_start_option(parser, "--events")
     choice_options(parser)
     role = Writes((".csv", ".json"), None, wrong="{name} must end in {ends}")
     parser.add_argument("--out", metavar="FILE", type=role, help="also write the results to this .csv or .json file")
@@ -708,7 +756,7 @@ def live_options(parser: argparse.ArgumentParser) -> None:
         "and NAME.motion.pt2; a pair is code, so use only one whose source you trust",
     )
     own_option(parser)
-    parser.add_argument("--every", metavar="SECONDS", type=float, default=0.5, help="time between two answers")
+    parser.add_argument("--every", metavar="SECONDS", type=float, default=EVERY, help="time between two answers")
     parser.add_argument(
         "--frames",
         choices=FRAMES,
@@ -767,8 +815,7 @@ def live_options(parser: argparse.ArgumentParser) -> None:
     text = "time for which an address that is lost is opened again and again; answers go on when it is back"
     group.add_argument("--reconnect", metavar="SECONDS", type=positive_seconds, help=text)
     group.add_argument("--events", action="store_true", help="give labels that last instead of single answers")
-    text = "with --events: probability at which an event begins; it ends below two thirds of it (default: 0.6)"
-    group.add_argument("--event-start", metavar="P", type=probability, help=text)
+    event_start_option(group, "--events")
     group.add_argument("--json", action="store_true", help="print JSON lines in a terminal, too, as into a pipe")
     role = Writes((".jsonl",), None, wrong="{command} writes JSON lines; the name of {name} must end in {ends}")
     group.add_argument("--out", metavar="JSONL", type=role, help="also write the JSON lines to this file")

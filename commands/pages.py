@@ -27,6 +27,7 @@ from ..recordings.clips import decode_clips
 from ..recordings.recording import Recording
 from ..recordings.spec import ClipSpec
 from ..support import files, tables
+from ..support.errors import NONE
 from ..support.names import real_path
 from ..support.pages import Markup, data_url, tag, write_page
 
@@ -41,7 +42,7 @@ def write_subtitles(path: str | os.PathLike, clips: Sequence[Prediction]) -> Non
     """Write the best class of each clip as WebVTT (https://www.w3.org/TR/webvtt1); equal ones in a row are one."""
     cues: list[list] = []
     for clip, end in zip(clips, ends_of(clips), strict=True):
-        name = clip.classes[0][0] if clip.classes else None
+        name = clip.classes[0][0] if clip.classes and clip.classes[0][0] != NONE else None
         if cues and cues[-1][2] == name and clip.start - cues[-1][1] < 0.001:
             cues[-1][1] = end
         else:
@@ -66,13 +67,15 @@ def write_prediction(
     max_hold: float = 1.0,
     *,
     labels: Sequence[Segment] = (),
+    lasting: Sequence[Prediction] = (),
     preview: Path | None = None,
 ) -> None:
     """Write the page of a prediction, .html, of clips in the order of time.
 
     `spec` is what `batches.clip_spec_of()` returns: the page shows frames that the student saw. `rows` are the
     predictions as CSV, to download; `about` is {name: text} for the foot; `preview` is a copy of the video that
-    browsers play. With labelled segments of the recording, clips whose label is another class come first.
+    browsers play. With labelled segments of the recording, clips whose label is another class come first. `lasting` are
+    the events of `predict --events`, each with its class.
     """
     truth = labels_of(clips, labels)
     listed, video = chosen(clips, truth), Path(recording.path)
@@ -83,9 +86,12 @@ def write_prediction(
     starts, ends = np.asarray([clip.start for clip in clips]), ends_of(clips)
     span, seconds = (float(starts[0]), float(ends[-1])), np.bincount(lanes, ends - starts, len(names)).tolist()
     bars = [np.stack([starts, ends, shares], 1)[lanes == k].tolist() for k in range(len(names))]
-    drawn = [svg.lanes(list(zip(names, bars, strict=True)), span)]
+    drawn = [svg.lanes([(name, bar) for name, bar in zip(names, bars, strict=True) if name != NONE], span)]
+    if lasting:
+        drawn.insert(0, svg.words([(one.start, one.stop, one.classes[0][0]) for one in lasting], span, "events"))
     if labels:
-        drawn.insert(0, svg.words([(one.start, one.stop, one.label or "") for one in labels], span, "labelled"))
+        told = [(one.start, one.stop, one.label or "") for one in labels if one.label != NONE]
+        drawn.insert(0, svg.words(told, span, "labelled"))
     with contextlib.suppress(ValueError, OSError):  # there is no IMU, and the student reads none
         motion = recording.motion()
         turns = np.degrees(np.linalg.norm(motion.gyro, axis=1))

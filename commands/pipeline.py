@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from .. import data, teachers
+from ..datasets.segments import CALIBRATION
 from ..datasets.store_files import StoreFiles
 from ..distillation import PRESETS
 from ..engine.parts import PLAIN_NUMBERS
 from ..recordings.spec import clip_starts
 from ..support import files, tables
-from ..support.errors import CLIP_SECONDS, IMU_RATE, DataError
+from ..support.errors import CLIP_SECONDS, IMU_RATE, NONE, DataError
 from ..support.names import Names, Place, absolute_path, is_same, portable
 from ..support.tables import counted
 from . import recordings
@@ -35,16 +36,18 @@ from .given import LIMITS, given_flags, keyword_arguments, reject, suggest, with
 from .loading import load_teacher
 from .options import QUICK_CLIPS, STUDENT_FIELDS, TRAINING_FIELDS
 from .paths import check_paths
-from .recordings import NO_LABELS, examine, read_segments, require_training
+from .recordings import NO_LABELS, examine, held_out, read_segments, require_training
 from .report import CORRECTIONS, PLAN, note_plan, read_plan, write_report
 from .settings import apply_options, flag
 from .training import new_teacher, teacher_clip
+from .whole_recordings import recordings_of
 
 __all__ = ["COMMANDS"]
 
 # Options of `prepare` that say which segments and clips there are.
 ANNOTATIONS = ("root", "tier", "min_instances", "split_seed", "subsample", "reader", "imu_reader", "strict", "stride")
-ANNOTATIONS += ("split_by", "test_share", "clip_seconds", "imu_axes")
+ANNOTATIONS += ("split_by", "test_share", "clip_seconds", "imu_axes", "background", "sparse", "calibration_share")
+HELD_OUT = 0.1  # of the training wearers, for calibration
 QUICK = {"epochs": "4", "schedule": "cosine", "warmup_epochs": "0.5", "learning_rate": "0.001"}
 
 
@@ -134,12 +137,21 @@ def plan(a: argparse.Namespace, segments: data.SegmentList, edited: bool = False
     if labelled and (a.baselines or not teacher):
         name = "labels-alone.pt" if teacher else "student.pt"
         steps += [Step("the student on labels alone", [*on_labels, run / name])]
-    tested = any(segment.split == "test" for segment in segments)
+    splits = {segment.split for segment in segments}
+    tested, whole = "test" in splits, ["evaluate", "--recordings", store, "--student", run / "student.pt"]
+    whole += words_of(a, "sparse", "reader", "imu_reader", "device")
+    is_dense = a.background and a.subsample == 1  # all that happens has a segment
+    if is_dense and CALIBRATION in splits:
+        words = [*whole, "--split", CALIBRATION, "--save-thresholds"]
+        steps += [Step("choose when an event of the student begins and ends", words)]
     for step in [step for step in steps if step.words[0] in ("distill", "finetune")] if tested else []:
         name = Path(step.words[-1])
         if name.name != "teacher.pt":
             words = ["evaluate", store, "--student", name, *words_of(a, "device"), "--out"]
             steps += [Step(f"evaluate {name.name}", [*words, name.with_suffix(".test.json")])]
+    if is_dense and tested:
+        words = [*whole, "--out", recordings_of(run / "student.pt")]
+        steps += [Step("evaluate events of student.pt on whole recordings", words)]
     return steps
 
 
@@ -219,6 +231,7 @@ def run_train(a: argparse.Namespace) -> None:
     run = Path(a.out)
     before = read_plan(run) if files.content(run) else None
     a.check = a.check and not a.imu_offsets  # the table has what is known of clocks and axes
+    a.calibration_share = calibration_share(a, before)
     segments = read_segments(a)
     if a.quick and len(segments) > QUICK_CLIPS:
         a.subsample *= -(-len(segments) // QUICK_CLIPS)
@@ -238,12 +251,15 @@ def run_train(a: argparse.Namespace) -> None:
     videos, classes = len({s.path for s in segments}), len({s.label for s in segments} - {None})
     seconds = a.clip_seconds or CLIP_SECONDS
     clips = sum(len(clip_starts(one.start, one.stop, math.inf, seconds)) for one in segments)
+    background = sum(one.label == NONE for one in segments)
     paths = [Path(str(step.words[-1])) for step in steps]
     # The checkpoint of a training has the weights and AdamW's two averages of each.
     models = [sizes.get(path.stem, sizes["student"]) for path in paths if path.suffix == ".pt" and not path.exists()]
     print(
         f"{counted(len(segments), 'segment')} ({splits}) of {counted(videos, 'recording')}, "
-        f"{counted(classes, 'class')}: {counted(clips, 'clip')}, about {size_of_store(steps[0].words, clips):,.0f} MB, "
+        f"{counted(classes, 'class')}: {counted(clips, 'clip')}"
+        + (f" ({background:,} of {NONE})" if background else "")
+        + f", about {size_of_store(steps[0].words, clips):,.0f} MB, "
         f"{sum(models):,.0f} MB of models, and up to {3 * max(models, default=0):,.0f} MB while one is trained; "
         f"{files.free_megabytes(run.parent):,.0f} MB are free"
     )
@@ -251,6 +267,8 @@ def run_train(a: argparse.Namespace) -> None:
         print("note: no segment has the split test, so nothing is evaluated")
     if not a.architecture and not a.teacher_file:
         print("note: no teacher was given (--architecture, --teacher-file), so the student learns from labels alone")
+    if a.calibration_share and classes:
+        print(f"note: {held_out(a, segments)}")
     if edited:
         print(f"note: {a.annotations} has changed: new clips are decoded, and what learned from it is made anew")
     titles = ["check clocks and axes"] * a.check + [step.title for step in steps]
@@ -273,6 +291,16 @@ def run_train(a: argparse.Namespace) -> None:
     given = [*(["--imu-axes", *axes] if len(axes) == 1 and axes != {"gopro"} else []), *words_of(a, "zero_accel")]
     source = ["VIDEO"] if any(segment.video for segment in segments) else ["--imu", "CSV"]
     suggest("predict", *source, *given, "--student", run / "student.pt")
+
+
+def calibration_share(a: argparse.Namespace, before: Mapping[str, Any] | None) -> float | None:
+    """Return the share of the training wearers to hold out, None for none: as given, or as when the run began."""
+    if a.calibration_share is not None:
+        return a.calibration_share or None
+    if before is None:
+        return None if a.quick else HELD_OUT
+    words = itertools.chain(*map(shlex.split, before["steps"]))
+    return next((float(next(words)) for word in words if word == flag("calibration_share")), None)
 
 
 def has_new_table(run: Path, before: Mapping[str, Any], known: Sequence[str]) -> bool:

@@ -19,10 +19,14 @@ from pathlib import Path
 from .. import data
 from ..datasets import annotations, contradictions
 from ..datasets.segments import (
+    CALIBRATION,
+    FEWEST_CLIPS,
+    calibration_clips,
     is_list_of_recordings,
     listed_recordings,
     offset_rows,
     subsample,
+    with_calibration,
     write_imu_offsets,
 )
 from ..recordings import aria, checks
@@ -30,7 +34,7 @@ from ..recordings.copies import transcode
 from ..recordings.pictures import CHECK_TITLE, draw_check, require_picture
 from ..recordings.recording import find_videos, is_neon, probe_videos
 from ..support import files
-from ..support.errors import DataError, in_words
+from ..support.errors import NONE, DataError, in_words
 from ..support.names import Names
 from ..support.pickles import is_pickle
 from ..support.records import first_line
@@ -66,7 +70,25 @@ def read_segments(a: argparse.Namespace) -> data.SegmentList:
     if a.imu_axes:
         segments = annotations.with_imu_axes(segments, a.imu_axes)
     segments = annotations.with_imu_offsets(segments, a.imu_offsets) if a.imu_offsets else segments
-    return subsample(segments, a.subsample) if a.subsample > 1 else segments
+    segments = subsample(segments, a.subsample) if a.subsample > 1 else segments
+    if a.background:
+        count = -(-a.background // a.subsample)  # fewer, as of the other classes
+        segments = data.with_background(segments, count, sparse=a.sparse, **keyword_arguments(a, "clip_seconds"))
+    else:
+        reject(given_flags(a, "sparse"), "only with --background, which takes clips between segments")
+    clip_seconds = a.clip_seconds or data.CLIP_SECONDS
+    return with_calibration(segments, a.calibration_share, clip_seconds) if a.calibration_share else segments
+
+
+def held_out(a: argparse.Namespace, segments: data.SegmentList) -> str:
+    """Return which clips are for calibration alone, or that these would be too few."""
+    if count := calibration_clips(segments, a.clip_seconds or data.CLIP_SECONDS):
+        of = counted(len({one.path for one in segments if one.split == CALIBRATION}), "recording")
+        return f"{counted(count, 'clip')} of {of} are held out: no model learns from them, they decide how sure it is"
+    return (
+        f"nothing is held out to fit a temperature: {100 * a.calibration_share:g} % of the training wearers or "
+        f"recordings have fewer than {FEWEST_CLIPS} labelled clips, or there are too few of them"
+    )
 
 
 def run_segments(a: argparse.Namespace) -> None:
@@ -128,7 +150,7 @@ def split_warnings(counts: Mapping[str, Counter], what: str = "clip") -> Iterato
     elif counts and "test" not in counts:
         way_out = "add recordings, or give some the split test (in a column split of your own table)"
         yield f"there is no split test, so nothing is left to evaluate on; {way_out}"
-    labels = dict(counts.get("train", {}))
+    labels = {label: count for label, count in counts.get("train", {}).items() if label != NONE}
     unlabelled = labels.pop(None, 0)
     if not labels and 0 < unlabelled < FEW_UNLABELLED:
         yield (
@@ -393,6 +415,8 @@ def run_prepare(a: argparse.Namespace) -> None:
     )
     if files.environment_share()["rank"] == 0:
         describe_store(store, segments)
+        if a.calibration_share:
+            print(f"  note: {held_out(a, segments)}")
         suggest_training(store, architecture=a.architecture)
 
 

@@ -22,7 +22,9 @@ from torchvision.io import encode_jpeg
 
 from .. import data
 from ..datasets.segments import offset_rows
+from ..deploy.events import Tracker
 from ..drawing import svg
+from ..engine.calibration import ENOUGH
 from ..support import files, tables
 from ..support.errors import DataError
 from ..support.names import Place, real_path
@@ -33,6 +35,7 @@ from ..training import validation_score
 from .evaluations import Result, by_wearer, evaluation_of, findings, is_about, read_evaluation, read_result
 from .paths import page_about
 from .recordings import split_warnings
+from .whole_recordings import about_recordings, read_recordings, recordings_of, tables_of
 
 __all__ = ["COMMANDS", "CORRECTIONS", "note_plan", "read_plan", "write_report"]
 
@@ -94,6 +97,30 @@ def classes_section(result: Result) -> Markup:
     rows = [(names[a], names[b], f"{n} of {counts[a]}") for (a, b), n in wrong.most_common(SHOWN)]
     parts.append(table(("label", "answer", "segments"), rows) if rows else tag("p", "None."))
     parts.append(matrix(np.asarray(result.numbers["confusion"]), names))
+    return Markup("".join(parts))
+
+
+def sureness_section(result: Result) -> Markup:
+    """Return how often answers of each probability are right, of so many clips that it says something."""
+    found = result.numbers["calibration"]
+    parts = [tag("p", f"{result.sureness}.")]
+    if found["clips"] >= ENOUGH:
+        of = {"true probabilities": {"bins": [(1, 0.0, 0.0), (1, 1.0, 1.0)]}, "this model": found}
+        of |= {"without its temperature": before} if (before := found["without_temperature"]) else {}
+        lines = {name: [(100 * p, 100 * right) for _, p, right in one["bins"]] for name, one in of.items()}
+        words = "right answers (%) by the probability of the answer"
+        parts.append(tag("div", svg.curves(lines, words, "probability (%)", last="of the surest"), class_="charts"))
+    return Markup("".join(parts))
+
+
+def recordings_section(numbers: dict[str, Any]) -> Markup:
+    """Return what the events of whole recordings are worth."""
+    tracker = Tracker(**{name: value for name, value in numbers["thresholds"].items() if name != "stride"})
+    parts = [tag("p", f"{about_recordings(numbers)}; an event {tracker}.")]
+    parts += [table(one.header, one.rows) for one in tables_of(numbers)]
+    if known := [(one["f1_50"], name) for name, one in numbers["by_wearer"].items() if one["f1_50"] is not None]:
+        shares = [(name, share, f"{share:.0f} %") for share, name in sorted(known)]
+        parts += [tag("h3", "F1@50 by wearer"), svg.bars(shares, "F1@50 by wearer", 100)]
     return Markup("".join(parts))
 
 
@@ -285,7 +312,11 @@ def write_report(run: Path) -> str:
     parts = {"Result": results_section(results, taught, quick)}
     if results and results[0].answers and store is not None:
         parts["By class"] = classes_section(results[0])
+        parts |= {"How sure": sureness_section(results[0])} if results[0].sureness else {}
         parts["Clips"] = clips_section(results[0], store.split("test"))
+    whole = read_recordings(path := recordings_of(run / "student.pt"), run / "student.pt")
+    if whole and is_planned(plan, path.name):
+        parts["Whole recordings"] = recordings_section(whole)
     parts["Training"] = curves_section(run, plan)
     if store is not None:
         parts["Data"] = data_section(run, plan, store)
@@ -299,6 +330,10 @@ def write_model_report(path: Path, command: str) -> str:
 
     Raise DataError if there is neither an evaluation nor a log of a training.
     """
+    if path.suffix.lower() == ".json" and (whole := read_recordings(path)):
+        parts = {"Whole recordings": recordings_section(whole), "How it was made": foot(command)}
+        write_page(out := page_about(path), path.name, parts, "report", None, "", STYLE)
+        return f"{about_recordings(whole)}\nThe page about it: {out}"
     found = read_evaluation(path) if path.suffix.lower() == ".json" else read_result(path)
     curves = curves_of(path, path.stem)
     if not (found or curves):
@@ -309,6 +344,7 @@ def write_model_report(path: Path, command: str) -> str:
     parts = {"Result": results_section(results, False)}
     if found and found.answers:
         parts["By class"] = classes_section(found)
+        parts |= {"How sure": sureness_section(found)} if found.sureness else {}
     parts |= {"Training": curves} if curves else {}
     parts["How it was made"] = foot(command)
     write_page(out := page_about(path), path.name, parts, "report", None, "", STYLE)

@@ -64,6 +64,13 @@ def open_splits(a: argparse.Namespace) -> tuple[data.ClipStore, data.ClipStore |
     return store.select(~held_out), validation
 
 
+def held_out(a: argparse.Namespace) -> dict[str, data.ClipStore]:
+    """Return the clips of the split calibration as an argument; none without it, or if they are learned from."""
+    whole = open_split(a.store, "all")
+    free = "calibration" in whole.splits and not {"calibration", "all"} & {a.split, a.validation}
+    return {"calibration": whole.split("calibration")} if free else {}
+
+
 def build_student(a: argparse.Namespace, store: data.ClipStore, teacher: str | None, seed: int) -> EgoDistill:
     """Return the student in --init, or a new one that fits the store and the teacher's feature."""
     settings = PRESETS[a.preset].student
@@ -177,7 +184,8 @@ def run_finetune(a: argparse.Namespace) -> None:
             raise ValueError(f"--gradient-checkpointing is for MotionFormer and MViT; this model is {name}")
         cast(Any, model).net.gradient_checkpointing = True
     then = ("extract", a.store, "--teacher-file", a.out) if isinstance(model, teachers.Teacher) else use_of_student(a)
-    report_training(a, settings, lambda: distillation.finetune(model, store, settings, validation=validation), *then)
+    clips = {"validation": validation, **held_out(a)}
+    report_training(a, settings, lambda: distillation.finetune(model, store, settings, **clips), *then)
 
 
 def use_of_student(a: argparse.Namespace, teacher: str | None = None) -> tuple[Any, ...]:
@@ -357,10 +365,11 @@ def run_distill(a: argparse.Namespace) -> None:
     own = {"objective": resolve(a.objective)} if a.objective else {}
     teacher = chosen_teacher(a, store)
     model = build_student(a, store, teacher, settings.seed)
+    clips = {"validation": validation, **held_out(a)}
     report_training(
         a,
         settings,
-        lambda: distillation.distill(model, store, settings, teacher=teacher, validation=validation, **own),
+        lambda: distillation.distill(model, store, settings, teacher=teacher, **clips, **own),
         *use_of_student(a, teacher),
     )
 

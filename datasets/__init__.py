@@ -4,6 +4,7 @@ annotations     any annotations to segments; EPIC-KITCHENS and Ego4D
 aria_datasets   HD-EPIC and Ego-Exo4D
 label_tools     labels of ELAN, BORIS and Label Studio
 segments        the class Segment; your own tables, recordings without labels
+background      clips of what no segment covers, the class "(none)"
 contradictions  what is wrong, or looks wrong, in a table of segments
 store           a clip store: read, fill, split
 store_files     its files
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from . import (
         annotations as annotations,
         aria_datasets as aria_datasets,
+        background as background,
         contradictions as contradictions,
         edits as edits,
         label_tools as label_tools,
@@ -31,6 +33,8 @@ else:
     __getattr__, __dir__ = hand_on(
         __name__,
         dict.fromkeys(
-            "annotations aria_datasets contradictions edits label_tools one_pass segments store store_files".split(), ()
+            """annotations aria_datasets background contradictions edits label_tools one_pass segments store
+            store_files""".split(),
+            (),
         ),
     )

@@ -302,17 +302,19 @@ def read_ego4d(
         videos += 1
         for order, segment in reader.segments(where, require_id(where, video.get("video_uid", key), UID), video):
             by_class[segment.label].append((order, segment))
-    segments, dropped = [], reader.dropped
+    segments, dropped, rare = [], reader.dropped, list[Segment]()
     for actions in by_class.values():
         if len(actions) < min_instances:
             dropped[RARE.format(min_instances)] += len(actions)
+            rare += [segment for _, segment in actions]
         else:
             segments += _split(actions, test_share)
     if not segments:
         why = "; ".join(f"{n} actions: {reason}" for reason, n in dropped.items())
         raise DataError(f"{annotations}: no usable action in {videos} videos below {root}. {why}")
     segments.sort(key=lambda segment: (segment.video, segment.start, segment.id))
-    return SegmentList(segments, dropped, Origin(str(annotations), drawn=True, notes=tuple(reader.notes)))
+    about = {"notes": tuple(reader.notes), "left_out": tuple(rare), "is_sparse": True}
+    return SegmentList(segments, dropped, Origin(str(annotations), drawn=True, **about))
 
 
 def _split(actions: list[tuple[bytes, Segment]], test_share: float) -> list[Segment]:

@@ -127,6 +127,7 @@ class Videos:
     def __init__(self, root: Path, audio: bool) -> None:
         self.root, self.audio = root, audio
         self.dropped: collections.Counter[str] = collections.Counter()
+        self.left_out: list[Segment] = []  # segments with times, but without a class
         self.known: dict[tuple, Recording | str] = {}  # a recording, or why it cannot be used
 
     def find(self, *name: Any) -> Recording | str:
@@ -158,11 +159,15 @@ class Videos:
         if isinstance(recording, str):
             self.dropped[problem or recording] += 1
             return
-        if problem := problem or problem_of_times(part.start, part.stop):
-            self.dropped[problem] += 1
+        if wrong := problem_of_times(part.start, part.stop):
+            self.dropped[problem or wrong] += 1
             return
         segment = Segment(part.name, start=part.start, stop=part.stop, split=part.split, **recording.record())
-        found.append((label, segment))
+        if problem:
+            self.dropped[problem] += 1
+            self.left_out.append(segment)
+        else:
+            found.append((label, segment))
 
     def origin(self, annotations: Path) -> Origin:
         """Return where the segments come from; notes name the videos of which two files were found."""
@@ -175,7 +180,7 @@ class Videos:
             for name, paths in files_of.items()
             if len(paths) > 1
         ]
-        return Origin(str(annotations), drawn=True, notes=tuple(notes))
+        return Origin(str(annotations), drawn=True, notes=tuple(notes), left_out=tuple(self.left_out))
 
     def require(self, found: Classified, annotations: Path, expected: str) -> None:
         """Raise DataError, which names the reasons and the expected files, if no segment can be used."""

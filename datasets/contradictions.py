@@ -29,11 +29,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..recordings.recording import SINCE_BOOT, VIDEO_SUFFIXES, open_recording
-from ..support.errors import CLIP_SECONDS, DataError, NoteWarning, named
+from ..support.errors import CLIP_SECONDS, NONE, DataError, NoteWarning, named
 from ..support.files import signature
 from ..support.names import Names, is_same
 from ..video import VideoInfo
-from .segments import ROUNDING, Origin, Segment, SegmentList, overlapping_splits, with_names
+from .segments import CALIBRATION, ROUNDING, Origin, Segment, SegmentList, overlapping_splits, with_names
 
 __all__ = ["KINDS", "Finding", "TableWarning", "find", "notes_of"]
 
@@ -411,13 +411,13 @@ def numbers_beside_words(table: _Table) -> Found:
     """Yield the first label that is a number if others are words."""
     words = table.words["label"]
     numbers = dict.fromkeys(filter(NUMBER.fullmatch, words))
-    if numbers and any(word not in numbers and word.lower() not in MISSING for word in words):
+    if numbers and any(word not in numbers and word.lower() not in {*MISSING, NONE} for word in words):
         word, count = next(iter(numbers)), sum(words[word][1] for word in numbers)
         sentence = f"the label {word!r} is a number, but other labels are words ({_segments(count)} have numbers)"
         yield words[word][0], f"{sentence}; write the names of the classes", False
 
 
-USUAL = ("train", "test", "validation")
+USUAL = ("train", "test", "validation", CALIBRATION)
 OTHERWISE = {"training": "train", **dict.fromkeys(("eval", "evaluate", "evaluation"), "test")}
 OTHERWISE |= dict.fromkeys(("val", "valid", "dev", "develop", "validate"), "validation")
 
@@ -445,7 +445,7 @@ def classes_of_one_split(table: _Table) -> Found:
         if split not in table.words["split"] or (split == "test" and not table.is_own):
             continue
         there = {one.label for one in table.segments if one.split == split}
-        missing = [word for word in words if word not in there]
+        missing = [word for word in words if word not in {*there, NONE}]  # background is for training
         if missing:
             what, them = ("1 class has", "it") if len(missing) == 1 else (f"{len(missing):,} classes have", "them")
             names = ", ".join(map(repr, missing[:LISTED])) + (", ..." if len(missing) > LISTED else "")
@@ -464,7 +464,7 @@ def wearers_of_two_splits(table: _Table) -> Found:
         if one.wearer is not None:
             first[one.wearer].setdefault(one.split, number)
     for wearer, splits in first.items():
-        other = next((split for split in splits if split != "train"), None)
+        other = next((split for split in splits if split not in ("train", CALIBRATION)), None)
         if "train" in splits and other is not None:
             sentence = f"the wearer {wearer!r} is in {other} here and in train in {table.name(splits['train'])}"
             way_out = "so accuracy is not that for new people; give each wearer one split"

@@ -30,7 +30,7 @@ from ..recordings.clips import decode_clips
 from ..recordings.recording import Recording
 from ..recordings.spec import ClipSpec
 from ..support import files
-from ..support.errors import DataError
+from ..support.errors import NONE, DataError
 from ..support.names import Place, name_files
 from ..support.tables import counted
 from .segments import Segment
@@ -65,8 +65,9 @@ def is_edited(
     """Return whether a store was made with these settings and other segments, of which nearly all are still there.
 
     Otherwise it is another table, whose store must not take the place of this one: if more than a tenth is gone (of a
-    small table, more than three), or if a function of one's own reads the IMU now, or does not. The folder may
-    be missing; the segments have the names that files have in the store.
+    small table, more than three), or if a function of one's own reads the IMU now, or does not. Background does
+    not count, as it follows the rows. The folder may be missing; the segments have the names that files have in the
+    store.
     """
     if not (path / "store.json").exists():
         return False
@@ -76,9 +77,10 @@ def is_edited(
     same = same and old.specs == {name: spec.complete() for name, spec in specs.items()}
     cameras = {span_of(one): one.camera for i, one in enumerate(old.segments) if i in finished}
     same = same and all(cameras.get(span_of(one), one.camera) == one.camera for one in segments)
-    kept = (Counter(map(span_of, old.segments)) & Counter(map(span_of, segments))).total()
-    gone = len(old.segments) - kept
-    return same and old.segments != list(segments) and gone <= max(FEW, len(old.segments) / 10) and gone < kept
+    then, now = ([one for one in rows if one.label != NONE] for rows in (old.segments, segments))
+    kept = (Counter(map(span_of, then)) & Counter(map(span_of, now))).total()
+    gone = len(then) - kept
+    return same and old.segments != list(segments) and gone <= max(FEW, len(then) / 10) and gone < kept
 
 
 def span_of(segment: Segment) -> tuple[str, float, float]:

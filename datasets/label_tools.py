@@ -14,6 +14,7 @@ label-studio-ml-backend (examples/yolo/utils/converter.py).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections import Counter
@@ -95,6 +96,11 @@ def read_labels(
     drawn = ends({name(label[2]) for label in labels})  # so that splits do not depend on the folder
     splits = drawn_splits(drawn.values(), Windows())
     found, rows, tiers = list[Segment](), dict[str, str](), dict[str, str]()
+    left_out = list[Segment]()
+    for where, own, video, start, stop, label in every:
+        if tier not in (None, own) or not label:
+            with contextlib.suppress(DataError):  # such as a point event
+                left_out.append(Segment("", name(video), *start_and_stop(where, start, stop)))
     for where, own, video, start, stop, label in labels:
         if start == stop or not label:
             dropped["a point event" if label else "an empty value"] += 1
@@ -116,7 +122,8 @@ def read_labels(
             both = f"{one.label!r} of {tiers[one.id]!r} overlaps {last.label!r} of {tiers[last.id]!r} ({rows[last.id]})"
             raise DataError(f"{path}, {rows[one.id]}: {both}; choose one by {named('tier')} of {listed}")
         last = last if shared and last.stop > one.stop else one
-    return SegmentList(found, dropped, Origin(str(path), rows, drawn=True, notes=tuple(dict.fromkeys(notes))))
+    about = {"notes": tuple(dict.fromkeys(notes)), "left_out": tuple(left_out)}
+    return SegmentList(found, dropped, Origin(str(path), rows, drawn=True, **about))
 
 
 def _kinds(cells: Sequence[str], forms: dict[str, str]) -> str:

@@ -29,7 +29,7 @@ from ..recordings.recording import Recording, find_videos, is_neon, neon_video, 
 from ..recordings.spec import read_axes, strided_starts
 from ..support import files
 from ..support.errors import CLIP_SECONDS, DataError, named
-from ..support.names import Names, absolute_path, identity, is_same
+from ..support.names import Names, absolute_path, ends, identity, is_same
 from ..support.records import class_number, read_table, start_and_stop
 from ..video import VideoError
 
@@ -39,6 +39,7 @@ __all__ = [
     "SegmentList",
     "SplitBy",
     "Windows",
+    "calibration_clips",
     "count_of_tests",
     "drawn_splits",
     "is_list_of_recordings",
@@ -50,6 +51,7 @@ __all__ = [
     "read_recordings",
     "splits_of_wearers",
     "subsample",
+    "with_calibration",
     "with_imu_axes",
     "with_imu_offsets",
     "with_labels",
@@ -146,6 +148,8 @@ class Origin(NamedTuple):
     notes: tuple[str, ...] = ()  # what the reader itself noticed, a sentence each
     parts: Mapping[str, Segment] = {}  # {id of its first clip: the row as it is written} in a table of recordings
     links: Mapping[str, str] = {}  # {id of a segment: its video as given} where the file goes by another name
+    left_out: tuple[Segment, ...] = ()  # rows that give no clips; they have times, so there is no background there
+    is_sparse: bool = False  # whether it is known that not all that happens has a label
 
 
 class SegmentList(list):
@@ -271,13 +275,14 @@ def with_labels(
     Classes with fewer segments than `min_instances` are rare; `dropped`, {reason: number}, counts theirs.
     """
     instances = collections.Counter(number for number, _ in found)
-    segments = []
+    segments, rare = [], list[Segment]()
     for number, segment in found:
         if instances[number] < min_instances:
             dropped[RARE.format(min_instances)] += 1
+            rare.append(segment)
         else:
             segments.append(dataclasses.replace(segment, label=names[number]))
-    return SegmentList(segments, dropped, origin)
+    return SegmentList(segments, dropped, origin._replace(left_out=(*origin.left_out, *rare)))
 
 
 def with_sound(segments: SegmentList, path: Path) -> SegmentList:
@@ -690,12 +695,41 @@ def _like(given: Iterable[Segment], segments: Iterable[Segment]) -> SegmentList:
 def subsample(segments: Sequence[Segment], step: int) -> SegmentList:
     """Return every `step`-th segment of each split, in their order."""
     seen: collections.Counter[str] = collections.Counter()
-    kept = []
+    kept, others = [], list[Segment]()
     for segment in segments:
-        if seen[segment.split] % step == 0:
-            kept.append(segment)
+        (others if seen[segment.split] % step else kept).append(segment)
         seen[segment.split] += 1
-    return _like(segments, kept)
+    result = _like(segments, kept)
+    result.origin = result.origin._replace(left_out=(*result.origin.left_out, *others))
+    return result
+
+
+CALIBRATION, FEWEST_GROUPS, FEWEST_CLIPS = "calibration", 5, 50  # a split; wearers or recordings, clips in it
+
+
+def with_calibration(segments: Sequence[Segment], share: float, clip_seconds: float = CLIP_SECONDS) -> SegmentList:
+    """Return segments with a share of the training wearers in the split "calibration", from which no network learns.
+
+    Of fewer than 5 wearers, or if one is unknown, recordings are chosen. The choice is that of a hash of their names,
+    of files as much of their ends as tells them apart. Segments stay as they are if there is such a split already, or
+    if the chosen ones have fewer than 50 clips with a label.
+    """
+    train = [one for one in segments if one.split == "train"]
+    wearers, recordings = {one.wearer for one in train}, ends({one.path for one in train})
+    by_wearer = None not in wearers and len(wearers) >= FEWEST_GROUPS
+    groups = [one.wearer if by_wearer else recordings[one.path] for one in train]
+    if len({*groups}) < FEWEST_GROUPS or any(one.split == CALIBRATION for one in segments):
+        return _like(segments, segments)
+    drawn = drawn_splits({*map(str, groups)}, Windows(test_share=share))
+    splits = (CALIBRATION if drawn[str(group)] == "test" else "train" for group in groups)
+    moved = [dataclasses.replace(one, split=next(splits)) if one.split == "train" else one for one in segments]
+    return _like(segments, moved if calibration_clips(moved, clip_seconds) >= FEWEST_CLIPS else segments)
+
+
+def calibration_clips(segments: Iterable[Segment], clip_seconds: float = CLIP_SECONDS) -> int:
+    """Return the number of labelled clips in the split "calibration"; what is no segment counts as one clip."""
+    own = (one for one in segments if one.split == CALIBRATION and one.label is not None)
+    return sum(max(1, math.ceil((one.stop - one.start) / clip_seconds - ROUNDING)) for one in own)
 
 
 def with_imu_axes(segments: Iterable[Segment], axes: str) -> SegmentList:

@@ -5,6 +5,7 @@ arrivals      its buffers and clock
 gates         when to request a new frame
 health        what is wrong with the input
 events        labels that do not flicker
+segmentation  what they are worth on labelled recordings, and thresholds for them
 feeds         cameras, addresses, pipes and files, as they come
 export        a student as one file, or as two programs
 exported      run such files
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         feeds as feeds,
         gates as gates,
         health as health,
+        segmentation as segmentation,
         stream as stream,
     )
 else:
@@ -31,6 +33,7 @@ else:
     __getattr__, __dir__ = hand_on(
         __name__,
         dict.fromkeys(
-            ("arrivals", "descriptions", "events", "export", "exported", "feeds", "gates", "health", "stream"), ()
+            "arrivals descriptions events export exported feeds gates health segmentation stream".split(),
+            (),
         ),
     )

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from ..engine import checkpoints
+from ..engine import calibration, checkpoints
 from ..recordings.spec import ClipSpec
 from ..support import files
 from ..support.errors import EgoDistillError
@@ -169,6 +169,7 @@ def check_description(where: Path, found: Mapping[str, Any]) -> None:
     for key, what, holds in [*RULES, *(NEW_RULES if sealed else [])]:
         if not (of_03 and key in ("part", "student")):
             require(where, found, key, what, holds)
+    calibration_of(where, found)
     wanted = tensors_of(found, spec_of(found["clip_spec"]))
     batch = None
     for key in ("inputs", "outputs"):
@@ -178,6 +179,14 @@ def check_description(where: Path, found: Mapping[str, Any]) -> None:
             batch = entry["shape"][0] if batch is None else batch
             same = entry["shape"][0] == batch
             require(where, found, key, f"of one batch size, {batch!r}", lambda value, same=same: same)
+
+
+def calibration_of(where: Path, found: Mapping[str, Any]) -> calibration.Calibration:
+    """Return the calibration that a description has, of 0.5 none. Raise ExportError for one that no fit gives."""
+    try:
+        return calibration.read({name: found[name] for name in ("temperature", "events") if name in found})
+    except ValueError as error:
+        raise ExportError(f"{where}: {error}") from error
 
 
 def require(where: Path, found: Mapping[str, Any], key: str, what: str, holds: Callable[[Any], bool]) -> None:

@@ -20,12 +20,16 @@ detectors such as silero-vad.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple, Protocol
 
 from ..support.errors import NONE, EgoDistillError
 
-__all__ = ["Event", "Tracker", "events"]
+__all__ = ["EVERY", "Event", "Tracker", "choose_tracker", "events"]
+
+EVERY = 0.5  # seconds from answer to answer that events need: with 2.1 s even true labels lose half of the acts
+ROUNDING = 1e-6  # seconds: an event that lasts from one answer to the next is not shorter than that
 
 
 class Labelling(Protocol):
@@ -89,7 +93,7 @@ class Tracker:
 
     start: float = 0.6
     end: float = 0.4
-    min_seconds: float = 1.0
+    min_seconds: float = 0.5
     max_pause: float = 1.0
 
     def __post_init__(self) -> None:
@@ -102,6 +106,15 @@ class Tracker:
                 f"min_seconds and max_pause must be at least 0; got {self.min_seconds!r} and {self.max_pause!r}"
             )
         self.reset()
+
+    def __str__(self) -> str:
+        begins = f"begins at a probability of {self.start:.3g}, ends below {self.end:.3g}"
+        return f"{begins} and lasts at least {self.min_seconds:g} s"
+
+    @property
+    def top(self) -> int:
+        """Return how many of its best classes an answer must have: so many can have a probability of `end`."""
+        return math.floor(1 / max(self.end, 0.001))
 
     def reset(self) -> None:
         """Forget all answers."""
@@ -170,7 +183,7 @@ class Tracker:
         return [event for part in old for event in self._events(part)]
 
     def _events(self, part: Part) -> list[Event]:
-        long_enough = seconds(part.start, part.stop) >= self.min_seconds
+        long_enough = seconds(part.start, part.stop) >= self.min_seconds - ROUNDING
         return [Event(part.start, part.stop, part.label, part.score)] if long_enough else []
 
 
@@ -191,10 +204,10 @@ def seconds(start: float, stop: float) -> float:
 def events(
     answers: Iterable[Labelling],
     *,
-    start: float = 0.6,
-    end: float = 0.4,
-    min_seconds: float = 1.0,
-    max_pause: float = 1.0,
+    start: float = Tracker.start,
+    end: float = Tracker.end,
+    min_seconds: float = Tracker.min_seconds,
+    max_pause: float = Tracker.max_pause,
 ) -> Iterator[Event]:
     """Yield the events of answers, each as soon as it has ended; see `Tracker`.
 
@@ -209,3 +222,21 @@ def events(
     for answer in answers:
         yield from tracker.add(answer)
     yield from tracker.finish()
+
+
+def choose_tracker(
+    own: Mapping[str, float] | None, every: float | None = None, start: float | None = None
+) -> tuple[Tracker, float, str]:
+    """Return what finds the events of a model's answers, their distance in seconds, and whose thresholds it has.
+
+    The thresholds are `start` with two thirds of it as end; else the model's `own`, which hold for answers at their
+    stride; else the defaults. `every` None: the model's stride, or `EVERY`.
+    """
+    if every is None:
+        every = own["stride"] if own else EVERY
+    if start is not None:
+        return Tracker(start=start, end=start * 2 / 3), every, "as given"
+    if own and math.isclose(own["stride"], every, abs_tol=ROUNDING):
+        return Tracker(**{name: value for name, value in own.items() if name != "stride"}), every, "as saved with it"
+    told = f", since those of its file hold for an answer every {own['stride']:g} s, not {every:g} s" if own else ""
+    return Tracker(), every, f"by default{told}"

@@ -62,7 +62,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..engine import batches, checkpoints, runtime
+from ..engine import batches, calibration, checkpoints, runtime
 from ..engine.parts import differ
 from ..recordings.spec import ANY_AXES, ClipSpec, spec_of
 from ..student import EgoDistill, IMUEncoder, Output
@@ -657,7 +657,8 @@ def describe(
         "feature": {"shape": [batch, model.feature_dim]},
         "logits": {
             "shape": [batch, model.num_classes],
-            "values": "class scores before the softmax, in the order of class_names",
+            "values": "class scores before the softmax, in the order of class_names; probabilities are "
+            "softmax(logits / temperature)",
         },
     }
     normalisation = "normalisation of the frames (ImageNet's mean and standard deviation)"
@@ -690,6 +691,8 @@ def describe(
         "outputs": [{"name": name, "dtype": "float32", **outputs[name]} for name in part.outputs],
         "multiply_adds": count_multiply_adds(model, part),
         "class_names": model.class_names,
+        "temperature": calibration.of(model).temperature,
+        "events": calibration.of(model).events,
         "inside": [inside[name] for name in names if name in inside],
         "state": describe_state(spec) if part in (FrameProgram, MotionProgram) else None,
         "compiled_for": processor() if format == "aoti" else None,

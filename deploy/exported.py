@@ -34,6 +34,7 @@ from .descriptions import (
     PAIR,
     WHOLE,
     ExportError,
+    calibration_of,
     check_processor,
     is_sealed,
     pair_files,
@@ -244,6 +245,7 @@ class LoadedModel(nn.Module):
         self.inputs, self.description, self.batch_size = inputs, program.description, program.batch_size
         self.clip_spec = ClipSpec(**self.description["clip_spec"])
         self.precision, self.class_names = self.description["precision"], self.description["class_names"]
+        self.calibration = calibration_of(program.path, self.description)
         self.feature_dim, self.num_classes = (entry["shape"][1] for entry in self.description["outputs"])
         self.eval()
 

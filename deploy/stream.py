@@ -822,4 +822,5 @@ class Stream:
             if job.window is not None:
                 motion = self.model.encode_imu(torch.from_numpy(job.window).to(self.device)[None])
             output = batches.as_output(self.model, self.model.fuse(image, motion), self.names and len(self.names))
-        return output.logits.float().softmax(1)[0].cpu().numpy()  # what follows is faster on so few numbers there
+        scores = batches.probabilities(self.model, output.logits)
+        return scores[0].cpu().numpy()  # what follows is faster on so few numbers there

@@ -112,11 +112,15 @@ def bars(rows: Sequence[tuple[str, float, str]], about: str, largest: float | No
 
 
 def curves(
-    lines: Mapping[str, Sequence[tuple[float, float]]], about: str, x_label: str, mark: float | None = None
+    lines: Mapping[str, Sequence[tuple[float, float]]],
+    about: str,
+    x_label: str,
+    mark: float | None = None,
+    last: str = "at last",
 ) -> Markup:
     """Return a line for each {name: finite points (x, y), at least one}, and below them their last values.
 
-    `mark` is the x of a vertical line.
+    `mark` is the x of a vertical line, `last` the words before the last values.
     """
     points, height = np.concatenate([np.asarray(line, float) for line in lines.values()]), 160
     (left, low), (right, high) = points.min(0), points.max(0)
@@ -131,5 +135,5 @@ def curves(
         parts.append(stretched(path, (right - left or 1, high - low or 1), 18, height, fill="none", **look))
         below = height + 40 + 22 * number
         parts.append(tag("line", x2=44, y1=below + 9, y2=below + 9, **look))
-        parts.append(label(f"{name}: at last {line[-1][1]:.4g}", below, "54"))
+        parts.append(label(f"{name}: {last} {line[-1][1]:.4g}", below, "54"))
     return picture(height + 40 + 22 * len(lines), about, parts)

@@ -1,6 +1,7 @@
 """What networks run on.
 
 batches       clips of a store as tensors; what a model reads; augmentation
+calibration   the temperature of a model, and how far its probabilities are off
 runtime       device, precision, compilation
 distributed   the processes of torchrun
 checkpoints   model files and published weights
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from . import (
         batches as batches,
+        calibration as calibration,
         checkpoints as checkpoints,
         distributed as distributed,
         filterbank as filterbank,
@@ -41,8 +43,8 @@ else:
     __getattr__, __dir__ = hand_on(
         __name__,
         dict.fromkeys(
-            "batches checkpoints distributed filterbank image_encoders motion parts published recipes refusal runtime "
-            "spectrum teacher torchvision_teachers".split(),
+            "batches calibration checkpoints distributed filterbank image_encoders motion parts published recipes "
+            "refusal runtime spectrum teacher torchvision_teachers".split(),
             (),
         ),
     )

@@ -26,6 +26,7 @@ from ..student import Output, describe
 from ..support import files
 from ..support.errors import DataError, EgoDistillError, named
 from ..support.names import Names
+from . import calibration
 from .recipes import Augment, is_frames, require_number
 from .refusal import known_names
 
@@ -42,6 +43,7 @@ __all__ = [
     "input_specs",
     "inputs_of",
     "labels_of",
+    "probabilities",
     "read_batches",
     "read_rows",
     "require_array",
@@ -283,6 +285,19 @@ def as_output(model: Model, output: Any, num_classes: int | None = None) -> Outp
             + ("are feature and logits swapped?" if feature.shape[1] == num_classes else "it must return one per class")
         )
     return output if isinstance(output, Output) else Output(feature, logits)
+
+
+def probabilities(model: Any, logits: Tensor) -> Tensor:
+    """Return the probabilities of the classes that a model gave these logits, float32 [B, C], with its temperature.
+
+    None in place of the model is one without a temperature, such as a teacher whose logits are in a store.
+
+    >>> import torch
+    >>> from egodistill import batches
+    >>> batches.probabilities(None, torch.tensor([[0.0, 0.0]]))
+    tensor([[0.5000, 0.5000]])
+    """
+    return (logits.float() / calibration.of(model).temperature).softmax(1)
 
 
 def require_store(store: Any) -> None:

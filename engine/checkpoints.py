@@ -45,6 +45,7 @@ from torch.nn.modules.module import (
 from ..support import files
 from ..support.errors import EgoDistillError, EgoDistillOSError, in_words, named
 from ..support.pickles import ArrayUnpickler, check_pickle, first_bytes, read_pickle
+from . import calibration
 
 __all__ = [
     "Layout",
@@ -72,9 +73,9 @@ MODEL_CLASSES = {
     "STTS": "experiments.stts",
     "ListenToLook": "experiments.listen_to_look",
 }
-# Entries of a model file beside its weights. The last two are only there if the model was trained, and if it is of a
-# class of one's own ("class") or has parts of one's own, such as "imu_encoder".
-SETTINGS = ("class", "arguments", "class_names", "trained_by", "trained_with", "parts")
+# Entries of a model file beside its weights. The last three are only there if the model was trained, if it is of a
+# class of one's own ("class") or has parts of one's own, such as "imu_encoder", and if it has a temperature.
+SETTINGS = ("class", "arguments", "class_names", "trained_by", "trained_with", "parts", "calibration")
 # A constructor may allocate this much more than its file contains: a classifier that it removes again (of VGG, 496 MB).
 SPARE_BYTES, SPARE_TENSORS = 1 << 29, 16
 # The tensors of a file may share memory, such as tied weights: how much larger all are than the file at most, and bytes
@@ -116,9 +117,9 @@ def save_model(model: nn.Module, path: str | os.PathLike) -> None:
     trained = [getattr(model, key, None) for key in ("trained_by", "trained_with")]
     parts = ({} if is_ours(type(model)) else {"class": model}) | getattr(model, "parts", {})
     parts = {part: class_name(type(network)) for part, network in parts.items()}
-    values = (name, model.arguments, model.class_names, *trained, parts or None)
+    values = (name, model.arguments, model.class_names, *trained, parts or None, calibration.of(model).record() or None)
     settings = plain(dict(zip(SETTINGS, values, strict=True)))
-    settings = {key: value for key, value in settings.items() if value is not None or key not in SETTINGS[-2:]}
+    settings = {key: value for key, value in settings.items() if value is not None or key not in SETTINGS[-3:]}
     content = {"format": MODEL_FORMAT, **settings, "weights": weights, "sha256": weights_hash(weights, settings)}
     write_checkpoint(path, content)
 
@@ -187,6 +188,7 @@ def load_model(path: str | os.PathLike, expected: type[nn.Module] | None = None,
         own = content.get("parts", {})
         if not (isinstance(own, dict) and is_names([*own, *own.values()])):
             raise TypeError("parts are not names of classes")
+        calibrated = calibration.read(content.get("calibration", {}))
     except (KeyError, TypeError, ValueError) as error:
         raise EgoDistillError(f"{path} does not describe a model ({type(error).__name__}: {error})") from error
     if expected is not None and issubclass(expected, kind):
@@ -214,6 +216,7 @@ def load_model(path: str | os.PathLike, expected: type[nn.Module] | None = None,
             f"copy or train it again. For other class_names, load the original, set them in the model, and save it"
         )
     model.trained_by, model.trained_with = settings["trained_by"], with_todays_arguments(trained_with)
+    model.calibration = calibrated
     return model.eval()
 
 

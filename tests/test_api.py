@@ -25,7 +25,7 @@ def test_index_is_up_to_date():
 
 def test_index_is_short_and_names_every_module():
     script, text = page()
-    assert text.count("\n") <= 168
+    assert text.count("\n") <= 172
     modules = {path.stem for path in ROOT.glob("*.py")} - {"setup", "__main__"}
     rooms = [sign.parent for sign in ROOT.glob("*/__init__.py")]
     modules |= {f"{room.name}.{path.stem}" for room in rooms for path in room.glob("*.py") if path.stem != "__init__"}

@@ -16,6 +16,7 @@ import pytest
 import torch
 from painted import STEADY, break_packets, number_of, ramp, with_zeros, write_video
 from torch import nn
+from torch.nn import functional as F
 from toys import CLASSES, FAST, QUIET, Store, small
 from waiting import LIMIT
 
@@ -34,6 +35,7 @@ from egodistill import (
     retrieve,
 )
 from egodistill.engine import batches
+from egodistill.engine.calibration import Calibration
 from egodistill.recordings import checks
 from egodistill.recordings.recording import Recording
 from egodistill.recordings.spec import ClipSpec, spec_of
@@ -951,3 +953,32 @@ def test_a_student_after_stage_1_has_no_scores(tmp_path):
     ):
         with pytest.raises(EgoDistillError, match=r"the model holds the result of stage 1 .* distill STORE"):
             use()
+
+
+def test_answers_are_those_of_the_logits_divided_by_the_temperature(kitchen):
+    """Of `evaluate()` and `predict()`, which change no answer; measures of clips are with it and without."""
+    store, model, exact = Store(1200), small(class_names=CLASSES), QUIET | {"precision": "fp32"}
+    store.segments = np.arange(1200) // 3
+    store.labels = np.repeat(np.arange(400) % 4, 3)
+    plain = evaluate(model, store, **exact)
+    assert plain.temperature == 1 and plain.without_temperature is None
+    model.calibration = Calibration(0.25, 80)
+    found = evaluate(model, store, **exact)
+    with torch.no_grad():
+        logits = model.eval()(*(torch.from_numpy(store.arrays[name]) for name in ("frames_1", "imu"))).logits
+    wanted = (4 * logits).softmax(1)
+    torch.testing.assert_close(found.scores, wanted.unflatten(0, (400, 3)).mean(1))
+    assert found.temperature == 0.25 and found.without_temperature == plain.reliability
+    assert found.reliability.log_loss == pytest.approx(float(F.cross_entropy(4 * logits, torch.tensor(store.labels))))
+    assert plain.reliability.log_loss == pytest.approx(float(F.cross_entropy(logits, torch.tensor(store.labels))))
+    assert found.reliability.clips == 1200 and found.reliability.is_enough
+
+    walk, about = kitchen[0].recording, {"top": 4, "stride": 2.0, "device": "cpu", "precision": "fp32"}
+    scores = [
+        [dict(clip.classes) for clip in predict(one, walk, **about)] for one in (small(class_names=CLASSES), model)
+    ]
+    for one, other in zip(*scores, strict=True):
+        sharper = {name: value**4 for name, value in one.items()}
+        total = sum(sharper.values())
+        assert other == pytest.approx({name: value / total for name, value in sharper.items()}, rel=1e-3)
+    assert len(scores[0]) > 1

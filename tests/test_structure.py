@@ -567,3 +567,24 @@ def test_copies_of_the_numbers_of_a_clip_are_the_doors():
 def test_no_other_module_repeats_the_numbers_of_a_clip(module):
     code = [ast.unparse(node) for node in ast.walk(tree(module)) if isinstance(node, (ast.Constant, ast.BinOp))]
     assert not {"422", "201", "198.0", "64 / 30"} & set(code)
+
+
+# One function makes probabilities of answers; the others are losses, measures, and logits of other logits.
+SOFTMAX = (
+    "engine.batches.probabilities engine.calibration.fit engine.refusal.with_unsure distillation.distillation_loss"
+)
+SOFTMAX += " inference.agreement teachers.run_views"
+
+
+def test_probabilities_of_answers_are_made_in_one_place():
+    """So a temperature is applied once: by nothing twice, by nothing left out."""
+    found = set()
+    for module in MODULES:
+        if module == "video_transformers" or place(module) == "experiments":
+            continue  # attention, and policies of other papers
+        for node in ast.walk(tree(module)):
+            if isinstance(node, ast.FunctionDef):
+                names = {one.attr for one in ast.walk(node) if isinstance(one, ast.Attribute)}
+                names |= {one.id for one in ast.walk(node) if isinstance(one, ast.Name)}
+                found |= {f"{module}.{node.name}"} if names & {"softmax", "log_softmax", "Softmax"} else set()
+    assert found == {*SOFTMAX.split()}

@@ -23,6 +23,7 @@ from waiting import LIMIT
 import egodistill
 from egodistill import EgoDistill, EgoDistillError, Output, data, distill, evaluate, finetune, pretrain_imu, training
 from egodistill.engine import runtime
+from egodistill.engine.calibration import Calibration, of
 from egodistill.support import files
 from egodistill.support.errors import NoteWarning
 
@@ -1040,3 +1041,91 @@ def test_an_epoch_leaves_out_a_last_batch_of_one_clip(clips, size, used):
     assert not all(torch.equal(order, orders[0]) for order in orders) or used < 3
     again = training.epoch_order(clips, egodistill.Training(batch_size=size, seed=3), 1)
     assert torch.equal(again, orders[1])
+
+
+def labels_by_chance(store):
+    """The same clips, of which a third has another label than what one sees."""
+    rng = np.random.default_rng(0)
+    store.labels = np.where(rng.random(len(store)) < 0.4, rng.integers(0, 4, len(store)), store.labels)
+    return store
+
+
+def test_a_temperature_is_fitted_at_the_end_on_clips_that_were_held_out(tmp_path, monkeypatch, capsys):
+    """It changes nothing else; killed or repeated, a training ends with the same bytes; another begins without it."""
+    store, held = Store(32), labels_by_chance(Store(80, seed=5))
+    held.labels[:4] = -1
+    settings = FAST | {"epochs": 3}
+    plain, model = small(), small()
+    distill(plain, store, teacher="t", **settings)
+    distill(model, store, teacher="t", calibration=held, out=tmp_path / "s.pt", **settings)
+    found, rows = of(model), held.labels >= 0
+    with torch.no_grad():
+        inputs = (torch.from_numpy(held.arrays[name][rows]) for name in ("frames_1", "imu"))
+        logits = model(*inputs).logits
+    assert same(plain, model) and of(plain) == Calibration()
+    assert found == Calibration.fitted(logits, torch.from_numpy(held.labels[rows])) and found.clips == 76
+    assert abs(found.temperature - 1) > 0.2
+    content = (tmp_path / "s.pt").read_bytes()
+    assert of(EgoDistill.load(tmp_path / "s.pt")) == found
+
+    with monkeypatch.context() as patch:
+        no_step(patch)
+        again = small()
+        distill(again, store, teacher="t", calibration=held, out=tmp_path / "s.pt", **settings)
+        assert of(again) == found and same(again, model)
+        for other, told in ((None, "calibration clips was 80"), (Store(60, seed=5), "calibration clips was 80 and is")):
+            with pytest.raises(EgoDistillError, match=told):
+                distill(small(), store, teacher="t", calibration=other, out=tmp_path / "s.pt", **settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(training.TrainingLoop, "end_epoch", stop_after_the_first(training.TrainingLoop.end_epoch))
+        with pytest.raises(KeyboardInterrupt):
+            distill(small(), store, teacher="t", calibration=held, out=tmp_path / "k.pt", **settings)
+    distill(small(), store, teacher="t", calibration=held, out=tmp_path / "k.pt", **settings)
+    assert (tmp_path / "k.pt").read_bytes() == content
+
+    few = labels_by_chance(Store(53, seed=5))
+    few.labels[:4] = -1
+    capsys.readouterr()
+    finetune(model, store, calibration=few, **settings | {"progress": True})
+    assert of(model) == Calibration() and "no temperature is fitted: 49 clips" in capsys.readouterr().err
+    finetune(model, store, calibration=held, **settings)
+    assert of(model).temperature != 1
+    pretrain_imu(model, store, teacher="t", **settings)
+    assert of(model) == Calibration()
+
+
+def test_a_training_that_ended_before_its_model_was_written_has_its_temperature(tmp_path, monkeypatch):
+    held, out = labels_by_chance(Store(60, seed=5)), tmp_path / "s.pt"
+    model = small()
+    finetune(model, Store(8), calibration=held, checkpoint=tmp_path / "s.pt.training", **FAST | {"epochs": 1})
+    no_step(monkeypatch)
+    finetune(small(), Store(8), calibration=held, out=out, **FAST | {"epochs": 1})
+    assert of(EgoDistill.load(out)) == of(model) != Calibration()
+
+
+def test_clips_that_decide_how_sure_a_model_is_are_not_trained_on():
+    store = Named(60)
+    with pytest.raises(EgoDistillError, match="60 of the calibration clips are trained on, such as clip-0"):
+        finetune(small(), store, calibration=store, **FAST)
+    held = Store(60, seed=5)
+    held.class_names = CLASSES[::-1]
+    with pytest.raises(EgoDistillError, match=r"calibration has the classes \['take', 'put'"):
+        finetune(small(), Store(8), calibration=held, **FAST)
+
+
+def test_a_network_of_ones_own_keeps_its_attribute_and_gets_a_temperature_if_asked():
+    class Own(nn.Module):
+        inputs, calibration = ("imu",), "mine"
+
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(6, 4)
+
+        def forward(self, imu):
+            return Output(imu[:, 0], self.layer(imu.std(1)))
+
+    model = Own()
+    finetune(model, Store(8), **FAST | {"epochs": 1})
+    assert model.calibration == "mine"
+    finetune(model, Store(8), calibration=labels_by_chance(Store(60, seed=5)), **FAST | {"epochs": 1})
+    assert of(model).clips == 60

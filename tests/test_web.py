@@ -1,6 +1,7 @@
 """The page in examples/web: its stream answers as Python's, with an imitated camera and imitated sensors, too."""
 
 import base64
+import dataclasses
 import importlib
 import json
 import math
@@ -45,6 +46,7 @@ from egodistill.cameras import axes_and_turn
 from egodistill.data import IMUError, read_imu
 from egodistill.deploy import events, gates
 from egodistill.deploy.descriptions import fingerprint, instructions
+from egodistill.engine.calibration import Calibration
 from egodistill.imu import Imu
 from egodistill.inference import Prediction
 
@@ -80,8 +82,10 @@ def pairs(folder):
     for name, frames, precision in (("one", 1, "fp32"), ("two", 2, "fp32"), ("int8", 1, "int8")):
         if precision == "int8" and importlib.util.find_spec("torchao") is None:
             continue
+        model = lively(student(frames))
+        model.calibration = Calibration(float(frames))
         with pytest.warns() if precision == "int8" else no_block():
-            export.export_pair(lively(student(frames)), folder / f"{name}.onnx", format="onnx", precision=precision)
+            export.export_pair(model, folder / f"{name}.onnx", format="onnx", precision=precision)
         found[name] = export.load_pair(folder / f"{name}.onnx")
     return found
 
@@ -243,26 +247,31 @@ def test_an_hour_of_samples_needs_no_more_memory_than_five_minutes(browser, addr
 
 
 def test_events_are_those_of_python(browser, address):
-    rng, cases, wanted = np.random.default_rng(0), [], []
+    rng, cases, told = np.random.default_rng(0), [], []
     for _ in range(200):
         moment, answers = 0.0, []
         for _ in range(40):
             moment += rng.choice([0.5, 0.5, 0.5, 1.0, 4.0])
-            scores = sorted(zip("abc", rng.dirichlet([0.4] * 3).tolist(), strict=True), key=lambda one: -one[1])
+            scores = zip(("a", "b", "(none)"), rng.dirichlet([0.4] * 3).tolist(), strict=True)
+            scores = sorted(scores, key=lambda one: -one[1])
             answers.append(Prediction(moment, moment + 2, [] if rng.random() < 0.1 else scores[: rng.integers(2, 4)]))
         cases.append([one._asdict() for one in answers])
-        wanted.append([list(event) for event in events.events(answers)])
-    code = """async (cases) => {
+        told.append(answers)
+    code = """async ({ cases, own }) => {
       const { Tracker } = await import("./stream.mjs");
       return cases.map((answers) => {
-        const tracker = new Tracker();
+        const tracker = Tracker.of(own, 0.5);
         const found = [...answers.flatMap((answer) => tracker.add(answer)), ...tracker.finish()];
         return found.map(({ start, stop, label, score }) => [start, stop, label, score]);
       });
     }"""
     browser.open(f"{address}blank.html")
-    found = browser.run(f"({code})({json.dumps(cases)})")
-    assert found == wanted and sum(map(len, wanted)) > 400
+    own = {"start": 0.5, "end": 0.3, "min_seconds": 1.0, "max_pause": 0.5, "stride": 0.5}
+    for thresholds in (None, own, own | {"stride": 0.25}):
+        found = browser.run(f"({code})({json.dumps({'cases': cases, 'own': thresholds})})")
+        given = dataclasses.asdict(events.choose_tracker(thresholds, 0.5)[0])
+        wanted = [[list(event) for event in events.events(answers, **given)] for answers in told]
+        assert found == wanted and sum(map(len, wanted)) > 300
 
 
 def test_the_gate_is_the_default_one_of_python(browser, address):

@@ -27,17 +27,18 @@ LOWER = """video imu gpmf cameras video_convnets video_i3d video_transformers re
 recordings.recording recordings.audio recordings.aria recordings.offset recordings.pictures recordings.sensors
 datasets.annotations datasets.aria_datasets datasets.segments datasets.contradictions datasets.store datasets.one_pass
 engine.batches engine.checkpoints engine.spectrum engine.filterbank engine.image_encoders engine.parts deploy.stream
-deploy.arrivals deploy.events deploy.gates deploy.feeds experiments.adafuse experiments.stts experiments.listen_to_look
-experiments.behaviour experiments.protocols experiments.benches experiments.contrasts experiments.intervals
-experiments.costs experiments.figures""".split()
+deploy.arrivals deploy.events deploy.segmentation deploy.gates deploy.feeds experiments.adafuse experiments.stts
+experiments.listen_to_look experiments.behaviour experiments.protocols experiments.benches experiments.contrasts
+experiments.intervals experiments.costs experiments.figures""".split()
 WIDTH = 100  # characters of the arguments; the rest is `...`
 
 HEAD = """# API
 
-By `tools/api.py`. Internal: `commands`, `drawing`, `support` (but `support.errors`), `datasets.edits`,
-`datasets.label_tools`, `datasets.store_files`, `engine.runtime`, `engine.distributed`, `engine.motion`,
-`engine.published`, `engine.recipes`, `engine.refusal`, `engine.teacher`, `engine.torchvision_teachers`,
-`deploy.exported`, `deploy.descriptions`, `deploy.health`, `experiments.props`, `experiments.scene`.
+By `tools/api.py`. Internal: `commands`, `drawing`, `support` (but `support.errors`), `datasets.background`,
+`datasets.edits`, `datasets.label_tools`, `datasets.store_files`, `engine.calibration`, `engine.runtime`,
+`engine.distributed`, `engine.motion`, `engine.published`, `engine.recipes`, `engine.refusal`, `engine.teacher`,
+`engine.torchvision_teachers`, `deploy.exported`, `deploy.descriptions`, `deploy.health`, `experiments.props`,
+`experiments.scene`.
 """
 
 

@@ -122,7 +122,7 @@ class Session {
     const header = { source: kind, student: pair.student, precision: pair.precision, every: EVERY, browser: navigator.userAgent };
     this.log = new Log(header);
     this.rates = new Rates();
-    this.tracker = new Tracker();
+    this.tracker = Tracker.of(pair.events, EVERY);
     this.recent = []; // samples that are drawn
     this.origin = null; // time of the first sample
     this.busy = false;
@@ -172,7 +172,7 @@ class Session {
   reset() {
     this.log.add({ reset: true });
     this.stream.reset();
-    this.tracker = new Tracker();
+    this.tracker = Tracker.of(pair.events, EVERY);
     this.rates = new Rates();
     this.recent = [];
     delete part("look").dataset.time;

@@ -29,7 +29,7 @@ export async function openPair(ort, address) {
     const made = ort.InferenceSession.create(program, options);
     sessions.push(await made.catch((error) => fail(`${file}: not a program that runs here: ${error.message}. ${AGAIN}`)));
   }
-  const { clip_spec: spec, class_names: classNames, student, precision } = motion;
+  const { clip_spec: spec, class_names: classNames, temperature = 1, events, student, precision } = motion;
   const dim = frame.outputs[0].shape[1];
   const run = async (which, inputs, name) => {
     const outputs = await sessions[which].run(inputs);
@@ -41,6 +41,8 @@ export async function openPair(ort, address) {
   return {
     spec,
     classNames,
+    temperature,
+    events,
     student,
     files: files.map((name, k) => ({ name, bytes: sizes[k] })),
     precision,

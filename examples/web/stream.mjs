@@ -297,7 +297,7 @@ export class Stream {
     const logits = await this.pair.fuse(used.map((frame) => frame.feature), window);
     answer.frameMs = encoded - began;
     answer.motionMs = performance.now() - encoded;
-    const scores = softmax(logits).map((score, k) => [this.pair.classNames?.[k] ?? String(k), score]);
+    const scores = softmax(logits, this.pair.temperature).map((score, k) => [this.pair.classNames?.[k] ?? String(k), score]);
     answer.classes = scores.sort((a, b) => b[1] - a[1]).slice(0, this.top);
   }
 
@@ -394,9 +394,9 @@ const OPTIONS = new Set(
   "every slack maxAge minCoverage maxGap gate period cameraDelay cameraTimeout maxPending maxJump top onTake".split(" "),
 );
 
-function softmax(logits) {
+function softmax(logits, temperature = 1) {
   const highest = Math.max(...logits);
-  const powers = Array.from(logits, (x) => Math.exp(x - highest));
+  const powers = Array.from(logits, (x) => Math.exp((x - highest) / temperature));
   const sum = powers.reduce((a, b) => a + b, 0);
   return powers.map((x) => x / sum);
 }
@@ -408,8 +408,13 @@ function softmax(logits) {
     An event begins when the probability of the best class reaches `start`, and ends when it falls below `end`. Events
     shorter than `minSeconds` are left out; those of one label at most `maxPause` seconds apart are joined. */
 export class Tracker {
-  constructor({ start = 0.6, end = 0.4, minSeconds = 1, maxPause = 1 } = {}) {
+  constructor({ start = 0.6, end = 0.4, min_seconds: minSeconds = 0.5, max_pause: maxPause = 1 } = {}) {
     Object.assign(this, { start, end, minSeconds, maxPause, holds: null, ended: new Map(), last: null });
+  }
+
+  /** Return a tracker with thresholds of a model, if they hold for answers every so many seconds, or else the defaults. */
+  static of(own, every) {
+    return new Tracker(own && Math.abs(own.stride - every) <= ROUNDED ? own : {});
   }
 
   add(answer) {
@@ -434,7 +439,7 @@ export class Tracker {
     }
     if (!this.holds) {
       found.push(...this.release(border));
-      if (begins) this.holds = { label: best, start: border, stop: moment, score };
+      if (begins && best !== "(none)") this.holds = { label: best, start: border, stop: moment, score };
     }
     this.last = answer;
     return found;
@@ -473,7 +478,7 @@ export class Tracker {
   }
 
   lasts(part) {
-    return part.stop - part.start >= this.minSeconds;
+    return part.stop - part.start >= this.minSeconds - ROUNDED;
   }
 }
 

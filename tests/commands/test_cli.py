@@ -366,7 +366,8 @@ EXPERIMENT = (
 
 SEGMENTS = (
     "annotations --root --tier --min-instances --split-seed --audio --imu-offsets --imu-axes --reader --imu-reader "
-    "--strict --clip-seconds --stride --split-by --test-share --subsample"
+    "--strict --clip-seconds --stride --split-by --test-share --subsample --calibration-share --background "
+    "--sparse"
 )
 
 
@@ -404,12 +405,13 @@ OPTIONS = {
     "distill": "store --split --teacher --out --overwrite "
     "--alpha --beta --tau --tau-squared --l1-reduction --init "
     f"{STUDENT} {TRAINING} {AUGMENTATION} --validation --objective",
-    "evaluate": f"store --split --student --teacher-file --own --teacher --out --overwrite {INFERENCE}",
+    "evaluate": f"store --split --student --teacher-file --own --teacher --out --overwrite {INFERENCE} --recordings "
+    "--root --tier --reader --imu-reader --stride --event-start --save-thresholds",
     "measure": f"--student --own --teacher-file --rows --batch-size --repeats --seconds --out --overwrite "
     f"--markdown {INFERENCE}",
     "predict": "video --student --own --imu --imu-offset --imu-stretch --imu-axes --reader --imu-reader --zero-accel "
-    "--min-coverage --max-gap --max-hold --stride --top --key-frames --tolerance --out --html --subtitles --labels "
-    f"--root --tier --preview --overwrite {INFERENCE}",
+    "--min-coverage --max-gap --max-hold --stride --top --events --event-start --key-frames --tolerance --out --html "
+    f"--subtitles --labels --root --tier --preview --overwrite {INFERENCE}",
     "live": "SOURCE --student --own --every --frames --slack --top --min-coverage --max-gap --precision "
     "--device --tolerance "
     "--max-age --period --imu --imu-follow --zero-accel --imu-axes --reader --imu-reader --imu-offset --imu-stretch "

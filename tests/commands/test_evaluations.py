@@ -78,6 +78,13 @@ def test_rivals_are_the_teacher_chance_and_the_most_frequent_class():
     }
 
 
+@pytest.mark.parametrize(("label", "possible"), [(1, 2), (0, 3)])
+def test_chance_counts_a_class_of_background_only_if_segments_have_it(label, possible):
+    answers = [{"label": one, "said": 2} for one in (label, 1, 2)]
+    found = evaluations.Result("student", {"class_names": ["(none)", "cut", "wash"], "answers": answers})
+    assert dict(found.rivals)[f"chance, one of {possible} classes"] == f"{100 / possible:.1f} %"
+
+
 def test_evaluate_shows_and_writes_what_the_teacher_gets(taught, capsys):
     """Of segments with several clips: by the mean of their scores, in the classes of the store."""
     store = data.ClipStore("s")

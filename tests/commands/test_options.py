@@ -233,7 +233,9 @@ READER_ARRIVALS = {
 }
 SEGMENT_WORDS = (
     "t.csv --root r --tier a --min-instances 3 --split-seed 7 --audio --imu-offsets o.csv --imu-axes XZy --stride 0.5 "
-    f"--split-by stretch --test-share 0.2 --clip-seconds 4 --subsample 2 {READER_WORDS}"
+    f"--split-by stretch --test-share 0.2 --clip-seconds 4 --subsample 2 --calibration-share 0.3 "
+    "--background 7 --sparse "
+    f"{READER_WORDS}"
 )
 
 
@@ -249,6 +251,11 @@ SEGMENT_ARRIVALS = READER_ARRIVALS | {
     "with_imu_offsets.table": "o.csv",
     "with_imu_axes.axes": "XZy",
     "subsample.step": 2,
+    "with_calibration.share": 0.3,
+    "with_calibration.clip_seconds": 4.0,
+    "with_background.count": 4,  # as a half of the others
+    "with_background.sparse": True,
+    "with_background.clip_seconds": 4.0,
 }
 
 
@@ -505,6 +512,22 @@ ARRIVALS = {
             },
         ),
         ("folder --teacher-file t.pt", {"load_teacher.path": "t.pt"}),
+        (
+            "--recordings t.csv --root r --tier a --sparse --split own --student a.pt --stride 0.25 --event-start 0.3 "
+            f"--save-thresholds {READER_WORDS} {INFERENCE_WORDS}",
+            {
+                "evaluate_recordings.a.recordings": "t.csv",
+                "evaluate_recordings.a.root": "r",
+                "evaluate_recordings.a.tier": "a",
+                "evaluate_recordings.a.sparse": True,
+                "evaluate_recordings.a.split": "own",
+                "evaluate_recordings.a.stride": 0.25,
+                "evaluate_recordings.a.event_start": 0.3,
+                "evaluate_recordings.a.save_thresholds": True,
+                "evaluate_recordings.a.reader": ["m.py:a", "m.py:b"],
+                "evaluate_recordings.a.precision": "bf16",
+            },
+        ),
     ],
     "compare": [
         (
@@ -626,6 +649,10 @@ ARRIVALS = {
             },
         ),
         ("v.mp4 --student a.pt --tolerance 0.25", {"predict.exact": None, "predict.tolerance": 0.25}),
+        (
+            "v.mp4 --student a.pt --events --event-start 0.3 --out {tmp}/p.csv",
+            {"predict.stride": events.EVERY, "predict.top": 5, "prediction_writer.top": 1},
+        ),
         (
             f"v.mp4 --student a.pt {READER_WORDS}",
             READER_ARRIVALS | {"predict.exact": None, "predict.tolerance": None, "open_recording.imu_axes": "gopro"},
@@ -875,6 +902,8 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     spies.put(annotations, "with_imu_offsets", segments)
     spies.put(annotations, "with_imu_axes", segments)
     spies.put(commands, "subsample", segments)
+    spies.put(commands, "with_calibration", segments)
+    spies.put(data, "with_background", segments)
     spies.put(pipeline, "run_step")
     spies.put(pipeline, "plan", lambda given: plan(**given))
     for module in (pipeline, report):
@@ -923,14 +952,14 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     spies.put(teachers, "Extraction", lambda given: one_pass)
     spies.put(inference, "evaluate", evaluation)
     monkeypatch.setattr(model_commands, "in_classes_of", lambda a, model, store: store)
-    spies.put(inference, "predict", [inference.Prediction(0.0, 2.0, [("open", 0.5)])])
+    spies.put(inference, "predict", lambda given: iter([inference.Prediction(0.0, 2.0, [("open", 0.5)])]))
     for module in (model_commands, live):
         spies.put(module, "report_notes", label=f"report_notes of {module.__name__}")
     writer = model_commands.prediction_writer
     spies.put(model_commands, "prediction_writer", lambda given: writer(**given))
     spec_of = batches.clip_spec_of
     spies.put(batches, "clip_spec_of", lambda given: spec_of(**given))
-    for name in ("write_subtitles", "write_prediction", "transcode", "labels_of_video"):
+    for name in ("write_subtitles", "write_prediction", "transcode", "labels_of_video", "evaluate_recordings"):
         spies.put(model_commands, name)
     cost = inference.Cost(1.0, 1, 1.0, 5, "cpu", "bf16", 3)
     spies.put(inference, "measure", cost)

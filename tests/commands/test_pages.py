@@ -499,6 +499,27 @@ def _ends(clips, said, name):
             yield clip.start, clips[k + 1].start if k + 1 < len(clips) else clip.stop
 
 
+def test_background_leaves_the_time_line_and_the_subtitles_empty(tmp_path, monkeypatch):
+    best = ["(none)", "cut", "cut", "(none)", "wash", "(none)"]
+    clips = [Prediction(2.0 * k, 2.0 * k + 2, [(name, 0.9)]) for k, name in enumerate(best)]
+    lasting = [Prediction(1.5, 6.0, [("cut", 0.9)]), Prediction(8.0, 10.0, [("wash", 0.9)])]
+    labels = [Segment("a", "v", 2.0, 6.0, "cut"), Segment("b", "v", 6.0, 8.0, "(none)")]
+    monkeypatch.setattr(pages, "read_pictures", lambda *_: {})
+    for name, some in (("p.html", clips), ("n.html", clips[:1])):
+        page, more = tmp_path / name, {"labels": labels, "lasting": lasting}
+        pages.write_prediction(page, some, data.Recording("v.mp4"), ClipSpec(frames=1), "", ABOUT, **more)
+    line = reading.sections(tmp_path / "p.html")["Time line"]
+    lanes = reading.lanes(reading.picture(line, "time line of"))
+    assert list(lanes) == ["cut", "wash"] and lanes["cut"][:, :2].tolist() == [[1 / 6, 1 / 3], [1 / 3, 1 / 2]]
+    assert reading.texts(reading.picture(line, "labelled")) == ["labelled", "cut"]
+    events = reading.picture(line, "events")
+    assert reading.texts(events) == ["events", "cut", "wash"]
+    places = [(one.get("x"), one.get("width")) for one in events.iter("svg") if one.get("x")]
+    assert places == [("12.500%", "37.500%"), ("66.667%", "16.667%")]
+    pages.write_subtitles(tmp_path / "p.vtt", clips)
+    assert re.findall(r"--> .*\n(.*)", (tmp_path / "p.vtt").read_text()) == ["cut", "wash"]
+
+
 def test_rare_classes_share_a_lane_and_long_names_lose_their_middle():
     long = "put the very very very large pan away"
     named = [f"class {k}" for k in range(20) for _ in range(20 - k)]

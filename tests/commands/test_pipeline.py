@@ -17,7 +17,7 @@ from panned import RATE, gyroscope, pan
 
 from egodistill import EgoDistill, data, training
 from egodistill.commands import cli, pipeline
-from egodistill.engine import batches
+from egodistill.engine import batches, calibration
 from egodistill.recordings import checks
 from egodistill.recordings.offset import Offset
 
@@ -39,7 +39,7 @@ def planned(words, split="test", label="walk"):
 def test_each_option_reaches_the_commands_that_take_it():
     segments = "--root r --tier a --min-instances 3 --split-seed 7 --subsample 2 --reader m.py:a --reader m.py:b "
     segments += "--imu-reader .log=m.py:c --strict --stride 0.5 --split-by stretch --test-share 0.2 --clip-seconds 4.0 "
-    segments += "--imu-axes XZy"
+    segments += "--imu-axes XZy --background 9 --sparse"
     student = "--num-frames 2 --image-encoder resnet10x4 --image-weights none"
     training = "--epochs 3 --batch-size 5 --learning-rate 0.1 --seed 4 --precision bf16"
     segments += " --imu-rate 50.0 --audio"
@@ -85,6 +85,17 @@ def test_the_steps_depend_on_teacher_labels_and_splits():
         first,
         "egodistill finetune o/store --architecture student --out o/student.pt",
     ]
+
+
+def test_with_background_thresholds_are_chosen_on_what_is_held_out_and_measured_on_the_test():
+    words = "t.csv --out o --background 9 --sparse --reader m.py:a --device cpu --no-check"
+    whole = "egodistill evaluate --recordings o/store --student o/student.pt --sparse --reader m.py:a --device cpu"
+    steps = planned(words, split="calibration")
+    assert steps[2:] == [f"{whole} --split calibration --save-thresholds"]
+    assert planned(words)[3:] == [f"{whole} --out o/student.recordings.json"]  # after the clips
+    few = "t.csv --out o --no-check"  # not all that happens is known to have a segment
+    for other in (few, f"{few} --background 9 --subsample 2"):
+        assert not any("--recordings" in step for step in planned(other) + planned(other, split="calibration"))
 
 
 @pytest.mark.parametrize(
@@ -683,6 +694,38 @@ def test_recordings_without_a_video_go_to_a_page_also_if_the_run_is_killed(tmp_p
     assert not Path("other").exists()
 
 
+def test_background_goes_from_the_table_to_the_student_and_follows_edits(tmp_path, monkeypatch, capsys):
+    """To its answers and the page, too; what a new row covers is background no more."""
+    monkeypatch.chdir(tmp_path)
+    write_logs(tmp_path / "t.csv")
+    rows = [
+        ("", f"{k}.csv", 9 * n + 200 * (k > 1), 9 * n + 4 + 200 * (k > 1), "ab"[n], "train test".split()[k > 1], "")
+        for k in range(3)
+        for n in (0, 1)
+    ]
+    write_table(tmp_path / "t.csv", COLUMNS, rows)
+    words = ["train", "t.csv", *ALONE.split(), "--no-check", "--background", "2", "--out", "run"]
+    out = run(capsys, *words)
+    assert "8 segments (2 test, 6 train) of 3 recordings, 3 classes: 14 clips (2 of (none)), about" in out
+    assert "prepare t.csv --background 2 --no-frames" in out.replace(" --out run/store", "")
+    assert "note: background: 2 clips" in out and out.count("note: background") == 1
+    assert EgoDistill.load("run/student.pt").class_names == ["(none)", "a", "b"]
+    assert "chance, one of 2 classes: 50.0 %" in out and "(none)" in Path("run/report.html").read_text()
+    run(capsys, "predict", "--imu", "2.csv", "--student", "run/student.pt", "--out", "p.csv", "--html", "p.html")
+    assert "(none)" in Path("p.csv").read_text() and "(none)" in Path("p.html").read_text()
+    before = [clip for clip in data.ClipStore("run/store").clips if clip["label"] == "(none)"]
+    assert [(clip["video"], clip["start"] > 4.4, clip["stop"] < 8.6) for clip in before] == [
+        ("0.csv", True, True),
+        ("1.csv", True, True),
+    ]
+
+    write_table(tmp_path / "t.csv", COLUMNS, [*rows, ("", "0.csv", 6, 7, "a", "train", "")])
+    out = run(capsys, *words)
+    assert "t.csv has changed" in out and "1 clip new, 1 gone" in out and "room for no more, 2 were wanted" in out
+    left = [clip for clip in data.ClipStore("run/store").clips if clip["label"] == "(none)"]
+    assert [clip["video"] for clip in left] == ["1.csv"] and left[0]["start"] == before[1]["start"]
+
+
 def test_a_student_with_more_context_is_trained_from_longer_clips(tmp_path, monkeypatch, capsys):
     """Windows of 4 s at 50 Hz; another length is refused by its name, also for a published teacher."""
     monkeypatch.chdir(tmp_path)
@@ -727,3 +770,49 @@ def test_a_student_of_head_motion_alone_has_no_stage_1_and_no_baseline_of_frames
     bank = planned("t.csv --out o --teacher-file t.pt --imu-encoder filterbank --baselines")
     assert [line.split()[1] for line in bank][:3] == ["prepare", "distill", "distill"]
     assert bank[2] == "egodistill distill o/store --no-imu --out o/frames-alone.pt"
+
+
+def write_day(table, wearers=6):
+    """Write a log of 26 s of each wearer into this folder, and a table of two segments of each; the last one tests."""
+    rows = []
+    for k in range(wearers):
+        write_log(f"{k}.csv", seconds=26.0, rate=60.0, seed=k)
+        split = "test" if k == wearers - 1 else "train"
+        rows += [("", f"{k}.csv", 13 * n, 13 * n + 12, "ab"[n], split, f"P{k}") for n in (0, 1)]
+    write_table(table, COLUMNS, rows)
+
+
+def test_wearers_are_held_out_to_fit_a_temperature_or_the_plan_says_why_not(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_day(tmp_path / "t.csv", 12)
+    few = ["train", "t.csv", *ALONE.split(), "--no-check"]
+    out = run(capsys, *few, "--out", "few")
+    assert "nothing is held out to fit a temperature: 10 % of the training wearers" in out
+    assert calibration.of(EgoDistill.load("few/student.pt")) == calibration.Calibration()
+    run(capsys, *few, "--calibration-share", "0", "--out", "none")
+    assert same("few/student.pt", "none/student.pt")
+
+    half = [*few, "--calibration-share", "0.5", "--out", "half"]
+    out = run(capsys, *half)
+    store, model = data.ClipStore("half/store"), EgoDistill.load("half/student.pt")
+    held, trained = ({*store.split(name).wearers} for name in ("calibration", "train"))
+    assert len(held) == 6 and len(trained) == 5 and not held & trained
+    assert "72 clips of 6 recordings are held out: no model learns from them" in out and "10 train" in out
+    found = calibration.of(model)
+    assert found.clips == 72 and found.temperature != 1
+    content = Path("half/student.pt").read_bytes()
+    run(capsys, *[*few, "--out", "half"])  # a run keeps the share that it began with
+    assert Path("half/student.pt").read_bytes() == content
+    assert cli.main([*few, "--calibration-share", "0.3", "--out", "half"]) == 1
+    assert "--calibration-share was 0.5 and is now 0.3" in " ".join(capsys.readouterr().err.split())
+    numbers = json.loads(Path("half/student.test.json").read_text())["calibration"]
+    assert numbers["temperature"] == found.temperature and numbers["clips"] == 12
+    assert "How sure" in Path("half/report.html").read_text() and "log loss" in Path("half/report.html").read_text()
+
+    # A run that began without it, as all of 0.5, goes on without it.
+    plan = json.loads(Path("few/train.json").read_text())
+    plan["steps"] = [step.replace(" --calibration-share 0.1", "") for step in plan["steps"]]
+    Path("few/train.json").write_text(json.dumps(plan))
+    content = Path("few/student.pt").read_bytes()
+    out = run(capsys, *few, "--out", "few")
+    assert "held out" not in out and "--calibration-share" not in out and Path("few/student.pt").read_bytes() == content

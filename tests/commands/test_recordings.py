@@ -489,6 +489,44 @@ def test_segments_and_prepare_say_the_same_of_a_table(films, tmp_path, capsys):
     assert not (tmp_path / "no").exists()
 
 
+def test_background_is_a_class_of_the_store(films, taught, tmp_path, capsys):
+    """It is in no note about the table, makes no class large, and a teacher must know it."""
+    table, store = tmp_path / "t.csv", tmp_path / "own"
+    rows = [
+        (films / f"{name}.mp4", start, start + 2, "01"[start > 0], split)
+        for name, split, start in (
+            ("walk", "train", 0),
+            ("walk", "train", 10),
+            ("cook", "test", 0),
+            ("cook", "test", 10),
+        )
+    ]
+    write_table(table, TABLE.strip().split(","), rows)
+    small = ["--no-imu", "--frame-size", 32, "--workers", 1, "--background"]
+    note = (
+        "background: 3 clips of the class '(none)' from 1 training recording, 6.4 of 8.0 s without a segment (80 %): "
+    )
+    for words in (["segments", table, "--background", 3], ["prepare", table, "--out", store, *small, 3]):
+        out = run(capsys, *words, "--strict")
+        assert [line for line in out.splitlines() if line.startswith("note: ")] == [f"note: {note}6.4 s of walk.mp4"]
+        assert "with a label, for 2 classes" in out
+    clips = Counter((clip["label"], clip["split"]) for clip in data.ClipStore(store).clips)
+    assert clips == {**{(name, split): 1 for name in "01" for split in ("train", "test")}, ("(none)", "train"): 3}
+    out = run(capsys, "prepare", table, "--out", store, *small, 9)  # more than there is room for: the same clips
+    assert "room for no more, 9 were wanted" in out and "to decode" not in out
+    for words, why in (
+        (["segments", table, "--sparse"], "--sparse: only with --background"),
+        (
+            ["prepare", table, "--out", "x", *small, 2, "--teacher-file", "teacher.pt"],
+            "leave out the background (--back",
+        ),
+        (["segments", films, "--background", 2], f"{films}: no segment has a label, so nothing says where background"),
+    ):
+        assert cli.main([*map(str, words)]) == 1
+        assert why in capsys.readouterr().err
+    assert not Path("x").exists()
+
+
 def test_a_share_of_a_store_warns_once(kitchen, tmp_path, recwarn):
     twice = [*kitchen[:2], replace(kitchen[0], id="again")]
     for rank in (1, 0):

@@ -18,7 +18,9 @@ from commandline import run
 from torchvision.io import encode_jpeg
 
 from egodistill import data
-from egodistill.commands import cli, evaluations, report
+from egodistill.commands import cli, evaluations, report, whole_recordings
+from egodistill.deploy import events, segmentation
+from egodistill.inference import Prediction
 from egodistill.support.errors import NoteWarning
 
 
@@ -473,6 +475,82 @@ def test_a_model_without_train_and_an_evaluation_have_a_page_too(made, tmp_path,
     text = f"{100 * share:.1f} % of {which or f'the {split}'} segments are right"
     assert f"teacher: {text}" in reading.text_of(page["Result"]) and f"teacher: {text}" in said
     assert "learnt anything: always" in said and "this teacher in" in said
+
+
+def test_how_sure_a_model_is_has_a_curve_if_there_are_clips_enough(made, tmp_path, capsys):
+    """With its temperature and without; of few clips the log loss instead, and of 0.5 nothing."""
+    run_, _ = made
+    numbers = json.loads((run_ / "student.test.json").read_text())
+    bins = [(500, 0.55, 0.5), (700, 0.95, 0.925)]
+    after = {"clips": 1200, "error": 0.035, "floor": 0.021, "log_loss": 0.8125, "bins": bins}
+    before = after | {"error": 0.125, "log_loss": 1.25, "bins": [(1200, 0.875, 0.75)]}
+    for clips, temperature, told in (
+        (
+            1200,
+            1.5,
+            "calibration error 3.5 points (12.5 without the temperature of 1.5); true probabilities would have 2.1",
+        ),
+        (
+            1200,
+            1.0,
+            "calibration error 3.5 points; true probabilities would have 2.1 (15 bins, 1,200 clips).",
+        ),
+        (
+            999,
+            1.5,
+            "log loss 0.812 (1.250 without the temperature of 1.5): 999 clips, and a calibration error needs 1,",
+        ),
+    ):
+        found = after | {"clips": clips, "temperature": temperature}
+        found["without_temperature"] = before | {"clips": clips} if temperature != 1 else None
+        (tmp_path / "e.json").write_text(json.dumps(numbers | {"calibration": found}))
+        run(capsys, "report", tmp_path / "e.json")
+        section = reading.sections(tmp_path / "e.json.html")["How sure"]
+        assert told in reading.text_of(section)
+        drawn = [one for one in section.iter("svg") if one.get("aria-label")]
+        lines = ["true probabilities: of the surest 100", "this model: of the surest 92.5"]
+        lines += ["without its temperature: of the surest 75"] * (temperature != 1)
+        assert len(drawn) == (clips >= 1000)
+        for one in drawn:
+            assert [text for text in map(reading.text_of, one.iter("text")) if ": of " in text] == lines
+            paths = [path.get("d") for path in one.iter("path")]
+            assert paths[:2] == ["M0 100L100 0", "M55 50L95 7.5"] and len(paths) == len(lines)
+    assert evaluations.Result("student", {"answers": []}).sureness == ""
+
+
+def test_events_of_whole_recordings_are_on_the_page(made, tmp_path, capsys):
+    """Of `train`, if its plan has them and they are of this student; and of the file alone."""
+    run_, numbers = shutil.copytree(made[0], tmp_path / "run"), {"format": whole_recordings.FORMAT}
+    answers = [Prediction(k / 2, k / 2 + 2, [("cut" if k % 9 else "wash", 0.9)]) for k in range(40)]
+    acts = [data.Segment("", "v", 5.0 * k + 1, 5.0 * k + 4, "cut") for k in range(4)]
+    own = {f"v{k}": (answers, [replace(one, wearer=f"P{k}") for one in acts], (1.0, 19.0 - k)) for k in range(6)}
+    answered = {name: segmentation.Answered(*one) for name, one in own.items()}
+    numbers |= whole_recordings.numbers_of(answered, events.Tracker(), 0.5)
+    path = run_ / "student.recordings.json"
+    path.write_text(json.dumps(numbers))
+    run(capsys, "report", run_)
+    assert "Whole recordings" not in reading.sections(run_ / "report.html")
+    plan = report.read_plan(run_)
+    plan["steps"].append(f"egodistill evaluate --recordings s --out {path}")
+    (run_ / "train.json").write_text(json.dumps(plan))
+    run(capsys, "report", run_)
+    pages = [reading.sections(run_ / "report.html")["Whole recordings"]]
+    said = run(capsys, "report", path)
+    assert said.startswith("6 recordings of 6 wearers: 1:33 from the first")
+    pages.append(reading.sections(path.with_name(f"{path.name}.html"))["Whole recordings"])
+    for page in pages:
+        text = reading.text_of(page)
+        assert "an answer every 0.5 s; an event begins at a probability of 0.6, ends below 0.4" in text
+        rows = [[reading.text_of(cell) for cell in row if cell.tag == "td"] for row in page.iter("tr")]
+        cells = {row[0]: row[1:] for row in rows if row}
+        assert cells["F1@50 (%)"][0] == f"{numbers['numbers']['f1_50']:.1f}" and "(" in cells["time right (%)"][1]
+        assert cells["cut"][:2] == [str(numbers["by_class"]["cut"][what]) for what in ("segments", "events")]
+        bars = reading.bars(reading.picture(page, "F1@50 by wearer"))
+        assert sorted(name for name, *_ in bars) == [f"P{k}" for k in range(6)]
+        assert [size for *_, size in bars] == sorted(size for *_, size in bars)  # the worst first
+    os.utime(path, (1, 1))  # of an earlier student
+    run(capsys, "report", run_)
+    assert "Whole recordings" not in reading.sections(run_ / "report.html")
 
 
 def test_what_a_file_must_be_to_have_a_page(tmp_path, capsys):

@@ -49,6 +49,7 @@ def test_epic_kitchens_reads_times_split_labels_and_paths(tmp_path):
     few = annotations.read_epic_kitchens(table, tmp_path, min_instances=2, evaluation_wearers=["P01"])
     assert [s.split for s in few] == ["test", "train", "test"]
     assert sum(few.dropped.values()) == 2
+    assert [s.id for s in few.origin.left_out] == [found[3].id] and not few.origin.is_sparse
     parts = annotations.read_epic_kitchens(table, tmp_path, validation_wearers=["P01"], evaluation_wearers=["P02"])
     assert [s.split for s in parts] == ["validation", "train", "validation", "validation"]
     with pytest.raises(DataError, match="P01: a wearer cannot be for both"):
@@ -222,6 +223,7 @@ def test_ego4d_segments_and_what_is_left_out(tmp_path):
         "the video has no IMU file": 1,
         "the class has fewer than 2 segments": 1,
     }
+    assert [one.label for one in found.origin.left_out] == ["rare"] and found.origin.is_sparse
     assert len(annotations.read_ego4d(table, root, min_instances=1)) == 4  # 'rare' goes to train or test
     write_json(root / "ego4d.json", {"videos": [{"video_uid": "a", "video_metadata": {"audio_duration_sec": None}}]})
     sound = annotations.read_ego4d(table, root, audio=True, min_instances=1)

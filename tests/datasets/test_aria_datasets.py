@@ -178,7 +178,8 @@ def test_hd_epic_counts_what_it_leaves_out(hd_epic):
         "no times": 1,
         "the video is missing": 1,
     }
-    assert data.read_hd_epic(path, hd_epic).dropped == expected
+    found = data.read_hd_epic(path, hd_epic)
+    assert found.dropped == expected and [(one.start, one.stop) for one in found.origin.left_out] == [(1.0, 2.0)]
     folder, vrs = hd_epic / "Videos" / "P08", hd_epic / f"VRS/P08/{P08}_anonymized.vrs"
     clock, video = folder / f"{P08}_mp4_to_vrs_time_ns.csv", folder / f"{P08}.mp4"
     jump = stamp(TIMES) + np.int64(2e8) * (TIMES > 6)

@@ -11,6 +11,7 @@ from painted import CLIP, write_table, write_video
 
 from egodistill import DataError, data
 from egodistill.datasets import annotations, contradictions, segments
+from egodistill.datasets.segments import with_calibration
 from egodistill.recordings.recording import Recording
 from egodistill.video import VideoInfo, probe
 
@@ -655,3 +656,58 @@ def test_a_list_of_recordings_may_have_no_video(tmp_path):
     table = write_table(tmp_path / "late.csv", ["video", "imu", "start", "stop"], [("", "one.csv", 9, 12)])
     with pytest.raises(DataError, match=r"row 2: starts at 9.000 s, but the samples end at 7.980 s"):
         data.read_recordings(table)
+
+
+def train_segments(wearers, recordings, folder="/films", each=4):
+    """Segments of 2 s with a label, every 5 s."""
+    found = []
+    for k in range(recordings):
+        wearer = f"P{k % wearers}" if wearers else None
+        of_video = [(f"{k}_{n}", 5.0 * n, f"{'ab'[n % 2]}") for n in range(each)]
+        about = {"wearer": wearer, "imu": f"{folder}/v{k}.csv"}
+        found += [
+            data.Segment(id, f"{folder}/v{k}.mp4", start, start + 2, label, **about) for id, start, label in of_video
+        ]
+    return found
+
+
+def held_out(segments, by, **options):
+    found = with_calibration(segments, 0.1, **options)
+    chosen = {getattr(one, by) for one in found if one.split == "calibration"}
+    assert not chosen & {getattr(one, by) for one in found if one.split == "train"}
+    assert [(one.id, one.label, one.start) for one in found] == [(one.id, one.label, one.start) for one in segments]
+    return chosen
+
+
+def test_a_tenth_of_the_training_wearers_is_held_out_by_a_rule_of_their_names():
+    """Wherever the files lie, in any order; of those for training alone, and if enough clips have a label."""
+    segments = train_segments(20, 40, each=16)
+    chosen = held_out(segments, "wearer")
+    assert len(chosen) == 2 and held_out(segments[::-1], "wearer") == chosen
+    assert held_out(train_segments(20, 40, "/other/place", each=16), "wearer") == chosen
+    tests = [replace(one, split="test") if one.wearer in ("P3", "P4") else one for one in segments]
+    found = with_calibration(tests, 0.1)
+    assert [one.split for one in found if one.wearer in ("P3", "P4")] == ["test"] * 64
+    assert sum(one.split == "calibration" for one in found) == 64
+    unlabelled = [replace(one, label=None) if one.start > 5 else one for one in segments]  # of each wearer 4 are left
+    assert not held_out(unlabelled, "wearer")
+
+
+def test_recordings_are_held_out_where_wearers_are_unknown_or_few():
+    for wearers in (0, 4):
+        chosen = held_out(train_segments(wearers, 30, each=20), "path")
+        assert len(chosen) == 3
+        assert {Path(one).name for one in chosen} == {
+            Path(one).name for one in held_out(train_segments(wearers, 30, "/b", each=20), "path")
+        }
+    assert len(held_out(train_segments(5, 30, each=20), "wearer")) == 1
+
+
+def test_too_few_clips_or_recordings_are_all_trained_on():
+    """A tenth of 20 wearers has 2 * 2 * 12 clips of 2 s: below 50; of shorter clips there are more."""
+    segments = train_segments(20, 40, each=12)
+    assert not held_out(segments, "wearer")
+    assert len(held_out(segments, "wearer", clip_seconds=1.0)) == 2
+    assert not held_out(train_segments(0, 4, each=100), "path")
+    own = [replace(one, split="calibration") if one.wearer == "P7" else one for one in train_segments(20, 40, each=16)]
+    assert held_out(own, "wearer") == {"P7"}  # a table's own split stays

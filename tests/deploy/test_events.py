@@ -45,13 +45,13 @@ def test_the_class_none_ends_an_event_and_is_none():
 def test_flicker_for_one_answer_ends_nothing():
     a = [0.9, 0.9, 0.1, 0.9, 0.9, 0.9]
     b = [0.1, 0.1, 0.9, 0.1, 0.1, 0.1]
-    assert spans(events.events(answers({"a": a, "b": b}))) == [("a", 1.0, 3.5)]
+    assert spans(events.events(answers({"a": a, "b": b}), min_seconds=1)) == [("a", 1.0, 3.5)]
     assert len(list(events.events(answers({"a": a, "b": b}), min_seconds=0, max_pause=0))) == 3
 
 
 def test_short_events_are_left_out_and_short_pauses_bridged():
     lone = [0.1, 0.1, 0.9, 0.1, 0.1, 0.1, 0.1, 0.1]
-    assert list(events.events(answers({"a": lone}))) == []
+    assert list(events.events(answers({"a": lone}), min_seconds=1)) == []
     pause = [0.9, 0.9, 0.9, 0.1, 0.9, 0.9, 0.9]
     assert spans(events.events(answers({"a": pause}), max_pause=0.5)) == [("a", 1.0, 4.0)]
     assert len(list(events.events(answers({"a": pause}), max_pause=0.4))) == 2
@@ -77,7 +77,7 @@ def test_another_label_ends_an_event():
 )
 def test_short_parts_of_other_labels_do_not_keep_parts_apart(labels, wanted):
     scores = {name: [0.9 if label == name else 0.1 for label in labels] for name in "ABC"}
-    assert spans(events.events(answers(scores))) == wanted
+    assert spans(events.events(answers(scores), min_seconds=1)) == wanted
 
 
 def test_clips_side_by_side_are_no_hole_but_lost_ones_are():
@@ -105,7 +105,7 @@ def test_live_and_offline_are_one_rule():
     found += tracker.finish()
     assert found == whole and len(whole) > 5
     assert all(one.stop <= other.start for one, other in itertools.pairwise(found))
-    assert all(event.stop - event.start >= 1.0 for event in found)
+    assert all(event.stop - event.start >= events.Tracker.min_seconds for event in found)
 
 
 def test_nanoseconds_stay_integers():
@@ -115,6 +115,24 @@ def test_nanoseconds_stay_integers():
     (one,), (other,) = events.events(seconds), events.events(whole)
     assert isinstance(other.start, int) and other.start - origin == round(one.start * 1e9)
     assert other.stop - origin == round(one.stop * 1e9)
+
+
+def test_what_lasts_from_one_answer_to_the_next_is_half_a_second_long_wherever_it_is():
+    for k in range(200):
+        start = 0.1 * k
+        lone = [Prediction(start + t, start + t + 64 / 30, [("a", p)]) for t, p in ((0.0, 0.1), (0.5, 0.9), (1.0, 0.1))]
+        assert len(list(events.events(lone))) == 1 and not list(events.events(lone, min_seconds=0.51))
+
+
+def test_thresholds_of_a_model_hold_for_its_stride_alone():
+    own = {"start": 0.7, "end": 0.5, "min_seconds": 1.5, "max_pause": 1.0, "stride": 0.25}
+    mine = events.Tracker(0.7, 0.5, 1.5, 1.0)
+    assert events.choose_tracker(own) == (mine, 0.25, "as saved with it")
+    assert events.choose_tracker(own, 0.25)[0] == mine
+    tracker, every, whose = events.choose_tracker(own, 0.5)
+    assert (tracker, every) == (events.Tracker(), 0.5) and "an answer every 0.25 s, not 0.5 s" in whose
+    assert events.choose_tracker(own, 0.25, 0.3)[0] == events.Tracker(0.3, 0.3 * 2 / 3)
+    assert events.choose_tracker(None) == (events.Tracker(), events.EVERY, "by default")
 
 
 def test_what_does_not_fit():

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_students import CLASSES, Clips, assert_same, inputs, pooled, rewrite
+from small_students import CLASSES, Clips, assert_same, inputs, original, pooled, rewrite
 
 from egodistill import EgoDistillError, evaluate
 from egodistill.deploy import export, exported
 from egodistill.engine import batches
+from egodistill.engine.calibration import Calibration
 from egodistill.recordings.spec import spec_of
 
 
@@ -319,3 +320,26 @@ def test_a_package_that_would_be_unpacked_elsewhere_is_refused_before(name, kind
     with pytest.raises(exported.ExportError, match=r"student.pt2: its part .* leads out of the folder"):
         exported.load_exported(file)
     assert not opened
+
+
+def test_an_export_has_the_temperature_beside_its_program_and_applies_it_once(tmp_path):
+    """The program is as without it; an export of before has 1; an absurd one is refused by its name."""
+    model, file = pooled(), tmp_path / "student.pt2"
+    plain = evaluate(model, Clips(model), device="cpu", precision="fp32", progress=False).scores
+    model.calibration = Calibration(2.5, 80)
+    wanted = evaluate(model, Clips(model), device="cpu", precision="fp32", progress=False).scores
+    description = export.export(model, file)
+    export.export_pair(model, tmp_path / "device.pt2")
+    assert description["temperature"] == 2.5 and not torch.allclose(plain, wanted, atol=0.01)
+    for load, path in ((export.load_exported, file), (export.load_pair, tmp_path / "device.pt2")):
+        run = load(path)
+        found = evaluate(run, Clips(model), device="cpu", precision="fp32", progress=False)
+        torch.testing.assert_close(found.scores, wanted, atol=1e-4, rtol=0)
+        assert found.temperature == 2.5 and found.without_temperature is not None
+        torch.testing.assert_close(run(*inputs(model, 3)).logits, original(model, *inputs(model, 3)).logits)
+    rewrite(file, lambda about: about.pop("temperature"))
+    found = evaluate(export.load_exported(file), Clips(model), device="cpu", progress=False)
+    torch.testing.assert_close(found.scores, plain, atol=1e-4, rtol=0)
+    rewrite(file, lambda about: about.update(temperature=0))
+    with pytest.raises(exported.ExportError, match=r"student\.pt2\.json: temperature 0 is not a number from"):
+        export.load_exported(file)

@@ -14,6 +14,7 @@ from streams import CLIP, check, offline, open_stream, picture, samples, student
 
 from egodistill import EgoDistill, EgoDistillError, Stream, StreamClockError, predict
 from egodistill.deploy import arrivals, export, feeds, gates
+from egodistill.engine.calibration import Calibration
 from egodistill.imu import Imu
 from egodistill.recordings.recording import Recording
 from egodistill.recordings.spec import spec_of
@@ -1002,3 +1003,17 @@ def test_a_student_with_steps_of_its_own_in_forward_is_refused():
         else:
             with pytest.raises(EgoDistillError, match=r"forward\(\) of Louder computes something else than its steps"):
                 Stream(model)
+
+
+def test_a_stream_divides_logits_by_the_temperature_once():
+    network = student(image_encoder=None, image_weights=None)
+    times, readings = samples(100, 104)
+    found = []
+    for temperature in (1.0, 0.5):
+        network.calibration = Calibration(temperature)
+        with open_stream(network, every=0.5, slack=0.0) as stream:
+            stream.accept_imu(times, readings)
+            found.append(dict(stream.results()[0].classes))
+    total = sum(score**2 for score in found[0].values())
+    assert found[1] == pytest.approx({name: score**2 / total for name, score in found[0].items()}, rel=1e-4)
+    assert max(found[1].values()) > 1.05 * max(found[0].values())

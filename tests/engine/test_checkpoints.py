@@ -42,6 +42,7 @@ from egodistill import (
 )
 from egodistill.commands import cli
 from egodistill.engine import batches, checkpoints
+from egodistill.engine.calibration import Calibration, of
 from egodistill.engine.teacher import channels_last
 from egodistill.experiments import baselines
 
@@ -1078,3 +1079,29 @@ def test_the_student_that_ships_is_read_by_its_name(tmp_path, monkeypatch, capsy
         EgoDistill.load("goggles")
     assert cli.main(["predict", "--imu", "log.csv", "--student", "goggles"]) == 1
     assert "goggles: no such file" in capsys.readouterr().err
+
+
+def test_a_file_keeps_the_temperature_and_refuses_one_that_no_fit_gives(tmp_path):
+    """Files without it, as of 0.5, have 1, and the same bytes as before; teachers and baselines keep theirs, too."""
+    events = {"start": 0.6, "end": 0.4, "min_seconds": 0.5, "max_pause": 1.0, "stride": 0.5}
+    wanted, path = Calibration(1.5, 80, events), tmp_path / "model.pt"
+    for build, _ in MADE.values():
+        model = build()
+        model.save(path)
+        assert "calibration" not in torch.load(path, weights_only=True)
+        assert of(checkpoints.load_model(path)) == Calibration()
+        model.calibration = wanted
+        model.save(path)
+        loaded = checkpoints.load_model(path)
+        assert of(loaded) == wanted
+        for key, value in model.state_dict().items():  # it is no weight
+            assert torch.equal(value, loaded.state_dict()[key])
+    content = torch.load(path, weights_only=True)
+    for change, words in (
+        ({"temperature": 1.6}, "does not have the weights and settings that were saved"),
+        ({"temperature": 0.0}, r"does not describe a model \(ValueError: temperature 0\.0"),
+        ({"temperature": 1e6}, r"does not describe a model \(ValueError: temperature 1000000\.0"),
+    ):
+        torch.save(content | {"calibration": content["calibration"] | change}, path)
+        with pytest.raises(EgoDistillError, match=words):
+            checkpoints.load_model(path)
