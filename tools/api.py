@@ -37,7 +37,8 @@ By `tools/api.py`. Internal: `commands`, `drawing`, `support` (but `support.erro
 `datasets.label_tools`, `datasets.store_files`, `engine.calibration`, `engine.runtime`, `engine.distributed`,
 `engine.image_weights`, `engine.motion`, `engine.parts`, `engine.published`, `engine.recipes`, `engine.refusal`,
 `engine.teacher`, `engine.torchvision_teachers`, `deploy.exported`, `deploy.descriptions`, `deploy.health`,
-`experiments.props`, `experiments.scene`. """
+`experiments.props`, `experiments.scene`.
+"""
 
 
 def main() -> None:
