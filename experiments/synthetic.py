@@ -23,7 +23,9 @@ time or the rate depends on it. In a share of the acts of each object, `Thing.fo
 not. `coupling` scales these shares. Heads also move for other reasons: sway, steps, and glances of 2 to 17 degrees.
 
 An act takes 0.6 to 3 s. The next one begins 0.4 to 3.2 s later at another station, to which the head turns in between,
-so that 40 % of the clips of 64/30 s around an act contain part of another act or a turn.
+so that 40 % of the clips of 64/30 s around an act contain part of another act or a turn. With objects that are
+`unlabelled`, recordings are whole: no annotation names the acts on these, the next act begins 0.7 to 4.9 s later, and
+in place of some a hand lies idle on the object.
 
 Wearers differ in the mounting of the camera, pace, gait, glances, and in the sensor: its noise, bias, scale, rate and
 clock. The IMU readings are those of a sensor rigidly fixed to the camera: the body's angular rate, and the specific
@@ -91,7 +93,7 @@ IDLE = 0.15  # share of the acts in whole recordings in place of which a hand li
 BLUR = (np.arange(4) - 1.5) / 4  # times of the sharp pictures that make a blurred one, in units of the exposure
 ACTS_PER_RECORDING = 40  # about two minutes
 MOST_ACTS = 100 * ACTS_PER_RECORDING  # of one wearer
-LATER_SETTINGS = {"shutter": 0.0, "unlabelled": ()}  # settings that older worlds lack, and the value that they stand for
+LATER_SETTINGS = {"shutter": 0.0, "unlabelled": ()}  # settings that older worlds lack, and what they stand for
 EPIC_TEST_WEARERS = ("P30", "P35", "P37")  # the paper's, so the default split of the reader fits
 
 
@@ -168,11 +170,9 @@ class Request:
             raise WorldError(f"things must be a list of some of {', '.join(known)}; got {', '.join(sorted(unknown))}")
         if len(verbs_of(self.things)) < 2:
             raise WorldError(f"things must have at least two verbs; got {', '.join(self.things) or 'none'}")
-        if (strange := set(self.unlabelled) - set(self.things)) or len(labelled_verbs(self.things, self.unlabelled)) < 2:
-            raise WorldError(
-                f"unlabelled must be a list of some of the things, and leave two verbs; got "
-                f"{', '.join(sorted(strange or self.unlabelled))}"
-            )
+        if not set(self.unlabelled) <= set(self.things) or len(labelled_verbs(self.things, self.unlabelled)) < 2:
+            named_things = ", ".join(self.unlabelled)
+            raise WorldError(f"unlabelled must be some of the things, and leave two verbs; got {named_things}")
         if self.train_wearers not in range(1, 30):
             raise WorldError(f"train_wearers must be 1 to 29, because P30 is a test wearer; got {self.train_wearers}")
         if self.test_wearers < 1 or self.untrimmed > self.test_wearers:
