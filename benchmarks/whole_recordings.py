@@ -44,7 +44,7 @@ from egodistill import CLIP_SECONDS, EgoDistill, data, inference
 from egodistill.deploy import events, export, segmentation
 from egodistill.engine import batches, calibration
 from egodistill.experiments import benches, intervals, synthetic
-from egodistill.experiments.behaviour import THINGS
+from egodistill.experiments.behaviour import THINGS, VERBS
 from egodistill.experiments.benches import Run
 from egodistill.experiments.protocols import Method
 from egodistill.inference import Prediction
@@ -64,6 +64,8 @@ WORLD = {
     "unlabelled": UNLABELLED,
 }
 HALF = WORLD | {"coupling": 0.5, "train_acts": 1, "train_wearers": 1, "validation_acts": 0, "validation_wearers": 0}
+NAMES = [*sorted(VERBS[verb] for verb in synthetic.labelled_verbs(None, UNLABELLED)), NONE]
+NOTHING = NAMES.index(NONE)
 STRIDE = 0.5  # seconds from answer to answer
 BACKGROUND = 0.5  # clips of "(none)" for each labelled clip, in every split
 ALONE, ALONE_ACTS = 100, 5  # recordings in which all acts are on unlabelled objects, of 20 to 25 s
@@ -246,10 +248,6 @@ class World(NamedTuple):
     half: data.ClipStore  # test clips, with half the coupling
     whole: dict[str, list[Whole]]  # recordings by split, "alone" among them
 
-    @property
-    def names(self) -> list[str]:
-        return self.store.class_names
-
 
 def segments_of(out: Path, name: str, settings: Mapping[str, Any]) -> list[data.Segment]:
     """Render a world, unless it is there; return its segments, those of every other validation wearer to calibrate."""
@@ -273,8 +271,7 @@ def with_background(segments: Sequence[data.Segment]) -> list[data.Segment]:
 
 def decode(folder: Path, segments: Sequence[data.Segment], **options: Any) -> data.ClipStore:
     """Decode segments and background, unless they are."""
-    names = [*sorted({one.label for one in segments if one.label}), NONE]
-    options |= {"num_frames": 1, "frame_size": evidence.PIXELS, "ends": False, "class_names": names, "workers": 1}
+    options |= {"num_frames": 1, "frame_size": evidence.PIXELS, "ends": False, "class_names": NAMES, "workers": 1}
     return data.prepare(with_background(segments), folder / "store", **options)
 
 
@@ -318,12 +315,12 @@ def describe(out: Path, world: World) -> dict[str, Any]:
         walks = [(begin, begin + length) for begin, length, *_ in plan.head.walks]
         found[one.name] = {
             "seconds": round(one.recording.duration, 2),
-            "acts": [[one.start, one.stop, world.names.index(str(one.label))] for one in one.segments],
+            "acts": [[one.start, one.stop, NAMES.index(str(one.label))] for one in one.segments],
             "unlabelled act": [[round(act.start, 2), round(act.stop, 2)] for act in other],
             "idle hand": [[round(act.start, 2), round(act.stop, 2)] for act in idle],
             "walk": [[round(start, 2), round(stop, 2)] for start, stop in walks],
         }
-    return {"class_names": world.names, "recordings": found}
+    return {"class_names": NAMES, "recordings": found}
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -342,7 +339,7 @@ class Bench(benches.Bench):
 
 def is_labelled(some: data.ClipStore) -> np.ndarray:
     """Return which clips are no background, bool [n]."""
-    return some.labels != some.class_names.index(NONE)
+    return some.labels != NOTHING
 
 
 def bench_of(out: Path) -> Bench:
@@ -354,14 +351,14 @@ def bench_of(out: Path) -> Bench:
 def lend(store: data.ClipStore, seed: int) -> None:
     """Write what the teacher without "(none)" is made to say of background: "(none)", and all other classes alike."""
     feature, logits = (store.read(f"{PLAIN.format(seed=seed)}.{kind}", slice(None)) for kind in ("feature", "logits"))
-    labelled, nothing = is_labelled(store), store.class_names.index(NONE)
-    known = np.sort(np.delete(logits[labelled], nothing, 1), 1)
+    labelled = is_labelled(store)
+    known = np.sort(np.delete(logits[labelled], NOTHING, 1), 1)
     best, rest, never = known[:, -1].mean(), known[:, :-1].mean(), known.min()
     for name, own, others in ((LENT, best, rest), (EVEN, never, rest)):
         said = logits.copy()
-        said[:, nothing] = never
+        said[:, NOTHING] = never
         said[~labelled] = others
-        said[~labelled, nothing] = own
+        said[~labelled, NOTHING] = own
         for kind, values in (("feature", feature), ("logits", said)):
             array = f"{name.format(seed=seed)}.{kind}"
             store.add(array, values.shape[1:], values.dtype)
@@ -377,7 +374,7 @@ def trained(out: Path, world: World, run: Run) -> Any:
     bench.run([run])
     model, held = bench.load(run).eval(), world.store.split("calibration")
     if run.method in SILENT:
-        silence(model, world.names.index(NONE))
+        silence(model)
         held = held.select(is_labelled(held))
     temperature = calibration.fit(logits_of(model, held), torch.from_numpy(held.labels))
     model.calibration = calibration.Calibration(temperature, len(held))
@@ -385,10 +382,10 @@ def trained(out: Path, world: World, run: Run) -> Any:
 
 
 @torch.no_grad()
-def silence(model: Any, number: int) -> None:
-    """Let a student never answer a class."""
-    model.classifier.weight[number] = 0.0
-    model.classifier.bias[number] = -30.0
+def silence(model: Any) -> None:
+    """Let a student never answer "(none)"."""
+    model.classifier.weight[NOTHING] = 0.0
+    model.classifier.bias[NOTHING] = -30.0
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -402,35 +399,36 @@ class Answers(NamedTuple):
     starts: np.ndarray  # of the clips, [K]
     scores: np.ndarray  # probabilities [K, C]
 
-    def labels(self, names: Sequence[str]) -> np.ndarray:
+    @property
+    def labels(self) -> np.ndarray:
         """Return the true class of the middle of each clip, int [K]."""
-        found = np.full(len(self.starts), names.index(NONE))
+        found = np.full(len(self.starts), NOTHING)
         for one in self.whole.segments:
             middles = self.starts + CLIP_SECONDS / 2
-            found[(middles >= one.start) & (middles < one.stop)] = names.index(str(one.label))
+            found[(middles >= one.start) & (middles < one.stop)] = NAMES.index(str(one.label))
         return found
 
-    def said(self, names: Sequence[str], before: int = 0, after: int = 0) -> list[Prediction]:
+    def said(self, before: int = 0, after: int = 0) -> list[Prediction]:
         """Return the answers; their probabilities are means over so many neighbours."""
         padded = np.pad(self.scores, [(before, after), (0, 0)], "edge")
         rows = np.mean([padded[k : k + len(self.scores)] for k in range(before + after + 1)], 0).tolist()
         return [
-            Prediction(start, start + CLIP_SECONDS, list(zip(names, row, strict=True)) if any(row) else [])
+            Prediction(start, start + CLIP_SECONDS, list(zip(NAMES, row, strict=True)) if any(row) else [])
             for start, row in zip(self.starts.tolist(), rows, strict=True)
         ]
 
 
-def answers_of(model: Any, whole: Whole, names: Sequence[str], path: Path) -> Answers:
+def answers_of(model: Any, whole: Whole, path: Path) -> Answers:
     """Return what a network says of a recording, or what was kept of it; without a network, the truth."""
     if model is None:
         starts = clips.strided_starts(whole.recording.duration, CLIP_SECONDS, STRIDE)
         found = Answers(whole, np.array(starts), np.empty(0))
-        return found._replace(scores=np.eye(len(names))[found.labels(names)])
+        return found._replace(scores=np.eye(len(NAMES))[found.labels])
     if not path.exists():
-        found = list(inference.predict(model, whole.recording, stride=STRIDE, top=len(names), device="cpu"))
-        scores = np.zeros((len(found), len(names)), np.float32)
+        found = list(inference.predict(model, whole.recording, stride=STRIDE, top=len(NAMES), device="cpu"))
+        scores = np.zeros((len(found), len(NAMES)), np.float32)
         for row, one in zip(scores, found, strict=True):
-            row[[names.index(name) for name, _ in one.classes]] = [value for _, value in one.classes]
+            row[[NAMES.index(name) for name, _ in one.classes]] = [value for _, value in one.classes]
         path.parent.mkdir(parents=True, exist_ok=True)
         with files.atomic_write(path) as part, open(part, "wb") as file:
             np.savez(file, starts=[one.start for one in found], scores=scores)
@@ -445,25 +443,24 @@ def choose(held: Sequence[tuple[Whole, list[Prediction]]]) -> dict[str, float]:
     return segmentation.best_thresholds([segmentation.Answered(x, one.segments, one.span) for one, x in held], STRIDE)
 
 
-def pack(some: Sequence[events.Event], names: Sequence[str]) -> str:
+def pack(some: Sequence[events.Event]) -> str:
     """Return events as text, see the introduction."""
-    return "".join(f"{round(100 * e.start):04x}{round(100 * e.stop):04x}{names.index(e.label):02x}" for e in some)
+    return "".join(f"{round(100 * e.start):04x}{round(100 * e.stop):04x}{NAMES.index(e.label):02x}" for e in some)
 
 
-def unpack(text: str, names: Sequence[str]) -> list[events.Event]:
+def unpack(text: str) -> list[events.Event]:
     """Return the events that `pack()` has written, without scores."""
     parts = [text[k : k + 10] for k in range(0, len(text), 10)]
-    return [events.Event(int(p[:4], 16) / 100, int(p[4:8], 16) / 100, names[int(p[8:], 16)], 0.0) for p in parts]
+    return [events.Event(int(p[:4], 16) / 100, int(p[4:8], 16) / 100, NAMES[int(p[8:], 16)], 0.0) for p in parts]
 
 
-def inside(some: Sequence[Answers], names: Sequence[str]) -> list[int]:
+def inside(some: Sequence[Answers]) -> list[int]:
     """Return how many answers inside labelled actions are right by the argmax over the real classes, and all."""
-    real = [k for k, name in enumerate(names) if name != NONE]
     right = seen = 0
     for one in some:
-        labels = one.labels(names)
-        here = (labels != names.index(NONE)) & one.scores.any(1)
-        right += int((np.array(real)[one.scores[:, real].argmax(1)] == labels)[here].sum())
+        here = (one.labels != NOTHING) & one.scores.any(1)
+        real = np.where(np.arange(len(NAMES)) == NOTHING, -1.0, one.scores)
+        right += int((real.argmax(1) == one.labels)[here].sum())
         seen += int(here.sum())
     return [right, seen]
 
@@ -516,21 +513,21 @@ def line_of(out: Path, run: Run) -> dict[str, Any]:
         line |= {name: result[name] for name in ("top1", "precision", "test", "correct")}
     if run.teacher == PLAIN and run.method == "teacher":  # no recording is asked of it: it only teaches
         return line
-    names, folder = world.names, out / "E" / "answers" / run.name
+    folder = out / "E" / "answers" / run.name
     asked = {
-        split: [answers_of(model, one, names, folder / f"{one.name}.npz") for one in world.whole[split]]
+        split: [answers_of(model, one, folder / f"{one.name}.npz") for one in world.whole[split]]
         for split in ("calibration", "validation", "test", "alone")
     }
     if model is not None:
-        scores, labels = (np.concatenate(x) for x in zip(*((a.scores, a.labels(names)) for a in asked["test"])))
+        scores, labels = (np.concatenate([getattr(a, name) for a in asked["test"]]) for name in ("scores", "labels"))
         line |= {"temperature": model.calibration.temperature, "calibration": calibration_of(model, run, world)}
         line["calibration"]["answers on recordings"] = reliability(scores[scores.any(1)], labels[scores.any(1)])
     by_wearer = {one.wearer: [a for a in asked["test"] if a.whole.wearer == one.wearer] for one in world.whole["test"]}
-    line["inside"] = {wearer: inside(some, names) for wearer, some in by_wearer.items()}
-    line["inside, validation"] = inside(asked["validation"], names)
+    line["inside"] = {wearer: inside(some) for wearer, some in by_wearer.items()}
+    line["inside, validation"] = inside(asked["validation"])
     line["smoothing"] = {}
     for smoothing, (before, after) in SMOOTHING.items():
-        said = {split: [(one.whole, one.said(names, before, after)) for one in some] for split, some in asked.items()}
+        said = {split: [(one.whole, one.said(before, after)) for one in some] for split, some in asked.items()}
         thresholds = choose(said["calibration"])
         own = {name: value for name, value in thresholds.items() if name != "stride"}
         found = {split: [(one, list(events.events(x, **own))) for one, x in some] for split, some in said.items()}
@@ -541,7 +538,7 @@ def line_of(out: Path, run: Run) -> dict[str, Any]:
                 segmentation.measure(some, one.segments, one.span) for one, some in found["validation"]
             ).f1(),
             "alone": {"recordings": len(counts), "without an event": counts.count(0), "events": sum(counts)},
-            "events": {one.name: pack(some, names) for one, some in found["test"]},
+            "events": {one.name: pack(some) for one, some in found["test"]},
         }
     return line
 
@@ -586,9 +583,9 @@ class Found(NamedTuple):
 def results() -> dict[Kind, list[Found]]:
     """Return what the networks found, by method and smoothing, in the order of seeds."""
     known = files.read_json(RECORDINGS)
-    names, found = known["class_names"], {}
+    found: dict[Kind, list[Found]] = {}
     truth = {
-        recording: [events.Event(start, stop, names[k], 1.0) for start, stop, k in one["acts"]]
+        recording: [events.Event(start, stop, NAMES[k], 1.0) for start, stop, k in one["acts"]]
         for recording, one in known["recordings"].items()
     }
     for line in sorted(finished().values(), key=lambda line: line["run"]["seed"]):
@@ -597,7 +594,7 @@ def results() -> dict[Kind, list[Found]]:
             scores: dict[str, segmentation.Score] = {}
             for recording, text in own["events"].items():
                 span = 0.0, known["recordings"][recording]["seconds"]
-                score = segmentation.measure(unpack(text, names), truth[recording], span)
+                score = segmentation.measure(unpack(text), truth[recording], span)
                 wearer = recording.split("_")[0]
                 scores[wearer] = scores.get(wearer, segmentation.Score()) + score
             found.setdefault((method, smoothing), []).append(Found(line["run"]["seed"], line, scores))
@@ -715,7 +712,7 @@ def background(found: Mapping[Kind, list[Found]]) -> tables.Table:
             left = left & ~here
             for (method, smoothing), some in found.items():
                 for network in some if not smoothing else ():
-                    under = unpack(network.line["smoothing"][""]["events"][recording], known["class_names"])
+                    under = unpack(network.line["smoothing"][""]["events"][recording])
                     own = shares.setdefault(kind, {}).setdefault(method, [0, 0])
                     own[0] += int((here & covered(times, [(e.start, e.stop) for e in under])).sum())
                     own[1] += int(here.sum())
