@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,8 +36,7 @@ import better_student
 import evidence
 import numpy as np
 import torch
-from better_student import BOTH as CHANGED
-from better_student import RATE
+from better_student import BOTH as CHANGED, RATE
 from evidence_report import holm, shown
 
 from egodistill import CLIP_SECONDS, EgoDistill, data, inference
@@ -64,12 +63,14 @@ WORLD = {
     "unlabelled": UNLABELLED,
 }
 HALF = WORLD | {"coupling": 0.5, "train_acts": 1, "train_wearers": 1, "validation_acts": 0, "validation_wearers": 0}
+HALF |= {"test_acts": 1600}
 NAMES = [*sorted(VERBS[verb] for verb in synthetic.labelled_verbs(None, UNLABELLED)), NONE]
 NOTHING = NAMES.index(NONE)
 STRIDE = 0.5  # seconds from answer to answer
 BACKGROUND = 0.5  # clips of "(none)" for each labelled clip, in every split
 ALONE, ALONE_ACTS = 100, 5  # recordings in which all acts are on unlabelled objects, of 20 to 25 s
 SEEDS = [0, 1, 2]
+ON_CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32"}
 
 # Teachers that have not learned "(none)", and those that have; what the first is made to say of background clips.
 PLAIN, KNOWS, LENT, EVEN = "plain-{seed}", "knows-{seed}", "lent-{seed}", "even-{seed}"
@@ -86,6 +87,7 @@ CELLS = {  # {name on the command line: the network}
 }
 KNOWING = "Teacher with (none)"
 EXPORTS = {"export, fp32": "fp32", "export, int8": "int8"}
+SURE = ("student", *EXPORTS)  # whose calibration error has a goal
 KINDS = ("unlabelled act", "idle hand", "walk")  # of background; what is in several is the first
 SILENT = (THRESHOLD, UNIFORM)  # never answer "(none)": the largest probability tells
 spectrum = functools.partial(EgoDistill, imu_encoder="spectrum", aggregator="concat")
@@ -111,8 +113,9 @@ CONTRASTS = [  # tested by Holm's procedure: ((method, smoothing), minus); "winn
 ]
 FORMULA = (
     "Among Student, Both and Uniform without smoothing: those that inside actions of the validation wearers, by the "
-    "argmax over the real classes, lose at most 1.5 points against Threshold, or all if none does. Of these, the largest "
-    "F1@50 on the recordings of the validation wearers, mean of the seeds; within 1 point of it, the first in this order."
+    "argmax over the real classes, lose at most 1.5 points against Threshold, or all if none does. Of these, the "
+    "largest F1@50 on the recordings of the validation wearers, mean of the seeds; within 1 point of it, the first in "
+    "this order."
 )
 GOALS = {
     "F1@50, at least": 55.0,
@@ -131,44 +134,38 @@ TEXT = {
         "Does it help to average neighbouring answers?",
         "Are probabilities true after one temperature was fitted on other wearers?",
     ],
-    "primary": "F1@50 of events, one frame, an answer every 0.5 s, of each test wearer; intervals.two_way over seeds and "
-    "wearers",
-    "before": "No picture, label or event of world E was seen: its seed is the first 32 bits of this file's SHA-256. The "
-    "share of time with labels and the room for background were counted on schedules of seed 3.",
-    "wearers": "train: networks learn; a quarter of their labels is wrong. validation, ten wearers with right labels: the "
-    "1st, 3rd, ... choose the epoch of teachers and the winner, the others ('calibration') give temperatures and "
-    "thresholds, and nothing learned from them. test: read once, by `run`.",
-    "background": "data.with_background(), one clip for two labelled ones in each split, margin as it is by default",
+    "primary": "F1@50 of events of each test wearer, one frame, an answer every 0.5 s",
+    "interval": "intervals.two_way over seeds and wearers",
+    "family": "the six contrasts, Holm",
+    "before": "Nothing of world E was seen: its seed is the first 32 bits of this file's SHA-256. On schedules of "
+    "seeds 3 to 5, without pictures, a fifth of the time had labels, of each recording at least 12 %.",
+    "wearers": "train: networks learn; a quarter of the labels is wrong. validation (right labels): every other wearer "
+    "chooses the epoch of the teachers and the winner; the rest, 'calibration', give temperatures and thresholds, and "
+    "nothing learned from them. test: other people than in worlds A to D, read once.",
+    "background": "data.with_background(), with the margin that it has by default",
     "methods": {
-        THRESHOLD: "today's student: learned labelled clips alone, so that the largest probability has to tell; as many "
-        "steps as the others",
-        STUDENT: "(none) is a class of the student alone: of background, the teacher without it is made to say (none), as "
-        "surely as it says its best class of labelled clips",
+        THRESHOLD: "today's student: learns labelled clips alone, in as many steps; the largest probability tells",
+        STUDENT: "(none) is a class of the student; of background, the teacher without it is made to say (none), as "
+        "surely as it says the best class of labelled clips",
         BOTH: "(none) is a class of teacher and student",
         UNIFORM: "of background, the teacher without (none) is made to say all classes alike; L_KD and L_1 alone",
     },
-    "ceilings": [
-        "true labels as answers, through the same tracker",
-        "the teacher that has (none), on the same recordings",
-    ],
-    "thresholds": "segmentation.best_thresholds() on the recordings of the calibration wearers, for each network, "
-    "smoothing and ceiling alike",
-    "temperature": "calibration.fit() on the calibration clips; of Threshold and Uniform on labelled ones, since they "
-    "cannot answer (none). It is not part of any contrast.",
+    "ceilings": "true labels as answers, through the same tracker; the teacher with (none) on the same recordings",
+    "thresholds": "segmentation.best_thresholds() on the calibration wearers' recordings, for every network, smoothing "
+    "and ceiling alike",
+    "temperature": "calibration.fit() on the calibration clips; of Threshold and Uniform on labelled ones",
     "described, without a goal": [
-        "F1@10, F1@25, edit score, share of time right, by method",
+        "F1@10, F1@25, edit score, share of time right",
         "background under an event: unlabelled acts, idle hands, walks, the rest",
-        "calibration on the answers of whole recordings, where four fifths are background",
-        "half the coupling: test clips of such a world, with the temperature of E",
+        "calibration on the answers of whole recordings, four fifths of which are background",
+        "half the coupling: test clips of such a world, with E's temperature",
     ],
     "planted": {
-        "background inside actions": "every other segment of the training table is removed: with_background() refuses the "
-        "table as sparse",
-        "thresholds chosen on test": "`choose()` of this script exits for a recording of another split",
-        "temperature applied twice, or to an export that has it": "tests of batches.probabilities() and of exports",
-        "another stride with old thresholds": "tests of `predict --events`, which leaves them out and says so",
+        "background inside actions": "without every other row of the training table, with_background() refuses it",
+        "thresholds chosen on test": "choose() of the script exits for recordings of another split",
+        "temperature applied twice, or to an export that has it": "a test of exports",
+        "another stride with old thresholds": "a test of `predict --events`, which then does not use them",
     },
-    "family": "the six contrasts, Holm",
 }
 
 
@@ -310,16 +307,16 @@ def describe(out: Path, world: World) -> dict[str, Any]:
     drawn, found = {one.name: one.draw() for one in better_student.recordings_of("E", out)}, {}
     for one in world.whole["test"]:
         plan = drawn[one.name]
-        idle = [act for act in plan.acts if act.hold is not None]
-        other = [act for act in plan.acts if act.hold is None and THINGS[act.thing].look in UNLABELLED]
-        walks = [(begin, begin + length) for begin, length, *_ in plan.head.walks]
+        spans = {
+            "unlabelled act": [act for act in plan.acts if act.hold is None and THINGS[act.thing].look in UNLABELLED],
+            "idle hand": [act for act in plan.acts if act.hold is not None],
+        }
+        rest = {kind: [(act.start, act.stop) for act in acts] for kind, acts in spans.items()}
+        rest["walk"] = [(begin, begin + length) for begin, length, *_ in plan.head.walks]
         found[one.name] = {
             "seconds": round(one.recording.duration, 2),
             "acts": [[one.start, one.stop, NAMES.index(str(one.label))] for one in one.segments],
-            "unlabelled act": [[round(act.start, 2), round(act.stop, 2)] for act in other],
-            "idle hand": [[round(act.start, 2), round(act.stop, 2)] for act in idle],
-            "walk": [[round(start, 2), round(stop, 2)] for start, stop in walks],
-        }
+        } | {kind: np.round(some, 2).tolist() for kind, some in rest.items()}
     return {"class_names": NAMES, "recordings": found}
 
 
@@ -349,7 +346,9 @@ def bench_of(out: Path) -> Bench:
 
 
 def lend(store: data.ClipStore, seed: int) -> None:
-    """Write what the teacher without "(none)" is made to say of background: "(none)", and all other classes alike."""
+    """Write what the teacher without "(none)" is made to say of background: "(none)"; all other classes alike."""
+    if f"{EVEN.format(seed=seed)}.logits" in store.names:
+        return
     feature, logits = (store.read(f"{PLAIN.format(seed=seed)}.{kind}", slice(None)) for kind in ("feature", "logits"))
     labelled = is_labelled(store)
     known = np.sort(np.delete(logits[labelled], NOTHING, 1), 1)
@@ -376,8 +375,7 @@ def trained(out: Path, world: World, run: Run) -> Any:
     if run.method in SILENT:
         silence(model)
         held = held.select(is_labelled(held))
-    temperature = calibration.fit(logits_of(model, held), torch.from_numpy(held.labels))
-    model.calibration = calibration.Calibration(temperature, len(held))
+    model.calibration = calibration.Calibration.fitted(logits_of(model, held), torch.from_numpy(held.labels))
     return model
 
 
@@ -425,7 +423,7 @@ def answers_of(model: Any, whole: Whole, path: Path) -> Answers:
         found = Answers(whole, np.array(starts), np.empty(0))
         return found._replace(scores=np.eye(len(NAMES))[found.labels])
     if not path.exists():
-        found = list(inference.predict(model, whole.recording, stride=STRIDE, top=len(NAMES), device="cpu"))
+        found = list(inference.predict(model, whole.recording, stride=STRIDE, top=len(NAMES), **ON_CPU))
         scores = np.zeros((len(found), len(NAMES)), np.float32)
         for row, one in zip(scores, found, strict=True):
             row[[NAMES.index(name) for name, _ in one.classes]] = [value for _, value in one.classes]
@@ -440,7 +438,8 @@ def choose(held: Sequence[tuple[Whole, list[Prediction]]]) -> dict[str, float]:
     """Return the best thresholds on recordings of the calibration wearers. Exit if some are of others."""
     if strange := sorted({one.split for one, _ in held} - {"calibration"}):
         raise SystemExit(f"thresholds are chosen on calibration wearers alone, not on the split {strange[0]}")
-    return segmentation.best_thresholds([segmentation.Answered(x, one.segments, one.span) for one, x in held], STRIDE)
+    some = [segmentation.Answered(said, one.segments, one.span) for one, said in held]
+    return segmentation.best_thresholds(some, STRIDE) or asdict(events.Tracker()) | {"stride": STRIDE}
 
 
 def pack(some: Sequence[events.Event]) -> str:
@@ -471,7 +470,7 @@ def inside(some: Sequence[Answers]) -> list[int]:
 
 def logits_of(model: Any, some: data.ClipStore) -> torch.Tensor:
     """Return the logits of clips, float32 [n, C]."""
-    found = inference.outputs(model, some, batch_size=64, device="cpu", progress=False)
+    found = inference.outputs(model, some, batch_size=64, progress=False, **ON_CPU)
     return torch.cat([output.logits.float() for output, _ in found])
 
 
@@ -491,7 +490,7 @@ def calibration_of(model: Any, run: Run, world: World) -> dict[str, Any]:
     model.calibration = calibration.Calibration()
     found["without a temperature"] = on(model, test)
     model.calibration = own
-    found["student"] = on(model, test)
+    found[SURE[0]] = on(model, test)
     if run.method == "teacher":
         return found
     found["half the coupling"] = on(model, world.half)
@@ -532,19 +531,14 @@ def line_of(out: Path, run: Run) -> dict[str, Any]:
         own = {name: value for name, value in thresholds.items() if name != "stride"}
         found = {split: [(one, list(events.events(x, **own))) for one, x in some] for split, some in said.items()}
         counts = [len(some) for _, some in found["alone"]]
+        scores = [segmentation.measure(some, one.segments, one.span) for one, some in found["validation"]]
         line["smoothing"][smoothing] = {
             "thresholds": thresholds,
-            "validation": add(
-                segmentation.measure(some, one.segments, one.span) for one, some in found["validation"]
-            ).f1(),
+            "validation": sum(scores, segmentation.Score()).f1(),
             "alone": {"recordings": len(counts), "without an event": counts.count(0), "events": sum(counts)},
             "events": {one.name: pack(some) for one, some in found["test"]},
         }
     return line
-
-
-def add(some: Iterable[segmentation.Score]) -> segmentation.Score:
-    return sum(some, segmentation.Score())
 
 
 def run(out: Path, seeds: Sequence[int], methods: Sequence[str]) -> None:
@@ -601,16 +595,14 @@ def results() -> dict[Kind, list[Found]]:
     return found
 
 
-def grid(some: Sequence[Found], value: Callable[[Found, str], float]) -> np.ndarray:
-    """Return a value of each seed and wearer, float [S, W]."""
-    return np.array([[value(one, wearer) for wearer in sorted(one.scores)] for one in some])
-
-
 def metric(some: Sequence[Found], name: str) -> np.ndarray:
-    """Return a metric of `segmentation.METRICS` of each seed and wearer, [S, W]; "inside" is that of `inside()`."""
-    if name == "inside":
-        return grid(some, lambda one, wearer: 100 * one.line["inside"][wearer][0] / one.line["inside"][wearer][1])
-    return grid(some, lambda one, wearer: one.scores[wearer].numbers()[name])
+    """Return a metric of `segmentation.METRICS`, or the "inside" of lines in %, of each seed and wearer, [S, W]."""
+
+    def value(one: Found, wearer: str) -> float:
+        right, seen = one.line["inside"][wearer]
+        return 100 * right / seen if name == "inside" else one.scores[wearer].numbers()[name]
+
+    return np.array([[value(one, wearer) for wearer in sorted(one.scores)] for one in some])
 
 
 def winner(found: Mapping[Kind, list[Found]]) -> str | None:
@@ -629,7 +621,7 @@ def winner(found: Mapping[Kind, list[Found]]) -> str | None:
 
 
 def pair(found: Mapping[Kind, list[Found]], one: Kind, two: Kind) -> tuple[list[Found], list[Found]]:
-    """Return what both have found, of the seeds that both have; "True labels" has one for all."""
+    """Return what both have found, of the seeds that both have."""
     first, second = found.get(one, []), found.get(two, [])
     seeds = {a.seed for a in first} & {b.seed for b in second}
     return [a for a in first if a.seed in seeds], [b for b in second if b.seed in seeds]
@@ -661,27 +653,32 @@ def methods(found: Mapping[Kind, list[Found]]) -> tables.Table:
 
 
 def goals(found: Mapping[Kind, list[Found]]) -> tables.Table:
-    """Return the goals of the protocol, and what the winner reaches of them."""
-    best, rows = winner(found), []
+    """Return the goals of the protocol, and what the winner reaches of them.
+
+    A share is followed by the interval of what is above the goal, in the metric's own unit.
+    """
+    best, heads = winner(found), ["goal", "wanted", "reached"]
     if best is None:
-        return tables.Table(["goal", "", "reached"], [])
-    own, plain = pair(found, (best, ""), (THRESHOLD, ""))
-    taught, teacher = pair(found, (best, ""), (KNOWING, ""))
-    share = {name: metric(own, name).mean() / metric(plain, name).mean() for name in segmentation.METRICS}
-    lost = intervals.two_way(metric(plain, "inside") - metric(own, "inside"))
-    kinds = [[one.line["calibration"][kind] for one in own] for kind in ("student", *EXPORTS)]
+        return tables.Table(heads, [])
+
+    def share(name: str, other: str, wanted: float) -> str:
+        one, two = (metric(some, name) for some in pair(found, (best, ""), (other, "")))
+        return f"{one.mean() / max(two.mean(), 1e-9):.2f} ({intervals.two_way(one - wanted * two)})"
+
+    own = found[best, ""]
+    errors = [100 * statistics.mean(one.line["calibration"][kind]["error"] for one in own) for kind in SURE]
+    lost, wanted = metric(found[THRESHOLD, ""], "inside") - metric(own, "inside"), list(GOALS.values())
     reached = [
         f"{intervals.two_way(metric(own, 'f1_50')):.1f}",
-        f"{metric(taught, 'f1_50').mean() / metric(teacher, 'f1_50').mean():.2f}" if taught else "",
-        f"{share['unmatched_per_hour']:.2f}",
-        f"{share['background_under_events']:.2f}",
-        str(lost),
-        ", ".join(f"{100 * statistics.mean(one['error'] for one in some):.1f}" for some in kinds)
-        + f" ({kinds[0][0]['clips']:,} clips)",
+        share("f1_50", KNOWING, wanted[1]) if (KNOWING, "") in found else "",
+        share("unmatched_per_hour", THRESHOLD, wanted[2]),
+        share("background_under_events", THRESHOLD, wanted[3]),
+        str(intervals.two_way(lost)),
+        ", ".join(f"{error:.1f}" for error in errors) + f" ({own[0].line['calibration'][SURE[0]]['clips']:,} clips)",
         f"{statistics.mean(one.line['smoothing']['']['alone']['without an event'] for one in own):.0f}",
     ]
-    rows = [[goal, f"{wanted:g}", got] for (goal, wanted), got in zip(GOALS.items(), reached, strict=True)]
-    return tables.Table([f"goal; the winner is {best}", "wanted", "reached"], rows)
+    rows = [[goal, f"{value:g}", got] for goal, value, got in zip(GOALS, wanted, reached, strict=True)]
+    return tables.Table([f"{heads[0]}; the winner is {best}", *heads[1:]], rows)
 
 
 def sureness(found: Mapping[Kind, list[Found]]) -> tables.Table:
@@ -736,6 +733,8 @@ def covered(times: np.ndarray, spans: Iterable[Sequence[float]]) -> np.ndarray:
 
 def report(markdown: str | None = None) -> None:
     """Print the tables, or write them into a document."""
+    if not RECORDINGS.exists():
+        raise SystemExit(f"{RECORDINGS}: there are no lines yet; use `run` first")
     found, machine = results(), evidence.machines(finished().values())
     parts = {
         "contrasts of the protocol": contrasts(found),

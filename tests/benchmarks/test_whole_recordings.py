@@ -1,6 +1,5 @@
 """benchmarks/whole_recordings.py on a world of a few recordings: from the protocol to the report."""
 
-import contextlib
 import functools
 import importlib
 import itertools
@@ -36,14 +35,6 @@ def script(monkeypatch, tmp_path):
     monkeypatch.setattr("egodistill.datasets.background.SPARSE", 0.0)  # what is covered of so few acts is chance
     quiet = functools.partial(module.Bench, shows_accuracy=False)
     monkeypatch.setattr(module, "Bench", quiet)
-    best = module.segmentation.best_thresholds
-
-    def thresholds(some, stride):
-        with contextlib.suppress(egodistill.EgoDistillError):  # what learned so little may match nothing
-            return best(some, stride)
-        return {"start": 0.1, "end": 0.1, "min_seconds": 0.5, "max_pause": 1.0, "stride": stride}
-
-    monkeypatch.setattr(module.segmentation, "best_thresholds", thresholds)
     yield module
     for name in ("whole_recordings", "better_student", "evidence_report", "evidence"):
         sys.modules.pop(name, None)
