@@ -67,7 +67,7 @@ HALF |= {"test_acts": 1600}
 NAMES = [*sorted(VERBS[verb] for verb in synthetic.labelled_verbs(None, UNLABELLED)), NONE]
 NOTHING = NAMES.index(NONE)
 STRIDE = 0.5  # seconds from answer to answer
-BACKGROUND = 0.5  # clips of "(none)" for each labelled clip, in every split
+BACKGROUND = 0.5  # clips of "(none)" for each labelled clip; for `MORE` twice as many are there to learn from
 ALONE, ALONE_ACTS = 100, 5  # recordings in which all acts are on unlabelled objects, of 20 to 25 s
 SEEDS = [0, 1, 2]
 ON_CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32"}
@@ -75,6 +75,7 @@ ON_CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32"}
 # Teachers that have not learned "(none)", and those that have; what the first is made to say of background clips.
 PLAIN, KNOWS, LENT, EVEN = "plain-{seed}", "knows-{seed}", "lent-{seed}", "even-{seed}"
 TRUTH, THRESHOLD, STUDENT, UNIFORM, BOTH = "True labels", "Threshold", "Student", "Uniform", "Both"
+MORE = "Student, twice the background"  # described
 CANDIDATES = (STUDENT, BOTH, UNIFORM)  # from what needs least to what needs most
 CELLS = {  # {name on the command line: the network}
     "truth": Run(TRUTH),
@@ -84,6 +85,7 @@ CELLS = {  # {name on the command line: the network}
     "student": Run(STUDENT, teacher=LENT),
     "uniform": Run(UNIFORM, teacher=EVEN, without=("gt",)),
     "both": Run(BOTH, teacher=KNOWS),
+    "more": Run(MORE, teacher=LENT),
 }
 KNOWING = "Teacher with (none)"
 EXPORTS = {"export, fp32": "fp32", "export, int8": "int8"}
@@ -91,10 +93,10 @@ SURE = ("student", *EXPORTS)  # whose calibration error has a goal
 KINDS = ("unlabelled act", "idle hand", "walk")  # of background; what is in several is the first
 SILENT = (THRESHOLD, UNIFORM)  # never answer "(none)": the largest probability tells
 spectrum = functools.partial(EgoDistill, imu_encoder="spectrum", aggregator="concat")
-METHODS = [Method(name, spectrum) for name in (THRESHOLD, *CANDIDATES)]
-# Who learns from labelled clips alone takes as many steps: half as many epochs more.
+METHODS = [Method(name, spectrum) for name in (THRESHOLD, *CANDIDATES, MORE)]
+# Who learns from fewer or more clips takes as many steps.
 CHANGES = {name: RATE | {"epochs": 9, "augment": CHANGED} for name in CANDIDATES}
-CHANGES[THRESHOLD] = RATE | {"epochs": 14, "augment": CHANGED}
+CHANGES |= {name: RATE | {"epochs": epochs, "augment": CHANGED} for name, epochs in ((THRESHOLD, 14), (MORE, 7))}
 SETTINGS = replace(evidence.GENERAL, changes=CHANGES)
 TAUGHT = evidence.TEACHERS[evidence.TEACHER]
 TEACHERS = {
@@ -148,6 +150,7 @@ TEXT = {
         STUDENT: "(none) is a class of the student; of background, the teacher without it is made to say (none), as "
         "surely as it says the best class of labelled clips",
         BOTH: "(none) is a class of teacher and student",
+        MORE: "as Student; described",
         UNIFORM: "of background, the teacher without (none) is made to say all classes alike; L_KD and L_1 alone",
     },
     "ceilings": "true labels as answers, through the same tracker; the teacher with (none) on the same recordings",
@@ -261,7 +264,8 @@ def with_background(segments: Sequence[data.Segment]) -> list[data.Segment]:
         own = [replace(one, split="train") for one in segments if one.split == split]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NoteWarning)
-            more = data.with_background(own, round(BACKGROUND * len(own)))
+            count = round(BACKGROUND * len(own)) * (2 if split == "train" else 1)
+            more = data.with_background(own, count)
         found += [replace(one, split=split) for one in more]
     return found
 
@@ -325,13 +329,16 @@ def describe(out: Path, world: World) -> dict[str, Any]:
 
 
 class Bench(benches.Bench):
-    """A bench in which some networks learn from labelled clips alone."""
+    """A bench in which networks learn from labelled clips alone, with half of the background, or with all."""
 
     def splits(self, run: Run) -> tuple[Any, Any]:
         train, test = super().splits(run)
-        if run.teacher == PLAIN or run.method == "start":
-            train = train.select(is_labelled(train))
-        return train, test
+        chosen = is_labelled(train)
+        if run.method == MORE:
+            return train, test
+        if run.teacher != PLAIN and run.method != "start":
+            chosen[np.flatnonzero(~chosen)[::2]] = True
+        return train.select(chosen), test
 
 
 def is_labelled(some: data.ClipStore) -> np.ndarray:

@@ -33,6 +33,7 @@ def script(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "SEEDS", [0])
     monkeypatch.setattr(module, "EXPORTS", {"export, fp32": "fp32"})
     monkeypatch.setattr("egodistill.datasets.background.SPARSE", 0.0)  # what is covered of so few acts is chance
+    monkeypatch.setattr(module, "SURE", ("student", "export, fp32"))
     quiet = functools.partial(module.Bench, shows_accuracy=False)
     monkeypatch.setattr(module, "Bench", quiet)
     yield module
