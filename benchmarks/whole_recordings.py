@@ -47,7 +47,8 @@ from egodistill.experiments.behaviour import THINGS, VERBS
 from egodistill.experiments.benches import Run
 from egodistill.experiments.protocols import Method
 from egodistill.inference import Prediction
-from egodistill.recordings import clips
+from egodistill.recordings.recording import Recording
+from egodistill.recordings.spec import strided_starts
 from egodistill.support import files, tables
 from egodistill.support.errors import NONE, NoteWarning
 
@@ -224,7 +225,7 @@ def digest() -> str:
 class Whole(NamedTuple):
     """A whole recording, with its labelled segments."""
 
-    recording: clips.Recording
+    recording: Recording
     segments: Sequence[data.Segment]
     split: str
 
@@ -304,7 +305,7 @@ def alone(out: Path, segments: Sequence[data.Segment]) -> list[Whole]:
     folder = out / "E-alone" / "world"
     synthetic.write_recordings(plan, folder, 1, False)
     paths = [list(map(str, one.files(folder))) for one in plan]
-    return [Whole(clips.Recording(video, imu=(accel, gyro)), [], "alone") for video, accel, gyro in paths]
+    return [Whole(Recording(video, imu=(accel, gyro)), [], "alone") for video, accel, gyro in paths]
 
 
 def describe(out: Path, world: World) -> dict[str, Any]:
@@ -427,7 +428,7 @@ class Answers(NamedTuple):
 def answers_of(model: Any, whole: Whole, path: Path) -> Answers:
     """Return what a network says of a recording, or what was kept of it; without a network, the truth."""
     if model is None:
-        starts = clips.strided_starts(whole.recording.duration, CLIP_SECONDS, STRIDE)
+        starts = strided_starts(whole.recording.duration, CLIP_SECONDS, STRIDE)
         found = Answers(whole, np.array(starts), np.empty(0))
         return found._replace(scores=np.eye(len(NAMES))[found.labels])
     if not path.exists():
