@@ -195,6 +195,7 @@ def content() -> dict[str, Any]:
         "things": [asdict(thing) for thing in THINGS],
         "seeds": SEEDS,
         "cells": {name: asdict(run) for name, run in CELLS.items()},
+        "student": spectrum.keywords,
         "general": SETTINGS.record(),
         "teachers": {name: recipe.record() for name, recipe in TEACHERS.items()},
         "thresholds tried": [segmentation.STARTS, segmentation.ENDS, segmentation.SHORTEST],
