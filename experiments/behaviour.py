@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -249,6 +249,7 @@ class Act:
     length: float  # annotated length (s)
     appearance: int  # seed of the station's look
     stroke: Stroke | None = None  # the hand's path in a cyclic act; None in others
+    hold: float | None = None  # progress at which an idle hand lies on the object, 0 to 1; None: it acts
 
     @property
     def kind(self) -> str:
@@ -280,10 +281,16 @@ class Act:
 
         It is late by `lag` seconds, in the first verb's direction of time.
         """
+        if self.hold is not None:
+            return np.full(np.shape(t), self.hold)
         if self.kind == "cyclic":
             return np.full(np.shape(t), 0.5)
         u = np.clip((self.own_time(t) - lag) / self.duration + 0.5, 0.0, 1.0)
         return minimum_jerk(u + self.hesitation * np.sin(math.pi * u) ** 3)
+
+    def idle(self, hold: float) -> Act:
+        """Return the same hand on the same object for as long, without an act."""
+        return replace(self, hold=hold, turn=(0.0, 0.0), lean=(0.0, 0.0, 0.0), stroke=None)
 
     def path(self, t: np.ndarray, lag: float = 0.0) -> np.ndarray:
         """Return the hand's displacement [n, 2] by strokes, left and up in metres; they begin and end softly.

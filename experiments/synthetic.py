@@ -23,7 +23,9 @@ time or the rate depends on it. In a share of the acts of each object, `Thing.fo
 not. `coupling` scales these shares. Heads also move for other reasons: sway, steps, and glances of 2 to 17 degrees.
 
 An act takes 0.6 to 3 s. The next one begins 0.4 to 3.2 s later at another station, to which the head turns in between,
-so that 40 % of the clips of 64/30 s around an act contain part of another act or a turn.
+so that 40 % of the clips of 64/30 s around an act contain part of another act or a turn. With objects that are
+`unlabelled`, recordings are whole: no annotation names the acts on these, the next act begins 0.7 to 4.9 s later, and
+in place of some a hand lies idle on the object.
 
 Wearers differ in the mounting of the camera, pace, gait, glances, and in the sensor: its noise, bias, scale, rate and
 clock. The IMU readings are those of a sensor rigidly fixed to the camera: the body's angular rate, and the specific
@@ -86,11 +88,12 @@ __all__ = ["RenderedRecording", "World", "WorldError", "render"]
 
 SOUND_RATE = 16000  # Hz, a multiple of the frame rate
 GAPS = (0.4, 3.2)  # seconds from one act to the next
-LONG_GAPS = (0.7, 4.9)  # the same, in untrimmed recordings, of which a third is annotated
+LONG_GAPS = (0.7, 4.9)  # the same, in untrimmed recordings, of which a third is annotated, and whole ones
+IDLE = 0.15  # share of the acts in whole recordings in place of which a hand lies on the object
 BLUR = (np.arange(4) - 1.5) / 4  # times of the sharp pictures that make a blurred one, in units of the exposure
 ACTS_PER_RECORDING = 40  # about two minutes
 MOST_ACTS = 100 * ACTS_PER_RECORDING  # of one wearer
-LATER_SETTINGS = {"shutter": 0.0}  # settings that older worlds lack, and the value that they stand for
+LATER_SETTINGS = {"shutter": 0.0, "unlabelled": ()}  # settings that older worlds lack, and what they stand for
 EPIC_TEST_WEARERS = ("P30", "P35", "P37")  # the paper's, so the default split of the reader fits
 
 
@@ -143,6 +146,7 @@ class Request:
     coupling: float
     things: tuple[str, ...]
     shutter: float
+    unlabelled: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Raise WorldError for settings that no world can have."""
@@ -166,6 +170,9 @@ class Request:
             raise WorldError(f"things must be a list of some of {', '.join(known)}; got {', '.join(sorted(unknown))}")
         if len(verbs_of(self.things)) < 2:
             raise WorldError(f"things must have at least two verbs; got {', '.join(self.things) or 'none'}")
+        if not set(self.unlabelled) <= set(self.things) or len(labelled_verbs(self.things, self.unlabelled)) < 2:
+            named_things = ", ".join(self.unlabelled)
+            raise WorldError(f"unlabelled must be some of the things, and leave two verbs; got {named_things}")
         if self.train_wearers not in range(1, 30):
             raise WorldError(f"train_wearers must be 1 to 29, because P30 is a test wearer; got {self.train_wearers}")
         if self.test_wearers < 1 or self.untrimmed > self.test_wearers:
@@ -219,7 +226,13 @@ class Request:
     def recording(self, name: str, acts: int, first: int, **options: Any) -> RenderedRecording:
         """Return a recording of this world."""
         own = {"coupling": self.coupling, "things": self.things, "shutter": self.shutter}
+        own |= {"unlabelled": self.unlabelled}
         return RenderedRecording(name, acts, self.seed, *self.size, first=first, **own, **options)
+
+
+def labelled_verbs(things: Sequence[str] | None, unlabelled: Sequence[str]) -> list[int]:
+    """Return the numbers of the verbs of these objects (`Thing.look`; None: all) that annotators name."""
+    return [verb for verb in verbs_of(things) if THINGS[ACTIONS[verb][0]].look not in unlabelled]
 
 
 def names(numbers: Sequence[int]) -> tuple[str, ...]:
@@ -242,6 +255,7 @@ def render(
     coupling: float = 1.0,
     things: Sequence[str] | None = None,
     shutter: float = 0.0,
+    unlabelled: Sequence[str] = (),
     workers: int | None = None,
     progress: bool = True,
 ) -> World:
@@ -266,6 +280,8 @@ def render(
         coupling: Factor of the shares of acts that the head follows, 0 to 1.
         things: Names of the objects that are in the world, values of `Thing.look` in `behaviour.THINGS`; None: all.
         shutter: Time of exposure of a frame in s, whose middle is the frame's time; 0 for sharp pictures.
+        unlabelled: Names of objects whose acts have no annotation. With them, recordings are whole: the gaps are those
+            of the long ones, and in place of some acts a hand lies idle on the object.
         workers: Number of processes; None: one per core.
         progress: Show a progress bar on stderr.
 
@@ -294,6 +310,7 @@ def render(
         coupling=coupling,
         things=tuple(thing.look for thing in THINGS) if things is None else tuple(things),
         shutter=shutter,
+        unlabelled=tuple(unlabelled),
     )
     request.check()
     if workers is not None and workers < 1:
@@ -414,6 +431,7 @@ class RenderedRecording:
         untrimmed: True: longer gaps between the acts, so that a third of the time is annotated.
         things: Names of the objects that are handled, values of `Thing.look`; None: all.
         shutter: Time of exposure of a frame in s; 0 for sharp pictures.
+        unlabelled: Names of objects whose acts have no annotation, in a whole recording; see `render()`.
 
     >>> from egodistill import behaviour, synthetic
     >>> recording = synthetic.RenderedRecording("P01_101", acts=8)
@@ -433,6 +451,7 @@ class RenderedRecording:
     untrimmed: bool = False
     things: tuple[str, ...] | None = None
     shutter: float = 0.0
+    unlabelled: tuple[str, ...] = ()
 
     def draw(self) -> Plan:
         """Draw the wearer, the acts and the motion of the head, without rendering."""
@@ -440,7 +459,11 @@ class RenderedRecording:
         wearer = draw_wearer(self.name.split("_")[0], self.seed)
         known = np.array(verbs_of(self.things))
         verbs = known[rng.permutation((self.first + np.arange(self.acts)) % len(known))].tolist()
-        acts = draw_acts(wearer, verbs, LONG_GAPS if self.untrimmed else GAPS, self.coupling, rng)
+        gaps = LONG_GAPS if self.untrimmed or self.unlabelled else GAPS
+        acts = draw_acts(wearer, verbs, gaps, self.coupling, rng)
+        if self.unlabelled:
+            idle, hold = self.rng(6).random((2, self.acts))
+            acts = [act.idle(at) if chance < IDLE else act for act, chance, at in zip(acts, idle, hold, strict=True)]
         duration = math.ceil((acts[-1].centre + 2.0) * FRAME_RATE) / FRAME_RATE
         return Plan(wearer, acts, HeadMotion(wearer, acts, duration, rng), duration)
 
@@ -455,10 +478,12 @@ class RenderedRecording:
 
     def rows(self) -> list[list]:
         """Return the rows of the annotation table in the layout of EPIC-KITCHENS, including wrong verbs."""
-        acts, rng, known = self.draw().acts, self.rng(2), verbs_of(self.things)
+        acts, rng, known = self.draw().acts, self.rng(2), labelled_verbs(self.things, self.unlabelled)
         wrong = set(rng.permutation(len(acts))[: round(self.label_noise * len(acts))].tolist())
         rows = []
         for k, act in enumerate(acts):
+            if act.hold is not None or act.verb not in known:
+                continue
             verb = wrong_verb(act.verb, rng, known) if k in wrong else act.verb
             said, number = THINGS[ACTIONS[verb][0]].verbs[ACTIONS[verb][1]]
             start, stop = act.centre - act.length / 2, act.centre + act.length / 2
@@ -562,7 +587,7 @@ class RenderedRecording:
         rng = self.rng(5)
         sound = rng.normal(0.0, rng.uniform(0.002, 0.006), round(plan.duration * SOUND_RATE))
         for act in plan.acts:
-            loud, heard = rng.uniform(0.7, 1.4), rng.random() < THINGS[act.thing].heard
+            loud, heard = rng.uniform(0.7, 1.4), rng.random() < THINGS[act.thing].heard and act.hold is None
             pitch = log_uniform(rng, 300, 3000)  # of any object, so that pitch does not reveal which it is
             # The rustle begins before the act and ends after it: its exact time, with the progress that one frame
             # shows, would reveal in which direction a reversal runs.

@@ -300,6 +300,16 @@ def test_strokes_are_short_and_smooth_and_begin_and_end_softly():
         assert (act.presence(t[~outside]) == 1).all()
 
 
+def test_an_idle_hand_is_there_as_long_as_in_an_act_and_nothing_else_moves():
+    t = np.arange(8.5, 11.5, 0.01)
+    for thing in range(len(THINGS)):
+        act = one_act(thing)
+        idle = act.idle(0.3)
+        assert (idle.presence(t) == act.presence(t)).all() and idle.presence(t).max() == 1
+        assert (idle.progress(t) == 0.3).all() and not idle.path(t).any() and not idle.head(t).any()
+        assert np.ptp(steady(idle).state(t), axis=1).max() == 0
+
+
 # --- Motion of the head
 
 

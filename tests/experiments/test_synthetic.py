@@ -1,6 +1,7 @@
 """The rendered world as files: balance, labels, sound, pictures and tables, and what rendering refuses."""
 
 import csv
+import hashlib
 import importlib.util
 import itertools
 import json
@@ -159,6 +160,62 @@ def test_untrimmed_recordings_are_long_annotated_to_a_third_and_have_a_table(tmp
         assert 0.28 < sum(act.length for act in plan.acts) / plan.duration < 0.38
         assert set(Counter(act.verb for act in plan.acts).values()) == {2, 3}
     assert planned(monkeypatch, tmp_path / "none", train_acts=8, test_acts=3)[0].untrimmed is None
+
+
+# --- Whole recordings
+
+UNLABELLED = ("tap", "carrot", "bin", "tray")
+
+
+def test_whole_recordings_name_no_act_on_unlabelled_objects_and_none_of_an_idle_hand(tmp_path, monkeypatch):
+    counts = {"train_acts": 400, "validation_acts": 80, "test_acts": 120, "validation_wearers": 2}
+    world, written = planned(monkeypatch, tmp_path, **counts, unlabelled=UNLABELLED)
+    rows, names = table(world.annotations), [thing.noun[0] for thing in THINGS if thing.look in UNLABELLED]
+    verbs = {verb for thing in THINGS if thing.look not in UNLABELLED for verb, _ in thing.verbs}
+    assert {row["verb"] for row in rows} == verbs and not {row["noun"] for row in rows} & set(names)
+    acts = {f"{one.name}_{k}": act for one in written for k, act in enumerate(one.draw().acts)}
+    idle = {name for name, act in acts.items() if act.hold is not None}
+    other = {name for name, act in acts.items() if THINGS[act.thing].look in UNLABELLED}
+    assert {row["narration_id"] for row in rows} == acts.keys() - idle - other and world.untrimmed is None
+    assert len(idle) / len(acts) == pytest.approx(0.15, abs=0.05)
+    assert len(other - idle) / len(acts) == pytest.approx(0.3 * 0.85, abs=0.05)
+    for split, wrong in (("train", 0.25), ("validation", 0.0), ("test", 0.0)):
+        own = [row for row in rows if row["participant_id"] in getattr(world, f"{split}_wearers")]
+        found = [row["verb"] != VERBS[acts[row["narration_id"]].verb] for row in own]
+        assert np.mean(found) == pytest.approx(wrong, abs=0.06 * (split == "train"))
+
+
+def test_whole_recordings_have_long_gaps_and_room_for_background():
+    """An act follows the last one after 0.7 to 4.9 s; a clip with half a second on each side has room between many."""
+    room, seconds, labelled = [], 0.0, 0.0
+    for k in range(10):
+        recording = RenderedRecording(f"P{k + 1:02d}_101", 40, first=40 * k, unlabelled=UNLABELLED)
+        plan, long = recording.draw(), replace(recording, unlabelled=(), untrimmed=True).draw()
+        gaps = [b.start - a.stop for a, b in itertools.pairwise(plan.acts)]
+        assert 0.7 - 1e-9 < min(gaps) and max(gaps) < 4.9
+        known = {int(row[0].rsplit("_", 1)[1]) for row in recording.rows()}
+        spans = [
+            (act.centre - act.length / 2, act.centre + act.length / 2) for act in map(plan.acts.__getitem__, known)
+        ]
+        assert sorted(spans) == spans and all(a[1] < b[0] for a, b in itertools.pairwise(spans))
+        room += [b[0] - a[1] for a, b in itertools.pairwise(spans)]
+        seconds, labelled = seconds + plan.duration, labelled + sum(stop - start for start, stop in spans)
+        for act, same in zip(plan.acts, long.acts, strict=True):  # nothing else was drawn anew
+            assert act == same if act.hold is None else act == same.idle(act.hold)
+    assert 0.16 < labelled / seconds < 0.23
+    assert np.mean(np.array(room) > CLIP_SECONDS + 1.0) > 0.6
+
+
+def test_worlds_without_whole_recordings_are_what_they_were():
+    """Annotations, head motion and readings of recordings of three kinds, before there were whole ones."""
+    found = hashlib.sha256()
+    for settings in ({"label_noise": 0.25}, {"untrimmed": True}, {"coupling": 0.5, "things": ("tap", "jug")}):
+        recording = RenderedRecording("P07_103", 12, 5, 40, 32, first=3, **settings)
+        plan = recording.draw()
+        state = np.round(plan.head.state(np.arange(0, 20, 0.5)), 6).tolist()
+        readings = np.round(plan.head.readings(5.0, recording.rng(4))[0][1], 4).tolist()
+        found.update((repr(recording.rows()) + repr(state) + repr(readings)).encode())
+    assert found.hexdigest().startswith("3f50999c00ebe532")
 
 
 # --- Labels
@@ -420,7 +477,7 @@ def test_a_world_of_before_there_was_a_shutter_is_continued(world):
     before = note.read_text()
     assert '"shutter": 0.0' in before
     old = json.loads(before)
-    del old["shutter"]
+    del old["shutter"], old["unlabelled"]
     note.write_text(json.dumps(old))
     synthetic.render(world.root, workers=1, **SETTINGS)
     assert note.read_text() == before
@@ -518,6 +575,7 @@ def test_failure_ends_the_rendering_and_not_only_its_recording(tmp_path, monkeyp
         {"coupling": 0.5},
         {"things": ["tap", "jug"]},
         {"shutter": 0.02},
+        {"unlabelled": ["tap"]},
     ],
     ids=str,
 )
@@ -581,6 +639,8 @@ def test_a_world_of_few_things_has_only_their_verbs():
         {"seed": -1},
         {"things": ["tap", "sofa"]},
         {"things": ["jug"]},
+        {"unlabelled": ["sofa"]},
+        {"unlabelled": [thing.look for thing in THINGS if thing.look != "jug"]},
         {"seed": 0.5},
         {"train_acts": 8.5},
         {"workers": 0},
