@@ -230,6 +230,7 @@ PRESET_HELP = {
     "ego4d": "the paper's for Ego4D",
     "demo": "for the demo's small world",
     "spectrum": "not the paper's: head motion as plain numbers, without stage 1",
+    "filterbank": "the same, with numbers that tell more of real heads",
 }
 
 

@@ -561,6 +561,7 @@ SPECTRUM = Recipe(
     distillation=DistillationSettings(augment=Augment(crop=0.2, jitter=0.3, shift=0.05)),
 )
 PRESETS = {"epic": EPIC_KITCHENS, "ego4d": EGO4D, "demo": SYNTHETIC, "spectrum": SPECTRUM}
+PRESETS["filterbank"] = replace(SPECTRUM, student=replace(SPECTRUM.student, imu_encoder="filterbank"))
 
 Settings = TypeVar("Settings", bound=Training)
 

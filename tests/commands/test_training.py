@@ -18,6 +18,7 @@ from toys import CLASSES
 import egodistill.commands.demo
 from egodistill import EgoDistill, data, distillation, teachers
 from egodistill.commands import cli, given, options, training
+from egodistill.engine.filterbank import IMUFilterbank
 from egodistill.engine.spectrum import IMUSpectrum
 from egodistill.experiments import Bench, Run
 
@@ -94,13 +95,15 @@ def test_finetune_takes_a_store_with_some_labels(labels, tmp_path, monkeypatch, 
     assert len(calls) == labels and ("has a label" in capsys.readouterr().err) == (not labels)
 
 
-def test_the_preset_spectrum_builds_its_student(tmp_path, monkeypatch, capsys):
+def test_the_presets_of_plain_numbers_build_their_students(tmp_path, monkeypatch, capsys):
     calls = spy_on_stages(monkeypatch)
-    words = ["--preset", "spectrum", "--num-frames", 2, "--image-encoder", "resnet10x4", "--image-weights", "none"]
-    run(capsys, "distill", "store", "--teacher", "t", "--out", tmp_path / "s.pt", *words)
-    _, model, given, _ = calls.pop()
-    assert type(model.imu_encoder) is IMUSpectrum and model.aggregator == "concat"
-    assert given.augment == egodistill.Augment(crop=0.2, jitter=0.3, shift=0.05)
+    for preset, encoder in (("spectrum", IMUSpectrum), ("filterbank", IMUFilterbank)):
+        words = ["--preset", preset, "--num-frames", 2, "--image-encoder", "resnet10x4", "--image-weights", "none"]
+        run(capsys, "distill", "store", "--teacher", "t", "--out", tmp_path / f"{preset}.pt", *words)
+        _, model, given, _ = calls.pop()
+        assert type(model.imu_encoder) is encoder and model.aggregator == "concat"
+        assert given.augment == egodistill.Augment(crop=0.2, jitter=0.3, shift=0.05)
+    assert model.imu_encoder.signed is not None  # with frames, left is told from right
     words = ["--teacher", "t", "--no-imu", "--imu-encoder", "spectrum", "--image-encoder", "resnet10x4"]
     words += ["--image-weights", "none", "--out", str(tmp_path / "t.pt")]
     with pytest.raises(SystemExit):
