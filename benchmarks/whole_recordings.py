@@ -544,7 +544,7 @@ def line_of(out: Path, run: Run) -> dict[str, Any]:
         own = {name: value for name, value in thresholds.items() if name != "stride"}
         found = {split: [(one, list(events.events(x, **own))) for one, x in some] for split, some in said.items()}
         counts = [len(some) for _, some in found["alone"]]
-        scores = [segmentation.measure(some, one.segments, one.span) for one, some in found["validation"]]
+        scores = [segmentation.score_events(some, one.segments, one.span) for one, some in found["validation"]]
         line["smoothing"][smoothing] = {
             "thresholds": thresholds,
             "validation": sum(scores, segmentation.Score()).f1(),
@@ -601,7 +601,7 @@ def results() -> dict[Kind, list[Found]]:
             scores: dict[str, segmentation.Score] = {}
             for recording, text in own["events"].items():
                 span = 0.0, known["recordings"][recording]["seconds"]
-                score = segmentation.measure(unpack(text), truth[recording], span)
+                score = segmentation.score_events(unpack(text), truth[recording], span)
                 wearer = recording.split("_")[0]
                 scores[wearer] = scores.get(wearer, segmentation.Score()) + score
             found.setdefault((method, smoothing), []).append(Found(line["run"]["seed"], line, scores))

@@ -5,6 +5,7 @@ recordings    segments, check, transcode, convert, prepare, status
 training      finetune, extract, pretrain, distill
 teachers      teachers
 models        evaluate, export, measure, predict
+whole_recordings  evaluate --recordings
 live          live
 demo          demo, synthesize, compare, ablate
 pipeline      train
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         settings as settings,
         teachers as teachers,
         training as training,
+        whole_recordings as whole_recordings,
     )
 else:
     from ..support.lazy import hand_on
@@ -48,7 +50,7 @@ else:
         __name__,
         dict.fromkeys(
             "cli demo evaluations given interrupts live loading models options pages paths pipeline "
-            "recordings report settings teachers training".split(),
+            "recordings report settings teachers training whole_recordings".split(),
             (),
         ),
     )

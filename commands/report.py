@@ -35,7 +35,7 @@ from ..training import validation_score
 from .evaluations import Result, by_wearer, evaluation_of, findings, is_about, read_evaluation, read_result
 from .paths import page_about
 from .recordings import split_warnings
-from .whole_recordings import about_recordings, read_recordings, recordings_of, tables_of
+from .whole_recordings import about_recordings, read_numbers, recordings_of, tables_of
 
 __all__ = ["COMMANDS", "CORRECTIONS", "note_plan", "read_plan", "write_report"]
 
@@ -314,7 +314,7 @@ def write_report(run: Path) -> str:
         parts["By class"] = classes_section(results[0])
         parts |= {"How sure": sureness_section(results[0])} if results[0].sureness else {}
         parts["Clips"] = clips_section(results[0], store.split("test"))
-    whole = read_recordings(path := recordings_of(run / "student.pt"), run / "student.pt")
+    whole = read_numbers(path := recordings_of(run / "student.pt"), run / "student.pt")
     if whole and is_planned(plan, path.name):
         parts["Whole recordings"] = recordings_section(whole)
     parts["Training"] = curves_section(run, plan)
@@ -330,7 +330,7 @@ def write_model_report(path: Path, command: str) -> str:
 
     Raise DataError if there is neither an evaluation nor a log of a training.
     """
-    if path.suffix.lower() == ".json" and (whole := read_recordings(path)):
+    if path.suffix.lower() == ".json" and (whole := read_numbers(path)):
         parts = {"Whole recordings": recordings_section(whole), "How it was made": foot(command)}
         write_page(out := page_about(path), path.name, parts, "report", None, "", STYLE)
         return f"{about_recordings(whole)}\nThe page about it: {out}"

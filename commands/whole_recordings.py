@@ -41,7 +41,7 @@ __all__ = [
     "about_recordings",
     "evaluate_recordings",
     "note_unknown_classes",
-    "read_recordings",
+    "read_numbers",
     "recordings_of",
     "tables_of",
 ]
@@ -155,7 +155,7 @@ def numbers_of(answered: Mapping[str, segmentation.Answered], tracker: events.Tr
     by_wearer = dict[str, segmentation.Score]()
     for path, (answers, own, span) in answered.items():
         found, wearer = [*events.events(answers, **thresholds)], getattr(own[0], "wearer", None)
-        score = segmentation.measure(found, own, span)
+        score = segmentation.score_events(found, own, span)
         total += score
         if wearer:
             by_wearer[wearer] = by_wearer.get(wearer, segmentation.Score()) + score
@@ -178,7 +178,7 @@ def recordings_of(model: str | os.PathLike) -> Path:
     return Path(model).with_suffix(".recordings.json")
 
 
-def read_recordings(path: Path, model: Path | None = None) -> dict[str, Any] | None:
+def read_numbers(path: Path, model: Path | None = None) -> dict[str, Any] | None:
     """Return what `evaluate --recordings --out` wrote; None if it is missing, not that, or older than the model."""
     since = model.stat().st_mtime if model is not None and model.exists() else 0.0
     found = files.read_json(path) if path.exists() and path.stat().st_mtime >= since else None

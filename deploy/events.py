@@ -229,8 +229,10 @@ def choose_tracker(
 ) -> tuple[Tracker, float, str]:
     """Return what finds the events of a model's answers, their distance in seconds, and whose thresholds it has.
 
-    The thresholds are `start` with two thirds of it as end; else the model's `own`, which hold for answers at their
-    stride; else the defaults. `every` None: the model's stride, or `EVERY`.
+    Args:
+        own: The model's thresholds, `calibration.events`, which hold for answers at their stride; None: the defaults.
+        every: Seconds from answer to answer; None: the model's stride, or 0.5.
+        start: Probability at which an event begins, instead of these thresholds; it ends below two thirds of it.
     """
     if every is None:
         every = own["stride"] if own else EVERY

@@ -3,8 +3,8 @@
     from egodistill.deploy import events, segmentation
 
     found = events.events(predict(model, "walk.mp4", stride=0.5))
-    score = segmentation.measure(found, segments, (0.0, 60.0))   # segments of the recording, and what of it is labelled
-    score += segmentation.measure(...)                           # of the next recording: what is counted adds up
+    score = segmentation.score_events(found, segments, (0.0, 60.0))   # of the recording, and what of it is labelled
+    score += segmentation.score_events(...)                           # of the next recording: what is counted adds up
     print(score.numbers())
 
     chosen = segmentation.best_thresholds([segmentation.Answered(answers, segments, (0.0, 60.0)), ...], stride=0.5)
@@ -28,7 +28,7 @@ import numpy as np
 from ..support.errors import NONE, EgoDistillError
 from .events import Labelling, Tracker, events
 
-__all__ = ["METRICS", "TOP", "Answered", "Score", "best_thresholds", "measure"]
+__all__ = ["METRICS", "TOP", "Answered", "Score", "best_thresholds", "score_events"]
 
 OVERLAPS = (10, 25, 50)  # % of intersection over union, from which on an event matches
 # {metric of `Score.numbers()`: what it is}
@@ -114,7 +114,7 @@ def percent(part: float, whole: float) -> float | None:
     return 100 * part / whole if whole else None
 
 
-def measure(found: Iterable[Labelled], segments: Iterable[Labelled], span: tuple[float, float]) -> Score:
+def score_events(found: Iterable[Labelled], segments: Iterable[Labelled], span: tuple[float, float]) -> Score:
     """Return what the events of a recording are worth beside its segments, from `span[0]` to `span[1]` seconds.
 
     Events outside of this time do not count. Where segments overlap, an event with the label of one of them is right.

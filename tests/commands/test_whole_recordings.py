@@ -73,7 +73,7 @@ def test_events_are_those_of_predict_on_the_same_recordings(table, student, tmp_
     (row,) = found["recordings"]
     assert [events.Event(**one) for one in row["events"]] == wanted and wanted
     acts = [data.Segment("", "v.mp4", start, stop, label) for label, start, stop in ACTS["test"]]
-    score = segmentation.measure(wanted, acts, (1.5, 4.5))
+    score = segmentation.score_events(wanted, acts, (1.5, 4.5))
     assert row["numbers"] == found["numbers"] == found["by_wearer"]["P30"] == score.numbers()
     assert found["by_class"] == score.by_class() and (row["from"], row["to"], row["skipped_clips"]) == (1.5, 4.5, 0)
     assert found["thresholds"]["stride"] == 0.25 and found["seconds"] == 3.0 and found["labelled_seconds"] == 2.5

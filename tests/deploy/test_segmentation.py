@@ -7,7 +7,7 @@ import pytest
 
 from egodistill import EgoDistillError
 from egodistill.deploy import events, segmentation
-from egodistill.deploy.segmentation import Answered, Score, best_thresholds, measure
+from egodistill.deploy.segmentation import Answered, Score, best_thresholds, score_events
 from egodistill.experiments import behaviour, synthetic
 from egodistill.inference import Prediction
 
@@ -27,7 +27,7 @@ def answers(labels, score=0.8, stride=0.5, length=2.0):
 
 def test_an_exact_prediction_is_perfect():
     acts = parts(("a", 1, 3), ("b", 4, 5), ("a", 5, 7.5))
-    found = measure(acts, acts, (0, 10)).numbers()
+    found = score_events(acts, acts, (0, 10)).numbers()
     assert found == {
         "time_right": 100.0,
         "f1_10": 100.0,
@@ -43,7 +43,7 @@ def test_an_exact_prediction_is_perfect():
 def test_metrics_by_hand():
     acts = parts(("a", 1, 3), ("b", 4, 5), ("c", 7, 9))
     said = parts(("a", 2, 4), ("b", 4.2, 5), ("d", 5, 6), ("c", 6, 7.4))
-    score = measure(said, acts, (0, 10))
+    score = score_events(said, acts, (0, 10))
     found = score.numbers()
     # Right: 0-1, 2-3, 4.2-5, 7-7.4, 9-10 of the ten seconds; 6-7 and 3-4 are background under an event, as is 5-6.
     assert found["time_right"] == pytest.approx(42)
@@ -64,18 +64,18 @@ def test_metrics_by_hand():
 def test_a_segment_is_matched_once():
     acts = parts(("a", 0, 4))
     halves = parts(("a", 0, 2), ("a", 2, 4))
-    score = measure(halves, acts, (0, 4))
+    score = score_events(halves, acts, (0, 4))
     assert score.f1(50) == pytest.approx(200 / 3) and score.numbers()["unmatched_per_hour"] == pytest.approx(900)
-    assert measure(acts, halves, (0, 4)).f1(50) == pytest.approx(200 / 3)
+    assert score_events(acts, halves, (0, 4)).f1(50) == pytest.approx(200 / 3)
     assert score.numbers()["time_right"] == 100.0 and score.numbers()["edit"] == 50.0
 
 
 def test_none_is_background():
     acts, said = parts(("a", 1, 2), ("(none)", 4, 6)), parts(("a", 1, 2), ("(none)", 2, 5))
-    assert measure(said, acts, (0, 6)).numbers() == measure(said[:1], acts[:1], (0, 6)).numbers()
-    score = measure(parts(("a", 4, 5)), acts, (0, 6))
+    assert score_events(said, acts, (0, 6)).numbers() == score_events(said[:1], acts[:1], (0, 6)).numbers()
+    score = score_events(parts(("a", 4, 5)), acts, (0, 6))
     assert score.classes == ["a"] and score.numbers()["background_under_events"] == pytest.approx(20)
-    assert measure([], acts[1:], (0, 6)).numbers() == {
+    assert score_events([], acts[1:], (0, 6)).numbers() == {
         **dict.fromkeys(("f1_10", "f1_25", "f1_50")),
         **dict.fromkeys(("time_right", "edit"), 100.0),
         **dict.fromkeys(("unmatched_per_hour", "background_under_events"), 0.0),
@@ -84,11 +84,11 @@ def test_none_is_background():
 
 def test_nothing_counts_outside_of_the_labelled_time():
     acts = parts(("a", 10, 12), ("b", 14, 20))
-    score = measure(parts(("c", 0, 9), ("a", 9, 11.5), ("b", 14, 24), ("c", 30, 31)), acts, (10, 20))
+    score = score_events(parts(("c", 0, 9), ("a", 9, 11.5), ("b", 14, 24), ("c", 30, 31)), acts, (10, 20))
     assert score.counts["seconds"] == 10 and score.count("events") == 2
     assert score.numbers()["time_right"] == pytest.approx(95)
     with pytest.raises(EgoDistillError, match=r"span=\(3, 3\)"):
-        measure([], [], (3, 3))
+        score_events([], [], (3, 3))
 
 
 def frames(some, count, step=0.01):
@@ -153,21 +153,21 @@ def test_metrics_are_those_of_frames():
                 for one, (a, b) in zip(acts, moved.tolist(), strict=True)
             ]
         said.sort(key=lambda one: (one.start, one.stop))
-        found, wanted = measure(said, acts, (0.0, 20.0)).numbers(), brute(said, acts, 2000)
+        found, wanted = score_events(said, acts, (0.0, 20.0)).numbers(), brute(said, acts, 2000)
         assert found == {name: value if value is None else pytest.approx(value) for name, value in wanted.items()}
 
 
 def test_scores_of_recordings_add_up():
     rng = np.random.default_rng(1)
     pairs = [(drawn(rng, 6), drawn(rng, 6)) for _ in range(5)]
-    scores = [measure(said, acts, (0.0, 20.0)) for said, acts in pairs]
+    scores = [score_events(said, acts, (0.0, 20.0)) for said, acts in pairs]
     total = sum(scores, Score())
     later = [
         [one._replace(start=one.start + 20 * k, stop=one.stop + 20 * k) for one in some]
         for k, pair in enumerate(pairs)
         for some in pair
     ]
-    whole = measure(itertools.chain(*later[::2]), itertools.chain(*later[1::2]), (0.0, 100.0))
+    whole = score_events(itertools.chain(*later[::2]), itertools.chain(*later[1::2]), (0.0, 100.0))
     for name in ("time_right", "f1_10", "f1_25", "f1_50", "unmatched_per_hour", "background_under_events"):
         assert total.numbers()[name] == pytest.approx(whole.numbers()[name]), name
     assert total.numbers()["edit"] == pytest.approx(np.mean([one.numbers()["edit"] for one in scores]))
@@ -194,7 +194,9 @@ def test_the_best_thresholds_separate_what_scores_separate():
     thresholds = {name: value for name, value in best.items() if name != "stride"}
 
     def f1(given):
-        return sum((measure(events.events(one.answers, **given), one.segments, one.span) for one in some), Score()).f1()
+        return sum(
+            (score_events(events.events(one.answers, **given), one.segments, one.span) for one in some), Score()
+        ).f1()
 
     grid = itertools.product(segmentation.STARTS, segmentation.ENDS, segmentation.SHORTEST)
     assert f1(thresholds) == max(f1({"start": a, "end": a * b, "min_seconds": c}) for a, b, c in grid) > 95 > f1({})
@@ -224,7 +226,7 @@ def test_true_labels_at_the_default_stride_and_thresholds_bound_no_student():
         names = [next((one.label for one in acts if one.start <= t < one.stop), "(none)") for t in middles]
         for seconds in total:
             found = events.events(answers(names, 1.0, events.EVERY), min_seconds=seconds)
-            total[seconds] += measure(found, acts, (0.0, acts[-1].stop + 1))
+            total[seconds] += score_events(found, acts, (0.0, acts[-1].stop + 1))
     assert total[events.Tracker.min_seconds].f1() > 97 > 95 > total[1.0].f1()
 
 
