@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,8 @@ def test_a_protocol_is_written_once_and_counts_from_its_commit(script, monkeypat
     git("add", "-A", at=script.PROTOCOL.parent)
     git("commit", "-qm", "x", at=script.PROTOCOL.parent)
     assert script.seed() == int(script.digest()[:8], 16)
+    committed = json.loads((SCRIPTS.parent / "results" / "protocol-student.json").read_text())
+    assert script.content()["methods"] == committed["methods"]
     monkeypatch.setitem(script.CHANGES[script.WINNER], "epochs", 10)
     with pytest.raises(SystemExit, match=r"differs from the settings of this script \(changes\.Spectrum\.epochs"):
         script.digest()

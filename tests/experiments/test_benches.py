@@ -423,6 +423,13 @@ def test_the_seed_of_a_run_decides_its_start_weights_and_training(monkeypatch, t
     assert about == [5, tmp_path / "seed-5" / "visonly-n1.pt.training", "cpu"]
 
 
+def test_a_method_of_frames_alone_is_recorded_as_0_5_wrote_it():
+    """So a bench that was begun before continues."""
+    method = protocols.Method("Frames", functools.partial(EgoDistill, imu_encoder=None, aggregator="concat"))
+    bound = {"use_imu": {"value": "False"}, "aggregator": {"value": "'concat'"}}
+    assert method.record()["build"] == {"name": "EgoDistill", "arguments": [bound]}
+
+
 def test_settings_of_a_method_change_its_training_alone(tmp_path):
     changes = {"VisIMU": {"epochs": 7}, "stage 1": {"learning_rate": 0.5}, "STTS T0.5-S0.7": {"epochs": 9}}
     protocol = replace(PROTOCOLS["demo"], changes=changes)
