@@ -497,7 +497,7 @@ def main() -> None:
         command.add_argument("--out", type=Path, required=True, help="folder for the world, stores and networks")
     command.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     command.add_argument("--frames", type=int, nargs="+", default=[1, 4])
-    command.add_argument("--methods", nargs="+", default=[], choices=[one.name for one in METHODS])
+    command.add_argument("--methods", nargs="+", default=[], choices=[*(one.name for one in METHODS), KNOWN])
     tables.markdown_option(actions.add_parser("report"))
     given = parser.parse_args()
     if given.action == "make":
