@@ -140,7 +140,7 @@ def plan(a: argparse.Namespace, segments: data.SegmentList, edited: bool = False
     splits = {segment.split for segment in segments}
     tested, whole = "test" in splits, ["evaluate", "--recordings", store, "--student", run / "student.pt"]
     whole += words_of(a, "sparse", "reader", "imu_reader", "device")
-    is_dense = a.background and a.subsample == 1  # all that happens has a segment
+    is_dense = a.background and not segments.origin.left_out  # all that happens has a segment
     if is_dense and CALIBRATION in splits:
         words = [*whole, "--split", CALIBRATION, "--save-thresholds"]
         steps += [Step("choose when an event of the student begins and ends", words)]

@@ -67,7 +67,13 @@ def labelled_recordings(a: argparse.Namespace) -> dict[str, tuple[list[data.Segm
     none is left, or if what no segment covers may be more than background.
     """
     if Path(a.recordings, "store.json").exists():
-        segments = data.SegmentList(StoreFiles(a.recordings).segments)
+        store = StoreFiles(a.recordings)
+        if store.left_out and not a.sparse:
+            raise DataError(
+                f"{a.recordings}: it lacks rows of its table (--subsample, --tier, rare classes), or does not say "
+                f"whether, so what no segment covers may be no background; give the table, or --sparse to insist"
+            )
+        segments = data.SegmentList(store.segments)
     else:
         segments = annotations.read_annotations(a.recordings, a.root, tier=a.tier)
         examine(segments)
@@ -80,13 +86,13 @@ def labelled_recordings(a: argparse.Namespace) -> dict[str, tuple[list[data.Segm
         if all(one.label and a.split in (one.split, "all") for one in inside):
             found[path] = own, span
     if mixed := len(paths) - len(found):
-        why = f"segments of other splits, or without a label, between those of the split {a.split}"
+        why = f"rows of another split or tier, or without a class, between the segments of the split {a.split}"
         print(f"note: left out {counted(mixed, 'recording')} with {why}", file=sys.stderr)
     if not found:
         splits = ", ".join(sorted({one.split for one in segments}))
         raise DataError(
-            f"{a.recordings}: no recording has labelled segments of the split {a.split} alone; its segments have "
-            f"{splits}: give one of them (--split)"
+            f"{a.recordings}: no recording has segments of the split {a.split} without rows of another split or tier, "
+            f"or without a class, between them; its segments have the splits {splits}: give one of them (--split)"
         )
     if not a.sparse:
         rooms = {path: room(own, *span, 0.0, span[1] - span[0]) for path, (own, span) in found.items()}
@@ -100,6 +106,11 @@ def require_choice(a: argparse.Namespace) -> None:
     reject(["--event-start"] * (a.event_start is not None), "not with --save-thresholds, which chooses it")
     if a.split in UNFIT:
         raise ValueError(f"--save-thresholds: {UNFIT[a.split]}; give recordings of another split (--split calibration)")
+    if not os.path.isfile(a.student):
+        raise ValueError(
+            f"--save-thresholds: {a.student} ships with the library; give a copy, such as that of "
+            f"EgoDistill.load({a.student!r}).save('mine.pt')"
+        )
     files.require_writable(a.student)
 
 
@@ -139,8 +150,10 @@ def evaluate_recordings(a: argparse.Namespace) -> None:
         else:
             print("note: no thresholds are saved, since with none of them an event matches a segment by half")
         if saved not in (None, before.events):  # else the file stays older than what was measured of it
-            model.calibration = dataclasses.replace(before, events=saved)
+            model.calibration, old = dataclasses.replace(before, events=saved), os.stat(a.student)
             checkpoints.save_model(model, a.student)
+            os.utime(a.student, ns=(old.st_atime_ns, old.st_mtime_ns))  # evaluations of these weights hold
+            print(f"thresholds saved in {a.student}")
     note_thresholds(tracker, whose)
     numbers = {"format": FORMAT, "split": a.split, "model": "student" if a.student else "teacher"}
     numbers |= numbers_of(answered, tracker, every)
@@ -213,8 +226,10 @@ def tables_of(numbers: Mapping[str, Any]) -> list[Table]:
 def over_wearers(values: Sequence[float | None], highest: float) -> str:
     """Return the mean with its 95 % interval, "too few" or "-"."""
     known = [value for value in values if value is not None]
-    if len(known) < FEWEST_WEARERS or np.ptp(known) == 0:
+    if len(known) < FEWEST_WEARERS:
         return "too few" if known else "-"
+    if np.ptp(known) == 0:
+        return f"{known[0]:.1f} each"
     return f"{intervals.one_way(known).within(0, highest):.1f}"
 
 

@@ -470,6 +470,9 @@ class StoreWriter:
             "specs": {name: dataclasses.asdict(spec.complete()) for name, spec in specs.items()},
             "class_names": list(class_names),
         }
+        origin = getattr(segments, "origin", None)
+        if origin and (origin.left_out or origin.is_sparse):
+            header["left_out"] = True
         with files.lock(lock_file(path)):  # the first process creates it, the others wait and open it
             if (path / "store.json").exists():
                 check_settings(path, segments, header)

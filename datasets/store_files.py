@@ -110,6 +110,8 @@ class StoreFiles:
         try:
             self.settings: dict[str, Any] = header["settings"]
             self.class_names: list[str] = header["class_names"]
+            # Whether something may happen where no segment is; nobody knows of stores of 0.5 and before.
+            self.left_out = bool(header.get("left_out", not (self.path / "place.json").exists()))
             self.specs = {name: ClipSpec(**spec) for name, spec in header["specs"].items()}
             self.arrays: dict[str, dict] = header["arrays"]
             find = path_finder(self.path)

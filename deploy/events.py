@@ -12,9 +12,9 @@
 
 With an answer every half second, the best class often changes for a single answer. An event begins when the
 probability of a class reaches `start`, and lasts until it falls below the lower `end`; events that are too short are
-left out, and parts of one label with a short pause between them are joined. The class "(none)" ends events as every
-other class does, and is none itself. Thresholds with hysteresis and minimum durations are those of voice activity
-detectors such as silero-vad.
+left out, and parts of one label with a short pause between them are joined. The classes "(none)" and "unsure" end
+events as every other does, and are none themselves. Thresholds with hysteresis and minimum durations are those of voice
+activity detectors such as silero-vad.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple, Protocol
 
-from ..support.errors import NONE, EgoDistillError
+from ..support.errors import NONE, UNSURE, EgoDistillError
 
 __all__ = ["EVERY", "Event", "Tracker", "choose_tracker", "events"]
 
@@ -93,7 +93,7 @@ class Tracker:
 
     start: float = 0.6
     end: float = 0.4
-    min_seconds: float = 0.5
+    min_seconds: float = 1.0
     max_pause: float = 1.0
 
     def __post_init__(self) -> None:
@@ -150,7 +150,7 @@ class Tracker:
                 now.stop, now.score = moment, max(now.score, own)
         if self._holds is None:
             found += self._release(border)
-            if begins and best != NONE:
+            if begins and best not in (NONE, UNSURE):
                 self._holds = Part(best, border, moment, scores[best])
         self._last = answer
         return found

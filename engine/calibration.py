@@ -7,8 +7,9 @@
     model.calibration = calibration.Calibration.fitted(logits, labels)      # of clips that no network learned from
 
 A temperature T divides the logits before the softmax (Guo et al., "On Calibration of Modern Neural Networks", ICML
-2017). It changes no answer, only how sure it is. `batches.probabilities()` applies it, and nothing else does: training,
-`forward()` and exported programs have logits without it. Files of models and exports carry it beside the weights.
+2017). It changes no answer about a clip, only how sure it is. `batches.probabilities()` applies it, and nothing else
+does: training, `forward()` and exported programs have logits without it. Files of models and exports carry it beside
+the weights.
 """
 
 from __future__ import annotations
@@ -70,6 +71,8 @@ def read(record: Any) -> Calibration:
     for name, value in events.items():
         if type(value) not in (int, float) or not 0 <= value < math.inf:
             raise ValueError(f"{name} {value!r} of events is not a number from 0 on")
+    if events and not (events["end"] <= events["start"] <= 1 and events["stride"] > 0):
+        raise ValueError(f"events is {events!r}, without end <= start <= 1 and a stride above 0")
     return found
 
 

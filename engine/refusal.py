@@ -22,9 +22,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..support.errors import UNSURE
+
 __all__ = ["UNSURE", "Refusal", "with_unsure"]
 
-UNSURE = "unsure"  # name of the class
 BANDS, GROUPS = 48, 3  # the first numbers of a filterbank are log powers in bands; so many bands count as one
 TIMES = "tilt, mean|tilt, largest|tilt, deviation|deviation of the vertical|net turn|net tilting turn".split("|")
 RIDGE = 0.1  # share of the variances that is added to the diagonal

@@ -15,6 +15,7 @@ __all__ = [
     "IMU_RATE",
     "IMU_SAMPLES",
     "NONE",
+    "UNSURE",
     "DataError",
     "EgoDistillError",
     "EgoDistillOSError",
@@ -28,6 +29,7 @@ CLIP_SECONDS = 64 / 30  # 64 frames at 30 frames per second, the clips of the pa
 IMU_RATE = 198.0  # Hz
 IMU_SAMPLES = 422  # per clip: floor(CLIP_SECONDS * IMU_RATE)
 NONE = "(none)"  # the class of clips in which nothing happens that has a label
+UNSURE = "unsure"  # the last class of a student that refuses some clips, see `engine.refusal`
 
 
 class EgoDistillError(ValueError):

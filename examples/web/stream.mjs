@@ -408,7 +408,7 @@ function softmax(logits, temperature = 1) {
     An event begins when the probability of the best class reaches `start`, and ends when it falls below `end`. Events
     shorter than `minSeconds` are left out; those of one label at most `maxPause` seconds apart are joined. */
 export class Tracker {
-  constructor({ start = 0.6, end = 0.4, min_seconds: minSeconds = 0.5, max_pause: maxPause = 1 } = {}) {
+  constructor({ start = 0.6, end = 0.4, min_seconds: minSeconds = 1, max_pause: maxPause = 1 } = {}) {
     Object.assign(this, { start, end, minSeconds, maxPause, holds: null, ended: new Map(), last: null });
   }
 
@@ -439,7 +439,7 @@ export class Tracker {
     }
     if (!this.holds) {
       found.push(...this.release(border));
-      if (begins && best !== "(none)") this.holds = { label: best, start: border, stop: moment, score };
+      if (begins && best !== "(none)" && best !== "unsure") this.holds = { label: best, start: border, stop: moment, score };
     }
     this.last = answer;
     return found;

@@ -17,6 +17,7 @@ from panned import RATE, gyroscope, pan
 
 from egodistill import EgoDistill, data, training
 from egodistill.commands import cli, pipeline
+from egodistill.datasets.segments import Origin
 from egodistill.engine import batches, calibration
 from egodistill.recordings import checks
 from egodistill.recordings.offset import Offset
@@ -31,9 +32,11 @@ def table_of(demo) -> Path:
 
 
 def planned(words, split="test", label="walk"):
-    """The commands that `train` would run for two segments."""
+    """The commands that `train` would run for two segments; with --subsample, a third is left out."""
     segments = [data.Segment(str(k), "v.mp4", 0, 2, label, split=one) for k, one in enumerate(("train", split))]
-    return [step.typed for step in pipeline.plan(cli.parse(["train", *words.split()]), data.SegmentList(segments))]
+    a, origin = cli.parse(["train", *words.split()]), Origin(left_out=tuple(segments[:1]))
+    found = data.SegmentList(segments, origin=origin if a.subsample > 1 else None)
+    return [step.typed for step in pipeline.plan(a, found)]
 
 
 def test_each_option_reaches_the_commands_that_take_it():

@@ -86,15 +86,16 @@ def test_events_are_those_of_predict_on_the_same_recordings(table, student, tmp_
 
 def test_thresholds_are_chosen_on_the_calibration_and_used_on_the_test(table, student, oracle, capsys):
     words = ["evaluate", "--recordings", table(), "--student", student]
-    before = run(capsys, *words)
+    before, since = run(capsys, *words), student.stat().st_mtime_ns
     assert {one["stride"] for one in oracle} == {events.EVERY} and "P30" in oracle[0]["video"] and len(oracle) == 1
     run(capsys, *words, "--split", "calibration", "--save-thresholds")
     assert [one["video"].count("P30") for one in oracle[1:]] == [0, 0] and oracle[1]["top"] >= segmentation.TOP
     saved = EgoDistill.load(student).calibration.events
     assert saved == {"start": 0.7, "end": 0.7, "min_seconds": 1.0, "max_pause": 1.0, "stride": 0.5}
-    written = student.stat().st_mtime_ns
+    written = student.read_bytes()
     run(capsys, *words, "--split", "calibration", "--save-thresholds")
-    assert student.stat().st_mtime_ns == written  # nothing has changed
+    assert student.read_bytes() == written  # nothing has changed
+    assert student.stat().st_mtime_ns == since  # evaluations of its weights are not older than these
     assert f1_of(run(capsys, *words)) > f1_of(before)
     assert cli.main(list(map(str, [*words, "--stride", 0.25]))) == 0
     printed = capsys.readouterr()
@@ -143,8 +144,9 @@ def f1_of(text):
         ("--split all --save-thresholds", "what is chosen on the test says nothing"),
         ("--split train --save-thresholds", "a model is too sure"),
         ("--split calibration --save-thresholds --event-start 0.5", "--event-start: not with --save-thresholds"),
-        ("--split nothing", "no recording has labelled segments of the split nothing alone; its segments have"),
+        ("--split nothing", "no recording has segments of the split nothing without rows"),
         ("--teacher t", "--teacher: not with --recordings"),
+        ("--split calibration --save-thresholds --student glasses", "glasses ships with the library; give a copy"),
     ],
 )
 def test_what_is_refused(words, told, table, student, oracle, capsys):
@@ -204,3 +206,14 @@ def test_a_mean_over_wearers_has_an_interval_from_five_on():
     values = [60.0, 70.0, None, 80.0, 90.0]
     assert whole_recordings.over_wearers(values, 100) == "too few" and whole_recordings.over_wearers([None], 100) == "-"
     assert whole_recordings.over_wearers([*values, 75.0], 88) == "75.0 (61.1 to 88.0)"
+
+
+def test_a_store_of_a_part_of_its_table_is_not_measured(table, student, oracle, tmp_path, capsys):
+    """What happens in the rows that are left out would count as background."""
+    for name, words in (("whole", []), ("part", ["--subsample", "2"])):
+        run(capsys, "prepare", table(), "--out", tmp_path / name, "--no-frames", *words)
+    words = ["evaluate", "--student", student, "--split", "all", "--recordings"]
+    assert cli.main(list(map(str, [*words, tmp_path / "part"]))) == 1
+    assert "lacks rows of its table" in capsys.readouterr().err and not oracle
+    for name, more in (("whole", []), ("part", ["--sparse"])):
+        run(capsys, *words, tmp_path / name, *more)

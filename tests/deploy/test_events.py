@@ -39,7 +39,8 @@ def test_the_class_none_ends_an_event_and_is_none():
         ("a", 1.25, 2.75),
         ("b", 2.75, 4.0),
     ]
-    assert not list(events.events(answers({"a": [0.1] * 9, "(none)": [0.9] * 9}), min_seconds=0))
+    for name in ("(none)", "unsure"):
+        assert not list(events.events(answers({"a": [0.1] * 9, name: [0.9] * 9}), min_seconds=0))
 
 
 def test_flicker_for_one_answer_ends_nothing():
