@@ -122,7 +122,7 @@ def test_what_lasts_from_one_answer_to_the_next_is_half_a_second_long_wherever_i
     for k in range(200):
         start = 0.1 * k
         lone = [Prediction(start + t, start + t + 64 / 30, [("a", p)]) for t, p in ((0.0, 0.1), (0.5, 0.9), (1.0, 0.1))]
-        assert len(list(events.events(lone))) == 1 and not list(events.events(lone, min_seconds=0.51))
+        assert [len([*events.events(lone, min_seconds=s)]) for s in (0.5, 0.51)] == [1, 0]
 
 
 def test_thresholds_of_a_model_hold_for_its_stride_alone():

@@ -199,7 +199,12 @@ def test_the_best_thresholds_separate_what_scores_separate():
         ).f1()
 
     grid = itertools.product(segmentation.STARTS, segmentation.ENDS, segmentation.SHORTEST)
-    assert f1(thresholds) == max(f1({"start": a, "end": a * b, "min_seconds": c}) for a, b, c in grid) > 95 > f1({})
+    assert (
+        f1(thresholds)
+        == max(f1({"start": a, "end": a * b, "min_seconds": c}) for a, b, c in grid)
+        > 95
+        > f1({"min_seconds": 0.5})
+    )
 
 
 def test_of_equal_thresholds_the_strictest_are_chosen():
