@@ -503,7 +503,7 @@ def report(markdown: str | None = None) -> None:
     found = outcomes()
     lines = [line for world in WORLDS if path_of(world).exists() for line in finished(world).values()]
     print(f"{len(lines)} of the {len(cells())} networks of the protocol have lines")
-    machine = evidence.machines(lines)
+    origin = evidence.machines(lines)
     for name, table in {
         "accuracies": accuracies(found),
         "primary contrasts": differences(found, PRIMARY, tested=True),
@@ -511,7 +511,7 @@ def report(markdown: str | None = None) -> None:
         "wrong clocks": clocks(found),
     }.items():
         print(f"\nworld D: {name}")
-        tables.report(table, f"benchmarks/better_student.py, world D: {name}", markdown, sys.argv, machine=machine)
+        tables.report(table, f"benchmarks/better_student.py, world D: {name}", markdown, sys.argv, origin=origin)
     if ("D", FRAMES, 1) in found:
         print("Wrote " + ", ".join(map(str, clock_figure(found, FIGURES / "clocks"))))
 

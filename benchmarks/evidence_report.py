@@ -511,8 +511,8 @@ def report(
     print(f"\nworld {world}: {name}")
     lines = [line for line in evidence.finished(world).values() if line["part"] in ("main", "rivals", *more)]
     lines += [line for other in worlds for line in evidence.finished(other).values()]
-    machine = evidence.machines(lines)
-    tables.report(table, f"benchmarks/evidence_report.py, world {world}: {name}", markdown, sys.argv, machine=machine)
+    origin = evidence.machines(lines)
+    tables.report(table, f"benchmarks/evidence_report.py, world {world}: {name}", markdown, sys.argv, origin=origin)
 
 
 def main() -> None:

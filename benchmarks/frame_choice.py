@@ -109,10 +109,10 @@ def main() -> None:
         return
     if not LINES.exists():
         raise SystemExit(f"{LINES}: there are no lines yet; run `frame_choice.py measure` first")
-    machine = evidence.machines(files.read_lines(LINES, "processor"))
+    origin = evidence.machines(files.read_lines(LINES, "processor"))
     for world in sorted({line["world"] for line in files.read_lines(LINES, "world")}):
         name = f"benchmarks/frame_choice.py, world {world}"
-        tables.report(table(world), name, a.markdown, sys.argv, machine=machine)
+        tables.report(table(world), name, a.markdown, sys.argv, origin=origin)
 
 
 if __name__ == "__main__":

@@ -372,7 +372,7 @@ def line_of(world: str, out: Path, bench: benches.Bench, run: Run) -> dict[str, 
 def object_known(out: Path, run: Run) -> dict[str, Any]:
     """Return the line of a perceptron that is told the object of each clip, and learned clean labels with carriers.
 
-    It is a lower estimate of what any student can reach.
+    Its accuracy is a lower estimate of the best that is possible with head motion and the object alone.
     """
     begun = time.monotonic()
     store = data.ClipStore(out / evidence.slug(CARRIED) / "store")
@@ -506,14 +506,14 @@ def main() -> None:
         run(given.out, given.seeds, given.frames, given.methods)
     else:
         found = outcomes()
-        machine = evidence.machines(line for world in (CONTROLS, CARRIED) for line in finished(world).values())
+        origin = evidence.machines(line for world in (CONTROLS, CARRIED) for line in finished(world).values())
         for name, table in {
             "contrasts of the protocol": tests(found),
             "world D: controls": accuracies(found),
             "world D: real head motion": by_activity(found),
         }.items():
             print(f"\n{name}")
-            tables.report(table, f"benchmarks/lead.py, {name}", given.markdown, sys.argv, machine=machine)
+            tables.report(table, f"benchmarks/lead.py, {name}", given.markdown, sys.argv, origin=origin)
 
 
 if __name__ == "__main__":

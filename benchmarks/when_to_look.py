@@ -519,14 +519,14 @@ def main() -> None:
         if missing := [path for path in (AGES_FILE, LOOKS_FILE) if not path.exists()]:
             raise SystemExit(f"{missing[0]}: there are no lines yet; run `when_to_look.py measure` first")
         camera = Camera(a.frame_time, a.look_energy, a.gmac_energy)
-        machine = evidence.machines(files.read_lines(AGES_FILE, "processor"))
-        tables.report(curve(), "benchmarks/when_to_look.py, accuracy by age", a.markdown, sys.argv, machine=machine)
+        origin = evidence.machines(files.read_lines(AGES_FILE, "processor"))
+        tables.report(curve(), "benchmarks/when_to_look.py, accuracy by age", a.markdown, sys.argv, origin=origin)
         for kind, world, max_age in itertools.product(students(), RECORDINGS, BUDGETS):
             if found := played(kind, world, max_age):
                 name = f"benchmarks/when_to_look.py, gates, world {world}, {kind}, frames of up to {max_age:g} s"
-                tables.report(gate_table(found, camera), name, a.markdown, sys.argv, machine=machine)
+                tables.report(gate_table(found, camera), name, a.markdown, sys.argv, origin=origin)
         name = "benchmarks/when_to_look.py, the default of Stream"
-        tables.report(default_table(), name, a.markdown, sys.argv, machine=machine)
+        tables.report(default_table(), name, a.markdown, sys.argv, origin=origin)
         print("Wrote " + ", ".join(map(str, figure(FIGURES / "when-to-look"))))
 
 

@@ -748,7 +748,7 @@ def report(markdown: str | None = None) -> None:
     """Print the tables, or write them into a document."""
     if not RECORDINGS.exists():
         raise SystemExit(f"{RECORDINGS}: there are no lines yet; use `run` first")
-    found, machine = results(), evidence.machines(finished().values())
+    found, origin = results(), evidence.machines(finished().values())
     parts = {
         "contrasts of the protocol": contrasts(found),
         "goals": goals(found),
@@ -758,7 +758,7 @@ def report(markdown: str | None = None) -> None:
     }
     for name, table in parts.items():
         print(f"\n{name}")
-        tables.report(table, f"benchmarks/whole_recordings.py, {name}", markdown, sys.argv, machine=machine)
+        tables.report(table, f"benchmarks/whole_recordings.py, {name}", markdown, sys.argv, origin=origin)
 
 
 def main() -> None:

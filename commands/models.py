@@ -82,7 +82,8 @@ def run_evaluate(a: argparse.Namespace) -> None:
         return evaluate_recordings(a)
     if not a.store:
         raise ValueError("there is nothing to evaluate on; give a clip store, or --recordings TABLE")
-    flags = given_flags(a, "root", "tier", "reader", "imu_reader", "stride", "event_start", "sparse", "save_thresholds")
+    reading = "root", "tier", "imu_offsets", "imu_axes", "reader", "imu_reader"
+    flags = given_flags(a, *reading, "stride", "event_start", "sparse", "save_thresholds")
     reject(flags, "only with --recordings")
     store = open_split(a.store, a.split)
     model = load_student(a.student, a.own) if a.student else load_teacher(a.teacher_file)

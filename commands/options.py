@@ -177,6 +177,12 @@ def axes_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--imu-axes", metavar="AXES", type=axes, help=text)
 
 
+def offsets_option(parser: argparse.ArgumentParser) -> None:
+    """Add --imu-offsets."""
+    text = "table of IMU clock offsets, written by `egodistill check --out`"
+    parser.add_argument("--imu-offsets", metavar="CSV", type=FILE, help=text)
+
+
 def choice_options(parser: argparse.ArgumentParser) -> None:
     """Add the choices of frames that are faster than exact ones; at most one may be given."""
     group = parser.add_mutually_exclusive_group()
@@ -291,8 +297,7 @@ def segment_options(parser: argparse.ArgumentParser) -> None:
     text = "use every K-th segment of each split, for a first look at large data"
     parser.add_argument("--subsample", metavar="K", type=positive_int, default=1, help=text)
     parser.add_argument("--audio", action="store_true", help="use only videos with sound; `prepare` also stores it")
-    text = "table of IMU clock offsets, written by `egodistill check --out`"
-    parser.add_argument("--imu-offsets", metavar="CSV", type=FILE, help=text)
+    offsets_option(parser)
     text = (
         "share of the training wearers (of recordings, if fewer than 5 wearers are known) for the split calibration: "
         "no network learns from it, it decides how sure a model is (default: 0, of `train` 0.1)"
@@ -614,6 +619,8 @@ def evaluate_options(parser: argparse.ArgumentParser) -> None:
     text = "recordings in which all that happens has a label: a table of segments, annotations, or a store of them"
     group.add_argument("--recordings", metavar="TABLE", type=FILE, help=text)
     root_options(group)
+    offsets_option(group)
+    axes_option(group)
     reader_options(group)
     stride_option(group, "that of the student's thresholds, or {every:g}")
     event_start_option(group, "--recordings")

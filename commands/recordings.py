@@ -67,9 +67,7 @@ def read_segments(a: argparse.Namespace) -> data.SegmentList:
         clip_seconds=a.clip_seconds,
         tier=a.tier,
     )
-    if a.imu_axes:
-        segments = annotations.with_imu_axes(segments, a.imu_axes)
-    segments = annotations.with_imu_offsets(segments, a.imu_offsets) if a.imu_offsets else segments
+    segments = corrected(a, segments)
     segments = subsample(segments, a.subsample) if a.subsample > 1 else segments
     if a.background:
         count = -(-a.background // a.subsample)  # fewer, as of the other classes
@@ -78,6 +76,12 @@ def read_segments(a: argparse.Namespace) -> data.SegmentList:
         reject(given_flags(a, "sparse"), "only with --background, which takes clips between segments")
     clip_seconds = a.clip_seconds or data.CLIP_SECONDS
     return with_calibration(segments, a.calibration_share, clip_seconds) if a.calibration_share else segments
+
+
+def corrected(a: argparse.Namespace, segments: data.SegmentList) -> data.SegmentList:
+    """Return segments with the axes and clocks of --imu-axes and --imu-offsets."""
+    segments = annotations.with_imu_axes(segments, a.imu_axes) if a.imu_axes else segments
+    return annotations.with_imu_offsets(segments, a.imu_offsets) if a.imu_offsets else segments
 
 
 def held_out(a: argparse.Namespace, segments: data.SegmentList) -> str:

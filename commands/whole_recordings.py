@@ -1,10 +1,11 @@
 """The command `evaluate --recordings`: events on whole labelled recordings, and thresholds chosen on them.
 
-    egodistill evaluate --recordings segments.csv --student student.pt                # of the split test
+    egodistill evaluate --recordings store --student student.pt                       # of the split test
     egodistill evaluate --recordings store --student student.pt --split calibration --save-thresholds
 
-A table says what happens, not where somebody has looked: a recording is measured from the first to the last of its
-segments. Time between them that no segment covers is background.
+A store has the clocks and axes of its clips; a table needs --imu-offsets and --imu-axes, as for `prepare`. Labels say
+what happens, not where somebody has looked: a recording is measured from the first to the last of its segments. Time
+between them that no segment covers is background.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ from ..support.errors import NONE, DataError
 from ..support.tables import Table, counted
 from ..video import VideoError
 from .evaluations import FEWEST_WEARERS
-from .given import keyword_arguments, note_thresholds, reject, use_readers
+from .given import given_flags, keyword_arguments, note_thresholds, reject, use_readers
 from .loading import load_student, load_teacher, report_precision
-from .recordings import examine
+from .recordings import corrected, examine
 
 __all__ = [
     "about_recordings",
@@ -67,6 +68,7 @@ def labelled_recordings(a: argparse.Namespace) -> dict[str, tuple[list[data.Segm
     none is left, or if what no segment covers may be more than background.
     """
     if Path(a.recordings, "store.json").exists():
+        reject(given_flags(a, "imu_axes", "imu_offsets"), "a store has those with which it was made; leave them out")
         store = StoreFiles(a.recordings)
         if store.left_out and not a.sparse:
             raise DataError(
@@ -75,7 +77,7 @@ def labelled_recordings(a: argparse.Namespace) -> dict[str, tuple[list[data.Segm
             )
         segments = data.SegmentList(store.segments)
     else:
-        segments = annotations.read_annotations(a.recordings, a.root, tier=a.tier)
+        segments = corrected(a, annotations.read_annotations(a.recordings, a.root, tier=a.tier))
         examine(segments)
     found, rows = {}, [*segments, *(dataclasses.replace(one, label=None) for one in segments.origin.left_out)]
     paths = dict.fromkeys(one.path for one in segments if a.split in (one.split, "all"))

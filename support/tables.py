@@ -140,17 +140,25 @@ def markdown_option(parser: argparse.ArgumentParser, kind: Callable[[str], str] 
 
 
 def report(
-    table: Table, name: str, path: str | os.PathLike | None, words: Sequence[str], *, machine: str | None = None
+    table: Table,
+    name: str,
+    path: str | os.PathLike | None,
+    words: Sequence[str],
+    *,
+    machine: str | None = None,
+    origin: str | None = None,
 ) -> None:
     """Print a table; with a path, also write it to the section "NAME, MACHINE" of that Markdown document.
 
     Raise what `write_section()` does. `words` are the command, as in `sys.argv`, for the caption; `machine` is what the
-    numbers depend on, by default the processor.
+    numbers depend on, by default the processor. Numbers that are computed from lines, wherever these were made, have an
+    `origin` instead, the processors of the lines: their section is NAME, so that no table of fewer lines stays.
     """
     print(table.text())
     if path is not None:
-        caption = provenance(f"`{command_line(words)}`", machine)
-        write_section(path, f"{name}, {machine or short_processor()}", table, caption=caption)
+        caption = provenance(f"`{command_line(words)}`", origin or machine)
+        section = name if origin else f"{name}, {machine or short_processor()}"
+        write_section(path, section, table, caption=caption)
 
 
 def write_section(path: str | os.PathLike, name: str, table: Table, *, caption: str = "") -> None:

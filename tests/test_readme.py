@@ -268,7 +268,7 @@ def test_intervals_are_those_of_a_generated_table(name):
 def primary_contrasts(world):
     """The primary contrasts of a world: {(method, other method): row}."""
     tables = (ROOT / "results" / "evidence_report.md").read_text(encoding="utf-8")
-    section = re.search(rf"<!-- \S+, world {world}: primary contrasts, .*?-->(.*?)<!-- /", tables, re.DOTALL)[1]
+    section = re.search(rf"<!-- \S+, world {world}: primary contrasts -->(.*?)<!-- /", tables, re.DOTALL)[1]
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in section.splitlines() if row.startswith("| Ego")]
     return {tuple(row[:2]): row[2:] for row in rows}
 

@@ -406,7 +406,7 @@ OPTIONS = {
     "--alpha --beta --tau --tau-squared --l1-reduction --init "
     f"{STUDENT} {TRAINING} {AUGMENTATION} --validation --objective",
     "evaluate": f"store --split --student --teacher-file --own --teacher --out --overwrite {INFERENCE} --recordings "
-    "--root --tier --reader --imu-reader --stride --event-start --sparse --save-thresholds",
+    "--root --tier --imu-offsets --imu-axes --reader --imu-reader --stride --event-start --sparse --save-thresholds",
     "measure": f"--student --own --teacher-file --rows --batch-size --repeats --seconds --out --overwrite "
     f"--markdown {INFERENCE}",
     "predict": "video --student --own --imu --imu-offset --imu-stretch --imu-axes --reader --imu-reader --zero-accel "

@@ -514,7 +514,7 @@ ARRIVALS = {
         ("folder --teacher-file t.pt", {"load_teacher.path": "t.pt"}),
         (
             "--recordings t.csv --root r --tier a --sparse --split own --student a.pt --stride 0.25 --event-start 0.3 "
-            f"--save-thresholds {READER_WORDS} {INFERENCE_WORDS}",
+            f"--save-thresholds --imu-offsets o.csv --imu-axes XZy {READER_WORDS} {INFERENCE_WORDS}",
             {
                 "evaluate_recordings.a.recordings": "t.csv",
                 "evaluate_recordings.a.root": "r",
@@ -524,6 +524,8 @@ ARRIVALS = {
                 "evaluate_recordings.a.stride": 0.25,
                 "evaluate_recordings.a.event_start": 0.3,
                 "evaluate_recordings.a.save_thresholds": True,
+                "evaluate_recordings.a.imu_offsets": "o.csv",
+                "evaluate_recordings.a.imu_axes": "XZy",
                 "evaluate_recordings.a.reader": ["m.py:a", "m.py:b"],
                 "evaluate_recordings.a.precision": "bf16",
             },

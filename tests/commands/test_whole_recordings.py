@@ -187,6 +187,19 @@ def test_a_store_has_the_recordings_of_its_clips(kitchen, store, student, oracle
     assert (row["recording"], row["from"], row["to"]) == (kitchen[8].video, 0.5, 6.0)
 
 
+def test_clocks_and_axes_are_corrected_as_those_of_clips(table, store, student, monkeypatch, kitchen, tmp_path, capsys):
+    """A student learned from corrected samples; of a table they are corrected by the same options as for `prepare`."""
+    asked = []
+    monkeypatch.setattr(inference, "predict", lambda model, recording, **_: asked.append(recording) or iter(()))
+    (tmp_path / "offsets.csv").write_text(f"video,imu_offset\n{kitchen[6].video},0.25\n")
+    words = ["evaluate", "--student", student, "--recordings"]
+    more = ["--imu-offsets", tmp_path / "offsets.csv", "--imu-axes", "XZy"]
+    run(capsys, *words, table(), *more)
+    assert [(one.video, one.imu_offset, one.imu_axes) for one in asked] == [(kitchen[6].video, 0.25, "XZy")]
+    assert cli.main(list(map(str, [*words, store.path, *more]))) == 1
+    assert "--imu-axes, --imu-offsets: a store has those with which it was made" in capsys.readouterr().err
+
+
 def test_a_recording_that_cannot_be_read_ends_nothing(table, student, oracle, monkeypatch, tmp_path, capsys):
     usual = inference.predict
 

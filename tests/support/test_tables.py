@@ -131,6 +131,13 @@ def test_report_prints_and_replaces_the_section_of_this_machine_only(tmp_path, m
     assert text.count("22.0") == 1 and text.count("| new |") == 2
 
 
+def test_a_table_of_lines_replaces_that_of_fewer_lines_whatever_made_them(tmp_path):
+    for table, origin in ((TABLE, "AMD EPYC"), (tables.Table(["new"], [["x"]]), "AMD EPYC, Intel Xeon")):
+        tables.report(table, "lines", tmp_path / "R.md", ["report.py"], origin=origin)
+    text = (tmp_path / "R.md").read_text(encoding="utf-8")
+    assert re.findall("<!-- ([^/].*) -->", text) == ["lines"] and "22.0" not in text and "AMD EPYC, Intel Xeon" in text
+
+
 def test_the_command_is_given_as_typed(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     words = ["egodistill", "compare", "--teacher", "t-{seed}", "--markdown", "R.md", "--jobs", "2"]
