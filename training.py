@@ -30,12 +30,12 @@ from torch import Tensor, nn
 
 from .engine import batches, checkpoints, distributed, runtime
 from .engine.batches import Augment, Store
-from .engine.calibration import FEWEST, Calibration, of
+from .engine.calibration import Calibration, of
 from .engine.distributed import Share
 from .engine.motion import RecordedMotion
 from .engine.recipes import Training, TrainingOptions
 from .support import files
-from .support.errors import DataError, EgoDistillError, NoteWarning, named
+from .support.errors import FEWEST_CLIPS, DataError, EgoDistillError, NoteWarning, named
 from .support.names import is_same
 from .support.tables import counted
 
@@ -428,7 +428,9 @@ class TrainingLoop:
         found = Calibration.fitted(torch.cat(logits), labels[rows]) if logits else Calibration()
         if self.settings.progress:
             text = f"temperature {found.temperature:.3g}, fitted on {counted(found.clips, 'clip')} held out for it"
-            few = f"no temperature is fitted: {counted(len(rows), 'clip')} held out for it, and {FEWEST} are needed"
+            few = (
+                f"no temperature is fitted: {counted(len(rows), 'clip')} held out for it, and {FEWEST_CLIPS} are needed"
+            )
             print_once(text if found.clips else few)
         return found
 

@@ -20,7 +20,6 @@ from .. import data
 from ..datasets import annotations, contradictions
 from ..datasets.segments import (
     CALIBRATION,
-    FEWEST_CLIPS,
     calibration_clips,
     is_list_of_recordings,
     listed_recordings,
@@ -34,7 +33,7 @@ from ..recordings.copies import transcode
 from ..recordings.pictures import CHECK_TITLE, draw_check, require_picture
 from ..recordings.recording import find_videos, is_neon, probe_videos
 from ..support import files
-from ..support.errors import NONE, DataError, in_words
+from ..support.errors import FEWEST_CLIPS, NONE, DataError, in_words
 from ..support.names import Names
 from ..support.pickles import is_pickle
 from ..support.records import first_line

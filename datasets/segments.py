@@ -26,9 +26,9 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from ..imu import IMUError
 from ..recordings.recording import Recording, find_videos, is_neon, neon_video, open_recording, path_of
-from ..recordings.spec import read_axes, strided_starts
+from ..recordings.spec import clip_count, read_axes, strided_starts
 from ..support import files
-from ..support.errors import CLIP_SECONDS, DataError, named
+from ..support.errors import CLIP_SECONDS, FEWEST_CLIPS, DataError, named
 from ..support.names import Names, absolute_path, ends, identity, is_same
 from ..support.records import class_number, read_table, start_and_stop
 from ..video import VideoError
@@ -704,7 +704,7 @@ def subsample(segments: Sequence[Segment], step: int) -> SegmentList:
     return result
 
 
-CALIBRATION, FEWEST_GROUPS, FEWEST_CLIPS = "calibration", 5, 50  # a split; wearers or recordings, clips in it
+CALIBRATION, FEWEST_GROUPS = "calibration", 5  # a split; wearers or recordings from which on some are held out
 
 
 def with_calibration(segments: Sequence[Segment], share: float, clip_seconds: float = CLIP_SECONDS) -> SegmentList:
@@ -727,9 +727,9 @@ def with_calibration(segments: Sequence[Segment], share: float, clip_seconds: fl
 
 
 def calibration_clips(segments: Iterable[Segment], clip_seconds: float = CLIP_SECONDS) -> int:
-    """Return the number of labelled clips in the split "calibration"; what is no segment counts as one clip."""
+    """Return the number of labelled clips in the split "calibration"."""
     own = (one for one in segments if one.split == CALIBRATION and one.label is not None)
-    return sum(max(1, math.ceil((one.stop - one.start) / clip_seconds - ROUNDING)) for one in own)
+    return sum(clip_count(one.stop - one.start, clip_seconds) for one in own)
 
 
 def with_imu_axes(segments: Iterable[Segment], axes: str) -> SegmentList:
@@ -751,10 +751,9 @@ def with_imu_offsets(segments: Iterable[Segment], table: str | os.PathLike) -> S
     """Return the same segments with IMU clocks corrected by a table `video,imu_offset[,imu_stretch][,imu_axes]`.
 
     A video, or an IMU without one, is named by its path, or else by its file name with or without suffix; a Neon's also
-    by its folder. A
-    correction is applied on top of the segment's own clock; axes, where there are some, replace its own. Rows that
-    `check` measured of other recordings are left out. Raise DataError with the row for a name written by hand that
-    matches no video of the segments, and for one that matches several.
+    by its folder. A correction is applied on top of the segment's own clock; axes, where there are some, replace its
+    own. Rows that `check` measured of other recordings are left out. Raise DataError with the row for a name written by
+    hand that matches no video of the segments, and for one that matches several.
 
     Args:
         segments: The segments.

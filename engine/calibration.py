@@ -21,10 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["ENOUGH", "FEWEST", "Calibration", "Reliability", "fit", "of", "read", "reliability"]
+from ..support.errors import FEWEST_CLIPS
+
+__all__ = ["ENOUGH", "Calibration", "Reliability", "fit", "of", "read", "reliability"]
 
 BINS = 15  # of equal width, as in the paper
-FEWEST, ENOUGH = 50, 1000  # clips from which on a temperature is fitted, and a calibration error says something
+ENOUGH = 1000  # clips from which on a calibration error says something
 LOWEST, HIGHEST = 0.05, 20.0  # temperatures
 THRESHOLDS = ("start", "end", "min_seconds", "max_pause", "stride")  # of events
 
@@ -43,7 +45,7 @@ class Calibration:
     @classmethod
     def fitted(cls, logits: Tensor, labels: Tensor) -> Calibration:
         """Return one with the temperature of held-out clips: logits [n, C], classes [n]; 1 if they are too few."""
-        return cls(fit(logits, labels), len(labels)) if len(labels) >= FEWEST else cls()
+        return cls(fit(logits, labels), len(labels)) if len(labels) >= FEWEST_CLIPS else cls()
 
     def record(self) -> dict[str, Any]:
         """Return the fields for a file, without those that have their defaults: {} if nothing was fitted."""

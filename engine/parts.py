@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from .. import student
 from ..student import EgoDistill, Output, Part, describe
-from ..support.errors import EgoDistillError
+from ..support.errors import UNSURE, EgoDistillError
 from . import image_encoders
 from .spectrum import IMUSpectrum
 
@@ -127,7 +127,7 @@ def _require_plain_numbers(a: SimpleNamespace) -> None:
         )
     if a.imu_vector != "flatten":
         raise ValueError(f"imu_vector='mean' (--imu-vector) is for a map over time; a {imu} has none")
-    if imu == "filterbank-unsure" and (a.num_classes < 2 or names is None or names[-1] != "unsure"):
+    if imu == "filterbank-unsure" and (a.num_classes < 2 or names is None or names[-1] != UNSURE):
         raise ValueError(
             "imu_encoder='filterbank-unsure' needs class_names, two or more, the last of which is 'unsure': "
             "class_names=[*store.class_names, 'unsure']"

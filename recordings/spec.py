@@ -283,6 +283,11 @@ def spec_of(model: Any) -> ClipSpec:
     )
 
 
+def clip_count(length: float, seconds: float) -> int:
+    """Return how many clips cover a segment of this length in seconds."""
+    return max(1, math.ceil(length / seconds - 1e-9))
+
+
 def clip_starts(start: float, stop: float, duration: float, seconds: float = CLIP_SECONDS) -> list[float]:
     """Return the starts of the clips that cover a segment of a video, in seconds.
 
@@ -309,7 +314,7 @@ def clip_starts(start: float, stop: float, duration: float, seconds: float = CLI
     if start >= duration:
         raise DataError(f"the segment starts at {start:.3f} s, but the video ends at {duration:.3f} s")
     stop = min(stop, duration)
-    count = max(1, math.ceil((stop - start) / seconds - 1e-9))
+    count = clip_count(stop - start, seconds)
     if count == 1:
         starts = [(start + stop - seconds) / 2]
     else:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 __all__ = [
     "CLIP_SECONDS",
+    "FEWEST_CLIPS",
     "IMU_RATE",
     "IMU_SAMPLES",
     "NONE",
@@ -29,6 +30,7 @@ CLIP_SECONDS = 64 / 30  # 64 frames at 30 frames per second, the clips of the pa
 IMU_RATE = 198.0  # Hz
 IMU_SAMPLES = 422  # per clip: floor(CLIP_SECONDS * IMU_RATE)
 NONE = "(none)"  # the class of clips in which nothing happens that has a label
+FEWEST_CLIPS = 50  # with labels, from which on a temperature is fitted; of fewer, none are held out for it
 UNSURE = "unsure"  # the last class of a student that refuses some clips, see `engine.refusal`
 
 
