@@ -548,7 +548,7 @@ class Output:
         self.gone = False  # whether the terminal was closed
         self.shown = 0  # characters of the line
         self.lines = 0  # that were written
-        self.highest = 0.0  # probability in any answer
+        self.highest = 0.0  # probability, in any answer, of a class of which there are events
         self.start: float | int | None = None  # of the first answer
         self.last: float | int | None = None  # of the last answer
 
@@ -558,7 +558,8 @@ class Output:
             self.write([] if self.tracker is None else self.tracker.finish())
             self.start = answer.start
         self.last = answer.start
-        self.highest = max([self.highest, *(score for _, score in answer.classes[:1])])
+        scores = (score for name, score in answer.classes if name not in events.NO_EVENTS)
+        self.highest = max(self.highest, next(scores, 0.0))
         self.write([answer] if self.tracker is None else self.tracker.add(answer))
         if self.terminal:
             line = status_line(answer, events.seconds(self.start, answer.stop), share_on, columns())

@@ -404,6 +404,8 @@ def run_predict(a: argparse.Namespace) -> None:
     for clip in lost if tracker else ():
         print(line_of(clip))
     skipped = len(lost)
+    if tracker and not shown and skipped < count:
+        print("note: there is no event", file=sys.stderr)
     if skipped == count:
         raise ValueError(
             f"{recording.path}: all {count} clips were skipped for the reasons above; no clip was classified"

@@ -26,8 +26,9 @@ from typing import NamedTuple, Protocol
 
 from ..support.errors import NONE, UNSURE, EgoDistillError
 
-__all__ = ["EVERY", "Event", "Tracker", "choose_tracker", "events"]
+__all__ = ["EVERY", "NO_EVENTS", "Event", "Tracker", "choose_tracker", "events"]
 
+NO_EVENTS = (NONE, UNSURE)  # classes of which there are no events
 EVERY = 0.5  # seconds from answer to answer that events need: with 2.1 s even true labels lose half of the acts
 ROUNDING = 1e-6  # seconds: an event that lasts from one answer to the next is not shorter than that
 
@@ -150,7 +151,7 @@ class Tracker:
                 now.stop, now.score = moment, max(now.score, own)
         if self._holds is None:
             found += self._release(border)
-            if begins and best not in (NONE, UNSURE):
+            if begins and best not in NO_EVENTS:
                 self._holds = Part(best, border, moment, scores[best])
         self._last = answer
         return found

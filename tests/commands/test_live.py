@@ -286,6 +286,13 @@ def test_a_run_without_events_says_at_which_probability_one_begins(kitchen, file
     assert "no event" not in answers_of(capsys, *words[:-2], "--fast")[1]
 
 
+def test_the_highest_probability_is_that_of_a_class_of_which_there_are_events():
+    output = live_command.Output(as_json=False, tracker=None, path=None)
+    for start, name, other in ((0.0, "(none)", 0.3), (1.0, "unsure", 0.2)):
+        output.add(live.Answer(start, start + 2, [(name, 0.9 - other), ("wash", other)]), 1.0)
+    assert output.highest == 0.3
+
+
 @pytest.mark.parametrize(("words", "told"), [("0 --events", "from 0.001 to 1"), ("0.5", "only with --events")])
 def test_an_event_begins_at_a_probability(words, told, files, steady, capsys):
     command = ["live", steady, "--student", files / "student.pt", "--event-start", *words.split()]

@@ -127,6 +127,9 @@ def test_the_thresholds_of_a_student_are_those_of_predict_and_live(table, studen
     for command in (["predict", "--stride", 0.5], ["live", "--fast", "--every", 0.5]):
         assert cli.main(list(map(str, [*command, *words, "--events"]))) == 0
         assert f"{events.Tracker()}: thresholds by default, since those of its file hold" in capsys.readouterr().err
+    assert cli.main(list(map(str, ["predict", *words, "--events", "--event-start", 0.99]))) == 0
+    printed = capsys.readouterr()
+    assert not printed.out and "note: there is no event" in printed.err
 
 
 def load(path):
