@@ -144,6 +144,8 @@ class EgoDistill(nn.Module):
         tolerance: Above 0, take the frames within this many seconds that are cheapest to decode.
         clip_seconds: Length of a clip in seconds.
         class_names: C names; None: training takes them from the store.
+        optional_inputs: True for a model that may lack either input, `model(frames, None)` or `model(None, imu)`, and
+            learns to: a vector of weights stands for z_I or z_M. Not the paper's.
 
     Raises:
         ValueError: An argument, or the shape or type of an input, does not fit.
@@ -193,6 +195,7 @@ class EgoDistill(nn.Module):
         tolerance: float = 0.0,
         clip_seconds: float = CLIP_SECONDS,
         class_names: list[str] | None = None,
+        optional_inputs: bool = False,
     ) -> None:
         if IN_PACKAGE:  # What does not fit is refused before anything is built or downloaded.
             of_package("parts").require_arguments(self.arguments)
@@ -241,6 +244,9 @@ class EgoDistill(nn.Module):
 
         # Pi: z_I and z_M -> z_phi, [B, D]; then class logits, [B, C]
         image_size, imu_size = 512 if num_frames > 1 else self.image_dim, self.imu_dim - unsure
+        self.optional_inputs = optional_inputs
+        if optional_inputs:
+            self.no_frames, self.no_imu = (nn.Parameter(torch.zeros(1, size)) for size in (image_size, imu_size))
         if fusion is None:
             layers = perceptron(image_size + imu_size, [hidden] * fusion_layers, feature_dim)
             self.fusion: nn.Module = ConcatFusion(*layers)
@@ -334,9 +340,13 @@ class EgoDistill(nn.Module):
         """Return the outputs of the fusion network Pi and the classifier: z_phi [B, D] and logits [B, C].
 
         Args:
-            image: z_I, [B, d]; None for a model without frames.
-            imu: z_M, [B, m]; None for a model without IMU.
+            image: z_I, [B, d]; None for a model without frames, or for clips without.
+            imu: z_M, [B, m]; None for a model without IMU, or for clips without.
         """
+        if self.optional_inputs and image is None and imu is not None:
+            image = self.no_frames.expand(len(imu), -1)
+        elif self.optional_inputs and imu is None and image is not None:
+            imu = self.no_imu.expand(len(image), -1)
         given = {"frames": image, "imu": imu}
         if lacking := [name for name in self.inputs if given[name] is None]:
             raise ValueError(f"this model needs {lacking[0]}: model({', '.join(self.inputs)})")
@@ -348,6 +358,14 @@ class EgoDistill(nn.Module):
             return Output(feature, self.classifier(feature))
         feature = self.fusion(image, imu[:, :-1])  # not the paper's: the last of z_M makes a class
         return Output(feature, self.with_unsure(self.classifier(feature), imu[:, -1:]))
+
+    def without(self, name: Literal["frames", "imu"]) -> EgoDistill:
+        """Return this student, with the same weights, as one that reads the other input alone.
+
+        Args:
+            name: The input that it lacks; the student must have been built with `optional_inputs`.
+        """
+        return of_package("parts").without(self, name)
 
     def freeze_trunk(self) -> EgoDistill:
         """Freeze everything but the classifier, including the statistics of batch norms, and return the student."""

@@ -11,6 +11,7 @@ student.py alone does not ask.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import numbers
 import re
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from .. import student
 from ..student import EgoDistill, Output, Part, describe
 from ..support.errors import UNSURE, EgoDistillError
-from . import image_encoders
+from . import calibration, image_encoders
 from .spectrum import IMUSpectrum
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "require_arguments",
     "require_same_steps",
     "require_steps",
+    "without",
 ]
 
 LARGEST_SIZE = 1 << 17  # classes, frames, pixels, samples, ...: a number beyond it is an error
@@ -94,6 +96,11 @@ def _require_encoders(a: SimpleNamespace) -> None:
     if image is None and not (a.num_frames == 1 and weightless):
         frames = "num_frames (--num-frames) and image_weights (--image-weights) are for frames"
         raise ValueError(f"{frames}, which image_encoder=None (--image-encoder none) does not read")
+    if a.optional_inputs and (image is None or imu is None or imu == "filterbank-unsure"):
+        raise ValueError(
+            "optional_inputs (--optional-inputs) is for a student of frames and head motion, either of which may be "
+            "missing, that is never unsure"
+        )
     if isinstance(image, str):
         _require_image_encoder(image, a.frame_size)
     if isinstance(imu, str) and imu != "cnn":
@@ -248,6 +255,20 @@ def require_same_steps(model: Any, reader: str) -> None:
             f"forward() of {type(model).__name__} computes something else than its steps, which {reader} calls; put "
             f"steps of your own in encode_frames(), aggregate(), encode_imu() and fuse()"
         )
+
+
+def without(model: EgoDistill, name: str) -> EgoDistill:
+    """Return a student, with the same weights, that reads its other input alone. Raise ValueError if it cannot."""
+    if not model.optional_inputs:
+        raise ValueError(
+            f"this model cannot do without {name}: build it with optional_inputs=True (--optional-inputs) and train it"
+        )
+    if len(model.inputs) < 2 or name not in model.inputs:
+        raise ValueError(f"{name!r} is not one of two inputs; this model reads {' and '.join(model.inputs)}")
+    found = copy.copy(model)
+    found.inputs = tuple(other for other in model.inputs if other != name)
+    found.calibration = calibration.of(model).of_one(found.inputs[0])
+    return found
 
 
 def differ(found: Tensor, wanted: Tensor) -> bool:
