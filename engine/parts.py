@@ -257,14 +257,19 @@ def require_same_steps(model: Any, reader: str) -> None:
         )
 
 
-def without(model: EgoDistill, name: str) -> EgoDistill:
-    """Return a student, with the same weights, that reads its other input alone. Raise ValueError if it cannot."""
-    if not model.optional_inputs:
+def without(model: Any, name: str, what: str = "this model") -> Any:
+    """Return a student, with the same weights, that reads its other input alone. Raise ValueError if it cannot.
+
+    `what` is the student in the message, such as its file.
+    """
+    reads = getattr(model, "inputs", ())
+    if len(reads) < 2 or name not in reads:
+        raise ValueError(f"{what} reads {' and '.join(reads)}, and cannot do without {name}")
+    if not getattr(model, "optional_inputs", False):
         raise ValueError(
-            f"this model cannot do without {name}: build it with optional_inputs=True (--optional-inputs) and train it"
+            f"{what} needs {' and '.join(reads)}; one that was built with optional_inputs=True (--optional-inputs), "
+            f"and trained so, can do without {name}"
         )
-    if len(model.inputs) < 2 or name not in model.inputs:
-        raise ValueError(f"{name!r} is not one of two inputs; this model reads {' and '.join(model.inputs)}")
     found = copy.copy(model)
     found.inputs = tuple(other for other in model.inputs if other != name)
     found.calibration = calibration.of(model).of_one(found.inputs[0])

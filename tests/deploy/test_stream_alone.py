@@ -81,7 +81,7 @@ def test_a_sensor_that_drops_out_for_ten_seconds(model, number):
         whole = not blind and not (sensor == "imu" and answer.stop > gap[0] - 0.1 and answer.start < gap[1] + 0.1)
         if blind or deaf:
             assert answer.inputs == (("imu",) if blind else ("frames",))
-        elif whole and not (sensor == "camera" and abs(half - gap[0]) < 0.6 or abs(half - gap[1]) < 0.6):
+        elif whole and not ((sensor == "camera" and abs(half - gap[0]) < 0.6) or abs(half - gap[1]) < 0.6):
             assert answer.inputs == ("frames", "imu")
         assert answer.problem is None
         assert now - answer.stop < 0.05 + EVERY + 0.2 + 1e-6  # slack, one period, two pieces
