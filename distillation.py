@@ -7,10 +7,10 @@
     pretrain_imu(model, train, EGO4D.pretraining, teacher="motionformer")  # stage 1: section 3.4
     distill(model, train, EGO4D.distillation, teacher="motionformer")      # stage 2: section 3.3
 
-Equations, sections and defaults are those of the paper (Tan, Nagarajan, Grauman, NeurIPS 2023). A `Recipe` holds all
-settings that decide a student's accuracy. Keyword arguments of a stage override its settings:
-`distill(..., tau=4.0, epochs=5)`. `finetune()` trains any model on labels alone: teachers, baselines, and the paper's
-VisOnly and VisIMU.
+Equations, sections and defaults are those of the paper (Tan, Nagarajan, Grauman, NeurIPS 2023), but for L_1, which is a
+mean over the feature here (`feature_loss()`). A `Recipe` holds all settings that decide a student's accuracy. Keyword
+arguments of a stage override its settings: `distill(..., tau=4.0, epochs=5)`. `finetune()` trains any model on labels
+alone: teachers, baselines, and the paper's VisOnly and VisIMU.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ __all__ = [
 ]
 
 # ---------------------------------------------------------------------------------------------------------------
-# Losses: pure functions, in the paper's order. Each returns one value per clip, [B]; the paper's losses are the means.
+# Losses: pure functions, in the paper's order. Each returns one value per clip, [B]. The paper sums them over clips;
+# training takes their mean over a batch.
 
 
 def action_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -97,9 +98,9 @@ def action_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tenso
 
 
 def feature_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean") -> Tensor:
-    """Return L_1 (equation 3): the mean absolute difference of features [B, D], or the sum, per clip [B].
+    """Return L_1 (equation 3): the mean absolute difference of features [B, D], or the sum, as printed, per clip [B].
 
-    The mean makes beta = 1 independent of D. Another reduction raises EgoDistillError.
+    With the mean, beta = 1 does not depend on D. Another reduction raises EgoDistillError.
 
     >>> import torch
     >>> from egodistill.distillation import feature_loss
@@ -133,7 +134,7 @@ def distillation_loss(student: Tensor, teacher: Tensor, tau: float, *, tau_squar
 
 
 def contrastive_loss(predicted: Tensor, actual: Tensor, tau: float = 0.1, *, symmetric: bool = False) -> Tensor:
-    """Return L_NCE (equation 7) of IMU features predicted from frames and actual ones, both [B, D], per clip [B].
+    """Return L_NCE (equation 7) of IMU features predicted from frames and actual ones, both [B, m], per clip [B].
 
     The positive of row i is column i of the cosine similarities; the other clips of the batch are negatives.
     `symmetric` averages the losses of both directions.
@@ -151,16 +152,15 @@ def contrastive_loss(predicted: Tensor, actual: Tensor, tau: float = 0.1, *, sym
 
 
 def cosine_similarity(first: Tensor, second: Tensor) -> Tensor:
-    """Return the similarity of each row of [A, D] to each of [B, D]: [A, B]."""
+    """Return the similarity of each row of [A, m] to each of [B, m]: [A, B]."""
     return F.normalize(first.float(), dim=1) @ F.normalize(second.float(), dim=1).T
 
 
 def label_scale(known: Tensor, weight: Tensor, everywhere: bool) -> float:
-    """Return the number of clips of a batch divided by that of its labelled ones; 0 if it has none.
+    """Return the factor that makes of a mean over a batch one over its labelled clips; 0 if it has none.
 
-    The mean over a batch of a loss that is 0 for clips without a label, times this, is the mean over the labelled ones.
-    `known` is bool [b], True for clips with a label; `weight` [b] is that of the batch. With `everywhere`, clips
-    are counted over all processes.
+    The loss must be 0 for the others. `known` is bool [b], True for clips with a label; `weight` [b] is 1, or 0 for
+    clips that a process only reads to take part in a step. With `everywhere`, clips are counted over all processes.
     """
     counts = [float(weight.sum()), float(weight[known].sum())]
     clips, labelled = distributed.sum_over_processes(counts, weight.device) if everywhere else counts
@@ -190,7 +190,7 @@ class LabelledObjective(Objective):
         known = batches.labels_of(store) >= 0
         self.any_labels, self.all_labels = bool(known.any()), bool(known.all())
         self.num_classes, self.smoothing = batches.count_scores(model, store), smoothing
-        self.known = len(store.class_names) or None  # a last class, "unsure", has no labels and no teacher
+        self.taught_classes = len(store.class_names) or None  # "unsure" behind them has no labels and no teacher
 
     def outputs(self, *inputs: Tensor) -> list[Output]:
         """Return the model's outputs; of a student with `optional_inputs` also those of each input alone, in its order.
@@ -214,7 +214,7 @@ class LabelledObjective(Objective):
 
     def label_term(self, logits: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor | float, dict[str, Tensor]]:
         """Return the term of each clip [B], and values to report, "gt" and "top1": NaN for clips without a label."""
-        labels, logits = batch["label"], logits[:, : self.known]
+        labels, logits = batch["label"], logits[:, : self.taught_classes]
         if not self.any_labels:
             return 0.0, {}
         if self.all_labels:
@@ -225,7 +225,8 @@ class LabelledObjective(Objective):
         seen = {"gt": loss, "top1": is_correct(logits, labels)}
         # Validation runs in one process, and only on labelled clips.
         scale = label_scale(known, batch["weight"], self.training)
-        return scale * loss.where(known, 0.0), {name: value.where(known, torch.nan) for name, value in seen.items()}
+        reported = {name: value.where(known, torch.nan) for name, value in seen.items()}
+        return scale * loss.where(known, 0.0), reported
 
 
 class Finetune(LabelledObjective):
@@ -323,10 +324,10 @@ def is_correct(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 class PretrainIMU(Objective):
-    """Objective of `pretrain_imu()`: nce_weight L_NCE + l1_weight L_1 (section 3.4).
+    """Objective of `pretrain_imu()`: nce_weight L_NCE + l1_weight L_1 (section 3.4; appendix C names L_NCE alone).
 
-    Image features of the store's array `frames` are computed once, by `setup()`. Without L_1, `teacher` is None. Only
-    clips of `teacher_rows`, bool [clips], have a teacher's feature, which `setup()` reads, and L_1; None: all.
+    Image features of the store's array `frames` are computed once, by `setup()`. Without L_1, `teacher` is None. With
+    `teacher_rows`, bool [clips], those clips alone have a teacher's feature, which `setup()` reads, and L_1.
     """
 
     def __init__(
@@ -342,11 +343,11 @@ class PretrainIMU(Objective):
         record = {"stage": "pretrain_imu", "teacher": teacher}
         if teacher_rows is not None:
             record["clips with a teacher"] = hashlib.sha256(teacher_rows.tobytes()).hexdigest()[:16]
-        reads = ["imu", self.target] if self.target and teacher_rows is None else ["imu"]
+        reads = ["imu", self.target] if self.target and teacher_rows is None else ["imu"]  # else `setup()` reads it
         super().__init__(model, reads, record)
         self.predictor, self.frames, self.settings, self.teacher_rows = predictor, frames, settings, teacher_rows
-        self.features = self.known = torch.empty(0)
-        # Without L_1 the fusion network has no gradient, nor have what stand for inputs that are missing.
+        self.features = self.taught_features = torch.empty(0)  # until `setup()`
+        # Without L_1 fusion network and aggregator have no gradient, nor have what stand for inputs that are missing.
         self.find_unused = not settings.l1_weight or model.optional_inputs
 
     def setup(self, store: Store, settings: Training) -> None:
@@ -356,28 +357,31 @@ class PretrainIMU(Objective):
             rows = np.flatnonzero(self.teacher_rows)
             values = batches.read_rows(store, self.target, rows).float()
             batches.require_finite(store, torch.from_numpy(rows), self.target, values)
-            self.known = torch.zeros(len(store), values.shape[1])
-            self.known[torch.from_numpy(rows)] = values
+            self.taught_features = torch.zeros(len(store), values.shape[1])
+            self.taught_features[torch.from_numpy(rows)] = values
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         settings, frames = self.settings, self.features[batch["row"]].to(batch["imu"].device)
         actual = self.model.encode_imu(batch["imu"])
         predicted = self.predictor(frames[:, 0], frames[:, -1])
-        # Negatives are the clips of all processes; `own` are the indices of this process's clips among them.
-        (queries, own), (keys, _) = (distributed.gather(x, batch["weight"]) for x in (predicted, actual))
+        # Negatives are the clips of all processes, [B, m]; `own` are the indices of this process's clips among them.
+        queries, own = distributed.gather(predicted, batch["weight"])
+        keys, _ = distributed.gather(actual, batch["weight"])
         nce = contrastive_loss(queries, keys, settings.nce_tau, symmetric=settings.symmetric)[own]
         losses = {"loss": settings.nce_weight * nce, "nce": nce}
         if self.target:
             feature = self.model.fuse(self.model.aggregate(frames[:, 1:-1]), actual).feature
             rows = batch["row"].cpu()
-            target = batch[self.target] if self.teacher_rows is None else self.known[rows].to(feature.device)
+            taught_by = self.taught_features[rows] if self.teacher_rows is not None else batch[self.target]
+            target = taught_by.to(feature.device)
             require_same_shape(feature, target)
             l1 = losses["l1"] = feature_loss(feature, target, reduction=settings.l1_reduction)
             if self.teacher_rows is not None:
                 taught = torch.from_numpy(self.teacher_rows)[rows].to(feature.device)
                 l1, losses["l1"] = l1.where(taught, 0.0), l1.where(taught, torch.nan)
             losses["loss"] = losses["loss"] + settings.l1_weight * l1
-        return losses | {"matching": is_correct(cosine_similarity(queries[own], keys), own)}
+        nearest = is_correct(cosine_similarity(queries[own], keys), own)  # whether it is the clip's own IMU feature
+        return losses | {"matching": nearest}
 
 
 @distributed.propagate_failure
@@ -397,8 +401,8 @@ def pretrain_imu(
 
     The image encoder is frozen and in evaluation mode, because training it here makes it collapse (a footnote of the
     paper). So the features of all frames are computed once and kept in memory: (N + 2) x d numbers per clip, d = 512
-    for ResNet-18. A GRU, which starts from random weights, is trained, too. Under torchrun, the clips of all processes
-    are negatives.
+    for ResNet-18. What aggregates several frames starts from random weights, and is trained with L_1. Under torchrun,
+    the clips of all processes are negatives.
 
     Args:
         model: The student, with head motion; it is trained in place.
@@ -455,7 +459,7 @@ def pretrain_imu(
                 f"{teacher_rows.dtype} {list(teacher_rows.shape)}"
             )
     if predictor is None:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]):  # it depends on the seed alone, and nothing else depends on it
             torch.manual_seed(settings.seed)
             predictor = IMUPredictor(model.image_dim, model.imu_dim)
     elif isinstance(predictor, IMUPredictor):
@@ -600,7 +604,7 @@ class Distill(LabelledObjective):
         targets = batches.require_teacher(store, teacher, "feature", "logits")
         record = {"stage": "distill", "teacher": teacher}
         if type(self) is not Distill:
-            record["objective"] = checkpoints.class_name(type(self))
+            record["objective"] = checkpoints.class_name(type(self))  # a run with other losses is another run
         super().__init__(model, [*inputs, *targets], record, store, settings.label_smoothing)
         self.inputs, self.targets, self.settings = inputs, targets, settings
 
@@ -609,8 +613,8 @@ class Distill(LabelledObjective):
         return self.with_alone([self.values(output, batch) for output in outputs])
 
     def values(self, output: Output, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        settings = self.settings
-        feature, logits = output = output._replace(logits=output.logits[:, : self.known])
+        settings, output = self.settings, output._replace(logits=output.logits[:, : self.taught_classes])
+        feature, logits = output
         teacher = Output(*(batch[name] for name in self.targets))
         require_same_shape(feature, teacher.feature)
         require_same_shape(logits, teacher.logits, "logits", "num_classes")

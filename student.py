@@ -2,7 +2,7 @@
 
     from egodistill import EgoDistill
 
-    model = EgoDistill(num_classes=62)                       # or imu_encoder=None: VisOnly and VisOnly-Distill
+    model = EgoDistill(num_classes=62)                       # or imu_encoder=None: frames alone
     feature, logits = model(frames, imu)                     # uint8 [B, 1, 3, H, W] and float [B, 422, 6]
     model.save("student.pt")
     model = EgoDistill.load("student.pt")
@@ -11,7 +11,7 @@ The networks are those of section 3 and appendix C of "EgoDistill: Egocentric He
 Video Understanding" (Tan, Nagarajan, Grauman, NeurIPS 2023), in this order: the student Phi (equation 2), its IMU
 encoder f_M, fusion network Pi and predictor h, and the image encoder f_I. This file can be copied alone: it needs torch
 and torchvision. `EgoDistill.save()` and `load()`, encoders that are not the paper's ("spectrum", "filterbank", networks
-of torchvision but ResNets), and the refusal of what does not fit before anything is built need the room `engine`.
+of torchvision but ResNets), and the refusal of what does not fit before anything is built need the package `engine`.
 """
 
 from __future__ import annotations
@@ -35,9 +35,8 @@ from torch.nn import functional as F
 __all__ = ["BasicBlock", "Bottleneck", "EgoDistill", "IMUEncoder", "IMUPredictor", "Output", "ResNet"]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-CLIP_SECONDS, IMU_RATE = 64 / 30, 198.0  # the paper's clips: seconds, Hz
+CLIP_SECONDS, IMU_RATE = 64 / 30, 198.0  # s: 16 frames, every fourth at 30 fps, the paper's "around 2 seconds"; Hz
 PARTS = ("image_encoder", "imu_encoder", "fusion")  # the arguments of `EgoDistill` that take a `Part`
-OF_CLASSES = ("classifier.", "imu_encoder.refusal.")  # weights of a student that its classes decide
 LARGEST_BLOCK = 16  # channels: the largest block of oneDNN's kernels (AVX-512)
 IN_PACKAGE = __name__ == "egodistill.student"  # or a copy
 
@@ -78,7 +77,7 @@ def record_arguments(*without: str) -> Callable[[Constructor], Constructor]:
     """Decorate a constructor so that it keeps its arguments, with defaults, in `self.arguments`, except `without`.
 
     `cls(**model.arguments)` then builds the same network, with new weights. Numpy numbers are kept as Python numbers,
-    and networks are not kept. The constructor itself finds all arguments there, and may replace some.
+    and networks are not kept. `__init__` itself finds all arguments there, and may change some.
     """
 
     def decorate(init: Constructor) -> Constructor:
@@ -90,8 +89,8 @@ def record_arguments(*without: str) -> Callable[[Constructor], Constructor]:
             arguments = {name: value.item() if isinstance(value, np.generic) else value for name, value in named}
             self.arguments = arguments
             init(self, **arguments)
-            dropped = {name for name, value in arguments.items() if name in without or callable(value)}
-            self.arguments = {name: value for name, value in arguments.items() if name not in dropped}
+            networks = {name for name, value in arguments.items() if callable(value)}  # or their classes
+            self.arguments = {name: arguments[name] for name in arguments if name not in {*without, *networks}}
 
         return cast("Constructor", build)
 
@@ -101,20 +100,20 @@ def record_arguments(*without: str) -> Callable[[Constructor], Constructor]:
 class EgoDistill(nn.Module):
     """The student Phi (figure 2, right): N frames and IMU samples -> the teacher's feature and class logits.
 
-    Phi(I, M) approximates Omega(V), the teacher's outputs for the whole video (equation 2), in steps: z_I = f_I(I) by
-    `encode_frames()` and `aggregate()`, z_M = f_M(M) by `encode_imu()`, z_phi = Pi(z_I, z_M) and logits by `fuse()`.
+    Phi(I, M) approximates Omega(V), the teacher's outputs for all frames of a clip (equation 2), in steps: z_I = f_I(I)
+    by `encode_frames()` and `aggregate()`, z_M = f_M(M) by `encode_imu()`, z_phi = Pi(z_I, z_M) and logits by `fuse()`.
 
-    The model takes what its `inputs` name: frames uint8 [B, N, 3, H, W] (RGB), imu float [B, 422, 6] (m/s2 and rad/s,
-    gravity included), or both in this order. It returns `Output(feature [B, D], logits [B, C])`. It normalises the
-    frames, and subtracts the mean of each IMU channel over the clip (appendix C). The paper leaves `imu_width`,
-    `imu_vector`, `hidden` and `fusion_layers` open.
+    The model takes what its `inputs` name: frames uint8 [B, N, 3, H, W] (RGB), imu float [B, 422, 6] (accelerometer
+    xyz in m/s2, gravity included, and gyroscope xyz in rad/s), or both in this order. It returns `Output(feature [B,
+    D], logits [B, C])`. It normalises the frames, and for the paper's IMU encoder subtracts the mean of each IMU
+    channel over the clip (appendix C). The paper leaves `imu_width`, `imu_vector` and the layers of Pi open.
 
     Args:
         num_classes: C.
         feature_dim: D, the size of the teacher's feature (768 for MotionFormer).
         num_frames: N. One frame is the clip's centre frame.
-        aggregator: What makes one feature of several frames: "gru", as in the paper, whose last state is used, or
-            "concat", one layer on all features, for which each frame has its place in time.
+        aggregator: What makes one feature of several frames: "gru", as in the paper, of which we take the last state,
+            or "concat", a linear layer and a ReLU on the features of all frames side by side, in order of time.
         image_encoder: f_I, without its classifier: a name in `student.IMAGE_ENCODERS` (torchvision's networks),
             "resnet10xW", a small ResNet for small frames with one block per stage and W to 8 W channels, or a network
             of your own: [B, 3, H, W], normalised as for ImageNet -> [B, d]. None: a model that reads head motion
@@ -126,20 +125,24 @@ class EgoDistill(nn.Module):
             numbers that hold for any mounting (`signed=False`); "filterbank-unsure" makes the last class "unsure"
             (`engine.refusal`). A network of your own: [B, T, 6] -> [B, m], or a map over time [B, channels, time]. It
             gets the samples without their mean, or as they are if it has an attribute `removes_mean = True`. None: a
-            model that reads frames alone, as VisOnly and VisOnly-Distill.
+            model that reads frames alone, as VisOnly; that of VisOnly-Distill has no Pi, and this one keeps it,
+            because the teacher's feature has another size than z_I.
         imu_width: Width of the last layer of the paper's IMU encoder.
         imu_vector: "flatten" the IMU feature map over time, or its "mean" over time (accepts any length).
         imu_samples: Number of IMU samples of a clip; None: `imu_rate * clip_seconds`, the paper's 422.
         imu_rate: Rate of the IMU samples in Hz.
-        imu_axes: Name of the axes of the IMU samples: those of a GoPro, X left, Y to the user, Z up, or your own. The
-            attribute is "any" if the IMU encoder has `any_axes = True`, as a "filterbank" without frames.
+        imu_axes: Name of the axes of the IMU samples, which whoever reads them compares: those of a GoPro, X left, Y
+            to the user, Z up, or your own. The attribute is "any" if the IMU encoder has `any_axes = True`, as a
+            "filterbank" without frames.
         fusion: Pi; None: the paper's, fully connected layers on both features, `ConcatFusion`. A network of your own:
-            (image feature [B, d'] or None, IMU feature [B, m] or None) -> [B, D].
+            (z_I or None, z_M or None) -> [B, D].
         hidden: Width of the hidden layers in the paper's fusion network.
-        fusion_layers: Number of hidden layers in the paper's fusion network.
+        fusion_layers: Number of its hidden layers. With two, and the layer to [B, D] behind them, the student has 20.58
+            million parameters; the paper's has 20.56.
         frame_size: Height and width of the frames; None: the size for which the image encoder's ImageNet weights were
             trained, 224 for most.
-        sampling: Choice of frames, a rule of `video.clip_times()`.
+        sampling: Choice of frames, a rule of `video.clip_times()`. Like `exact` and `tolerance`, it is only kept here,
+            for whoever reads the clips of videos.
         exact: True for exact frames, False for the nearest key frames.
         tolerance: Above 0, take the frames within this many seconds that are cheapest to decode.
         clip_seconds: Length of a clip in seconds.
@@ -215,7 +218,7 @@ class EgoDistill(nn.Module):
         self.register_buffer("mean", 255 * torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(std).view(3, 1, 1), persistent=False)
 
-        # f_I: frames -> z_I, [B, d]; of several frames, [B, 512]
+        # f_I: frames -> z_I, [B, d]; if N > 1, [B, 512]
         self.aggregator, self.image_dim = aggregator, 0
         if image_encoder is not None:
             self.image_encoder, self.image_dim = build_image_encoder(image_encoder, image_weights, self.frame_size)
@@ -226,17 +229,19 @@ class EgoDistill(nn.Module):
 
         # f_M: samples -> z_M, [B, m]
         self.imu_vector, self.imu_dim = imu_vector, 0
-        unsure = imu_encoder == "filterbank-unsure"  # its last number makes the last class, see `fuse()`
+        unsure = int(imu_encoder == "filterbank-unsure")  # 1: the last number of z_M is no input of Pi, see `fuse()`
         if imu_encoder == "cnn":
             self.imu_encoder: nn.Module = IMUEncoder(imu_width)
-            self.imu_dim = imu_width * {"flatten": self.imu_samples, "mean": 1}[imu_vector]  # of [B, width, T]
+            self.imu_dim = imu_width * {"flatten": self.imu_samples, "mean": 1}[imu_vector]  # numbers of each channel
         elif isinstance(imu_encoder, str):  # plain numbers, not the paper's
+            # Numbers with directions are for students with frames, as `imu_axes` says; `known` classes are not unsure.
             options = {"signed": image_encoder is not None, "known": num_classes - 1 if unsure else 0}
             self.imu_encoder = of_package("parts").plain_numbers(imu_encoder, self.imu_samples, imu_rate, **options)
             self.imu_dim = self.imu_encoder.dim
         elif imu_encoder is not None:
             samples = torch.zeros(2, self.imu_samples, 6)
-            self.imu_encoder, found = own_network("imu_encoder", imu_encoder, [samples], ("m",), ("c", "t"))
+            shapes = ("m",), ("channels", "time")  # [2, m] or [2, channels, time], of any size
+            self.imu_encoder, found = own_network("imu_encoder", imu_encoder, [samples], *shapes)
             self.imu_dim = self._imu_vector(found).shape[1]
         if imu_encoder is not None:
             self.imu_axes = "any" if getattr(self.imu_encoder, "any_axes", False) else imu_axes
@@ -256,7 +261,7 @@ class EgoDistill(nn.Module):
             self.fusion, _ = own_network("fusion", fusion, [image, imu], (feature_dim,))
         self.classifier = nn.Linear(feature_dim, num_classes - unsure)
         self.with_unsure = of_package("refusal").with_unsure if unsure else None
-        # The classes of those networks that are this module's; `parts` are the others.
+        # The class of each network that was built here; one of another class is the user's, and is in `parts`.
         self.built = {name: type(getattr(self, name, None)) for name in PARTS if not callable(self.arguments[name])}
 
     if TYPE_CHECKING:  # A torch module's call has no types.
@@ -306,7 +311,7 @@ class EgoDistill(nn.Module):
         return F.relu(self.joint(features.flatten(1)))  # [B, N d] -> [B, 512]
 
     def encode_imu(self, imu: Tensor) -> Tensor:
-        """Return z_M: [B, width * T], or [B, width] with `imu_vector="mean"`.
+        """Return z_M, [B, m]. Of the paper's encoder, m is width * T, or width with `imu_vector="mean"`.
 
         Args:
             imu: Samples, float [B, T, 6] in m/s2 and rad/s.
@@ -322,7 +327,7 @@ class EgoDistill(nn.Module):
             )
         imu = imu.to(self.mean.dtype)  # that of the weights
         if not self.imu_with_mean:
-            # Appendix C: sensor bias and gravity differ between clips, so only the motion within the clip is kept.
+            # Appendix C: bias differs between clips. The mean of gravity goes, too, and so does the head's net turn.
             imu = imu - imu.mean(dim=1, keepdim=True)
         return self._imu_vector(self.imu_encoder(imu))
 
@@ -340,8 +345,8 @@ class EgoDistill(nn.Module):
         """Return the outputs of the fusion network Pi and the classifier: z_phi [B, D] and logits [B, C].
 
         Args:
-            image: z_I, [B, d]; None for a model without frames, or for clips without.
-            imu: z_M, [B, m]; None for a model without IMU, or for clips without.
+            image: z_I, [B, d], or [B, 512] if N > 1; None for a model, or for clips, without frames.
+            imu: z_M, [B, m]; None for a model, or for clips, without IMU.
         """
         if self.optional_inputs and image is None and imu is not None:
             image = self.no_frames.expand(len(imu), -1)
@@ -353,11 +358,11 @@ class EgoDistill(nn.Module):
         both = image is not None and imu is not None
         if both and not torch.compiler.is_compiling() and len(image) != len(imu):
             raise ValueError(f"there are {len(image)} clips of frames and {len(imu)} of IMU samples; pass one per clip")
-        if self.with_unsure is None:
-            feature = self.fusion(image, imu)
-            return Output(feature, self.classifier(feature))
-        feature = self.fusion(image, imu[:, :-1])  # not the paper's: the last of z_M makes a class
-        return Output(feature, self.with_unsure(self.classifier(feature), imu[:, -1:]))
+        if self.with_unsure is not None:  # not the paper's: the last number of z_M is how unlike known motion it is
+            feature = self.fusion(image, imu[:, :-1])
+            return Output(feature, self.with_unsure(self.classifier(feature), imu[:, -1:]))
+        feature = self.fusion(image, imu)
+        return Output(feature, self.classifier(feature))
 
     def without(self, name: Literal["frames", "imu"]) -> EgoDistill:
         """Return this student, with the same weights, as one that reads the other input alone.
@@ -368,13 +373,8 @@ class EgoDistill(nn.Module):
         return of_package("parts").without(self, name)
 
     def freeze_trunk(self) -> EgoDistill:
-        """Freeze everything but the classifier, including the statistics of batch norms, and return the student."""
-        self.requires_grad_(False)
-        self.classifier.requires_grad_(True)
-        for part in self.modules():
-            if isinstance(part, nn.BatchNorm1d) and not part.affine:
-                vars(part)["keeps_statistics"] = True
-        return self
+        """Freeze everything but the classifier, in this library's training also statistics; return the student."""
+        return of_package("parts").freeze_trunk(self)
 
     def with_classes(self, names: Sequence[str]) -> EgoDistill:
         """Return a student of other classes, not yet trained: this one's encoders and fusion network, a new classifier.
@@ -386,13 +386,7 @@ class EgoDistill(nn.Module):
         >>> EgoDistill.load("glasses").with_classes(["reading", "cycling"]).class_names
         ['reading', 'cycling', 'unsure']
         """
-        names = [str(name) for name in names]
-        names += ["unsure"] if self.with_unsure and names[-1:] != ["unsure"] else []
-        parts = {name: copy.deepcopy(part) for name, part in self.parts.items()}
-        model = self.from_arguments({**self.arguments, "num_classes": len(names)}, names, **parts)
-        taken = {name: value for name, value in self.state_dict().items() if not name.startswith(OF_CLASSES)}
-        model.load_state_dict(model.state_dict() | taken)
-        return model
+        return of_package("parts").with_classes(self, [str(name) for name in names])
 
     def save(self, path: str | os.PathLike) -> None:
         """Write one self-contained file for `load()`: arguments, class names and weights.
@@ -412,8 +406,8 @@ class EgoDistill(nn.Module):
     def load(cls, path: str | os.PathLike, **parts: Part) -> EgoDistill:
         """Return the model that `save()` wrote, in evaluation mode, on the CPU.
 
-        A file has the names of classes that are not of this library, and no code: call `load()` of the student's own
-        class, and pass its own networks.
+        A file has no code: of a student with a class or networks of your own, call `load()` of that class, and pass the
+        networks again.
 
         Args:
             path: The model file.
@@ -450,11 +444,10 @@ class EgoDistill(nn.Module):
 class IMUEncoder(nn.Module):
     """The IMU encoder f_M (appendix C), a dilated 1-D CNN of five layers: imu [B, T, 6] -> feature map [B, width, T].
 
-    Layers, kernels and dilations are those of Brossard, Bonnabel and Barrau ("Denoising IMU gyroscopes with deep
-    learning for open-loop attitude estimation", 2020), which the paper cites. All padding is on the left and repeats
-    the first sample, so each output depends on present and past samples only: 511 of them, more than a clip has.
-
-    Remove bias and gravity from the samples first, as `EgoDistill.encode_imu()` does.
+    Kernels, channels and dilations are those of Brossard, Bonnabel and Barrau ("Denoising IMU gyroscopes with deep
+    learning for open-loop attitude estimation", 2020), which the paper cites; norms, GELU, dropout and padding those of
+    their released code. All padding is on the left and repeats the first sample, so each output depends on present and
+    past samples only: 511 of them, more than a clip has. Remove the mean first, as `EgoDistill.encode_imu()` does.
 
     Args:
         width: Number of channels of the last layer. Neither paper gives it; 16 is closest to the published parameter
@@ -500,8 +493,8 @@ def perceptron(before: int, hidden: list[int], after: int) -> nn.Sequential:
 class IMUPredictor(nn.Module):
     """The predictor h of section 3.4: image features of first and last frame, [B, d] each -> IMU feature [B, m].
 
-    The paper does not give its form; this one is that of the fusion network. `pretrain_imu()` builds a predictor,
-    unless you pass your own to keep it.
+    The paper does not give its form; this one has one hidden layer, as wide as those of the fusion network.
+    `pretrain_imu()` builds a predictor, unless you pass your own to keep it.
 
     Args:
         image_dim: Size d of an image feature.
@@ -623,7 +616,7 @@ class Subsample(nn.Module):
 
 
 class ResNet(nn.Module):
-    """torchvision's ResNet without its classifier, of any width and depth: [B, channels, H, W] -> [B, D].
+    """torchvision's ResNet without its classifier, of any width and depth: [B, channels, H, W] -> [B, d].
 
     `state_dict()` has torchvision's names. Raise ValueError for depths that are not four numbers of at least 1.
 
@@ -668,7 +661,8 @@ class ResNet(nn.Module):
         before = width
         for stage, depth in enumerate(depths):
             after = width * 2**stage * block.expansion
-            inside, blocks = width * 2**stage * group_width // 64 * groups, []
+            inside = (width * 2**stage * group_width // 64) * groups  # channels of the 3x3 convolution
+            blocks: list[nn.Module] = []
             for number in range(depth):
                 stride = 2 if stage > 0 and number == 0 else 1
                 blocks.append(block(before, inside, stride, shortcut(before, after, stride), groups))
@@ -681,10 +675,10 @@ class ResNet(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.adaptive_avg_pool2d(self.maps(x), 1).flatten(1)  # [B, D, h, w] -> [B, D, 1, 1] -> [B, D]
+        return F.adaptive_avg_pool2d(self.maps(x), 1).flatten(1)  # [B, d, h, w] -> [B, d, 1, 1] -> [B, d]
 
     def maps(self, x: Tensor) -> Tensor:
-        """Return the last feature map, [B, channels, H, W] -> [B, D, h, w]."""
+        """Return the last feature map, [B, channels, H, W] -> [B, d, h, w]."""
         x = self.stem(x)
         for block in self.blocks:
             x = block(x)
@@ -758,19 +752,19 @@ def published_weights(name: str) -> WeightsEnum:
     """Return which of torchvision's ImageNet weights a network begins with."""
     from torchvision import models
 
-    return models.get_model_weights(name)["IMAGENET1K_V1" if name == "resnet18" else "DEFAULT"]  # the paper's ResNet-18
+    return models.get_model_weights(name)["DEFAULT"]
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# What lies in the room engine, and what a copy of this file does without it
+# What lies in the package engine, and what a copy of this file does without it
 
 
 def own_network(
     name: str, part: Part, inputs: Sequence[Tensor | None], *shapes: tuple[int | str, ...]
 ) -> tuple[nn.Module, Tensor]:
-    """Return a network of one's own, given or built, and what it returns for two clips: one of the shapes, behind [2].
+    """Return a network of one's own, given or built, and its output for a batch of two clips.
 
-    Raise ValueError if it does not.
+    Its shape must be [2, *shape] of one of the shapes, in which a name is for any size; if not, raise ValueError.
     """
     if IN_PACKAGE:
         return of_package("parts").own_network(name, part, inputs, shapes)
@@ -792,7 +786,7 @@ def describe(tensor: Tensor) -> str:
 
 
 def of_package(name: str) -> ModuleType:
-    """Return a module of the room engine. Raise ValueError in a copy of this file alone."""
+    """Return a module of the package engine. Raise ValueError in a copy of this file alone."""
     try:
         return importlib.import_module(f"egodistill.engine.{name}")
     except ModuleNotFoundError as error:
@@ -804,7 +798,7 @@ def of_package(name: str) -> ModuleType:
 
 
 def __getattr__(name: str) -> Any:
-    """Hand on what belongs to a student and lies in the room engine."""
+    """Hand on what belongs to a student and lies in the package engine."""
     homes = {"IMAGE_ENCODERS": "image_encoders", "IMUSpectrum": "spectrum", "Student": "parts"}
     if name not in homes:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

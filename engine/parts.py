@@ -33,11 +33,13 @@ __all__ = [
     "Student",
     "build_part",
     "differ",
+    "freeze_trunk",
     "own_network",
     "plain_numbers",
     "require_arguments",
     "require_same_steps",
     "require_steps",
+    "with_classes",
     "without",
 ]
 
@@ -47,6 +49,7 @@ LARGEST_CLIP = 1 << 27  # pixels of all frames of a clip, as in recordings/spec.
 LARGEST_TOLERANCE = 10.0  # seconds, as in video.py
 SAMPLING = ("uniform", "random", "first", "last", "centre", "ages")  # as in video.py
 MAX_DIFFERENCE = 1e-3  # of outputs that should be equal, relative to the largest
+OF_CLASSES = ("classifier.", "imu_encoder.refusal.")  # weights that `with_classes()` does not copy
 PLAIN_NUMBERS = ("spectrum", "filterbank", "filterbank-unsure")  # IMU encoders without weights
 
 
@@ -273,6 +276,26 @@ def without(model: Any, name: str, what: str = "this model") -> Any:
     found = copy.copy(model)
     found.inputs = tuple(other for other in model.inputs if other != name)
     found.calibration = calibration.of(model).of_one(found.inputs[0])
+    return found
+
+
+def freeze_trunk(model: EgoDistill) -> EgoDistill:
+    """Freeze everything but a student's classifier, and return the student."""
+    model.requires_grad_(False)
+    model.classifier.requires_grad_(True)
+    for part in model.modules():  # Other batch norms have weights, which say that they are frozen.
+        if isinstance(part, nn.BatchNorm1d) and not part.affine:
+            vars(part)["keeps_statistics"] = True
+    return model
+
+
+def with_classes(model: EgoDistill, names: list[str]) -> EgoDistill:
+    """Return a student of other classes with a student's encoders and fusion network; "unsure" stays the last class."""
+    names += [UNSURE] if model.with_unsure and names[-1:] != [UNSURE] else []
+    own = {name: copy.deepcopy(part) for name, part in model.parts.items()}
+    found = model.from_arguments({**model.arguments, "num_classes": len(names)}, names, **own)
+    taken = {name: value for name, value in model.state_dict().items() if not name.startswith(OF_CLASSES)}
+    found.load_state_dict(found.state_dict() | taken)
     return found
 
 

@@ -283,7 +283,7 @@ def test_check_and_transcode(sample_data, tmp_path, capsys):
         "empty.mp4: the file is empty" in " ".join(printed.out.split())
         and "1 of 2 recordings cannot be used" in printed.err
     )
-    assert cli.main(["check", str(gopro), str(video), "--imu", "a.csv"]) == 1
+    assert cli.main(["check", str(gopro), str(empty), "--imu", str(empty)]) == 1
     assert "list them in a table instead" in capsys.readouterr().err
 
 
