@@ -242,6 +242,7 @@ class Finetune(LabelledObjective):
         return self.with_alone([self.values(output, batch) for output in outputs])
 
     def values(self, output: Output, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return what `forward()` reports, for one output."""
         extra = extra_losses(self.model, output, batch)
         loss, seen = self.label_term(output.logits, batch)
         loss = cast(Tensor, loss)  # not 0.0: some clips have labels
@@ -613,6 +614,7 @@ class Distill(LabelledObjective):
         return self.with_alone([self.values(output, batch) for output in outputs])
 
     def values(self, output: Output, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return what `forward()` reports, for one output."""
         settings, output = self.settings, output._replace(logits=output.logits[:, : self.taught_classes])
         feature, logits = output
         teacher = Output(*(batch[name] for name in self.targets))

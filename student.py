@@ -45,8 +45,6 @@ Part = nn.Module | Callable[[], nn.Module]  # a network of your own, or its clas
 Constructor = TypeVar("Constructor", bound=Callable[..., None])
 
 if TYPE_CHECKING:
-    from torchvision.models import WeightsEnum
-
     of_class = classmethod
 else:
 
@@ -234,18 +232,18 @@ class EgoDistill(nn.Module):
             self.imu_encoder: nn.Module = IMUEncoder(imu_width)
             self.imu_dim = imu_width * {"flatten": self.imu_samples, "mean": 1}[imu_vector]  # numbers of each channel
         elif isinstance(imu_encoder, str):  # plain numbers, not the paper's
-            # Numbers with directions are for students with frames, as `imu_axes` says; `known` classes are not unsure.
-            options = {"signed": image_encoder is not None, "known": num_classes - 1 if unsure else 0}
-            self.imu_encoder = of_package("parts").plain_numbers(imu_encoder, self.imu_samples, imu_rate, **options)
+            signed = image_encoder is not None  # with numbers that say directions
+            self.imu_encoder = of_package("parts").plain_numbers(
+                imu_encoder, self.imu_samples, imu_rate, signed, num_classes
+            )
             self.imu_dim = self.imu_encoder.dim
         elif imu_encoder is not None:
-            samples = torch.zeros(2, self.imu_samples, 6)
-            shapes = ("m",), ("channels", "time")  # [2, m] or [2, channels, time], of any size
-            self.imu_encoder, found = own_network("imu_encoder", imu_encoder, [samples], *shapes)
+            given, shapes = [torch.zeros(2, self.imu_samples, 6)], (("m",), ("channels", "time"))  # behind [2]: any size
+            self.imu_encoder, found = own_network("imu_encoder", imu_encoder, given, *shapes)
             self.imu_dim = self._imu_vector(found).shape[1]
         if imu_encoder is not None:
             self.imu_axes = "any" if getattr(self.imu_encoder, "any_axes", False) else imu_axes
-            self.imu_with_mean = bool(getattr(self.imu_encoder, "removes_mean", False))
+            self.imu_with_mean = bool(getattr(self.imu_encoder, "removes_mean", False))  # it gets the mean, too
 
         # Pi: z_I and z_M -> z_phi, [B, D]; then class logits, [B, C]
         image_size, imu_size = 512 if num_frames > 1 else self.image_dim, self.imu_dim - unsure
@@ -348,10 +346,9 @@ class EgoDistill(nn.Module):
             image: z_I, [B, d], or [B, 512] if N > 1; None for a model, or for clips, without frames.
             imu: z_M, [B, m]; None for a model, or for clips, without IMU.
         """
-        if self.optional_inputs and image is None and imu is not None:
-            image = self.no_frames.expand(len(imu), -1)
-        elif self.optional_inputs and imu is None and image is not None:
-            imu = self.no_imu.expand(len(image), -1)
+        if self.optional_inputs and (image is None) != (imu is None):  # not the paper's
+            image = self.no_frames.expand(len(imu), -1) if image is None else image
+            imu = self.no_imu.expand(len(image), -1) if imu is None else imu
         given = {"frames": image, "imu": imu}
         if lacking := [name for name in self.inputs if given[name] is None]:
             raise ValueError(f"this model needs {lacking[0]}: model({', '.join(self.inputs)})")
@@ -365,10 +362,10 @@ class EgoDistill(nn.Module):
         return Output(feature, self.classifier(feature))
 
     def without(self, name: Literal["frames", "imu"]) -> EgoDistill:
-        """Return this student, with the same weights, as one that reads the other input alone.
+        """Return this student, which has `optional_inputs`, as one with the same weights that lacks one of them.
 
         Args:
-            name: The input that it lacks; the student must have been built with `optional_inputs`.
+            name: The input that it lacks.
         """
         return of_package("parts").without(self, name)
 
@@ -748,11 +745,11 @@ def load_image_weights(network: ResNet, name: str, weights: Weights) -> None:
     network.load_state_dict({key: value for key, value in state.items() if not key.startswith("fc.")})
 
 
-def published_weights(name: str) -> WeightsEnum:
-    """Return which of torchvision's ImageNet weights a network begins with."""
+def published_weights(name: str) -> Any:
+    """Return torchvision's ImageNet weights of a network; for the paper's ResNet-18, always those of its time."""
     from torchvision import models
 
-    return models.get_model_weights(name)["DEFAULT"]
+    return models.get_model_weights(name)["IMAGENET1K_V1" if name == "resnet18" else "DEFAULT"]
 
 
 # ---------------------------------------------------------------------------------------------------------------

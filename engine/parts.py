@@ -144,12 +144,13 @@ def _require_plain_numbers(a: SimpleNamespace) -> None:
         )
 
 
-def plain_numbers(name: str, samples: int, rate: float, signed: bool, known: int) -> nn.Module:
-    """Return the IMU encoder without weights of this name; `signed` and `known` are for a filterbank."""
+def plain_numbers(name: str, samples: int, rate: float, signed: bool, num_classes: int) -> nn.Module:
+    """Return the IMU encoder without weights of this name; `signed` and "unsure" are for a filterbank."""
     if name == "spectrum":
         return IMUSpectrum(samples, rate)
     from .filterbank import IMUFilterbank  # which needs a decoder of video; other students do not
 
+    known = num_classes - 1 if name == "filterbank-unsure" else 0
     return IMUFilterbank(samples, rate, signed=signed, known=known)
 
 
