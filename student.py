@@ -238,7 +238,7 @@ class EgoDistill(nn.Module):
             )
             self.imu_dim = self.imu_encoder.dim
         elif imu_encoder is not None:
-            given, shapes = [torch.zeros(2, self.imu_samples, 6)], (("m",), ("channels", "time"))  # behind [2]: any size
+            given, shapes = [torch.zeros(2, self.imu_samples, 6)], (("m",), ("channels", "time"))  # of any size
             self.imu_encoder, found = own_network("imu_encoder", imu_encoder, given, *shapes)
             self.imu_dim = self._imu_vector(found).shape[1]
         if imu_encoder is not None:
