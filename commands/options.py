@@ -70,7 +70,7 @@ TABLE_3 = ("Video", "MotionFormer", "AdaFuse", "STTS-T0.8-S0.9", "STTS-T0.5-S0.7
 PROTOCOLS, DEMO_TEACHERS = ("epic", "ego4d", "demo"), ("slowfast", "x3d", "mvit", "motionformer")
 
 DEFAULT_TEACHER, DEMO_TEACHER = "slowfast_8x8_r50", "slowfast"
-STUDENT_FIELDS = ("num_frames", "image_encoder", "image_weights", "imu_encoder")  # settings that `train` takes
+STUDENT_FIELDS = ("num_frames", "image_encoder", "image_weights", "imu_encoder", "optional_inputs")  # of `train`
 TRAINING_FIELDS = ("epochs", "batch_size", "learning_rate", "seed", "precision")
 QUICK_CLIPS = 600  # segments that `train --quick` uses, about
 CHANGES = ("epochs", "batch_size", "precision")  # settings that `compare` and `ablate` change in every training
