@@ -426,10 +426,10 @@ ARRIVALS = {
         (
             f"{SEGMENT_WORDS} --out {{tmp}}/o --strict --architecture i3d --pretrained p.pth "
             "--option width=12 --clip-frames 6 --clip-size 80 --num-frames 2 --image-encoder resnet10x4 "
-            "--image-weights none --imu-encoder cnn --optional-inputs --frame-size 96 --imu-rate 50 --preset demo --epochs 3 "
-            "--batch-size 5 --learning-rate 0.1 --seed 4 --precision bf16 --baselines --no-check --workers 3 "
-            "--device cpu --overwrite --retry-failed --zero-accel --min-coverage 0.5 --max-gap 0.2 --max-hold 3 "
-            "--max-bad 0.4",
+            "--image-weights none --imu-encoder cnn --optional-inputs --frame-size 96 --imu-rate 50 --preset demo "
+            "--epochs 3 --batch-size 5 --learning-rate 0.1 --seed 4 --precision bf16 --baselines --no-check "
+            "--workers 3 --device cpu --overwrite --retry-failed --zero-accel --min-coverage 0.5 --max-gap 0.2 "
+            "--max-hold 3 --max-bad 0.4",
             {**SEGMENT_ARRIVALS, "write_report.run": Path("{tmp}/o"), "plan.a.check": False},
         ),
         (
