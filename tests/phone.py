@@ -89,14 +89,16 @@ class Node:
     def __init__(self, folder):
         if (program := shutil.which("node")) is None:
             pytest.skip("needs Node.js")
-        self.folder, self.words = folder, [program, "--input-type=module", "-e"]
+        self.folder, self.words = folder, [program, "--input-type=module"]
 
     def open(self, address):
         """Nothing is shown."""
 
     def run(self, code):
-        words = [*self.words, f"console.log(JSON.stringify(await {code}))"]
-        return json.loads(subprocess.run(words, cwd=self.folder, check=True, stdout=subprocess.PIPE).stdout)
+        options = {"cwd": self.folder, "check": True, "stdout": subprocess.PIPE, "text": True}
+        return json.loads(
+            subprocess.run(self.words, input=f"console.log(JSON.stringify(await {code}))", **options).stdout
+        )
 
 
 def film_pictures(film, size, crop=False):
