@@ -1015,6 +1015,7 @@ def test_descriptions_of_a_pair_say_what_to_keep(tmp_path):
     assert picture["name"] == "frame" and picture["shape"] == [1, 3, 32, 32]
     assert picture["axes"] == ["batch", "channel", "row", "column"] and picture["dtype"] == "uint8"
     assert features["shape"] == [1, 2, model.image_dim] and "oldest frame first" in features["order"]
+    assert frame["multiply_adds"] == export.count_multiply_adds(pooled(), export.FrameProgram)  # of one picture
     times = pytest.approx(data.clip_times(0.0, 2).tolist())
     assert picture["seconds_from_clip_start"] == times and features["seconds_from_clip_start"] == times
     assert imu["shape"] == [1, 213, 6] and imu["units"] == ["m/s2"] * 3 + ["rad/s"] * 3
