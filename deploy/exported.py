@@ -305,7 +305,7 @@ class Pair(LoadedModel):
 
     def without(self, name: Literal["frames", "imu"]) -> Pair:
         """Return this pair as one that reads its other input alone, as `EgoDistill.without()` does."""
-        found = without(self, name)
+        found = without(self, name, "this pair")
         field = {"frames": "frames", "imu": "imu_samples"}[name]
         found.clip_spec = dataclasses.replace(self.clip_spec, **{field: 0})
         return found
