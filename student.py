@@ -347,8 +347,8 @@ class EgoDistill(nn.Module):
             imu: z_M, [B, m]; None for a model, or for clips, without IMU.
         """
         if self.optional_inputs and (image is None) != (imu is None):  # not the paper's
-            image = self.no_frames.expand(len(imu), -1) if image is None else image
-            imu = self.no_imu.expand(len(image), -1) if imu is None else imu
+            image = self.no_frames.repeat(imu.shape[0], 1) if image is None else image
+            imu = self.no_imu.repeat(image.shape[0], 1) if imu is None else imu
         given = {"frames": image, "imu": imu}
         if lacking := [name for name in self.inputs if given[name] is None]:
             raise ValueError(f"this model needs {lacking[0]}: model({', '.join(self.inputs)})")
