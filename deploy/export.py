@@ -646,56 +646,7 @@ def describe(
     spec, batch = spec_of(model).complete(), settings.batch_size or "batch"
     format, precision, names = settings.format, settings.precision, part.inputs_of(model)
     masked = "present" in names
-    moments = spec.times(0.0).tolist() if spec.frames and spec.sampling not in DRAWN else None
-    frames = {
-        "name": "frames",
-        "dtype": "uint8",
-        "shape": [batch, spec.frames, 3, spec.size, spec.size],
-        "axes": ["batch", "frame", "channel", "row", "column"],
-        "colour": "RGB",
-        "values": "0 to 255, not normalised",
-        "resizing": "the whole upright frame is resized to the square, without cropping: area averaging if width or "
-        "height shrinks, bilinear if neither does (FFmpeg's swscale, AREA and BILINEAR)",
-        "seconds_from_clip_start": moments,
-        "which": which_frame(spec),
-    }
-    frame = {"name": "frame", "shape": [batch, *frames["shape"][2:]], "axes": ["batch", *frames["axes"][2:]]}
-    image_features = {
-        "name": "image_features",
-        "dtype": "float32",
-        "shape": [batch, spec.frames, model.image_dim],
-        "axes": ["batch", "frame", "feature"],
-        "values": "outputs `image_feature` of the program `frame`, one per frame of the clip",
-        "order": "in order of time, the oldest frame first",
-        "seconds_from_clip_start": moments,
-    }
-    imu = {
-        "name": "imu",
-        "dtype": "float32",
-        "shape": [batch, spec.imu_samples, 6],
-        "axes": ["batch", "sample", "channel"],
-        "channels": [f"{sensor} {axis}" for sensor in ("accelerometer", "gyroscope") for axis in "xyz"],
-        "units": ["m/s2"] * 3 + ["rad/s"] * 3,
-        "directions": {
-            "gopro": "x left, y to the user, z up, as those of a GoPro",
-            ANY_AXES: "of a sensor that is mounted in any way",
-        }.get(str(spec.imu_axes), f"the axes {spec.imu_axes} of the recordings that the model was trained on"),
-        "gravity": "included",
-        "rate_hz": spec.imu_rate,
-        "sampling": "sample k is at k / rate_hz seconds after the clip's start, interpolated linearly between the "
-        "time stamps of the recording; of a sensor with more than 1.5 * rate_hz samples per second, the mean of those "
-        "less than 1 / rate_hz away, with weights that fall linearly to 0",
-    }
-    present = {
-        "name": "present",
-        "dtype": "bool",
-        "shape": [batch, 2],
-        "axes": ["batch", "input"],
-        "values": "whether the clip has image_features, and whether it has imu: one of them, or both; what is not "
-        "there has any finite values, such as zeros, and changes nothing",
-    }
-    inputs = {"frames": frames, "frame": frames | frame, "image_features": image_features, "imu": imu}
-    inputs["present"] = present
+    inputs = describe_inputs(spec, batch, model.image_dim)
     outputs = {
         "image_feature": {"shape": [batch, model.image_dim], "values": "an entry of `image_features` of `motion`"},
         "feature": {"shape": [batch, model.feature_dim]},
@@ -750,6 +701,60 @@ def describe(
 def count_multiply_adds(model: EgoDistill, part: type[Plain]) -> int:
     """Return the multiply-adds of a part for one picture or clip, in its exported form (see `IMUEncoder2d`)."""
     return round(runtime.multiply_adds(part(model), [x[:1] for x in part.take(model, *model_inputs(model, 1))]))
+
+
+def describe_inputs(spec: ClipSpec, batch: int | str, image_dim: int) -> dict[str, dict[str, Any]]:
+    """Describe all inputs that programs have, by name."""
+    moments = spec.times(0.0).tolist() if spec.frames and spec.sampling not in DRAWN else None
+    frames = {
+        "name": "frames",
+        "dtype": "uint8",
+        "shape": [batch, spec.frames, 3, spec.size, spec.size],
+        "axes": ["batch", "frame", "channel", "row", "column"],
+        "colour": "RGB",
+        "values": "0 to 255, not normalised",
+        "resizing": "the whole upright frame is resized to the square, without cropping: area averaging if width or "
+        "height shrinks, bilinear if neither does (FFmpeg's swscale, AREA and BILINEAR)",
+        "seconds_from_clip_start": moments,
+        "which": which_frame(spec),
+    }
+    frame = {"name": "frame", "shape": [batch, *frames["shape"][2:]], "axes": ["batch", *frames["axes"][2:]]}
+    image_features = {
+        "name": "image_features",
+        "dtype": "float32",
+        "shape": [batch, spec.frames, image_dim],
+        "axes": ["batch", "frame", "feature"],
+        "values": "outputs `image_feature` of the program `frame`, one per frame of the clip",
+        "order": "in order of time, the oldest frame first",
+        "seconds_from_clip_start": moments,
+    }
+    imu = {
+        "name": "imu",
+        "dtype": "float32",
+        "shape": [batch, spec.imu_samples, 6],
+        "axes": ["batch", "sample", "channel"],
+        "channels": [f"{sensor} {axis}" for sensor in ("accelerometer", "gyroscope") for axis in "xyz"],
+        "units": ["m/s2"] * 3 + ["rad/s"] * 3,
+        "directions": {
+            "gopro": "x left, y to the user, z up, as those of a GoPro",
+            ANY_AXES: "of a sensor that is mounted in any way",
+        }.get(str(spec.imu_axes), f"the axes {spec.imu_axes} of the recordings that the model was trained on"),
+        "gravity": "included",
+        "rate_hz": spec.imu_rate,
+        "sampling": "sample k is at k / rate_hz seconds after the clip's start, interpolated linearly between the "
+        "time stamps of the recording; of a sensor with more than 1.5 * rate_hz samples per second, the mean of those "
+        "less than 1 / rate_hz away, with weights that fall linearly to 0",
+    }
+    present = {
+        "name": "present",
+        "dtype": "bool",
+        "shape": [batch, 2],
+        "axes": ["batch", "input"],
+        "values": "whether the clip has image_features, and whether it has imu: one of them, or both; what is not "
+        "there has any finite values, such as zeros, and changes nothing",
+    }
+    found = {"frames": frames, "frame": frames | frame, "image_features": image_features, "imu": imu}
+    return found | {"present": present}
 
 
 def describe_calibration(
