@@ -349,7 +349,7 @@ class PretrainIMU(Objective):
         self.predictor, self.frames, self.settings, self.teacher_rows = predictor, frames, settings, teacher_rows
         self.features = self.taught_features = torch.empty(0)  # until `setup()`
         # Without L_1 fusion network and aggregator have no gradient, nor have what stand for inputs that are missing.
-        self.find_unused = not settings.l1_weight or model.optional_inputs
+        self.find_unused = not settings.l1_weight or getattr(model, "optional_inputs", False)
 
     def setup(self, store: Store, settings: Training) -> None:
         """Compute the image features of all clips; read the teacher's features of those that have one."""
