@@ -176,7 +176,12 @@ class LabelledObjective(Objective):
 
     In a store with labelled and unlabelled clips, the term is its mean over the labelled clips of a batch, and 0 if
     the batch has none; all other terms are means over all clips.
+
+    A student with `optional_inputs` has three outputs for each clip, and three times all terms: with both inputs, with
+    frames alone and with head motion alone. The last two are weighted by `alone`.
     """
+
+    alone = 0.5
 
     def __init__(
         self, model: nn.Module, reads: list[str], record: dict[str, Any], store: Store, smoothing: float
@@ -186,6 +191,26 @@ class LabelledObjective(Objective):
         self.any_labels, self.all_labels = bool(known.any()), bool(known.all())
         self.num_classes, self.smoothing = batches.count_scores(model, store), smoothing
         self.taught_classes = len(store.class_names) or None  # "unsure" behind them has no labels and no teacher
+
+    def outputs(self, *inputs: Tensor) -> list[Output]:
+        """Return the model's outputs; of a student with `optional_inputs` also those of each input alone, in its order.
+
+        Its encoders run once.
+        """
+        model: Any = self.model
+        if not getattr(model, "optional_inputs", False):
+            return [batches.as_output(model, model(*inputs), self.num_classes)]
+        image, motion = model.aggregate(model.encode_frames(inputs[0])), model.encode_imu(inputs[1])
+        return [model.fuse(image, motion), model.fuse(image, None), model.fuse(None, motion)]
+
+    def with_alone(self, values: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Return the values for all inputs, with the loss for all outputs, of values for each output.
+
+        The losses for frames alone and for head motion alone are reported, too.
+        """
+        both, *alone = values
+        losses = {f"{name} alone": own["loss"] for name, own in zip(("frames", "imu"), alone, strict=False)}
+        return both | {"loss": both["loss"] + self.alone * sum(losses.values())} | losses if losses else both
 
     def label_term(self, logits: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor | float, dict[str, Tensor]]:
         """Return the term of each clip [B], and values to report, "gt" and "top1": NaN for clips without a label."""
@@ -213,8 +238,11 @@ class Finetune(LabelledObjective):
         super().__init__(model, reads, {"stage": "finetune"}, store, smoothing)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        output = self.model(*(batch[name] for name in self.reads))
-        output = batches.as_output(self.model, output, self.num_classes)
+        outputs = self.outputs(*(batch[name] for name in self.reads))
+        return self.with_alone([self.values(output, batch) for output in outputs])
+
+    def values(self, output: Output, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return what `forward()` reports, for one output."""
         extra = extra_losses(self.model, output, batch)
         loss, seen = self.label_term(output.logits, batch)
         loss = cast(Tensor, loss)  # not 0.0: some clips have labels
@@ -320,7 +348,8 @@ class PretrainIMU(Objective):
         super().__init__(model, reads, record)
         self.predictor, self.frames, self.settings, self.teacher_rows = predictor, frames, settings, teacher_rows
         self.features = self.taught_features = torch.empty(0)  # until `setup()`
-        self.find_unused = not settings.l1_weight  # Without L_1 fusion network and aggregator have no gradient.
+        # Without L_1 fusion network and aggregator have no gradient, nor have what stand for inputs that are missing.
+        self.find_unused = not settings.l1_weight or getattr(model, "optional_inputs", False)
 
     def setup(self, store: Store, settings: Training) -> None:
         """Compute the image features of all clips; read the teacher's features of those that have one."""
@@ -581,9 +610,12 @@ class Distill(LabelledObjective):
         self.inputs, self.targets, self.settings = inputs, targets, settings
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        settings, output = self.settings, self.model(*(batch[name] for name in self.inputs))
-        output = batches.as_output(self.model, output, self.num_classes)
-        output = output._replace(logits=output.logits[:, : self.taught_classes])
+        outputs = self.outputs(*(batch[name] for name in self.inputs))
+        return self.with_alone([self.values(output, batch) for output in outputs])
+
+    def values(self, output: Output, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return what `forward()` reports, for one output."""
+        settings, output = self.settings, output._replace(logits=output.logits[:, : self.taught_classes])
         feature, logits = output
         teacher = Output(*(batch[name] for name in self.targets))
         require_same_shape(feature, teacher.feature)

@@ -37,7 +37,6 @@ __all__ = ["BasicBlock", "Bottleneck", "EgoDistill", "IMUEncoder", "IMUPredictor
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_SECONDS, IMU_RATE = 64 / 30, 198.0  # s: 16 frames, every fourth at 30 fps, the paper's "around 2 seconds"; Hz
 PARTS = ("image_encoder", "imu_encoder", "fusion")  # the arguments of `EgoDistill` that take a `Part`
-OF_CLASSES = ("classifier.", "imu_encoder.refusal.")  # weights that `with_classes()` does not copy
 LARGEST_BLOCK = 16  # channels: the largest block of oneDNN's kernels (AVX-512)
 IN_PACKAGE = __name__ == "egodistill.student"  # or a copy
 
@@ -46,8 +45,6 @@ Part = nn.Module | Callable[[], nn.Module]  # a network of your own, or its clas
 Constructor = TypeVar("Constructor", bound=Callable[..., None])
 
 if TYPE_CHECKING:
-    from torchvision.models import WeightsEnum
-
     of_class = classmethod
 else:
 
@@ -148,6 +145,8 @@ class EgoDistill(nn.Module):
         tolerance: Above 0, take the frames within this many seconds that are cheapest to decode.
         clip_seconds: Length of a clip in seconds.
         class_names: C names; None: training takes them from the store.
+        optional_inputs: True for a model that may lack either input, `model(frames, None)` or `model(None, imu)`, and
+            learns to: a vector of weights stands for z_I or z_M. Not the paper's.
 
     Raises:
         ValueError: An argument, or the shape or type of an input, does not fit.
@@ -197,6 +196,7 @@ class EgoDistill(nn.Module):
         tolerance: float = 0.0,
         clip_seconds: float = CLIP_SECONDS,
         class_names: list[str] | None = None,
+        optional_inputs: bool = False,
     ) -> None:
         if IN_PACKAGE:  # What does not fit is refused before anything is built or downloaded.
             of_package("parts").require_arguments(self.arguments)
@@ -232,21 +232,24 @@ class EgoDistill(nn.Module):
             self.imu_encoder: nn.Module = IMUEncoder(imu_width)
             self.imu_dim = imu_width * {"flatten": self.imu_samples, "mean": 1}[imu_vector]  # numbers of each channel
         elif isinstance(imu_encoder, str):  # plain numbers, not the paper's
-            # Numbers with directions are for students with frames, as `imu_axes` says; `known` classes are not unsure.
-            options = {"signed": image_encoder is not None, "known": num_classes - 1 if unsure else 0}
-            self.imu_encoder = of_package("parts").plain_numbers(imu_encoder, self.imu_samples, imu_rate, **options)
+            signed = image_encoder is not None  # with numbers that say directions
+            self.imu_encoder = of_package("parts").plain_numbers(
+                imu_encoder, self.imu_samples, imu_rate, signed, num_classes
+            )
             self.imu_dim = self.imu_encoder.dim
         elif imu_encoder is not None:
-            samples = torch.zeros(2, self.imu_samples, 6)
-            shapes = ("m",), ("channels", "time")  # [2, m] or [2, channels, time], of any size
-            self.imu_encoder, found = own_network("imu_encoder", imu_encoder, [samples], *shapes)
+            given, shapes = [torch.zeros(2, self.imu_samples, 6)], (("m",), ("channels", "time"))  # of any size
+            self.imu_encoder, found = own_network("imu_encoder", imu_encoder, given, *shapes)
             self.imu_dim = self._imu_vector(found).shape[1]
         if imu_encoder is not None:
             self.imu_axes = "any" if getattr(self.imu_encoder, "any_axes", False) else imu_axes
-            self.imu_with_mean = bool(getattr(self.imu_encoder, "removes_mean", False))
+            self.imu_with_mean = bool(getattr(self.imu_encoder, "removes_mean", False))  # it gets the mean, too
 
         # Pi: z_I and z_M -> z_phi, [B, D]; then class logits, [B, C]
         image_size, imu_size = 512 if num_frames > 1 else self.image_dim, self.imu_dim - unsure
+        self.optional_inputs = optional_inputs
+        if optional_inputs:
+            self.no_frames, self.no_imu = (nn.Parameter(torch.zeros(1, size)) for size in (image_size, imu_size))
         if fusion is None:
             layers = perceptron(image_size + imu_size, [hidden] * fusion_layers, feature_dim)
             self.fusion: nn.Module = ConcatFusion(*layers)
@@ -340,9 +343,12 @@ class EgoDistill(nn.Module):
         """Return the outputs of the fusion network Pi and the classifier: z_phi [B, D] and logits [B, C].
 
         Args:
-            image: z_I, [B, d], or [B, 512] if N > 1; None for a model without frames.
-            imu: z_M, [B, m]; None for a model without IMU.
+            image: z_I, [B, d], or [B, 512] if N > 1; None for a model, or for clips, without frames.
+            imu: z_M, [B, m]; None for a model, or for clips, without IMU.
         """
+        if self.optional_inputs and (image is None) != (imu is None):  # not the paper's
+            image = self.no_frames.repeat(imu.shape[0], 1) if image is None else image
+            imu = self.no_imu.repeat(image.shape[0], 1) if imu is None else imu
         given = {"frames": image, "imu": imu}
         if lacking := [name for name in self.inputs if given[name] is None]:
             raise ValueError(f"this model needs {lacking[0]}: model({', '.join(self.inputs)})")
@@ -355,14 +361,17 @@ class EgoDistill(nn.Module):
         feature = self.fusion(image, imu)
         return Output(feature, self.classifier(feature))
 
+    def without(self, name: Literal["frames", "imu"]) -> EgoDistill:
+        """Return this student, which has `optional_inputs`, as one with the same weights that lacks one of them.
+
+        Args:
+            name: The input that it lacks.
+        """
+        return of_package("parts").without(self, name)
+
     def freeze_trunk(self) -> EgoDistill:
         """Freeze everything but the classifier, in this library's training also statistics; return the student."""
-        self.requires_grad_(False)
-        self.classifier.requires_grad_(True)
-        for part in self.modules():  # Other batch norms have weights, which say that they are frozen.
-            if isinstance(part, nn.BatchNorm1d) and not part.affine:
-                vars(part)["keeps_statistics"] = True
-        return self
+        return of_package("parts").freeze_trunk(self)
 
     def with_classes(self, names: Sequence[str]) -> EgoDistill:
         """Return a student of other classes, not yet trained: this one's encoders and fusion network, a new classifier.
@@ -374,13 +383,7 @@ class EgoDistill(nn.Module):
         >>> EgoDistill.load("glasses").with_classes(["reading", "cycling"]).class_names
         ['reading', 'cycling', 'unsure']
         """
-        names = [str(name) for name in names]
-        names += ["unsure"] if self.with_unsure and names[-1:] != ["unsure"] else []
-        parts = {name: copy.deepcopy(part) for name, part in self.parts.items()}
-        model = self.from_arguments({**self.arguments, "num_classes": len(names)}, names, **parts)
-        taken = {name: value for name, value in self.state_dict().items() if not name.startswith(OF_CLASSES)}
-        model.load_state_dict(model.state_dict() | taken)
-        return model
+        return of_package("parts").with_classes(self, [str(name) for name in names])
 
     def save(self, path: str | os.PathLike) -> None:
         """Write one self-contained file for `load()`: arguments, class names and weights.
@@ -742,11 +745,11 @@ def load_image_weights(network: ResNet, name: str, weights: Weights) -> None:
     network.load_state_dict({key: value for key, value in state.items() if not key.startswith("fc.")})
 
 
-def published_weights(name: str) -> WeightsEnum:
-    """Return which of torchvision's ImageNet weights a network begins with."""
+def published_weights(name: str) -> Any:
+    """Return torchvision's ImageNet weights of a network; for the paper's ResNet-18, always those of its time."""
     from torchvision import models
 
-    return models.get_model_weights(name)["DEFAULT"]
+    return models.get_model_weights(name)["IMAGENET1K_V1" if name == "resnet18" else "DEFAULT"]
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import itertools
 import json
 import math
 import os
@@ -170,6 +171,7 @@ def train(
         raise EgoDistillError(
             f"training needs at least 2 clips, but the store has {len(store)}; check its split, and its failed clips"
         )
+    checkpoints.require_whole(objective.model)
     held_out = {"validation": validation, "calibration": calibration}
     for name, clips in held_out.items():
         if clips is not None:
@@ -417,15 +419,16 @@ class TrainingLoop:
     def calibrate(self, clips: Store) -> Calibration:
         """Return the calibration of the trained model on clips that it has not learned from, and print it."""
         model: Any = self.objective.model
-        labels, logits = torch.from_numpy(batches.labels_of(clips)), []
-        rows, names = (labels >= 0).nonzero()[:, 0], batches.arrays_of(model, clips)
+        labels = torch.from_numpy(batches.labels_of(clips))
+        rows = (labels >= 0).nonzero()[:, 0]
         if batches.count_scores(model, clips) != len(clips.class_names):  # "unsure" has a limit of its own
             rows = rows[:0]
-        with runtime.evaluation(model, self.device):
-            for batch, _ in batches.read_batches(clips, names, rows, self.settings.batch_size, self.device):
-                output = model(*(batch[name] for name in names))
-                logits.append(batches.as_output(model, output).logits.float().cpu())
-        found = Calibration.fitted(torch.cat(logits), labels[rows]) if logits else Calibration()
+
+        found = self.fitted(model, clips, rows, labels)
+        if found.clips and getattr(model, "optional_inputs", False):
+            alone = {one: model.without(other) for one, other in itertools.permutations(model.inputs)}
+            alone = {name: self.fitted(own, clips, rows, labels).temperature for name, own in alone.items()}
+            found = replace(found, alone=alone)
         if self.settings.progress:
             text = f"temperature {found.temperature:.3g}, fitted on {counted(found.clips, 'clip')} held out for it"
             few = (
@@ -433,6 +436,16 @@ class TrainingLoop:
             )
             print_once(text if found.clips else few)
         return found
+
+    @torch.no_grad()
+    def fitted(self, model: Any, clips: Store, rows: Tensor, labels: Tensor) -> Calibration:
+        """Return the calibration of a model on these rows of a store, of which `labels` has the classes of all."""
+        names, logits = batches.arrays_of(model, clips), []
+        with runtime.evaluation(model, self.device):
+            for batch, _ in batches.read_batches(clips, names, rows, self.settings.batch_size, self.device):
+                output = model(*(batch[name] for name in names))
+                logits.append(batches.as_output(model, output).logits.float().cpu())
+        return Calibration.fitted(torch.cat(logits), labels[rows]) if logits else Calibration()
 
     def use_precision(self, precision: Any) -> None:
         """Use the precision of process 0, which the checkpoint records, so a run continues in it on any machine."""

@@ -126,13 +126,14 @@ def read_evaluation(path: str | os.PathLike) -> Result:
 def read_result(model: str | os.PathLike, name: str | None = None) -> Result | None:
     """Return what `evaluate` wrote beside a model, STEM.test.json; None if it is missing or older than the model.
 
-    An evaluation of another split than test does not count.
+    An evaluation of another split than test, or without an input, does not count.
     """
     path, model = evaluation_of(model), Path(model)
     if not (path.exists() and model.exists() and path.stat().st_mtime >= model.stat().st_mtime):
         return None
     found = files.read_json(path)
     is_ours = isinstance(found, dict) and found.get("format") == EVALUATION and found.get("split", "test") == "test"
+    is_ours = is_ours and "without" not in found
     return Result(name or found.get("model", "student"), found) if is_ours else None
 
 

@@ -702,7 +702,7 @@ def open_stream(
     report: Callable[[State], object] | None = None,
 ) -> Stream:
     """Return the stream that the options describe."""
-    names = ("every", "frames", "slack", "top", "min_coverage", "max_gap", "precision")
+    names = ("every", "frames", "before_frames", "slack", "top", "min_coverage", "max_gap", "precision")
     options = keyword_arguments(a, *names, "tolerance", "max_age", "period")
     if a.imu == ["-"] or a.imu_follow:  # the samples of a file are in the student's axes
         options["imu_axes"] = a.imu_axes or "gopro"

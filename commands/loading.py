@@ -17,7 +17,7 @@ from typing import Any
 from torch import nn
 
 from .. import data, teachers
-from ..engine import batches, checkpoints, runtime
+from ..engine import batches, checkpoints, parts, runtime
 from ..engine.parts import build_part
 from ..student import EgoDistill
 from ..support import files, own
@@ -77,10 +77,10 @@ def own_parts(names: Sequence[str]) -> list[Any]:
     return [one if isinstance(one, type) else build_part(one) for one in map(own.resolve, names)]
 
 
-def load_student(path: str, names: Sequence[str] = ()) -> nn.Module:
-    """Return the student or baseline in a file, with the values of --own.
+def load_student(path: str, names: Sequence[str] = (), without: str | None = None) -> nn.Module:
+    """Return the student or baseline in a file, with the values of --own and --without.
 
-    Raise ValueError for a teacher, and for a student after stage 1.
+    Raise ValueError for a teacher, for a student after stage 1, and for one that needs what it is to do without.
     """
     model = checkpoints.load_model(path, parts=own_parts(names))
     if isinstance(model, teachers.Teacher):
@@ -89,17 +89,17 @@ def load_student(path: str, names: Sequence[str] = ()) -> nn.Module:
             f"teachers"
         )
     batches.require_classifier(model, path)
-    return model
+    return parts.without(model, without, path) if without else model
 
 
-def load_distilled(path: str, names: Sequence[str] = ()) -> EgoDistill:
-    """Return the student in a file, with the values of --own.
+def load_distilled(path: str, names: Sequence[str] = (), without: str | None = None) -> EgoDistill:
+    """Return the student in a file, with the values of --own and --without.
 
-    Raise ValueError for a baseline, a teacher, or a student after stage 1.
+    Raise ValueError for a baseline, and as `load_student()` does.
     """
     model = load_start(path, names)
     batches.require_classifier(model, path)
-    return model
+    return parts.without(model, without, path) if without else model
 
 
 def load_start(path: str, names: Sequence[str] = ()) -> EgoDistill:

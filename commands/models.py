@@ -77,6 +77,8 @@ def inference_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_evaluate(a: argparse.Namespace) -> None:
+    if not a.student:
+        reject(given_flags(a, "without"), "only with --student")
     if a.recordings:
         reject(["STORE"] * bool(a.store) + given_flags(a, "teacher"), "not with --recordings, which takes no clips")
         return evaluate_recordings(a)
@@ -86,10 +88,11 @@ def run_evaluate(a: argparse.Namespace) -> None:
     flags = given_flags(a, *reading, "stride", "event_start", "sparse", "save_thresholds")
     reject(flags, "only with --recordings")
     store = open_split(a.store, a.split)
-    model = load_student(a.student, a.own) if a.student else load_teacher(a.teacher_file)
+    model = load_student(a.student, a.own, a.without) if a.student else load_teacher(a.teacher_file)
     report_precision(a.precision, a.device)
     kind = "student" if a.student else "teacher"
     numbers: dict[str, Any] = {"format": EVALUATION, "split": a.split, "model": kind, "class_names": store.class_names}
+    numbers |= {"without": a.without} if a.without else {}
     unlabelled = np.asarray(store.labels) < 0
     if not unlabelled.all():
         given = store.select(~unlabelled) if unlabelled.any() else store
@@ -365,7 +368,8 @@ def run_predict(a: argparse.Namespace) -> None:
     if not a.labels:
         reject(given_flags(a, "root", "tier"), "only with --labels")
     use_readers(a)
-    student, clock = load_distilled(a.student, a.own), keyword_arguments(a, "imu_offset", "imu_stretch", "zero_accel")
+    student = load_distilled(a.student, a.own, a.without)
+    clock = keyword_arguments(a, "imu_offset", "imu_stretch", "zero_accel")
     if doubt := doubt_about(a.student):
         print(f"note: {a.student}: {doubt}", file=sys.stderr)
     recording = data.open_recording(a.video, imu_files(a), **clock, imu_axes=a.imu_axes or "gopro")

@@ -70,7 +70,7 @@ TABLE_3 = ("Video", "MotionFormer", "AdaFuse", "STTS-T0.8-S0.9", "STTS-T0.5-S0.7
 PROTOCOLS, DEMO_TEACHERS = ("epic", "ego4d", "demo"), ("slowfast", "x3d", "mvit", "motionformer")
 
 DEFAULT_TEACHER, DEMO_TEACHER = "slowfast_8x8_r50", "slowfast"
-STUDENT_FIELDS = ("num_frames", "image_encoder", "image_weights", "imu_encoder")  # settings that `train` takes
+STUDENT_FIELDS = ("num_frames", "image_encoder", "image_weights", "imu_encoder", "optional_inputs")  # of `train`
 TRAINING_FIELDS = ("epochs", "batch_size", "learning_rate", "seed", "precision")
 QUICK_CLIPS = 600  # segments that `train --quick` uses, about
 CHANGES = ("epochs", "batch_size", "precision")  # settings that `compare` and `ablate` change in every training
@@ -606,9 +606,15 @@ def inference_options(parser: argparse.ArgumentParser) -> None:
     device_option(parser)
 
 
+def without_option(parser: argparse.ArgumentParser) -> None:
+    text = "leave out an input, for a student that was trained with --optional-inputs"
+    parser.add_argument("--without", choices=("frames", "imu"), help=text)
+
+
 def evaluate_options(parser: argparse.ArgumentParser) -> None:
     store_options(parser, "test", nargs="?")
     model_options(parser)
+    without_option(parser)
     text = "also compare with this teacher's features in the store; clips without labels: with all its outputs"
     parser.add_argument("--teacher", metavar="NAME", help=text)
     role = Writes((".json",), (rb'\A\{\s*"format": "egodistill evaluation',), wrong=NOT_JSON)
@@ -703,6 +709,7 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("video", nargs="?", type=FILE, help=text)
     parser.add_argument("--student", metavar="FILE", type=STUDENT, required=True, help="file of a trained student")
     own_option(parser)
+    without_option(parser)
     imu_option(parser)
     clock_options(parser)
     axes_option(parser)
@@ -772,6 +779,8 @@ def live_options(parser: argparse.ArgumentParser) -> None:
         help="frames from the middle of the clip, as in training (the camera always runs), or the newest ones (it "
         "sleeps between two frame requests)",
     )
+    text = "answer before the first frame, too: for a student that was trained with --optional-inputs"
+    parser.add_argument("--before-frames", action="store_true", help=text)
     text = "time to wait for late samples and frames"
     parser.add_argument("--slack", metavar="SECONDS", type=float, default=0.05, help=text)
     parser.add_argument("--top", metavar="K", type=positive_int, default=3, help="number of best classes of an answer")

@@ -69,12 +69,12 @@ def words_of(a: argparse.Namespace, *names: str) -> list[str]:
     words: list[str] = []
     for name in names:
         value = getattr(a, name, None)
-        if name in STUDENT_FIELDS[1:] and hasattr(a, name):
+        if value is True:
+            words.append(flag(name))
+        elif name in STUDENT_FIELDS[1:] and hasattr(a, name):
             words += [flag(name), value or "none"]
         elif value is None or value is False or (name == "subsample" and value == 1):
             continue
-        elif value is True:
-            words.append(flag(name))
         elif name == "option":
             words += [flag(name), *(f"{key}={one}" for key, one in value)]
         elif name == "imu_reader":

@@ -106,6 +106,7 @@ def require_choice(a: argparse.Namespace) -> None:
     """Raise ValueError if --save-thresholds cannot choose or write thresholds."""
     reject(["--save-thresholds"] * bool(a.teacher_file), "only with --student, whose file gets them")
     reject(["--event-start"] * (a.event_start is not None), "not with --save-thresholds, which chooses it")
+    reject(given_flags(a, "without"), "not with --save-thresholds, which are those of a student with all its inputs")
     if a.split in UNFIT:
         raise ValueError(f"--save-thresholds: {UNFIT[a.split]}; give recordings of another split (--split calibration)")
     if not os.path.isfile(a.student):
@@ -141,7 +142,7 @@ def evaluate_recordings(a: argparse.Namespace) -> None:
     if a.save_thresholds:
         require_choice(a)
     use_readers(a)
-    model: Any = load_student(a.student, a.own) if a.student else load_teacher(a.teacher_file)
+    model: Any = load_student(a.student, a.own, a.without) if a.student else load_teacher(a.teacher_file)
     before = calibration.of(model)
     tracker, every, whose = events.choose_tracker(before.events, a.stride, a.event_start)
     report_precision(a.precision, a.device)
@@ -158,6 +159,7 @@ def evaluate_recordings(a: argparse.Namespace) -> None:
             print(f"thresholds saved in {a.student}")
     note_thresholds(tracker, whose)
     numbers = {"format": FORMAT, "split": a.split, "model": "student" if a.student else "teacher"}
+    numbers |= {"without": a.without} if a.without else {}
     numbers |= numbers_of(answered, tracker, every)
     print("\n\n".join([textwrap.fill(about_recordings(numbers), 100), *(one.text() for one in tables_of(numbers))]))
     if a.out:

@@ -184,7 +184,7 @@ def check_description(where: Path, found: Mapping[str, Any]) -> None:
 def calibration_of(where: Path, found: Mapping[str, Any]) -> calibration.Calibration:
     """Return the calibration that a description has, of 0.5 none. Raise ExportError for one that no fit gives."""
     try:
-        return calibration.read({name: found[name] for name in ("temperature", "events") if name in found})
+        return calibration.read({name: found[name] for name in ("temperature", "events", "alone") if name in found})
     except ValueError as error:
         raise ExportError(f"{where}: {error}") from error
 
@@ -210,6 +210,9 @@ def tensors_of(description: Mapping[str, Any], spec: ClipSpec) -> dict[str, dict
         return {"inputs": inputs, "outputs": {"image_feature": ("float32", [None])}}
     if spec.imu_samples:
         inputs["imu"] = ("float32", [spec.imu_samples, 6])
+    given = description.get("inputs")
+    if part == PAIR[1] and spec.imu_samples and isinstance(given, list) and len(given) > len(inputs):
+        inputs["present"] = ("bool", [2])  # of a student with optional inputs
     logits = ("float32", [None if names is None else len(names)])
     return {"inputs": inputs, "outputs": {"feature": ("float32", [None]), "logits": logits}}
 

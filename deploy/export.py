@@ -15,7 +15,7 @@
 
 `export()` writes the whole student to one file. `export_pair()` writes two programs, for frames and IMU samples that
 arrive at different times: `frame` computes the image feature of one picture, `motion` the answer from the kept image
-features of a clip and its IMU samples. Both are stateless.
+features of a clip and its IMU samples, or from either alone if the student has `optional_inputs`. Both are stateless.
 
 | format | content | requirements to write it |
 | --- | --- | --- |
@@ -97,6 +97,7 @@ __all__ = [
     "load_pair",
 ]
 
+MIXES = ((True, True), (True, False), (False, True))  # of frames and IMU samples, what a clip may have
 BATCH = 16  # clips at a time, in calibration and comparison
 STRONG_MOTION = 3  # times that of clips
 SMALLEST_STEP = 2.0**-30  # of int8 values
@@ -104,6 +105,8 @@ SLOW_INT8 = (  # docs/results.md
     "note: an int8 program that is not compiled is slower than fp32: at the paper's size 194 ms per clip instead of 52 "
     "on one core of an AMD EPYC (Zen 4). Compiled, with --format aoti --batch-size 1, it takes 11 ms"
 )
+# What only a student with this input needs; the vector stands for the other input, if that is optional and missing.
+READS = {"frames": ("image_encoder", "gru", "joint", "no_imu"), "imu": ("imu_encoder", "no_frames")}
 FIRST_IMU_LAYER = "model.imu_encoder.cnn.1"  # name of the convolution in `Plain`
 
 
@@ -170,7 +173,8 @@ def export_pair(
     For the path STEM.pt2 (or STEM.onnx), the files are STEM.frame.pt2 and STEM.motion.pt2. `frame` takes pictures,
     uint8 [B, 3, H, W], and returns their image features, float32 [B, d]. `motion` takes the image features of each
     clip's frames in order of time, float32 [B, N, d], and the IMU samples, float32 [B, T, 6], unless the student reads
-    frames alone; it returns feature [B, D] and logits [B, C].
+    frames alone; it returns feature [B, D] and logits [B, C]. Of a student with `optional_inputs`, it also takes which
+    of the two each clip has, bool [B, 2].
 
     Args:
         model: The student.
@@ -191,7 +195,13 @@ def export_pair(
     device.frame.pt2 {'frame': ['batch', 3, 64, 64]}
     device.motion.pt2 {'image_features': ['batch', 1, 64], 'imu': ['batch', 422, 6]}
     """
-    if "frames" not in batches.inputs_of(model):
+    inputs = batches.inputs_of(model)
+    if len(inputs) == 1 and getattr(model, "optional_inputs", False):
+        raise ExportError(
+            f"this student reads {inputs[0]} alone; export the pair of the whole student, which does without either "
+            f"input, or this one as a single file with export() (leave out --pair)"
+        )
+    if "frames" not in inputs:
         raise ExportError("a student without frames is one program, and has no pair; use export() (leave out --pair)")
     settings = Settings(format, precision, calibrate, calibration_clips, batch_size, overwrite)
     frame, motion = write_files(
@@ -352,16 +362,20 @@ class Plain(nn.Module):
 
     name = WHOLE
     outputs = Output._fields
-    without: tuple[str, ...] = ()  # networks of the student that this part does not have
+    without: tuple[str, ...] = ()  # networks and weights of the student that this part does not have
 
     def __init__(self, model: EgoDistill, precision: str = "fp32") -> None:
         super().__init__()
         self.model = copy.deepcopy(model).cpu().eval()
-        for name in set(self.without) & set(dict(self.model.named_children())):
-            delattr(self.model, name)
+        unread = itertools.chain(*(names for name, names in READS.items() if name not in model.inputs))
+        for name in (*self.without, *unread):
+            if hasattr(self.model, name):
+                delattr(self.model, name)
         if type(getattr(self.model, "imu_encoder", None)) is IMUEncoder:
             self.model.add_module("imu_encoder", IMUEncoder2d(self.model.imu_encoder))
         if precision == "bf16":
+            for weights in self.model.parameters(recurse=False):
+                weights.data = weights.data.bfloat16()
             for name, child in list(self.model.named_children()):
                 if not any(True for _ in child.parameters()):
                     setattr(self.model, name, nn.Sequential(child, Cast()))
@@ -402,7 +416,7 @@ class FrameProgram(Plain):
 
     name = PAIR[0]
     outputs = ("image_feature",)
-    without = ("gru", "joint", "imu_encoder", "fusion", "classifier")
+    without = ("gru", "joint", "imu_encoder", "fusion", "classifier", "no_frames", "no_imu")
 
     def forward(self, frame: Tensor) -> tuple[Tensor, ...]:
         return (self.model.encode_frames(frame.unsqueeze(1), 1).flatten(1).float(),)
@@ -421,7 +435,10 @@ class FrameProgram(Plain):
 
 
 class MotionProgram(Plain):
-    """The part of a student that runs once per answer: image features [B, N, d] and IMU samples -> feature, logits."""
+    """The part of a student that runs once per answer: image features [B, N, d] and IMU samples -> feature, logits.
+
+    That of a student with `optional_inputs` also takes which of the two each clip has, bool [B, 2].
+    """
 
     name = PAIR[1]
     without = ("image_encoder",)
@@ -430,18 +447,35 @@ class MotionProgram(Plain):
         super().__init__(model, precision)
         self.cast = Cast() if precision == "bf16" else nn.Identity()
 
-    def forward(self, image_features: Tensor, imu: Tensor | None = None) -> tuple[Tensor, ...]:
+    def forward(
+        self, image_features: Tensor, imu: Tensor | None = None, present: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         image = self.model.aggregate(self.cast(image_features))
-        feature, logits = self.model.fuse(image, None if imu is None else self.model.encode_imu(imu))
+        motion = None if imu is None else self.model.encode_imu(imu)
+        if present is not None:
+            image = torch.where(present[:, :1], image, self.model.no_frames)
+            motion = torch.where(present[:, 1:], motion, self.model.no_imu)
+        feature, logits = self.model.fuse(image, motion)
         return feature.float(), logits.float()
 
     @staticmethod
     def inputs_of(model: EgoDistill) -> tuple[str, ...]:
-        return ("image_features", *model.inputs[1:])
+        return ("image_features", *model.inputs[1:], *(["present"] if model.optional_inputs else []))
 
     @staticmethod
     def take(model: EgoDistill, frames: Tensor, *imu: Tensor) -> tuple[Tensor, ...]:
-        return (model.encode_frames(frames), *imu)
+        """Return this part's inputs for inputs of the student; with `optional_inputs` all clips as each of `MIXES`."""
+        given = model.encode_frames(frames), *imu
+        if not model.optional_inputs:
+            return given
+        return *(torch.cat([x] * len(MIXES)) for x in given), torch.tensor(MIXES).repeat_interleave(len(frames), 0)
+
+    @staticmethod
+    def wanted(model: EgoDistill, *inputs: Tensor) -> tuple[Tensor, ...]:
+        if not model.optional_inputs:
+            return tuple(model(*inputs))
+        given = [[x if has else None for x, has in zip(inputs, mix, strict=True)] for mix in MIXES]
+        return tuple(map(torch.cat, zip(*(model(*mix) for mix in given), strict=True)))
 
 
 class IMUEncoder2d(nn.Module):
@@ -611,54 +645,15 @@ def describe(
     """
     spec, batch = spec_of(model).complete(), settings.batch_size or "batch"
     format, precision, names = settings.format, settings.precision, part.inputs_of(model)
-    moments = spec.times(0.0).tolist() if spec.frames and spec.sampling not in DRAWN else None
-    frames = {
-        "name": "frames",
-        "dtype": "uint8",
-        "shape": [batch, spec.frames, 3, spec.size, spec.size],
-        "axes": ["batch", "frame", "channel", "row", "column"],
-        "colour": "RGB",
-        "values": "0 to 255, not normalised",
-        "resizing": "the whole upright frame is resized to the square, without cropping: area averaging if width or "
-        "height shrinks, bilinear if neither does (FFmpeg's swscale, AREA and BILINEAR)",
-        "seconds_from_clip_start": moments,
-        "which": which_frame(spec),
-    }
-    frame = {"name": "frame", "shape": [batch, *frames["shape"][2:]], "axes": ["batch", *frames["axes"][2:]]}
-    image_features = {
-        "name": "image_features",
-        "dtype": "float32",
-        "shape": [batch, spec.frames, model.image_dim],
-        "axes": ["batch", "frame", "feature"],
-        "values": "outputs `image_feature` of the program `frame`, one per frame of the clip",
-        "order": "in order of time, the oldest frame first",
-        "seconds_from_clip_start": moments,
-    }
-    imu = {
-        "name": "imu",
-        "dtype": "float32",
-        "shape": [batch, spec.imu_samples, 6],
-        "axes": ["batch", "sample", "channel"],
-        "channels": [f"{sensor} {axis}" for sensor in ("accelerometer", "gyroscope") for axis in "xyz"],
-        "units": ["m/s2"] * 3 + ["rad/s"] * 3,
-        "directions": {
-            "gopro": "x left, y to the user, z up, as those of a GoPro",
-            ANY_AXES: "of a sensor that is mounted in any way",
-        }.get(str(spec.imu_axes), f"the axes {spec.imu_axes} of the recordings that the model was trained on"),
-        "gravity": "included",
-        "rate_hz": spec.imu_rate,
-        "sampling": "sample k is at k / rate_hz seconds after the clip's start, interpolated linearly between the "
-        "time stamps of the recording; of a sensor with more than 1.5 * rate_hz samples per second, the mean of those "
-        "less than 1 / rate_hz away, with weights that fall linearly to 0",
-    }
-    inputs = {"frames": frames, "frame": frames | frame, "image_features": image_features, "imu": imu}
+    masked = "present" in names
+    inputs = describe_inputs(spec, batch, model.image_dim)
     outputs = {
         "image_feature": {"shape": [batch, model.image_dim], "values": "an entry of `image_features` of `motion`"},
         "feature": {"shape": [batch, model.feature_dim]},
         "logits": {
             "shape": [batch, model.num_classes],
             "values": "class scores before the softmax, in the order of class_names; probabilities are "
-            "softmax(logits / temperature)",
+            "softmax(logits / temperature)" + ", with that of `alone` for a clip without the other input" * masked,
         },
     }
     normalisation = "normalisation of the frames (ImageNet's mean and standard deviation)"
@@ -692,9 +687,10 @@ def describe(
         "multiply_adds": count_multiply_adds(model, part),
         "class_names": model.class_names,
         "temperature": calibration.of(model).temperature,
+        "alone": calibration.of(model).alone if masked else None,
         "events": calibration.of(model).events,
         "inside": [inside[name] for name in names if name in inside],
-        "state": describe_state(spec) if part in (FrameProgram, MotionProgram) else None,
+        "state": describe_state(spec, masked) if part in (FrameProgram, MotionProgram) else None,
         "compiled_for": processor() if format == "aoti" else None,
         "instructions": sorted(name for name, has in instructions().items() if has) if format == "aoti" else None,
         "versions": {"egodistill": __version__, "torch": torch.__version__}
@@ -704,7 +700,61 @@ def describe(
 
 def count_multiply_adds(model: EgoDistill, part: type[Plain]) -> int:
     """Return the multiply-adds of a part for one picture or clip, in its exported form (see `IMUEncoder2d`)."""
-    return round(runtime.multiply_adds(part(model), part.take(model, *model_inputs(model, 1))))
+    return round(runtime.multiply_adds(part(model), [x[:1] for x in part.take(model, *model_inputs(model, 1))]))
+
+
+def describe_inputs(spec: ClipSpec, batch: int | str, image_dim: int) -> dict[str, dict[str, Any]]:
+    """Describe all inputs that programs have, by name."""
+    moments = spec.times(0.0).tolist() if spec.frames and spec.sampling not in DRAWN else None
+    frames = {
+        "name": "frames",
+        "dtype": "uint8",
+        "shape": [batch, spec.frames, 3, spec.size, spec.size],
+        "axes": ["batch", "frame", "channel", "row", "column"],
+        "colour": "RGB",
+        "values": "0 to 255, not normalised",
+        "resizing": "the whole upright frame is resized to the square, without cropping: area averaging if width or "
+        "height shrinks, bilinear if neither does (FFmpeg's swscale, AREA and BILINEAR)",
+        "seconds_from_clip_start": moments,
+        "which": which_frame(spec),
+    }
+    frame = {"name": "frame", "shape": [batch, *frames["shape"][2:]], "axes": ["batch", *frames["axes"][2:]]}
+    image_features = {
+        "name": "image_features",
+        "dtype": "float32",
+        "shape": [batch, spec.frames, image_dim],
+        "axes": ["batch", "frame", "feature"],
+        "values": "outputs `image_feature` of the program `frame`, one per frame of the clip",
+        "order": "in order of time, the oldest frame first",
+        "seconds_from_clip_start": moments,
+    }
+    imu = {
+        "name": "imu",
+        "dtype": "float32",
+        "shape": [batch, spec.imu_samples, 6],
+        "axes": ["batch", "sample", "channel"],
+        "channels": [f"{sensor} {axis}" for sensor in ("accelerometer", "gyroscope") for axis in "xyz"],
+        "units": ["m/s2"] * 3 + ["rad/s"] * 3,
+        "directions": {
+            "gopro": "x left, y to the user, z up, as those of a GoPro",
+            ANY_AXES: "of a sensor that is mounted in any way",
+        }.get(str(spec.imu_axes), f"the axes {spec.imu_axes} of the recordings that the model was trained on"),
+        "gravity": "included",
+        "rate_hz": spec.imu_rate,
+        "sampling": "sample k is at k / rate_hz seconds after the clip's start, interpolated linearly between the "
+        "time stamps of the recording; of a sensor with more than 1.5 * rate_hz samples per second, the mean of those "
+        "less than 1 / rate_hz away, with weights that fall linearly to 0",
+    }
+    present = {
+        "name": "present",
+        "dtype": "bool",
+        "shape": [batch, 2],
+        "axes": ["batch", "input"],
+        "values": "whether the clip has image_features, and whether it has imu: one of them, or both; what is not "
+        "there has any finite values, such as zeros, and changes nothing",
+    }
+    found = {"frames": frames, "frame": frames | frame, "image_features": image_features, "imu": imu}
+    return found | {"present": present}
 
 
 def describe_calibration(
@@ -731,7 +781,7 @@ def ranges_of(examples: Iterable[tuple[Tensor, ...]]) -> dict[str, list[float]]:
     return found | ({"imu": torch.stack(motions).amax(0).tolist()} if motions else {})
 
 
-def describe_state(spec: ClipSpec) -> dict[str, Any]:
+def describe_state(spec: ClipSpec, masked: bool) -> dict[str, Any]:
     """Describe what an application keeps between calls of a pair, and when it can compute an answer."""
     ready = "once the image features of the clip's frames are there"
     if spec.imu_samples:
@@ -740,6 +790,8 @@ def describe_state(spec: ClipSpec) -> dict[str, Any]:
             f", and both sensors have a sample at or after the clip's last grid point, {last:.6f} s from its start: "
             "the samples on both sides of a grid point give its value"
         )
+    if masked:
+        ready += "; without one of the two, if `present` says so, once the other is there"
     return {
         "programs": "`frame` and `motion` keep nothing between calls; they are two files of one export",
         "clock": "seconds on one clock for frames and IMU samples; convert the camera's times to the IMU's clock",

@@ -6,7 +6,7 @@
     feature, logits = model(frames, imu)
     pair = exported.load_pair("device.pt2")                 # the two files of `export.export_pair()`
     image_features = pair.encode_frames(frames)               # once per picture
-    feature, logits = pair.fuse(image_features, imu)          # once per answer
+    feature, logits = pair.fuse(image_features, imu)          # once per answer; None for what is optional and missing
 
 `export` also offers `load_exported()` and `load_pair()`. Beside each file, `FILE.json` describes it (`descriptions`).
 An exported file is code that can do anything when it is loaded: load only files whose source you trust.
@@ -14,6 +14,7 @@ An exported file is code that can do anything when it is loaded: load only files
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import math
 import os
@@ -21,11 +22,12 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from ..engine.parts import without
 from ..recordings.spec import ClipSpec
 from ..student import Output
 from ..support import files
@@ -298,11 +300,23 @@ class Pair(LoadedModel):
                     f"({files.shorten(frame.description[key])} and {files.shorten(motion.description[key])}); "
                     f"copy both files of one export, or export the pair again"
                 )
-        super().__init__(("frames", *motion.inputs[1:]), motion, frame)
-        self.frame, self.motion = frame, motion
+        super().__init__(("frames", *motion.inputs[1:2]), motion, frame)
+        self.frame, self.motion, self.optional_inputs = frame, motion, "present" in motion.inputs
 
-    def forward(self, frames: Tensor, imu: Tensor | None = None) -> Output:
-        return self.fuse(self.encode_frames(frames), imu)
+    def without(self, name: Literal["frames", "imu"]) -> Pair:
+        """Return this pair as one that reads its other input alone, as `EgoDistill.without()` does."""
+        found = without(self, name, "this pair")
+        field = {"frames": "frames", "imu": "imu_samples"}[name]
+        found.clip_spec = dataclasses.replace(self.clip_spec, **{field: 0})
+        return found
+
+    def forward(self, frames: Tensor | None = None, imu: Tensor | None = None) -> Output:
+        if "frames" not in self.inputs and imu is None:  # called with what `inputs` name: pair(imu)
+            frames, imu = None, frames
+        for name, value in (("frames", frames), ("imu", imu)):
+            if value is not None and name not in self.inputs:
+                raise ExportError(f"this pair reads {self.inputs[0]} alone: pair({self.inputs[0]})")
+        return self.fuse(None if frames is None else self.encode_frames(frames), imu)
 
     def encode_frames(self, frames: Tensor, count: int | None = None) -> Tensor:
         """Return the image features of frames, uint8 [B, N, 3, H, W] -> [B, N, d], for any N; `count` is not used."""
@@ -321,9 +335,19 @@ class Pair(LoadedModel):
         """Return the IMU samples [B, T, 6] as they are."""
         return imu
 
-    def fuse(self, image: Tensor, imu: Tensor | None) -> Output:
-        """Return feature [B, D] and logits [B, C] of image features [B, N, d] and IMU samples [B, T, 6] (or None)."""
-        return Output(*self.motion(image, *([] if imu is None else [imu])))
+    def fuse(self, image: Tensor | None, imu: Tensor | None) -> Output:
+        """Return feature [B, D] and logits [B, C] of image features [B, N, d] and IMU samples [B, T, 6], or None."""
+        given = {"frames": image, "imu": imu}
+        there = [x for x in given.values() if x is not None]
+        lacking = [name for name in self.inputs if given[name] is None]
+        if lacking and not (self.optional_inputs and there):
+            raise ExportError(f"{self.motion.path} needs {lacking[0]}: pair({', '.join(self.inputs)})")
+        if not self.optional_inputs:
+            return Output(*self.motion(*there))
+        count, sizes = len(there[0]), [size for _, size in self.motion.kinds[:2]]
+        filled = [torch.zeros(count, *size) if x is None else x for x, size in zip(given.values(), sizes, strict=True)]
+        present = torch.tensor([[x is not None for x in given.values()]]).expand(count, 2)
+        return Output(*self.motion(*filled, present))
 
 
 def equal_parts(inputs: Sequence[Tensor], size: int) -> Iterator[tuple[Tensor, ...]]:

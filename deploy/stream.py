@@ -18,6 +18,7 @@ paper's size). What a stream keeps of its input is in `arrivals`.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import threading
 import time
@@ -64,6 +65,7 @@ class Answer(NamedTuple):
         lag: Seconds from `stop` to the newest sample.
         encoded: Number of frames whose feature was computed for this answer; the others were known.
         seconds: Seconds on this host that the networks took.
+        inputs: What it was computed from, "frames", "imu" or both; () if there is a problem.
     """
 
     start: float
@@ -75,6 +77,7 @@ class Answer(NamedTuple):
     lag: float = 0.0
     encoded: int = 0
     seconds: float = 0.0
+    inputs: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass
@@ -87,7 +90,7 @@ class Request:
 
 
 class Job(NamedTuple):
-    """The input of an answer: the clip, its IMU window and frames or a problem, and when it became due on this host."""
+    """The input of an answer: the clip, its IMU window, its frames, or a problem, and when it was due on this host."""
 
     number: int
     schedule: Schedule
@@ -95,12 +98,16 @@ class Job(NamedTuple):
     window: np.ndarray | None
     frames: list[TimedFrame]
     problem: str | None
+    inputs: tuple[str, ...]
 
 
 class Stream:
     """Answers about head motion and frames as they arrive; see the module's introduction for the six lines of use.
 
     Times are float seconds, or integers, which are nanoseconds; all of one clock and one kind.
+
+    With a model of `optional_inputs`, an answer whose frames are missing is computed from the IMU samples, and one
+    whose samples are missing from the frames: while no samples come, frames are the clock, and answers one period late.
 
     Memory, whatever the input: (clip_seconds + slack + (max_pending + 1) * every + max_jump) seconds of samples, and
     the last 11 s as they came, 32 bytes per reading; the pictures of coming answers in the model's size, one as it
@@ -140,6 +147,7 @@ class Stream:
         max_jump: Seconds by which the clock may jump ahead at once; see `accept_imu()`. Also how long a sensor waits
             for the other one before it counts as silent.
         on_restart: "raise" StreamClockError, or "reset" silently, when the clock of the samples was restarted.
+        before_frames: With a model of `optional_inputs`: also answer before the first frame, from head motion alone.
         top: Number of classes of an answer.
         precision: "fp32", "bf16" or "auto", as in `evaluate()`.
         report: Gets each state of `health()` when it occurs for the first time, in the thread that calls `results()`,
@@ -181,6 +189,7 @@ class Stream:
         max_pending: int = 2,
         max_jump: float = 2.0,
         on_restart: Literal["raise", "reset"] = "raise",
+        before_frames: bool = False,
         top: int = 5,
         precision: Precision = "auto",
         report: Callable[[State], object] | None = None,
@@ -242,6 +251,10 @@ class Stream:
         offset, stretch = frame_clock
         batches.require_number(named("frame_clock[0]", option="--frame-offset"), offset)
         batches.require_number(named("frame_clock[1]", option="--frame-stretch"), stretch, 0, above=True)
+        self.partial = bool(getattr(model, "optional_inputs", False)) and len(model.inputs) == 2
+        if before_frames and not self.partial:
+            raise EgoDistillError("before_frames is for a model of optional_inputs; this one needs all of its inputs")
+        self.before_frames = before_frames
         self.every, self.slack, self.top = every, slack, top
         self.choice, self.tolerance, self.max_age, self.frame_clock = frames, tolerance, max_age, (offset, stretch)
         self.limits = {"min_coverage": min_coverage, "max_gap": max_gap}
@@ -255,6 +268,9 @@ class Stream:
         self.precision = runtime.pick_precision(self.device, precision, model)
         if isinstance(model, torch.nn.Module):
             self.model = runtime.with_cast_weights(model, self.precision)
+        self._models = {tuple(model.inputs): self.model}  # by what an answer is computed from
+        if self.partial:
+            self._models |= {(own,): self.model.without(other) for own, other in itertools.permutations(model.inputs)}
         self.names = getattr(model, "class_names", None)
         self.report, self._reported = report, set[str]()
         self._stats = Stats()
@@ -286,6 +302,8 @@ class Stream:
         limits = {"slack": self.slack, "late": late + self.slack, "frames_within": within}
         self._health = Health(self.spec, self._stats, self._alignment, **limits)
         self._pending: deque[tuple[int, float]] = deque()
+        self._newest_frame = -math.inf  # since the anchor is known, of those with a possible time
+        self._had_frames = False  # whether an answer had
         self._request: Request | None = None
         self._asked = -math.inf  # "centre": the last place of a clip for which a frame was requested
         self._look = True  # "newest" with a gate: its last decision
@@ -414,10 +432,12 @@ class Stream:
                 newest = sensor.newest
             self._health.note_progress(len(SENSORS), newest)
             self._alignment.note_frame(seconds)
-            ahead = max(self._frames.latest, *(sensor.newest for sensor in self._sensors))
+            ahead = max(self._frames.latest, self._newest_frame, *(sensor.newest for sensor in self._sensors))
             if math.isfinite(ahead) and seconds > ahead + FRAME_LEAD:
                 self._stats.refused += 1
                 return
+            if self._schedule.anchor is not None:
+                self._newest_frame = max(self._newest_frame, seconds)
             self._frames.add(TimedFrame(seconds, given.copy()), self._first_open())
             self._update(arrived)
             self._lock.notify_all()  # to `wait()`, which scales the picture
@@ -460,6 +480,8 @@ class Stream:
         if self.choice == "newest":
             newest = max((frame.time for frame in self._frames.kept if frame.time <= moment), default=-math.inf)
             due = self._look if self.gate else moment - newest >= self.period - TOLERANCE
+            if self.partial and moment - max(sensor.newest for sensor in self._sensors) > self.slack + self.every:
+                due |= moment - newest >= self.every - TOLERANCE  # no samples come, so frames are the clock
             if not due and moment < self._replacement(newest):
                 return False
             if schedule.anchor is None:
@@ -467,7 +489,7 @@ class Stream:
             following = max(self._first_open(), schedule.first_from(moment, schedule.stop))
             return schedule.stop(following) - self.max_age <= moment  # else it is too old for the next answer
         if schedule.anchor is None:
-            return not self.spec.imu_samples
+            return self.partial or not self.spec.imu_samples
         ends = (lambda k, place=place: schedule.start(k) + place for place in map(float, self._frames.places))
         wanted = max((end(k) for end in ends if (k := schedule.last_before(moment, end)) >= 0), default=-math.inf)
         if wanted <= self._asked:
@@ -664,12 +686,18 @@ class Stream:
         """Start the grid of answers at the first sample, once no earlier one can arrive."""
         slack = 0.0 if final else self.slack
         present = [sensor for sensor in self._sensors if math.isfinite(sensor.first)]
-        if not present or any(sensor.newest - slack < sensor.first for sensor in present):
+        if present:
+            if any(sensor.newest - slack < sensor.first for sensor in present):
+                return
+            waits = len(present) < len(self._sensors) and present[0].newest - slack < present[0].first + self.max_jump
+            anchor = max(sensor.first for sensor in present)
+        elif self.partial and self._frames.kept:  # no samples, but frames
+            anchor = self._frames.kept[0].time
+            waits = self._frames.latest - slack < anchor + self.max_jump
+        else:
             return
-        waits = len(present) < len(self._sensors) and present[0].newest - slack < present[0].first + self.max_jump
-        if waits and not final:  # for the first sample of the other sensor
+        if waits and not final:  # for the first sample of a sensor
             return
-        anchor = max(sensor.first for sensor in present)
         convert = self._clock.move_origin(anchor)
         for sensor in self._sensors:
             sensor.move(convert)
@@ -680,18 +708,22 @@ class Stream:
         if (request := self._request) is not None:
             request.since, request.last = (float(convert(np.float64(t))) for t in (request.since, request.last))
         self._schedule.anchor = float(convert(np.float64(anchor)))
-        self._frames.begin(max(sensor.newest for sensor in self._sensors))
+        self._frames.begin(max(self._schedule.anchor, *(sensor.newest for sensor in self._sensors)))
+        self._newest_frame = self._frames.latest
 
     def _last_due(self, final: bool) -> int:
         """Return the number of the last answer that is due."""
         schedule, slack = self._schedule, 0.0 if final else self.slack
         marks = [sensor.newest - slack for sensor in self._sensors]
-        if not final and max(marks) < schedule.stop(schedule.next):  # nearly always
+        without = max(marks) - self.max_jump  # until then, a sensor that is silent is not waited for
+        if self.partial:
+            without = max(without, self._newest_frame - slack - (0.0 if final else self.every))
+        if not final and max(*marks, without) < schedule.stop(schedule.next):  # nearly always
             return schedule.next - 1
         if not self.spec.imu_samples:
             return schedule.last_before(marks[0], schedule.stop)
         last = schedule.last_before(min(marks), schedule.grid_end if final else schedule.stop)
-        first = max(schedule.next - 1, schedule.last_before(max(marks) - self.max_jump, schedule.stop))
+        first = max(schedule.next - 1, schedule.last_before(without, schedule.stop))
         # The samples on both sides of the window's last point decide its value.
         while last > first and not all(
             sensor.has_between(schedule.grid_end(last), mark) for sensor, mark in zip(self._sensors, marks, strict=True)
@@ -708,7 +740,7 @@ class Stream:
                 return None
             number, arrived = self._pending.popleft()
             self._taken = 1
-            window, problem = None, None
+            window, problem, inputs = None, None, self.model.inputs
             if self.spec.imu_samples:
                 accel, gyro = self._sensors
                 motion = Imu(accel.times, accel.values, gyro.times, gyro.values)
@@ -717,10 +749,17 @@ class Stream:
                     window = motion.window(start, samples, rate, **self.limits)
                 except CoverageError as error:
                     problem = str(error)
-            problem = problem or self._stepped(self._schedule.start(number), self._schedule.stop(number))
+            stepped = self._stepped(self._schedule.start(number), self._schedule.stop(number))
             frames = self._frames.pick(number) if self.spec.frames else []
+            lacks = len(frames) < self.spec.frames
+            self._had_frames |= not lacks
+            if self.partial and not stepped and lacks != (window is None):
+                if window is None:
+                    problem, inputs = None, ("frames",)
+                elif self._had_frames or self.before_frames:
+                    lacks, frames, inputs = False, [], ("imu",)
+            problem = problem or stepped
             if problem is None:
-                lacks = len(frames) < self.spec.frames
                 self._health.lacking = self._health.lacking + 1 if lacks else 0
                 problem = self._lacking(frames) if lacks else None
             if problem is None:
@@ -731,7 +770,7 @@ class Stream:
                         self._stats.encoded += 1
                         self._stats.waiting -= 1
             self._frames.thin(self._first_open())
-            return Job(number, self._schedule, arrived, window, frames, problem)
+            return Job(number, self._schedule, arrived, window, frames, problem, () if problem else tuple(inputs))
 
     def _stepped(self, start: float, stop: float) -> str | None:
         """Return which step of a clock parts what an answer would join; None if there is none."""
@@ -787,6 +826,7 @@ class Stream:
             stop, start = job.schedule.stop(job.number), job.schedule.start(job.number)
             ages = tuple(stop - frame.time for frame in job.frames)
             newest = max(sensor.newest for sensor in self._sensors)
+            newest = max(newest, self._newest_frame) if self.partial else newest
             answer = Answer(
                 self._clock.given(start),
                 self._clock.given(stop),
@@ -797,6 +837,7 @@ class Stream:
                 lag=newest - stop,
                 encoded=encoded,
                 seconds=took,
+                inputs=job.inputs if problem is None else (),
             )
             self._ready.append(answer)
         if self.gate is not None and job.window is not None:
@@ -821,6 +862,7 @@ class Stream:
             motion = None
             if job.window is not None:
                 motion = self.model.encode_imu(torch.from_numpy(job.window).to(self.device)[None])
-            output = batches.as_output(self.model, self.model.fuse(image, motion), self.names and len(self.names))
-        scores = batches.probabilities(self.model, output.logits)
+            model = self._models[job.inputs]
+            output = batches.as_output(model, model.fuse(image, motion), self.names and len(self.names))
+        scores = batches.probabilities(model, output.logits)
         return scores[0].cpu().numpy()  # what follows is faster on so few numbers there

@@ -28,6 +28,7 @@ __all__ = ["ENOUGH", "Calibration", "Reliability", "fit", "of", "read", "reliabi
 BINS = 15  # of equal width, as in the paper
 ENOUGH = 1000  # clips from which on a calibration error says something
 LOWEST, HIGHEST = 0.05, 20.0  # temperatures
+INPUTS = ("frames", "imu")
 THRESHOLDS = ("start", "end", "min_seconds", "max_pause", "stride")  # of events
 
 
@@ -36,16 +37,22 @@ class Calibration:
     """What was fitted on clips that no network learned from: the attribute `calibration` of a model.
 
     `clips` is their number. `events` has the thresholds of `deploy.events`, with the `stride` (s) that they hold for.
+    `alone` has the temperature of a student with `optional_inputs` that has one of them, by its name.
     """
 
     temperature: float = 1.0
     clips: int = 0
     events: dict[str, float] | None = None
+    alone: dict[str, float] | None = None
 
     @classmethod
     def fitted(cls, logits: Tensor, labels: Tensor) -> Calibration:
         """Return one with the temperature of held-out clips: logits [n, C], classes [n]; 1 if they are too few."""
         return cls(fit(logits, labels), len(labels)) if len(labels) >= FEWEST_CLIPS else cls()
+
+    def of_one(self, name: str) -> Calibration:
+        """Return the calibration of the student that has this input alone. Its events have no thresholds."""
+        return Calibration((self.alone or {}).get(name, 1.0), self.clips if self.alone else 0)
 
     def record(self) -> dict[str, Any]:
         """Return the fields for a file, without those that have their defaults: {} if nothing was fitted."""
@@ -61,10 +68,13 @@ def of(model: Any) -> Calibration:
 def read(record: Any) -> Calibration:
     """Return the calibration that a file has. Raise ValueError, which names the value, for what no fit gives."""
     if not isinstance(record, dict) or not record.keys() <= Calibration().__dict__.keys():
-        raise ValueError(f"calibration is {record!r}, not temperature, clips and events")
+        raise ValueError(f"calibration is {record!r}, not temperature, clips, events and alone")
     found = Calibration(**record)
-    if type(found.temperature) is not float or not LOWEST <= found.temperature <= HIGHEST:
-        raise ValueError(f"temperature {found.temperature!r} is not a number from {LOWEST} to {HIGHEST}")
+    if found.alone is not None and (not isinstance(found.alone, dict) or {*found.alone} != {*INPUTS}):
+        raise ValueError(f"alone is {found.alone!r}, not a temperature of {' and of '.join(INPUTS)}")
+    for value in (found.temperature, *(found.alone or {}).values()):
+        if type(value) is not float or not LOWEST <= value <= HIGHEST:
+            raise ValueError(f"temperature {value!r} is not a number from {LOWEST} to {HIGHEST}")
     if type(found.clips) is not int or found.clips < 0:
         raise ValueError(f"calibration has {found.clips!r} clips")
     events = {} if found.events is None else found.events

@@ -103,6 +103,7 @@ def save_model(model: nn.Module, path: str | os.PathLike) -> None:
             f"{type(model).__name__} is not a model of this library; save its weights with "
             "torch.save(model.state_dict(), path)"
         )
+    require_whole(model)
     if lost := own_arguments(type(model)) - set(model.arguments):
         argument = min(lost)
         raise EgoDistillError(
@@ -122,6 +123,12 @@ def save_model(model: nn.Module, path: str | os.PathLike) -> None:
     settings = {key: value for key, value in settings.items() if value is not None or key not in SETTINGS[-3:]}
     content = {"format": MODEL_FORMAT, **settings, "weights": weights, "sha256": weights_hash(weights, settings)}
     write_checkpoint(path, content)
+
+
+def require_whole(model: Any) -> None:
+    """Raise EgoDistillError for the student that `without()` returns, which has the weights of another one."""
+    if getattr(model, "optional_inputs", False) and len(model.inputs) < 2:
+        raise EgoDistillError(f"this student reads {model.inputs[0]} alone; train and save the one that it is of")
 
 
 def class_name(kind: type) -> str:

@@ -11,6 +11,7 @@ student.py alone does not ask.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import numbers
 import re
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from .. import student
 from ..student import EgoDistill, Output, Part, describe
 from ..support.errors import UNSURE, EgoDistillError
-from . import image_encoders
+from . import calibration, image_encoders
 from .spectrum import IMUSpectrum
 
 __all__ = [
@@ -32,11 +33,14 @@ __all__ = [
     "Student",
     "build_part",
     "differ",
+    "freeze_trunk",
     "own_network",
     "plain_numbers",
     "require_arguments",
     "require_same_steps",
     "require_steps",
+    "with_classes",
+    "without",
 ]
 
 LARGEST_SIZE = 1 << 17  # classes, frames, pixels, samples, ...: a number beyond it is an error
@@ -45,6 +49,7 @@ LARGEST_CLIP = 1 << 27  # pixels of all frames of a clip, as in recordings/spec.
 LARGEST_TOLERANCE = 10.0  # seconds, as in video.py
 SAMPLING = ("uniform", "random", "first", "last", "centre", "ages")  # as in video.py
 MAX_DIFFERENCE = 1e-3  # of outputs that should be equal, relative to the largest
+OF_CLASSES = ("classifier.", "imu_encoder.refusal.")  # weights that `with_classes()` does not copy
 PLAIN_NUMBERS = ("spectrum", "filterbank", "filterbank-unsure")  # IMU encoders without weights
 
 
@@ -94,6 +99,11 @@ def _require_encoders(a: SimpleNamespace) -> None:
     if image is None and not (a.num_frames == 1 and weightless):
         frames = "num_frames (--num-frames) and image_weights (--image-weights) are for frames"
         raise ValueError(f"{frames}, which image_encoder=None (--image-encoder none) does not read")
+    if a.optional_inputs and (image is None or imu is None or imu == "filterbank-unsure"):
+        raise ValueError(
+            "optional_inputs (--optional-inputs) is for a student of frames and head motion, either of which may be "
+            "missing, that is never unsure"
+        )
     if isinstance(image, str):
         _require_image_encoder(image, a.frame_size)
     if isinstance(imu, str) and imu != "cnn":
@@ -134,12 +144,13 @@ def _require_plain_numbers(a: SimpleNamespace) -> None:
         )
 
 
-def plain_numbers(name: str, samples: int, rate: float, signed: bool, known: int) -> nn.Module:
-    """Return the IMU encoder without weights of this name; `signed` and `known` are for a filterbank."""
+def plain_numbers(name: str, samples: int, rate: float, signed: bool, num_classes: int) -> nn.Module:
+    """Return the IMU encoder without weights of this name; `signed` and "unsure" are for a filterbank."""
     if name == "spectrum":
         return IMUSpectrum(samples, rate)
     from .filterbank import IMUFilterbank  # which needs a decoder of video; other students do not
 
+    known = num_classes - 1 if name == "filterbank-unsure" else 0
     return IMUFilterbank(samples, rate, signed=signed, known=known)
 
 
@@ -248,6 +259,45 @@ def require_same_steps(model: Any, reader: str) -> None:
             f"forward() of {type(model).__name__} computes something else than its steps, which {reader} calls; put "
             f"steps of your own in encode_frames(), aggregate(), encode_imu() and fuse()"
         )
+
+
+def without(model: Any, name: str, what: str = "this model") -> Any:
+    """Return a student, with the same weights, that reads its other input alone. Raise ValueError if it cannot.
+
+    `what` is the student in the message, such as its file.
+    """
+    reads = getattr(model, "inputs", ())
+    if len(reads) < 2 or name not in reads:
+        raise ValueError(f"{what} reads {' and '.join(reads)}, and cannot do without {name}")
+    if not getattr(model, "optional_inputs", False):
+        raise ValueError(
+            f"{what} needs {' and '.join(reads)}; one that was built with optional_inputs=True (--optional-inputs), "
+            f"and trained so, can do without {name}"
+        )
+    found = copy.copy(model)
+    found.inputs = tuple(other for other in model.inputs if other != name)
+    found.calibration = calibration.of(model).of_one(found.inputs[0])
+    return found
+
+
+def freeze_trunk(model: EgoDistill) -> EgoDistill:
+    """Freeze everything but a student's classifier, and return the student."""
+    model.requires_grad_(False)
+    model.classifier.requires_grad_(True)
+    for part in model.modules():  # Other batch norms have weights, which say that they are frozen.
+        if isinstance(part, nn.BatchNorm1d) and not part.affine:
+            vars(part)["keeps_statistics"] = True
+    return model
+
+
+def with_classes(model: EgoDistill, names: list[str]) -> EgoDistill:
+    """Return a student of other classes with a student's encoders and fusion network; "unsure" stays the last class."""
+    names += [UNSURE] if model.with_unsure and names[-1:] != [UNSURE] else []
+    own = {name: copy.deepcopy(part) for name, part in model.parts.items()}
+    found = model.from_arguments({**model.arguments, "num_classes": len(names)}, names, **own)
+    taken = {name: value for name, value in model.state_dict().items() if not name.startswith(OF_CLASSES)}
+    found.load_state_dict(found.state_dict() | taken)
+    return found
 
 
 def differ(found: Tensor, wanted: Tensor) -> bool:

@@ -443,6 +443,7 @@ class StudentSettings:
             PACKAGE.MODULE:NAME, your own; or None: a model that reads frames alone.
         fusion: FILE.py:NAME, a fusion network of your own.
         student_class: FILE.py:NAME, a class of your own that inherits from EgoDistill.
+        optional_inputs: Frames or head motion may be missing, and the student learns to do with the other alone.
 
     >>> from egodistill import StudentSettings
     >>> student = StudentSettings(image_encoder="resnet10x8", image_weights=None).build(num_classes=8, frame_size=64)
@@ -462,6 +463,7 @@ class StudentSettings:
     imu_encoder: str | None = "cnn"
     fusion: str | None = None
     student_class: str | None = None
+    optional_inputs: bool = False
 
     def record(self) -> dict[str, Any]:
         """Return the settings that must be equal for a run to continue, as 0.4 and 0.5 wrote them, with `use_imu`.
@@ -470,7 +472,7 @@ class StudentSettings:
         """
         found = asdict(self) | {"use_imu": self.imu_encoder is not None}
         encoder = "cnn" if found["use_imu"] else None
-        later = {"aggregator": "gru"} | dict.fromkeys(OWN_NETWORKS) | {"imu_encoder": encoder}
+        later = {"aggregator": "gru"} | dict.fromkeys(OWN_NETWORKS) | {"imu_encoder": encoder, "optional_inputs": False}
         return {name: value for name, value in found.items() if name not in later or value != later[name]}
 
     def own(self) -> dict[str, Any]:

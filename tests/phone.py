@@ -4,6 +4,7 @@ Used by tests/test_web.py and benchmarks/web.py.
 """
 
 import importlib.util
+import json
 import math
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pytest
 import torch
 from streams import samples
 from waiting import LIMIT
@@ -79,6 +81,24 @@ class Served:
         self.process.kill()
         self.process.wait()
         self.process.stdout.close()
+
+
+class Node:
+    """Node.js in a folder of the page, as a browser for what needs no document; addresses must be whole."""
+
+    def __init__(self, folder):
+        if (program := shutil.which("node")) is None:
+            pytest.skip("needs Node.js")
+        self.folder, self.words = folder, [program, "--input-type=module"]
+
+    def open(self, address):
+        """Nothing is shown."""
+
+    def run(self, code):
+        options = {"cwd": self.folder, "check": True, "stdout": subprocess.PIPE, "text": True}
+        return json.loads(
+            subprocess.run(self.words, input=f"console.log(JSON.stringify(await {code}))", **options).stdout
+        )
 
 
 def film_pictures(film, size, crop=False):

@@ -58,6 +58,19 @@ def pooled(seed=0, **arguments) -> EgoDistill:
     return student(seed, **({"image_encoder": Pooled} | arguments))
 
 
+def optional(**arguments) -> EgoDistill:
+    """A student that can do without frames or head motion, with what stands for them not far from what it has."""
+    model = pooled(optional_inputs=True, **arguments)
+    frames, imu = inputs(model, 12)
+    with torch.no_grad():
+        for vector, known in (
+            (model.no_frames, model.aggregate(model.encode_frames(frames))),
+            (model.no_imu, model.encode_imu(imu)),
+        ):
+            vector.copy_(known.mean(0, keepdim=True) + known.std() * torch.randn_like(vector))
+    return model
+
+
 class Clips(toys.Arrays):
     """The first of 40 clips in memory, with other colours for the three channels and gravity in the accelerometer."""
 

@@ -70,7 +70,8 @@ def test_models(old):
             [wanted[k] for k in ("class", "class_names", "inputs")],
         )
         encoder = "cnn" if "imu" in wanted["inputs"] else None
-        later = {"aggregator": "gru", "imu_encoder": encoder} if type(model) is EgoDistill else {}
+        later = {"aggregator": "gru", "imu_encoder": encoder, "optional_inputs": False}
+        later = later if type(model) is EgoDistill else {}
         kept = {name: value for name, value in wanted["arguments"].items() if name != "use_imu"}
         same(model.arguments, kept | later)
         assert checkpoints.weights_fingerprint(model) == wanted["fingerprint"], name

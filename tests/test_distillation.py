@@ -714,3 +714,65 @@ def test_image_features_are_computed_without_dropout_and_the_mode_stays():
     torch.testing.assert_close(distillation.frozen_features(model.train(), store, "frames_1", settings), wanted)
     assert model.training and model.image_encoder[1].training
     assert wanted.shape == (8, 3, model.image_dim) and not wanted.requires_grad
+
+
+def test_a_student_of_optional_inputs_has_three_times_the_losses_and_encodes_once(monkeypatch):
+    store, settings = Store(6), DistillationSettings(alpha=0.7, beta=0.5, tau=2.0)
+    model = small(image_encoder="resnet10x4", hidden=8, optional_inputs=True).eval()
+    for stand_in in (model.no_frames, model.no_imu):
+        torch.nn.init.normal_(stand_in)
+    batch = {name: torch.from_numpy(value) for name, value in store.arrays.items()}
+    batch |= {"label": torch.from_numpy(store.labels), "weight": torch.ones(6)}
+    given = {
+        "both": (batch["frames_1"], batch["imu"]),
+        "frames": (batch["frames_1"], None),
+        "imu": (None, batch["imu"]),
+    }
+    calls = []
+    for name in ("encode_frames", "encode_imu"):
+        encode = getattr(model, name)
+        monkeypatch.setattr(model, name, lambda x, encode=encode, name=name: calls.append(name) or encode(x))
+    for stage in ("distill", "finetune"):
+        objective = distillation.Finetune(model, store)
+        if stage == "distill":
+            objective = distillation.Distill(model, store, settings, "t")
+        calls.clear()
+        with torch.no_grad():
+            found = objective(batch)
+            assert calls == ["encode_frames", "encode_imu"]
+            wanted = {}
+            for name, inputs in given.items():
+                feature, logits = model(*inputs)
+                wanted[name] = gt = -logits.log_softmax(1)[range(6), store.labels]
+                if stage == "distill":
+                    target = (batch["t.logits"] / 2).softmax(1)
+                    kd = (target * (target.log() - (logits / 2).log_softmax(1))).sum(1)
+                    wanted[name] = 0.7 * kd + 0.3 * gt + 0.5 * (feature - batch["t.feature"]).abs().mean(1)
+                if name == "both":
+                    torch.testing.assert_close(found["top1"], (logits.argmax(1) == batch["label"]).float())
+        total = wanted["both"] + 0.5 * (wanted["frames"] + wanted["imu"])
+        torch.testing.assert_close(found["loss"], total, rtol=1e-4, atol=1e-5)
+        for name in ("frames", "imu"):
+            torch.testing.assert_close(found[f"{name} alone"], wanted[name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_student_of_optional_inputs_learns_to_do_with_each(tmp_path):
+    """The colour tells the pair of classes, head motion which of the two: each alone is right half of the time."""
+    store, other = Store(64), Store(64, seed=7)
+    model = small(optional_inputs=True, hidden=32)
+    held = Store(60, seed=5)
+    distill(model, store, teacher="t", calibration=held, out=tmp_path / "s.pt", **FAST | {"epochs": 20})
+    again = EgoDistill.load(tmp_path / "s.pt")
+    for one in (model, again):
+        top1 = {name: evaluate(one.without(name), other, **QUIET).top1 for name in ("imu", "frames")}
+        assert evaluate(one, other, **QUIET).top1 > 0.8
+        assert all(0.35 <= value <= 0.75 for value in top1.values()), top1
+        pairs = evaluate(one.without("imu"), other, **QUIET).scores.argmax(1) // 2
+        assert (pairs.numpy() == other.labels // 2).mean() > 0.9  # frames alone know the pair
+        verbs = evaluate(one.without("frames"), other, **QUIET).scores.argmax(1) % 2
+        assert (verbs.numpy() == other.labels % 2).mean() > 0.9
+    assert {*again.calibration.alone} == {"frames", "imu"} and again.calibration == model.calibration
+    assert again.without("imu").calibration.temperature == again.calibration.alone["frames"]
+    assert again.calibration.alone["frames"] > again.calibration.temperature  # half of its answers are wrong
+    with pytest.raises(EgoDistillError, match="reads frames alone; train and save the one that it is of"):
+        finetune(model.without("imu"), store, **FAST)

@@ -824,3 +824,49 @@ def test_a_filterbank_without_frames_reads_any_axes(tmp_path):
     assert EgoDistill.load(tmp_path / "alone.pt").imu_axes == "any"
     with pytest.raises(DataError, match='"any" is what a student reads'):
         Recording("walk.mp4", imu_axes="any")
+
+
+@pytest.mark.parametrize("num_frames", [1, 3])
+def test_a_student_of_optional_inputs(num_frames, tmp_path):
+    model = small(optional_inputs=True, num_frames=num_frames).eval()
+    torch.nn.init.normal_(model.no_frames)
+    torch.nn.init.normal_(model.no_imu)
+    frames, imu = batches.example_inputs(model, 2)
+    with torch.no_grad():
+        image, motion = model.aggregate(model.encode_frames(frames)), model.encode_imu(imu)
+        wanted = {
+            "imu": model.classifier(model.fusion(image, model.no_imu.repeat(2, 1))),
+            "frames": model.classifier(model.fusion(model.no_frames.repeat(2, 1), motion)),
+        }
+        assert torch.equal(model(frames, None).logits, wanted["imu"])
+        assert torch.equal(model(frames).logits, wanted["imu"])
+        assert torch.equal(model(None, imu).logits, wanted["frames"])
+        for name, given, other in (("imu", frames, imu), ("frames", imu, frames)):
+            view = model.without(name)
+            assert torch.equal(view(given).logits, wanted[name]) and model.inputs == ("frames", "imu")
+            assert view.classifier is model.classifier and batches.clip_spec_of(view) != batches.clip_spec_of(model)
+            with pytest.raises(ValueError, match=f"this model reads {view.inputs[0]} alone"):
+                view(given, other) if name == "imu" else view(other, given)
+            with pytest.raises(EgoDistillError, match="train and save the one that it is of"):
+                view.save(tmp_path / "view.pt")
+            with pytest.raises(ValueError, match=f"reads {view.inputs[0]}, and cannot do without"):
+                view.without(view.inputs[0])
+    with pytest.raises(ValueError, match="this model needs frames"):
+        model()
+    model.save(tmp_path / "s.pt")
+    again = EgoDistill.load(tmp_path / "s.pt")
+    assert torch.equal(again(None, imu).logits, wanted["frames"])
+    other = again.with_classes(["a", "b"])
+    assert torch.equal(other.no_imu, model.no_imu)
+
+
+def test_inputs_that_are_not_optional():
+    plain = small()
+    with pytest.raises(
+        ValueError, match=r"this model needs frames and imu; one that was built with optional_inputs=True"
+    ):
+        plain.without("imu")
+    for options in ({"imu_encoder": None}, {"image_encoder": None}):
+        with pytest.raises(ValueError, match=r"optional_inputs .* is for a student of frames and head motion"):
+            small(optional_inputs=True, **options)
+    assert "no_frames" not in plain.state_dict() and plain.arguments["optional_inputs"] is False

@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import importlib
+import itertools
 import json
 import math
 import re
@@ -26,6 +27,7 @@ from phone import (
     SENSORS,
     WEB,
     Head,
+    Node,
     Served,
     camera_switches,
     choose,
@@ -133,6 +135,15 @@ def pieces(rows, frames, size):
         yield part, ready
 
 
+def without(rows, frames, imu, camera):
+    """The same in steps of 0.1 s, without the samples and without the frames of a span of time each."""
+    kept = [
+        [one for one in found if not low <= one[0] < high] for found, (low, high) in ((rows, imu), (frames, camera))
+    ]
+    for begin in np.arange(3.0, frames[-1][0], 0.1):
+        yield [[one for one in found if begin <= one[0] < begin + 0.1] for found in kept]
+
+
 FEED = """
 async ({ file, student, options }) => {
   const [{ Stream, moved }, { openPair }, ort] = await Promise.all([
@@ -154,16 +165,17 @@ async ({ file, student, options }) => {
 """
 
 
-def answers_of_both(browser, address, folder, pair, name, rate, seconds=56.0, **options):
-    """The answers of a Python stream and of the page's, for the same input."""
+def answers_of_both(browser, address, folder, pair, name, rate, seconds=56.0, lost=None, before=False, **options):
+    """The answers of a Python stream and of the page's, for the same input, and their number of looks."""
     rows, frames = recording(rate, seconds)
     given, ours = [], []
-    with Stream(pair, frames="newest", top=7, precision="fp32", report=lambda state: None, **options) as stream:
-        for part, ready in pieces(rows, frames, round(rate / 10)):
+    about = {"frames": "newest", "top": 7, "precision": "fp32", "before_frames": before, "report": lambda state: None}
+    with Stream(pair, **about, **options) as stream:
+        for part, ready in pieces(rows, frames, round(rate / 10)) if lost is None else without(rows, frames, *lost):
             for moment, pixels in ready:
                 if stream.wants_frame(moment):
                     stream.accept_frame(moment, pixels)
-            table = np.array(part)
+            table = np.array(part).reshape(-1, 7)
             stream.accept_imu(table[:, 0], table[:, 1:])
             ours += stream.results()
             planes = [(t, base64.b64encode(p.transpose(2, 0, 1).tobytes()).decode()) for t, p in ready]
@@ -171,10 +183,21 @@ def answers_of_both(browser, address, folder, pair, name, rate, seconds=56.0, **
         looks = stream.stats.answered
     (folder / "input.json").write_text(json.dumps(given))
     browser.open(f"{address}blank.html")
-    about = {"file": "input.json", "student": f"{name}.onnx", "options": {"top": 7, **options}}
+    about = {"file": f"{address}input.json", "student": f"{address}{name}.onnx"}
+    about["options"] = {"top": 7, **options} | ({"beforeFrames": True} if before else {})
     found = browser.run(f"({FEED})({json.dumps(about)})")
     assert found["stats"]["looks"] == looks and 5 < looks < len(frames) / 5
     return ours, found["answers"]
+
+
+def assert_same(ours, theirs):
+    assert len(ours) == len(theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one.start, one.stop) == pytest.approx((other["start"], other["stop"]), abs=1e-9)
+        assert list(one.frame_age) == pytest.approx(other["ages"], abs=1e-9)
+        assert one.encoded == other["encoded"] and (one.problem is None) == (other["problem"] is None)
+        assert [*one.inputs] == other["inputs"]
+        assert dict(one.classes) == pytest.approx(dict(other["classes"]), abs=1e-3)
 
 
 @pytest.mark.slow("a browser")
@@ -185,14 +208,87 @@ def answers_of_both(browser, address, folder, pair, name, rate, seconds=56.0, **
 )
 def test_the_stream_of_the_page_answers_as_pythons(browser, address, folder, pairs, name, rate, options):
     ours, theirs = answers_of_both(browser, address, folder, pairs[name], name, rate, **options)
-    assert len(ours) == len(theirs)
-    for one, other in zip(ours, theirs, strict=True):
-        assert (one.start, one.stop) == pytest.approx((other["start"], other["stop"]), abs=1e-9)
-        assert list(one.frame_age) == pytest.approx(other["ages"], abs=1e-9)
-        assert one.encoded == other["encoded"] and (one.problem is None) == (other["problem"] is None)
-        assert dict(one.classes) == pytest.approx(dict(other["classes"]), abs=1e-3)
+    assert_same(ours, theirs)
     given = [one for one in ours if one.problem is None]
     assert len(given) >= 100 and len({one.classes[0][0] for one in given}) > 3
+
+
+@pytest.fixture(scope="module")
+def node(folder):
+    return Node(folder)
+
+
+@pytest.fixture(scope="module")
+def optional(node, folder):
+    """A pair that can do without frames or head motion, beside the page, and its student."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason=f'needs {package}: pip install ".[export]"')
+    if not RUNTIME.is_dir():
+        pytest.skip("needs onnxruntime-web: npm ci --ignore-scripts --prefix examples/web")
+    from egodistill.deploy import export
+
+    model = student(optional_inputs=True)
+    for vector in (model.no_frames, model.no_imu):
+        torch.nn.init.normal_(vector, 0, 0.1, torch.Generator().manual_seed(0))
+    lively(model).calibration = Calibration(2.0, 100, None, {"frames": 4.0, "imu": 0.5})
+    export.export_pair(model, folder / "optional.onnx", format="onnx")
+    return model, export.load_pair(folder / "optional.onnx")
+
+
+MIXES = """
+async ({ student, pixels, samples }) => {
+  const [{ openPair }, ort] = await Promise.all([
+    import("./pair.mjs"), import("./node_modules/onnxruntime-web/dist/ort.wasm.bundle.min.mjs"),
+  ]);
+  ort.env.wasm.numThreads = 1;
+  const pair = await openPair(ort, student);
+  const [feature, window] = [await pair.encodeFrame(Uint8Array.from(pixels)), Float32Array.from(samples)];
+  const given = [[[feature], window], [[feature], null], [null, window]];
+  const found = [];
+  for (const [features, imu] of given) found.push([...(await pair.fuse(features, imu))]);
+  const temperatures = [["frames", "imu"], ["frames"], ["imu"]].map(pair.temperatureOf);
+  return [found, temperatures, await pair.fuse(null, null).catch((error) => error.message)];
+}
+"""
+
+
+def test_a_pair_of_the_page_does_without_what_is_optional(node, address, optional):
+    model, _ = optional
+    frames = torch.from_numpy(picture(1).transpose(2, 0, 1).copy())[None, None]
+    imu = torch.randn(1, 422, 6, generator=torch.Generator().manual_seed(0))
+    about = {
+        "student": f"{address}optional.onnx",
+        "pixels": frames.flatten().tolist(),
+        "samples": imu.flatten().tolist(),
+    }
+    logits, temperatures, told = node.run(f"({MIXES})({json.dumps(about)})")
+    with torch.no_grad():
+        wanted = [model(*mix).logits[0].tolist() for mix in ((frames, imu), (frames, None), (None, imu))]
+    for one, other in zip(logits, wanted, strict=True):
+        assert one == pytest.approx(other, abs=1e-4)
+    assert temperatures == [2.0, 4.0, 0.5] and told == "An answer needs image features or head motion."
+    assert len({round(one[0], 3) for one in wanted}) == 3
+
+
+NEVER = (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("lost", "before", "seen"),
+    [
+        ([(0, 8), (13, 22)], False, [("frames",), ("frames", "imu"), ("imu",), ("frames", "imu")]),
+        ([(12, 22), (14, 24)], False, [("frames", "imu"), ("frames",), (), ("frames", "imu")]),
+        ([NEVER, (0, 9)], False, [(), ("frames", "imu")]),
+        ([NEVER, (0, 9)], True, [("imu",), ("frames", "imu")]),
+    ],
+    ids=["either", "neither", "no frames at first", "head motion at first"],
+)
+def test_the_stream_of_a_pair_with_optional_inputs_answers_as_pythons(
+    node, address, folder, optional, lost, before, seen
+):
+    ours, theirs = answers_of_both(node, address, folder, optional[1], "optional", 60, 28.0, lost, before)
+    assert_same(ours, theirs)
+    assert [key for key, _ in itertools.groupby(one.inputs for one in ours)] == seen
 
 
 @pytest.mark.slow("a browser")
@@ -212,6 +308,7 @@ async () => {
   const { Stream } = await import("./stream.mjs");
   const pair = {
     spec: { frames: 1, size: 1, imu_samples: 422, imu_rate: 198, seconds: 64 / 30 }, classNames: ["a", "b"],
+    temperatureOf: () => 1,
     encodeFrame: async (picture) => Float32Array.from(picture), fuse: async () => Float32Array.of(0, 1),
   };
   const stream = globalThis.stream = new Stream(pair);

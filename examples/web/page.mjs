@@ -43,6 +43,7 @@ const INSECURE =
 const NO_MOTION =
   "No motion sensor answers, so there are no labels. A computer has none: open a video with its IMU table instead. On a phone, " +
   "allow motion sensors for this page in the browser's settings.";
+const PICTURES_ALONE = "No motion sensor answers, so labels are from pictures alone.";
 const NOT_THERE = "Is its name right? It must be in the folder that is served.";
 const MOTION_REFUSED = "Motion was refused. On an iPhone, load the page again, tap Start and tap Allow.";
 
@@ -82,9 +83,9 @@ function lineOf({ sample, picture, answer, ...rest }) {
   }
   if (picture) return JSON.stringify({ frame: rest.time, rgb: base64(picture) });
   if (!answer) return JSON.stringify(rest);
-  const { start, stop, classes, problem, ages, encoded, frameMs, motionMs } = answer;
+  const { start, stop, classes, problem, inputs, ages, encoded, frameMs, motionMs } = answer;
   const times = { frame_age: ages, encoded, frame_ms: frameMs, motion_ms: motionMs };
-  return JSON.stringify({ answer: stop, start, classes, problem, ...times });
+  return JSON.stringify({ answer: stop, start, classes, problem, inputs, ...times });
 }
 
 function base64(bytes) {
@@ -199,9 +200,10 @@ class Session {
     this.rates.note("answers", answer.stop);
     if (answer.classes.length) this.times[answer.encoded ? "frame" : "motion"].push(answer.frameMs + answer.motionMs);
     for (const times of Object.values(this.times)) if (times.length > 100) times.shift();
-    showAnswer(answer, this.origin);
+    const origin = this.origin ?? this.stream.anchor; // which is that of a frame while no sample has come
+    showAnswer(answer, origin);
     for (const event of this.tracker.add(answer)) {
-      const [from, to] = [event.start - this.origin, event.stop - this.origin].map((time) => time.toFixed(1));
+      const [from, to] = [event.start - origin, event.stop - origin].map((time) => time.toFixed(1));
       addLine("events", `${from} to ${to} s · ${event.label} · ${percent(event.score)}`);
     }
   }
@@ -240,7 +242,8 @@ function showAnswer(answer, origin) {
   const age = answer.ages.length ? `picture ${Math.max(...answer.ages).toFixed(1)} s old` : "no picture";
   part("label").textContent = label;
   part("confidence").value = score;
-  part("detail").textContent = answer.problem ?? `${percent(score)}, ${age}`;
+  const still = answer.inputs.includes("frames") && !answer.inputs.includes("imu") ? ", no head motion" : "";
+  part("detail").textContent = answer.problem ?? `${percent(score)}, ${age}${still}`;
   const took = `${(answer.frameMs + answer.motionMs).toFixed(0)} ms`;
   const found = answer.problem ?? `${label} · ${percent(score)} · ${took}`;
   addLine("history", `${(answer.stop - origin).toFixed(1)} s · ${found}`);
@@ -259,9 +262,10 @@ function median(values) {
 
 /** Draw head motion and numbers: five times a second while a source runs. */
 function showState() {
-  if (!source?.session.recent.length) return;
+  if (!source) return;
   const { rates, times, recent, stream } = source.session;
-  const now = recent[recent.length - 1].time;
+  const now = recent.at(-1)?.time ?? stream.newestFrame;
+  if (!Number.isFinite(now)) return;
   showCollecting(source.running && !rates.answers.length);
   part("collected").value = (now - (stream.anchor ?? now)) / pair.spec.seconds;
   const looks = rates.perSecond("looks", now);
@@ -340,7 +344,7 @@ class Camera {
     };
     addEventListener("devicemotion", this.listener);
     setTimeout(() => {
-      if (this.running && session.origin === null) say(NO_MOTION);
+      if (this.running && session.origin === null) say(pair.optionalInputs ? PICTURES_ALONE : NO_MOTION);
     }, 1000 * WAIT);
     this.keepAwake();
     await video.play();

@@ -3,6 +3,9 @@
     const pair = await openPair(ort, "student.onnx");      // student.frame.onnx, student.motion.onnx and their .json
     const feature = await pair.encodeFrame(picture);       // once per picture: Uint8Array, RGB planes [3, size, size]
     const logits = await pair.fuse([feature], window);     // once per answer: Float32Array [samples * 6]
+    const scores = softmax(logits, pair.temperatureOf(["frames", "imu"]));
+
+With `pair.optionalInputs`, features or window may be null, and the temperature is that of the other: ["imu"] or ["frames"].
 
 `ort` is the module onnxruntime-web. Load only programs whose source you trust. */
 
@@ -29,7 +32,8 @@ export async function openPair(ort, address) {
     const made = ort.InferenceSession.create(program, options);
     sessions.push(await made.catch((error) => fail(`${file}: not a program that runs here: ${error.message}. ${AGAIN}`)));
   }
-  const { clip_spec: spec, class_names: classNames, temperature = 1, events, student, precision } = motion;
+  const { clip_spec: spec, class_names: classNames, temperature = 1, alone, events, student, precision } = motion;
+  const optionalInputs = motion.inputs.some(({ name }) => name === "present");
   const dim = frame.outputs[0].shape[1];
   const run = async (which, inputs, name) => {
     const outputs = await sessions[which].run(inputs);
@@ -41,7 +45,8 @@ export async function openPair(ort, address) {
   return {
     spec,
     classNames,
-    temperature,
+    temperatureOf: (inputs) => (inputs.length === 2 ? temperature : (alone?.[inputs[0]] ?? 1)),
+    optionalInputs,
     events,
     student,
     files: files.map((name, k) => ({ name, bytes: sizes[k] })),
@@ -52,13 +57,18 @@ export async function openPair(ort, address) {
       const pixels = new ort.Tensor("uint8", picture.slice(), [1, 3, spec.size, spec.size]);
       return run(0, { frame: pixels }, "image_feature");
     },
-    fuse: (features, window) => {
+    fuse: async (features, window) => {
+      if (!features && !window) fail("An answer needs image features or head motion.");
+      if (!optionalInputs && !(features && window)) fail("This student needs both image features and head motion.");
       const image = new Float32Array(spec.frames * dim);
-      features.forEach((feature, k) => image.set(feature, k * dim));
+      features?.forEach((feature, k) => image.set(feature, k * dim));
+      const samples = window?.slice() ?? new Float32Array(6 * spec.imu_samples);
       const inputs = {
         image_features: new ort.Tensor("float32", image, [1, spec.frames, dim]),
-        imu: new ort.Tensor("float32", window.slice(), [1, spec.imu_samples, 6]),
+        imu: new ort.Tensor("float32", samples, [1, spec.imu_samples, 6]),
       };
+      const present = Uint8Array.of(features ? 1 : 0, window ? 1 : 0);
+      if (optionalInputs) inputs.present = new ort.Tensor("bool", present, [1, 2]);
       return run(1, inputs, "logits");
     },
   };

@@ -6,7 +6,8 @@
     for (const answer of await stream.results()) console.log(answer.stop, answer.classes[0]);
 
 All times are seconds of one clock. Nothing here uses a document, a camera or a sensor, so it also runs in a worker and in
-Node. Names and rules are those of deploy/stream.py, deploy/arrivals.py, deploy/events.py and imu.py. Left out, because
+Node. A pair with `optionalInputs` answers with what it has, `answer.inputs`; while no samples come, frames are the clock.
+Names and rules are those of deploy/stream.py, deploy/arrivals.py, deploy/events.py and imu.py. Left out, because
 a browser's clock neither restarts nor jumps back: frames of the middle of a clip, restarts, and the health of inputs. */
 
 const TOLERANCE = 1e-6; // s; an age of four steps of 0.5 s may be a little below 2.0
@@ -144,17 +145,18 @@ export function moved(rate = 1.5, seconds = 0.5, imuRate = 198) {
 
 // --- Answers ----------------------------------------------------------------------------------------------------
 
-/** A stream of answers. `pair` is what `openPair()` returns: `spec`, `classNames`, `encodeFrame()` and `fuse()`.
+/** A stream of answers. `pair` is what `openPair()` returns: `spec`, `classNames`, `optionalInputs`, `encodeFrame()`, `fuse()`
+    and `temperatureOf()`.
 
     Options, with the defaults of the Python class: `every`, `slack`, `maxAge`, `minCoverage`, `maxGap`, `period`,
-    `cameraDelay`, `cameraTimeout`, `maxPending`, `maxJump`, `top`; `gate(window, ages, stop)`, which is `moved()` for one
-    frame and a `period` for several, unless one of the two is given; `onTake(answer)`, which is called when the samples
+    `cameraDelay`, `cameraTimeout`, `maxPending`, `maxJump`, `beforeFrames`, `top`; `gate(window, ages, stop)`, which is
+    `moved()` for one frame and a `period` for several, unless one of the two is given; `onTake(answer)`, which is called when the samples
     and frames of an answer are settled: `classes` is filled in later, when the networks have run. */
 export class Stream {
   constructor(pair, options = {}) {
     const given = {
       every: 0.5, slack: 0.05, maxAge: 4, minCoverage: 0.95, maxGap: 0.05, gate: null, period: null, cameraDelay: 0,
-      cameraTimeout: null, maxPending: 2, maxJump: 2, top: 5, onTake: () => {}, ...options,
+      cameraTimeout: null, maxPending: 2, maxJump: 2, beforeFrames: false, top: 5, onTake: () => {}, ...options,
     };
     const unknown = Object.keys(given).find((name) => !OPTIONS.has(name));
     if (unknown) throw new Error(`a stream has no option ${unknown}`);
@@ -172,7 +174,8 @@ export class Stream {
   /** Forget samples, frames, requests and answers that are due, and accept a new recording; the counters stay. */
   reset() {
     this.sensors = ["accelerometer", "gyroscope"].map((name) => new Sensor(name, this.slack));
-    Object.assign(this, { kept: [], pending: [], request: null, look: true, anchor: null, next: 0 });
+    Object.assign(this, { kept: [], pending: [], request: null, look: true, anchor: null, next: 0, hadFrames: false });
+    Object.assign(this, { firstFrame: Infinity, newestFrame: -Infinity });
     this.run = {}; // another object after each reset: an answer that is being computed belongs to the old one
   }
 
@@ -198,6 +201,8 @@ export class Stream {
     const place = placeFrom(this.kept.map((frame) => frame.time), time);
     if (this.kept[place]?.time === time) return;
     this.kept.splice(place, 0, { time, picture, feature: null });
+    this.firstFrame = Math.min(this.firstFrame, time);
+    this.newestFrame = Math.max(this.newestFrame, time);
     this.dropFrames();
     this.update();
   }
@@ -219,7 +224,9 @@ export class Stream {
 
   needsLook(moment) {
     const newest = Math.max(-Infinity, ...this.kept.filter((frame) => frame.time <= moment).map((frame) => frame.time));
-    const due = this.gate ? this.look : moment - newest >= this.period - TOLERANCE;
+    let due = this.gate ? this.look : moment - newest >= this.period - TOLERANCE;
+    const silent = moment - Math.max(...this.sensors.map((sensor) => sensor.newest)) > this.slack + this.every;
+    if (this.pair.optionalInputs && silent) due ||= moment - newest >= this.every - TOLERANCE;
     if (!due && moment < this.replacement(newest)) return false;
     if (this.anchor === null) return true;
     const following = Math.max(this.firstOpen(), this.firstFrom(moment));
@@ -267,8 +274,14 @@ export class Stream {
     const ages = used.map((frame) => stop - frame.time);
     const lacks = used.length < this.spec.frames;
     const few = this.spec.frames === 1 ? "no frame" : `${used.length} of ${this.spec.frames} frames`;
-    const problem = window ? (lacks ? `${few} of the last ${this.maxAge} s` : null) : found;
-    const answer = { start, stop, classes: [], problem, ages, encoded: 0, frameMs: 0, motionMs: 0 };
+    this.hadFrames ||= !lacks;
+    const motionAlone = window && this.pair.optionalInputs && (this.hadFrames || this.beforeFrames);
+    const inputs = [...(lacks ? [] : ["frames"]), ...(window ? ["imu"] : [])];
+    const enough = inputs.length === 2 || (lacks ? motionAlone : this.pair.optionalInputs);
+    const problem = enough ? null : window ? `${few} of the last ${this.maxAge} s` : found;
+    if (problem) inputs.length = 0;
+    else if (lacks) used.length = ages.length = 0;
+    const answer = { start, stop, classes: [], problem, inputs, ages, encoded: 0, frameMs: 0, motionMs: 0 };
     this.dropFrames();
     this.onTake(answer);
     if (!problem) await this.classify(answer, used, window);
@@ -294,10 +307,11 @@ export class Stream {
     }
     this.stats.encoded += answer.encoded;
     const encoded = performance.now();
-    const logits = await this.pair.fuse(used.map((frame) => frame.feature), window);
+    const logits = await this.pair.fuse(used.length ? used.map((frame) => frame.feature) : null, window);
     answer.frameMs = encoded - began;
     answer.motionMs = performance.now() - encoded;
-    const scores = softmax(logits, this.pair.temperature).map((score, k) => [this.pair.classNames?.[k] ?? String(k), score]);
+    const { classNames, temperatureOf } = this.pair;
+    const scores = softmax(logits, temperatureOf(answer.inputs)).map((score, k) => [classNames?.[k] ?? String(k), score]);
     answer.classes = scores.sort((a, b) => b[1] - a[1]).slice(0, this.top);
   }
 
@@ -360,6 +374,7 @@ export class Stream {
   /** Start the grid of answers at the first sample, once no earlier one can arrive. */
   setAnchor() {
     const present = this.sensors.filter((sensor) => Number.isFinite(sensor.first));
+    if (!present.length && this.pair.optionalInputs) present.push({ first: this.firstFrame, newest: this.newestFrame });
     if (!present.length || present.some((sensor) => sensor.newest - this.slack < sensor.first)) return;
     const [one] = present; // which waits for the first sample of the other sensor
     if (present.length === 1 && one.newest - this.slack < one.first + this.maxJump) return;
@@ -369,7 +384,8 @@ export class Stream {
 
   lastDue() {
     const marks = this.sensors.map((sensor) => sensor.newest - this.slack);
-    const first = Math.max(this.next - 1, this.lastBefore(Math.max(...marks) - this.maxJump));
+    const frames = this.pair.optionalInputs ? this.newestFrame - this.slack - this.every : -Infinity;
+    const first = Math.max(this.next - 1, this.lastBefore(Math.max(Math.max(...marks) - this.maxJump, frames)));
     let last = this.lastBefore(Math.min(...marks));
     // The samples on both sides of the window's last point decide its value.
     while (last > first && !this.sensors.every((one, i) => one.hasBetween(this.gridEnd(last), marks[i]))) last--;
@@ -391,10 +407,10 @@ export class Stream {
 }
 
 const OPTIONS = new Set(
-  "every slack maxAge minCoverage maxGap gate period cameraDelay cameraTimeout maxPending maxJump top onTake".split(" "),
+  "every slack maxAge minCoverage maxGap gate period cameraDelay cameraTimeout maxPending maxJump beforeFrames top onTake".split(" "),
 );
 
-function softmax(logits, temperature = 1) {
+function softmax(logits, temperature) {
   const highest = Math.max(...logits);
   const powers = Array.from(logits, (x) => Math.exp((x - highest) / temperature));
   const sum = powers.reduce((a, b) => a + b, 0);

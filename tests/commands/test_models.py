@@ -467,3 +467,37 @@ def test_predict_of_head_motion_alone(tmp_path, monkeypatch, capsys):
         assert said in " ".join(capsys.readouterr().err.split())
     assert cli.main(["predict", "--student", "s.pt"]) == 1
     assert "an IMU without a video as imu (--imu)" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_student_of_optional_inputs_is_asked_without_one(taught, kitchen, capsys):
+    torch.manual_seed(3)
+    names = data.ClipStore("s").class_names
+    encoder = {"image_encoder": "resnet10x4", "image_weights": None, "hidden": 16, "frame_size": 40}
+    model = EgoDistill(len(names), class_names=names, feature_dim=9, optional_inputs=True, **encoder).eval()
+    for stand_in in (model.no_frames, model.no_imu):
+        torch.nn.init.normal_(stand_in, std=3.0)
+    model.save("o.pt")
+    video, clips = kitchen[0].video, data.ClipStore("s").split("test")
+    for name in ("imu", "frames"):
+        how = "--out", f"{name}.json", "--precision", "fp32"
+        run(capsys, "evaluate", "s", "--student", "o.pt", "--without", name, *how)
+        found = json.loads(Path(f"{name}.json").read_text())
+        top1 = inference.evaluate(model.without(name), clips, precision="fp32", progress=False).top1
+        assert found["without"] == name and found["top1"] == pytest.approx(top1)
+        how = "--precision", "fp32"
+        run(capsys, "predict", video, "--student", "o.pt", "--without", name, "--out", f"{name}.csv", *how)
+        own = list(inference.predict(model.without(name), data.open_recording(video), precision="fp32"))
+        with open(f"{name}.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["class_1"] for row in rows] == [one.classes[0][0] for one in own]
+        assert [float(row["score_1"]) for row in rows] == pytest.approx([one.classes[0][1] for one in own], abs=1e-4)
+    for words, told in (
+        (("predict", video, "--student", "student.pt", "--without", "imu"), "student.pt needs frames and imu"),
+        (("evaluate", "s", "--teacher-file", "teacher.pt", "--without", "imu"), "--without: only with --student"),
+        (
+            ("evaluate", "--recordings", "t.csv", "--student", "o.pt", "--without", "imu", "--save-thresholds"),
+            "--without: not with --save-thresholds",
+        ),
+    ):
+        Path("t.csv").touch()
+        assert cli.main([str(word) for word in words]) and told in capsys.readouterr().err

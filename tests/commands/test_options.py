@@ -426,10 +426,10 @@ ARRIVALS = {
         (
             f"{SEGMENT_WORDS} --out {{tmp}}/o --strict --architecture i3d --pretrained p.pth "
             "--option width=12 --clip-frames 6 --clip-size 80 --num-frames 2 --image-encoder resnet10x4 "
-            "--image-weights none --imu-encoder cnn --frame-size 96 --imu-rate 50 --preset demo --epochs 3 "
-            "--batch-size 5 --learning-rate 0.1 --seed 4 --precision bf16 --baselines --no-check --workers 3 "
-            "--device cpu --overwrite --retry-failed --zero-accel --min-coverage 0.5 --max-gap 0.2 --max-hold 3 "
-            "--max-bad 0.4",
+            "--image-weights none --imu-encoder cnn --optional-inputs --frame-size 96 --imu-rate 50 --preset demo "
+            "--epochs 3 --batch-size 5 --learning-rate 0.1 --seed 4 --precision bf16 --baselines --no-check "
+            "--workers 3 --device cpu --overwrite --retry-failed --zero-accel --min-coverage 0.5 --max-gap 0.2 "
+            "--max-hold 3 --max-bad 0.4",
             {**SEGMENT_ARRIVALS, "write_report.run": Path("{tmp}/o"), "plan.a.check": False},
         ),
         (
@@ -500,8 +500,9 @@ ARRIVALS = {
     "evaluate": [
         (
             "folder --split own --student a.pt --own toys:Moved --own toys:Calm --teacher t --out {tmp}/e.json "
-            "--overwrite " + INFERENCE_WORDS,
+            "--without imu --overwrite " + INFERENCE_WORDS,
             {
+                "load_student.without": "imu",
                 "evaluate.store.opened": ("folder", "own"),
                 "load_student.path": "a.pt",
                 "load_student.names": ["toys:Moved", "toys:Calm"],
@@ -616,9 +617,10 @@ ARRIVALS = {
             "--imu-axes XZy --zero-accel "
             "--min-coverage 0.6 --max-gap 0.2 --max-hold 3 --stride 0.5 --top 2 --key-frames --out {tmp}/p.csv "
             "--labels l.csv --root r --tier act --preview {tmp}/p.mp4 "
-            f"--html {{tmp}}/p.html --subtitles {{tmp}}/p.vtt --overwrite {INFERENCE_WORDS}",
+            f"--html {{tmp}}/p.html --subtitles {{tmp}}/p.vtt --overwrite --without frames {INFERENCE_WORDS}",
             {
                 "load_distilled.path": "a.pt",
+                "load_distilled.without": "frames",
                 "load_distilled.names": ["toys:Moved"],
                 "open_recording.path": "v.mp4",
                 "open_recording.imu": ["a.csv", "g.csv"],
@@ -668,7 +670,7 @@ ARRIVALS = {
         ),
         (
             "v.mp4 --student a.pt --own toys:Moved --imu a.csv g.csv --imu-offset 0.4 --imu-stretch 1.01 --zero-accel "
-            "--imu-axes XZy --every 0.25 --frames newest --slack 0.1 --top 2 "
+            "--imu-axes XZy --every 0.25 --frames newest --before-frames --slack 0.1 --top 2 "
             "--min-coverage 0.6 --max-gap 0.2 --max-age 3 --period 5 --frame-offset 0.3 --frame-stretch 1.02 --fast "
             "--seconds 9 --events --json --out {tmp}/p.jsonl --overwrite --precision bf16 --device cpu",
             {
@@ -687,6 +689,7 @@ ARRIVALS = {
                 "open_recording of live.imu_axes": "XZy",
                 "Stream.every": 0.25,
                 "Stream.frames": "newest",
+                "Stream.before_frames": True,
                 "Stream.slack": 0.1,
                 "Stream.top": 2,
                 "Stream.min_coverage": 0.6,

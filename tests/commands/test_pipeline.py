@@ -78,6 +78,13 @@ def test_the_steps_depend_on_teacher_labels_and_splits():
     plain = planned("t.csv --out o --teacher-file t.pt --preset spectrum --num-frames 2")
     assert [line.split()[1] for line in plain] == ["prepare", "distill", "evaluate"]  # it has no stage 1
     assert plain[1] == "egodistill distill o/store --num-frames 2 --preset spectrum --out o/student.pt"
+    both = planned("t.csv --out o --teacher-file t.pt --preset filterbank --optional-inputs --baselines")[1:4]
+    named = "--preset filterbank --out o/"
+    assert both == [
+        f"egodistill distill o/store --optional-inputs {named}student.pt",
+        f"egodistill distill o/store --no-imu {named}frames-alone.pt",
+        f"egodistill finetune o/store --architecture student --optional-inputs {named}labels-alone.pt",
+    ]
     own = planned("t.csv --out o --architecture i3d --quick --epochs 9")
     assert own[0].endswith("--clip-frames 32 --clip-size 256")  # those of the network
     for given, taken in (("frames 8", "frames 8 --clip-size 256"), ("size 64", "frames 32 --clip-size 64")):

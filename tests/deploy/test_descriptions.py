@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_students import CLASSES, assert_same, pooled, rewrite
+from small_students import CLASSES, assert_same, optional, pooled, rewrite
 
 from egodistill.deploy import descriptions, export, exported
 from egodistill.deploy.descriptions import ExportError
@@ -230,6 +230,27 @@ def test_values_that_contradict_each_other_are_named(key, place, value, words, f
     rewrite(file, change)
     with pytest.raises(ExportError, match=words):
         export.load_exported(file)
+
+
+def test_the_choice_of_inputs_and_its_temperatures_are_checked(tmp_path, unopened):
+    path = tmp_path / "device.pt2"
+    export.export_pair(optional(), path)
+    motion = descriptions.pair_files(path)[1]
+    sound = descriptions.description_of(motion).read_text(encoding="utf-8")
+    listed = r"'inputs' must be a list of image_features .* and imu .* and present \(bool \[batch, 2\]\); got"
+    for change, words in (
+        (lambda about: about["inputs"][2].update(dtype="uint8"), listed),
+        (lambda about: about["inputs"][2].update(shape=["batch", 3]), listed),
+        (lambda about: about["inputs"][2].update(name="mask"), listed),
+        (lambda about: about["inputs"].append(about["inputs"][2]), listed),
+        (lambda about: about.update(alone={"frames": 1.0}), "alone is .* not a temperature of frames and of imu"),
+        (lambda about: about.update(alone={"frames": 1.0, "imu": 0.0}), "temperature 0.0 is not a number from"),
+        (lambda about: about.update(alone=5), "alone is 5, not"),
+    ):
+        descriptions.description_of(motion).write_text(sound, encoding="utf-8")
+        rewrite(motion, change)
+        with pytest.raises(ExportError, match=rf"motion\.pt2\.json: {words}"):
+            descriptions.read_description(motion)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"format": "another"}', "[" * 5000, '{"format": []}'])

@@ -17,7 +17,7 @@ import pytest
 import torch
 import torchvision
 from commandline import any_input
-from small_students import CLASSES, Clips, assert_same, inputs, original, pooled, student
+from small_students import CLASSES, Clips, assert_same, inputs, optional, original, pooled, student
 from torch import nn
 from waiting import LIMIT
 
@@ -25,6 +25,7 @@ import egodistill
 from egodistill import EgoDistill, EgoDistillError, Output, data, evaluate, measure, teachers
 from egodistill.commands import cli, models
 from egodistill.deploy import export, exported
+from egodistill.engine.calibration import Calibration
 from egodistill.recordings.spec import ClipSpec, require_axes, spec_of
 from egodistill.student import IMUEncoder, build_image_encoder
 
@@ -918,6 +919,90 @@ def test_an_int8_pair_is_near(arguments, layers, tmp_path):
     assert any("gru" in name for name in program.state_dict) == ("num_frames" in arguments)
 
 
+def assert_same_with_each_mix(model: EgoDistill, path, tolerance=1e-5) -> None:
+    """And what is in the place of an input that is not present changes nothing."""
+    pair, (frames, imu) = export.load_pair(path), inputs(model, 3)
+    found = [pair(frames, imu), pair(frames, None), pair(None, imu)]
+    for given, mix in zip(found, ((frames, imu), (frames, None), (None, imu)), strict=True):
+        for one, other in zip(given, original(model, *mix), strict=True):
+            torch.testing.assert_close(one, other, atol=tolerance * float(other.abs().max()), rtol=0)
+    kept, present = pair.encode_frames(frames), torch.tensor([[True, False], [False, True], [True, True]])
+    mixed, wrong = pair.motion(kept, imu, present), (kept.clone(), imu.clone())
+    for row, (has_frames, has_imu) in enumerate(present):
+        wrong[0][row] = wrong[0][row] if has_frames else 100 * torch.randn_like(kept[row])
+        wrong[1][row] = wrong[1][row] if has_imu else 3 * torch.randn_like(imu[row])
+    assert all(map(torch.equal, pair.motion(*wrong, present), mixed))
+    for row, mix in enumerate((found[1], found[2], found[0])):  # clips of one batch may lack different inputs
+        torch.testing.assert_close(mixed[1][row], mix.logits[row], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("format", "precision", "arguments"),
+    [
+        ("export", "fp32", {}),
+        ("export", "fp32", {"num_frames": 2, "imu_encoder": "spectrum", "aggregator": "concat"}),
+        ("export", "bf16", {}),
+        ("export", "int8", {}),
+        pytest.param("onnx", "fp32", {"num_frames": 2}, marks=MODERN),
+        pytest.param("onnx", "int8", {}, marks=[MODERN, pytest.mark.slow("int8 of the other format runs by default")]),
+        pytest.param("aoti", "fp32", {}, marks=[MODERN, COMPILER, pytest.mark.slow("compiles C++")]),
+        pytest.param("aoti", "int8", {}, marks=[MODERN, COMPILER, pytest.mark.slow("compiles C++")]),
+    ],
+    ids=str,
+)
+def test_a_pair_with_optional_inputs_agrees_with_each_mix(format, precision, arguments, tmp_path):
+    needed = {"onnx": ["onnx", "onnxscript", "onnxruntime"]}.get(format, []) + ["torchao"] * (precision == "int8")
+    for package in needed:
+        pytest.importorskip(package, exc_type=ImportError)
+    model, path = optional(**arguments), tmp_path / f"device.{'onnx' if format == 'onnx' else 'pt2'}"
+    store = Clips(model) if precision == "int8" else None
+    export.export_pair(model, path, format=format, precision=precision, calibrate=store)
+    assert_same_with_each_mix(model, path, {"fp32": 1e-5, "bf16": 0.05, "int8": 0.12}[precision])
+
+
+def test_with_both_inputs_a_pair_computes_and_costs_what_it_does_without_the_choice(tmp_path):
+    model, plain = optional(), pooled()
+    plain.load_state_dict({name: value for name, value in model.state_dict().items() if not name.startswith("no_")})
+    model.calibration = Calibration(2.0, 100, None, {"frames": 4.0, "imu": 0.5})
+    frame, motion = export.export_pair(model, tmp_path / "may.pt2")
+    descriptions = export.export_pair(plain, tmp_path / "must.pt2")
+    may, must = (export.load_pair(tmp_path / f"{name}.pt2")(*inputs(model, 3)) for name in ("may", "must"))
+    for one, other in zip(may, must, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
+    assert [frame["multiply_adds"], motion["multiply_adds"]] == [one["multiply_adds"] for one in descriptions]
+    sizes = [(tmp_path / f"{name}.frame.pt2").stat().st_size for name in ("may", "must")]
+    assert abs(sizes[0] - sizes[1]) < 2000  # what stands for missing inputs is in the other program
+    present = motion["inputs"][-1]
+    assert (present["name"], present["dtype"], present["shape"]) == ("present", "bool", ["batch", 2])
+    assert "changes nothing" in present["values"] and "`alone`" in motion["outputs"][1]["values"]
+    assert (motion["temperature"], motion["alone"]) == (2.0, {"frames": 4.0, "imu": 0.5}) and frame["alone"] is None
+    assert "without one of the two" in motion["state"]["ready"] and motion["run"].endswith("imu, present)")
+    assert descriptions[1]["alone"] is None and "present" not in descriptions[1]["run"]
+
+
+@pytest.mark.parametrize(("name", "own"), [("imu", "frames"), ("frames", "imu")])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_student_without_an_optional_input_is_a_single_file(name, own, precision, tmp_path):
+    model = optional()
+    model.calibration = Calibration(2.0, 100, None, {"frames": 4.0, "imu": 0.5})
+    view = model.without(name)
+    description = export.export(view, tmp_path / "one.pt2", precision=precision)
+    run = export.load_exported(tmp_path / "one.pt2")
+    (given,) = (x for kind, x in zip(model.inputs, inputs(model, 3), strict=True) if kind == own)
+    for one, other in zip(run(given), original(view, given), strict=True):
+        atol = {"fp32": 1e-5, "bf16": 0.05}[precision] * float(other.abs().max())
+        torch.testing.assert_close(one, other, atol=atol, rtol=0)
+    assert run.inputs == (own,) and [entry["name"] for entry in description["inputs"]] == [own]
+    assert spec_of(run).complete() == spec_of(view).complete() and run.class_names == CLASSES
+    assert description["temperature"] == run.calibration.temperature == {"frames": 4.0, "imu": 0.5}[own]
+    weights = "\n".join(torch.export.load(tmp_path / "one.pt2").state_dict)
+    assert ("image_encoder" in weights, "imu_encoder" in weights) == (own == "frames", own == "imu")
+    with pytest.raises(
+        export.ExportError, match=rf"reads {own} alone; export the pair of the whole student.*export\(\)"
+    ):
+        export.export_pair(view, tmp_path / "pair.pt2")
+
+
 def test_descriptions_of_a_pair_say_what_to_keep(tmp_path):
     model = pooled(num_frames=2, imu_rate=100.0, imu_samples=213)
     returned = export.export_pair(model, tmp_path / "device.pt2", batch_size=1)
@@ -930,6 +1015,7 @@ def test_descriptions_of_a_pair_say_what_to_keep(tmp_path):
     assert picture["name"] == "frame" and picture["shape"] == [1, 3, 32, 32]
     assert picture["axes"] == ["batch", "channel", "row", "column"] and picture["dtype"] == "uint8"
     assert features["shape"] == [1, 2, model.image_dim] and "oldest frame first" in features["order"]
+    assert frame["multiply_adds"] == export.count_multiply_adds(pooled(), export.FrameProgram)  # of one picture
     times = pytest.approx(data.clip_times(0.0, 2).tolist())
     assert picture["seconds_from_clip_start"] == times and features["seconds_from_clip_start"] == times
     assert imu["shape"] == [1, 213, 6] and imu["units"] == ["m/s2"] * 3 + ["rad/s"] * 3

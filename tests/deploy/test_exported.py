@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_students import CLASSES, Clips, assert_same, inputs, original, pooled, rewrite
+from small_students import CLASSES, Clips, assert_same, inputs, optional, original, pooled, rewrite
 
 from egodistill import EgoDistillError, evaluate
 from egodistill.deploy import export, exported
@@ -167,7 +167,8 @@ def test_a_pair_checks_its_inputs(tmp_path):
         (lambda: pair.fuse(kept * torch.inf, imu), "motion.pt2: image_features has values that are NaN or infinite"),
         (lambda: pair.fuse(kept, imu[:2]), r"image_features and imu must be of the same number of clips.*\[3, 2\]"),
         (lambda: pair(frames[:, :1], imu), r"image_features must be float32 \[batch, 2, 16\]"),
-        (lambda: pair(frames), r"motion\.pt2 takes image_features and imu; got 1 input"),
+        (lambda: pair(frames), r"motion\.pt2 needs imu: pair\(frames, imu\)"),
+        (lambda: pair(None, imu), r"motion\.pt2 needs frames: pair\(frames, imu\)"),
     ):
         with pytest.raises(exported.ExportError, match=words):
             call()
@@ -270,7 +271,7 @@ def test_a_pair_has_the_attributes_of_its_student(tmp_path):
     assert (pair.feature_dim, pair.num_classes, pair.batch_size) == (12, 4, None)
     assert pair.clip_spec == spec_of(pair) == spec_of(model)
     assert not any(layer.training for layer in pair.modules())  # as `Stream` requires
-    with pytest.raises(exported.ExportError, match=r"motion\.pt2 takes image_features and imu; got 1 inputs"):
+    with pytest.raises(exported.ExportError, match=r"motion\.pt2 needs imu"):
         pair.fuse(pair.encode_frames(inputs(model, 1)[0]), None)
 
 
@@ -343,3 +344,43 @@ def test_an_export_has_the_temperature_beside_its_program_and_applies_it_once(tm
     rewrite(file, lambda about: about.update(temperature=0))
     with pytest.raises(exported.ExportError, match=r"student\.pt2\.json: temperature 0 is not a number from"):
         export.load_exported(file)
+
+
+def test_a_pair_does_without_what_is_optional_with_the_temperature_of_each_mix(tmp_path):
+    """Also by one program for one clip, as often as necessary."""
+    model, path = optional(), tmp_path / "device.pt2"
+    model.calibration = Calibration(2.0, 100, None, {"frames": 4.0, "imu": 0.5})
+    export.export_pair(model, path, batch_size=1)
+    pair, store, (frames, imu) = exported.load_pair(path), Clips(model), inputs(model, 3)
+    quiet = {"device": "cpu", "precision": "fp32", "progress": False}
+    assert pair.optional_inputs
+    for name, temperature, given in ((None, 2.0, (frames, imu)), ("imu", 4.0, (frames,)), ("frames", 0.5, (imu,))):
+        run, view = (one if name is None else one.without(name) for one in (pair, model))
+        assert run.inputs == view.inputs and spec_of(run).parts() == spec_of(view).complete().parts()
+        torch.testing.assert_close(run(*given).logits, original(view, *given).logits, atol=1e-4, rtol=1e-4)
+        ours, theirs = evaluate(run, store, **quiet), evaluate(view, store, **quiet)
+        torch.testing.assert_close(ours.scores, theirs.scores, atol=1e-4, rtol=0)
+        assert ours.temperature == theirs.temperature == temperature
+    kept = pair.encode_frames(frames)
+    for found, wanted in ((pair.fuse(kept, None), (frames, None)), (pair.fuse(None, imu), (None, imu))):
+        torch.testing.assert_close(found.logits, original(model, *wanted).logits, atol=1e-4, rtol=1e-4)
+    view = pair.without("frames")
+    for call, words in (
+        (lambda: pair(None, None), r"motion\.pt2 needs frames: pair\(frames, imu\)"),
+        (lambda: view(frames, imu), r"this pair reads imu alone: pair\(imu\)"),
+        (lambda: view.without("imu"), "this pair reads imu, and cannot do without imu"),
+        (lambda: pair(None, imu[:, :9]), r"imu must be float32 \[batch, 422, 6\] .* got float32 \[3, 9, 6\]"),
+    ):
+        with pytest.raises((exported.ExportError, ValueError), match=words):
+            call()
+
+
+def test_a_pair_of_before_needs_both_inputs(paired, tmp_path):
+    model, path = paired[0], shutil.copytree(paired[1].parent, tmp_path / "old") / paired[1].name
+    for file in exported.pair_files(path):
+        rewrite(file, lambda description: description.pop("alone"))
+    pair = exported.load_pair(path)
+    assert not pair.optional_inputs and pair.calibration.alone is None
+    assert_same(model, path, load=exported.load_pair)
+    with pytest.raises(ValueError, match=r"this pair needs frames and imu; .* optional_inputs=True"):
+        pair.without("imu")
