@@ -7,7 +7,7 @@
 Worlds A and D, all of whose wearers have been looked at before, serve to choose: the validation wearers' 2,000 acts of
 all objects, and 2,000 acts at the tap, half of which the head does not follow. A cell is one trained network, and
 becomes a line of results/optional_inputs.jsonl, with a bit for each clip and each mix of inputs: "both", "frames" and
-"imu". No line is a finding.
+"imu". No line is a finding. `show` prints the table, and which candidate `FORMULA` picks, which was written before any.
 """
 
 from __future__ import annotations
@@ -69,6 +69,14 @@ TUNED = {
 LEARNED = RATE | {"epochs": 9, "augment": BOTH}
 CHANGES: dict[str, Mapping[str, Any]] = {one.name: TUNED.get(one.name, LEARNED) for one in METHODS}
 SETTINGS = replace(evidence.GENERAL, changes=CHANGES)
+FORMULA = (
+    "Of the candidates that with both inputs, one and four frames, are at most 0.5 points below Spectrum, and from "
+    "frames alone, four frames, at most 2 points below the student of frames alone, each in the mean of worlds A and "
+    "D: the one with the highest accuracy on acts at the tap that the head does not follow, with both inputs and four "
+    "frames, in the mean of both worlds; within 1 point of it, the first in the order of METHODS. If none is left: "
+    "none, and the student of one input each stays the advice. The weight of the losses of each input alone, and what "
+    "the head motion is read as, are candidates like the rest."
+)
 SEEDS_OF = {"A": lambda: 0, "D": better_student.seed}
 
 
@@ -189,9 +197,41 @@ def accuracy(bits: Mapping[str, Any]) -> float:
     return 100 * statistics.mean(float(np.mean(one)) for one in contrasts.unpack(bits).values())
 
 
+Cell = tuple[str, str, int]  # world, method, frames
+
+
+def value(cells: Mapping[Cell, list[dict[str, Any]]], method: str, frames: int, acts: str, mix: str) -> float | None:
+    """Return the mean accuracy of a method over both worlds, in %; None while a line is missing."""
+    found = []
+    for world in SEEDS_OF:
+        kept = [line["right"][acts][mix] for line in cells.get((world, method, frames), []) if acts in line["right"]]
+        if not kept:
+            return None
+        found.append(statistics.mean(map(accuracy, kept)))
+    return statistics.mean(found)
+
+
+def picked(cells: Mapping[Cell, list[dict[str, Any]]]) -> str:
+    """Return the candidate that FORMULA picks, or why there is none."""
+    tap, kept = "tap, not followed", dict[str, float]()
+    for name in (one.name for one in METHODS if one.name not in (WINNER, FRAMES, MOTION)):
+        pairs = [
+            (value(cells, name, 1, "validation", "both"), value(cells, WINNER, 1, "validation", "both"), 0.5),
+            (value(cells, name, 4, "validation", "both"), value(cells, WINNER, 4, "validation", "both"), 0.5),
+            (value(cells, name, 4, "validation", "frames"), value(cells, FRAMES, 4, "validation", "frames"), 2.0),
+        ]
+        known = [(own, other, most) for own, other, most in pairs if own is not None and other is not None]
+        reached = value(cells, name, 4, tap, "both")
+        if len(known) < len(pairs) or reached is None:
+            return f"nothing is picked while {name} or what it is compared with has no lines of both worlds"
+        if all(own >= other - most for own, other, most in known):
+            kept[name] = reached
+    return next((f"picked: {name}" for name in kept if kept[name] >= max(kept.values()) - 1), "picked: none")
+
+
 def show() -> None:
-    """Print the accuracy of each candidate, mean of its seeds."""
-    cells: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
+    """Print the accuracy of each candidate, mean of its seeds, and which one is picked."""
+    cells: dict[Cell, list[dict[str, Any]]] = {}
     for line in finished().values():
         cells.setdefault((line["world"], line["run"]["method"], line["run"]["frames"]), []).append(line)
     rows = []
@@ -203,9 +243,9 @@ def show() -> None:
                 row.append(f"{statistics.mean(map(accuracy, kept)):.1f}" if kept else "")
         rows.append([*row, str(len(some))])
     heads = [f"{name}: {mix}" for name in ("all", "tap, followed", "not followed") for mix in MIXES]
-    tables.report(
-        tables.Table(["world", "method", "N", *heads, "seeds"], rows), "benchmarks/optional_inputs.py", None, []
-    )
+    table = tables.Table(["world", "method", "N", *heads, "seeds"], rows)
+    tables.report(table, "benchmarks/optional_inputs.py", None, [])
+    print(picked(cells))
 
 
 def main() -> None:
