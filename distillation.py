@@ -187,6 +187,9 @@ class LabelledObjective(Objective):
         self, model: nn.Module, reads: list[str], record: dict[str, Any], store: Store, smoothing: float
     ) -> None:
         super().__init__(model, reads, record)
+        if getattr(model, "optional_inputs", False):
+            with runtime.evaluation(model, next(model.parameters()).device):
+                parts.require_same_steps(model, "a training with optional inputs")
         known = batches.labels_of(store) >= 0
         self.any_labels, self.all_labels = bool(known.any()), bool(known.all())
         self.num_classes, self.smoothing = batches.count_scores(model, store), smoothing

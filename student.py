@@ -362,7 +362,7 @@ class EgoDistill(nn.Module):
         return Output(feature, self.classifier(feature))
 
     def without(self, name: Literal["frames", "imu"]) -> EgoDistill:
-        """Return this student, which has `optional_inputs`, as one with the same weights that lacks one of them.
+        """Return a copy of this student, which has `optional_inputs`, that lacks one of them.
 
         Args:
             name: The input that it lacks.

@@ -29,7 +29,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from .engine import batches, checkpoints, distributed, runtime
+from .engine import batches, checkpoints, distributed, parts, runtime
 from .engine.batches import Augment, Store
 from .engine.calibration import Calibration, of
 from .engine.distributed import Share
@@ -426,7 +426,7 @@ class TrainingLoop:
 
         found = self.fitted(model, clips, rows, labels)
         if found.clips and getattr(model, "optional_inputs", False):
-            alone = {one: model.without(other) for one, other in itertools.permutations(model.inputs)}
+            alone = {one: parts.without(model, other) for one, other in itertools.permutations(model.inputs)}
             alone = {name: self.fitted(own, clips, rows, labels).temperature for name, own in alone.items()}
             found = replace(found, alone=alone)
         if self.settings.progress:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import functools
 import statistics
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -229,8 +230,8 @@ def picked(cells: Mapping[Cell, list[dict[str, Any]]]) -> str:
     return next((f"picked: {name}" for name in kept if kept[name] >= max(kept.values()) - 1), "picked: none")
 
 
-def show() -> None:
-    """Print the accuracy of each candidate, mean of its seeds, and which one is picked."""
+def show(markdown: str | None) -> None:
+    """Print the accuracy of each candidate, mean of its seeds, and which one is picked; write it into a document."""
     cells: dict[Cell, list[dict[str, Any]]] = {}
     for line in finished().values():
         cells.setdefault((line["world"], line["run"]["method"], line["run"]["frames"]), []).append(line)
@@ -244,14 +245,15 @@ def show() -> None:
         rows.append([*row, str(len(some))])
     heads = [f"{name}: {mix}" for name in ("all", "tap, followed", "not followed") for mix in MIXES]
     table = tables.Table(["world", "method", "N", *heads, "seeds"], rows)
-    tables.report(table, "benchmarks/optional_inputs.py", None, [])
+    origin = evidence.machines(list(finished().values()))
+    tables.report(table, "benchmarks/optional_inputs.py, candidates", markdown, sys.argv, origin=origin)
     print(picked(cells))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("show")
+    tables.markdown_option(commands.add_parser("show"))
     for name in ("make", "screen"):
         command = commands.add_parser(name)
         command.add_argument("world", choices=list(SEEDS_OF))
@@ -263,7 +265,7 @@ def main() -> None:
             command.add_argument("--methods", nargs="+", default=names, choices=names)
     given = parser.parse_args()
     if given.command == "show":
-        show()
+        show(given.markdown)
     elif given.command == "make":
         make(given.world, given.out)
     else:

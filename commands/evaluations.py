@@ -26,7 +26,17 @@ from ..support import files
 from ..support.errors import NONE, DataError
 from ..support.tables import counted
 
-__all__ = ["EVALUATION", "Result", "by_wearer", "doubt_about", "evaluation_of", "findings", "is_about", "read_result"]
+__all__ = [
+    "EVALUATION",
+    "Result",
+    "by_wearer",
+    "doubt_about",
+    "evaluation_of",
+    "findings",
+    "is_about",
+    "evaluated",
+    "read_result",
+]
 
 EVALUATION = "egodistill evaluation 1"  # format of the file of `evaluate --out`
 QUICK = "few epochs, and only a part of many segments: a first answer, not what these recordings can give"
@@ -120,7 +130,12 @@ def read_evaluation(path: str | os.PathLike) -> Result:
         raise DataError(f"{path}: not what `egodistill evaluate --out` writes")
     if not ("answers" in found or "agreement" in found):
         raise DataError(f"{path}: has no answers on segments, which `evaluate` writes since 0.5; evaluate again")
-    return Result(found.get("model", "student"), found)
+    return Result(evaluated(found), found)
+
+
+def evaluated(numbers: dict[str, Any]) -> str:
+    """Return what was evaluated, such as "student", or "student without imu" with --without."""
+    return " without ".join(filter(None, (numbers.get("model", "student"), numbers.get("without"))))
 
 
 def read_result(model: str | os.PathLike, name: str | None = None) -> Result | None:
@@ -134,7 +149,7 @@ def read_result(model: str | os.PathLike, name: str | None = None) -> Result | N
     found = files.read_json(path)
     is_ours = isinstance(found, dict) and found.get("format") == EVALUATION and found.get("split", "test") == "test"
     is_ours = is_ours and "without" not in found
-    return Result(name or found.get("model", "student"), found) if is_ours else None
+    return Result(name or evaluated(found), found) if is_ours else None
 
 
 def doubt_about(student: str | os.PathLike) -> str:

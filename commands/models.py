@@ -34,7 +34,7 @@ from ..support.errors import DataError
 from ..support.names import is_same, name_files
 from ..support.records import first_line
 from ..support.tables import Table
-from .evaluations import EVALUATION, Result, doubt_about
+from .evaluations import EVALUATION, Result, doubt_about, evaluated
 from .given import (
     given_flags,
     imu_files,
@@ -101,7 +101,7 @@ def run_evaluate(a: argparse.Namespace) -> None:
         if trained := getattr(model, "trained_with", None):
             numbers["trained"] = {"clips": trained["about"].get("clips", 0), "epochs": len(trained["history"])}
         numbers |= evaluate_labelled(a, model, labelled)
-        result = Result(kind, numbers)
+        result = Result(evaluated(numbers), numbers)
         for text in filter(None, (result.sureness, "; ".join(map(": ".join, result.rivals)), result.doubt)):
             print(tables.printable(text))
     if unlabelled.any() and numbers["class_names"] != store.class_names:

@@ -196,10 +196,11 @@ def recordings_of(model: str | os.PathLike) -> Path:
 
 
 def read_numbers(path: Path, model: Path | None = None) -> dict[str, Any] | None:
-    """Return what `evaluate --recordings --out` wrote; None if it is missing, not that, or older than the model."""
+    """Return what `evaluate --recordings --out` wrote; None if it is missing, or not of the model as it is."""
     since = model.stat().st_mtime if model is not None and model.exists() else 0.0
     found = files.read_json(path) if path.exists() and path.stat().st_mtime >= since else None
-    return found if isinstance(found, dict) and found.get("format") == FORMAT else None
+    is_ours = isinstance(found, dict) and found.get("format") == FORMAT and not (model and "without" in found)
+    return found if is_ours else None
 
 
 def about_recordings(numbers: Mapping[str, Any]) -> str:

@@ -32,6 +32,7 @@ __all__ = [
     "Schedule",
     "Sensor",
     "Stats",
+    "Silence",
     "Step",
     "TimedFrame",
     "Times",
@@ -369,6 +370,46 @@ class Sensor:
         self.first, self.newest = (float(convert(np.float64(t))) for t in (self.first, self.newest))
         self.past = self.rerun = None
         self.steps = []
+
+
+class Silence:
+    """For how long no samples have come, as other times tell: those of frames, or of calls.
+
+    Samples may come in pieces, and behind these times; what counts is how far the times go on after a piece. The last
+    one alone proves nothing: it may be wrong.
+    """
+
+    def __init__(self) -> None:
+        self.newest, self.before, self.piece = -math.inf, -math.inf, -math.inf
+        self.usual: deque[float] = deque(maxlen=8)  # seconds from piece to piece
+
+    def note(self, moment: float) -> None:
+        """Note a time in seconds."""
+        self.before, self.newest = self.newest, max(self.newest, moment)
+
+    def note_samples(self) -> None:
+        """Note that samples have come."""
+        if math.isfinite(self.newest) and math.isfinite(self.piece):
+            self.usual.append(self.newest - self.piece)
+        self.piece = self.newest
+
+    def lasts(self, seconds: float) -> bool:
+        """Return whether it lasts longer than this, and than it usually does."""
+        return self.before - self.piece > seconds + (float(np.median(self.usual)) if self.usual else 0.0)
+
+    def time_after(self, sample: float) -> float:
+        """Return the time now, in seconds, on the clock of the newest sample; without one, on that of the times.
+
+        Times that are rare, such as those of a camera that sleeps, tell no more than they say.
+        """
+        if not math.isfinite(sample + self.piece):
+            return self.newest
+        return min(sample + self.newest - self.piece, max(self.newest, sample))
+
+    def move(self, convert: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Convert all times by a function as from `Clock.move_origin()`."""
+        times = (self.newest, self.before, self.piece)
+        self.newest, self.before, self.piece = (float(convert(np.float64(moment))) for moment in times)
 
 
 class Alignment:

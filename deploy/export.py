@@ -105,8 +105,6 @@ SLOW_INT8 = (  # docs/results.md
     "note: an int8 program that is not compiled is slower than fp32: at the paper's size 194 ms per clip instead of 52 "
     "on one core of an AMD EPYC (Zen 4). Compiled, with --format aoti --batch-size 1, it takes 11 ms"
 )
-# What only a student with this input needs; the vector stands for the other input, if that is optional and missing.
-READS = {"frames": ("image_encoder", "gru", "joint", "no_imu"), "imu": ("imu_encoder", "no_frames")}
 FIRST_IMU_LAYER = "model.imu_encoder.cnn.1"  # name of the convolution in `Plain`
 
 
@@ -367,8 +365,7 @@ class Plain(nn.Module):
     def __init__(self, model: EgoDistill, precision: str = "fp32") -> None:
         super().__init__()
         self.model = copy.deepcopy(model).cpu().eval()
-        unread = itertools.chain(*(names for name, names in READS.items() if name not in model.inputs))
-        for name in (*self.without, *unread):
+        for name in self.without:
             if hasattr(self.model, name):
                 delattr(self.model, name)
         if type(getattr(self.model, "imu_encoder", None)) is IMUEncoder:

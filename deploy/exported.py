@@ -14,6 +14,7 @@ An exported file is code that can do anything when it is loaded: load only files
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib
 import math
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..engine.parts import without
+from ..engine.parts import require_optional
 from ..recordings.spec import ClipSpec
 from ..student import Output
 from ..support import files
@@ -305,7 +306,10 @@ class Pair(LoadedModel):
 
     def without(self, name: Literal["frames", "imu"]) -> Pair:
         """Return this pair as one that reads its other input alone, as `EgoDistill.without()` does."""
-        found = without(self, name, "this pair")
+        require_optional(self, name, "this pair")
+        found = copy.copy(self)
+        found.inputs = tuple(other for other in self.inputs if other != name)
+        found.calibration = self.calibration.of_one(found.inputs[0])
         field = {"frames": "frames", "imu": "imu_samples"}[name]
         found.clip_spec = dataclasses.replace(self.clip_spec, **{field: 0})
         return found

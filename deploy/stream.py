@@ -18,7 +18,6 @@ paper's size). What a stream keeps of its input is in `arrivals`.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 import threading
 import time
@@ -36,7 +35,7 @@ from ..imu import LARGEST_READING, MAX_GAP, CoverageError, Imu
 from ..recordings.sensors import State
 from ..recordings.spec import read_axes, require_axes
 from ..support.errors import EgoDistillError, NoteWarning, named
-from .arrivals import FRAME_LEAD, Alignment, Clock, Frames, Schedule, Sensor, Stats, TimedFrame, Times
+from .arrivals import FRAME_LEAD, Alignment, Clock, Frames, Schedule, Sensor, Silence, Stats, TimedFrame, Times
 from .gates import FAST, TOLERANCE, Gate, Moved, Period, decide, replacement
 from .health import SENSORS, SILENT, Health
 
@@ -62,7 +61,7 @@ class Answer(NamedTuple):
         problem: Why there are no classes, or None.
         frame_age: `stop` minus the time of each frame that was used, in seconds.
         delay: Seconds on this host between the arrival of the sample that made the answer due and the answer.
-        lag: Seconds from `stop` to the newest sample.
+        lag: Seconds from `stop` to the newest sample; while none come, to the time as frames tell it.
         encoded: Number of frames whose feature was computed for this answer; the others were known.
         seconds: Seconds on this host that the networks took.
         inputs: What it was computed from, "frames", "imu" or both; () if there is a problem.
@@ -107,7 +106,8 @@ class Stream:
     Times are float seconds, or integers, which are nanoseconds; all of one clock and one kind.
 
     With a model of `optional_inputs`, an answer whose frames are missing is computed from the IMU samples, and one
-    whose samples are missing from the frames: while no samples come, frames are the clock, and answers one period late.
+    whose samples are missing from the frames. If no samples come for `every` + `slack` seconds of frames, longer than
+    from piece to piece, frames are the clock; if none come from the beginning, so is the first frame that of the grid.
 
     Memory, whatever the input: (clip_seconds + slack + (max_pending + 1) * every + max_jump) seconds of samples, and
     the last 11 s as they came, 32 bytes per reading; the pictures of coming answers in the model's size, one as it
@@ -117,7 +117,8 @@ class Stream:
         model: An `EgoDistill` in evaluation mode, on its device, a pair of exported programs (`export.load_pair()`), or
             another model with the methods of `engine.parts.Student`. Many streams may share one.
         every: Seconds between answers. Answer k is about [stop - clip_seconds, stop] with stop = first sample +
-            clip_seconds + k * every. The first sample is the first time at which both sensors have one.
+            clip_seconds + k * every. The first sample is the first time at which both sensors have one (without any,
+            `optional_inputs`: the first frame).
         frames: "centre": the frames on screen at the places at which the model was trained; of a camera below 10 Hz,
             the nearest ones, at most `tolerance` away. Answers are those of `predict()`, and describe what happened
             half a clip ago; the camera must run. Not for the samplings "random" and "ages". "newest": the last N
@@ -144,8 +145,8 @@ class Stream:
         camera_timeout: Seconds after which a request without a frame is given up and, if a frame is still needed,
             repeated. None: half a second after the frame should have come, slack + max(1, camera_delay + 0.5).
         max_pending: How many due answers may wait for `results()`; beyond it, the oldest are dropped and counted.
-        max_jump: Seconds by which the clock may jump ahead at once; see `accept_imu()`. Also how long a sensor waits
-            for the other one before it counts as silent.
+        max_jump: Seconds by which the clock may jump ahead at once; see `accept_imu()`. Also how long one sensor waits
+            for the other before this counts as silent.
         on_restart: "raise" StreamClockError, or "reset" silently, when the clock of the samples was restarted.
         before_frames: With a model of `optional_inputs`: also answer before the first frame, from head motion alone.
         top: Number of classes of an answer.
@@ -268,9 +269,7 @@ class Stream:
         self.precision = runtime.pick_precision(self.device, precision, model)
         if isinstance(model, torch.nn.Module):
             self.model = runtime.with_cast_weights(model, self.precision)
-        self._models = {tuple(model.inputs): self.model}  # by what an answer is computed from
-        if self.partial:
-            self._models |= {(own,): self.model.without(other) for own, other in itertools.permutations(model.inputs)}
+        self._given = model  # whose temperature counts
         self.names = getattr(model, "class_names", None)
         self.report, self._reported = report, set[str]()
         self._stats = Stats()
@@ -302,7 +301,8 @@ class Stream:
         limits = {"slack": self.slack, "late": late + self.slack, "frames_within": within}
         self._health = Health(self.spec, self._stats, self._alignment, **limits)
         self._pending: deque[tuple[int, float]] = deque()
-        self._newest_frame = -math.inf  # since the anchor is known, of those with a possible time
+        self._camera = Sensor(self.slack, FRAME_LEAD, Stats())  # the times of frames, while they are the clock
+        self._silence = {"frames": Silence(), "calls": Silence()}  # of samples
         self._had_frames = False  # whether an answer had
         self._request: Request | None = None
         self._asked = -math.inf  # "centre": the last place of a clip for which a frame was requested
@@ -357,8 +357,12 @@ class Stream:
                 )
             if self._turn is not None:
                 table = (table.reshape(-1, 2, 3) @ self._turn.T).reshape(-1, 6)
+            before = [sensor.newest for sensor in self._sensors]
             if self._add(seconds, table):
                 self._restart()
+            elif [sensor.newest for sensor in self._sensors] != before:
+                for silence in self._silence.values():
+                    silence.note_samples()
             self._update(arrived)
 
     def _add(self, seconds: np.ndarray, table: np.ndarray) -> bool:
@@ -430,17 +434,40 @@ class Stream:
                     self._restart()
                     return
                 newest = sensor.newest
+            if self.partial and self._clocked_by(seconds):
+                return
             self._health.note_progress(len(SENSORS), newest)
             self._alignment.note_frame(seconds)
-            ahead = max(self._frames.latest, self._newest_frame, *(sensor.newest for sensor in self._sensors))
+            clocks = (*self._sensors, self._camera) if self.partial else self._sensors
+            ahead = max(self._frames.latest, *(sensor.newest for sensor in clocks))
             if math.isfinite(ahead) and seconds > ahead + FRAME_LEAD:
                 self._stats.refused += 1
                 return
-            if self._schedule.anchor is not None:
-                self._newest_frame = max(self._newest_frame, seconds)
             self._frames.add(TimedFrame(seconds, given.copy()), self._first_open())
             self._update(arrived)
             self._lock.notify_all()  # to `wait()`, which scales the picture
+
+    def _clocked_by(self, seconds: float) -> bool:
+        """Note the time of a frame; return whether the stream was reset, because frames were the clock."""
+        samples = any(math.isfinite(sensor.first) for sensor in self._sensors)
+        was_clock = not samples or self._now_without_samples() is not None
+        if self._camera.add(np.array([seconds]), np.full((1, 3), np.nan)):
+            if was_clock:
+                self._stats.refused += 1
+                self._restart()
+                return True
+            self._camera, self._silence["frames"] = Sensor(self.slack, FRAME_LEAD, Stats()), Silence()
+        self._silence["frames"].note(self._camera.newest)
+        return False
+
+    def _now_without_samples(self) -> float | None:
+        """Return the time in seconds, as frames and calls tell it, if no samples come; None if they do, or have to.
+
+        A student that can then answers from frames alone.
+        """
+        told = [one for one in self._silence.values() if self.partial and one.lasts(self.slack + self.every)]
+        newest = max(sensor.newest for sensor in self._sensors)
+        return max((one.time_after(newest) for one in told), default=None)
 
     def _frame_seconds(self, moment: float | int) -> float:
         """Return a time of the camera on the clock of the samples."""
@@ -461,6 +488,10 @@ class Stream:
         with self._lock:
             self._require_open()
             moment = since = self._clock.second(now)
+            self._silence["calls"].note(moment)
+            silent = self._now_without_samples() is not None
+            if silent:
+                self._update(time.monotonic())
             if (former := self._request) is not None:
                 if moment - former.last < self.camera_timeout:
                     return False
@@ -468,20 +499,20 @@ class Stream:
                 self._stats.camera_on += self.camera_timeout
                 self._request, since = None, former.since
                 self._look |= former.decided
-            if not self.spec.frames or not self._needs_look(moment + self.camera_delay):
+            if not self.spec.frames or not self._needs_look(moment + self.camera_delay, silent):
                 return False
             self._stats.requests += 1
             self._request, self._look = Request(since, moment, self._look), False
             return True
 
-    def _needs_look(self, moment: float) -> bool:
-        """Return whether a frame at this time would be of use."""
+    def _needs_look(self, moment: float, silent: bool) -> bool:
+        """Return whether a frame at this time would be of use; the samples are `silent`, or come."""
         schedule = self._schedule
         if self.choice == "newest":
             newest = max((frame.time for frame in self._frames.kept if frame.time <= moment), default=-math.inf)
             due = self._look if self.gate else moment - newest >= self.period - TOLERANCE
-            if self.partial and moment - max(sensor.newest for sensor in self._sensors) > self.slack + self.every:
-                due |= moment - newest >= self.every - TOLERANCE  # no samples come, so frames are the clock
+            if silent:  # so frames are all that answers have
+                due |= moment - newest >= self.every - TOLERANCE
             if not due and moment < self._replacement(newest):
                 return False
             if schedule.anchor is None:
@@ -679,7 +710,7 @@ class Stream:
                 self._stats.dropped += 1
             self._lock.notify_all()
         margin = 1 / self.spec.imu_rate if self.spec.imu_samples else 0.0  # read by `Imu.window()`
-        for sensor in self._sensors:
+        for sensor in (*self._sensors, self._camera):
             sensor.forget(schedule.start(self._first_open()) - margin)
 
     def _set_anchor(self, final: bool) -> None:
@@ -691,9 +722,9 @@ class Stream:
                 return
             waits = len(present) < len(self._sensors) and present[0].newest - slack < present[0].first + self.max_jump
             anchor = max(sensor.first for sensor in present)
-        elif self.partial and self._frames.kept:  # no samples, but frames
-            anchor = self._frames.kept[0].time
-            waits = self._frames.latest - slack < anchor + self.max_jump
+        elif self.partial and math.isfinite(self._camera.first):  # no samples, but frames
+            anchor = self._camera.first
+            waits = self._camera.newest - slack < anchor + self.max_jump
         else:
             return
         if waits and not final:  # for the first sample of a sensor
@@ -709,15 +740,17 @@ class Stream:
             request.since, request.last = (float(convert(np.float64(t))) for t in (request.since, request.last))
         self._schedule.anchor = float(convert(np.float64(anchor)))
         self._frames.begin(max(self._schedule.anchor, *(sensor.newest for sensor in self._sensors)))
-        self._newest_frame = self._frames.latest
+        self._camera.move(convert)
+        for silence in self._silence.values():
+            silence.move(convert)
 
     def _last_due(self, final: bool) -> int:
         """Return the number of the last answer that is due."""
         schedule, slack = self._schedule, 0.0 if final else self.slack
         marks = [sensor.newest - slack for sensor in self._sensors]
         without = max(marks) - self.max_jump  # until then, a sensor that is silent is not waited for
-        if self.partial:
-            without = max(without, self._newest_frame - slack - (0.0 if final else self.every))
+        if (now := self._now_without_samples()) is not None:
+            without = max(without, now - slack - (0.0 if final else self.every))
         if not final and max(*marks, without) < schedule.stop(schedule.next):  # nearly always
             return schedule.next - 1
         if not self.spec.imu_samples:
@@ -753,15 +786,14 @@ class Stream:
             frames = self._frames.pick(number) if self.spec.frames else []
             lacks = len(frames) < self.spec.frames
             self._had_frames |= not lacks
+            if problem is None and not stepped:
+                self._health.lacking = self._health.lacking + 1 if lacks else 0
             if self.partial and not stepped and lacks != (window is None):
                 if window is None:
                     problem, inputs = None, ("frames",)
                 elif self._had_frames or self.before_frames:
                     lacks, frames, inputs = False, [], ("imu",)
-            problem = problem or stepped
-            if problem is None:
-                self._health.lacking = self._health.lacking + 1 if lacks else 0
-                problem = self._lacking(frames) if lacks else None
+            problem = problem or stepped or (self._lacking(frames) if lacks else None)
             if problem is None:
                 for frame in frames:
                     if not frame.taken:
@@ -774,8 +806,8 @@ class Stream:
 
     def _stepped(self, start: float, stop: float) -> str | None:
         """Return which step of a clock parts what an answer would join; None if there is none."""
-        names = SENSORS if self.spec.imu_samples else ("frames",)
-        for name, sensor in zip(names, self._sensors, strict=True):
+        names, sensors = (*(SENSORS if self.spec.imu_samples else ()), "frames"), [*self._sensors, self._camera]
+        for name, sensor in zip(names, sensors, strict=False):  # `_camera` knows of frames in a partial stream alone
             if (step := sensor.stepped(start, stop)) is not None:
                 return (
                     f"the clock of the {name} stepped back by {step.seconds:.2f} s at {step.stop:.2f} s, in this clip"
@@ -825,8 +857,8 @@ class Stream:
             self._stats.problems += problem is not None
             stop, start = job.schedule.stop(job.number), job.schedule.start(job.number)
             ages = tuple(stop - frame.time for frame in job.frames)
-            newest = max(sensor.newest for sensor in self._sensors)
-            newest = max(newest, self._newest_frame) if self.partial else newest
+            now = self._now_without_samples()
+            newest = max(sensor.newest for sensor in self._sensors) if now is None else now
             answer = Answer(
                 self._clock.given(start),
                 self._clock.given(stop),
@@ -862,7 +894,7 @@ class Stream:
             motion = None
             if job.window is not None:
                 motion = self.model.encode_imu(torch.from_numpy(job.window).to(self.device)[None])
-            model = self._models[job.inputs]
-            output = batches.as_output(model, model.fuse(image, motion), self.names and len(self.names))
-        scores = batches.probabilities(model, output.logits)
+            output = batches.as_output(self.model, self.model.fuse(image, motion), self.names and len(self.names))
+        alone = job.inputs[0] if self.partial and len(job.inputs) == 1 else None
+        scores = batches.probabilities(self._given, output.logits, alone)
         return scores[0].cpu().numpy()  # what follows is faster on so few numbers there

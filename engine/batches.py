@@ -287,17 +287,19 @@ def as_output(model: Model, output: Any, num_classes: int | None = None) -> Outp
     return output if isinstance(output, Output) else Output(feature, logits)
 
 
-def probabilities(model: Any, logits: Tensor) -> Tensor:
+def probabilities(model: Any, logits: Tensor, alone: str | None = None) -> Tensor:
     """Return the probabilities of the classes that a model gave these logits, float32 [B, C], with its temperature.
 
-    None in place of the model is one without a temperature, such as a teacher whose logits are in a store.
+    None in place of the model is one without a temperature, such as a teacher whose logits are in a store. `alone` is
+    the only input that a student with `optional_inputs` had.
 
     >>> import torch
     >>> from egodistill import batches
     >>> batches.probabilities(None, torch.tensor([[0.0, 0.0]]))
     tensor([[0.5000, 0.5000]])
     """
-    return (logits.float() / calibration.of(model).temperature).softmax(1)
+    found = calibration.of(model)
+    return (logits.float() / (found.of_one(alone) if alone else found).temperature).softmax(1)
 
 
 def require_store(store: Any) -> None:

@@ -126,7 +126,7 @@ def save_model(model: nn.Module, path: str | os.PathLike) -> None:
 
 
 def require_whole(model: Any) -> None:
-    """Raise EgoDistillError for the student that `without()` returns, which has the weights of another one."""
+    """Raise EgoDistillError for a copy that `without()` returned, which lacks a part of a student."""
     if getattr(model, "optional_inputs", False) and len(model.inputs) < 2:
         raise EgoDistillError(f"this student reads {model.inputs[0]} alone; train and save the one that it is of")
 

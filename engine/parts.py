@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from .. import student
 from ..student import EgoDistill, Output, Part, describe
 from ..support.errors import UNSURE, EgoDistillError
-from . import calibration, image_encoders
+from . import calibration, checkpoints, image_encoders
 from .spectrum import IMUSpectrum
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "freeze_trunk",
     "own_network",
     "plain_numbers",
+    "require_optional",
     "require_arguments",
     "require_same_steps",
     "require_steps",
@@ -49,6 +50,8 @@ LARGEST_CLIP = 1 << 27  # pixels of all frames of a clip, as in recordings/spec.
 LARGEST_TOLERANCE = 10.0  # seconds, as in video.py
 SAMPLING = ("uniform", "random", "first", "last", "centre", "ages")  # as in video.py
 MAX_DIFFERENCE = 1e-3  # of outputs that should be equal, relative to the largest
+# What a student has for an input alone; the last is a vector that stands for the other one.
+READS = {"frames": ("image_encoder", "gru", "joint", "no_imu"), "imu": ("imu_encoder", "no_frames")}
 OF_CLASSES = ("classifier.", "imu_encoder.refusal.")  # weights that `with_classes()` does not copy
 PLAIN_NUMBERS = ("spectrum", "filterbank", "filterbank-unsure")  # IMU encoders without weights
 
@@ -261,11 +264,8 @@ def require_same_steps(model: Any, reader: str) -> None:
         )
 
 
-def without(model: Any, name: str, what: str = "this model") -> Any:
-    """Return a student, with the same weights, that reads its other input alone. Raise ValueError if it cannot.
-
-    `what` is the student in the message, such as its file.
-    """
+def require_optional(model: Any, name: str, what: str = "this model") -> None:
+    """Raise ValueError unless a student can do without an input; `what` is the student in the message."""
     reads = getattr(model, "inputs", ())
     if len(reads) < 2 or name not in reads:
         raise ValueError(f"{what} reads {' and '.join(reads)}, and cannot do without {name}")
@@ -274,7 +274,15 @@ def without(model: Any, name: str, what: str = "this model") -> Any:
             f"{what} needs {' and '.join(reads)}; one that was built with optional_inputs=True (--optional-inputs), "
             f"and trained so, can do without {name}"
         )
-    found = copy.copy(model)
+
+
+def without(model: Any, name: str, what: str = "this model") -> Any:
+    """Return a copy of a student that reads its other input alone; as `require_optional()`."""
+    require_optional(model, name, what)
+    found = copy.deepcopy(model)
+    for part in READS[name]:
+        if hasattr(found, part):
+            delattr(found, part)
     found.inputs = tuple(other for other in model.inputs if other != name)
     found.calibration = calibration.of(model).of_one(found.inputs[0])
     return found
@@ -292,6 +300,7 @@ def freeze_trunk(model: EgoDistill) -> EgoDistill:
 
 def with_classes(model: EgoDistill, names: list[str]) -> EgoDistill:
     """Return a student of other classes with a student's encoders and fusion network; "unsure" stays the last class."""
+    checkpoints.require_whole(model)
     names += [UNSURE] if model.with_unsure and names[-1:] != [UNSURE] else []
     own = {name: copy.deepcopy(part) for name, part in model.parts.items()}
     found = model.from_arguments({**model.arguments, "num_classes": len(names)}, names, **own)

@@ -776,3 +776,18 @@ def test_a_student_of_optional_inputs_learns_to_do_with_each(tmp_path):
     assert again.calibration.alone["frames"] > again.calibration.temperature  # half of its answers are wrong
     with pytest.raises(EgoDistillError, match="reads frames alone; train and save the one that it is of"):
         finetune(model.without("imu"), store, **FAST)
+
+
+def test_a_forward_of_ones_own_is_no_training_with_optional_inputs():
+    class Own(EgoDistill):
+        def forward(self, frames=None, imu=None):
+            feature, logits = super().forward(frames, imu)
+            return Output(feature, -logits)
+
+    torch.manual_seed(0)
+    small_one = {"image_encoder": "resnet10x4", "image_weights": None, "frame_size": 32, "feature_dim": 12, "hidden": 8}
+    model = Own(4, optional_inputs=True, **small_one)
+    for stage in (lambda: distill(model, Store(8), teacher="t", **FAST), lambda: finetune(model, Store(8), **FAST)):
+        with pytest.raises(EgoDistillError, match=r"forward\(\) of Own computes something else than its steps"):
+            stage()
+    assert model.training

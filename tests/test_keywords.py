@@ -242,7 +242,10 @@ SAME = {  # what changes only how it is computed, or shown
     checked: {},
     extracted: {"batch_size": 3, "device": "cpu", "progress": True},
 }
-ELSEWHERE = {predicted: {"compile"}}  # test_inference.py: compiling takes a minute
+ELSEWHERE = {
+    predicted: {"compile"},  # test_inference.py: compiling takes a minute
+    streamed: {"before_frames"},  # tests/deploy/test_stream_alone.py: for another student
+}
 CALLS = {
     streamed: Stream,
     predicted: predict,

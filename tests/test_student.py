@@ -844,11 +844,14 @@ def test_a_student_of_optional_inputs(num_frames, tmp_path):
         for name, given, other in (("imu", frames, imu), ("frames", imu, frames)):
             view = model.without(name)
             assert torch.equal(view(given).logits, wanted[name]) and model.inputs == ("frames", "imu")
-            assert view.classifier is model.classifier and batches.clip_spec_of(view) != batches.clip_spec_of(model)
+            assert not hasattr(view, "image_encoder" if name == "frames" else "imu_encoder")
+            assert batches.clip_spec_of(view) != batches.clip_spec_of(model)
             with pytest.raises(ValueError, match=f"this model reads {view.inputs[0]} alone"):
                 view(given, other) if name == "imu" else view(other, given)
             with pytest.raises(EgoDistillError, match="train and save the one that it is of"):
                 view.save(tmp_path / "view.pt")
+            with pytest.raises(EgoDistillError, match="train and save the one that it is of"):
+                view.with_classes(["a", "b"])
             with pytest.raises(ValueError, match=f"reads {view.inputs[0]}, and cannot do without"):
                 view.without(view.inputs[0])
     with pytest.raises(ValueError, match="this model needs frames"):

@@ -145,6 +145,36 @@ export function moved(rate = 1.5, seconds = 0.5, imuRate = 198) {
 
 // --- Answers ----------------------------------------------------------------------------------------------------
 
+/** For how long no samples have come, as other times tell: those of frames, or of calls. */
+class Silence {
+  newest = -Infinity;
+  before = -Infinity; // the last time alone proves nothing: it may be wrong
+  piece = -Infinity; // the newest time when samples came last
+  usual = []; // seconds from piece to piece
+
+  note(moment) {
+    this.before = this.newest;
+    this.newest = Math.max(this.newest, moment);
+  }
+
+  noteSamples() {
+    if (Number.isFinite(this.newest) && Number.isFinite(this.piece)) this.usual.push(this.newest - this.piece);
+    if (this.usual.length > 8) this.usual.shift();
+    this.piece = this.newest;
+  }
+
+  lasts(seconds) {
+    const sorted = [...this.usual].sort((a, b) => a - b);
+    const middle = sorted.length ? (sorted[(sorted.length - 1) >> 1] + sorted[sorted.length >> 1]) / 2 : 0;
+    return this.before - this.piece > seconds + middle;
+  }
+
+  timeAfter(sample) {
+    if (!Number.isFinite(sample + this.piece)) return this.newest;
+    return Math.min(sample + this.newest - this.piece, Math.max(this.newest, sample));
+  }
+}
+
 /** A stream of answers. `pair` is what `openPair()` returns: `spec`, `classNames`, `optionalInputs`, `encodeFrame()`, `fuse()`
     and `temperatureOf()`.
 
@@ -176,16 +206,21 @@ export class Stream {
     this.sensors = ["accelerometer", "gyroscope"].map((name) => new Sensor(name, this.slack));
     Object.assign(this, { kept: [], pending: [], request: null, look: true, anchor: null, next: 0, hadFrames: false });
     Object.assign(this, { firstFrame: Infinity, newestFrame: -Infinity });
+    this.silence = { frames: new Silence(), calls: new Silence() }; // of samples
     this.run = {}; // another object after each reset: an answer that is being computed belongs to the old one
   }
 
   /** Add samples: times [n], readings [n][6]. A sensor without three finite numbers has no sample at this time. */
   acceptMotion(times, readings) {
+    const before = this.sensors.map((sensor) => sensor.newest);
     const order = [...times.keys()].filter((i) => Number.isFinite(times[i])).sort((a, b) => times[a] - times[b]);
     this.sensors.forEach((sensor, which) => {
       const samples = order.map((i) => [times[i], ...readings[i].slice(3 * which, 3 * which + 3)]);
       sensor.add(samples.filter((sample) => sample.every(Number.isFinite)));
     });
+    if (this.sensors.some((sensor, which) => sensor.newest !== before[which])) {
+      for (const silence of Object.values(this.silence)) silence.noteSamples();
+    }
     this.update();
   }
 
@@ -198,6 +233,7 @@ export class Stream {
       this.request = null;
       this.look = false;
     }
+    this.silence.frames.note(time);
     const place = placeFrom(this.kept.map((frame) => frame.time), time);
     if (this.kept[place]?.time === time) return;
     this.kept.splice(place, 0, { time, picture, feature: null });
@@ -210,23 +246,33 @@ export class Stream {
   /** Return whether to take a frame now; true once per request. */
   wantsFrame(now) {
     let since = now;
+    this.silence.calls.note(now);
+    const silent = this.nowWithoutSamples() !== null;
+    if (silent) this.update();
     if (this.request) {
       if (now - this.request.last < this.cameraTimeout) return false;
       since = this.request.since;
       this.look ||= this.request.decided;
       this.request = null;
     }
-    if (!this.needsLook(now + this.cameraDelay)) return false;
+    if (!this.needsLook(now + this.cameraDelay, silent)) return false;
     this.request = { since, last: now, decided: this.look };
     this.look = false;
     return true;
   }
 
-  needsLook(moment) {
+  /** Return the time as frames and calls tell it, if no samples come; null if they do, or have to. */
+  nowWithoutSamples() {
+    if (!this.pair.optionalInputs) return null;
+    const told = Object.values(this.silence).filter((one) => one.lasts(this.slack + this.every));
+    const newest = Math.max(...this.sensors.map((sensor) => sensor.newest));
+    return told.length ? Math.max(...told.map((one) => one.timeAfter(newest))) : null;
+  }
+
+  needsLook(moment, silent) {
     const newest = Math.max(-Infinity, ...this.kept.filter((frame) => frame.time <= moment).map((frame) => frame.time));
     let due = this.gate ? this.look : moment - newest >= this.period - TOLERANCE;
-    const silent = moment - Math.max(...this.sensors.map((sensor) => sensor.newest)) > this.slack + this.every;
-    if (this.pair.optionalInputs && silent) due ||= moment - newest >= this.every - TOLERANCE;
+    if (silent) due ||= moment - newest >= this.every - TOLERANCE; // so frames are all that answers have
     if (!due && moment < this.replacement(newest)) return false;
     if (this.anchor === null) return true;
     const following = Math.max(this.firstOpen(), this.firstFrom(moment));
@@ -384,8 +430,8 @@ export class Stream {
 
   lastDue() {
     const marks = this.sensors.map((sensor) => sensor.newest - this.slack);
-    const frames = this.pair.optionalInputs ? this.newestFrame - this.slack - this.every : -Infinity;
-    const first = Math.max(this.next - 1, this.lastBefore(Math.max(Math.max(...marks) - this.maxJump, frames)));
+    const without = (this.nowWithoutSamples() ?? -Infinity) - this.slack - this.every;
+    const first = Math.max(this.next - 1, this.lastBefore(Math.max(Math.max(...marks) - this.maxJump, without)));
     let last = this.lastBefore(Math.min(...marks));
     // The samples on both sides of the window's last point decide its value.
     while (last > first && !this.sensors.every((one, i) => one.hasBetween(this.gridEnd(last), marks[i]))) last--;

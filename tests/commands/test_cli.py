@@ -355,7 +355,7 @@ AUGMENTATION = "--crop --jitter --shift --motion --label-smoothing"
 
 STUDENT = (
     "--own --num-frames --image-encoder --image-weights --no-imu --imu-vector --aggregator --imu-encoder --fusion "
-    "--student-class"
+    "--student-class --optional-inputs"
 )
 
 
@@ -386,7 +386,8 @@ OPTIONS = {
     "--retry-failed --teacher-file --architecture --pretrained --class-names --end-features --image-encoder "
     "--batch-size --precision --device",
     "train": f"{SEGMENTS} --out --overwrite --retry-failed --architecture --pretrained --teacher-file --option "
-    "--clip-frames --clip-size --num-frames --image-encoder --image-weights --imu-encoder --imu-rate --frame-size "
+    "--clip-frames --clip-size --num-frames --image-encoder --image-weights --imu-encoder --optional-inputs "
+    "--imu-rate --frame-size "
     "--preset --epochs --batch-size --learning-rate --seed --precision --quick --baselines --no-check --workers "
     "--device --zero-accel --min-coverage --max-gap --max-hold --max-bad",
     "report": "RUN",
@@ -405,15 +406,16 @@ OPTIONS = {
     "distill": "store --split --teacher --out --overwrite "
     "--alpha --beta --tau --tau-squared --l1-reduction --init "
     f"{STUDENT} {TRAINING} {AUGMENTATION} --validation --objective",
-    "evaluate": f"store --split --student --teacher-file --own --teacher --out --overwrite {INFERENCE} --recordings "
+    "evaluate": f"store --split --student --teacher-file --own --without --teacher --out --overwrite {INFERENCE} "
+    "--recordings "
     "--root --tier --imu-offsets --imu-axes --reader --imu-reader --stride --event-start --sparse --save-thresholds",
     "measure": f"--student --own --teacher-file --rows --batch-size --repeats --seconds --out --overwrite "
     f"--markdown {INFERENCE}",
-    "predict": "video --student --own --imu --imu-offset --imu-stretch --imu-axes --reader --imu-reader --zero-accel "
-    "--min-coverage --max-gap --max-hold --stride --top --events --event-start --key-frames --tolerance --out --html "
+    "predict": "video --student --own --without --imu --imu-offset --imu-stretch --imu-axes --reader --imu-reader "
+    "--zero-accel --min-coverage --max-gap --max-hold --stride --top --events --event-start --key-frames --tolerance --out --html "
     f"--subtitles --labels --root --tier --preview --overwrite {INFERENCE}",
-    "live": "SOURCE --student --own --every --frames --slack --top --min-coverage --max-gap --precision "
-    "--device --tolerance "
+    "live": "SOURCE --student --own --every --frames --before-frames --slack --top --min-coverage --max-gap "
+    "--precision --device --tolerance "
     "--max-age --period --imu --imu-follow --zero-accel --imu-axes --reader --imu-reader --imu-offset --imu-stretch "
     "--frame-offset --frame-stretch --align "
     "--fast --seconds --timeout --reconnect --events --event-start --json --out --overwrite",

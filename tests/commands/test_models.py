@@ -14,7 +14,7 @@ from heads import write_log
 from painted import relabel, write_table
 
 from egodistill import EgoDistill, data, inference, teachers
-from egodistill.commands import cli, loading, models, training
+from egodistill.commands import cli, evaluations, loading, models, training
 from egodistill.engine import checkpoints
 from egodistill.experiments import adafuse
 from egodistill.support import tables
@@ -484,6 +484,11 @@ def test_a_student_of_optional_inputs_is_asked_without_one(taught, kitchen, caps
         found = json.loads(Path(f"{name}.json").read_text())
         top1 = inference.evaluate(model.without(name), clips, precision="fp32", progress=False).top1
         assert found["without"] == name and found["top1"] == pytest.approx(top1)
+        run(capsys, "report", f"{name}.json")
+        (page,) = Path().glob(f"*{name}*.html")
+        assert f"student without {name}" in page.read_text()
+        shutil.copy(f"{name}.json", "o.test.json")
+        assert evaluations.read_result("o.pt") is None  # it is not the student's own
         how = "--precision", "fp32"
         run(capsys, "predict", video, "--student", "o.pt", "--without", name, "--out", f"{name}.csv", *how)
         own = list(inference.predict(model.without(name), data.open_recording(video), precision="fp32"))
