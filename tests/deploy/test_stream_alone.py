@@ -187,10 +187,13 @@ def test_a_frame_with_a_wrong_time_is_no_clock(model, choice, first):
         check(stream)
 
 
-def fed(model, stop, frame, imu, piece=0.02, **options):
-    """Answers of a stream and the stream, for frames and samples that come so many seconds late, in pieces."""
-    times, readings = samples(0, stop)
-    stream = open_stream(model, every=EVERY, max_pending=99, report=lambda _: None, **options)
+def fed(model, stop, frame, imu, piece=0.02, end=99.0, **options):
+    """Answers of a stream and the stream, for frames and samples that come so many seconds late, in pieces.
+
+    No samples come from `end` on.
+    """
+    times, readings = samples(0, min(stop, end))
+    stream = open_stream(model, **{"every": EVERY, "max_pending": 99, "report": lambda _: None} | options)
     answers, shown, sent = [], 0, 0
     for tick in range(round((stop + 3) / 0.02)):
         now = 0.02 * tick
@@ -301,3 +304,11 @@ def test_a_student_of_ones_own_steps_may_have_optional_inputs():
         scores = dict(answer.classes)
         assert (scores["0"] == scores["1"]) == (answer.inputs == ("frames", "imu"))
         assert (scores["0"] > scores["1"]) == (answer.inputs == ("frames",))
+
+
+@pytest.mark.parametrize("late", [0.0, 1.0, 3.0])
+def test_samples_that_came_late_and_end_cost_no_answer(model, late):
+    """Two may be due at once; with the time of the frames as it is, all of the last seconds would be."""
+    found, _ = fed(model, 16, 0.0, late, end=8.0, max_pending=2)
+    assert np.allclose(np.diff([answer.stop for answer in found]), EVERY, atol=1e-6)
+    assert found[-1].inputs == ("frames",) and found[-1].stop > 15 - late - 1
