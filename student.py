@@ -203,7 +203,7 @@ class EgoDistill(nn.Module):
         super().__init__()
         encoders = {"frames": image_encoder, "imu": imu_encoder}
         self.inputs = tuple(name for name, encoder in encoders.items() if encoder is not None)
-        self.num_classes, self.feature_dim = num_classes, feature_dim
+        self.num_classes, self.feature_dim, self.optional_inputs = num_classes, feature_dim, optional_inputs
         self.class_names = None if class_names is None else [str(name) for name in class_names]
 
         # The clips that it reads, and how frames are normalised
@@ -247,7 +247,6 @@ class EgoDistill(nn.Module):
 
         # Pi: z_I and z_M -> z_phi, [B, D]; then class logits, [B, C]
         image_size, imu_size = 512 if num_frames > 1 else self.image_dim, self.imu_dim - unsure
-        self.optional_inputs = optional_inputs
         if optional_inputs:
             self.no_frames, self.no_imu = (nn.Parameter(torch.zeros(1, size)) for size in (image_size, imu_size))
         if fusion is None:
@@ -352,8 +351,7 @@ class EgoDistill(nn.Module):
         given = {"frames": image, "imu": imu}
         if lacking := [name for name in self.inputs if given[name] is None]:
             raise ValueError(f"this model needs {lacking[0]}: model({', '.join(self.inputs)})")
-        both = image is not None and imu is not None
-        if both and not torch.compiler.is_compiling() and len(image) != len(imu):
+        if image is not None and imu is not None and not torch.compiler.is_compiling() and len(image) != len(imu):
             raise ValueError(f"there are {len(image)} clips of frames and {len(imu)} of IMU samples; pass one per clip")
         if self.with_unsure is not None:  # not the paper's: the last number of z_M is how unlike known motion it is
             feature = self.fusion(image, imu[:, :-1])
