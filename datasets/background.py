@@ -27,7 +27,7 @@ from typing import NamedTuple
 from ..recordings.recording import probe_videos
 from ..support.errors import CLIP_SECONDS, NONE, DataError, NoteWarning, named
 from ..support.files import available_cores
-from ..support.names import Names, ends
+from ..support.names import ends
 from ..support.tables import counted
 from .segments import ROUNDING, Origin, Segment, SegmentList
 
@@ -112,9 +112,8 @@ class Room(NamedTuple):
 def _rooms(given: SegmentList, first: Mapping[str, Segment], margin: float, seconds: float) -> dict[str, Room]:
     """Return the room in each of the recordings of segments, `first`, that can be opened."""
     rows: dict[str, list[Segment]] = collections.defaultdict(list)
-    name = Names(one.path for one in given)
     for one in (*given, *given.origin.left_out):
-        rows[name(one.path)].append(one)
+        rows[one.path].append(one)
     stops = {path: info.duration for path, info in probe_videos(first.values(), available_cores()).items()}
     begins = {path: 0.0 if first[path].video else first[path].recording.begin for path in stops}
     return {path: room(rows[path], begins[path], stops[path], margin, seconds) for path in first if path in stops}

@@ -171,6 +171,7 @@ class SegmentList(list):
         super().__init__(with_names(one, name) for one in given)
         self.dropped = dict(dropped or {})
         origin = origin or Origin()
+        origin = origin._replace(left_out=tuple(with_names(one, name) for one in origin.left_out))
         renamed = [
             (one.id, Path(one.path), Path(own.path))
             for one, own in zip(given, self, strict=True)

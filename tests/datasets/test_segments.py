@@ -636,6 +636,8 @@ def test_recordings_without_a_video_are_known_by_their_imu(tmp_path):
     (tmp_path / "link.csv").symlink_to(tmp_path / "one.csv")
     link = replace(found[0], id="y", imu=str(tmp_path / "link.csv"))
     assert data.SegmentList([*found, link])[-1].path == found[0].path
+    others = data.SegmentList(found, origin=segments.Origin(left_out=(link,))).origin.left_out
+    assert [one.path for one in others] == [found[0].path]  # what it covers is no background of the same file
     offsets = write_table(tmp_path / "o.csv", ["video", "imu_offset"], [("two", 0.5)])
     assert [one.imu_offset for one in data.with_imu_offsets(found, offsets)] == [0.0, 0.5, 0.0]
     write_table(tmp_path / "e.csv", "video imu start stop label".split(), [("", "", 0, 1, "a")])
