@@ -330,7 +330,7 @@ def is_correct(logits: Tensor, labels: Tensor) -> Tensor:
 class PretrainIMU(Objective):
     """Objective of `pretrain_imu()`: nce_weight L_NCE + l1_weight L_1 (section 3.4; appendix C names L_NCE alone).
 
-    Image features of the store's array `frames` are computed once, by `setup()`. Without L_1, `teacher` is None. With
+    Image features of the store's array `frames` are computed once, by `setup()`. Without L_1, give no `teacher`. With
     `teacher_rows`, bool [clips], those clips alone have a teacher's feature, which `setup()` reads, and L_1.
     """
 

@@ -10,8 +10,9 @@
 The networks are those of section 3 and appendix C of "EgoDistill: Egocentric Head Motion Distillation for Efficient
 Video Understanding" (Tan, Nagarajan, Grauman, NeurIPS 2023), in this order: the student Phi (equation 2), its IMU
 encoder f_M, fusion network Pi and predictor h, and the image encoder f_I. This file can be copied alone: it needs torch
-and torchvision. `EgoDistill.save()` and `load()`, encoders that are not the paper's ("spectrum", "filterbank", networks
-of torchvision but ResNets), and the refusal of what does not fit before anything is built need the package `engine`.
+and torchvision. The package `engine` has the rest: `save()`, `load()`, `without()`, `freeze_trunk()`, `with_classes()`,
+encoders that are not the paper's ("spectrum", "filterbank", networks of torchvision but ResNets), and the refusal of
+what does not fit before anything is built.
 """
 
 from __future__ import annotations
@@ -74,8 +75,8 @@ class Output(NamedTuple):
 def record_arguments(*without: str) -> Callable[[Constructor], Constructor]:
     """Decorate a constructor so that it keeps its arguments, with defaults, in `self.arguments`, except `without`.
 
-    `cls(**model.arguments)` then builds the same network, with new weights. Numpy numbers are kept as Python numbers,
-    and networks are not kept. `__init__` itself finds all arguments there, and may change some.
+    From them, `from_arguments()` builds the same network anew. Numpy numbers are kept as Python numbers, and networks
+    are not kept. `__init__` itself finds all arguments there, and may change some.
     """
 
     def decorate(init: Constructor) -> Constructor:
@@ -393,7 +394,7 @@ class EgoDistill(nn.Module):
 
     @property
     def parts(self) -> dict[str, nn.Module]:
-        """Return the networks that are not of this module, by name: `load()` must be given them."""
+        """Return the networks of one's own, by name: `load()` must be given them."""
         networks = {name: network for name in PARTS if (network := getattr(self, name, None)) is not None}
         return {name: part for name, part in networks.items() if type(part) is not self.built.get(name)}
 
@@ -488,7 +489,7 @@ def perceptron(before: int, hidden: list[int], after: int) -> nn.Sequential:
 class IMUPredictor(nn.Module):
     """The predictor h of section 3.4: image features of first and last frame, [B, d] each -> IMU feature [B, m].
 
-    The paper does not give its form; this one has one hidden layer, as wide as those of the fusion network.
+    The paper does not give its form; this one has one hidden layer, by default as wide as those of Pi.
     `pretrain_imu()` builds a predictor, unless you pass your own to keep it.
 
     Args:
@@ -705,10 +706,7 @@ RESNETS: dict[str, tuple[type[BasicBlock | Bottleneck], tuple[int, ...], dict[st
 
 
 def build_image_encoder(encoder: str | Part, weights: Weights, size: int = 224) -> tuple[nn.Module, int]:
-    """Return an image network without its classifier, [B, 3, H, W] -> [B, d], and d.
-
-    `size` is that of the frames. Raise ValueError for weights that do not fit.
-    """
+    """Return an image network without its classifier, [B, 3, H, W] -> [B, d], and d; `size` is the frames' H and W."""
     if not isinstance(encoder, str):
         network, found = own_network("image_encoder", encoder, [torch.zeros(2, 3, size, size)], ("d",))
         return network, found.shape[1]
@@ -759,7 +757,7 @@ def own_network(
 ) -> tuple[nn.Module, Tensor]:
     """Return a network of one's own, given or built, and its output for a batch of two clips.
 
-    Its shape must be [2, *shape] of one of the shapes, in which a name is for any size; if not, raise ValueError.
+    Its shape must be [2, *shape] of one of the shapes, in which a name is for any size; the package checks it.
     """
     if IN_PACKAGE:
         return of_package("parts").own_network(name, part, inputs, shapes)
