@@ -187,7 +187,7 @@ class LabelledObjective(Objective):
         self, model: nn.Module, reads: list[str], record: dict[str, Any], store: Store, smoothing: float
     ) -> None:
         super().__init__(model, reads, record)
-        if getattr(model, "optional_inputs", False):
+        if parts.takes_either(model):
             with runtime.evaluation(model, next(model.parameters()).device):
                 parts.require_same_steps(model, "a training with optional inputs")
         known = batches.labels_of(store) >= 0
@@ -201,7 +201,7 @@ class LabelledObjective(Objective):
         Its encoders run once.
         """
         model: Any = self.model
-        if not getattr(model, "optional_inputs", False):
+        if not parts.takes_either(model):
             return [batches.as_output(model, model(*inputs), self.num_classes)]
         image, motion = model.aggregate(model.encode_frames(inputs[0])), model.encode_imu(inputs[1])
         return [model.fuse(image, motion), model.fuse(image, None), model.fuse(None, motion)]
@@ -352,7 +352,7 @@ class PretrainIMU(Objective):
         self.predictor, self.frames, self.settings, self.teacher_rows = predictor, frames, settings, teacher_rows
         self.features = self.taught_features = torch.empty(0)  # until `setup()`
         # Without L_1 fusion network and aggregator have no gradient, nor have what stand for inputs that are missing.
-        self.find_unused = not settings.l1_weight or getattr(model, "optional_inputs", False)
+        self.find_unused = not settings.l1_weight or parts.takes_either(model)
 
     def setup(self, store: Store, settings: Training) -> None:
         """Compute the image features of all clips; read the teacher's features of those that have one."""

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .engine import batches, runtime
+from .engine import batches, parts, runtime
 from .engine.batches import Model, Store
 from .engine.calibration import Reliability, of, reliability
 from .engine.runtime import Precision
@@ -646,12 +646,14 @@ class Prediction(NamedTuple):
         stop: Its end in seconds.
         classes: (name, probability) of the best classes, the best first; [] if there is a problem.
         problem: Why the clip could not be classified, or None.
+        inputs: What it was classified from, such as ("frames", "imu"); () if there is a problem.
     """
 
     start: float
     stop: float
     classes: list[tuple[str, float]]
     problem: str | None = None
+    inputs: tuple[str, ...] = ()
 
 
 def predict(
@@ -678,7 +680,8 @@ def predict(
     """Classify a recording clip by clip: yield the `top` classes of a clip every `stride` seconds.
 
     The recording is decoded in one pass, in constant memory. A clip that cannot be classified, because IMU samples or a
-    frame are missing, has no classes, and `problem` is the reason. Errors are raised before the first clip.
+    frame are missing, has no classes, and `problem` is the reason; a student with `optional_inputs` classifies it from
+    the others. Errors are raised before the first clip.
 
     Args:
         model: A student, teacher or baseline; see `batches.Model`.
@@ -739,22 +742,34 @@ def predict(
     if spec.imu_samples:
         require_axes(recording.path, recording.motion().axes, spec)  # raises now if the file cannot be read
     limits = {"min_coverage": min_coverage, "max_gap": max_gap, "max_hold": max_hold}
-    reader = ClipReader(recording, specs, starts, **limits)
+    reader = ClipReader(recording, specs, starts, either=parts.takes_either(model), **limits)
     place = runtime.pick_device(device)
     picked = runtime.pick_precision(place, precision, model)
     return classify_groups(model, reader, batch_size, top=top, device=place, precision=picked, compile=compile)
 
 
+class Batch(NamedTuple):
+    """Clips with the same inputs: rows, and {input: tensor [rows, ...]}."""
+
+    rows: list[int]
+    inputs: dict[str, Tensor]
+
+
 class ClipReader:
     """A reader of a model's inputs from a recording, one group of clips at a time, with one decoder per core.
 
-    Decoders stay open until `close()`.
+    Of a model that takes `either` input, a clip may have one of them. Decoders stay open until `close()`.
     """
 
     def __init__(
-        self, recording: Recording, specs: Mapping[str, ClipSpec], starts: Sequence[float], **limits: Any
+        self,
+        recording: Recording,
+        specs: Mapping[str, ClipSpec],
+        starts: Sequence[float],
+        either: bool = False,
+        **limits: Any,
     ) -> None:
-        self.recording, self.specs, self.starts = recording, specs, starts
+        self.recording, self.specs, self.starts, self.either = recording, specs, starts, either
         self.seconds, self.limits = next(iter(specs.values())).seconds, limits
         self.cores = files.available_cores()
         self.readers = FrameReaders(recording.video, limits.get("max_hold", MAX_HOLD))
@@ -773,23 +788,29 @@ class ClipReader:
         with open_reader(self.recording.video) as reader:
             return [[group[part].tolist() for part in reader.parts(starts[group], self.cores)] for group in whole]
 
-    def read(self, group: Sequence[Sequence[int]]) -> tuple[dict[int, str], list[Tensor]]:
-        """Return the problems of the clips of a group by row, and the model's inputs for the other clips."""
+    def read(self, group: Sequence[Sequence[int]]) -> tuple[dict[int, str], list[Batch]]:
+        """Return the problems of the clips of a group by row, and the other clips, one batch for each mix of inputs."""
         with ThreadPoolExecutor(len(group)) as pool:
             decode = functools.partial(self.decode, threads=max(1, self.cores // len(group)))
             found = {row: arrays for part in pool.map(decode, group) for row, arrays in part.items()}
         problems = {row: str(arrays) for row, arrays in found.items() if isinstance(arrays, Exception)}
-        good = [arrays for _, arrays in sorted(found.items()) if not isinstance(arrays, Exception)]
-        if not good:
-            return problems, []
-        return problems, [torch.from_numpy(np.stack([arrays[name] for arrays in good])) for name in self.specs]
+        mixes: dict[tuple[str, ...], list[int]] = {}
+        for row in sorted(found.keys() - problems.keys()):
+            mixes.setdefault(tuple(name for name in self.specs if name in found[row]), []).append(row)
+        return problems, [
+            Batch(rows, {name: torch.from_numpy(np.stack([found[row][name] for row in rows])) for name in names})
+            for names, rows in mixes.items()
+        ]
 
     def decode(self, rows: Sequence[int], threads: int) -> dict[int, dict[str, np.ndarray] | Exception]:
         """Return the arrays of each clip, or the error that prevented them."""
-        starts = {row: self.starts[row] for row in rows}
-        return dict(
-            decode_clips(self.recording, starts, self.specs, threads=threads, readers=self.readers, **self.limits)
-        )
+        options = {"threads": threads, "readers": self.readers, **self.limits}
+        found = dict(decode_clips(self.recording, {row: self.starts[row] for row in rows}, self.specs, **options))
+        for name in self.specs if self.either else ():
+            lost = {row: self.starts[row] for row in rows if isinstance(found[row], Exception)}
+            alone = decode_clips(self.recording, lost, {name: self.specs[name]}, **options) if lost else ()
+            found |= {row: arrays for row, arrays in alone if not isinstance(arrays, Exception)}
+        return found
 
 
 def classify_groups(
@@ -808,20 +829,24 @@ def classify_groups(
     groups = reader.groups(batch_size)
     coming = files.read_ahead(groups, reader.read, runtime.lower_thread_priority)
     with runtime.evaluation(model, device), contextlib.closing(reader), contextlib.closing(coming):
-        for group, ((problems, inputs), _) in zip(groups, coming, strict=True):
-            best = iter(())
-            if inputs:
+        for group, ((problems, read), _) in zip(groups, coming, strict=True):
+            answers: dict[int, tuple[list[tuple[str, float]], tuple[str, ...]]] = {}
+            for rows, inputs in read:
+                given = [inputs[name].to(device) if name in inputs else None for name in reader.specs]
+                alone = next(iter(inputs)) if len(inputs) < len(given) else None
                 with torch.no_grad(), runtime.autocast(device, precision):
-                    output = batches.as_output(model, run(*(x.to(device) for x in inputs)), names and len(names))
-                    scores = batches.probabilities(model, output.logits).cpu()
-                lost = scores.isfinite().all(1).logical_not().nonzero().flatten().tolist()
-                good = [row for row in sorted(itertools.chain(*group)) if row not in problems]
-                problems |= {good[k]: "the model's scores are not finite" for k in lost}
-                scores = scores[scores.isfinite().all(1)]
+                    output = batches.as_output(model, (model if alone else run)(*given), names and len(names))
+                    scores = batches.probabilities(model, output.logits, alone).cpu()
                 names = names or [str(k) for k in range(scores.shape[1])]
                 values, classes = (x.tolist() for x in scores.topk(min(top, scores.shape[1]), dim=1))
-                best = iter([list(zip(*pair, strict=True)) for pair in zip(classes, values, strict=True)])
+                best = (
+                    [(names[k], value) for k, value in zip(*pair, strict=True)]
+                    for pair in zip(classes, values, strict=True)
+                )
+                answers |= {row: (one, tuple(inputs)) for row, one in zip(rows, best, strict=True)}
+                lost = scores.isfinite().all(1).logical_not().nonzero().flatten().tolist()
+                problems |= {rows[k]: "the model's scores are not finite" for k in lost}
             for row in itertools.chain(*group):
                 problem, start = problems.get(row), reader.starts[row]
-                found = [] if problem else [(names[number], value) for number, value in next(best)]
-                yield Prediction(start, start + reader.seconds, found, problem)
+                found, had = ([], ()) if problem else answers[row]
+                yield Prediction(start, start + reader.seconds, found, problem, had)

@@ -425,7 +425,7 @@ class TrainingLoop:
             rows = rows[:0]
 
         found = self.fitted(model, clips, rows, labels)
-        if found.clips and getattr(model, "optional_inputs", False):
+        if found.clips and parts.takes_either(model):
             alone = {one: parts.without(model, other) for one, other in itertools.permutations(model.inputs)}
             alone = {name: self.fitted(own, clips, rows, labels).temperature for name, own in alone.items()}
             found = replace(found, alone=alone)

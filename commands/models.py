@@ -23,7 +23,7 @@ from .. import data, inference
 from ..datasets import annotations, contradictions
 from ..datasets.segments import is_list_of_recordings
 from ..deploy import events, export
-from ..engine import batches, calibration
+from ..engine import batches, calibration, parts
 from ..engine.published import GMACS_NOTE
 from ..engine.refusal import known_names
 from ..experiments.costs import TABLE_3, TABLE_3_LEGEND, table_3_notes
@@ -369,6 +369,7 @@ def run_predict(a: argparse.Namespace) -> None:
         reject(given_flags(a, "root", "tier"), "only with --labels")
     use_readers(a)
     student = load_distilled(a.student, a.own, a.without)
+    either = parts.takes_either(student)
     clock = keyword_arguments(a, "imu_offset", "imu_stretch", "zero_accel")
     if doubt := doubt_about(a.student):
         print(f"note: {a.student}: {doubt}", file=sys.stderr)
@@ -399,11 +400,12 @@ def run_predict(a: argparse.Namespace) -> None:
     clips = keep(itertools.chain(first, found), kept, a.top if a.html else 1)
     rows = clips if tracker is None else as_clips(events.events(clips, **asdict(tracker)))
     top = 1 if tracker else a.top
-    with prediction_writer(Path(a.out), top) if a.out else contextlib.nullcontext(lambda clip: None) as write:
+    writer = prediction_writer(Path(a.out), top, either) if a.out else contextlib.nullcontext(lambda clip: None)
+    with writer as write:
         for clip in rows:
             write(clip)  # first: printing may end the command
             shown.append(clip._replace(classes=clip.classes[:1]))
-            print(line_of(clip))
+            print(line_of(clip, either))
     count, lost = len(kept), [clip for clip in kept if clip.problem]
     for clip in lost if tracker else ():
         print(line_of(clip))
@@ -419,7 +421,7 @@ def run_predict(a: argparse.Namespace) -> None:
     if a.subtitles:
         write_subtitles(a.subtitles, shown)
     if a.html:
-        table = CSVRows(text := io.StringIO(newline=""), a.top)
+        table = CSVRows(text := io.StringIO(newline=""), a.top, either)
         for clip in kept:
             table.add(clip)
         spec, about = batches.clip_spec_of(student, **choice), about_prediction(a, student, recording)
@@ -443,12 +445,13 @@ def as_clips(found: Iterator[events.Event]) -> Iterator[inference.Prediction]:
         yield inference.Prediction(event.start, event.stop, [(event.label, event.score)])
 
 
-def line_of(clip: inference.Prediction) -> str:
-    """Return the line that is printed for a clip or an event."""
+def line_of(clip: inference.Prediction, either: bool = False) -> str:
+    """Return the line that is printed for a clip or an event; a student that may lack `either` input says if it did."""
     scores = tables.scores_text([score for _, score in clip.classes])
     pairs = zip((name for name, _ in clip.classes), scores, strict=True)
     best = "  ".join(map(" ".join, pairs)) or f"skipped: {clip.problem}"
-    return f"{clip.start:8.2f} {clip.stop:8.2f} s  {tables.printable(best)}"
+    alone = f"  ({clip.inputs[0]} alone)" if either and len(clip.inputs) == 1 else ""
+    return f"{clip.start:8.2f} {clip.stop:8.2f} s  {tables.printable(best)}{alone}"
 
 
 def labels_of_video(a: argparse.Namespace, video: str, classes: Sequence[str] | None) -> list[data.Segment]:
@@ -490,39 +493,46 @@ def about_prediction(a: argparse.Namespace, student: Any, recording: data.Record
 
 
 @contextlib.contextmanager
-def prediction_writer(path: Path, top: int) -> Iterator[Callable[[inference.Prediction], None]]:
+def prediction_writer(path: Path, top: int, either: bool) -> Iterator[Callable[[inference.Prediction], None]]:
     """Yield a function that adds a prediction to a .csv or .json file at once, so that a killed run keeps its rows."""
     with files.disk_errors(path, continues=False):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = (JSONRows if path.suffix.lower() == ".json" else CSVRows)(file, top)
+            writer = (JSONRows if path.suffix.lower() == ".json" else CSVRows)(file, top, either)
             yield writer.add
 
 
 class CSVRows:
-    """Rows of a CSV file: start, stop, the best classes with their scores, and what is wrong."""
+    """Rows of a CSV file: start, stop, the best classes with their scores, and what is wrong.
 
-    def __init__(self, file: TextIO, top: int) -> None:
-        self.file, self.writer = file, csv.writer(file)
+    Of a student that may lack `either` input, also the inputs.
+    """
+
+    def __init__(self, file: TextIO, top: int, either: bool) -> None:
+        self.file, self.writer, self.either = file, csv.writer(file), either
         self.columns = [f"{what}_{k + 1}" for k in range(top) for what in ("class", "score")]
-        self.writer.writerow(["start", "stop", *self.columns, "problem"])
+        self.writer.writerow(["start", "stop", *self.columns, "problem", *["inputs"] * either])
 
     def add(self, clip: inference.Prediction) -> None:
         cells = [cell for name, score in clip.classes for cell in (tables.csv_text(name), score)]
         cells += [""] * (len(self.columns) - len(cells))
-        self.writer.writerow([f"{clip.start:.3f}", f"{clip.stop:.3f}", *cells, tables.csv_text(clip.problem or "")])
+        cells += [tables.csv_text(clip.problem or ""), *[" ".join(clip.inputs)] * self.either]
+        self.writer.writerow([f"{clip.start:.3f}", f"{clip.stop:.3f}", *cells])
         self.file.flush()
 
 
 class JSONRows:
     """Items of a JSON list, one per line; the file is valid after each."""
 
-    def __init__(self, file: TextIO, top: int) -> None:
-        self.file, self.end, self.separator = file, 1, "\n"
+    def __init__(self, file: TextIO, top: int, either: bool) -> None:
+        self.file, self.either, self.end, self.separator = file, either, 1, "\n"
         file.write("[\n]\n")
 
     def add(self, clip: inference.Prediction) -> None:
-        text = self.separator + json.dumps(clip._asdict())
+        row = (
+            clip._asdict() if self.either else {key: value for key, value in clip._asdict().items() if key != "inputs"}
+        )
+        text = self.separator + json.dumps(row)
         self.file.seek(self.end)
         self.file.write(f"{text}\n]\n")
         self.file.flush()

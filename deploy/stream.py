@@ -252,7 +252,7 @@ class Stream:
         offset, stretch = frame_clock
         batches.require_number(named("frame_clock[0]", option="--frame-offset"), offset)
         batches.require_number(named("frame_clock[1]", option="--frame-stretch"), stretch, 0, above=True)
-        self.partial = bool(getattr(model, "optional_inputs", False)) and len(model.inputs) == 2
+        self.partial = parts.takes_either(model)
         if before_frames and not self.partial:
             raise EgoDistillError("before_frames is for a model of optional_inputs; this one needs all of its inputs")
         self.before_frames = before_frames

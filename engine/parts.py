@@ -264,6 +264,11 @@ def require_same_steps(model: Any, reader: str) -> None:
         )
 
 
+def takes_either(model: Any) -> bool:
+    """Return whether a student may lack one of its inputs: it has `optional_inputs`, and is no copy of `without()`."""
+    return bool(getattr(model, "optional_inputs", False)) and len(model.inputs) == 2
+
+
 def require_optional(model: Any, name: str, what: str = "this model") -> None:
     """Raise ValueError unless a student can do without an input; `what` is the student in the message."""
     reads = getattr(model, "inputs", ())

@@ -14,6 +14,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from heads import write_log
 from painted import STEADY, break_packets, number_of, ramp, with_zeros, write_video
 from torch import nn
 from torch.nn import functional as F
@@ -432,7 +433,7 @@ def test_cores_share_a_group_and_no_frame_is_decoded_twice(steady, monkeypatch):
         groups = reader.groups(8)
         assert [row for group in groups for part in group for row in part] == list(range(19))
         assert [sum(map(len, group)) for group in groups] == [8, 8, 3]
-        results.append([reader.read(group)[1][0] for group in groups])
+        results.append([reader.read(group)[1][0].inputs["frames"] for group in groups])
     assert max(map(len, groups)) > 1
     for group in groups:
         for before, after in itertools.pairwise(group):
@@ -718,6 +719,34 @@ def test_predict_says_where_head_motion_is_missing(sample_data, tmp_path):
     assert "covers" in rows[0].problem
 
 
+def test_a_student_of_optional_inputs_classifies_a_clip_from_what_it_has(tmp_path):
+    """As `without()` the other input, with its temperature, and never silently."""
+    shown = np.concatenate([np.arange(75), np.arange(163, 300)]) / 25  # none from 3 s to 6.5 s
+    video, table = write_video(tmp_path / "walk.mp4", shown, g=10), write_log(tmp_path / "walk.csv", seconds=12.0)
+    lines = table.read_text().splitlines(keepends=True)
+    times = [line.split(",")[0] for line in lines]
+    table.write_text("".join(one for k, one in enumerate(lines) if k == 0 or not 5.9 <= float(times[k]) < 8.1))
+    model = small(optional_inputs=True, class_names=CLASSES).eval()
+    torch.nn.init.normal_(model.no_frames)
+    torch.nn.init.normal_(model.no_imu)
+    model.calibration = Calibration(2.0, 100, None, {"frames": 4.0, "imu": 0.5})
+    options = {"stride": 0.25, "device": "cpu", "precision": "fp32", "batch_size": 8}
+    found = list(predict(model, video, table, **options))
+    alone = {name: list(predict(model.without(name), video, table, **options)) for name in ("frames", "imu")}
+    model.optional_inputs = False  # it needs both
+    whole = list(predict(model, video, table, **options))
+    kinds = set()
+    for k, one in enumerate(found):
+        middle = (one.start + one.stop) / 2
+        blind, deaf = 3.96 < middle < 6.5, one.stop > 6.01 and one.start < 7.99  # `max_hold` 1 s, `min_coverage` 95 %
+        kinds.add(one.inputs)
+        assert one.inputs == (("frames",) * (not blind) + ("imu",) * (not deaf))
+        source = alone["imu"] if deaf else alone["frames"] if blind else whole
+        assert one.problem == (whole[k].problem if blind and deaf else None)
+        assert one.classes == [(name, pytest.approx(value, abs=1e-6)) for name, value in source[k].classes]
+    assert kinds == {(), ("frames",), ("imu",), ("frames", "imu")}
+
+
 def test_a_clip_whose_scores_are_not_finite_costs_itself(kitchen):
     class Sick(nn.Module):
         inputs, frame_size, calls = ("frames",), 16, 0
@@ -900,7 +929,7 @@ def test_clips_of_another_length_are_predicted_from_start_to_stop(kitchen):
 
 def test_scores_that_are_not_finite_are_those_of_their_clip_if_others_are_lost():
     class Reader:
-        starts, seconds = [0.0, 2.0, 4.0, 6.0], 2.0
+        starts, seconds, specs = [0.0, 2.0, 4.0, 6.0], 2.0, {"frames": ClipSpec(frames=1)}
 
         def close(self):
             pass
@@ -909,7 +938,8 @@ def test_scores_that_are_not_finite_are_those_of_their_clip_if_others_are_lost()
             return [[[0, 1], [2, 3]]]
 
         def read(self, group):
-            return {1: "lost"}, [torch.zeros(3, 1, 3, 16, 16, dtype=torch.uint8)]
+            frames = torch.zeros(3, 1, 3, 16, 16, dtype=torch.uint8)
+            return {1: "lost"}, [inference.Batch([0, 2, 3], {"frames": frames})]
 
     class Sick(nn.Module):
         def forward(self, frames):

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import csv
 import io
 import json
 import math
@@ -167,6 +168,29 @@ def test_a_file_gives_the_answers_of_predict(kitchen, tmp_path, capsys, num_fram
     assert compared == len(predicted) - 1 >= 7  # all but the clip that ends with the file
     assert len({tuple(answer["frame_age"]) for answer in found}) > 1
     assert f"answers: {len(found)} due" in said
+
+
+def test_a_file_without_a_part_of_its_samples_gives_the_answers_of_predict(kitchen, tmp_path, capsys):
+    """Of a student that may lack them; a line of `predict` and its table say so."""
+    network, table = student(optional_inputs=True), write_log(tmp_path / "walk.csv", seconds=6.0)
+    torch.nn.init.normal_(network.no_imu)
+    network.save(tmp_path / "s.pt")
+    lines = table.read_text().splitlines(keepends=True)
+    table.write_text("".join(one for one in lines if not 1.0 < float(one.split(",")[0].replace("time", "0")) < 1.8))
+    words = [kitchen[0].video, "--student", tmp_path / "s.pt", "--imu", table, "--precision", "fp32", "--device", "cpu"]
+    found, _ = answers_of(capsys, *words, "--fast", "--every", 0.25, "--top", 4)
+    more = ["--stride", 0.25, "--top", 4, "--out", tmp_path / "rows.csv"]
+    assert cli.main(list(map(str, ["predict", *words, *more]))) == 0
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.endswith("  (frames alone)")]
+    with open(tmp_path / "rows.csv", newline="") as file:
+        rows = {round(float(row["start"]), 2): row for row in csv.DictReader(file)}
+    assert len(found) > 12 and {answer["start"] for answer in found} <= rows.keys()
+    for answer in found:
+        row = rows[answer["start"]]
+        assert row["inputs"] == " ".join(answer["inputs"]) == ("frames" if answer["start"] < 1.7 else "frames imu")
+        best = [(row[f"class_{k}"], pytest.approx(float(row[f"score_{k}"]), abs=2e-6)) for k in (1, 2, 3, 4)]
+        assert list(map(tuple, answer["classes"])) == best
+    assert len(shown) == sum(row["inputs"] == "frames" for row in rows.values()) == 7
 
 
 def test_no_answer_of_a_file_is_dropped_however_few_its_frames(files, tmp_path, capsys):
