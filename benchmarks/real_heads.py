@@ -51,7 +51,6 @@ TRAINING = {"hidden": 256, "epochs": 10, "batch_size": 256, "learning_rate": 2e-
 TRAINING |= {"dropout_of_numbers": 0.2, "dropout": 0.5, "label_smoothing": 0.1}
 CNN_RATE, PATIENCE = 50, 5  # Hz; epochs without a gain on validation wearers, after which the training ends
 OVERLAP = 3  # windows to learn from overlap this often: an epoch of a CNN takes every third, drawn anew
-FIRST = "AMD EPYC"  # the processor of lines that do not say theirs
 CNN_SCALES = (1.0, 0.3)  # m/s2 and rad/s that count as 1
 
 
@@ -442,7 +441,7 @@ def main() -> None:
         run(a.study, a.seeds, a.models)
     else:
         lines = list(files.read_lines(LINES, "study"))
-        origin = evidence.machines({"processor": line.get("processor", FIRST)} for line in lines)
+        origin = evidence.machines(lines)
         tables.report(tabulated(lines), "benchmarks/real_heads.py", a.markdown, sys.argv, origin=origin)
 
 
