@@ -444,16 +444,16 @@ def outcomes() -> dict[tuple[str, str, int], list[Outcome]]:
 
 
 def accuracies(found: dict[tuple[str, str, int], list[Outcome]]) -> tables.Table:
-    """Return the table of the controls: accuracy, and how much better than frames alone and than Spectrum."""
-    rows = []
+    """Return the table of the controls: accuracy, and how much better than frames alone, Spectrum and the recipe."""
+    rows, others = [], (FRAMES, WINNER, better_student.MORE)
     for (acts, method, frames), some in found.items():
         if acts == CONTROLS:
-            gaps = [gap_of(found, (acts, method, other, frames)) for other in (FRAMES, WINNER)]
+            gaps = [gap_of(found, (acts, method, other, frames)) for other in others]
             cells = ["" if gap is None or gap.seeds < 2 else str(gap) for gap in gaps]
             count = "" if method == "teacher" else f"{frames}"
             kinds = [better_student.kind_of(some, kind) for kind in behaviour.KINDS]
             rows.append([method, count, f"{contrasts.accuracy(some).mean:.1f}", *kinds, *cells, f"{len(some)}"])
-    heads = ["method", "N", "top-1 (%)", *behaviour.KINDS, f"minus {FRAMES}", f"minus {WINNER}", "seeds"]
+    heads = ["method", "N", "top-1 (%)", *behaviour.KINDS, *(f"minus {name}" for name in others), "seeds"]
     return tables.Table(heads, rows)
 
 

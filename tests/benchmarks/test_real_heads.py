@@ -67,6 +67,7 @@ def test_upright_windows_keep_what_a_rotation_keeps(real_heads):
 
 def line(model, seed, *confusions):
     about = {"study": 2, "seconds": 2.13, "model": model, "seed": seed, "numbers": 9, "recordings": [3, 4]}
+    about["processor"] = "AMD EPYC 7B13"
     return about | {"wearers": {str(k): one for k, one in enumerate(confusions)}}
 
 
