@@ -102,15 +102,16 @@ def check_options(a: argparse.Namespace, kind: str) -> None:
         reject(given_flags(a, "event_start"), "only with --events")
 
 
-def load_for_stream(path: str, device: str | None, own: Sequence[str] = ()) -> Any:
-    """Return the student in a file, with --own, on a device, or the pair that `export --pair` wrote for this path."""
+def load_for_stream(path: str, device: str | None, own: Sequence[str] = (), without: str | None = None) -> Any:
+    """Return the student in a file, with --own and --without, on a device, or the pair of `export --pair` there."""
     if any(file.exists() for file in files.pair_files(path)):
         if runtime.pick_device(device).type != "cpu":
             raise EgoDistillError(f"{path}: exported programs run on the CPU; leave out --device {device}")
-        return exported.load_pair(path)
+        pair = exported.load_pair(path)
+        return pair.without(without) if without else pair
     if doubt := doubt_about(path):
         print(f"note: {path}: {doubt}", file=sys.stderr)
-    return load_distilled(path, own).to(runtime.pick_device(device)).eval()
+    return load_distilled(path, own, without).to(runtime.pick_device(device)).eval()
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -220,7 +221,7 @@ def open_source(a: argparse.Namespace, spec: ClipSpec, report: Callable[[str], o
     elif video.live:
         raise EgoDistillError(
             f"{a.source}: the student in {a.student} reads IMU samples; give them as JSON lines on standard input "
-            f"(--imu -) or as a table that grows (--imu-follow CSV), or give a student without IMU"
+            f"(--imu -) or as a table that grows (--imu-follow CSV), or give a student without IMU (--without imu)"
         )
     else:
         how = keyword_arguments(a, "imu_offset", "imu_stretch", "zero_accel")
@@ -679,7 +680,7 @@ def run_live(a: argparse.Namespace) -> None:
     began, path = time.monotonic(), Path(a.out) if a.out else None
     check_options(a, "file" if a.source is None else feeds.source_kind(a.source))
     use_readers(a)
-    model = load_for_stream(a.student, a.device, a.own)
+    model = load_for_stream(a.student, a.device, a.own, a.without)
     latency = Latency(time.monotonic() - began)
     output = Output(as_json=a.json, tracker=event_tracker(a, model, note=True), path=path)
     source = open_source(a, batches.clip_spec_of(model), output.note)

@@ -771,6 +771,7 @@ def live_options(parser: argparse.ArgumentParser) -> None:
         "and NAME.motion.pt2; a pair is code, so use only one whose source you trust",
     )
     own_option(parser)
+    without_option(parser)
     parser.add_argument("--every", metavar="SECONDS", type=float, default=EVERY, help="time between two answers")
     parser.add_argument(
         "--frames",

@@ -414,7 +414,7 @@ OPTIONS = {
     "predict": "video --student --own --without --imu --imu-offset --imu-stretch --imu-axes --reader --imu-reader "
     "--zero-accel --min-coverage --max-gap --max-hold --stride --top --events --event-start --key-frames --tolerance "
     f"--out --html --subtitles --labels --root --tier --preview --overwrite {INFERENCE}",
-    "live": "SOURCE --student --own --every --frames --before-frames --slack --top --min-coverage --max-gap "
+    "live": "SOURCE --student --own --without --every --frames --before-frames --slack --top --min-coverage --max-gap "
     "--precision --device --tolerance "
     "--max-age --period --imu --imu-follow --zero-accel --imu-axes --reader --imu-reader --imu-offset --imu-stretch "
     "--frame-offset --frame-stretch --align "

@@ -191,6 +191,17 @@ def test_a_file_without_a_part_of_its_samples_gives_the_answers_of_predict(kitch
         best = [(row[f"class_{k}"], pytest.approx(float(row[f"score_{k}"]), abs=2e-6)) for k in (1, 2, 3, 4)]
         assert list(map(tuple, answer["classes"])) == best
     assert len(shown) == sum(row["inputs"] == "frames" for row in rows.values()) == 7
+    video, options = write_video(tmp_path / "lone.mp4", STEADY, **X264), {"precision": "fp32", "device": "cpu"}
+    export.export_pair(network, tmp_path / "pair.pt2")
+    wanted = list(inference.predict(network.without("imu"), video, stride=0.25, top=3, **options))
+    for name in ("s.pt", "pair.pt2"):  # no samples at all
+        words = [video, "--student", tmp_path / name, "--fast", "--every", 0.25]
+        assert cli.main(list(map(str, ["live", *words]))) == 1
+        assert "no IMU" in capsys.readouterr().err
+        found, _ = answers_of(capsys, *words, "--without", "imu", "--precision", "fp32")
+        assert len(found) > 12 and all(answer["inputs"] == ["frames"] for answer in found)
+        for answer, clip in zip(found, wanted, strict=False):
+            assert dict(answer["classes"]) == pytest.approx(dict(clip.classes), abs=1e-5)
 
 
 def test_no_answer_of_a_file_is_dropped_however_few_its_frames(files, tmp_path, capsys):

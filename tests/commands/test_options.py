@@ -669,14 +669,15 @@ ARRIVALS = {
             | {"open_recording of live.imu": None, "Output.tracker": events.Tracker(start=0.3, end=0.3 * 2 / 3)},
         ),
         (
-            "v.mp4 --student a.pt --own toys:Moved --imu a.csv g.csv --imu-offset 0.4 --imu-stretch 1.01 --zero-accel "
-            "--imu-axes XZy --every 0.25 --frames newest --before-frames --slack 0.1 --top 2 "
-            "--min-coverage 0.6 --max-gap 0.2 --max-age 3 --period 5 --frame-offset 0.3 --frame-stretch 1.02 --fast "
-            "--seconds 9 --events --json --out {tmp}/p.jsonl --overwrite --precision bf16 --device cpu",
+            "v.mp4 --student a.pt --own toys:Moved --without imu --imu a.csv g.csv --imu-offset 0.4 "
+            "--imu-stretch 1.01 --zero-accel --imu-axes XZy --every 0.25 --frames newest --before-frames --slack 0.1 "
+            "--top 2 --min-coverage 0.6 --max-gap 0.2 --max-age 3 --period 5 --frame-offset 0.3 --frame-stretch 1.02 "
+            "--fast --seconds 9 --events --json --out {tmp}/p.jsonl --overwrite --precision bf16 --device cpu",
             {
                 "load_for_stream.path": "a.pt",
                 "load_for_stream.device": "cpu",
                 "load_for_stream.own": ["toys:Moved"],
+                "load_for_stream.without": "imu",
                 "VideoFeed.source": "v.mp4",
                 "VideoFeed.realtime": False,
                 "VideoFeed.timeout": None,
