@@ -396,7 +396,7 @@ def gap_of(
     """Return by how much a model is better than another, over the seeds of both and the wearers; None without."""
     both = [{line["seed"]: line for line in chosen(lines, study, seconds, name)} for name in (one, two)]
     seeds = sorted(both[0].keys() & both[1].keys())
-    if len(seeds) < 2 or one == two:
+    if not seeds or one == two:
         return None
     wearers = sorted(both[0][seeds[0]]["wearers"])
     found = [[accuracies(side[seed])[wearer] for wearer in wearers] for side in both for seed in seeds]
