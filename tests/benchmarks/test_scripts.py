@@ -383,4 +383,4 @@ def test_the_readme_of_results_explains_every_field_and_counts_the_commits_that_
         lines = list(files.read_lines(ROOT / "results" / name, "commit"))
         counted = sum(int(count) for one, other, count in gone if (one, other) == (name, commit))
         assert sum(line["commit"].startswith(commit) for line in lines) == counted, name
-    assert f"{sum(int(count) for *_, count in gone)} of the" in text
+    assert f"{sum(int(count) for *_, count in gone)} lines of networks name" in text
