@@ -794,11 +794,12 @@ class ClipReader:
             decode = functools.partial(self.decode, threads=max(1, self.cores // len(group)))
             found = {row: arrays for part in pool.map(decode, group) for row, arrays in part.items()}
         problems = {row: str(arrays) for row, arrays in found.items() if isinstance(arrays, Exception)}
+        good = {row: arrays for row, arrays in sorted(found.items()) if not isinstance(arrays, Exception)}
         mixes: dict[tuple[str, ...], list[int]] = {}
-        for row in sorted(found.keys() - problems.keys()):
-            mixes.setdefault(tuple(name for name in self.specs if name in found[row]), []).append(row)
+        for row, arrays in good.items():
+            mixes.setdefault(tuple(name for name in self.specs if name in arrays), []).append(row)
         return problems, [
-            Batch(rows, {name: torch.from_numpy(np.stack([found[row][name] for row in rows])) for name in names})
+            Batch(rows, {name: torch.from_numpy(np.stack([good[row][name] for row in rows])) for name in names})
             for names, rows in mixes.items()
         ]
 
