@@ -489,6 +489,13 @@ def tests(found: Any) -> tables.Table:
     return tables.Table(["on", "method", "minus", "points", "p (Holm)", "seeds"], rows)
 
 
+def cost_of_carriers(found: Any) -> tables.Table:
+    """Return what a student loses without a carrier by having learned with carriers; described, not tested."""
+    gaps = {name: gap_of(found, (NONE, f"{name}, carriers", name, 1)) for name in CARRIED_METHODS}
+    rows = [[name, str(gap), f"{gap.seeds}"] for name, gap in gaps.items() if gap is not None]
+    return tables.Table(["method", "learned with carriers minus without", "seeds"], rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     actions = parser.add_subparsers(dest="action", required=True)
@@ -511,6 +518,7 @@ def main() -> None:
             "contrasts of the protocol": tests(found),
             "world D: controls": accuracies(found),
             "world D: real head motion": by_activity(found),
+            "world D: without a carrier": cost_of_carriers(found),
         }.items():
             print(f"\n{name}")
             tables.report(table, f"benchmarks/lead.py, {name}", given.markdown, sys.argv, origin=origin)

@@ -393,7 +393,10 @@ PROTOCOL_TEXT = {
 def gap_of(
     lines: Sequence[dict[str, Any]], study: int, seconds: float, one: str, two: str
 ) -> intervals.Interval | None:
-    """Return by how much a model is better than another, over the seeds of both and the wearers; None without."""
+    """Return by how much a model is better than another, over the seeds of both and the wearers; None without.
+
+    The interval of one seed is over the wearers alone.
+    """
     both = [{line["seed"]: line for line in chosen(lines, study, seconds, name)} for name in (one, two)]
     seeds = sorted(both[0].keys() & both[1].keys())
     if not seeds or one == two:

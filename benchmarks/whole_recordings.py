@@ -657,8 +657,8 @@ def contrasts(found: Mapping[Kind, list[Found]]) -> tables.Table:
 def methods(found: Mapping[Kind, list[Found]]) -> tables.Table:
     """Return what each method reaches on whole recordings."""
     rows, named = [], segmentation.METRICS | {"inside": "inside actions, real classes (%)"}
+    highest = {name: 100.0 if text.endswith("(%)") else np.inf for name, text in named.items()}
     for (method, smoothing), some in found.items():
-        highest = {name: 100.0 if text.endswith("(%)") else np.inf for name, text in named.items()}
         cells = [f"{intervals.two_way(metric(some, name)).within(0, highest[name]):.1f}" for name in named]
         quiet = statistics.mean(one.line["smoothing"][smoothing]["alone"]["without an event"] for one in some)
         rows.append([method, smoothing, *cells, f"{quiet:.0f}", f"{len(some)}"])

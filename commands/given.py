@@ -14,12 +14,14 @@ import argparse
 import contextlib
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..deploy.events import Tracker
+    from ..inference import Prediction
     from ..recordings.recording import Recording
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "given_flags",
     "imu_files",
     "keyword_arguments",
+    "note_alone",
     "note_thresholds",
     "reject",
     "report_notes",
@@ -125,6 +128,14 @@ def report_notes(recording: Recording) -> None:
     source = name_files(recording.imu_source)
     if notes := [note.removeprefix(f"{Path(source).name}: ") for note in recording.motion().notes]:
         print(f"note: {source}: {'; '.join(notes)}", file=sys.stderr)
+
+
+def note_alone(clips: Iterable[Prediction], reads: Sequence[str]) -> None:
+    """Print on stderr how many clips were classified from one of the inputs that a student reads."""
+    counts = Counter(" and ".join(one.inputs) for one in clips if not one.problem)
+    for name in reads if len(reads) > 1 else ():
+        if counts[name]:
+            print(f"note: {counts[name]} of {counts.total()} clips were classified from {name} alone", file=sys.stderr)
 
 
 def note_thresholds(tracker: Tracker, whose: str) -> None:

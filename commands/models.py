@@ -39,6 +39,7 @@ from .given import (
     given_flags,
     imu_files,
     keyword_arguments,
+    note_alone,
     note_thresholds,
     reject,
     report_notes,
@@ -369,7 +370,6 @@ def run_predict(a: argparse.Namespace) -> None:
         reject(given_flags(a, "root", "tier"), "only with --labels")
     use_readers(a)
     student = load_distilled(a.student, a.own, a.without)
-    either = parts.takes_either(student)
     clock = keyword_arguments(a, "imu_offset", "imu_stretch", "zero_accel")
     if doubt := doubt_about(a.student):
         print(f"note: {a.student}: {doubt}", file=sys.stderr)
@@ -400,16 +400,16 @@ def run_predict(a: argparse.Namespace) -> None:
     clips = keep(itertools.chain(first, found), kept, a.top if a.html else 1)
     rows = clips if tracker is None else as_clips(events.events(clips, **asdict(tracker)))
     top = 1 if tracker else a.top
-    writer = prediction_writer(Path(a.out), top, either) if a.out else contextlib.nullcontext(lambda clip: None)
-    with writer as write:
+    with prediction_writer(Path(a.out), top) if a.out else contextlib.nullcontext(lambda clip: None) as write:
         for clip in rows:
             write(clip)  # first: printing may end the command
             shown.append(clip._replace(classes=clip.classes[:1]))
-            print(line_of(clip, either))
+            print(line_of(clip, parts.takes_either(student)))
     count, lost = len(kept), [clip for clip in kept if clip.problem]
     for clip in lost if tracker else ():
         print(line_of(clip))
     skipped = len(lost)
+    note_alone(kept, student.inputs)
     if tracker and not shown and skipped < count:
         print("note: there is no event", file=sys.stderr)
     if skipped == count:
@@ -421,7 +421,7 @@ def run_predict(a: argparse.Namespace) -> None:
     if a.subtitles:
         write_subtitles(a.subtitles, shown)
     if a.html:
-        table = CSVRows(text := io.StringIO(newline=""), a.top, either)
+        table = CSVRows(text := io.StringIO(newline=""), a.top)
         for clip in kept:
             table.add(clip)
         spec, about = batches.clip_spec_of(student, **choice), about_prediction(a, student, recording)
@@ -446,7 +446,7 @@ def as_clips(found: Iterator[events.Event]) -> Iterator[inference.Prediction]:
 
 
 def line_of(clip: inference.Prediction, either: bool = False) -> str:
-    """Return the line that is printed for a clip or an event; a student that may lack `either` input says if it did."""
+    """Return the line for a clip or an event; of a student that may lack `either` input, with what it was left."""
     scores = tables.scores_text([score for _, score in clip.classes])
     pairs = zip((name for name, _ in clip.classes), scores, strict=True)
     best = "  ".join(map(" ".join, pairs)) or f"skipped: {clip.problem}"
@@ -493,30 +493,27 @@ def about_prediction(a: argparse.Namespace, student: Any, recording: data.Record
 
 
 @contextlib.contextmanager
-def prediction_writer(path: Path, top: int, either: bool) -> Iterator[Callable[[inference.Prediction], None]]:
+def prediction_writer(path: Path, top: int) -> Iterator[Callable[[inference.Prediction], None]]:
     """Yield a function that adds a prediction to a .csv or .json file at once, so that a killed run keeps its rows."""
     with files.disk_errors(path, continues=False):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = (JSONRows if path.suffix.lower() == ".json" else CSVRows)(file, top, either)
+            writer = (JSONRows if path.suffix.lower() == ".json" else CSVRows)(file, top)
             yield writer.add
 
 
 class CSVRows:
-    """Rows of a CSV file: start, stop, the best classes with their scores, and what is wrong.
+    """Rows of a CSV file: start, stop, the best classes with their scores, what is wrong, and the inputs of a clip."""
 
-    Of a student that may lack `either` input, also the inputs.
-    """
-
-    def __init__(self, file: TextIO, top: int, either: bool) -> None:
-        self.file, self.writer, self.either = file, csv.writer(file), either
+    def __init__(self, file: TextIO, top: int) -> None:
+        self.file, self.writer = file, csv.writer(file)
         self.columns = [f"{what}_{k + 1}" for k in range(top) for what in ("class", "score")]
-        self.writer.writerow(["start", "stop", *self.columns, "problem", *["inputs"] * either])
+        self.writer.writerow(["start", "stop", *self.columns, "problem", "inputs"])
 
     def add(self, clip: inference.Prediction) -> None:
         cells = [cell for name, score in clip.classes for cell in (tables.csv_text(name), score)]
         cells += [""] * (len(self.columns) - len(cells))
-        cells += [tables.csv_text(clip.problem or ""), *[" ".join(clip.inputs)] * self.either]
+        cells += [tables.csv_text(clip.problem or ""), " ".join(clip.inputs)]
         self.writer.writerow([f"{clip.start:.3f}", f"{clip.stop:.3f}", *cells])
         self.file.flush()
 
@@ -524,15 +521,12 @@ class CSVRows:
 class JSONRows:
     """Items of a JSON list, one per line; the file is valid after each."""
 
-    def __init__(self, file: TextIO, top: int, either: bool) -> None:
-        self.file, self.either, self.end, self.separator = file, either, 1, "\n"
+    def __init__(self, file: TextIO, top: int) -> None:
+        self.file, self.end, self.separator = file, 1, "\n"
         file.write("[\n]\n")
 
     def add(self, clip: inference.Prediction) -> None:
-        row = (
-            clip._asdict() if self.either else {key: value for key, value in clip._asdict().items() if key != "inputs"}
-        )
-        text = self.separator + json.dumps(row)
+        text = self.separator + json.dumps(clip._asdict())
         self.file.seek(self.end)
         self.file.write(f"{text}\n]\n")
         self.file.flush()

@@ -34,7 +34,7 @@ from ..support.errors import NONE, DataError
 from ..support.tables import Table, counted
 from ..video import VideoError
 from .evaluations import FEWEST_WEARERS
-from .given import given_flags, keyword_arguments, note_thresholds, reject, use_readers
+from .given import given_flags, keyword_arguments, note_alone, note_thresholds, reject, use_readers
 from .loading import load_student, load_teacher, report_precision
 from .recordings import corrected, examine
 
@@ -132,6 +132,7 @@ def answers_of(a: argparse.Namespace, model: Any, every: float, top: int) -> dic
                 print(f"note: left out: {error}", file=sys.stderr)
             else:
                 answered[path] = segmentation.Answered(found, own, span)
+                note_alone(found, getattr(model, "inputs", ()))
     if not answered:
         raise DataError(f"{a.recordings}: no recording could be read, for the reasons above")
     return answered

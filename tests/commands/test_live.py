@@ -181,7 +181,13 @@ def test_a_file_without_a_part_of_its_samples_gives_the_answers_of_predict(kitch
     found, _ = answers_of(capsys, *words, "--fast", "--every", 0.25, "--top", 4)
     more = ["--stride", 0.25, "--top", 4, "--out", tmp_path / "rows.csv"]
     assert cli.main(list(map(str, ["predict", *words, *more]))) == 0
-    shown = [line for line in capsys.readouterr().out.splitlines() if line.endswith("  (frames alone)")]
+    out, said = capsys.readouterr()
+    shown = [line for line in out.splitlines() if line.endswith("  (frames alone)")]
+    assert "note: 7 of 17 clips were classified from frames alone" in said
+    assert cli.main(list(map(str, ["predict", *words, "--events"]))) == 0  # whose lines are about several clips
+    assert "clips were classified from frames alone" in capsys.readouterr().err
+    assert cli.main(list(map(str, ["predict", *words[:3], "--without", "imu"]))) == 0
+    assert " alone" not in capsys.readouterr().err  # as it was asked
     with open(tmp_path / "rows.csv", newline="") as file:
         rows = {round(float(row["start"]), 2): row for row in csv.DictReader(file)}
     assert len(found) > 12 and {answer["start"] for answer in found} <= rows.keys()

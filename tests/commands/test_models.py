@@ -146,9 +146,9 @@ def test_predict_takes_tables_of_head_motion_and_tells_what_it_could_not_do(file
     assert out.splitlines()[1].endswith("s  skipped: no head motion, from 3.1 s on")
     with open("rows.csv", newline="") as file:
         assert list(csv.reader(file)) == [
-            "start stop class_1 score_1 class_2 score_2 class_3 score_3 problem".split(),
-            ["0.000", "2.133", "1", "0.75", "0", "0.25", "", "", ""],
-            ["2.133", "4.267", *6 * [""], "no head motion, from 3.1 s on"],
+            "start stop class_1 score_1 class_2 score_2 class_3 score_3 problem inputs".split(),
+            ["0.000", "2.133", "1", "0.75", "0", "0.25", "", "", "", ""],
+            ["2.133", "4.267", *6 * [""], "no head motion, from 3.1 s on", ""],
         ]
     run(capsys, *command, "--stride", "0.5", "--top", "1", "--device", "cpu", "--precision", "bf16", "--compile")
     own = {"stride": 0.5, "top": 1, "exact": None, "tolerance": None, "max_hold": 1.0}
@@ -220,7 +220,13 @@ def test_predictions_are_written_as_they_come(suffix, files, monkeypatch, tmp_pa
     assert list(map(len, read)) == [1, 2, 3]
     last, lost = read[-1][-1], read[-1][1]
     if suffix == "json":
-        assert last == {"start": 4.0, "stop": 6.0, "classes": [["wash", 0.75], ["cut", 0.25]], "problem": None}
+        assert last == {
+            "start": 4.0,
+            "stop": 6.0,
+            "classes": [["wash", 0.75], ["cut", 0.25]],
+            "problem": None,
+            "inputs": [],
+        }
         assert lost["classes"] == [] and json.loads(out.read_text()) == read[-1]
     else:
         assert last["class_1"] == "wash" and float(last["score_2"]) == 0.25 and last["problem"] == ""
@@ -360,7 +366,7 @@ def test_names_are_cleaned_for_terminals_and_tables_and_kept_in_json(files, monk
     with open(tmp_path / "p.csv", newline="", encoding="utf-8") as file:
         _, first, second = csv.reader(file)
     assert first[2:11:2] == ["a\\x1b[2Jb", "'=1+1", "two\\nlines", "\\u202eright to left", "plain-name"]
-    assert second[-1] == "'@SUM(A1)\\r\\nnot read" and first[3] == "0.25"
+    assert second[-2] == "'@SUM(A1)\\r\\nnot read" and first[3] == "0.25"
     first, second = json.loads((tmp_path / "p.json").read_text())
     assert [name for name, _ in first["classes"]] == ODD and second["problem"] == "@SUM(A1)\r\nnot read"
 
