@@ -1,7 +1,7 @@
 """How should one student learn to do without frames, or without head motion? Candidates on worlds that were seen.
 
-    python benchmarks/optional_inputs.py make D --out EV               # render and decode; A: half an hour
-    python benchmarks/optional_inputs.py screen D --out EV --seeds 3 --frames 4 --methods Spectrum Vectors
+    python benchmarks/optional_inputs.py make D --out EV               # render and decode: half an hour for a world
+    python benchmarks/optional_inputs.py screen D --out EV --seeds 3 --frames 4    # a teacher, then 5 minutes for each
     python benchmarks/optional_inputs.py show
 
 Worlds A and D, all of whose wearers have been looked at before, serve to choose: the validation wearers' 2,000 acts of
@@ -24,7 +24,6 @@ from typing import Any
 
 import better_student
 import evidence
-import lead
 import numpy as np
 import optional_networks as networks
 import torch
@@ -128,9 +127,8 @@ def clips_of(world: str, out: Path, frames: int) -> dict[str, data.ClipStore]:
 
 
 def bench_of(world: str, out: Path) -> benches.Bench:
-    """Return the bench of a world; D's teachers and first image networks are those of `lead.py`."""
-    teachers = {} if world == "D" else evidence.TEACHERS
-    options = {"teachers": teachers, "methods": METHODS, "validation": "validation", "progress": False}
+    """Return the bench of a world."""
+    options = {"teachers": evidence.TEACHERS, "methods": METHODS, "validation": "validation", "progress": False}
     return benches.Bench(str(out / world / "store"), str(out / f"optional-{world}" / "runs"), SETTINGS, **options)
 
 
@@ -157,8 +155,6 @@ def right_of(model: Any, clips: data.ClipStore) -> dict[str, np.ndarray]:
 def line_of(world: str, out: Path, run: Run) -> dict[str, Any]:
     """Return the line of a cell; train its network first, unless it is."""
     bench, begun = bench_of(world, out), time.monotonic()
-    if world == "D":
-        evidence.reuse(lead.bench_of(lead.CONTROLS, out), bench, Run("start", run.seed))
     bench.run([run])
     model = bench.load(run).eval()
     line = {
