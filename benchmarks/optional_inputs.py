@@ -1,26 +1,32 @@
-"""How should one student learn to do without frames, or without head motion? Candidates on worlds that were seen.
+"""Which student can do without frames, or without head motion, and what that costs it.
 
     python benchmarks/optional_inputs.py make D --out EV               # render and decode: half an hour for a world
-    python benchmarks/optional_inputs.py screen D --out EV --seeds 3 --frames 4    # a teacher, then 5 minutes for each
+    python benchmarks/optional_inputs.py screen D --out EV             # teacher: half an hour, student: 5 minutes
     python benchmarks/optional_inputs.py show
+    python benchmarks/optional_inputs.py freeze                        # writes the protocol; commit it
+    python benchmarks/optional_inputs.py screen F --out EV
+    python benchmarks/optional_inputs.py report --markdown results/optional_inputs.md
 
 Worlds A and D, all of whose wearers have been looked at before, serve to choose: the validation wearers' 2,000 acts of
 all objects, and 2,000 acts at the tap, half of which the head does not follow. A cell is one trained network, and
 becomes a line of results/optional_inputs.jsonl, with a bit for each clip and each mix of inputs: "both", "frames" and
-"imu". No line is a finding. `show` prints the table, and which candidate `FORMULA` picks, which was written before any.
+"imu". No line of them is a finding. `show` prints the table, and which candidate `FORMULA` picks, which was written
+before any. World F, whose seed is the hash of results/protocol-inputs.json, tests this one; its lines are
+results/F.jsonl. Finished networks are kept in EV, so that a cell that was killed continues.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import better_student
 import evidence
@@ -28,18 +34,22 @@ import numpy as np
 import optional_networks as networks
 import torch
 from better_student import BOTH, FRAMES, RATE, WINNER
+from evidence_report import holm, shown
 
 from egodistill import EgoDistill, data
 from egodistill.engine.batches import Augment
-from egodistill.experiments import behaviour, benches, contrasts, synthetic
+from egodistill.experiments import behaviour, benches, contrasts, intervals, synthetic
 from egodistill.experiments.benches import Run
 from egodistill.experiments.protocols import Method
 from egodistill.support import files, tables
 
-LINES = evidence.RESULTS / "optional_inputs.jsonl"
+PROTOCOL = evidence.RESULTS / "protocol-inputs.json"
+F = "F"
 TEACHER = evidence.TEACHER
 TAP = better_student.TAP
+HALF = {name: value for name, value in TAP.items() if name != "things"} | {"coupling": 0.5, "test_acts": 4000}
 MOTION = "Head motion alone"
+NOT_FOLLOWED = ("tap, not followed", "both")
 MIXES = {"both": ("frames", "imu"), "frames": ("frames",), "imu": ("imu",)}
 spectrum = functools.partial(EgoDistill, imu_encoder="spectrum", aggregator="concat")
 
@@ -67,6 +77,7 @@ TUNED = {
     MOTION: RATE | {"epochs": 12, "augment": Augment(shift=0.05)},
 }
 LEARNED = RATE | {"epochs": 9, "augment": BOTH}
+OWN = {WINNER: "both", FRAMES: "frames", MOTION: "imu"}  # what the students that are compared with answer from
 CHANGES: dict[str, Mapping[str, Any]] = {one.name: TUNED.get(one.name, LEARNED) for one in METHODS}
 SETTINGS = replace(evidence.GENERAL, changes=CHANGES)
 SEEDS = {"D": (3, 4), "A": (0,)}  # of networks; the first of D comes first
@@ -80,10 +91,103 @@ FORMULA = (
     "of it, the first in the order of METHODS. If none is left: none, and the student of one input each stays the "
     "advice. The weight of the losses of each input alone, and what the head motion is read as, are candidates too."
 )
+SEEDS_OF_F, SEEDS_OF_TAP = 5, 10
+
+
+class Goal(NamedTuple):
+    """What the candidate has to reach on world F; differences are paired by seed and wearer, in points."""
+
+    acts: str
+    frames: int
+    mix: str  # of inputs that the candidate answers from
+    others: tuple[str, ...]  # the candidate minus the mean of these
+    low: float  # the lower end of the interval has to be above it
+    mean: float | None = None  # and the difference at least this
+
+
+GOALS = [
+    Goal("test", 1, "both", (WINNER,), -1.0),
+    Goal("test", 4, "both", (WINNER,), 0.0, 0.8),
+    Goal("test", 1, "frames", (FRAMES,), -2.0),
+    Goal("test", 4, "frames", (FRAMES,), -2.0),
+    Goal("test", 1, "imu", (MOTION,), -2.5),
+    Goal("tap, not followed", 4, "both", (WINNER, FRAMES), 0.0),  # half of the gap is closed
+    Goal("tap, followed", 4, "both", (WINNER,), -3.0),
+    Goal("half the coupling", 1, "both", (WINNER,), -1.5),
+]
+TEXT = {
+    "question": "What does one student that may lack frames or head motion lose against students of their own, and is "
+    "it less misled by head motion that tells nothing?",
+    "primary": "accuracy of each test wearer; a goal holds if the interval of the difference is above its lower limit",
+    "interval": "intervals.two_way over seeds and wearers",
+    "family": "the goals above 0, Holm; the others are claims of not being worse",
+    "before": "nothing of world F was seen: its seed is the first 32 bits of this file's SHA-256",
+    "half the coupling": "test clips of such a world, asked of the networks that learned F",
+    "teachers": "five: the seeds from 5 on are of the teachers of 0 to 4, with weights and an order of their own",
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The protocol
+
+
+def content(candidate: str) -> dict[str, Any]:
+    """Return what the protocol says: everything that decides the results but the code itself."""
+    return TEXT | {
+        "formula": FORMULA,
+        "candidate": candidate,
+        "goals": [goal._asdict() for goal in GOALS],
+        "worlds": {name: evidence.WORLD | changes for name, (changes, _) in parts_of(F).items()},
+        "things": [asdict(thing) for thing in behaviour.THINGS],
+        "general": SETTINGS.record(),
+        "teacher": evidence.TEACHERS[TEACHER].record(),
+        "cells": [asdict(run) for run in cells(candidate)],
+    }
+
+
+def cells(candidate: str) -> list[Run]:
+    """Return the cells of world F: at the tap there are twice as many seeds."""
+    plan = []
+    for seed in range(SEEDS_OF_TAP):
+        teacher = TEACHER if seed < SEEDS_OF_F else TEACHER.format(seed=seed - SEEDS_OF_F)
+        kinds = [(name, 4) for name in (WINNER, FRAMES, candidate)]
+        kinds += [(name, 1) for name in (WINNER, FRAMES, MOTION, candidate)] if seed < SEEDS_OF_F else []
+        plan += [Run(name, seed, frames, teacher) for name, frames in kinds]
+    return plan
+
+
+def freeze() -> None:
+    """Write the protocol. Refuse to change one that is there, or to test what was not picked."""
+    if PROTOCOL.exists():
+        raise SystemExit(f"{PROTOCOL}: is written already; a protocol does not change after it")
+    candidate = picked(by_cell("A", "D"))
+    if candidate not in CHANGES:
+        raise SystemExit(f"there is no candidate to test: {candidate}")
+    files.write_json(PROTOCOL, content(candidate))
+    print(f"Wrote {PROTOCOL}. Commit it before anything is rendered.")
+
+
+def candidate_of_protocol() -> str:
+    """Return what the protocol tests. Exit if there is none, or if this script would not do what it says."""
+    if not PROTOCOL.exists():
+        raise SystemExit(f"{PROTOCOL}: there is none; run `optional_inputs.py freeze`")
+    record = files.read_json(PROTOCOL)
+    if different := files.differences(record, content(record["candidate"])):
+        raise SystemExit(f"{PROTOCOL}: differs from the settings of this script ({', '.join(different)})")
+    return record["candidate"]
 
 
 # ---------------------------------------------------------------------------------------------------------------
 # Worlds
+
+
+def parts_of(world: str) -> dict[str, tuple[dict[str, Any], Any]]:
+    """Return the folders of a world, what is different in each, and how many frames its clips have.
+
+    They are its clips, its acts at the tap, and of the new world test clips with half the coupling.
+    """
+    half: dict[str, tuple[dict[str, Any], Any]] = {f"half-{world}": (HALF, 1)} if world == F else {}
+    return {world: ({}, (1, 4)), tap_of(world): (TAP, 4)} | half
 
 
 def tap_of(world: str) -> str:
@@ -97,13 +201,17 @@ def make(world: str, out: Path) -> None:
         better_student.make("D", out)
         better_student.make("tap", out)
         return
-    for folder, changes in ((world, {}), (tap_of(world), TAP)):
+    seed = 0
+    if world == F:
+        candidate_of_protocol()
+        seed = evidence.seed_of_b(evidence.committed(PROTOCOL))
+    for folder, (changes, frames) in parts_of(world).items():
         settings = evidence.WORLD | changes
-        rendered = synthetic.render(out / folder / "world", **settings, seed=0, workers=1)
+        rendered = synthetic.render(out / folder / "world", **settings, seed=seed, workers=1)
         data.prepare(
             evidence.segments_of(rendered),
             out / folder / "store",
-            num_frames=4 if changes else (1, 4),
+            num_frames=frames,
             frame_size=evidence.PIXELS,
             clip_frames=None if changes else evidence.CLIP_FRAMES,
             clip_size=evidence.PIXELS,
@@ -114,7 +222,10 @@ def make(world: str, out: Path) -> None:
 
 def clips_of(world: str, out: Path, frames: int) -> dict[str, data.ClipStore]:
     """Return the clips on which students are compared; the acts at the tap are asked of four frames alone."""
-    found = {"validation": data.ClipStore(out / world / "store").split("validation")}
+    acts = "test" if world == F else "validation"
+    found = {acts: data.ClipStore(out / world / "store").split(acts)}
+    if world == F and frames == 1:
+        found["half the coupling"] = data.ClipStore(out / f"half-{F}" / "store").split("test")
     if frames == 4:
         clips = data.ClipStore(out / tap_of(world) / "store").split("test")
         follows = better_student.head_follows(tap_of(world), out, clips)
@@ -172,23 +283,41 @@ def line_of(world: str, out: Path, run: Run) -> dict[str, Any]:
     return line | {"seconds": round(time.monotonic() - begun)}
 
 
-def finished() -> dict[tuple[str, str], dict[str, Any]]:
-    """Return the lines by world and name of the run."""
-    lines = files.read_lines(LINES, "world", "name") if LINES.exists() else ()
-    return {(line["world"], line["name"]): line for line in lines}
+def path_of(world: str) -> Path:
+    """Return the file of a world's lines."""
+    return evidence.path_of(F if world == F else "optional_inputs")
 
 
-def screen(world: str, out: Path, seeds: Sequence[int], frames: Sequence[int], methods: Sequence[str]) -> None:
-    """Train and ask the candidates that have no line."""
+def finished(world: str) -> dict[str, dict[str, Any]]:
+    """Return the lines of a world by the name of the run. Exit if those of F are of another protocol."""
+    lines = list(files.read_lines(path_of(world), "world", "name") if path_of(world).exists() else ())
+    if world == F and any(line["protocol"] != evidence.committed(PROTOCOL) for line in lines):
+        raise SystemExit(f"{path_of(world)}: has lines of another protocol than {PROTOCOL}; move them to another file")
+    return {line["name"]: line for line in lines if line["world"] == world}
+
+
+def plan_of(world: str) -> list[Run]:
+    """Return the cells of a world; of A and D those that FORMULA asks for, after the lines that there are."""
+    if world == F:
+        return cells(candidate_of_protocol())
+    first = [Run(name, SEEDS["D"][0], 4, TEACHER) for name in CHANGES if name != MOTION]
+    more = going_on(by_cell("D"))
+    names = [name for name in CHANGES if name in (*OWN, *more)] if more else []
+    kinds = [(name, count) for count in (4, 1) for name in names if name != MOTION or count == 1]
+    rest = [Run(name, seed, count, TEACHER) for seed in SEEDS[world] for name, count in kinds]
+    return list(dict.fromkeys([*first, *rest])) if world == "D" else rest
+
+
+def screen(world: str, out: Path, seeds: Sequence[int] | None, methods: Sequence[str]) -> None:
+    """Train and ask the networks of these seeds, all if there are none, and methods, which have no line."""
     origin = {"commit": evidence.git("rev-parse", "HEAD"), "processor": tables.processor()}
     make(world, out)
-    for seed in seeds:
-        for count in frames:
-            for name in methods:
-                run = Run(name, seed, 1 if name == MOTION else count, TEACHER)
-                if (world, run.name) not in finished():
-                    files.append_line(LINES, line_of(world, out, run) | origin)
-                    print(f"{world}, {run.name}: a line of {LINES}", flush=True)
+    if world == F:
+        origin["protocol"] = evidence.committed(PROTOCOL)
+    for run in plan_of(world):
+        if run.method in methods and (seeds is None or run.seed in seeds) and run.name not in finished(world):
+            files.append_line(path_of(world), line_of(world, out, run) | origin)
+            print(f"{world}, {run.name}: a line of {path_of(world)}", flush=True)
 
 
 def accuracy(bits: Mapping[str, Any]) -> float:
@@ -208,69 +337,132 @@ def value(cells: Cells, method: str, frames: int, acts: str, mix: str, seeds: Ma
     return statistics.mean(map(statistics.mean, means))
 
 
+def going_on(cells: Cells) -> list[str]:
+    """Return the candidates that go on to all seeds of both worlds; none while a line of the first seed is missing."""
+    candidates = [name for name in CHANGES if name not in OWN]
+    reached = [value(cells, name, 4, *NOT_FOLLOWED, {"D": SEEDS["D"][:1]}) for name in candidates]
+    limit = sorted(reached)[-GO_ON]
+    known = not np.isnan(reached).any()
+    return [name for name, share in zip(candidates, reached, strict=True) if known and share >= limit]
+
+
 def picked(cells: Cells) -> str:
     """Return the candidate that FORMULA picks, or why there is none."""
-    tap, first = ("tap, not followed", "both"), {"D": SEEDS["D"][:1]}
-    candidates = [one.name for one in METHODS if one.name not in (WINNER, FRAMES, MOTION)]
-    early = {name: value(cells, name, 4, *tap, first) for name in candidates}
-    if missing := [name for name, reached in early.items() if np.isnan(reached)]:
-        return f"nothing is picked while {missing[0]} has no line of world D with four frames"
-    limit, kept = sorted(early.values())[-GO_ON], dict[str, float]()
-    for name in (name for name in candidates if early[name] >= limit):
+    kept = dict[str, float]()
+    if not (candidates := going_on(cells)):
+        return "nothing is picked while the first seed of world D lacks a line with four frames"
+    for name in candidates:
         pairs = [(1, "both", WINNER, 0.5), (4, "both", WINNER, 0.5), (4, "frames", FRAMES, 2.0)]
         below = [
             value(cells, other, n, "validation", mix, SEEDS) - value(cells, name, n, "validation", mix, SEEDS) - most
             for n, mix, other, most in pairs
         ]
-        reached = value(cells, name, 4, *tap, SEEDS)
+        reached = value(cells, name, 4, *NOT_FOLLOWED, SEEDS)
         if np.isnan([*below, reached]).any():
             return f"nothing is picked while {name} or what it is compared with lacks a line of A or D"
         if max(below) <= 0:
             kept[name] = reached
-    return next((f"picked: {name}" for name in kept if kept[name] >= max(kept.values()) - 1), "picked: none")
+    return next((name for name in kept if kept[name] >= max(kept.values()) - 1), "none is picked")
 
 
-def show(markdown: str | None) -> None:
-    """Print the accuracy of each candidate, mean of its seeds, and which one is picked; write it into a document."""
+def by_cell(*worlds: str) -> Cells:
+    """Return the lines of worlds, by world, method and number of frames, and then by seed."""
     cells: dict[tuple[str, str, int], dict[int, dict[str, Any]]] = {}
-    for line in finished().values():
-        key = line["world"], line["run"]["method"], line["run"]["frames"]
-        cells.setdefault(key, {})[line["run"]["seed"]] = line
+    for world in worlds:
+        for line in finished(world).values():
+            key = world, line["run"]["method"], line["run"]["frames"]
+            cells.setdefault(key, {})[line["run"]["seed"]] = line
+    return cells
+
+
+def table_of(cells: Cells, acts: Mapping[str, str]) -> tables.Table:
+    """Return the accuracy of each network, mean of its seeds, by what it answers from; `acts` gives heads."""
     rows = []
     for (world, method, frames), some in cells.items():
         row = [world, method, "" if method == MOTION else str(frames)]
-        for name in ("validation", "tap, followed", "tap, not followed"):
-            for mix in MIXES:
-                kept = [line["right"][name][mix] for line in some.values() if mix in line["right"].get(name, {})]
-                row.append(f"{statistics.mean(map(accuracy, kept)):.1f}" if kept else "")
+        for name, mix in itertools.product(acts, MIXES):
+            kept = [line["right"][name][mix] for line in some.values() if mix in line["right"].get(name, {})]
+            row.append(f"{statistics.mean(map(accuracy, kept)):.1f}" if kept else "")
         rows.append([*row, str(len(some))])
-    heads = [f"{name}: {mix}" for name in ("all", "tap, followed", "not followed") for mix in MIXES]
-    table = tables.Table(["world", "method", "N", *heads, "seeds"], rows)
-    origin = evidence.machines(list(finished().values()))
-    tables.report(table, "benchmarks/optional_inputs.py, candidates", markdown, sys.argv, origin=origin)
+    heads = [f"{name}: {mix}" for name in acts.values() for mix in MIXES]
+    return tables.Table(["world", "method", "N", *heads, "seeds"], rows)
+
+
+def show(markdown: str | None) -> None:
+    """Print the accuracy of each candidate, and which one is picked; write it into a document."""
+    cells = by_cell("A", "D")
+    acts = {"validation": "all", "tap, followed": "tap, followed", "tap, not followed": "not followed"}
+    origin = evidence.machines([line for some in cells.values() for line in some.values()])
+    title = "benchmarks/optional_inputs.py, candidates"
+    tables.report(table_of(cells, acts), title, markdown, sys.argv, origin=origin)
     print(picked(cells))
+
+
+def difference(cells: Cells, candidate: str, goal: Goal) -> intervals.Interval | None:
+    """Return by how much the candidate is better than what a goal compares it with; None while lines are missing."""
+
+    def table(method: str, mix: str) -> dict[int, dict[str, float]]:
+        lines = cells.get((F, method, 1 if method == MOTION else goal.frames), {})
+        bits = {seed: contrasts.unpack(line["right"][goal.acts][mix]) for seed, line in lines.items()}
+        return {seed: {who: 100 * float(np.mean(one)) for who, one in some.items()} for seed, some in bits.items()}
+
+    own, others = table(candidate, goal.mix), [table(other, OWN[other]) for other in goal.others]
+    seeds = sorted(set(own).intersection(*others))
+    if not seeds:
+        return None
+    gaps = [
+        [own[seed][who] - statistics.mean(other[seed][who] for other in others) for who in sorted(own[seed])]
+        for seed in seeds
+    ]
+    return intervals.two_way(gaps)
+
+
+def goals(cells: Cells, candidate: str) -> tables.Table:
+    """Return the goals of the protocol, and whether they are reached."""
+    found = [(goal, difference(cells, candidate, goal)) for goal in GOALS]
+    claims = [1.0 if gap is None else gap.p for goal, gap in found if goal.low == 0]
+    adjusted, rows = iter(holm(claims)), []
+    for goal, gap in found:
+        p = shown(next(adjusted)) if goal.low == 0 else ""
+        wanted = f"above {goal.low:+.1f}" + (f", mean {goal.mean:+.1f}" if goal.mean else "")
+        row = [goal.acts, str(goal.frames), goal.mix, " and ".join(goal.others), wanted]
+        held = "" if gap is None else "yes" if gap.low > goal.low and gap.mean >= (goal.mean or goal.low) else "no"
+        rows.append([*row, "" if gap is None else str(gap), held, p, "" if gap is None else str(gap.seeds)])
+    heads = ["acts", "N", f"{candidate}, from", "minus (the mean of)", "wanted", "points", "held", "p (Holm)", "seeds"]
+    return tables.Table(heads, rows)
+
+
+def report(markdown: str | None) -> None:
+    """Print the tables of world F, or write them into a document."""
+    cells, candidate = by_cell(F), candidate_of_protocol()
+    origin = evidence.machines([line for some in cells.values() for line in some.values()])
+    acts = {name: name for name in ("test", "half the coupling", "tap, followed", "tap, not followed")}
+    for name, table in (("goals", goals(cells, candidate)), ("accuracy", table_of(cells, acts))):
+        print(f"\n{name}")
+        tables.report(table, f"benchmarks/optional_inputs.py, {name}", markdown, sys.argv, origin=origin)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    tables.markdown_option(commands.add_parser("show"))
+    commands.add_parser("freeze")
+    for name in ("show", "report"):
+        tables.markdown_option(commands.add_parser(name))
     for name in ("make", "screen"):
         command = commands.add_parser(name)
-        command.add_argument("world", choices=list(SEEDS))
+        command.add_argument("world", choices=[*SEEDS, F])
         command.add_argument("--out", type=Path, required=True)
-        if name == "screen":
-            command.add_argument("--seeds", type=int, nargs="+", required=True)
-            command.add_argument("--frames", type=int, nargs="+", default=[4, 1], choices=[1, 4])
-            names = [one.name for one in METHODS]
-            command.add_argument("--methods", nargs="+", default=names, choices=names)
+    command.add_argument("--seeds", type=int, nargs="+", help="of the networks; all if there are none")
+    command.add_argument("--methods", nargs="+", choices=list(CHANGES), default=list(CHANGES))
     given = parser.parse_args()
-    if given.command == "show":
-        show(given.markdown)
+    if given.command in ("show", "report"):
+        {"show": show, "report": report}[given.command](given.markdown)
+    elif given.command == "freeze":
+        freeze()
     elif given.command == "make":
         make(given.world, given.out)
     else:
-        screen(given.world, given.out, given.seeds, given.frames, given.methods)
+        screen(given.world, given.out, given.seeds, given.methods)
 
 
 if __name__ == "__main__":
