@@ -38,7 +38,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -391,10 +391,7 @@ def labels_repeated(bench: benches.Bench, teacher: Run, truth: Path) -> float:
 
 
 def freeze() -> None:
-    """Write the protocol: worlds, settings, seeds and primary contrasts. Refuse to change one that is there."""
-    path = RESULTS / "protocol.json"
-    if path.exists():
-        raise SystemExit(f"{path}: is written already; a protocol does not change after it")
+    """Write the protocol: worlds, settings, seeds and primary contrasts."""
     changes: dict[str, dict[str, Any]] = {}
     for method in TUNED:
         lines = tuning_lines(method)
@@ -404,8 +401,7 @@ def freeze() -> None:
         best = max(lines, key=lambda line: line["top1"])
         changes[method] = {"learning_rate": best["learning_rate"], "epochs": best["epochs"] // EVERY}
     changes["stage 1"] = changes["EgoDistill"]
-    files.write_json(path, content(changes))
-    print(f"Wrote {path}. Commit it; the seed of world B is {seed_of_b(digest())}.")
+    write_protocol(RESULTS / "protocol.json", content(changes))
 
 
 def content(changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -424,13 +420,7 @@ def content(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_protocol() -> dict[str, Any]:
     """Return the protocol. Exit if there is none, or if this script would not do what it says."""
-    path = RESULTS / "protocol.json"
-    if not path.exists():
-        raise SystemExit(f"{path}: there is none; run `evidence.py tune` and `evidence.py freeze`")
-    protocol = files.read_json(path)
-    if different := files.differences(protocol, content(protocol["changes"])):
-        raise SystemExit(f"{path}: differs from the settings in evidence.py ({', '.join(different)}); go back to these")
-    return protocol
+    return agreed(RESULTS / "protocol.json", lambda record: content(record["changes"]))
 
 
 def digest() -> str:
@@ -439,18 +429,39 @@ def digest() -> str:
 
 
 def committed_digest() -> str:
-    """Return the SHA-256 of the protocol. Exit if there is none, or if it is not committed as it is."""
-    read_protocol()
-    return committed(RESULTS / "protocol.json")
+    """Return the SHA-256 of the protocol, as `committed()` does."""
+    return committed(RESULTS / "protocol.json", lambda record: content(record["changes"]))
 
 
-def committed(protocol: Path) -> str:
-    """Return the SHA-256 of a protocol. Exit if there is none, or if it is not committed as it is."""
-    if not protocol.exists():
-        raise SystemExit(f"{protocol}: there is none; write it with `freeze`, and commit it")
-    if git("status", "--porcelain", "--", str(protocol)):
-        raise SystemExit(f"{protocol}: commit it first; a protocol counts from its commit on")
-    return hashlib.sha256(protocol.read_bytes()).hexdigest()
+# Of all protocols, also those of other scripts; `says` returns what a script would do, given the protocol's record.
+
+
+def write_protocol(path: Path, says: Mapping[str, Any]) -> None:
+    """Write a protocol. Refuse to change one that is there."""
+    if path.exists():
+        raise SystemExit(f"{path}: is written already; a protocol does not change after it")
+    files.write_json(path, says)
+    seed = seed_of_b(hashlib.sha256(path.read_bytes()).hexdigest())
+    print(f"Wrote {path}. Commit it before anything is read that it is about; a world of it has the seed {seed}.")
+
+
+def agreed(path: Path, says: Callable[[dict[str, Any]], Mapping[str, Any]]) -> dict[str, Any]:
+    """Return a protocol. Exit if there is none, or if a script would not do what it says."""
+    if not path.exists():
+        raise SystemExit(f"{path}: there is none; write it with `freeze`, and commit it")
+    record = files.read_json(path)
+    if different := files.differences(record, says(record)):
+        names = ", ".join([*itertools.islice(different, 5), *["..."] * (len(different) > 5)])
+        raise SystemExit(f"{path}: differs from the settings of this script ({names}); go back to these")
+    return record
+
+
+def committed(path: Path, says: Callable[[dict[str, Any]], Mapping[str, Any]]) -> str:
+    """Return the SHA-256 of a protocol, as `agreed()` does. Exit also if it is not committed as it is."""
+    agreed(path, says)
+    if git("status", "--porcelain", "--", str(path)):
+        raise SystemExit(f"{path}: commit it first; a protocol counts from its commit on")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def seed_of_b(sha: str) -> int:

@@ -503,9 +503,7 @@ def of_study_1(cache: Path) -> EgoDistill:
 
 def last(cache: Path, student: Path) -> None:
     """Add the lines that are read once. Exit before if the protocol is not committed, or is another."""
-    evidence.committed(PROTOCOL)
-    if files.read_json(PROTOCOL) != protocol():
-        sys.exit(f"{PROTOCOL}: is not that of this program; nothing may be changed between it and this reading")
+    evidence.committed(PROTOCOL, lambda record: protocol())
 
     def shared() -> dict[str, Any]:
         model, found = of_study_1(cache), tested(clips(cache, 2, "100 Hz"))
@@ -729,7 +727,7 @@ def main() -> None:
     torch.set_num_threads(1)
     a.cache.mkdir(exist_ok=True)
     if a.action == "freeze":
-        files.write_json(PROTOCOL, protocol())
+        evidence.write_protocol(PROTOCOL, protocol())
     elif a.action == "run":
         run(a.cache, a.seeds, a.readings)
     elif a.action == "train":

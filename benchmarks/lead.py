@@ -317,14 +317,14 @@ def bench_of(world: str, out: Path) -> benches.Bench:
 
 def finished(world: str) -> dict[str, dict[str, Any]]:
     """Return the lines of a world by the name of the run."""
-    return evidence.lines_of(world, real_heads.PROTOCOL, evidence.committed(real_heads.PROTOCOL))
+    return evidence.lines_of(world, real_heads.PROTOCOL, real_heads.digest())
 
 
 def run(out: Path, seeds: Sequence[int], frames: Sequence[int], methods: Sequence[str]) -> None:
     """Train and evaluate the cells of these seeds and methods, of all if none is given, that have no line."""
     origin = {
         "commit": evidence.git("rev-parse", "HEAD"),
-        "protocol": evidence.committed(real_heads.PROTOCOL),
+        "protocol": real_heads.digest(),
         "processor": tables.processor(),
     }
     for world, one in itertools.chain.from_iterable(cells(seed, frames) for seed in seeds):

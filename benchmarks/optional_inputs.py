@@ -157,24 +157,16 @@ def cells(candidate: str) -> list[Run]:
 
 
 def freeze() -> None:
-    """Write the protocol. Refuse to change one that is there, or to test what was not picked."""
-    if PROTOCOL.exists():
-        raise SystemExit(f"{PROTOCOL}: is written already; a protocol does not change after it")
+    """Write the protocol. Refuse to test what was not picked."""
     candidate = picked(by_cell("A", "D"))
     if candidate not in CHANGES:
         raise SystemExit(f"there is no candidate to test: {candidate}")
-    files.write_json(PROTOCOL, content(candidate))
-    print(f"Wrote {PROTOCOL}. Commit it before anything is rendered.")
+    evidence.write_protocol(PROTOCOL, content(candidate))
 
 
-def candidate_of_protocol() -> str:
-    """Return what the protocol tests. Exit if there is none, or if this script would not do what it says."""
-    if not PROTOCOL.exists():
-        raise SystemExit(f"{PROTOCOL}: there is none; run `optional_inputs.py freeze`")
-    record = files.read_json(PROTOCOL)
-    if different := files.differences(record, content(record["candidate"])):
-        raise SystemExit(f"{PROTOCOL}: differs from the settings of this script ({', '.join(different)})")
-    return record["candidate"]
+def says(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what this script would do with the candidate of a protocol."""
+    return content(record["candidate"])
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -201,10 +193,7 @@ def make(world: str, out: Path) -> None:
         better_student.make("D", out)
         better_student.make("tap", out)
         return
-    seed = 0
-    if world == F:
-        candidate_of_protocol()
-        seed = evidence.seed_of_b(evidence.committed(PROTOCOL))
+    seed = evidence.seed_of_b(evidence.committed(PROTOCOL, says)) if world == F else 0
     for folder, (changes, frames) in parts_of(world).items():
         settings = evidence.WORLD | changes
         rendered = synthetic.render(out / folder / "world", **settings, seed=seed, workers=1)
@@ -291,7 +280,7 @@ def path_of(world: str) -> Path:
 def finished(world: str) -> dict[str, dict[str, Any]]:
     """Return the lines of a world by the name of the run. Exit if those of F are of another protocol."""
     lines = list(files.read_lines(path_of(world), "world", "name") if path_of(world).exists() else ())
-    if world == F and any(line["protocol"] != evidence.committed(PROTOCOL) for line in lines):
+    if world == F and any(line["protocol"] != evidence.committed(PROTOCOL, says) for line in lines):
         raise SystemExit(f"{path_of(world)}: has lines of another protocol than {PROTOCOL}; move them to another file")
     return {line["name"]: line for line in lines if line["world"] == world}
 
@@ -299,7 +288,7 @@ def finished(world: str) -> dict[str, dict[str, Any]]:
 def plan_of(world: str) -> list[Run]:
     """Return the cells of a world; of A and D those that FORMULA asks for, after the lines that there are."""
     if world == F:
-        return cells(candidate_of_protocol())
+        return cells(evidence.agreed(PROTOCOL, says)["candidate"])
     first = [Run(name, SEEDS["D"][0], 4, TEACHER) for name in CHANGES if name != MOTION]
     more = going_on(by_cell("D"))
     names = [name for name in CHANGES if name in (*OWN, *more)] if more else []
@@ -313,7 +302,7 @@ def screen(world: str, out: Path, seeds: Sequence[int] | None, methods: Sequence
     origin = {"commit": evidence.git("rev-parse", "HEAD"), "processor": tables.processor()}
     make(world, out)
     if world == F:
-        origin["protocol"] = evidence.committed(PROTOCOL)
+        origin["protocol"] = evidence.committed(PROTOCOL, says)
     for run in plan_of(world):
         if run.method in methods and (seeds is None or run.seed in seeds) and run.name not in finished(world):
             files.append_line(path_of(world), line_of(world, out, run) | origin)
@@ -434,7 +423,7 @@ def goals(cells: Cells, candidate: str) -> tables.Table:
 
 def report(markdown: str | None) -> None:
     """Print the tables of world F, or write them into a document."""
-    cells, candidate = by_cell(F), candidate_of_protocol()
+    cells, candidate = by_cell(F), evidence.agreed(PROTOCOL, says)["candidate"]
     origin = evidence.machines([line for some in cells.values() for line in some.values()])
     acts = {name: name for name in ("test", "half the coupling", "tap, followed", "tap, not followed")}
     for name, table in (("goals", goals(cells, candidate)), ("accuracy", table_of(cells, acts))):

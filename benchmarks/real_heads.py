@@ -319,10 +319,15 @@ def chosen(lines: Sequence[dict[str, Any]], study: int, seconds: float, model: s
     return sorted(found, key=lambda line: line["seed"])
 
 
+def digest() -> str:
+    """Return the SHA-256 of the protocol, as `evidence.committed()` does."""
+    return evidence.committed(PROTOCOL, lambda record: PROTOCOL_TEXT)
+
+
 def run(study: int, seeds: Sequence[int], models: Sequence[str]) -> None:
     """Add the lines that are missing. Exit before study 2 is read if the protocol is not committed."""
     if study == 2:  # which is read once, by a protocol that was written before
-        evidence.committed(PROTOCOL)
+        digest()
     for seconds in STRIDES:
         for model in models if seconds == min(STRIDES) else [name for name in models if name in MODELS]:
             done = {line["seed"] for line in chosen(files.read_lines(LINES, "study"), study, seconds, model)}
@@ -439,7 +444,7 @@ def main() -> None:
     a = parser.parse_args()
     torch.set_num_threads(1)
     if a.action == "freeze":
-        files.write_json(PROTOCOL, PROTOCOL_TEXT)
+        evidence.write_protocol(PROTOCOL, PROTOCOL_TEXT)
     elif a.action == "run":
         run(a.study, a.seeds, a.models)
     else:

@@ -203,21 +203,9 @@ def content() -> dict[str, Any]:
     }
 
 
-def freeze() -> None:
-    """Write the protocol. Refuse to change one that is there."""
-    if PROTOCOL.exists():
-        raise SystemExit(f"{PROTOCOL}: is written already; a protocol does not change after it")
-    files.write_json(PROTOCOL, content())
-    print(f"Wrote {PROTOCOL}. Commit it before anything is rendered.")
-
-
 def digest() -> str:
-    """Return the SHA-256 of the protocol. Exit if there is none, or if this script would not do what it says."""
-    if not PROTOCOL.exists():
-        raise SystemExit(f"{PROTOCOL}: there is none; run `whole_recordings.py freeze`")
-    if different := files.differences(files.read_json(PROTOCOL), content()):
-        raise SystemExit(f"{PROTOCOL}: differs from the settings of this script ({', '.join(different)})")
-    return evidence.committed(PROTOCOL)
+    """Return the SHA-256 of the protocol, as `evidence.committed()` does."""
+    return evidence.committed(PROTOCOL, lambda record: content())
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -774,7 +762,7 @@ def main() -> None:
     tables.markdown_option(actions.add_parser("report"))
     given = parser.parse_args()
     if given.action == "freeze":
-        freeze()
+        evidence.write_protocol(PROTOCOL, content())
     elif given.action == "make":
         make(given.out)
     elif given.action == "run":

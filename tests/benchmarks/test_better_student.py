@@ -44,9 +44,9 @@ def git(*words, at):
 def test_a_protocol_is_written_once_and_counts_from_its_commit(script, monkeypatch):
     with pytest.raises(SystemExit, match="there is none"):
         script.digest()
-    script.freeze()
+    script.evidence.write_protocol(script.PROTOCOL, script.content())
     with pytest.raises(SystemExit, match="is written already"):
-        script.freeze()
+        script.evidence.write_protocol(script.PROTOCOL, script.content())
     with pytest.raises(SystemExit, match="commit it first"):
         script.digest()
     git("add", "-A", at=script.PROTOCOL.parent)
@@ -91,7 +91,7 @@ def test_a_contrast_gains_nothing_by_others_that_have_no_lines(script, monkeypat
 
 @pytest.mark.slow("a miniature of a benchmark, which trains")
 def test_lines_have_the_tap_and_the_clock_and_the_report_reads_them(script, tmp_path, capsys):
-    script.freeze()
+    script.evidence.write_protocol(script.PROTOCOL, script.content())
     git("add", "-A", at=script.PROTOCOL.parent)
     git("commit", "-qm", "x", at=script.PROTOCOL.parent)
     out = tmp_path / "out"

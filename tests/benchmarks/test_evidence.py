@@ -107,7 +107,7 @@ def test_the_protocol_is_written_once_from_all_settings_and_counts_from_its_comm
     assert evidence.committed_digest() == digest
     with monkeypatch.context() as patch:
         patch.setattr(evidence, "MAIN", evidence.MAIN + 1)  # a seed more than the protocol says
-        with pytest.raises(SystemExit, match=r"differs from the settings in evidence\.py \(cells"):
+        with pytest.raises(SystemExit, match=r"differs from the settings of this script \(cells"):
             evidence.committed_digest()
     written.write_text(written.read_text() + "\n")
     with pytest.raises(SystemExit, match="commit it first"):

@@ -178,7 +178,8 @@ def test_a_line_that_is_there_is_not_computed_again(glasses, monkeypatch):
 
 def test_nothing_is_read_last_before_its_rule_is_committed(glasses, monkeypatch, tmp_path):
     monkeypatch.setattr(glasses, "add", None)
-    states = ("", "", "there is none"), ("{}", " M", "commit it first"), ("{}", "", "is not that of this program")
+    own = json.dumps(glasses.protocol())
+    states = ("", "", "there is none"), (own, " M", "commit it first"), ("{}", "", "differs from the settings")
     for text, state, said in states:
         if text:
             glasses.PROTOCOL.write_text(text)

@@ -37,7 +37,7 @@ def lead(monkeypatch, tmp_path):
 
 def commit_protocols(lead):
     """Write both protocols and commit them, as the commands want it."""
-    lead.better_student.freeze()
+    lead.evidence.write_protocol(lead.better_student.PROTOCOL, lead.better_student.content())
     lead.files.write_json(lead.real_heads.PROTOCOL, lead.real_heads.PROTOCOL_TEXT)
     at = ["git", "-C", lead.evidence.RESULTS.parent, "-c", "user.email=a@b", "-c", "user.name=a"]
     for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "x"]):

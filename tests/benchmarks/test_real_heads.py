@@ -94,9 +94,9 @@ def test_study_2_is_not_read_before_the_protocol_is_committed(real_heads, tmp_pa
     monkeypatch.setattr(real_heads, "evaluate", None)
     for state, said in (("", False), (" M protocol.json", True)):
         if said:
-            (tmp_path / "protocol.json").write_text("{}")
+            (tmp_path / "protocol.json").write_text(json.dumps(real_heads.PROTOCOL_TEXT))
         monkeypatch.setattr(real_heads.evidence, "git", lambda *words, state=state: state)
-        with pytest.raises(SystemExit, match=r"there is none|commit it first"):
+        with pytest.raises(SystemExit, match="commit it first" if said else "there is none"):
             real_heads.run(2, [0], ["filterbank"])
 
 
@@ -115,6 +115,12 @@ def test_a_line_counts_each_tested_window_once(real_heads, tmp_path, monkeypatch
     monkeypatch.setattr(real_heads, "LINES", tmp_path / "lines.jsonl")
     monkeypatch.setattr(real_heads, "STRIDES", {10.0: 2.5})
     monkeypatch.setattr(real_heads.evidence, "git", lambda *words: "")
+    with pytest.raises(SystemExit, match=r"differs from the settings of this script \(training\.epochs\)"):
+        real_heads.run(2, [0], ["filterbank"])
+    monkeypatch.setattr(real_heads, "PROTOCOL", tmp_path / "protocol.json")
+    real_heads.evidence.write_protocol(real_heads.PROTOCOL, real_heads.PROTOCOL_TEXT)
+    with pytest.raises(SystemExit, match="is written already"):
+        real_heads.evidence.write_protocol(real_heads.PROTOCOL, real_heads.PROTOCOL_TEXT)
     for _ in range(2):  # the second time, nothing is left to do
         real_heads.run(2, [0], ["filterbank"])
     (found,) = (json.loads(text) for text in (tmp_path / "lines.jsonl").read_text().splitlines())

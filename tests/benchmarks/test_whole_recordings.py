@@ -42,7 +42,7 @@ def script(monkeypatch, tmp_path):
 
 
 def commit(script):
-    script.freeze()
+    script.evidence.write_protocol(script.PROTOCOL, script.content())
     at = ["git", "-C", script.evidence.RESULTS.parent, "-c", "user.email=a@b", "-c", "user.name=a"]
     for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "x"]):
         subprocess.run([*at, *words], check=True)
@@ -56,7 +56,7 @@ def test_a_protocol_is_committed_before_anything_is_rendered(script, tmp_path, m
         script.make(tmp_path / "out")
     commit(script)
     with pytest.raises(SystemExit, match="is written already"):
-        script.freeze()
+        script.evidence.write_protocol(script.PROTOCOL, script.content())
     monkeypatch.setitem(script.GOALS, "F1@50, at least", 20.0)
     with pytest.raises(SystemExit, match=r"differs from the settings of this script \(goals"):
         script.make(tmp_path / "out")
