@@ -185,12 +185,12 @@ def _class_names(segments: Sequence[Segment], class_names: Sequence[str] | None)
     names = sorted(labels) if class_names is None else list(class_names)
     if len(set(names)) < len(names):
         raise DataError(f"{named('class_names')} contains {max(names, key=names.count)!r} more than once")
+    names += [NONE] if NONE in labels - set(names) else []  # `distill()` knows a teacher that lacks it
     if unknown := sorted(labels - set(names)):
         first = next(segment for segment in segments if segment.label == unknown[0])
-        way_out = "leave out the background (--background)" if unknown == [NONE] else "correct it"
         raise DataError(
             f"{first.video}: the segment at {first.start:.3f} s has the label {unknown[0]!r}, which is not among the "
-            f"{len(names)} {named('class_names')}, perhaps a teacher's; {way_out}, or finetune a teacher on the labels"
+            f"{len(names)} {named('class_names')}, perhaps a teacher's; correct it, or finetune a teacher on the labels"
         )
     return names
 

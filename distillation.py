@@ -48,7 +48,7 @@ from .engine.recipes import (
 from .recordings.spec import ClipSpec
 from .student import EgoDistill, IMUPredictor, Output, describe
 from .support import files
-from .support.errors import EgoDistillError, named
+from .support.errors import NONE, EgoDistillError, named
 from .training import History, Objective, Training, TrainingOptions, rank_rows, require_per_clip, train
 
 if TYPE_CHECKING:
@@ -611,6 +611,7 @@ class Distill(LabelledObjective):
             record["objective"] = checkpoints.class_name(type(self))  # a run with other losses is another run
         super().__init__(model, [*inputs, *targets], record, store, settings.label_smoothing)
         self.inputs, self.targets, self.settings = inputs, targets, settings
+        self.background = said_of_background(store, targets[1])
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         outputs = self.outputs(*(batch[name] for name in self.inputs))
@@ -623,6 +624,10 @@ class Distill(LabelledObjective):
         teacher = Output(*(batch[name] for name in self.targets))
         require_same_shape(feature, teacher.feature)
         require_same_shape(logits, teacher.logits, "logits", "num_classes")
+        if self.background is not None:
+            place, said = self.background
+            here = (batch["label"] == place)[:, None]
+            teacher = teacher._replace(logits=torch.where(here, said.to(teacher.logits), teacher.logits))
         kd = self.logit_loss(output, teacher)
         gt, seen = self.label_term(logits, batch)
         l1 = self.feature_loss(output, teacher)
@@ -642,6 +647,25 @@ class Distill(LabelledObjective):
     def feature_loss(self, student: Output, teacher: Output) -> Tensor:
         """Return L_1 of each clip, [b], from features [b, D] and logits [b, C]."""
         return feature_loss(student.feature, teacher.feature, reduction=self.settings.l1_reduction)
+
+
+def said_of_background(store: Store, name: str) -> tuple[int, Tensor] | None:
+    """Return the index of "(none)", and logits [C] that a teacher which lacks this class is made to say of background.
+
+    It says "(none)" as surely as it says the best class of other clips, and all others alike. A teacher lacks the class
+    if this is the least likely one of each clip, as `teachers.extract()` writes it. None for others, and for a store
+    without clips of background.
+    """
+    names, labels = [str(one) for one in store.class_names], batches.labels_of(store)
+    if NONE not in names or not (background := labels == names.index(NONE)).any():
+        return None
+    place, logits = names.index(NONE), np.asarray(batches.read_rows(store, name, np.arange(len(labels))), np.float32)
+    known = np.sort(np.delete(logits, place, 1), 1)
+    if background.all() or not (logits[:, place] < known[:, 0]).all():
+        return None
+    said = torch.full((len(names),), float(known[~background, :-1].mean()))
+    said[place] = float(known[~background, -1].mean())
+    return place, said
 
 
 @distributed.propagate_failure
@@ -666,7 +690,8 @@ def distill(
         store: The clips to train on.
         settings: The settings of stage 2. The defaults are the paper's for EPIC-KITCHENS; `EGO4D.distillation` has
             those for Ego4D.
-        teacher: Name of a teacher whose outputs `teachers.extract()` added to the store.
+        teacher: Name of a teacher whose outputs `teachers.extract()` added to the store. One without the class "(none)"
+            is made to say it of clips of background, as surely as it says the best class of other clips.
         validation: As in `finetune()`, with outputs of the teacher. Without any labels, the lowest loss counts.
         calibration: As in `finetune()`.
         objective: The losses: `Distill`, or your subclass of it.

@@ -45,7 +45,7 @@ from .engine import batches, checkpoints, image_encoders, runtime, torchvision_t
 from .engine.teacher import PUBLISHED, Pixels, Teacher, TeacherError, fingerprint
 from .recordings.spec import FIELDS, ClipSpec
 from .support import files
-from .support.errors import in_words, meant, named
+from .support.errors import NONE, in_words, meant, named
 
 __all__ = ["MODELS", "Extraction", "Pixels", "Published", "Teacher", "TeacherError", "extract", "load"]
 
@@ -103,6 +103,7 @@ class Network(Protocol):
 
 KINETICS = 400  # classes of Kinetics-400
 LARGEST_LABEL_MAP = 1 << 20  # bytes of a file of class names
+NEVER = 10.0  # how much less than any other is the logit of a class that a teacher lacks
 # The options of `load()` that describe a clip and its pixels; all others are the network's.
 CLIP_OPTIONS = FIELDS["frames"]
 PIXEL_OPTIONS = tuple(one.name for one in fields(Pixels))
@@ -396,7 +397,8 @@ def extract(
 
     Read the array "clip", and write "{teacher.name}.feature" float32 [n, D] and "{teacher.name}.logits" float32 [n, C].
     The same call continues a run that was killed. A store that was prepared without classes gets the teacher's, unless
-    outputs of another teacher need others.
+    outputs of another teacher need others. If the store has the class "(none)" as well, its logit is less than that of
+    any other; `distill()` knows such a teacher.
 
     "{teacher.name}.teacher.json" beside the arrays records the teacher's fingerprint, so that outputs of two teachers
     never mix under one name, even if both run at the same time. A single process that fails before its first outputs
@@ -441,6 +443,7 @@ def extract(
     check_store(teacher, store, views, overwrite)
     identity = {"fingerprint": fingerprint(teacher), "precision": precision, "views": views}
     claim, arrays = claim_arrays(teacher, store, identity, overwrite)
+    none = place_of_none(teacher, store)
     lacking = np.ones(len(store), bool)
     if not overwrite:  # with it, compute all: a run that is replaced may still mark the rows of its last batch
         lacking = ~(np.asarray(store.done(arrays[0])) & np.asarray(store.done(arrays[1])))
@@ -455,7 +458,7 @@ def extract(
                 with runtime.autocast(device, precision):
                     output = run_views(teacher, clip.to(device), views)
                 claim.check()
-                write_output(store, arrays, part, output)
+                write_output(store, arrays, part, output, none)
                 bar.step(len(part))
 
 
@@ -474,9 +477,10 @@ def claim_arrays(
     about = {"teacher": teacher.name, "clip_spec": teacher.clip_spec.record(), "pixels": asdict(teacher.pixels)}
     arrays = output_arrays(teacher)
     with claim_outputs(store, teacher.name, identity, about=about, overwrite=overwrite) as claim:
-        if hasattr(store, "name_classes") and list(store.class_names) != teacher.class_names:
+        lacks_none = place_of_none(teacher, store) is not None
+        if hasattr(store, "name_classes") and list(store.class_names) != teacher.class_names and not lacks_none:
             store.name_classes(teacher.class_names)
-        for array, width in zip(arrays, (teacher.feature_dim, len(teacher.class_names)), strict=True):
+        for array, width in zip(arrays, (teacher.feature_dim, len(teacher.class_names) + lacks_none), strict=True):
             store.add(array, (width,), np.float32)
     return claim, arrays
 
@@ -538,22 +542,37 @@ class Extraction:
             TeacherError: If the classes of the store are not the teacher's, or an output is not finite.
             DataError: If the outputs belong to another teacher.
         """
-        if len(store.class_names) and list(store.class_names) != self.teacher.class_names:
+        none = place_of_none(self.teacher, store)
+        if len(store.class_names) and list(store.class_names) != self.teacher.class_names and none is None:
             raise TeacherError(
                 f"{store.path}: the store has the classes {files.shorten(list(store.class_names))}, the teacher "
                 f"{self.teacher.name!r} has {files.shorten(self.teacher.class_names)}; give {named('class_names')}"
             )
         claim = claim_arrays(self.teacher, store, self.identity)
         with runtime.evaluation(self.teacher, self.device), torch.no_grad():
-            yield partial(self._write, store, *claim)
+            yield partial(self._write, store, none, *claim)
 
     def _write(
-        self, store: Any, claim: OutputClaim, arrays: list[str], rows: np.ndarray, frames: Mapping[str, np.ndarray]
+        self,
+        store: Any,
+        none: int | None,
+        claim: OutputClaim,
+        arrays: list[str],
+        rows: np.ndarray,
+        frames: Mapping[str, np.ndarray],
     ) -> None:
         with runtime.autocast(self.device, self.precision):
             output = run_views(self.teacher, torch.from_numpy(frames["clip"]).to(self.device), self.views)
         claim.check()
-        write_output(store, arrays, rows, output)
+        write_output(store, arrays, rows, output, none)
+
+
+def place_of_none(teacher: Teacher, store: Any) -> int | None:
+    """Return the index of "(none)" in a store of the teacher's classes and this one; None for other stores."""
+    names = list(store.class_names)
+    if NONE in names and [name for name in names if name != NONE] == teacher.class_names:
+        return names.index(NONE)
+    return None
 
 
 def require_teacher(teacher: Any) -> None:
@@ -575,7 +594,7 @@ def check_store(teacher: Teacher, store: Any, views: int, overwrite: bool) -> No
         "prepare the clips with this teacher (`egodistill prepare --teacher-file`, or --architecture with "
         "--pretrained), if their labels are among its classes; or finetune it on them"
     )
-    batches.arrays_of(teacher, store, classes=used, way_out=way_out)
+    batches.arrays_of(teacher, store, classes=used and place_of_none(teacher, store) is None, way_out=way_out)
     if views > 1 and len(store):
         size = teacher.clip_spec.size
         *_, height, width = batches.read_rows(store, "clip", np.array([0])).shape
@@ -601,8 +620,17 @@ def run_views(teacher: Teacher, clip: Tensor, views: int) -> student.Output:
     return student.Output(features.mean(0), logits.log_softmax(2).logsumexp(0) - math.log(len(seen)))
 
 
-def write_output(store: Any, arrays: Sequence[str], rows: np.ndarray, output: student.Output) -> None:
-    """Write outputs to the store. Raise TeacherError if they are not finite."""
+def write_output(
+    store: Any, arrays: Sequence[str], rows: np.ndarray, output: student.Output, none: int | None = None
+) -> None:
+    """Write outputs to the store. Raise TeacherError if they are not finite.
+
+    At the index `none`, there is the logit of a class that the teacher lacks: less than that of any other.
+    """
+    if none is not None:
+        logits = output.logits.float()
+        never = logits.amin(1, keepdim=True) - NEVER
+        output = output._replace(logits=torch.cat([logits[:, :none], never, logits[:, none:]], 1))
     for array, values in zip(arrays, output, strict=True):
         if not values.isfinite().all():
             raise TeacherError(

@@ -110,6 +110,33 @@ def test_losses_of_ones_own_replace_those_to_the_teacher(tmp_path):
         distill(model, store, teacher="t", objective=torch.nn.L1Loss, **options)
 
 
+@pytest.mark.parametrize("knows", [False, True])
+def test_a_teacher_without_none_is_made_to_say_it_of_background(knows):
+    """As surely as the best class of other clips, and all others alike; one that knows it says what it says."""
+    store, place = Store(24), 2
+    store.class_names = [*CLASSES[:place], "(none)", *CLASSES[place:]]
+    store.labels = np.where(np.arange(24) < 8, place, store.labels + (store.labels >= place))
+    logits = np.random.default_rng(1).normal(0, 2, (24, 5)).astype(np.float32)
+    logits[:, place] = np.delete(logits, place, 1).min(1) + (20 if knows else -3)
+    store.arrays["t.logits"] = logits
+    encoder = {"image_encoder": "resnet10x16", "image_weights": None, "frame_size": 32}
+    model = EgoDistill(5, feature_dim=12, hidden=32, **encoder)
+    objective = distillation.Distill(model, store, DistillationSettings(tau=3.0), "t").eval()
+    batch = {name: torch.tensor(store.arrays[name]) for name in objective.reads} | {"label": torch.tensor(store.labels)}
+    with torch.no_grad():
+        said, found = model(batch["frames_1"], batch["imu"]).logits, objective(batch)["kd"]
+    others = np.sort(np.delete(logits[8:], place, 1), 1)
+    wanted = logits.copy()
+    if not knows:
+        wanted[:8] = others[:, :-1].mean()
+        wanted[:8, place] = others[:, -1].mean()
+    assert not knows or wanted[:8].argmax(1).tolist() == [place] * 8
+    wanted = distillation.distillation_loss(said, torch.from_numpy(wanted), 3.0)
+    assert found.tolist() == pytest.approx(wanted.tolist(), rel=1e-5)
+    store.labels = np.full(24, place)  # all is background: there is no other clip to learn it from
+    assert distillation.said_of_background(store, "t.logits") is None
+
+
 def test_a_student_of_other_classes_keeps_what_does_not_depend_on_them():
     """Also networks of one's own, which stay apart from those of the first student."""
     first = small(imu_encoder=Moved, class_names=CLASSES).eval()

@@ -833,6 +833,30 @@ def test_one_pass_gives_the_outputs_of_two(two_passes, tmp_path):
         data.prepare(segments, tmp_path / "s", consumer=teacher, **options)
 
 
+def test_a_teacher_that_lacks_none_never_says_it(kitchen, tmp_path):
+    """In one pass and in two, wherever the class stands; other classes that it lacks are refused."""
+    labels = ["(none)" if k in (2, 5) else LABELS[k % 3] for k in range(len(kitchen))]
+    segments = [replace(one, label=label) for one, label in zip(kitchen, labels, strict=True)]
+    clips = {"clip_frames": 8, "clip_size": 32, "class_names": ["(none)", *LABELS]}
+    store = data.prepare(segments, tmp_path / "two", **ONE_PASS, **clips)
+    teachers.extract(teacher := narrow(), store, batch_size=4, progress=False)
+    consumer = teachers.Extraction(teacher, batch_size=4)
+    one = data.prepare(segments, tmp_path / "one", consumer=consumer, **ONE_PASS, class_names=LABELS)
+    assert one.class_names == [*LABELS, "(none)"]  # which the caller did not name
+    logits = store.read("slowfast.logits", slice(None))
+    assert np.array_equal(logits[:, 1:], one.read("slowfast.logits", slice(None))[:, :-1])
+    with torch.no_grad():
+        wanted = teacher.eval()(torch.from_numpy(store.read("clip", slice(0, 4)))).logits
+    np.testing.assert_allclose(logits[:4, 1:], wanted, atol=1e-4)
+    for some, place in ((store, 0), (one, len(LABELS))):
+        values = some.read("slowfast.logits", slice(None))
+        assert (values[:, place] < np.delete(values, place, 1).min(1) - 9).all() and np.isfinite(values).all()
+    with pytest.raises(EgoDistillError, match="the class names of model"):
+        teachers.extract(with_classes(len(LABELS), "other"), store, progress=False)
+    with pytest.raises(EgoDistillError, match="the store has the classes"):
+        teachers.Extraction(with_classes(len(LABELS), "other")).open(one).__enter__()
+
+
 @pytest.mark.filterwarnings("ignore:.*could not be prepared")
 @pytest.mark.parametrize("stop", [1, 2])
 def test_one_pass_continues_where_it_was_stopped(two_passes, tmp_path, stop):

@@ -490,7 +490,7 @@ def test_segments_and_prepare_say_the_same_of_a_table(films, tmp_path, capsys):
 
 
 def test_background_is_a_class_of_the_store(films, taught, tmp_path, capsys):
-    """It is in no note about the table, makes no class large, and a teacher must know it."""
+    """It is in no note about the table, makes no class large, and a teacher need not know it."""
     table, store = tmp_path / "t.csv", tmp_path / "own"
     rows = [
         (films / f"{name}.mp4", start, start + 2, "01"[start > 0], split)
@@ -516,15 +516,18 @@ def test_background_is_a_class_of_the_store(films, taught, tmp_path, capsys):
     assert "room for no more, 9 were wanted" in out and "to decode" not in out
     for words, why in (
         (["segments", table, "--sparse"], "--sparse: only with --background"),
-        (
-            ["prepare", table, "--out", "x", *small, 2, "--teacher-file", "teacher.pt"],
-            "leave out the background (--back",
-        ),
         (["segments", films, "--background", 2], f"{films}: no segment has a label, so nothing says where background"),
     ):
         assert cli.main([*map(str, words)]) == 1
         assert why in capsys.readouterr().err
-    assert not Path("x").exists()
+    run(capsys, "prepare", table, "--out", "taught", *small, 2, "--teacher-file", "teacher.pt")
+    found = data.ClipStore("taught")
+    logits, none = found.read("slowfast_8x8_r50.logits", slice(None)), found.class_names.index("(none)")
+    assert found.class_names == ["0", "1", "(none)"] and len(found) == 6
+    assert (logits.argmin(1) == none).all()
+    words = "--image-encoder resnet10x16 --image-weights none --imu-encoder none --epochs 1 --device cpu --out s.pt"
+    run(capsys, "distill", "taught", "--teacher", "slowfast_8x8_r50", *words.split())
+    assert EgoDistill.load("s.pt").class_names == found.class_names
 
 
 def test_a_share_of_a_store_warns_once(kitchen, tmp_path, recwarn):
