@@ -20,7 +20,7 @@ from ..engine import batches, checkpoints, distributed, runtime
 from ..engine.refusal import known_names
 from ..student import PARTS, EgoDistill
 from ..support import files
-from ..support.errors import CLIP_SECONDS
+from ..support.errors import CLIP_SECONDS, NONE
 from ..support.own import is_name, resolve
 from ..support.tables import counted
 from ..training import History, Training
@@ -184,8 +184,18 @@ def run_finetune(a: argparse.Namespace) -> None:
             raise ValueError(f"--gradient-checkpointing is for MotionFormer and MViT; this model is {name}")
         cast(Any, model).net.gradient_checkpointing = True
     then = ("extract", a.store, "--teacher-file", a.out) if isinstance(model, teachers.Teacher) else use_of_student(a)
-    clips = {"validation": validation, **held_out(a)}
-    report_training(a, settings, lambda: distillation.finetune(model, store, settings, **clips), *then)
+    clips = {"store": store, "validation": validation, **held_out(a)}
+    if isinstance(model, teachers.Teacher) and NONE not in model.class_names:
+        clips = {name: without_background(some) for name, some in clips.items()}
+    report_training(a, settings, lambda: distillation.finetune(model, settings=settings, **clips), *then)
+
+
+def without_background(store: data.ClipStore | None) -> data.ClipStore | None:
+    """Return the clips that show something. Teachers learn these alone: `distill()` says "(none)" in their place."""
+    if store is None or NONE not in store.class_names:
+        return store
+    names = [name for name in store.class_names if name != NONE]
+    return store.select(store.labels != store.class_names.index(NONE)).with_classes(names)
 
 
 def use_of_student(a: argparse.Namespace, teacher: str | None = None) -> tuple[Any, ...]:
@@ -246,7 +256,8 @@ def build_teacher(
     _, frames, _, _, size = store.read("clip", [0]).shape
     # The teacher will expect clips of the length that it is finetuned on, not of its pretraining.
     options = {"seconds": store.specs["clip"].seconds} | dict(option)
-    teacher = new_teacher(architecture, store.class_names, frames, size, pretrained, options)
+    names = [name for name in store.class_names if name != NONE]
+    teacher = new_teacher(architecture, names, frames, size, pretrained, options)
     teacher.name = name
     return teacher
 

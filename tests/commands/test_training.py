@@ -124,6 +124,40 @@ def test_the_demos_preset_is_its_recipe(tmp_path, monkeypatch, capsys):
     assert given.record() == recipe.finetuning.record() and (model.num_frames, model.feature_dim) == (2, 1920)
 
 
+def test_teachers_learn_no_background_and_students_do(kitchen, tmp_path, monkeypatch, capsys):
+    """A teacher that knows the class stays one that does."""
+    monkeypatch.chdir(tmp_path)
+    rows = [replace(one, split="train") for one in kitchen]
+    rows = [replace(one, label="(none)") if k in (1, 4) else one for k, one in enumerate(rows)]
+    rows[-1] = replace(rows[-1], split="calibration")
+    clips = {"clip_frames": 8, "clip_size": 32, "frame_size": 32}
+    store = data.prepare(rows, "store", **clips, workers=1, progress=False)
+    narrow = [f"--option={word}" for word in ("width=8", "beta=4", "depths=(1,1,1,1)")]
+    learned, real = [], distillation.finetune
+
+    def finetune(model, store, *more, **clips):
+        learned.append([(one.class_names, len(one)) for one in (store, clips["calibration"])])
+        return real(model, store, *more, **clips)
+
+    monkeypatch.setattr(distillation, "finetune", finetune)
+    run(capsys, "finetune", "store", *narrow, "--epochs", 1, "--device", "cpu", "--out", "teacher.pt")
+    names = [name for name in store.class_names if name != "(none)"]
+    assert len(names) == len(store.class_names) - 1 and teachers.Teacher.load("teacher.pt").class_names == names
+    train, held = (store.split(name) for name in ("train", "calibration"))
+    count = int((train.labels != store.class_names.index("(none)")).sum())
+    assert 2 <= len(train) - count < count and learned == [[(names, count), (names, len(held))]]
+    run(capsys, "extract", "store", "--teacher-file", "teacher.pt", "--device", "cpu")
+    assert (store.read("teacher.logits", slice(None)).argmin(1) == store.class_names.index("(none)")).all()
+
+    knows = teachers.load("slowfast_8x8_r50", None, width=8, beta=4, depths=(1, 1, 1, 1), frames=8, size=32,
+                          class_names=store.class_names, progress=False)  # fmt: skip
+    knows.save("knows.pt")
+    run(capsys, "finetune", "store", "--init", "knows.pt", "--epochs", 1, "--device", "cpu", "--out", "t.pt")
+    small = "--architecture student --image-encoder resnet10x4 --image-weights none --imu-encoder none"
+    run(capsys, "finetune", "store", *small.split(), "--epochs", 1, "--device", "cpu", "--out", "s.pt")
+    assert learned[1:] == [[(store.class_names, len(train)), (store.class_names, len(held))]] * 2
+
+
 @pytest.mark.parametrize(
     ("command", "words"),
     [
