@@ -362,8 +362,9 @@ def prepare(
         max_bad: The largest share of clips that may fail, 0 to 1.
         retry_failed: Try failed clips again, and those of files that have changed. Let earlier calls end first.
         progress: Show a progress bar on stderr.
-        class_names: The classes in their order; None: the labels, sorted. A store without any label has no classes
-            until `teachers.extract()` gives it the teacher's.
+        class_names: The classes in their order; None: the labels, sorted. The class "(none)" follows them if they lack
+            it and a segment has it. A store without any label has no classes until `teachers.extract()` gives it the
+            teacher's.
         consumer: A reader of the frames of all clips while they are decoded, on one machine only.
             `teachers.Extraction(teacher)` writes a teacher's outputs, so that the store needs no `clip`, which is most
             of its size; `distillation.EndFeatures(model)` writes image features instead of `ends`, which is most of the
@@ -373,7 +374,7 @@ def prepare(
 
     Raises:
         DataError: If a setting does not fit, a recording without a video is to give frames, `out` is a file or has
-            other content, a label is not among `class_names`,
+            other content, a label but "(none)" is not among `class_names`,
             the table of the segments contradicts itself (`contradictions`), the IMU axes of the segments differ, the
             disk has too little free space, or, at the end, more than the share `max_bad` of the clips failed.
 
