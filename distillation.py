@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .datasets.store import OutputClaim, claim_outputs, outputs_record
+from .datasets.store import NEVER, OutputClaim, claim_outputs, lacks_class, outputs_record
 from .engine import batches, checkpoints, distributed, parts, runtime
 from .engine.batches import Model, Store
 from .engine.distributed import Share
@@ -652,19 +652,19 @@ class Distill(LabelledObjective):
 def said_of_background(store: Store, name: str) -> tuple[int, Tensor] | None:
     """Return the index of "(none)", and logits [C] that a teacher which lacks this class is made to say of background.
 
-    It says "(none)" as surely as it says the best class of other clips, and all others alike. A teacher lacks the class
-    if this is the least likely one of each clip, as `teachers.extract()` writes it. None for others, and for a store
-    without clips of background.
+    It says "(none)" as surely as it says the best class of other clips, and all others alike. None for a teacher that
+    knows the class, and for a store without clips of background.
     """
     names, labels = [str(one) for one in store.class_names], batches.labels_of(store)
-    if NONE not in names or not (background := labels == names.index(NONE)).any():
+    if NONE not in names or not (background := labels == names.index(NONE)).any() or background.all():
         return None
-    place, logits = names.index(NONE), np.asarray(batches.read_rows(store, name, np.arange(len(labels))), np.float32)
-    known = np.sort(np.delete(logits, place, 1), 1)
-    if background.all() or not (logits[:, place] < known[:, 0]).all():
+    place, logits = names.index(NONE), batches.read_rows(store, name, np.arange(len(labels))).numpy()
+    if not lacks_class(logits, place):
         return None
-    said = torch.full((len(names),), float(known[~background, :-1].mean()))
-    said[place] = float(known[~background, -1].mean())
+    known = np.sort(np.delete(logits, place, 1)[~background], 1)
+    best = float(known[:, -1].mean())
+    said = torch.full((len(names),), float(known[:, :-1].mean()) if known.shape[1] > 1 else best - float(NEVER))
+    said[place] = best
     return place, said
 
 

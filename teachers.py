@@ -40,7 +40,7 @@ import torch
 from torch import Tensor, nn
 
 from . import student, video_convnets, video_i3d, video_transformers
-from .datasets.store import OutputClaim, claim_outputs
+from .datasets.store import OutputClaim, claim_outputs, with_class
 from .engine import batches, checkpoints, image_encoders, runtime, torchvision_teachers
 from .engine.teacher import PUBLISHED, Pixels, Teacher, TeacherError, fingerprint
 from .recordings.spec import FIELDS, ClipSpec
@@ -103,7 +103,6 @@ class Network(Protocol):
 
 KINETICS = 400  # classes of Kinetics-400
 LARGEST_LABEL_MAP = 1 << 20  # bytes of a file of class names
-NEVER = 10.0  # how much less than any other is the logit of a class that a teacher lacks
 # The options of `load()` that describe a clip and its pixels; all others are the network's.
 CLIP_OPTIONS = FIELDS["frames"]
 PIXEL_OPTIONS = tuple(one.name for one in fields(Pixels))
@@ -477,7 +476,8 @@ def claim_arrays(
     about = {"teacher": teacher.name, "clip_spec": teacher.clip_spec.record(), "pixels": asdict(teacher.pixels)}
     arrays = output_arrays(teacher)
     with claim_outputs(store, teacher.name, identity, about=about, overwrite=overwrite) as claim:
-        lacks_none = place_of_none(teacher, store) is not None
+        used = not hasattr(store, "classes_are_used") or store.classes_are_used(teacher.name if overwrite else None)
+        lacks_none = used and place_of_none(teacher, store) is not None
         if hasattr(store, "name_classes") and list(store.class_names) != teacher.class_names and not lacks_none:
             store.name_classes(teacher.class_names)
         for array, width in zip(arrays, (teacher.feature_dim, len(teacher.class_names) + lacks_none), strict=True):
@@ -625,15 +625,12 @@ def write_output(
 ) -> None:
     """Write outputs to the store. Raise TeacherError if they are not finite.
 
-    At the index `none`, there is the logit of a class that the teacher lacks: less than that of any other.
+    At the index `none`, there is the logit of a class that the teacher lacks.
     """
-    if none is not None:
-        logits = output.logits.float()
-        never = logits.amin(1, keepdim=True) - NEVER
-        output = output._replace(logits=torch.cat([logits[:, :none], never, logits[:, none:]], 1))
     for array, values in zip(arrays, output, strict=True):
         if not values.isfinite().all():
             raise TeacherError(
                 f"{store.path}: {array} is not finite for the clips {rows.tolist()}; check the weights of the teacher"
             )
-        store.write(array, rows, values.float().cpu().numpy())
+        found = values.float().cpu().numpy()
+        store.write(array, rows, found if none is None or values is output.feature else with_class(found, none))

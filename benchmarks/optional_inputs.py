@@ -140,6 +140,7 @@ def content(candidate: str) -> dict[str, Any]:
         "worlds": {name: evidence.WORLD | changes for name, (changes, _) in parts_of(F).items()},
         "things": [asdict(thing) for thing in behaviour.THINGS],
         "general": SETTINGS.record(),
+        "methods": [one.record() for one in METHODS if one.name in (*OWN, candidate)],
         "teacher": evidence.TEACHERS[TEACHER].record(),
         "cells": [asdict(run) for run in cells(candidate)],
     }
@@ -282,7 +283,10 @@ def finished(world: str) -> dict[str, dict[str, Any]]:
     lines = list(files.read_lines(path_of(world), "world", "name") if path_of(world).exists() else ())
     if world == F and any(line["protocol"] != evidence.committed(PROTOCOL, says) for line in lines):
         raise SystemExit(f"{path_of(world)}: has lines of another protocol than {PROTOCOL}; move them to another file")
-    return {line["name"]: line for line in lines if line["world"] == world}
+    lines = [line for line in lines if line["world"] == world]
+    if len(found := {line["name"]: line for line in lines}) < len(lines):
+        raise SystemExit(f"{path_of(world)}: has two lines of one network; a cell is run once")
+    return found
 
 
 def plan_of(world: str) -> list[Run]:

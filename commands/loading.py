@@ -21,6 +21,7 @@ from ..engine import batches, checkpoints, parts, runtime
 from ..engine.parts import build_part
 from ..student import EgoDistill
 from ..support import files, own
+from ..support.errors import NONE
 from ..training import print_once
 from .given import teachers_in
 
@@ -33,6 +34,7 @@ __all__ = [
     "open_split",
     "own_parts",
     "report_precision",
+    "without_background",
 ]
 
 
@@ -56,6 +58,14 @@ def open_split(path: str, split: str, option: str = "--split") -> data.ClipStore
             f"({option} {store.splits[0]}), or {option} all"
         )
     return store.split(split)
+
+
+def without_background(store: data.ClipStore) -> data.ClipStore:
+    """Return the clips that do not have the class "(none)", which they lack then."""
+    if NONE not in store.class_names:
+        return store
+    names = [name for name in store.class_names if name != NONE]
+    return store.select(store.labels != store.class_names.index(NONE)).with_classes(names)
 
 
 def chosen_teacher(a: argparse.Namespace, store: data.ClipStore, why: str = "") -> str:

@@ -22,6 +22,7 @@ from torch import nn
 from .. import data, inference
 from ..datasets import annotations, contradictions
 from ..datasets.segments import is_list_of_recordings
+from ..datasets.store import lacks_class
 from ..deploy import events, export
 from ..engine import batches, calibration, parts
 from ..engine.published import GMACS_NOTE
@@ -30,7 +31,7 @@ from ..experiments.costs import TABLE_3, TABLE_3_LEGEND, table_3_notes
 from ..recordings.copies import transcode
 from ..recordings.recording import probe_videos
 from ..support import files, tables
-from ..support.errors import DataError
+from ..support.errors import NONE, DataError
 from ..support.names import is_same, name_files
 from ..support.records import first_line
 from ..support.tables import Table
@@ -53,6 +54,7 @@ from .loading import (
     load_teacher,
     open_split,
     report_precision,
+    without_background,
 )
 from .pages import write_prediction, write_subtitles
 from .paths import check_paths
@@ -133,6 +135,9 @@ def in_classes_of(a: argparse.Namespace, model: nn.Module, store: data.ClipStore
     known, given = getattr(model, "class_names", None), a.student or a.teacher_file
     if known is None or list(known) == store.class_names:
         return store
+    if not a.student and NONE not in known and (left := len(store) - len(kept := without_background(store))):
+        print(f"note: left out {tables.counted(left, 'clip')} of {NONE}, which {given} does not know")
+        store = kept
     try:
         view = store.with_classes(known)
     except DataError as error:
@@ -145,12 +150,20 @@ def in_classes_of(a: argparse.Namespace, model: nn.Module, store: data.ClipStore
 
 
 def top1_of_teachers(store: data.ClipStore) -> dict[str, float]:
-    """Return {teacher: its accuracy on labelled clips} of those whose outputs all of them have."""
-    found = {}
+    """Return {teacher: its accuracy on labelled clips} of those whose outputs all of them have.
+
+    What is "(none)" does not count for a teacher that lacks this class, and its name says so.
+    """
+    found, none = {}, store.class_names.index(NONE) if NONE in store.class_names else None
     for name in [name for name in teachers_in(store) if store.done(f"{name}.logits").all()]:
-        logits = torch.from_numpy(store.read(f"{name}.logits", range(len(store))))
-        scores, labels = inference.per_segment(store, batches.probabilities(None, logits))
-        found[name] = float((scores.argmax(1) == labels).double().mean())
+        own, told, array = store, name, f"{name}.logits"
+        if none is not None and lacks_class(store.read(array, range(len(store))), none):
+            own = store.select(store.labels != none)
+            told += f", of what is not {NONE}" if len(own) < len(store) else ""
+        if len(own):
+            logits = torch.from_numpy(own.read(array, range(len(own))))
+            scores, labels = inference.per_segment(own, batches.probabilities(None, logits))
+            found[told] = float((scores.argmax(1) == labels).double().mean())
     return found
 
 

@@ -25,7 +25,15 @@ from ..support.own import is_name, resolve
 from ..support.tables import counted
 from ..training import History, Training
 from .given import given_flags, keyword_arguments, reject, suggest, suggest_training
-from .loading import chosen_teacher, load_start, load_teacher, open_split, own_parts, report_precision
+from .loading import (
+    chosen_teacher,
+    load_start,
+    load_teacher,
+    open_split,
+    own_parts,
+    report_precision,
+    without_background,
+)
 from .options import DEFAULT_TEACHER
 from .settings import apply_options, flag, used_flags
 
@@ -186,16 +194,16 @@ def run_finetune(a: argparse.Namespace) -> None:
     then = ("extract", a.store, "--teacher-file", a.out) if isinstance(model, teachers.Teacher) else use_of_student(a)
     clips = {"store": store, "validation": validation, **held_out(a)}
     if isinstance(model, teachers.Teacher) and NONE not in model.class_names:
-        clips = {name: without_background(some) for name, some in clips.items()}
+        clips = {name: some and without_background(some) for name, some in clips.items()}
+        if not len(clips.get("calibration") or ()):
+            clips.pop("calibration", None)
     report_training(a, settings, lambda: distillation.finetune(model, settings=settings, **clips), *then)
 
 
-def without_background(store: data.ClipStore | None) -> data.ClipStore | None:
-    """Return the clips that show something. Teachers learn these alone: `distill()` says "(none)" in their place."""
-    if store is None or NONE not in store.class_names:
-        return store
+def classes_to_teach(store: data.ClipStore) -> list[str]:
+    """Return the classes that a new teacher learns: not "(none)", which `distill()` says in its place, beside two."""
     names = [name for name in store.class_names if name != NONE]
-    return store.select(store.labels != store.class_names.index(NONE)).with_classes(names)
+    return names if len(names) > 1 else store.class_names
 
 
 def use_of_student(a: argparse.Namespace, teacher: str | None = None) -> tuple[Any, ...]:
@@ -256,8 +264,7 @@ def build_teacher(
     _, frames, _, _, size = store.read("clip", [0]).shape
     # The teacher will expect clips of the length that it is finetuned on, not of its pretraining.
     options = {"seconds": store.specs["clip"].seconds} | dict(option)
-    names = [name for name in store.class_names if name != NONE]
-    teacher = new_teacher(architecture, names, frames, size, pretrained, options)
+    teacher = new_teacher(architecture, classes_to_teach(store), frames, size, pretrained, options)
     teacher.name = name
     return teacher
 

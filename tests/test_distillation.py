@@ -29,6 +29,7 @@ from egodistill import (
     finetune,
     pretrain_imu,
 )
+from egodistill.datasets.store import with_class
 from egodistill.engine import runtime
 from egodistill.support import files
 
@@ -110,14 +111,18 @@ def test_losses_of_ones_own_replace_those_to_the_teacher(tmp_path):
         distill(model, store, teacher="t", objective=torch.nn.L1Loss, **options)
 
 
-@pytest.mark.parametrize("knows", [False, True])
+@pytest.mark.parametrize("knows", ["", "rarely", "never"])
 def test_a_teacher_without_none_is_made_to_say_it_of_background(knows):
-    """As surely as the best class of other clips, and all others alike; one that knows it says what it says."""
+    """As surely as the best class of other clips, and all others alike; one that knows it says what it says.
+
+    Also if it is sure of something else each time, as outputs of one's own may be.
+    """
     store, place = Store(24), 2
     store.class_names = [*CLASSES[:place], "(none)", *CLASSES[place:]]
     store.labels = np.where(np.arange(24) < 8, place, store.labels + (store.labels >= place))
     logits = np.random.default_rng(1).normal(0, 2, (24, 5)).astype(np.float32)
-    logits[:, place] = np.delete(logits, place, 1).min(1) + (20 if knows else -3)
+    logits = with_class(np.delete(logits, place, 1), place)
+    logits[:, place] -= {"rarely": -30, "never": 1}.get(knows, 0)
     store.arrays["t.logits"] = logits
     encoder = {"image_encoder": "resnet10x16", "image_weights": None, "frame_size": 32}
     model = EgoDistill(5, feature_dim=12, hidden=32, **encoder)
@@ -130,11 +135,18 @@ def test_a_teacher_without_none_is_made_to_say_it_of_background(knows):
     if not knows:
         wanted[:8] = others[:, :-1].mean()
         wanted[:8, place] = others[:, -1].mean()
-    assert not knows or wanted[:8].argmax(1).tolist() == [place] * 8
+    assert knows == "never" or wanted[:8].argmax(1).tolist() == [place] * 8
     wanted = distillation.distillation_loss(said, torch.from_numpy(wanted), 3.0)
     assert found.tolist() == pytest.approx(wanted.tolist(), rel=1e-5)
     store.labels = np.full(24, place)  # all is background: there is no other clip to learn it from
     assert distillation.said_of_background(store, "t.logits") is None
+
+
+def test_beside_one_class_none_is_said_as_surely_as_that(tmp_path):
+    store = Store(8)
+    store.class_names, store.labels = ["(none)", "walk"], np.arange(8) % 2
+    store.arrays["t.logits"] = with_class(np.full((8, 1), 2.0, np.float32), 0)
+    assert distillation.said_of_background(store, "t.logits")[1].tolist() == [2.0, -8.0]
 
 
 def test_a_student_of_other_classes_keeps_what_does_not_depend_on_them():

@@ -351,6 +351,18 @@ def test_a_teacher_that_is_refused_leaves_no_trace_in_a_store_without_labels(unl
     assert unlabelled.class_names == [f"7: {k}" for k in range(7)]
 
 
+def test_a_new_teacher_without_none_takes_the_class_from_a_store_that_nothing_needs_it_in(unlabelled):
+    names = [*LABELS, "(none)"]
+    knows = narrow(len(names), class_names=names)
+    for teacher in (knows, narrow(), knows):
+        teachers.extract(teacher, unlabelled, overwrite=True, progress=False)
+        unlabelled = data.ClipStore(unlabelled.path)
+        assert unlabelled.class_names == teacher.class_names
+        assert unlabelled.read("slowfast.logits", [0]).shape == (1, len(teacher.class_names))
+    teachers.extract(narrow(name="beside"), unlabelled, progress=False)  # the outputs of the first need the class
+    assert unlabelled.class_names == names and unlabelled.read("beside.logits", [0]).shape == (1, len(names))
+
+
 def test_classes_that_no_output_needs_are_those_of_the_next_teacher(unlabelled):
     stopped = with_classes(5, "wrong")
     count_clips(stopped, stop_after=0)

@@ -109,6 +109,8 @@ def test_the_protocol_is_written_once_from_all_settings_and_counts_from_its_comm
         patch.setattr(evidence, "MAIN", evidence.MAIN + 1)  # a seed more than the protocol says
         with pytest.raises(SystemExit, match=r"differs from the settings of this script \(cells"):
             evidence.committed_digest()
+    with pytest.raises(SystemExit, match=r"this script \(a value that is null, true or false\)"):
+        evidence.agreed(written, lambda record: record | {"more": None})
     written.write_text(written.read_text() + "\n")
     with pytest.raises(SystemExit, match="commit it first"):
         evidence.committed_digest()
@@ -344,9 +346,9 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
     assert "0.0 core hours are left, and 0 cells" in capsys.readouterr().out
     with evidence.path_of("B").open() as file:
         first = json.loads(file.readline())
-    files.append_line(evidence.path_of("B"), first)  # the same answers: the same line twice
+    files.append_line(evidence.path_of("B"), first | {"seconds": 1.0})  # the same answers: the same line twice
     assert report.primary("B").rows
-    files.append_line(evidence.path_of("B"), first | {"correct": {}})
+    files.append_line(evidence.path_of("B"), first | {"top1": 2.0})
     with pytest.raises(SystemExit, match=rf"B\.jsonl: two lines of {first['name']} have other answers"):
         report.primary("B")
     about = evidence.RESULTS / "A-segments.json"

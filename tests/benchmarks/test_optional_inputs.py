@@ -152,7 +152,12 @@ def test_world_f_from_freeze_to_report(script, tmp_path, monkeypatch, capsys):
     assert {one["seed"] for one in worlds.values()} == {int(runs["Vectors", 1, 0]["protocol"][:8], 16)}
     assert [one["coupling"] for one in worlds.values()] == [worlds["tap-F"]["coupling"]] * 2 + [0.5]
     script.screen("F", out, None, list(script.CHANGES))  # nothing is left to do
-    assert len(script.path_of("F").read_text().splitlines()) == 10
+    before = script.path_of("F").read_text()
+    assert len(before.splitlines()) == 10
+    script.path_of("F").write_text(before + before.splitlines()[0] + "\n")
+    with pytest.raises(SystemExit, match="has two lines of one network"):
+        script.report(None)
+    script.path_of("F").write_text(before)
 
     capsys.readouterr()
     script.report(None)

@@ -148,6 +148,9 @@ def test_teachers_learn_no_background_and_students_do(kitchen, tmp_path, monkeyp
     assert 2 <= len(train) - count < count and learned == [[(names, count), (names, len(held))]]
     run(capsys, "extract", "store", "--teacher-file", "teacher.pt", "--device", "cpu")
     assert (store.read("teacher.logits", slice(None)).argmin(1) == store.class_names.index("(none)")).all()
+    out = run(capsys, "evaluate", "store", "--split", "train", "--teacher-file", "teacher.pt", "--device", "cpu")
+    assert f"note: left out {len(train) - count} clips of (none), which teacher.pt does not know" in out
+    (own,) = re.findall(r"^top-1 (\d+\.\d+) % of \d+ segments", out, re.MULTILINE)
 
     knows = teachers.load("slowfast_8x8_r50", None, width=8, beta=4, depths=(1, 1, 1, 1), frames=8, size=32,
                           class_names=store.class_names, progress=False)  # fmt: skip
@@ -155,6 +158,8 @@ def test_teachers_learn_no_background_and_students_do(kitchen, tmp_path, monkeyp
     run(capsys, "finetune", "store", "--init", "knows.pt", "--epochs", 1, "--device", "cpu", "--out", "t.pt")
     small = "--architecture student --image-encoder resnet10x4 --image-weights none --imu-encoder none"
     run(capsys, "finetune", "store", *small.split(), "--epochs", 1, "--device", "cpu", "--out", "s.pt")
+    out = run(capsys, "evaluate", "store", "--split", "train", "--student", "s.pt", "--device", "cpu")
+    assert f"teacher, of what is not (none): {float(own):.1f} %" in out
     assert learned[1:] == [[(store.class_names, len(train)), (store.class_names, len(held))]] * 2
 
 
