@@ -92,11 +92,12 @@ def test_numbers_are_computed_and_not_written(path):
     assert set(re.findall(r"\b(\d+(?:\.\d+)?) ?%", text)) <= {"95"}  # of a clip's IMU
 
 
-def test_own_recordings_take_forty_lines():
+def test_own_recordings_take_few_lines():
+    """Forty, and fifteen for labels and background."""
     lines = "\n".join(
         "".join(cell["source"]) for cell in code_cells(NOTEBOOKS[-1]) if not is_parameters(cell)
     ).splitlines()
-    assert sum(bool(line.strip()) and not line.lstrip().startswith("#") for line in lines) <= 40
+    assert sum(bool(line.strip()) and not line.lstrip().startswith("#") for line in lines) <= 55
 
 
 @pytest.mark.slow("seven notebooks")
