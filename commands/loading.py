@@ -61,7 +61,7 @@ def open_split(path: str, split: str, option: str = "--split") -> data.ClipStore
 
 
 def without_background(store: data.ClipStore) -> data.ClipStore:
-    """Return the clips that do not have the class "(none)", which they lack then."""
+    """Return the clips that are not "(none)", without this class."""
     if NONE not in store.class_names:
         return store
     names = [name for name in store.class_names if name != NONE]

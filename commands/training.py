@@ -201,7 +201,7 @@ def run_finetune(a: argparse.Namespace) -> None:
 
 
 def classes_to_teach(store: data.ClipStore) -> list[str]:
-    """Return the classes that a new teacher learns: not "(none)", which `distill()` says in its place, beside two."""
+    """Return the classes that a new teacher learns: without "(none)", which `distill()` adds, if two are left."""
     names = [name for name in store.class_names if name != NONE]
     return names if len(names) > 1 else store.class_names
 
