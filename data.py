@@ -374,9 +374,9 @@ def prepare(
 
     Raises:
         DataError: If a setting does not fit, a recording without a video is to give frames, `out` is a file or has
-            other content, a label but "(none)" is not among `class_names`,
-            the table of the segments contradicts itself (`contradictions`), the IMU axes of the segments differ, the
-            disk has too little free space, or, at the end, more than the share `max_bad` of the clips failed.
+            other content, a label but "(none)" is not among `class_names`, the table of the segments contradicts
+            itself (`contradictions`), the IMU axes of the segments differ, the disk has too little free space, or, at
+            the end, more than the share `max_bad` of the clips failed.
 
     >>> from egodistill import data
     >>> segments = data.read_csv("segments.csv")

@@ -652,8 +652,8 @@ class Distill(LabelledObjective):
 def said_of_background(store: Store, name: str) -> tuple[int, Tensor] | None:
     """Return the index of "(none)", and logits [C] that a teacher which lacks this class is made to say of background.
 
-    It says "(none)" as surely as it says the best class of other clips, and all others alike. None for a teacher that
-    knows the class, and for a store without clips of background.
+    It says "(none)" as surely as it says the best class of other clips, and all other classes alike. None for a teacher
+    that knows the class, and for a store without background, or of background alone.
     """
     names, labels = [str(one) for one in store.class_names], batches.labels_of(store)
     if NONE not in names or not (background := labels == names.index(NONE)).any() or background.all():
@@ -690,8 +690,8 @@ def distill(
         store: The clips to train on.
         settings: The settings of stage 2. The defaults are the paper's for EPIC-KITCHENS; `EGO4D.distillation` has
             those for Ego4D.
-        teacher: Name of a teacher whose outputs `teachers.extract()` added to the store. One without the class "(none)"
-            is made to say it of clips of background, as surely as it says the best class of other clips.
+        teacher: Name of a teacher whose outputs `teachers.extract()` added to the store. One that lacks the class
+            "(none)" is made to say it of background as surely as it says the best class of other clips.
         validation: As in `finetune()`, with outputs of the teacher. Without any labels, the lowest loss counts.
         calibration: As in `finetune()`.
         objective: The losses: `Distill`, or your subclass of it.

@@ -396,8 +396,8 @@ def extract(
 
     Read the array "clip", and write "{teacher.name}.feature" float32 [n, D] and "{teacher.name}.logits" float32 [n, C].
     The same call continues a run that was killed. A store that was prepared without classes gets the teacher's, unless
-    outputs of another teacher need others. If the store has the class "(none)" as well, its logit is less than that of
-    any other; `distill()` knows such a teacher.
+    outputs of another teacher need others. If the store also has the class "(none)", its logit is less than any other,
+    and `distill()` replaces the logits of background.
 
     "{teacher.name}.teacher.json" beside the arrays records the teacher's fingerprint, so that outputs of two teachers
     never mix under one name, even if both run at the same time. A single process that fails before its first outputs
@@ -442,7 +442,6 @@ def extract(
     check_store(teacher, store, views, overwrite)
     identity = {"fingerprint": fingerprint(teacher), "precision": precision, "views": views}
     claim, arrays = claim_arrays(teacher, store, identity, overwrite)
-    none = place_of_none(teacher, store)
     lacking = np.ones(len(store), bool)
     if not overwrite:  # with it, compute all: a run that is replaced may still mark the rows of its last batch
         lacking = ~(np.asarray(store.done(arrays[0])) & np.asarray(store.done(arrays[1])))
@@ -457,7 +456,7 @@ def extract(
                 with runtime.autocast(device, precision):
                     output = run_views(teacher, clip.to(device), views)
                 claim.check()
-                write_output(store, arrays, part, output, none)
+                write_output(store, arrays, part, output)
                 bar.step(len(part))
 
 
@@ -477,10 +476,10 @@ def claim_arrays(
     arrays = output_arrays(teacher)
     with claim_outputs(store, teacher.name, identity, about=about, overwrite=overwrite) as claim:
         used = not hasattr(store, "classes_are_used") or store.classes_are_used(teacher.name if overwrite else None)
-        lacks_none = used and place_of_none(teacher, store) is not None
-        if hasattr(store, "name_classes") and list(store.class_names) != teacher.class_names and not lacks_none:
+        lacks = used and lacks_none(teacher, store)
+        if hasattr(store, "name_classes") and list(store.class_names) != teacher.class_names and not lacks:
             store.name_classes(teacher.class_names)
-        for array, width in zip(arrays, (teacher.feature_dim, len(teacher.class_names) + lacks_none), strict=True):
+        for array, width in zip(arrays, (teacher.feature_dim, len(teacher.class_names) + lacks), strict=True):
             store.add(array, (width,), np.float32)
     return claim, arrays
 
@@ -542,37 +541,29 @@ class Extraction:
             TeacherError: If the classes of the store are not the teacher's, or an output is not finite.
             DataError: If the outputs belong to another teacher.
         """
-        none = place_of_none(self.teacher, store)
-        if len(store.class_names) and list(store.class_names) != self.teacher.class_names and none is None:
+        fits = list(store.class_names) == self.teacher.class_names or lacks_none(self.teacher, store)
+        if len(store.class_names) and not fits:
             raise TeacherError(
                 f"{store.path}: the store has the classes {files.shorten(list(store.class_names))}, the teacher "
                 f"{self.teacher.name!r} has {files.shorten(self.teacher.class_names)}; give {named('class_names')}"
             )
         claim = claim_arrays(self.teacher, store, self.identity)
         with runtime.evaluation(self.teacher, self.device), torch.no_grad():
-            yield partial(self._write, store, none, *claim)
+            yield partial(self._write, store, *claim)
 
     def _write(
-        self,
-        store: Any,
-        none: int | None,
-        claim: OutputClaim,
-        arrays: list[str],
-        rows: np.ndarray,
-        frames: Mapping[str, np.ndarray],
+        self, store: Any, claim: OutputClaim, arrays: list[str], rows: np.ndarray, frames: Mapping[str, np.ndarray]
     ) -> None:
         with runtime.autocast(self.device, self.precision):
             output = run_views(self.teacher, torch.from_numpy(frames["clip"]).to(self.device), self.views)
         claim.check()
-        write_output(store, arrays, rows, output, none)
+        write_output(store, arrays, rows, output)
 
 
-def place_of_none(teacher: Teacher, store: Any) -> int | None:
-    """Return the index of "(none)" in a store of the teacher's classes and this one; None for other stores."""
+def lacks_none(teacher: Teacher, store: Any) -> bool:
+    """Return whether a store has the teacher's classes and "(none)"."""
     names = list(store.class_names)
-    if NONE in names and [name for name in names if name != NONE] == teacher.class_names:
-        return names.index(NONE)
-    return None
+    return NONE in names and [name for name in names if name != NONE] == teacher.class_names
 
 
 def require_teacher(teacher: Any) -> None:
@@ -594,7 +585,7 @@ def check_store(teacher: Teacher, store: Any, views: int, overwrite: bool) -> No
         "prepare the clips with this teacher (`egodistill prepare --teacher-file`, or --architecture with "
         "--pretrained), if their labels are among its classes; or finetune it on them"
     )
-    batches.arrays_of(teacher, store, classes=used and place_of_none(teacher, store) is None, way_out=way_out)
+    batches.arrays_of(teacher, store, classes=used and not lacks_none(teacher, store), way_out=way_out)
     if views > 1 and len(store):
         size = teacher.clip_spec.size
         *_, height, width = batches.read_rows(store, "clip", np.array([0])).shape
@@ -620,17 +611,14 @@ def run_views(teacher: Teacher, clip: Tensor, views: int) -> student.Output:
     return student.Output(features.mean(0), logits.log_softmax(2).logsumexp(0) - math.log(len(seen)))
 
 
-def write_output(
-    store: Any, arrays: Sequence[str], rows: np.ndarray, output: student.Output, none: int | None = None
-) -> None:
-    """Write outputs to the store. Raise TeacherError if they are not finite.
-
-    At the index `none`, there is the logit of a class that the teacher lacks.
-    """
+def write_output(store: Any, arrays: Sequence[str], rows: np.ndarray, output: student.Output) -> None:
+    """Write outputs to the store, with a logit of "(none)" if it alone lacks. Raise TeacherError if not finite."""
     for array, values in zip(arrays, output, strict=True):
         if not values.isfinite().all():
             raise TeacherError(
                 f"{store.path}: {array} is not finite for the clips {rows.tolist()}; check the weights of the teacher"
             )
         found = values.float().cpu().numpy()
-        store.write(array, rows, found if none is None or values is output.feature else with_class(found, none))
+        if values is output.logits and found.shape[1] < len(store.class_names):
+            found = with_class(found, list(store.class_names).index(NONE))
+        store.write(array, rows, found)

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import hashlib
 import itertools
 import shutil
 import statistics
@@ -217,7 +216,7 @@ def digest() -> str:
 
 def seed() -> int:
     """Return the seed of world D and its variants."""
-    return evidence.seed_of_b(hashlib.sha256(PROTOCOL.read_bytes()).hexdigest())
+    return evidence.seed_of_b(evidence.sha_of(PROTOCOL))
 
 
 # ---------------------------------------------------------------------------------------------------------------

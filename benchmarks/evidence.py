@@ -418,22 +418,32 @@ def content(changes: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def says(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what this script would do with the settings of a protocol."""
+    return content(record["changes"])
+
+
 def read_protocol() -> dict[str, Any]:
     """Return the protocol. Exit if there is none, or if this script would not do what it says."""
-    return agreed(RESULTS / "protocol.json", lambda record: content(record["changes"]))
+    return agreed(RESULTS / "protocol.json", says)
 
 
 def digest() -> str:
     """Return the SHA-256 of the protocol."""
-    return hashlib.sha256((RESULTS / "protocol.json").read_bytes()).hexdigest()
+    return sha_of(RESULTS / "protocol.json")
 
 
 def committed_digest() -> str:
     """Return the SHA-256 of the protocol, as `committed()` does."""
-    return committed(RESULTS / "protocol.json", lambda record: content(record["changes"]))
+    return committed(RESULTS / "protocol.json", says)
 
 
 # Of all protocols, also those of other scripts; `says` returns what a script would do, given the protocol's record.
+
+
+def sha_of(protocol: Path) -> str:
+    """Return the SHA-256 of a protocol."""
+    return hashlib.sha256(protocol.read_bytes()).hexdigest()
 
 
 def write_protocol(path: Path, says: Mapping[str, Any]) -> None:
@@ -441,7 +451,7 @@ def write_protocol(path: Path, says: Mapping[str, Any]) -> None:
     if path.exists():
         raise SystemExit(f"{path}: is written already; a protocol does not change after it")
     files.write_json(path, says)
-    seed = seed_of_b(hashlib.sha256(path.read_bytes()).hexdigest())
+    seed = seed_of_b(sha_of(path))
     print(f"Wrote {path}. Commit it before anything is read that it is about; a world of it has the seed {seed}.")
 
 
@@ -463,7 +473,7 @@ def committed(path: Path, says: Callable[[dict[str, Any]], Mapping[str, Any]]) -
     agreed(path, says)
     if git("status", "--porcelain", "--", str(path)):
         raise SystemExit(f"{path}: commit it first; a protocol counts from its commit on")
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return sha_of(path)
 
 
 def seed_of_b(sha: str) -> int:
@@ -567,7 +577,7 @@ def finished(world: str) -> dict[str, dict[str, Any]]:
     return lines_of(world, RESULTS / "protocol.json", digest())
 
 
-UNLIKE = dict.fromkeys(("seconds", "commit", "processor"))  # what may differ in two lines of one run
+MAY_DIFFER = dict.fromkeys(("seconds", "commit", "processor"))  # in two lines of one run
 
 
 def lines_of(world: str, protocol: Path, own: str) -> dict[str, dict[str, Any]]:
@@ -577,8 +587,7 @@ def lines_of(world: str, protocol: Path, own: str) -> dict[str, dict[str, Any]]:
     """
     lines: dict[str, dict[str, Any]] = {}
     for line in files.read_lines(path_of(world), "name", "run", "correct", "protocol"):
-        own_answers, others = ({**one, **UNLIKE} for one in (line, lines.setdefault(line["name"], line)))
-        if own_answers != others:
+        if line | MAY_DIFFER != lines.setdefault(line["name"], line) | MAY_DIFFER:
             raise SystemExit(f"{path_of(world)}: two lines of {line['name']} have other answers; a cell is run once")
     if foreign := [name for name, line in lines.items() if line["protocol"] != own]:
         raise SystemExit(

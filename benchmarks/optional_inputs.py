@@ -51,7 +51,6 @@ HALF = {name: value for name, value in TAP.items() if name != "things"} | {"coup
 MOTION = "Head motion alone"
 NOT_FOLLOWED = ("tap, not followed", "both")
 MIXES = {"both": ("frames", "imu"), "frames": ("frames",), "imu": ("imu",)}
-spectrum = functools.partial(EgoDistill, imu_encoder="spectrum", aggregator="concat")
 
 
 def optional(build: Any = EgoDistill, encoder: str = "spectrum") -> Any:

@@ -657,7 +657,7 @@ def methods(found: Mapping[Kind, list[Found]]) -> tables.Table:
 def goals(found: Mapping[Kind, list[Found]]) -> tables.Table:
     """Return the goals of the protocol, and what the winner reaches of them.
 
-    A share is followed by the interval of what is above the goal, in the metric's own unit.
+    After a share stands by how much its numerator is above the goal, with its interval, in the metric's own unit.
     """
     best, heads = winner(found), ["goal", "wanted", "reached"]
     if best is None:
@@ -665,7 +665,7 @@ def goals(found: Mapping[Kind, list[Found]]) -> tables.Table:
 
     def share(name: str, other: str, wanted: float) -> str:
         one, two = (metric(some, name) for some in pair(found, (best, ""), (other, "")))
-        return f"{one.mean() / max(two.mean(), 1e-9):.2f} ({intervals.two_way(one - wanted * two)})"
+        return f"{one.mean() / max(two.mean(), 1e-9):.2f}; above the goal: {intervals.two_way(one - wanted * two)}"
 
     own = found[best, ""]
     errors = [100 * statistics.mean(one.line["calibration"][kind]["error"] for one in own) for kind in SURE]

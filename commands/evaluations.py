@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,8 +67,10 @@ class Result:
         if not self.answers:
             return []
         counts, names = np.bincount([one["label"] for one in self.answers]), self.numbers["class_names"]
-        teachers = self.numbers.get("teachers", {})
-        shares = {re.sub("^teacher teacher\\b", "teacher", f"teacher {name}"): top1 for name, top1 in teachers.items()}
+        shares = dict[str, float]()
+        for name, top1 in self.numbers.get("teachers", {}).items():
+            of = f", of what is not {NONE}" if name in self.numbers.get("lacking", ()) else ""
+            shares[("teacher" if name == "teacher" else f"teacher {name}") + of] = top1
         shares[f"always {names[counts.argmax()]!r}, the most frequent class"] = counts.max() / counts.sum()
         # Of "(none)" and "unsure" those count that the labels have.
         possible = len({*known_names(names)} - {NONE} | {names[label] for label in np.flatnonzero(counts)})

@@ -100,7 +100,7 @@ def run_evaluate(a: argparse.Namespace) -> None:
     if not unlabelled.all():
         given = store.select(~unlabelled) if unlabelled.any() else store
         labelled = in_classes_of(a, model, given)
-        numbers |= {"class_names": labelled.class_names, "teachers": top1_of_teachers(given)}
+        numbers |= {"class_names": labelled.class_names} | rivals_of(given)
         if trained := getattr(model, "trained_with", None):
             numbers["trained"] = {"clips": trained["about"].get("clips", 0), "epochs": len(trained["history"])}
         numbers |= evaluate_labelled(a, model, labelled)
@@ -149,22 +149,23 @@ def in_classes_of(a: argparse.Namespace, model: nn.Module, store: data.ClipStore
     return view
 
 
-def top1_of_teachers(store: data.ClipStore) -> dict[str, float]:
-    """Return {teacher: its accuracy on labelled clips} of those whose outputs all of them have.
+def rivals_of(store: data.ClipStore) -> dict[str, Any]:
+    """Return "teachers", {name: accuracy on labelled clips} of those whose outputs all of them have, and "lacking".
 
-    What is "(none)" does not count for a teacher that lacks this class, and its name says so.
+    If clips are "(none)", these are the names of teachers that lack this class: their accuracy is that on the others.
     """
-    found, none = {}, store.class_names.index(NONE) if NONE in store.class_names else None
+    found, lacking = dict[str, float](), list[str]()
+    none = store.class_names.index(NONE) if NONE in store.class_names else -1
     for name in [name for name in teachers_in(store) if store.done(f"{name}.logits").all()]:
-        own, told, array = store, name, f"{name}.logits"
-        if none is not None and lacks_class(store.read(array, range(len(store))), none):
+        own = store
+        if (store.labels == none).any() and lacks_class(store.read(f"{name}.logits", range(len(store))), none):
             own = store.select(store.labels != none)
-            told += f", of what is not {NONE}" if len(own) < len(store) else ""
+            lacking.append(name)
         if len(own):
-            logits = torch.from_numpy(own.read(array, range(len(own))))
+            logits = torch.from_numpy(own.read(f"{name}.logits", range(len(own))))
             scores, labels = inference.per_segment(own, batches.probabilities(None, logits))
-            found[told] = float((scores.argmax(1) == labels).double().mean())
-    return found
+            found[name] = float((scores.argmax(1) == labels).double().mean())
+    return {"teachers": found} | ({"lacking": lacking} if lacking else {})
 
 
 def evaluate_labelled(a: argparse.Namespace, model: nn.Module, store: data.ClipStore) -> dict[str, Any]:

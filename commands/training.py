@@ -195,14 +195,13 @@ def run_finetune(a: argparse.Namespace) -> None:
     clips = {"store": store, "validation": validation, **held_out(a)}
     if isinstance(model, teachers.Teacher) and NONE not in model.class_names:
         clips = {name: some and without_background(some) for name, some in clips.items()}
-        if not len(clips.get("calibration") or ()):
-            clips.pop("calibration", None)
+        clips = {name: some for name, some in clips.items() if some or name != "calibration"}
     report_training(a, settings, lambda: distillation.finetune(model, settings=settings, **clips), *then)
 
 
 def classes_to_teach(store: data.ClipStore) -> list[str]:
     """Return the classes that a new teacher learns: without "(none)", which `distill()` adds, if two are left."""
-    names = [name for name in store.class_names if name != NONE]
+    names = without_background(store).class_names
     return names if len(names) > 1 else store.class_names
 
 

@@ -147,8 +147,13 @@ def carry_over(old: StoreFiles, new: StoreWriter, find: Callable[[Recording], Re
     keys = keys_of([new.segment(row) for row in range(len(new))], drawn)
     pairs = {row: rows_of[key] for row, key in enumerate(keys) if key in rows_of}
     usable = old.array("status") == OK
+    store = ClipStore(new.path, unfinished=True)
+    if files.read_json(old.path / "store.json").get("classes_from_teacher") and not store.class_names:
+        store.name_classes(old.class_names)
+    lost = [".logits"] if store.class_names != old.class_names else []
     for name in (old.settings.get("consumer") or {}).get("arrays", ()):  # its frames were not kept
-        usable = usable & (old.array(f"{name}.done") != 0 if old.has(f"{name}.done") else False)
+        goes_over = old.has(f"{name}.done") and not name.endswith(tuple(lost))
+        usable = usable & (old.array(f"{name}.done") != 0 if goes_over else False)
     for name in new.names:  # a damaged row is decoded again
         usable[old.damaged(name, np.flatnonzero(usable)) or []] = False
     missing = set(new.missing().tolist())
@@ -225,8 +230,6 @@ def carry_outputs(old: StoreFiles, new: StoreWriter, pairs: Mapping[int, int]) -
     """
     teachers = [record.name.removesuffix(".teacher.json") for record in old.path.glob("*.teacher.json")]
     store = ClipStore(new.path, unfinished=True).everything()
-    if files.read_json(old.path / "store.json").get("classes_from_teacher") and not store.class_names:
-        store.name_classes(old.class_names)
     for name in teachers:  # those of an edit that was interrupted may be others
         shutil.copy(old.path / f"{name}.teacher.json", new.path)
     kept = {row for row, one in pairs.items() if imu_of(new.segment(row)) == imu_of(old.segment(one))}

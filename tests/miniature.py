@@ -6,6 +6,7 @@ import functools
 import io
 import json
 import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,6 +41,13 @@ def small_world(monkeypatch, evidence, results):
     for module, name in ((evidence.synthetic, "render"), (evidence.data, "prepare")):
         quiet = functools.partial(getattr(module, name), progress=False)
         monkeypatch.setattr(module, name, functools.partial(quiet, size=(32, 32)) if name == "render" else quiet)
+
+
+def commit(folder):
+    """Make a repository of a folder, and commit all that is in it."""
+    at = ["git", "-C", str(folder), "-c", "user.email=a@b", "-c", "user.name=a"]
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "x"]):
+        subprocess.run([*at, *words], check=True)
 
 
 def weights(path) -> dict[str, torch.Tensor]:

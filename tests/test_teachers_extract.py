@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -29,6 +30,7 @@ from egodistill.datasets.store_files import StoreFiles
 from egodistill.engine.teacher import fingerprint
 from egodistill.recordings.spec import ClipSpec
 from egodistill.support import files
+from egodistill.support.errors import NoteWarning
 
 # --- a whole store ---------------------------------------------------------------------------
 
@@ -863,6 +865,12 @@ def test_a_teacher_that_lacks_none_never_says_it(kitchen, tmp_path):
     for some, place in ((store, 0), (one, len(LABELS))):
         values = some.read("slowfast.logits", slice(None))
         assert (values[:, place] < np.delete(values, place, 1).min(1) - 9).all() and np.isfinite(values).all()
+    sizes = count_clips(teacher)
+    fewer = [one for one in segments if one.label != "(none)"]
+    with pytest.warns(NoteWarning) as notes:  # all outputs are made anew, and a note says so
+        data.prepare(fewer, tmp_path / "one", consumer=consumer, **ONE_PASS, class_names=LABELS)
+    (told,) = (re.search(r"(\d+) clips to decode", str(note.message)) for note in notes if "gone" in str(note.message))
+    assert int(told[1]) == sum(sizes) == len(data.ClipStore(one.path))
     with pytest.raises(EgoDistillError, match="the class names of model"):
         teachers.extract(with_classes(len(LABELS), "other"), store, progress=False)
     with pytest.raises(EgoDistillError, match="the store has the classes"):

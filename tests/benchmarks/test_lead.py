@@ -1,7 +1,6 @@
 """lead: recorded head motion as the pose of a rendered head, and its lines on a world of 38 clips."""
 
 import importlib
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -39,9 +38,7 @@ def commit_protocols(lead):
     """Write both protocols and commit them, as the commands want it."""
     lead.evidence.write_protocol(lead.better_student.PROTOCOL, lead.better_student.content())
     lead.files.write_json(lead.real_heads.PROTOCOL, lead.real_heads.PROTOCOL_TEXT)
-    at = ["git", "-C", lead.evidence.RESULTS.parent, "-c", "user.email=a@b", "-c", "user.name=a"]
-    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "x"]):
-        subprocess.run([*at, *words], check=True)
+    miniature.commit(lead.evidence.RESULTS.parent)
 
 
 def fake_recordings(study):

@@ -3,7 +3,6 @@
 import functools
 import importlib
 import json
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -43,9 +42,7 @@ def script(monkeypatch, tmp_path):
 
 def commit(script):
     script.evidence.write_protocol(script.PROTOCOL, script.content())
-    at = ["git", "-C", script.evidence.RESULTS.parent, "-c", "user.email=a@b", "-c", "user.name=a"]
-    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "x"]):
-        subprocess.run([*at, *words], check=True)
+    miniature.commit(script.evidence.RESULTS.parent)
 
 
 # --- The protocol
@@ -215,3 +212,56 @@ def check_networks(script, out, world):
     for name in ("threshold", "uniform"):
         kept = np.load(next((out / "E" / "answers" / script.CELLS[name].name).glob("P30*.npz")))
         assert kept["scores"][:, nothing].max() < 1e-6
+
+
+def test_the_published_goals_are_what_the_lines_say():
+    """Shares, means and the winner, counted anew from the events of results/E.jsonl."""
+    results = SCRIPTS.parent / "results"
+    truth = json.loads((results / "E-recordings.json").read_text())["recordings"]
+    lines = [json.loads(text) for text in (results / "E.jsonl").read_text().splitlines()]
+    hours = {}  # by wearer
+    for name, one in truth.items():
+        hours[name[:3]] = hours.get(name[:3], 0) + one["seconds"] / 3600
+
+    def numbers(line):
+        """F1@50 and unmatched events per hour of each wearer."""
+        hit, said, real = (dict.fromkeys(hours, 0) for _ in range(3))
+        for name, text in line["smoothing"][""]["events"].items():
+            cut = [text[k : k + 10] for k in range(0, len(text), 10)]
+            found = [(int(x[:4], 16) / 100, int(x[4:8], 16) / 100, int(x[8:], 16)) for x in cut]
+            acts = [tuple(act) for act in truth[name]["acts"]]
+            said[name[:3]] += len(found)
+            real[name[:3]] += len(acts)
+            for event in found:
+                same = [act for act in acts if act[2] == event[2]]
+                shared = [max(0, min(event[1], a[1]) - max(event[0], a[0])) for a in same]
+                half = [s / (event[1] - event[0] + a[1] - a[0] - s) >= 0.5 for s, a in zip(shared, same, strict=True)]
+                if any(half):
+                    hit[name[:3]] += 1
+                    acts.remove(same[half.index(True)])
+        f1 = np.mean([200 * hit[who] / (said[who] + real[who]) for who in hours])
+        return f1, np.mean([(said[who] - hit[who]) / hours[who] for who in hours])
+
+    def mean(method):
+        chosen = [one for one in lines if one["run"]["method"] == method and "smoothing" in one]
+        assert len(chosen) == 3
+        return np.mean([numbers(line) for line in chosen], 0)
+
+    student, threshold, teacher = map(mean, ("Student", "Threshold", "teacher"))
+    shown = (results / "whole_recordings.md").read_text()
+    goals = shown.split("recordings.py, goals -->")[1]
+    reached = {
+        row.split(" | ")[0].strip("| "): row.split(" | ")[2] for row in goals.splitlines() if row.count(" | ") == 2
+    }
+    assert reached["F1@50, at least"].startswith(f"{student[0]:.1f} (")
+    shares = {
+        "F1@50, share of that of the teacher with (none), at least": student[0] / teacher[0],
+        "unmatched events per hour, share of Threshold's, at most": student[1] / threshold[1],
+    }
+    for goal, share in shares.items():
+        assert reached[goal].startswith(f"{share:.2f}; above the goal: ")
+    quiet = [one["smoothing"][""]["alone"]["without an event"] for one in lines if one["run"]["method"] == "Student"]
+    assert reached["of 100 recordings of unlabelled objects alone, without an event, at least"].startswith(
+        f"{np.mean(quiet):.0f}"
+    )
+    assert "goal; the winner is Student" in goals

@@ -1,6 +1,7 @@
 """Commands that train: teachers, finetune, extract, pretrain, distill."""
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -152,15 +153,41 @@ def test_teachers_learn_no_background_and_students_do(kitchen, tmp_path, monkeyp
     assert f"note: left out {len(train) - count} clips of (none), which teacher.pt does not know" in out
     (own,) = re.findall(r"^top-1 (\d+\.\d+) % of \d+ segments", out, re.MULTILINE)
 
-    knows = teachers.load("slowfast_8x8_r50", None, width=8, beta=4, depths=(1, 1, 1, 1), frames=8, size=32,
-                          class_names=store.class_names, progress=False)  # fmt: skip
-    knows.save("knows.pt")
+    sizes = {"width": 8, "beta": 4, "depths": (1, 1, 1, 1), "frames": 8, "size": 32, "progress": False}
+    teachers.load("slowfast_8x8_r50", None, class_names=store.class_names, **sizes).save("knows.pt")
     run(capsys, "finetune", "store", "--init", "knows.pt", "--epochs", 1, "--device", "cpu", "--out", "t.pt")
     small = "--architecture student --image-encoder resnet10x4 --image-weights none --imu-encoder none"
     run(capsys, "finetune", "store", *small.split(), "--epochs", 1, "--device", "cpu", "--out", "s.pt")
-    out = run(capsys, "evaluate", "store", "--split", "train", "--student", "s.pt", "--device", "cpu")
+    words = "evaluate store --split train --student s.pt --device cpu --out s.train.json"
+    out = run(capsys, *words.split())
     assert f"teacher, of what is not (none): {float(own):.1f} %" in out
+    assert json.loads(Path("s.train.json").read_text())["lacking"] == ["teacher"]
     assert learned[1:] == [[(store.class_names, len(train)), (store.class_names, len(held))]] * 2
+
+
+def test_one_class_and_nothing_are_learned_from_what_there_is(kitchen, tmp_path, monkeypatch, capsys):
+    """A teacher of one class alone would learn nothing; clips of nothing alone give another no temperature."""
+    monkeypatch.chdir(tmp_path)
+    learned = []
+
+    def finetune(model, store, settings, **clips):
+        learned.append((model.class_names, store.class_names, {*clips}))
+        model.trained_with = {"about": {}, "history": []}  # as of a training
+        model.save(settings.out)
+        return [{"loss": 1.0, "top1": 0.5}]
+
+    monkeypatch.setattr(distillation, "finetune", finetune)
+    narrow = "--option=width=8 --option=beta=4 --option=depths=(1,1,1,1)".split()
+    both = {"validation", "calibration"}
+    for folder, labels, classes, clips in (
+        ("one", ["walk", "(none)"], ["(none)", "walk"], both),
+        ("two", ["walk", "run", "(none)"], ["run", "walk"], {"validation"}),
+    ):
+        rows = [replace(one, label=labels[k % len(labels)], split="train") for k, one in enumerate(kitchen)]
+        rows.append(replace(rows[0], id="held", start=rows[0].start + 0.1, label="(none)", split="calibration"))
+        data.prepare(rows, folder, clip_frames=8, clip_size=32, frame_size=32, workers=1, progress=False)
+        run(capsys, "finetune", folder, *narrow, "--device", "cpu", "--out", f"{folder}.pt")
+        assert learned.pop() == (classes, classes, clips)
 
 
 @pytest.mark.parametrize(
