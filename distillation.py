@@ -178,7 +178,8 @@ class LabelledObjective(Objective):
     the batch has none; all other terms are means over all clips.
 
     A student with `optional_inputs` has three outputs for each clip, and three times all terms: with both inputs, with
-    frames alone and with head motion alone. The last two are weighted by `alone`.
+    frames alone and with head motion alone. The last two are weighted by `alone`. Another way to distill into a student
+    that may lack inputs is KARMMA (Santos-Villafranca et al., arXiv 2504.08578).
     """
 
     alone = 0.5

@@ -147,7 +147,8 @@ class EgoDistill(nn.Module):
         clip_seconds: Length of a clip in seconds.
         class_names: C names; None: training takes them from the store.
         optional_inputs: True for a model that may lack either input, `model(frames, None)` or `model(None, imu)`, and
-            learns to: a vector of weights stands for z_I or z_M. Not the paper's.
+            learns to: a vector of weights stands for z_I or z_M, as a missing-modality token (Ramazanova et al., arXiv
+            2401.11470) does in a transformer. Not the paper's.
 
     Raises:
         ValueError: An argument, or the shape or type of an input, does not fit.
