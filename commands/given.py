@@ -15,7 +15,7 @@ import contextlib
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LIMITS",
     "given_flags",
+    "had_alone",
     "imu_files",
     "keyword_arguments",
     "note_alone",
@@ -130,12 +131,16 @@ def report_notes(recording: Recording) -> None:
         print(f"note: {source}: {'; '.join(notes)}", file=sys.stderr)
 
 
-def note_alone(clips: Iterable[Prediction], reads: Sequence[str]) -> None:
-    """Print on stderr how many clips were classified from one of the inputs that a student reads."""
-    counts = Counter(" and ".join(one.inputs) for one in clips if not one.problem)
-    for name in reads if len(reads) > 1 else ():
-        if counts[name]:
-            print(f"note: {counts[name]} of {counts.total()} clips were classified from {name} alone", file=sys.stderr)
+def had_alone(had: Sequence[str], reads: Collection[str]) -> str:
+    """Return "frames alone" or "imu alone" for an answer from one input of a student that reads more; else ""."""
+    return f"{had[0]} alone" if len(had) == 1 < len(reads) else ""
+
+
+def note_alone(path: str, clips: Iterable[Prediction], reads: Collection[str]) -> None:
+    """Print on stderr how many clips of a recording were classified from one of the inputs that a student reads."""
+    counts = Counter(had_alone(one.inputs, reads) for one in clips if not one.problem)
+    for what in sorted(filter(None, counts)):
+        print(f"note: {path}: {counts[what]} of {counts.total()} clips were classified from {what}", file=sys.stderr)
 
 
 def note_thresholds(tracker: Tracker, whose: str) -> None:

@@ -23,7 +23,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
@@ -43,7 +43,16 @@ from ..support.names import name_files
 from ..support.tables import printable, scores_text
 from ..video import VideoError
 from .evaluations import doubt_about
-from .given import given_flags, imu_files, keyword_arguments, note_thresholds, reject, report_notes, use_readers
+from .given import (
+    given_flags,
+    had_alone,
+    imu_files,
+    keyword_arguments,
+    note_thresholds,
+    reject,
+    report_notes,
+    use_readers,
+)
 from .loading import load_distilled, report_precision
 
 __all__ = ["COMMANDS", "Latency", "load_for_stream"]
@@ -541,10 +550,17 @@ def peak_megabytes() -> float | None:
 class Output:
     """Answers, or events, as JSON lines into a pipe and a file, and as readable lines in a terminal."""
 
-    def __init__(self, *, as_json: bool, tracker: events.Tracker | None, path: Path | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        as_json: bool,
+        tracker: events.Tracker | None,
+        path: Path | None = None,
+        reads: Collection[str] = (),
+    ) -> None:
         self.path = path  # of a file that gets the JSON lines, too; an earlier one is replaced at the first answer
         self.file: TextIO | None = None
-        self.tracker = tracker
+        self.tracker, self.reads = tracker, reads  # inputs of the student
         self.terminal = sys.stdout.isatty() and not as_json
         self.gone = False  # whether the terminal was closed
         self.shown = 0  # characters of the line
@@ -563,7 +579,8 @@ class Output:
         self.highest = max(self.highest, next(scores, 0.0))
         self.write([answer] if self.tracker is None else self.tracker.add(answer))
         if self.terminal:
-            line = status_line(answer, events.seconds(self.start, answer.stop), share_on, columns())
+            moment = events.seconds(self.start, answer.stop)
+            line = status_line(answer, moment, share_on, columns(), self.reads)
             if self.tracker is None:
                 self.print(line)
             else:  # below the events
@@ -634,14 +651,19 @@ def columns() -> int:
     return shutil.get_terminal_size().columns - 1
 
 
-def status_line(answer: Answer, moment: float, share_on: float, width: int) -> str:
-    """Return one line of at most `width` characters about an answer; `moment` is its time in seconds."""
+def status_line(answer: Answer, moment: float, share_on: float, width: int, reads: Collection[str] = ()) -> str:
+    """Return one line of at most `width` characters about an answer; `moment` is its time in seconds.
+
+    It says if the answer is from one alone of the inputs that the student `reads`.
+    """
     age = f"{max(answer.frame_age):5.2f} s" if answer.frame_age else "   none"
     numbers = (
         f"  frame {age}  lag {answer.lag:5.2f} s  delay {1e3 * answer.delay:4.0f} ms  camera on {100 * share_on:3.0f} %"
     )
     score = f" {scores_text([answer.classes[0][1]])[0]}" if answer.classes else ""
     label = printable(answer.classes[0][0] if answer.classes else f"no answer: {answer.problem}")
+    if alone := had_alone(answer.inputs, reads):
+        label += f" ({alone})"
     left = f"{moment:8.2f} s  "
     room = width - len(left) - len(score) - len(numbers)
     if room < 12:  # a narrow terminal has the label alone
@@ -682,7 +704,7 @@ def run_live(a: argparse.Namespace) -> None:
     use_readers(a)
     model = load_for_stream(a.student, a.device, a.own, a.without)
     latency = Latency(time.monotonic() - began)
-    output = Output(as_json=a.json, tracker=event_tracker(a, model, note=True), path=path)
+    output = Output(as_json=a.json, tracker=event_tracker(a, model, note=True), path=path, reads=model.inputs)
     source = open_source(a, batches.clip_spec_of(model), output.note)
     report_precision(a.precision, a.device, model)
     run = LiveRun(

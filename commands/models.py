@@ -10,7 +10,7 @@ import itertools
 import json
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
@@ -24,7 +24,7 @@ from ..datasets import annotations, contradictions
 from ..datasets.segments import is_list_of_recordings
 from ..datasets.store import lacks_class
 from ..deploy import events, export
-from ..engine import batches, calibration, parts
+from ..engine import batches, calibration
 from ..engine.published import GMACS_NOTE
 from ..engine.refusal import known_names
 from ..experiments.costs import TABLE_3, TABLE_3_LEGEND, table_3_notes
@@ -38,6 +38,7 @@ from ..support.tables import Table
 from .evaluations import EVALUATION, Result, doubt_about, evaluated
 from .given import (
     given_flags,
+    had_alone,
     imu_files,
     keyword_arguments,
     note_alone,
@@ -418,12 +419,12 @@ def run_predict(a: argparse.Namespace) -> None:
         for clip in rows:
             write(clip)  # first: printing may end the command
             shown.append(clip._replace(classes=clip.classes[:1]))
-            print(line_of(clip, parts.takes_either(student)))
+            print(line_of(clip, student.inputs))
     count, lost = len(kept), [clip for clip in kept if clip.problem]
     for clip in lost if tracker else ():
         print(line_of(clip))
     skipped = len(lost)
-    note_alone(kept, student.inputs)
+    note_alone(recording.path, kept, student.inputs)
     if tracker and not shown and skipped < count:
         print("note: there is no event", file=sys.stderr)
     if skipped == count:
@@ -459,13 +460,13 @@ def as_clips(found: Iterator[events.Event]) -> Iterator[inference.Prediction]:
         yield inference.Prediction(event.start, event.stop, [(event.label, event.score)])
 
 
-def line_of(clip: inference.Prediction, either: bool = False) -> str:
-    """Return the line for a clip or an event; of a student that may lack `either` input, with what it was left."""
+def line_of(clip: inference.Prediction, reads: Collection[str] = ()) -> str:
+    """Return the line for a clip or an event, which says if a clip had one alone of what the student `reads`."""
     scores = tables.scores_text([score for _, score in clip.classes])
     pairs = zip((name for name, _ in clip.classes), scores, strict=True)
     best = "  ".join(map(" ".join, pairs)) or f"skipped: {clip.problem}"
-    alone = f"  ({clip.inputs[0]} alone)" if either and len(clip.inputs) == 1 else ""
-    return f"{clip.start:8.2f} {clip.stop:8.2f} s  {tables.printable(best)}{alone}"
+    alone = had_alone(clip.inputs, reads)
+    return f"{clip.start:8.2f} {clip.stop:8.2f} s  {tables.printable(best)}" + (f"  ({alone})" if alone else "")
 
 
 def labels_of_video(a: argparse.Namespace, video: str, classes: Sequence[str] | None) -> list[data.Segment]:

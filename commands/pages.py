@@ -30,6 +30,8 @@ from ..support import files, tables
 from ..support.errors import NONE
 from ..support.names import real_path
 from ..support.pages import Markup, data_url, tag, write_page
+from ..video import MAX_HOLD
+from .given import had_alone
 
 __all__ = ["write_prediction", "write_subtitles"]
 
@@ -64,7 +66,7 @@ def write_prediction(
     spec: ClipSpec,
     rows: str,
     about: Mapping[str, str],
-    max_hold: float = 1.0,
+    max_hold: float = MAX_HOLD,
     *,
     labels: Sequence[Segment] = (),
     lasting: Sequence[Prediction] = (),
@@ -77,7 +79,7 @@ def write_prediction(
     browsers play. With labelled segments of the recording, clips whose label is another class come first. `lasting` are
     the events of `predict --events`, each with its class.
     """
-    truth = labels_of(clips, labels)
+    truth, alone = labels_of(clips, labels), [had_alone(clip.inputs, spec.parts()) for clip in clips]
     listed, video = chosen(clips, truth), Path(recording.path)
     pictures = read_pictures(recording, {row: clips[row].start for row in sorted(listed)}, spec, max_hold)
     shown = np.searchsorted(list(pictures), np.linspace(0, len(clips), 17)[1:-1:2]).clip(max=len(pictures) - 1)
@@ -105,14 +107,17 @@ def write_prediction(
         "": moment(video_source(preview or video, Path(path).parent), tag("a", "Download CSV", **table)),
         "Time line": tag("div", film, tag("div", *drawn, id="lanes"), slider),
         f"Clips, {order_of(clips, truth)} ({len(listed)} of {len(clips)})": tag(
-            "ol", *(entry(row, clips[row], pictures.get(row), truth[row]) for row in listed), id="clips"
+            "ol", *(entry(row, clips[row], pictures.get(row), truth[row], alone[row]) for row in listed), id="clips"
         ),
         "Time per class": svg.bars(list(zip(names, seconds, texts, strict=True)), "time per class"),
         "About": tag("dl", *(part for key, text in about.items() for part in (tag("dt", key), tag("dd", text)))),
     }
     printed = [[(tables.printable(name), score) for name, score in clip.classes] for clip in clips]
     said = [label and tables.printable(label) for label in truth]
-    found = [(c.start, c.stop, n, c.problem, one) for c, n, one in zip(clips, printed, said, strict=True)]
+    found = [
+        (clip.start, clip.stop, names, clip.problem, label, text)
+        for clip, names, label, text in zip(clips, printed, said, alone, strict=True)
+    ]
     write_page(path, video.name, parts, "predict", found, SCRIPT, STYLE)
 
 
@@ -211,11 +216,12 @@ def video_source(video: Path, folder: Path) -> str | None:
     return urllib.parse.quote(os.fsencode(Path(os.path.relpath(video, folder)).as_posix()))
 
 
-def entry(row: int, clip: Prediction, picture: tuple[float, str] | None, label: str | None) -> Markup:
+def entry(row: int, clip: Prediction, picture: tuple[float, str] | None, label: str | None, alone: str) -> Markup:
     """Return a clip of the list: a button that leads to its time."""
     scores = tables.scores_text([score for _, score in clip.classes])
     first, *others = [f"{clip.classes[k][0]} {scores[k]}" for k in range(len(scores))] or ["skipped"]
     more = [f"labelled {label}"] if is_wrong(clip, label) else others[:1]
+    more += [f"from {alone}"] if alone else []
     image = [tag("img", src=picture[1], alt="", data_time=picture[0])] if picture else []
     minutes, tenths = divmod(round(10 * clip.start), 600)
     words = tag(
@@ -252,10 +258,10 @@ function show(seconds) {
   $('cursor').style.left = `calc(${(seconds - first) / (last - first)} * (100% - 2px))`;
   const found = clips.reduce((best, clip, k) => clip[0] <= seconds + 0.0005 ? k : best, 0);
   if (found === row) return;
-  const [start, stop, classes, problem, label] = clips[row = found];
+  const [start, stop, classes, problem, label, alone] = clips[row = found];
   const frame = listed[order.indexOf(row)]?.querySelector('img');
   $('when').textContent = `Clip ${row + 1} of ${clips.length}: ${clock(start)} to ${clock(stop)}` +
-    (label ? `, labelled ${label}` : '');
+    (label ? `, labelled ${label}` : '') + (alone ? `, from ${alone}` : '');
   $('best').replaceChildren(...(problem ? [['skipped: ' + problem, 0]] : classes).map(([name, score]) => {
     const item = document.createElement('li');
     item.textContent = problem ? name : `${name} ${score.toPrecision(2)}`;

@@ -132,7 +132,7 @@ def answers_of(a: argparse.Namespace, model: Any, every: float, top: int) -> dic
                 print(f"note: left out: {error}", file=sys.stderr)
             else:
                 answered[path] = segmentation.Answered(found, own, span)
-                note_alone(found, getattr(model, "inputs", ()))
+                note_alone(path, found, getattr(model, "inputs", ()))
     if not answered:
         raise DataError(f"{a.recordings}: no recording could be read, for the reasons above")
     return answered

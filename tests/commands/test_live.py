@@ -183,7 +183,7 @@ def test_a_file_without_a_part_of_its_samples_gives_the_answers_of_predict(kitch
     assert cli.main(list(map(str, ["predict", *words, *more]))) == 0
     out, said = capsys.readouterr()
     shown = [line for line in out.splitlines() if line.endswith("  (frames alone)")]
-    assert "note: 7 of 17 clips were classified from frames alone" in said
+    assert f"note: {kitchen[0].video}: 7 of 17 clips were classified from frames alone" in said
     assert cli.main(list(map(str, ["predict", *words, "--events"]))) == 0  # whose lines are about several clips
     assert "clips were classified from frames alone" in capsys.readouterr().err
     assert cli.main(list(map(str, ["predict", *words[:3], "--without", "imu"]))) == 0
@@ -1097,8 +1097,16 @@ def test_the_line_of_a_terminal_fits():
     odd = answer()._replace(classes=[("wa\x1b[2J\nsh", 0.5)])
     assert "  wa\\x1b[2J\\nsh  " in live_command.status_line(odd, 1.0, 1.0, 99)
     assert " 0.0042  " in live_command.status_line(answer()._replace(classes=[("wash", 0.0042)]), 1.0, 1.0, 99)
+    both = ("frames", "imu")
+    for inputs, reads, word in (
+        (both, both, "wash"),
+        (("imu",), both, "wash (imu alone)"),
+        (("imu",), ("imu",), "wash"),
+    ):
+        left = live_command.status_line(answer(inputs=inputs), 12.5, 0.04, 99, reads)
+        assert len(left) == 99 and left.split(" s  ")[1].split("  ")[0] == word
     for width in range(1, 200):
-        assert len(live_command.status_line(answer(), 12.5, 0.04, width)) <= width
+        assert len(live_command.status_line(answer(inputs=("imu",)), 12.5, 0.04, width, both)) <= width
     assert live_command.status_line(answer(), 12.5, 0.04, 40).split() == ["12.50", "s", "wash", "0.83"]
 
 

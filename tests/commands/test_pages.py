@@ -235,6 +235,22 @@ def test_one_class_of_each_clip(tmp_path, browser):
         assert browser.run("row") == 0 and browser.errors == []
 
 
+def test_an_answer_from_one_input_alone_says_so(tmp_path, browser):
+    """In the list and at its time, of a student that reads both: not if both were there, or if it reads no other."""
+    mixes = [("frames", "imu"), ("frames",), ("imu",)]
+    clips = [Prediction(2.0 * k, 2.0 * k + 2, [("wash", 0.5 + k / 10)], None, mix) for k, mix in enumerate(mixes)]
+    for spec, words in ((ClipSpec(frames=1, imu_samples=422), ["", "frames", "imu"]), (ClipSpec(frames=1), [""] * 3)):
+        pages.write_prediction(tmp_path / "p.html", clips, data.Recording("gone.mp4"), spec, "", ABOUT)
+        browser.open(tmp_path / "p.html")
+        entries = browser.run("listed.map(one => one.innerText)")  # the least certain first, so in order of time
+        for k, (entry, word) in enumerate(zip(entries, words, strict=True)):
+            browser.run(f"jump({k})")
+            told = f"from {word} alone" if word else ""
+            assert ("alone" in entry, entry.strip().endswith(told)) == (bool(told), True)
+            assert browser.run("$('when').textContent").split("to ")[1].split(", ")[1:] == ([told] if told else [])
+        assert browser.errors == []
+
+
 def test_a_video_that_cannot_be_played_is_left_out(tmp_path, browser):
     """One that is no video, and one that is not beside the page any more."""
     (tmp_path / "walk.mp4").write_bytes(b"not a video" * 1000)
