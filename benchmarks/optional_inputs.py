@@ -77,6 +77,7 @@ TUNED = {
 }
 LEARNED = RATE | {"epochs": 9, "augment": BOTH}
 OWN = {WINNER: "both", FRAMES: "frames", MOTION: "imu"}  # what the students that are compared with answer from
+PLAIN = "Vectors"  # what the library builds: the control of a candidate with more
 CHANGES: dict[str, Mapping[str, Any]] = {one.name: TUNED.get(one.name, LEARNED) for one in METHODS}
 SETTINGS = replace(evidence.GENERAL, changes=CHANGES)
 SEEDS = {"D": (3, 4), "A": (0,)}  # of networks; the first of D comes first
@@ -113,6 +114,7 @@ GOALS = [
     Goal("tap, not followed", 4, "both", (WINNER, FRAMES), 0.0),  # half of the gap is closed
     Goal("tap, followed", 4, "both", (WINNER,), -3.0),
     Goal("half the coupling", 1, "both", (WINNER,), -1.5),
+    Goal("tap, not followed", 4, "both", (PLAIN,), 0.0),
 ]
 TEXT = {
     "question": "What does one student that may lack frames or head motion lose against students of their own, and is "
@@ -120,6 +122,8 @@ TEXT = {
     "primary": "accuracy of each test wearer; a goal holds if the interval of the difference is above its lower limit",
     "interval": "intervals.two_way over seeds and wearers",
     "family": "the goals above 0, Holm; the others are claims of not being worse",
+    "control": "Vectors, which the library builds, by the same goals; the library takes the candidate instead if the "
+    "last goal is reached, else Vectors",
     "before": "nothing of world F was seen: its seed is the first 32 bits of this file's SHA-256",
     "half the coupling": "test clips of such a world, asked of the networks that learned F",
     "teachers": "five: the seeds from 5 on are of the teachers of 0 to 4, with weights and an order of their own",
@@ -135,23 +139,28 @@ def content(candidate: str) -> dict[str, Any]:
     return TEXT | {
         "formula": FORMULA,
         "candidate": candidate,
-        "goals": [goal._asdict() for goal in GOALS],
+        "goals": [goal._asdict() for goal in goals_of(candidate)],
         "worlds": {name: evidence.WORLD | changes for name, (changes, _) in parts_of(F).items()},
         "things": [asdict(thing) for thing in behaviour.THINGS],
         "general": SETTINGS.record(),
-        "methods": [one.record() for one in METHODS if one.name in (*OWN, candidate)],
+        "methods": [one.record() for one in METHODS if one.name in (*OWN, PLAIN, candidate)],
         "teacher": evidence.TEACHERS[TEACHER].record(),
         "cells": [asdict(run) for run in cells(candidate)],
     }
 
 
+def goals_of(candidate: str) -> list[Goal]:
+    """Return the goals of a candidate; the control is not compared with itself."""
+    return [goal for goal in GOALS if candidate not in goal.others]
+
+
 def cells(candidate: str) -> list[Run]:
     """Return the cells of world F: at the tap there are twice as many seeds."""
-    plan = []
+    plan, names = [], list(dict.fromkeys([*OWN, PLAIN, candidate]))
     for seed in range(SEEDS_OF_TAP):
         teacher = TEACHER if seed < SEEDS_OF_F else TEACHER.format(seed=seed - SEEDS_OF_F)
-        kinds = [(name, 4) for name in (WINNER, FRAMES, candidate)]
-        kinds += [(name, 1) for name in (WINNER, FRAMES, MOTION, candidate)] if seed < SEEDS_OF_F else []
+        kinds = [(name, 4) for name in names if name != MOTION]
+        kinds += [(name, 1) for name in names] if seed < SEEDS_OF_F else []
         plan += [Run(name, seed, frames, teacher) for name, frames in kinds]
     return plan
 
@@ -398,7 +407,7 @@ def difference(cells: Cells, candidate: str, goal: Goal) -> intervals.Interval |
         bits = {seed: contrasts.unpack(line["right"][goal.acts][mix]) for seed, line in lines.items()}
         return {seed: {who: 100 * float(np.mean(one)) for who, one in some.items()} for seed, some in bits.items()}
 
-    own, others = table(candidate, goal.mix), [table(other, OWN[other]) for other in goal.others]
+    own, others = table(candidate, goal.mix), [table(other, OWN.get(other, goal.mix)) for other in goal.others]
     seeds = sorted(set(own).intersection(*others))
     if not seeds:
         return None
@@ -411,7 +420,7 @@ def difference(cells: Cells, candidate: str, goal: Goal) -> intervals.Interval |
 
 def goals(cells: Cells, candidate: str) -> tables.Table:
     """Return the goals of the protocol, and whether they are reached."""
-    found = [(goal, difference(cells, candidate, goal)) for goal in GOALS]
+    found = [(goal, difference(cells, candidate, goal)) for goal in goals_of(candidate)]
     claims = [1.0 if gap is None else gap.p for goal, gap in found if goal.low == 0]
     adjusted, rows = iter(holm(claims)), []
     for goal, gap in found:
@@ -429,7 +438,8 @@ def report(markdown: str | None) -> None:
     cells, candidate = by_cell(F), evidence.agreed(PROTOCOL, says)["candidate"]
     origin = evidence.machines([line for some in cells.values() for line in some.values()])
     acts = {name: name for name in ("test", "half the coupling", "tap, followed", "tap, not followed")}
-    for name, table in (("goals", goals(cells, candidate)), ("accuracy", table_of(cells, acts))):
+    parts = {f"goals of {one}": goals(cells, one) for one in dict.fromkeys([candidate, PLAIN])}
+    for name, table in (parts | {"accuracy": table_of(cells, acts)}).items():
         print(f"\n{name}")
         tables.report(table, f"benchmarks/optional_inputs.py, {name}", markdown, sys.argv, origin=origin)
 

@@ -128,26 +128,27 @@ def test_what_was_not_picked_is_not_tested(script, tmp_path, monkeypatch):
 
 @pytest.mark.slow("a miniature of a benchmark, which trains")
 def test_world_f_from_freeze_to_report(script, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(script, "picked", lambda cells: "Vectors")
+    monkeypatch.setattr(script, "picked", lambda cells: "Vectors and a product")
     script.freeze()
     miniature.commit(script.evidence.RESULTS.parent)
     out = tmp_path / "out"
     script.screen("F", out, None, list(script.CHANGES))
     lines = [json.loads(line) for line in script.path_of("F").read_text().splitlines()]
     runs = {(line["run"]["method"], line["run"]["frames"], line["run"]["seed"]): line for line in lines}
-    four = {(name, 4, seed) for name in ("Spectrum", "Frames with augmentation", "Vectors") for seed in (0, 1)}
-    one = {(name, 1, 0) for name in ("Spectrum", "Frames with augmentation", "Head motion alone", "Vectors")}
-    assert {*runs} == four | one and len(lines) == 10
+    names, own = ["Spectrum", "Frames with augmentation", "Vectors", "Vectors and a product"], "Vectors and a product"
+    four = {(name, 4, seed) for name in names for seed in (0, 1)}
+    one = {(name, 1, 0) for name in [*names, "Head motion alone"]}
+    assert {*runs} == four | one and len(lines) == 13
     assert {line["run"]["teacher"].format(seed=line["run"]["seed"]) for line in lines} == {"slowfast-0"}
-    assert {*runs["Vectors", 1, 0]["right"]} == {"test", "half the coupling"}
-    assert {*runs["Vectors", 4, 1]["right"]} == {"test", "tap, followed", "tap, not followed"}
-    assert {*runs["Vectors", 4, 1]["right"]["test"]} == {"both", "frames", "imu"}
+    assert {*runs[own, 1, 0]["right"]} == {"test", "half the coupling"}
+    assert {*runs[own, 4, 1]["right"]} == {"test", "tap, followed", "tap, not followed"}
+    assert {*runs[own, 4, 1]["right"]["test"]} == {"both", "frames", "imu"}
     worlds = {name: json.loads((out / name / "world" / "world.json").read_text()) for name in ("F", "tap-F", "half-F")}
-    assert {one["seed"] for one in worlds.values()} == {int(runs["Vectors", 1, 0]["protocol"][:8], 16)}
+    assert {one["seed"] for one in worlds.values()} == {int(runs[own, 1, 0]["protocol"][:8], 16)}
     assert [one["coupling"] for one in worlds.values()] == [worlds["tap-F"]["coupling"]] * 2 + [0.5]
     script.screen("F", out, None, list(script.CHANGES))  # nothing is left to do
     before = script.path_of("F").read_text()
-    assert len(before.splitlines()) == 10
+    assert len(before.splitlines()) == 13
     script.path_of("F").write_text(before + before.splitlines()[0] + "\n")
     with pytest.raises(SystemExit, match="has two lines of one network"):
         script.report(None)
@@ -162,7 +163,7 @@ def test_world_f_from_freeze_to_report(script, tmp_path, monkeypatch, capsys):
         return np.array([100 * bits[wearer].mean() for wearer in sorted(bits)])
 
     gaps = [
-        percent("Vectors", 4, seed, "tap, not followed", "both")
+        percent(own, 4, seed, "tap, not followed", "both")
         - (
             percent("Spectrum", 4, seed, "tap, not followed", "both")
             + percent("Frames with augmentation", 4, seed, "tap, not followed", "frames")
@@ -170,10 +171,17 @@ def test_world_f_from_freeze_to_report(script, tmp_path, monkeypatch, capsys):
         / 2
         for seed in (0, 1)
     ]
-    (row,) = (line for line in shown if "tap, not followed" in line and "Spectrum and Frames" in line)
+    of_own, of_plain = shown.index(f"goals of {own}"), shown.index("goals of Vectors")
+    rows = [line for line in shown if "tap, not followed" in line and "Spectrum and Frames" in line]
+    assert len(rows) == 2 and str(intervals.two_way(gaps)) in rows[0]  # of the candidate first, then of the control
+    gaps = [
+        percent(own, 4, seed, "tap, not followed", "both") - percent("Vectors", 4, seed, "tap, not followed", "both")
+        for seed in (0, 1)
+    ]
+    (row,) = (line for line in shown[of_own:of_plain] if line.startswith("tap, not followed 4 both Vectors"))
     assert str(intervals.two_way(gaps)) in row
     gap = percent("Vectors", 1, 0, "test", "imu") - percent("Head motion alone", 1, 0, "test", "imu")
-    (row,) = (line for line in shown if line.startswith("test 1 imu"))
+    (row,) = (line for line in shown[of_plain:] if line.startswith("test 1 imu"))
     found = intervals.two_way([gap])
     assert str(found) in row and (" yes " in row) == (found.low > -2.5) and "above -2.5" in row
 
