@@ -446,11 +446,11 @@ def sha_of(protocol: Path) -> str:
     return hashlib.sha256(protocol.read_bytes()).hexdigest()
 
 
-def write_protocol(path: Path, says: Mapping[str, Any]) -> None:
+def write_protocol(path: Path, record: Mapping[str, Any]) -> None:
     """Write a protocol. Refuse to change one that is there."""
     if path.exists():
         raise SystemExit(f"{path}: is written already; a protocol does not change after it")
-    files.write_json(path, says)
+    files.write_json(path, record)
     seed = seed_of_b(sha_of(path))
     print(f"Wrote {path}. Commit it before anything is read that it is about; a world of it has the seed {seed}.")
 

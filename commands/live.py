@@ -663,7 +663,7 @@ def status_line(answer: Answer, moment: float, share_on: float, width: int, read
     score = f" {scores_text([answer.classes[0][1]])[0]}" if answer.classes else ""
     label = printable(answer.classes[0][0] if answer.classes else f"no answer: {answer.problem}")
     if alone := had_alone(answer.inputs, reads):
-        label += f" ({alone})"
+        score = f" ({alone}){score}"
     left = f"{moment:8.2f} s  "
     room = width - len(left) - len(score) - len(numbers)
     if room < 12:  # a narrow terminal has the label alone

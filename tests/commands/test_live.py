@@ -1099,12 +1099,14 @@ def test_the_line_of_a_terminal_fits():
     assert " 0.0042  " in live_command.status_line(answer()._replace(classes=[("wash", 0.0042)]), 1.0, 1.0, 99)
     both = ("frames", "imu")
     for inputs, reads, word in (
-        (both, both, "wash"),
-        (("imu",), both, "wash (imu alone)"),
-        (("imu",), ("imu",), "wash"),
+        (both, both, "wash 0.83"),
+        (("imu",), both, "wash (imu alone) 0.83"),
+        (("imu",), ("imu",), "wash 0.83"),
     ):
         left = live_command.status_line(answer(inputs=inputs), 12.5, 0.04, 99, reads)
-        assert len(left) == 99 and left.split(" s  ")[1].split("  ")[0] == word
+        assert len(left) == 99 and " ".join(left.split("frame ")[0].split()) == f"12.50 s {word}"
+    cut = answer(inputs=("imu",))._replace(classes=[("turn on the tap " * 5, 0.5)])  # the name, not what was lacking
+    assert "... (imu alone) 0.50" in live_command.status_line(cut, 12.5, 1.0, 99, both)
     for width in range(1, 200):
         assert len(live_command.status_line(answer(inputs=("imu",)), 12.5, 0.04, width, both)) <= width
     assert live_command.status_line(answer(), 12.5, 0.04, 40).split() == ["12.50", "s", "wash", "0.83"]
