@@ -486,7 +486,7 @@ def table_columns(
         may_lack_accel: Return the places of the other sensor alone for a header without any accelerometer column.
 
     Raises:
-        IMUError: The header lacks some of these columns. The message names the file.
+        IMUError: The header lacks one of these columns, or has it twice. The message names the file.
 
     >>> from egodistill import imu
     >>> imu.table_columns("walk.csv", "gx,gy,gz,time,ax,ay,az")
@@ -515,6 +515,8 @@ def table_columns(
                 hint = "; of a pair of tables, the accelerometer's is the first"
             raise IMUError(f"{path}: no {sensor} column {', '.join(missing)} in the header {shown}{hint}")
         columns += axes[sensor]
+    if repeated := [name for name in columns if names.count(name) > 1]:
+        raise IMUError(f"{path}: the column {repeated[0]} appears {names.count(repeated[0])} times in the header {shown}")
     return time_column, unit, [names.index(name) for name in columns]
 
 

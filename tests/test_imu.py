@@ -311,6 +311,7 @@ def test_single_csv_in_ego4d_and_plain_columns(tmp_path):
     ("text", "words"),
     [
         ("t,ax,ay,az\n1,2,3,4\n", "no time column"),
+        ("time,ax,ay,az,gx,gy,gz,AX\n1,2,3,4,5,6,7,8\n", "the column ax appears 2 times in the header"),
         ("time;ax;ay;az;gx;gy;gz\n1;2;3;4;5;6;7\n", "its cells are separated by ';', must be ','"),
         ("time\tax\tay\taz\n1\t2\t3\t4\n", r"its cells are separated by '\\t', must be ','"),
         ("time,ax,ay,az\n1,2,3,4\n", "no gyroscope column gx, gy, gz"),
