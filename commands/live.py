@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import dataclasses
 import errno
+import itertools
 import json
 import math
 import os
@@ -32,7 +33,7 @@ import numpy as np
 
 from ..deploy import arrivals, events, exported, feeds
 from ..deploy.stream import Answer, Stream
-from ..engine import batches, calibration, runtime
+from ..engine import batches, calibration, parts, runtime
 from ..imu import Imu, IMUError
 from ..recordings.recording import open_recording
 from ..recordings.sensors import State, motion_states
@@ -136,6 +137,7 @@ class Source:
     recorded: bool  # whether the samples are in a complete file, on the video's clock but for offset and stretch
     clock: feeds.HostClock  # of this host; ends the feeds
     pace: feeds.Pace  # when moments of a file are due
+    goes_on: bool = False  # whether frames of a file are answered when its samples have ended
     offset: float = 0.0  # seconds: a time t of the video is offset + stretch * t on the clock of the samples
     stretch: float = 1.0  # factor of the video's clock
     align: bool = False  # whether `offset` is computed from arrivals
@@ -198,7 +200,8 @@ class Source:
             text = f"{self.name}: its last sample is at {self.last:.2f} s, but the video goes on until {end:.2f} s"
             if not self.recorded:
                 raise IMUError(text)
-            self.report(f"warning: {text}; there are no answers about the rest")
+            rest = "answers from frames alone" if self.goes_on else "no answers"
+            self.report(f"warning: {text}; there are {rest} about the rest")
 
     def check_clocks(self, frame: float, sample: float) -> None:
         """Raise EgoDistillError if the first frame and the first sample cannot be on one clock."""
@@ -210,9 +213,9 @@ class Source:
             )
 
 
-def open_source(a: argparse.Namespace, spec: ClipSpec, report: Callable[[str], object]) -> Source:
+def open_source(a: argparse.Namespace, model: Any, report: Callable[[str], object]) -> Source:
     """Return the feeds that the options name. Raise EgoDistillError without the samples that the student reads."""
-    axes = a.imu_axes or "gopro"
+    spec, axes = batches.clip_spec_of(model), a.imu_axes or "gopro"
     clock = feeds.HostClock()
     pace = feeds.Pace(clock)
     video = open_frames(a, spec, clock, pace, report)
@@ -239,8 +242,8 @@ def open_source(a: argparse.Namespace, spec: ClipSpec, report: Callable[[str], o
         samples, axes = feeds.recorded_samples(recording.motion()), recording.imu_axes
     if samples is not None:
         require_axes(a.source or video.source, read_axes(axes)[0], spec)
-    align = a.align == "arrival"
-    return Source(video, samples, recorded, clock, pace, a.frame_offset, a.frame_stretch, align, report)
+    align, goes_on = a.align == "arrival", recorded and parts.takes_either(model)
+    return Source(video, samples, recorded, clock, pace, goes_on, a.frame_offset, a.frame_stretch, align, report)
 
 
 def open_frames(
@@ -361,6 +364,12 @@ def answers_in_order(source: Source, stream: Stream, camera: FrameFeed, seconds:
         yield from stream.results()
         if not kept.all():
             return
+    if source.goes_on and first is not None:
+        for moment, picture in itertools.chain([following] if following is not None else [], frames):
+            if seconds is not None and source.on_sample_clock(moment) > first + seconds:
+                break
+            camera.give(moment, picture)
+            yield from stream.results()
 
 
 class Inputs:
@@ -457,6 +466,8 @@ class Inputs:
         else:
             if source.video.live and not source.clock.stopped:
                 source.check_ends(None)
+            while source.goes_on and self.end == math.inf and source.clock.sleep(feeds.POLL):
+                pass
         self.ended.set()
 
     def _note(self, sort: feeds.ArrivalDelay, moment: float) -> None:
@@ -705,7 +716,7 @@ def run_live(a: argparse.Namespace) -> None:
     model = load_for_stream(a.student, a.device, a.own, a.without)
     latency = Latency(time.monotonic() - began)
     output = Output(as_json=a.json, tracker=event_tracker(a, model, note=True), path=path, reads=model.inputs)
-    source = open_source(a, batches.clip_spec_of(model), output.note)
+    source = open_source(a, model, output.note)
     report_precision(a.precision, a.device, model)
     run = LiveRun(
         source, output, latency, lambda offset: open_stream(a, model, (offset, a.frame_stretch), run.note_state)

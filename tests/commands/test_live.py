@@ -170,7 +170,7 @@ def test_a_file_gives_the_answers_of_predict(kitchen, tmp_path, capsys, num_fram
     assert f"answers: {len(found)} due" in said
 
 
-def test_a_file_without_a_part_of_its_samples_gives_the_answers_of_predict(kitchen, tmp_path, capsys):
+def test_a_file_without_a_part_of_its_samples_gives_the_answers_of_predict(kitchen, tmp_path, capsys, host_clock):
     """Of a student that may lack them; a line of `predict` and its table say so."""
     network, table = student(optional_inputs=True), write_log(tmp_path / "walk.csv", seconds=6.0)
     torch.nn.init.normal_(network.no_imu)
@@ -197,6 +197,12 @@ def test_a_file_without_a_part_of_its_samples_gives_the_answers_of_predict(kitch
         best = [(row[f"class_{k}"], pytest.approx(float(row[f"score_{k}"]), abs=2e-6)) for k in (1, 2, 3, 4)]
         assert list(map(tuple, answer["classes"])) == best
     assert len(shown) == sum(row["inputs"] == "frames" for row in rows.values()) == 7
+    table.write_text("".join(one for one in lines if float(one.split(",")[0].replace("time", "0")) < 3.0))
+    found, said = answers_of(capsys, *words, "--fast", "--every", 0.25)  # The samples end before the frames.
+    assert re.search(r"3.00 s, but the video goes on until [\d.]+ s; there are answers from frames alone about the rest", said)
+    assert [round(one["start"], 2) for one in found if one["inputs"] == ["frames"]] == [0.25 * k for k in range(4, 16)]
+    said, same = at_real_speed(host_clock, lambda: answers_of(capsys, *words, "--every", 0.25, "--top", 4), found)
+    assert len(same) > len(found) / 2 and "answers from frames alone about the rest" in said
     video, options = write_video(tmp_path / "lone.mp4", STEADY, **X264), {"precision": "fp32", "device": "cpu"}
     export.export_pair(network, tmp_path / "pair.pt2")
     wanted = list(inference.predict(network.without("imu"), video, stride=0.25, top=3, **options))
