@@ -515,8 +515,9 @@ def table_columns(
                 hint = "; of a pair of tables, the accelerometer's is the first"
             raise IMUError(f"{path}: no {sensor} column {', '.join(missing)} in the header {shown}{hint}")
         columns += axes[sensor]
-    if repeated := [name for name in columns if names.count(name) > 1]:
-        raise IMUError(f"{path}: the column {repeated[0]} appears {names.count(repeated[0])} times in the header {shown}")
+    for name in columns:
+        if (count := names.count(name)) > 1:
+            raise IMUError(f"{path}: the column {name} appears {count} times in the header {shown}")
     return time_column, unit, [names.index(name) for name in columns]
 
 

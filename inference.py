@@ -646,7 +646,7 @@ class Prediction(NamedTuple):
         stop: Its end in seconds.
         classes: (name, probability) of the best classes, the best first; [] if there is a problem.
         problem: Why the clip could not be classified, or None.
-        inputs: What it was classified from, such as ("frames", "imu"); () if there is a problem.
+        inputs: What it was classified from, such as ("frames", "imu"); () if there is a problem, and of events.
     """
 
     start: float

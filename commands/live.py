@@ -494,7 +494,7 @@ class Latency:
     """Times of the answers of a stream, in the parts that LiteRT's `benchmark_model` reports.
 
     The steady state begins after the first answer and `WARM_UP` further ones; answers that encode a frame are apart
-    from those from head motion alone. Times are those of the networks, `Answer.seconds`.
+    from those that do not. Times are those of the networks, `Answer.seconds`.
 
     >>> from egodistill import Answer
     >>> from egodistill.commands.live import Latency
@@ -506,7 +506,7 @@ class Latency:
     init          load 1.50 s, first answer 1.0 ms
     warm-up       5 answers, mean 12.4 ms
     with a frame  3 answers, p50 20.0 ms, p95 20.0 ms, p99 20.0 ms
-    motion only   3 answers, p50 1.0 ms, p95 1.0 ms, p99 1.0 ms
+    no new frame  3 answers, p50 1.0 ms, p95 1.0 ms, p99 1.0 ms
     dropped       0.0 % of 12 answers
     memory        peak 300 MB
     """
@@ -515,7 +515,7 @@ class Latency:
         self.load_seconds = load_seconds
         self.first: float | None = None
         self.warm_up: list[float] = []
-        self.steady: dict[str, list[float]] = {"with a frame": [], "motion only": []}
+        self.steady: dict[str, list[float]] = {"with a frame": [], "no new frame": []}
 
     def add(self, answer: Answer) -> None:
         """Note an answer; those with a problem ran no network and do not count."""
@@ -526,7 +526,7 @@ class Latency:
         elif len(self.warm_up) < WARM_UP:
             self.warm_up.append(answer.seconds)
         else:
-            self.steady["with a frame" if answer.encoded else "motion only"].append(answer.seconds)
+            self.steady["with a frame" if answer.encoded else "no new frame"].append(answer.seconds)
 
     def lines(self, *, dropped: int, due: int, megabytes: float | None) -> list[str]:
         """Return the lines of the report; `due` answers include dropped ones; the peak of memory may be unknown."""

@@ -496,10 +496,11 @@ def about_prediction(a: argparse.Namespace, student: Any, recording: data.Record
     """Return what the foot of a page says."""
     trained, clock = getattr(student, "trained_with", None), f"{recording.imu_offset:g} s, {recording.imu_stretch:g}"
     motion = f"{name_files(recording.imu_source)}; offset and stretch {clock}; axes {recording.imu_axes}"
+    name = f"{a.student} without {a.without}" if a.without else a.student
     return {
-        "student": f"{a.student}, {student.trained_by}, {tables.counted(len(trained['history']), 'epoch')}"
+        "student": f"{name}, {student.trained_by}, {tables.counted(len(trained['history']), 'epoch')}"
         if trained
-        else a.student,
+        else name,
         **({"its evaluation": doubt} if (doubt := doubt_about(a.student)) else {}),
         "recording": recording.path,
         "head motion": motion if "imu" in student.inputs else "not read by this student",

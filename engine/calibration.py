@@ -51,8 +51,8 @@ class Calibration:
         return cls(fit(logits, labels), len(labels)) if len(labels) >= FEWEST_CLIPS else cls()
 
     def of_one(self, name: str) -> Calibration:
-        """Return the calibration of the student that has this input alone. Its events have no thresholds."""
-        return Calibration((self.alone or {}).get(name, 1.0), self.clips if self.alone else 0)
+        """Return the calibration of the student that has this input alone; thresholds of events stay those of both."""
+        return Calibration((self.alone or {}).get(name, 1.0), self.clips if self.alone else 0, self.events)
 
     def record(self) -> dict[str, Any]:
         """Return the fields for a file, without those that have their defaults: {} if nothing was fitted."""

@@ -817,6 +817,22 @@ def test_a_student_of_optional_inputs_learns_to_do_with_each(tmp_path):
         finetune(model.without("imu"), store, **FAST)
 
 
+def test_a_batch_norm_that_would_mix_what_a_clip_has_is_no_training_with_optional_inputs():
+    class Fusion(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = torch.nn.BatchNorm1d(12)
+
+        def forward(self, image, motion):
+            return self.norm(image[:, :12] + motion[:, :12])
+
+    torch.manual_seed(0)
+    small_one = {"image_encoder": "resnet10x4", "image_weights": None, "frame_size": 32, "feature_dim": 12}
+    model = EgoDistill(4, optional_inputs=True, fusion=Fusion(), **small_one)
+    with pytest.raises(EgoDistillError, match="the fusion network has a batch norm"):
+        finetune(model, Store(8), **FAST)
+
+
 def test_a_forward_of_ones_own_is_no_training_with_optional_inputs():
     class Own(EgoDistill):
         def forward(self, frames=None, imu=None):

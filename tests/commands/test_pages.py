@@ -166,12 +166,14 @@ def test_the_table_is_that_of_out(predicted, browser, kitchen, tmp_path):
 
 def test_the_foot_of_a_page_says_what_was_read():
     student = Namespace(inputs=("frames", "imu"), trained_with={"history": [{}, {}]}, trained_by="distill")
-    given = Namespace(student="s.pt", words=["egodistill", "predict", "a.mp4"])
+    given = Namespace(student="s.pt", without=None, words=["egodistill", "predict", "a.mp4"])
     walk = data.Recording("a.mp4", ("a.csv", "g.csv"), imu_offset=0.5, imu_stretch=1.01, imu_axes="glasses")
     about = models.about_prediction(given, student, walk)
     assert about["student"] == "s.pt, distill, 2 epochs" and "egodistill predict a.mp4; egodistill" in about["made by"]
     assert about["head motion"] == "a.csv and g.csv; offset and stretch 0.5 s, 1.01; axes glasses"
-    assert "not read" in models.about_prediction(given, Namespace(inputs=("frames",)), walk)["head motion"]
+    given.without = "imu"
+    about = models.about_prediction(given, Namespace(inputs=("frames",)), walk)
+    assert about["student"] == "s.pt without imu" and "not read" in about["head motion"]
 
 
 def clips_of(count, stride=64 / 30, classes=8):
