@@ -433,13 +433,23 @@ def goals(cells: Cells, candidate: str) -> tables.Table:
     return tables.Table(heads, rows)
 
 
+def at_the_tap(cells: Cells) -> tables.Table:
+    """Return differences with four frames where the head does not follow: no goals, since they came after them."""
+    rows, pairs = [], [(WINNER, "both", FRAMES), *((PLAIN, mix, FRAMES) for mix in ("both", "frames"))]
+    for name, mix, other in pairs:
+        gap = difference(cells, name, Goal(NOT_FOLLOWED[0], 4, mix, (other,), 0.0))
+        rows.append([name, mix, other, "" if gap is None else str(gap), "" if gap is None else str(gap.seeds)])
+    return tables.Table(["method", "from", "minus", "points", "seeds"], rows)
+
+
 def report(markdown: str | None) -> None:
     """Print the tables of world F, or write them into a document."""
     cells, candidate = by_cell(F), evidence.agreed(PROTOCOL, says)["candidate"]
     origin = evidence.machines([line for some in cells.values() for line in some.values()])
     acts = {name: name for name in ("test", "half the coupling", "tap, followed", "tap, not followed")}
     parts = {f"goals of {one}": goals(cells, one) for one in dict.fromkeys([candidate, PLAIN])}
-    for name, table in (parts | {"accuracy": table_of(cells, acts)}).items():
+    parts |= {"the tap, not followed": at_the_tap(cells), "accuracy": table_of(cells, acts)}
+    for name, table in parts.items():
         print(f"\n{name}")
         tables.report(table, f"benchmarks/optional_inputs.py, {name}", markdown, sys.argv, origin=origin)
 

@@ -184,6 +184,13 @@ def test_world_f_from_freeze_to_report(script, tmp_path, monkeypatch, capsys):
     (row,) = (line for line in shown[of_plain:] if line.startswith("test 1 imu"))
     found = intervals.two_way([gap])
     assert str(found) in row and (" yes " in row) == (found.low > -2.5) and "above -2.5" in row
+    gaps = [
+        percent("Vectors", 4, seed, "tap, not followed", "frames")
+        - percent("Frames with augmentation", 4, seed, "tap, not followed", "frames")
+        for seed in (0, 1)
+    ]
+    (row,) = (line for line in shown if line.startswith("Vectors frames Frames with augmentation"))
+    assert str(intervals.two_way(gaps)) in row
 
 
 def test_a_goal_holds_if_its_interval_is_above_the_limit(script, monkeypatch):
