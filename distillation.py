@@ -191,8 +191,8 @@ class LabelledObjective(Objective):
         if parts.takes_either(model):
             if any(isinstance(part, runtime.BATCH_NORMS) for part in cast("nn.Module", model.fusion).modules()):
                 raise EgoDistillError(
-                    "the fusion network has a batch norm, whose statistics would mix clips with both inputs and with one "
-                    "alone; with optional_inputs, use a LayerNorm"
+                    "the fusion network has a batch norm, whose statistics would mix clips with both inputs and with "
+                    "one alone; with optional_inputs, use a LayerNorm"
                 )
             with runtime.evaluation(model, next(model.parameters()).device):
                 parts.require_same_steps(model, "a training with optional inputs")
