@@ -125,7 +125,7 @@ def test_a_student_that_learnt_nothing_is_named_when_it_is_used(taught, kitchen,
     """By `live` and `predict`, unless the evaluation is of an earlier training, or another file."""
     numbers = {"format": evaluations.EVALUATION} | result((3, 0, 0), (4, 0, 0), (2, 0, 0)).numbers
     told = "note: student.pt: This student learnt nothing: it answers 'cut' for every segment.\n"
-    about = Namespace(student="student.pt", words=["egodistill", "predict"])
+    about = Namespace(student="student.pt", without=None, words=["egodistill", "predict"])
 
     def said():
         student = live.load_for_stream("student.pt", "cpu")
