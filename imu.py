@@ -517,7 +517,9 @@ def table_columns(
         columns += axes[sensor]
     for name in columns:
         if (count := names.count(name)) > 1:
-            raise IMUError(f"{path}: the column {name} appears {count} times in the header {shown}")
+            raise IMUError(
+                f"{path}: the column {name} appears {count} times in the header {shown}; rename or delete one"
+            )
     return time_column, unit, [names.index(name) for name in columns]
 
 
