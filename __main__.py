@@ -7,7 +7,7 @@ from .commands import interrupts
 
 def main() -> int:
     """Run the command of this process, and return its exit code."""
-    interrupts.leave_at_once()
+    interrupts.exit_immediately()
     from .commands import cli
 
     return cli.main()

@@ -35,8 +35,8 @@ __all__ = [
 
 GRAVITY = 9.80665  # m/s2
 LATEST = 1e6  # seconds, eleven days: anything beyond is not a time since the start of the video
-LARGEST_READING = 1e30  # as in imu.py: windows are float32
-LARGEST_LOG = 1 << 30  # bytes; an hour at 1000 Hz has 0.3 GB
+MAX_READING = 1e30  # as in imu.py: windows are float32
+MAX_LOG = 1 << 30  # bytes; an hour at 1000 Hz has 0.3 GB
 FRAME_TIMES = "world_timestamps.csv"  # a Neon recording has one row per frame of its scene video in it
 
 
@@ -318,8 +318,8 @@ def _lines(path: str | os.PathLike) -> list[str]:
     if Path(path).exists() and not Path(path).is_file():
         raise CameraError(f"{path}: a {'folder' if Path(path).is_dir() else 'pipe or device'}, not a regular file")
     try:
-        if (size := os.path.getsize(path)) > LARGEST_LOG:
-            raise CameraError(f"{path}: {size / 1e6:,.0f} MB, more than the {LARGEST_LOG / 1e6:,.0f} MB of a log")
+        if (size := os.path.getsize(path)) > MAX_LOG:
+            raise CameraError(f"{path}: {size / 1e6:,.0f} MB, more than the {MAX_LOG / 1e6:,.0f} MB of a log")
         return Path(path).read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise CameraError(f"{path}: cannot be read: {error.strerror}") from error
@@ -336,14 +336,14 @@ def _samples(
         raise CameraError(f"{path}: no samples below line {start}")
     try:
         table = np.loadtxt(rows, kind, delimiter=",", usecols=columns, ndmin=2, comments=None)
-        if np.all(np.abs(table) < LARGEST_READING):  # NaN: False
+        if np.all(np.abs(table) < MAX_READING):  # NaN: False
             return table
     except ValueError:
         pass
     for number, row in enumerate(rows, start + 1):
         try:
             cells = row.split(",")
-            complete = not row.strip() or all(abs(kind(cells[column])) < LARGEST_READING for column in columns)
+            complete = not row.strip() or all(abs(kind(cells[column])) < MAX_READING for column in columns)
         except (ValueError, IndexError):
             complete = False
         if not complete:

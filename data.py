@@ -37,7 +37,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from .datasets import contradictions, edits
+from .datasets import edits, table_checks
 from .datasets.annotations import read_ego4d, read_ego_exo4d, read_epic_kitchens, read_hd_epic, read_labels
 from .datasets.background import with_background
 from .datasets.one_pass import Consumer, Pending
@@ -61,7 +61,7 @@ from .support import files
 from .support.errors import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, NONE, DataError, NoteWarning, named
 from .support.names import real_path
 from .support.processes import CRASHES, Processes, Watch, explain
-from .support.tables import counted
+from .support.tables import pluralize
 from .video import DRAWN, MAX_HOLD, VideoError, VideoInfo, clip_times, frames_at, probe, read_frames
 
 __all__ = [
@@ -258,7 +258,7 @@ def require_videos(segments: Sequence[Segment], reads: Sequence[str], way_out: s
     if lacking and reads:
         count = len({segment.path for segment in segments})
         raise DataError(
-            f"{lacking[0]}: has no video, as {len(lacking)} of {counted(count, 'recording')}, and so no {reads[0]}; "
+            f"{lacking[0]}: has no video, as {len(lacking)} of {pluralize(count, 'recording')}, and so no {reads[0]}; "
             f"read head motion alone, {way_out}, or leave these recordings out"
         )
 
@@ -368,9 +368,9 @@ def prepare(
         consumer: A reader of the frames of all clips while they are decoded, on one machine only.
             `teachers.Extraction(teacher)` writes a teacher's outputs, so that the store needs no `clip`, which is most
             of its size; `distillation.EndFeatures(model)` writes image features instead of `ends`, which is most of the
-            rest; `one_pass.Together` runs both.
+            rest; `one_pass.ConsumerGroup` runs both.
         strict: What looks wrong in the table of the segments, such as rows twice, is an error instead of a warning
-            (`contradictions.TableWarning`).
+            (`table_checks.TableWarning`).
 
     Raises:
         DataError: If a setting does not fit, a recording without a video is to give frames, `out` is a file or has
@@ -432,10 +432,10 @@ def prepare(
         "prepare(num_frames=[], ends=False) (`egodistill prepare --no-frames`)",
     )
     videos = probe_videos(segments, workers) if is_new or strict else {}
-    found = contradictions.find(segments, videos, clip_seconds=clip_seconds)
-    for note in contradictions.notes_of(found, strict=strict):
+    found = table_checks.find(segments, videos, clip_seconds=clip_seconds)
+    for note in table_checks.notes_of(found, strict=strict):
         if rank == 0:
-            warnings.warn(note, contradictions.TableWarning, stacklevel=2)
+            warnings.warn(note, table_checks.TableWarning, stacklevel=2)
     clips = functools.partial(find_clips, segments, videos, clip_seconds)
     if edited and world_size > 1:
         raise DataError(
@@ -447,7 +447,7 @@ def prepare(
         change = edited and edits.carry_over(StoreFiles(out), store, functools.partial(_with_imu, store))
         store.check_sources(again=retry_failed)
         if edited:
-            count = counted(len(store.missing()), "clip")
+            count = pluralize(len(store.missing()), "clip")
             warnings.warn(f"{out}: {change}: {count} to decode", NoteWarning, stacklevel=2)
         # A share is taken of all recordings, so that it does not depend on the progress of other machines.
         _fill_share(store, rank, world_size, retry_failed, consumer, workers, progress)

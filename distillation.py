@@ -188,7 +188,7 @@ class LabelledObjective(Objective):
         self, model: nn.Module, reads: list[str], record: dict[str, Any], store: Store, smoothing: float
     ) -> None:
         super().__init__(model, reads, record)
-        if parts.takes_either(model):
+        if parts.accepts_missing_input(model):
             if any(isinstance(part, runtime.BATCH_NORMS) for part in cast("nn.Module", model.fusion).modules()):
                 raise EgoDistillError(
                     "the fusion network has a batch norm, whose statistics would mix clips with both inputs and with "
@@ -207,12 +207,12 @@ class LabelledObjective(Objective):
         Its encoders run once.
         """
         model: Any = self.model
-        if not parts.takes_either(model):
+        if not parts.accepts_missing_input(model):
             return [batches.as_output(model, model(*inputs), self.num_classes)]
         image, motion = model.aggregate(model.encode_frames(inputs[0])), model.encode_imu(inputs[1])
         return [model.fuse(image, motion), model.fuse(image, None), model.fuse(None, motion)]
 
-    def with_alone(self, values: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    def with_single_inputs(self, values: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Return the values for all inputs, with the loss for all outputs, of values for each output.
 
         The losses for frames alone and for head motion alone are reported, too.
@@ -248,7 +248,7 @@ class Finetune(LabelledObjective):
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         outputs = self.outputs(*(batch[name] for name in self.reads))
-        return self.with_alone([self.values(output, batch) for output in outputs])
+        return self.with_single_inputs([self.values(output, batch) for output in outputs])
 
     def values(self, output: Output, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return what `forward()` reports, for one output."""
@@ -358,7 +358,7 @@ class PretrainIMU(Objective):
         self.predictor, self.frames, self.settings, self.teacher_rows = predictor, frames, settings, teacher_rows
         self.features = self.taught_features = torch.empty(0)  # until `setup()`
         # Without L_1 fusion network and aggregator have no gradient, nor have what stand for inputs that are missing.
-        self.find_unused = not settings.l1_weight or parts.takes_either(model)
+        self.find_unused = not settings.l1_weight or parts.accepts_missing_input(model)
 
     def setup(self, store: Store, settings: Training) -> None:
         """Compute the image features of all clips; read the teacher's features of those that have one."""
@@ -617,11 +617,11 @@ class Distill(LabelledObjective):
             record["objective"] = checkpoints.class_name(type(self))  # a run with other losses is another run
         super().__init__(model, [*inputs, *targets], record, store, settings.label_smoothing)
         self.inputs, self.targets, self.settings = inputs, targets, settings
-        self.background = said_of_background(store, targets[1])
+        self.background = background_logits(store, targets[1])
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         outputs = self.outputs(*(batch[name] for name in self.inputs))
-        return self.with_alone([self.values(output, batch) for output in outputs])
+        return self.with_single_inputs([self.values(output, batch) for output in outputs])
 
     def values(self, output: Output, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return what `forward()` reports, for one output."""
@@ -655,7 +655,7 @@ class Distill(LabelledObjective):
         return feature_loss(student.feature, teacher.feature, reduction=self.settings.l1_reduction)
 
 
-def said_of_background(store: Store, name: str) -> tuple[int, Tensor] | None:
+def background_logits(store: Store, name: str) -> tuple[int, Tensor] | None:
     """Return the index of "(none)", and logits [C] that a teacher which lacks this class is made to say of background.
 
     It says "(none)" as surely as it says the best class of other clips, and all other classes alike. None for a teacher

@@ -91,9 +91,9 @@ if TYPE_CHECKING:
     from .student import EgoDistill, IMUEncoder, IMUPredictor, Output
     from .support.errors import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError, EgoDistillError, EgoDistillOSError
 else:
-    from egodistill.support.lazy import hand_on
+    from egodistill.support.lazy import lazy_exports
 
-    __getattr__, __dir__ = hand_on(
+    __getattr__, __dir__ = lazy_exports(
         "egodistill",
         {
             "data": (),

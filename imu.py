@@ -30,7 +30,7 @@ import numpy as np
 
 __all__ = [
     "IMU_READERS",
-    "LARGEST_READING",
+    "MAX_READING",
     "MAX_GAP",
     "CoverageError",
     "IMUError",
@@ -49,7 +49,7 @@ class CoverageError(IMUError):
     """A requested window that the IMU does not cover."""
 
 
-LARGEST_READING = 1e30  # windows are float32
+MAX_READING = 1e30  # windows are float32
 MAX_GAP = 0.05  # seconds: samples further apart than this have a gap between them (so a sensor needs 20 Hz)
 
 SLOWEST, FASTEST = 0.2, 5e-5  # seconds between samples: 5 Hz and 20 kHz; beyond, times are in another unit
@@ -415,7 +415,7 @@ def _call_own(source: Path, function: Callable[[Path], Imu], zero_accel: bool) -
         if len(stamps) < 2:
             hint = "; with zero_accel (--zero-accel), zeros take the place of one" if name == "accel" else ""
             raise IMUError(f"{where} returns {len(stamps)} {sensor} samples, which must be at least 2{hint}")
-        finite = (np.abs(stamps) < _LATEST_STAMP).all() and (np.abs(values) < LARGEST_READING).all()  # NaN: False
+        finite = (np.abs(stamps) < _LATEST_STAMP).all() and (np.abs(values) < MAX_READING).all()  # NaN: False
         if not (finite and (np.diff(stamps) > 0).all()):
             what = "times that do not ascend" if finite else "readings that are not finite, or times beyond eleven days"
             raise IMUError(f"{where} returns {sensor} {what}")
@@ -466,7 +466,7 @@ _IMU_COLUMNS = (  # the time, its unit in seconds, the axes of each sensor; in l
     ),
     ("time", 1.0, {"accelerometer": ("ax", "ay", "az"), "gyroscope": ("gx", "gy", "gz")}),
 )
-LONGEST_HEADER = 1 << 16  # characters
+MAX_HEADER = 1 << 16  # characters
 _LATEST_STAMP = 1e6  # seconds, eleven days: anything beyond is not a time since the start of the video
 
 
@@ -529,7 +529,7 @@ def _first_line(path: Path) -> str:
         return ""
     try:
         with open(path, encoding="utf-8-sig", errors="replace") as file:
-            return file.readline(LONGEST_HEADER)
+            return file.readline(MAX_HEADER)
     except OSError:
         return ""
 
@@ -555,7 +555,7 @@ def _read_samples(path: Path, sensors: Sequence[str], notes: list[str], may_lack
     result = [np.empty(0), np.empty((0, 3))] if lacks_accel else []
     for i, sensor in enumerate(sensors[1:] if lacks_accel else sensors):
         values = table[:, 1 + 3 * i : 4 + 3 * i]
-        inside = np.abs(values) < LARGEST_READING  # NaN: False
+        inside = np.abs(values) < MAX_READING  # NaN: False
         usable = timely & inside[:, 0] & inside[:, 1] & inside[:, 2]
         if 0 < (empty := np.count_nonzero(timely & ~usable)) < np.count_nonzero(timely):
             notes.append(f"{path.name}: {empty} of {len(timely)} rows have no {sensor}")
@@ -584,7 +584,7 @@ def _table(path: Path, sensors: Sequence[str], may_lack_accel: bool) -> tuple[st
     Without the columns of an accelerometer that may be lacking, k is that of the other sensor.
     """
     with open(path, encoding="utf-8-sig") as file:
-        first = file.readline(LONGEST_HEADER)
+        first = file.readline(MAX_HEADER)
         empty = not any(line.strip() for line in file)
     time_column, unit, columns = table_columns(path, first, sensors, may_lack_accel=may_lack_accel)
     if empty:

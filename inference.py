@@ -742,7 +742,7 @@ def predict(
     if spec.imu_samples:
         require_axes(recording.path, recording.motion().axes, spec)  # raises now if the file cannot be read
     limits = {"min_coverage": min_coverage, "max_gap": max_gap, "max_hold": max_hold}
-    reader = ClipReader(recording, specs, starts, either=parts.takes_either(model), **limits)
+    reader = ClipReader(recording, specs, starts, either=parts.accepts_missing_input(model), **limits)
     place = runtime.pick_device(device)
     picked = runtime.pick_precision(place, precision, model)
     return classify_groups(model, reader, batch_size, top=top, device=place, precision=picked, compile=compile)

@@ -38,7 +38,7 @@ __all__ = ["BasicBlock", "Bottleneck", "EgoDistill", "IMUEncoder", "IMUPredictor
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_SECONDS, IMU_RATE = 64 / 30, 198.0  # s: 16 frames, every fourth at 30 fps, the paper's "around 2 seconds"; Hz
 PARTS = ("image_encoder", "imu_encoder", "fusion")  # the arguments of `EgoDistill` that take a `Part`
-LARGEST_BLOCK = 16  # channels: the largest block of oneDNN's kernels (AVX-512)
+MAX_BLOCK = 16  # channels: the largest block of oneDNN's kernels (AVX-512)
 IN_PACKAGE = __name__ == "egodistill.student"  # or a copy
 
 Weights = str | os.PathLike | Mapping[str, Tensor] | None
@@ -235,13 +235,13 @@ class EgoDistill(nn.Module):
             self.imu_dim = imu_width * {"flatten": self.imu_samples, "mean": 1}[imu_vector]  # numbers of each channel
         elif isinstance(imu_encoder, str):  # plain numbers, not the paper's
             signed = image_encoder is not None  # with numbers that say directions
-            self.imu_encoder = of_package("parts").plain_numbers(
+            self.imu_encoder = of_package("parts").handcrafted_encoder(
                 imu_encoder, self.imu_samples, imu_rate, signed, num_classes
             )
             self.imu_dim = self.imu_encoder.dim
         elif imu_encoder is not None:
             given, shapes = [torch.zeros(2, self.imu_samples, 6)], (("m",), ("channels", "time"))  # of any size
-            self.imu_encoder, found = own_network("imu_encoder", imu_encoder, given, *shapes)
+            self.imu_encoder, found = custom_network("imu_encoder", imu_encoder, given, *shapes)
             self.imu_dim = self._imu_vector(found).shape[1]
         if imu_encoder is not None:
             self.imu_axes = "any" if getattr(self.imu_encoder, "any_axes", False) else imu_axes
@@ -257,7 +257,7 @@ class EgoDistill(nn.Module):
         else:
             image = None if image_encoder is None else torch.zeros(2, image_size)
             imu = None if imu_encoder is None else torch.zeros(2, imu_size)
-            self.fusion, _ = own_network("fusion", fusion, [image, imu], (feature_dim,))
+            self.fusion, _ = custom_network("fusion", fusion, [image, imu], (feature_dim,))
         self.classifier = nn.Linear(feature_dim, num_classes - unsure)
         self.with_unsure = of_package("refusal").with_unsure if unsure else None
         # The class of each network that was built here; one of another class is the user's, and is in `parts`.
@@ -594,7 +594,7 @@ def shortcut(before: int, after: int, stride: int) -> nn.Sequential | None:
     if before == after and stride == 1:
         return None
     layers: dict[str, nn.Module] = {}
-    if stride > 1 and before < LARGEST_BLOCK:
+    if stride > 1 and before < MAX_BLOCK:
         layers["pixels"] = Subsample(stride)
         stride = 1
     layers |= {"0": nn.Conv2d(before, after, 1, stride, bias=False), "1": nn.BatchNorm2d(after)}
@@ -709,7 +709,7 @@ RESNETS: dict[str, tuple[type[BasicBlock | Bottleneck], tuple[int, ...], dict[st
 def build_image_encoder(encoder: str | Part, weights: Weights, size: int = 224) -> tuple[nn.Module, int]:
     """Return an image network without its classifier, [B, 3, H, W] -> [B, d], and d; `size` is the frames' H and W."""
     if not isinstance(encoder, str):
-        network, found = own_network("image_encoder", encoder, [torch.zeros(2, 3, size, size)], ("d",))
+        network, found = custom_network("image_encoder", encoder, [torch.zeros(2, 3, size, size)], ("d",))
         return network, found.shape[1]
     if small := re.fullmatch(r"resnet10x([1-9]\d*)", encoder):
         network = ResNet(BasicBlock, (1, 1, 1, 1), int(small[1]))
@@ -753,7 +753,7 @@ def published_weights(name: str) -> Any:
 # What lies in the package engine, and what a copy of this file does without it
 
 
-def own_network(
+def custom_network(
     name: str, part: Part, inputs: Sequence[Tensor | None], *shapes: tuple[int | str, ...]
 ) -> tuple[nn.Module, Tensor]:
     """Return a network of one's own, given or built, and its output for a batch of two clips.
@@ -761,7 +761,7 @@ def own_network(
     Its shape must be [2, *shape] of one of the shapes, in which a name is for any size; the package checks it.
     """
     if IN_PACKAGE:
-        return of_package("parts").own_network(name, part, inputs, shapes)
+        return of_package("parts").custom_network(name, part, inputs, shapes)
     network = part if isinstance(part, nn.Module) else part()
     with torch.no_grad():
         return network, copy.deepcopy(network).eval()(*inputs)

@@ -45,7 +45,7 @@ from .engine import batches, checkpoints, image_encoders, runtime, torchvision_t
 from .engine.teacher import PUBLISHED, Pixels, Teacher, TeacherError, fingerprint
 from .recordings.spec import FIELDS, ClipSpec
 from .support import files
-from .support.errors import NONE, in_words, meant, named
+from .support.errors import NONE, describe_error, did_you_mean, named
 
 __all__ = ["MODELS", "Extraction", "Pixels", "Published", "Teacher", "TeacherError", "extract", "load"]
 
@@ -102,7 +102,7 @@ class Network(Protocol):
 
 
 KINETICS = 400  # classes of Kinetics-400
-LARGEST_LABEL_MAP = 1 << 20  # bytes of a file of class names
+MAX_LABEL_MAP = 1 << 20  # bytes of a file of class names
 # The options of `load()` that describe a clip and its pixels; all others are the network's.
 CLIP_OPTIONS = FIELDS["frames"]
 PIXEL_OPTIONS = tuple(one.name for one in fields(Pixels))
@@ -176,7 +176,9 @@ def load(
     if os.path.splitext(str(name))[1]:
         raise TeacherError(f"{name}: load() takes the name of a model; teachers.Teacher.load() reads a teacher's file")
     if name not in MODELS:
-        raise TeacherError(f"there is no model {name!r}; the names are {', '.join(MODELS)}{meant(str(name), MODELS)}")
+        raise TeacherError(
+            f"there is no model {name!r}; the names are {', '.join(MODELS)}{did_you_mean(str(name), MODELS)}"
+        )
     published = MODELS[name]
     spec, pixels, settings = split_options(name, options)
     if isinstance(num_classes, Sequence):
@@ -240,12 +242,12 @@ def read_label_map(path: str | os.PathLike[str]) -> list[str]:
 
     Raise EgoDistillError if it cannot be read, or has an empty line.
     """
-    files.require_file(path, LARGEST_LABEL_MAP)
+    files.require_file(path, MAX_LABEL_MAP)
     try:
         labels = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:
         raise TeacherError(
-            f"{path}: cannot be read as class names: {in_words(error)}; give a text file with one per line"
+            f"{path}: cannot be read as class names: {describe_error(error)}; give a text file with one per line"
         ) from error
     if not labels or "" in labels:
         empty = labels.index("") + 1 if labels else 1

@@ -36,9 +36,9 @@ from .engine.distributed import Share
 from .engine.motion import RecordedMotion
 from .engine.recipes import Training, TrainingOptions
 from .support import files
-from .support.errors import FEWEST_CLIPS, DataError, EgoDistillError, NoteWarning, named
+from .support.errors import MIN_CALIBRATION_CLIPS, DataError, EgoDistillError, NoteWarning, named
 from .support.names import is_same
-from .support.tables import counted
+from .support.tables import pluralize
 
 __all__ = ["History", "Objective", "Training", "TrainingOptions", "fold_seed", "train"]
 
@@ -175,7 +175,7 @@ def train(
     held_out = {"validation": validation, "calibration": calibration}
     for name, clips in held_out.items():
         if clips is not None:
-            require_other_clips(store, clips, name)
+            require_disjoint_clips(store, clips, name)
     splits = getattr(store, "splits", ())
     if "test" in splits and len(splits) > 1 and distributed.is_first():
         warnings.warn(
@@ -195,7 +195,7 @@ def train(
 PURPOSES = {"validation": "which epoch is best", "calibration": "how sure the model may be"}
 
 
-def require_other_clips(store: Store, clips: Store, name: str) -> None:
+def require_disjoint_clips(store: Store, clips: Store, name: str) -> None:
     """Raise EgoDistillError unless clips held out for a purpose are there, of the same classes, none trained on."""
     if not len(clips):
         raise EgoDistillError(f"{name} has no clips; check its split, and the store's failed clips")
@@ -266,7 +266,7 @@ class TrainingLoop:
             self.about["checksum of the added motion"] = self.motion.fingerprint
         if self.path is not None:
             self.about |= {f"fingerprint of the {what}": value for what, value in self.fingerprints().items()}
-        self.bits = runtime.what_decides_bits(self.device) | {"processes": distributed.rank_and_world_size()[1]}
+        self.bits = runtime.numerics_record(self.device) | {"processes": distributed.rank_and_world_size()[1]}
         # Progress: epoch, step in the epoch, {value: [sum, weight] over these steps}, and the history of past epochs.
         self.epoch, self.step, self.sums, self.history = 0, 0, {}, []
         self.saved = time.monotonic()
@@ -364,7 +364,7 @@ class TrainingLoop:
             return None
         replaces = self.settings.overwrite or (self.path is not None and self.path.exists())
         try:
-            model: Any = checkpoints.load_model(self.out, parts=own_parts(self.objective.model))
+            model: Any = checkpoints.load_model(self.out, parts=custom_parts(self.objective.model))
         except EgoDistillError:
             if replaces:
                 return None
@@ -425,15 +425,14 @@ class TrainingLoop:
             rows = rows[:0]
 
         found = self.fitted(model, clips, rows, labels)
-        if found.clips and parts.takes_either(model):
+        if found.clips and parts.accepts_missing_input(model):
             alone = {one: parts.without(model, other) for one, other in itertools.permutations(model.inputs)}
             alone = {name: self.fitted(own, clips, rows, labels).temperature for name, own in alone.items()}
             found = replace(found, alone=alone)
         if self.settings.progress:
-            text = f"temperature {found.temperature:.3g}, fitted on {counted(found.clips, 'clip')} held out for it"
-            few = (
-                f"no temperature is fitted: {counted(len(rows), 'clip')} held out for it, and {FEWEST_CLIPS} are needed"
-            )
+            text = f"temperature {found.temperature:.3g}, fitted on {pluralize(found.clips, 'clip')} held out for it"
+            few = f"no temperature is fitted: {pluralize(len(rows), 'clip')} held out for it, and "
+            few += f"{MIN_CALIBRATION_CLIPS} are needed"
             print_once(text if found.clips else few)
         return found
 
@@ -495,7 +494,7 @@ class TrainingLoop:
         if self.epoch < epochs:
             self.objective.setup(self.store, self.settings)
         show = self.settings.progress and distributed.is_first() and self.epoch < epochs
-        title = f"{self.objective.stage}, {counted(epochs, 'epoch')} of {clips} clips"
+        title = f"{self.objective.stage}, {pluralize(epochs, 'epoch')} of {clips} clips"
         try:
             with files.Progress(title, clips * epochs, done=done, show=show) as bar:
                 while self.epoch < epochs:
@@ -700,7 +699,7 @@ class TrainingLoop:
             return
         if self.settings.progress and distributed.is_first():
             print_once(
-                f"{counted(steps, 'step')}: so few that batch norm goes on to update its statistics on all clips."
+                f"{pluralize(steps, 'step')}: so few that batch norm goes on to update its statistics on all clips."
             )
         self.objective.eval()
         for norm in norms:
@@ -779,7 +778,7 @@ def prepare_modules(objective: Objective, device: torch.device, sync_batch_norm:
         distributed.sync_batch_norm(objective)
 
 
-def own_parts(model: nn.Module) -> list[Any]:
+def custom_parts(model: nn.Module) -> list[Any]:
     """Return the class of a model and copies of its parts, which a file of it needs if they are not this library's."""
     return [type(model), *map(copy.deepcopy, getattr(model, "parts", {}).values())]
 

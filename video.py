@@ -61,7 +61,7 @@ class VideoError(OSError):
 
 
 MAX_HOLD = 1.0  # seconds: a frame that is on screen for longer hides a hole in the recording
-LARGEST_PICTURE = 1 << 26  # pixels; a few kilobytes can be decoded to more
+MAX_PICTURE = 1 << 26  # pixels; a few kilobytes can be decoded to more
 LONGEST = 1e6  # seconds, eleven days: no video is longer, and none has more seconds than its file has bytes
 MAX_TOLERANCE = 10.0  # seconds: the packets of that time before and after a frame are held in memory
 _ROUNDING = 1e-6  # seconds: a frame at 1/30 s is on screen at t = 0.0333333
@@ -950,12 +950,12 @@ def video_stream(container: av.container.InputContainer, video: str | os.PathLik
         raise VideoError(f"{video}: FFmpeg has no decoder for its video stream")
     discard_others(container, [stream])
     width, height = stream.codec_context.width, stream.codec_context.height
-    if width * height > LARGEST_PICTURE:
+    if width * height > MAX_PICTURE:
         raise VideoError(
-            f"{video}: has pictures of {width} x {height}, more than {LARGEST_PICTURE:,} pixels; make them smaller, "
+            f"{video}: has pictures of {width} x {height}, more than {MAX_PICTURE:,} pixels; make them smaller, "
             f"such as with `ffmpeg -i {Path(video).name} -vf scale=1920:-2 smaller.mp4`"
         )
-    stream.codec_context.options["max_pixels"] = str(LARGEST_PICTURE)  # a picture may be larger than its header says
+    stream.codec_context.options["max_pixels"] = str(MAX_PICTURE)  # a picture may be larger than its header says
     return stream
 
 

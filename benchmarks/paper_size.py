@@ -34,7 +34,7 @@ from recording import render, repeat, write_imu  # benchmarks/recording.py
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
 from egodistill import EgoDistill, data, distill, distillation, evaluate, pretrain_imu, teachers
-from egodistill.datasets.one_pass import Together
+from egodistill.datasets.one_pass import ConsumerGroup
 from egodistill.support import tables
 
 # Training clips, test clips, epochs of stages 1 and 2 (section 4.1, appendix C); one clip per segment.
@@ -170,7 +170,7 @@ def disk_table(folder: Path, clips: int) -> tables.Table:
             consumers = [teachers.Extraction(teacher)]
             if ends == "features":
                 consumers.append(distillation.EndFeatures(EgoDistill(97, image_weights=None)))
-            options["consumer"] = Together(*consumers)
+            options["consumer"] = ConsumerGroup(*consumers)
         prepared = data.prepare(segments(folder, clips, 1), store, **options)
         if passes == "two":
             teachers.extract(teacher, prepared, progress=False)

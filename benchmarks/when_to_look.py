@@ -185,7 +185,7 @@ def chosen(day: Day, used: np.ndarray) -> np.ndarray:
 def best(day: Day, price: float) -> tuple[np.ndarray, int]:
     """Return the same for the frame requests of the oracle."""
     right = (day.scores.argmax(2) == day.truth[:, None]) & (day.truth >= 0)[:, None]
-    looks = gates.best_looks(right, price)
+    looks = gates.best_requests(right, price)
     k, ages = np.arange(len(looks)), day.scores.shape[1]
     last = np.maximum.accumulate(np.where(looks, k, -ages - 1))
     return chosen(day, np.where(k - last < ages, last, -1)), int(looks.sum())

@@ -683,7 +683,7 @@ def goals(found: Mapping[Kind, list[Found]]) -> tables.Table:
     return tables.Table([f"{heads[0]}; the winner is {best}", *heads[1:]], rows)
 
 
-def sureness(found: Mapping[Kind, list[Found]]) -> tables.Table:
+def calibration_table(found: Mapping[Kind, list[Found]]) -> tables.Table:
     """Return how true the probabilities are."""
     rows = []
     for (method, smoothing), some in found.items():
@@ -742,7 +742,7 @@ def report(markdown: str | None = None) -> None:
         "contrasts of the protocol": contrasts(found),
         "goals": goals(found),
         "whole recordings": methods(found),
-        "calibration": sureness(found),
+        "calibration": calibration_table(found),
         "what goes on where nothing has a label": background(found),
     }
     for name, table in parts.items():

@@ -44,9 +44,9 @@ if TYPE_CHECKING:
         whole_recordings as whole_recordings,
     )
 else:
-    from ..support.lazy import hand_on
+    from ..support.lazy import lazy_exports
 
-    __getattr__, __dir__ = hand_on(
+    __getattr__, __dir__ = lazy_exports(
         __name__,
         dict.fromkeys(
             "cli demo evaluations given interrupts live loading models options pages paths pipeline "

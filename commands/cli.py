@@ -33,8 +33,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
-from ..support import files, own
-from ..support.errors import EgoDistillError, NoteWarning, in_words, meant
+from ..support import custom, files
+from ..support.errors import EgoDistillError, NoteWarning, describe_error, did_you_mean
 from ..support.tables import printable
 from ..support.version import __version__
 from .interrupts import interruptible
@@ -213,7 +213,7 @@ def run_command(argv: list[str] | None) -> int:
     if arguments.command in SHARED or not (os.environ.get("WORLD_SIZE") and "MASTER_ADDR" in os.environ):
         return run_parsed(arguments)
     if os.environ.get("RANK", "0") != "0":
-        say_share(arguments.command)
+        print_share(arguments.command)
         return 0
     with environment("WORLD_SIZE", "1"):  # The other processes have exited.
         return run_parsed(arguments)
@@ -232,22 +232,22 @@ def environment(name: str, value: str) -> Iterator[None]:
             os.environ[name] = before
 
 
-def home(command: str) -> ModuleType:
+def command_module(command: str) -> ModuleType:
     """Import and return the module of a command. Parsing its options does not need it."""
     return importlib.import_module(f"egodistill.commands.{MODULES.get(command, 'models')}")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Do the work of a command."""
-    home(arguments.command).COMMANDS[arguments.command](arguments)
+    command_module(arguments.command).COMMANDS[arguments.command](arguments)
 
 
 def run_parsed(arguments: argparse.Namespace) -> int:
     try:
-        say_share(arguments.command)
+        print_share(arguments.command)
         check_paths(arguments)
         check_device(arguments)
-        home(arguments.command)  # its imports take long, and Ctrl-C may leave during them
+        command_module(arguments.command)  # its imports take long, and Ctrl-C may leave during them
         grows = arguments.command in GROWING and arguments.out
         lock = files.output_lock(arguments.out) if grows else contextlib.nullcontext()
         with notes_as_lines(), interruptible(), lock:
@@ -256,7 +256,7 @@ def run_parsed(arguments: argparse.Namespace) -> int:
             torch_distributed.leave_processes()
     except Exception as error:
         known = isinstance(error, (ValueError, OSError))
-        place = own.place(error, last=known)
+        place = custom.place(error, last=known)
         if is_closed_pipe(error) or not (known or place):
             raise
         if is_first_failure(error):
@@ -311,7 +311,11 @@ OFFLINE = {
 
 def print_error(error: Exception, arguments: argparse.Namespace) -> None:
     """Print an error on stderr; some commands name their own option for weights that cannot be downloaded."""
-    text, command, weights = in_words(error), arguments.command, sys.modules.get("egodistill.engine.image_encoders")
+    text, command, weights = (
+        describe_error(error),
+        arguments.command,
+        sys.modules.get("egodistill.engine.image_encoders"),
+    )
     if weights and isinstance(error, weights.DownloadError) and command in OFFLINE:
         text = f"{vars(error)['problem']}, or give {OFFLINE[command]}"
     text = re.sub(rf"^{command}(_imu)?: ", "", text)  # the stage of a training
@@ -338,7 +342,7 @@ LEFT = dict.fromkeys(("demo", "train", "compare", "ablate", "synthesize", "trans
 LEFT |= {"prepare": "store.json", "extract": "*.done.npy"}
 
 
-def say_share(command: str) -> None:
+def print_share(command: str) -> None:
     """Print to stderr which share of the work is this process's: RANK and WORLD_SIZE may be those of another job.
 
     Not under torchrun, which starts the others, too. Raise DataError if they are not a share.
@@ -405,7 +409,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         parser.print_help(sys.stderr)
         parser.exit(2)
     if called is not None and called not in COMMANDS:
-        parser.error(f"there is no command {called!r}{meant(called, COMMANDS)}")
+        parser.error(f"there is no command {called!r}{did_you_mean(called, COMMANDS)}")
     if called in COMMANDS:
         OPTIONS[called](parsers.choices[called])
         known = ("--help", *re.findall(r"--[\w-]+", parsers.choices[called].format_usage()))
@@ -416,17 +420,25 @@ def parse(argv: list[str]) -> argparse.Namespace:
                 where = "in the column imu_offset of its segments, or in the table of --imu-offsets"
                 parsers.choices[called].error(f"there is no option {word}; give the clock of a recording {where}")
             if not any(option.startswith(word) for option in known):
-                why = GONE.get(word) or meant(SHORT.get(word, word), known)
+                why = REMOVED_OPTIONS.get(word) or did_you_mean(OPTION_ALIASES.get(word, word), known)
                 parsers.choices[called].error(f"there is no option {word}{why}")
         parser.error = parsers.choices[called].error  # of words that are left: names the command
     return parser.parse_args(argv)
 
 
 # What other programs call options.
-SHORT = {"--lr": "--learning-rate", "--output": "--out", "--bs": "--batch-size", "--json": "--out", "--csv": "--out"}
-SHORT |= {"--vtt": "--subtitles"}
+OPTION_ALIASES = {
+    "--lr": "--learning-rate",
+    "--output": "--out",
+    "--bs": "--batch-size",
+    "--json": "--out",
+    "--csv": "--out",
+}
+OPTION_ALIASES |= {"--vtt": "--subtitles"}
 # Options of earlier versions, and why they are gone.
-GONE = {"--no-plot": ": no picture is drawn beside results any more; `report` and `predict --html` write pages"}
+REMOVED_OPTIONS = {
+    "--no-plot": ": no picture is drawn beside results any more; `report` and `predict --html` write pages"
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -441,7 +453,7 @@ class Parser(argparse.ArgumentParser):
         try:
             super()._check_value(action, value)
         except argparse.ArgumentError as error:
-            error.message += meant(str(value), map(str, action.choices or ()))
+            error.message += did_you_mean(str(value), map(str, action.choices or ()))
             raise
 
     def error(self, message: str) -> NoReturn:

@@ -29,8 +29,8 @@ from ..experiments import baselines, behaviour, benches, figures, paper, synthet
 from ..experiments.protocols import PROTOCOLS, Method, Protocol, TeacherRecipe
 from ..student import EgoDistill
 from ..support import files, tables
+from ..support.custom import resolve
 from ..support.errors import EgoDistillError
-from ..support.own import resolve
 from ..support.tables import Table
 from ..support.version import __version__
 from ..training import Training
@@ -77,7 +77,7 @@ def run_compare(a: argparse.Namespace) -> None:
     counts = a.num_frames or [n for n in (1, 2, 4) if f"frames_{n}" in store.names]
     if not counts:
         raise ValueError(f"{a.store}: has no sets of 1, 2 or 4 frames; give --num-frames")
-    own = [own_method(name) for name in a.methods or () if ":" in name]
+    own = [custom_method(name) for name in a.methods or () if ":" in name]
     bench = replace(build_bench(a), methods=own)
     methods = [name for name in a.methods or () if ":" not in name] + [one.name for one in own]
     methods = methods or fitting_methods(bench, store, max(counts))
@@ -87,7 +87,7 @@ def run_compare(a: argparse.Namespace) -> None:
     suggest("ablate", a.store, "--teacher", a.teacher, "--out", a.out, *protocol_words(a))
 
 
-def own_method(name: str) -> Method:
+def custom_method(name: str) -> Method:
     """Return the method that --methods names by its file. Raise ValueError for anything else."""
     found = resolve(name)
     if not isinstance(found, Method):
@@ -341,7 +341,7 @@ def run_demo(a: argparse.Namespace) -> None:
         )
     check_output_folder(out, demo.record())
     for part in out.rglob(".*.part"):  # incomplete files of a killed run
-        files.remove_dead_part(part)
+        files.remove_stale_part(part)
     print(f"All files are written to {out}/. If you interrupt the demo, the same command continues it.\n")
 
     segments = make_store(demo, out)

@@ -1,8 +1,8 @@
-"""What an evaluation is worth: its accuracy beside that of its rivals, intervals, and a sentence of doubt.
+"""What an evaluation is worth: its accuracy beside that of its baselines, intervals, and a sentence of doubt.
 
     found = evaluations.read_result("run/student.pt")      # what `evaluate` wrote beside it, run/student.test.json
-    found.rivals                                       # [("always 'cut', the most frequent class", "25.0 %"), ...]
-    found.doubt                                        # "This student learnt nothing: it answers 'cut' for ..."
+    found.baselines                                       # [("always 'cut', the most frequent class", "25.0 %"), ...]
+    found.caveat                                        # "This student learnt nothing: it answers 'cut' for ..."
 
 The page about a training, its last lines, and the commands `evaluate`, `predict` and `live` say it in these words.
 """
@@ -24,13 +24,13 @@ from ..engine.refusal import known_names
 from ..experiments import intervals
 from ..support import files
 from ..support.errors import NONE, DataError
-from ..support.tables import counted
+from ..support.tables import pluralize
 
 __all__ = [
     "EVALUATION",
     "Result",
     "by_wearer",
-    "doubt_about",
+    "caveat_about",
     "evaluation_of",
     "findings",
     "is_about",
@@ -40,7 +40,7 @@ __all__ = [
 
 EVALUATION = "egodistill evaluation 1"  # format of the file of `evaluate --out`
 QUICK = "few epochs, and only a part of many segments: a first answer, not what these recordings can give"
-FEWEST_WEARERS, FEWEST_SEGMENTS = 5, 30  # from which on there is an interval
+MIN_WEARERS, MIN_SEGMENTS = 5, 30  # from which on there is an interval
 FEWEST = 6  # segments: a student right on 60 % of two classes answers so many alike in less than 3 % of all cases
 
 
@@ -62,7 +62,7 @@ class Result:
         return 100.0 * np.array([one["said"] == one["label"] for one in self.answers])
 
     @property
-    def rivals(self) -> list[tuple[str, str]]:
+    def baselines(self) -> list[tuple[str, str]]:
         """Return (who answers without this model, its accuracy on these segments); none without labels."""
         if not self.answers:
             return []
@@ -74,15 +74,15 @@ class Result:
         shares[f"always {names[counts.argmax()]!r}, the most frequent class"] = counts.max() / counts.sum()
         # Of "(none)" and "unsure" those count that the labels have.
         possible = len({*known_names(names)} - {NONE} | {names[label] for label in np.flatnonzero(counts)})
-        shares[f"chance, one of {counted(possible, 'class')}"] = 1 / possible
+        shares[f"chance, one of {pluralize(possible, 'class')}"] = 1 / possible
         return [(name, f"{100 * share:.1f} %") for name, share in shares.items()]
 
     @property
-    def sureness(self) -> str:
+    def calibration_text(self) -> str:
         """Return how far the probabilities are off, with the temperature and without; "" if the file does not say."""
         if not (found := self.numbers.get("calibration")):
             return ""
-        before, clips = found["without_temperature"] or found, counted(found["clips"], "clip")
+        before, clips = found["without_temperature"] or found, pluralize(found["clips"], "clip")
         if enough := found["clips"] >= ENOUGH:
             now, then = (f"{100 * one['error']:.1f}" for one in (found, before))
         else:
@@ -94,7 +94,7 @@ class Result:
         return f"log loss {now}{without}: {clips}, and a calibration error needs {ENOUGH:,}"
 
     @functools.cached_property
-    def doubt(self) -> str:
+    def caveat(self) -> str:
         """Return a sentence if the answers do not show that anything useful was learnt, and from how much; else "".
 
         It shows if the same answers in a random order are as often right in at most 2.5 % of all orders (a permutation
@@ -109,14 +109,16 @@ class Result:
             return ""
         names, who = self.numbers["class_names"], "teacher" if self.name == "teacher" else "student"
         always = f"always answering {names[counts.argmax()]!r} is right in {counts.max():,} of "
-        always += f"{counted(len(label), 'segment')}, this {who} in {right:,}"
+        always += f"{pluralize(len(label), 'segment')}, this {who} in {right:,}"
         text = f"This {who} is no better than one answer for all: {always}"
         if len({*said}) == 1 < len({*label}) and len(label) >= FEWEST:
             text = f"This {who} learnt nothing: it answers {names[said[0]]!r} for every segment"
         elif luck > 0.025:
             text = f"The test does not show that this {who} learnt anything: {always}, and guesses may reach that"
         if trained := self.numbers.get("trained"):
-            text += f". It was trained on {counted(trained['clips'], 'clip')}, {counted(trained['epochs'], 'epoch')}"
+            text += (
+                f". It was trained on {pluralize(trained['clips'], 'clip')}, {pluralize(trained['epochs'], 'epoch')}"
+            )
         return f"{text}."
 
 
@@ -154,13 +156,13 @@ def read_result(model: str | os.PathLike, name: str | None = None) -> Result | N
     return Result(name or evaluated(found), found) if is_ours else None
 
 
-def doubt_about(student: str | os.PathLike) -> str:
+def caveat_about(student: str | os.PathLike) -> str:
     """Return what the evaluation beside a student doubts, or why it cannot be read; "" if neither."""
     try:
         result = read_result(student)
     except DataError as error:
         return str(error)
-    return result.doubt if result else ""
+    return result.caveat if result else ""
 
 
 def is_about(result: Result, store: data.ClipStore) -> bool:
@@ -182,15 +184,15 @@ def with_interval(result: Result, values: np.ndarray, unit: str, sign: str = "")
     """Return the mean of values [S] with its 95 % interval over wearers or segments, or with "too few"."""
     wearers, mean = by_wearer(result, values), f"{values.mean():{sign}.1f} {unit}"
     for what, numbers, fewest in (
-        ("wearers", np.array([*wearers.values()]), FEWEST_WEARERS),
-        ("segments, so it says nothing about other people", values, FEWEST_SEGMENTS),
+        ("wearers", np.array([*wearers.values()]), MIN_WEARERS),
+        ("segments, so it says nothing about other people", values, MIN_SEGMENTS),
     ):
         if len(numbers) >= fewest and np.ptp(numbers) > 0:
             ends = intervals.one_way(numbers).within(-100 if sign else 0, 100)
             text = f"95 % interval {ends.low:{sign}.1f} to {ends.high:{sign}.1f} over {len(numbers)} {what}"
             centre = f"{ends.mean:{sign}.1f}"  # of wearers: each counts the same, however many segments it has
             return f"{mean} ({text}{'' if mean.startswith(f'{centre} ') else f', around their mean {centre}'})"
-    few = counted(len(values), "segment") + (f" of {counted(len(wearers), 'wearer')}" if wearers else "")
+    few = pluralize(len(values), "segment") + (f" of {pluralize(len(wearers), 'wearer')}" if wearers else "")
     return f"{mean} ({few}: too few for an interval)"
 
 
@@ -202,14 +204,14 @@ def findings(results: Sequence[Result], quick: bool = False) -> list[tuple[str, 
         if one.answers:
             which = "all" if split == "all" else f"the {split}"
             found.append((one.name, with_interval(one, one.right, f"% of {which} segments are right")))
-            found += [("note", one.doubt)] if one.doubt else []
+            found += [("note", one.caveat)] if one.caveat else []
         if agreement := one.numbers.get("agreement"):
             count, share = agreement["clips"], 100 * agreement["top1"]
             clips = "clips" if split == "all" else f"{split} clips"
             words = f"{share:.1f} % of {count} {clips} without labels get the answer of {agreement['teacher']}"
-            found.append((one.name, words + ("" if count >= FEWEST_SEGMENTS else " (too few to say more)")))
+            found.append((one.name, words + ("" if count >= MIN_SEGMENTS else " (too few to say more)")))
     first = results[0] if results else None
-    found += first.rivals if first else []
+    found += first.baselines if first else []
     for other in results[1:] if first and first.answers else []:
         if [one["id"] for one in other.answers] == [one["id"] for one in first.answers]:
             gain = with_interval(first, first.right - other.right, "points", "+")

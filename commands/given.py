@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 __all__ = [
     "LIMITS",
     "given_flags",
-    "had_alone",
+    "single_input_text",
     "imu_files",
     "keyword_arguments",
-    "note_alone",
+    "note_single_inputs",
     "note_thresholds",
     "reject",
     "report_notes",
@@ -131,14 +131,14 @@ def report_notes(recording: Recording) -> None:
         print(f"note: {source}: {'; '.join(notes)}", file=sys.stderr)
 
 
-def had_alone(had: Sequence[str], reads: Collection[str]) -> str:
+def single_input_text(had: Sequence[str], reads: Collection[str]) -> str:
     """Return "frames alone" or "imu alone" for an answer from one input of a student that reads more; else ""."""
     return f"{had[0]} alone" if len(had) == 1 < len(reads) else ""
 
 
-def note_alone(path: str, clips: Iterable[Prediction], reads: Collection[str]) -> None:
+def note_single_inputs(path: str, clips: Iterable[Prediction], reads: Collection[str]) -> None:
     """Print on stderr how many clips of a recording were classified from one of the inputs that a student reads."""
-    counts = Counter(had_alone(one.inputs, reads) for one in clips if not one.problem)
+    counts = Counter(single_input_text(one.inputs, reads) for one in clips if not one.problem)
     for what in sorted(filter(None, counts)):
         print(f"note: {path}: {counts[what]} of {counts.total()} clips were classified from {what}", file=sys.stderr)
 

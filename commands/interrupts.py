@@ -1,6 +1,6 @@
 """Ctrl-C at any moment: one line, exit code 130, and no traceback.
 
-    leave_at_once()             # before the heavy imports, which an exception may leave half done
+    exit_immediately()             # before the heavy imports, which an exception may leave half done
     with interruptible():       # the command: KeyboardInterrupt, so that its files and processes are closed
         run()
 
@@ -17,10 +17,10 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-__all__ = ["interruptible", "leave_at_once"]
+__all__ = ["interruptible", "exit_immediately"]
 
 
-def leave_at_once() -> None:
+def exit_immediately() -> None:
     """Let Ctrl-C end the process at once, without running any more Python; not where it is ignored, or in a thread.
 
     For the time in which nothing is open that must be closed. When all is done and Python takes itself apart, it would

@@ -43,15 +43,15 @@ from ..support.errors import EgoDistillError
 from ..support.names import name_files
 from ..support.tables import printable, scores_text
 from ..video import VideoError
-from .evaluations import doubt_about
+from .evaluations import caveat_about
 from .given import (
     given_flags,
-    had_alone,
     imu_files,
     keyword_arguments,
     note_thresholds,
     reject,
     report_notes,
+    single_input_text,
     use_readers,
 )
 from .loading import load_distilled, report_precision
@@ -113,13 +113,13 @@ def check_options(a: argparse.Namespace, kind: str) -> None:
 
 
 def load_for_stream(path: str, device: str | None, own: Sequence[str] = (), without: str | None = None) -> Any:
-    """Return the student in a file, with --own and --without, on a device, or the pair of `export --pair` there."""
+    """Return the student in a file, with --custom and --without, on a device, or the pair of `export --pair` there."""
     if any(file.exists() for file in files.pair_files(path)):
         if runtime.pick_device(device).type != "cpu":
             raise EgoDistillError(f"{path}: exported programs run on the CPU; leave out --device {device}")
         pair = exported.load_pair(path)
         return pair.without(without) if without else pair
-    if doubt := doubt_about(path):
+    if doubt := caveat_about(path):
         print(f"note: {path}: {doubt}", file=sys.stderr)
     return load_distilled(path, own, without).to(runtime.pick_device(device)).eval()
 
@@ -242,7 +242,7 @@ def open_source(a: argparse.Namespace, model: Any, report: Callable[[str], objec
         samples, axes = feeds.recorded_samples(recording.motion()), recording.imu_axes
     if samples is not None:
         require_axes(a.source or video.source, read_axes(axes)[0], spec)
-    align, goes_on = a.align == "arrival", recorded and parts.takes_either(model)
+    align, goes_on = a.align == "arrival", recorded and parts.accepts_missing_input(model)
     return Source(video, samples, recorded, clock, pace, goes_on, a.frame_offset, a.frame_stretch, align, report)
 
 
@@ -673,7 +673,7 @@ def status_line(answer: Answer, moment: float, share_on: float, width: int, read
     )
     score = f" {scores_text([answer.classes[0][1]])[0]}" if answer.classes else ""
     label = printable(answer.classes[0][0] if answer.classes else f"no answer: {answer.problem}")
-    if alone := had_alone(answer.inputs, reads):
+    if alone := single_input_text(answer.inputs, reads):
         score = f" ({alone}){score}"
     left = f"{moment:8.2f} s  "
     room = width - len(left) - len(score) - len(numbers)
@@ -713,7 +713,7 @@ def run_live(a: argparse.Namespace) -> None:
     began, path = time.monotonic(), Path(a.out) if a.out else None
     check_options(a, "file" if a.source is None else feeds.source_kind(a.source))
     use_readers(a)
-    model = load_for_stream(a.student, a.device, a.own, a.without)
+    model = load_for_stream(a.student, a.device, a.custom, a.without)
     latency = Latency(time.monotonic() - began)
     output = Output(as_json=a.json, tracker=event_tracker(a, model, note=True), path=path, reads=model.inputs)
     source = open_source(a, model, output.note)

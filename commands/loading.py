@@ -1,8 +1,8 @@
-"""Model files and stores as commands name them: --student, --teacher-file, --init, --own, --split, --teacher.
+"""Model files and stores as commands name them: --student, --teacher-file, --init, --custom, --split, --teacher.
 
 from egodistill.commands import loading
 
-model = loading.load_student(arguments.student, arguments.own)
+model = loading.load_student(arguments.student, arguments.custom)
 store = loading.open_split(arguments.store, arguments.split)
 """
 
@@ -20,7 +20,7 @@ from .. import data, teachers
 from ..engine import batches, checkpoints, parts, runtime
 from ..engine.parts import build_part
 from ..student import EgoDistill
-from ..support import files, own
+from ..support import custom, files
 from ..support.errors import NONE
 from ..training import print_once
 from .given import teachers_in
@@ -32,7 +32,7 @@ __all__ = [
     "load_student",
     "load_teacher",
     "open_split",
-    "own_parts",
+    "custom_parts",
     "report_precision",
     "without_background",
 ]
@@ -82,17 +82,17 @@ def chosen_teacher(a: argparse.Namespace, store: data.ClipStore, why: str = "") 
     raise ValueError(f"{store_has} outputs of several teachers; give one with --teacher: {', '.join(names)}")
 
 
-def own_parts(names: Sequence[str]) -> list[Any]:
+def custom_parts(names: Sequence[str]) -> list[Any]:
     """Return what the names of one's own classes stand for; a function is called, for the network that it builds."""
-    return [one if isinstance(one, type) else build_part(one) for one in map(own.resolve, names)]
+    return [one if isinstance(one, type) else build_part(one) for one in map(custom.resolve, names)]
 
 
 def load_student(path: str, names: Sequence[str] = (), without: str | None = None) -> nn.Module:
-    """Return the student or baseline in a file, with the values of --own and --without.
+    """Return the student or baseline in a file, with the values of --custom and --without.
 
     Raise ValueError for a teacher, for a student after stage 1, and for one that needs what it is to do without.
     """
-    model = checkpoints.load_model(path, parts=own_parts(names))
+    model = checkpoints.load_model(path, parts=custom_parts(names))
     if isinstance(model, teachers.Teacher):
         raise ValueError(
             f"{path} holds a teacher, not a student; --student is for students and baselines, --teacher-file for "
@@ -103,7 +103,7 @@ def load_student(path: str, names: Sequence[str] = (), without: str | None = Non
 
 
 def load_distilled(path: str, names: Sequence[str] = (), without: str | None = None) -> EgoDistill:
-    """Return the student in a file, with the values of --own and --without.
+    """Return the student in a file, with the values of --custom and --without.
 
     Raise ValueError for a baseline, and as `load_student()` does.
     """
@@ -113,8 +113,8 @@ def load_distilled(path: str, names: Sequence[str] = (), without: str | None = N
 
 
 def load_start(path: str, names: Sequence[str] = ()) -> EgoDistill:
-    """Return the student in a file to train it further, with --own. Raise ValueError for a baseline or a teacher."""
-    model = checkpoints.load_model(path, parts=own_parts(names))
+    """Return the student in a file to train it further, with --custom. Raise ValueError for a baseline or a teacher."""
+    model = checkpoints.load_model(path, parts=custom_parts(names))
     if not isinstance(model, EgoDistill):
         kind = "teacher" if isinstance(model, teachers.Teacher) else f"baseline ({type(model).__name__})"
         raise ValueError(f"{path} holds a {kind}; give the file of a student, written by `egodistill distill`")
@@ -123,9 +123,9 @@ def load_start(path: str, names: Sequence[str] = ()) -> EgoDistill:
 
 def load_teacher(path: str) -> teachers.Teacher:
     """Return the teacher in a file, or the one that a function FILE.py:NAME returns. Raise ValueError for others."""
-    is_own = os.fspath(path).endswith(".py") or (own.is_name(path) and not os.path.exists(path))
+    is_own = os.fspath(path).endswith(".py") or (custom.is_name(path) and not os.path.exists(path))
     if is_own:
-        part = own.resolve(path)
+        part = custom.resolve(path)
         try:
             model = build_part(part)
         except ValueError as error:

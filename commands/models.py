@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from .. import data, inference
-from ..datasets import annotations, contradictions
+from ..datasets import annotations, table_checks
 from ..datasets.segments import is_list_of_recordings
 from ..datasets.store import lacks_class
 from ..deploy import events, export
@@ -35,16 +35,16 @@ from ..support.errors import NONE, DataError
 from ..support.names import is_same, name_files
 from ..support.records import first_line
 from ..support.tables import Table
-from .evaluations import EVALUATION, Result, doubt_about, evaluated
+from .evaluations import EVALUATION, Result, caveat_about, evaluated
 from .given import (
     given_flags,
-    had_alone,
     imu_files,
     keyword_arguments,
-    note_alone,
+    note_single_inputs,
     note_thresholds,
     reject,
     report_notes,
+    single_input_text,
     teachers_in,
     use_readers,
 )
@@ -92,7 +92,7 @@ def run_evaluate(a: argparse.Namespace) -> None:
     flags = given_flags(a, *reading, "stride", "event_start", "sparse", "save_thresholds")
     reject(flags, "only with --recordings")
     store = open_split(a.store, a.split)
-    model = load_student(a.student, a.own, a.without) if a.student else load_teacher(a.teacher_file)
+    model = load_student(a.student, a.custom, a.without) if a.student else load_teacher(a.teacher_file)
     report_precision(a.precision, a.device)
     kind = "student" if a.student else "teacher"
     numbers: dict[str, Any] = {"format": EVALUATION, "split": a.split, "model": kind, "class_names": store.class_names}
@@ -101,15 +101,15 @@ def run_evaluate(a: argparse.Namespace) -> None:
     if not unlabelled.all():
         given = store.select(~unlabelled) if unlabelled.any() else store
         labelled = in_classes_of(a, model, given)
-        numbers |= {"class_names": labelled.class_names} | rivals_of(given)
+        numbers |= {"class_names": labelled.class_names} | baselines_of(given)
         if trained := getattr(model, "trained_with", None):
             numbers["trained"] = {"clips": trained["about"].get("clips", 0), "epochs": len(trained["history"])}
         numbers |= evaluate_labelled(a, model, labelled)
         result = Result(evaluated(numbers), numbers)
-        for text in filter(None, (result.sureness, "; ".join(map(": ".join, result.rivals)), result.doubt)):
+        for text in filter(None, (result.calibration_text, "; ".join(map(": ".join, result.baselines)), result.caveat)):
             print(tables.printable(text))
     if unlabelled.any() and numbers["class_names"] != store.class_names:
-        left_out = tables.counted(int(unlabelled.sum()), "clip")
+        left_out = tables.pluralize(int(unlabelled.sum()), "clip")
         print(f"note: left out {left_out} without a label, because a teacher in this store has other classes")
     elif unlabelled.any() and "top1" in numbers and not (a.teacher or has_teacher(model, store)):
         print(f"note: {unlabelled.sum()} clips have no label and are left out: there is no teacher to compare with")
@@ -137,7 +137,7 @@ def in_classes_of(a: argparse.Namespace, model: nn.Module, store: data.ClipStore
     if known is None or list(known) == store.class_names:
         return store
     if not a.student and NONE not in known and (left := len(store) - len(kept := without_background(store))):
-        print(f"note: left out {tables.counted(left, 'clip')} of {NONE}, which {given} does not know")
+        print(f"note: left out {tables.pluralize(left, 'clip')} of {NONE}, which {given} does not know")
         store = kept
     try:
         view = store.with_classes(known)
@@ -150,7 +150,7 @@ def in_classes_of(a: argparse.Namespace, model: nn.Module, store: data.ClipStore
     return view
 
 
-def rivals_of(store: data.ClipStore) -> dict[str, Any]:
+def baselines_of(store: data.ClipStore) -> dict[str, Any]:
     """Return "teachers", {name: accuracy on labelled clips} of those whose outputs all of them have, and "lacking".
 
     If clips are "(none)", these are the names of teachers that lack this class: their accuracy is that on the others.
@@ -223,7 +223,7 @@ def evaluate_unlabelled(a: argparse.Namespace, model: nn.Module, store: data.Cli
 
 
 def run_export(a: argparse.Namespace) -> None:
-    model = load_distilled(a.student, a.own)
+    model = load_distilled(a.student, a.custom)
     if a.calibrate and a.precision != "int8":
         raise ValueError(f"--calibrate is for int8, not for {a.precision}; use --check to compare on a store")
     if not a.calibrate:
@@ -309,7 +309,7 @@ def run_measure(a: argparse.Namespace) -> None:
     own = bool(a.student or a.teacher_file)
     if own:
         reject(["--rows"] if a.rows else [], "Table 3 is measured without --student and --teacher-file")
-        models = {path: load_student(path, a.own) for path in a.student}
+        models = {path: load_student(path, a.custom) for path in a.student}
         models |= {path: load_teacher(path) for path in a.teacher_file}
     else:
         models = {name: TABLE_3[name][1]() for name in a.rows or TABLE_3}
@@ -384,9 +384,9 @@ def run_predict(a: argparse.Namespace) -> None:
     if not a.labels:
         reject(given_flags(a, "root", "tier"), "only with --labels")
     use_readers(a)
-    student = load_distilled(a.student, a.own, a.without)
+    student = load_distilled(a.student, a.custom, a.without)
     clock = keyword_arguments(a, "imu_offset", "imu_stretch", "zero_accel")
-    if doubt := doubt_about(a.student):
+    if doubt := caveat_about(a.student):
         print(f"note: {a.student}: {doubt}", file=sys.stderr)
     recording = data.open_recording(a.video, imu_files(a), **clock, imu_axes=a.imu_axes or "gopro")
     check_paths(a, recording.files)
@@ -424,7 +424,7 @@ def run_predict(a: argparse.Namespace) -> None:
     for clip in lost if tracker else ():
         print(line_of(clip))
     skipped = len(lost)
-    note_alone(recording.path, kept, student.inputs)
+    note_single_inputs(recording.path, kept, student.inputs)
     if tracker and not shown and skipped < count:
         print("note: there is no event", file=sys.stderr)
     if skipped == count:
@@ -465,7 +465,7 @@ def line_of(clip: inference.Prediction, reads: Collection[str] = ()) -> str:
     scores = tables.scores_text([score for _, score in clip.classes])
     pairs = zip((name for name, _ in clip.classes), scores, strict=True)
     best = "  ".join(map(" ".join, pairs)) or f"skipped: {clip.problem}"
-    alone = had_alone(clip.inputs, reads)
+    alone = single_input_text(clip.inputs, reads)
     return f"{clip.start:8.2f} {clip.stop:8.2f} s  {tables.printable(best)}" + (f"  ({alone})" if alone else "")
 
 
@@ -487,7 +487,7 @@ def labels_of_video(a: argparse.Namespace, video: str, classes: Sequence[str] | 
         listed = f"those of {', '.join(videos[:3])}{', ...' * (len(videos) > 3)}" if videos else "none at all"
         raise DataError(f"{table}: has no labels of {video}, but {listed}; give the table of this video")
     headers = probe_videos(found, 1)
-    contradictions.notes_of(contradictions.find(found, headers, origin=rows.origin))  # raises its errors
+    table_checks.notes_of(table_checks.find(found, headers, origin=rows.origin))  # raises its errors
     note_unknown_classes(table, found, classes)
     return sorted(found, key=lambda one: one.start)
 
@@ -498,10 +498,10 @@ def about_prediction(a: argparse.Namespace, student: Any, recording: data.Record
     motion = f"{name_files(recording.imu_source)}; offset and stretch {clock}; axes {recording.imu_axes}"
     name = f"{a.student} without {a.without}" if a.without else a.student
     return {
-        "student": f"{name}, {student.trained_by}, {tables.counted(len(trained['history']), 'epoch')}"
+        "student": f"{name}, {student.trained_by}, {tables.pluralize(len(trained['history']), 'epoch')}"
         if trained
         else name,
-        **({"its evaluation": doubt} if (doubt := doubt_about(a.student)) else {}),
+        **({"its evaluation": doubt} if (doubt := caveat_about(a.student)) else {}),
         "recording": recording.path,
         "head motion": motion if "imu" in student.inputs else "not read by this student",
         "made by": tables.provenance(tables.command_line(a.words)),

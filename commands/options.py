@@ -39,7 +39,7 @@ from .paths import (
     Made,
     Reads,
     Writes,
-    own_source,
+    custom_source,
     page_about,
 )
 from .settings import IMAGE_WEIGHTS, add_fields, positive_int
@@ -134,7 +134,7 @@ def reader_options(parser: Any) -> None:
     text = "camera of your own: a function path -> Recording or None, which is asked before the others; repeatable"
     parser.add_argument("--reader", metavar="FILE.py:NAME", type=OWN, action="append", help=text)
     text = "IMU format of your own: files with this suffix are read by a function path -> Imu; repeatable"
-    role = Reads(files=own_source, convert=suffix_and_name)
+    role = Reads(files=custom_source, convert=suffix_and_name)
     parser.add_argument("--imu-reader", metavar=".SUFFIX=FILE.py:NAME", type=role, action="append", help=text)
 
 
@@ -258,10 +258,10 @@ def teacher_option(parser: argparse.ArgumentParser, more: str = "") -> None:
     parser.add_argument("--teacher", metavar="NAME", help=text)
 
 
-def own_option(parser: Any) -> None:
-    """Add --own, the user's own classes for `load_student()` and its relatives."""
+def custom_option(parser: Any) -> None:
+    """Add --custom, the user's own classes for `load_student()` and its relatives."""
     text = "class of your own that the student's file names: an encoder, a fusion network or the student; repeatable"
-    parser.add_argument("--own", metavar="FILE.py:NAME", type=OWN, action="append", default=[], help=text)
+    parser.add_argument("--custom", metavar="FILE.py:NAME", type=OWN, action="append", default=[], help=text)
 
 
 def device_option(parser: Any) -> None:
@@ -489,10 +489,10 @@ def split_or_share(text: str) -> str | float:
 
 
 def student_options(parser: argparse.ArgumentParser, frames_alone: bool = True) -> None:
-    """Add --init, --own and the settings of a student, with --no-imu if it may read frames alone."""
+    """Add --init, --custom and the settings of a student, with --no-imu if it may read frames alone."""
     text = "start from the model in this file instead of building one; finetune: of other classes, too"
     parser.add_argument("--init", metavar="FILE", type=STUDENT, help=text)
-    own_option(parser)
+    custom_option(parser)
     group = parser.add_argument_group("student")
     add_fields(group, EPIC_KITCHENS.student, without=["imu_encoder"])
     one = group.add_mutually_exclusive_group()
@@ -596,7 +596,7 @@ def model_options(parser: argparse.ArgumentParser) -> None:
     text = "a trained student, or a baseline from `egodistill compare`"
     group.add_argument("--student", metavar="FILE", type=STUDENT, help=text)
     group.add_argument("--teacher-file", metavar="FILE", type=TEACHER_MODEL, help=TEACHER_FILE)
-    own_option(parser)
+    custom_option(parser)
 
 
 def inference_options(parser: argparse.ArgumentParser) -> None:
@@ -657,7 +657,7 @@ def exported_files(out: str, a: argparse.Namespace) -> Iterator[Made]:
 
 def export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("student", metavar="STUDENT", type=STUDENT, help="file of a trained student")
-    own_option(parser)
+    custom_option(parser)
     text = "file to write, .pt2 or .onnx; FILE.json describes its inputs"
     role = Writes(itself=False, beside=exported_files)
     parser.add_argument("--out", metavar="FILE", type=role, required=True, help=text)
@@ -689,7 +689,7 @@ def export_options(parser: argparse.ArgumentParser) -> None:
 def measure_options(parser: argparse.ArgumentParser) -> None:
     several = {"metavar": "FILE", "nargs": "+", "default": []}
     parser.add_argument("--student", type=STUDENT, help="your own students and baselines", **several)
-    own_option(parser)
+    custom_option(parser)
     parser.add_argument("--teacher-file", type=TEACHER_MODEL, help="your own: " + TEACHER_FILE, **several)
     parser.add_argument("--rows", metavar="NAME", nargs="+", choices=TABLE_3, help="rows of Table 3 (default: all)")
     parser.add_argument("--batch-size", metavar="N", type=positive_int, default=32, help="clips per forward pass")
@@ -708,7 +708,7 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
     text = "video file of the recording, or folder of a Pupil Labs Neon; none: head motion alone, of --imu"
     parser.add_argument("video", nargs="?", type=FILE, help=text)
     parser.add_argument("--student", metavar="FILE", type=STUDENT, required=True, help="file of a trained student")
-    own_option(parser)
+    custom_option(parser)
     without_option(parser)
     imu_option(parser)
     clock_options(parser)
@@ -770,7 +770,7 @@ def live_options(parser: argparse.ArgumentParser) -> None:
         help="file of a trained student, or the name of a pair that `export --pair` wrote: NAME.pt2 for NAME.frame.pt2 "
         "and NAME.motion.pt2; a pair is code, so use only one whose source you trust",
     )
-    own_option(parser)
+    custom_option(parser)
     without_option(parser)
     parser.add_argument("--every", metavar="SECONDS", type=float, default=EVERY, help="time between two answers")
     parser.add_argument(

@@ -31,7 +31,7 @@ from ..support.errors import NONE
 from ..support.names import real_path
 from ..support.pages import Markup, data_url, tag, write_page
 from ..video import MAX_HOLD
-from .given import had_alone
+from .given import single_input_text
 
 __all__ = ["write_prediction", "write_subtitles"]
 
@@ -79,7 +79,7 @@ def write_prediction(
     browsers play. With labelled segments of the recording, clips whose label is another class come first. `lasting` are
     the events of `predict --events`, each with its class.
     """
-    truth, alone = labels_of(clips, labels), [had_alone(clip.inputs, spec.parts()) for clip in clips]
+    truth, alone = labels_of(clips, labels), [single_input_text(clip.inputs, spec.parts()) for clip in clips]
     listed, video = chosen(clips, truth), Path(recording.path)
     pictures = read_pictures(recording, {row: clips[row].start for row in sorted(listed)}, spec, max_hold)
     shown = np.searchsorted(list(pictures), np.linspace(0, len(clips), 17)[1:-1:2]).clip(max=len(pictures) - 1)

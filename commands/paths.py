@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..support import files
+from ..support.custom import is_name
 from ..support.errors import DataError, EgoDistillOSError
 from ..support.names import identity, real_path
-from ..support.own import is_name
 
 __all__ = [
     "ANY",
@@ -128,7 +128,7 @@ def require_folder(path: str, command: str) -> None:
         raise DataError(f"{path}: this is a file, but {command} writes a folder; give another name")
 
 
-def own_source(word: str) -> list[str]:
+def custom_source(word: str) -> list[str]:
     """Return the file in FILE.py:NAME; none of a module's or of another name."""
     source = word.rpartition(":")[0]
     return [source] if is_name(word) and source.endswith(".py") else []
@@ -145,11 +145,11 @@ def page_about(source: str | os.PathLike) -> Path:
     return Path(source, "report.html") if Path(source).is_dir() else Path(f"{source}.html")
 
 
-FILE, OWN = Reads(), Reads(files=own_source)
+FILE, OWN = Reads(), Reads(files=custom_source)
 STORE = Reads("folder; give a clip store, which `egodistill prepare` writes")
 STUDENT = Reads(files=lambda word: [files.shipped(word)], remark=of_pair)
 TEACHER_MODEL = Reads(
-    files=lambda word: own_source(word) if is_name(word) else [word], remark="as `egodistill finetune` writes it"
+    files=lambda word: custom_source(word) if is_name(word) else [word], remark="as `egodistill finetune` writes it"
 )
 PUBLISHED = Reads(words=("torchvision",), remark="or torchvision")
 FOLDER = Writes(folder=True)

@@ -25,12 +25,12 @@ from .. import data, teachers
 from ..datasets.segments import CALIBRATION
 from ..datasets.store_files import StoreFiles
 from ..distillation import PRESETS
-from ..engine.parts import PLAIN_NUMBERS
+from ..engine.parts import HANDCRAFTED_ENCODERS
 from ..recordings.spec import clip_starts
 from ..support import files, tables
 from ..support.errors import CLIP_SECONDS, IMU_RATE, NONE, DataError
 from ..support.names import Names, Place, absolute_path, is_same, portable
-from ..support.tables import counted
+from ..support.tables import pluralize
 from . import recordings
 from .given import LIMITS, given_flags, keyword_arguments, reject, suggest, without_suggestions
 from .loading import load_teacher
@@ -120,7 +120,7 @@ def plan(a: argparse.Namespace, segments: data.SegmentList, edited: bool = False
     elif teacher:
         prepare += words_of(a, "teacher_file", "architecture", "pretrained", "device")
     steps.insert(0, Step("decode the clips", prepare))
-    has_stage_1 = settings.image_encoder and settings.imu_encoder not in (None, *PLAIN_NUMBERS)
+    has_stage_1 = settings.image_encoder and settings.imu_encoder not in (None, *HANDCRAFTED_ENCODERS)
     if teacher and not has_stage_1:  # for which a student needs frames, and an IMU encoder with weights
         words = ["distill", store, *student, *trained, "--out", run / "student.pt"]
         steps += [Step("distill the teacher into the student", words)]
@@ -256,8 +256,8 @@ def run_train(a: argparse.Namespace) -> None:
     # The checkpoint of a training has the weights and AdamW's two averages of each.
     models = [sizes.get(path.stem, sizes["student"]) for path in paths if path.suffix == ".pt" and not path.exists()]
     print(
-        f"{counted(len(segments), 'segment')} ({splits}) of {counted(videos, 'recording')}, "
-        f"{counted(classes, 'class')}: {counted(clips, 'clip')}"
+        f"{pluralize(len(segments), 'segment')} ({splits}) of {pluralize(videos, 'recording')}, "
+        f"{pluralize(classes, 'class')}: {pluralize(clips, 'clip')}"
         + (f" ({background:,} of {NONE})" if background else "")
         + f", about {size_of_store(steps[0].words, clips):,.0f} MB, "
         f"{sum(models):,.0f} MB of models, and up to {3 * max(models, default=0):,.0f} MB while one is trained; "

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from .. import data
-from ..datasets import annotations, contradictions
+from ..datasets import annotations, table_checks
 from ..datasets.segments import (
     CALIBRATION,
     calibration_clips,
@@ -33,11 +33,11 @@ from ..recordings.copies import transcode
 from ..recordings.pictures import CHECK_TITLE, draw_check, require_picture
 from ..recordings.recording import find_videos, is_neon, probe_videos
 from ..support import files
-from ..support.errors import FEWEST_CLIPS, NONE, DataError, in_words
+from ..support.errors import MIN_CALIBRATION_CLIPS, NONE, DataError, describe_error
 from ..support.names import Names
 from ..support.pickles import is_pickle
 from ..support.records import first_line
-from ..support.tables import Table, counted, printable
+from ..support.tables import Table, pluralize, printable
 from ..video import VideoError
 from .given import LIMITS, given_flags, imu_files, keyword_arguments, reject, suggest, suggest_training, use_readers
 from .options import copies_in
@@ -86,11 +86,11 @@ def corrected(a: argparse.Namespace, segments: data.SegmentList) -> data.Segment
 def held_out(a: argparse.Namespace, segments: data.SegmentList) -> str:
     """Return which clips are for calibration alone, or that these would be too few."""
     if count := calibration_clips(segments, a.clip_seconds or data.CLIP_SECONDS):
-        of = counted(len({one.path for one in segments if one.split == CALIBRATION}), "recording")
-        return f"{counted(count, 'clip')} of {of} are held out: no model learns from them, they decide how sure it is"
+        of = pluralize(len({one.path for one in segments if one.split == CALIBRATION}), "recording")
+        return f"{pluralize(count, 'clip')} of {of} are held out: no model learns from them, they decide how sure it is"
     return (
         f"nothing is held out to fit a temperature: {100 * a.calibration_share:g} % of the training wearers or "
-        f"recordings have fewer than {FEWEST_CLIPS} labelled clips, or there are too few of them"
+        f"recordings have fewer than {MIN_CALIBRATION_CLIPS} labelled clips, or there are too few of them"
     )
 
 
@@ -121,7 +121,7 @@ def run_segments(a: argparse.Namespace) -> None:
     if len(total) > len(largest):
         print(f"... and {len(total) - len(largest)} more classes (--classes N lists more)")
     for reason, count in segments.dropped.items():
-        print(f"left out, {reason}: {counted(count, 'segment')}")
+        print(f"left out, {reason}: {pluralize(count, 'segment')}")
     for warning in split_warnings(counts, "segment"):
         print(f"warning: {warning}")
     if set(total) == {None}:
@@ -133,11 +133,11 @@ def run_segments(a: argparse.Namespace) -> None:
 
 def examine(segments: data.SegmentList, strict: bool = False, clip_seconds: float = data.CLIP_SECONDS) -> None:
     """Warn of what looks wrong in a table, then raise DataError for what is: before anything is decoded."""
-    found = contradictions.find(segments, headers_of(segments), clip_seconds=clip_seconds)
+    found = table_checks.find(segments, headers_of(segments), clip_seconds=clip_seconds)
     for one in found:
         if not (one.is_error or strict):
-            warnings.warn(one.text, contradictions.TableWarning, stacklevel=2)
-    contradictions.notes_of(found, strict=strict)
+            warnings.warn(one.text, table_checks.TableWarning, stacklevel=2)
+    table_checks.notes_of(found, strict=strict)
 
 
 FEW = 10  # labelled training clips of a class
@@ -157,13 +157,13 @@ def split_warnings(counts: Mapping[str, Counter], what: str = "clip") -> Iterato
     unlabelled = labels.pop(None, 0)
     if not labels and 0 < unlabelled < FEW_UNLABELLED:
         yield (
-            f"few for a student: {counted(unlabelled, f'training {what}')}, without labels; record more, or take "
+            f"few for a student: {pluralize(unlabelled, f'training {what}')}, without labels; record more, or take "
             f"more clips of each recording (a smaller --stride)"
         )
     if labels and sum(labels.values()) < FEW * len(labels):
         yield (
-            f"few for a student: {counted(sum(labels.values()), f'training {what}')} with a label, for "
-            f"{counted(len(labels), 'class')}. In a rendered world of 5 classes, a student had 27 % with 10 clips a "
+            f"few for a student: {pluralize(sum(labels.values()), f'training {what}')} with a label, for "
+            f"{pluralize(len(labels), 'class')}. In a rendered world of 5 classes, a student had 27 % with 10 clips a "
             f"class and 50 % with 160; label more, or let a teacher label clips (`egodistill extract`)"
         )
 
@@ -323,7 +323,7 @@ def run_convert(a: argparse.Namespace) -> None:
         try:
             made = aria.convert(recording, a.out, size=a.size, overwrite=a.overwrite)
         except (ValueError, OSError) as error:  # Continue with the other recordings.
-            failures.append(in_words(error))
+            failures.append(describe_error(error))
             continue
         videos.append(made.video)
         names = [Path(made.video).name, Path(made.imu).name]
@@ -352,7 +352,7 @@ def run_transcode(a: argparse.Namespace) -> None:
                 video, copy, **keyword_arguments(a, "short_side", "keyframe_every", "quality", "measure", "overwrite")
             )
         except (DataError, OSError) as error:  # Continue with the other videos.
-            failures.append(in_words(error))
+            failures.append(describe_error(error))
             continue
         speed = f"{made.speedup:.1f}" if made.speedup else "-"
         sizes = [f"{size / 1e6:.1f}" for size in (made.source_bytes, made.copy_bytes)]
@@ -428,13 +428,13 @@ def describe_store(store: data.ClipStore, segments: data.SegmentList) -> None:
     counts = Counter(clip["split"] for clip in store.clips)
     splits = ", ".join(f"{n} {split}" for split, n in sorted(counts.items()))
     what = "video" if all(segment.video for segment in segments) else "recording"
-    videos, classes = counted(len({s.path for s in segments}), what), counted(len(store.class_names), "class")
+    videos, classes = pluralize(len({s.path for s in segments}), what), pluralize(len(store.class_names), "class")
     print(
-        f"{store.path}: {counted(len(store), 'clip')} ({splits}) from {videos}, {files.clock(seconds_of(segments))} in "
-        f"segments, {classes}"
+        f"{store.path}: {pluralize(len(store), 'clip')} ({splits}) from {videos}, {files.clock(seconds_of(segments))} "
+        f"in segments, {classes}"
     )
     for reason, count in segments.dropped.items():
-        print(f"  left out, {reason}: {counted(count, 'segment')}")
+        print(f"  left out, {reason}: {pluralize(count, 'segment')}")
     if all(segment.label is None for segment in segments):
         print(f"  {NO_LABELS}")
     missing = sum(count["missing"] for count in store.counts.values())
@@ -443,7 +443,7 @@ def describe_store(store: data.ClipStore, segments: data.SegmentList) -> None:
         print(f"  warning: {warning}")
     describe_choice(store)
     if missing:
-        clips_missing = counted(missing, "clip")
+        clips_missing = pluralize(missing, "clip")
         print(f"  missing: {clips_missing}, the shares of other processes; `egodistill status` shows their progress")
     for failure in store.failures[:10]:
         print(printable(f"  failed: {failure['id']} at {failure['start']:.2f} s: {failure['reason']}"))
@@ -491,7 +491,7 @@ def run_status(a: argparse.Namespace) -> None:
     print(Table(["split", "ok", "failed", "missing"], rows).text())
     reasons = Counter(failure["reason"].replace(failure["video"], "VIDEO") for failure in store.failures)
     for reason, count in reasons.most_common(10):
-        print(f"failed: {counted(count, 'clip')}, {printable(reason)}")
+        print(f"failed: {pluralize(count, 'clip')}, {printable(reason)}")
     if len(reasons) > 10:
         print(f"... and {len(reasons) - 10} more reasons in {store.path / 'failures.jsonl'}")
     describe_choice(store)

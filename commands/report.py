@@ -29,7 +29,7 @@ from ..support import files, tables
 from ..support.errors import DataError
 from ..support.names import Place, real_path
 from ..support.pages import Markup, data_url, tag, write_page
-from ..support.tables import counted, printable
+from ..support.tables import pluralize, printable
 from ..support.version import __version__
 from ..training import validation_score
 from .evaluations import Result, by_wearer, evaluation_of, findings, is_about, read_evaluation, read_result
@@ -100,10 +100,10 @@ def classes_section(result: Result) -> Markup:
     return Markup("".join(parts))
 
 
-def sureness_section(result: Result) -> Markup:
+def calibration_section(result: Result) -> Markup:
     """Return how often answers of each probability are right, of so many clips that it says something."""
     found = result.numbers["calibration"]
-    parts = [tag("p", f"{result.sureness}.")]
+    parts = [tag("p", f"{result.calibration_text}.")]
     if found["clips"] >= ENOUGH:
         of = {"true probabilities": {"bins": [(1, 0.0, 0.0), (1, 1.0, 1.0)]}, "this model": found}
         of |= {"without its temperature": before} if (before := found["without_temperature"]) else {}
@@ -238,8 +238,8 @@ def data_section(run: Path, plan: dict[str, Any], store: data.ClipStore) -> Mark
     parts = [table(("split", "clips", "recordings", "wearers", "classes", "failed"), rows)]
     notes = [f"warning: {text}" for text in split_warnings(counts)]
     if unknown := sum(clip["wearer"] is None for clip in every):
-        notes.append(f"wearer unknown: {counted(unknown, 'clip')}; name it in the table's column wearer")
-    notes += [f"left out: {counted(count, 'segment')}, {why}" for why, count in plan["left_out"].items()]
+        notes.append(f"wearer unknown: {pluralize(unknown, 'clip')}; name it in the table's column wearer")
+    notes += [f"left out: {pluralize(count, 'segment')}, {why}" for why, count in plan["left_out"].items()]
     notes += [f"failed: {one['id']} at {one['start']:.2f} s: {one['reason']}" for one in store.failures[:SHOWN]]
     notes += [f"{source}: {'; '.join(texts)}" for source, texts in list(store.notes.items())[:SHOWN]]
     parts += [tag("p", text) for text in notes]
@@ -312,7 +312,7 @@ def write_report(run: Path) -> str:
     parts = {"Result": results_section(results, taught, quick)}
     if results and results[0].answers and store is not None:
         parts["By class"] = classes_section(results[0])
-        parts |= {"How sure": sureness_section(results[0])} if results[0].sureness else {}
+        parts |= {"How sure": calibration_section(results[0])} if results[0].calibration_text else {}
         parts["Clips"] = clips_section(results[0], store.split("test"))
     whole = read_numbers(path := recordings_of(run / "student.pt"), run / "student.pt")
     if whole and is_planned(plan, path.name):
@@ -344,7 +344,7 @@ def write_model_report(path: Path, command: str) -> str:
     parts = {"Result": results_section(results, False)}
     if found and found.answers:
         parts["By class"] = classes_section(found)
-        parts |= {"How sure": sureness_section(found)} if found.sureness else {}
+        parts |= {"How sure": calibration_section(found)} if found.calibration_text else {}
     parts |= {"Training": curves} if curves else {}
     parts["How it was made"] = foot(command)
     write_page(out := page_about(path), path.name, parts, "report", None, "", STYLE)

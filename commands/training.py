@@ -14,23 +14,23 @@ import torch
 from torch import nn
 
 from .. import data, distillation, teachers
-from ..datasets.one_pass import Together
+from ..datasets.one_pass import ConsumerGroup
 from ..distillation import EPIC_KITCHENS, PRESETS
 from ..engine import batches, checkpoints, distributed, runtime
 from ..engine.refusal import known_names
 from ..student import PARTS, EgoDistill
 from ..support import files
+from ..support.custom import is_name, resolve
 from ..support.errors import CLIP_SECONDS, NONE
-from ..support.own import is_name, resolve
-from ..support.tables import counted
+from ..support.tables import pluralize
 from ..training import History, Training
 from .given import given_flags, keyword_arguments, reject, suggest, suggest_training
 from .loading import (
     chosen_teacher,
+    custom_parts,
     load_start,
     load_teacher,
     open_split,
-    own_parts,
     report_precision,
     without_background,
 )
@@ -62,7 +62,7 @@ def open_splits(a: argparse.Namespace) -> tuple[data.ClipStore, data.ClipStore |
     by = next((name for name, found in groups.items() if len(set(found)) >= count), "segment")
     if (have := len(set(groups[by]))) < count:
         way_out = f"give a share of at least {math.ceil(1000 / have) / 1000:g}" if have > 1 else "leave it out"
-        there = counted(have, "segment")
+        there = pluralize(have, "segment")
         raise ValueError(f"{a.store}: --validation {a.validation:g} needs {count} segments, here: {there}; {way_out}")
     held_out = data.folds(store, count, by) == 0
     validation = store.select(held_out & (store.labels >= 0))
@@ -89,7 +89,7 @@ def build_student(a: argparse.Namespace, store: data.ClipStore, teacher: str | N
     if a.init:
         reason = f"cannot change the student in {a.init}; leave out --init to build a new one"
         reject(used_flags(settings, a), reason)
-        model = load_start(a.init, a.own)
+        model = load_start(a.init, a.custom)
         if width not in (None, model.feature_dim):
             raise ValueError(
                 f"the student in {a.init} has a feature of {model.feature_dim} numbers, the teacher {teacher!r} one of "
@@ -97,7 +97,7 @@ def build_student(a: argparse.Namespace, store: data.ClipStore, teacher: str | N
             )
         return model
     reject(
-        given_flags(a, "own") if a.own else [],
+        given_flags(a, "custom") if a.custom else [],
         "for the classes that the file of --init names; to build a student "
         "of your own, give --imu-encoder, --fusion, --image-encoder or --student-class",
     )
@@ -142,13 +142,13 @@ def report_training(a: argparse.Namespace, settings: Training, train: Callable[[
         unchanged = before == (log.read_bytes() if log.exists() else b"")
         finished = f"already trained ({len(history)} of {settings.epochs} epochs); " if unchanged else ""
         print(f"{settings.out}: {finished}{final_metrics(history)}")
-        suggest(*then, *own_words(a))
+        suggest(*then, *custom_flags(a))
 
 
-def own_words(a: argparse.Namespace) -> list[str]:
-    """Return --own for each part of one's own in the student, with which other commands read its file."""
-    names = [*vars(a).get("own", ()), *(vars(a).get(name) for name in (*PARTS, "student_class"))]
-    return [word for name in names if name and is_name(name) for word in ("--own", name)]
+def custom_flags(a: argparse.Namespace) -> list[str]:
+    """Return --custom for each part of one's own in the student, with which other commands read its file."""
+    names = [*vars(a).get("custom", ()), *(vars(a).get(name) for name in (*PARTS, "student_class"))]
+    return [word for name in names if name and is_name(name) for word in ("--custom", name)]
 
 
 def final_metrics(history: History) -> str:
@@ -225,7 +225,7 @@ def model_to_finetune(a: argparse.Namespace, store: data.ClipStore, seed: int) -
     if a.init:
         flags = [*(["--architecture"] if hasattr(a, "architecture") else []), *student_flags, *teacher_flags]
         reject(flags, f"cannot change the model in {a.init}; leave out --init to build a new one")
-        model = checkpoints.load_model(a.init, parts=own_parts(a.own))
+        model = checkpoints.load_model(a.init, parts=custom_parts(a.custom))
         return for_classes(model, store.class_names, a.init, seed) if isinstance(model, EgoDistill) else model
     architecture = getattr(a, "architecture", DEFAULT_TEACHER)
     if architecture == "student":
@@ -301,7 +301,7 @@ def run_extract(a: argparse.Namespace) -> None:
             f"{a.store}: wrote a share of {outputs}; {clips_with(store, teacher)} of {len(store)} clips have them now"
         )
     elif new:
-        print(f"{a.store}: wrote {outputs} for {counted(new, 'clip')}")
+        print(f"{a.store}: wrote {outputs} for {pluralize(new, 'clip')}")
     else:
         print(f"{a.store}: all {len(store)} clips had {outputs} before; nothing was left")
     suggest_training(store, teacher.name)
@@ -356,7 +356,7 @@ def one_pass(a: argparse.Namespace, given: Mapping[str, Any]) -> dict[str, Any]:
         model = replace(EPIC_KITCHENS.student, hidden=1, **encoder).build(1, frame_size=a.frame_size, **choice)
         consumers.append(distillation.EndFeatures(model, **given))
     if consumers:
-        arguments["consumer"] = consumers[0] if len(consumers) == 1 else Together(*consumers)
+        arguments["consumer"] = consumers[0] if len(consumers) == 1 else ConsumerGroup(*consumers)
     return arguments
 
 

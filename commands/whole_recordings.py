@@ -31,10 +31,10 @@ from ..experiments import intervals
 from ..imu import IMUError
 from ..support import files, tables
 from ..support.errors import NONE, DataError
-from ..support.tables import Table, counted
+from ..support.tables import Table, pluralize
 from ..video import VideoError
-from .evaluations import FEWEST_WEARERS
-from .given import given_flags, keyword_arguments, note_alone, note_thresholds, reject, use_readers
+from .evaluations import MIN_WEARERS
+from .given import given_flags, keyword_arguments, note_single_inputs, note_thresholds, reject, use_readers
 from .loading import load_student, load_teacher, report_precision
 from .recordings import corrected, examine
 
@@ -89,7 +89,7 @@ def labelled_recordings(a: argparse.Namespace) -> dict[str, tuple[list[data.Segm
             found[path] = own, span
     if mixed := len(paths) - len(found):
         why = f"rows of another split or tier, or without a class, between the segments of the split {a.split}"
-        print(f"note: left out {counted(mixed, 'recording')} with {why}", file=sys.stderr)
+        print(f"note: left out {pluralize(mixed, 'recording')} with {why}", file=sys.stderr)
     if not found:
         splits = ", ".join(sorted({one.split for one in segments}))
         raise DataError(
@@ -132,7 +132,7 @@ def answers_of(a: argparse.Namespace, model: Any, every: float, top: int) -> dic
                 print(f"note: left out: {error}", file=sys.stderr)
             else:
                 answered[path] = segmentation.Answered(found, own, span)
-                note_alone(path, found, getattr(model, "inputs", ()))
+                note_single_inputs(path, found, getattr(model, "inputs", ()))
     if not answered:
         raise DataError(f"{a.recordings}: no recording could be read, for the reasons above")
     return answered
@@ -143,7 +143,7 @@ def evaluate_recordings(a: argparse.Namespace) -> None:
     if a.save_thresholds:
         require_choice(a)
     use_readers(a)
-    model: Any = load_student(a.student, a.own, a.without) if a.student else load_teacher(a.teacher_file)
+    model: Any = load_student(a.student, a.custom, a.without) if a.student else load_teacher(a.teacher_file)
     before = calibration.of(model)
     tracker, every, whose = events.choose_tracker(before.events, a.stride, a.event_start)
     report_precision(a.precision, a.device)
@@ -207,11 +207,11 @@ def read_numbers(path: Path, model: Path | None = None) -> dict[str, Any] | None
 def about_recordings(numbers: Mapping[str, Any]) -> str:
     """Return what was measured, and how."""
     count, wearers = len(numbers["recordings"]), len(numbers["by_wearer"])
-    who = counted(count, "recording") + (f" of {counted(wearers, 'wearer')}" if wearers else "")
+    who = pluralize(count, "recording") + (f" of {pluralize(wearers, 'wearer')}" if wearers else "")
     share = numbers["labelled_seconds"] / numbers["seconds"]
     what = f"{files.clock(numbers['seconds'])} from the first to the last segment of each, {share:.0%} of it labelled"
     lost = sum(one["skipped_clips"] for one in numbers["recordings"])
-    skipped = f"; {counted(lost, 'clip')} could not be classified" if lost else ""
+    skipped = f"; {pluralize(lost, 'clip')} could not be classified" if lost else ""
     return f"{who}: {what}; an answer every {numbers['thresholds']['stride']:g} s{skipped}"
 
 
@@ -221,7 +221,7 @@ def tables_of(numbers: Mapping[str, Any]) -> list[Table]:
     for key, name in segmentation.METRICS.items():
         highest = 100 if name.endswith("(%)") else np.inf
         rows.append([name, shown(numbers["numbers"][key]), over_wearers([one[key] for one in wearers], highest)])
-    found = [Table(["events", "all recordings", f"mean of {counted(len(wearers), 'wearer')}, 95 % interval"], rows)]
+    found = [Table(["events", "all recordings", f"mean of {pluralize(len(wearers), 'wearer')}, 95 % interval"], rows)]
     rows = [
         [name[:NAME], str(one["segments"]), str(one["events"]), shown(one["f1_50"]), shown(one["time_right"])]
         for name, one in numbers["by_class"].items()
@@ -232,7 +232,7 @@ def tables_of(numbers: Mapping[str, Any]) -> list[Table]:
 def over_wearers(values: Sequence[float | None], highest: float) -> str:
     """Return the mean with its 95 % interval, "too few" or "-"."""
     known = [value for value in values if value is not None]
-    if len(known) < FEWEST_WEARERS:
+    if len(known) < MIN_WEARERS:
         return "too few" if known else "-"
     if np.ptp(known) == 0:
         return f"{known[0]:.1f} each"

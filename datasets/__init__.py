@@ -5,7 +5,7 @@ aria_datasets   HD-EPIC and Ego-Exo4D
 label_tools     labels of ELAN, BORIS and Label Studio
 segments        the class Segment; your own tables, recordings without labels
 background      clips of what no segment covers, the class "(none)"
-contradictions  what is wrong, or looks wrong, in a table of segments
+table_checks    what is wrong, or looks wrong, in a table of segments
 store           a clip store: read, fill, split
 store_files     its files
 edits           a store that follows edits of its table
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
         annotations as annotations,
         aria_datasets as aria_datasets,
         background as background,
-        contradictions as contradictions,
         edits as edits,
         label_tools as label_tools,
         one_pass as one_pass,
         segments as segments,
         store as store,
         store_files as store_files,
+        table_checks as table_checks,
     )
 else:
-    from ..support.lazy import hand_on
+    from ..support.lazy import lazy_exports
 
-    __getattr__, __dir__ = hand_on(
+    __getattr__, __dir__ = lazy_exports(
         __name__,
         dict.fromkeys(
-            """annotations aria_datasets background contradictions edits label_tools one_pass segments store
-            store_files""".split(),
+            """annotations aria_datasets background edits label_tools one_pass segments store
+            store_files table_checks""".split(),
             (),
         ),
     )

@@ -253,7 +253,7 @@ class EpicVideos(Videos):
         return SILENT if self.audio and not recording.probe().has_audio else recording
 
 
-LARGEST_FRAME = 10**9  # a year of video
+MAX_FRAME = 10**9  # a year of video
 UID = "a video or clip uid"
 EGO4D_FPS = 30  # of all canonical videos and clips, and so of their frame numbers
 
@@ -421,7 +421,7 @@ def _ego4d_actions(where: str, video: dict) -> Iterator[_Action]:
                     frames = {box.get("frame_type"): box.get("frame_number") for box in boxes}
                 pre, post = frames.get("pre_frame"), frames.get("post_frame")
                 inside = (action.get("clip_critical_frames") or {}).get("pre_frame")
-                inside = inside if isinstance(inside, int) and abs(inside) < LARGEST_FRAME else None
+                inside = inside if isinstance(inside, int) and abs(inside) < MAX_FRAME else None
                 problem = "redacted" if interval.get("redacted") else _problem(action, pre, post)
                 yield _Action(action, interval.get("clip_uid"), pre, post, inside, problem)
     except (AttributeError, TypeError) as error:
@@ -443,6 +443,6 @@ def _problem(action: dict, pre: Any, post: Any) -> str | None:
         return "no critical frames"
     if not (isinstance(action.get("structured_verb"), str) and action["structured_verb"]):
         return "no structured verb"
-    if not max(0, action.get("start_frame") or 0) <= pre < post < LARGEST_FRAME:
+    if not max(0, action.get("start_frame") or 0) <= pre < post < MAX_FRAME:
         return "pre_frame and post_frame are not in order"
     return None

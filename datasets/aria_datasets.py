@@ -39,9 +39,9 @@ from .segments import SILENT, Origin, Segment, SegmentList, names_of_classes, sp
 
 __all__ = ["read_ego_exo4d", "read_hd_epic"]
 
-LARGEST_ERROR = 0.05  # seconds between a frame and the line of its clock: more than a frame at 30 fps
-LONGEST_LIST = 10_000  # characters of the main actions of a narration, which has a few
-LARGEST_EXCESS = 1.0  # seconds between the ends of a video and of the table of its frames
+MAX_ERROR = 0.05  # seconds between a frame and the line of its clock: more than a frame at 30 fps
+MAX_LIST = 10_000  # characters of the main actions of a narration, which has a few
+MAX_EXCESS = 1.0  # seconds between the ends of a video and of the table of its frames
 Classified = list[tuple[Any, Segment]]  # (class, segment)
 
 
@@ -70,7 +70,7 @@ class FrameTimes:
         past, seconds = (stamps - stamps[0]) * 1e-9, self.seconds[usable][first]
         stretch, start = np.polyfit(past, seconds, 1)
         off = np.abs(start + stretch * past - seconds)
-        if not (off.max() <= LARGEST_ERROR and 0.5 < stretch < 2):
+        if not (off.max() <= MAX_ERROR and 0.5 < stretch < 2):
             raise DataError(
                 f"{self.table}: the frame at {seconds[off.argmax()]:.3f} s is {off.max():.3f} s from where the others "
                 f"put it on the glasses' clock, so the clock of the IMU is unknown"
@@ -79,7 +79,7 @@ class FrameTimes:
 
     def require_end(self, video: str, duration: float) -> None:
         """Raise DataError if the video ends elsewhere, so that the table is not that of the video."""
-        if not abs(self.end - duration) <= LARGEST_EXCESS:  # NaN: False
+        if not abs(self.end - duration) <= MAX_EXCESS:  # NaN: False
             raise DataError(
                 f"{self.table}: ends at {self.end:.3f} s, but {video} at {duration:.3f} s, so it is not the table of "
                 f"this video; download both again"
@@ -316,7 +316,7 @@ def _main_action(where: str, row: Mapping[str, Any], column: str, kind: Callable
     actions = row.get(column)
     try:
         if isinstance(actions, str):
-            actions = ast.literal_eval(actions[:LONGEST_LIST]) if actions else []
+            actions = ast.literal_eval(actions[:MAX_LIST]) if actions else []
         return kind(actions[0][0]) if actions is not None and len(actions) else None
     except (TypeError, ValueError, LookupError, SyntaxError, RecursionError, MemoryError) as error:
         raise DataError(f"{where}: {column} {str(actions)[:40]!r} is not a list such as [(3, 3)]") from error
@@ -326,7 +326,7 @@ def _main_action(where: str, row: Mapping[str, Any], column: str, kind: Callable
 # Ego-Exo4D
 
 FPS = 30  # of frame-aligned videos, whose frames are rows of timesync.csv
-LARGEST_ROW = 10**9  # a year
+MAX_ROW = 10**9  # a year
 STEP = 30  # at most every 30th of these rows is read: a capture has a hundred thousand, and a line needs two
 ID = "a word, as ids of Ego-Exo4D are"
 KEYSTEPS = (
@@ -464,7 +464,7 @@ class _Take(NamedTuple):
             cameras = [camera["cam_id"] for camera in take["capture"]["cameras"] if camera.get("is_ego")]
             glasses = next((camera for camera in cameras if re.fullmatch(r"aria\d+", camera)), None)
             first, last = take["timesync_start_idx"], take["timesync_end_idx"]
-            usable = isinstance(first, int) and isinstance(last, int) and 0 <= first < last < LARGEST_ROW
+            usable = isinstance(first, int) and isinstance(last, int) and 0 <= first < last < MAX_ROW
             rows = range(first, last + 1) if usable else range(0)
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(

@@ -27,8 +27,8 @@ from typing import NamedTuple
 from ..recordings.recording import probe_videos
 from ..support.errors import CLIP_SECONDS, NONE, DataError, NoteWarning, named
 from ..support.files import available_cores
-from ..support.names import ends
-from ..support.tables import counted
+from ..support.names import shortest_unique_suffixes
+from ..support.tables import pluralize
 from .segments import ROUNDING, Origin, Segment, SegmentList
 
 __all__ = ["require_dense", "room", "with_background"]
@@ -144,7 +144,7 @@ def _slots(rooms: Mapping[str, Room]) -> list[tuple[float, str, float, str]]:
     Which clips of a recording come first is drawn by a hash, which depends on its name and the clip alone.
     """
     found = []
-    for path, name in ends(rooms).items():
+    for path, name in shortest_unique_suffixes(rooms).items():
         keys = {start: hashlib.sha256(os.fsencode(f"{name} {start:.3f}")).digest() for start in rooms[path].starts}
         found += [((k + 0.5) / len(keys), name, start, path) for k, start in enumerate(sorted(keys, key=keys.get))]
     return sorted(found)
@@ -169,7 +169,7 @@ def require_dense(rooms: Mapping[str, Room], origin: Origin) -> None:
 
 def _note(added: Mapping[str, Sequence[Segment]], rooms: Mapping[str, Room], seconds: float) -> str:
     """Return how much of which recordings was taken."""
-    short = ends(added)
+    short = shortest_unique_suffixes(added)
     parts = [
         f"{seconds * len(own):,.1f} s of {short[path]}"
         for path, own in sorted(added.items(), key=lambda one: len(one[1]))
@@ -177,7 +177,8 @@ def _note(added: Mapping[str, Sequence[Segment]], rooms: Mapping[str, Room], sec
     count = sum(map(len, added.values()))
     free = sum(room.length - room.covered for room in rooms.values())
     return (
-        f"background: {counted(count, 'clip')} of the class {NONE!r} from {counted(len(added), 'training recording')}, "
+        f"background: {pluralize(count, 'clip')} of the class {NONE!r} from "
+        f"{pluralize(len(added), 'training recording')}, "
         f"{seconds * count:,.1f} of {free:,.1f} s without a segment ({100 * seconds * count / free:.0f} %): "
         + (f"{parts[0]} to {parts[-1]}" if len(parts) > 3 else ", ".join(parts))
     )

@@ -32,7 +32,7 @@ from ..recordings.spec import ClipSpec
 from ..support import files
 from ..support.errors import NONE, DataError
 from ..support.names import Place, name_files
-from ..support.tables import counted
+from ..support.tables import pluralize
 from .segments import Segment
 from .store import ClipStore, StoreWriter
 from .store_files import BESIDE, LATER_SETTINGS, OK, StoreFiles, known_sources, write_json
@@ -53,9 +53,9 @@ class Change(NamedTuple):
     gone: int  # its clips that are in the table no more
 
     def __str__(self) -> str:
-        parts = [f"{counted(count, name)} changed" for name, count in self.attributes.items() if count]
-        parts += [f"IMU of {counted(self.windows, 'clip')} cut anew"] * bool(self.windows)
-        parts += [f"{counted(self.new, 'clip')} new"] * bool(self.new) + [f"{self.gone:,} gone"] * bool(self.gone)
+        parts = [f"{pluralize(count, name)} changed" for name, count in self.attributes.items() if count]
+        parts += [f"IMU of {pluralize(self.windows, 'clip')} cut anew"] * bool(self.windows)
+        parts += [f"{pluralize(self.new, 'clip')} new"] * bool(self.new) + [f"{self.gone:,} gone"] * bool(self.gone)
         return ", ".join(parts) or "no clip is new or gone"
 
 

@@ -24,7 +24,7 @@ from urllib.parse import unquote
 
 from ..recordings.recording import VIDEO_SUFFIXES
 from ..support.errors import DataError, named
-from ..support.names import Names, ends
+from ..support.names import Names, shortest_unique_suffixes
 from ..support.records import first_line, json_items, open_text, read_table, start_and_stop
 from ..video import probe
 from .aria_datasets import number
@@ -93,7 +93,7 @@ def read_labels(
     listed = ", ".join(f"{own!r} ({count})" for own, count in Counter(label[1] for label in every).items())
     labels = [label for label in every if tier in (None, label[1])]
     name = Names()
-    drawn = ends({name(label[2]) for label in labels})  # so that splits do not depend on the folder
+    drawn = shortest_unique_suffixes({name(label[2]) for label in labels})  # so that splits do not depend on the folder
     splits = drawn_splits(drawn.values(), Windows())
     found, rows, tiers = list[Segment](), dict[str, str](), dict[str, str]()
     left_out = list[Segment]()

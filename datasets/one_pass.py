@@ -25,7 +25,7 @@ from ..support import files
 from ..support.errors import DataError
 from .store import ClipStore, StoreWriter
 
-__all__ = ["Consumer", "Pending", "Together"]
+__all__ = ["Consumer", "Pending", "ConsumerGroup"]
 
 Consume = Callable[[np.ndarray, Mapping[str, np.ndarray]], Any]
 WAITING_BYTES = 2 << 30  # of all frames that wait
@@ -47,7 +47,7 @@ class Consumer(Protocol):
         ...
 
 
-class Together:
+class ConsumerGroup:
     """Several consumers as one; they get the batches of the first.
 
     Raise DataError if two of them read the same frames, or add the same arrays or record.

@@ -28,8 +28,8 @@ from ..imu import IMUError
 from ..recordings.recording import Recording, find_videos, is_neon, neon_video, open_recording, path_of
 from ..recordings.spec import clip_count, read_axes, strided_starts
 from ..support import files
-from ..support.errors import CLIP_SECONDS, FEWEST_CLIPS, DataError, named
-from ..support.names import Names, absolute_path, ends, identity, is_same
+from ..support.errors import CLIP_SECONDS, MIN_CALIBRATION_CLIPS, DataError, named
+from ..support.names import Names, absolute_path, identity, is_same, shortest_unique_suffixes
 from ..support.records import class_number, read_table, start_and_stop
 from ..video import VideoError
 
@@ -315,7 +315,7 @@ def read_csv(path: str | os.PathLike, *, class_names: Sequence[str] | None = Non
     empty: head motion alone, whose times are those of the samples. Optional columns `imu_offset` (s), `imu_stretch`,
     `wearer` and `imu_axes` are fields of Segment. An empty label means that there is none, an empty split "train".
     Names of columns may be in upper case; other columns are an error, unless their names start with '#' or '_'. Raise
-    DataError that names file and row. `contradictions.find()` compares the rows with each other.
+    DataError that names file and row. `table_checks.find()` compares the rows with each other.
 
     Args:
         path: The table.
@@ -705,7 +705,7 @@ def subsample(segments: Sequence[Segment], step: int) -> SegmentList:
     return result
 
 
-CALIBRATION, FEWEST_GROUPS = "calibration", 5  # a split; wearers or recordings from which on some are held out
+CALIBRATION, MIN_GROUPS = "calibration", 5  # a split; wearers or recordings from which on some are held out
 
 
 def with_calibration(segments: Sequence[Segment], share: float, clip_seconds: float = CLIP_SECONDS) -> SegmentList:
@@ -716,15 +716,15 @@ def with_calibration(segments: Sequence[Segment], share: float, clip_seconds: fl
     if the chosen ones have fewer than 50 clips with a label.
     """
     train = [one for one in segments if one.split == "train"]
-    wearers, recordings = {one.wearer for one in train}, ends({one.path for one in train})
-    by_wearer = None not in wearers and len(wearers) >= FEWEST_GROUPS
+    wearers, recordings = {one.wearer for one in train}, shortest_unique_suffixes({one.path for one in train})
+    by_wearer = None not in wearers and len(wearers) >= MIN_GROUPS
     groups = [one.wearer if by_wearer else recordings[one.path] for one in train]
-    if len({*groups}) < FEWEST_GROUPS or any(one.split == CALIBRATION for one in segments):
+    if len({*groups}) < MIN_GROUPS or any(one.split == CALIBRATION for one in segments):
         return _like(segments, segments)
     drawn = drawn_splits({*map(str, groups)}, Windows(test_share=share))
     splits = (CALIBRATION if drawn[str(group)] == "test" else "train" for group in groups)
     moved = [dataclasses.replace(one, split=next(splits)) if one.split == "train" else one for one in segments]
-    return _like(segments, moved if calibration_clips(moved, clip_seconds) >= FEWEST_CLIPS else segments)
+    return _like(segments, moved if calibration_clips(moved, clip_seconds) >= MIN_CALIBRATION_CLIPS else segments)
 
 
 def calibration_clips(segments: Iterable[Segment], clip_seconds: float = CLIP_SECONDS) -> int:

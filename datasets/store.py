@@ -615,7 +615,7 @@ class StoreWriter:
 
     def _append_locked(self, name: str, line: Mapping[str, Any]) -> None:
         self._files.require_here()
-        files.own_file(self.path / name)
+        files.unshare_file(self.path / name)
         files.append_line(self.path / name, line)
 
 

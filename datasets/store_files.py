@@ -271,7 +271,7 @@ class StoreFiles:
         file = self.path / entry["file"]
         self.verified.pop(name, None)
         if mode == "r+":
-            files.own_file(file)
+            files.unshare_file(file)
             self.maps.pop((name, "r"), None)
         if os.path.lexists(file):
             files.require_file(file)

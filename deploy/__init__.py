@@ -28,9 +28,9 @@ if TYPE_CHECKING:
         stream as stream,
     )
 else:
-    from ..support.lazy import hand_on
+    from ..support.lazy import lazy_exports
 
-    __getattr__, __dir__ = hand_on(
+    __getattr__, __dir__ = lazy_exports(
         __name__,
         dict.fromkeys(
             "arrivals descriptions events export exported feeds gates health segmentation stream".split(),

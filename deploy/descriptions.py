@@ -44,7 +44,7 @@ KINDS = {
     "aoti": ("a compiled program (machine code)", ".pt2"),
     "onnx": ("an ONNX graph", ".onnx"),
 }
-LARGEST_SIZE = 1 << 27  # elements, clips: a number beyond it is an error
+MAX_SIZE = 1 << 27  # elements, clips: a number beyond it is an error
 
 
 class ExportError(EgoDistillError):
@@ -261,7 +261,7 @@ def are_texts(value: Any) -> bool:
 
 
 def is_size(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST_SIZE
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_SIZE
 
 
 def is_hash(value: Any) -> bool:

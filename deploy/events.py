@@ -33,7 +33,7 @@ EVERY = 0.5  # seconds from answer to answer that events need: with 2.1 s even t
 ROUNDING = 1e-6  # seconds: an event that lasts from one answer to the next is not shorter than that
 
 
-class Labelling(Protocol):
+class ScoredClip(Protocol):
     """An `inference.Prediction` or a `stream.Answer`."""
 
     start: float
@@ -121,9 +121,9 @@ class Tracker:
         """Forget all answers."""
         self._holds: Part | None = None
         self._ended: dict[str, Part] = {}  # the last part of each label, in order of time, which a next one may extend
-        self._last: Labelling | None = None  # the last answer with classes
+        self._last: ScoredClip | None = None  # the last answer with classes
 
-    def add(self, answer: Labelling) -> list[Event]:
+    def add(self, answer: ScoredClip) -> list[Event]:
         """Take the next answer, and return the events that have ended, in order of time.
 
         Args:
@@ -188,7 +188,7 @@ class Tracker:
         return [Event(part.start, part.stop, part.label, part.score)] if long_enough else []
 
 
-def middle(answer: Labelling) -> float:
+def middle(answer: ScoredClip) -> float:
     """Return the middle of an answer's clip."""
     return halfway(answer.start, answer.stop)
 
@@ -203,7 +203,7 @@ def seconds(start: float, stop: float) -> float:
 
 
 def events(
-    answers: Iterable[Labelling],
+    answers: Iterable[ScoredClip],
     *,
     start: float = Tracker.start,
     end: float = Tracker.end,

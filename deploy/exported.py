@@ -309,7 +309,7 @@ class Pair(LoadedModel):
         require_optional(self, name, "this pair")
         found = copy.copy(self)
         found.inputs = tuple(other for other in self.inputs if other != name)
-        found.calibration = self.calibration.of_one(found.inputs[0])
+        found.calibration = self.calibration.for_input(found.inputs[0])
         field = {"frames": "frames", "imu": "imu_samples"}[name]
         found.clip_spec = dataclasses.replace(self.clip_spec, **{field: 0})
         return found

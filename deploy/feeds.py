@@ -78,7 +78,7 @@ EARLY = 1.0  # seconds before its end at which a source may end
 DECODED = 2  # frames that are decoded ahead if none may be dropped
 POLL = 0.05  # seconds between two reads of a growing file
 COMPARED = 4096  # first bytes of a growing file, which must stay as they are
-LONGEST_LINE = 100_000  # bytes
+MAX_LINE = 100_000  # bytes
 BAD_IN_A_ROW = 100  # lines without a sample in a row that end a feed
 # What an address may lead to. A playlist from the network must not name files of this machine.
 NETWORK = {"protocol_whitelist": "http,https,httpproxy,tls,tcp,udp,rtp,rtsp,rtmp,srt,crypto,data"}
@@ -565,7 +565,7 @@ class LineSamples:
         rest = b""
         for block in self.blocks:
             *complete, rest = (rest + block).split(b"\n")
-            if len(rest) > LONGEST_LINE:
+            if len(rest) > MAX_LINE:
                 complete, rest = [*complete, rest], b""
             found = [row for line in complete if (row := self._row(line)) is not None]
             if found:

@@ -8,8 +8,8 @@
 
 A gate is called after each answer with the IMU window, the ages of the frames that were used, and the end of the clip;
 it returns whether to request a new frame. Any function with these arguments is a gate. `simulate()` runs a gate on a
-recording whose windows and frame times are known; `best_looks()` returns the frame requests of an oracle, which no gate
-can exceed.
+recording whose windows and frame times are known; `best_requests()` returns the frame requests of an oracle, which no
+gate can exceed.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from ..support.errors import CLIP_SECONDS, IMU_RATE, EgoDistillError
 __all__ = [
     "Always",
     "Changed",
-    "Looks",
+    "FrameRequests",
     "Moved",
     "Never",
     "Period",
     "Random",
     "Turned",
-    "best_looks",
+    "best_requests",
     "decide",
     "simulate",
 ]
@@ -44,7 +44,7 @@ TOLERANCE = 1e-6  # s; an age of four steps of 0.5 s may be a little below 2.0
 FAST = 1.5  # rad/s: the head turns to something new; the threshold of the default gate of `Stream`
 
 # Thresholds above these are never reached: they are in another unit.
-LONGEST_PERIOD = 600.0  # s
+MAX_PERIOD = 600.0  # s
 FARTHEST_TURN = round(10 * CLIP_SECONDS, 1)  # rad: a clip at 10 rad/s; a wrist that plays badminton has a mean of 7
 
 # (window [samples, 6] in m/s2 and rad/s, ages of the frames in s, end of the window in s) -> whether to request a frame
@@ -92,7 +92,7 @@ class Period:
     seconds: float
 
     def __post_init__(self) -> None:
-        require_number("seconds", self.seconds, 0, LONGEST_PERIOD, above=True)
+        require_number("seconds", self.seconds, 0, MAX_PERIOD, above=True)
 
     def __call__(self, window: np.ndarray, ages: Sequence[float], stop: float) -> bool:
         return bool(min(ages, default=np.inf) >= self.seconds - TOLERANCE)
@@ -263,7 +263,7 @@ def decide(gate: Gate, window: np.ndarray, ages: Sequence[float], stop: float) -
     raise EgoDistillError(f"a gate returns True or False; {name} returned {found!r}")
 
 
-class Looks(NamedTuple):
+class FrameRequests(NamedTuple):
     """The frame requests of a gate on a recording, from `simulate()`, as indices of frames.
 
     Attributes:
@@ -284,7 +284,7 @@ def simulate(
     slack: float = 0.05,
     max_age: float = 4.0,
     camera_delay: float = 0.0,
-) -> Looks:
+) -> FrameRequests:
     """Return the frames that a `Stream` with this gate and N = 1 takes of a recording, without running a network.
 
     The first frame is taken without a request of the gate, and another one when the newest becomes older than
@@ -334,7 +334,7 @@ def simulate(
         if needed < stop + every + slack + camera_delay:  # before the next decision
             decided = min(decided, needed)
         request = decided
-    return Looks(used, taken)
+    return FrameRequests(used, taken)
 
 
 def replacement(stop: float, every: float, *, slack: float, max_age: float, camera_delay: float = 0.0) -> float:
@@ -354,7 +354,7 @@ def replacement(stop: float, every: float, *, slack: float, max_age: float, came
     return max(stop - every + min(slack, every / 2) - camera_delay / 2, stop - max_age)
 
 
-def best_looks(right: np.ndarray, price: float) -> np.ndarray:
+def best_requests(right: np.ndarray, price: float) -> np.ndarray:
     """Return the requests that maximise right answers minus `price` per request: bool [K], by dynamic programming.
 
     An answer without a request among the last A answers, its own included, counts as wrong. No gate can have more right
@@ -367,7 +367,7 @@ def best_looks(right: np.ndarray, price: float) -> np.ndarray:
     >>> import numpy as np
     >>> from egodistill import gates
     >>> right = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0], [1, 0, 0]], bool)
-    >>> gates.best_looks(right, 0.1).tolist(), gates.best_looks(right, 1.5).tolist()
+    >>> gates.best_requests(right, 0.1).tolist(), gates.best_requests(right, 1.5).tolist()
     ([True, False, False, True], [True, False, False, False])
     """
     count, ages = right.shape

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from ..support.errors import NONE, EgoDistillError
-from .events import Labelling, Tracker, events
+from .events import ScoredClip, Tracker, events
 
 __all__ = ["METRICS", "TOP", "Answered", "Score", "best_thresholds", "score_events"]
 
@@ -193,7 +193,7 @@ class Answered(NamedTuple):
         span: Start and end of its labelled part, in seconds.
     """
 
-    answers: Sequence[Labelling]
+    answers: Sequence[ScoredClip]
     segments: Sequence[Labelled]
     span: tuple[float, float]
 

@@ -31,7 +31,7 @@ import torch
 
 from ..engine import batches, parts, runtime
 from ..engine.runtime import Precision
-from ..imu import LARGEST_READING, MAX_GAP, CoverageError, Imu
+from ..imu import MAX_GAP, MAX_READING, CoverageError, Imu
 from ..recordings.sensors import State
 from ..recordings.spec import read_axes, require_axes
 from ..support.errors import EgoDistillError, NoteWarning, named
@@ -42,7 +42,7 @@ from .health import SENSORS, SILENT, Health
 __all__ = ["Answer", "Stream", "StreamClockError"]
 
 
-LARGEST_PICTURE = 1 << 28  # bytes
+MAX_PICTURE = 1 << 28  # bytes
 CHOICES = {"frames": ("centre", "newest"), "on_restart": ("raise", "reset")}
 
 
@@ -252,7 +252,7 @@ class Stream:
         offset, stretch = frame_clock
         batches.require_number(named("frame_clock[0]", option="--frame-offset"), offset)
         batches.require_number(named("frame_clock[1]", option="--frame-stretch"), stretch, 0, above=True)
-        self.partial = parts.takes_either(model)
+        self.partial = parts.accepts_missing_input(model)
         if before_frames and not self.partial:
             raise EgoDistillError("before_frames is for a model of optional_inputs; this one needs all of its inputs")
         self.before_frames = before_frames
@@ -367,7 +367,7 @@ class Stream:
 
     def _add(self, seconds: np.ndarray, table: np.ndarray) -> bool:
         """Give each sensor its samples; return whether the clock of one was restarted."""
-        restarted, valid = False, np.abs(table) < LARGEST_READING  # NaN: False
+        restarted, valid = False, np.abs(table) < MAX_READING  # NaN: False
         whole = valid.all() and np.isfinite(seconds).all()  # nearly always
         for place, sensor in enumerate(self._sensors):
             part = slice(3 * place, 3 * place + 3)
@@ -405,7 +405,7 @@ class Stream:
             EgoDistillError: For another shape or type, another kind of time, and a stream that was closed.
         """
         given = np.asarray(picture)
-        if given.ndim != 3 or given.shape[2] != 3 or given.dtype != np.uint8 or not 0 < given.size <= LARGEST_PICTURE:
+        if given.ndim != 3 or given.shape[2] != 3 or given.dtype != np.uint8 or not 0 < given.size <= MAX_PICTURE:
             raise EgoDistillError(
                 f"a picture must be RGB, uint8 [height, width, 3]; got {given.dtype} {list(given.shape)}"
             )
@@ -499,13 +499,13 @@ class Stream:
                 self._stats.camera_on += self.camera_timeout
                 self._request, since = None, former.since
                 self._look |= former.decided
-            if not self.spec.frames or not self._needs_look(moment + self.camera_delay, silent):
+            if not self.spec.frames or not self._needs_frame(moment + self.camera_delay, silent):
                 return False
             self._stats.requests += 1
             self._request, self._look = Request(since, moment, self._look), False
             return True
 
-    def _needs_look(self, moment: float, silent: bool) -> bool:
+    def _needs_frame(self, moment: float, silent: bool) -> bool:
         """Return whether a frame at this time would be of use; the samples are `silent`, or come."""
         schedule = self._schedule
         if self.choice == "newest":

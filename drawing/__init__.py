@@ -9,6 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from . import canvas as canvas, svg as svg
 else:
-    from ..support.lazy import hand_on
+    from ..support.lazy import lazy_exports
 
-    __getattr__, __dir__ = hand_on(__name__, dict.fromkeys("canvas svg".split(), ()))
+    __getattr__, __dir__ = lazy_exports(__name__, dict.fromkeys("canvas svg".split(), ()))

@@ -38,9 +38,9 @@ if TYPE_CHECKING:
         torchvision_teachers as torchvision_teachers,
     )
 else:
-    from ..support.lazy import hand_on
+    from ..support.lazy import lazy_exports
 
-    __getattr__, __dir__ = hand_on(
+    __getattr__, __dir__ = lazy_exports(
         __name__,
         dict.fromkeys(
             "batches calibration checkpoints distributed filterbank image_encoders motion parts published recipes "

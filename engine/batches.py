@@ -299,7 +299,7 @@ def probabilities(model: Any, logits: Tensor, alone: str | None = None) -> Tenso
     tensor([[0.5000, 0.5000]])
     """
     found = calibration.of(model)
-    return (logits.float() / (found.of_one(alone) if alone else found).temperature).softmax(1)
+    return (logits.float() / (found.for_input(alone) if alone else found).temperature).softmax(1)
 
 
 def require_store(store: Any) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..support.errors import FEWEST_CLIPS
+from ..support.errors import MIN_CALIBRATION_CLIPS
 
 __all__ = ["ENOUGH", "Calibration", "Reliability", "fit", "of", "read", "reliability"]
 
@@ -48,9 +48,9 @@ class Calibration:
     @classmethod
     def fitted(cls, logits: Tensor, labels: Tensor) -> Calibration:
         """Return one with the temperature of held-out clips: logits [n, C], classes [n]; 1 if they are too few."""
-        return cls(fit(logits, labels), len(labels)) if len(labels) >= FEWEST_CLIPS else cls()
+        return cls(fit(logits, labels), len(labels)) if len(labels) >= MIN_CALIBRATION_CLIPS else cls()
 
-    def of_one(self, name: str) -> Calibration:
+    def for_input(self, name: str) -> Calibration:
         """Return the calibration of the student that has this input alone; thresholds of events stay those of both."""
         return Calibration((self.alone or {}).get(name, 1.0), self.clips if self.alone else 0, self.events)
 

@@ -43,7 +43,7 @@ from torch.nn.modules.module import (
 )
 
 from ..support import files
-from ..support.errors import EgoDistillError, EgoDistillOSError, in_words, named
+from ..support.errors import EgoDistillError, EgoDistillOSError, describe_error, named
 from ..support.pickles import ArrayUnpickler, check_pickle, first_bytes, read_pickle
 from . import calibration
 
@@ -104,7 +104,7 @@ def save_model(model: nn.Module, path: str | os.PathLike) -> None:
             "torch.save(model.state_dict(), path)"
         )
     require_whole(model)
-    if lost := own_arguments(type(model)) - set(model.arguments):
+    if lost := custom_arguments(type(model)) - set(model.arguments):
         argument = min(lost)
         raise EgoDistillError(
             f"{path}: not written, because it would not have the argument {argument!r} of {type(model).__name__}: keep "
@@ -116,7 +116,7 @@ def save_model(model: nn.Module, path: str | os.PathLike) -> None:
     if other := other_than_float32(weights):
         raise EgoDistillError(f"{path}: not written: {other} is {weights[other].dtype}; call model.float() first")
     trained = [getattr(model, key, None) for key in ("trained_by", "trained_with")]
-    parts = ({} if is_ours(type(model)) else {"class": model}) | getattr(model, "parts", {})
+    parts = ({} if is_library_class(type(model)) else {"class": model}) | getattr(model, "parts", {})
     parts = {part: class_name(type(network)) for part, network in parts.items()}
     values = (name, model.arguments, model.class_names, *trained, parts or None, calibration.of(model).record() or None)
     settings = plain(dict(zip(SETTINGS, values, strict=True)))
@@ -136,15 +136,15 @@ def class_name(kind: type) -> str:
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
-def own_arguments(kind: type) -> set[str]:
+def custom_arguments(kind: type) -> set[str]:
     """Return the names of the arguments that a class of one's own has besides those of the class it inherits from."""
-    ours = next((base for base in kind.__mro__ if is_ours(base)), kind)
+    ours = next((base for base in kind.__mro__ if is_library_class(base)), kind)
     own, known = (inspect.signature(each.__init__).parameters for each in (kind, ours))
     named = (name for name, one in own.items() if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD))
     return {*named} - {*known}
 
 
-def is_ours(kind: type) -> bool:
+def is_library_class(kind: type) -> bool:
     """Return whether a class is one of those in `MODEL_CLASSES`, and no other of its name."""
     return class_name(kind) == f"egodistill.{MODEL_CLASSES.get(kind.__name__)}:{kind.__name__}"
 
@@ -206,7 +206,7 @@ def load_model(path: str | os.PathLike, expected: type[nn.Module] | None = None,
         )
     given = dict(parts) if isinstance(parts, Mapping) else parts_by_name(own, parts)
     kind = given.get("class", kind)
-    require_parts(path, own, given if is_ours(kind) else {"class": kind, **given})
+    require_parts(path, own, given if is_library_class(kind) else {"class": kind, **given})
     given.pop("class", None)
     try:
         with limited_size(os.path.getsize(path), len(weights)):
@@ -266,10 +266,10 @@ def require_parts(path: str | os.PathLike, own: Mapping[str, str], given: Mappin
     for part, kind in own.items():
         name = kind.rpartition(":")[2].rpartition(".")[2]
         way_out = f"call {name}.load()" if part == "class" else f"pass it: load(..., {part}={name})"
-        option = f"--own FILE.py:{name}"
+        option = f"--custom FILE.py:{name}"
         if kind.startswith(("torch.", "torchvision.")):  # nn.Sequential: not its layers
             way_out = f"pass the network as you built it: load(..., {part}=network)"
-            option = "--own FILE.py:NAME with the function that builds it"
+            option = "--custom FILE.py:NAME with the function that builds it"
         if part not in given:
             raise EgoDistillError(
                 f"{path}: its {part} is {kind}, which is not of this library, and no file contains code; {way_out}, "
@@ -457,7 +457,7 @@ def write_checkpoint(path: str | os.PathLike, content: Mapping[str, Any]) -> Non
             causes.append(before)
         if stop := next((cause for cause in causes if not isinstance(cause, Exception)), None):
             raise stop from None
-        why = in_words(next((cause for cause in causes[1:] if isinstance(cause, OSError)), error))
+        why = describe_error(next((cause for cause in causes[1:] if isinstance(cause, OSError)), error))
         raise EgoDistillOSError(
             f"{path}: cannot be written ({why}): it needs {tensor_bytes(content) / 1e6:.1f} MB, and "
             f"{files.free_megabytes(path):.1f} MB are free there. An older file is unchanged"
@@ -553,7 +553,7 @@ def check_archive(path: str | os.PathLike, compression: int = 1) -> None:
             if compression > 1 and sum(entry.file_size for entry in entries) <= compression * os.path.getsize(path):
                 packed = []
             twice = len(entries) - len({entry.filename for entry in entries})
-            outside = [entry.orig_filename for entry in entries if leads_out(entry)]
+            outside = [entry.orig_filename for entry in entries if escapes_folder(entry)]
             damaged = None if packed else archive.testzip()
             if not (packed or twice or outside or damaged):
                 for entry in entries:
@@ -581,7 +581,7 @@ def check_archive(path: str | os.PathLike, compression: int = 1) -> None:
         raise EgoDistillError(f"{path} is damaged: the checksum of its part {damaged} is wrong; copy or train it again")
 
 
-def leads_out(entry: zipfile.ZipInfo) -> bool:
+def escapes_folder(entry: zipfile.ZipInfo) -> bool:
     """Return whether an entry of an archive is a link, or is written outside of the folder of the others."""
     parts = re.split(r"[/\\]", entry.orig_filename)
     return ".." in parts or not parts[0] or ":" in parts[0] or stat.S_ISLNK(entry.external_attr >> 16)

@@ -29,13 +29,13 @@ from . import calibration, checkpoints, image_encoders
 from .spectrum import IMUSpectrum
 
 __all__ = [
-    "PLAIN_NUMBERS",
+    "HANDCRAFTED_ENCODERS",
     "Student",
     "build_part",
     "differ",
     "freeze_trunk",
-    "own_network",
-    "plain_numbers",
+    "custom_network",
+    "handcrafted_encoder",
     "require_optional",
     "require_arguments",
     "require_same_steps",
@@ -44,16 +44,16 @@ __all__ = [
     "without",
 ]
 
-LARGEST_SIZE = 1 << 17  # classes, frames, pixels, samples, ...: a number beyond it is an error
-LARGEST_DEPTH = 1000  # layers of the fusion network
-LARGEST_CLIP = 1 << 27  # pixels of all frames of a clip, as in recordings/spec.py
-LARGEST_TOLERANCE = 10.0  # seconds, as in video.py
+MAX_SIZE = 1 << 17  # classes, frames, pixels, samples, ...: a number beyond it is an error
+MAX_DEPTH = 1000  # layers of the fusion network
+MAX_CLIP = 1 << 27  # pixels of all frames of a clip, as in recordings/spec.py
+MAX_TOLERANCE = 10.0  # seconds, as in video.py
 SAMPLING = ("uniform", "random", "first", "last", "centre", "ages")  # as in video.py
 MAX_DIFFERENCE = 1e-3  # of outputs that should be equal, relative to the largest
 # What a student has for an input alone; the last is a vector that stands for the other one.
 READS = {"frames": ("image_encoder", "gru", "joint", "no_imu"), "imu": ("imu_encoder", "no_frames")}
 OF_CLASSES = ("classifier.", "imu_encoder.refusal.")  # weights that `with_classes()` does not copy
-PLAIN_NUMBERS = ("spectrum", "filterbank", "filterbank-unsure")  # IMU encoders without weights
+HANDCRAFTED_ENCODERS = ("spectrum", "filterbank", "filterbank-unsure")  # IMU encoders without weights
 
 
 def require_arguments(given: Mapping[str, Any]) -> None:
@@ -68,9 +68,9 @@ def require_arguments(given: Mapping[str, Any]) -> None:
         raise ValueError(f"sampling={a.sampling!r} must be one of {', '.join(SAMPLING)}")
     if not isinstance(a.imu_axes, str):
         raise ValueError(f"imu_axes={a.imu_axes!r} must be a name, such as 'gopro'")
-    if not 0 <= a.tolerance <= LARGEST_TOLERANCE or (a.tolerance and not a.exact):  # NaN: False
+    if not 0 <= a.tolerance <= MAX_TOLERANCE or (a.tolerance and not a.exact):  # NaN: False
         raise ValueError(
-            f"tolerance={a.tolerance!r} must be from 0 to {LARGEST_TOLERANCE}, and 0 for key frames (exact=False)"
+            f"tolerance={a.tolerance!r} must be from 0 to {MAX_TOLERANCE}, and 0 for key frames (exact=False)"
         )
     if a.class_names is not None and len(a.class_names) != a.num_classes:
         raise ValueError(f"{len(a.class_names)} class names for num_classes={a.num_classes}")
@@ -79,18 +79,18 @@ def require_arguments(given: Mapping[str, Any]) -> None:
 
 def _require_sizes(a: SimpleNamespace) -> None:
     for name, value in (("imu_rate", a.imu_rate), ("clip_seconds", a.clip_seconds)):
-        if not 0 < value <= LARGEST_SIZE:  # NaN: False
-            raise ValueError(f"{name}={value!r} must be above 0 and at most {LARGEST_SIZE}")
+        if not 0 < value <= MAX_SIZE:  # NaN: False
+            raise ValueError(f"{name}={value!r} must be above 0 and at most {MAX_SIZE}")
     samples = max(1, round(a.imu_rate * a.clip_seconds)) if a.imu_samples is None else a.imu_samples
     sizes = {"num_classes": a.num_classes, "feature_dim": a.feature_dim, "hidden": a.hidden, "imu_width": a.imu_width}
     sizes |= {"imu_samples": samples, "num_frames (--num-frames)": a.num_frames}
     sizes |= {} if a.frame_size is None else {"frame_size": a.frame_size}
     for name, size in sizes.items():
-        if not (isinstance(size, numbers.Integral) and 1 <= size <= LARGEST_SIZE):
-            raise ValueError(f"{name} must be a whole number, at least 1 and at most {LARGEST_SIZE}; got {size!r}")
-    if not (isinstance(a.fusion_layers, numbers.Integral) and 0 <= a.fusion_layers <= LARGEST_DEPTH):
-        raise ValueError(f"fusion_layers={a.fusion_layers!r} must be a whole number, at most {LARGEST_DEPTH}")
-    if a.num_frames * (a.frame_size or 1) ** 2 > LARGEST_CLIP:
+        if not (isinstance(size, numbers.Integral) and 1 <= size <= MAX_SIZE):
+            raise ValueError(f"{name} must be a whole number, at least 1 and at most {MAX_SIZE}; got {size!r}")
+    if not (isinstance(a.fusion_layers, numbers.Integral) and 0 <= a.fusion_layers <= MAX_DEPTH):
+        raise ValueError(f"fusion_layers={a.fusion_layers!r} must be a whole number, at most {MAX_DEPTH}")
+    if a.num_frames * (a.frame_size or 1) ** 2 > MAX_CLIP:
         raise ValueError(f"num_frames={a.num_frames} (--num-frames) of frame_size={a.frame_size} pixels are too large")
 
 
@@ -110,7 +110,7 @@ def _require_encoders(a: SimpleNamespace) -> None:
     if isinstance(image, str):
         _require_image_encoder(image, a.frame_size)
     if isinstance(imu, str) and imu != "cnn":
-        _require_plain_numbers(a)
+        _require_handcrafted(a)
 
 
 def _require_image_encoder(name: str, frame_size: int | None) -> None:
@@ -131,12 +131,12 @@ def _require_image_encoder(name: str, frame_size: int | None) -> None:
         )
 
 
-def _require_plain_numbers(a: SimpleNamespace) -> None:
+def _require_handcrafted(a: SimpleNamespace) -> None:
     imu, names = a.imu_encoder, a.class_names
-    if imu not in PLAIN_NUMBERS:
+    if imu not in HANDCRAFTED_ENCODERS:
         raise ValueError(
-            f"imu_encoder={imu!r} (--imu-encoder) must be 'cnn', {', '.join(map(repr, PLAIN_NUMBERS))}, a network of "
-            f"your own, or None for frames alone"
+            f"imu_encoder={imu!r} (--imu-encoder) must be 'cnn', {', '.join(map(repr, HANDCRAFTED_ENCODERS))}, a "
+            f"network of your own, or None for frames alone"
         )
     if a.imu_vector != "flatten":
         raise ValueError(f"imu_vector='mean' (--imu-vector) is for a map over time; a {imu} has none")
@@ -147,7 +147,7 @@ def _require_plain_numbers(a: SimpleNamespace) -> None:
         )
 
 
-def plain_numbers(name: str, samples: int, rate: float, signed: bool, num_classes: int) -> nn.Module:
+def handcrafted_encoder(name: str, samples: int, rate: float, signed: bool, num_classes: int) -> nn.Module:
     """Return the IMU encoder without weights of this name; `signed` and "unsure" are for a filterbank."""
     if name == "spectrum":
         return IMUSpectrum(samples, rate)
@@ -161,7 +161,7 @@ def plain_numbers(name: str, samples: int, rate: float, signed: bool, num_classe
 # Networks of one's own
 
 
-def own_network(
+def custom_network(
     name: str, part: Part, inputs: Sequence[Tensor | None], shapes: Sequence[tuple[int | str, ...]]
 ) -> tuple[nn.Module, Tensor]:
     """Return the network of an argument, and what it returns for two clips.
@@ -264,7 +264,7 @@ def require_same_steps(model: Any, reader: str) -> None:
         )
 
 
-def takes_either(model: Any) -> bool:
+def accepts_missing_input(model: Any) -> bool:
     """Return whether a student may lack one of its inputs: it has `optional_inputs`, and is no copy of `without()`."""
     return bool(getattr(model, "optional_inputs", False)) and len(model.inputs) == 2
 
@@ -289,7 +289,7 @@ def without(model: Any, name: str, what: str = "this model") -> Any:
         if hasattr(found, part):
             delattr(found, part)
     found.inputs = tuple(other for other in model.inputs if other != name)
-    found.calibration = calibration.of(model).of_one(found.inputs[0])
+    found.calibration = calibration.of(model).for_input(found.inputs[0])
     return found
 
 

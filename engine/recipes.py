@@ -20,8 +20,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, get_args
 
+from ..support.custom import resolve
 from ..support.errors import EgoDistillError, named
-from ..support.own import resolve
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -421,7 +421,7 @@ class DistillationOptions(TrainingOptions, total=False):
     l1_reduction: Reduction
 
 
-OWN_NETWORKS = ("imu_encoder", "fusion", "student_class")  # names of networks that are not of this library
+CUSTOM_NETWORKS = ("imu_encoder", "fusion", "student_class")  # names of networks that are not of this library
 
 
 @dataclass(frozen=True)
@@ -472,17 +472,19 @@ class StudentSettings:
         """
         found = asdict(self) | {"use_imu": self.imu_encoder is not None}
         encoder = "cnn" if found["use_imu"] else None
-        later = {"aggregator": "gru"} | dict.fromkeys(OWN_NETWORKS) | {"imu_encoder": encoder, "optional_inputs": False}
+        later = (
+            {"aggregator": "gru"} | dict.fromkeys(CUSTOM_NETWORKS) | {"imu_encoder": encoder, "optional_inputs": False}
+        )
         return {name: value for name, value in found.items() if name not in later or value != later[name]}
 
-    def own(self) -> dict[str, Any]:
+    def custom(self) -> dict[str, Any]:
         """Return the networks of your own, {argument: class}, and the student's class ("student_class")."""
-        names = {name: getattr(self, name) for name in (*OWN_NETWORKS, "image_encoder")}
+        names = {name: getattr(self, name) for name in (*CUSTOM_NETWORKS, "image_encoder")}
         return {name: resolve(value) for name, value in names.items() if value is not None and ":" in value}
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of `EgoDistill`, with the networks of your own, and the student's class if it is one."""
-        found = self.record() | self.own() | ({} if self.imu_encoder else {"imu_encoder": None})
+        found = self.record() | self.custom() | ({} if self.imu_encoder else {"imu_encoder": None})
         return {name: value for name, value in found.items() if name != "use_imu"}
 
     def build(self, num_classes: int, *, feature_dim: int | None = None, **clips: Any) -> EgoDistill:

@@ -29,7 +29,7 @@ __all__ = ["UNSURE", "Refusal", "with_unsure"]
 BANDS, GROUPS = 48, 3  # the first numbers of a filterbank are log powers in bands; so many bands count as one
 TIMES = "tilt, mean|tilt, largest|tilt, deviation|deviation of the vertical|net turn|net tilting turn".split("|")
 RIDGE = 0.1  # share of the variances that is added to the diagonal
-LEAST_VARIANCE = 1e-6  # of a number, for clips that are all alike
+MIN_VARIANCE = 1e-6  # of a number, for clips that are all alike
 SHARE = 0.02  # of the clips of wearers that were not learned from: refused as unlike
 FOLDS = 5
 LEAST = 0.51  # an answer is at least as probable
@@ -125,7 +125,7 @@ class Refusal(nn.Module):
         scatters = torch.stack([away[labels == k].T @ away[labels == k] for k in range(len(counts))])
         mean, weight = scatters.sum(0) / len(labels), chosen.shape[1]
         covariances = (scatters + weight * mean) / (counts + weight)[:, None, None]
-        covariances += RIDGE * torch.diag_embed(covariances.diagonal(dim1=1, dim2=2).clamp_min(LEAST_VARIANCE))
+        covariances += RIDGE * torch.diag_embed(covariances.diagonal(dim1=1, dim2=2).clamp_min(MIN_VARIANCE))
         roots = torch.linalg.cholesky(covariances)
         self.means.copy_(means)
         self.volumes.copy_(2 * roots.diagonal(dim1=1, dim2=2).log().sum(1) + FAR * (counts == 0))

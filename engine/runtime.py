@@ -47,7 +47,7 @@ __all__ = [
     "pick_precision",
     "pick_training_precision",
     "require_precision",
-    "what_decides_bits",
+    "numerics_record",
     "with_cast_weights",
 ]
 
@@ -163,7 +163,7 @@ def pick_training_precision(device: torch.device, model: nn.Module) -> tuple[str
     return "bf16" if fast else "fp32", reason
 
 
-def what_decides_bits(device: torch.device) -> dict[str, Any]:
+def numerics_record(device: torch.device) -> dict[str, Any]:
     """Return what the last bits of a training depend on beside its settings: {name: value}."""
     found: dict[str, Any] = {"torch": str(torch.__version__)}
     if device.type == "cuda":

@@ -57,9 +57,9 @@ if TYPE_CHECKING:
     )
     from .stts import STTS as STTS
 else:
-    from ..support.lazy import hand_on
+    from ..support.lazy import lazy_exports
 
-    __getattr__, __dir__ = hand_on(
+    __getattr__, __dir__ = lazy_exports(
         __name__,
         {
             "adafuse": ("AdaFuse",),

@@ -52,8 +52,8 @@ from ..engine.teacher import channels_last
 from ..recordings.spec import ClipSpec, frames_name
 from ..student import EgoDistill
 from ..support import files
-from ..support.errors import DataError, EgoDistillError, meant
-from ..support.own import import_again, imported
+from ..support.custom import import_again, imported
+from ..support.errors import DataError, EgoDistillError, did_you_mean
 from ..training import Training
 from . import adafuse, baselines, contrasts, listen_to_look, stts
 from .contrasts import Outcome
@@ -208,7 +208,7 @@ class Bench:
         known += [name for one in self.methods for name in (one.name, stage_1_of(one.name))]
         if run.method not in known:
             raise EgoDistillError(
-                f"there is no method {run.method!r}{meant(run.method, known)}; methods are {', '.join(known)}"
+                f"there is no method {run.method!r}{did_you_mean(run.method, known)}; methods are {', '.join(known)}"
             )
         own = self.own(run)
         taught = own.taught if own else run.method in ("teacher", *DISTILLED)
@@ -274,7 +274,7 @@ class Bench:
             run: The run.
         """
         if self.own(run) is None:
-            return load_model(self.path(run), parts=list(self.protocol.recipe.student.own().values()))
+            return load_model(self.path(run), parts=list(self.protocol.recipe.student.custom().values()))
         model, path = self.build(run, self.splits(run)[0], trained=False), self.path(run)
         if isinstance(model, EgoDistill):
             return load_model(path, type(model), getattr(model, "parts", {}))

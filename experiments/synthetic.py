@@ -92,7 +92,7 @@ LONG_GAPS = (0.7, 4.9)  # the same, in untrimmed recordings, of which a third is
 IDLE = 0.15  # share of the acts in whole recordings in place of which a hand lies on the object
 BLUR = (np.arange(4) - 1.5) / 4  # times of the sharp pictures that make a blurred one, in units of the exposure
 ACTS_PER_RECORDING = 40  # about two minutes
-MOST_ACTS = 100 * ACTS_PER_RECORDING  # of one wearer
+MAX_ACTS = 100 * ACTS_PER_RECORDING  # of one wearer
 LATER_SETTINGS = {"shutter": 0.0, "unlabelled": ()}  # settings that older worlds lack, and what they stand for
 EPIC_TEST_WEARERS = ("P30", "P35", "P37")  # the paper's, so the default split of the reader fits
 
@@ -190,9 +190,9 @@ class Request:
             acts, wearers = (getattr(self, f"{split}_{what}") for what in ("acts", "wearers"))
             if acts < wearers or (acts and not wearers):
                 raise WorldError(f"each wearer needs at least one act; got {split}_wearers={wearers}, {option}: {acts}")
-            if acts > MOST_ACTS * wearers:  # Recordings 101 to 200; 201 is the untrimmed one.
+            if acts > MAX_ACTS * wearers:  # Recordings 101 to 200; 201 is the untrimmed one.
                 raise WorldError(
-                    f"a wearer has at most {MOST_ACTS} acts; got {split}_wearers={wearers}, {option}: {acts}"
+                    f"a wearer has at most {MAX_ACTS} acts; got {split}_wearers={wearers}, {option}: {acts}"
                 )
 
     def wearers(self, split: str) -> tuple[str, ...]:

@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     )
     from .spec import ClipSpec as ClipSpec
 else:
-    from ..support.lazy import hand_on
+    from ..support.lazy import lazy_exports
 
-    __getattr__, __dir__ = hand_on(
+    __getattr__, __dir__ = lazy_exports(
         __name__,
         {
             "aria": (),

@@ -33,7 +33,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from numpy.lib.recfunctions import repack_fields
 
-from ..imu import LARGEST_READING, Imu
+from ..imu import MAX_READING, Imu
 from ..support import files
 from ..support.errors import DataError, named
 from .copies import h264_stream
@@ -74,7 +74,7 @@ TICKS = 90_000  # per second, of the video's times
 CHUNK = 10_000  # records of an IMU in memory
 # Bytes of the header of a record, of the numbers at the start of its content, and of its unpacked content: a picture of
 # 8 megapixels has 25 MB if it is not compressed.
-LARGEST_HEADER, LARGEST_LAYOUT, LARGEST_RECORD = 1 << 16, 1 << 16, 1 << 26
+MAX_HEADER, MAX_LAYOUT, MAX_RECORD = 1 << 16, 1 << 16, 1 << 26
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -109,7 +109,7 @@ class VRS:
             if len(start) < FILE_HEADER.size or start[:8] != b"VisionRe":
                 raise AriaError(f"{path}: not a VRS file, which begins with 'VisionRe'; give a Project Aria recording")
             _, _, _, self.header_size, index, description, first, *_ = FILE_HEADER.unpack(start)
-            if not RECORD_HEADER.size <= self.header_size <= LARGEST_HEADER:
+            if not RECORD_HEADER.size <= self.header_size <= MAX_HEADER:
                 raise AriaError(f"{path}: is damaged: its record headers have {self.header_size} bytes")
             try:
                 header, content = self._record(file, description)
@@ -154,7 +154,7 @@ class VRS:
                     shape = (piece["size"],) if "size" in piece else ()
                     fields[piece["name"]] = (np.dtype((NUMBERS[kind[1]], shape)), piece["offset"])
             found = np.dtype(fields), sum("index" in piece for piece in pieces)
-            if found[0].itemsize > LARGEST_LAYOUT:
+            if found[0].itemsize > MAX_LAYOUT:
                 raise ValueError(f"{found[0].itemsize} bytes")
         except (KeyError, OverflowError, TypeError, ValueError) as error:
             name = "-".join(map(str, stream))
@@ -172,10 +172,10 @@ class VRS:
         if len(content) < header[0] - self.header_size:
             raise struct.error("the file ends in the middle of a record")
         compression = header[7] if header[8] else 0
-        if compression and header[8] > LARGEST_RECORD:
+        if compression and header[8] > MAX_RECORD:
             raise AriaError(
                 f"{self.path}: is damaged: a record would have {header[8] / 1e6:,.0f} MB, more than the "
-                f"{LARGEST_RECORD / 1e6:.0f} MB that a picture may have; copy the recording again"
+                f"{MAX_RECORD / 1e6:.0f} MB that a picture may have; copy the recording again"
             )
         return header, self._decompressed(content, compression, header[8])
 
@@ -421,7 +421,7 @@ class AriaRecording(VRS):
                 samples = np.concatenate([self._fields(content, layout) for content in chunk])
                 parts.append(repack_fields(samples[list(SAMPLE)]))
         found = np.concatenate(parts)
-        valid = [(found[f"{name}_valid"] != 0) & (np.abs(found[name]) < LARGEST_READING).all(1) for name in SENSORS]
+        valid = [(found[f"{name}_valid"] != 0) & (np.abs(found[name]) < MAX_READING).all(1) for name in SENSORS]
         return found["capture_timestamp_ns"], np.stack(valid, axis=1), (found["accelerometer"], found["gyroscope"])
 
     def _fields(self, content: bytes, layout: np.dtype) -> np.ndarray:

@@ -25,7 +25,7 @@ import numpy as np
 
 from .. import cameras, gpmf
 from ..imu import MAX_GAP, Imu, IMUError
-from ..support.errors import DataError, in_words, named
+from ..support.errors import DataError, describe_error, named
 from ..video import FrameReader, VideoError, open_video
 from .offset import Axes, Hand, Offset, Rates, Survey, axes_of, hand_of, offset_of, rates_of, survey
 from .recording import Recording, open_recording, unused_tables
@@ -503,7 +503,7 @@ def check(
             seen = survey(video, excerpts, seconds, samples)
             known |= _pictures(seen, duration)
         # A video without telemetry is fine; a named IMU file that cannot be read is a problem.
-        if recording.imu is None and recording.own_reader is None and not _has_telemetry(video):
+        if recording.imu is None and recording.custom_reader is None and not _has_telemetry(video):
             return Check(**known, imu_notes=unused_tables(Path(video)))
         whole = recording.motion()
         motion = whole.on_clock(-recording.begin).inside(duration)
@@ -514,7 +514,9 @@ def check(
             )
         source = [] if recording.imu is None else [recording.imu] if isinstance(recording.imu, str) else recording.imu
         known["imu"] = " + ".join(source) or "telemetry"
-        reader = getattr(recording.own_reader, "__qualname__", " ".join(Path(file).suffix.lower() for file in source))
+        reader = getattr(
+            recording.custom_reader, "__qualname__", " ".join(Path(file).suffix.lower() for file in source)
+        )
         steps = np.diff(motion.gyro_time)
         rate = float(1 / steps[steps <= max(MAX_GAP, 1.5 * motion.median_steps[1])].mean())
         known |= _sensors(motion, duration) | {"hand": hand_of(motion)}
@@ -533,7 +535,7 @@ def check(
     except (VideoError, IMUError, DataError) as error:
         known["problem"] = str(error)
     except (av.error.FFmpegError, OSError, ValueError) as error:  # anything else that a broken file causes
-        known["problem"] = f"{path}: cannot be read as a recording: {in_words(error)}"
+        known["problem"] = f"{path}: cannot be read as a recording: {describe_error(error)}"
     return Check(**known)
 
 

@@ -25,8 +25,8 @@ from typing import Any, cast
 import numpy as np
 
 from .. import cameras
-from ..imu import IMU_READERS, LONGEST_HEADER, Imu, IMUError, failure, read_imu, table_columns
-from ..support import own
+from ..imu import IMU_READERS, MAX_HEADER, Imu, IMUError, failure, read_imu, table_columns
+from ..support import custom
 from ..support.errors import DataError, named
 from ..support.files import PREDICTED
 from ..support.names import name_files
@@ -127,17 +127,17 @@ class Recording:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     @property
-    def own_reader(self) -> Callable | None:
+    def custom_reader(self) -> Callable | None:
         """Return the user's own function that reads the samples; None if the library does."""
         return IMU_READERS.get(Path(self.imu_source).suffix.lower()) if isinstance(self.imu_source, str) else None
 
     def record(self) -> dict[str, Any]:
         """Return the fields by name, as a `Segment` has them.
 
-        `camera` is the name of `own_reader`, the same if its file is imported under another one, or "" without a
+        `camera` is the name of `custom_reader`, the same if its file is imported under another one, or "" without a
         reader. Raise DataError for a reader that is not a function.
         """
-        reader = self.own_reader
+        reader = self.custom_reader
         if reader is not None and not hasattr(reader, "__qualname__"):
             raise DataError(f"{reader!r}: give a function; a store can only name one")
         name = "" if reader is None else f"{reader.__module__.removeprefix('own_')}.{reader.__qualname__}"
@@ -200,7 +200,7 @@ class Recording:
                 self.video
                 and str(self.imu).lower().endswith(".vrs")
                 and self.imu_offset == 0
-                and self.own_reader is None
+                and self.custom_reader is None
             ):
                 raise IMUError(
                     f"{self.imu}: its times are those of the glasses' own clock, and nothing says when the video "
@@ -346,7 +346,7 @@ def _tables_of_its_name(path: Path) -> Iterator[tuple[Path, str | None]]:
 def _header_problem(table: Path) -> str | None:
     try:
         with open(table, encoding="utf-8-sig", errors="replace") as file:
-            header = file.readline(LONGEST_HEADER)
+            header = file.readline(MAX_HEADER)
         if header.startswith(PREDICTED):
             return f"{table}: a result of `egodistill predict`"
         table_columns(table, header, may_lack_accel=True)
@@ -380,7 +380,7 @@ def _incomplete_neon(folder: Path) -> str | None:
 
 def _header_has(table: Path, name: str) -> bool:
     with open(table, encoding="utf-8-sig", errors="replace") as file:
-        return name in file.readline(LONGEST_HEADER)
+        return name in file.readline(MAX_HEADER)
 
 
 def neon_recording(path: Path) -> Recording | None:
@@ -485,25 +485,25 @@ def parts_in_use(recordings: Iterable[Recording]) -> dict[str, Any]:
     used = {Path(one.imu_source).suffix.lower() for one in recordings if isinstance(one.imu_source, str)}
     formats = {suffix: function for suffix, function in IMU_READERS.items() if unopened or suffix in used}
     parts: dict[str, Any] = {
-        "readers": [own.name_of(reader) for reader in READERS if unopened and reader.__module__ != __name__],
-        "imu_readers": {suffix: own.name_of(function) for suffix, function in formats.items()},
+        "readers": [custom.name_of(reader) for reader in READERS if unopened and reader.__module__ != __name__],
+        "imu_readers": {suffix: custom.name_of(function) for suffix, function in formats.items()},
     }
     names = [*parts["readers"], *parts["imu_readers"].values()]
     homes = {name.partition(":")[0] for name in names}
-    files = {module: file for module, file in own.imported().items() if module in homes}
+    files = {module: file for module, file in custom.imported().items() if module in homes}
     return parts | {"files": files, "path": sys.path} if names else {}
 
 
 def use_parts(parts: Mapping[str, Any]) -> None:
     """Import functions of one's own, and use them from now on; readers come before the others.
 
-    `parts` are "readers" and "imu_readers" of what `parts_in_use()` returns, or all; names are as for `own.resolve()`.
-    Raise EgoDistillError for a name that stands for nothing, or for what cannot be called.
+    `parts` are "readers" and "imu_readers" of what `parts_in_use()` returns, or all; names are as for
+    `custom.resolve()`. Raise EgoDistillError for a name that stands for nothing, or for what cannot be called.
     """
     sys.path[:] = dict.fromkeys([*parts.get("path", ()), *sys.path])  # in the order of the process that sent them
-    own.import_again(parts.get("files", {}))
+    custom.import_again(parts.get("files", {}))
     readers, formats = parts["readers"], parts["imu_readers"]
-    found = {name: own.resolve(name) for name in (*readers, *formats.values())}
+    found = {name: custom.resolve(name) for name in (*readers, *formats.values())}
     for name, part in found.items():
         if not callable(part):
             raise DataError(f"{name}: is {type(part).__name__}, not a function")

@@ -28,7 +28,7 @@ from .audio import AUDIO_BANDS, AUDIO_STEPS
 __all__ = [
     "ANY_AXES",
     "FIELDS",
-    "LARGEST_CLIP",
+    "MAX_CLIP",
     "ClipSpec",
     "clip_starts",
     "frames_name",
@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 ANY_AXES = "any"  # of a student that reads samples of all axes; samples have some
-LARGEST_CLIP = 1 << 27  # pixels of all its frames: 128 frames of 1024 x 1024
+MAX_CLIP = 1 << 27  # pixels of all its frames: 128 frames of 1024 x 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,9 +97,9 @@ class ClipSpec:
                 f"frames and imu_samples must be whole numbers from 0 on, size a whole number above 0, imu_rate and "
                 f"seconds numbers above 0; got {self}"
             )
-        if max(self.frames * (self.size or 1) ** 2, self.imu_samples) > LARGEST_CLIP:
+        if max(self.frames * (self.size or 1) ** 2, self.imu_samples) > MAX_CLIP:
             raise DataError(
-                f"a clip may have {LARGEST_CLIP} pixels or IMU samples; got {self.frames} frames of {self.size} x "
+                f"a clip may have {MAX_CLIP} pixels or IMU samples; got {self.frames} frames of {self.size} x "
                 f"{self.size} pixels, and {self.imu_samples} samples"
             )
         tolerance = 0.0 if self.tolerance is None else self.tolerance

@@ -10,7 +10,7 @@ pickles       pickles, read without running their code
 tables        tables of results: text, Markdown, provenance
 pages         pages of results: HTML
 lazy          packages that import their modules on first use
-own           classes of a user's own code, by name
+custom        a user's own classes and functions, by name
 version       __version__
 """
 
@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from . import (
+        custom as custom,
         errors as errors,
         files as files,
         holders as holders,
         lazy as lazy,
         names as names,
-        own as own,
         pages as pages,
         pickles as pickles,
         processes as processes,
@@ -32,9 +32,11 @@ if TYPE_CHECKING:
         version as version,
     )
 else:
-    from .lazy import hand_on
+    from .lazy import lazy_exports
 
-    __getattr__, __dir__ = hand_on(
+    __getattr__, __dir__ = lazy_exports(
         __name__,
-        dict.fromkeys("errors files holders lazy names own pages pickles processes records tables version".split(), ()),
+        dict.fromkeys(
+            "custom errors files holders lazy names pages pickles processes records tables version".split(), ()
+        ),
     )

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 __all__ = [
     "CLIP_SECONDS",
-    "FEWEST_CLIPS",
+    "MIN_CALIBRATION_CLIPS",
     "IMU_RATE",
     "IMU_SAMPLES",
     "NONE",
@@ -21,8 +21,8 @@ __all__ = [
     "EgoDistillError",
     "EgoDistillOSError",
     "NoteWarning",
-    "in_words",
-    "meant",
+    "describe_error",
+    "did_you_mean",
     "named",
 ]
 
@@ -30,7 +30,7 @@ CLIP_SECONDS = 64 / 30  # 64 frames at 30 frames per second, the clips of the pa
 IMU_RATE = 198.0  # Hz
 IMU_SAMPLES = 422  # per clip: floor(CLIP_SECONDS * IMU_RATE)
 NONE = "(none)"  # the class of clips in which nothing happens that has a label
-FEWEST_CLIPS = 50  # with labels, from which on a temperature is fitted; of fewer, none are held out for it
+MIN_CALIBRATION_CLIPS = 50  # with labels, from which on a temperature is fitted; of fewer, none are held out for it
 UNSURE = "unsure"  # the last class of a student that refuses some clips, see `engine.refusal`
 
 
@@ -66,11 +66,11 @@ class NoteWarning(UserWarning):
     """A warning that commands print as a line."""
 
 
-def in_words(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Return what an error says, as FILE: REASON for one of the operating system, without its number.
 
-    >>> from egodistill.support.errors import in_words
-    >>> in_words(FileNotFoundError(2, "No such file or directory", "walk.mp4"))
+    >>> from egodistill.support.errors import describe_error
+    >>> describe_error(FileNotFoundError(2, "No such file or directory", "walk.mp4"))
     'walk.mp4: No such file or directory'
     """
     if not isinstance(error, OSError) or not error.strerror:
@@ -78,11 +78,11 @@ def in_words(error: BaseException) -> str:
     return error.strerror if error.filename is None else f"{os.fsdecode(error.filename)}: {error.strerror}"
 
 
-def meant(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return a question for the most similar of the known words, to end a message with; "" if none is similar.
 
-    >>> from egodistill.support.errors import meant
-    >>> meant("distil", ["predict", "distill"]), meant("x", ["predict"])
+    >>> from egodistill.support.errors import did_you_mean
+    >>> did_you_mean("distil", ["predict", "distill"]), did_you_mean("x", ["predict"])
     ('. Did you mean distill?', '')
     """
     names = {name.strip("-"): name for name in known}  # of options the dashes are alike

@@ -64,12 +64,12 @@ __all__ = [
     "log_path",
     "lock",
     "output_lock",
-    "own_file",
+    "unshare_file",
     "pair_files",
     "read_ahead",
     "read_json",
     "read_lines",
-    "remove_dead_part",
+    "remove_stale_part",
     "remove_parts",
     "replace_file",
     "require_apart",
@@ -91,7 +91,7 @@ EXPORTED_PAIR = ("frame", "motion")  # the parts of a student in two exported fi
 PREDICTED = "start,stop,class_1,"  # the start of a table that `predict` wrote
 NEON = ("imu.csv", "world_timestamps.csv")  # in the folder of each recording of a Pupil Labs Neon
 STUDENTS = Path(real_path(__file__)).parent.parent / "students"  # that come with the library
-LARGEST_JSON = 1 << 30  # bytes; the clips of a store with a million take 0.4 GB
+MAX_JSON = 1 << 30  # bytes; the clips of a store with a million take 0.4 GB
 
 KEPT = {  # after an error of writing; whether the same call continues
     True: "Existing files are unchanged; make room or give another path, and repeat the call",
@@ -148,7 +148,7 @@ def atomic_write(path: str | os.PathLike, *, through_link: bool = True) -> Itera
                 part.unlink(missing_ok=True)
 
 
-def own_file(path: str | os.PathLike) -> None:
+def unshare_file(path: str | os.PathLike) -> None:
     """Replace a symbolic link, or a file with other hard links, by a copy. Call it before a file is changed in place.
 
     So what the link leads to, or a snapshot of a folder (`cp -al`), stays as it is. Processes that have opened the file
@@ -159,7 +159,7 @@ def own_file(path: str | os.PathLike) -> None:
     >>> from egodistill.support import files
     >>> size = Path("log.txt").write_text("one")
     >>> os.link("log.txt", "snapshot.txt")
-    >>> files.own_file("log.txt")
+    >>> files.unshare_file("log.txt")
     >>> Path("log.txt").samefile("snapshot.txt"), Path("log.txt").read_text()
     (False, 'one')
     """
@@ -296,10 +296,10 @@ def remove_parts(path: str | os.PathLike) -> None:
     """Remove the temporary files of `path` that killed processes left; those of running ones stay."""
     path = Path(path)
     for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-        remove_dead_part(part)
+        remove_stale_part(part)
 
 
-def remove_dead_part(part: Path) -> None:
+def remove_stale_part(part: Path) -> None:
     """Remove a temporary file of `atomic_write()` unless the process that writes it is alive, or may be."""
     with contextlib.suppress(OSError), part_lock(part) as is_dead:
         if is_dead:
@@ -422,7 +422,7 @@ def require_file(path: str | os.PathLike, largest: int | None = None) -> None:
 
 def read_json(path: str | os.PathLike) -> Any:
     """Return the content of a JSON file. Raise DataError if it is missing, damaged or larger than 1 GB."""
-    require_file(path, LARGEST_JSON)
+    require_file(path, MAX_JSON)
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -469,7 +469,7 @@ def read_lines(path: Path, *fields: str) -> Iterator[dict[str, Any]]:
     Damaged lines, such as a full disk leaves, are skipped. The file may be missing.
     """
     if os.path.lexists(path):
-        require_file(path, LARGEST_JSON)
+        require_file(path, MAX_JSON)
         for text in path.read_bytes().splitlines():
             with contextlib.suppress(ValueError, RecursionError):
                 line = json.loads(text)
@@ -516,7 +516,7 @@ def system_lock(path: str | os.PathLike, busy: str | None = None) -> Iterator[tu
     own; a pipe, which would wait for a reader, is a DataError.
     """
     if os.path.islink(path):
-        own_file(path)
+        unshare_file(path)
     if Path(path).is_fifo():
         require_file(path)
     with open(path, "a", encoding="utf-8") as file:

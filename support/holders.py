@@ -88,7 +88,7 @@ def started(process: int) -> str:
         return UNKNOWN
 
 
-def remove_dead(path: Path, record: str) -> None:
+def remove_stale(path: Path, record: str) -> None:
     """Remove the file of a holder that has ended, unless another process has already, and print it to stderr.
 
     Two processes that both find the same dead holder must not both remove a file: the second might be that of the
@@ -145,7 +145,7 @@ class Wait:
         if touched != self.touched:
             self.touched, self.alive = touched, now
         if has_ended(record):
-            remove_dead(self.path, record)
+            remove_stale(self.path, record)
         elif now > self.alive + PATIENCE:
             raise DataError(
                 f"{self.path}: {name_of(record)} has shown no sign of life for {PATIENCE / 60:g} minutes. If it has "

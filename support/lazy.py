@@ -1,8 +1,8 @@
 """Packages that hand on the names of their modules and import each module only when one of its names is used.
 
-    from ..support.lazy import hand_on
+    from ..support.lazy import lazy_exports
 
-    __getattr__, __dir__ = hand_on(__name__, {"checks": ("Check", "check"), "clips": ()})
+    __getattr__, __dir__ = lazy_exports(__name__, {"checks": ("Check", "check"), "clips": ()})
 
 So `egodistill --help` and the processes that decode videos start without torch. For type checkers and editors, a
 package imports the same names below `if TYPE_CHECKING`.
@@ -16,10 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-__all__ = ["hand_on"]
+__all__ = ["lazy_exports"]
 
 
-def hand_on(
+def lazy_exports(
     package: str, modules: Mapping[str, Sequence[str]], renamed: Mapping[str, str] = MappingProxyType({})
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Return `__getattr__` and `__dir__` of a package that hands on its modules and these names of theirs.

@@ -23,7 +23,7 @@ from collections.abc import Hashable, Iterable
 from pathlib import PurePath
 from typing import NamedTuple
 
-__all__ = ["Names", "Place", "absolute_path", "ends", "identity", "is_same", "name_files", "portable", "real_path"]
+__all__ = ["Names", "Place", "absolute_path", "identity", "is_same", "name_files", "portable", "real_path"]
 
 
 def absolute_path(path: str | os.PathLike) -> str:
@@ -55,11 +55,11 @@ def is_same(path: str | os.PathLike, other: str | os.PathLike) -> bool:
     return path == other or identity(path) == identity(other)
 
 
-def ends(paths: Iterable[str]) -> dict[str, str]:
+def shortest_unique_suffixes(paths: Iterable[str]) -> dict[str, str]:
     """Return {path: as much of its end as no other of the paths has}, with "/": the file name of most.
 
     >>> from egodistill.support import names
-    >>> sorted(names.ends(["a/day1/cam.mp4", "a/day2/cam.mp4", "a/walk.mp4"]).values())
+    >>> sorted(names.shortest_unique_suffixes(["a/day1/cam.mp4", "a/day2/cam.mp4", "a/walk.mp4"]).values())
     ['day1/cam.mp4', 'day2/cam.mp4', 'walk.mp4']
     """
     parts = {path: PurePath(absolute_path(path)).parts for path in paths}

@@ -32,7 +32,7 @@ CHANGING = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD")  # 
 OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
 SPARE_WORK, WORK_PER_BYTE = 1 << 20, 100  # see `check_pickle()`; tables and weights need up to 10 per byte
 TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # the first value of a file in torch's format before 1.6
-LARGEST_FRAME = 1 << 30  # bytes; HD-EPIC's narrations have tens of megabytes
+MAX_FRAME = 1 << 30  # bytes; HD-EPIC's narrations have tens of megabytes
 
 
 def first_bytes(path: str | os.PathLike, count: int = 64) -> bytes:
@@ -306,7 +306,7 @@ def read_data_frame(path: str | os.PathLike) -> dict[str, np.ndarray]:
     egodistill.DataError: evil.pkl cannot be read as a pandas table (UnpicklingError: it refers to builtins.print, which
     is not part of a plain pandas table)
     """
-    files.require_file(path, LARGEST_FRAME)
+    files.require_file(path, MAX_FRAME)
     try:
         frame = read_pickle(path, FrameUnpickler, "a pandas table")
     except EgoDistillError as error:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from . import files
-from .errors import EgoDistillError, in_words
+from .errors import EgoDistillError, describe_error
 
 __all__ = ["CRASHES", "Processes", "Watch"]
 
@@ -139,7 +139,7 @@ def serve(target: str, argument: str) -> None:
     try:
         getattr(importlib.import_module(f"egodistill.{module}"), name)(argument, bundle)
     except (EgoDistillError, OSError) as error:
-        sys.exit(f"egodistill: {in_words(error)}")
+        sys.exit(f"egodistill: {describe_error(error)}")
 
 
 def _end_with_parent() -> None:

@@ -41,17 +41,17 @@ __all__ = [
 
 
 LATEST = 1e6  # seconds, eleven days: no video is longer
-LONGEST_LINE = 1 << 20  # characters of a table
-LARGEST_TABLE = 1 << 30  # bytes; EPIC_100_train.csv has 12 MB
-LARGEST_VALUE = 1 << 28  # characters of one video in Ego4D's annotations, whose whole file may have any size
+MAX_LINE = 1 << 20  # characters of a table
+MAX_TABLE = 1 << 30  # bytes; EPIC_100_train.csv has 12 MB
+MAX_VALUE = 1 << 28  # characters of one video in Ego4D's annotations, whose whole file may have any size
 
 
 def first_line(path: Path) -> str:
     """Return the first line of a table. Raise DataError if it cannot be read."""
-    files.require_file(path, LARGEST_TABLE)
+    files.require_file(path, MAX_TABLE)
     try:
         with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
-            return file.readline(LONGEST_LINE)
+            return file.readline(MAX_LINE)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
@@ -71,7 +71,7 @@ def read_table(
     between them are not checked. Raise DataError with file and row.
     """
     line = 1
-    files.require_file(path, LARGEST_TABLE)
+    files.require_file(path, MAX_TABLE)
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(_lines(path, file, rows), delimiter=delimiter, skipinitialspace=delimiter == ",")
@@ -112,9 +112,9 @@ def read_table(
 def _lines(path: Path, file: TextIO, rows: range | None) -> Iterator[str]:
     """Yield the lines of a table, the first and those of `rows`. Raise DataError for a line that is too long."""
     number = -1
-    while line := file.readline(LONGEST_LINE):
-        if len(line) == LONGEST_LINE:
-            raise DataError(f"{path}: a line has more than {LONGEST_LINE} characters; is this a table?")
+    while line := file.readline(MAX_LINE):
+        if len(line) == MAX_LINE:
+            raise DataError(f"{path}: a line has more than {MAX_LINE} characters; is this a table?")
         if rows is None or number < 0 or number in rows:
             yield line
         if rows is not None and number >= rows.stop:
@@ -262,7 +262,7 @@ class JSONReader:
     """
 
     SPACE = re.compile(r"[ \t\r\n]*")
-    LONGEST_WORD = 1 << 20  # characters: the longest string that may continue beyond what was read
+    MAX_WORD = 1 << 20  # characters: the longest string that may continue beyond what was read
 
     def __init__(self, file: TextIO, path: Path, chunk: int) -> None:
         self.file, self.path, self.chunk = file, path, chunk
@@ -292,10 +292,10 @@ class JSONReader:
                 found, end = self.decoder.raw_decode(self.text, self.at)
             except json.JSONDecodeError as error:
                 # Only a value at the end of the text can be completed by more text.
-                if len(self.text) - error.pos > self.LONGEST_WORD or not self._read_more():
+                if len(self.text) - error.pos > self.MAX_WORD or not self._read_more():
                     raise self._broken(error.pos, error.msg) from error
-                if len(self.text) > LARGEST_VALUE:
-                    raise self._broken(self.at, f"one value has more than {LARGEST_VALUE} characters") from error
+                if len(self.text) > MAX_VALUE:
+                    raise self._broken(self.at, f"one value has more than {MAX_VALUE} characters") from error
                 continue
             except RecursionError as error:
                 raise self._broken(self.at, "nested too deep") from error

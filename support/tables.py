@@ -33,7 +33,7 @@ from .version import __version__
 __all__ = [
     "Table",
     "command_line",
-    "counted",
+    "pluralize",
     "csv_text",
     "markdown_option",
     "printable",
@@ -50,11 +50,11 @@ __all__ = [
 ACTING = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-def counted(count: int, what: str) -> str:
+def pluralize(count: int, what: str) -> str:
     """Return a number of things in words: 1 video, 2 videos; the plural of `what` ends in s or es.
 
     >>> from egodistill.support import tables
-    >>> tables.counted(1, "class"), tables.counted(3806, "class"), tables.counted(0, "video")
+    >>> tables.pluralize(1, "class"), tables.pluralize(3806, "class"), tables.pluralize(0, "video")
     ('1 class', '3,806 classes', '0 videos')
     """
     return f"{count:,} {what}{'' if count == 1 else 'es' if what.endswith('s') else 's'}"

@@ -111,7 +111,7 @@ def test_workers_change_nothing(store, kitchen, tmp_path):
     assert arrays_of(other.path) == arrays_of(store.path)
 
 
-@pytest.mark.filterwarnings("ignore::egodistill.datasets.contradictions.TableWarning")
+@pytest.mark.filterwarnings("ignore::egodistill.datasets.table_checks.TableWarning")
 def test_workers_take_many_recordings_in_bundles(kitchen, tmp_path, monkeypatch):
     """Thirty-three copies of one, for two workers; this process does their work."""
     one, segments, sizes = kitchen[0], [], []

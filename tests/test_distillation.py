@@ -139,14 +139,14 @@ def test_a_teacher_without_none_is_made_to_say_it_of_background(says):
     wanted = distillation.distillation_loss(said, torch.from_numpy(wanted), 3.0)
     assert found.tolist() == pytest.approx(wanted.tolist(), rel=1e-5)
     store.labels = np.full(24, place)  # all is background: there is no other clip to learn it from
-    assert distillation.said_of_background(store, "t.logits") is None
+    assert distillation.background_logits(store, "t.logits") is None
 
 
 def test_beside_one_class_none_is_said_as_surely_as_that():
     store = Store(8)
     store.class_names, store.labels = ["(none)", "walk"], np.arange(8) % 2
     store.arrays["t.logits"] = with_class(np.full((8, 1), 2.0, np.float32), 0)
-    assert distillation.said_of_background(store, "t.logits")[1].tolist() == [2.0, -8.0]
+    assert distillation.background_logits(store, "t.logits")[1].tolist() == [2.0, -8.0]
 
 
 def test_a_student_of_other_classes_keeps_what_does_not_depend_on_them():

@@ -24,7 +24,7 @@ from egodistill import data
 from egodistill.commands import cli
 from egodistill.imu import IMU_READERS
 from egodistill.recordings.recording import READERS
-from egodistill.support import own
+from egodistill.support import custom
 
 ROOT = Path(egodistill.__file__).parent
 README = (ROOT / "README.md").read_text(encoding="utf-8") if (ROOT / "README.md").exists() else ""
@@ -114,7 +114,7 @@ def test_the_camera_of_ones_own_is_a_file_for_commands(kitchen, tmp_path, monkey
     """The section of the guide, and its commands; `prepare` starts processes."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr(own, "FILES", {})
+    monkeypatch.setattr(custom, "FILES", {})
     section = re.search(r"### A camera or an IMU format\n.*?(?=\n## )", GUIDE, re.DOTALL)[0]
     code = "".join(re.findall(r"```python\n(.*?)```", section, re.DOTALL))
     Path("my_camera.py").write_text(re.sub(r"(?m)^(IMU_READERS|READERS|print)\b.*", "", code))

@@ -140,7 +140,7 @@ def test_the_library_imports_itself_relatively(module):
         or (isinstance(node, ast.Import) and any(name.name.split(".")[0] == "egodistill" for name in node.names))
     ]
     # In a checkout the door is a file, and a file has no relative imports while it runs.
-    assert absolute == (["from egodistill.support.lazy import hand_on"] if module == "egodistill" else [])
+    assert absolute == (["from egodistill.support.lazy import lazy_exports"] if module == "egodistill" else [])
 
 
 def test_the_tour_and_the_signs_name_every_module():
@@ -153,7 +153,7 @@ def test_the_tour_and_the_signs_name_every_module():
 
 @pytest.mark.parametrize("package", ["egodistill", *(f"{room}.__init__" for room in ROOMS)])
 def test_what_a_package_hands_on_has_its_types(package):
-    """The names below TYPE_CHECKING, for editors, are those of `hand_on()`; the door keeps old names beside them."""
+    """The names below TYPE_CHECKING, for editors, are those of `lazy_exports()`; the door keeps old names, too."""
     code = tree(package)
     typed, start = set(), place(package) if "." in package else ""
     for block in (node for node in code.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
@@ -161,7 +161,7 @@ def test_what_a_package_hands_on_has_its_types(package):
             if isinstance(node, ast.ImportFrom):
                 typed |= {name.name for name in node.names}
         calls = [node for node in ast.walk(ast.Module(block.orelse, [])) if isinstance(node, ast.Call)]
-        (call,) = (node for node in calls if ast.unparse(node.func) == "hand_on")
+        (call,) = (node for node in calls if ast.unparse(node.func) == "lazy_exports")
     table = eval(ast.unparse(call.args[1]))
     names = {name for names in table.values() for name in names} | {module for module in table if "." not in module}
     home = importlib.import_module(f"egodistill.{start}".rstrip("."))
@@ -559,8 +559,8 @@ def test_copies_of_the_numbers_of_a_clip_are_the_doors():
     assert (window["samples"], window["rate"], defaults(data.clip_times)["seconds"]) == (samples, rate, seconds)
     assert (built["imu_rate"], built["clip_seconds"]) == (rate, seconds)
     assert student.EgoDistill(2, image_encoder="resnet10x1", image_weights=None).imu_samples == samples
-    assert (parts.SAMPLING, parts.LARGEST_TOLERANCE) == (video.SAMPLING, video.MAX_TOLERANCE)
-    assert parts.LARGEST_CLIP == spec.LARGEST_CLIP
+    assert (parts.SAMPLING, parts.MAX_TOLERANCE) == (video.SAMPLING, video.MAX_TOLERANCE)
+    assert parts.MAX_CLIP == spec.MAX_CLIP
 
 
 @pytest.mark.parametrize("module", sorted({*MODULES} - {*COPYABLE, "support.errors"}))

@@ -743,7 +743,9 @@ def test_files_name_the_parts_of_ones_own_and_load_wants_them(tmp_path):
         EgoDistill.load(path, fusion=Gate)
     model = small(imu_encoder=nn.Sequential(nn.Flatten(), nn.Linear(6 * 422, 3)))
     model.save(path)
-    with pytest.raises(EgoDistillError, match=r"imu_encoder=network\), or give --own FILE\.py:NAME with the function"):
+    with pytest.raises(
+        EgoDistillError, match=r"imu_encoder=network\), or give --custom FILE\.py:NAME with the function"
+    ):
         EgoDistill.load(path)
     replaced = small(hidden=32)
     replaced.imu_encoder = Map()

@@ -24,7 +24,7 @@ from torch import nn
 from waiting import LIMIT
 
 from egodistill import DataError, EgoDistill, EgoDistillError, data, distillation, pretrain_imu, teachers
-from egodistill.datasets.one_pass import Pending, Together
+from egodistill.datasets.one_pass import ConsumerGroup, Pending
 from egodistill.datasets.store import OutputClaim, StoreWriter, outputs_record
 from egodistill.datasets.store_files import StoreFiles
 from egodistill.engine.teacher import fingerprint
@@ -1046,7 +1046,7 @@ def image_student(seed=0):
 def test_two_consumers_that_read_the_same_frames_are_refused():
     """Each would get the clips of the other's size, and one record would take the place of the other."""
     with pytest.raises(DataError, match=r"two of the consumers have the same specs \(clip\); run one after the other"):
-        Together(teachers.Extraction(narrow()), teachers.Extraction(narrow(seed=1)))
+        ConsumerGroup(teachers.Extraction(narrow()), teachers.Extraction(narrow(seed=1)))
 
 
 @pytest.mark.filterwarnings("ignore:.*could not be prepared")
@@ -1058,7 +1058,7 @@ def test_end_features_serve_stage_1_as_the_end_frames_do(two_passes, tmp_path):
 
     def together(model):
         first = teachers.Extraction(narrow(), batch_size=4)
-        return Together(first, distillation.EndFeatures(model, batch_size=2, precision="fp32"))
+        return ConsumerGroup(first, distillation.EndFeatures(model, batch_size=2, precision="fp32"))
 
     with pytest.raises(KeyboardInterrupt):
         data.prepare(segments, tmp_path / "s", consumer=together(stopped), **options)

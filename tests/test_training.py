@@ -724,10 +724,10 @@ def test_a_run_that_continues_on_another_machine_says_that_its_bits_may_differ(t
         return capsys.readouterr().err
 
     run()
-    here = runtime.what_decides_bits(torch.device("cpu"))
+    here = runtime.numerics_record(torch.device("cpu"))
     assert torch.load(tmp_path / "c.pt", weights_only=True)["bits"] == here | {"processes": 1}
     assert run() == ""
-    monkeypatch.setattr(runtime, "what_decides_bits", lambda device: here | {"threads": 64, "torch": "9.9"})
+    monkeypatch.setattr(runtime, "numerics_record", lambda device: here | {"threads": 64, "torch": "9.9"})
     said = run(stops=False)
     assert (
         f"c.pt: torch was {torch.__version__!r} and is now '9.9'; threads was {here['threads']} and is now 64" in said

@@ -1032,10 +1032,10 @@ def test_a_length_that_the_file_cannot_have_is_damage(steady, tmp_path, seconds)
 
 
 def test_pictures_have_a_largest_size(steady, tmp_path, monkeypatch):
-    monkeypatch.setattr("egodistill.video.LARGEST_PICTURE", 128 * 64)
+    monkeypatch.setattr("egodistill.video.MAX_PICTURE", 128 * 64)
     small = write_video(tmp_path / "small.mp4", STEADY[:5], pictures=[np.zeros((64, 128, 3), np.uint8)] * 5)
     assert len(read_frames(small, [0.0])) == 1
-    monkeypatch.setattr("egodistill.video.LARGEST_PICTURE", 128 * 64 - 1)
+    monkeypatch.setattr("egodistill.video.MAX_PICTURE", 128 * 64 - 1)
     with pytest.raises(VideoError, match=r"small.mp4: has pictures of 128 x 64, more than 8,191 pixels; make"):
         read_frames(small, [0.0])
     with open_video(small) as container:

@@ -25,7 +25,7 @@ MODULES = """egodistill data teachers student distillation training inference re
 deploy.export experiments.baselines experiments.synthetic experiments.paper""".split()
 LOWER = """video imu gpmf cameras video_convnets video_i3d video_transformers recordings.spec recordings.clips
 recordings.recording recordings.audio recordings.aria recordings.offset recordings.pictures recordings.sensors
-datasets.annotations datasets.aria_datasets datasets.segments datasets.contradictions datasets.store datasets.one_pass
+datasets.annotations datasets.aria_datasets datasets.segments datasets.table_checks datasets.store datasets.one_pass
 engine.batches engine.checkpoints engine.spectrum engine.filterbank engine.image_encoders engine.parts deploy.stream
 deploy.arrivals deploy.events deploy.segmentation deploy.gates deploy.feeds experiments.adafuse experiments.stts
 experiments.listen_to_look experiments.behaviour experiments.protocols experiments.benches experiments.contrasts

@@ -354,7 +354,7 @@ AUGMENTATION = "--crop --jitter --shift --motion --label-smoothing"
 
 
 STUDENT = (
-    "--own --num-frames --image-encoder --image-weights --no-imu --imu-vector --aggregator --imu-encoder --fusion "
+    "--custom --num-frames --image-encoder --image-weights --no-imu --imu-vector --aggregator --imu-encoder --fusion "
     "--student-class --optional-inputs"
 )
 
@@ -392,7 +392,7 @@ OPTIONS = {
     "--device --zero-accel --min-coverage --max-gap --max-hold --max-bad",
     "report": "RUN",
     "status": "store --seconds --verify",
-    "export": "STUDENT --own --out --format --pair --precision --batch-size --calibrate --calibrate-split "
+    "export": "STUDENT --custom --out --format --pair --precision --batch-size --calibrate --calibrate-split "
     "--calibrate-clips "
     "--check --check-split --overwrite --markdown",
     "teachers": "",
@@ -406,16 +406,16 @@ OPTIONS = {
     "distill": "store --split --teacher --out --overwrite "
     "--alpha --beta --tau --tau-squared --l1-reduction --init "
     f"{STUDENT} {TRAINING} {AUGMENTATION} --validation --objective",
-    "evaluate": f"store --split --student --teacher-file --own --without --teacher --out --overwrite {INFERENCE} "
+    "evaluate": f"store --split --student --teacher-file --custom --without --teacher --out --overwrite {INFERENCE} "
     "--recordings "
     "--root --tier --imu-offsets --imu-axes --reader --imu-reader --stride --event-start --sparse --save-thresholds",
-    "measure": f"--student --own --teacher-file --rows --batch-size --repeats --seconds --out --overwrite "
+    "measure": f"--student --custom --teacher-file --rows --batch-size --repeats --seconds --out --overwrite "
     f"--markdown {INFERENCE}",
-    "predict": "video --student --own --without --imu --imu-offset --imu-stretch --imu-axes --reader --imu-reader "
+    "predict": "video --student --custom --without --imu --imu-offset --imu-stretch --imu-axes --reader --imu-reader "
     "--zero-accel --min-coverage --max-gap --max-hold --stride --top --events --event-start --key-frames --tolerance "
     f"--out --html --subtitles --labels --root --tier --preview --overwrite {INFERENCE}",
-    "live": "SOURCE --student --own --without --every --frames --before-frames --slack --top --min-coverage --max-gap "
-    "--precision --device --tolerance "
+    "live": "SOURCE --student --custom --without --every --frames --before-frames --slack --top --min-coverage "
+    "--max-gap --precision --device --tolerance "
     "--max-age --period --imu --imu-follow --zero-accel --imu-axes --reader --imu-reader --imu-offset --imu-stretch "
     "--frame-offset --frame-stretch --align "
     "--fast --seconds --timeout --reconnect --events --event-start --json --out --overwrite",

@@ -27,18 +27,18 @@ def result(*rows, name="student", **more):
 def test_one_answer_for_all_segments_is_told():
     trained = {"clips": 40, "epochs": 4}
     found = result((3, 0, 0), (4, 0, 0), (2, 0, 0), trained=trained)
-    assert found.doubt == (
+    assert found.caveat == (
         "This student learnt nothing: it answers 'cut' for every segment. It was trained on 40 clips, 4 epochs."
     )
     teacher = result((3, 0, 0), (4, 0, 0), (2, 0, 0), name="teacher")
-    assert teacher.doubt == "This teacher learnt nothing: it answers 'cut' for every segment."
-    assert " learnt nothing" in result((2, 0, 0), (2, 0, 0), (2, 0, 0)).doubt
+    assert teacher.caveat == "This teacher learnt nothing: it answers 'cut' for every segment."
+    assert " learnt nothing" in result((2, 0, 0), (2, 0, 0), (2, 0, 0)).caveat
     for few in (((1, 0, 0), (2, 0, 0), (2, 0, 0)), ((9, 0, 0), (0, 0, 0), (0, 0, 0))):  # which may be luck, or right
-        assert result(*few).doubt.startswith("The test does not show that this student learnt anything: always")
+        assert result(*few).caveat.startswith("The test does not show that this student learnt anything: always")
 
 
 def doubted(*rows):
-    return result(*rows).doubt.partition(" learnt ")[0].partition(" is ")[0]
+    return result(*rows).caveat.partition(" learnt ")[0].partition(" is ")[0]
 
 
 def test_what_guesses_may_reach_shows_nothing():
@@ -56,20 +56,23 @@ def test_what_guesses_may_reach_shows_nothing():
 
 
 def test_counts_are_named():
-    found = result((3, 1, 0), (2, 2, 0), (1, 1, 1)).doubt
+    found = result((3, 1, 0), (2, 2, 0), (1, 1, 1)).caveat
     assert found == (
         "The test does not show that this student learnt anything: always answering 'cut' is right in 4 of 11 "
         "segments, this student in 6, and guesses may reach that."
     )
-    assert result((900, 50), (10, 40)).doubt == (
+    assert result((900, 50), (10, 40)).caveat == (
         "This student is no better than one answer for all: always answering 'cut' is right in 950 of 1,000 segments, "
         "this student in 940."
     )
-    assert evaluations.Result("student", {"agreement": {}}).doubt == "" and not evaluations.Result("student", {}).rivals
+    assert (
+        evaluations.Result("student", {"agreement": {}}).caveat == ""
+        and not evaluations.Result("student", {}).baselines
+    )
 
 
 def test_rivals_are_the_teacher_chance_and_the_most_frequent_class():
-    found = result((3, 1, 0), (2, 2, 0), (1, 1, 0), teachers={"teacher": 0.5, "x3d": 0.25}).rivals
+    found = result((3, 1, 0), (2, 2, 0), (1, 1, 0), teachers={"teacher": 0.5, "x3d": 0.25}).baselines
     assert dict(found) == {
         "teacher": "50.0 %",
         "teacher x3d": "25.0 %",
@@ -82,7 +85,7 @@ def test_rivals_are_the_teacher_chance_and_the_most_frequent_class():
 def test_chance_counts_a_class_of_background_only_if_segments_have_it(label, possible):
     answers = [{"label": one, "said": 2} for one in (label, 1, 2)]
     found = evaluations.Result("student", {"class_names": ["(none)", "cut", "wash"], "answers": answers})
-    assert dict(found.rivals)[f"chance, one of {possible} classes"] == f"{100 / possible:.1f} %"
+    assert dict(found.baselines)[f"chance, one of {possible} classes"] == f"{100 / possible:.1f} %"
 
 
 def test_evaluate_shows_and_writes_what_the_teacher_gets(taught, capsys):
@@ -118,7 +121,7 @@ def test_evaluate_shows_and_writes_what_the_teacher_gets(taught, capsys):
         assert found["class_names"][one["said"]] == names[::-1][mean.argmax()]
         assert one["score"] == pytest.approx(mean.max(), rel=1e-3)
         assert one["wearer"] == store.clips[clips[one["id"]][0]]["wearer"]
-    assert found["trained"] == {"clips": 7, "epochs": 2} and evaluations.Result("student", found).doubt in out
+    assert found["trained"] == {"clips": 7, "epochs": 2} and evaluations.Result("student", found).caveat in out
 
 
 def test_a_student_that_learnt_nothing_is_named_when_it_is_used(taught, kitchen, capsys):

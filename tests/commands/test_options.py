@@ -194,7 +194,7 @@ def stage_arrivals(stage, function, without=()) -> tuple[str, dict]:
 
 
 def student_arrivals(function) -> tuple[str, dict]:
-    words, values = field_words(egodistill.EPIC_KITCHENS.student, recipes.OWN_NETWORKS)
+    words, values = field_words(egodistill.EPIC_KITCHENS.student, recipes.CUSTOM_NETWORKS)
     arrivals = {f"{function}.model.arguments.{name}": value for name, value in values.items()}
     arrivals["build_image_encoder.weights"] = arrivals.pop(f"{function}.model.arguments.image_weights")
     return words, arrivals
@@ -222,7 +222,7 @@ def training_runs(stage, function, fixed="", *, without=()):
             f"{out} {fixed} --image-encoder resnet10x4 --image-weights none {own}",
             {f"{function}.model{part}.__class__.__name__": name for part, name in names.items()},
         ),
-        (f"{out} --init a.pt --own toys:Moved --overwrite --keep-checkpoint", kept),
+        (f"{out} --init a.pt --custom toys:Moved --overwrite --keep-checkpoint", kept),
         (f"{out} {fixed} --preset demo", {f"{function}.settings.epochs": 6}),
     ]
 
@@ -290,7 +290,7 @@ EXPERIMENT_ARRIVALS = {
 }
 
 
-# {command: [(words, {where an option must arrive: its value}), ...]}; {tmp} is a folder. Together, the words of a
+# {command: [(words, {where an option must arrive: its value}), ...]}; {tmp} is a folder. ConsumerGroup, the words of a
 # command use all of its options, with other values than the defaults.
 ARRIVALS = {
     "segments": [
@@ -499,7 +499,7 @@ ARRIVALS = {
     ],
     "evaluate": [
         (
-            "folder --split own --student a.pt --own toys:Moved --own toys:Calm --teacher t --out {tmp}/e.json "
+            "folder --split own --student a.pt --custom toys:Moved --custom toys:Calm --teacher t --out {tmp}/e.json "
             "--without imu --overwrite " + INFERENCE_WORDS,
             {
                 "load_student.without": "imu",
@@ -562,7 +562,7 @@ ARRIVALS = {
     ],
     "export": [
         (
-            "a.pt --own toys:Moved --out {tmp}/x.onnx --format onnx --precision int8 --batch-size 3 --calibrate c "
+            "a.pt --custom toys:Moved --out {tmp}/x.onnx --format onnx --precision int8 --batch-size 3 --calibrate c "
             "--calibrate-split all "
             "--calibrate-clips 9 --check k --check-split own --overwrite --markdown {tmp}/m.md",
             {
@@ -594,7 +594,7 @@ ARRIVALS = {
     ],
     "measure": [
         (
-            "--student a.pt --own toys:Moved --teacher-file t.pt --batch-size 5 --repeats 3 --seconds 0.5 --out "
+            "--student a.pt --custom toys:Moved --teacher-file t.pt --batch-size 5 --repeats 3 --seconds 0.5 --out "
             "{tmp}/m.json "
             f"--overwrite --markdown {{tmp}}/m.md {INFERENCE_WORDS}",
             {
@@ -613,7 +613,7 @@ ARRIVALS = {
     ],
     "predict": [
         (
-            "v.mp4 --student a.pt --own toys:Moved --imu a.csv g.csv --imu-offset 0.3 --imu-stretch 1.02 "
+            "v.mp4 --student a.pt --custom toys:Moved --imu a.csv g.csv --imu-offset 0.3 --imu-stretch 1.02 "
             "--imu-axes XZy --zero-accel "
             "--min-coverage 0.6 --max-gap 0.2 --max-hold 3 --stride 0.5 --top 2 --key-frames --out {tmp}/p.csv "
             "--labels l.csv --root r --tier act --preview {tmp}/p.mp4 "
@@ -669,7 +669,7 @@ ARRIVALS = {
             | {"open_recording of live.imu": None, "Output.tracker": events.Tracker(start=0.3, end=0.3 * 2 / 3)},
         ),
         (
-            "v.mp4 --student a.pt --own toys:Moved --without imu --imu a.csv g.csv --imu-offset 0.4 "
+            "v.mp4 --student a.pt --custom toys:Moved --without imu --imu a.csv g.csv --imu-offset 0.4 "
             "--imu-stretch 1.01 --zero-accel --imu-axes XZy --every 0.25 --frames newest --before-frames --slack 0.1 "
             "--top 2 --min-coverage 0.6 --max-gap 0.2 --max-age 3 --period 5 --frame-offset 0.3 --frame-stretch 1.02 "
             "--fast --seconds 9 --events --json --out {tmp}/p.jsonl --overwrite --precision bf16 --device cpu",
@@ -917,7 +917,7 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     spies.put(report, "write_model_report")
     spies.put(commands, "check_recordings", lambda given: check_recordings(**given))
     monkeypatch.setattr(model_commands, "answers_of", lambda result, store: [])
-    spies.put(commands.contradictions, "notes_of")
+    spies.put(commands.table_checks, "notes_of")
     spies.put(commands.Counter, "most_common", lambda given: list(given["self"].items())[: given["n"]])
     spies.put(recordings, "check", recordings.Check("v.mp4", rates=("one",)))
     spies.put(commands, "draw_check")

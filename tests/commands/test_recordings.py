@@ -26,12 +26,12 @@ from published_i3d import unit_norms, write_published
 import egodistill.commands.recordings
 from egodistill import EgoDistill, data, inference, teachers
 from egodistill.commands import cli
-from egodistill.datasets import contradictions
+from egodistill.datasets import table_checks
 from egodistill.experiments import behaviour, synthetic
 from egodistill.imu import IMU_READERS
 from egodistill.recordings import READERS, checks
 from egodistill.recordings.offset import Offset
-from egodistill.support import own
+from egodistill.support import custom
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "inf", "nan", "1e9", "soon"])
@@ -468,7 +468,7 @@ def test_segments_and_prepare_say_the_same_of_a_table(films, tmp_path, capsys):
     for words in (["segments", table], ["prepare", table, "--out", store, *small]):
         notes = [line for line in run(capsys, *words).splitlines() if line.startswith("note: ")]
         assert notes == [f"note: {repeated}", f"note: {late}"]
-    with pytest.warns(contradictions.TableWarning) as said:
+    with pytest.warns(table_checks.TableWarning) as said:
         data.prepare(data.read_csv(table), tmp_path / "other", imu=False, frame_size=32, workers=1, progress=False)
     assert [str(one.message) for one in said] == [repeated, late] and said[0].filename == __file__
     strict = "with strict=True (--strict) notes are errors"
@@ -534,7 +534,7 @@ def test_a_share_of_a_store_warns_once(kitchen, tmp_path, recwarn):
     twice = [*kitchen[:2], replace(kitchen[0], id="again")]
     for rank in (1, 0):
         data.prepare(twice, tmp_path / "s", frame_size=16, workers=1, progress=False, rank=rank, world_size=2)
-    assert len([one for one in recwarn if issubclass(one.category, contradictions.TableWarning)]) == 1
+    assert len([one for one in recwarn if issubclass(one.category, table_checks.TableWarning)]) == 1
 
 
 def test_offsets_written_by_hand_stay(films, tmp_path, monkeypatch, capsys):
@@ -814,7 +814,7 @@ def test_synthesize_and_prepare_are_of_one_layout(demo, tmp_path, monkeypatch, c
 
 def test_splits_of_other_names_are_told(kitchen, tmp_path, capsys):
     segments = [replace(segment, split="trian") for segment in kitchen[:2]]
-    with pytest.warns(contradictions.TableWarning, match="'trian' .* usual is 'train'"):
+    with pytest.warns(table_checks.TableWarning, match="'trian' .* usual is 'train'"):
         store = data.prepare(segments, tmp_path / "s", frame_size=16, workers=1, progress=False)
     egodistill.commands.recordings.describe_store(store, data.SegmentList(segments))
     assert "warning: there is no split train and no split test, only trian" in capsys.readouterr().out
@@ -959,7 +959,7 @@ def logged(kitchen, tmp_path, monkeypatch):
     small_student(tmp_path)
     before, formats, modules = [*READERS], {**IMU_READERS}, {*sys.modules}
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr(own, "FILES", {})
+    monkeypatch.setattr(custom, "FILES", {})
     yield tmp_path
     READERS[:] = before
     IMU_READERS.clear()

@@ -515,7 +515,7 @@ def test_how_sure_a_model_is_has_a_curve_if_there_are_clips_enough(made, tmp_pat
             assert [text for text in map(reading.text_of, one.iter("text")) if ": of " in text] == lines
             paths = [path.get("d") for path in one.iter("path")]
             assert paths[:2] == ["M0 100L100 0", "M55 50L95 7.5"] and len(paths) == len(lines)
-    assert evaluations.Result("student", {"answers": []}).sureness == ""
+    assert evaluations.Result("student", {"answers": []}).calibration_text == ""
 
 
 def test_events_of_whole_recordings_are_on_the_page(made, tmp_path, capsys):

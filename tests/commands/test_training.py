@@ -541,7 +541,7 @@ def test_networks_of_ones_own_go_through_all_commands(taught, capsys):
     (taught / "my_networks.py").write_text(MINE)
     small = "--image-encoder resnet10x4 --image-weights none --epochs 1 --decay-epochs --batch-size 8".split()
     built = ["--imu-encoder", "my_networks.py:wide", "--student-class", "my_networks.py:Calm"]
-    own = ["--own", "my_networks.py:wide", "--own", "my_networks.py:Calm"]
+    own = ["--custom", "my_networks.py:wide", "--custom", "my_networks.py:Calm"]
     said = run(capsys, "pretrain", "s", "--teacher", "small", "--out", "imu.pt", *small, *built)
     assert " ".join(own) in said.partition("Next:")[2]
     training = ["distill", "s", "--teacher", "small", "--out", "own.pt", *small[4:], "--init", "imu.pt", *own]
@@ -555,10 +555,10 @@ def test_networks_of_ones_own_go_through_all_commands(taught, capsys):
     model = mine.Calm.load("own.pt", imu_encoder=mine.wide)
     assert type(model.imu_encoder) is mine.Spectrum and model.imu_dim == 5
     for words, said in (
-        (own[:2], r"own\.pt: its class is my_networks:Calm, which is not of this library.*--own FILE\.py:Calm"),
-        (own[2:], r"own\.pt: its imu_encoder is my_networks:Spectrum, .*--own FILE\.py:Spectrum"),
-        (["--own", "my_networks.py:narrow"], r"narrow cannot be built without arguments \(missing "),
-        ([*own, "--own", "my_networks.py:Calmer"], r"my_networks\.py: has no Calmer\. Did you mean Calm\?"),
+        (own[:2], r"own\.pt: its class is my_networks:Calm, which is not of this library.*--custom FILE\.py:Calm"),
+        (own[2:], r"own\.pt: its imu_encoder is my_networks:Spectrum, .*--custom FILE\.py:Spectrum"),
+        (["--custom", "my_networks.py:narrow"], r"narrow cannot be built without arguments \(missing "),
+        ([*own, "--custom", "my_networks.py:Calmer"], r"my_networks\.py: has no Calmer\. Did you mean Calm\?"),
     ):
         assert cli.main(["evaluate", "s", "--student", "own.pt", *words]) == 1
         assert re.search(said, capsys.readouterr().err)
@@ -566,7 +566,7 @@ def test_networks_of_ones_own_go_through_all_commands(taught, capsys):
     assert cli.main([*start, *small, "--student-class", "my_networks.py:Spectrum"]) == 1
     assert "give a subclass of EgoDistill" in capsys.readouterr().err
     assert cli.main([*start, *small, *own]) == 1
-    assert "--own" in capsys.readouterr().err
+    assert "--custom" in capsys.readouterr().err
     assert cli.main([*start, *small, "--objective", "my_networks.py:Fails"]) == 1
     line = MINE.split("\n").index('        return {}["no loss"]') + 1
     assert f"my_networks.py, line {line}, in logit_loss: KeyError: 'no loss'" in capsys.readouterr().err

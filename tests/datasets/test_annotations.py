@@ -415,7 +415,7 @@ def test_tables_have_a_bounded_size(tmp_path, monkeypatch):
     path.write_text("video,start,stop,label\n" + "x" * (1 << 20))
     with pytest.raises(DataError, match="a line has more than 1048576 characters"):
         annotations.read_csv(path)
-    monkeypatch.setattr("egodistill.support.records.LARGEST_VALUE", 1000)
+    monkeypatch.setattr("egodistill.support.records.MAX_VALUE", 1000)
     (tmp_path / "a.json").write_text('{"videos": [[' + "1," * 600_000)
     with pytest.raises(DataError, match="one value has more than 1000 characters"):
         annotations.read_ego4d(tmp_path / "a.json", tmp_path)

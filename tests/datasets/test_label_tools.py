@@ -10,7 +10,7 @@ import pytest
 from painted import write_video
 
 from egodistill import DataError, data
-from egodistill.datasets import annotations, contradictions, label_tools
+from egodistill.datasets import annotations, label_tools, table_checks
 
 
 def write(path, *rows, sign="\t"):
@@ -340,10 +340,10 @@ def test_label_studio_frames_at_the_rate_of_the_video(tmp_path):
     assert times == pytest.approx([0, 1, 1, 1.5], abs=0.02)
     left_out = {"a point event": 1, "an empty value": 1, "a result without one label and its times": 3}
     assert found.dropped == left_out and found.origin.rows["walk_1"] == "task 12, result 2"
-    assert ["fps" in one.text for one in contradictions.find(found)] == [True]
+    assert ["fps" in one.text for one in table_checks.find(found)] == [True]
     given = task(annotation(frames("go", 25, 48)), fps=24, video="walk.mp4")
     found = data.read_labels(export(table, given))
-    assert [(one.start, one.stop) for one in found] == [(1.0, 2.0)] and contradictions.find(found) == []
+    assert [(one.start, one.stop) for one in found] == [(1.0, 2.0)] and table_checks.find(found) == []
 
 
 @pytest.mark.parametrize(

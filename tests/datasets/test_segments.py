@@ -10,7 +10,7 @@ from heads import write_log
 from painted import CLIP, write_table, write_video
 
 from egodistill import DataError, data
-from egodistill.datasets import annotations, contradictions, segments
+from egodistill.datasets import annotations, segments, table_checks
 from egodistill.datasets.segments import with_calibration
 from egodistill.recordings.recording import Recording
 from egodistill.video import VideoInfo, probe
@@ -614,10 +614,10 @@ def test_longer_clips_of_recordings_do_not_share_moments(tmp_path):
     tests = [one for one in found if one.split == "test"]
     apart = [max(b.start - a.stop, a.start - b.stop) for a in tests for b in found if b.split == "train"]
     assert min(apart) > 10.0
-    assert contradictions.find(found, clip_seconds=10.0) == []
+    assert table_checks.find(found, clip_seconds=10.0) == []
     near = [replace(found[0], start=0, stop=3, split="train"), replace(found[1], start=6, stop=9, split="test")]
-    assert contradictions.find(near) == []
-    assert "its clips of 10.00 s share moments" in contradictions.find(near, clip_seconds=10.0)[0].text
+    assert table_checks.find(near) == []
+    assert "its clips of 10.00 s share moments" in table_checks.find(near, clip_seconds=10.0)[0].text
     with pytest.raises(data.DataError, match=r"stride .* must be at least 0\.100 s"):
         segments.Windows(stride=0.09, clip_seconds=10.0)
 

@@ -267,8 +267,8 @@ def test_the_oracle_is_the_best_of_all_choices():
             return total
 
         best = max(itertools.product([False, True], repeat=8), key=worth)
-        assert worth(gates.best_looks(right, price)) == pytest.approx(worth(best))
-    assert not gates.best_looks(right, 9.0).any()
+        assert worth(gates.best_requests(right, price)) == pytest.approx(worth(best))
+    assert not gates.best_requests(right, 9.0).any()
 
 
 @pytest.mark.parametrize(("stops", "frames"), [([2.5, 2.0], [0.0]), ([2.0, 2.5], [1.0, 1.0]), ([2.0, np.nan], [0.0])])

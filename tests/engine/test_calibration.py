@@ -78,7 +78,7 @@ EVENTS = {"start": 0.6, "end": 0.4, "min_seconds": 0.5, "max_pause": 1.0, "strid
 
 
 def test_events_begin_alike_however_an_input_went_missing():
-    found = Calibration(0.6, 70, EVENTS, {"frames": 0.9, "imu": 2.0}).of_one("frames")
+    found = Calibration(0.6, 70, EVENTS, {"frames": 0.9, "imu": 2.0}).for_input("frames")
     assert found == Calibration(0.9, 70, EVENTS)
 
 

@@ -67,4 +67,4 @@ def test_no_encoder_of_torchvision_has_narrow_shortcuts():
         for layer in torchvision.models.get_model(name, weights=None).modules():
             if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.stride != (1, 1):
                 found.append(layer.in_channels // layer.groups)
-    assert len(found) == 14 and min(found) >= student.LARGEST_BLOCK
+    assert len(found) == 14 and min(found) >= student.MAX_BLOCK

@@ -33,11 +33,11 @@ def test_no_weights_are_downloaded_for_what_does_not_fit(wrong, words, monkeypat
 def test_a_network_keeps_its_modes_and_its_statistics():
     network = nn.Sequential(nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 3))
     network[0].eval()
-    same, found = parts.own_network("imu_encoder", network, [torch.ones(2, 6)], [("m",)])
+    same, found = parts.custom_network("imu_encoder", network, [torch.ones(2, 6)], [("m",)])
     assert same is network and found.shape == (2, 3) and not found.requires_grad
     assert network.training and not network[0].training and not network[0].running_mean.any()
     with pytest.raises(ValueError, match=r"imu_encoder=Sequential must return float \[2, 4\] or \[2, c, t\] for "):
-        parts.own_network("imu_encoder", network, [torch.ones(2, 6)], [(4,), ("c", "t")])
+        parts.custom_network("imu_encoder", network, [torch.ones(2, 6)], [(4,), ("c", "t")])
 
 
 def test_stage_1_and_streams_share_one_check_of_the_steps():

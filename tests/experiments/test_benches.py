@@ -44,7 +44,7 @@ from egodistill.experiments.benches import STAGE_1_LOSSES, Bench, Run
 from egodistill.experiments.paper import ABLATIONS
 from egodistill.experiments.protocols import PROTOCOLS
 from egodistill.recordings.spec import ClipSpec
-from egodistill.support import files, own
+from egodistill.support import custom, files
 
 
 def bench_of(demo, out=None, **options) -> Bench:
@@ -613,9 +613,9 @@ def own_methods(tmp_path, monkeypatch):
     file = tmp_path / "mine" / "methods_of_mine.py"
     file.write_text(METHODS)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr(own, "FILES", {})
+    monkeypatch.setattr(custom, "FILES", {})
     monkeypatch.delitem(sys.modules, file.stem, raising=False)
-    yield lambda *names: [own.resolve(f"{file}:{name}") for name in names]
+    yield lambda *names: [custom.resolve(f"{file}:{name}") for name in names]
     sys.modules.pop(file.stem, None)
 
 

@@ -402,7 +402,7 @@ class Zeros:
     """A bomb for any reader: as many zeros as it asks for."""
 
     def __call__(self, content, most):
-        assert most <= aria.LARGEST_RECORD + 1
+        assert most <= aria.MAX_RECORD + 1
         return bytes(most)
 
 

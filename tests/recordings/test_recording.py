@@ -460,7 +460,7 @@ def test_a_segment_names_the_function_that_reads_its_samples(logged, monkeypatch
     fields = mine.wrist(logged).record()
     segment = data.Segment("s", start=0.0, stop=1.0, **fields)
     assert fields["camera"] == segment.record()["camera"] == "mine.read_log"
-    assert segment.recording == mine.wrist(logged) and segment.recording.own_reader is mine.read_log
+    assert segment.recording == mine.wrist(logged) and segment.recording.custom_reader is mine.read_log
     assert "camera" not in data.Segment("s", "a.mp4", 0.0, 1.0).record()
     for other in (lambda path: None, None):
         monkeypatch.setitem(IMU_READERS, ".log", other)

@@ -726,7 +726,7 @@ def test_a_file_of_ones_own_keeps_its_mode(tmp_path, link):
     other.write_text("text")
     other.chmod(0o664)
     link(other, own)
-    files.own_file(own)
+    files.unshare_file(own)
     assert not own.is_symlink() and not own.samefile(other) and own.read_text() == "text"
     assert stat.S_IMODE(own.stat().st_mode) == 0o664
 

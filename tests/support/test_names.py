@@ -15,7 +15,7 @@ import pytest
 import egodistill
 from egodistill import data
 from egodistill.commands import cli, models
-from egodistill.datasets import contradictions, segments as tables
+from egodistill.datasets import segments as tables, table_checks
 from egodistill.support import files, names
 from egodistill.support.errors import DataError
 
@@ -108,13 +108,13 @@ def in_folds_of_a_store_with_two_names(first, other, cook):
 
 def in_splits_that_overlap(first, other, cook):
     rows = [segment(0, first, 0), segment(1, other, 1, "test"), segment(2, cook, 1, "test")]
-    found = [one.text for one in contradictions.find(rows) if "share moments" in one.text]
+    found = [one.text for one in table_checks.find(rows) if "share moments" in one.text]
     assert len(found) == 1 and found[0].startswith("segment s1")
 
 
 def in_rows_that_contradict_each_other(first, other, cook):
     rows = [segment(0, first, 0), segment(1, other, 0, label="peel"), segment(2, cook, 0, label="peel")]
-    found = [one.text for one in contradictions.find(rows) if "again with the label" in one.text]
+    found = [one.text for one in table_checks.find(rows) if "again with the label" in one.text]
     assert len(found) == 1 and found[0].startswith("segment s1")
 
 
@@ -258,7 +258,7 @@ def test_another_file_in_that_place_is_not_taken_for_one_that_stayed(place):
 
 SPELLED = {"abspath", "realpath", "resolve", "samefile", "st_ino", "normcase"}
 # The bricks import no sibling, and give libraries absolute paths, which are no addresses; a store knows its own files.
-OWN = {"gpmf", "video", "deploy.feeds", "egodistill", "datasets.store_files", "support.own", "support.processes"}
+OWN = {"gpmf", "video", "deploy.feeds", "egodistill", "datasets.store_files", "support.custom", "support.processes"}
 
 
 def test_only_one_module_says_what_a_path_means():
@@ -267,6 +267,6 @@ def test_only_one_module_says_what_a_path_means():
     for path in itertools.chain(ROOT.glob("*.py"), *(room.glob("*.py") for room in rooms)):
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Attribute) and node.attr in SPELLED and ast.unparse(node.value) != "own":
+            if isinstance(node, ast.Attribute) and node.attr in SPELLED and ast.unparse(node.value) != "custom":
                 found.add(module)
     assert found - OWN - {"setup"} == {"support.names"}, found

@@ -1,6 +1,6 @@
 """Classes and functions of a user's own code, by name: `package.module:Name` or `file.py:Name`.
 
-    encoder = own.resolve("my_parts.py:Spectrum")
+    encoder = custom.resolve("my_parts.py:Spectrum")
 
 Only what a user has typed is imported; a name that stands in a model file never is.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .errors import EgoDistillError, EgoDistillOSError, meant
+from .errors import EgoDistillError, EgoDistillOSError, did_you_mean
 
 __all__ = ["import_again", "imported", "is_name", "name_of", "place", "resolve"]
 
@@ -51,7 +51,7 @@ def resolve(name: str) -> Any:
     found: Any = module
     for part in wanted.split("."):
         if not hasattr(found, part):
-            raise EgoDistillError(f"{source}: has no {wanted}{meant(part, dir(found))}")
+            raise EgoDistillError(f"{source}: has no {wanted}{did_you_mean(part, dir(found))}")
         found = getattr(found, part)
     return found
 

@@ -12,7 +12,7 @@ from heads import write_log
 from painted import write_epic_imu, write_table
 
 from egodistill import DataError, data
-from egodistill.datasets import contradictions, segments
+from egodistill.datasets import segments, table_checks
 from egodistill.experiments import synthetic
 from egodistill.recordings.recording import probe_videos
 from egodistill.recordings.spec import clip_starts
@@ -344,10 +344,10 @@ CASES = {
 def test_a_contradiction_is_one_line_with_its_row(name, tmp_path):
     header, rows, is_error, text = CASES[name]
     found, videos = read(tmp_path, header, *rows)
-    said = lines(tmp_path, contradictions.find(found, videos))
+    said = lines(tmp_path, table_checks.find(found, videos))
     assert len(said) == 1 and said[0][1].startswith(text) and said[0][0] is is_error, said
     if "stop" not in name and "times" not in name and "milliseconds" not in name:
-        assert lines(tmp_path, contradictions.find(found)) == said  # known from the table alone
+        assert lines(tmp_path, table_checks.find(found)) == said  # known from the table alone
 
 
 # Tables that are as they should be, or in which what looks odd is usual.
@@ -395,15 +395,15 @@ SOUND = {
 @pytest.mark.parametrize("name", SOUND)
 def test_nothing_is_said_of_a_sound_table(name, tmp_path):
     found, videos = read(tmp_path, *SOUND[name])
-    assert lines(tmp_path, contradictions.find(found, videos)) == []
+    assert lines(tmp_path, table_checks.find(found, videos)) == []
 
 
 def test_a_line_counts_what_it_does_not_name(tmp_path):
     rows = [f"a.mp4,{10 * k},{10 * k + 3},cut" for k in range(6)]
-    ((_, said),) = lines(tmp_path, contradictions.find(read(tmp_path, PLAIN, *rows, *rows)[0]))
+    ((_, said),) = lines(tmp_path, table_checks.find(read(tmp_path, PLAIN, *rows, *rows)[0]))
     assert said == "row 8: repeats row 2, so it counts twice; remove one (and 5 more)"
     rows = [f"a.mp4,{10 * k},{10 * k + 3},cut,s{k}" for k in range(8)]
-    said = lines(tmp_path, contradictions.find(read(tmp_path, SPLIT, *rows)[0]))
+    said = lines(tmp_path, table_checks.find(read(tmp_path, SPLIT, *rows)[0]))
     assert [text[:21] for _, text in said] == [f"row {2 + k}: the split 's{k}'" for k in range(5)]
     assert said[-1][1].endswith("(and 3 more)") and not said[0][1].endswith("more)")
 
@@ -418,24 +418,24 @@ def test_times_of_a_table_end_at_sixty(tmp_path):
 
 def test_errors_come_together_and_strict_makes_notes_errors(tmp_path):
     rows = ("a.mp4,0,3,cut", "a.mp4,0,3,peel", "b.mp4,0,3,1", "b.mp4,4,7,01", "b.mp4,8,11,nan")
-    found = contradictions.find(read(tmp_path, PLAIN, *rows)[0])
+    found = table_checks.find(read(tmp_path, PLAIN, *rows)[0])
     with pytest.raises(DataError) as error:
-        contradictions.notes_of(found)
+        table_checks.notes_of(found)
     first, second = str(error.value).splitlines()
     assert first.startswith(f"{tmp_path}/t.csv, row 3: is row 2 again") and "row 5: the label '01'" in second
-    sound = contradictions.find(read(tmp_path, PLAIN, rows[0], rows[4])[0])
-    (note,) = contradictions.notes_of(sound)
+    sound = table_checks.find(read(tmp_path, PLAIN, rows[0], rows[4])[0])
+    (note,) = table_checks.notes_of(sound)
     assert note.startswith(f"{tmp_path}/t.csv, row 3: the label 'nan'")
     with pytest.raises(DataError) as error:
-        contradictions.notes_of(sound, strict=True)
+        table_checks.notes_of(sound, strict=True)
     assert str(error.value).splitlines() == [note, "with strict=True (--strict) notes are errors"]
     with pytest.raises(DataError, match=r"(?s)again.*row 4: the label '1' is a number.*notes are errors"):
-        contradictions.notes_of(found, strict=True)
+        table_checks.notes_of(found, strict=True)
 
 
 def test_segments_made_in_python_are_named_by_their_ids_and_get_notes(tmp_path):
     made = [data.Segment(name, "a.mp4", 0, 3, label) for name, label in (("x", "cut"), ("y", "peel"), ("y", "peel"))]
-    assert [(one.text, one.is_error) for one in contradictions.find(made)] == [
+    assert [(one.text, one.is_error) for one in table_checks.find(made)] == [
         ("segment y: repeats segment y, so it counts twice; remove one", False),
         (
             "segment y: is segment x again with the label 'peel' instead of 'cut'; a segment has one label "
@@ -450,7 +450,7 @@ def test_what_is_changed_keeps_its_rows(tmp_path):
     found, _ = read(tmp_path, PLAIN, *TRAIN, TRAIN[0])
     write_table(tmp_path / "o.csv", ("video", "imu_offset"), [("a.mp4", 0.25)])
     for changed in (data.with_imu_offsets(found, tmp_path / "o.csv"), data.with_imu_axes(found, "XZy")):
-        ((_, said),) = lines(tmp_path, contradictions.find(changed))
+        ((_, said),) = lines(tmp_path, table_checks.find(changed))
         assert said.startswith("row 4: repeats row 2")
 
 
@@ -460,15 +460,15 @@ def test_recordings_without_labels_are_seen_row_by_row(tmp_path, monkeypatch):
         (tmp_path / name).touch()
     rows = [("a.mp4", "P01", "train"), ("b.mp4", "P01", "test"), ("a.mp4", "P02", "train")]
     table = write_table(tmp_path / "t.csv", ("video", "wearer", "split"), rows)
-    said = [text for _, text in lines(tmp_path, contradictions.find(segments.read_recordings(table)))]
+    said = [text for _, text in lines(tmp_path, table_checks.find(segments.read_recordings(table)))]
     assert [text.partition(", so")[0].partition("; ")[0] for text in said] == [
         "row 4: repeats row 2",
         "row 3: the wearer 'P01' is in test here and in train in row 2",
         "row 4: its video has the wearer 'P02' here and 'P01' in row 2",
     ]
     write_table(table, ("video", "wearer"), [row[:2] for row in rows[:2]])  # the splits are drawn
-    assert contradictions.find(segments.read_recordings(table)) == []
-    assert contradictions.find(segments.read_recordings(tmp_path, segments.Windows(stride=0.5))) == []
+    assert table_checks.find(segments.read_recordings(table)) == []
+    assert table_checks.find(segments.read_recordings(tmp_path, segments.Windows(stride=0.5))) == []
 
 
 def test_a_video_is_one_under_all_its_names(tmp_path):
@@ -479,13 +479,13 @@ def test_a_video_is_one_under_all_its_names(tmp_path):
     for name, also in (("x/../a.mp4", ""), ("link.mp4", " (link.mp4 is the file a.mp4)"), ("hard.mp4", None)):
         also = " (hard.mp4 is the file a.mp4)" if also is None else also
         found, videos = read(tmp_path, SPLIT, "a.mp4,0,3,cut,train", "b.mp4,0,3,peel,train", f"{name},0,3,peel,test")
-        (error, two), _, (_, moments) = lines(tmp_path, contradictions.find(found, videos))
+        (error, two), _, (_, moments) = lines(tmp_path, table_checks.find(found, videos))
         assert error and two.startswith(f"row 4{also}: is row 2 again with the label 'peel' instead of 'cut'")
         assert moments.startswith(f"row 4{also}: its clips of 2.13 s share moments of the video with row 2")
         assert found[2].video == found[0].video == str(tmp_path / "a.mp4")  # one name
     rows = ["a.mp4,0,3,cut,a.csv", "link.mp4,4,7,cut,link.csv", "link.mp4,8,11,cut,a.csv"]
-    assert contradictions.find(read(tmp_path, f"{PLAIN},imu", *rows)[0]) == []
-    assert contradictions.find(read(tmp_path, f"{PLAIN},imu", *rows[1:])[0]) == []
+    assert table_checks.find(read(tmp_path, f"{PLAIN},imu", *rows)[0]) == []
+    assert table_checks.find(read(tmp_path, f"{PLAIN},imu", *rows[1:])[0]) == []
 
 
 def test_a_copy_of_a_video_is_noted_with_the_splits(tmp_path):
@@ -495,7 +495,7 @@ def test_a_copy_of_a_video_is_noted_with_the_splits(tmp_path):
         (tmp_path / name).write_bytes(content)
 
     def said(*rows):
-        return lines(tmp_path, contradictions.find(read(tmp_path, SPLIT, *rows)[0]))
+        return lines(tmp_path, table_checks.find(read(tmp_path, SPLIT, *rows)[0]))
 
     train = "a.mp4,0,3,cut,train", "a.mp4,4,7,peel,train"
     assert said(*train, "b.mp4,0,3,peel,train", "b.mp4,4,7,cut,train") == [
@@ -508,9 +508,9 @@ def test_a_copy_of_a_video_is_noted_with_the_splits(tmp_path):
         (False, f"row 3: {tmp_path}/y/s.mp4 is a copy of {tmp_path}/x/s.mp4 (row 2) {splits}")
     ]
     assert len(said(*train, "b.mp4,0,3,peel,train", "x/s.mp4,0,3,peel,train")) == 2
-    found = contradictions.find(read(tmp_path, SPLIT, *train, *test)[0])
+    found = table_checks.find(read(tmp_path, SPLIT, *train, *test)[0])
     with pytest.raises(DataError, match=r"row 4: b.mp4 is a copy of a.mp4 .*\nwith strict=True"):
-        contradictions.notes_of(found, strict=True)
+        table_checks.notes_of(found, strict=True)
 
 
 def test_files_that_are_no_copies_get_no_note(tmp_path, monkeypatch):
@@ -519,7 +519,7 @@ def test_files_that_are_no_copies_get_no_note(tmp_path, monkeypatch):
     content = random.Random(0).randbytes(5 << 19)
 
     def said():
-        return contradictions.find([data.Segment(path.name, path, 0, 3, "cut") for path in (first, other)])
+        return table_checks.find([data.Segment(path.name, path, 0, 3, "cut") for path in (first, other)])
 
     assert said() == []  # empty files
     first.write_bytes(content)
@@ -533,7 +533,7 @@ def test_files_that_are_no_copies_get_no_note(tmp_path, monkeypatch):
         raise PermissionError(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(contradictions, "signature", refuse)
+        patch.setattr(table_checks, "signature", refuse)
         assert said() == []
     other.unlink()
     assert said() == []
@@ -546,18 +546,18 @@ def test_a_copy_in_a_folder_of_recordings_is_noted(steady, tmp_path):
     for name in ("walk.mp4", "walk_copy.mp4"):
         shutil.copy(steady, tmp_path / name)
     found = segments.read_recordings(tmp_path, segments.Windows(test_share=0.5))
-    (text,) = [one.text for one in contradictions.find(found) if " copy " in one.text]
+    (text,) = [one.text for one in table_checks.find(found) if " copy " in one.text]
     assert text.startswith(f"{tmp_path}, segment walk_copy_")
     assert ": walk_copy.mp4 is a copy of walk.mp4 (segment walk_0) with another split (t" in text
 
 
 def test_the_imu_of_a_video_that_the_table_does_not_name(tmp_path):
     read(tmp_path, PLAIN, *TRAIN)
-    assert contradictions.find(read(tmp_path, f"{PLAIN},imu", "a.mp4,0,3,cut,b.csv")[0]) == []  # a copy of b.mp4?
+    assert table_checks.find(read(tmp_path, f"{PLAIN},imu", "a.mp4,0,3,cut,b.csv")[0]) == []  # a copy of b.mp4?
     (tmp_path / "a.csv").write_text("time,ax,ay,az,gx,gy,gz\n")
     for imu in ("b.csv", "b.csv;a.csv"):
         ((is_error, said),) = lines(
-            tmp_path, contradictions.find(read(tmp_path, f"{PLAIN},imu", f"a.mp4,0,3,cut,{imu}")[0])
+            tmp_path, table_checks.find(read(tmp_path, f"{PLAIN},imu", f"a.mp4,0,3,cut,{imu}")[0])
         )
         assert said == "row 2: the IMU b.csv has the name of another video, b.mp4; give that of a.mp4" and not is_error
 
@@ -573,7 +573,7 @@ def test_a_log_since_boot_of_two_videos_needs_their_offsets(steady, tmp_path):
 
     def said(*offsets):
         rows = [f"{video},0,3,cut,c.csv,{offset}" for video, offset in zip(("a.mp4", "b.mp4"), offsets, strict=True)]
-        return lines(tmp_path, contradictions.find(read(tmp_path, f"{PLAIN},imu,imu_offset", *rows)[0]))
+        return lines(tmp_path, table_checks.find(read(tmp_path, f"{PLAIN},imu,imu_offset", *rows)[0]))
 
     ((is_error, text),) = said(0, 0)
     assert is_error and text.startswith(
@@ -593,7 +593,7 @@ def test_rows_of_recordings_are_seen_as_they_are_written(tmp_path, monkeypatch):
         table = write_table(tmp_path / "t.csv", ("video", "start", "stop", "split"), [row.split(",") for row in rows])
         found = segments.read_recordings(table, data.Windows(stride=1.0))
         videos = {one.video: one.recording.probe() for one in found}
-        return lines(tmp_path, contradictions.find(found, videos))
+        return lines(tmp_path, table_checks.find(found, videos))
 
     assert said("a.mp4,0,9000,train", "b.mp4,0,9000,test") == [
         (
@@ -644,8 +644,8 @@ def epic(folder, *rows):
 
 def test_narrations_twice_and_one_video_with_two_files(tmp_path):
     first = "P01_101_0,P01,P01_101,00:00:01,00:00:03,cut,1"
-    assert contradictions.find(epic(tmp_path, first, "P01_101_1,P01,P01_101,00:00:02,00:00:04,take,2")) == []
-    found = contradictions.find(
+    assert table_checks.find(epic(tmp_path, first, "P01_101_1,P01,P01_101,00:00:02,00:00:04,take,2")) == []
+    found = table_checks.find(
         epic(
             tmp_path,
             first,
@@ -691,7 +691,7 @@ def test_two_files_of_one_uid_of_ego4d(tmp_path):
 
     def notes():
         found = data.read_ego4d(tmp_path / "fho_main.json", tmp_path, min_instances=1)
-        return contradictions.notes_of(contradictions.find(found))
+        return table_checks.notes_of(table_checks.find(found))
 
     assert notes() == []
     (tmp_path / "v1/full_scale/u.mp4").write_text("another")
@@ -723,7 +723,7 @@ def test_nothing_untrue_is_said_of_real_tables(sample, epic_imu):
     for name, count in (("EPIC_100_uda_target_val.csv", 1), ("imu_train_subset_joined.csv", 0)):
         found = data.read_epic_kitchens(sample(f"epic-kitchens-100/{name}"), epic_imu)
         videos = {one.video: VideoInfo(*info[Path(one.video).stem], 1920, 1080, True) for one in found}
-        said = contradictions.notes_of(contradictions.find(found, videos))
+        said = table_checks.notes_of(table_checks.find(found, videos))
         assert len(said) == count
         if said:
             trained = {one.label for one in found if one.split == "train"}
@@ -749,16 +749,16 @@ def test_nothing_is_said_of_worlds(tmp_path, monkeypatch):
         for table in (world.annotations, world.untrimmed):
             found = data.read_epic_kitchens(table, world.root)
             videos = {one.video: VideoInfo(lengths[Path(one.video).stem], 30.0, 96, 96, True) for one in found}
-            assert len(found) > 20 and contradictions.find(found, videos) == []
+            assert len(found) > 20 and table_checks.find(found, videos) == []
 
 
 def test_nothing_is_said_of_the_sample_recordings(sample_data):
     """As windows of recordings without labels; a table of the walk's own is in the tests of the commands."""
     for rule in ("stretch", "recording"):
         found = data.read_recordings(sample_data, data.Windows(split_by=rule))
-        assert contradictions.find(found, probe_videos(found, 2)) == []
+        assert table_checks.find(found, probe_videos(found, 2)) == []
         named = data.name_imu_files(found)
-        assert contradictions.find(named, origin=found.origin) == []
+        assert table_checks.find(named, origin=found.origin) == []
 
 
 def test_logs_without_a_video_contradict_each_other_as_recordings_do(tmp_path):
@@ -769,7 +769,7 @@ def test_logs_without_a_video_contradict_each_other_as_recordings_do(tmp_path):
 
     def texts(*rows):
         found = data.read_csv(write_table(tmp_path / "t.csv", columns, rows))
-        return [one.text.partition(": ")[2] for one in contradictions.find(found, probe_videos(found, 2))]
+        return [one.text.partition(": ")[2] for one in table_checks.find(found, probe_videos(found, 2))]
 
     rows = [("", f"{name}.csv", 0, 7, "a", split, name) for name in ("one", "two", "three") for split in ["train"]]
     others = [(*row[:2], 0, 7, "a", "test", row[-1]) for row in rows]

@@ -7,15 +7,15 @@ import sys
 import pytest
 
 from egodistill import EgoDistillError, EgoDistillOSError
-from egodistill.support import own
-from egodistill.support.own import is_name, resolve
+from egodistill.support import custom
+from egodistill.support.custom import is_name, resolve
 
 
 @pytest.fixture
 def file(tmp_path, monkeypatch):
     """A file of one's own beside another that it imports; what they leave in this process is taken back."""
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr(own, "FILES", {})
+    monkeypatch.setattr(custom, "FILES", {})
     before = {*sys.modules}
     (tmp_path / "neighbour_of_mine.py").write_text("SIZE = 3\n")
     path = tmp_path / "parts_of_mine.py"
@@ -67,7 +67,7 @@ def test_another_process_has_the_same_classes(file):
     other = file.with_name("json.py")
     other.write_text(file.read_text())
     kinds = [resolve(f"{one}:Spectrum") for one in (file, other)]
-    options = {"initializer": own.import_again, "initargs": (own.imported(),)}
+    options = {"initializer": custom.import_again, "initargs": (custom.imported(),)}
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, context, **options) as pool:
         assert list(pool.map(size_in, kinds)) == [3, 3]
@@ -75,12 +75,14 @@ def test_another_process_has_the_same_classes(file):
 
 def test_a_part_has_the_name_with_which_another_process_finds_it(file, monkeypatch):
     kind = resolve(f"{file}:Spectrum")
-    assert own.name_of(kind.Band) == "parts_of_mine:Spectrum.Band" and resolve(own.name_of(kind.Band)) is kind.Band
-    assert own.name_of(size_in) == f"{__name__}:size_in"
+    assert (
+        custom.name_of(kind.Band) == "parts_of_mine:Spectrum.Band" and resolve(custom.name_of(kind.Band)) is kind.Band
+    )
+    assert custom.name_of(size_in) == f"{__name__}:size_in"
     monkeypatch.setattr(kind, "__module__", "__main__")
     for part in (kind, lambda: 3, 3):
         with pytest.raises(EgoDistillError, match=r"other processes cannot import it from .* put it into a file"):
-            own.name_of(part)
+            custom.name_of(part)
 
 
 @pytest.mark.parametrize(

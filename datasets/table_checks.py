@@ -1,9 +1,9 @@
 """Find contradictions in a table of segments: what no reading makes right, and what may be meant.
 
-    from egodistill.datasets import contradictions
+    from egodistill.datasets import table_checks
 
-    found = contradictions.find(segments, videos)       # the whole table at once; `videos` are headers, or None
-    for note in contradictions.notes_of(found):         # raises DataError if one of them is an error
+    found = table_checks.find(segments, videos)       # the whole table at once; `videos` are headers, or None
+    for note in table_checks.notes_of(found):         # raises DataError if one of them is an error
         print("note:", note)
 
 `segments` and `prepare` do this. `KINDS` has a small function for each kind of contradiction. To add one, write a
@@ -63,10 +63,10 @@ def find(
 
     >>> from pathlib import Path
     >>> from egodistill import data
-    >>> from egodistill.datasets import contradictions
+    >>> from egodistill.datasets import table_checks
     >>> rows = ["walk.mp4,0,2.1,walk", "walk.mp4,2.1,4.2,Walk", "walk.mp4,0,2.1,stop"]
     >>> _ = Path("own.csv").write_text("\\n".join(["video,start,stop,label", *rows]))
-    >>> for found in contradictions.find(data.read_csv("own.csv")):
+    >>> for found in table_checks.find(data.read_csv("own.csv")):
     ...     print("error:" if found.is_error else "note:", found.text)
     error: own.csv, row 4: is row 2 again with the label 'stop' instead of 'walk'; a segment has one label
     note: own.csv, row 3: the label 'Walk' differs from 'walk' (row 2) only in case or blanks; write one of them
@@ -175,7 +175,7 @@ def _segments(count: int) -> str:
 # Segments that contradict each other
 
 
-def rows_twice(table: _Table) -> Found:
+def duplicate_rows(table: _Table) -> Found:
     """Yield segments that are in the table already, with the same label or without one."""
     for number, known in table.twins:
         one = table.segments[number]
@@ -185,7 +185,7 @@ def rows_twice(table: _Table) -> Found:
             yield number, f"repeats {table.name(again)}, so it counts twice; remove one", False
 
 
-def two_labels(table: _Table) -> Found:
+def conflicting_labels(table: _Table) -> Found:
     """Yield segments that are in the table already with another label."""
     for number, known in table.twins:
         own = table.segments[number].label
@@ -196,7 +196,7 @@ def two_labels(table: _Table) -> Found:
             yield number, f"is {name} again with the label {own!r} instead of {label!r}; a segment has one label", True
 
 
-def labels_that_overlap(table: _Table) -> Found:
+def overlapping_labels(table: _Table) -> Found:
     """Yield segments that share more than half of the shorter one with an earlier one of another label."""
     if not table.is_own:
         return
@@ -231,7 +231,7 @@ def labels_that_overlap(table: _Table) -> Found:
         yield number, f"{sentence}; shorten one, or leave it out", False
 
 
-def parts_that_overlap(table: _Table) -> Found:
+def overlapping_parts(table: _Table) -> Found:
     """Yield rows of a table of recordings that share more than a clip with an earlier part of the video."""
     if not table.origin.parts:
         return
@@ -247,7 +247,7 @@ def parts_that_overlap(table: _Table) -> Found:
             latest[one.path, one.split] = number
 
 
-def ids_twice(table: _Table) -> Found:
+def duplicate_ids(table: _Table) -> Found:
     """Yield segments with the id of an earlier one; in a table of your own this is an error when it is read."""
     ids = set()
     for number, one in enumerate(table.segments):
@@ -256,7 +256,7 @@ def ids_twice(table: _Table) -> Found:
         ids.add(one.id)
 
 
-def moments_of_two_splits(table: _Table) -> Found:
+def moments_in_two_splits(table: _Table) -> Found:
     """Yield segments whose clips overlap those of another split, on which testing would be too easy."""
     numbers = {id(segment): number for number, segment in enumerate(table.segments)}
     overlaps = overlapping_splits(table.segments, table.clip_seconds)
@@ -267,7 +267,7 @@ def moments_of_two_splits(table: _Table) -> Found:
         yield number, f"{sentence} of another split ({splits}); give both the same split", False
 
 
-def ends_of_videos(table: _Table) -> Found:
+def segments_past_the_end(table: _Table) -> Found:
     """Yield segments that begin behind the end of their video, which are errors, or stop more than a clip behind it.
 
     These are errors if most do and another unit explains it. A video that was cut short has some such segments.
@@ -311,7 +311,7 @@ SHORTEST = 0.1  # seconds of a segment
 # Names that contradict each other
 
 
-def spellings(table: _Table) -> Found:
+def spelling_variants(table: _Table) -> Found:
     """Yield labels, splits and wearers that are another spelling of an earlier one: an error if it cannot be seen."""
     for column, words in table.words.items():
         known: dict[str, dict[str, str]] = collections.defaultdict(dict)  # {folded: {how it looks: word}}
@@ -329,17 +329,17 @@ def spellings(table: _Table) -> Found:
             alike.setdefault(look, word)
 
 
-def slips(table: _Table) -> Found:
+def probable_typos(table: _Table) -> Found:
     """Yield labels of up to three segments that are one or two letters from one of five times as many or more."""
     words = table.words["label"] if table.is_own else {}
     for word, (number, count) in words.items():
         often = (other for other, (_, more) in words.items() if count <= 3 and more >= 5 * count)
-        if other := next((other for other in often if _is_slip(_folded(word), _folded(other))), None):
+        if other := next((other for other in often if _is_typo(_folded(word), _folded(other))), None):
             sentence = f"the label {word!r} ({_segments(count)}) is one or two letters from {other!r}"
             yield number, f"{sentence} ({_segments(words[other][1])}); correct it if that is meant", False
 
 
-def _is_slip(word: str, other: str) -> bool:
+def _is_typo(word: str, other: str) -> bool:
     """Return whether two words differ in one or two letters, and in no digit."""
     if abs(len(word) - len(other)) > 2 or re.findall(r"\d", word) != re.findall(r"\d", other):
         return False
@@ -383,7 +383,7 @@ def _folded(look: str) -> str:
 MISSING = {"nan", "none", "null", "na", "n/a", "#n/a", "<na>", "nat", "nil", "undefined", "-", "--", "?"}
 
 
-def words_for_nothing(table: _Table) -> Found:
+def placeholder_labels(table: _Table) -> Found:
     """Yield labels and wearers that programs write into empty cells."""
     for column in ("label", "wearer"):
         for word, (number, count) in table.words[column].items():
@@ -407,7 +407,7 @@ def same_numbers(table: _Table) -> Found:
                 yield words[word][0], f"{sentence} in another spelling; write one of them", column == "label"
 
 
-def numbers_beside_words(table: _Table) -> Found:
+def numbers_among_words(table: _Table) -> Found:
     """Yield the first label that is a number if others are words."""
     words = table.words["label"]
     numbers = dict.fromkeys(filter(NUMBER.fullmatch, words))
@@ -429,7 +429,7 @@ def unusual_splits(table: _Table) -> Found:
     words = table.words["split"]
     for word, (number, count) in words.items():
         folded = _folded(_look(word))
-        if word in USUAL or (folded in USUAL and folded in words):  # spellings() has the second
+        if word in USUAL or (folded in USUAL and folded in words):  # spelling_variants() has the second
             continue
         similar = difflib.get_close_matches(folded, USUAL, 1)
         usual = OTHERWISE.get(folded) or (similar[0] if similar else "")
@@ -438,7 +438,7 @@ def unusual_splits(table: _Table) -> Found:
         yield number, f"the split {word!r} ({_segments(count)}) is read only by a command that names it; {hint}", False
 
 
-def classes_of_one_split(table: _Table) -> Found:
+def classes_in_one_split(table: _Table) -> Found:
     """Yield the first class without segments for training, and the first without any for testing, with the others."""
     words = table.words["label"]
     for split, so in (("train", "so students cannot learn"), ("test", "so nothing says how well students know")):
@@ -455,7 +455,7 @@ def classes_of_one_split(table: _Table) -> Found:
 LISTED = 20  # names in a line
 
 
-def wearers_of_two_splits(table: _Table) -> Found:
+def wearers_in_two_splits(table: _Table) -> Found:
     """Yield wearers with segments for training and others."""
     if table.origin.drawn:
         return
@@ -475,7 +475,7 @@ def wearers_of_two_splits(table: _Table) -> Found:
 # Recordings that contradict each other
 
 
-def imus_of_other_videos(table: _Table) -> Found:
+def imu_files_of_other_videos(table: _Table) -> Found:
     """Yield recordings whose IMU is that of another video: shared with it, named like it, or in its folder."""
     if not table.is_own:
         return
@@ -499,7 +499,7 @@ def imus_of_other_videos(table: _Table) -> Found:
             video, stem = Path(one.path), re.sub(r"(?i)[-_. ](accl?|accel|gyro?|imu)$", "", imu.stem)
             sentence, is_error, first = "", False, table.segments[user]
             if first.path != one.path:
-                if abs(first.imu_offset - one.imu_offset) <= LARGEST_OFFSET:
+                if abs(first.imu_offset - one.imu_offset) <= MAX_OFFSET:
                     is_error = first.imu_offset == one.imu_offset and is_since_boot(user)
                     sentence = f"is also that of {_video(table, user)}; {SHARED[is_error]}"
             elif stem != video.stem and stem in names:
@@ -514,7 +514,7 @@ def imus_of_other_videos(table: _Table) -> Found:
                 break  # the other file of a pair adds nothing
 
 
-LARGEST_OFFSET = 2.0  # seconds: a larger one is not a clock that is a little off
+MAX_OFFSET = 2.0  # seconds: a larger one is not a clock that is a little off
 SHARED = {  # whether the times count from boot
     False: "each video has its own, or its own imu_offset in a long one",
     True: f"its times are {SINCE_BOOT}, so nothing says where a video begins in it; give each row its imu_offset",
@@ -543,7 +543,7 @@ def _video(table: _Table, number: int) -> str:
     return f"{Path(table.segments[number].path).name} ({table.name(number)})"
 
 
-def copies_of_videos(table: _Table) -> Found:
+def copied_videos(table: _Table) -> Found:
     """Yield the first segment of each video whose file has the same content as that of an earlier video."""
     first: dict[str, int] = {}
     splits: dict[str, dict[str, None]] = collections.defaultdict(dict)  # {video: its splits in their order}
@@ -616,22 +616,22 @@ def _are_beside(table: _Table, *numbers: int) -> bool:
 
 # Each kind of contradiction, with the number of lines that it may have.
 KINDS: tuple[tuple[Callable[[_Table], Found], int], ...] = (
-    (rows_twice, 1),
-    (two_labels, 1),
-    (labels_that_overlap, 1),
-    (parts_that_overlap, 1),
-    (ids_twice, 1),
-    (spellings, 5),
-    (slips, 5),
-    (words_for_nothing, 5),
+    (duplicate_rows, 1),
+    (conflicting_labels, 1),
+    (overlapping_labels, 1),
+    (overlapping_parts, 1),
+    (duplicate_ids, 1),
+    (spelling_variants, 5),
+    (probable_typos, 5),
+    (placeholder_labels, 5),
     (same_numbers, 5),
-    (numbers_beside_words, 1),
+    (numbers_among_words, 1),
     (unusual_splits, 5),
-    (classes_of_one_split, 2),
-    (wearers_of_two_splits, 1),
-    (moments_of_two_splits, 1),
-    (copies_of_videos, 5),
-    (imus_of_other_videos, 1),
+    (classes_in_one_split, 2),
+    (wearers_in_two_splits, 1),
+    (moments_in_two_splits, 1),
+    (copied_videos, 5),
+    (imu_files_of_other_videos, 1),
     (two_in_one_recording, 5),
-    (ends_of_videos, 1),
+    (segments_past_the_end, 1),
 )
