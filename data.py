@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import Any
 
 from .datasets import edits, table_checks
-from .datasets.annotations import read_ego4d, read_ego_exo4d, read_epic_kitchens, read_hd_epic, read_labels
+from .datasets.annotations import read_ego4d, read_epic_kitchens, read_labels
 from .datasets.background import with_background
 from .datasets.one_pass import Consumer, Pending
 from .datasets.segments import (
@@ -53,7 +53,6 @@ from .datasets.segments import (
 from .datasets.store import ClipStore, StoreWriter, folds
 from .datasets.store_files import StoreFiles, with_stored_names
 from .imu import MAX_GAP, CoverageError, Imu, IMUError, read_imu
-from .recordings.audio import log_mel, read_audio
 from .recordings.clips import decode_clips
 from .recordings.recording import Recording, open_recording, parts_in_use, probe_videos, use_parts
 from .recordings.spec import ClipSpec, clip_starts, frames_name, read_axes, spec_differences
@@ -84,17 +83,13 @@ __all__ = [
     "clip_times",
     "folds",
     "frames_at",
-    "log_mel",
     "open_recording",
     "prepare",
     "probe",
-    "read_audio",
     "read_csv",
     "read_ego4d",
-    "read_ego_exo4d",
     "read_epic_kitchens",
     "read_frames",
-    "read_hd_epic",
     "read_imu",
     "read_labels",
     "read_recordings",
@@ -175,8 +170,6 @@ def clip_specs(settings: Mapping[str, Any], imu_axes: str = "gopro") -> dict[str
     if settings["imu"]:
         samples = max(1, round(rate * seconds))  # as a student computes it
         specs["imu"] = ClipSpec(imu_samples=samples, imu_rate=rate, imu_axes=imu_axes, seconds=seconds)
-    if settings["audio"]:
-        specs["audio"] = ClipSpec(audio=True, seconds=seconds)
     return specs
 
 
@@ -197,7 +190,7 @@ def _class_names(segments: Sequence[Segment], class_names: Sequence[str] | None)
 
 def _check_settings(given: Mapping[str, Any]) -> None:
     """Raise DataError, which names the setting, if an argument of `prepare()` is of another type or out of range."""
-    for name in ("imu", "audio", "ends", "exact", "zero_accel", "retry_failed", "progress", "strict"):
+    for name in ("imu", "ends", "exact", "zero_accel", "retry_failed", "progress", "strict"):
         if not isinstance(given[name], bool):
             way_out = "; files are in the table's column imu, or data.Segment(imu=...)" if name == "imu" else ""
             raise DataError(f"{name} must be True or False; got {given[name]!r}{way_out}")
@@ -289,7 +282,6 @@ def prepare(
     clip_seconds: float = CLIP_SECONDS,
     imu: bool = True,
     imu_rate: float = IMU_RATE,
-    audio: bool = False,
     ends: bool = True,
     sampling: str | Sequence[str] = "uniform",
     seed: int = 0,
@@ -320,7 +312,6 @@ def prepare(
       undistorted.
     - `imu` float32 [n, imu_rate * clip_seconds, 6], by default 422 samples: accelerometer in m/s2, gravity included,
       and gyroscope in rad/s.
-    - `audio` float32 [n, 201, 40]: log-mel bands of the clip's middle two seconds; see `log_mel()`.
 
     The same call continues a run that was killed. A clip that cannot be decoded is recorded with the reason in
     `failures.jsonl`; later calls skip it, unless `retry_failed` is given. If a file has changed since its clips were
@@ -343,7 +334,6 @@ def prepare(
         clip_seconds: Length of a clip; the default is the paper's, 64/30 s.
         imu: False: do not write `imu`.
         imu_rate: Rate of `imu` in Hz.
-        audio: Also write `audio`.
         ends: False: do not write `ends`.
         sampling: One rule of `clip_times()`, or several. "uniform" takes the centres of N equal parts of the clip; the
             other rules are part of the array's name, such as `frames_N_first`.
@@ -403,7 +393,6 @@ def prepare(
         "clip_seconds": float(clip_seconds),
         "imu": imu,
         "imu_rate": float(imu_rate),
-        "audio": audio,
         "ends": ends,
         "sampling": [sampling] if isinstance(sampling, str) else list(dict.fromkeys(sampling)),
         "seed": seed if any(rule in sampling for rule in DRAWN) else None,

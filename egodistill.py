@@ -23,8 +23,8 @@ and VisOnly, which are the same two networks trained on labels only, by `finetun
 The doors are this module, `data` (annotations to a store of clips) and `teachers` (video models and their outputs).
 The method is in `student`, `distillation`, `training` and `inference`. `student`, `video`, `imu`, `gpmf`, `cameras` and
 the networks in `video_transformers`, `video_convnets` and `video_i3d` can be copied alone. The rest is in eight rooms,
-each with an introduction (`help(egodistill.recordings)`): support, drawing, recordings, datasets, engine, deploy,
-experiments, commands.
+each with an introduction (`help(egodistill.recordings)`): support, drawing, world, recordings, datasets, engine,
+deploy, commands.
 
 This module imports nothing heavy, so commands start quickly, and processes that decode videos do not load torch.
 """
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
         distillation as distillation,
         drawing as drawing,
         engine as engine,
-        experiments as experiments,
         gpmf as gpmf,
         imu as imu,
         inference as inference,
@@ -60,6 +59,7 @@ if TYPE_CHECKING:
         video_convnets as video_convnets,
         video_i3d as video_i3d,
         video_transformers as video_transformers,
+        world as world,
     )
     from .deploy import events as events, export as export, gates as gates
     from .deploy.stream import Answer, Stream, StreamClockError
@@ -75,7 +75,6 @@ if TYPE_CHECKING:
         StudentSettings,
         Training,
     )
-    from .experiments import behaviour as behaviour, synthetic as synthetic
     from .inference import (
         Agreement,
         Cost,
@@ -90,6 +89,7 @@ if TYPE_CHECKING:
     )
     from .student import EgoDistill, IMUEncoder, IMUPredictor, Output
     from .support.errors import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError, EgoDistillError, EgoDistillOSError
+    from .world import behaviour as behaviour, synthetic as synthetic
 else:
     from egodistill.support.lazy import lazy_exports
 
@@ -146,17 +146,7 @@ else:
             "datasets": ("annotations", "aria_datasets", "one_pass", "segments", "store", "store_files"),
             "engine": ("checkpoints", "batches", "runtime", "teacher"),
             "deploy": ("arrivals", "events", "export", "exported", "feeds", "gates"),
-            "experiments": (
-                "baselines",
-                "behaviour",
-                "benches",
-                "contrasts",
-                "intervals",
-                "props",
-                "protocols",
-                "scene",
-                "synthetic",
-            ),
+            "world": ("behaviour", "synthetic"),
             "commands": ("cli", "demo"),
             "drawing": (),
         },
@@ -166,7 +156,7 @@ else:
             "live_command": "commands.live",
             "model_commands": "commands.models",
             "options": "commands.settings",
-            "paper_costs": "experiments.costs",
+            "paper_costs": "lab.costs",
             "plots": "recordings.pictures",
             "training_commands": "commands.training",
         },

@@ -171,6 +171,7 @@ class EgoDistill(nn.Module):
     torch.Size([3, 8])
     """
 
+    file_class = "EgoDistill"  # its name in model files
     arguments: dict[str, Any]  # of the constructor
 
     @record_arguments("image_weights", "class_names", "fusion")

@@ -364,7 +364,9 @@ class TrainingLoop:
             return None
         replaces = self.settings.overwrite or (self.path is not None and self.path.exists())
         try:
-            model: Any = checkpoints.load_model(self.out, parts=custom_parts(self.objective.model))
+            model: Any = checkpoints.load_model(
+                self.out, type(self.objective.model), custom_parts(self.objective.model)
+            )
         except EgoDistillError:
             if replaces:
                 return None

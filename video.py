@@ -105,14 +105,12 @@ class VideoInfo:
         fps: Mean frame rate in Hz.
         width: Width in pixels as coded, before rotation.
         height: Height in pixels as coded, before rotation.
-        has_audio: Whether there is sound.
     """
 
     duration: float
     fps: float
     width: int
     height: int
-    has_audio: bool
 
 
 def probe(video: str | os.PathLike) -> VideoInfo:
@@ -123,7 +121,7 @@ def probe(video: str | os.PathLike) -> VideoInfo:
 
     >>> from egodistill import data
     >>> data.probe("walk.mp4")
-    VideoInfo(duration=23.4, fps=20.0, width=64, height=64, has_audio=True)
+    VideoInfo(duration=23.4, fps=20.0, width=64, height=64)
     """
     with open_video(video) as container:
         stream = video_stream(container, video)
@@ -131,8 +129,7 @@ def probe(video: str | os.PathLike) -> VideoInfo:
             raise VideoError(
                 f"{video}: the header gives no duration, as in a picture or a cut-off recording; give a whole video"
             )
-        fps, has_audio = float(stream.average_rate or 0), bool(container.streams.audio)
-        return VideoInfo(duration, fps, stream.width, stream.height, has_audio)
+        return VideoInfo(duration, float(stream.average_rate or 0), stream.width, stream.height)
 
 
 def read_frames(

@@ -22,8 +22,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
 from egodistill import EgoDistill, data, distillation
-from egodistill.experiments import synthetic
 from egodistill.support import tables
+from egodistill.world import synthetic
 
 
 def main() -> None:

@@ -17,8 +17,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
 from egodistill.commands import cli
-from egodistill.experiments import synthetic
 from egodistill.support import files
+from egodistill.world import synthetic
 
 TRAINING = "--preset demo --epochs 30 --learning-rate 0.002 --image-encoder resnet10x16 --image-weights none"
 LATE = 0.5  # seconds

@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
 from egodistill import data, evaluate, video
-from egodistill.engine import checkpoints
+from egodistill.engine import models
 from egodistill.support import tables
 
 
@@ -30,7 +30,7 @@ def main() -> None:
     for file in sorted(Path(arguments.folder).glob("seed-*/*.pt")):
         if file.stem.startswith(("stage-1", "start")) or "-without-" in file.stem or file.stem.endswith(choices):
             continue
-        model = checkpoints.load_model(file)
+        model = models.load(file)
         exact, fast = (evaluate(model, test, precision=name, progress=False) for name in ("fp32", "bf16"))
         same = float((fast.scores.argmax(1) == exact.scores.argmax(1)).float().mean())
         changes.append(100 * abs(fast.top1 - exact.top1))

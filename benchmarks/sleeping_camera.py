@@ -26,9 +26,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout'
 from egodistill import EgoDistill, Stream
 from egodistill.commands import options
 from egodistill.deploy import feeds, gates
-from egodistill.experiments import synthetic
 from egodistill.imu import Imu
 from egodistill.support import tables
+from egodistill.world import synthetic
 
 CHUNK = 0.05  # seconds of samples that come together
 ACTIONS = 27  # of a wearer in two minutes

@@ -31,8 +31,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout'
 from egodistill import IMUPredictor, data, distillation, training
 from egodistill.commands import demo, options
 from egodistill.engine import batches, runtime
-from egodistill.experiments import benches, protocols, synthetic
 from egodistill.support import files, tables
+from egodistill.world import synthetic
+from lab import benches, protocols
 
 TEACHER = "bench"  # name of the teacher whose outputs, random numbers, are in the store
 PRECISIONS = ("fp32", "bf16")

@@ -28,124 +28,176 @@ import stat
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from ..support import custom, files
 from ..support.errors import EgoDistillError, NoteWarning, describe_error, did_you_mean
 from ..support.tables import printable
 from ..support.version import __version__
+from . import options
 from .interrupts import interruptible
-from .options import OPTIONS
 from .paths import TRAINING, Reads, Writes, check_paths
 
 __all__ = ["main"]
 
-# {command: (what it does, an example)}
+
+class Command(NamedTuple):
+    """A command: `run_NAME(arguments)` of its module, which is not imported to parse its options."""
+
+    about: str  # what it does
+    example: str
+    options: Callable[[argparse.ArgumentParser], None]
+    module: str
+    share: str = ""  # what each of {} processes of torchrun does; "": process 0 does the whole
+    left: str = ""  # pattern of what an interrupted run leaves below --out, or in the store, and continues from
+    grows: bool = False  # whether it writes each row of --out at once; the others write it at the end
+    offline: str = ""  # how it is given what could not be downloaded; "": as the error says
+
+
+EACH_BATCH = "computes 1/{} of each batch and waits for the others"
 COMMANDS = {
-    "demo": (
+    "demo": Command(
         "run the paper's main comparison on a small rendered world, in five to seven minutes",
         "egodistill demo",
+        options.demo_options,
+        "egodistill.commands.demo",
+        left="*",
     ),
-    "synthesize": (
+    "synthesize": Command(
         "render a small egocentric data set in the layout of EPIC-KITCHENS",
         "egodistill synthesize world",
+        options.synthesize_options,
+        "egodistill.commands.demo",
+        left="*",
     ),
-    "segments": (
+    "segments": Command(
         "summarize annotations: segments per class and split, and what is left out",
         "egodistill segments EPIC_100_train.csv --root /videos/EPIC-KITCHENS",
+        options.segments_options,
+        "egodistill.commands.recordings",
     ),
-    "convert": (
+    "convert": Command(
         "convert recordings of Project Aria glasses to videos and IMU tables",
         "egodistill convert walk.vrs --out films",
+        options.convert_options,
+        "egodistill.commands.recordings",
+        left="*",
     ),
-    "check": (
+    "check": Command(
         "check recordings: IMU coverage, gaps, clock offset, faults",
         "egodistill check walk.mp4 --imu walk.csv",
+        options.check_options,
+        "egodistill.commands.recordings",
     ),
-    "transcode": (
+    "transcode": Command(
         "make small copies of videos that are fast to read",
         "egodistill transcode walk.mp4 --out small",
+        options.transcode_options,
+        "egodistill.commands.recordings",
+        left="*",
     ),
-    "prepare": (
+    "prepare": Command(
         "decode each clip once and write it to a clip store",
         "egodistill prepare segments.csv --out store --clip-frames 16",
+        options.prepare_options,
+        "egodistill.commands.recordings",
+        share="decodes one recording of {}",
+        left="store.json",
+        offline="--end-features FILE",
     ),
-    "status": (
+    "status": Command(
         "show how many clips of a store are ready, which failed and why",
         "egodistill status store",
+        options.status_options,
+        "egodistill.commands.recordings",
     ),
-    "train": (
+    "train": Command(
         "run every step from recordings to a student in one folder",
         "egodistill train segments.csv --out run --architecture swin3d_t --pretrained torchvision",
+        options.train_options,
+        "egodistill.commands.pipeline",
+        left="*",
     ),
-    "report": (
+    "report": Command(
         "write a page about what `train` made, RUN/report.html, or about a model or an evaluation",
         "egodistill report run",
+        options.report_options,
+        "egodistill.commands.report",
     ),
-    "teachers": (
+    "teachers": Command(
         "list the available video models, with their size and cost",
         "egodistill teachers",
+        options.no_options,
+        "egodistill.commands.teachers",
     ),
-    "finetune": (
+    "finetune": Command(
         "train a teacher or a student on labels alone",
         "egodistill finetune store --architecture x3d_m --pretrained x3d_m.pyth --out teacher.pt",
+        options.finetune_options,
+        "egodistill.commands.training",
+        share=EACH_BATCH,
     ),
-    "extract": (
+    "extract": Command(
         "run a teacher on a store and add its features and logits to it",
         "egodistill extract store --teacher-file teacher.pt",
+        options.extract_options,
+        "egodistill.commands.training",
+        share="computes one batch of {}",
+        left="*.done.npy",
     ),
-    "pretrain": (
+    "pretrain": Command(
         "stage 1: pretrain the IMU encoder (section 3.4 of the paper)",
         "egodistill pretrain store --teacher teacher --out imu.pt",
+        options.pretrain_options,
+        "egodistill.commands.training",
+        share=EACH_BATCH,
     ),
-    "distill": (
+    "distill": Command(
         "stage 2: distill a teacher into a student (section 3.3 of the paper)",
         "egodistill distill store --teacher teacher --init imu.pt --out student.pt",
+        options.distill_options,
+        "egodistill.commands.training",
+        share=EACH_BATCH,
     ),
-    "evaluate": (
+    "evaluate": Command(
         "evaluate a student or teacher: top-1 accuracy, or without labels agreement with a teacher",
         "egodistill evaluate store --student student.pt",
+        options.evaluate_options,
+        "egodistill.commands.models",
     ),
-    "compare": (
-        "train and evaluate all methods of the paper's Figure 3: accuracy against cost",
-        "egodistill compare store --teacher teacher --out comparison",
-    ),
-    "ablate": (
-        "run the ablations of the paper's Tables 1 and 4: losses and choice of frames",
-        "egodistill ablate store --teacher teacher --out ablation",
-    ),
-    "export": (
+    "export": Command(
         "export a student to one file that runs without this library",
         "egodistill export student.pt --out student.onnx --format onnx",
+        options.export_options,
+        "egodistill.commands.models",
     ),
-    "measure": (
+    "measure": Command(
         "measure cost and run time of the models in the paper's Table 3, or of your own models",
         "egodistill measure --student student.pt",
+        options.measure_options,
+        "egodistill.commands.models",
     ),
-    "predict": (
+    "predict": Command(
         "classify a recording clip by clip",
         "egodistill predict walk.mp4 --imu walk.csv --student student.pt",
+        options.predict_options,
+        "egodistill.commands.models",
+        grows=True,
     ),
-    "live": (
+    "live": Command(
         "classify a camera, or a file at real speed, as it comes",
         "my_imu | egodistill live rtsp://192.0.2.7/camera --imu - --align arrival --student student.pt",
+        options.live_options,
+        "egodistill.commands.live",
+        grows=True,
     ),
 }
-# {command: its module}; all others are in `models`.
-MODULES = dict.fromkeys(("segments", "convert", "check", "transcode", "prepare", "status"), "recordings")
-MODULES |= dict.fromkeys(("finetune", "extract", "pretrain", "distill"), "training")
-MODULES |= dict.fromkeys(("demo", "synthesize", "compare", "ablate"), "demo") | {
-    "live": "live",
-    "train": "pipeline",
-    "report": "report",
-    "teachers": "teachers",
-}
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, program: str = "egodistill") -> int:
     """Run a command, and return the exit code.
 
     An error that the user can fix (ValueError, OSError) is one line on stderr and exit code 1. Unknown commands and
@@ -173,7 +225,7 @@ def main(argv: list[str] | None = None) -> int:
         if reconfigure := getattr(stream, "reconfigure", None):
             reconfigure(errors="backslashreplace", line_buffering=True)
     try:
-        return run_command(argv)
+        return run_command(sys.argv[1:] if argv is None else argv, program)
     except OSError as error:
         if not is_closed_pipe(error):
             raise
@@ -208,12 +260,12 @@ def let_threads_sleep() -> None:
         os.environ["GOMP_SPINCOUNT"] = "3000"
 
 
-def run_command(argv: list[str] | None) -> int:
-    arguments = parse(sys.argv[1:] if argv is None else argv)
-    if arguments.command in SHARED or not (os.environ.get("WORLD_SIZE") and "MASTER_ADDR" in os.environ):
+def run_command(argv: list[str], program: str) -> int:
+    arguments = parse(argv, program)
+    if COMMANDS[arguments.command].share or not (os.environ.get("WORLD_SIZE") and "MASTER_ADDR" in os.environ):
         return run_parsed(arguments)
     if os.environ.get("RANK", "0") != "0":
-        print_share(arguments.command)
+        print_share(arguments)
         return 0
     with environment("WORLD_SIZE", "1"):  # The other processes have exited.
         return run_parsed(arguments)
@@ -233,22 +285,22 @@ def environment(name: str, value: str) -> Iterator[None]:
 
 
 def command_module(command: str) -> ModuleType:
-    """Import and return the module of a command. Parsing its options does not need it."""
-    return importlib.import_module(f"egodistill.commands.{MODULES.get(command, 'models')}")
+    """Import and return the module of a command."""
+    return importlib.import_module(COMMANDS[command].module)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Do the work of a command."""
-    command_module(arguments.command).COMMANDS[arguments.command](arguments)
+    getattr(command_module(arguments.command), f"run_{arguments.command}")(arguments)
 
 
 def run_parsed(arguments: argparse.Namespace) -> int:
     try:
-        print_share(arguments.command)
+        print_share(arguments)
         check_paths(arguments)
         check_device(arguments)
         command_module(arguments.command)  # its imports take long, and Ctrl-C may leave during them
-        grows = arguments.command in GROWING and arguments.out
+        grows = COMMANDS[arguments.command].grows and arguments.out
         lock = files.output_lock(arguments.out) if grows else contextlib.nullcontext()
         with notes_as_lines(), interruptible(), lock:
             arguments.run(arguments)
@@ -296,30 +348,20 @@ def to_continue(arguments: argparse.Namespace) -> str:
     else:
         anew = getattr(arguments, "overwrite", False)
         folder = Path(arguments.store if command == "extract" else getattr(arguments, "out", None) or "")
-        left = command in LEFT and any(folder.glob(LEFT[command])) and (not anew or command == "extract")
+        pattern = COMMANDS[command].left
+        left = bool(pattern) and any(folder.glob(pattern)) and (not anew or command == "extract")
         how = " without --overwrite" if anew else ""
     return f"; run the same command again{how} to continue from here" if left else ""
 
 
-# {command: how it is given what could not be downloaded}; the others have what the error names.
-OFFLINE = {
-    "prepare": "--end-features FILE",
-    "compare": "--pretrained NAME=FILE, or NAME=none for random weights; NAME: students, AdaFuse, STTS, ListenToLook",
-    "ablate": "--pretrained students=FILE, or students=none for random weights",
-}
-
-
 def print_error(error: Exception, arguments: argparse.Namespace) -> None:
     """Print an error on stderr; some commands name their own option for weights that cannot be downloaded."""
-    text, command, weights = (
-        describe_error(error),
-        arguments.command,
-        sys.modules.get("egodistill.engine.image_encoders"),
-    )
-    if weights and isinstance(error, weights.DownloadError) and command in OFFLINE:
-        text = f"{vars(error)['problem']}, or give {OFFLINE[command]}"
+    text, command = describe_error(error), arguments.command
+    weights, offline = sys.modules.get("egodistill.engine.image_encoders"), COMMANDS[command].offline
+    if weights and isinstance(error, weights.DownloadError) and offline:
+        text = f"{vars(error)['problem']}, or give {offline}"
     text = re.sub(rf"^{command}(_imu)?: ", "", text)  # the stage of a training
-    print(f"\negodistill {command}: {text}", file=sys.stderr)
+    print(f"\n{arguments.words[0]} {command}: {text}", file=sys.stderr)
 
 
 def check_device(arguments: argparse.Namespace) -> None:
@@ -330,30 +372,18 @@ def check_device(arguments: argparse.Namespace) -> None:
         runtime.pick_device(arguments.device)
 
 
-# Commands whose work the processes of torchrun share. Process 0 runs the other commands alone.
-SHARED = {
-    "prepare": "decodes one recording of {}",
-    "extract": "computes one batch of {}",
-    **dict.fromkeys(("finetune", "pretrain", "distill"), "computes 1/{} of each batch and waits for the others"),
-}
-GROWING = ("predict", "live")  # commands that write each row of --out at once; the others write it at the end
-# {command that continues: what an interrupted run leaves below --out, or in the store}; trainings leave a checkpoint
-LEFT = dict.fromkeys(("demo", "train", "compare", "ablate", "synthesize", "transcode", "convert"), "*")
-LEFT |= {"prepare": "store.json", "extract": "*.done.npy"}
-
-
-def print_share(command: str) -> None:
+def print_share(arguments: argparse.Namespace) -> None:
     """Print to stderr which share of the work is this process's: RANK and WORLD_SIZE may be those of another job.
 
     Not under torchrun, which starts the others, too. Raise DataError if they are not a share.
     """
-    share = files.environment_share()
-    rank, count = share.values()
-    if count > 1 and "TORCHELASTIC_RUN_ID" not in os.environ and (command in SHARED or "MASTER_ADDR" in os.environ):
-        does = SHARED.get(command, "does nothing, because process 0 does the whole")
+    command, share = arguments.command, COMMANDS[arguments.command].share
+    rank, count = files.environment_share().values()
+    if count > 1 and "TORCHELASTIC_RUN_ID" not in os.environ and (share or "MASTER_ADDR" in os.environ):
+        does = share or "does nothing, because process 0 does the whole"
         print(
-            f"egodistill {command}: RANK={rank} and WORLD_SIZE={count}: this process {does.format(count)}; for the "
-            f"whole, run the others, too, or unset RANK and WORLD_SIZE",
+            f"{arguments.words[0]} {command}: RANK={rank} and WORLD_SIZE={count}: this process {does.format(count)}; "
+            f"for the whole, run the others, too, or unset RANK and WORLD_SIZE",
             file=sys.stderr,
         )
 
@@ -388,22 +418,22 @@ def drop_closed_output() -> None:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def parse(argv: list[str]) -> argparse.Namespace:
+def parse(argv: list[str], program: str = "egodistill") -> argparse.Namespace:
     """Return the parsed arguments, with `run`, the function of the command, `words`, the command line, and `roles`.
 
     Only the command that was called gets its options.
     """
     parser = Parser(
-        prog="egodistill",
+        prog=program,
         description="Distill video models into students that see a few frames and the motion of the head.",
-        epilog="Start with `egodistill demo`. `egodistill COMMAND --help` describes a command.",
+        epilog=f"Start with `{program} demo`. `{program} COMMAND --help` describes a command.",
         formatter_class=CommandHelp,
     )
     parser.add_argument("--version", action="version", version=f"egodistill {__version__}")
     parsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, (text, example) in COMMANDS.items():
-        about = f"{text[0].upper()}{text[1:]}. Example:\n\n    {example}"
-        parsers.add_parser(name, help=text, description=about, formatter_class=CommandHelp)
+    for name, command in COMMANDS.items():
+        about = f"{command.about[0].upper()}{command.about[1:]}. Example:\n\n    {command.example}"
+        parsers.add_parser(name, help=command.about, description=about, formatter_class=CommandHelp)
     called = next((word for word in argv if not word.startswith("-")), None)
     if not argv:
         parser.print_help(sys.stderr)
@@ -411,10 +441,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if called is not None and called not in COMMANDS:
         parser.error(f"there is no command {called!r}{did_you_mean(called, COMMANDS)}")
     if called in COMMANDS:
-        OPTIONS[called](parsers.choices[called])
+        COMMANDS[called].options(parsers.choices[called])
         known = ("--help", *re.findall(r"--[\w-]+", parsers.choices[called].format_usage()))
         roles = parsers.choices[called].roles()
-        parsers.choices[called].set_defaults(run=run, words=["egodistill", *argv], roles=roles)
+        parsers.choices[called].set_defaults(run=run, words=[program, *argv], roles=roles)
         for word in (word.partition("=")[0] for word in argv if len(word) > 2 and word.startswith("--")):
             if word == "--imu-offset" and word not in known and "--imu-offsets" in known:
                 where = "in the column imu_offset of its segments, or in the table of --imu-offsets"

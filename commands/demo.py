@@ -1,11 +1,9 @@
-"""The commands of the paper's experiments: `demo`, `compare`, `ablate`, and `synthesize`.
+"""The commands `demo` and `synthesize`: the paper's main comparison on a small rendered world, and the world alone.
 
-    egodistill demo                                         # the main comparison on a small rendered world
-    egodistill compare store --teacher NAME --out FOLDER    # all methods: Figure 3
-    egodistill ablate store --teacher NAME --out FOLDER     # losses and choice of frames: Tables 1 and 4
-    egodistill synthesize FOLDER                            # only render the demo's world
+    egodistill demo                                         # a world, a teacher, four students
+    egodistill synthesize FOLDER                            # only the world
 
-`Demo` holds the sizes and settings of `demo`; `DEMO` and `QUICK` (`--quick`) are its instances.
+`train_students()` is what a user would write: each stage has `out`, so a killed demo continues.
 """
 
 from __future__ import annotations
@@ -13,237 +11,35 @@ from __future__ import annotations
 import argparse
 import shlex
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .. import data, inference, teachers
+from .. import data, teachers
 from ..datasets.segments import Segment
-from ..drawing import canvas
-from ..engine.batches import Augment
+from ..distillation import SYNTHETIC, Recipe, distill, finetune, pretrain_imu
 from ..engine.published import GMACS_NOTE
-from ..experiments import baselines, behaviour, benches, figures, paper, synthetic
-from ..experiments.protocols import PROTOCOLS, Method, Protocol, TeacherRecipe
+from ..engine.recipes import Augment, Training
+from ..inference import count_macs, evaluate, measure
 from ..student import EgoDistill
-from ..support import files, tables
-from ..support.custom import resolve
-from ..support.errors import EgoDistillError
-from ..support.tables import Table
-from ..support.version import __version__
-from ..training import Training
+from ..support import files
+from ..support.tables import pluralize
+from ..world import behaviour, synthetic
+from .evaluations import Result, findings
 from .given import suggest
-from .loading import chosen_teacher
-from .options import CHANGES, DEMO_TEACHER
+from .models import answers_of, cost_table
 from .recordings import describe_store
-from .settings import flag, text_or_none
 
-__all__ = ["COMMANDS", "DEMO", "QUICK", "Demo"]
+__all__ = ["DEMO", "QUICK", "SLOWFAST", "Demo"]
 
-Ceilings = dict[tuple[str, int], float]  # as in `figures.draw()`
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# The paper's experiments
-
-
-def build_bench(a: argparse.Namespace) -> benches.Bench:
-    """Return the bench of `compare` and `ablate`."""
-    protocol = PROTOCOLS[a.preset]
-    changes = {name: getattr(a, name) for name in CHANGES if hasattr(a, name)}
-    protocol = replace(protocol, recipe=protocol.recipe.with_training(**changes))
-    for name, weights in a.pretrained:
-        protocol = with_weights(protocol, name, text_or_none(weights) if isinstance(weights, str) else weights)
-    return benches.Bench(a.store, a.out, protocol, device=a.device)
-
-
-def with_weights(protocol: Protocol, name: str, weights: str | None) -> Protocol:
-    """Return a protocol in which the image networks of a method start from a file, or from random weights."""
-    if name == "students":
-        student = replace(protocol.recipe.student, image_weights=weights)
-        return replace(protocol, recipe=replace(protocol.recipe, student=student))
-    fields = {"AdaFuse": "adafuse", "STTS": "stts", "ListenToLook": "listen_to_look"}
-    if name not in fields:
-        raise ValueError(f"--pretrained is for students, AdaFuse, STTS or ListenToLook; got {name!r}")
-    field = fields[name]
-    return replace(protocol, **{field: replace(getattr(protocol, field), weights=weights)})
-
-
-def run_compare(a: argparse.Namespace) -> None:
-    store = data.ClipStore(a.store)
-    a.teacher = chosen_teacher(a, store)
-    counts = a.num_frames or [n for n in (1, 2, 4) if f"frames_{n}" in store.names]
-    if not counts:
-        raise ValueError(f"{a.store}: has no sets of 1, 2 or 4 frames; give --num-frames")
-    own = [custom_method(name) for name in a.methods or () if ":" in name]
-    bench = replace(build_bench(a), methods=own)
-    methods = [name for name in a.methods or () if ":" not in name] + [one.name for one in own]
-    methods = methods or fitting_methods(bench, store, max(counts))
-    runs = paper.comparison(bench, teacher=a.teacher, seeds=a.seeds, num_frames=counts, methods=methods)
-    bench.run(runs, a.jobs)
-    report_comparison(a, bench, runs)
-    suggest("ablate", a.store, "--teacher", a.teacher, "--out", a.out, *protocol_words(a))
-
-
-def custom_method(name: str) -> Method:
-    """Return the method that --methods names by its file. Raise ValueError for anything else."""
-    found = resolve(name)
-    if not isinstance(found, Method):
-        raise ValueError(
-            f"{name}: is a {type(found).__name__}, not a method; write there NAME = "
-            f'egodistill.experiments.Method("...", the class or function that builds the student)'
-        )
-    return found
-
-
-def protocol_words(a: argparse.Namespace) -> list[str]:
-    """Return the options with which another command continues in the folder of `compare`."""
-    changes = [word for name in CHANGES if hasattr(a, name) for word in (flag(name), str(getattr(a, name)))]
-    weights = ["--pretrained", *(f"{name}={file}" for name, file in a.pretrained)] if a.pretrained else []
-    preset = [] if a.preset == "epic" else ["--preset", a.preset]
-    return ["--seeds", ",".join(map(str, a.seeds)), *preset, *changes, *weights]
-
-
-def fitting_methods(bench: benches.Bench, store: data.ClipStore, frames: int) -> list[str]:
-    """Return the methods that a store with this number of frames is enough for; print why others are left out."""
-    lacking = {}
-    if "audio" not in store.names:
-        lacking["ListenToLook"] = "the store has no sound (run `egodistill prepare` with --audio)"
-    for name in benches.STTS_METHODS:
-        try:
-            paper.kept_tokens(bench, name, frames)
-        except baselines.BaselineError as error:
-            lacking[name] = str(error).removeprefix("STTS: ")
-    for name, why in lacking.items():
-        print(f"{name} is left out: {why}")
-    return [name for name in benches.METHODS if name not in lacking]
-
-
-def report_comparison(a: argparse.Namespace, bench: benches.Bench, runs: list[benches.Run]) -> None:
-    """Print the table; write compare.json, .csv, .png and .svg to the bench's folder."""
-    rows = [paper.teacher_row(bench, a.teacher, a.seeds, a.teacher_file), *paper.rows(bench, runs)]
-    print(f"\nTop-1 accuracy (%) on the split {bench.test}" + seeds_note(a.seeds))
-    tables.report(cost_table(rows), "compare", a.markdown, a.words)
-    print(f"{GMACS_NOTE}\nFor AdaFuse: what its decisions need; this code, like the released one, computes everything.")
-    print("The teacher is evaluated by its outputs in the store, which may be of another precision than its own test.")
-    found = report_differences(a, bench, runs, "compare differences")
-    stem, hours = Path(bench.out, "compare"), bench.hours(runs)
-    print(f"Training time, summed over runs: {60 * hours:.0f} minutes.")
-    written = paper.write_rows(rows, stem, {"seeds": a.seeds, "hours": hours, **run_settings(bench)}, found)
-    bars = ", 95 % intervals" if any(row.interval for row in rows) else seeds_note(a.seeds)
-    written += draw_figure(rows, stem, "Accuracy against cost" + bars)
-    print(f"Wrote {', '.join(map(str, written))}")
-
-
-def draw_figure(rows: list[paper.Row], stem: Path, title: str, ceilings: Ceilings | None = None) -> list[Path]:
-    """Draw accuracy against cost, and return the files; print why there are none without matplotlib."""
-    try:
-        return figures.draw(rows, stem, title, ceilings)
-    except ImportError:
-        print(f"No figure, because matplotlib is not installed: {canvas.EXTRA}")
-        return []
-
-
-def report_differences(
-    a: argparse.Namespace, bench: benches.Bench, runs: list[benches.Run], section: str
-) -> list[paper.Contrast]:
-    """Print the paired differences of EgoDistill and the other methods, or why there are none; return them."""
-    try:
-        found = paper.leads(bench, runs)
-    except EgoDistillError as error:
-        print(f"\nNo intervals of the differences between methods: {error}")
-        return []
-    for name in dict.fromkeys(one.first.method for one in found):
-        print(f"\n{name} minus each other method in points, 95 % intervals over {scope(found)}")
-        lines = []
-        for _, other, interval in (one for one in found if one.first.method == name):
-            ends = f"{interval.low:+.1f} to {interval.high:+.1f}"
-            lines.append([method_name(other), str(other.frames), f"{interval.mean:+.1f}", ends])
-        table = Table(["other method", "frames", "difference", "95 % interval"], lines)
-        about = section if name == "EgoDistill" else f"{section} of {name}"
-        tables.report(table, about, a.markdown, a.words)
-    return found
-
-
-def scope(found: list[paper.Contrast]) -> str:
-    """Return what the intervals are over, such as "3 seeds and 20 wearers"."""
-    seeds, wearers = found[0].interval.seeds, found[0].interval.wearers
-    if seeds == 1:
-        return f"{wearers} wearers\n(one seed: they say nothing about other seeds)"
-    if wearers == 1:
-        return f"{seeds} seeds\n(one wearer: they say nothing about other people)"
-    return f"{seeds} seeds and {wearers} wearers"
-
-
-def method_name(run: benches.Run) -> str:
-    return run.method + " without stage 1" * (set(benches.STAGE_1_LOSSES) <= set(run.without))
-
-
-def run_ablate(a: argparse.Namespace) -> None:
-    a.teacher = chosen_teacher(a, data.ClipStore(a.store))
-    bench, losses = build_bench(a), paper.ablation(a.teacher, a.seeds)
-    choices = paper.frame_choices(bench, a.teacher, a.seeds, a.num_frames)
-    choices = choices if len({run.sampling for run in choices}) > 1 else []
-    bench.run([*losses, *choices], a.jobs)
-    rows = paper.rows(bench, losses, costs=False)
-    names = ["labels and IMU only (VisIMU)", *paper.ABLATIONS]
-    print("\nTable 1: losses, EgoDistill with N = 1" + seeds_note(a.seeds))
-    table = Table(["losses", "top-1 (%)"], [[name, accuracy_cell(row)] for name, row in zip(names, rows, strict=True)])
-    tables.report(table, "ablate", a.markdown, a.words)
-    if choices:
-        frames = paper.rows(bench, choices, costs=False)
-        rows += frames
-        print(f"\nTable 4: choice of frames, EgoDistill with N = {a.num_frames}" + seeds_note(a.seeds))
-        table = Table(["frames", "top-1 (%)"], [[row.run.sampling, accuracy_cell(row)] for row in frames])
-        tables.report(table, "ablate frames", a.markdown, a.words)
-    else:
-        print(
-            f"\nTable 4 is left out: {a.store} has no second choice of {a.num_frames} frames; `egodistill prepare` "
-            f"stores several with --num-frames {a.num_frames} --sampling uniform first last"
-        )
-    about = {"seeds": a.seeds, "hours": bench.hours([*losses, *choices]), **run_settings(bench)}
-    print(f"Wrote {', '.join(map(str, paper.write_rows(rows, Path(a.out, 'ablate'), about)))}")
-
-
-def run_settings(bench: benches.Bench) -> dict[str, Any]:
-    """Return what the results depend on, for the JSON file."""
-    versions = {"egodistill": __version__, "torch": torch.__version__}
-    return {"versions": versions, "threads": torch.get_num_threads(), "protocol": bench.protocol.record()}
-
-
-def seeds_note(seeds: list[int]) -> str:
-    return f", mean and standard deviation of {len(seeds)} seeds" if len(seeds) > 1 else ""
-
-
-def accuracy_cell(row: paper.Row) -> str:
-    return f"{row.top1:.1f}" + (f" ± {row.std:.1f}" if row.std is not None else "")
-
-
-def cost_table(rows: list[paper.Row]) -> Table:
-    """Return a table of inputs, cost and accuracy of each model."""
-    lines = []
-    for row in rows:
-        gmacs = "-" if row.gmacs is None else f"{row.gmacs:.3f}"
-        parameters = "-" if row.params is None else f"{row.params / 1e6:.2f} M"
-        time_per_clip = "-" if row.ms_per_clip is None else f"{row.ms_per_clip:.2f}"
-        lines.append(
-            [
-                method_name(row.run),
-                row.inputs,
-                gmacs,
-                parameters,
-                time_per_clip,
-                row.precision or "-",
-                accuracy_cell(row),
-            ]
-        )
-    return Table(["model", "inputs", "GMACs", "parameters", "ms per clip", "trained in", "top-1 (%)"], lines)
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# The demo
+SETTINGS_FILE = "demo.json"
+SLOWFAST = {"width": 32, "beta": 4, "depths": (1, 1, 1, 1), "stem_size": 3, "dropout": 0.3}  # options of the network
+# Sized for minutes on two cores. The paper has 224 pixels, ResNet-18, MotionFormer and 50 to 150 epochs.
+TEACHING = Training(epochs=8, learning_rate=2e-3, batch_size=16, schedule="cosine", warmup_epochs=1.5)
+FIRST = replace(TEACHING, augment=Augment(crop=0.2, jitter=0.3), label_smoothing=0.1)  # of the SlowFast
 
 
 @dataclass(frozen=True)
@@ -252,71 +48,28 @@ class Demo:
 
     train_acts: int = 800  # annotated actions of the training wearers
     test_acts: int = 600  # annotated actions of the test wearers
-    test_wearers: int = 12  # the interval of a difference is over them if there is one seed
+    test_wearers: int = 12  # over whom the intervals are
     world_seed: int = 0
     things: tuple[str, ...] = ("cupboard", "carrot", "jug")  # a quarter, of verbs as mixed as in all of them
     video_pixels: int = 96  # height and width of the rendered videos
     pixels: int = 64  # height and width of the frames in the store
-    clip_frames: int = 16  # per clip for teachers
-    num_frames: tuple[int, ...] = (1, 2, 4)  # per clip for students
-    teachers: dict[str, TeacherRecipe] = field(default_factory=dict)  # those of --teachers; the first is compared
-    protocol: Protocol = PROTOCOLS["demo"]
-
-    def record(self) -> dict[str, Any]:
-        """Return the settings that must be equal for a run to continue in the same folder."""
-        teachers = {name: recipe.record() for name, recipe in self.teachers.items()}
-        return asdict(self) | {"teachers": teachers, "protocol": self.protocol.record()}
+    clip_frames: int = 16  # per clip for the teacher
+    teaching: Training = FIRST
+    recipe: Recipe = SYNTHETIC
 
     def with_training(self, **changes: Any) -> Demo:
         """Return the demo with these fields of `Training` changed in all trainings."""
-        teachers = {
-            name: replace(recipe, training=replace(recipe.training, **changes))
-            for name, recipe in self.teachers.items()
-        }
-        protocol = replace(self.protocol, recipe=self.protocol.recipe.with_training(**changes))
-        return replace(self, teachers=teachers, protocol=protocol)
+        teaching = replace(self.teaching, **changes)
+        return replace(self, teaching=teaching, recipe=self.recipe.with_training(**changes))
+
+    def record(self) -> dict[str, Any]:
+        """Return the settings that must be equal for a run to continue in the same folder."""
+        return asdict(self) | {"teaching": self.teaching.record(), "recipe": self.recipe.record()}
 
 
-# Sized for minutes on two cores. The paper has 224 pixels, ResNet-18, MotionFormer and 50 to 150 epochs.
-TEACHER_TRAINING = Training(epochs=8, learning_rate=2e-3, batch_size=16, schedule="cosine", warmup_epochs=1.5)
-DEMO = Demo(
-    teachers={
-        "slowfast": TeacherRecipe(
-            "slowfast_8x8_r50",
-            replace(TEACHER_TRAINING, augment=Augment(crop=0.2, jitter=0.3), label_smoothing=0.1),
-            {"width": 32, "beta": 4, "depths": (1, 1, 1, 1), "stem_size": 3, "dropout": 0.3},
-        ),
-        "x3d": TeacherRecipe(
-            "x3d_m",
-            replace(TEACHER_TRAINING, epochs=9, learning_rate=5e-3),
-            {"width": 12, "depth_factor": 0.5, "bottleneck": 1.5, "feature_dim": 512, "pool": 2, "dropout": 0.0},
-        ),
-        "mvit": TeacherRecipe(
-            "mvit_b_16x4",
-            replace(TEACHER_TRAINING, epochs=12),
-            {"width": 16, "depths": (1, 1, 1, 1), "kv_stride": 8, "dropout": 0.0, "drop_path": 0.0},
-            narrow=True,
-        ),
-        "motionformer": TeacherRecipe(
-            "motionformer_16x4",
-            replace(TEACHER_TRAINING, epochs=10, learning_rate=1e-3, weight_decay=0.1),
-            {"width": 96, "depth": 2, "heads": 4, "patch": 16, "drop_path": 0.1},
-            narrow=True,
-        ),
-    },
-)
-
-
-def shortened(demo: Demo) -> Demo:
-    """Return a demo with a few clips and two epochs."""
-    demo = replace(demo.with_training(epochs=2), train_acts=48, test_acts=24, test_wearers=3)
-    recipe = demo.protocol.recipe
-    recipe = replace(recipe, pretraining=replace(recipe.pretraining, batch_size=32))
-    return replace(demo, protocol=replace(demo.protocol, recipe=recipe))
-
-
-QUICK = shortened(DEMO)
-QUICK_NOTE = "Nothing can be learnt from so few clips in two epochs, so no accuracies are shown."
+DEMO = Demo()
+QUICK = replace(DEMO.with_training(epochs=2), train_acts=48, test_acts=24, test_wearers=3)  # every step, in a minute
+QUICK = replace(QUICK, recipe=replace(QUICK.recipe, pretraining=replace(QUICK.recipe.pretraining, batch_size=32)))
 
 
 def run_synthesize(a: argparse.Namespace) -> None:
@@ -329,131 +82,89 @@ def run_synthesize(a: argparse.Namespace) -> None:
 
 def run_demo(a: argparse.Namespace) -> None:
     out, start_time = Path(a.out), time.monotonic()
-    demo = replace(QUICK if a.quick else DEMO, world_seed=a.world_seed)
-    if hasattr(a, "precision"):
-        demo = demo.with_training(precision=a.precision)
-    demo = replace(demo, protocol=with_weights(demo.protocol, "students", a.image_weights))
-    kinds = list(demo.teachers) if a.teachers == "all" else a.teachers.split(",")
-    if kinds[0] != DEMO_TEACHER or set(kinds) - set(demo.teachers) or len(set(kinds)) < len(kinds):
-        raise ValueError(
-            f"--teachers must be all, or a list from {', '.join(demo.teachers)} that begins with {DEMO_TEACHER}; got "
-            f"{a.teachers}"
-        )
+    demo = replace(QUICK if a.quick else DEMO, world_seed=a.world_seed).with_training(seed=a.seed)
+    demo = demo.with_training(precision=a.precision) if hasattr(a, "precision") else demo
     check_output_folder(out, demo.record())
-    for part in out.rglob(".*.part"):  # incomplete files of a killed run
-        files.remove_stale_part(part)
     print(f"All files are written to {out}/. If you interrupt the demo, the same command continues it.\n")
-
-    segments = make_store(demo, out)
-    print("\n3. Train a teacher, extract its outputs, pretrain the IMU encoder (stage 1), distill (stage 2), evaluate")
-    print("   `start` is an image encoder trained on the labels, where others take weights of ImageNet")
-    named = {kind: kind + "-{seed}" for kind in kinds}
-    recipes = {name: demo.teachers[kind] for kind, name in named.items()}
-    bench = benches.Bench(str(out / "store"), str(out), demo.protocol, teachers=recipes, shows_accuracy=not a.quick)
-    runs = {kind: demo_runs(name, a.seeds, distilled_only=kind != DEMO_TEACHER) for kind, name in named.items()}
-    bench.run([run for some in runs.values() for run in some], a.jobs)
-
-    rows = {kind: paper.rows(bench, some) for kind, some in runs.items()}
-    found: list[paper.Contrast] = []
+    store, segments = make_store(demo, out)
+    print("\n3. Train a teacher and extract its outputs; train four students, two of them on labels alone")
+    models = train_students(demo, store, out)
+    print("\n4. Evaluate on wearers who are not in the training data")
+    test = store.split("test")
+    results, costs = {}, {}
+    for name, model in models.items():
+        found = evaluate(model, test, precision="fp32", progress=False)
+        results[name] = Result(name, {"class_names": store.class_names, "answers": answers_of(found, test)})
+        costs[name] = measure(model, precision="fp32")
+    print(cost_table(costs).text())
+    report_ratio(costs["teacher"].gmacs, costs["EgoDistill"].gmacs)
     if a.quick:
-        report_quick(a, bench, rows, len(bench.with_dependencies(run for some in runs.values() for run in some)))
+        clips = f"{pluralize(len(store), 'clip')} decoded, {pluralize(len(models) + 2, 'network')} trained"
+        print(f"\nEvery step ran: {clips}.\nNothing can be learned from so few clips in two epochs: no accuracies.")
     else:
-        report_demo(a, rows, demo.things)
-        found = report_differences(a, bench, runs[DEMO_TEACHER], "demo differences")
-    about = {"seeds": a.seeds, "quick": a.quick, "bounds": behaviour.bounds(things=demo.things), **run_settings(bench)}
-    written = paper.write_rows([row for some in rows.values() for row in some], out / "results", about, found)
-    minutes = (time.monotonic() - start_time) / 60
-    drawn = draw_demo(rows[DEMO_TEACHER], found, demo.things, out / "results") if a.plot and not a.quick else []
-    names = ", ".join(map(str, [written[0], *drawn]))
-    print(f"\nWrote {names} and the models in {out}/seed-*/. This run took {minutes:.1f} minutes.")
-    student, segment = runs[DEMO_TEACHER][1], next(s for s in segments if s.split == bench.test)
-    predict = ["predict", segment.video, "--imu", *segment.imu, "--student", str(bench.path(student))]
-    predict += ["--html", str(out / "predict.html")]
+        print("\nTop-1 accuracy")
+        for what, text in findings(list(results.values())):
+            print(f"  {what}: {text}")
+        report_limits(demo.things)
+    rows = {name: {"answers": results[name].answers, **costs[name]._asdict()} for name in models}
+    files.write_json(out / "results.json", {"class_names": store.class_names, "models": rows, "demo": demo.record()})
+    print(
+        f"\nWrote {out / 'results.json'} and models to {out}/. It took {(time.monotonic() - start_time) / 60:.1f} min."
+    )
+    segment = next(segment for segment in segments if segment.split == "test")
+    words = ["predict", segment.video, "--imu", *segment.imu, "--student", str(out / "egodistill.pt")]
     print("Next:\n  label a recording of a test wearer with the student just made, and see it in a browser:")
-    print(f"    egodistill {shlex.join(predict)}")
-    if not a.quick:
-        print("  compare all methods with 1, 2 and 4 frames (Figure 3), in about as long again:")
-        print(f"    egodistill {shlex.join(compare_words(bench, student.teacher, a.seeds))}")
+    print(f"    egodistill {shlex.join([*words, '--html', str(out / 'predict.html')])}")
     print("  the same steps in Python, one by one, in a checkout:\n    jupyter lab tutorials")
 
 
-def compare_words(bench: benches.Bench, teacher: str, seeds: Sequence[int]) -> list[str]:
-    """Return the command that continues a demo with all methods."""
-    words = ["compare", bench.store, "--teacher", teacher, "--seeds", ",".join(map(str, seeds))]
-    return [*words, "--out", bench.out, "--preset", "demo"]
-
-
-def draw_demo(rows: list[paper.Row], found: list[paper.Contrast], things: Sequence[str], stem: Path) -> list[Path]:
-    """Draw the demo's result with the best possible accuracies, and return the files."""
-    limits = behaviour.bounds(things=things)
-    told = {"1 frame": "one frame", "1 frame + IMU": "one frame and head motion"}
-    ceilings = {(row.method, row.frames): 100 * limits[told[row.inputs]] for row in rows if row.inputs in told}
-    about = [f"Accuracy against cost{f', 95 % intervals over {scope(found)}' if found else ''}"]
-    for first, second, lead in found:
-        ends = f"{lead.low:+.1f} to {lead.high:+.1f}"
-        about.append(f"{first.method} minus {second.method}: {lead.mean:+.1f} points ({ends})")
-    return draw_figure(rows, stem, "\n".join(about), ceilings)
-
-
-def make_store(demo: Demo, out: Path) -> list[Segment]:
-    """Render the demo's world, decode it into a store, and return its segments."""
-    print("1. Render a world with video, head motion and sound, in the layout of EPIC-KITCHENS")
-    world = synthetic.render(
-        out / "world",
-        seed=demo.world_seed,
-        train_acts=demo.train_acts,
-        test_acts=demo.test_acts,
-        test_wearers=demo.test_wearers,
-        things=demo.things,
-        size=(demo.video_pixels,) * 2,
-    )
+def make_store(demo: Demo, out: Path) -> tuple[data.ClipStore, list[Segment]]:
+    """Render the demo's world, decode it into a store, and return that and its segments."""
+    print("1. Render a world with video and head motion, in the layout of EPIC-KITCHENS")
+    sizes = {"train_acts": demo.train_acts, "test_acts": demo.test_acts, "test_wearers": demo.test_wearers}
+    size = (demo.video_pixels, demo.video_pixels)
+    world = synthetic.render(out / "world", seed=demo.world_seed, things=demo.things, size=size, **sizes)
     print("2. Decode each clip once, into a clip store")
     segments = data.read_epic_kitchens(world.annotations, world.root, evaluation_wearers=world.test_wearers)
-    store = data.prepare(
-        segments,
-        out / "store",
-        num_frames=demo.num_frames,
-        frame_size=demo.pixels,
-        audio=True,
-        clip_frames=demo.clip_frames,
-        clip_size=demo.pixels,
-    )
+    clip = {"clip_frames": demo.clip_frames, "clip_size": demo.pixels}
+    store = data.prepare(segments, out / "store", frame_size=demo.pixels, **clip)
     describe_store(store, segments)
-    return segments
+    return store, segments
 
 
-def report_demo(a: argparse.Namespace, rows: dict[str, list[paper.Row]], things: Sequence[str]) -> None:
-    """Print the demo's table, and one of the other teachers if there are any."""
-    print("\nTop-1 accuracy (%) on wearers who are not in the training data" + seeds_note(a.seeds))
-    tables.report(cost_table(rows[DEMO_TEACHER]), "demo", a.markdown, a.words)
-    report_limits(things)
-    report_costs(rows[DEMO_TEACHER])
-    if len(rows) > 1:
-        print("\nOther teachers (Table 2 of the paper), top-1 accuracy (%)" + seeds_note(a.seeds))
-        tables.report(teachers_table(rows), "demo with all teachers", a.markdown, a.words)
+def train_students(demo: Demo, store: data.ClipStore, out: Path) -> dict[str, Any]:
+    """Return the teacher and the four students of the paper, trained, by name; their files are in `out`."""
+    train, recipe, names = store.split("train"), demo.recipe, list(store.class_names)
+    seed, clip = recipe.finetuning.seed, store.specs["clip"]
 
+    torch.manual_seed(seed)
+    shape = {"frames": clip.frames, "size": clip.size, "seconds": clip.seconds}
+    teacher = teachers.load("slowfast_8x8_r50", class_names=names, progress=False, **shape, **SLOWFAST)
+    teacher.name = "slowfast"
+    teacher.to(memory_format=torch.channels_last_3d)  # faster on CPUs
+    finetune(teacher, train, demo.teaching, out=out / "teacher.pt")
+    teachers.extract(teacher, store, batch_size=32, precision=demo.teaching.precision)
 
-def report_quick(a: argparse.Namespace, bench: benches.Bench, rows: dict[str, list[paper.Row]], networks: int) -> None:
-    """Print what a quick run shows: costs, and that each step ran."""
-    table = cost_table([row for some in rows.values() for row in some])
-    print("\nCosts")
-    tables.report(Table(table.header[:-1], [line[:-1] for line in table.rows]), "demo quick", a.markdown, a.words)
-    report_costs(rows[DEMO_TEACHER])
-    store = data.ClipStore(bench.store)
-    clips = " and ".join(f"{len(store.split(split))} {split}" for split in (bench.train, bench.test))
-    print(f"\nEvery step ran: {clips} clips decoded, {networks} networks trained and evaluated.\n{QUICK_NOTE}")
+    def student(imu_encoder: str | None, image_weights: Any = None) -> EgoDistill:
+        torch.manual_seed(seed)
+        clips = {"feature_dim": teacher.feature_dim, "frame_size": demo.pixels, "class_names": names}
+        settings = replace(recipe.student, imu_encoder=imu_encoder, image_weights=image_weights)
+        return settings.build(len(names), **clips)
 
+    # The paper starts from ImageNet weights; here an image encoder that learned from the labels takes their place.
+    start = student(None)
+    finetune(start, train, recipe.finetuning, out=out / "start.pt")
+    weights = start.image_encoder.state_dict()
 
-def demo_runs(teacher: str, seeds: list[int], distilled_only: bool) -> list[benches.Run]:
-    """Return the runs of the demo's table, or only a teacher and the students that are distilled from it."""
-    run = benches.Run("EgoDistill", teacher=teacher)
-    runs = [replace(run, method="teacher"), run, replace(run, method="VisOnly-Distill")]
-    if not distilled_only:
-        runs += [benches.Run("VisIMU"), benches.Run("VisOnly")]
-    return [replace(run, seed=seed) for seed in seeds for run in runs]
-
-
-SETTINGS_FILE = "demo.json"
+    vis_only, vis_imu = student(None, weights), student("cnn", weights)  # on labels alone
+    finetune(vis_only, train, recipe.finetuning, out=out / "visonly.pt")
+    finetune(vis_imu, train, recipe.finetuning, out=out / "visimu.pt")
+    vis_only_distill, egodistill = student(None, weights), student("cnn", weights)
+    distill(vis_only_distill, train, recipe.distillation, teacher=teacher.name, out=out / "visonly-distill.pt")
+    pretrain_imu(egodistill, train, recipe.pretraining, teacher=teacher.name, out=out / "imu.pt")  # stage 1
+    distill(egodistill, train, recipe.distillation, teacher=teacher.name, out=out / "egodistill.pt")  # stage 2
+    students = {"VisOnly-Distill": vis_only_distill, "VisIMU": vis_imu, "VisOnly": vis_only}
+    return {"EgoDistill": egodistill, **students, "teacher": teacher}
 
 
 def check_output_folder(out: Path, settings: dict[str, Any]) -> None:
@@ -469,25 +180,12 @@ def check_output_folder(out: Path, settings: dict[str, Any]) -> None:
 
 
 def is_foreign(file: Path) -> bool:
-    """Return whether a file is neither an incomplete settings file of a killed demo nor written by a desktop.
-
-    Other hidden files are foreign, too, because a demo removes ".*.part" from its folder.
-    """
-    return not file.name.startswith(".demo.json.") and not files.is_system_file(file.name)
-
-
-def teachers_table(rows: dict[str, list[paper.Row]]) -> Table:
-    lines = []
-    for kind, some in rows.items():
-        by_method = {row.method: row for row in some if not row.run.without}
-        teacher = by_method["teacher"]
-        cells = [accuracy_cell(by_method[name]) for name in ("teacher", "VisOnly-Distill", "EgoDistill")]
-        lines.append([kind, f"{teacher.gmacs:.3f}", f"{teacher.params / 1e6:.2f} M", *cells])
-    return Table(["teacher", "GMACs", "parameters", "teacher's top-1", "VisOnly-Distill", "EgoDistill"], lines)
+    """Return whether a file is neither an incomplete settings file of a killed demo nor written by a desktop."""
+    return not file.name.startswith(f".{SETTINGS_FILE}.") and not files.is_system_file(file.name)
 
 
 def report_limits(things: Sequence[str]) -> None:
-    """Print the best possible accuracies in the rendered world."""
+    """Print the best possible accuracies in a rendered world."""
     limits = behaviour.bounds(things=things)
     print(
         f"This world is smaller than those of the README: {len(things)} of {len(behaviour.THINGS)} objects, "
@@ -497,28 +195,18 @@ def report_limits(things: Sequence[str]) -> None:
     )
 
 
-def report_costs(rows: list[paper.Row]) -> None:
-    """Print what the costs mean, and those of the same models at the paper's size."""
-    print(GMACS_NOTE)
-    gmacs = {row.method: row.gmacs for row in rows}
-    with torch.device("meta"):  # Counting needs shapes only.
+def report_ratio(teacher: float, student: float) -> None:
+    """Print how GMACs of a teacher and a student compare, and those of the same models at the paper's size."""
+    meta = torch.device("meta")  # Counting needs shapes only.
+    with meta:
         at_paper_size = {
             "SlowFast 8x8 R50 (34.6 M parameters)": teachers.load("slowfast_8x8_r50", progress=False),
             "EgoDistill, ResNet-18, one frame (20.6 M parameters)": EgoDistill(62, image_weights=None),
         }
     print(
-        f"The student needs {gmacs['teacher'] / gmacs['EgoDistill']:.0f} times fewer multiply-adds than its teacher. "
-        "At the paper's size (224 pixels):"
+        f"{GMACS_NOTE}\nThe student needs {teacher / student:.0f} times fewer multiply-adds than its teacher. ", end=""
     )
+    print("At the paper's size (224 pixels):")
     for name, model in at_paper_size.items():
-        print(f"  {name}: {inference.count_macs(model, torch.device('meta')) / 1e9:.2f} GMACs")
+        print(f"  {name}: {count_macs(model, meta) / 1e9:.2f} GMACs")
     print("  MotionFormer, as counted in the paper: 369.51 GMACs, 198 times the student's")
-
-
-# {command: function that runs it}
-COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
-    "compare": run_compare,
-    "ablate": run_ablate,
-    "demo": run_demo,
-    "synthesize": run_synthesize,
-}

@@ -21,8 +21,7 @@ import numpy as np
 from .. import data
 from ..engine.calibration import BINS, ENOUGH
 from ..engine.refusal import known_names
-from ..experiments import intervals
-from ..support import files
+from ..support import files, intervals
 from ..support.errors import NONE, DataError
 from ..support.tables import pluralize
 
@@ -188,9 +187,9 @@ def with_interval(result: Result, values: np.ndarray, unit: str, sign: str = "")
         ("segments, so it says nothing about other people", values, MIN_SEGMENTS),
     ):
         if len(numbers) >= fewest and np.ptp(numbers) > 0:
-            ends = intervals.one_way(numbers).within(-100 if sign else 0, 100)
-            text = f"95 % interval {ends.low:{sign}.1f} to {ends.high:{sign}.1f} over {len(numbers)} {what}"
-            centre = f"{ends.mean:{sign}.1f}"  # of wearers: each counts the same, however many segments it has
+            low, high = np.clip(intervals.of_mean(numbers), -100 if sign else 0, 100)
+            text = f"95 % interval {low:{sign}.1f} to {high:{sign}.1f} over {len(numbers)} {what}"
+            centre = f"{numbers.mean():{sign}.1f}"  # of wearers: each counts the same, however many segments it has
             return f"{mean} ({text}{'' if mean.startswith(f'{centre} ') else f', around their mean {centre}'})"
     few = pluralize(len(values), "segment") + (f" of {pluralize(len(wearers), 'wearer')}" if wearers else "")
     return f"{mean} ({few}: too few for an interval)"

@@ -56,7 +56,7 @@ from .given import (
 )
 from .loading import load_distilled, report_precision
 
-__all__ = ["COMMANDS", "Latency", "load_for_stream"]
+__all__ = ["Latency", "load_for_stream"]
 
 FAR_APART = 10.0  # seconds between the first frame and the first sample: they are not on one clock
 ALIGNMENT = 1.0  # seconds of arrivals that decide the offset between two clocks
@@ -877,7 +877,3 @@ class LiveRun:
                 reason = f"no sample came from {source.name}"
             reason = "; ".join([reason, *(state.text for state in self.states)])
             raise EgoDistillError(f"{source.video.source}: no clip was classified: {reason}")
-
-
-# {command: function that runs it}
-COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {"live": run_live}

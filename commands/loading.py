@@ -17,7 +17,7 @@ from typing import Any
 from torch import nn
 
 from .. import data, teachers
-from ..engine import batches, checkpoints, parts, runtime
+from ..engine import batches, models, parts, runtime
 from ..engine.parts import build_part
 from ..student import EgoDistill
 from ..support import custom, files
@@ -92,7 +92,7 @@ def load_student(path: str, names: Sequence[str] = (), without: str | None = Non
 
     Raise ValueError for a teacher, for a student after stage 1, and for one that needs what it is to do without.
     """
-    model = checkpoints.load_model(path, parts=custom_parts(names))
+    model = models.load(path, custom_parts(names))
     if isinstance(model, teachers.Teacher):
         raise ValueError(
             f"{path} holds a teacher, not a student; --student is for students and baselines, --teacher-file for "
@@ -114,7 +114,7 @@ def load_distilled(path: str, names: Sequence[str] = (), without: str | None = N
 
 def load_start(path: str, names: Sequence[str] = ()) -> EgoDistill:
     """Return the student in a file to train it further, with --custom. Raise ValueError for a baseline or a teacher."""
-    model = checkpoints.load_model(path, parts=custom_parts(names))
+    model = models.load(path, custom_parts(names))
     if not isinstance(model, EgoDistill):
         kind = "teacher" if isinstance(model, teachers.Teacher) else f"baseline ({type(model).__name__})"
         raise ValueError(f"{path} holds a {kind}; give the file of a student, written by `egodistill distill`")
@@ -131,7 +131,7 @@ def load_teacher(path: str) -> teachers.Teacher:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
     else:
-        model = checkpoints.load_model(path)
+        model = models.load(path)
     if not isinstance(model, teachers.Teacher):
         raise ValueError(
             f"{path} holds a model of class {type(model).__name__}, not a teacher; --teacher-file is for teachers, "

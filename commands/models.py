@@ -10,9 +10,10 @@ import itertools
 import json
 import sys
 import textwrap
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TextIO
 
 import numpy as np
@@ -27,7 +28,6 @@ from ..deploy import events, export
 from ..engine import batches, calibration
 from ..engine.published import GMACS_NOTE
 from ..engine.refusal import known_names
-from ..experiments.costs import TABLE_3, TABLE_3_LEGEND, table_3_notes
 from ..recordings.copies import transcode
 from ..recordings.recording import probe_videos
 from ..support import files, tables
@@ -61,7 +61,7 @@ from .pages import write_prediction, write_subtitles
 from .paths import check_paths
 from .whole_recordings import evaluate_recordings, note_unknown_classes
 
-__all__ = ["COMMANDS", "comparison_table"]
+__all__ = ["comparison_table"]
 
 NOT_JSON = "{command} writes JSON; give a name that ends in {ends}"
 PREVIEW = 360  # pixels of the shorter side
@@ -306,26 +306,39 @@ def comparison_table(rows: list[export.Comparison]) -> Table:
 
 
 def run_measure(a: argparse.Namespace) -> None:
-    own = bool(a.student or a.teacher_file)
-    if own:
-        reject(["--rows"] if a.rows else [], "Table 3 is measured without --student and --teacher-file")
-        models = {path: load_student(path, a.custom) for path in a.student}
-        models |= {path: load_teacher(path) for path in a.teacher_file}
-    else:
-        models = {name: TABLE_3[name][1]() for name in a.rows or TABLE_3}
+    models = {path: load_student(path, a.custom) for path in a.student}
+    models |= {path: load_teacher(path) for path in a.teacher_file}
+    if not models:
+        raise ValueError("there is nothing to measure; give --student FILE or --teacher-file FILE")
+    costs = measure_all(a, models)
+    report_costs(a, costs, cost_table(costs), "measure own models")
+
+
+def measure_all(a: argparse.Namespace, models: Mapping[str, nn.Module]) -> dict[str, inference.Cost]:
+    """Return the cost of each model, with the options of `measure`."""
     costs: dict[str, inference.Cost] = {}
     arguments = {"batch_size": a.batch_size, "repeats": a.repeats, "seconds": a.seconds, **inference_arguments(a)}
     for name, model in models.items():
         print(f"measuring {name}", file=sys.stderr)
         costs[name] = inference.measure(model, **arguments)
     report_precision(a.precision, a.device)
+    return costs
+
+
+def report_costs(
+    a: argparse.Namespace,
+    costs: Mapping[str, inference.Cost],
+    table: Table,
+    section: str,
+    notes: Sequence[str] = (),
+    published: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Print measured costs, and write them to --out; `published` are {name: numbers of others}, kept beside ours."""
     cost, passes = next(iter(costs.values())), min(c.repeats for c in costs.values())
-    section = "measure own models" if own else "measure"
     section += f" {cost.precision}" * (cost.precision != "fp32") + " compiled" * a.compile
     machine = None if cost.device == "cpu" else cost.device
-    tables.report(cost_table(costs) if own else table_3(costs), section, a.markdown, a.words, machine=machine)
+    tables.report(table, section, a.markdown, a.words, machine=machine)
     conditions = f"{cost.precision}{', compiled' if a.compile else ''}, on {cost.device}"
-    notes = [] if own else [*TABLE_3_LEGEND, *table_3_notes(models, costs)]
     times = f"ms per clip: at batch {a.batch_size}, {conditions}; median of at least {passes} passes."
     for note in (GMACS_NOTE, times, *notes):
         print(textwrap.fill(note, 100, subsequent_indent="  ", break_on_hyphens=False))
@@ -338,40 +351,14 @@ def run_measure(a: argparse.Namespace) -> None:
         comparison = Table(["model", "equal top-1", "largest difference"], rows)
         tables.report(comparison, f"{section} against fp32", a.markdown, a.words, machine=machine)
     if a.out:
-        found = {name: c._asdict() for name, c in costs.items()}
-        if not own:
-            found = {name: row | {"published": TABLE_3[name][0]._asdict()} for name, row in found.items()}
-        files.write_json(
-            a.out, {"format": "egodistill measurement 1", "models": found, "compiled": a.compile, "notes": notes}
-        )
+        found = {name: c._asdict() | ({"published": published[name]} if published else {}) for name, c in costs.items()}
+        about = {"format": "egodistill measurement 1", "models": found, "compiled": a.compile, "notes": list(notes)}
+        files.write_json(a.out, about)
 
 
-def cost_table(costs: dict[str, inference.Cost]) -> Table:
+def cost_table(costs: Mapping[str, inference.Cost]) -> Table:
     rows = [[name, f"{c.gmacs:.4f}", f"{c.params:,}", f"{c.ms_per_clip:.2f}"] for name, c in costs.items()]
     return Table(["model", "GMACs", "parameters", "ms per clip"], rows)
-
-
-def table_3(costs: dict[str, inference.Cost]) -> Table:
-    """Return our numbers, their ratios to Video's, and the published numbers."""
-    video, rows = costs.get("Video"), []
-    for name, c in costs.items():
-        ratio = [f"{video.gmacs / c.gmacs:.1f}", f"{video.ms_per_clip / c.ms_per_clip:.1f}"] if video else ["-", "-"]
-        ours = [f"{c.gmacs:.2f}", ratio[0], f"{c.ms_per_clip:.2f}", ratio[1], f"{c.params / 1e6:.2f}"]
-        published = TABLE_3[name][0]
-        theirs = [f"{published.gmacs:.2f}", f"{published.ms_per_clip:.2f}", f"{published.params / 1e6:.2f}"]
-        rows.append([name, *ours, *theirs])
-    header = [
-        "model",
-        "GMACs",
-        "ratio",
-        "ms per clip",
-        "ratio",
-        "M params",
-        "GFLOPs (paper)",
-        "ms (paper)",
-        "M (paper)",
-    ]
-    return Table(header, rows)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -548,12 +535,3 @@ class JSONRows:
         self.file.flush()
         self.end += len(text)  # ASCII
         self.separator = ",\n"
-
-
-# {command: function that runs it}
-COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
-    "evaluate": run_evaluate,
-    "export": run_export,
-    "measure": run_measure,
-    "predict": run_predict,
-}

@@ -1,8 +1,8 @@
 """The options of all commands. `--help` and a typing error need neither torch nor PyAV nor numpy.
 
-    from egodistill.commands.options import OPTIONS
+    from egodistill.commands import options
 
-    OPTIONS["predict"](parser)                              # adds --student, --imu, ...
+    options.predict_options(parser)                         # adds --student, --imu, ...
 
 `settings` makes the options of the settings of a stage; `cli` builds the parsers, and finds what does the work.
 """
@@ -14,8 +14,7 @@ import ast
 import contextlib
 import itertools
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,13 +23,12 @@ from ..deploy.events import EVERY, Tracker
 from ..engine.published import TEACHERS
 from ..engine.recipes import EPIC_KITCHENS, PRECISIONS, PRESETS, Training
 from ..support import files, tables
-from ..support.errors import DataError
 from .paths import (
     ANY,
+    CUSTOM,
     DOCUMENT,
     FILE,
     FOLDER,
-    OWN,
     PAGE,
     PUBLISHED,
     STORE,
@@ -42,18 +40,14 @@ from .paths import (
     custom_source,
     page_about,
 )
-from .settings import IMAGE_WEIGHTS, add_fields, positive_int
+from .settings import add_fields, positive_int
 
 __all__ = [
-    "CHANGES",
     "DEFAULT_TEACHER",
-    "DEMO_TEACHER",
-    "OPTIONS",
     "QUICK_CLIPS",
     "STUDENT_FIELDS",
     "TRAINING_FIELDS",
     "name_value",
-    "parse_seeds",
     "positive_int",
     "positive_seconds",
 ]
@@ -64,16 +58,11 @@ SAMPLING = ("uniform", "random", "first", "last", "centre", "ages")  # video.py
 SPLIT_BY = ("recording", "stretch")  # datasets/segments.py
 FRAMES, TIMEOUT = ("centre", "newest"), 20.0  # deploy/stream.py, deploy/feeds.py
 FORMATS, EXPORT_PRECISIONS = ("export", "aoti", "onnx"), ("fp32", "bf16", "int8")  # deploy/export.py
-METHODS = ("VisOnly", "VisOnly-Distill", "VisIMU", "EgoDistill", "ListenToLook", "AdaFuse")  # experiments/benches.py
-METHODS += ("STTS T0.5-S0.7", "STTS T0.8-S0.9", "STTS full")
-TABLE_3 = ("Video", "MotionFormer", "AdaFuse", "STTS-T0.8-S0.9", "STTS-T0.5-S0.7", "ListenToLook", "EgoDistill")
-PROTOCOLS, DEMO_TEACHERS = ("epic", "ego4d", "demo"), ("slowfast", "x3d", "mvit", "motionformer")
 
-DEFAULT_TEACHER, DEMO_TEACHER = "slowfast_8x8_r50", "slowfast"
+DEFAULT_TEACHER = "slowfast_8x8_r50"
 STUDENT_FIELDS = ("num_frames", "image_encoder", "image_weights", "imu_encoder", "optional_inputs")  # of `train`
 TRAINING_FIELDS = ("epochs", "batch_size", "learning_rate", "seed", "precision")
 QUICK_CLIPS = 600  # segments that `train --quick` uses, about
-CHANGES = ("epochs", "batch_size", "precision")  # settings that `compare` and `ablate` change in every training
 REPLACED = "a model of other settings, which is trained anew, or a file that is not a result"
 
 
@@ -132,7 +121,7 @@ def suffix_and_name(text: str) -> tuple[str, str]:
 def reader_options(parser: Any) -> None:
     """Add --reader and --imu-reader, for `use_readers()`."""
     text = "camera of your own: a function path -> Recording or None, which is asked before the others; repeatable"
-    parser.add_argument("--reader", metavar="FILE.py:NAME", type=OWN, action="append", help=text)
+    parser.add_argument("--reader", metavar="FILE.py:NAME", type=CUSTOM, action="append", help=text)
     text = "IMU format of your own: files with this suffix are read by a function path -> Imu; repeatable"
     role = Reads(files=custom_source, convert=suffix_and_name)
     parser.add_argument("--imu-reader", metavar=".SUFFIX=FILE.py:NAME", type=role, action="append", help=text)
@@ -261,7 +250,7 @@ def teacher_option(parser: argparse.ArgumentParser, more: str = "") -> None:
 def custom_option(parser: Any) -> None:
     """Add --custom, the user's own classes for `load_student()` and its relatives."""
     text = "class of your own that the student's file names: an encoder, a fusion network or the student; repeatable"
-    parser.add_argument("--custom", metavar="FILE.py:NAME", type=OWN, action="append", default=[], help=text)
+    parser.add_argument("--custom", metavar="FILE.py:NAME", type=CUSTOM, action="append", default=[], help=text)
 
 
 def device_option(parser: Any) -> None:
@@ -284,10 +273,9 @@ def segment_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "annotations",
         type=FILE,
-        help="EPIC_100_train.csv of EPIC-KITCHENS, fho_main.json of Ego4D, HD_EPIC_Narrations.pkl of HD-EPIC, "
-        "keystep_train.json of Ego-Exo4D, an export of ELAN (tab-delimited text), BORIS (aggregated events) or Label "
-        "Studio (JSON), or your own CSV table with the columns video,start,stop,label; without "
-        "labels a folder of recordings, or a table without the column label",
+        help="EPIC_100_train.csv of EPIC-KITCHENS, fho_main.json of Ego4D, an export of ELAN (tab-delimited text), "
+        "BORIS (aggregated events) or Label Studio (JSON), or your own CSV table with the columns video,start,stop,"
+        "label; without labels a folder of recordings, or a table without the column label",
     )
     root_options(parser)
     text = "drop classes with fewer segments (default: 2 for Ego4D, 1 for the other data sets)"
@@ -296,7 +284,6 @@ def segment_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split-seed", metavar="SEED", type=int, help=text)
     text = "use every K-th segment of each split, for a first look at large data"
     parser.add_argument("--subsample", metavar="K", type=positive_int, default=1, help=text)
-    parser.add_argument("--audio", action="store_true", help="use only videos with sound; `prepare` also stores it")
     offsets_option(parser)
     text = (
         "share of the training wearers (of recordings, if fewer than 5 wearers are known) for the split calibration: "
@@ -581,7 +568,7 @@ def distill_options(parser: argparse.ArgumentParser) -> None:
     validation_option(parser)
     training_options(parser, "distillation")
     text = "FILE.py:NAME, losses of your own: a class that inherits from egodistill.distillation.Distill"
-    parser.add_argument("--objective", metavar="NAME", type=OWN, help=text)
+    parser.add_argument("--objective", metavar="NAME", type=CUSTOM, help=text)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -593,7 +580,7 @@ NOT_JSON = "{command} writes JSON; give a name that ends in {ends}"
 def model_options(parser: argparse.ArgumentParser) -> None:
     """Add --student and --teacher-file, of which one is required."""
     group = parser.add_mutually_exclusive_group(required=True)
-    text = "a trained student, or a baseline from `egodistill compare`"
+    text = "a trained student"
     group.add_argument("--student", metavar="FILE", type=STUDENT, help=text)
     group.add_argument("--teacher-file", metavar="FILE", type=TEACHER_MODEL, help=TEACHER_FILE)
     custom_option(parser)
@@ -688,10 +675,14 @@ def export_options(parser: argparse.ArgumentParser) -> None:
 
 def measure_options(parser: argparse.ArgumentParser) -> None:
     several = {"metavar": "FILE", "nargs": "+", "default": []}
-    parser.add_argument("--student", type=STUDENT, help="your own students and baselines", **several)
+    parser.add_argument("--student", type=STUDENT, help="students, and other models that can be loaded", **several)
     custom_option(parser)
     parser.add_argument("--teacher-file", type=TEACHER_MODEL, help="your own: " + TEACHER_FILE, **several)
-    parser.add_argument("--rows", metavar="NAME", nargs="+", choices=TABLE_3, help="rows of Table 3 (default: all)")
+    measurement_options(parser)
+
+
+def measurement_options(parser: argparse.ArgumentParser) -> None:
+    """Add how to measure, for `measure_all()` and `report_costs()`."""
     parser.add_argument("--batch-size", metavar="N", type=positive_int, default=32, help="clips per forward pass")
     text = "time at most N forward passes of each model"
     parser.add_argument("--repeats", metavar="N", type=positive_int, default=10, help=text)
@@ -909,78 +900,7 @@ def report_options(parser: argparse.ArgumentParser) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# The paper's experiments
-
-
-def results_in(out: str, a: argparse.Namespace) -> list[Made]:
-    """Return the results of `compare` and `ablate` in a folder."""
-    ends = (".json", ".csv", ".png", ".svg") if a.command == "compare" else (".json", ".csv")
-    return [Made(path, rule=partial(require_free, path)) for path in (Path(out, a.command + end) for end in ends)]
-
-
-def require_free(path: Path) -> None:
-    """Raise DataError if a folder that holds no runs has a file with the name of a result."""
-    if path.exists() and not path.with_name("bench.json").exists():
-        raise DataError(f"{path}: already exists, and {path.parent} holds no runs; give another --out")
-
-
-def experiment_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that `compare` and `ablate` share, for `build_bench()`."""
-    parser.add_argument("store", type=STORE, help="folder of a clip store with the splits train and test")
-    teacher_option(parser, "; {seed} in it stands for the seed")
-    text = "folder for weights and results; finished runs in it are reused"
-    role = Writes(beside=results_in, folder=True)
-    parser.add_argument("--out", metavar="FOLDER", type=role, required=True, help=text)
-    seeds_option(parser, "0,1,2")
-    preset_option(parser, PROTOCOLS)
-    add_fields(parser, Training(), CHANGES)
-    parser.add_argument(
-        "--pretrained",
-        metavar="NAME=FILE",
-        nargs="+",
-        action="extend",
-        default=[],
-        type=replace(IMAGE_WEIGHTS, convert=name_value),
-        help="initial weights of the image networks: students=resnet18.pth AdaFuse=resnet50.pth STTS=... "
-        "ListenToLook=..., or NAME=none for random weights (default: downloaded by torchvision; random with "
-        "--preset demo)",
-    )
-    jobs_option(parser)
-    tables.markdown_option(parser, DOCUMENT)
-    device_option(parser)
-
-
-def seeds_option(parser: argparse.ArgumentParser, default: str) -> None:
-    parser.add_argument("--seeds", type=parse_seeds, default=default, help="seeds of the training runs, such as 0,1,2")
-
-
-def jobs_option(parser: argparse.ArgumentParser) -> None:
-    text = "number of runs at the same time; they share the cores"
-    parser.add_argument("--jobs", metavar="N", type=positive_int, default=1, help=text)
-
-
-def parse_seeds(text: str) -> list[int]:
-    """Convert "0,1,2" to a list without duplicates."""
-    if not all(part.isdecimal() and int(part) < 2**63 for part in text.split(",")):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of integers such as 0,1,2, each below 2**63")
-    return list(dict.fromkeys(map(int, text.split(","))))
-
-
-def compare_options(parser: argparse.ArgumentParser) -> None:
-    experiment_options(parser)
-    text = "numbers of frames per clip (default: those of 1, 2, 4 that the store has)"
-    parser.add_argument("--num-frames", metavar="N", type=positive_int, nargs="+", help=text)
-    names = ", ".join(METHODS)
-    text = f"one or more of {names}, or FILE.py:NAME for a `Method` of your own (default: all)"
-    parser.add_argument("--methods", nargs="+", metavar="NAME", type=OWN, help=text)
-    text = "file of the teacher, to measure its cost (default: one trained in --out)"
-    parser.add_argument("--teacher-file", metavar="FILE", type=TEACHER_MODEL, help=text)
-
-
-def ablate_options(parser: argparse.ArgumentParser) -> None:
-    experiment_options(parser)
-    text = "number of frames per clip in Table 4"
-    parser.add_argument("--num-frames", metavar="N", type=positive_int, default=4, help=text)
+# The demo
 
 
 def synthesize_options(parser: argparse.ArgumentParser) -> None:
@@ -997,49 +917,9 @@ def synthesize_options(parser: argparse.ArgumentParser) -> None:
 def demo_options(parser: argparse.ArgumentParser) -> None:
     text = "folder for all files of the demo"
     parser.add_argument("--out", metavar="FOLDER", type=FOLDER, default="egodistill-demo", help=text)
-    seeds_option(parser, "0")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the training")
     text = "seed of the world; tune settings on another one"
     parser.add_argument("--world-seed", metavar="SEED", type=int, default=0, help=text)
-    parser.add_argument(
-        "--teachers",
-        metavar="NAMES",
-        default=DEMO_TEACHER,
-        help=f"teachers to distill from, starting with {DEMO_TEACHER}: a list such as {DEMO_TEACHER},x3d, or all "
-        f"({', '.join(DEMO_TEACHERS)}; takes hours, the paper's Table 2)",
-    )
     text = "show in about a minute that every step runs, on few clips: no accuracies"
     parser.add_argument("--quick", action="store_true", help=text)
-    text = "initial weights of the image encoders: imagenet, none (random), or a file (default: none)"
-    parser.add_argument("--image-weights", metavar="NAME", type=IMAGE_WEIGHTS, help=text)
     add_fields(parser, Training(), ["precision"])
-    jobs_option(parser)
-    text = "draw no figure (results.png and .svg)"
-    parser.add_argument("--no-plot", dest="plot", action="store_false", help=text)
-    tables.markdown_option(parser, DOCUMENT)
-
-
-# {command: function that adds its options to a parser}
-OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
-    "demo": demo_options,
-    "synthesize": synthesize_options,
-    "segments": segments_options,
-    "convert": convert_options,
-    "check": check_options,
-    "transcode": transcode_options,
-    "prepare": prepare_options,
-    "status": status_options,
-    "train": train_options,
-    "report": report_options,
-    "teachers": no_options,
-    "finetune": finetune_options,
-    "extract": extract_options,
-    "pretrain": pretrain_options,
-    "distill": distill_options,
-    "evaluate": evaluate_options,
-    "compare": compare_options,
-    "ablate": ablate_options,
-    "export": export_options,
-    "measure": measure_options,
-    "predict": predict_options,
-    "live": live_options,
-}

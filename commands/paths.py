@@ -27,7 +27,7 @@ __all__ = [
     "DOCUMENT",
     "FILE",
     "FOLDER",
-    "OWN",
+    "CUSTOM",
     "PAGE",
     "PUBLISHED",
     "STORE",
@@ -145,7 +145,7 @@ def page_about(source: str | os.PathLike) -> Path:
     return Path(source, "report.html") if Path(source).is_dir() else Path(f"{source}.html")
 
 
-FILE, OWN = Reads(), Reads(files=custom_source)
+FILE, CUSTOM = Reads(), Reads(files=custom_source)
 STORE = Reads("folder; give a clip store, which `egodistill prepare` writes")
 STUDENT = Reads(files=lambda word: [files.shipped(word)], remark=of_pair)
 TEACHER_MODEL = Reads(

@@ -16,7 +16,7 @@ import math
 import os
 import shlex
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,6 @@ from .report import CORRECTIONS, PLAN, note_plan, read_plan, write_report
 from .settings import apply_options, flag
 from .training import new_teacher, teacher_clip
 from .whole_recordings import recordings_of
-
-__all__ = ["COMMANDS"]
 
 # Options of `prepare` that say which segments and clips there are.
 ANNOTATIONS = ("root", "tier", "min_instances", "split_seed", "subsample", "reader", "imu_reader", "strict", "stride")
@@ -101,7 +99,7 @@ def plan(a: argparse.Namespace, segments: data.SegmentList, edited: bool = False
     trained = [*preset, *itertools.chain(*quick), *words_of(a, *TRAINING_FIELDS, "device"), *anew]
     student = words_of(a, *STUDENT_FIELDS)
 
-    prepare = ["prepare", a.annotations, *words_of(a, *ANNOTATIONS, "imu_rate", "audio")]
+    prepare = ["prepare", a.annotations, *words_of(a, *ANNOTATIONS, "imu_rate")]
     offsets = run / CORRECTIONS if a.check else a.imu_offsets
     prepare += ["--imu-offsets", offsets] if offsets else []
     settings = apply_options(PRESETS[a.preset], a).student
@@ -444,7 +442,3 @@ def run_step(words: Sequence[Any]) -> None:
     check_paths(arguments)
     with without_suggestions():
         arguments.run(arguments)
-
-
-# {command: function that runs it}
-COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {"train": run_train}

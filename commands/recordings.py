@@ -1,7 +1,6 @@
 """The commands for recordings and stores: `segments`, `convert`, `check`, `transcode`, `prepare`, `status`.
 
-`COMMANDS` at the end maps each name to the function that runs it, as in the other modules of commands; `options` has
-their options. This module does not import torch.
+`options` has their options. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import statistics
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,7 +34,6 @@ from ..recordings.recording import find_videos, is_neon, probe_videos
 from ..support import files
 from ..support.errors import MIN_CALIBRATION_CLIPS, NONE, DataError, describe_error
 from ..support.names import Names
-from ..support.pickles import is_pickle
 from ..support.records import first_line
 from ..support.tables import Table, pluralize, printable
 from ..video import VideoError
@@ -43,7 +41,7 @@ from .given import LIMITS, given_flags, imu_files, keyword_arguments, reject, su
 from .options import copies_in
 from .paths import Made, check_paths
 
-__all__ = ["COMMANDS", "describe_store"]
+__all__ = ["describe_store"]
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -61,7 +59,6 @@ def read_segments(a: argparse.Namespace) -> data.SegmentList:
         a.root,
         seed=a.split_seed,
         min_instances=a.min_instances,
-        audio=a.audio,
         windows=annotations.Windows(**windows, **keyword_arguments(a, "clip_seconds")) if windows else None,
         clip_seconds=a.clip_seconds,
         tier=a.tier,
@@ -141,7 +138,7 @@ def examine(segments: data.SegmentList, strict: bool = False, clip_seconds: floa
 
 
 FEW = 10  # labelled training clips of a class
-FEW_UNLABELLED = 50  # training clips: the fewest that benchmarks/few_clips.py trains on
+FEW_UNLABELLED = 50  # training clips: the fewest that lab/few_clips.py trains on
 
 
 def split_warnings(counts: Mapping[str, Counter], what: str = "clip") -> Iterator[str]:
@@ -202,7 +199,7 @@ def recordings_to_check(a: argparse.Namespace) -> dict[str, str | data.Recording
         if name.lower().endswith(".csv") and is_list_of_recordings(first_line(Path(name))):
             reject(given_flags(a, "root"), f"{name}: the paths of your own table are relative to its folder")
             sources |= {own(recording.path): recording for recording in listed_recordings(name)}
-        elif name.lower().endswith((".csv", ".json", ".tsv", ".txt", ".eaf")) or is_pickle(name):
+        elif name.lower().endswith((".csv", ".json", ".tsv", ".txt", ".eaf")):
             segments = annotations.read_annotations(name, a.root, tier=a.tier)
             examine(segments)
             sources |= {own(one.path): one.recording for one in segments}
@@ -406,7 +403,6 @@ def run_prepare(a: argparse.Namespace) -> None:
         ends=not a.no_frames,
         frame_size=a.frame_size,
         imu=not a.no_imu,
-        audio=a.audio,
         sampling=a.sampling,
         exact=not a.key_frames,
         tolerance=a.tolerance or 0.0,
@@ -515,14 +511,3 @@ def finished_clips(path: str) -> dict[str, tuple[int, int]]:
     found = {"prepare": (sum(n for what, n in counts if what != "missing"), sum(n for _, n in counts))}
     outputs = [name for name in store.names if name.endswith(".logits")]
     return found | {f"extract {n.removesuffix('.logits')}": (int(store.done(n).sum()), len(store)) for n in outputs}
-
-
-# {command: function that runs it}
-COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
-    "segments": run_segments,
-    "convert": run_convert,
-    "check": run_check,
-    "transcode": run_transcode,
-    "prepare": run_prepare,
-    "status": run_status,
-}

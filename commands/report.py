@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import shlex
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from .paths import page_about
 from .recordings import split_warnings
 from .whole_recordings import about_recordings, read_numbers, recordings_of, tables_of
 
-__all__ = ["COMMANDS", "CORRECTIONS", "note_plan", "read_plan", "write_report"]
+__all__ = ["CORRECTIONS", "note_plan", "read_plan", "write_report"]
 
 MODELS = {"student": "student", "frames-alone": "frames alone", "labels-alone": "labels alone"}  # {file: name}
 TRAINED = {"teacher": "teacher", "imu": "stage 1", **MODELS}
@@ -354,7 +354,3 @@ def write_model_report(path: Path, command: str) -> str:
 def run_report(a: argparse.Namespace) -> None:
     path = Path(a.source)
     print(write_report(path) if path.is_dir() else write_model_report(path, tables.command_line(a.words)))
-
-
-# {command: function that runs it}
-COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {"report": run_report}

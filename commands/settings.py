@@ -19,7 +19,7 @@ from dataclasses import fields, is_dataclass, replace
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from .paths import FILE, OWN, Reads
+from .paths import CUSTOM, FILE, Reads
 
 __all__ = ["IMAGE_WEIGHTS", "add_fields", "apply_options", "flag", "positive_int", "text_or_none", "used_flags"]
 
@@ -37,7 +37,9 @@ def text_or_none(text: str) -> str | None:
 
 IMAGE_WEIGHTS = Reads(words=("imagenet", "none"), remark="or imagenet or none", convert=text_or_none)
 # {field: the role of its words}, of those that are paths
-ROLES = dict.fromkeys(("image_encoder", "imu_encoder", "fusion", "student_class"), replace(OWN, convert=text_or_none))
+ROLES = dict.fromkeys(
+    ("image_encoder", "imu_encoder", "fusion", "student_class"), replace(CUSTOM, convert=text_or_none)
+)
 ROLES |= {"motion": FILE, "image_weights": IMAGE_WEIGHTS}
 
 

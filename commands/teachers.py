@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from collections.abc import Callable
 
 from ..engine.published import GMACS_NOTE, TEACHERS
 from ..support.tables import Table
-
-__all__ = ["COMMANDS"]
 
 
 def run_teachers(a: argparse.Namespace) -> None:
@@ -28,6 +25,3 @@ def run_teachers(a: argparse.Namespace) -> None:
         "* `--pretrained torchvision` downloads torchvision's weights; mvit_b_16x4 is its mvit_v1_b.\n"
         "  *_18 and s3d learnt on frames squeezed to 4:3 and 1:1; clips of a store are centre squares."
     )
-
-
-COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {"teachers": run_teachers}

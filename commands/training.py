@@ -16,7 +16,7 @@ from torch import nn
 from .. import data, distillation, teachers
 from ..datasets.one_pass import ConsumerGroup
 from ..distillation import EPIC_KITCHENS, PRESETS
-from ..engine import batches, checkpoints, distributed, runtime
+from ..engine import batches, distributed, models, runtime
 from ..engine.refusal import known_names
 from ..student import PARTS, EgoDistill
 from ..support import files
@@ -37,7 +37,7 @@ from .loading import (
 from .options import DEFAULT_TEACHER
 from .settings import apply_options, flag, used_flags
 
-__all__ = ["COMMANDS", "one_pass"]
+__all__ = ["one_pass"]
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -225,7 +225,7 @@ def model_to_finetune(a: argparse.Namespace, store: data.ClipStore, seed: int) -
     if a.init:
         flags = [*(["--architecture"] if hasattr(a, "architecture") else []), *student_flags, *teacher_flags]
         reject(flags, f"cannot change the model in {a.init}; leave out --init to build a new one")
-        model = checkpoints.load_model(a.init, parts=custom_parts(a.custom))
+        model = models.load(a.init, custom_parts(a.custom))
         return for_classes(model, store.class_names, a.init, seed) if isinstance(model, EgoDistill) else model
     architecture = getattr(a, "architecture", DEFAULT_TEACHER)
     if architecture == "student":
@@ -389,12 +389,3 @@ def run_distill(a: argparse.Namespace) -> None:
         lambda: distillation.distill(model, store, settings, teacher=teacher, **clips, **own),
         *use_of_student(a, teacher),
     )
-
-
-# {command: function that runs it}
-COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
-    "finetune": run_finetune,
-    "extract": run_extract,
-    "pretrain": run_pretrain,
-    "distill": run_distill,
-}

@@ -27,9 +27,8 @@ from ..datasets.background import require_dense, room
 from ..datasets.store_files import StoreFiles
 from ..deploy import events, segmentation
 from ..engine import calibration, checkpoints
-from ..experiments import intervals
 from ..imu import IMUError
-from ..support import files, tables
+from ..support import files, intervals, tables
 from ..support.errors import NONE, DataError
 from ..support.tables import Table, pluralize
 from ..video import VideoError
@@ -236,7 +235,8 @@ def over_wearers(values: Sequence[float | None], highest: float) -> str:
         return "too few" if known else "-"
     if np.ptp(known) == 0:
         return f"{known[0]:.1f} each"
-    return f"{intervals.one_way(known).within(0, highest):.1f}"
+    low, high = np.clip(intervals.of_mean(known), 0, highest)
+    return f"{np.mean(known):.1f} ({low:.1f} to {high:.1f})"
 
 
 def shown(value: float | None) -> str:

@@ -1,7 +1,6 @@
 """From annotations to a clip store. No module here needs torch; `egodistill.data` is the door.
 
 annotations     any annotations to segments; EPIC-KITCHENS and Ego4D
-aria_datasets   HD-EPIC and Ego-Exo4D
 label_tools     labels of ELAN, BORIS and Label Studio
 segments        the class Segment; your own tables, recordings without labels
 background      clips of what no segment covers, the class "(none)"
@@ -17,7 +16,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from . import (
         annotations as annotations,
-        aria_datasets as aria_datasets,
         background as background,
         edits as edits,
         label_tools as label_tools,
@@ -33,7 +31,7 @@ else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
         dict.fromkeys(
-            """annotations aria_datasets background edits label_tools one_pass segments store
+            """annotations background edits label_tools one_pass segments store
             store_files table_checks""".split(),
             (),
         ),

@@ -7,9 +7,10 @@
     segments = annotations.with_imu_offsets(segments, "offsets.csv")                        # from `egodistill check`
 
 A *segment* is an annotated part of a video. `read_annotations()` takes all formats: those of EPIC-KITCHENS and Ego4D,
-which are read here; of HD-EPIC and Ego-Exo4D (module `aria_datasets`); of ELAN, BORIS and Label Studio (module
-`label_tools`); and your own table and recordings without labels (module `segments`). This module re-exports their
-readers. Times are seconds on the video's own clock, the one a player shows: zero is the start of the file.
+which are read here; of ELAN, BORIS and Label Studio (module `label_tools`); and your own table and recordings without
+labels (module `segments`). This module re-exports their readers. `Videos` helps to read another data set, as
+examples/aria_datasets.py does for HD-EPIC and Ego-Exo4D. Times are seconds on the video's own clock, the one a player
+shows: zero is the start of the file.
 """
 
 from __future__ import annotations
@@ -17,20 +18,19 @@ from __future__ import annotations
 import collections
 import dataclasses
 import hashlib
+import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..recordings.recording import VIDEO_SUFFIXES, Recording
 from ..support.errors import DataError, named
-from ..support.pickles import is_pickle
 from ..support.records import class_number, first_line, first_name, json_items, read_table, require_id, start_and_stop
-from .aria_datasets import Part, Videos, add_once, read_ego_exo4d, read_hd_epic
+from ..video import VideoError
 from .label_tools import label_reader, read_labels
 from .segments import (
     RARE,
-    SILENT,
     Origin,
     Segment,
     SegmentList,
@@ -45,7 +45,6 @@ from .segments import (
     with_imu_axes,
     with_imu_offsets,
     with_labels,
-    with_sound,
 )
 
 __all__ = [
@@ -56,14 +55,15 @@ __all__ = [
     "read_annotations",
     "read_csv",
     "read_ego4d",
-    "read_ego_exo4d",
     "read_epic_kitchens",
-    "read_hd_epic",
     "read_labels",
     "read_recordings",
     "with_imu_axes",
     "with_imu_offsets",
 ]
+
+
+OTHER_SETS = "examples/aria_datasets.py, for all commands"
 
 
 def read_annotations(
@@ -72,7 +72,6 @@ def read_annotations(
     *,
     seed: int | None = None,
     min_instances: int | None = None,
-    audio: bool = False,
     windows: Windows | None = None,
     clip_seconds: float | None = None,
     tier: str | None = None,
@@ -84,9 +83,9 @@ def read_annotations(
     the reader raises.
 
     `root`, the folder with videos and IMU files (by default that of the annotations), and `min_instances` (None: the
-    reader's own default) are for data sets and tools; `audio` leaves out videos without sound; `seed` is for Ego4D's
-    random split (None: 0) and that of recordings (None: the one in `windows`; stretches have none); `windows` and
-    `clip_seconds` (None: those in `windows`) are for recordings, `tier` for tools, as in `read_labels()`.
+    reader's own default) are for data sets and tools; `seed` is for Ego4D's random split (None: 0) and that of
+    recordings (None: the one in `windows`; stretches have none); `windows` and `clip_seconds` (None: those in
+    `windows`) are for recordings, `tier` for tools, as in `read_labels()`.
 
     >>> from egodistill.datasets import annotations
     >>> segments = annotations.read_annotations("segments.csv")
@@ -119,21 +118,14 @@ def read_annotations(
         )
     given = {name: value for name, value in (("seed", seed), ("min_instances", min_instances)) if value is not None}
     if kind == "segments":
-        found = read_csv(path)
-    elif kind == "labels":
-        found = read_labels(path, root, tier=tier)
-    elif kind == "recordings":
+        return read_csv(path)
+    if kind == "labels":
+        return read_labels(path, root, tier=tier)
+    if kind == "recordings":
         given |= {} if clip_seconds is None else {"clip_seconds": clip_seconds}
-        found = read_recordings(path, dataclasses.replace(windows or Windows(), **given))
-    else:
-        readers: dict[str, Callable[..., SegmentList]] = {
-            "epic_kitchens": read_epic_kitchens,
-            "hd_epic": read_hd_epic,
-            "ego4d": read_ego4d,
-            "ego_exo4d": read_ego_exo4d,
-        }
-        return readers[kind](path, root or path.parent, audio=audio, **given)
-    return with_sound(found, path) if audio else found
+        return read_recordings(path, dataclasses.replace(windows or Windows(), **given))
+    read = read_ego4d if kind == "ego4d" else read_epic_kitchens
+    return read(path, root or path.parent, **given)
 
 
 def _kind(path: Path) -> str:
@@ -148,24 +140,112 @@ def _kind(path: Path) -> str:
             f"{path}: a video, not annotations; give a table of segments, or for recordings without labels their "
             f"folder; `egodistill check` and `egodistill predict` take a video"
         )
-    if is_pickle(path):
-        return "hd_epic"
     if label_reader(path):
         return "labels"
     if path.suffix.lower() == ".json":
-        name = first_name(path, ("videos", "video_data", "annotations"))
-        if name is None:
+        if first_name(path, ("videos", "video_data")) is None:
             raise DataError(
-                f"{path}: no 'videos' or 'video_data' (Ego4D) or 'annotations' (Ego-Exo4D) at the top level; is this "
-                f"the right file?"
+                f"{path}: no 'videos' or 'video_data' (Ego4D) at the top level; is this the right file? Keysteps of "
+                f"Ego-Exo4D become a table with {OTHER_SETS}"
             )
-        return "ego_exo4d" if name == "annotations" else "ego4d"
+        return "ego4d"
     header = first_line(path).lower()
     if is_list_of_recordings(header):
         return "recordings"
     if "main_action_classes" in header:
-        return "hd_epic"
+        raise DataError(f"{path}: narrations of HD-EPIC, which become a table with {OTHER_SETS}")
     return "epic_kitchens" if "narration_id" in header else "segments"
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The videos of a data set
+
+Classified = list[tuple[Any, Segment]]  # (class, segment)
+
+
+def add_once(known: dict[str, Any], where: str, name: str, value: Any) -> None:
+    """Add an entry. Raise DataError if there is another one with this name."""
+    if known.setdefault(name, value) != value:
+        raise DataError(f"{where}: {name} has an earlier entry that differs from this one; download the file again")
+
+
+def problem_of_times(start: float, stop: float) -> str | None:
+    """Return why a segment with these times cannot be used, or None."""
+    if not (math.isfinite(start) and math.isfinite(stop)):
+        return "no times"
+    return None if 0 <= start < stop else "start and end are not in order"
+
+
+class Part(NamedTuple):
+    """A part of a recording that an annotation is about; times in seconds."""
+
+    name: str  # id of its segment
+    start: float
+    stop: float
+    split: str
+
+
+class Videos:
+    """The recordings of a data set below `root`; each is opened once. `dropped` counts segments by reason."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.dropped: collections.Counter[str] = collections.Counter()
+        self.left_out: list[Segment] = []  # segments with times, but without a class
+        self.known: dict[tuple, Recording | str] = {}  # a recording, or why it cannot be used
+
+    def find(self, *name: Any) -> Recording | str:
+        """Return the recording of a video, or the reason why it cannot be used; `name` is what `open()` takes."""
+        if name not in self.known:
+            try:
+                self.known[name] = self.open(*name)
+            except DataError as error:
+                self.known[name] = str(error)
+            except VideoError:
+                self.known[name] = "the video cannot be opened"
+        return self.known[name]
+
+    def open(self, name: str, *where: Any) -> Recording | str:
+        """Return the recording of a video, or the reason why it cannot be used. Raise DataError or VideoError."""
+        raise NotImplementedError
+
+    def add(self, found: Classified, label: Any, recording: Recording | str, part: Part, problem: str | None) -> None:
+        """Append a part of a recording with its class, or count why it cannot be used."""
+        if isinstance(recording, str):
+            self.dropped[problem or recording] += 1
+            return
+        if wrong := problem_of_times(part.start, part.stop):
+            self.dropped[problem or wrong] += 1
+            return
+        segment = Segment(part.name, start=part.start, stop=part.stop, split=part.split, **recording.record())
+        if problem:
+            self.dropped[problem] += 1
+            self.left_out.append(segment)
+        else:
+            found.append((label, segment))
+
+    def origin(self, annotations: Path) -> Origin:
+        """Return where the segments come from; notes name the videos of which two files were found."""
+        files_of = collections.defaultdict(set)
+        for (name, *_), recording in self.known.items():
+            if isinstance(recording, Recording):
+                files_of[name].add(recording.video)
+        notes = [
+            f"the video {name} is annotated for two files, {' and '.join(sorted(paths))}; only one can be right"
+            for name, paths in files_of.items()
+            if len(paths) > 1
+        ]
+        return Origin(str(annotations), drawn=True, notes=tuple(notes), left_out=tuple(self.left_out))
+
+    def require(self, found: Classified, annotations: Path, expected: str) -> None:
+        """Raise DataError, which names the reasons and the expected files, if no segment can be used."""
+        if not found:
+            why = "; ".join(f"{count} segments: {reason}" for reason, count in self.dropped.most_common(5))
+            raise DataError(f"{annotations}: no usable segment ({why or 'it has none'}); expected are {expected}")
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# EPIC-KITCHENS
 
 
 def read_epic_kitchens(
@@ -176,7 +256,6 @@ def read_epic_kitchens(
     evaluation_wearers: Sequence[str] = ("P30", "P35", "P37"),
     validation_wearers: Sequence[str] = (),
     min_instances: int = 1,
-    audio: bool = False,
 ) -> SegmentList:
     """Read the verb segments of an EPIC-KITCHENS-100 table, of all videos that have IMU files below `root`.
 
@@ -195,7 +274,6 @@ def read_epic_kitchens(
         evaluation_wearers: Wearers of the split "test".
         validation_wearers: Wearers of the split "validation"; all others are "train".
         min_instances: Leave out classes with fewer segments.
-        audio: Leave out videos without sound.
 
     >>> from egodistill import data
     >>> segments = data.read_epic_kitchens("world/EPIC_100_train.csv", "world")
@@ -206,7 +284,7 @@ def read_epic_kitchens(
     """
     annotations, root = Path(annotations), Path(root)
     parts = splits_of_wearers(evaluation_wearers, validation_wearers)
-    videos = EpicVideos(root, audio)
+    videos = EpicVideos(root)
     spellings: dict[int, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     found: list[tuple[int, Segment]] = []
     for where, row in read_table(annotations, EPIC_COLUMNS):
@@ -249,9 +327,11 @@ class EpicVideos(Videos):
         accel, gyro = (str(folder / "meta_data" / f"{name}-{sensor}.csv") for sensor in ("accl", "gyro"))
         if not (os.path.isfile(accel) and os.path.isfile(gyro)):
             return "the video has no IMU files"
-        recording = Recording(str(folder / "videos" / f"{name}.MP4"), (accel, gyro), wearer=wearer)
-        return SILENT if self.audio and not recording.probe().has_audio else recording
+        return Recording(str(folder / "videos" / f"{name}.MP4"), (accel, gyro), wearer=wearer)
 
+
+# ---------------------------------------------------------------------------------------------------------------
+# Ego4D
 
 MAX_FRAME = 10**9  # a year of video
 UID = "a video or clip uid"
@@ -265,19 +345,18 @@ def read_ego4d(
     seed: int = 0,
     test_share: float = 0.3,
     min_instances: int = 2,
-    audio: bool = False,
     keep_other: bool = False,
 ) -> SegmentList:
     """Read the verb segments of Ego4D's hands-and-objects annotations (fho_main.json or fho.json).
 
     A segment is an action from its pre_frame to its post_frame; its label is the structured verb. These are left out,
     and `.dropped` counts the first reason that applies: actions in redacted intervals; rejected actions, invalid ones
-    and those with warnings; actions without critical frames or verb; videos without IMU file, with two views
-    (is_stereo) or, with `audio`, without sound; repeated annotations of the same action; rare classes.
+    and those with warnings; actions without critical frames or verb; videos without IMU file or with two views
+    (is_stereo); repeated annotations of the same action; rare classes.
 
     Files are below `root`, or below its folder v2 or v1: `imu/<video_uid>.csv`, and the first one that exists of
     `full_scale/<video_uid>.mp4`, `video_540ss/<video_uid>.mp4` and `clips/<clip_uid>.mp4`. `ego4d.json`, if present,
-    says which videos are stereo or have sound.
+    says which videos are stereo.
 
     The paper splits at random, 70:30 within each class. Here a hash of `seed` and the narration's uid gives the order,
     so that a split does not depend on the rest of the file; a class of two has one action on each side. Only one
@@ -289,14 +368,13 @@ def read_ego4d(
         seed: Decides the random split.
         test_share: Share of each class for testing, between 0 and 1.
         min_instances: Leave out classes with fewer actions.
-        audio: Leave out videos without sound.
         keep_other: Keep the verb "[other]", which means a verb outside the taxonomy. The paper's label is "the
             annotated verb"; the paper does not say how it treated these.
     """
     annotations, root = Path(annotations), Path(root)
     if not 0 < test_share < 1:
         raise DataError(f"test_share is a share of each class, between 0 and 1; got {test_share}")
-    reader, videos = _Ego4d(root, audio=audio, keep_other=keep_other, seed=seed), 0
+    reader, videos = _Ego4d(root, keep_other=keep_other, seed=seed), 0
     by_class: dict[str, list[tuple[bytes, Segment]]] = collections.defaultdict(list)
     for where, key, video in json_items(annotations, ("videos", "video_data")):
         videos += 1
@@ -340,17 +418,16 @@ class _Action(NamedTuple):
 class _Ego4d:
     """A finder of Ego4D's files that turns actions into segments. `dropped` counts the unusable ones."""
 
-    def __init__(self, root: Path, *, audio: bool, keep_other: bool, seed: int) -> None:
+    def __init__(self, root: Path, *, keep_other: bool, seed: int) -> None:
         self.folders = [root, root / "v2", root / "v1"]
-        self.audio, self.keep_other, self.seed = audio, keep_other, seed
+        self.keep_other, self.seed = keep_other, seed
         self.dropped: collections.Counter[str] = collections.Counter()
         self.notes: list[str] = []
         self.seen: set[str] = set()
-        self.about: dict[str, tuple[Any, Any, Any]] = {}  # uid -> has two views, seconds of sound, wearer
+        self.about: dict[str, tuple[Any, Any]] = {}  # uid -> has two views, wearer
         if found := self.file("ego4d.json"):
             for where, _, video in json_items(Path(found), ("videos",)):
-                sound = (video.get("video_metadata") or {}).get("audio_duration_sec")
-                about = video.get("is_stereo"), sound, video.get("fb_participant_id")
+                about = video.get("is_stereo"), video.get("fb_participant_id")
                 add_once(self.about, where, require_id(where, video.get("video_uid"), UID), about)
 
     def file(self, *names: str) -> str | None:
@@ -393,7 +470,7 @@ class _Ego4d:
             shift = 0.0 if whole else (action.pre_in_clip - action.pre) / EGO4D_FPS
             start, stop = (frame / EGO4D_FPS + shift for frame in (action.pre, action.post))
             name = f"{uid}_{action.pre}_{action.post}_{order[:4].hex()}"
-            label, wearer = content["structured_verb"], self.about.get(uid, (None, None, None))[2]
+            label, wearer = content["structured_verb"], self.about.get(uid, (None, None))[1]
             wearer = None if wearer is None else str(wearer)
             yield order, Segment(name, whole or clip, start, stop, label, imu, imu_offset=shift, wearer=wearer)
 
@@ -403,12 +480,9 @@ class _Ego4d:
 
     def problem_of(self, uid: str, imu: str | None) -> str | None:
         """Return the reason why none of a video's actions can be used, or None."""
-        stereo, sound, _ = self.about.get(uid, (False, True, None))
         if imu is None:
             return "the video has no IMU file"
-        if stereo:
-            return "the video shows two views (stereo)"
-        return SILENT if self.audio and not sound else None
+        return "the video shows two views (stereo)" if self.about.get(uid, (False, None))[0] else None
 
 
 def _ego4d_actions(where: str, video: dict) -> Iterator[_Action]:

@@ -25,9 +25,8 @@ from urllib.parse import unquote
 from ..recordings.recording import VIDEO_SUFFIXES
 from ..support.errors import DataError, named
 from ..support.names import Names, shortest_unique_suffixes
-from ..support.records import first_line, json_items, open_text, read_table, start_and_stop
+from ..support.records import first_line, json_items, number, open_text, read_table, start_and_stop
 from ..video import probe
-from .aria_datasets import number
 from .segments import Origin, Segment, SegmentList, Windows, drawn_splits
 
 __all__ = ["label_reader", "read_labels"]

@@ -193,7 +193,6 @@ def with_names(segment: Segment, name: Callable[[str], str]) -> Segment:
 # --- What the readers of data sets share
 
 RARE = "the class has fewer than {} segments"
-SILENT = "the video has no audio"
 ROUNDING = 1e-6  # seconds: clips that overlap by less only touch
 
 
@@ -284,22 +283,6 @@ def with_labels(
         else:
             segments.append(dataclasses.replace(segment, label=names[number]))
     return SegmentList(segments, dropped, origin._replace(left_out=(*origin.left_out, *rare)))
-
-
-def with_sound(segments: SegmentList, path: Path) -> SegmentList:
-    """Return the segments of a table whose videos have sound; the others are counted. Raise DataError if none has.
-
-    A video that cannot be read stays, and fails with the reason when it is decoded.
-    """
-    silent = set()
-    for name, recording in {segment.path: segment.recording for segment in segments}.items():
-        with contextlib.suppress(VideoError, IMUError):
-            silent |= set() if recording.probe().has_audio else {name}
-    found = [segment for segment in segments if segment.path not in silent]
-    if not found:
-        raise DataError(f"{path}: no video has sound; leave out {named('audio')}")
-    dropped = segments.dropped | ({SILENT: len(segments) - len(found)} if silent else {})
-    return SegmentList(found, dropped, segments.origin)
 
 
 # --- Tables of your own

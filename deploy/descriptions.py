@@ -244,7 +244,7 @@ def spec_of(value: Any) -> ClipSpec | None:
     """Return the spec of a clip that a description has; None if it is none."""
     if not isinstance(value, dict) or not value.keys() <= {field.name for field in dataclasses.fields(ClipSpec)}:
         return None
-    if not all(value.get(key) in (None, True, False) for key in ("crop", "exact", "audio")):
+    if not all(value.get(key) in (None, True, False) for key in ("crop", "exact")):
         return None
     try:
         return ClipSpec(**value)

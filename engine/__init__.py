@@ -4,6 +4,7 @@ batches       clips of a store as tensors; what a model reads; augmentation
 calibration   the temperature of a model, and how far its probabilities are off
 runtime       device, precision, compilation
 distributed   the processes of torchrun
+models        the model in a file, of any class
 checkpoints   model files and published weights
 image_encoders   image networks of torchvision, and the weights that one begins with
 parts         what a student is built of, and what does not fit
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         distributed as distributed,
         filterbank as filterbank,
         image_encoders as image_encoders,
+        models as models,
         motion as motion,
         parts as parts,
         published as published,
@@ -43,8 +45,8 @@ else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
         dict.fromkeys(
-            "batches calibration checkpoints distributed filterbank image_encoders motion parts published recipes "
-            "refusal runtime spectrum teacher torchvision_teachers".split(),
+            "batches calibration checkpoints distributed filterbank image_encoders models motion parts published "
+            "recipes refusal runtime spectrum teacher torchvision_teachers".split(),
             (),
         ),
     )

@@ -61,9 +61,10 @@ class Model(Protocol):
     """A torch module that names its inputs, takes them in that order, and returns feature [B, D] and logits [B, C].
 
     Students, teachers, baselines and exported files have this form. Inputs are "frames" uint8 [B, N, 3, H, W], "clip"
-    uint8 [B, T, 3, H, W], "imu" float32 [B, 422, 6] and "audio" float32 [B, 201, 40], or arrays of your own in the
-    store. Frames are RGB and not normalised. `spec.spec_of()` lists the attributes that describe the clips; a model
-    without them reads any, and `measure()` and `predict()` use the clips of the store that it read first.
+    uint8 [B, T, 3, H, W] and "imu" float32 [B, 422, 6], or arrays of your own in the store, whose shapes without the
+    first dimension `input_shapes` has, {name: shape of float32}. Frames are RGB and not normalised. `spec.spec_of()`
+    lists the attributes that describe the clips; a model without them reads any, and `measure()` and `predict()` use
+    the clips of the store that it read first.
 
     A student of your own trains, and is evaluated, like `EgoDistill`:
 
@@ -152,7 +153,6 @@ PREPARATION = {
     "clip": "prepare(..., clip_frames={spec.frames}, clip_size={spec.size}) "
     "(`egodistill prepare --clip-frames {spec.frames} --clip-size {spec.size}`)",
     "imu": "prepare() (`egodistill prepare` without --no-imu)",
-    "audio": "prepare(..., audio=True) (`egodistill prepare --audio`)",
 }
 STUDENT_OPTIONS = {"frames": "num_frames", "size": "frame_size", "seconds": "clip_seconds"}  # {field: argument}
 
@@ -172,7 +172,7 @@ def arrays_of(model: Model, store: Store, *, classes: bool = True, way_out: str 
     """
     inputs, spec, names = inputs_of(model), spec_of(model), []
     own = (
-        f"`inputs` of {type(model).__name__} may name 'frames', 'clip', 'imu', 'audio', and arrays of the store; "
+        f"`inputs` of {type(model).__name__} may name 'frames', 'clip', 'imu', and arrays of the store; "
         f"prepare() or store.add()"
     )
     for kind in inputs:
@@ -387,7 +387,7 @@ def whole_numbers(store: Store, member: str, meaning: str) -> np.ndarray:
 
 # What the arrays of a store are: dtype, and shape of a row with None for any size.
 FRAMES = ("uint8", (None, 3, None, None))
-KINDS = {"clip": FRAMES, "ends": FRAMES, "imu": ("float32", (None, 6)), "audio": ("float32", (None, None))}
+KINDS = {"clip": FRAMES, "ends": FRAMES, "imu": ("float32", (None, 6))}
 
 
 def read_rows(store: Store, name: str, rows: np.ndarray) -> Tensor:
@@ -534,8 +534,8 @@ def input_specs(model: Model, spec: ClipSpec) -> dict[str, ClipSpec]:
     found = {kind: parts.get("frames" if kind == "clip" else kind) for kind in inputs_of(model)}
     if unknown := [kind for kind, part in found.items() if part is None]:
         raise EgoDistillError(
-            f"{type(model).__name__} reads {unknown[0]!r}, which only a store has: the shapes of frames, clip, imu and "
-            f"audio are known, and a model that reads 'clip' needs a clip_spec or num_frames"
+            f"{type(model).__name__} reads {unknown[0]!r}, which only a store has: the shapes of frames, clip and imu "
+            f"are known, and a model that reads 'clip' needs a clip_spec or num_frames"
         )
     return {kind: part for kind, part in found.items() if part is not None}
 
@@ -543,19 +543,18 @@ def input_specs(model: Model, spec: ClipSpec) -> dict[str, ClipSpec]:
 def example_inputs(model: Model, batch_size: int = 1) -> tuple[Tensor, ...]:
     """Return random inputs for a model, in its order, on the CPU.
 
-    "frames" and "clip" are uint8 [B, N, 3, H, W], "imu" is float32 [B, samples, 6], "audio" float32 [B, steps, bands].
-    Raise EgoDistillError for other inputs, if a model reads "clip" without a number of frames, and if nothing says the
-    size of its frames.
+    "frames" and "clip" are uint8 [B, N, 3, H, W], "imu" is float32 [B, samples, 6], others are as its `input_shapes`.
+    Raise EgoDistillError for inputs of unknown shape, if a model reads "clip" without a number of frames, and if
+    nothing says the size of its frames.
 
     >>> from egodistill import EgoDistill, batches
     >>> [(x.dtype, tuple(x.shape)) for x in batches.example_inputs(EgoDistill.load("student.pt"), batch_size=2)]
     [(torch.uint8, (2, 1, 3, 64, 64)), (torch.float32, (2, 422, 6))]
     """
-    found = []
-    for kind, spec in input_specs(model, clip_spec_of(model)).items():
-        dtype, shape = spec.arrays(kind)[kind]
-        if kind == "audio":
-            shape = (getattr(model, "audio_steps", shape[0]), getattr(model, "mel_bands", shape[1]))
+    spec, found = clip_spec_of(model), []
+    custom = {name: ("float32", shape) for name, shape in getattr(model, "input_shapes", {}).items()}
+    for kind in inputs_of(model):
+        dtype, shape = custom.get(kind) or input_specs(model, spec)[kind].arrays(kind)[kind]
         shape = (batch_size, *shape)
         found.append(torch.randint(256, shape, dtype=torch.uint8) if dtype == "uint8" else torch.randn(shape))
     return tuple(found)

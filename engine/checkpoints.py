@@ -2,8 +2,8 @@
 
     from egodistill.engine import checkpoints
 
-    checkpoints.save_model(model, "model.pt")               # a student, a teacher or a baseline
-    model = checkpoints.load_model("model.pt")              # whichever of them it holds, in evaluation mode
+    checkpoints.save_model(model, "model.pt")               # a student or a teacher
+    model = checkpoints.load_model("model.pt", EgoDistill)  # in evaluation mode; `models.load()` finds out which it is
 
     state = checkpoints.read_weights("x3d_m.pyth")          # published weights, with their authors' names
     layout = checkpoints.find_layout(state, layouts, "x3d_m.pyth")
@@ -12,16 +12,15 @@
 
 A model file is a dict saved by `torch.save()`: format, class, arguments of the constructor, class names, the stage that
 trained it last, with which settings and history, weights, and a SHA-256 of all of these, which files of version 0.4
-lack. A class in `MODEL_CLASSES` has `arguments`, a dict of plain values, `class_names`, and `from_arguments()`. No code
-in a file runs when it is read: of networks that are not of this library, it has the names of their classes, and the
-caller of `load_model()` passes these.
+lack. A class that can be saved has a name in files, `file_class`, and `arguments`, a dict of plain values,
+`class_names` and `from_arguments()`. No code in a file runs when it is read: of networks that are not of this library,
+it has the names of their classes, and the caller of `load_model()` passes these.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib
 import inspect
 import json
 import os
@@ -32,7 +31,7 @@ import threading
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar, cast, overload
+from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 import torch
@@ -65,14 +64,6 @@ Kind = TypeVar("Kind", bound=nn.Module)
 Parts = Mapping[str, Any] | Sequence[Any]
 
 MODEL_FORMAT = "egodistill model 1"
-# The classes that a model file can contain, and their modules, which are imported when a file is read.
-MODEL_CLASSES = {
-    "EgoDistill": "student",
-    "Teacher": "engine.teacher",
-    "AdaFuse": "experiments.adafuse",
-    "STTS": "experiments.stts",
-    "ListenToLook": "experiments.listen_to_look",
-}
 # Entries of a model file beside its weights. The last three are only there if the model was trained, if it is of a
 # class of one's own ("class") or has parts of one's own, such as "imu_encoder", and if it has a temperature.
 SETTINGS = ("class", "arguments", "class_names", "trained_by", "trained_with", "parts", "calibration")
@@ -94,10 +85,10 @@ MAX_ENTRIES, MAX_NAME, MAX_COMPRESSION = 1 << 13, 1000, 20
 def save_model(model: nn.Module, path: str | os.PathLike) -> None:
     """Write a model to one self-contained file for `load_model()`; the file is complete or absent.
 
-    Raise EgoDistillError for a class that is not in `MODEL_CLASSES`, and for weights that are not finite or not
-    float32; EgoDistillOSError if the file cannot be written.
+    Raise EgoDistillError for a class without a `file_class`, and for weights that are not finite or not float32;
+    EgoDistillOSError if the file cannot be written.
     """
-    name = next((kind.__name__ for kind in type(model).__mro__ if kind.__name__ in MODEL_CLASSES), None)
+    name = getattr(model, "file_class", None)
     if name is None:
         raise EgoDistillError(
             f"{type(model).__name__} is not a model of this library; save its weights with "
@@ -145,8 +136,8 @@ def custom_arguments(kind: type) -> set[str]:
 
 
 def is_library_class(kind: type) -> bool:
-    """Return whether a class is one of those in `MODEL_CLASSES`, and no other of its name."""
-    return class_name(kind) == f"egodistill.{MODEL_CLASSES.get(kind.__name__)}:{kind.__name__}"
+    """Return whether a class is the one that a file's name of a class stands for, and no subclass of it."""
+    return "file_class" in vars(kind)
 
 
 def other_than_float32(weights: Mapping[str, Any]) -> str | None:
@@ -157,30 +148,24 @@ def other_than_float32(weights: Mapping[str, Any]) -> str | None:
     return next((name for name, value in floats if value.dtype != torch.float32), None)
 
 
-@overload
-def load_model(path: str | os.PathLike, expected: type[Kind], parts: Parts = ...) -> Kind: ...
-@overload
-def load_model(path: str | os.PathLike, expected: None = None, parts: Parts = ...) -> nn.Module: ...
-def load_model(path: str | os.PathLike, expected: type[nn.Module] | None = None, parts: Parts = ()) -> nn.Module:
+def load_model(path: str | os.PathLike, expected: type[Kind], parts: Parts = ()) -> Kind:
     """Return the model in a file, in evaluation mode, on the CPU.
 
-    "glasses" is the student that comes with the library, where no file has this name. The class is `expected`, which
-    may be the caller's, or one in `MODEL_CLASSES` (None). `parts` is {part: network or its class} for each network that
-    is not of this library; or a list, from which each part takes what has the name of its class, as the model itself
-    ("class") does. Raise EgoDistillOSError if the file does not exist, and EgoDistillError, which names it, if it is
-    damaged, of another class, or its weights do not fit.
+    "glasses" is the student that comes with the library, where no file has this name. `expected` is the class, which
+    may be the caller's, with the `file_class` of the file. `parts` is {part: network or its class} for each network
+    that is not of this library; or a list, from which each part takes what has the name of its class, as the model
+    itself ("class") does. Raise EgoDistillOSError if the file does not exist, and EgoDistillError, which names it, if
+    it is damaged, of another class, or its weights do not fit.
 
+    >>> from egodistill import EgoDistill
     >>> from egodistill.engine import checkpoints
-    >>> for file in ("student.pt", "teacher.pt"):
-    ...     print(type(checkpoints.load_model(file)).__name__)
-    EgoDistill
-    Teacher
+    >>> checkpoints.load_model("student.pt", EgoDistill).training
+    False
     """
     path = files.shipped(path)
     content = read_checkpoint(path, MODEL_FORMAT)
     try:
         name = content["class"]
-        kind = getattr(importlib.import_module(f"egodistill.{MODEL_CLASSES[name]}"), name)
         arguments, class_names, weights = content["arguments"], content["class_names"], dict(content["weights"])
         settings = {key: content[key] for key in SETTINGS if key in content} | {"trained_by": content.get("trained_by")}
         trained_with = content.get("trained_with")
@@ -198,11 +183,10 @@ def load_model(path: str | os.PathLike, expected: type[nn.Module] | None = None,
         calibrated = calibration.read(content.get("calibration", {}))
     except (KeyError, TypeError, ValueError) as error:
         raise EgoDistillError(f"{path} does not describe a model ({type(error).__name__}: {error})") from error
-    if expected is not None and issubclass(expected, kind):
-        kind = expected  # a subclass of the caller's
-    elif expected is not None and not issubclass(kind, expected):
+    kind: Any = expected
+    if name != getattr(kind, "file_class", None):
         raise EgoDistillError(
-            f"{path} contains a model of the class {name}, not {expected.__name__}; read it with {name}.load()"
+            f"{path} contains a model of the class {name}, not {kind.__name__}; read it with {name}.load()"
         )
     given = dict(parts) if isinstance(parts, Mapping) else parts_by_name(own, parts)
     kind = given.get("class", kind)
@@ -247,6 +231,11 @@ def with_todays_arguments(trained_with: dict[str, Any] | None) -> dict[str, Any]
         return trained_with
     about = trained_with["about"]
     return trained_with | {"about": about | {"model": todays_arguments(about["model"])}}
+
+
+def class_in(path: str | os.PathLike) -> str:
+    """Return the name of the class in a model file."""
+    return str(read_checkpoint(files.shipped(path), MODEL_FORMAT).get("class"))
 
 
 def name_of(part: Any) -> str | None:

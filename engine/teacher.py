@@ -102,6 +102,7 @@ class Teacher(nn.Module):
     egodistill.engine.teacher.TeacherError: teacher 'x3d' got torch.uint8 [3, 4, 3, 64, 64]; it reads ...
     """
 
+    file_class = "Teacher"
     inputs: tuple[str, ...] = ("clip",)
     resizes = True  # clips of a store may have another size than `clip_spec`
 

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout'
 
 from egodistill import CLIP_SECONDS, IMU_RATE, data
 from egodistill.drawing.canvas import BLUE, GREY, ORANGE
-from egodistill.experiments import behaviour, synthetic
+from egodistill.world import behaviour, synthetic
 
 HERE = Path(__file__).resolve().parent
 SHOWN = 10  # frames in the upper row

@@ -3,7 +3,6 @@
 recording     the class Recording; cameras and IMU formats
 spec          what a clip is
 clips         all clips of a recording in one pass
-audio         sound
 sensors       what is wrong with an accelerometer or a gyroscope: units, times, frozen readings, no gravity
 aria          recordings of Project Aria glasses
 checks        coverage, gaps, clock and axes: `recordings.check()`
@@ -17,7 +16,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from . import (
         aria as aria,
-        audio as audio,
         checks as checks,
         clips as clips,
         copies as copies,
@@ -46,7 +44,6 @@ else:
         __name__,
         {
             "aria": (),
-            "audio": (),
             "checks": ("HEADER", "Check", "SensorCheck", "check"),
             "clips": ("decode_clips",),
             "copies": ("Transcoded", "transcode"),

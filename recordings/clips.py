@@ -22,7 +22,6 @@ from ..imu import MAX_GAP, CoverageError, IMUError
 from ..support.errors import named
 from ..support.names import name_files
 from ..video import MAX_HOLD, FrameReader, FrameReaders, Scaler, VideoError, open_reader
-from .audio import AUDIO_SECONDS, audio_at, log_mel
 from .spec import ClipSpec, require_axes
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ def decode_clips(
 
 @dataclasses.dataclass
 class _Decoding:
-    """One pass over a recording that assembles clips from pieces: frames, sounds, windows of the IMU."""
+    """One pass over a recording that assembles clips from pieces: frames, windows of the IMU."""
 
     recording: Recording
     starts: Mapping[int, float]
@@ -97,8 +96,6 @@ class _Decoding:
         info, kinds = self.recording.probe(), set(self.kinds.values())
         if "frames" in kinds and not self.recording.video:
             raise VideoError(f"{self.recording.path}: the recording has no video, and so no frames")
-        if "audio" in kinds and not info.has_audio:
-            raise VideoError(f"{self.recording.path}: has no audio")
         for spec in self.specs.values():
             if spec.imu_samples:  # read now: an error is one of the recording, not of a clip
                 require_axes(name_files(self.recording.imu_source), self.recording.motion().axes, spec)
@@ -118,7 +115,6 @@ class _Decoding:
             yield row, self._windows(self.starts[row])
         choices = dict.fromkeys((s.exact, s.tolerance) for n, s in self.specs.items() if self.kinds[n] == "frames")
         streams = [self._frames(list(lacking), info.duration, *choice) for choice in choices]
-        streams += [self._sounds(list(lacking), name) for name, kind in self.kinds.items() if kind == "audio"]
         # Each stream is ordered by time, so merging them keeps only overlapping clips in memory.
         for _, row, name, place, piece in heapq.merge(*streams, key=lambda piece: piece[0]):
             if row not in lacking:  # this clip has already failed
@@ -155,12 +151,6 @@ class _Decoding:
             for name, spec in self.specs.items()
             if self.kinds[name] == "imu"
         }
-
-    def _sounds(self, rows: list[int], name: str) -> Iterator[tuple[float, int, str, None, Callable[[], Any]]]:
-        begins = [self.starts[row] + (self.specs[name].seconds - AUDIO_SECONDS) / 2 for row in rows]
-        for index, sound in audio_at(self.recording.video, begins) if rows else ():
-            error = VideoError(f"{self.recording.video}: no sound near {begins[index]:.3f} s")
-            yield begins[index], rows[index], name, None, _Piece(error if sound is None else sound, log_mel)
 
     def _frames(
         self, rows: list[int], duration: float, exact: bool, tolerance: float

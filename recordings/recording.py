@@ -277,7 +277,7 @@ class Recording:
         return dataclasses.replace(motion.on_clock(-first), notes=(*motion.notes, note))
 
     def clip(self, start: float, spec: ClipSpec, **limits: Any) -> dict[str, np.ndarray]:
-        """Return the arrays of a clip: "frames", "imu" and "audio", as in the spec.
+        """Return the arrays of a clip: "frames" and "imu", as in the spec.
 
         "frames.times" are the times of the decoded frames.
 
@@ -287,7 +287,7 @@ class Recording:
             limits: Options of `decode_clips()`.
 
         Raises:
-            VideoError: The video cannot be read, or has no frame or sound at a time of the clip.
+            VideoError: The video cannot be read, or has no frame at a time of the clip.
             IMUError: The IMU cannot be read, or does not cover the clip.
             DataError: The samples have other axes than the clip.
         """

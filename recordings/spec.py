@@ -23,7 +23,6 @@ import numpy as np
 from .. import cameras
 from ..support.errors import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError, named
 from ..video import LONGEST, MAX_TOLERANCE, clip_times
-from .audio import AUDIO_BANDS, AUDIO_STEPS
 
 __all__ = [
     "ANY_AXES",
@@ -45,7 +44,7 @@ MAX_CLIP = 1 << 27  # pixels of all its frames: 128 frames of 1024 x 1024
 
 @dataclasses.dataclass(frozen=True)
 class ClipSpec:
-    """The content of a clip: frames, IMU samples, sound.
+    """The content of a clip: frames and IMU samples.
 
     In the spec of a model, None means that the model accepts any value; clips are then decoded with the default. The
     normalisation of pixels is not part of a spec.
@@ -62,7 +61,6 @@ class ClipSpec:
         imu_rate: Their rate in Hz.
         imu_axes: Name of the axes of both sensors, see `Recording`; "file" in stores of earlier versions is "gopro".
             "any", of a model: it reads samples of all axes.
-        audio: Whether there are log-mel bands of the clip's middle two seconds, as ListenToLook reads them.
         seconds: Length of the clip.
 
     Raises:
@@ -86,7 +84,6 @@ class ClipSpec:
     imu_samples: int = 0
     imu_rate: float | None = IMU_RATE
     imu_axes: str | None = "gopro"
-    audio: bool = False
     seconds: float | None = CLIP_SECONDS
 
     def __post_init__(self) -> None:
@@ -121,14 +118,9 @@ class ClipSpec:
                 raise DataError(str(error)) from error
 
     def parts(self) -> dict[str, ClipSpec]:
-        """Return one spec per kind of array in the clip: {"frames": ..., "imu": ..., "audio": ...}."""
-        alone = {
-            "frames": dataclasses.replace(self, imu_samples=0, audio=False),
-            "imu": dataclasses.replace(self, frames=0, audio=False),
-            "audio": dataclasses.replace(self, frames=0, imu_samples=0),
-        }
-        present = {"frames": self.frames, "imu": self.imu_samples, "audio": self.audio}
-        return {kind: spec for kind, spec in alone.items() if present[kind]}
+        """Return one spec per kind of array in the clip: {"frames": ..., "imu": ...}."""
+        frames: dict[str, ClipSpec] = {"frames": dataclasses.replace(self, imu_samples=0)} if self.frames else {}
+        return frames | ({"imu": dataclasses.replace(self, frames=0)} if self.imu_samples else {})
 
     def complete(self) -> ClipSpec:
         """Return the same spec with defaults in place of None."""
@@ -142,7 +134,7 @@ class ClipSpec:
 
     @property
     def kind(self) -> str:
-        """Return the kind of array, "frames", "imu" or "audio". Raise DataError unless the spec has exactly one."""
+        """Return the kind of array, "frames" or "imu". Raise DataError unless the spec has exactly one."""
         kinds = list(self.parts())
         if len(kinds) != 1:
             raise DataError(f"the spec must have one kind of array, not {kinds}; ClipSpec.parts() splits it: {self}")
@@ -156,8 +148,6 @@ class ClipSpec:
         """
         if self.kind == "imu":
             return {name: ("float32", (self.imu_samples, 6))}
-        if self.kind == "audio":
-            return {name: ("float32", (AUDIO_STEPS, AUDIO_BANDS))}
         side = cast(int, self.size)  # a model's spec may leave it open, but describes no arrays then
         frames = ("uint8", (self.frames, 3, side, side))
         return {name: frames, f"{name}.times": ("float64", (self.frames,))}
@@ -207,7 +197,6 @@ def require_axes(source: str, axes: str, spec: ClipSpec) -> None:
 FIELDS = {
     "frames": ("seconds", "frames", "size", "crop", "sampling", "exact", "tolerance"),
     "imu": ("seconds", "imu_samples", "imu_rate", "imu_axes"),
-    "audio": ("seconds", "audio"),
 }
 
 
@@ -278,7 +267,6 @@ def spec_of(model: Any) -> ClipSpec:
         imu_samples=getattr(model, "imu_samples", IMU_SAMPLES) if "imu" in inputs else 0,
         imu_rate=getattr(model, "imu_rate", None),
         imu_axes=getattr(model, "imu_axes", None),
-        audio="audio" in inputs,
         seconds=getattr(model, "clip_seconds", None),
     )
 

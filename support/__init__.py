@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         errors as errors,
         files as files,
         holders as holders,
+        intervals as intervals,
         lazy as lazy,
         names as names,
         pages as pages,
@@ -37,6 +38,7 @@ else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
         dict.fromkeys(
-            "custom errors files holders lazy names pages pickles processes records tables version".split(), ()
+            "custom errors files holders intervals lazy names pages pickles processes records tables version".split(),
+            (),
         ),
     )

@@ -1,14 +1,13 @@
-"""Read pickles of numpy arrays and of pandas tables, without running code in them and without pandas.
+"""Read pickles of numpy arrays, as published weights are, without running code in them.
 
     from egodistill.support import pickles
 
-    columns = pickles.read_data_frame("HD_EPIC_Narrations.pkl")         # {name: array with one value per row}
+    content = pickles.read_pickle("weights.pkl", pickles.ArrayUnpickler, "a Caffe2 file")
 
-A pickle names the functions that rebuild its content, and can name any function there is. The readers here refuse a
-file that names a function other than those of arrays and tables. Even these are not called, because numpy's would take
-addresses of objects from a file: functions of this module take their place. Objects of pandas are not rebuilt; only the
-arguments and the state that the file records for each object are kept, and they contain the values. Before anything is
-made, `check_pickle()` counts what the file contains: a few bytes may stand for more than any memory holds.
+A pickle names the functions that rebuild its content, and can name any function there is. The reader here refuses a
+file that names a function other than those of arrays. Even these are not called, because numpy's would take addresses
+of objects from a file: functions of this module take their place. Before anything is made, `check_pickle()` counts what
+the file contains: a few bytes may stand for more than any memory holds.
 """
 
 from __future__ import annotations
@@ -23,16 +22,14 @@ from typing import IO, Any
 
 import numpy as np
 
-from . import files
-from .errors import DataError, EgoDistillError
+from .errors import EgoDistillError
 
-__all__ = ["ArrayUnpickler", "check_pickle", "first_bytes", "is_pickle", "read_data_frame", "read_pickle"]
+__all__ = ["ArrayUnpickler", "check_pickle", "first_bytes", "read_pickle"]
 
 CHANGING = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD")  # of the object below their items
 OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
 SPARE_WORK, WORK_PER_BYTE = 1 << 20, 100  # see `check_pickle()`; tables and weights need up to 10 per byte
 TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # the first value of a file in torch's format before 1.6
-MAX_FRAME = 1 << 30  # bytes; HD-EPIC's narrations have tens of megabytes
 
 
 def first_bytes(path: str | os.PathLike, count: int = 64) -> bytes:
@@ -44,11 +41,6 @@ def first_bytes(path: str | os.PathLike, count: int = 64) -> bytes:
             return file.read(count)
     except OSError:
         return b""
-
-
-def is_pickle(path: str | os.PathLike) -> bool:
-    """Return whether a file is a pickle of protocol 2 or later, by its first byte, with which no text begins."""
-    return first_bytes(path, 1) == b"\x80"
 
 
 def read_pickle(path: str | os.PathLike, unpickler: type[ArrayUnpickler], kind: str) -> Any:
@@ -239,10 +231,6 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-def _frombuffer(content: bytes, kind: DtypeStub, shape: tuple[int, ...], order: str) -> np.ndarray:
-    return np.frombuffer(content, kind.plain()).reshape(shape, order=order)  # numpy refuses objects
-
-
 def _scalar(kind: DtypeStub, content: bytes | str) -> Any:
     content = content.encode("latin1") if isinstance(content, str) else content
     return np.frombuffer(content, kind.plain())[0]
@@ -267,64 +255,3 @@ class ArrayUnpickler(pickle.Unpickler):
         if found is None:
             raise pickle.UnpicklingError(f"it refers to {module}.{name}, which is not {self.content}")
         return found
-
-
-class DataFrameStub(Stub):
-    """A pandas.DataFrame."""
-
-
-class FrameUnpickler(ArrayUnpickler):
-    """A reader of pandas tables with columns of numbers, texts, lists and tuples."""
-
-    content = "part of a plain pandas table"
-    allowed = ArrayUnpickler.allowed | {
-        ("builtins", "slice"): slice,
-        ("numpy.core.numeric", "_frombuffer"): _frombuffer,
-        ("pandas.core.frame", "DataFrame"): DataFrameStub,
-        ("pandas.core.internals.managers", "BlockManager"): Stub,
-        ("pandas._libs.internals", "_unpickle_block"): Stub,
-        ("pandas.core.indexes.base", "_new_Index"): Stub,
-        ("pandas.core.indexes.base", "Index"): Stub,
-        ("pandas.core.indexes.range", "RangeIndex"): Stub,
-        ("pandas.core.indexes.numeric", "Int64Index"): Stub,  # of pandas 1
-    }
-
-
-def read_data_frame(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Return the columns of a pandas.DataFrame in a pickle, of pandas 1.3 to 2, as {name: array [rows]}.
-
-    Values are as they were, of any type that the file may contain: numbers, texts, lists, tuples, None. Raise
-    DataError that names the file, and what it refers to if that is not part of such a table; nothing of it is called.
-
-    >>> import pickle
-    >>> from pathlib import Path
-    >>> from egodistill.support import pickles
-    >>> size = Path("evil.pkl").write_bytes(pickle.dumps(print))
-    >>> pickles.read_data_frame("evil.pkl")
-    Traceback (most recent call last):
-    ...
-    egodistill.DataError: evil.pkl cannot be read as a pandas table (UnpicklingError: it refers to builtins.print, which
-    is not part of a plain pandas table)
-    """
-    files.require_file(path, MAX_FRAME)
-    try:
-        frame = read_pickle(path, FrameUnpickler, "a pandas table")
-    except EgoDistillError as error:
-        raise DataError(str(error)) from error
-    try:
-        if not isinstance(frame, DataFrameStub):
-            raise TypeError(f"its content is a {type(frame).__name__}")
-        blocks, axes = frame.state["_mgr"].arguments
-        names = [str(name) for name in axes[0].arguments[1]["data"]]
-        columns: dict[str, np.ndarray] = {}
-        for block in blocks:
-            values, places, _ = block.arguments
-            for place, column in zip(np.arange(len(names))[places], values, strict=True):
-                columns[names[place]] = np.asarray(column)
-        if set(columns) != set(names) or len({column.shape for column in columns.values()}) > 1:
-            raise ValueError("its columns do not fit together")
-        return {name: columns[name] for name in names}
-    except Exception as error:  # a strange table can raise almost any error
-        raise DataError(
-            f"{path} cannot be read as a pandas table ({type(error).__name__}: {str(error)[:200]})"
-        ) from error

@@ -1,6 +1,6 @@
 """Work in several Python processes, without a `__main__` guard in the caller's script.
 
-    work = Processes("experiments.synthetic.write_bundle", str(out), bundles, workers=4)
+    work = Processes("world.synthetic.write_bundle", str(out), bundles, workers=4)
     with Watch(files.Progress("render", total), count):      # a bar that asks count() for what is done
         work.run()
 

@@ -33,6 +33,7 @@ __all__ = [
     "first_line",
     "first_name",
     "json_items",
+    "number",
     "open_text",
     "read_table",
     "require_id",
@@ -179,6 +180,14 @@ def start_and_stop(where: str, start: str, stop: str) -> tuple[float, float]:
     if seconds[1] <= seconds[0]:
         raise DataError(f"{where}: stop {stop} is not after start {start}")
     return seconds[0], seconds[1]
+
+
+def number(where: str, name: str, value: object) -> float:
+    """Return a cell of a table as a number, NaN if it is empty. Raise DataError if it is not a number."""
+    try:
+        return float(value if value not in ("", None) else "nan")
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"{where}: {name} {str(value)[:40]!r} is not a number") from error
 
 
 def class_number(where: str, row: Mapping[str, str], column: str) -> int:

@@ -163,7 +163,7 @@ def long_pan(once):
 @pytest.fixture(scope="session")
 def wearer(once):
     """A rendered world of one training wearer."""
-    from egodistill.experiments import synthetic
+    from egodistill.world import synthetic
 
     few = {"train_acts": 8, "test_acts": 3, "train_wearers": 1, "progress": False}
     return once("wearer", lambda folder: synthetic.render(folder / "world", **few))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from egodistill import CLIP_SECONDS, EgoDistill, data, teachers
-from egodistill.experiments import synthetic
+from egodistill.world import synthetic
 
 TEACHER = {"frames": 8, "size": 64, "seconds": CLIP_SECONDS, "width": 8, "pool": 2, "progress": False}
 

@@ -16,7 +16,7 @@ from waiting import LIMIT
 
 import egodistill
 from egodistill import student
-from egodistill.experiments import adafuse
+from lab import adafuse
 
 NETWORKS = {
     "student": lambda width: student.build_image_encoder(f"resnet10x{width}", None)[0],

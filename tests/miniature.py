@@ -15,14 +15,14 @@ import torch
 
 from egodistill import Recipe, StudentSettings, Training, distillation, inference
 from egodistill.commands import cli, demo
-from egodistill.experiments.protocols import (
+from egodistill.support import files
+from lab.protocols import (
     AdaFuseSettings,
     ListenToLookSettings,
     Protocol,
     STTSSettings,
     TeacherRecipe,
 )
-from egodistill.support import files
 
 
 def small_world(monkeypatch, evidence, results):

@@ -7,8 +7,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from egodistill.experiments import synthetic
 from egodistill.imu import Imu
+from egodistill.world import synthetic
 
 RATE = 25
 FOCAL = 120.0  # pixels a radian of the rendered pan

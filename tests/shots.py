@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from egodistill.experiments import props
-from egodistill.experiments.props import Hand
-from egodistill.experiments.scene import Room
+from egodistill.world import props
+from egodistill.world.props import Hand
+from egodistill.world.scene import Room
 
 LIGHT = (1.0, 1.0, 1.0)
 BLACK = Room(torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4), -0.45)

@@ -18,7 +18,7 @@ ROOMS = [sign.parent for sign in ROOT.glob("*/__init__.py") if sign.parent.name 
 MODULES = sorted(path.stem for path in ROOT.glob("*.py") if path.stem not in ("setup", "__main__", "__init__"))
 MODULES += sorted(f"{room.name}.{path.stem}" for room in ROOMS for path in room.glob("*.py") if path.stem != "__init__")
 OPTIONAL = {
-    "experiments.figures.draw": "matplotlib",
+    "lab.figures.draw": "matplotlib",
     "recordings.pictures.draw_check": "matplotlib",
     "deploy.export.export": "onnx",
 }  # examples that need an extra

@@ -9,8 +9,8 @@ import pytest
 from heads import head
 from painted import ramp, write_table
 
-from egodistill.experiments import synthetic
 from egodistill.imu import IMU_READERS, CoverageError, Imu, IMUError, read_imu
+from egodistill.world import synthetic
 
 
 def made_imu(seconds=10.0, drop=()):

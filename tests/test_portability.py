@@ -20,8 +20,9 @@ from waiting import LIMIT
 import egodistill
 from egodistill import EgoDistill, data
 from egodistill.engine import distributed
-from egodistill.experiments import benches, synthetic
 from egodistill.support import files
+from egodistill.world import synthetic
+from lab import benches
 
 ROOT = Path(egodistill.__file__).parent
 LOCKS = [pytest.param(False, id="fcntl"), pytest.param(True, id="msvcrt", marks=linux_only)]

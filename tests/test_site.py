@@ -79,7 +79,7 @@ def test_every_document_and_every_public_name_is_there(site, tool):
 
 
 # The doors, and the modules that the door hands on and the guide calls.
-DOORS = "egodistill data teachers deploy.events deploy.export deploy.gates experiments.synthetic student".split()
+DOORS = "egodistill data teachers deploy.events deploy.export deploy.gates world.synthetic student".split()
 
 
 def handed_on(api):

@@ -16,9 +16,9 @@ from toys import CLASSES, FAST, QUIET, Store, same, settle, small
 from egodistill import DataError, EgoDistill, EgoDistillError, data, evaluate, inference, pretrain_imu, student
 from egodistill.engine import batches
 from egodistill.engine.spectrum import IMUSpectrum
-from egodistill.experiments import adafuse, listen_to_look
 from egodistill.recordings.recording import Recording
 from egodistill.recordings.spec import require_axes, spec_of
+from lab import adafuse, listen_to_look
 
 
 def test_counts_of_the_paper_sized_student():

@@ -20,8 +20,8 @@ import torch
 import egodistill
 from egodistill import EgoDistill, cameras
 from egodistill.commands import cli
-from egodistill.experiments import synthetic
 from egodistill.support import files
+from egodistill.world import synthetic
 
 ROOT = Path(egodistill.__file__).parent
 SCRIPTS = ROOT / "benchmarks"

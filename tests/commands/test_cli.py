@@ -23,8 +23,8 @@ import egodistill.commands.recordings
 from egodistill import data
 from egodistill.commands import cli, recordings, training
 from egodistill.engine import checkpoints
-from egodistill.experiments import synthetic
 from egodistill.recordings import copies
+from egodistill.world import synthetic
 
 PRINT = """
 import sys

@@ -25,7 +25,7 @@ import egodistill.commands.demo
 import egodistill.support.files
 from egodistill import EgoDistill, data, inference, teachers
 from egodistill.commands import cli, options
-from egodistill.experiments import benches, intervals, paper, protocols
+from lab import benches, intervals, paper, protocols
 
 
 def test_a_demo_begins_in_a_folder_that_a_desktop_has_looked_at(tmp_path):

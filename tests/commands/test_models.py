@@ -16,8 +16,8 @@ from painted import relabel, write_table
 from egodistill import EgoDistill, data, inference, teachers
 from egodistill.commands import cli, evaluations, loading, models, training
 from egodistill.engine import checkpoints
-from egodistill.experiments import adafuse
 from egodistill.support import tables
+from lab import adafuse
 
 
 def test_measure_prints_table_3(monkeypatch, tmp_path, capsys):

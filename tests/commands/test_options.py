@@ -24,9 +24,10 @@ from egodistill.commands import cli, live, models as model_commands, options, pi
 from egodistill.commands.settings import add_fields, apply_options, flag, option_fields, used_flags
 from egodistill.deploy import arrivals, events, export, feeds, stream
 from egodistill.engine import batches, recipes
-from egodistill.experiments import benches, costs as paper_costs, figures, paper, protocols, synthetic
 from egodistill.recordings import copies
 from egodistill.support import tables
+from egodistill.world import synthetic
+from lab import benches, costs as paper_costs, figures, paper, protocols
 
 
 def test_training_options_reach_the_stage(demo, tmp_path, monkeypatch):

@@ -27,11 +27,11 @@ import egodistill.commands.recordings
 from egodistill import EgoDistill, data, inference, teachers
 from egodistill.commands import cli
 from egodistill.datasets import table_checks
-from egodistill.experiments import behaviour, synthetic
 from egodistill.imu import IMU_READERS
 from egodistill.recordings import READERS, checks
 from egodistill.recordings.offset import Offset
 from egodistill.support import custom
+from egodistill.world import behaviour, synthetic
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "inf", "nan", "1e9", "soon"])

@@ -21,7 +21,7 @@ from egodistill import EgoDistill, data, distillation, teachers
 from egodistill.commands import cli, given, options, training
 from egodistill.engine.filterbank import IMUFilterbank
 from egodistill.engine.spectrum import IMUSpectrum
-from egodistill.experiments import Bench, Run
+from lab.benches import Bench, Run
 
 
 def test_the_list_of_teachers(capsys):

@@ -13,10 +13,10 @@ from painted import write_epic_imu, write_table
 
 from egodistill import DataError, data
 from egodistill.datasets import segments, table_checks
-from egodistill.experiments import synthetic
 from egodistill.recordings.recording import probe_videos
 from egodistill.recordings.spec import clip_starts
 from egodistill.video import VideoInfo
+from egodistill.world import synthetic
 
 LENGTH = 60.0  # seconds of each video
 PLAIN = "video,start,stop,label"

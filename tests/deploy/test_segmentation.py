@@ -8,8 +8,8 @@ import pytest
 from egodistill import EgoDistillError
 from egodistill.deploy import events, segmentation
 from egodistill.deploy.segmentation import Answered, Score, best_thresholds, score_events
-from egodistill.experiments import behaviour, synthetic
 from egodistill.inference import Prediction
+from egodistill.world import behaviour, synthetic
 
 
 def parts(*rows):

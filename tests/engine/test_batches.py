@@ -31,8 +31,8 @@ from egodistill import (
     teachers,
 )
 from egodistill.engine import batches
-from egodistill.experiments import listen_to_look
 from egodistill.recordings.spec import ClipSpec
+from lab import listen_to_look
 
 NAN = float("nan")
 

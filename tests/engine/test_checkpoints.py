@@ -44,7 +44,7 @@ from egodistill.commands import cli
 from egodistill.engine import batches, checkpoints
 from egodistill.engine.calibration import Calibration, of
 from egodistill.engine.teacher import channels_last
-from egodistill.experiments import baselines
+from lab import baselines
 
 # --- model files -----------------------------------------------------------------------------
 

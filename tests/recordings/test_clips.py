@@ -22,11 +22,11 @@ from painted import (
 )
 
 from egodistill.imu import CoverageError, read_imu
-from egodistill.recordings.audio import log_mel, read_audio
 from egodistill.recordings.clips import decode_clips
 from egodistill.recordings.recording import Recording
 from egodistill.recordings.spec import ClipSpec
 from egodistill.video import VideoError, read_frames
+from lab.audio import log_mel, read_audio
 
 STUDENT = ClipSpec(frames=4, size=40, imu_samples=422)
 

@@ -14,9 +14,9 @@ from panned import RATE
 from egodistill import DataError, EgoDistillOSError, gpmf
 from egodistill.imu import read_imu
 from egodistill.recordings import copies
-from egodistill.recordings.audio import read_audio
 from egodistill.recordings.offset import Faults
 from egodistill.video import VideoError, probe, read_frames
+from lab.audio import read_audio
 
 
 def frame_times(video: Path) -> list[tuple[float, bool]]:

@@ -14,7 +14,6 @@ from painted import move, write_video
 from panned import FOCAL, RATE, files_of, gyro_only, gyroscope, pan
 
 from egodistill import DataError, cameras
-from egodistill.experiments import behaviour
 from egodistill.imu import Imu, read_imu
 from egodistill.recordings.offset import (
     Excerpt,
@@ -32,6 +31,7 @@ from egodistill.recordings.offset import (
 )
 from egodistill.recordings.recording import open_recording
 from egodistill.video import VideoError
+from egodistill.world import behaviour
 
 
 @pytest.mark.parametrize("lag", [0.30, -0.30, 1.234])

@@ -28,8 +28,8 @@ def test_every_bundle_is_worked_on(tmp_path):
 
 def test_an_error_ends_all_and_is_one_line(tmp_path, capfd):
     (tmp_path / "P01").write_text("a file where a folder has to be")
-    work = processes.Processes("experiments.synthetic.write_bundle", str(tmp_path), BUNDLES, workers=1)
-    told = r"experiments.synthetic.write_bundle\(\) ended with code 1 \(see its output above\); .* call again"
+    work = processes.Processes("world.synthetic.write_bundle", str(tmp_path), BUNDLES, workers=1)
+    told = r"world.synthetic.write_bundle\(\) ended with code 1 \(see its output above\); .* call again"
     with pytest.raises(EgoDistillError, match=told):
         work.run()
     said = capfd.readouterr().err
@@ -40,13 +40,13 @@ def test_an_error_ends_all_and_is_one_line(tmp_path, capfd):
 def test_a_killed_process_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "WORKER", "import os; os.kill(os.getpid(), 9)")
     with pytest.raises(EgoDistillError, match=r"code -9 \(killed, perhaps because memory ran out\)"):
-        processes.Processes("experiments.synthetic.write_bundle", str(tmp_path), BUNDLES, workers=2).run()
+        processes.Processes("world.synthetic.write_bundle", str(tmp_path), BUNDLES, workers=2).run()
     assert -signal.SIGSEGV in processes.CRASHES and -signal.SIGTERM not in processes.CRASHES
 
 
 def test_a_process_ends_when_its_parent_does(tmp_path):
     """Its stdin closes; the work that it is given would take hours."""
-    words = [str(Path(egodistill.__file__).parent), "experiments.synthetic.write_bundle", str(tmp_path)]
+    words = [str(Path(egodistill.__file__).parent), "world.synthetic.write_bundle", str(tmp_path)]
     child = subprocess.Popen([sys.executable, "-c", processes.WORKER, *words], stdin=subprocess.PIPE, encoding="utf-8")
     print(json.dumps([{"name": "P01_101", "acts": 4000}]), file=child.stdin, flush=True)
     child.stdin.close()

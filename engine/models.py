@@ -1,0 +1,46 @@
+"""The classes of model files, and the model in a file of any of them.
+
+from egodistill.engine import models
+
+model = models.load("model.pt")                         # a student or a teacher
+models.register(Mine)                                   # from now on also a file of the class `Mine`
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from torch import nn
+
+from ..student import EgoDistill
+from ..support.errors import EgoDistillError
+from . import checkpoints
+from .checkpoints import Parts
+from .teacher import Teacher
+
+__all__ = ["load", "register"]
+
+CLASSES: dict[str, Any] = {kind.file_class: kind for kind in (EgoDistill, Teacher)}
+
+
+def register(kind: Any) -> None:
+    """Let `load()` read the files of a class, which has `file_class`, `arguments` and `from_arguments()`."""
+    CLASSES[kind.file_class] = kind
+
+
+def load(path: str | os.PathLike, parts: Parts = ()) -> nn.Module:
+    """Return the model in a file, of whichever class it is; see `checkpoints.load_model()`.
+
+    >>> from egodistill.engine import models
+    >>> for file in ("student.pt", "teacher.pt"):
+    ...     print(type(models.load(file)).__name__)
+    EgoDistill
+    Teacher
+    """
+    name = checkpoints.class_in(path)
+    if name not in CLASSES:
+        raise EgoDistillError(
+            f"{path}: holds a {name}, which is no class of this library; import the module that has it"
+        )
+    return checkpoints.load_model(path, CLASSES[name], parts)
