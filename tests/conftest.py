@@ -180,10 +180,10 @@ def wearer(once):
 
 @pytest.fixture(scope="session")
 def demo(once):
-    """A finished `egodistill demo` of two seeds in miniature."""
+    """A finished `egodistill demo` in miniature."""
     from miniature import Demo
 
-    return once("demo", lambda folder: Demo(folder / "out", "0,1"))
+    return once("demo", lambda folder: Demo(folder / "out"))
 
 
 @pytest.fixture(scope="module")

@@ -18,20 +18,23 @@ import numpy as np
 import pytest
 import torch
 from commandline import ROOT
-from miniature import STAGES, Demo, file_of, group_size, miniature, same, unfinished, weights
+from miniature import group_size, same, unfinished, weights
+from small_benches import STAGES, Demo, file_of, miniature
 from waiting import LIMIT
 
-import egodistill.commands.demo
 import egodistill.support.files
+import lab.demo
 from egodistill import EgoDistill, data, inference, teachers
-from egodistill.commands import cli, options
+from egodistill.commands import cli
 from lab import benches, intervals, paper, protocols
+from lab.__main__ import main
+from lab.options import parse_seeds
 
 
 def test_a_demo_begins_in_a_folder_that_a_desktop_has_looked_at(tmp_path):
     (tmp_path / ".DS_Store").touch()
     (tmp_path / "Thumbs.db").touch()
-    egodistill.commands.demo.check_output_folder(tmp_path, {"pixels": 1})
+    lab.demo.check_output_folder(tmp_path, {"pixels": 1})
     assert json.loads((tmp_path / "demo.json").read_text()) == {"pixels": 1}
 
 
@@ -113,7 +116,7 @@ def test_demo_draws_its_result(demo, tmp_path, drawn):
     ]
     lead = intervals.Interval(22.0, 18.0, 28.0, 5.0, 0.01, 2, 12)
     found = [paper.Contrast(benches.Run("EgoDistill"), benches.Run("VisOnly"), lead)]
-    files = egodistill.commands.demo.draw_demo(rows, found, egodistill.commands.demo.DEMO.things, tmp_path / "results")
+    files = lab.demo.draw_demo(rows, found, lab.demo.DEMO.things, tmp_path / "results")
     assert [file.name for file in files] == ["results.png", "results.svg"]
     (axes,) = drawn[0].axes
     assert axes.get_title().splitlines() == [
@@ -161,13 +164,13 @@ def test_the_command_that_comes_next_labels_a_recording_of_a_test_wearer(demo, t
     *words, page = shlex.split(command)
     assert words[-1] == "--html" and page == str(demo.out / "predict.html")
     out = tmp_path / "labels.csv"
-    assert cli.main([*words, str(tmp_path / "p.html"), "--out", str(out)]) == 0
+    assert main([*words, str(tmp_path / "p.html"), "--out", str(out)]) == 0
     assert "P30_1" in command and len(out.read_text().splitlines()) > 2 and (tmp_path / "p.html").exists()
 
 
 def test_the_comparison_that_comes_next_has_the_seeds_of_the_demo(demo):
     bench = benches.Bench(str(demo.out / "store"), str(demo.out))
-    asked = cli.parse(egodistill.commands.demo.compare_words(bench, "slowfast-{seed}", [0, 1]))
+    asked = cli.parse(lab.demo.compare_words(bench, "slowfast-{seed}", [0, 1]))
     outputs = {f"{asked.teacher.format(seed=seed)}.feature" for seed in asked.seeds}
     assert asked.seeds == [0, 1] and asked.preset == "demo" and outputs <= set(data.ClipStore(asked.store).names)
 
@@ -196,7 +199,7 @@ def test_demo_with_more_teachers(demo, tmp_path, capsys):
     ]
     row = r" +".join(f"{100 * one.top1:.1f}" for one in found)
     assert re.search(rf"(?m)^x3d +\d\.\d+ +\d\.\d\d M +{row}$", more.printed), more.printed
-    assert cli.main(["demo", "--quick", "--teachers", "x3d"]) == 1
+    assert main(["demo", "--quick", "--teachers", "x3d"]) == 1
     assert "begins with slowfast" in capsys.readouterr().err
 
 
@@ -205,7 +208,7 @@ def test_seeds_are_numbers_with_commas(capsys):
         with pytest.raises(SystemExit):
             cli.parse(["demo", "--out", "new", "--seeds", text])
         assert f"'{text}' is not a list of integers such as 0,1,2" in capsys.readouterr().err
-    assert options.parse_seeds("3,0,3") == [3, 0]  # a seed is not counted twice
+    assert parse_seeds("3,0,3") == [3, 0]  # a seed is not counted twice
 
 
 def test_demo_says_in_which_precision_each_network_was_trained(demo):
@@ -216,21 +219,19 @@ def test_demo_says_in_which_precision_each_network_was_trained(demo):
 
 def test_demo_of_other_settings_is_refused(demo, capsys):
     """The folder holds a quick one."""
-    assert cli.main(["demo", "--out", str(demo.out)]) == 1
+    assert main(["demo", "--out", str(demo.out)]) == 1
     assert "demo.json: was begun with other settings: train_acts was" in capsys.readouterr().err
 
 
 def test_a_quick_demo_differs_from_the_demo_in_size_alone():
-    found = egodistill.support.files.differences(
-        egodistill.commands.demo.DEMO.record(), egodistill.commands.demo.QUICK.record()
-    )
+    found = egodistill.support.files.differences(lab.demo.DEMO.record(), lab.demo.QUICK.record())
     stages = [f"protocol.recipe.{stage}" for stage in ("finetuning", "pretraining", "distillation")]
-    stages += [f"teachers.{name}.training" for name in egodistill.commands.demo.DEMO.teachers]
+    stages += [f"teachers.{name}.training" for name in lab.demo.DEMO.teachers]
     size = {"train_acts", "test_acts", "test_wearers", "protocol.recipe.pretraining.batch_size"}
     assert set(found) == size | {f"{stage}.epochs" for stage in stages}
     # So `compare --preset demo` continues it.
-    assert egodistill.commands.demo.DEMO.protocol == protocols.PROTOCOLS["demo"]
-    assert egodistill.commands.demo.DEMO.num_frames == (1, 2, 4)
+    assert lab.demo.DEMO.protocol == protocols.PROTOCOLS["demo"]
+    assert lab.demo.DEMO.num_frames == (1, 2, 4)
 
 
 # --- Kill and go on
@@ -283,7 +284,7 @@ def killed_again_and_again(out: str, threads: str) -> None:
         if child == 0:
             os.setsid()
             arm()
-            os._exit(cli.main(["demo", "--quick", "--out", out]))
+            os._exit(main(["demo", "--quick", "--out", out]))
         _, status = os.waitpid(child, 0)
         end = time.monotonic() + 60
         while (left := group_size(child)) and time.monotonic() < end:
@@ -341,14 +342,14 @@ def test_tables_of_results_have_each_number_in_its_column():
         row("EgoDistill", 60.0, 0.5, without=benches.STAGE_1_LOSSES),
         row("VisOnly-Distill", 40.0, 2.0),
     ]
-    table = egodistill.commands.demo.cost_table(rows)
+    table = lab.demo.cost_table(rows)
     assert table.header == ["model", "inputs", "GMACs", "parameters", "ms per clip", "trained in", "top-1 (%)"]
     assert table.rows[0] == ["teacher", "2 frames", "1.235", "7.65 M", "3.14", "bf16", "80.0"]
     assert [cells[0] for cells in table.rows[1:3]] == ["EgoDistill", "EgoDistill without stage 1"]
     assert [cells[-1] for cells in table.rows[1:]] == ["70.1 ± 1.3", "60.0 ± 0.5", "40.0 ± 2.0"]
     unknown = replace_fields(rows[0], gmacs=None, params=None, ms_per_clip=None, precision="")
-    assert egodistill.commands.demo.cost_table([unknown]).rows[0][2:6] == ["-", "-", "-", "-"]
-    others = egodistill.commands.demo.teachers_table({"x3d": rows})
+    assert lab.demo.cost_table([unknown]).rows[0][2:6] == ["-", "-", "-", "-"]
+    others = lab.demo.teachers_table({"x3d": rows})
     assert others.header == ["teacher", "GMACs", "parameters", "teacher's top-1", "VisOnly-Distill", "EgoDistill"]
     assert others.rows == [["x3d", "1.235", "7.65 M", "80.0", "40.0 ± 2.0", "70.1 ± 1.3"]]
 
@@ -368,7 +369,7 @@ def test_differences_say_what_they_are_over(seeds, wearers, text, monkeypatch, c
     found = [paper.Contrast(first, other, interval) for other in others]
     monkeypatch.setattr(paper, "leads", lambda bench, runs: found)
     a = argparse.Namespace(markdown=None, words=[])
-    assert egodistill.commands.demo.report_differences(a, None, [], "compare differences") == found
+    assert lab.demo.report_differences(a, None, [], "compare differences") == found
     printed = capsys.readouterr().out
     assert text in printed and max(map(len, printed.splitlines())) <= 100
     lines = [line.split() for line in printed.splitlines()[-2:]]
@@ -378,7 +379,7 @@ def test_differences_say_what_they_are_over(seeds, wearers, text, monkeypatch, c
 
 def test_one_seed_and_one_wearer_have_no_interval(monkeypatch, capsys):
     monkeypatch.setattr(paper, "leads", lambda bench, runs: intervals.two_way([[1.0]]))
-    assert egodistill.commands.demo.report_differences(argparse.Namespace(), None, [], "") == []
+    assert lab.demo.report_differences(argparse.Namespace(), None, [], "") == []
     assert "no interval can be computed from one seed and one wearer" in capsys.readouterr().out
 
 
