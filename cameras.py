@@ -6,7 +6,7 @@
     log = cameras.read_neon("recording/imu.csv")        # with world_timestamps.csv beside it
     print(log.times[:3], log.accel.shape, log.notes)
 
-Both need only numpy. `imu.read_imu()` calls these functions and checks the values. Axes are those of a GoPro:
+Both need only numpy. `data.read_imu()` calls these functions and checks the values. Axes are those of a GoPro:
 X to the left as seen from behind, Y out of the back to the user, Z up; a camera held still and upright reads +9.8 on Z.
 Times are seconds on the video's clock.
 """

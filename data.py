@@ -52,9 +52,10 @@ from .datasets.segments import (
 )
 from .datasets.store import ClipStore, StoreWriter, folds
 from .datasets.store_files import StoreFiles, with_stored_names
-from .imu import MAX_GAP, CoverageError, Imu, IMUError, read_imu
+from .imu import MAX_GAP, CoverageError, Imu, IMUError
 from .recordings.clips import decode_clips
 from .recordings.recording import Recording, open_recording, parts_in_use, probe_videos, use_parts
+from .recordings.sensors import read_imu
 from .recordings.spec import ClipSpec, clip_starts, frames_name, read_axes, spec_differences
 from .support import files
 from .support.errors import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, NONE, DataError, NoteWarning, named

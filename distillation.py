@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .datasets.store import NEVER, OutputClaim, claim_outputs, lacks_class, outputs_record
-from .engine import batches, checkpoints, distributed, parts, runtime
+from .engine import batches, checkpoints, distributed, runtime
 from .engine.batches import Model, Store
 from .engine.distributed import Share
 from .engine.recipes import (
@@ -45,6 +45,7 @@ from .engine.recipes import (
     StudentSettings,
     change_settings,
 )
+from .engine.steps import accepts_missing_input, require_same_steps, require_steps
 from .recordings.spec import ClipSpec
 from .student import EgoDistill, IMUPredictor, Output, describe
 from .support import files
@@ -188,14 +189,14 @@ class LabelledObjective(Objective):
         self, model: nn.Module, reads: list[str], record: dict[str, Any], store: Store, smoothing: float
     ) -> None:
         super().__init__(model, reads, record)
-        if parts.accepts_missing_input(model):
+        if accepts_missing_input(model):
             if any(isinstance(part, runtime.BATCH_NORMS) for part in cast("nn.Module", model.fusion).modules()):
                 raise EgoDistillError(
                     "the fusion network has a batch norm, whose statistics would mix clips with both inputs and with "
                     "one alone; with optional_inputs, use a LayerNorm"
                 )
             with runtime.evaluation(model, next(model.parameters()).device):
-                parts.require_same_steps(model, "a training with optional inputs")
+                require_same_steps(model, "a training with optional inputs")
         known = batches.labels_of(store) >= 0
         self.any_labels, self.all_labels = bool(known.any()), bool(known.all())
         self.num_classes, self.smoothing = batches.count_scores(model, store), smoothing
@@ -207,7 +208,7 @@ class LabelledObjective(Objective):
         Its encoders run once.
         """
         model: Any = self.model
-        if not parts.accepts_missing_input(model):
+        if not accepts_missing_input(model):
             return [batches.as_output(model, model(*inputs), self.num_classes)]
         image, motion = model.aggregate(model.encode_frames(inputs[0])), model.encode_imu(inputs[1])
         return [model.fuse(image, motion), model.fuse(image, None), model.fuse(None, motion)]
@@ -358,7 +359,7 @@ class PretrainIMU(Objective):
         self.predictor, self.frames, self.settings, self.teacher_rows = predictor, frames, settings, teacher_rows
         self.features = self.taught_features = torch.empty(0)  # until `setup()`
         # Without L_1 fusion network and aggregator have no gradient, nor have what stand for inputs that are missing.
-        self.find_unused = not settings.l1_weight or parts.accepts_missing_input(model)
+        self.find_unused = not settings.l1_weight or accepts_missing_input(model)
 
     def setup(self, store: Store, settings: Training) -> None:
         """Compute the image features of all clips; read the teacher's features of those that have one."""
@@ -449,7 +450,7 @@ def pretrain_imu(
         raise EgoDistillError(f"{stage} needs frames and head motion, and this model reads no {min(lacking)}")
     steps = ("image_encoder", "image_dim", "imu_dim", "encode_frames", "aggregate", "encode_imu", "fuse", "classifier")
     way_out = f" and EgoDistill; train another model with {named('distill()')} or {named('finetune()')}"
-    parts.require_steps(model, steps, stage, way_out)
+    require_steps(model, steps, stage, way_out)
     if teacher is None and settings.l1_weight:
         raise EgoDistillError(f"L_1 needs {named('teacher')}; {named('l1_weight', 0)} trains with L_NCE alone")
     if not any(True for _ in getattr(model, "imu_encoder", model).parameters()):

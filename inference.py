@@ -34,10 +34,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .engine import batches, parts, runtime
+from .engine import batches, runtime
 from .engine.batches import Model, Store
 from .engine.calibration import Reliability, of, reliability
 from .engine.runtime import Precision
+from .engine.steps import accepts_missing_input
 from .imu import MAX_GAP
 from .recordings.clips import decode_clips
 from .recordings.recording import Recording, open_recording
@@ -742,7 +743,7 @@ def predict(
     if spec.imu_samples:
         require_axes(recording.path, recording.motion().axes, spec)  # raises now if the file cannot be read
     limits = {"min_coverage": min_coverage, "max_gap": max_gap, "max_hold": max_hold}
-    reader = ClipReader(recording, specs, starts, either=parts.accepts_missing_input(model), **limits)
+    reader = ClipReader(recording, specs, starts, either=accepts_missing_input(model), **limits)
     place = runtime.pick_device(device)
     picked = runtime.pick_precision(place, precision, model)
     return classify_groups(model, reader, batch_size, top=top, device=place, precision=picked, compile=compile)

@@ -33,7 +33,8 @@ import numpy as np
 
 from ..deploy import arrivals, events, exported, feeds
 from ..deploy.stream import Answer, Stream
-from ..engine import batches, calibration, parts, runtime
+from ..engine import batches, calibration, runtime
+from ..engine.steps import accepts_missing_input
 from ..imu import Imu, IMUError
 from ..recordings.recording import open_recording
 from ..recordings.sensors import State, motion_states
@@ -242,7 +243,7 @@ def open_source(a: argparse.Namespace, model: Any, report: Callable[[str], objec
         samples, axes = feeds.recorded_samples(recording.motion()), recording.imu_axes
     if samples is not None:
         require_axes(a.source or video.source, read_axes(axes)[0], spec)
-    align, goes_on = a.align == "arrival", recorded and parts.accepts_missing_input(model)
+    align, goes_on = a.align == "arrival", recorded and accepts_missing_input(model)
     return Source(video, samples, recorded, clock, pace, goes_on, a.frame_offset, a.frame_stretch, align, report)
 
 

@@ -17,9 +17,9 @@ from typing import Any
 from torch import nn
 
 from .. import data, teachers
-from ..engine import batches, models, parts, runtime
+from ..engine import batches, models, runtime
 from ..engine.parts import build_part
-from ..student import EgoDistill
+from ..student import EgoDistill, require_optional
 from ..support import custom, files
 from ..support.errors import NONE
 from ..training import print_once
@@ -99,7 +99,15 @@ def load_student(path: str, names: Sequence[str] = (), without: str | None = Non
             f"teachers"
         )
     batches.require_classifier(model, path)
-    return parts.without(model, without, path) if without else model
+    return without_input(model, without, path)
+
+
+def without_input(model: Any, name: str | None, path: str) -> Any:
+    """Return a student, or with --without one that does without an input. Raise ValueError if it needs that."""
+    if name is None:
+        return model
+    require_optional(model, name, path)
+    return model.without(name)
 
 
 def load_distilled(path: str, names: Sequence[str] = (), without: str | None = None) -> EgoDistill:
@@ -109,7 +117,7 @@ def load_distilled(path: str, names: Sequence[str] = (), without: str | None = N
     """
     model = load_start(path, names)
     batches.require_classifier(model, path)
-    return parts.without(model, without, path) if without else model
+    return without_input(model, without, path)
 
 
 def load_start(path: str, names: Sequence[str] = ()) -> EgoDistill:

@@ -344,9 +344,9 @@ def check_options(parser: argparse.ArgumentParser) -> None:
 
 def films_in(out: str, a: argparse.Namespace) -> list[Made]:
     """Return the videos and tables of `convert`; it keeps those that are there."""
-    from ..recordings import aria  # which needs PyAV
+    from ..recordings import copies  # which needs PyAV
 
-    films = (aria.converted_files(name, out) for name in a.recordings)
+    films = (copies.converted_files(name, out) for name in a.recordings)
     return [Made(path, ANY) for path in dict.fromkeys(itertools.chain(*films))]
 
 

@@ -27,7 +27,7 @@ from ..datasets.segments import (
     with_calibration,
     write_imu_offsets,
 )
-from ..recordings import aria, checks
+from ..recordings import checks, copies
 from ..recordings.copies import transcode
 from ..recordings.pictures import CHECK_TITLE, draw_check, require_picture
 from ..recordings.recording import find_videos, is_neon, probe_videos
@@ -313,12 +313,12 @@ def run_convert(a: argparse.Namespace) -> None:
         )
     rows, videos, failures = [], [], []
     for recording in a.recordings:
-        video, table = aria.converted_files(recording, a.out)
+        video, table = copies.converted_files(recording, a.out)
         if video.is_file() and table.is_file() and not a.overwrite:
             print(f"{video} and {table.name} already exist; --overwrite replaces them")
             continue
         try:
-            made = aria.convert(recording, a.out, size=a.size, overwrite=a.overwrite)
+            made = copies.convert(recording, a.out, size=a.size, overwrite=a.overwrite)
         except (ValueError, OSError) as error:  # Continue with the other recordings.
             failures.append(describe_error(error))
             continue

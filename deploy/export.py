@@ -63,7 +63,7 @@ import torch
 from torch import Tensor, nn
 
 from ..engine import batches, calibration, checkpoints, runtime
-from ..engine.parts import differ
+from ..engine.steps import differ
 from ..recordings.spec import ANY_AXES, ClipSpec, spec_of
 from ..student import EgoDistill, IMUEncoder, Output
 from ..support import files
@@ -194,7 +194,7 @@ def export_pair(
     device.motion.pt2 {'image_features': ['batch', 1, 64], 'imu': ['batch', 422, 6]}
     """
     inputs = batches.inputs_of(model)
-    if len(inputs) == 1 and getattr(model, "optional_inputs", False):
+    if getattr(model, "lacks", None):
         raise ExportError(
             f"this student reads {inputs[0]} alone; export the pair of the whole student, which does without either "
             f"input, or this one as a single file with export() (leave out --pair)"

@@ -28,9 +28,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..engine.parts import require_optional
 from ..recordings.spec import ClipSpec
-from ..student import Output
+from ..student import Output, require_optional
 from ..support import files
 from ..support.errors import NoteWarning
 from .descriptions import (
@@ -276,7 +275,7 @@ class Exported(LoadedModel):
 
 
 class Pair(LoadedModel):
-    """The two programs of `export_pair()` as one model: a `parts.Student` for `Stream`, `evaluate()` and `predict()`.
+    """The two programs of `export_pair()` as one model: a `steps.Student` for `Stream`, `evaluate()` and `predict()`.
 
     `encode_frames()` runs the program `frame`, `fuse()` the program `motion`; nothing is computed between them. So what
     `aggregate()` returns are the image features of all N frames, [B, N, d], and what `encode_imu()` returns are the IMU
@@ -308,7 +307,7 @@ class Pair(LoadedModel):
         """Return this pair as one that reads its other input alone, as `EgoDistill.without()` does."""
         require_optional(self, name, "this pair")
         found = copy.copy(self)
-        found.inputs = tuple(other for other in self.inputs if other != name)
+        found.inputs, found.lacks = tuple(other for other in self.inputs if other != name), name
         found.calibration = self.calibration.for_input(found.inputs[0])
         field = {"frames": "frames", "imu": "imu_samples"}[name]
         found.clip_spec = dataclasses.replace(self.clip_spec, **{field: 0})

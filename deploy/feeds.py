@@ -723,7 +723,7 @@ def table_samples(
 ) -> LineSamples:
     """Return the samples of a CSV table that another program writes, from its first row on and as it grows.
 
-    The columns are those of `imu.read_imu()`; a line counts when it ends; see `LineSamples` for rows that are not
+    The columns are those of `data.read_imu()`; a line counts when it ends; see `LineSamples` for rows that are not
     samples. The feed ends when the clock is stopped, and with an IMUError after `timeout` seconds without new rows,
     once it has begun. Raise IMUError, which names the file, if it does not exist, has other columns or a second header
     with others, is truncated, written anew, or replaced by another file.

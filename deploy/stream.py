@@ -29,8 +29,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from ..engine import batches, parts, runtime
+from ..engine import batches, runtime
 from ..engine.runtime import Precision
+from ..engine.steps import accepts_missing_input, require_same_steps, require_steps
 from ..imu import MAX_GAP, MAX_READING, CoverageError, Imu
 from ..recordings.sensors import State
 from ..recordings.spec import read_axes, require_axes
@@ -115,7 +116,7 @@ class Stream:
 
     Args:
         model: An `EgoDistill` in evaluation mode, on its device, a pair of exported programs (`export.load_pair()`), or
-            another model with the methods of `engine.parts.Student`. Many streams may share one.
+            another model with the methods of `engine.steps.Student`. Many streams may share one.
         every: Seconds between answers. Answer k is about [stop - clip_seconds, stop] with stop = first sample +
             clip_seconds + k * every. The first sample is the first time at which both sensors have one (without any,
             `optional_inputs`: the first frame).
@@ -239,10 +240,10 @@ class Stream:
             raise EgoDistillError(f"a stream has frames and IMU samples; the model reads {', '.join(model.inputs)}")
         steps = ("encode_frames", "aggregate") if self.spec.frames else ()
         steps = (*steps, "encode_imu", "fuse") if self.spec.imu_samples else (*steps, "fuse")
-        parts.require_steps(model, steps, "a stream", "; predict() takes any model")
+        require_steps(model, steps, "a stream", "; predict() takes any model")
         self.model = model
         self._require_evaluation()
-        parts.require_same_steps(model, "a stream")
+        require_same_steps(model, "a stream")
         self._turn = None
         if imu_axes is not None:
             if not self.spec.imu_samples:
@@ -252,7 +253,7 @@ class Stream:
         offset, stretch = frame_clock
         batches.require_number(named("frame_clock[0]", option="--frame-offset"), offset)
         batches.require_number(named("frame_clock[1]", option="--frame-stretch"), stretch, 0, above=True)
-        self.partial = parts.accepts_missing_input(model)
+        self.partial = accepts_missing_input(model)
         if before_frames and not self.partial:
             raise EgoDistillError("before_frames is for a model of optional_inputs; this one needs all of its inputs")
         self.before_frames = before_frames

@@ -8,6 +8,7 @@ models        the model in a file, of any class
 checkpoints   model files and published weights
 image_encoders   image networks of torchvision, and the weights that one begins with
 parts         what a student is built of, and what does not fit
+steps         a student in four steps
 spectrum      an IMU encoder of plain numbers: window means and a coarse spectrum
 filterbank    another, however the sensor is mounted
 published     sizes and costs of the published teachers, without torch
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         refusal as refusal,
         runtime as runtime,
         spectrum as spectrum,
+        steps as steps,
         teacher as teacher,
         torchvision_teachers as torchvision_teachers,
     )
@@ -46,7 +48,7 @@ else:
         __name__,
         dict.fromkeys(
             "batches calibration checkpoints distributed filterbank image_encoders models motion parts published "
-            "recipes refusal runtime spectrum teacher torchvision_teachers".split(),
+            "recipes refusal runtime spectrum steps teacher torchvision_teachers".split(),
             (),
         ),
     )

@@ -118,8 +118,8 @@ def save_model(model: nn.Module, path: str | os.PathLike) -> None:
 
 def require_whole(model: Any) -> None:
     """Raise EgoDistillError for a copy that `without()` returned, which lacks a part of a student."""
-    if getattr(model, "optional_inputs", False) and len(model.inputs) < 2:
-        raise EgoDistillError(f"this student reads {model.inputs[0]} alone; train and save the one that it is of")
+    if getattr(model, "lacks", None):
+        raise EgoDistillError(f"this student lacks {model.lacks}; train and save the one that it is a copy of")
 
 
 def class_name(kind: type) -> str:
