@@ -29,7 +29,6 @@ deploy, commands.
 This module imports nothing heavy, so commands start quickly, and processes that decode videos do not load torch.
 """
 
-import importlib
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -140,25 +139,14 @@ else:
                 "Training",
             ),
             "deploy.stream": ("Answer", "Stream", "StreamClockError"),
-            # Modules that stood at the root up to version 0.4, and can be imported from here as before.
-            "support": ("files", "pickles", "processes", "records", "tables"),
-            "recordings": ("aria", "audio", "clips", "offset"),
-            "datasets": ("annotations", "aria_datasets", "one_pass", "segments", "store", "store_files"),
-            "engine": ("checkpoints", "batches", "runtime", "teacher"),
-            "deploy": ("arrivals", "events", "export", "exported", "feeds", "gates"),
-            "world": ("behaviour", "synthetic"),
-            "commands": ("cli", "demo"),
+            "support": (),
             "drawing": (),
-        },
-        renamed={
-            "extraction": "teachers",
-            "live": "deploy.stream",
-            "live_command": "commands.live",
-            "model_commands": "commands.models",
-            "options": "commands.settings",
-            "paper_costs": "lab.costs",
-            "plots": "recordings.pictures",
-            "training_commands": "commands.training",
+            "world": ("behaviour", "synthetic"),
+            "recordings": (),
+            "datasets": (),
+            "engine": ("batches",),
+            "deploy": ("events", "export", "gates"),
+            "commands": (),
         },
     )
 
@@ -200,4 +188,6 @@ __all__ = [
 ]
 
 if __name__ == "__main__":  # `python -m egodistill` in a checkout; an installed package has __main__.py
-    sys.exit(importlib.import_module("egodistill.__main__").main())
+    from egodistill.__main__ import main
+
+    sys.exit(main())

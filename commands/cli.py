@@ -450,7 +450,7 @@ def parse(argv: list[str], program: str = "egodistill") -> argparse.Namespace:
                 where = "in the column imu_offset of its segments, or in the table of --imu-offsets"
                 parsers.choices[called].error(f"there is no option {word}; give the clock of a recording {where}")
             if not any(option.startswith(word) for option in known):
-                why = REMOVED_OPTIONS.get(word) or did_you_mean(OPTION_ALIASES.get(word, word), known)
+                why = did_you_mean(OPTION_ALIASES.get(word, word), known)
                 parsers.choices[called].error(f"there is no option {word}{why}")
         parser.error = parsers.choices[called].error  # of words that are left: names the command
     return parser.parse_args(argv)
@@ -465,10 +465,6 @@ OPTION_ALIASES = {
     "--csv": "--out",
 }
 OPTION_ALIASES |= {"--vtt": "--subtitles"}
-# Options of earlier versions, and why they are gone.
-REMOVED_OPTIONS = {
-    "--no-plot": ": no picture is drawn beside results any more; `report` and `predict --html` write pages"
-}
 
 
 class Parser(argparse.ArgumentParser):

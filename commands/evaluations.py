@@ -127,12 +127,10 @@ def evaluation_of(model: str | os.PathLike) -> Path:
 
 
 def read_evaluation(path: str | os.PathLike) -> Result:
-    """Return what `evaluate --out` wrote, of any split. Raise DataError for another file, and for one of before 0.5."""
+    """Return what `evaluate --out` wrote, of any split. Raise DataError for another file."""
     found = files.read_json(Path(path))
     if not (isinstance(found, dict) and found.get("format") == EVALUATION):
         raise DataError(f"{path}: not what `egodistill evaluate --out` writes")
-    if not ("answers" in found or "agreement" in found):
-        raise DataError(f"{path}: has no answers on segments, which `evaluate` writes since 0.5; evaluate again")
     return Result(evaluated(found), found)
 
 

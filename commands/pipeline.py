@@ -240,7 +240,7 @@ def run_train(a: argparse.Namespace) -> None:
     data.require_videos(segments, reads, "--image-encoder none, without a teacher")
     examine(segments, a.strict, **keyword_arguments(a, "clip_seconds"))
     about = {"segments": fingerprint(segments, a.annotations), "left_out": segments.dropped, "quick": a.quick}
-    edited = bool(before) and has_new_table(run, before, (about["segments"], fingerprint_05(segments)))
+    edited = bool(before) and has_new_table(run, before, about["segments"])
     steps = plan(a, segments, edited)
     if before:
         require_same_plan(run, before, steps, a.overwrite)
@@ -301,9 +301,9 @@ def calibration_share(a: argparse.Namespace, before: Mapping[str, Any] | None) -
     return next((float(next(words)) for word in words if word == flag("calibration_share")), None)
 
 
-def has_new_table(run: Path, before: Mapping[str, Any], known: Sequence[str]) -> bool:
+def has_new_table(run: Path, before: Mapping[str, Any], now: str) -> bool:
     """Return whether the table has changed since the run's store was made, or a run that followed it has not ended."""
-    return before.get("edited", False) or ((run / "store").exists() and before.get("segments", known[0]) not in known)
+    return before.get("edited", False) or ((run / "store").exists() and before.get("segments", now) != now)
 
 
 def require_same_plan(run: Path, before: Mapping[str, Any], steps: Sequence[Step], overwrite: bool) -> None:
@@ -387,11 +387,6 @@ def _inside(folder: Path, path: Any) -> Any:
     return portable(path, folder) if path and isinstance(path, str) else path and [_inside(folder, one) for one in path]
 
 
-def fingerprint_05(segments: data.SegmentList) -> str:
-    """Return the hash that version 0.5 wrote."""
-    return hashlib.sha256("\n".join(map(repr, segments)).encode(errors="surrogateescape")).hexdigest()[:16]
-
-
 def check(a: argparse.Namespace, segments: data.SegmentList) -> None:
     """Check recordings that are new or have changed, and write the corrections of their clocks and axes.
 
@@ -408,7 +403,6 @@ def check(a: argparse.Namespace, segments: data.SegmentList) -> None:
     known = {name(one["video"]): one for one in done["recordings"]} if is_known else {}
     signatures = {video: signatures_of(one) for video, one in sources.items()}
     measured = {video: one.get("files") for video, one in known.items()}
-    measured = {video: [*now.values()] if isinstance(now, dict) else now for video, now in measured.items()}  # of 0.5
     fresh = {video for video, now in signatures.items() if measured.get(video) != now}
     if not fresh:
         print(f"{result}: already checked")

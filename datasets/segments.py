@@ -133,14 +133,13 @@ class Segment:
         if self.camera and found.record()["camera"] != self.camera:
             raise DataError(
                 f"{self.path}: its samples were read by your own {self.camera.partition(' ')[0]}, which is not in use "
-                f"here; give the function again in IMU_READERS (--imu-reader). If it is a class that inherits from "
-                f"Recording, only version 0.5 reads it: make it such a function, and prepare a new store"
+                f"here; give the function again in IMU_READERS (--imu-reader)"
             )
         return found
 
 
 class Origin(NamedTuple):
-    """Where a reader found segments, for `contradictions`."""
+    """Where a reader found segments, for `table_checks`."""
 
     table: str = ""  # the file; "": the segments were made in Python
     rows: Mapping[str, str] = {}  # {id of a segment: its place, such as "row 5"} in a table of your own
@@ -880,7 +879,6 @@ def write_imu_offsets(
 
 
 def _by_hand(row: Mapping[str, str]) -> set[str]:
-    """Return which cells of a row were written by hand; version 0.5 did not mark the axes that it had measured."""
-    measured = row[AXES] if row.get(AXES) is not None else row.get("imu_axes") if row.get(MEASURED) else None
+    """Return which cells of a row were written by hand."""
     hand = {"imu_offset"} if row["imu_offset"] != row.get(MEASURED) or row.get("imu_stretch") else set[str]()
-    return hand | ({"imu_axes"} if (row.get("imu_axes") or "") != (measured or "") else set())
+    return hand | ({"imu_axes"} if (row.get("imu_axes") or "") != (row.get(AXES) or "") else set())

@@ -38,7 +38,6 @@ from .descriptions import (
     ExportError,
     calibration_of,
     check_processor,
-    is_sealed,
     pair_files,
     read_description,
     shape_text,
@@ -134,7 +133,7 @@ class Program:
         self.inputs: tuple[str, ...] = tuple(entry["name"] for entry in entries)
         self.kinds = [(getattr(torch, entry["dtype"]), tuple(entry["shape"][1:])) for entry in entries]
         self.sizes = [tuple(entry["shape"][1:]) for entry in self.description["outputs"]]
-        calibration = self.description["calibration"] if is_sealed(self.description) else None
+        calibration = self.description["calibration"]
         self.ranges: dict[str, list[float]] | None = calibration and calibration["ranges"]
         self.calls = 0
         batch = entries[0]["shape"][0]
@@ -235,15 +234,10 @@ def picture_means(frames: Tensor) -> Tensor:
 class LoadedModel(nn.Module):
     """A model of exported programs; `program`, which returns feature and logits, has the description."""
 
+    lacks: str | None = None  # the input that this copy of `without()` does not read
+
     def __init__(self, inputs: tuple[str, ...], program: Program, *others: Program) -> None:
         super().__init__()
-        if not all(is_sealed(one.description) for one in (program, *others)):
-            text = "without hashes: damage, or a description of another program, would not be noticed"
-            warnings.warn(
-                f"{program.path} was exported before version 0.5, {text}; export the student again",
-                NoteWarning,
-                stacklevel=4,
-            )
         self.inputs, self.description, self.batch_size = inputs, program.description, program.batch_size
         self.clip_spec = ClipSpec(**self.description["clip_spec"])
         self.precision, self.class_names = self.description["precision"], self.description["class_names"]

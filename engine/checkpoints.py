@@ -194,7 +194,7 @@ def load_model(path: str | os.PathLike, expected: type[Kind], parts: Parts = ())
     given.pop("class", None)
     try:
         with limited_size(os.path.getsize(path), len(weights)):
-            model: Any = cast(Any, kind).from_arguments(todays_arguments(arguments), class_names, **given)
+            model: Any = cast(Any, kind).from_arguments(arguments, class_names, **given)
     except Exception as error:  # a constructor can raise almost any error for the arguments of a forged file
         raise EgoDistillError(
             f"{path}: its arguments do not build a model of the class {name} ({type(error).__name__}: {error})"
@@ -206,31 +206,9 @@ def load_model(path: str | os.PathLike, expected: type[Kind], parts: Parts = ())
             f"{path} does not have the weights and settings that were saved: it is damaged, or was changed afterwards; "
             f"copy or train it again. For other class_names, load the original, set them in the model, and save it"
         )
-    model.trained_by, model.trained_with = settings["trained_by"], with_todays_arguments(trained_with)
+    model.trained_by, model.trained_with = settings["trained_by"], trained_with
     model.calibration = calibrated
     return model.eval()
-
-
-def todays_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a model in a file as this version has them.
-
-    Until version 0.5, `use_imu` said whether a student has an IMU encoder, and `imu_encoder=None` was the paper's.
-    """
-    found = {**arguments}
-    use_imu = found.pop("use_imu", None)
-    if use_imu is False:
-        found["imu_encoder"] = None
-    elif use_imu and found.get("imu_encoder", "cnn") is None:
-        found["imu_encoder"] = "cnn"
-    return found
-
-
-def with_todays_arguments(trained_with: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return how a model was trained, with its arguments as this version has them."""
-    if trained_with is None or not isinstance(trained_with["about"].get("model"), dict):
-        return trained_with
-    about = trained_with["about"]
-    return trained_with | {"about": about | {"model": todays_arguments(about["model"])}}
 
 
 def class_in(path: str | os.PathLike) -> str:

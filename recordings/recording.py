@@ -113,12 +113,6 @@ class Recording:
         for name, value in {"video": os.fspath(video), "imu": imu, **plain}.items():
             object.__setattr__(self, name, value)
 
-    def __init_subclass__(cls, **options: Any) -> None:
-        raise DataError(
-            f"{cls.__qualname__}: a class that inherits from Recording, which only version 0.5 reads; make it a "
-            f"function in READERS that returns a Recording, and one in IMU_READERS that reads its samples"
-        )
-
     def __getstate__(self) -> dict[str, Any]:  # without the samples
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
