@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .datasets.store import NEVER, OutputClaim, claim_outputs, lacks_class, outputs_record
+from .datasets.store import OutputClaim, claim_outputs, outputs_record
 from .engine import batches, checkpoints, distributed, runtime
 from .engine.batches import Model, Store
 from .engine.distributed import Share
@@ -49,7 +49,7 @@ from .engine.steps import accepts_missing_input, require_same_steps, require_ste
 from .recordings.spec import ClipSpec
 from .student import EgoDistill, IMUPredictor, Output, describe
 from .support import files
-from .support.errors import NONE, EgoDistillError, named
+from .support.errors import EgoDistillError, named
 from .training import History, Objective, Training, TrainingOptions, rank_rows, require_per_clip, train
 
 if TYPE_CHECKING:
@@ -618,7 +618,7 @@ class Distill(LabelledObjective):
             record["objective"] = checkpoints.class_name(type(self))  # a run with other losses is another run
         super().__init__(model, [*inputs, *targets], record, store, settings.label_smoothing)
         self.inputs, self.targets, self.settings = inputs, targets, settings
-        self.background = background_logits(store, targets[1])
+        self.background = background_logits(store, teacher)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         outputs = self.outputs(*(batch[name] for name in self.inputs))
@@ -656,21 +656,21 @@ class Distill(LabelledObjective):
         return feature_loss(student.feature, teacher.feature, reduction=self.settings.l1_reduction)
 
 
-def background_logits(store: Store, name: str) -> tuple[int, Tensor] | None:
+def background_logits(store: Store, teacher: str) -> tuple[int, Tensor] | None:
     """Return the index of "(none)", and logits [C] that a teacher which lacks this class is made to say of background.
 
     It says "(none)" as surely as it says the best class of other clips, and all other classes alike. None for a teacher
     that knows the class, and for a store without background, or of background alone.
     """
-    names, labels = [str(one) for one in store.class_names], batches.labels_of(store)
-    if NONE not in names or not (background := labels == names.index(NONE)).any() or background.all():
+    place, labels = batches.background_of(store), batches.labels_of(store)
+    if place is None or not batches.lacks_background(store, teacher) or labels.min() == labels.max():
         return None
-    place, logits = names.index(NONE), batches.read_rows(store, name, np.arange(len(labels))).numpy()
-    if not lacks_class(logits, place):
+    if not (background := labels == place).any():
         return None
+    logits = batches.read_rows(store, f"{teacher}.logits", np.arange(len(labels))).numpy()
     known = np.sort(np.delete(logits, place, 1)[~background], 1)
     best = float(known[:, -1].mean())
-    said = torch.full((len(names),), float(known[:, :-1].mean()) if known.shape[1] > 1 else best - float(NEVER))
+    said = torch.full((logits.shape[1],), float(known[:, :-1].mean()) if known.shape[1] > 1 else best - 10.0)
     said[place] = best
     return place, said
 

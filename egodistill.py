@@ -188,6 +188,6 @@ __all__ = [
 ]
 
 if __name__ == "__main__":  # `python -m egodistill` in a checkout; an installed package has __main__.py
-    from egodistill.__main__ import main
+    from egodistill.__main__ import main  # pyright: ignore[reportMissingImports]
 
     sys.exit(main())

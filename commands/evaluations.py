@@ -72,8 +72,8 @@ class Result:
             shares[("teacher" if name == "teacher" else f"teacher {name}") + of] = top1
         shares[f"always {names[counts.argmax()]!r}, the most frequent class"] = counts.max() / counts.sum()
         # Of "(none)" and "unsure" those count that the labels have.
-        possible = len({*known_names(names)} - {NONE} | {names[label] for label in np.flatnonzero(counts)})
-        shares[f"chance, one of {pluralize(possible, 'class')}"] = 1 / possible
+        possible = {*range(len(known_names(names)))} - {self.numbers.get("background")} | {*np.flatnonzero(counts)}
+        shares[f"chance, one of {pluralize(len(possible), 'class')}"] = 1 / len(possible)
         return [(name, f"{100 * share:.1f} %") for name, share in shares.items()]
 
     @property

@@ -21,7 +21,6 @@ from ..engine import batches, models, runtime
 from ..engine.parts import build_part
 from ..student import EgoDistill, require_optional
 from ..support import custom, files
-from ..support.errors import NONE
 from ..training import print_once
 from .given import teachers_in
 
@@ -62,10 +61,10 @@ def open_split(path: str, split: str, option: str = "--split") -> data.ClipStore
 
 def without_background(store: data.ClipStore) -> data.ClipStore:
     """Return the clips that are not "(none)", without this class."""
-    if NONE not in store.class_names:
+    if (background := batches.background_of(store)) is None:
         return store
-    names = [name for name in store.class_names if name != NONE]
-    return store.select(store.labels != store.class_names.index(NONE)).with_classes(names)
+    names = [name for place, name in enumerate(store.class_names) if place != background]
+    return store.select(store.labels != background).with_classes(names)
 
 
 def chosen_teacher(a: argparse.Namespace, store: data.ClipStore, why: str = "") -> str:

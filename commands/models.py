@@ -23,7 +23,6 @@ from torch import nn
 from .. import data, inference
 from ..datasets import annotations, table_checks
 from ..datasets.segments import is_list_of_recordings
-from ..datasets.store import lacks_class
 from ..deploy import events, export
 from ..engine import batches, calibration
 from ..engine.published import GMACS_NOTE
@@ -101,7 +100,8 @@ def run_evaluate(a: argparse.Namespace) -> None:
     if not unlabelled.all():
         given = store.select(~unlabelled) if unlabelled.any() else store
         labelled = in_classes_of(a, model, given)
-        numbers |= {"class_names": labelled.class_names} | baselines_of(given)
+        numbers |= {"class_names": labelled.class_names, "background": batches.background_of(labelled)}
+        numbers |= baselines_of(given)
         if trained := getattr(model, "trained_with", None):
             numbers["trained"] = {"clips": trained["about"].get("clips", 0), "epochs": len(trained["history"])}
         numbers |= evaluate_labelled(a, model, labelled)
@@ -136,7 +136,11 @@ def in_classes_of(a: argparse.Namespace, model: nn.Module, store: data.ClipStore
     known, given = getattr(model, "class_names", None), a.student or a.teacher_file
     if known is None or list(known) == store.class_names:
         return store
-    if not a.student and NONE not in known and (left := len(store) - len(kept := without_background(store))):
+    if (
+        not a.student
+        and batches.background_of(model) is None
+        and (left := len(store) - len(kept := without_background(store)))
+    ):
         print(f"note: left out {tables.pluralize(left, 'clip')} of {NONE}, which {given} does not know")
         store = kept
     try:
@@ -156,12 +160,11 @@ def baselines_of(store: data.ClipStore) -> dict[str, Any]:
     If clips are "(none)", these are the names of teachers that lack this class: their accuracy is that on the others.
     """
     found, lacking = dict[str, float](), list[str]()
-    none = store.class_names.index(NONE) if NONE in store.class_names else -1
     for name in [name for name in teachers_in(store) if store.done(f"{name}.logits").all()]:
         own = store
-        if (store.labels == none).any() and lacks_class(store.read(f"{name}.logits", range(len(store))), none):
-            own = store.select(store.labels != none)
-            lacking.append(name)
+        if batches.lacks_background(store, name):
+            own = store.select(store.labels != batches.background_of(store))
+            lacking += [name] if len(own) < len(store) else []
         if len(own):
             logits = torch.from_numpy(own.read(f"{name}.logits", range(len(own))))
             scores, labels = inference.per_segment(own, batches.probabilities(None, logits))

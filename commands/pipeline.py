@@ -249,7 +249,7 @@ def run_train(a: argparse.Namespace) -> None:
     videos, classes = len({s.path for s in segments}), len({s.label for s in segments} - {None})
     seconds = a.clip_seconds or CLIP_SECONDS
     clips = sum(len(clip_starts(one.start, one.stop, math.inf, seconds)) for one in segments)
-    background = sum(one.label == NONE for one in segments)
+    background = sum(one.is_background for one in segments)
     paths = [Path(str(step.words[-1])) for step in steps]
     # The checkpoint of a training has the weights and AdamW's two averages of each.
     models = [sizes.get(path.stem, sizes["student"]) for path in paths if path.suffix == ".pt" and not path.exists()]

@@ -29,7 +29,7 @@ from ..deploy import events, segmentation
 from ..engine import calibration, checkpoints
 from ..imu import IMUError
 from ..support import files, intervals, tables
-from ..support.errors import NONE, DataError
+from ..support.errors import DataError
 from ..support.tables import Table, pluralize
 from ..video import VideoError
 from .evaluations import MIN_WEARERS
@@ -55,7 +55,7 @@ NAME = 40  # characters of a class in a table
 
 def note_unknown_classes(table: str, segments: Sequence[data.Segment], classes: Sequence[str] | None) -> None:
     """Print on stderr which labels of a table are no class of the student."""
-    if classes and (unknown := sorted({str(one.label) for one in segments} - {*classes, NONE})):
+    if classes and (unknown := sorted({str(one.label) for one in segments if not one.is_background} - {*classes})):
         listed = ", ".join(map(tables.printable, unknown[:5]))
         print(f"note: {table}: the student has no class {listed}; its answers there count as wrong", file=sys.stderr)
 

@@ -28,7 +28,7 @@ from ..imu import IMUError
 from ..recordings.recording import Recording, find_videos, is_neon, neon_video, open_recording, path_of
 from ..recordings.spec import clip_count, read_axes, strided_starts
 from ..support import files
-from ..support.errors import CLIP_SECONDS, MIN_CALIBRATION_CLIPS, DataError, named
+from ..support.errors import CLIP_SECONDS, MIN_CALIBRATION_CLIPS, NONE, DataError, named
 from ..support.names import Names, absolute_path, identity, is_same, shortest_unique_suffixes
 from ..support.records import class_number, read_table, start_and_stop
 from ..video import VideoError
@@ -125,6 +125,11 @@ class Segment:
     def path(self) -> str:
         """Return the key and the name of its recording, as in `Recording`."""
         return path_of(self.video, self.imu)
+
+    @property
+    def is_background(self) -> bool:
+        """Return whether nothing happens in it that has a label: its class is "(none)"."""
+        return self.label == NONE
 
     @property
     def recording(self) -> Recording:

@@ -15,16 +15,17 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..datasets.store import outputs_record
 from ..recordings.spec import FIELDS, ClipSpec, frames_name, spec_differences, spec_of
 from ..student import Output, describe
 from ..support import files
-from ..support.errors import DataError, EgoDistillError, named
+from ..support.errors import NONE, DataError, EgoDistillError, named
 from ..support.names import Names
 from . import calibration
 from .recipes import Augment, is_frames, require_number
@@ -36,6 +37,7 @@ __all__ = [
     "Store",
     "arrays_of",
     "as_output",
+    "background_of",
     "clip_ids",
     "clip_spec_of",
     "example_inputs",
@@ -43,6 +45,7 @@ __all__ = [
     "input_specs",
     "inputs_of",
     "labels_of",
+    "lacks_background",
     "probabilities",
     "read_batches",
     "read_rows",
@@ -337,6 +340,29 @@ def labels_of(store: Store) -> np.ndarray:
         row = int(outside[0])
         raise DataError(f"{name_of(store)}: labels[{row}] is {labels[row]}; it must be {meaning}")
     return labels
+
+
+def background_of(model_or_store: Any) -> int | None:
+    """Return the index of the class "(none)", of time in which nothing happens that has a label; None without it.
+
+    >>> from egodistill import batches, data
+    >>> print(batches.background_of(data.ClipStore("store")))
+    None
+    """
+    names = [str(name) for name in getattr(model_or_store, "class_names", None) or ()]
+    return names.index(NONE) if NONE in names else None
+
+
+def lacks_background(store: Store, teacher: str) -> bool:
+    """Return whether a store has the class "(none)", and its teacher of this name has not, as the outputs' record says.
+
+    Its logits of this class are then fillers, and nothing that it says.
+    """
+    background = background_of(store)
+    if background is None or not hasattr(store, "path"):
+        return False
+    known = outputs_record(cast(Any, store), teacher).get("class_names")
+    return known is not None and str(store.class_names[background]) not in known
 
 
 def segments_of(store: Store) -> np.ndarray:

@@ -2,19 +2,21 @@
 
     from egodistill.engine import checkpoints
 
-    checkpoints.save_model(model, "model.pt")               # a student or a teacher
-    model = checkpoints.load_model("model.pt", EgoDistill)  # in evaluation mode; `models.load()` finds out which it is
+    checkpoints.save_model(model, "model.safetensors")      # a student or a teacher
+    model = checkpoints.load_model("model.safetensors", EgoDistill)  # in evaluation mode; `models.load()` takes any
 
     state = checkpoints.read_weights("x3d_m.pyth")          # published weights, with their authors' names
     layout = checkpoints.find_layout(state, layouts, "x3d_m.pyth")
     weights, names, ignored = checkpoints.rename(state, layout)
     checkpoints.load_strictly(net, weights, "x3d_m.pyth", names=names)
 
-A model file is a dict saved by `torch.save()`: format, class, arguments of the constructor, class names, the stage that
-trained it last, with which settings and history, weights, and a SHA-256 of all of these, which files of version 0.4
-lack. A class that can be saved has a name in files, `file_class`, and `arguments`, a dict of plain values,
-`class_names` and `from_arguments()`. No code in a file runs when it is read: of networks that are not of this library,
+A model file is in the format safetensors. Its metadata have one entry, "egodistill", a record in JSON: class, arguments
+of the constructor, class names, the stage that trained it last, with which settings and history, calibration, and a
+SHA-256 of all of these and the weights. A class that can be saved has a name in files, `file_class`, and `arguments`, a
+dict of plain values, `class_names` and `from_arguments()`. No file has code: of networks that are not of this library,
 it has the names of their classes, and the caller of `load_model()` passes these.
+
+The state of an interrupted training is torch's own format, as is most of what others have published.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ import threading
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar, cast
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -42,9 +45,9 @@ from torch.nn.modules.module import (
 )
 
 from ..support import files
-from ..support.errors import EgoDistillError, EgoDistillOSError, describe_error, named
+from ..support.errors import EgoDistillError, EgoDistillOSError, describe_error
 from ..support.pickles import ArrayUnpickler, check_pickle, first_bytes, read_pickle
-from . import calibration
+from . import calibration, safetensors
 
 __all__ = [
     "Layout",
@@ -63,10 +66,8 @@ __all__ = [
 Kind = TypeVar("Kind", bound=nn.Module)
 Parts = Mapping[str, Any] | Sequence[Any]
 
-MODEL_FORMAT = "egodistill model 1"
-# Entries of a model file beside its weights. The last three are only there if the model was trained, if it is of a
-# class of one's own ("class") or has parts of one's own, such as "imu_encoder", and if it has a temperature.
-SETTINGS = ("class", "arguments", "class_names", "trained_by", "trained_with", "parts", "calibration")
+MODEL_FORMAT, MODEL_SUFFIX = "egodistill model 2", ".safetensors"
+RECORD = "egodistill"  # name of the metadata
 # A constructor may allocate this much more than its file contains: a classifier that it removes again (of VGG, 496 MB).
 SPARE_BYTES, SPARE_TENSORS = 1 << 29, 16
 # The tensors of a file may share memory, such as tied weights: how much larger all are than the file at most, and bytes
@@ -88,6 +89,7 @@ def save_model(model: nn.Module, path: str | os.PathLike) -> None:
     Raise EgoDistillError for a class without a `file_class`, and for weights that are not finite or not float32;
     EgoDistillOSError if the file cannot be written.
     """
+    require_suffix(path)
     name = getattr(model, "file_class", None)
     if name is None:
         raise EgoDistillError(
@@ -102,18 +104,37 @@ def save_model(model: nn.Module, path: str | os.PathLike) -> None:
             f"it in __init__, self.arguments[{argument!r}] = {argument}"
         )
     weights = model.state_dict()
-    if broken := [key for key, value in weights.items() if isinstance(value, Tensor) and not value.isfinite().all()]:
+    if strange := [key for key, value in weights.items() if not isinstance(value, Tensor)]:
+        raise EgoDistillError(f"{path}: not written, because these are no tensors: {shorten(strange)}")
+    if broken := [key for key, value in weights.items() if not value.isfinite().all()]:
         raise EgoDistillError(f"{path}: not written, because these weights are not finite: {shorten(broken)}")
     if other := other_than_float32(weights):
         raise EgoDistillError(f"{path}: not written: {other} is {weights[other].dtype}; call model.float() first")
-    trained = [getattr(model, key, None) for key in ("trained_by", "trained_with")]
     parts = ({} if is_library_class(type(model)) else {"class": model}) | getattr(model, "parts", {})
-    parts = {part: class_name(type(network)) for part, network in parts.items()}
-    values = (name, model.arguments, model.class_names, *trained, parts or None, calibration.of(model).record() or None)
-    settings = plain(dict(zip(SETTINGS, values, strict=True)))
-    settings = {key: value for key, value in settings.items() if value is not None or key not in SETTINGS[-3:]}
-    content = {"format": MODEL_FORMAT, **settings, "weights": weights, "sha256": weights_hash(weights, settings)}
-    write_checkpoint(path, content)
+    record = {
+        "format": MODEL_FORMAT,
+        "class": name,
+        "trained_by": model.trained_by,
+        "arguments": model.arguments,
+        "class_names": model.class_names,
+        "parts": {part: class_name(type(network)) for part, network in parts.items()},
+        "calibration": calibration.of(model).record(),
+        "trained_with": model.trained_with,
+    }
+    try:
+        record = json.loads(json.dumps(plain(record)))
+    except (TypeError, ValueError) as error:
+        raise EgoDistillError(f"{path}: not written, because its arguments are no JSON: {error}") from error
+    record["sha256"] = weights_hash(weights, record)
+    content = safetensors.pack(weights, {RECORD: json.dumps(record)})
+    with writing(path, len(content)), files.atomic_write(path) as part:
+        part.write_bytes(content)
+
+
+def require_suffix(path: str | os.PathLike) -> None:
+    """Raise EgoDistillError unless a path ends as the name of a model file does."""
+    if not os.fspath(path).endswith(MODEL_SUFFIX):
+        raise EgoDistillError(f"{path}: the name of a model file must end in {MODEL_SUFFIX}")
 
 
 def require_whole(model: Any) -> None:
@@ -162,28 +183,62 @@ def load_model(path: str | os.PathLike, expected: type[Kind], parts: Parts = ())
     >>> checkpoints.load_model("student.pt", EgoDistill).training
     False
     """
+    return build_model(path, expected, parts, *read_model(path))
+
+
+def read_model(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the record and the weights in a model file. Raise as `load_model()` does."""
     path = files.shipped(path)
-    content = read_checkpoint(path, MODEL_FORMAT)
+    require_file(path)
+    require_suffix(path)
+    weights, text = read_safetensors(path)
     try:
-        name = content["class"]
-        arguments, class_names, weights = content["arguments"], content["class_names"], dict(content["weights"])
-        settings = {key: content[key] for key in SETTINGS if key in content} | {"trained_by": content.get("trained_by")}
-        trained_with = content.get("trained_with")
+        record = json.loads(text or "{}")
+        shown = record.get("format")
+    except (AttributeError, ValueError, RecursionError) as error:
+        raise EgoDistillError(f"{path} does not describe a model ({error})") from error
+    if shown != MODEL_FORMAT:
+        raise EgoDistillError(f"{path} is no model of this library: its format is {shown!r}, not {MODEL_FORMAT!r}")
+    if record.get("sha256") != weights_hash(weights, {key: value for key, value in record.items() if key != "sha256"}):
+        raise EgoDistillError(
+            f"{path} does not have the weights and settings that were saved: it is damaged, or was changed afterwards; "
+            f"copy or train it again. For other class_names, load the original, set them in the model, and save it"
+        )
+    return record, weights
+
+
+def read_safetensors(path: str | os.PathLike) -> tuple[dict[str, Tensor], str]:
+    """Return the tensors in a file, and the record of a model, "" without one. Raise EgoDistillError for damage."""
+    try:
+        tensors, metadata = safetensors.unpack(Path(path).read_bytes())
+    except Exception as error:  # a damaged file can raise almost any error
+        raise EgoDistillError(f"{path} cannot be read: it is damaged, or no safetensors file ({error})") from error
+    return tensors, metadata.get(RECORD, "")
+
+
+def build_model(
+    path: str | os.PathLike,
+    expected: type[Kind],
+    parts: Parts,
+    record: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+) -> Kind:
+    """Return the model of a record and weights; the path is for messages. Raise as `load_model()` does."""
+    kind: Any = expected
+    try:
+        name, class_names, own = record["class"], record["class_names"], record["parts"]
+        arguments = {key: as_tuples(value) for key, value in record["arguments"].items()}
         if class_names is not None and not is_names(class_names):
             raise TypeError("class_names is not a list of names")
-        if not is_names(list(weights)):
-            raise TypeError("weights is not a dict of named tensors")
-        if not isinstance(settings["trained_by"], (str, type(None))):
+        if not isinstance(record["trained_by"], (str, type(None))):
             raise TypeError("trained_by is not a name")
-        if trained_with is not None and not is_record(trained_with):
+        if record["trained_with"] is not None and not is_record(record["trained_with"]):
             raise TypeError("trained_with has no settings and history")
-        own = content.get("parts", {})
-        if not (isinstance(own, dict) and is_names([*own, *own.values()])):
+        if not (isinstance(own, dict) and is_names([*own.values()])):
             raise TypeError("parts are not names of classes")
-        calibrated = calibration.read(content.get("calibration", {}))
-    except (KeyError, TypeError, ValueError) as error:
+        calibrated = calibration.read(record["calibration"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise EgoDistillError(f"{path} does not describe a model ({type(error).__name__}: {error})") from error
-    kind: Any = expected
     if name != getattr(kind, "file_class", None):
         raise EgoDistillError(
             f"{path} contains a model of the class {name}, not {kind.__name__}; read it with {name}.load()"
@@ -193,27 +248,23 @@ def load_model(path: str | os.PathLike, expected: type[Kind], parts: Parts = ())
     require_parts(path, own, given if is_library_class(kind) else {"class": kind, **given})
     given.pop("class", None)
     try:
-        with limited_size(os.path.getsize(path), len(weights)):
-            model: Any = cast(Any, kind).from_arguments(arguments, class_names, **given)
+        with limited_size(tensor_bytes(weights), len(weights)):
+            model: Any = kind.from_arguments(arguments, class_names, **given)
     except Exception as error:  # a constructor can raise almost any error for the arguments of a forged file
         raise EgoDistillError(
             f"{path}: its arguments do not build a model of the class {name} ({type(error).__name__}: {error})"
         ) from error
     load_strictly(model, weights, f"the file {path}", exact=True)
-    has_hash = not content.keys().isdisjoint(("trained_by", "sha256"))  # version 0.4 wrote neither
-    if has_hash and content.get("sha256") != weights_hash(model.state_dict(), settings):
-        raise EgoDistillError(
-            f"{path} does not have the weights and settings that were saved: it is damaged, or was changed afterwards; "
-            f"copy or train it again. For other class_names, load the original, set them in the model, and save it"
-        )
-    model.trained_by, model.trained_with = settings["trained_by"], trained_with
+    model.trained_by, model.trained_with = record["trained_by"], record["trained_with"]
     model.calibration = calibrated
     return model.eval()
 
 
-def class_in(path: str | os.PathLike) -> str:
-    """Return the name of the class in a model file."""
-    return str(read_checkpoint(files.shipped(path), MODEL_FORMAT).get("class"))
+def as_tuples(value: Any) -> Any:
+    """Return a value of JSON with tuples in place of lists, as constructors had them."""
+    if isinstance(value, dict):
+        return {key: as_tuples(inner) for key, inner in value.items()}
+    return tuple(map(as_tuples, value)) if isinstance(value, list) else value
 
 
 def name_of(part: Any) -> str | None:
@@ -414,9 +465,15 @@ def write_checkpoint(path: str | os.PathLike, content: Mapping[str, Any]) -> Non
     >>> checkpoints.read_checkpoint("mine.pt", "mine 1")["centres"].shape
     torch.Size([4, 48])
     """
+    with writing(path, tensor_bytes(content)), files.atomic_write(path) as part, open(part, "wb") as file:
+        torch.save(plain(content), file)
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike, size: int) -> Iterator[None]:
+    """Let the block write a file of so many bytes. Raise EgoDistillOSError, with the free space, if it cannot."""
     try:
-        with files.atomic_write(path) as part, open(part, "wb") as file:
-            torch.save(plain(content), file)
+        yield
     except (EgoDistillOSError, RuntimeError) as error:
         # torch hides behind its own message what ended the writing: that of the system, or Ctrl-C.
         causes: list[BaseException] = [error]
@@ -426,7 +483,7 @@ def write_checkpoint(path: str | os.PathLike, content: Mapping[str, Any]) -> Non
             raise stop from None
         why = describe_error(next((cause for cause in causes[1:] if isinstance(cause, OSError)), error))
         raise EgoDistillOSError(
-            f"{path}: cannot be written ({why}): it needs {tensor_bytes(content) / 1e6:.1f} MB, and "
+            f"{path}: cannot be written ({why}): it needs {size / 1e6:.1f} MB, and "
             f"{files.free_megabytes(path):.1f} MB are free there. An older file is unchanged"
         ) from error
 
@@ -454,13 +511,21 @@ def read_tensors(path: str | os.PathLike) -> dict[str, Any]:
     Raise EgoDistillOSError if the file does not exist, and EgoDistillError if it is damaged or has other content.
     """
     path = os.fspath(path)  # no number: open() takes it for a file that is open already, and closes that
+    if path.endswith(MODEL_SUFFIX):
+        require_file(path)
+        tensors, record = read_safetensors(path)
+        if record:
+            raise EgoDistillError(
+                f"{path} is a model of this library, not published weights; its class reads it, load()"
+            )
+        return tensors
     check_archive(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch has no common class for these errors
         # Its own message has many lines, and advises to turn off weights_only.
         if os.fspath(path).endswith((".pt2", ".onnx")):
-            raise EgoDistillError(f"{path} is an exported program; give the .pt file of its model") from error
+            raise EgoDistillError(f"{path} is an exported program; give the file of its model") from error
         raise EgoDistillError(
             f"{path} cannot be read as a checkpoint: it is truncated, contains code, or is another kind of file; "
             f"give the file of a trained model"
@@ -491,14 +556,8 @@ def check_tensors(path: str | os.PathLike, content: Any) -> None:
                 )
 
 
-def check_archive(path: str | os.PathLike, compression: int = 1) -> None:
-    """Raise EgoDistillError unless a path is a regular file that becomes no larger than it is, and stays where it is.
-
-    Parts of a zip archive must not be damaged or compressed, nor lead out of the folder in which they are unpacked; a
-    pickle must not stand for much more than itself. torch does not compare checksums, and unpacks compiled programs. It
-    writes no compressed entries, and a small file of them could fill the memory. With `compression` above 1, they are
-    allowed if they unpack to at most this many times the size of the file.
-    """
+def require_file(path: str | os.PathLike) -> None:
+    """Raise EgoDistillOSError for a file that is missing or cannot be read, EgoDistillError for what is no file."""
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISREG(mode):
@@ -510,6 +569,17 @@ def check_archive(path: str | os.PathLike, compression: int = 1) -> None:
     if not stat.S_ISREG(mode):
         kind = "folder" if stat.S_ISDIR(mode) else "pipe" if stat.S_ISFIFO(mode) else "device"
         raise EgoDistillError(f"{path}: a {kind}, not a file of weights; give the file of a trained model")
+
+
+def check_archive(path: str | os.PathLike, compression: int = 1) -> None:
+    """Raise EgoDistillError unless a path is a regular file that becomes no larger than it is, and stays where it is.
+
+    Parts of a zip archive must not be damaged or compressed, nor lead out of the folder in which they are unpacked; a
+    pickle must not stand for much more than itself. torch does not compare checksums, and unpacks compiled programs. It
+    writes no compressed entries, and a small file of them could fill the memory. With `compression` above 1, they are
+    allowed if they unpack to at most this many times the size of the file.
+    """
+    require_file(path)
     try:
         if not zipfile.is_zipfile(path):
             check_legacy(path)
@@ -571,11 +641,6 @@ def read_checkpoint(path: str | os.PathLike, expected: str) -> dict[str, Any]:
             f"{path}: its format is {form!r}, of another version of this library; this one reads {expected!r}. Use "
             f"that version, or train the model again"
         )
-    if expected == MODEL_FORMAT and str(form).startswith("egodistill training"):
-        raise EgoDistillError(
-            f"{path} is the checkpoint of a training, not a model; run the training again, with {named('out=FILE')}, "
-            f"and it writes the model at its end"
-        )
     if form != expected:
         bare = all(isinstance(value, Tensor) for value in content.values())
         hint = "; for a bare state_dict, build the model and call load_state_dict()" if bare else ""
@@ -627,12 +692,6 @@ def read_weights(checkpoint: str | os.PathLike | Mapping[str, Any], *, unsafe_pi
         content = join_names(read_pickle(source, FlaxUnpickler, "a pickle of numpy arrays"), source)
     else:
         content = read_tensors(source)
-    if isinstance(content, Mapping) and content.get("format") == MODEL_FORMAT:
-        options = "--teacher-file" if content.get("class") == "Teacher" else "--student or --init"
-        raise EgoDistillError(
-            f"{source} is a model file of this library, not published weights; {content.get('class')}.load() reads it, "
-            f"in commands {options}"
-        )
     for key in ("model_state", "state_dict", "model", "blobs"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

@@ -38,9 +38,10 @@ def load(path: str | os.PathLike, parts: Parts = ()) -> nn.Module:
     EgoDistill
     Teacher
     """
-    name = checkpoints.class_in(path)
+    record, weights = checkpoints.read_model(path)
+    name = str(record.get("class"))
     if name not in CLASSES:
         raise EgoDistillError(
             f"{path}: holds a {name}, which is no class of this library; import the module that has it"
         )
-    return checkpoints.load_model(path, CLASSES[name], parts)
+    return checkpoints.build_model(path, CLASSES[name], parts, record, weights)

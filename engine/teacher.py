@@ -103,6 +103,9 @@ class Teacher(nn.Module):
     """
 
     file_class = "Teacher"
+    trained_by: str | None = None  # as of a student
+    trained_with: dict[str, Any] | None = None
+    calibration: Any = None
     inputs: tuple[str, ...] = ("clip",)
     resizes = True  # clips of a store may have another size than `clip_spec`
 

@@ -65,6 +65,9 @@ class Baseline(nn.Module):
 
     inputs: tuple[str, ...] = ("frames",)
     arguments: dict[str, Any]  # of the constructor
+    trained_by: str | None = None  # as of a student
+    trained_with: dict[str, Any] | None = None
+    calibration: Any = None
 
     def __init__(
         self,

@@ -439,7 +439,7 @@ def shipped(path: str | os.PathLike) -> str:
     Other paths are returned as they are.
     """
     name = os.fspath(path)
-    found = STUDENTS / f"{name}.pt"
+    found = STUDENTS / f"{name}.safetensors"
     return str(found) if name.isidentifier() and not os.path.isfile(name) and found.is_file() else name
 
 

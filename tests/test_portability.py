@@ -61,7 +61,8 @@ ADD = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from egodistill import data, files
+from egodistill import data
+from egodistill.support import files
 assert (files.fcntl is None) is (sys.argv[2] == "msvcrt")
 store, rank = data.ClipStore(sys.argv[3]), sys.argv[4]
 ready = Path(sys.argv[3]).parent / f"ready-{rank}"
@@ -100,7 +101,7 @@ HOLD = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from egodistill import files
+from egodistill.support import files
 with files.lock(Path(sys.argv[2], "lock")):
     print("held", flush=True)
     sys.stdin.readline()
@@ -109,7 +110,7 @@ WAIT = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from egodistill import files
+from egodistill.support import files
 print("waits", flush=True)
 with files.lock(Path(sys.argv[2], "lock")):
     Path(sys.argv[2], "held").touch()
