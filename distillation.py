@@ -297,7 +297,7 @@ def finetune(
 
     >>> from egodistill import EgoDistill, data, finetune
     >>> train = data.ClipStore("store").split("train")
-    >>> model = EgoDistill.load("student.pt")
+    >>> model = EgoDistill.load("student.safetensors")
     >>> history = finetune(model, train, epochs=1, batch_size=8, progress=False)
     >>> list(history[0])
     ['loss', 'top1', 'learning_rate', 'clips_per_second', 'loader_share']
@@ -435,7 +435,7 @@ def pretrain_imu(
 
     >>> from egodistill import EgoDistill, data, pretrain_imu
     >>> train = data.ClipStore("store").split("train")
-    >>> model = EgoDistill.load("student.pt")
+    >>> model = EgoDistill.load("student.safetensors")
     >>> history = pretrain_imu(model, train, teacher="x3d", epochs=1, progress=False)
     >>> list(history[0])[:4]
     ['loss', 'nce', 'l1', 'matching']
@@ -508,7 +508,7 @@ class EndFeatures:
 
     >>> from egodistill import EgoDistill, data, distillation
     >>> segments = data.read_epic_kitchens("world/EPIC_100_train.csv", "world")
-    >>> consumer = distillation.EndFeatures(EgoDistill.load("student.pt"))
+    >>> consumer = distillation.EndFeatures(EgoDistill.load("student.safetensors"))
     >>> store = data.prepare(segments[:2], "small", frame_size=64, consumer=consumer, progress=False)
     >>> store.names, store.read("end_features", [0, 1]).shape
     (['frames_1', 'imu', 'end_features'], (2, 2, 64))
@@ -716,7 +716,7 @@ def distill(
 
     >>> from egodistill import EgoDistill, data, distill
     >>> train = data.ClipStore("store").split("train")
-    >>> model = EgoDistill.load("student.pt")
+    >>> model = EgoDistill.load("student.safetensors")
     >>> history = distill(model, train, teacher="x3d", epochs=1, tau=4.0, progress=False)
     >>> list(history[0])[:5]
     ['loss', 'kd', 'gt', 'l1', 'top1']

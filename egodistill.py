@@ -7,13 +7,13 @@ Nagarajan, Grauman, NeurIPS 2023):
 
     segments = data.read_epic_kitchens("EPIC_100_train.csv", "/videos/EPIC-KITCHENS")
     store = data.prepare(segments, "store", num_frames=(1,), clip_frames=16)     # decode once
-    teachers.extract(teachers.Teacher.load("motionformer.pt"), store)            # outputs of the video model
+    teachers.extract(teachers.Teacher.load("motionformer.safetensors"), store)            # outputs of the video model
     train, test = store.split("train"), store.split("test")
     model = EgoDistill(num_classes=len(store.class_names))
     pretrain_imu(model, train, teacher="motionformer")                           # stage 1: section 3.4
     distill(model, train, teacher="motionformer")                                # stage 2: section 3.3
     print(evaluate(model, test).top1, measure(model).gmacs)
-    model.save("student.pt")
+    model.save("student.safetensors")
     for clip in predict(model, "walk.mp4"):                                      # IMU telemetry inside the file
         print(clip.start, clip.classes[0])
 

@@ -4,8 +4,8 @@
 
     model = EgoDistill(num_classes=62)                       # or imu_encoder=None: frames alone
     feature, logits = model(frames, imu)                     # uint8 [B, 1, 3, H, W] and float [B, 422, 6]
-    model.save("student.pt")
-    model = EgoDistill.load("student.pt")
+    model.save("student.safetensors")
+    model = EgoDistill.load("student.safetensors")
 
 The networks are those of section 3 and appendix C of "EgoDistill: Egocentric Head Motion Distillation for Efficient
 Video Understanding" (Tan, Nagarajan, Grauman, NeurIPS 2023), in this order: the student Phi (equation 2), its IMU
@@ -443,7 +443,7 @@ class EgoDistill(nn.Module):
             EgoDistillError: The file is damaged or does not fit, or it needs other parts.
 
         >>> from egodistill import EgoDistill
-        >>> model = EgoDistill.load("student.pt")
+        >>> model = EgoDistill.load("student.safetensors")
         >>> model.inputs, model.num_classes, model.class_names[:2]
         (('frames', 'imu'), 13, ['close', 'cut'])
         """
@@ -529,7 +529,7 @@ class IMUPredictor(nn.Module):
 
     >>> import torch
     >>> from egodistill import EgoDistill, IMUPredictor
-    >>> model = EgoDistill.load("student.pt")
+    >>> model = EgoDistill.load("student.safetensors")
     >>> first, last = torch.randn(2, 4, model.image_dim)
     >>> IMUPredictor(model.image_dim, model.imu_dim)(first, last).shape
     torch.Size([4, 6752])

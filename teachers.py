@@ -8,8 +8,8 @@
     teacher = teachers.load("x3d_m", "x3d_m.pyth", 62, new_head=True)  # to train on 62 classes
     teacher = teachers.load("mvit_b_16x4", None, 5, frames=8, size=64, depths=(1, 1, 2, 1))  # small, random weights
 
-    teacher.save("teacher.pt")                              # one self-contained file
-    teacher = teachers.Teacher.load("teacher.pt")
+    teacher.save("teacher.safetensors")                              # one self-contained file
+    teacher = teachers.Teacher.load("teacher.safetensors")
     teachers.extract(teacher, store)                        # writes outputs; continues where it stopped
     data.prepare(segments, "store", consumer=teachers.Extraction(teacher))   # in one pass
 
@@ -429,7 +429,7 @@ def extract(
         DataError: If the outputs belong to another teacher, or another run claims them during this one.
 
     >>> from egodistill import data, teachers
-    >>> teacher, store = teachers.Teacher.load("teacher.pt"), data.ClipStore("store")
+    >>> teacher, store = teachers.Teacher.load("teacher.safetensors"), data.ClipStore("store")
     >>> teacher.name = "again"
     >>> teachers.extract(teacher, store, progress=False)
     >>> [name for name in store.names if name.startswith("again")], store.read("again.feature", [0, 1]).shape
@@ -504,7 +504,7 @@ class Extraction:
         TeacherError: If `teacher` is not one `Teacher`, or `views` is neither 1 nor 3.
 
     >>> from egodistill import data, teachers
-    >>> teacher = teachers.Teacher.load("teacher.pt")
+    >>> teacher = teachers.Teacher.load("teacher.safetensors")
     >>> segments = data.read_epic_kitchens("world/EPIC_100_train.csv", "world")
     >>> options = {"frame_size": 64, "class_names": teacher.class_names, "progress": False}
     >>> store = data.prepare(segments[:2], "one-pass", consumer=teachers.Extraction(teacher), **options)

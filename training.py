@@ -165,7 +165,7 @@ def train(
     ...         return {"loss": (feature - batch["x3d.feature"]).square().mean(1)}
     >>> store = data.ClipStore("store").split("train")
     >>> settings = training.Training(epochs=1, batch_size=8, progress=False)
-    >>> history = training.train(MatchFeature(EgoDistill.load("student.pt")), store, settings)
+    >>> history = training.train(MatchFeature(EgoDistill.load("student.safetensors")), store, settings)
     >>> len(history), history[0]["loss"] > 0
     (1, True)
     """

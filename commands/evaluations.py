@@ -1,6 +1,6 @@
 """What an evaluation is worth: its accuracy beside that of its baselines, intervals, and a sentence of doubt.
 
-    found = evaluations.read_result("run/student.pt")      # what `evaluate` wrote beside it, run/student.test.json
+    found = evaluations.read_result("run/student.safetensors")  # what `evaluate` wrote: run/student.test.json
     found.baselines                                       # [("always 'cut', the most frequent class", "25.0 %"), ...]
     found.caveat                                        # "This student learnt nothing: it answers 'cut' for ..."
 
@@ -122,7 +122,7 @@ class Result:
 
 
 def evaluation_of(model: str | os.PathLike) -> Path:
-    """Return the path beside a model, STEM.pt, where the commands look for its evaluation: STEM.test.json."""
+    """Return the path beside a model, STEM.safetensors, where the commands look for its evaluation: STEM.test.json."""
     return Path(model).with_suffix(".test.json")
 
 

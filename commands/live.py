@@ -1,9 +1,9 @@
 """The command `live`: label the stream of a camera, or a file at real speed, as it arrives.
 
-    egodistill live walk.mp4 --student student.pt                               # a file with telemetry
-    my_imu | egodistill live /dev/video0 --imu - --align arrival --student student.pt
-    my_imu | egodistill live --imu - --student motion.pt                        # head motion alone
-    egodistill live walk.mp4 --student student.pt --fast --out walk.jsonl       # the same answers, at once
+    egodistill live walk.mp4 --student student.safetensors                               # a file with telemetry
+    my_imu | egodistill live /dev/video0 --imu - --align arrival --student student.safetensors
+    my_imu | egodistill live --imu - --student motion.safetensors                        # head motion alone
+    egodistill live walk.mp4 --student student.safetensors --fast --out walk.jsonl       # the same answers, at once
 
 One thread reads frames, one reads samples (`feeds`), and the main thread runs the networks (`Stream`). `--fast`
 does all of it in one thread, in order of time.

@@ -439,12 +439,12 @@ def status_options(parser: argparse.ArgumentParser) -> None:
 def files_of_training(out: str, a: argparse.Namespace) -> Iterator[Made]:
     """Yield what a training writes: the model, and beside it the checkpoint and the log."""
     checkpoint = files.training_file(out)
-    yield Made(out, (b"egodistill model",) if checkpoint.exists() else (rb"(?s)egodistill model.*trained_with",))
+    yield Made(out, (b"egodistill model",) if checkpoint.exists() else (rb'(?s)egodistill model.*trained_with\\": \{',))
     yield Made(checkpoint, (b"egodistill training",))
     yield Made(files.log_path(checkpoint), rule=partial(files.require_log, checkpoint))
 
 
-MODEL = Writes(itself=False, beside=files_of_training)
+MODEL = Writes((files.MODEL_SUFFIX,), itself=False, beside=files_of_training, stream=False)
 
 
 def training_options(parser: argparse.ArgumentParser, stage: str, without: Sequence[str] = ()) -> None:
@@ -894,8 +894,8 @@ def train_options(parser: argparse.ArgumentParser) -> None:
 
 
 def report_options(parser: argparse.ArgumentParser) -> None:
-    text = "folder of `train`, for RUN/report.html; or a model (student.pt), for its curves and student.test.json in "
-    text += "student.pt.html; or the JSON of `evaluate --out`"
+    text = "folder of `train`, for RUN/report.html; or a model (student.safetensors), for its curves and "
+    text += "student.test.json in student.safetensors.html; or the JSON of `evaluate --out`"
     parser.add_argument("source", metavar="RUN", type=Writes(itself=False, beside=report_page), help=text)
 
 

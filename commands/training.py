@@ -373,7 +373,7 @@ def run_pretrain(a: argparse.Namespace) -> None:
         a,
         settings,
         lambda: distillation.pretrain_imu(model, store, settings, teacher=teacher),
-        *("distill", a.store, "--teacher", teacher, *preset, "--init", a.out, "--out", "student.pt"),
+        *("distill", a.store, "--teacher", teacher, *preset, "--init", a.out, "--out", "student.safetensors"),
     )
 
 

@@ -1,7 +1,7 @@
 """The command `evaluate --recordings`: events on whole labelled recordings, and thresholds chosen on them.
 
-    egodistill evaluate --recordings store --student student.pt                       # of the split test
-    egodistill evaluate --recordings store --student student.pt --split calibration --save-thresholds
+    egodistill evaluate --recordings store --student student.safetensors                       # of the split test
+    egodistill evaluate --recordings store --student student.safetensors --split calibration --save-thresholds
 
 A store has the clocks and axes of its clips; a table needs --imu-offsets and --imu-axes, as for `prepare`. Labels say
 what happens, not where somebody has looked: a recording is measured from the first to the last of its segments. Time
@@ -111,7 +111,7 @@ def require_choice(a: argparse.Namespace) -> None:
     if not os.path.isfile(a.student):
         raise ValueError(
             f"--save-thresholds: {a.student} ships with the library; give a copy, such as that of "
-            f"EgoDistill.load({a.student!r}).save('mine.pt')"
+            f"EgoDistill.load({a.student!r}).save('mine.safetensors')"
         )
     files.require_writable(a.student)
 
@@ -191,7 +191,7 @@ def numbers_of(answered: Mapping[str, segmentation.Answered], tracker: events.Tr
 
 
 def recordings_of(model: str | os.PathLike) -> Path:
-    """Return the path beside a model, STEM.pt, where `train` writes what it is worth on recordings."""
+    """Return the path beside a model, STEM.safetensors, where `train` writes what it is worth on recordings."""
     return Path(model).with_suffix(".recordings.json")
 
 

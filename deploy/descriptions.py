@@ -30,7 +30,6 @@ from ..recordings.spec import ClipSpec
 from ..support import files
 from ..support.errors import EgoDistillError
 from ..support.files import EXPORTED_PAIR as PAIR, description_of, pair_files
-from ..support.pickles import first_bytes
 
 __all__ = ["ExportError", "check_processor", "description_of", "pair_files", "read_description", "seal"]
 
@@ -62,7 +61,7 @@ def read_description(path: Path) -> dict[str, Any]:
     if path.suffix == ".json":
         raise ExportError(f"{path}: the name of a description; give the file without .json, {path.with_suffix('')}")
     described = description_of(path)
-    if not described.is_file() and checkpoints.MODEL_FORMAT.encode() in first_bytes(path, 1 << 20):
+    if path.suffix == files.MODEL_SUFFIX:
         raise ExportError(f"{path}: a model, not an exported program; read it with EgoDistill.load(), or export it")
     pair = pair_files(path)
     both = f", but {pair[0]} and {pair[1]}, which load_pair() reads" if all(file.is_file() for file in pair) else ""

@@ -2,7 +2,7 @@
 
     from egodistill import EgoDistill, data, export
 
-    model, store = EgoDistill.load("student.pt"), data.ClipStore("store")
+    model, store = EgoDistill.load("student.safetensors"), data.ClipStore("store")
     export.export(model, "student.pt2")                                              # runs with torch alone
     export.export(model, "fast.pt2", format="aoti", precision="int8", calibrate=store.split("train"))
     export.export(model, "student.onnx", format="onnx")
@@ -141,7 +141,7 @@ def export(
         EgoDistillError: If the student is the result of stage 1.
 
     >>> from egodistill import EgoDistill, export
-    >>> description = export.export(EgoDistill.load("student.pt"), "student.pt2")
+    >>> description = export.export(EgoDistill.load("student.safetensors"), "student.pt2")
     >>> print(description["run"].replace("; ", "\\n"))
     import torch
     torch.set_grad_enabled(False)
@@ -188,7 +188,7 @@ def export_pair(
         ExportError, EgoDistillError: As in `export()`.
 
     >>> from egodistill import EgoDistill, export
-    >>> for description in export.export_pair(EgoDistill.load("student.pt"), "device.pt2"):
+    >>> for description in export.export_pair(EgoDistill.load("student.safetensors"), "device.pt2"):
     ...     print(description["file"], {entry["name"]: entry["shape"] for entry in description["inputs"]})
     device.frame.pt2 {'frame': ['batch', 3, 64, 64]}
     device.motion.pt2 {'image_features': ['batch', 1, 64], 'imu': ['batch', 422, 6]}
@@ -920,7 +920,7 @@ def compare(
         EgoDistillError: If the store does not fit the model.
 
     >>> from egodistill import EgoDistill, data, export
-    >>> model, test = EgoDistill.load("student.pt"), data.ClipStore("store").split("test")
+    >>> model, test = EgoDistill.load("student.safetensors"), data.ClipStore("store").split("test")
     >>> _ = export.export(model, "student.pt2")
     >>> for row in export.compare(model, test, ["student.pt2"], repeats=2):
     ...     print(row.file, row.kind, row.precision, row.agreement, row.feature_difference < 1e-4)

@@ -377,7 +377,7 @@ def load_exported(path: str | os.PathLike) -> Exported:
             or if the file was compiled for another processor.
 
     >>> from egodistill import EgoDistill, batches, export
-    >>> model = EgoDistill.load("student.pt")
+    >>> model = EgoDistill.load("student.safetensors")
     >>> _ = export.export(model, "student.pt2")
     >>> exported = export.load_exported("student.pt2")
     >>> feature, logits = exported(*batches.example_inputs(model, batch_size=3))
@@ -400,7 +400,7 @@ def load_pair(path: str | os.PathLike) -> Pair:
             export.
 
     >>> from egodistill import EgoDistill, batches, export
-    >>> model = EgoDistill.load("student.pt")
+    >>> model = EgoDistill.load("student.safetensors")
     >>> _ = export.export_pair(model, "device.pt2")
     >>> pair = export.load_pair("device.pt2")
     >>> frames, imu = batches.example_inputs(model, batch_size=3)

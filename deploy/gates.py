@@ -204,7 +204,7 @@ class Changed:
 
     >>> import numpy as np
     >>> from egodistill import EgoDistill, gates
-    >>> gate = gates.Changed(EgoDistill.load("student.pt"), 0.2)
+    >>> gate = gates.Changed(EgoDistill.load("student.safetensors"), 0.2)
     >>> still = np.tile([0.0, 0.0, 9.8, 0.0, 0.0, 0.0], (422, 1))
     >>> gate(still, [1.0], 12.0), gate(still, [1.5], 12.5)
     (False, False)

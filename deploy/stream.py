@@ -160,7 +160,7 @@ class Stream:
 
     >>> import numpy as np
     >>> from egodistill import EgoDistill, Stream
-    >>> student = EgoDistill.load("student.pt")
+    >>> student = EgoDistill.load("student.safetensors")
     >>> times = np.arange(0, 3, 1 / 200)
     >>> with Stream(student, every=0.5) as stream:
     ...     stream.accept_imu(times, np.tile([0.0, 0.0, 9.8, 0.0, 0.0, 0.0], (len(times), 1)))

@@ -119,7 +119,7 @@ class Store(Protocol):
     >>> disk = data.ClipStore("store")
     >>> arrays = {name: disk.read(name, slice(None)) for name in ("frames_1", "imu")}
     >>> memory = Memory(arrays, disk.labels, disk.class_names)
-    >>> evaluate(EgoDistill.load("student.pt"), memory, device="cpu", progress=False).clips
+    >>> evaluate(EgoDistill.load("student.safetensors"), memory, device="cpu", progress=False).clips
     22
     """
 
@@ -170,7 +170,7 @@ def arrays_of(model: Model, store: Store, *, classes: bool = True, way_out: str 
     the IMU), or, unless `classes` is false, the classes. `way_out` replaces its advice for other classes.
 
     >>> from egodistill import EgoDistill, batches, data
-    >>> batches.arrays_of(EgoDistill.load("student.pt"), data.ClipStore("store"))
+    >>> batches.arrays_of(EgoDistill.load("student.safetensors"), data.ClipStore("store"))
     ['frames_1', 'imu']
     """
     inputs, spec, names = inputs_of(model), spec_of(model), []
@@ -195,12 +195,12 @@ def arrays_of(model: Model, store: Store, *, classes: bool = True, way_out: str 
 def require_model(model: Any) -> None:
     """Raise EgoDistillError for a path, a class or None in place of a model."""
     if model is None:
-        raise EgoDistillError("model is None; give a model, such as EgoDistill.load('student.pt')")
+        raise EgoDistillError("model is None; give a model, such as EgoDistill.load('student.safetensors')")
     if isinstance(model, type):
         raise EgoDistillError(f"model is the class {model.__name__}; give a model of it, {model.__name__}(...)")
     if isinstance(model, (str, os.PathLike)):
         path, suffix = os.fspath(model), Path(model).suffix.lower()
-        readers = {".pt": "EgoDistill.load", ".pt2": "export.load_exported"}
+        readers = {files.MODEL_SUFFIX: "EgoDistill.load", ".pt2": "export.load_exported"}
         load = f"load it, such as with {readers[suffix]}({path!r})" if suffix in readers else "the model comes first"
         raise EgoDistillError(f"model is the path {path!r}; {load}")
 
@@ -223,7 +223,7 @@ def require_classifier(model: Any, file: str | None = None) -> None:
         raise EgoDistillError(
             f"{file or 'the model'} holds the result of stage 1 (`egodistill pretrain`), whose classifier is not "
             f"trained; make a student of it: egodistill distill STORE --teacher NAME --init {file or 'FILE'} --out "
-            f"student.pt"
+            f"student.safetensors"
         )
 
 
@@ -246,7 +246,7 @@ def clip_spec_of(model: Model, exact: bool | None = None, tolerance: float | Non
     `exact` and `tolerance` (seconds) ask for other frames than the model's own, as in `inference.predict()`.
 
     >>> from egodistill import EgoDistill, batches
-    >>> batches.clip_spec_of(EgoDistill.load("student.pt")).size
+    >>> batches.clip_spec_of(EgoDistill.load("student.safetensors")).size
     64
     """
     inputs_of(model)
@@ -552,7 +552,7 @@ def input_specs(model: Model, spec: ClipSpec) -> dict[str, ClipSpec]:
     """Return {input: spec} for a model whose clips have this spec. Raise EgoDistillError for inputs of other kinds.
 
     >>> from egodistill import EgoDistill, batches
-    >>> student = EgoDistill.load("student.pt")
+    >>> student = EgoDistill.load("student.safetensors")
     >>> list(batches.input_specs(student, batches.clip_spec_of(student)))
     ['frames', 'imu']
     """
@@ -574,7 +574,8 @@ def example_inputs(model: Model, batch_size: int = 1) -> tuple[Tensor, ...]:
     nothing says the size of its frames.
 
     >>> from egodistill import EgoDistill, batches
-    >>> [(x.dtype, tuple(x.shape)) for x in batches.example_inputs(EgoDistill.load("student.pt"), batch_size=2)]
+    >>> model = EgoDistill.load("student.safetensors")
+    >>> [(x.dtype, tuple(x.shape)) for x in batches.example_inputs(model, batch_size=2)]
     [(torch.uint8, (2, 1, 3, 64, 64)), (torch.float32, (2, 422, 6))]
     """
     spec, found = clip_spec_of(model), []

@@ -31,6 +31,7 @@ import re
 import stat
 import threading
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,7 +47,7 @@ from torch.nn.modules.module import (
 
 from ..support import files
 from ..support.errors import EgoDistillError, EgoDistillOSError, describe_error
-from ..support.pickles import ArrayUnpickler, check_pickle, first_bytes, read_pickle
+from ..support.pickles import ArrayUnpickler, first_bytes, read_pickle
 from . import calibration, safetensors
 
 __all__ = [
@@ -66,17 +67,11 @@ __all__ = [
 Kind = TypeVar("Kind", bound=nn.Module)
 Parts = Mapping[str, Any] | Sequence[Any]
 
-MODEL_FORMAT, MODEL_SUFFIX = "egodistill model 2", ".safetensors"
+MODEL_FORMAT = "egodistill model 2"
 RECORD = "egodistill"  # name of the metadata
 # A constructor may allocate this much more than its file contains: a classifier that it removes again (of VGG, 496 MB).
 SPARE_BYTES, SPARE_TENSORS = 1 << 29, 16
-# The tensors of a file may share memory, such as tied weights: how much larger all are than the file at most, and bytes
-# on top.
-MAX_SHARED, SPARE_SHARED = 4, 1 << 24
-LEGACY_PICKLES = 5  # at the start of a file in torch's format before 1.6; the weights follow
-# Limits of files that torch did not write: entries and length of names of nested dicts, which may contain each other;
-# size of arrays per byte of their archive.
-MAX_ENTRIES, MAX_NAME, MAX_COMPRESSION = 1 << 13, 1000, 20
+MAX_ENTRIES = 1 << 13  # of nested dicts, which may contain each other
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -133,8 +128,8 @@ def save_model(model: nn.Module, path: str | os.PathLike) -> None:
 
 def require_suffix(path: str | os.PathLike) -> None:
     """Raise EgoDistillError unless a path ends as the name of a model file does."""
-    if not os.fspath(path).endswith(MODEL_SUFFIX):
-        raise EgoDistillError(f"{path}: the name of a model file must end in {MODEL_SUFFIX}")
+    if not os.fspath(path).endswith(files.MODEL_SUFFIX):
+        raise EgoDistillError(f"{path}: the name of a model file must end in {files.MODEL_SUFFIX}")
 
 
 def require_whole(model: Any) -> None:
@@ -180,7 +175,7 @@ def load_model(path: str | os.PathLike, expected: type[Kind], parts: Parts = ())
 
     >>> from egodistill import EgoDistill
     >>> from egodistill.engine import checkpoints
-    >>> checkpoints.load_model("student.pt", EgoDistill).training
+    >>> checkpoints.load_model("student.safetensors", EgoDistill).training
     False
     """
     return build_model(path, expected, parts, *read_model(path))
@@ -372,10 +367,10 @@ def load_strictly(
 
     >>> from torch import nn
     >>> from egodistill.engine import checkpoints
-    >>> checkpoints.load_strictly(nn.Linear(2, 3), {"weight": nn.Linear(2, 4).weight}, "the file x.pt")
+    >>> checkpoints.load_strictly(nn.Linear(2, 3), {"weight": nn.Linear(2, 4).weight}, "x.pt")
     Traceback (most recent call last):
     ...
-    egodistill.EgoDistillError: the file x.pt does not fit this Linear: 1 missing (bias); 1 of another shape ...
+    egodistill.EgoDistillError: x.pt does not fit this Linear: 1 missing (bias); 1 of another shape ...
     """
     names, own = names or {}, module.state_dict()
     # Files from before 2018 have no num_batches_tracked; batch norm does not use it at its default momentum.
@@ -511,7 +506,7 @@ def read_tensors(path: str | os.PathLike) -> dict[str, Any]:
     Raise EgoDistillOSError if the file does not exist, and EgoDistillError if it is damaged or has other content.
     """
     path = os.fspath(path)  # no number: open() takes it for a file that is open already, and closes that
-    if path.endswith(MODEL_SUFFIX):
+    if path.endswith(files.MODEL_SUFFIX):
         require_file(path)
         tensors, record = read_safetensors(path)
         if record:
@@ -532,28 +527,7 @@ def read_tensors(path: str | os.PathLike) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict):
         raise EgoDistillError(f"{path} contains a {type(content).__name__}, not a dict of weights")
-    check_tensors(path, content)
     return content
-
-
-def check_tensors(path: str | os.PathLike, content: Any) -> None:
-    """Raise EgoDistillError if the tensors in a file are together much larger than the file.
-
-    One number of a file may be all numbers of a tensor (its strides are 0), of which there may be any number.
-    """
-    left, waiting = MAX_SHARED * os.path.getsize(path) + SPARE_SHARED, [("", content)]
-    for name, value in waiting:  # the list grows meanwhile
-        if isinstance(value, Mapping):
-            waiting += [(f"{name}.{key}" if name else str(key), inner) for key, inner in value.items()]
-        elif isinstance(value, (list, tuple)):
-            waiting += [(name, inner) for inner in value]
-        elif isinstance(value, Tensor) and value.layout == torch.strided and not (value.is_meta or value.is_nested):
-            left -= value.numel() * value.element_size()
-            if left < 0:
-                raise EgoDistillError(
-                    f"{path} is damaged, or no file of weights: with {name} {list(value.shape)}, its tensors are over "
-                    f"{MAX_SHARED} times as large as the file"
-                )
 
 
 def require_file(path: str | os.PathLike) -> None:
@@ -571,49 +545,26 @@ def require_file(path: str | os.PathLike) -> None:
         raise EgoDistillError(f"{path}: a {kind}, not a file of weights; give the file of a trained model")
 
 
-def check_archive(path: str | os.PathLike, compression: int = 1) -> None:
-    """Raise EgoDistillError unless a path is a regular file that becomes no larger than it is, and stays where it is.
+def check_archive(path: str | os.PathLike) -> None:
+    """Raise EgoDistillError unless a path is a regular file; if it is a zip archive, one without damage.
 
-    Parts of a zip archive must not be damaged or compressed, nor lead out of the folder in which they are unpacked; a
-    pickle must not stand for much more than itself. torch does not compare checksums, and unpacks compiled programs. It
-    writes no compressed entries, and a small file of them could fill the memory. With `compression` above 1, they are
-    allowed if they unpack to at most this many times the size of the file.
+    Neither torch nor numpy compares all checksums, and torch unpacks compiled programs: no part may lead out of their
+    folder.
     """
     require_file(path)
+    if not zipfile.is_zipfile(path):
+        return
     try:
-        if not zipfile.is_zipfile(path):
-            check_legacy(path)
-            return
         with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
-            if compression > 1 and sum(entry.file_size for entry in entries) <= compression * os.path.getsize(path):
-                packed = []
-            twice = len(entries) - len({entry.filename for entry in entries})
-            outside = [entry.orig_filename for entry in entries if escapes_folder(entry)]
-            damaged = None if packed else archive.testzip()
-            if not (packed or twice or outside or damaged):
-                for entry in entries:
-                    if entry.filename.endswith(".pkl"):
-                        with archive.open(entry) as file:
-                            check_pickle(file)
-    except pickle.UnpicklingError as error:
-        raise EgoDistillError(f"{path} cannot be read as a checkpoint: {error}") from error
-    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
+            outside = [entry.orig_filename for entry in archive.infolist() if escapes_folder(entry)]
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, OSError, NotImplementedError, RuntimeError, EOFError) as error:
         raise EgoDistillError(f"{path} cannot be read as a checkpoint: a damaged archive ({error})") from error
-    if packed and compression > 1:
-        raise EgoDistillError(
-            f"{path} is not a file of weights: unpacked, it would have over {compression} times its size"
-        )
-    if packed:
-        raise EgoDistillError(f"{path} is not a checkpoint of torch: its part {packed[0]} is compressed")
     if outside:
         raise EgoDistillError(
             f"{path}: its part {files.shorten(outside[0])} leads out of the folder in which it is unpacked; it is no "
             f"file of torch, so do not use it"
         )
-    if twice:
-        raise EgoDistillError(f"{path} is damaged: it contains {twice} parts twice; copy or train it again")
     if damaged:
         raise EgoDistillError(f"{path} is damaged: the checksum of its part {damaged} is wrong; copy or train it again")
 
@@ -622,14 +573,6 @@ def escapes_folder(entry: zipfile.ZipInfo) -> bool:
     """Return whether an entry of an archive is a link, or is written outside of the folder of the others."""
     parts = re.split(r"[/\\]", entry.orig_filename)
     return ".." in parts or not parts[0] or ":" in parts[0] or stat.S_ISLNK(entry.external_attr >> 16)
-
-
-def check_legacy(path: str | os.PathLike) -> None:
-    """Raise UnpicklingError if `check_pickle()` refuses the start of a file in torch's format before 1.6."""
-    if first_bytes(path, 1) == b"\x80" and not is_plain_pickle(os.fspath(path)):
-        with open(path, "rb") as file:
-            for _ in range(LEGACY_PICKLES):
-                check_pickle(file)
 
 
 def read_checkpoint(path: str | os.PathLike, expected: str) -> dict[str, Any]:
@@ -754,7 +697,7 @@ def join_names(content: Any, source: str) -> Any:
             raise EgoDistillError(f"{source} is damaged: it contains {name} twice")
         if not isinstance(value, dict):
             flat[name] = value
-        elif len(waiting) + len(value) > MAX_ENTRIES or len(name) > MAX_NAME:
+        elif len(waiting) + len(value) > MAX_ENTRIES:
             raise EgoDistillError(f"{source} does not contain named weights: it has more than {MAX_ENTRIES} entries")
         else:
             waiting += [(f"{name}/{inner}", deeper) for inner, deeper in value.items()]
@@ -763,7 +706,7 @@ def join_names(content: Any, source: str) -> Any:
 
 def read_npz(path: str) -> dict[str, Any]:
     """Return the arrays of a numpy archive. Raise EgoDistillError if it is damaged or contains other objects."""
-    check_archive(path, MAX_COMPRESSION)
+    check_archive(path)
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}

@@ -2,7 +2,7 @@
 
 from egodistill.engine import models
 
-model = models.load("model.pt")                         # a student or a teacher
+model = models.load("model.safetensors")                         # a student or a teacher
 models.register(Mine)                                   # from now on also a file of the class `Mine`
 """
 
@@ -33,7 +33,7 @@ def load(path: str | os.PathLike, parts: Parts = ()) -> nn.Module:
     """Return the model in a file, of whichever class it is; see `checkpoints.load_model()`.
 
     >>> from egodistill.engine import models
-    >>> for file in ("student.pt", "teacher.pt"):
+    >>> for file in ("student.safetensors", "teacher.safetensors"):
     ...     print(type(models.load(file)).__name__)
     EgoDistill
     Teacher

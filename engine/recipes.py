@@ -128,7 +128,7 @@ class Augment:
             frames stay as they are. What is trained keeps these paths and a checksum, no samples.
 
     >>> from egodistill import Augment, EgoDistill, data, finetune
-    >>> model, train = EgoDistill.load("student.pt"), data.ClipStore("store").split("train")
+    >>> model, train = EgoDistill.load("student.safetensors"), data.ClipStore("store").split("train")
     >>> history = finetune(model, train, augment=Augment(crop=0.3), epochs=1, device="cpu", progress=False)
     """
 

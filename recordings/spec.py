@@ -246,7 +246,7 @@ def spec_of(model: Any) -> ClipSpec:
 
     >>> from egodistill import EgoDistill
     >>> from egodistill.recordings.spec import spec_of
-    >>> spec = spec_of(EgoDistill.load("student.pt"))
+    >>> spec = spec_of(EgoDistill.load("student.safetensors"))
     >>> spec.frames, spec.size, spec.imu_samples
     (1, 64, 422)
     """

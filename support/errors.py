@@ -40,7 +40,7 @@ class EgoDistillError(ValueError):
     Most modules raise it, or a subclass.
 
     >>> import egodistill
-    >>> model = egodistill.EgoDistill.load("student.pt")
+    >>> model = egodistill.EgoDistill.load("student.safetensors")
     >>> egodistill.measure(model, batch_size=0)
     Traceback (most recent call last):
     ...
