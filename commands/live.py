@@ -74,7 +74,7 @@ SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # they end a run in order; Windows ha
 
 def event_tracker(a: argparse.Namespace, model: Any, *, note: bool = False) -> events.Tracker | None:
     """Return what finds the events of --events; perhaps print when one begins and ends."""
-    tracker, _, whose = events.choose_tracker(calibration.of(model).events, a.every, a.event_start)
+    tracker, _, whose = events.choose_tracker(calibration.calibration_of(model).events, a.every, a.event_start)
     if a.events and note:
         note_thresholds(tracker, whose)
     return tracker if a.events else None

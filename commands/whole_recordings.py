@@ -143,7 +143,7 @@ def evaluate_recordings(a: argparse.Namespace) -> None:
         require_choice(a)
     use_readers(a)
     model: Any = load_student(a.student, a.custom, a.without) if a.student else load_teacher(a.teacher_file)
-    before = calibration.of(model)
+    before = calibration.calibration_of(model)
     tracker, every, whose = events.choose_tracker(before.events, a.stride, a.event_start)
     report_precision(a.precision, a.device)
     answered = answers_of(a, model, every, segmentation.TOP if a.save_thresholds else tracker.top)

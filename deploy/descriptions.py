@@ -158,7 +158,7 @@ def check_description(where: Path, found: Mapping[str, Any]) -> None:
     """Raise ExportError, with file and key, unless a description has all values, and they fit each other."""
     for key, what, holds in RULES:
         require(where, found, key, what, holds)
-    calibration_of(where, found)
+    described_calibration(where, found)
     wanted = tensors_of(found, spec_of(found["clip_spec"]))
     batch = None
     for key in ("inputs", "outputs"):
@@ -170,7 +170,7 @@ def check_description(where: Path, found: Mapping[str, Any]) -> None:
             require(where, found, key, f"of one batch size, {batch!r}", lambda value, same=same: same)
 
 
-def calibration_of(where: Path, found: Mapping[str, Any]) -> calibration.Calibration:
+def described_calibration(where: Path, found: Mapping[str, Any]) -> calibration.Calibration:
     """Return the calibration that a description has. Raise ExportError for one that no fit gives."""
     try:
         return calibration.read({name: found[name] for name in ("temperature", "events", "alone") if name in found})

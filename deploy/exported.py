@@ -36,7 +36,7 @@ from .descriptions import (
     PAIR,
     WHOLE,
     ExportError,
-    calibration_of,
+    described_calibration,
     check_processor,
     pair_files,
     read_description,
@@ -241,7 +241,7 @@ class LoadedModel(nn.Module):
         self.inputs, self.description, self.batch_size = inputs, program.description, program.batch_size
         self.clip_spec = ClipSpec(**self.description["clip_spec"])
         self.precision, self.class_names = self.description["precision"], self.description["class_names"]
-        self.calibration = calibration_of(program.path, self.description)
+        self.calibration = described_calibration(program.path, self.description)
         self.feature_dim, self.num_classes = (entry["shape"][1] for entry in self.description["outputs"])
         self.eval()
 

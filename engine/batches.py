@@ -301,7 +301,7 @@ def probabilities(model: Any, logits: Tensor, alone: str | None = None) -> Tenso
     >>> batches.probabilities(None, torch.tensor([[0.0, 0.0]]))
     tensor([[0.5000, 0.5000]])
     """
-    found = calibration.of(model)
+    found = calibration.calibration_of(model)
     return (logits.float() / (found.for_input(alone) if alone else found).temperature).softmax(1)
 
 

@@ -113,7 +113,7 @@ def save_model(model: nn.Module, path: str | os.PathLike) -> None:
         "arguments": model.arguments,
         "class_names": model.class_names,
         "parts": {part: class_name(type(network)) for part, network in parts.items()},
-        "calibration": calibration.of(model).record(),
+        "calibration": calibration.calibration_of(model).record(),
         "trained_with": model.trained_with,
     }
     try:

@@ -797,7 +797,7 @@ def test_wearers_are_held_out_to_fit_a_temperature_or_the_plan_says_why_not(tmp_
     few = ["train", "t.csv", *ALONE.split(), "--no-check"]
     out = run(capsys, *few, "--out", "few")
     assert "nothing is held out to fit a temperature: 10 % of the training wearers" in out
-    assert calibration.of(EgoDistill.load("few/student.pt")) == calibration.Calibration()
+    assert calibration.calibration_of(EgoDistill.load("few/student.pt")) == calibration.Calibration()
     run(capsys, *few, "--calibration-share", "0", "--out", "none")
     assert same("few/student.pt", "none/student.pt")
 
@@ -807,7 +807,7 @@ def test_wearers_are_held_out_to_fit_a_temperature_or_the_plan_says_why_not(tmp_
     held, trained = ({*store.split(name).wearers} for name in ("calibration", "train"))
     assert len(held) == 6 and len(trained) == 5 and not held & trained
     assert "72 clips of 6 recordings are held out: no model learns from them" in out and "10 train" in out
-    found = calibration.of(model)
+    found = calibration.calibration_of(model)
     assert found.clips == 72 and found.temperature != 1
     content = Path("half/student.pt").read_bytes()
     run(capsys, *[*few, "--out", "half"])  # a run keeps the share that it began with
