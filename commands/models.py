@@ -389,7 +389,8 @@ def run_predict(a: argparse.Namespace) -> None:
     choice = {"exact": False if a.key_frames else None, "tolerance": a.tolerance}
     how, tracker = keyword_arguments(a, "min_coverage", "max_gap", "max_hold", "stride", "top"), None
     if a.events:
-        tracker, how["stride"], whose = events.choose_tracker(calibration.calibration_of(student).events, a.stride, a.event_start)
+        saved = calibration.calibration_of(student).events
+        tracker, how["stride"], whose = events.choose_tracker(saved, a.stride, a.event_start)
         how["top"] = max(a.top, tracker.top)
         note_thresholds(tracker, whose)
     found = inference.predict(
