@@ -58,7 +58,8 @@ from .recordings.recording import Recording, open_recording, parts_in_use, probe
 from .recordings.sensors import read_imu
 from .recordings.spec import ClipSpec, clip_starts, frames_name, read_axes, spec_differences
 from .support import files
-from .support.errors import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError, NoteWarning, named
+from .support.defaults import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES
+from .support.errors import DataError, NoteWarning, named
 from .support.names import real_path
 from .support.processes import CRASHES, Processes, Watch, explain
 from .support.tables import pluralize

@@ -87,7 +87,8 @@ if TYPE_CHECKING:
         retrieve,
     )
     from .student import EgoDistill, IMUEncoder, IMUPredictor, Output
-    from .support.errors import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError, EgoDistillError, EgoDistillOSError
+    from .support.defaults import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES
+    from .support.errors import DataError, EgoDistillError, EgoDistillOSError
     from .world import behaviour as behaviour, synthetic as synthetic
 else:
     from egodistill.support.lazy import lazy_exports

@@ -37,7 +37,8 @@ from .engine.motion import RecordedMotion
 from .engine.recipes import Training, TrainingOptions
 from .engine.steps import accepts_missing_input
 from .support import files
-from .support.errors import MIN_CALIBRATION_CLIPS, DataError, EgoDistillError, NoteWarning, named
+from .support.defaults import MIN_CALIBRATION_CLIPS
+from .support.errors import DataError, EgoDistillError, NoteWarning, named
 from .support.names import is_same
 from .support.tables import pluralize
 

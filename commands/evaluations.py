@@ -22,7 +22,8 @@ from .. import data
 from ..engine.calibration import BINS, ENOUGH
 from ..engine.refusal import known_names
 from ..support import files, intervals
-from ..support.errors import NONE, DataError
+from ..support.defaults import NONE
+from ..support.errors import DataError
 from ..support.tables import pluralize
 
 __all__ = [

@@ -30,7 +30,8 @@ from ..engine.refusal import known_names
 from ..recordings.copies import transcode
 from ..recordings.recording import probe_videos
 from ..support import files, tables
-from ..support.errors import NONE, DataError
+from ..support.defaults import NONE
+from ..support.errors import DataError
 from ..support.names import is_same, name_files
 from ..support.records import first_line
 from ..support.tables import Table

@@ -23,6 +23,16 @@ from ..deploy.events import EVERY, Tracker
 from ..engine.published import TEACHERS
 from ..engine.recipes import EPIC_KITCHENS, PRECISIONS, PRESETS, Training
 from ..support import files, tables
+from ..support.defaults import (
+    EXPORT_FORMATS,
+    EXPORT_PRECISIONS,
+    MAX_GAP,
+    MAX_HOLD,
+    SAMPLING,
+    SPLIT_BY,
+    STREAM_FRAMES,
+    TIMEOUT,
+)
 from .paths import (
     ANY,
     CUSTOM,
@@ -51,13 +61,6 @@ __all__ = [
     "positive_int",
     "positive_seconds",
 ]
-
-# Numbers and names that the help shows, as the library has them; a test compares them. Their modules are heavy.
-MAX_GAP, MAX_HOLD = 0.05, 1.0  # seconds: imu.py, video.py
-SAMPLING = ("uniform", "random", "first", "last", "centre", "ages")  # video.py
-SPLIT_BY = ("recording", "stretch")  # datasets/segments.py
-FRAMES, TIMEOUT = ("centre", "newest"), 20.0  # deploy/stream.py, deploy/feeds.py
-FORMATS, EXPORT_PRECISIONS = ("export", "aoti", "onnx"), ("fp32", "bf16", "int8")  # deploy/export.py
 
 DEFAULT_TEACHER = "slowfast_8x8_r50"
 STUDENT_FIELDS = ("num_frames", "image_encoder", "image_weights", "imu_encoder", "optional_inputs")  # of `train`
@@ -649,7 +652,7 @@ def export_options(parser: argparse.ArgumentParser) -> None:
     role = Writes(itself=False, beside=exported_files)
     parser.add_argument("--out", metavar="FILE", type=role, required=True, help=text)
     text = "export: a program for torch, slow in int8; aoti: compiled by AOTInductor, the fastest; onnx: ONNX"
-    parser.add_argument("--format", choices=FORMATS, default="export", help=text)
+    parser.add_argument("--format", choices=EXPORT_FORMATS, default="export", help=text)
     parser.add_argument(
         "--pair",
         action="store_true",
@@ -766,7 +769,7 @@ def live_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--every", metavar="SECONDS", type=float, default=EVERY, help="time between two answers")
     parser.add_argument(
         "--frames",
-        choices=FRAMES,
+        choices=STREAM_FRAMES,
         default="centre",
         help="frames from the middle of the clip, as in training (the camera always runs), or the newest ones (it "
         "sleeps between two frame requests)",

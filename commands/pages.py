@@ -27,7 +27,7 @@ from ..recordings.clips import decode_clips
 from ..recordings.recording import Recording
 from ..recordings.spec import ClipSpec
 from ..support import files, tables
-from ..support.errors import NONE
+from ..support.defaults import NONE
 from ..support.names import real_path
 from ..support.pages import Markup, data_url, tag, write_page
 from ..video import MAX_HOLD

@@ -28,7 +28,8 @@ from ..distillation import PRESETS
 from ..engine.parts import HANDCRAFTED_ENCODERS
 from ..recordings.spec import clip_starts
 from ..support import files, tables
-from ..support.errors import CLIP_SECONDS, IMU_RATE, NONE, DataError
+from ..support.defaults import CLIP_SECONDS, IMU_RATE, NONE
+from ..support.errors import DataError
 from ..support.names import Names, Place, absolute_path, is_same, portable
 from ..support.tables import pluralize
 from . import recordings

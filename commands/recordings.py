@@ -32,7 +32,8 @@ from ..recordings.copies import transcode
 from ..recordings.pictures import CHECK_TITLE, draw_check, require_picture
 from ..recordings.recording import find_videos, is_neon, probe_videos
 from ..support import files
-from ..support.errors import MIN_CALIBRATION_CLIPS, NONE, DataError, describe_error
+from ..support.defaults import MIN_CALIBRATION_CLIPS, NONE
+from ..support.errors import DataError, describe_error
 from ..support.names import Names
 from ..support.records import first_line
 from ..support.tables import Table, pluralize, printable

@@ -21,7 +21,7 @@ from ..engine.refusal import known_names
 from ..student import PARTS, EgoDistill
 from ..support import files
 from ..support.custom import is_name, resolve
-from ..support.errors import CLIP_SECONDS
+from ..support.defaults import CLIP_SECONDS
 from ..support.tables import pluralize
 from ..training import History, Training
 from .given import given_flags, keyword_arguments, reject, suggest, suggest_training

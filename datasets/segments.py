@@ -22,13 +22,14 @@ import math
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 from ..imu import IMUError
 from ..recordings.recording import Recording, find_videos, is_neon, neon_video, open_recording, path_of
 from ..recordings.spec import clip_count, read_axes, strided_starts
 from ..support import files
-from ..support.errors import CLIP_SECONDS, MIN_CALIBRATION_CLIPS, NONE, DataError, named
+from ..support.defaults import CLIP_SECONDS, MIN_CALIBRATION_CLIPS, NONE, SPLIT_BY, SplitBy
+from ..support.errors import DataError, named
 from ..support.names import Names, absolute_path, identity, is_same, shortest_unique_suffixes
 from ..support.records import class_number, read_table, start_and_stop
 from ..video import VideoError
@@ -37,7 +38,6 @@ __all__ = [
     "Origin",
     "Segment",
     "SegmentList",
-    "SplitBy",
     "Windows",
     "calibration_clips",
     "count_of_tests",
@@ -395,8 +395,6 @@ def _axes(where: str, row: dict[str, str]) -> str:
 
 # --- Recordings without labels
 
-SplitBy = Literal["recording", "stretch"]
-
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
@@ -431,7 +429,7 @@ class Windows:
         least = self.clip_seconds / 100
         if not least <= self.step < math.inf:
             raise DataError(f"{named('stride')} must be at least {least:.3f} s, 1/100 of a clip; got {self.stride}")
-        if self.split_by not in get_args(SplitBy):
+        if self.split_by not in SPLIT_BY:
             raise DataError(f"{named('split_by')} must be 'recording' or 'stretch'; got {self.split_by!r}")
         if not 0 < self.test_share < 1:
             raise DataError(f"{named('test_share')} is a share of recordings, between 0 and 1; got {self.test_share}")

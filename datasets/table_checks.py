@@ -29,7 +29,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..recordings.recording import SINCE_BOOT, VIDEO_SUFFIXES, open_recording
-from ..support.errors import CLIP_SECONDS, DataError, NoteWarning, named
+from ..support.defaults import CLIP_SECONDS
+from ..support.errors import DataError, NoteWarning, named
 from ..support.files import signature
 from ..support.names import Names, is_same
 from ..video import VideoInfo

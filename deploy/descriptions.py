@@ -28,6 +28,7 @@ import torch
 from ..engine import calibration, checkpoints
 from ..recordings.spec import ClipSpec
 from ..support import files
+from ..support.defaults import EXPORT_PRECISIONS
 from ..support.errors import EgoDistillError
 from ..support.files import EXPORTED_PAIR as PAIR, description_of, pair_files
 
@@ -35,7 +36,6 @@ __all__ = ["ExportError", "check_processor", "description_of", "pair_files", "re
 
 DESCRIPTION_FORMAT = "egodistill export 3"
 WHOLE = "student"  # the part of a student that is its only file; those of two are in `PAIR`
-EXPORT_PRECISIONS = ("fp32", "bf16", "int8")
 # {kind: what a file of it holds, how its name ends}
 KINDS = {
     "export": ("a program of torch.export", ".pt2"),

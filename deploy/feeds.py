@@ -37,6 +37,7 @@ import av.logging
 import numpy as np
 
 from ..imu import Imu, IMUError, table_columns
+from ..support.defaults import TIMEOUT
 from ..support.errors import named
 from ..video import (
     LOCAL_FILES,
@@ -72,7 +73,6 @@ LATE = 1.0  # seconds behind real speed from which only key frames are decoded
 BACKLOG = 8  # consecutive packets without a wait, from which on the decoder is behind and not the source
 WAITED = 0.005  # seconds above which a packet was waited for
 AHEAD = 1.0  # seconds that a live source may be ahead of real speed
-TIMEOUT = 20.0  # seconds without frames or samples after which a source counts as lost; glasses pause for up to 15 s
 RETRY = 0.5  # seconds between two attempts to open an address again
 EARLY = 1.0  # seconds before its end at which a source may end
 DECODED = 2  # frames that are decoded ahead if none may be dropped

@@ -24,7 +24,8 @@ import torch
 from ..engine import runtime
 from ..engine.batches import require_number
 from ..recordings.sensors import FAST_TURN
-from ..support.errors import CLIP_SECONDS, IMU_RATE, EgoDistillError
+from ..support.defaults import CLIP_SECONDS, IMU_RATE
+from ..support.errors import EgoDistillError
 
 __all__ = [
     "Always",

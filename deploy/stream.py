@@ -35,6 +35,7 @@ from ..engine.steps import accepts_missing_input, require_same_steps, require_st
 from ..imu import MAX_GAP, MAX_READING, CoverageError, Imu
 from ..recordings.sensors import State
 from ..recordings.spec import read_axes, require_axes
+from ..support.defaults import STREAM_FRAMES
 from ..support.errors import EgoDistillError, NoteWarning, named
 from .arrivals import FRAME_LEAD, Alignment, Clock, Frames, Schedule, Sensor, Silence, Stats, TimedFrame, Times
 from .gates import FAST, TOLERANCE, Gate, Moved, Period, decide, replacement
@@ -44,7 +45,7 @@ __all__ = ["Answer", "Stream", "StreamClockError"]
 
 
 MAX_PICTURE = 1 << 28  # bytes
-CHOICES = {"frames": ("centre", "newest"), "on_restart": ("raise", "reset")}
+CHOICES = {"frames": STREAM_FRAMES, "on_restart": ("raise", "reset")}
 
 
 class StreamClockError(EgoDistillError):

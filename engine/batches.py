@@ -25,7 +25,8 @@ from ..datasets.store import outputs_record
 from ..recordings.spec import FIELDS, ClipSpec, frames_name, spec_differences, spec_of
 from ..student import Output, describe
 from ..support import files
-from ..support.errors import NONE, DataError, EgoDistillError, named
+from ..support.defaults import NONE
+from ..support.errors import DataError, EgoDistillError, named
 from ..support.names import Names
 from . import calibration
 from .recipes import Augment, is_frames, require_number

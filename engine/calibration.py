@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..support.errors import MIN_CALIBRATION_CLIPS
+from ..support.defaults import MIN_CALIBRATION_CLIPS
 
 __all__ = ["ENOUGH", "Calibration", "Reliability", "calibration_of", "fit", "read", "reliability"]
 

@@ -28,7 +28,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..support.errors import IMU_RATE, IMU_SAMPLES, NoteWarning
+from ..support.defaults import IMU_RATE, IMU_SAMPLES
+from ..support.errors import NoteWarning
 from .refusal import FAR, Refusal
 from .spectrum import IMUSpectrum
 

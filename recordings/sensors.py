@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..imu import FASTEST, IMU_READERS, MAX_GAP, SLOWEST, Imu, IMUError, read_samples
-from ..support.errors import IMU_RATE
+from ..support.defaults import IMU_RATE
 from .aria import AriaRecording
 
 __all__ = ["State", "gravity_of", "gravity_turns", "judge", "motion_states", "read_imu", "unit_question"]

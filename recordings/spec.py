@@ -21,7 +21,8 @@ from typing import Any, cast
 import numpy as np
 
 from .. import cameras
-from ..support.errors import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError, named
+from ..support.defaults import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES
+from ..support.errors import DataError, named
 from ..video import LONGEST, MAX_TOLERANCE, clip_times
 
 __all__ = [
