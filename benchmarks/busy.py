@@ -46,13 +46,12 @@ def take_steps(network: str, seconds: float) -> float:
 
     torch.manual_seed(0)
     if network == "teacher":
-        recipe = demo.DEMO.teachers[demo.TEACHER]
         size = {"frames": demo.DEMO.clip_frames, "size": demo.DEMO.pixels, "seconds": 64 / 30}
         names = [str(k) for k in range(8)]
-        model = teachers.load(recipe.architecture, class_names=names, progress=False, **size, **recipe.options)
+        model = teachers.load("slowfast_8x8_r50", class_names=names, progress=False, **size, **demo.SLOWFAST)
         inputs = (torch.randint(256, (16, demo.DEMO.clip_frames, 3, 64, 64), dtype=torch.uint8),)
     else:
-        model = demo.DEMO.protocol.recipe.student.build(8, frame_size=demo.DEMO.pixels)
+        model = demo.DEMO.recipe.student.build(8, frame_size=demo.DEMO.pixels)
         inputs = (torch.randint(256, (32, 1, 3, 64, 64), dtype=torch.uint8), torch.randn(32, 422, 6))
     optimizer = torch.optim.AdamW(model.train().parameters(), fused=True)
     labels, steps, start_time = torch.arange(len(inputs[0])) % 8, -1, 0.0

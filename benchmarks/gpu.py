@@ -16,9 +16,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
 from egodistill import EgoDistillError
-from egodistill.commands import cli
 from egodistill.engine import runtime
 from egodistill.support import tables
+from lab.__main__ import main as main_of_the_lab
 
 FORMS = (["--precision", "fp32"], ["--precision", "bf16"], ["--precision", "bf16", "--compile"])
 
@@ -36,7 +36,7 @@ def main() -> None:
     document = ["--markdown", a.markdown] if a.markdown else []
     for form in FORMS[: 1 if a.quick else None]:
         small = ["--rows", "EgoDistill", "--batch-size", "2", "--repeats", "2"] if a.quick else []
-        if code := cli.main(["measure", "--device", a.device, *form, *small, *document]):
+        if code := main_of_the_lab(["table3", "--device", a.device, *form, *small, *document]):
             sys.exit(code)
     small = ["--only", "stage 1", "--rounds", "1", "--size", "demo"] if a.quick else ["--size", "paper"]
     steps = Path(__file__).with_name("steps.py")

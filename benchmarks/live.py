@@ -218,7 +218,7 @@ def delays_at_once(stream: Stream, seconds: float) -> list[float]:
 
 def simulated(hours: float, precisions: list[str]) -> tables.Table:
     """Return a table of a long stream on the demo's student, or on compiled pairs of it: time, memory and counters."""
-    model: Any = demo.DEMO.protocol.recipe.student.build(20, frame_size=demo.DEMO.pixels).eval()
+    model: Any = demo.DEMO.recipe.student.build(20, frame_size=demo.DEMO.pixels).eval()
     with tempfile.TemporaryDirectory() as folder:
         pairs = write_pairs(model, Path(folder), ["compiled"], precisions)
         models = [(f"compiled, {path.stem.rpartition('-')[2]}", export.load_pair(path)) for _, path in pairs]

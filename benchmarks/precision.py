@@ -1,6 +1,6 @@
 """Compare trained networks in fp32 and bf16: top-1 accuracy, and the share of segments with the same label.
 
-    python benchmarks/precision.py egodistill-demo/store egodistill-demo     # all networks of a demo and its `compare`
+    python benchmarks/precision.py lab-demo/store lab-demo     # all networks of `python -m lab demo` and `compare`
 
 It evaluates all networks below the second folder that classify clips, except ablations.
 """
@@ -16,12 +16,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout'
 from egodistill import data, evaluate, video
 from egodistill.engine import models
 from egodistill.support import tables
+from lab import benches  # noqa: F401, the classes of all networks
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("store", help="folder of a clip store with the split test")
-    parser.add_argument("folder", help="output folder of `egodistill demo` or `compare`")
+    parser.add_argument("folder", help="output folder of `python -m lab demo` or `compare`")
     tables.markdown_option(parser)
     arguments = parser.parse_args()
     test = data.ClipStore(arguments.store).split("test")

@@ -29,11 +29,11 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
 from egodistill import IMUPredictor, data, distillation, training
-from egodistill.commands import demo, options
+from egodistill.commands import options
 from egodistill.engine import batches, runtime
 from egodistill.support import files, tables
 from egodistill.world import synthetic
-from lab import benches, protocols
+from lab import audio, benches, demo, protocols
 
 TEACHER = "bench"  # name of the teacher whose outputs, random numbers, are in the store
 PRECISIONS = ("fp32", "bf16")
@@ -172,7 +172,7 @@ def demo_cases(folder: Path) -> dict[str, Callable[[], Case]]:
     """Return the demo's networks by name."""
     size, protocol = demo.DEMO.pixels, demo.DEMO.protocol
     options = {"frame_size": size, "clip_size": size, "clip_frames": demo.DEMO.clip_frames}
-    store = make_store(folder, 1920, num_frames=(1, 4), audio=True, **options)
+    store = make_store(folder, 1920, num_frames=(1, 4), sound=True, **options)
     bench = benches.Bench(folder / "store", folder / "out", protocol)
     cases = student_cases(store, protocol.recipe, 1920)
     for name, recipe in demo.DEMO.teachers.items():
@@ -192,13 +192,15 @@ def paper_cases(folder: Path) -> dict[str, Callable[[], Case]]:
     return student_cases(store, recipe, 768) | {name: lambda: teacher_case(name, store.select(range(8)), slowfast)}
 
 
-def make_store(folder: Path, feature_dim: int, **options: Any) -> Any:
+def make_store(folder: Path, feature_dim: int, sound: bool = False, **options: Any) -> Any:
     """Return the training clips of a store of rendered ones, each several times."""
     world = synthetic.render(
         folder / "world", train_acts=CLIPS, test_acts=3, train_wearers=min(8, CLIPS), progress=False
     )
     segments = data.read_epic_kitchens(world.annotations, world.root)
     store = data.prepare(segments, folder / "store", progress=False, **options)
+    if sound:  # for ListenToLook
+        audio.add_sound(store, progress=False)
     write_teacher(store, feature_dim)
     train = store.split("train")
     return train.select([*range(len(train))] * 8)  # an epoch of a thousand clips: its end is a small part of it

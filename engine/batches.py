@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -549,8 +549,10 @@ def stored_spec(store: Store, name: str, *, square: bool = False) -> ClipSpec:
     return ClipSpec(frames=frames, size=size, crop=None, sampling=None, exact=None, tolerance=None, seconds=None)
 
 
-def input_specs(model: Model, spec: ClipSpec) -> dict[str, ClipSpec]:
-    """Return {input: spec} for a model whose clips have this spec. Raise EgoDistillError for inputs of other kinds.
+def input_specs(model: Model, spec: ClipSpec, other: Collection[str] = ()) -> dict[str, ClipSpec]:
+    """Return {input: spec} for a model whose clips have this spec, without `other` inputs.
+
+    Raise EgoDistillError for inputs of other kinds.
 
     >>> from egodistill import EgoDistill, batches
     >>> student = EgoDistill.load("student.safetensors")
@@ -559,6 +561,7 @@ def input_specs(model: Model, spec: ClipSpec) -> dict[str, ClipSpec]:
     """
     parts = spec.parts()
     found = {kind: parts.get("frames" if kind == "clip" else kind) for kind in inputs_of(model)}
+    found = {kind: part for kind, part in found.items() if kind not in other}
     if unknown := [kind for kind, part in found.items() if part is None]:
         raise EgoDistillError(
             f"{type(model).__name__} reads {unknown[0]!r}, which only a store has: the shapes of frames, clip and imu "
@@ -579,10 +582,10 @@ def example_inputs(model: Model, batch_size: int = 1) -> tuple[Tensor, ...]:
     >>> [(x.dtype, tuple(x.shape)) for x in batches.example_inputs(model, batch_size=2)]
     [(torch.uint8, (2, 1, 3, 64, 64)), (torch.float32, (2, 422, 6))]
     """
-    spec, found = clip_spec_of(model), []
     custom = {name: ("float32", shape) for name, shape in getattr(model, "input_shapes", {}).items()}
+    specs, found = input_specs(model, clip_spec_of(model), custom), []
     for kind in inputs_of(model):
-        dtype, shape = custom.get(kind) or input_specs(model, spec)[kind].arrays(kind)[kind]
+        dtype, shape = custom.get(kind) or specs[kind].arrays(kind)[kind]
         shape = (batch_size, *shape)
         found.append(torch.randint(256, shape, dtype=torch.uint8) if dtype == "uint8" else torch.randn(shape))
     return tuple(found)

@@ -13,9 +13,10 @@ import sys
 
 from egodistill.commands import cli, interrupts
 
-interrupts.exit_immediately()
+if __name__ == "__main__":
+    interrupts.exit_immediately()
 
-from lab import options  # noqa: E402, also registers the classes of models
+from lab import options
 
 RANDOM = "NAME=none for random weights"
 cli.COMMANDS |= {

@@ -40,7 +40,7 @@ from egodistill.deploy import export
 from egodistill.engine.batches import Augment
 from egodistill.support import files, tables
 from egodistill.world import behaviour, synthetic
-from lab import benches, contrasts, evidence, figures
+from lab import audio, benches, contrasts, evidence, figures
 from lab.benches import Run
 from lab.contrasts import Outcome
 from lab.evidence import path_of, segments_path, slug
@@ -249,12 +249,13 @@ def make(world: str, out: Path) -> Path:
         num_frames=(1, 2, 4) if world == "D" else 4 if world == "tap" else 1,
         frame_size=evidence.PIXELS,
         ends=world != "tap",
-        audio=world == "D",  # for ListenToLook
         clip_frames=None if world == "tap" else evidence.CLIP_FRAMES,
         clip_size=evidence.PIXELS,
         class_names=sorted(behaviour.VERBS),
         workers=1,
     )
+    if world == "D":
+        audio.add_sound(store)  # for ListenToLook
     return store.path
 
 

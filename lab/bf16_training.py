@@ -19,12 +19,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
-
 import egodistill
-from egodistill.commands import demo, options
 from egodistill.support import files, tables
-from lab import benches, intervals
+from lab import benches, demo, intervals, options
 
 PRECISIONS = ("fp32", "bf16")
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "bf16_training.jsonl"
@@ -33,7 +30,7 @@ RESULTS = Path(__file__).resolve().parent.parent / "results" / "bf16_training.js
 def make_bench(out: Path, settings: demo.Demo, precision: str) -> benches.Bench:
     """Return the bench of one precision; both share a store."""
     settings = settings.with_training(precision=precision)
-    teachers = {teacher_name(precision): settings.teachers[demo.TEACHER]}
+    teachers = {teacher_name(precision): settings.teachers[options.DEMO_TEACHER]}
     return benches.Bench(str(out / "store"), str(out / precision), settings.protocol, teachers=teachers)
 
 

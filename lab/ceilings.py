@@ -29,8 +29,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
-
 import egodistill
 from egodistill import video
 from egodistill.support import files, tables

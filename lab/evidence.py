@@ -36,7 +36,6 @@ import json
 import shutil
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -46,17 +45,14 @@ from typing import Any
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
-
 from egodistill import data, inference
-from egodistill.commands import demo, options
 from egodistill.datasets.store import outputs_record
 from egodistill.engine import models
 from egodistill.engine.batches import Augment
 from egodistill.support import files, tables
 from egodistill.training import Training
 from egodistill.world import behaviour, synthetic
-from lab import benches, contrasts, paper
+from lab import audio, benches, contrasts, demo, options, paper
 from lab.benches import Run
 from lab.protocols import PROTOCOLS, Protocol, TeacherRecipe
 
@@ -202,11 +198,11 @@ def make(world: str, out: Path) -> Path:
         out / slug(world) / "store",
         **FRAME_OPTIONS.get(world, {"num_frames": FRAMES}),
         frame_size=PIXELS,
-        audio=True,
         clip_frames=CLIP_FRAMES,
         clip_size=PIXELS,
         class_names=sorted(behaviour.VERBS),
     )
+    audio.add_sound(store)
     return store.path
 
 

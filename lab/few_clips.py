@@ -13,13 +13,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
-
 import egodistill
 from egodistill import data
-from egodistill.commands import demo, options
 from egodistill.support import files, tables
-from lab import benches, intervals
+from lab import benches, demo, intervals, options
 
 EVERY = (1, 2, 4, 8, 16)  # train on every n-th clip
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "few_clips.jsonl"

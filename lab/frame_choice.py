@@ -17,14 +17,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # evidence.py beside this file
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
-
 from egodistill import data, evaluate
-from egodistill.commands import options
 from egodistill.support import files, tables
 from egodistill.world import behaviour
-from lab import benches, contrasts, evidence
+from lab import benches, contrasts, evidence, options
 from lab.benches import Run
 from lab.contrasts import Outcome
 from lab.evidence_report import shared_seeds

@@ -25,8 +25,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
-
 from egodistill.data import read_imu
 from egodistill.deploy.stream import Stream
 from egodistill.engine import refusal

@@ -29,14 +29,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import optional_networks as networks
 import torch
 
 from egodistill import EgoDistill, data
 from egodistill.engine.batches import Augment
 from egodistill.support import files, tables
 from egodistill.world import behaviour, synthetic
-from lab import benches, better_student, contrasts, evidence, intervals
+from lab import benches, better_student, contrasts, evidence, intervals, optional_networks as networks
 from lab.benches import Run
 from lab.better_student import BOTH, FRAMES, RATE, WINNER
 from lab.evidence_report import holm, shown

@@ -274,7 +274,7 @@ def describe_function(function: Any) -> dict[str, Any]:
     if not hasattr(function, "__qualname__"):
         return {"value": re.sub(r" at 0x[0-9a-f]+", "", repr(function))}
     kind, found = function, {"name": function.__qualname__}  # a script's module has other names in other processes
-    if kind.__module__.partition(".")[0] != __name__.partition(".")[0]:
+    if kind.__module__.partition(".")[0] != "egodistill":
         try:
             source = Path(inspect.getfile(inspect.unwrap(function)))
             found["file"] = hashlib.sha256(source.read_bytes()).hexdigest()[:16]

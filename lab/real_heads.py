@@ -27,8 +27,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
-
 from egodistill.engine.filterbank import IMUFilterbank
 from egodistill.engine.spectrum import IMUSpectrum
 from egodistill.student import IMUEncoder

@@ -29,8 +29,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
-
 from egodistill import CLIP_SECONDS, EgoDistill, data, distill, pretrain_imu, teachers
 from egodistill.commands import options
 from egodistill.engine import batches

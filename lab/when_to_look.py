@@ -38,17 +38,13 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # evidence.py beside this file
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
-
 from egodistill import CLIP_SECONDS, IMU_SAMPLES, EgoDistillError, data
-from egodistill.commands import options
 from egodistill.deploy import events, gates
 from egodistill.engine import batches
 from egodistill.inference import Prediction
 from egodistill.support import files, tables
 from egodistill.world import behaviour, synthetic
-from lab import contrasts, evidence, figures, intervals
+from lab import contrasts, evidence, figures, intervals, options
 from lab.benches import Run
 
 AGES_FILE, LOOKS_FILE = evidence.RESULTS / "ages.jsonl", evidence.RESULTS / "looks.jsonl"

@@ -175,7 +175,7 @@ class Recording:
         motion = self.motion()
         if not min(len(motion.accel), len(motion.gyro)):
             raise IMUError(f"{name_files(self.imu_source)}: has no samples; give a file with some, or a video")
-        return VideoInfo(float(min(motion.accel_time[-1], motion.gyro_time[-1])), 0.0, 0, 0, False)
+        return VideoInfo(float(min(motion.accel_time[-1], motion.gyro_time[-1])), 0.0, 0, 0)
 
     def motion(self) -> Imu:
         """Return the IMU samples on the video's clock; the file is read once. Raise IMUError that names the file.

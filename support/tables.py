@@ -214,7 +214,8 @@ def command_line(words: Sequence[str]) -> str:
     """
     program, *rest = words
     if program.endswith(".py"):
-        program = f"python benchmarks/{Path(program).name}"
+        path = Path(program)
+        program = f"python -m lab.{path.stem}" if path.parent.name == "lab" else f"python benchmarks/{path.name}"
     if "--markdown" in rest:
         place = rest.index("--markdown")
         rest = rest[:place] + rest[place + 2 :]

@@ -16,12 +16,12 @@ from egodistill.engine import runtime
 ROOT = Path(egodistill.__file__).parent
 
 
-def run(capsys, *command) -> str:
+def run(capsys, *command, main=cli.main) -> str:
     """Run a command that has to succeed; returns what it printed."""
-    code = cli.main([str(part) for part in command])
+    code = main([str(part) for part in command])
     printed = capsys.readouterr()
     assert code == 0, printed.err
-    for suggested in re.findall(r"(?m)^ +egodistill (.*)$", printed.out):
+    for suggested in re.findall(r"(?m)^ +(?:egodistill|python -m lab) (.*)$", printed.out):
         cli.parse(shlex.split(suggested.replace("NAME", "x3d_m")))  # a command, with all that it requires
     return printed.out
 

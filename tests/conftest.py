@@ -14,6 +14,7 @@ from once import Once
 
 # Two torch threads wait for each other, spinning, as soon as another process takes one of two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+LAB = Path(__file__).resolve().parent / "lab"
 SHARED, CHANGED, COUNTS = pytest.StashKey[Path](), pytest.StashKey[list[str]](), pytest.StashKey[tuple[int, int]]()
 
 
@@ -24,6 +25,14 @@ def pytest_configure(config):
             signal.signal(number, usual)
     given = getattr(config, "workerinput", {}).get("shared")
     config.stash[SHARED] = Path(given or tempfile.mkdtemp(prefix="egodistill-tests-"))
+
+
+def pytest_ignore_collect(collection_path, config):
+    """The tests of lab/ run where a path inside tests/lab is given, and not with those of the library."""
+    given = [config.invocation_params.dir / word.partition("::")[0] for word in config.args]
+    if collection_path == LAB and not any(path.resolve().is_relative_to(LAB) for path in given):
+        return True
+    return None
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -171,10 +180,10 @@ def wearer(once):
 
 @pytest.fixture(scope="session")
 def demo(once):
-    """A finished `egodistill demo` of two seeds in miniature."""
+    """A finished `egodistill demo` in miniature."""
     from miniature import Demo
 
-    return once("demo", lambda folder: Demo(folder / "out", "0,1"))
+    return once("demo", lambda folder: Demo(folder / "out"))
 
 
 @pytest.fixture(scope="module")

@@ -408,7 +408,7 @@ def test_predict_reads_the_next_clips_while_the_model_works(monkeypatch):
             seen = frames[:, 0, 0, 0, 0].float()
             return Output(seen[:, None], torch.stack([seen, 0 * seen], 1) / 100)
 
-    monkeypatch.setattr(Recording, "probe", lambda self: data.VideoInfo(20.0, 30.0, 8, 8, False))
+    monkeypatch.setattr(Recording, "probe", lambda self: data.VideoInfo(20.0, 30.0, 8, 8))
     monkeypatch.setattr(inference, "decode_clips", decode_clips)
     monkeypatch.setattr(inference.ClipReader, "groups", lambda self, size: [[[k, k + 1]] for k in range(0, 10, size)])
     rows = list(predict(Eyes(), "walk.mp4", batch_size=2, device="cpu"))

@@ -9,17 +9,16 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
 import pytest
 import small_students
 import torch
+from scripts import make_small, number, only, program, read_tables, replies
 
 import egodistill
 from egodistill import EgoDistill, cameras
-from egodistill.commands import cli
 from egodistill.support import files
 from egodistill.world import synthetic
 
@@ -28,37 +27,17 @@ SCRIPTS = ROOT / "benchmarks"
 pytestmark = pytest.mark.skipif(not SCRIPTS.exists(), reason="no benchmarks beside the package: not a checkout")
 
 
-def read_tables(document):
-    """Return the tables of a document, {name of the section: (header, rows)}."""
-    found = {}
-    for name, body in re.findall(r"(?ms)^<!-- ([^/].*?) -->$(.*?)^<!-- /", document.read_text(encoding="utf-8")):
-        lines = [line for line in body.splitlines() if line.startswith("|")]
-        header, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
-        found[name] = (header, rows)
-    return found
-
-
 @pytest.fixture
 def script(monkeypatch, tmp_path):
     """Import a script by its name; its `main` with some words returns the tables that it writes, by section."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    monkeypatch.setattr(files, "available_cores", lambda: 1)  # worlds are rendered in this process, and small
-    monkeypatch.setattr(synthetic, "render", functools.partial(synthetic.render, size=(32, 32)))
-    monkeypatch.setenv("GOMP_SPINCOUNT", "3000")  # recording.py would set it
+    make_small(monkeypatch)
     before = set(sys.modules)
 
     def load(name):
         sys.modules.pop(name, None)
         found = importlib.import_module(name)
-
-        def main(*words):
-            document = tmp_path / "document.md"
-            document.unlink(missing_ok=True)
-            monkeypatch.setattr(sys, "argv", [f"benchmarks/{name}.py", *map(str, words), "--markdown", str(document)])
-            found.main()
-            return read_tables(document)
-
-        return found, main
+        return found, program(found, f"benchmarks/{name}.py", monkeypatch, tmp_path)
 
     yield load
     for name in set(sys.modules) - before:
@@ -66,26 +45,11 @@ def script(monkeypatch, tmp_path):
             del sys.modules[name]
 
 
-def only(found):
-    """Return header and rows of the only table."""
-    ((header, rows),) = found.values()
-    return header, rows
-
-
-def number(cell):
-    return float(cell.split(" ")[0])
-
-
 @pytest.fixture
 def student(tmp_path):
     path = tmp_path / "student.pt"
     small_students.student().save(path)
     return path
-
-
-def replies(answers):
-    """Return a replacement of `subprocess.run()` for scripts that measure in child processes."""
-    return lambda command, **options: SimpleNamespace(stdout=json.dumps(answers(command[2:])), returncode=0)
 
 
 def test_planted_faults(script, tmp_path, monkeypatch):
@@ -122,19 +86,12 @@ def test_planted_faults(script, tmp_path, monkeypatch):
 
 
 def test_every_script_has_a_test():
-    here = Path(__file__)
-    tested = {path.stem.removeprefix("test_") for path in here.parent.glob("test_*.py")} | {"evidence_report"}
-    tested |= set(re.findall(r"(?m)^def test_(\w+)\(script", here.read_text(encoding="utf-8")))
+    """Those that use the lab have theirs in its lane."""
+    here, lab = Path(__file__), ROOT / "tests" / "lab" / "test_scripts.py"
+    tested = {path.stem.removeprefix("test_") for path in here.parent.glob("test_*.py")}
+    for path in (here, lab):
+        tested |= set(re.findall(r"(?m)^def test_(\w+)\(script", path.read_text(encoding="utf-8")))
     assert {path.stem for path in SCRIPTS.glob("*.py")} <= tested
-
-
-def test_bf16_training(script, tmp_path):
-    """The table of the repository comes from its lines."""
-    module, main = script("bf16_training")
-    header, rows = only(main(tmp_path, "--report"))
-    assert header == ["network", "fp32 top-1 (%)", "bf16 top-1 (%)", "difference", "95 % interval", "seeds"]
-    assert [row[0] for row in rows] == ["teacher", "EgoDistill", "VisIMU", "mean of these"]
-    assert (header, rows) == only(read_tables(module.RESULTS.with_suffix(".md")))
 
 
 def test_busy(script, monkeypatch):
@@ -146,35 +103,6 @@ def test_busy(script, monkeypatch):
     header, rows = only(main("--rounds", 1, "--ways", "one thread", "torch's default"))
     assert header == ["threads", "teacher, quiet", "teacher, 1 busy", "student, quiet", "student, 1 busy"]
     assert rows == [["one thread", "0.00", "4.00", "2.00", "6.00"], ["torch's default", "1.00", "5.00", "3.00", "7.00"]]
-
-
-@pytest.mark.slow("a miniature of a benchmark, which trains")
-def test_few_clips(script, tmp_path, monkeypatch):
-    """A student of each seed from all clips and from a part of them; the repository's table comes from its lines."""
-    module, main = script("few_clips")
-    stored = only(main(tmp_path, "--seeds", "0,1,2"))
-    assert stored == only(read_tables(module.RESULTS.with_suffix(".md")))
-    monkeypatch.setattr(module, "EVERY", (1, 4))
-    lines = tmp_path / "lines.jsonl"
-    header, rows = only(main(tmp_path, "--quick", "--seeds", "0,1", "--results", lines))
-    assert header == ["training clips", "classes", "clips a class", "top-1 (%)", "95 % interval", "seeds"]
-    assert [(row[0], row[-1]) for row in rows] == [("48", "2"), ("12", "2")]
-    assert sorted((line["seed"], line["every"]) for line in files.read_lines(lines)) == [(0, 1), (0, 4), (1, 1), (1, 4)]
-
-
-@pytest.mark.slow("a miniature of a benchmark, which trains")
-def test_ceilings(script, tmp_path):
-    _, main = script("ceilings")
-    options = ("--acts", 330, "--epochs", 1, "--coupling", 1, "--processes", 1, "--results", tmp_path / "lines.jsonl")
-    found = main("--only", "N = 1", "verb from time, length and mean acceleration", *options)
-    (header, rows), (probe_header, probes) = found.values()
-    assert header == ["inputs", "reversal", "cyclic", "all classes", "EPIC's shares", "bound"]
-    assert [(row[0], row[-1]) for row in rows] == [("N = 1", "60.0")] and 20 < number(rows[0][3]) < 100
-    assert probe_header == ["probe", "top-1 (%)", "chance (%)", "standard error"]
-    assert [(row[0], row[2]) for row in probes] == [("verb from time, length and mean acceleration", "5.0")]
-    stored = ROOT / "results" / "ceilings.jsonl"
-    found = main("--report", "--coupling", 1, "--results", stored)
-    assert list(found.values()) == list(read_tables(stored.with_suffix(".md")).values())
 
 
 def test_decode(script):
@@ -194,30 +122,6 @@ def test_export(script, student):
         ["original", "eager", "fp32", "100.00"],
         ["export-fp32.pt2", "export", "fp32", "100.00"],
     ]
-
-
-def test_gpu(script, monkeypatch, tmp_path):
-    """It calls two other commands, whose options it must know."""
-    module, main = script("gpu")
-    _, steps = script("steps")
-    document, called = tmp_path / "document.md", []
-    monkeypatch.setattr(cli, "main", lambda words: called.append(cli.parse(words).markdown) or 0)
-
-    def run(command, **options):
-        called.append([str(word) for word in command[1:]])
-        return SimpleNamespace(returncode=0)
-
-    monkeypatch.setattr(subprocess, "run", run)
-    for words, forms in (([], len(module.FORMS)), (["--quick"], 1)):
-        called.clear()
-        with pytest.raises(SystemExit) as ended:
-            main("--device", "cpu", *words)
-        assert not ended.value.code and called[:-1] == [str(document)] * forms
-        path, *options = called[-1]
-        assert path == str(SCRIPTS / "steps.py") and options[-2:] == ["--markdown", str(document)]
-        monkeypatch.setattr(torch, "manual_seed", mock.Mock(side_effect=KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):  # steps.py understands its options, and is stopped there
-            steps(*options[:-2])
 
 
 def test_imu(script, monkeypatch):
@@ -296,18 +200,6 @@ def test_paper_size(script, monkeypatch):
     assert rows[2][1] == "10.0"
 
 
-def test_precision(script, store, tmp_path):
-    _, main = script("precision")
-    options = {"image_encoder": "resnet10x4", "image_weights": None, "hidden": 16}
-    model = EgoDistill(len(store.class_names), frame_size=store.settings["frame_size"], **options)
-    for name in ("visimu-n1", "start", "stage-1-n1", "visimu-n1-without-gt"):
-        (tmp_path / "seed-0").mkdir(exist_ok=True)
-        model.save(tmp_path / "seed-0" / f"{name}.pt")
-    header, rows = only(main(store.path, tmp_path))
-    assert header == ["network", "fp32 top-1 (%)", "bf16 top-1 (%)", "equal labels (%)"]
-    assert [row[0] for row in rows] == ["seed-0/visimu-n1"] and all(0 <= number(cell) <= 100 for cell in rows[0][1:])
-
-
 def test_recording(script, steady, monkeypatch):
     module, main = script("recording")
     small = {"image_encoder": "resnet10x4", "frame_size": 32, "hidden": 8}
@@ -322,14 +214,6 @@ def test_recording(script, steady, monkeypatch):
     names = ["MotionFormer as released", "MotionFormer, this library's form"]
     assert [row[0] for row in rows] == names + [f"EgoDistill, N = 1, {name}" for name in frames]
     assert all(number(row[4]) > 0 for row in rows[2:]) and "0 minutes, fp32" in next(iter(found))
-
-
-def test_steps(script, monkeypatch):
-    module, main = script("steps")
-    monkeypatch.setattr(module, "CLIPS", 4)
-    header, rows = only(main("--only", "stage 2", "--rounds", 1, "--device", "cpu"))
-    assert header[:4] == ["network", "batch", "bare fp32, ms", "train()"]
-    assert [row[:2] for row in rows] == [["stage 2", "32"]] and all(number(cell) > 0 for cell in rows[0][2:])
 
 
 def test_teachers(script, monkeypatch):

@@ -22,7 +22,7 @@ import egodistill.commands.demo
 import egodistill.commands.recordings
 from egodistill import data
 from egodistill.commands import cli, recordings, training
-from egodistill.engine import checkpoints
+from egodistill.engine import models
 from egodistill.recordings import copies
 from egodistill.world import synthetic
 
@@ -200,7 +200,6 @@ def test_an_error_is_one_line_and_exit_code_1(command, told, files, monkeypatch,
             "--imu-axes: the rotation of axes 'xYZ' mirrors them; change the case of one",
         ),
         ("live a.mp4 --student student.pt --imu-axes XXZ", "--imu-axes: axes must be 'gopro', a name of your own"),
-        ("measure --rows SlowFast", "invalid choice: 'SlowFast'"),
         ("distill store --teacher t --out x.pt --precision fp8", "fp8"),
         ("distill store --teacher t --out x.pt --preset small", "invalid choice: 'small'"),
         ("distill store --teacher t --out x.pt --preset spectrm", ". Did you mean spectrum?"),
@@ -231,7 +230,7 @@ def test_an_error_of_the_system_has_no_number(monkeypatch, capsys):
     def run(arguments):
         raise FileNotFoundError(2, "No such file or directory", "gone.json")
 
-    monkeypatch.setitem(recordings.COMMANDS, "status", run)
+    monkeypatch.setattr(recordings, "run_status", run)
     assert cli.main(["status", "."]) == 1
     assert capsys.readouterr().err == "\negodistill status: gone.json: No such file or directory\n"
 
@@ -242,7 +241,7 @@ def test_an_error_of_a_stage_names_it_once(monkeypatch, capsys):
         def run(arguments, stage=stage):
             raise ValueError(f"{stage}: the loss is nan")
 
-        monkeypatch.setitem(training.COMMANDS, command, run)
+        monkeypatch.setattr(training, f"run_{command}", run)
         assert cli.main([command, ".", "--out", "s.pt"]) == 1
         assert capsys.readouterr().err == f"\negodistill {command}: the loss is nan\n"
 
@@ -253,10 +252,6 @@ def test_an_error_of_a_stage_names_it_once(monkeypatch, capsys):
         ("distill s --out o.pt", "give a path to it instead of the name, or image_weights=None (--image-weights none)"),
         ("prepare table.csv --out o --no-imu --end-features imagenet", "--end-features FILE"),
         ("extract s --architecture mc3_18 --pretrained torchvision", "checkpoint=FILE (--pretrained FILE)\n"),
-        (
-            "compare s --out o --methods VisOnly --num-frames 1 --seeds 0",
-            "--pretrained NAME=FILE, or NAME=none for random weights; NAME: students,",
-        ),
     ],
 )
 def test_the_way_out_without_a_network_is_an_option_of_the_command(
@@ -280,8 +275,8 @@ def test_the_way_out_without_a_network_is_an_option_of_the_command(
 def test_a_crash_names_its_line():
     """A library that takes the process down leaves the line of ours that called it."""
     code = (
-        "import ctypes, sys; from egodistill.engine import checkpoints; from egodistill.commands import cli; "
-        "checkpoints.load_model = lambda path, parts=(): ctypes.string_at(0); "
+        "import ctypes, sys; from egodistill.engine import models; from egodistill.commands import cli; "
+        "models.load = lambda path, parts=(): ctypes.string_at(0); "
         "sys.exit(cli.main(['measure', '--student', sys.executable]))"
     )
     env = {name: value for name, value in os.environ.items() if name != "PYTHONFAULTHANDLER"}
@@ -294,7 +289,7 @@ def test_ctrl_c_is_exit_code_130(monkeypatch, capsys):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoints, "load_model", interrupt)
+    monkeypatch.setattr(models, "load", interrupt)
     assert cli.main(["measure", "--student", __file__]) == 130
     assert capsys.readouterr().err == "\ninterrupted\n"
     monkeypatch.setattr(data, "ClipStore", interrupt)
@@ -359,22 +354,15 @@ STUDENT = (
 )
 
 
-EXPERIMENT = (
-    "store --teacher --out --seeds --preset --epochs --batch-size --precision --pretrained --jobs --device --markdown"
-)
-
-
 SEGMENTS = (
-    "annotations --root --tier --min-instances --split-seed --audio --imu-offsets --imu-axes --reader --imu-reader "
+    "annotations --root --tier --min-instances --split-seed --imu-offsets --imu-axes --reader --imu-reader "
     "--strict --clip-seconds --stride --split-by --test-share --subsample --calibration-share --background "
     "--sparse"
 )
 
 
 OPTIONS = {
-    "demo": "--out --seeds --world-seed --teachers --quick --image-weights --precision --jobs --no-plot --markdown",
-    "compare": f"{EXPERIMENT} --num-frames --methods --teacher-file",
-    "ablate": f"{EXPERIMENT} --num-frames",
+    "demo": "--out --seed --world-seed --quick --precision",
     "synthesize": "out --seed --train-acts --test-acts --label-noise",
     "segments": f"{SEGMENTS} --classes",
     "check": "VIDEO --root --tier --imu --imu-offset --imu-axes --reader --imu-reader --no-offset --max-offset --out "
@@ -409,7 +397,7 @@ OPTIONS = {
     "evaluate": f"store --split --student --teacher-file --custom --without --teacher --out --overwrite {INFERENCE} "
     "--recordings "
     "--root --tier --imu-offsets --imu-axes --reader --imu-reader --stride --event-start --sparse --save-thresholds",
-    "measure": f"--student --custom --teacher-file --rows --batch-size --repeats --seconds --out --overwrite "
+    "measure": f"--student --custom --teacher-file --batch-size --repeats --seconds --out --overwrite "
     f"--markdown {INFERENCE}",
     "predict": "video --student --custom --without --imu --imu-offset --imu-stretch --imu-axes --reader --imu-reader "
     "--zero-accel --min-coverage --max-gap --max-hold --stride --top --events --event-start --key-frames --tolerance "
@@ -474,8 +462,6 @@ FOLDERS = {  # {command: its arguments before the folder that it writes}
     "transcode": "a.mp4 --out",
     "synthesize": "",
     "demo": "--quick --out",
-    "compare": "store --teacher t --out",
-    "ablate": "store --teacher t --out",
 }
 
 
@@ -521,8 +507,8 @@ def test_which_commands_all_processes_of_torchrun_run(monkeypatch):
             monkeypatch.setenv("RANK", rank)
             monkeypatch.setenv("WORLD_SIZE", "2")
             ran = []
-            arguments = argparse.Namespace(command=command)
-            monkeypatch.setattr(cli, "parse", lambda argv, found=arguments: found)
+            arguments = argparse.Namespace(command=command, words=["egodistill", command])
+            monkeypatch.setattr(cli, "parse", lambda argv, program, found=arguments: found)
             monkeypatch.setattr(cli, "run_parsed", lambda a, to=ran: to.append(os.environ["WORLD_SIZE"]) or 0)
             assert cli.main([command]) == 0
             expected = ["2"] if command in shared else ["1"] if rank == "0" else []
@@ -547,8 +533,9 @@ def test_a_forgotten_share_is_said_in_one_line(command, address, words, monkeypa
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     for name, value in {"RANK": "1", "WORLD_SIZE": "3", "MASTER_ADDR": address}.items():
         monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
-    arguments = argparse.Namespace(command=command, out=None, run=lambda arguments: None)
-    monkeypatch.setattr(cli, "parse", lambda argv: arguments)
+    run = {"out": None, "words": ["egodistill", command], "run": lambda arguments: None}
+    arguments = argparse.Namespace(command=command, **run)
+    monkeypatch.setattr(cli, "parse", lambda argv, program: arguments)
     monkeypatch.setattr(cli, "check_paths", lambda arguments: None)
     assert cli.main([command]) == 0
     said = capsys.readouterr().err

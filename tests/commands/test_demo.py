@@ -1,6 +1,5 @@
 """The demo in miniature: the same steps on 22 clips of 32 pixels; killed and continued."""
 
-import argparse
 import contextlib
 import json
 import os
@@ -10,9 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
-from statistics import mean, stdev
 
 import numpy as np
 import pytest
@@ -24,8 +21,10 @@ from waiting import LIMIT
 import egodistill.commands.demo
 import egodistill.support.files
 from egodistill import EgoDistill, data, inference, teachers
-from egodistill.commands import cli, options
-from lab import benches, intervals, paper, protocols
+from egodistill.commands import cli, evaluations
+from egodistill.world import behaviour
+
+MODELS = ["EgoDistill", "VisOnly-Distill", "VisIMU", "VisOnly", "teacher"]
 
 
 def test_a_demo_begins_in_a_folder_that_a_desktop_has_looked_at(tmp_path):
@@ -41,122 +40,126 @@ def test_demo_trains_what_the_paper_compares(demo):
     expected = [
         ("finetune", ("clip",)),
         ("finetune", imu[:1]),
+        ("finetune", imu[:1]),
+        ("finetune", imu),
+        ("distill", imu[:1]),
         ("pretrain_imu", imu),
         ("distill", imu),
-        ("distill", imu[:1]),
-        ("finetune", imu),
-        ("finetune", imu[:1]),
     ]
-    assert [call[:2] for call in demo.calls] == 2 * expected
-    for k, (name, _, start, splits, settings, named) in enumerate(demo.calls):
-        seed, number = divmod(k, len(STAGES))
-        stage = list(STAGES)[number]
-        assert splits == {"train"} and settings.seed == seed
-        assert settings.checkpoint == Path(f"{file_of(demo.out, stage, seed)}.training")
-        wanted = {"validation": None} if name == "finetune" else {"teacher": f"slowfast-{seed}"}
-        assert named == wanted | ({"teacher_rows": None} if name == "pretrain_imu" else {})
+    assert [call[:2] for call in demo.calls] == expected
+    for stage, (name, _, start, splits, settings, named) in zip(STAGES, demo.calls, strict=True):
+        assert splits == {"train"} and settings.seed == 0
+        wanted = {"out": file_of(demo.out, stage)}
+        assert named == wanted | ({} if name == "finetune" else {"teacher": "slowfast"})
         if stage not in ("teacher", "start"):
             origin = "stage 1" if stage == "EgoDistill" else "start"
-            trained = weights(file_of(demo.out, origin, seed))
+            trained = weights(file_of(demo.out, origin))
             keys = [key for key in trained if origin == "stage 1" or key.startswith("image_encoder")]
             assert keys and all(torch.equal(start[key], trained[key]) for key in keys)
-    assert not same(*(file_of(demo.out, "EgoDistill", seed) for seed in (0, 1)))
+    assert data.ClipStore(demo.out / "store").done("slowfast.logits").all()
+
+
+def evaluated(demo) -> dict:
+    """Return what each model of a demo answers on the test clips, computed from its file."""
+    test, found = data.ClipStore(demo.out / "store").split("test"), {}
+    for name in MODELS:
+        load = teachers.Teacher.load if name == "teacher" else EgoDistill.load
+        model = load(file_of(demo.out, name))
+        found[name] = model, inference.evaluate(model, test, precision="fp32", progress=False)
+    return found
 
 
 def test_demo_reports_each_model(demo):
-    """results.json has its schema, its numbers are those of the files, the table has them all."""
-    rows, about = demo.rows, demo.results["about"]
-    assert set(rows) == set(STAGES) - {"start", "stage 1"}
-    assert about["seeds"] == [0, 1] and about["quick"] is False
-    both = "1 frame + IMU"
-    inputs = {"EgoDistill": both, "VisIMU": both, "teacher": "16 frames"}
-    test = data.ClipStore(demo.out / "store").split("test")
-    table = demo.printed[demo.printed.index("Top-1 accuracy (%)") :]
-    for name, row in rows.items():
-        assert row["inputs"] == inputs.get(name, "1 frame")
-        load = teachers.Teacher.load if name == "teacher" else EgoDistill.load
-        runs = [load(file_of(demo.out, name, seed)) for seed in (0, 1)]
-        found = [inference.evaluate(model, test, precision="fp32", progress=False) for model in runs]
-        top1 = [100 * one.top1 for one in found]
-        assert row["top1_seeds"] == pytest.approx(top1)
-        assert (row["top1"], row["std"]) == pytest.approx((mean(top1), stdev(top1)))
-        for verb, share in row["per_class"].items():
-            assert share == pytest.approx(100 * mean(one.per_class[verb] for one in found))
-        cost = inference.measure(runs[0], batch_size=2, repeats=1)
-        assert (row["gmacs"], row["params"]) == (cost.gmacs, cost.params) and row["ms_per_clip"] > 0
-        cells = [
-            name,
-            row["inputs"],
-            f"{cost.gmacs:.3f}",
-            f"{cost.params / 1e6:.2f} M",
-            f"{row['ms_per_clip']:.2f}",
-            "fp32",
-            f"{mean(top1):.1f} ± {stdev(top1):.1f}",
-        ]
-        assert re.search(rf"(?m)^{' +'.join(map(re.escape, cells))}$", table), (cells, table)
-    assert "deviation of 2 seeds" in table
+    """The numbers of results.json are those of the files, and the printed ones stand beside their model."""
+    rows, test = demo.results["models"], data.ClipStore(demo.out / "store").split("test")
+    assert list(rows) == MODELS and demo.results["class_names"] == list(test.class_names)
+    assert demo.results["demo"]["train_acts"] == 16 and demo.results["demo"]["recipe"]["finetuning"]["seed"] == 0
+    costs = demo.printed[demo.printed.index("\nmodel  ") : demo.printed.index("\nTop-1 accuracy\n")]
+    told = demo.printed[demo.printed.index("\nTop-1 accuracy\n") :]
+    for name, (model, found) in evaluated(demo).items():
+        row, answers = rows[name], rows[name]["answers"]
+        said = found.scores.argmax(1).tolist()
+        assert [one["said"] for one in answers] == said and [one["label"] for one in answers] == found.labels.tolist()
+        assert [one["id"] for one in answers] == [clip["id"] for clip in test.clips]
+        assert [one["wearer"] for one in answers] == list(test.wearers)
+        top1 = np.mean([one["said"] == one["label"] for one in answers])
+        assert top1 == pytest.approx(found.top1)
+        cost = inference.measure(model, batch_size=2, repeats=1, precision="fp32")
+        assert (row["gmacs"], row["params"], row["precision"]) == (cost.gmacs, cost.params, "fp32")
+        cells = [name, f"{cost.gmacs:.4f}", f"{cost.params:,}", f"{row['ms_per_clip']:.2f}"]
+        assert re.search(rf"(?m)^{' +'.join(map(re.escape, cells))} *$", costs), (cells, costs)
+        assert re.search(rf"(?m)^  {name}: {100 * top1:.1f} % of the test segments are right \(6 segments of 3", told)
+    ratio = rows["teacher"]["gmacs"] / rows["EgoDistill"]["gmacs"]
+    assert f"The student needs {ratio:.0f} times fewer multiply-adds than its teacher." in demo.printed
     # The costs at the paper's size, and the definition beside them.
-    assert "SlowFast 8x8 R50 (34.6 M parameters): 50.31 GMACs" in table
-    assert "EgoDistill, ResNet-18, one frame (20.6 M parameters): 1.86 GMACs" in table
-    assert "half of what torch's FlopCounterMode counts" in table
-    assert f"All files are written to {demo.out}/" in demo.printed
+    assert "SlowFast 8x8 R50 (34.6 M parameters): 50.31 GMACs" in demo.printed
+    assert "EgoDistill, ResNet-18, one frame (20.6 M parameters): 1.86 GMACs" in demo.printed
+    assert "half of what torch's FlopCounterMode counts" in demo.printed
+    assert f"All files are written to {demo.out}/" in demo.printed and str(demo.out / "results.json") in told
     assert not unfinished(demo.out)
 
 
-def test_demo_draws_its_result(demo, tmp_path, drawn):
-    """Beside the results; with what the inputs tell at best, and the paired differences, which intervals hide."""
-    assert (demo.out / "results.png").read_bytes().startswith(b"\x89PNG") and "results.png" in demo.printed
-    shares = {"EgoDistill": (72.0, "1 frame + IMU"), "VisOnly": (50.0, "1 frame"), "teacher": (84.0, "16 frames")}
-    rows = [
-        paper.Row(name, 1, inputs, share, None, [share], 0.1 + share / 1000, None, None, {}, benches.Run(name))
-        for name, (share, inputs) in shares.items()
-    ]
-    lead = intervals.Interval(22.0, 18.0, 28.0, 5.0, 0.01, 2, 12)
-    found = [paper.Contrast(benches.Run("EgoDistill"), benches.Run("VisOnly"), lead)]
-    files = egodistill.commands.demo.draw_demo(rows, found, egodistill.commands.demo.DEMO.things, tmp_path / "results")
-    assert [file.name for file in files] == ["results.png", "results.svg"]
-    (axes,) = drawn[0].axes
-    assert axes.get_title().splitlines() == [
-        "Accuracy against cost, 95 % intervals over 2 seeds and 12 wearers",
-        "EgoDistill minus VisOnly: +22.0 points (+18.0 to +28.0)",
-    ]
-    points = {tuple(np.round(line.get_xydata()[0], 3)) for line in axes.lines if len(line.get_xydata())}
-    assert {(0.15, 60.0), (0.172, 90.0), (0.184, 84.0)} <= points and (0.184, 60.0) not in points
+def test_demo_says_what_its_numbers_are_worth(demo):
+    """Beside the answers of no model, the differences to the student, and what the world allows."""
+    told = demo.printed[demo.printed.index("\nTop-1 accuracy\n") :]
+    lines = dict(line.strip().split(": ", 1) for line in told.splitlines() if ": " in line and line.startswith("  "))
+    found = {name: result.top1 for name, (_, result) in evaluated(demo).items()}
+    labels = data.ClipStore(demo.out / "store").split("test").labels
+    (always,) = (text for name, text in lines.items() if name.startswith("always '"))
+    assert always == f"{100 * np.bincount(labels).max() / len(labels):.1f} %"
+    for name in MODELS[1:]:
+        gain = 100 * (found["EgoDistill"] - found[name])
+        assert lines[f"EgoDistill minus {name}"].startswith(f"{gain:+.1f} points (6 segments of 3 wearers: too few")
+    limits = behaviour.bounds(things=egodistill.commands.demo.DEMO.things)
+    one, both = (100 * limits[name] for name in ("one frame", "one frame and head motion"))
+    best = f"The best possible accuracy here is {one:.0f} % from one frame and {both:.0f} % from one frame and head"
+    assert best in told and f"3 of {len(behaviour.THINGS)} objects" in told
 
 
-def test_a_quick_demo_shows_costs_and_steps_and_no_accuracies(demo, tmp_path, drawn):
+def test_a_demo_of_many_wearers_has_intervals(monkeypatch, tmp_path, capsys):
+    """Of twelve wearers, of whom the student knows more acts than the others: by Student's t over wearers."""
+    rng, results = np.random.default_rng(0), []
+    for name, share in {"EgoDistill": 0.8, "VisOnly": 0.4}.items():
+        answers = [
+            {"id": f"{wearer}_{k}", "wearer": f"P{wearer}", "label": 0, "said": int(rng.random() > share)}
+            for wearer in range(12)
+            for k in range(20)
+        ]
+        results.append(evaluations.Result(name, {"class_names": ["cut", "put"], "answers": answers}))
+    found = dict(evaluations.findings(results))
+    own, others = (evaluations.by_wearer(one, one.right) for one in results)
+    gains = [own[wearer] - others[wearer] for wearer in own]
+    half = 2.2009852 * np.std(gains, ddof=1) / 12**0.5  # of eleven degrees of freedom
+    ends = f"{np.mean(gains) - half:+.1f} to {np.mean(gains) + half:+.1f} over 12 wearers"
+    assert found["EgoDistill minus VisOnly"] == f"{np.mean(gains):+.1f} points (95 % interval {ends})"
+
+
+def test_a_quick_demo_shows_costs_and_steps_and_no_accuracies(demo, tmp_path):
     demo = demo.copied(tmp_path / "out")
-    file_of(demo.out, "VisOnly", 0).with_suffix(".json").unlink()  # it is evaluated again
-    quick = Demo(demo.out, "0,1", "--quick")
-    assert quick.results["about"]["quick"] is True and quick.calls == []
-    assert re.search(r"\[1/1\] seed-0/visonly-n1.*\n    trained and evaluated \(", quick.printed)
+    quick = Demo(demo.out, "--quick")
     trained = quick.printed[quick.printed.index("\n3. Train") :]
-    assert "%" not in trained and "top-1" not in trained
-    lines = [line.split() for line in quick.printed[quick.printed.index("\nCosts\n") :].splitlines()]
-    found = {line[0]: line for line in lines if line and line[0] in quick.rows}
-    for name, row in quick.rows.items():
-        assert f"{row['gmacs']:.3f}" in found[name] and f"{row['ms_per_clip']:.2f}" in found[name]
-    store = data.ClipStore(demo.out / "store")
-    clips = f"{len(store.split('train'))} train and {len(store.split('test'))} test clips"
-    assert f"Every step ran: {clips} decoded, 14 networks trained and evaluated." in quick.printed
-    assert "no accuracies are shown" in quick.printed and not drawn
+    assert "%" not in trained and "op-1" not in trained
+    lines = {line.split()[0]: line.split() for line in trained.splitlines() if line.strip()}
+    for name, row in quick.results["models"].items():
+        assert lines[name][1:] == [f"{row['gmacs']:.4f}", f"{row['params']:,}", f"{row['ms_per_clip']:.2f}"]
+    assert "Every step ran: 22 clips decoded, 7 networks trained.\n" in trained and "no accuracies" in trained
 
 
-def test_demo_given_again_redoes_nothing_and_says_the_same(demo, tmp_path, drawn):
+def test_demo_given_again_redoes_nothing_and_says_the_same(demo, tmp_path):
     demo = demo.copied(tmp_path / "out")
-    ends = ("*.MP4", "*-accl.csv", "*.npy", "*.pt")
+    ends = ("*.MP4", "*-accl.csv", "*.npy", "*.pt", "*.jsonl")
     work = [path for end in ends for path in demo.out.rglob(end)]
     assert len(work) > 40
     before = {path: path.stat().st_mtime_ns for path in work}
-    again = Demo(demo.out, "0,1", "--no-plot")
-    assert again.calls == [] and not drawn and "results.png" not in again.printed
+    again = Demo(demo.out)
     assert {path: path.stat().st_mtime_ns for path in work} == before
-    for name, row in again.rows.items():
-        assert row["top1_seeds"] == demo.rows[name]["top1_seeds"]
-        assert re.search(rf"(?m)^{name} .* ± \d", again.printed)
+    for name, row in again.results["models"].items():
+        assert row["answers"] == demo.results["models"][name]["answers"]
+    told = [text[text.index("\nTop-1 accuracy\n") : text.index("\nWrote ")] for text in (demo.printed, again.printed)]
+    assert told[0] == told[1]
 
 
-def test_the_command_that_comes_next_labels_a_recording_of_a_test_wearer(demo, tmp_path, capsys):
+def test_the_command_that_comes_next_labels_a_recording_of_a_test_wearer(demo, tmp_path):
     (command,) = re.findall(r"(?m)^ +egodistill (predict .*)$", demo.printed)
     *words, page = shlex.split(command)
     assert words[-1] == "--html" and page == str(demo.out / "predict.html")
@@ -165,72 +168,44 @@ def test_the_command_that_comes_next_labels_a_recording_of_a_test_wearer(demo, t
     assert "P30_1" in command and len(out.read_text().splitlines()) > 2 and (tmp_path / "p.html").exists()
 
 
-def test_the_comparison_that_comes_next_has_the_seeds_of_the_demo(demo):
-    bench = benches.Bench(str(demo.out / "store"), str(demo.out))
-    asked = cli.parse(egodistill.commands.demo.compare_words(bench, "slowfast-{seed}", [0, 1]))
-    outputs = {f"{asked.teacher.format(seed=seed)}.feature" for seed in asked.seeds}
-    assert asked.seeds == [0, 1] and asked.preset == "demo" and outputs <= set(data.ClipStore(asked.store).names)
+@pytest.mark.slow("trains the demo once more")
+def test_the_seed_is_of_every_training_and_of_every_start(demo, tmp_path):
+    other = Demo(tmp_path / "out", "--seed", "1")
+    assert {call[4].seed for call in other.calls} == {1}
+    for stage in STAGES:
+        assert not same(file_of(other.out, stage), file_of(demo.out, stage)), stage
+    for name in ("label.npy", "frames_1.npy"):  # the world is the same
+        assert (other.out / "store" / name).read_bytes() == (demo.out / "store" / name).read_bytes()
 
 
-@pytest.mark.slow("trains the demo with two more teachers")
-def test_demo_with_more_teachers(demo, tmp_path, capsys):
-    """Only the distilled students are trained from another teacher, and from its outputs; a table has them all."""
-    demo = demo.copied(tmp_path / "out")
-    more = Demo(demo.out, "0", "--teachers", "all")
-    assert [call[0] for call in more.calls] == 2 * ["finetune", "pretrain_imu", "distill", "distill"]
-    taught = [named["teacher"] for name, *_, named in more.calls if name != "finetune"]
-    assert taught == 3 * ["x3d-0"] + 3 * ["motionformer-0"]
-    rates = [settings.learning_rate for name, *_, settings, _ in more.calls if name == "finetune"]
-    assert rates == [0.02, 1e-3]  # each teacher's own
-    narrow = more.calls[4][2]
-    assert narrow["net.blocks.0.mlp.fc1.weight"].std() == pytest.approx(0.6 / 16**0.5, rel=0.2)  # not 0.02
-    folder = demo.out / "seed-0"
-    teacher = teachers.Teacher.load(folder / "x3d-0.pt")
-    students = [EgoDistill.load(folder / f"{name}-n1-x3d-0.pt") for name in ("visonly-distill", "egodistill")]
-    assert teacher.clip_spec.seconds == data.CLIP_SECONDS  # not the 2.67 s of the published one
-    assert type(teacher.net).__name__ == "X3D" and students[1].feature_dim == teacher.feature_dim == 16
-    test = data.ClipStore(demo.out / "store").split("test")
-    found = [inference.evaluate(model, test, precision="fp32", progress=False) for model in (teacher, *students)]
-    assert [more.rows[f"{name} x3d"]["top1"] for name in ("teacher", "VisOnly-Distill", "EgoDistill")] == [
-        pytest.approx(100 * one.top1) for one in found
-    ]
-    row = r" +".join(f"{100 * one.top1:.1f}" for one in found)
-    assert re.search(rf"(?m)^x3d +\d\.\d+ +\d\.\d\d M +{row}$", more.printed), more.printed
-    assert cli.main(["demo", "--quick", "--teachers", "x3d"]) == 1
-    assert "begins with slowfast" in capsys.readouterr().err
-
-
-def test_seeds_are_numbers_with_commas(capsys):
-    for text in ("0,x", f"0,{2**63}"):
-        with pytest.raises(SystemExit):
-            cli.parse(["demo", "--out", "new", "--seeds", text])
-        assert f"'{text}' is not a list of integers such as 0,1,2" in capsys.readouterr().err
-    assert options.parse_seeds("3,0,3") == [3, 0]  # a seed is not counted twice
-
-
-def test_demo_says_in_which_precision_each_network_was_trained(demo):
-    runs = {name: json.loads((demo.out / f"seed-0/{name}.json").read_text()) for name in ("slowfast-0", "visonly-n1")}
-    assert {run["precision"] for run in runs.values()} == {"fp32"} == {row["precision"] for row in demo.results["rows"]}
-    assert "trained in" in demo.printed
-
-
-def test_demo_of_other_settings_is_refused(demo, capsys):
-    """The folder holds a quick one."""
-    assert cli.main(["demo", "--out", str(demo.out)]) == 1
-    assert "demo.json: was begun with other settings: train_acts was" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("", "train_acts was 16 and is now 800"),
+        ("--quick", "train_acts was 16 and is now 48"),
+        ("--world-seed 1", "world_seed was 0 and is now 1"),
+        ("--seed 1", "teaching.seed was 0 and is now 1"),
+    ],
+)
+def test_demo_of_other_settings_is_refused(words, told, demo, monkeypatch, capsys):
+    if "seed" in words:  # of the size of the small one
+        miniature(monkeypatch.setattr, cores=1)
+    before = sorted(demo.out.rglob("*"))
+    assert cli.main(["demo", "--out", str(demo.out), *words.split()]) == 1
+    said = capsys.readouterr().err
+    assert "demo.json: was begun with other settings: " in said and told in said
+    assert (
+        said.strip().endswith("Choose another --out, or delete the folder.") and sorted(demo.out.rglob("*")) == before
+    )
 
 
 def test_a_quick_demo_differs_from_the_demo_in_size_alone():
     found = egodistill.support.files.differences(
         egodistill.commands.demo.DEMO.record(), egodistill.commands.demo.QUICK.record()
     )
-    stages = [f"protocol.recipe.{stage}" for stage in ("finetuning", "pretraining", "distillation")]
-    stages += [f"teachers.{name}.training" for name in egodistill.commands.demo.DEMO.teachers]
-    size = {"train_acts", "test_acts", "test_wearers", "protocol.recipe.pretraining.batch_size"}
+    stages = ["teaching", *(f"recipe.{stage}" for stage in ("finetuning", "pretraining", "distillation"))]
+    size = {"train_acts", "test_acts", "test_wearers", "recipe.pretraining.batch_size"}
     assert set(found) == size | {f"{stage}.epochs" for stage in stages}
-    # So `compare --preset demo` continues it.
-    assert egodistill.commands.demo.DEMO.protocol == protocols.PROTOCOLS["demo"]
-    assert egodistill.commands.demo.DEMO.num_frames == (1, 2, 4)
 
 
 # --- Kill and go on
@@ -264,12 +239,12 @@ MOMENTS = {
     "before its note is there": lambda: die_on("os.rename", "/demo.json'", 1),
     "while rendering": die_while_rendering,
     "while decoding": lambda: die_on("subprocess.Popen", "data.fill_bundle", 2),
-    "in the teacher's second step": lambda: die_on("os.rename", "/slowfast-0.pt.training'", 2),
-    "between the teacher's features and its logits": lambda: die_on("os.rename", "/slowfast-0.logits.npy'", 1),
+    "in the teacher's second step": lambda: die_on("os.rename", "/teacher.pt.training'", 2),
+    "between the teacher's features and its logits": lambda: die_on("os.rename", "/slowfast.logits.npy'", 1),
     "with the start saved and its progress not yet removed": lambda: die_on("os.remove", "/start.pt.training'", 1),
-    "in stage 1, between two epochs": lambda: die_on("os.rename", "/stage-1-n1-slowfast-0.pt.training'", 4),
-    "in the last step of stage 2": lambda: die_on("os.rename", "/egodistill-n1-slowfast-0.pt.training'", 6),
-    "with VisOnly trained and not yet judged": lambda: die_on("os.rename", "/visonly-n1.json'", 1),
+    "in stage 1, between two epochs": lambda: die_on("os.rename", "/imu.pt.training'", 4),
+    "in the last step of stage 2": lambda: die_on("os.rename", "/egodistill.pt.training'", 6),
+    "with all trained and nothing written": lambda: die_on("os.rename", "/results.json'", 1),
 }
 
 
@@ -314,13 +289,13 @@ def killed(demo, tmp_path_factory) -> tuple[Path, dict[str, list[int]]]:
 def test_demo_killed_anywhere_ends_with_the_same_bits(demo, killed):
     out, ends = killed
     assert {moment for moment, end in ends.items() if end[0] == signal.SIGKILL} == set(MOMENTS)
-    last = Demo(out, "0")
-    assert last.calls == []  # What was finished is not made again.
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*.pt")}
+    last = Demo(out)
+    assert {path: path.stat().st_mtime_ns for path in out.glob("*.pt")} == before  # what was finished stays
     for stage in STAGES:
-        assert same(file_of(out, stage, 0), file_of(demo.out, stage, 0)), stage
-    for name, row in last.rows.items():
-        assert row["top1_seeds"] == demo.rows[name]["top1_seeds"][:1]
-        assert row["std"] is None
+        assert same(file_of(out, stage), file_of(demo.out, stage)), stage
+    for name, row in last.results["models"].items():
+        assert row["answers"] == demo.results["models"][name]["answers"]
     assert not unfinished(out)
 
 
@@ -328,59 +303,3 @@ def test_demo_killed_anywhere_ends_with_the_same_bits(demo, killed):
 def test_demo_killed_leaves_no_process_behind(killed):
     """A process of the rendering that outlives its parent would keep half a gigabyte forever."""
     assert {moment: left for moment, (_, left) in killed[1].items() if left} == {}
-
-
-def test_tables_of_results_have_each_number_in_its_column():
-    def row(method, top1, std, **others):
-        kind = benches.Run(method, **others)
-        return paper.Row(method, 2, "2 frames", top1, std, [], 1.23456, 7_654_321, 3.14159, {}, kind, "bf16")
-
-    rows = [
-        row("teacher", 80.04, None),
-        row("EgoDistill", 70.06, 1.26),
-        row("EgoDistill", 60.0, 0.5, without=benches.STAGE_1_LOSSES),
-        row("VisOnly-Distill", 40.0, 2.0),
-    ]
-    table = egodistill.commands.demo.cost_table(rows)
-    assert table.header == ["model", "inputs", "GMACs", "parameters", "ms per clip", "trained in", "top-1 (%)"]
-    assert table.rows[0] == ["teacher", "2 frames", "1.235", "7.65 M", "3.14", "bf16", "80.0"]
-    assert [cells[0] for cells in table.rows[1:3]] == ["EgoDistill", "EgoDistill without stage 1"]
-    assert [cells[-1] for cells in table.rows[1:]] == ["70.1 ± 1.3", "60.0 ± 0.5", "40.0 ± 2.0"]
-    unknown = replace_fields(rows[0], gmacs=None, params=None, ms_per_clip=None, precision="")
-    assert egodistill.commands.demo.cost_table([unknown]).rows[0][2:6] == ["-", "-", "-", "-"]
-    others = egodistill.commands.demo.teachers_table({"x3d": rows})
-    assert others.header == ["teacher", "GMACs", "parameters", "teacher's top-1", "VisOnly-Distill", "EgoDistill"]
-    assert others.rows == [["x3d", "1.235", "7.65 M", "80.0", "40.0 ± 2.0", "70.1 ± 1.3"]]
-
-
-@pytest.mark.parametrize(
-    ("seeds", "wearers", "text"),
-    [
-        (3, 20, "95 % intervals over 3 seeds and 20 wearers\n"),
-        (1, 20, "95 % intervals over 20 wearers\n(one seed: they say nothing about other seeds)\n"),
-        (3, 1, "95 % intervals over 3 seeds\n(one wearer: they say nothing about other people)\n"),
-    ],
-)
-def test_differences_say_what_they_are_over(seeds, wearers, text, monkeypatch, capsys):
-    interval = intervals.Interval(3.24, 1.1, 5.3, 6.2, 0.004, seeds, wearers)
-    first = benches.Run("EgoDistill", teacher="t")
-    others = [replace(first, without=benches.STAGE_1_LOSSES), benches.Run("VisIMU")]
-    found = [paper.Contrast(first, other, interval) for other in others]
-    monkeypatch.setattr(paper, "leads", lambda bench, runs: found)
-    a = argparse.Namespace(markdown=None, words=[])
-    assert egodistill.commands.demo.report_differences(a, None, [], "compare differences") == found
-    printed = capsys.readouterr().out
-    assert text in printed and max(map(len, printed.splitlines())) <= 100
-    lines = [line.split() for line in printed.splitlines()[-2:]]
-    numbers = ["1", "+3.2", "+1.1", "to", "+5.3"]
-    assert lines == [["EgoDistill", "without", "stage", "1", *numbers], ["VisIMU", *numbers]]
-
-
-def test_one_seed_and_one_wearer_have_no_interval(monkeypatch, capsys):
-    monkeypatch.setattr(paper, "leads", lambda bench, runs: intervals.two_way([[1.0]]))
-    assert egodistill.commands.demo.report_differences(argparse.Namespace(), None, [], "") == []
-    assert "no interval can be computed from one seed and one wearer" in capsys.readouterr().out
-
-
-def replace_fields(row, **changes):
-    return row._replace(**changes)

@@ -132,8 +132,6 @@ measure --student student.pt --precision fp32 --batch-size 1 --repeats 2
 predict walk.MP4 --imu walk-accl.csv walk-gyro.csv --student student.pt --precision fp32 --out NEW.csv
 live walk.MP4 --imu walk-accl.csv walk-gyro.csv --student student.pt --precision fp32 --fast
 synthesize NEW --train-acts 8 --test-acts 3
-compare store --teacher small --out NEW --preset demo --epochs 1 --seeds 0 --methods VisOnly --num-frames 1
-ablate store --teacher small --out NEW --preset demo --epochs 1 --seeds 0
 demo --quick --out NEW --precision fp32
 """
 

@@ -28,7 +28,7 @@ from waiting import LIMIT
 import egodistill
 from egodistill import EgoDistill, EgoDistillError, inference
 from egodistill.commands import cli, live as live_command
-from egodistill.commands.options import OPTIONS
+from egodistill.commands.options import live_options
 from egodistill.deploy import arrivals, export, feeds, stream as live
 from egodistill.imu import IMU_READERS
 from egodistill.recordings.spec import spec_of
@@ -352,7 +352,7 @@ def test_events_do_not_depend_on_the_number_of_classes_that_are_shown(files):
     few = "--top 1 --events --event-start 0.3"  # an event ends at 0.2, and so many may five classes have
     for words, top in (("--top 1 --events", 2), ("--top 3 --events", 3), ("--top 1", 1), (few, 5)):
         parser = argparse.ArgumentParser()
-        OPTIONS["live"](parser)
+        live_options(parser)
         given = parser.parse_args(["a.mp4", "--student", "s.pt", *words.split()])
         assert live_command.open_stream(given, student(), (0.0, 1.0), print).top == top
 

@@ -15,97 +15,45 @@ from painted import relabel, write_table
 
 from egodistill import EgoDistill, data, inference, teachers
 from egodistill.commands import cli, evaluations, loading, models, training
-from egodistill.engine import checkpoints
+from egodistill.engine import models as engine_models
 from egodistill.support import tables
-from lab import adafuse
 
 
-def test_measure_prints_table_3(monkeypatch, tmp_path, capsys):
-    """The real networks, without numbers; what takes minutes is left out: a model takes the time of its MACs."""
-    asked = []
-
-    def measure(model, **options):
-        asked.append(options)
-        gmacs = inference.count_macs(model, torch.device("meta")) / 1e9
-        params = sum(p.numel() for p in model.parameters())
-        return inference.Cost(gmacs, params, 10 * gmacs, 32, "cpu", "bf16", 3, 0.96875, 0.0123)
-
-    monkeypatch.setattr(inference, "measure", measure)
+def test_measure_knows_students_and_teachers(files, tmp_path, capsys):
+    kinds = {files / "student.pt": EgoDistill, files / "teacher.pt": teachers.Teacher}
     numbers, document = tmp_path / "costs.json", tmp_path / "R.md"
-    with torch.device("meta"):
-        out = run(capsys, "measure", "--precision", "bf16", "--seconds", 5, "--out", numbers, "--markdown", document)
-    assert max(map(len, out.splitlines())) <= 100
-    how = {"precision": "bf16", "compile": False}
-    assert asked == 7 * [{"batch_size": 32, "repeats": 10, "seconds": 5.0} | how]
-    # ours: GMACs, ratio, ms, ratio, M parameters; published: GFLOPs, ms, M parameters
-    expected = """
-        Video           369.36    1.0  3693.58    1.0  108.91  369.51  10.70  108.91
-        MotionFormer    204.16    1.8  2041.58    1.8  108.91  369.51  10.70  108.91
-        AdaFuse          16.41   22.5   164.10   22.5   38.85   15.20   2.04   38.85
-        STTS-T0.8-S0.9    6.90   53.5    68.98   53.5   36.65    7.19   1.63   36.63
-        STTS-T0.5-S0.7    6.19   59.6    61.93   59.6   36.65    7.19   1.63   36.63
-        ListenToLook      3.01  122.8    30.07  122.8   25.53    3.10   0.43   25.53
-        EgoDistill        1.86  198.2    18.63  198.2   20.58    1.91   0.25   20.56
-    """
-    lines = [line.split() for line in out.splitlines()]
-    assert [line.split() for line in expected.strip().splitlines()] == lines[2:9]
-    written, machine = document.read_text(encoding="utf-8"), tables.short_processor()
-    sections = [f"measure bf16, {machine}", f"measure bf16 against fp32, {machine}"]
-    assert re.findall("<!-- ([^/].*) -->", written) == sections
-    assert "| " + " | ".join(lines[8]) + " |" in written and "`egodistill measure --precision bf16 --seconds 5" in (
-        written.replace("OMP_NUM_THREADS=1 ", "")
-    )
-    told = " ".join(out.split())
-    # The golden counts of the reference: what a policy would leave, by half of torch's count and by thop's.
-    assert "best case, 15.02 would be left; by thop's rule 15.20, which is the published number, of 16.59." in told
-    assert "at batch 32, bf16, on cpu; median of at least 3 passes" in told and told.count("- STTS:") == 1
-    assert "half of what torch's FlopCounterMode counts" in told and "head of 97 classes for Video" in told
-    assert re.search(r"EgoDistill +31 of 32 +1.23 %\n", out)
-    found = json.loads(numbers.read_text())
-    assert list(found["models"]) == [line[0] for line in lines[2:9]] and len(found["notes"]) == 9
-    student = found["models"]["EgoDistill"]
-    assert student["published"] == {"gmacs": 1.91, "ms_per_clip": 0.25, "params": 20.56e6}
-    assert (student["params"], student["same_top1"], student["repeats"]) == (20_579_070, 0.96875, 3)
-
-    with torch.device("meta"):
-        out = run(capsys, "measure", "--rows", "EgoDistill", "--batch-size", 2, "--repeats", 1, "--compile")
-    assert asked[7:] == [{"batch_size": 2, "repeats": 1, "seconds": 30, "precision": "auto", "compile": True}]
-    assert re.search(r"EgoDistill +1.86 +- +18.63 +- +20.58", out) and "bf16, compiled" in out
-    assert not re.search("^AdaFuse", out, re.MULTILINE)
-
-
-def test_measure_knows_every_kind_of_file(files, tmp_path, capsys):
-    path = tmp_path / "adafuse.pt"
-    adafuse.AdaFuse(4, weights=None, frame_size=32, width=8, depths=(1, 1, 1, 1), policy_hidden=8).save(path)
-    kinds = {path: adafuse.AdaFuse, files / "student.pt": EgoDistill, files / "teacher.pt": teachers.Teacher}
-    numbers = tmp_path / "costs.json"
-    out = run(
-        capsys,
-        "measure",
-        "--student",
-        path,
-        files / "student.pt",
-        "--teacher-file",
-        files / "teacher.pt",
-        "--batch-size",
-        2,
-        "--repeats",
-        1,
-        "--precision",
-        "bf16",
-        "--out",
-        numbers,
-    )
+    words = ["--batch-size", 2, "--repeats", 1, "--precision", "bf16", "--out", numbers, "--markdown", document]
+    out = run(capsys, "measure", "--student", files / "student.pt", "--teacher-file", files / "teacher.pt", *words)
     found = json.loads(numbers.read_text())["models"]
     for file, kind in kinds.items():
-        model, cost = checkpoints.load_model(file), found[str(file)]
+        model, cost = engine_models.load(file), found[str(file)]
         assert type(model) is kind
         assert cost["params"] == sum(p.numel() for p in model.parameters()) and cost["precision"] == "bf16"
         assert f"{cost['params']:,}" in out and f"{100 * cost['feature_error']:.2f} %" in out
         assert 0 < cost["feature_error"] < 0.5 and "published" not in cost
-    assert "thop" not in out
-    out = run(capsys, "measure", "--student", path, "--batch-size", 2, "--repeats", 1, "--precision", "fp32")
-    assert "Compared with" not in out
+    told, machine = " ".join(out.split()), tables.short_processor()
+    assert "thop" not in out and "half of what torch's FlopCounterMode counts" in told
+    assert re.search(r"at batch 2, bf16, on cpu; median of at least \d passes", told)
+    sections = [f"measure own models bf16, {machine}", f"measure own models bf16 against fp32, {machine}"]
+    assert re.findall("<!-- ([^/].*) -->", document.read_text(encoding="utf-8")) == sections
+    words = ["--batch-size", 2, "--repeats", 1, "--precision", "fp32"]
+    assert "Compared with" not in run(capsys, "measure", "--student", files / "student.pt", *words)
+
+
+def test_measure_is_given_models(capsys):
+    assert cli.main(["measure"]) == 1
+    told = "egodistill measure: there is nothing to measure; give --student FILE or --teacher-file FILE"
+    assert capsys.readouterr().err.strip() == told
+
+
+def test_a_file_of_a_class_that_the_library_lacks_is_told_in_one_sentence(files, tmp_path, capsys):
+    content = torch.load(files / "student.pt", weights_only=True)
+    torch.save(content | {"class": "Rival"}, tmp_path / "other.pt")
+    for words in (["measure", "--student"], ["measure", "--teacher-file"], ["predict", __file__, "--student"]):
+        assert cli.main([*words, str(tmp_path / "other.pt")]) == 1
+        said = capsys.readouterr().err.strip()
+        told = "holds a Rival, which is no class of this library; import the module that has it"
+        assert said == f"egodistill {words[0]}: {tmp_path / 'other.pt'}: {told}"
 
 
 def test_a_file_of_the_other_kind_says_so(files, monkeypatch, capsys):
@@ -190,7 +138,7 @@ def test_skipped_clips_are_counted(files, monkeypatch, capsys):
 
 def test_a_document_for_tables_is_markdown(tmp_path, capsys):
     (tmp_path / "student.pt").write_bytes(b"weights")
-    assert cli.main(["measure", "--rows", "EgoDistill", "--markdown", str(tmp_path / "student.pt")]) == 1
+    assert cli.main(["measure", "--student", __file__, "--markdown", str(tmp_path / "student.pt")]) == 1
     assert "its name must end in .md" in capsys.readouterr().err
     assert (tmp_path / "student.pt").read_bytes() == b"weights"
 
@@ -282,7 +230,6 @@ def test_an_output_that_grows_has_one_writer(files, monkeypatch, tmp_path, capsy
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("measure --student a.pt --rows Video", "--rows: Table 3 is measured without"),
         ("export a.pt --check k --calibrate-split all --calibrate-clips 9", "--calibrate-split, --calibrate-clips: "),
         ("export a.pt --check-split all", "--check-split: only with --check STORE or --calibrate STORE"),
     ],
@@ -291,8 +238,7 @@ def test_options_that_would_be_ignored_are_errors(command, words, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(models, "load_distilled", lambda path, own: None)
     any_input(monkeypatch)
-    out = [] if command.startswith("measure") else ["--out", "o.pt"]
-    assert cli.main([*command.split(), *out]) == 1
+    assert cli.main([*command.split(), "--out", "o.pt"]) == 1
     assert words in capsys.readouterr().err and list(tmp_path.iterdir()) == []
 
 

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import functools
-import inspect
 import json
 import re
 import typing
@@ -15,6 +14,7 @@ import torch
 import toys
 from commandline import Clips, any_input, run
 from miniature import file_of
+from spies import Spies
 
 import egodistill.commands.demo
 import egodistill.commands.recordings
@@ -27,7 +27,6 @@ from egodistill.engine import batches, recipes
 from egodistill.recordings import copies
 from egodistill.support import tables
 from egodistill.world import synthetic
-from lab import benches, costs as paper_costs, figures, paper, protocols
 
 
 def test_training_options_reach_the_stage(demo, tmp_path, monkeypatch):
@@ -35,12 +34,12 @@ def test_training_options_reach_the_stage(demo, tmp_path, monkeypatch):
 
     def distill(model, store, settings, **named):
         given.append(settings)
-        assert named == {"teacher": "slowfast-0", "validation": None}
+        assert named == {"teacher": "slowfast", "validation": None}
         return [{"loss": 0.0, "top1": 0.0}]
 
     monkeypatch.setattr(distillation, "distill", distill)
-    command = ["distill", str(demo.out / "store"), "--teacher", "slowfast-0"]
-    command += ["--init", str(file_of(demo.out, "stage 1", 0)), "--out", str(tmp_path / "s.pt")]
+    command = ["distill", str(demo.out / "store"), "--teacher", "slowfast"]
+    command += ["--init", str(file_of(demo.out, "stage 1")), "--out", str(tmp_path / "s.pt")]
     assert cli.main(command) == 0
     plain = replace(egodistill.EPIC_KITCHENS.distillation, out=str(tmp_path / "s.pt"))
     assert given.pop() == plain  # the paper's for EPIC-KITCHENS
@@ -136,33 +135,6 @@ def test_options_are_the_fields_of_settings(stage):
     assert used_flags(settings, parser.parse_args(values)) == [v for v in values if v[:2] == "--"]
 
 
-class Spies:
-    """Functions that record their calls in place of the real ones: `calls[name]` has the arguments of each call."""
-
-    def __init__(self, monkeypatch):
-        self.monkeypatch, self.calls = monkeypatch, {}
-
-    def put(self, place, name, result=None, label=None):
-        """Replace a function; `result` is what it returns, or a function of its arguments."""
-        signature, seen = inspect.signature(getattr(place, name)), self.calls.setdefault(label or name, [])
-
-        def spy(*given, **named):
-            bound = signature.bind(*given, **named)
-            bound.apply_defaults()
-            seen.append(bound.arguments)
-            return result(bound.arguments) if inspect.isfunction(result) else result
-
-        self.monkeypatch.setattr(place, name, spy)
-
-    def values(self, path):
-        """Return what a path such as "distill.settings.tau" is in each call of its function."""
-        name, *parts = path.split(".")
-        found = list(self.calls[name])
-        for part in parts:
-            found = [one[part] if isinstance(one, dict) else getattr(one, part) for one in found]
-        return found
-
-
 UNUSED = ["crop", "jitter", "label_smoothing"]  # by stage 1
 
 
@@ -233,7 +205,7 @@ READER_ARRIVALS = {
     "use_parts.parts": {"readers": ["m.py:a", "m.py:b"], "imu_readers": {".log": "m.py:c", ".bin": "m:d"}},
 }
 SEGMENT_WORDS = (
-    "t.csv --root r --tier a --min-instances 3 --split-seed 7 --audio --imu-offsets o.csv --imu-axes XZy --stride 0.5 "
+    "t.csv --root r --tier a --min-instances 3 --split-seed 7 --imu-offsets o.csv --imu-axes XZy --stride 0.5 "
     f"--split-by stretch --test-share 0.2 --clip-seconds 4 --subsample 2 --calibration-share 0.3 "
     "--background 7 --sparse "
     f"{READER_WORDS}"
@@ -246,7 +218,6 @@ SEGMENT_ARRIVALS = READER_ARRIVALS | {
     "read_annotations.tier": "a",
     "read_annotations.min_instances": 3,
     "read_annotations.seed": 7,
-    "read_annotations.audio": True,
     "read_annotations.windows": egodistill.datasets.annotations.Windows(0.5, "stretch", 0.2, clip_seconds=4.0),
     "read_annotations.clip_seconds": 4.0,
     "with_imu_offsets.table": "o.csv",
@@ -265,30 +236,6 @@ INFERENCE_WORDS = "--precision bf16 --compile --device cpu"
 
 def inference_arrivals(function):
     return {f"{function}.precision": "bf16", f"{function}.compile": True, f"{function}.device": "cpu"}
-
-
-EXPERIMENT_WORDS = (
-    "folder --teacher t-{{seed}} --out {tmp}/o --seeds 4,5 --preset ego4d --epochs 7 --batch-size 6 --precision bf16 "
-    "--pretrained students=w.pth AdaFuse=None --jobs 3 --device cpu --markdown {tmp}/m.md"
-)
-
-
-EXPERIMENT_ARRIVALS = {
-    "Bench.store": "folder",
-    "Bench.out": "{tmp}/o",
-    "Bench.device": "cpu",
-    **{
-        f"Bench.protocol.recipe.{stage}.{name}": value
-        for stage in ("finetuning", "pretraining", "distillation")
-        for name, value in {"epochs": 7, "batch_size": 6, "precision": "bf16"}.items()
-    },
-    "Bench.protocol.recipe.distillation.tau": 10.0,
-    "Bench.protocol.recipe.student.image_weights": "w.pth",
-    "Bench.protocol.adafuse.weights": None,
-    "run.jobs": 3,
-    "report.path": "{tmp}/m.md",
-    "write_rows.about.seeds": [4, 5],
-}
 
 
 # {command: [(words, {where an option must arrive: its value}), ...]}; {tmp} is a folder. ConsumerGroup, the words of a
@@ -362,7 +309,6 @@ ARRIVALS = {
                 "prepare.clip_seconds": 4.0,
                 "prepare.imu_rate": 50.0,
                 "prepare.imu": True,
-                "prepare.audio": True,
                 "prepare.zero_accel": True,
                 "prepare.min_coverage": 0.6,
                 "prepare.max_gap": 0.2,
@@ -533,34 +479,6 @@ ARRIVALS = {
             },
         ),
     ],
-    "compare": [
-        (
-            EXPERIMENT_WORDS + " --num-frames 1 4 --methods VisOnly AdaFuse --teacher-file t.pt",
-            EXPERIMENT_ARRIVALS
-            | {
-                "comparison.teacher": "t-{{seed}}",
-                "comparison.seeds": [4, 5],
-                "comparison.num_frames": [1, 4],
-                "comparison.methods": ["VisOnly", "AdaFuse"],
-                "teacher_row.teacher": "t-{{seed}}",
-                "teacher_row.seeds": [4, 5],
-                "teacher_row.checkpoint": "t.pt",
-            },
-        )
-    ],
-    "ablate": [
-        (
-            EXPERIMENT_WORDS + " --num-frames 2",
-            EXPERIMENT_ARRIVALS
-            | {
-                "ablation.teacher": "t-{{seed}}",
-                "ablation.seeds": [4, 5],
-                "frame_choices.teacher": "t-{{seed}}",
-                "frame_choices.seeds": [4, 5],
-                "frame_choices.frames": 2,
-            },
-        )
-    ],
     "export": [
         (
             "a.pt --custom toys:Moved --out {tmp}/x.onnx --format onnx --precision int8 --batch-size 3 --calibrate c "
@@ -610,7 +528,6 @@ ARRIVALS = {
                 **inference_arrivals("measure"),
             },
         ),
-        ("--rows AdaFuse", {"measure.model.kind": "AdaFuse"}),
     ],
     "predict": [
         (
@@ -727,23 +644,21 @@ ARRIVALS = {
     ],
     "demo": [
         (
-            "--out {tmp}/d --seeds 4,5 --world-seed 6 --teachers slowfast,x3d --quick --image-weights w.pth "
-            "--precision bf16 --jobs 3 --no-plot --markdown {tmp}/m.md",
+            "--out {tmp}/d --seed 4 --world-seed 6 --quick --precision bf16",
             {
-                "Bench.out": "{tmp}/d",
-                "Bench.store": "{tmp}/d/store",
-                "Bench.protocol.recipe.student.image_weights": "w.pth",
-                "Bench.protocol.recipe.distillation.epochs": 2,
-                "Bench.protocol.recipe.pretraining.precision": "bf16",
-                "Bench.teachers.x3d-{seed}.training.precision": "bf16",
                 "render.out": Path("{tmp}/d/world"),
                 "render.seed": 6,
                 "render.train_acts": 48,
                 "prepare.out": Path("{tmp}/d/store"),
-                "demo_runs.seeds": [4, 5],
-                "demo_runs.teacher": "slowfast-{{seed}}",
-                "run.jobs": 3,
-                "report.path": "{tmp}/m.md",
+                "make_store.demo.recipe.distillation.epochs": 2,
+                **{
+                    f"train_students.demo.{stage}.{name}": value
+                    for stage in (
+                        "teaching",
+                        *(f"recipe.{one}" for one in ("finetuning", "pretraining", "distillation")),
+                    )
+                    for name, value in {"seed": 4, "precision": "bf16"}.items()
+                },
             },
         )
     ],
@@ -764,7 +679,7 @@ ARRIVALS = {
 
 def option_parser(command):
     parser = argparse.ArgumentParser()
-    options.OPTIONS[command](parser)
+    cli.COMMANDS[command].options(parser)
     return parser
 
 
@@ -774,9 +689,6 @@ def test_names_and_numbers_in_the_help_are_those_of_the_library():
     assert options.SPLIT_BY == typing.get_args(egodistill.datasets.annotations.SplitBy)
     assert (options.FRAMES, options.TIMEOUT) == (stream.CHOICES["frames"], feeds.TIMEOUT)
     assert (options.FORMATS, options.EXPORT_PRECISIONS) == (tuple(export.FORMATS), export.EXPORT_PRECISIONS)
-    assert (options.METHODS, options.TABLE_3) == (benches.METHODS, tuple(paper_costs.TABLE_3))
-    assert options.PROTOCOLS == tuple(protocols.PROTOCOLS)
-    assert options.DEMO_TEACHERS == tuple(egodistill.commands.demo.DEMO.teachers)
 
 
 def test_the_help_of_settings_is_their_documentation():
@@ -819,7 +731,7 @@ def test_every_option_arrives_where_it_acts(command, number, tmp_path, monkeypat
         assert found, f"{place} was never called"
         assert all(type(one) is type(value) or not isinstance(value, Path) for one in found)
         known = [str(one) if isinstance(one, Path) and isinstance(value, str) else one for one in found]
-        if place.startswith(("check_output.path", "load_", "Bench.protocol", "demo_runs.teacher")):
+        if place.startswith(("check_output.path", "load_")):
             assert value in known, (place, found)
         else:
             assert known and all(one == value for one in known), (place, found)
@@ -893,7 +805,6 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     student = EgoDistill(4, image_encoder="resnet10x4", image_weights=None, frame_size=32, hidden=8, feature_dim=12)
     small = {"frames": 4, "size": 32, "width": 12, "depths": (1, 1), "kv_stride": 4, "progress": False}
     teacher = teachers.load("mvit_b_16x4", None, 4, **small)
-    row = paper.Row("EgoDistill", 1, "1 frame", 50.0, None, [50.0], 1.0, 1, 1.0, {}, benches.Run("EgoDistill"))
     zeros = torch.zeros(4, 4, dtype=torch.int64)
     evaluation = inference.Evaluation(0.5, {"open": 0.5}, zeros, zeros.float(), torch.zeros(4), 0.1, 8)
 
@@ -948,7 +859,7 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
         spies.put(module, "load_teacher", teacher)
     monkeypatch.setattr(pipeline, "load_teacher", lambda path: teacher)  # the step gets the option
     spies.put(model_commands, "load_student", student)
-    spies.put(egodistill.engine.checkpoints, "load_model", student)
+    spies.put(egodistill.engine.models, "load", student, label="load_model")
     build = egodistill.student.build_image_encoder
     spies.put(egodistill.student, "build_image_encoder", lambda given: build(given["encoder"], None))
     small_teacher = functools.partial(teachers.load, "mvit_b_16x4", None, 4, **small)
@@ -986,27 +897,11 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     spies.put(live, "Inputs", lambda given: argparse.Namespace(**threads))
     output = live.Output
     spies.put(live, "Output", lambda given: output(**given))
-    for name, (published, _) in list(paper_costs.TABLE_3.items()):
-        model = argparse.Namespace(kind=name)
-        monkeypatch.setitem(paper_costs.TABLE_3, name, (published, lambda model=model: model))
-    monkeypatch.setattr(model_commands, "table_3_notes", lambda models, costs: [])
     spies.put(egodistill.deploy.export, "export", lambda given: exported(given["path"]))
     spies.put(egodistill.deploy.export, "export_pair", lambda given: [exported(f"{given['path']}.{k}") for k in "ab"])
     spies.put(egodistill.deploy.export, "compare", [])
     spies.put(tables, "report")
 
-    bench, runs = benches.Bench, [benches.Run("VisOnly", seed=4)]
-    spies.put(bench, "run")
-    monkeypatch.setattr(bench, "hours", lambda self, runs: 1.0)
-    spies.put(benches, "Bench", lambda given: bench(**given))
-    for name in ("comparison", "ablation", "frame_choices"):
-        spies.put(paper, name, runs)
-    spies.put(paper, "teacher_row", row)
-    losses = 1 + len(paper.ABLATIONS)
-    spies.put(paper, "rows", lambda given: losses * [row])
-    spies.put(paper, "leads", [])
-    spies.put(paper, "write_rows", [tmp_path / "written.json"])
-    spies.put(figures, "draw", [])
     spies.put(
         synthetic,
         "render",
@@ -1014,11 +909,11 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     )
     own = replace(segment, split="test", imu=("a.csv", "g.csv"))
     spies.put(data, "read_epic_kitchens", data.SegmentList([own]))
-    demo_runs = egodistill.commands.demo.demo_runs
-    spies.put(egodistill.commands.demo, "demo_runs", lambda given: demo_runs(**given))
-    monkeypatch.setattr(egodistill.commands.demo, "report_limits", lambda things: None)
-    monkeypatch.setattr(egodistill.commands.demo, "report_costs", lambda rows: None)
-    monkeypatch.setattr(egodistill.commands.demo, "teachers_table", lambda rows: None)
+    make_store = egodistill.commands.demo.make_store
+    spies.put(egodistill.commands.demo, "make_store", lambda given: make_store(**given))
+    spies.put(egodistill.commands.demo, "train_students", {"EgoDistill": student, "teacher": teacher})
+    for name, found in {"evaluate": evaluation, "answers_of": [], "measure": cost, "report_ratio": None}.items():
+        spies.put(egodistill.commands.demo, name, found, label=f"{name} of the demo")
     return spies
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from commandline import Clips, ToyClips, any_input, run, small_student, spy_on_stages
-from miniature import PROTOCOL, RECIPE, weights
+from miniature import weights
 from toys import CLASSES
 
 import egodistill.commands.demo
@@ -21,7 +21,6 @@ from egodistill import EgoDistill, data, distillation, teachers
 from egodistill.commands import cli, given, options, training
 from egodistill.engine.filterbank import IMUFilterbank
 from egodistill.engine.spectrum import IMUSpectrum
-from lab.benches import Bench, Run
 
 
 def test_the_list_of_teachers(capsys):
@@ -620,17 +619,3 @@ def test_a_teacher_of_ones_own_is_a_function_in_a_file(store, tmp_path, capsys, 
     for name, words in (("broken", "holds a model of class Linear, not a teacher"), ("nothing", "has no nothing")):
         assert cli.main(["extract", "s", "--teacher-file", f"my_teachers.py:{name}"]) == 1
         assert words in capsys.readouterr().err
-
-
-def test_a_bench_trains_students_with_networks_of_ones_own(store, tmp_path, capsys, monkeypatch):
-    (tmp_path / "my_networks.py").write_text(MINE)
-    student = replace(RECIPE.student, imu_encoder=f"{tmp_path / 'my_networks.py'}:Spectrum")
-    bench = Bench(
-        str(store.path),
-        str(tmp_path / "out"),
-        replace(PROTOCOL, recipe=replace(RECIPE, student=student)),
-        progress=False,
-    )
-    bench.run([Run("VisIMU")])
-    assert type(bench.load(Run("VisIMU")).imu_encoder).__name__ == "Spectrum"
-    assert "imu_encoder" in student.record() and "imu_encoder" not in RECIPE.student.record()

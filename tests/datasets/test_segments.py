@@ -395,7 +395,7 @@ def test_a_folder_of_recordings_becomes_windows(tmp_path):
 def test_a_split_far_from_the_share_for_testing_is_said(lengths, share, said, tmp_path, monkeypatch):
     """Whole recordings of different lengths can only be split roughly; a column split and stretches are as wanted."""
     names = dict(zip(("b.mp4", "a.mp4", "c.mp4"), lengths, strict=False))
-    monkeypatch.setattr(Recording, "probe", lambda self: VideoInfo(names[Path(self.video).name], 30.0, 64, 48, False))
+    monkeypatch.setattr(Recording, "probe", lambda self: VideoInfo(names[Path(self.video).name], 30.0, 64, 48))
     for name in names:
         (tmp_path / name).touch()
     found = segments.read_recordings(tmp_path, segments.Windows(test_share=share))
@@ -410,7 +410,7 @@ def test_a_split_far_from_the_share_for_testing_is_said(lengths, share, said, tm
 
 @pytest.mark.parametrize(("length", "share"), [(7, 0.3), (60, 0.3), (100, 0.1), (200, 0.5), (400, 0.9)])
 def test_stretches_share_no_moment_and_keep_their_distance(length, share, tmp_path, monkeypatch):
-    info = VideoInfo(float(length), 30.0, 64, 48, False)
+    info = VideoInfo(float(length), 30.0, 64, 48)
     monkeypatch.setattr(Recording, "probe", lambda self: info)
     (tmp_path / "a.mp4").touch()
     windows = segments.Windows(stride=0.5, split_by="stretch", test_share=share)
@@ -429,7 +429,7 @@ def test_stretches_share_no_moment_and_keep_their_distance(length, share, tmp_pa
 
 @pytest.mark.parametrize("rows", [[(0, 12), (12, 23.4)], [(12, 23.4), (0, 12)], [(0, 12), (12.5, 14), (14, 23.4)]])
 def test_stretches_of_rows_that_touch_keep_their_distance(rows, tmp_path, monkeypatch):
-    monkeypatch.setattr(Recording, "probe", lambda self: VideoInfo(23.4, 30.0, 64, 48, False))
+    monkeypatch.setattr(Recording, "probe", lambda self: VideoInfo(23.4, 30.0, 64, 48))
     for name in ("a.mp4", "b.mp4"):
         (tmp_path / name).touch()
     cells = [("a.mp4", *times) for times in rows] + [("b.mp4", 12, 23.4)]
@@ -447,7 +447,7 @@ def test_stretches_of_rows_that_touch_keep_their_distance(rows, tmp_path, monkey
 
 def test_rows_without_a_stretch_for_testing_lose_nothing(tmp_path, monkeypatch):
     """A row that is too short to be split is for training, and so is the start of the next one."""
-    monkeypatch.setattr(Recording, "probe", lambda self: VideoInfo(20.0, 30.0, 64, 48, False))
+    monkeypatch.setattr(Recording, "probe", lambda self: VideoInfo(20.0, 30.0, 64, 48))
     (tmp_path / "a.mp4").touch()
     table = write_table(tmp_path / "t.csv", ("video", "start", "stop"), [("a.mp4", 0, 4), ("a.mp4", 4, 20)])
     found = segments.read_recordings(table, segments.Windows(split_by="stretch"))
@@ -464,7 +464,7 @@ def test_rows_without_a_stretch_for_testing_lose_nothing(tmp_path, monkeypatch):
 )
 def test_what_is_too_short_for_stretches_has_a_way_out(tmp_path, monkeypatch, rows, words):
     """A split by recording is one only of several recordings."""
-    monkeypatch.setattr(Recording, "probe", lambda self: VideoInfo(6.0 if rows is None else 10.5, 30.0, 64, 48, False))
+    monkeypatch.setattr(Recording, "probe", lambda self: VideoInfo(6.0 if rows is None else 10.5, 30.0, 64, 48))
     films(tmp_path, a=1, b=1)
     table = write_table(tmp_path / "t.csv", ("video", "start", "stop"), rows) if rows else tmp_path
     with pytest.raises(DataError, match=f"cannot be split by stretch: {words}"):

@@ -30,7 +30,7 @@ def read(folder, header, *rows):
         (folder / name).touch()
     (folder / "t.csv").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
     found = segments.read_csv(folder / "t.csv")
-    return found, {one.video: VideoInfo(LENGTH, 30.0, 64, 48, False) for one in found}
+    return found, {one.video: VideoInfo(LENGTH, 30.0, 64, 48) for one in found}
 
 
 def lines(folder, found):
@@ -455,7 +455,7 @@ def test_what_is_changed_keeps_its_rows(tmp_path):
 
 
 def test_recordings_without_labels_are_seen_row_by_row(tmp_path, monkeypatch):
-    monkeypatch.setattr(data.Recording, "probe", lambda self: VideoInfo(30.0, 30.0, 64, 48, False))
+    monkeypatch.setattr(data.Recording, "probe", lambda self: VideoInfo(30.0, 30.0, 64, 48))
     for name in ("a.mp4", "b.mp4"):
         (tmp_path / name).touch()
     rows = [("a.mp4", "P01", "train"), ("b.mp4", "P01", "test"), ("a.mp4", "P02", "train")]
@@ -585,7 +585,7 @@ def test_a_log_since_boot_of_two_videos_needs_their_offsets(steady, tmp_path):
 
 
 def test_rows_of_recordings_are_seen_as_they_are_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(data.Recording, "probe", lambda self: VideoInfo(30.0, 30.0, 64, 48, False))
+    monkeypatch.setattr(data.Recording, "probe", lambda self: VideoInfo(30.0, 30.0, 64, 48))
 
     def said(*rows):
         for name in ("a.mp4", "b.mp4"):
@@ -722,7 +722,7 @@ def test_nothing_untrue_is_said_of_real_tables(sample, epic_imu):
         info = {row["video_id"]: (float(row["duration"]), float(row["fps"])) for row in csv.DictReader(file)}
     for name, count in (("EPIC_100_uda_target_val.csv", 1), ("imu_train_subset_joined.csv", 0)):
         found = data.read_epic_kitchens(sample(f"epic-kitchens-100/{name}"), epic_imu)
-        videos = {one.video: VideoInfo(*info[Path(one.video).stem], 1920, 1080, True) for one in found}
+        videos = {one.video: VideoInfo(*info[Path(one.video).stem], 1920, 1080) for one in found}
         said = table_checks.notes_of(table_checks.find(found, videos))
         assert len(said) == count
         if said:
@@ -748,7 +748,7 @@ def test_nothing_is_said_of_worlds(tmp_path, monkeypatch):
         world = synthetic.render(tmp_path / str(seed), seed=seed, untrimmed=2)
         for table in (world.annotations, world.untrimmed):
             found = data.read_epic_kitchens(table, world.root)
-            videos = {one.video: VideoInfo(lengths[Path(one.video).stem], 30.0, 96, 96, True) for one in found}
+            videos = {one.video: VideoInfo(lengths[Path(one.video).stem], 30.0, 96, 96) for one in found}
             assert len(found) > 20 and table_checks.find(found, videos) == []
 
 

@@ -1,11 +1,41 @@
-"""The golden vectors of the baselines."""
+"""Fixtures of the lab: its demo in miniature, its scripts, and the golden vectors of the baselines."""
 
+import importlib
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from small_baselines import draw
+
+LAB = Path(__file__).resolve().parents[2] / "lab"
+SCRIPTS = [path.stem for path in LAB.glob("[!_]*.py") if "\nif __name__ ==" in path.read_text(encoding="utf-8")]
+
+
+@pytest.fixture(scope="session")
+def demo(once):
+    """A finished `python -m lab demo` of two seeds in miniature."""
+    from small_benches import Demo
+
+    return once("lab-demo", lambda folder: Demo(folder / "out", "0,1"))
+
+
+@pytest.fixture
+def fresh():
+    """A function that imports a script by its name, with constants of its own that a test may change."""
+    forget_scripts()
+    yield lambda name: importlib.import_module(f"lab.{name}")
+    forget_scripts()
+
+
+def forget_scripts():
+    import lab
+
+    for name in SCRIPTS:
+        sys.modules.pop(f"lab.{name}", None)
+        vars(lab).pop(name, None)
 
 
 @pytest.fixture(scope="module")

@@ -1,17 +1,26 @@
 """What AdaFuse, STTS and ListenToLook share: their image networks, files, errors and the shared loop."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import gradients
 import pytest
 import torch
 import torchvision
-from small_baselines import LISTEN, SMALL, Store, always, listener, small_adafuse, small_stts
+from commandline import ROOT, run
+from small_baselines import FUSE, LISTEN, SMALL, Store, always, listener, small_adafuse, small_stts
 from torch import nn
 from torch.nn import functional as F
 from toys import CLASSES, QUIET
 
 import egodistill as E
+from egodistill import data
 from egodistill.engine import batches
 from lab import adafuse, baselines, stts
+from lab.__main__ import main
 from lab.adafuse import AdaFuse
 from lab.baselines import BaselineError
 from lab.listen_to_look import ListenToLook
@@ -200,3 +209,28 @@ def test_inputs_that_do_not_fit():
         stts.perturbed_topk(torch.zeros(1, 2), 3, 0.1)
     with pytest.raises(BaselineError, match="jacobian must be 'diagonal' or 'full'"):
         stts.perturbed_topk(torch.zeros(1, 2), 1, 0.1, jacobian="x")
+
+
+def test_a_file_of_a_rival_is_read_by_the_lab_alone(taught, capsys):
+    store = data.ClipStore("s")
+    torch.manual_seed(0)
+    rival = AdaFuse(len(store.class_names), **FUSE | {"num_frames": 4, "frame_size": 40}, class_names=store.class_names)
+    rival.eval().save("adafuse.pt")
+    words = ["--split", "test", "--precision", "fp32", "--device", "cpu", "--out", "e.json"]
+    run(capsys, "evaluate", "s", "--student", "adafuse.pt", *words, main=main)
+    found = E.evaluate(rival, store.split("test"), precision="fp32", device="cpu", progress=False)
+    assert json.loads(Path("e.json").read_text())["confusion"] == found.confusion.tolist()
+    words = ["--batch-size", 2, "--repeats", 1, "--precision", "bf16", "--out", "costs.json"]
+    out = run(capsys, "measure", "--student", "adafuse.pt", "student.pt", *words, main=main)
+    costs = json.loads(Path("costs.json").read_text())["models"]
+    params = {"adafuse.pt": rival, "student.pt": E.EgoDistill.load("student.pt")}
+    for name, model in params.items():
+        cost = costs[name]
+        assert cost["params"] == sum(p.numel() for p in model.parameters()) and f"{cost['params']:,}" in out
+        assert 0 < cost["feature_error"] < 0.5 and f"{100 * cost['feature_error']:.2f} %" in out
+    told = "adafuse.pt: holds a AdaFuse, which is no class of this library; import the module that has it"
+    for words in ("measure --student adafuse.pt", "evaluate s --split test --student adafuse.pt"):
+        command = [sys.executable, "-m", "egodistill", *words.split()]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert (done.returncode, done.stderr.strip()) == (1, f"egodistill {words.split()[0]}: {told}")

@@ -17,13 +17,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from miniature import PROTOCOL, group_size, same
+from commandline import ROOT
+from miniature import group_size, same
 from painted import relabel
 from small_baselines import small_adafuse
+from small_benches import PROTOCOL
 from waiting import LIMIT, until
 
 import egodistill
-import egodistill.commands.demo
+import lab.demo
 from egodistill import (
     EPIC_KITCHENS,
     DataError,
@@ -36,12 +38,12 @@ from egodistill import (
     inference,
     teachers,
 )
-from egodistill.commands import cli
 from egodistill.distillation import DistillationSettings, PretrainingSettings
 from egodistill.engine.image_encoders import DownloadError
 from egodistill.recordings.spec import ClipSpec
 from egodistill.support import custom, files
 from lab import adafuse, benches, listen_to_look, paper, protocols, stts
+from lab.__main__ import main
 from lab.benches import STAGE_1_LOSSES, Bench, Run
 from lab.paper import ABLATIONS
 from lab.protocols import PROTOCOLS
@@ -103,9 +105,7 @@ def test_what_is_the_runs_own_is_not_the_recipes(tmp_path):
 
 
 def test_the_time_left_is_that_of_runs_of_the_same_method_or_of_other_students(tmp_path):
-    bench = Bench(
-        "store", str(tmp_path), PROTOCOLS["demo"], teachers={"t": egodistill.commands.demo.DEMO.teachers["x3d"]}
-    )
+    bench = Bench("store", str(tmp_path), PROTOCOLS["demo"], teachers={"t": lab.demo.DEMO.teachers["x3d"]})
     teacher, first, second, other = Run("teacher", teacher="t"), Run("VisOnly"), Run("VisOnly", 1), Run("VisIMU")
     runs = [teacher, first, second, other]
     for run, seconds in ((teacher, 500.0), (first, 60.0)):
@@ -244,13 +244,13 @@ def test_the_cost_of_decisions_counts_every_clip():
 def test_processes_end_with_the_one_that_began_them(demo, tmp_path):
     """Also where it is killed: each would keep half a gigabyte forever."""
     code = (
-        "import sys; from egodistill import experiments as e; from miniature import PROTOCOL\n"
+        "import sys; from lab import benches as e; from small_benches import PROTOCOL\n"
         "if __name__ == '__main__':\n"
         "    runs = [e.Run(m, frames=2) for m in ('AdaFuse', 'STTS full')]\n"
         "    e.Bench(*sys.argv[1:], PROTOCOL).run(runs, jobs=2)\n"
     )
     (tmp_path / "script.py").write_text(code)
-    path = os.pathsep.join([str(Path(egodistill.__file__).parent), str(Path(__file__).parents[1])])
+    path = os.pathsep.join(map(str, (ROOT, *Path(__file__).parents[:2])))
     command = [sys.executable, tmp_path / "script.py", demo.out / "store", tmp_path / "out"]
     parent = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}, start_new_session=True)
 
@@ -278,10 +278,10 @@ def test_a_process_without_work_ends():
 def test_two_processes_in_one_folder_share_the_runs(demo, tmp_path):
     """Each run is trained once; the process that comes second waits for it."""
     code = (
-        "import sys; from egodistill import experiments as e; from miniature import PROTOCOL\n"
+        "import sys; from lab import benches as e; from small_benches import PROTOCOL\n"
         "e.Bench(*sys.argv[1:], PROTOCOL).run([e.Run('AdaFuse', frames=2), e.Run('VisOnly'), e.Run('VisIMU')])\n"
     )
-    path = os.pathsep.join([str(Path(egodistill.__file__).parent), str(Path(__file__).parents[1])])
+    path = os.pathsep.join(map(str, (ROOT, *Path(__file__).parents[:2])))
     command = [sys.executable, "-c", code, demo.out / "store", tmp_path / "out"]
     options = {"env": os.environ | {"PYTHONPATH": path}, "stdout": subprocess.PIPE, "text": True}
     both = [subprocess.Popen(command, **options) for _ in range(2)]
@@ -380,7 +380,7 @@ def test_a_student_is_built_for_the_clips_of_the_store_and_its_teacher(monkeypat
 
 
 def test_a_teacher_is_built_for_the_clips_of_the_store():
-    how = protocols.TeacherRecipe("mvit_b_16x4", options={"width": 8, "depths": (1, 1)}, narrow=True)
+    how = protocols.TeacherRecipe("mvit_b_16x4", Training(), options={"width": 8, "depths": (1, 1)}, narrow=True)
     torch.manual_seed(0)
     teacher = benches.build_teacher(how, "own", FakeStore())
     assert (teacher.clip_spec.seconds, teacher.clip_spec.frames, teacher.clip_spec.size) == (1.5, 4, 32)
@@ -454,7 +454,7 @@ def test_a_part_of_the_clips_and_the_best_epoch_of_a_teacher(demo, tmp_path, mon
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Bench, "fit", fit)
-    slowfast = {"slowfast-{seed}": egodistill.commands.demo.QUICK.teachers["slowfast"]}
+    slowfast = {"slowfast-{seed}": lab.demo.QUICK.teachers["slowfast"]}
     bench = bench_of(demo, tmp_path, every=3, validation="test", teachers=slowfast)
     for run in (Run("teacher", teacher="slowfast-{seed}"), Run("start")):
         with pytest.raises(KeyboardInterrupt):
@@ -469,7 +469,7 @@ def test_a_part_of_the_clips_and_the_best_epoch_of_a_teacher(demo, tmp_path, mon
 
 
 def test_a_teacher_is_known_by_its_recipe(demo, tmp_path, monkeypatch):
-    recipe = egodistill.commands.demo.QUICK.teachers["slowfast"]
+    recipe = lab.demo.QUICK.teachers["slowfast"]
     bench, run = bench_of(demo, tmp_path, teachers={"x-{seed}": recipe}), Run("teacher", teacher="x-{seed}")
     files.write_json(bench.path(run, ".json"), {"recipe": recipe.record()})
     assert not bench.is_done(run)  # its outputs are missing
@@ -640,7 +640,7 @@ def test_methods_of_ones_own_stand_in_a_comparison(demo, tmp_path, own_methods, 
         f"compare {demo.out}/store --teacher {teacher} --out {out} --preset demo --seeds 0,1 --num-frames 1 --jobs 2"
     )
     command = [*words.split(), "--methods", "VisOnly", *(f"{file}:{name}" for name in ("narrow", "plain", "looped"))]
-    assert cli.main(command) == 0
+    assert main(command) == 0
     printed = capsys.readouterr().out
     assert "Narrow minus each other" in printed and "Plain minus each other method" in printed
     content = files.read_json(out / "compare.json")
@@ -701,5 +701,29 @@ def test_what_is_no_method_is_refused(demo, tmp_path, own_methods, capsys):
     file = tmp_path / "mine" / "methods_of_mine.py"
     for name, words in (("Plain", "is a type, not a method"), ("nothing", "has no nothing")):
         command = f"compare {demo.out}/store --teacher slowfast-0 --out {tmp_path}/c --methods {file}:{name}"
-        assert cli.main(command.split()) == 1
+        assert main(command.split()) == 1
         assert words in capsys.readouterr().err
+
+
+SPECTRUM = """
+from torch import nn
+
+class Spectrum(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 3)
+
+    def forward(self, imu):
+        return self.layer(imu.abs().mean(1))
+"""
+
+
+def test_a_bench_trains_students_with_networks_of_ones_own(store, tmp_path):
+    (tmp_path / "my_networks.py").write_text(SPECTRUM)
+    recipe = PROTOCOL.recipe
+    student = replace(recipe.student, imu_encoder=f"{tmp_path / 'my_networks.py'}:Spectrum")
+    own = replace(PROTOCOL, recipe=replace(recipe, student=student))
+    bench = Bench(str(store.path), str(tmp_path / "out"), own, progress=False)
+    bench.run([Run("VisIMU")])
+    assert type(bench.load(Run("VisIMU")).imu_encoder).__name__ == "Spectrum"
+    assert "imu_encoder" in student.record() and "imu_encoder" not in recipe.student.record()

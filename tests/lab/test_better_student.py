@@ -1,39 +1,30 @@
 """lab/better_student.py on a world of 40 clips: from the protocol to the report."""
 
 import functools
-import importlib
 import json
 import subprocess
-import sys
-from pathlib import Path
 
-import miniature
 import numpy as np
 import pytest
+import small_benches
+from commandline import ROOT
 
-import egodistill
 from egodistill import data
 from lab import contrasts
 
-SCRIPTS = Path(egodistill.__file__).parent / "benchmarks"
-pytestmark = pytest.mark.skipif(not SCRIPTS.exists(), reason="no benchmarks beside the package: not a checkout")
-
 
 @pytest.fixture
-def script(monkeypatch, tmp_path):
+def script(fresh, monkeypatch, tmp_path):
     """The module, for a small world, with a repository of its own instead of results/."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    evidence = importlib.import_module("evidence")
+    evidence = fresh("evidence")
     results = tmp_path / "repository" / "results"
-    miniature.small_world(monkeypatch, evidence, results)
-    module = importlib.import_module("better_student")
+    small_benches.small_world(monkeypatch, evidence, results)
+    module = fresh("better_student")
     monkeypatch.setattr(module, "TAP", module.TAP | {"test_acts": 24})
     quiet = functools.partial(module.benches.Bench, progress=False)
     monkeypatch.setattr(module.benches, "Bench", quiet)
     git("init", "-q", at=results.parent)
-    yield module
-    for name in ("evidence", "evidence_report", "better_student"):
-        sys.modules.pop(name)
+    return module
 
 
 def git(*words, at):
@@ -52,7 +43,7 @@ def test_a_protocol_is_written_once_and_counts_from_its_commit(script, monkeypat
     git("add", "-A", at=script.PROTOCOL.parent)
     git("commit", "-qm", "x", at=script.PROTOCOL.parent)
     assert script.seed() == int(script.digest()[:8], 16)
-    committed = json.loads((SCRIPTS.parent / "results" / "protocol-student.json").read_text())
+    committed = json.loads((ROOT / "results" / "protocol-student.json").read_text())
     assert script.content()["methods"] == committed["methods"]
     monkeypatch.setitem(script.CHANGES[script.WINNER], "epochs", 10)
     with pytest.raises(SystemExit, match=r"differs from the settings of this script \(changes\.Spectrum\.epochs"):

@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import importlib
 import json
 import operator
 import re
@@ -13,33 +12,27 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from unittest import mock
 
-import miniature
 import numpy as np
 import pytest
+import small_benches
+from miniature import same
 
-import egodistill
 from egodistill import data
 from egodistill.support import files, tables
 from egodistill.world import behaviour, synthetic
 from lab import benches, contrasts
 from lab.benches import Run
 
-SCRIPTS = Path(egodistill.__file__).parent / "benchmarks"
-pytestmark = pytest.mark.skipif(not SCRIPTS.exists(), reason="no benchmarks beside the package: not a checkout")
-
 
 @pytest.fixture
-def scripts(monkeypatch, tmp_path):
+def scripts(fresh, monkeypatch, tmp_path):
     """The two modules, with an empty repository instead of results/."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    evidence, report = (importlib.import_module(name) for name in ("evidence", "evidence_report"))
+    evidence, report = (fresh(name) for name in ("evidence", "evidence_report"))
     monkeypatch.setattr(evidence, "RESULTS", tmp_path / "repository" / "results")
     evidence.RESULTS.mkdir(parents=True)
     for words in (["init", "-q"], ["config", "user.email", "a@b"], ["config", "user.name", "a"]):
         subprocess.run(["git", "-C", str(evidence.RESULTS.parent), *words], check=True)
-    yield evidence, report
-    for name in ("evidence", "evidence_report"):
-        sys.modules.pop(name)
+    return evidence, report
 
 
 def tuned(evidence, best=(1e-3, 6)):
@@ -375,7 +368,9 @@ def test_an_augmented_visimu_learns_from_the_clips_of_another_world(world, sourc
     monkeypatch.setattr(evidence.synthetic, "render", lambda path, **settings: path)
     monkeypatch.setattr(evidence, "segments_of", lambda rendered: [])
     monkeypatch.setattr(evidence.data, "prepare", lambda segments, path, **options: types.SimpleNamespace(path=path))
-    assert evidence.make(world, tmp_path) == tmp_path / source / "store"
+    heard = []
+    monkeypatch.setattr(evidence.audio, "add_sound", lambda store: heard.append(store.path))
+    assert evidence.make(world, tmp_path) == tmp_path / source / "store" == heard[0]
     monkeypatch.setattr(benches.Bench, "__post_init__", lambda bench: None)
     bench = evidence.bench_of(world, tmp_path, evidence.settings_of(world))
     assert bench.store == str(tmp_path / source / "store")
@@ -548,8 +543,8 @@ def small(scripts, monkeypatch):
     monkeypatch.setattr(evidence, "WORLDS", {name: {} for name in evidence.WORLDS})
     monkeypatch.setattr(evidence, "FRAMES", (1,))
     monkeypatch.setattr(evidence, "PIXELS", 32)
-    monkeypatch.setattr(evidence, "GENERAL", miniature.PROTOCOL)
-    monkeypatch.setattr(evidence, "TEACHERS", {evidence.TEACHER: miniature.TEACHERS["slowfast"]})
+    monkeypatch.setattr(evidence, "GENERAL", small_benches.PROTOCOL)
+    monkeypatch.setattr(evidence, "TEACHERS", {evidence.TEACHER: small_benches.TEACHERS["slowfast"]})
     for module, name in ((evidence.synthetic, "render"), (evidence.data, "prepare")):
         quiet = functools.partial(getattr(module, name), workers=1, progress=False)
         monkeypatch.setattr(module, name, functools.partial(quiet, size=(32, 32)) if name == "render" else quiet)
@@ -619,7 +614,7 @@ def test_a_line_of_a_varied_world_needs_networks_of_the_other_one(small, tmp_pat
     assert "clips of world A-with-exchanged-head-motion" in printed and "20 of 20 bits agree" in printed
     assert evidence.path_of(evidence.EXCHANGED).read_text() == before
     runs = [tmp_path / "second" / world / "runs" / "seed-0" for world in ("A", "A-with-exchanged-head-motion")]
-    assert miniature.same(*(folder / "start.pt" for folder in runs))
+    assert same(*(folder / "start.pt" for folder in runs))
     assert [path.name for path in runs[0].glob("*.pt")] == ["start.pt"]
 
 

@@ -1,30 +1,19 @@
 """lab/frame_choice.py: students on exact and cheap frames of a rendered world, and the table from lines."""
 
-import importlib
-import sys
-from pathlib import Path
-
 import pytest
 
-import egodistill
 from egodistill import EgoDistill
 from egodistill.support import files
 from lab import contrasts
 
-SCRIPTS = Path(egodistill.__file__).parent / "benchmarks"
-pytestmark = pytest.mark.skipif(not SCRIPTS.exists(), reason="no benchmarks beside the package: not a checkout")
-
 
 @pytest.fixture
-def script(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    found = importlib.import_module("frame_choice")
+def script(fresh, monkeypatch, tmp_path):
+    found = fresh("frame_choice")
     monkeypatch.setattr(found, "LINES", tmp_path / "frame_choice.jsonl")
     origin = {"commit": "c", "protocol": "p", "processor": "AMD EPYC"}
     monkeypatch.setattr(found.evidence, "origin_of_lines", lambda: origin)
-    yield found
-    for name in ("frame_choice", "evidence_report", "evidence"):
-        sys.modules.pop(name, None)
+    return found
 
 
 def test_each_student_reads_each_choice_of_frames_once(script, wearer, tmp_path, monkeypatch):

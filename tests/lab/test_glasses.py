@@ -1,34 +1,25 @@
 """glasses: what is different about a sensor, the student of a perceptron, and the lines of its readings."""
 
 import copy
-import importlib
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commandline import ROOT
 from numpy.testing import assert_allclose
 
-import egodistill
 from egodistill import inference
 from egodistill.engine.filterbank import IMUFilterbank
 from egodistill.student import EgoDistill
 
-FOLDER = Path(egodistill.__file__).parent / "benchmarks"
-pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason="no benchmarks beside the package: not a checkout")
-
 
 @pytest.fixture
-def glasses(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(FOLDER)
-    found = importlib.import_module("glasses")
+def glasses(fresh, monkeypatch, tmp_path):
+    found = fresh("glasses")
     monkeypatch.setattr(found, "LINES", tmp_path / "lines.jsonl")
     monkeypatch.setattr(found, "PROTOCOL", tmp_path / "protocol.json")
-    yield found
-    for name in ("glasses", "real_heads"):
-        sys.modules.pop(name, None)
+    return found
 
 
 def head(seconds=60, seed=0, size=1.0):
@@ -194,10 +185,10 @@ def test_the_protocol_is_what_is_frozen(glasses):
     assert json.loads(frozen.read_text()) == json.loads(json.dumps(glasses.protocol()))
 
 
-@pytest.mark.skipif(not (FOLDER.parent / "docs" / "glasses.md").exists(), reason="no documents: not a checkout")
+@pytest.mark.skipif(not (ROOT / "docs" / "glasses.md").exists(), reason="no documents: not a checkout")
 def test_the_card_and_the_readme_say_what_the_lines_and_the_file_are():
-    card, readme = ((FOLDER.parent / name).read_text(encoding="utf-8") for name in ("docs/glasses.md", "README.md"))
-    lines = [json.loads(line) for line in (FOLDER.parent / "results" / "glasses.jsonl").open(encoding="utf-8")]
+    card, readme = ((ROOT / name).read_text(encoding="utf-8") for name in ("docs/glasses.md", "README.md"))
+    lines = [json.loads(line) for line in (ROOT / "results" / "glasses.jsonl").open(encoding="utf-8")]
     shares = {}
     for title, reading, change in (
         ("study 1, 27 wearers, folds", "study 1", "100 Hz"),
@@ -226,4 +217,4 @@ def test_the_card_and_the_readme_say_what_the_lines_and_the_file_are():
     model = EgoDistill.load("glasses")
     macs = inference.count_macs(model, torch.device("cpu")) / 1e6
     assert f"{macs:.2f} million multiply-adds" in card and f"{model.fusion[0].out_features} hidden" in card
-    assert f"({(FOLDER.parent / 'students' / 'glasses.pt').stat().st_size / 1000:.0f} kB)" in card
+    assert f"({(ROOT / 'students' / 'glasses.pt').stat().st_size / 1000:.0f} kB)" in card

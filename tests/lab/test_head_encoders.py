@@ -1,30 +1,16 @@
 """head_encoders: what is taken away is not read, and what is added is."""
 
-import importlib
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from numpy.testing import assert_allclose
 
-import egodistill
 from egodistill import EgoDistill
-
-FOLDER = Path(egodistill.__file__).parent / "benchmarks"
-pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason="no benchmarks beside the package: not a checkout")
-
-
-@pytest.fixture
-def encoders(monkeypatch):
-    monkeypatch.syspath_prepend(FOLDER)
-    yield importlib.import_module("head_encoders")
-    sys.modules.pop("head_encoders", None)
+from lab import head_encoders as encoders
 
 
 @pytest.mark.parametrize(("sensor", "own"), [(0, slice(0, 3)), (1, slice(3, 6))])
 @pytest.mark.parametrize("kind", ["paper", "spectrum"])
-def test_a_sensor_that_is_taken_away_changes_nothing(encoders, kind, sensor, own):
+def test_a_sensor_that_is_taken_away_changes_nothing(kind, sensor, own):
     name = f"{kind}_without_{['accelerometer', 'gyroscope'][sensor]}"
     encoder = getattr(encoders, name)
     model = EgoDistill(3, image_encoder="resnet10x4", image_weights=None, frame_size=32, imu_encoder=encoder).eval()
@@ -36,7 +22,7 @@ def test_a_sensor_that_is_taken_away_changes_nothing(encoders, kind, sensor, own
     assert not torch.equal(model.encode_imu(imu), model.encode_imu(moved))
 
 
-def test_the_net_turn_is_taken_from_spectrum_and_given_to_the_cnn(encoders):
+def test_the_net_turn_is_taken_from_spectrum_and_given_to_the_cnn():
     imu = torch.randn(2, 422, 6)
     turned = imu + torch.tensor([0, 0, 0, 0.3, 0, 0])
     spectrum, cnn = encoders.SpectrumWithoutTurn().eval(), encoders.ScaledCNN().eval()

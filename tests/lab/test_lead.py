@@ -1,45 +1,34 @@
 """lead: recorded head motion as the pose of a rendered head, and its lines on a world of 38 clips."""
 
-import importlib
-import sys
 from dataclasses import replace
-from pathlib import Path
 
-import miniature
 import numpy as np
 import pytest
+import small_benches
 from numpy.testing import assert_allclose
 
-import egodistill
 from egodistill import data
 from egodistill.world import behaviour, synthetic
 from lab import contrasts
 
-FOLDER = Path(egodistill.__file__).parent / "benchmarks"
-pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason="no benchmarks beside the package: not a checkout")
-MODULES = ("lead", "head_encoders", "better_student", "real_heads", "evidence_report", "evidence")
-
 
 @pytest.fixture
-def lead(monkeypatch, tmp_path):
+def lead(fresh, monkeypatch, tmp_path):
     """The module, for a small world, with a repository of its own instead of results/."""
-    monkeypatch.syspath_prepend(FOLDER)
-    evidence = importlib.import_module("evidence")
+    evidence = fresh("evidence")
     results = tmp_path / "repository" / "results"
-    miniature.small_world(monkeypatch, evidence, results)
-    module = importlib.import_module("lead")
+    small_benches.small_world(monkeypatch, evidence, results)
+    module = fresh("lead")
     monkeypatch.setattr(module.real_heads, "PROTOCOL", results / "protocol-heads.json")
     yield module
     module.IMU_READERS.pop(".carried", None)
-    for name in MODULES:
-        sys.modules.pop(name, None)
 
 
 def commit_protocols(lead):
     """Write both protocols and commit them, as the commands want it."""
     lead.evidence.write_protocol(lead.better_student.PROTOCOL, lead.better_student.content())
     lead.files.write_json(lead.real_heads.PROTOCOL, lead.real_heads.PROTOCOL_TEXT)
-    miniature.commit(lead.evidence.RESULTS.parent)
+    small_benches.commit(lead.evidence.RESULTS.parent)
 
 
 def fake_recordings(study):

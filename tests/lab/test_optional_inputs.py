@@ -1,39 +1,29 @@
 """lab/optional_inputs.py: which candidate is picked; world F in miniature, from freeze to report."""
 
-import importlib
 import itertools
 import json
 import subprocess
-import sys
-from pathlib import Path
 
-import miniature
 import numpy as np
 import pytest
+import small_benches
 import torch
 from toys import Store, small
 
-import egodistill
 from lab import contrasts, intervals
-
-SCRIPTS = Path(egodistill.__file__).parent / "benchmarks"
-pytestmark = pytest.mark.skipif(not SCRIPTS.exists(), reason="no benchmarks beside the package: not a checkout")
 
 
 @pytest.fixture
-def script(monkeypatch, tmp_path):
+def script(fresh, monkeypatch, tmp_path):
     """The module, for a small world, with a repository of its own instead of results/."""
-    monkeypatch.syspath_prepend(SCRIPTS)
-    evidence = importlib.import_module("evidence")
+    evidence = fresh("evidence")
     results = tmp_path / "repository" / "results"
-    miniature.small_world(monkeypatch, evidence, results)
-    module = importlib.import_module("optional_inputs")
+    small_benches.small_world(monkeypatch, evidence, results)
+    module = fresh("optional_inputs")
     few = {"test_acts": 16, "test_wearers": 2}
     for name, value in {"TAP": module.TAP | few, "HALF": module.HALF | few, "SEEDS_OF_F": 1, "SEEDS_OF_TAP": 2}.items():
         monkeypatch.setattr(module, name, value)
-    yield module
-    for name in ("optional_inputs", "optional_networks", "better_student", "evidence_report", "evidence"):
-        sys.modules.pop(name, None)
+    return module
 
 
 def test_a_line_says_what_is_right_with_each_mix(script):
@@ -120,7 +110,7 @@ def test_what_was_not_picked_is_not_tested(script, tmp_path, monkeypatch):
     subprocess.run(["git", "init", "-q", script.evidence.RESULTS.parent], check=True)
     with pytest.raises(SystemExit, match="commit it first"):
         script.make("F", tmp_path / "out")
-    miniature.commit(script.evidence.RESULTS.parent)
+    small_benches.commit(script.evidence.RESULTS.parent)
     monkeypatch.setattr(script, "SEEDS_OF_TAP", 3)
     with pytest.raises(SystemExit, match="differs from the settings of this script"):
         script.make("F", tmp_path / "out")
@@ -130,7 +120,7 @@ def test_what_was_not_picked_is_not_tested(script, tmp_path, monkeypatch):
 def test_world_f_from_freeze_to_report(script, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(script, "picked", lambda cells: "Vectors and a product")
     script.freeze()
-    miniature.commit(script.evidence.RESULTS.parent)
+    small_benches.commit(script.evidence.RESULTS.parent)
     out = tmp_path / "out"
     script.screen("F", out, None, list(script.CHANGES))
     lines = [json.loads(line) for line in script.path_of("F").read_text().splitlines()]

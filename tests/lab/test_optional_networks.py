@@ -1,32 +1,17 @@
 """Candidates for a student that may lack an input: what stands for it, and how they learn."""
 
-import importlib
 import itertools
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from toys import Store
 
-import egodistill
 from egodistill import DistillationSettings, distillation
-
-SCRIPTS = Path(egodistill.__file__).parent / "benchmarks"
-pytestmark = pytest.mark.skipif(not SCRIPTS.exists(), reason="no benchmarks beside the package: not a checkout")
+from lab import optional_inputs as script
 
 
-@pytest.fixture(scope="module")
-def script():
-    sys.path.insert(0, str(SCRIPTS))
-    try:
-        yield importlib.import_module("optional_inputs")
-    finally:
-        sys.path.remove(str(SCRIPTS))
-
-
-def built(script, name, **options):
+def built(name, **options):
     torch.manual_seed(0)
     (method,) = (one for one in script.METHODS if one.name == name)
     small = {"image_encoder": "resnet10x4", "image_weights": None, "frame_size": 32, "hidden": 8, "feature_dim": 12}
@@ -36,7 +21,7 @@ def built(script, name, **options):
 
 
 @pytest.mark.parametrize("num_frames", [1, 4])
-def test_each_candidate_answers_from_either_input(script, num_frames):
+def test_each_candidate_answers_from_either_input(num_frames):
     frames = torch.zeros(3, num_frames, 3, 32, 32, dtype=torch.uint8)
     imu = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 422, 6)).astype(np.float32))
     for method in script.METHODS:
@@ -53,13 +38,13 @@ def test_each_candidate_answers_from_either_input(script, num_frames):
         assert ("no_frames" in trained) == ("no_imu" in trained) == (method.name != "Zeros")
 
 
-def test_candidates_learn_from_what_their_names_say(script):
+def test_candidates_learn_from_what_their_names_say():
     store = Store(8)
     batch = {name: torch.from_numpy(value) for name, value in store.arrays.items()}
     batch |= {"label": torch.from_numpy(store.labels), "weight": torch.ones(8)}
     losses = {}
     for name in ("Vectors", "Vectors, weight 1", "Vectors, weight 0.25", "Vectors, frames too"):
-        model, objective = built(script, name)
+        model, objective = built(name)
         objective.eval()
         with torch.no_grad():
             losses[name] = objective(batch)
@@ -72,7 +57,7 @@ def test_candidates_learn_from_what_their_names_say(script):
         ("Vectors, frames too", both + 0.5 * own["frames alone"]),
     ):
         torch.testing.assert_close(losses[name]["loss"], wanted)
-    model, objective = built(script, "Vectors, drawn")
+    model, objective = built("Vectors, drawn")
     torch.nn.init.constant_(model.no_frames, 50.0)
     torch.nn.init.constant_(model.no_imu, 50.0)
     objective.eval()

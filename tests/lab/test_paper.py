@@ -9,19 +9,24 @@ import json
 import pickle
 import re
 import shutil
+import socket
+import urllib.error
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from commandline import any_input
-from miniature import PROTOCOL, miniature, same, unfinished
+from miniature import same, unfinished
+from painted import relabel
+from small_benches import PROTOCOL, miniature
 
-import egodistill.commands.demo
+import lab.demo
 from egodistill import EPIC_KITCHENS, EgoDistill, data, distillation, inference, teachers
-from egodistill.commands import cli
-from egodistill.engine import batches, checkpoints
+from egodistill.engine import batches, models
 from lab import adafuse, baselines, benches, contrasts, intervals, paper
+from lab.__main__ import main
 from lab.benches import STAGE_1_LOSSES, Bench, Run
 from lab.paper import ABLATIONS
 from lab.protocols import PROTOCOLS
@@ -70,7 +75,7 @@ def compare_in(demo, folder):
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         miniature(patch.setattr, cores=1)
         patch.setitem(PROTOCOLS, "demo", PROTOCOL)
-        assert cli.main(COMPARE.format(demo.out).split()) == 0
+        assert main(COMPARE.format(demo.out).split()) == 0
     demo.compared = printed.getvalue(), before
     return demo
 
@@ -126,16 +131,16 @@ def test_compare_writes_what_it_prints(demo, compared):
     test = data.ClipStore(demo.out / "store").split("test")
     for (method, _frames), row in rows.items():
         run = Run(**row["run"] | {"without": tuple(row["run"]["without"])})
-        models = [checkpoints.load_model(demo.out / (replace(run, seed=seed).name + ".pt")) for seed in (0, 1)]
-        top1 = [100 * inference.evaluate(model, test, precision="fp32", progress=False).top1 for model in models]
+        both = [models.load(demo.out / (replace(run, seed=seed).name + ".pt")) for seed in (0, 1)]
+        top1 = [100 * inference.evaluate(model, test, precision="fp32", progress=False).top1 for model in both]
         assert row["top1_seeds"] == pytest.approx(top1), method
         assert row["top1"] == pytest.approx(np.mean(top1)) and row["std"] == pytest.approx(np.std(top1, ddof=1))
-        gmacs = inference.count_macs(models[0], torch.device("cpu")) / 1e9
+        gmacs = inference.count_macs(both[0], torch.device("cpu")) / 1e9
         if method == "AdaFuse":  # What its policies need, in the mean over the seeds.
             files = [demo.out / f"seed-{seed}" / "adafuse-n2.json" for seed in (0, 1)]
             gmacs = np.mean([json.loads(file.read_text())["gmacs"] for file in files])
         assert row["gmacs"] == pytest.approx(gmacs)
-        assert row["params"] == sum(p.numel() for p in models[0].parameters()) and row["ms_per_clip"] > 0
+        assert row["params"] == sum(p.numel() for p in both[0].parameters()) and row["ms_per_clip"] > 0
         cells = [method, row["inputs"], f"{row['gmacs']:.3f}", f"{row['params'] / 1e6:.2f}"]
         assert any(line.split("  ")[0] == method and all(c in line for c in cells) for line in printed.splitlines())
     assert rows["ListenToLook", 1]["inputs"] == "1 frame + sound" and rows["AdaFuse", 2]["inputs"] == "2 frames"
@@ -159,7 +164,7 @@ def table_of(demo, name: str) -> np.ndarray:
     """The accuracy (%) of each seed and wearer of a run, from its weights."""
     test, rows = data.ClipStore(demo.out / "store").split("test"), []
     for seed in (0, 1):
-        model = checkpoints.load_model(demo.out / f"seed-{seed}" / f"{name.format(seed)}.pt")
+        model = models.load(demo.out / f"seed-{seed}" / f"{name.format(seed)}.pt")
         found = inference.evaluate(model, test, precision="fp32", progress=False)
         wearers = np.array(test.wearers)
         rows.append([100 * found.correct.numpy()[wearers == wearer].mean() for wearer in sorted(set(wearers))])
@@ -225,7 +230,7 @@ def test_results_of_an_earlier_version_are_read_and_compare_says_what_is_missing
         path.write_text(json.dumps(record))
     (out / "segments.json").unlink()
     command = COMPARE.format(demo.out).replace(f"--out {demo.out}", f"--out {out}")
-    assert cli.main(command.split()) == 0
+    assert main(command.split()) == 0
     printed = capsys.readouterr().out
     assert "/12]" not in printed  # nothing was trained
     assert "No intervals of the differences between methods: " in printed and "an earlier version" in printed
@@ -252,7 +257,7 @@ def test_files_of_others_are_neither_read_nor_replaced(demo, small, tmp_path, ca
     ):
         (out := tmp_path / name).mkdir()
         (out / name).write_text('{"mine": 1}')
-        assert cli.main(command.replace("OUT", str(out)).split()) == 1
+        assert main(command.replace("OUT", str(out)).split()) == 1
         assert told in capsys.readouterr().err and (out / name).read_text() == '{"mine": 1}'
         assert not list(out.glob("seed-*"))
 
@@ -276,7 +281,7 @@ def test_compare_given_again_trains_nothing(demo, small, tmp_path, monkeypatch, 
     judged = demo.out / "seed-1" / "adafuse-n2.json"
     before = json.loads(judged.read_text())
     judged.unlink()
-    assert cli.main(COMPARE.format(demo.out).split()) == 0
+    assert main(COMPARE.format(demo.out).split()) == 0
     assert "[1/1] seed-1/adafuse-n2" in capsys.readouterr().out
     assert json.loads(judged.read_text())["top1"] == before["top1"]
 
@@ -309,7 +314,7 @@ def sampled(demo, tmp_path_factory):
 def test_ablate_makes_tables_1_and_4(small, sampled, capsys):
     out = sampled.path.parent / "out"  # Not that of the demo, whose store has other arrays.
     command = f"ablate {sampled.path} --teacher slowfast-{{seed}} --out {out} --preset demo --seeds 0"
-    assert cli.main([*command.split(), "--num-frames", "2"]) == 0
+    assert main([*command.split(), "--num-frames", "2"]) == 0
     printed = capsys.readouterr().out
     rows = json.loads((out / "ablate.json").read_text())["rows"]
     assert [row["run"]["without"] for row in rows[1:8]] == [list(part) for part in ABLATIONS.values()]
@@ -325,7 +330,7 @@ def test_ablate_makes_tables_1_and_4(small, sampled, capsys):
     pairs += [("stage-1-n1-slowfast-0", f"stage-1-n1-slowfast-0-without-{loss}") for loss in STAGE_1_LOSSES]
     pairs += [("egodistill-n2-slowfast-0-first", "egodistill-n2-slowfast-0-last")]
     assert not any(same(folder / f"{one}.pt", folder / f"{other}.pt") for one, other in pairs)
-    assert cli.main(command.split()) == 0  # of four frames the store has none
+    assert main(command.split()) == 0  # of four frames the store has none
     assert "Table 4 is left out" in capsys.readouterr().out
 
 
@@ -418,8 +423,29 @@ def test_finished_runs_are_of_the_same_clips_and_outputs(demo, tmp_path):
 def test_errors_of_compare_name_the_way_out(demo, small, tmp_path, capsys, monkeypatch, options, says):
     any_input(monkeypatch)
     command = f"compare {demo.out}/store --teacher slowfast-{{seed}} --out {demo.out} --preset demo --seeds 0"
-    assert cli.main([*command.split(), *options.format(new=tmp_path / "new").split()]) == 1
+    assert main([*command.split(), *options.format(new=tmp_path / "new").split()]) == 1
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", ["compare s --methods VisIMU", "ablate s"])
+def test_a_comparison_of_clips_without_labels_is_refused(words, taught, capsys):
+    relabel(taught / "s", lambda segment: None)
+    assert main([*words.split(), *"--teacher small --preset demo --out x".split()]) == 1
+    assert "is trained on labels, but no clip" in capsys.readouterr().err
+
+
+def test_the_way_out_without_a_network_is_an_option(taught, monkeypatch, capsys):
+    def offline(*_, **options):
+        raise urllib.error.URLError(socket.gaierror(-2, "Name or service not known"))
+
+    monkeypatch.setenv("TORCH_HOME", "cache")  # empty
+    monkeypatch.setattr(torchvision.models.WeightsEnum, "get_state_dict", offline)
+    assert main("compare s --out o --methods VisOnly --num-frames 1 --seeds 0".split()) == 1
+    said = capsys.readouterr().err
+    file = r"https://download\.pytorch\.org/models/resnet18-\w+\.pth"
+    told = rf"\(Name or service not known\)\. Without a network connection, bring {file} to cache\W+hub\W+checkpoints"
+    way = "--pretrained NAME=FILE, or NAME=none for random weights; NAME: students, AdaFuse, STTS, ListenToLook"
+    assert re.search(f"{told}, or give {re.escape(way)}", said) and "Errno" not in said and said.count("\n") == 2
 
 
 def test_weights_and_epochs_reach_the_bench():
@@ -428,9 +454,9 @@ def test_weights_and_epochs_reach_the_bench():
     with pytest.MonkeyPatch.context() as patch:
         given = []
         any_input(patch)
-        patch.setitem(egodistill.commands.demo.COMMANDS, "compare", given.append)
-        assert cli.main(command.split()) == 0
-    protocol = egodistill.commands.demo.build_bench(given[0]).protocol
+        patch.setattr(lab.demo, "run_compare", given.append)
+        assert main(command.split()) == 0
+    protocol = lab.demo.build_bench(given[0]).protocol
     assert protocol.recipe.student.image_weights == "r18.pth" and protocol.stts.weights is None
     assert protocol.adafuse.weights == "imagenet"  # the paper's, where nothing else is said
     changes = {"epochs": 7, "batch_size": 5, "precision": "bf16"}
@@ -443,13 +469,13 @@ def test_presets_reach_the_bench(command, monkeypatch):
     """They mean the same recipe as in the commands that train one model."""
     given = []
     any_input(monkeypatch)
-    monkeypatch.setitem(egodistill.commands.demo.COMMANDS, command, given.append)
+    monkeypatch.setattr(lab.demo, f"run_{command}", given.append)
     for name, wanted in PROTOCOLS.items():
-        assert cli.main([command, *"s --teacher t --out o --preset".split(), name]) == 0
-        protocol = egodistill.commands.demo.build_bench(given[-1]).protocol
+        assert main([command, *"s --teacher t --out o --preset".split(), name]) == 0
+        protocol = lab.demo.build_bench(given[-1]).protocol
         assert protocol == wanted and protocol.recipe == distillation.PRESETS[name]
     with pytest.raises(SystemExit):  # of a student that it lacks
-        cli.main([command, *"s --teacher t --out o --preset spectrum".split()])
+        main([command, *"s --teacher t --out o --preset spectrum".split()])
 
 
 # --- Files
@@ -459,7 +485,7 @@ def test_load_knows_all_kinds_of_files(demo, compared):
     folder = demo.out / "seed-0"
     kinds = {"slowfast-0": teachers.Teacher, "visonly-n1": EgoDistill, "adafuse-n2": adafuse.AdaFuse}
     for name, kind in kinds.items():
-        assert type(checkpoints.load_model(folder / f"{name}.pt")) is kind
+        assert type(models.load(folder / f"{name}.pt")) is kind
 
 
 # --- Numbers by an independent computation, and options that arrive
@@ -507,8 +533,8 @@ def test_each_teacher_is_compared_with_its_own_students(monkeypatch):
 
 def test_compare_leaves_out_what_the_store_is_not_enough_for(demo, capsys):
     bench, store = bench_of(demo), data.ClipStore(demo.out / "store")
-    assert set(benches.METHODS) - set(egodistill.commands.demo.fitting_methods(bench, store, 4)) <= {"ListenToLook"}
+    assert set(benches.METHODS) - set(lab.demo.fitting_methods(bench, store, 4)) <= {"ListenToLook"}
     capsys.readouterr()
-    found = egodistill.commands.demo.fitting_methods(bench, store, 1)
+    found = lab.demo.fitting_methods(bench, store, 1)
     assert "STTS full" in found and "STTS T0.5-S0.7" not in found
     assert "STTS T0.5-S0.7 is left out: time_ratio=0.5 keeps 0 of the 1 temporal tokens" in capsys.readouterr().out

@@ -1,9 +1,7 @@
 """real_heads: windows, folds of wearers, and the table of its lines."""
 
-import importlib
 import json
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +9,6 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-import egodistill
-
-FOLDER = Path(egodistill.__file__).parent / "benchmarks"
-pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason="no benchmarks beside the package: not a checkout")
 SAMPLES = Path(os.environ.get("EGODISTILL_SAMPLE_DATA", ""), "classyglass")
 needs_samples = pytest.mark.skipif(
     not (SAMPLES / "imu_packed.npz").exists(), reason="EGODISTILL_SAMPLE_DATA names no folder with classyglass/"
@@ -22,10 +16,8 @@ needs_samples = pytest.mark.skipif(
 
 
 @pytest.fixture
-def real_heads(monkeypatch):
-    monkeypatch.syspath_prepend(FOLDER)
-    yield importlib.import_module("real_heads")
-    sys.modules.pop("real_heads", None)
+def real_heads(fresh):
+    return fresh("real_heads")
 
 
 @needs_samples

@@ -1,8 +1,5 @@
 """lab/unlabelled.py: its blocks and measures, without a teacher."""
 
-import importlib
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,18 +7,12 @@ import pytest
 import torch
 import toys
 
-import egodistill
 from egodistill import CLIP_SECONDS
-
-FOLDER = Path(egodistill.__file__).parent / "benchmarks"
-pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason="no benchmarks beside the package: not a checkout")
 
 
 @pytest.fixture
-def unlabelled(monkeypatch):
-    monkeypatch.syspath_prepend(FOLDER)
-    yield importlib.import_module("unlabelled")
-    sys.modules.pop("unlabelled", None)
+def unlabelled(fresh):
+    return fresh("unlabelled")
 
 
 def store_of(**lengths):

@@ -1,7 +1,5 @@
 """lab/when_to_look.py: gates on made-up recordings, the oracle above all of them, and tables from lines."""
 
-import importlib
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,18 +16,14 @@ from lab import benches, contrasts
 from lab.protocols import PROTOCOLS
 
 ROOT = Path(egodistill.__file__).parent
-pytestmark = pytest.mark.skipif(not (ROOT / "benchmarks").exists(), reason="needs the repository's benchmarks")
 
 
 @pytest.fixture
-def script(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    found = importlib.import_module("when_to_look")
+def script(fresh, monkeypatch, tmp_path):
+    found = fresh("when_to_look")
     monkeypatch.setattr(found, "AGES_FILE", tmp_path / "ages.jsonl")
     monkeypatch.setattr(found, "LOOKS_FILE", tmp_path / "looks.jsonl")
-    yield found
-    for name in ("when_to_look", "evidence"):
-        sys.modules.pop(name, None)
+    return found
 
 
 def made_up(script, wearer, seed):

@@ -1,48 +1,41 @@
 """lab/whole_recordings.py: its protocol, its choices, and world E in miniature from rendering to the report."""
 
 import functools
-import importlib
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import miniature
 import numpy as np
 import pytest
+import small_benches
+from commandline import ROOT
 
-import egodistill
 from egodistill import data, predict
 from egodistill.deploy.events import Event, events
 from egodistill.inference import Prediction
 from egodistill.world import synthetic
 
-SCRIPTS = Path(egodistill.__file__).parent / "benchmarks"
-pytestmark = pytest.mark.skipif(not SCRIPTS.exists(), reason="no benchmarks beside the package: not a checkout")
 SMALL = {"train_acts": 30, "validation_acts": 24, "test_acts": 24, "train_wearers": 1, "validation_wearers": 2}
 
 
 @pytest.fixture
-def script(monkeypatch, tmp_path):
+def script(fresh, monkeypatch, tmp_path):
     """The module, for a small world, with a repository of its own instead of results/."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    evidence = importlib.import_module("evidence")
-    miniature.small_world(monkeypatch, evidence, tmp_path / "repository" / "results")
-    module = importlib.import_module("whole_recordings")
+    evidence = fresh("evidence")
+    small_benches.small_world(monkeypatch, evidence, tmp_path / "repository" / "results")
+    module = fresh("whole_recordings")
     changes = {"WORLD": module.WORLD | SMALL | {"test_wearers": 2}, "ALONE": 2, "SEEDS": [0]}
     changes |= {"HALF": module.HALF | {"test_acts": 16, "test_wearers": 2}, "EXPORTS": {"export, fp32": "fp32"}}
     changes |= {"SURE": ("student", "export, fp32"), "Bench": functools.partial(module.Bench, shows_accuracy=False)}
     for name, value in changes.items():
         monkeypatch.setattr(module, name, value)
     monkeypatch.setattr("egodistill.datasets.background.SPARSE", 0.0)  # what so few acts cover is chance
-    yield module
-    for name in ("whole_recordings", "better_student", "evidence_report", "evidence"):
-        sys.modules.pop(name, None)
+    return module
 
 
 def commit(script):
     script.evidence.write_protocol(script.PROTOCOL, script.content())
-    miniature.commit(script.evidence.RESULTS.parent)
+    small_benches.commit(script.evidence.RESULTS.parent)
 
 
 # --- The protocol
@@ -216,7 +209,7 @@ def check_networks(script, out, world):
 
 def test_the_published_goals_are_what_the_lines_say():
     """Shares, means and the winner, counted anew from the events of results/E.jsonl."""
-    results = SCRIPTS.parent / "results"
+    results = ROOT / "results"
     truth = json.loads((results / "E-recordings.json").read_text())["recordings"]
     lines = [json.loads(text) for text in (results / "E.jsonl").read_text().splitlines()]
     hours = {}  # by wearer

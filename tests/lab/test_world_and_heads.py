@@ -1,8 +1,6 @@
 """world_and_heads: its numbers on hand-made head motion of known axes and units, and on wearers of the world."""
 
-import importlib
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +10,11 @@ import egodistill
 from egodistill.world import synthetic
 
 ROOT = Path(egodistill.__file__).parent
-FOLDER = ROOT / "benchmarks"
-pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason="no benchmarks beside the package: not a checkout")
 
 
 @pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(FOLDER)
-    yield importlib.import_module("world_and_heads")
-    for name in ("world_and_heads", "real_heads"):
-        sys.modules.pop(name, None)
+def script(fresh):
+    return fresh("world_and_heads")
 
 
 def shaken(script, up, hertz=0.0, size=0.0, turn=0.0):

@@ -531,7 +531,7 @@ def test_a_recording_without_a_video_is_its_samples(tmp_path):
     with_video = Recording("no-such.mp4", log)
     window = read_clip(alone, 6.0, spec)["imu"]
     assert np.array_equal(window, with_video.motion().window(6.0, 50, 100.0))
-    assert alone.probe() == VideoInfo(alone.duration, 0.0, 0, 0, False)
+    assert alone.probe() == VideoInfo(alone.duration, 0.0, 0, 0)
     with pytest.raises(VideoError, match=r"log\.csv: the recording has no video, and so no frames"):
         read_clip(alone, 6.0, ClipSpec(frames=1, size=32))
     with pytest.raises(VideoError, match=r"log\.csv: has no audio"):

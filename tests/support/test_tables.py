@@ -140,11 +140,13 @@ def test_a_table_of_lines_replaces_that_of_fewer_lines_whatever_made_them(tmp_pa
 
 def test_the_command_is_given_as_typed(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    words = ["egodistill", "compare", "--teacher", "t-{seed}", "--markdown", "R.md", "--jobs", "2"]
-    assert tables.command_line(words) == "egodistill compare --teacher 't-{seed}' --jobs 2"
+    words = ["python -m lab", "compare", "--teacher", "t-{seed}", "--markdown", "R.md", "--jobs", "2"]
+    assert tables.command_line(words) == "python -m lab compare --teacher 't-{seed}' --jobs 2"
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     words = ["/x/benchmarks/decode.py", "--quick", "--markdown=R.md"]
     assert tables.command_line(words) == "OMP_NUM_THREADS=1 python benchmarks/decode.py --quick"
+    words = ["/x/lab/evidence.py", "plan"]  # as `python -m lab.evidence` has it
+    assert tables.command_line(words) == "OMP_NUM_THREADS=1 python -m lab.evidence plan"
 
 
 @pytest.mark.parametrize(
