@@ -367,10 +367,10 @@ def load_strictly(
 
     >>> from torch import nn
     >>> from egodistill.engine import checkpoints
-    >>> checkpoints.load_strictly(nn.Linear(2, 3), {"weight": nn.Linear(2, 4).weight}, "x.pt")
+    >>> checkpoints.load_strictly(nn.Linear(2, 3), {"weight": nn.Linear(2, 4).weight}, "x.safetensors")
     Traceback (most recent call last):
     ...
-    egodistill.EgoDistillError: x.pt does not fit this Linear: 1 missing (bias); 1 of another shape ...
+    egodistill.EgoDistillError: x.safetensors does not fit this Linear: 1 missing (bias); 1 of another shape ...
     """
     names, own = names or {}, module.state_dict()
     # Files from before 2018 have no num_batches_tracked; batch norm does not use it at its default momentum.
@@ -456,8 +456,8 @@ def write_checkpoint(path: str | os.PathLike, content: Mapping[str, Any]) -> Non
 
     >>> import torch
     >>> from egodistill.engine import checkpoints
-    >>> checkpoints.write_checkpoint("mine.pt", {"format": "mine 1", "centres": torch.zeros(4, 48)})
-    >>> checkpoints.read_checkpoint("mine.pt", "mine 1")["centres"].shape
+    >>> checkpoints.write_checkpoint("mine.safetensors", {"format": "mine 1", "centres": torch.zeros(4, 48)})
+    >>> checkpoints.read_checkpoint("mine.safetensors", "mine 1")["centres"].shape
     torch.Size([4, 48])
     """
     with writing(path, tensor_bytes(content)), files.atomic_write(path) as part, open(part, "wb") as file:

@@ -319,11 +319,11 @@ def road(out, *ranks):
         frame_size=32,
     )
     history = egodistill.distill(
-        student, store.split("train"), teacher="x3d", epochs=2, batch_size=6, checkpoint=out / "s.pt.training",
+        student, store.split("train"), teacher="x3d", epochs=2, batch_size=6, checkpoint=out / "s.safetensors.training",
         checkpoint_seconds=0.0, progress=False, precision="fp32",
     )
-    student.save(out / "student.pt")
-    found = egodistill.evaluate(EgoDistill.load(out / "student.pt"), store.split("test"), progress=False)
+    student.save(out / "student.safetensors")
+    found = egodistill.evaluate(EgoDistill.load(out / "student.safetensors"), store.split("test"), progress=False)
     files = sorted([*out.glob("store/*.npy"), *out.glob("world/P*/*/*")])
     (out / "results.json").write_text(json.dumps({
         "losses": [epoch["loss"] for epoch in history],
