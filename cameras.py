@@ -6,7 +6,7 @@
     log = cameras.read_neon("recording/imu.csv")        # with world_timestamps.csv beside it
     print(log.times[:3], log.accel.shape, log.notes)
 
-Both need only numpy. `imu.read_imu()` calls these functions and checks the values. Axes are those of a GoPro:
+Both need only numpy. `data.read_imu()` calls these functions and checks the values. Axes are those of a GoPro:
 X to the left as seen from behind, Y out of the back to the user, Z up; a camera held still and upright reads +9.8 on Z.
 Times are seconds on the video's clock.
 """
@@ -108,7 +108,7 @@ def axes_and_turn(text: str) -> tuple[str, np.ndarray | None]:
     """Return the name of a recording's axes, and the matrix [3, 3] that turns its samples into them, or None.
 
     Args:
-        text: "gopro", axes as in this module ("file" in stores of earlier versions); a turn into these, as in
+        text: "gopro", axes as in this module; a turn into these, as in
             `turn_matrix()`; or a name of your own for other axes.
 
     Raises:
@@ -127,7 +127,7 @@ def axes_and_turn(text: str) -> tuple[str, np.ndarray | None]:
         if np.linalg.det(matrix) < 0:
             raise CameraError(f"the rotation of axes {text!r} mirrors them; change the case of one letter, or of all")
         return "gopro", matrix
-    if isinstance(text, str) and text.lower() in ("gopro", "file"):
+    if isinstance(text, str) and text.lower() == "gopro":
         return "gopro", None
     if not isinstance(text, str) or not re.fullmatch(r"\w[\w.-]*", text) or re.fullmatch("[xyzXYZ]+", text):
         raise CameraError(

@@ -52,12 +52,14 @@ from .datasets.segments import (
 )
 from .datasets.store import ClipStore, StoreWriter, folds
 from .datasets.store_files import StoreFiles, with_stored_names
-from .imu import MAX_GAP, CoverageError, Imu, IMUError, read_imu
+from .imu import MAX_GAP, CoverageError, Imu, IMUError
 from .recordings.clips import decode_clips
 from .recordings.recording import Recording, open_recording, parts_in_use, probe_videos, use_parts
+from .recordings.sensors import read_imu
 from .recordings.spec import ClipSpec, clip_starts, frames_name, read_axes, spec_differences
 from .support import files
-from .support.errors import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, NONE, DataError, NoteWarning, named
+from .support.defaults import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES
+from .support.errors import DataError, NoteWarning, named
 from .support.names import real_path
 from .support.processes import CRASHES, Processes, Watch, explain
 from .support.tables import pluralize
@@ -178,7 +180,9 @@ def _class_names(segments: Sequence[Segment], class_names: Sequence[str] | None)
     names = sorted(labels) if class_names is None else list(class_names)
     if len(set(names)) < len(names):
         raise DataError(f"{named('class_names')} contains {max(names, key=names.count)!r} more than once")
-    names += [NONE] if NONE in labels - set(names) else []  # `distill()` knows a teacher that lacks it
+    names += {segment.label for segment in segments if segment.is_background} - set(
+        names
+    )  # `distill()` knows a teacher that lacks it
     if unknown := sorted(labels - set(names)):
         first = next(segment for segment in segments if segment.label == unknown[0])
         raise DataError(

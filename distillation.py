@@ -26,8 +26,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .datasets.store import NEVER, OutputClaim, claim_outputs, lacks_class, outputs_record
-from .engine import batches, checkpoints, distributed, parts, runtime
+from .datasets.store import OutputClaim, claim_outputs, outputs_record
+from .engine import batches, checkpoints, distributed, runtime
 from .engine.batches import Model, Store
 from .engine.distributed import Share
 from .engine.recipes import (
@@ -45,10 +45,11 @@ from .engine.recipes import (
     StudentSettings,
     change_settings,
 )
+from .engine.steps import accepts_missing_input, require_same_steps, require_steps
 from .recordings.spec import ClipSpec
 from .student import EgoDistill, IMUPredictor, Output, describe
 from .support import files
-from .support.errors import NONE, EgoDistillError, named
+from .support.errors import EgoDistillError, named
 from .training import History, Objective, Training, TrainingOptions, rank_rows, require_per_clip, train
 
 if TYPE_CHECKING:
@@ -188,14 +189,14 @@ class LabelledObjective(Objective):
         self, model: nn.Module, reads: list[str], record: dict[str, Any], store: Store, smoothing: float
     ) -> None:
         super().__init__(model, reads, record)
-        if parts.accepts_missing_input(model):
+        if accepts_missing_input(model):
             if any(isinstance(part, runtime.BATCH_NORMS) for part in cast("nn.Module", model.fusion).modules()):
                 raise EgoDistillError(
                     "the fusion network has a batch norm, whose statistics would mix clips with both inputs and with "
                     "one alone; with optional_inputs, use a LayerNorm"
                 )
             with runtime.evaluation(model, next(model.parameters()).device):
-                parts.require_same_steps(model, "a training with optional inputs")
+                require_same_steps(model, "a training with optional inputs")
         known = batches.labels_of(store) >= 0
         self.any_labels, self.all_labels = bool(known.any()), bool(known.all())
         self.num_classes, self.smoothing = batches.count_scores(model, store), smoothing
@@ -207,7 +208,7 @@ class LabelledObjective(Objective):
         Its encoders run once.
         """
         model: Any = self.model
-        if not parts.accepts_missing_input(model):
+        if not accepts_missing_input(model):
             return [batches.as_output(model, model(*inputs), self.num_classes)]
         image, motion = model.aggregate(model.encode_frames(inputs[0])), model.encode_imu(inputs[1])
         return [model.fuse(image, motion), model.fuse(image, None), model.fuse(None, motion)]
@@ -296,7 +297,7 @@ def finetune(
 
     >>> from egodistill import EgoDistill, data, finetune
     >>> train = data.ClipStore("store").split("train")
-    >>> model = EgoDistill.load("student.pt")
+    >>> model = EgoDistill.load("student.safetensors")
     >>> history = finetune(model, train, epochs=1, batch_size=8, progress=False)
     >>> list(history[0])
     ['loss', 'top1', 'learning_rate', 'clips_per_second', 'loader_share']
@@ -358,7 +359,7 @@ class PretrainIMU(Objective):
         self.predictor, self.frames, self.settings, self.teacher_rows = predictor, frames, settings, teacher_rows
         self.features = self.taught_features = torch.empty(0)  # until `setup()`
         # Without L_1 fusion network and aggregator have no gradient, nor have what stand for inputs that are missing.
-        self.find_unused = not settings.l1_weight or parts.accepts_missing_input(model)
+        self.find_unused = not settings.l1_weight or accepts_missing_input(model)
 
     def setup(self, store: Store, settings: Training) -> None:
         """Compute the image features of all clips; read the teacher's features of those that have one."""
@@ -434,7 +435,7 @@ def pretrain_imu(
 
     >>> from egodistill import EgoDistill, data, pretrain_imu
     >>> train = data.ClipStore("store").split("train")
-    >>> model = EgoDistill.load("student.pt")
+    >>> model = EgoDistill.load("student.safetensors")
     >>> history = pretrain_imu(model, train, teacher="x3d", epochs=1, progress=False)
     >>> list(history[0])[:4]
     ['loss', 'nce', 'l1', 'matching']
@@ -449,7 +450,7 @@ def pretrain_imu(
         raise EgoDistillError(f"{stage} needs frames and head motion, and this model reads no {min(lacking)}")
     steps = ("image_encoder", "image_dim", "imu_dim", "encode_frames", "aggregate", "encode_imu", "fuse", "classifier")
     way_out = f" and EgoDistill; train another model with {named('distill()')} or {named('finetune()')}"
-    parts.require_steps(model, steps, stage, way_out)
+    require_steps(model, steps, stage, way_out)
     if teacher is None and settings.l1_weight:
         raise EgoDistillError(f"L_1 needs {named('teacher')}; {named('l1_weight', 0)} trains with L_NCE alone")
     if not any(True for _ in getattr(model, "imu_encoder", model).parameters()):
@@ -507,7 +508,7 @@ class EndFeatures:
 
     >>> from egodistill import EgoDistill, data, distillation
     >>> segments = data.read_epic_kitchens("world/EPIC_100_train.csv", "world")
-    >>> consumer = distillation.EndFeatures(EgoDistill.load("student.pt"))
+    >>> consumer = distillation.EndFeatures(EgoDistill.load("student.safetensors"))
     >>> store = data.prepare(segments[:2], "small", frame_size=64, consumer=consumer, progress=False)
     >>> store.names, store.read("end_features", [0, 1]).shape
     (['frames_1', 'imu', 'end_features'], (2, 2, 64))
@@ -617,7 +618,7 @@ class Distill(LabelledObjective):
             record["objective"] = checkpoints.class_name(type(self))  # a run with other losses is another run
         super().__init__(model, [*inputs, *targets], record, store, settings.label_smoothing)
         self.inputs, self.targets, self.settings = inputs, targets, settings
-        self.background = background_logits(store, targets[1])
+        self.background = background_logits(store, teacher)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         outputs = self.outputs(*(batch[name] for name in self.inputs))
@@ -655,21 +656,21 @@ class Distill(LabelledObjective):
         return feature_loss(student.feature, teacher.feature, reduction=self.settings.l1_reduction)
 
 
-def background_logits(store: Store, name: str) -> tuple[int, Tensor] | None:
+def background_logits(store: Store, teacher: str) -> tuple[int, Tensor] | None:
     """Return the index of "(none)", and logits [C] that a teacher which lacks this class is made to say of background.
 
     It says "(none)" as surely as it says the best class of other clips, and all other classes alike. None for a teacher
     that knows the class, and for a store without background, or of background alone.
     """
-    names, labels = [str(one) for one in store.class_names], batches.labels_of(store)
-    if NONE not in names or not (background := labels == names.index(NONE)).any() or background.all():
+    place, labels = batches.background_of(store), batches.labels_of(store)
+    if place is None or not batches.lacks_background(store, teacher) or labels.min() == labels.max():
         return None
-    place, logits = names.index(NONE), batches.read_rows(store, name, np.arange(len(labels))).numpy()
-    if not lacks_class(logits, place):
+    if not (background := labels == place).any():
         return None
+    logits = batches.read_rows(store, f"{teacher}.logits", np.arange(len(labels))).numpy()
     known = np.sort(np.delete(logits, place, 1)[~background], 1)
     best = float(known[:, -1].mean())
-    said = torch.full((len(names),), float(known[:, :-1].mean()) if known.shape[1] > 1 else best - float(NEVER))
+    said = torch.full((logits.shape[1],), float(known[:, :-1].mean()) if known.shape[1] > 1 else best - 10.0)
     said[place] = best
     return place, said
 
@@ -715,7 +716,7 @@ def distill(
 
     >>> from egodistill import EgoDistill, data, distill
     >>> train = data.ClipStore("store").split("train")
-    >>> model = EgoDistill.load("student.pt")
+    >>> model = EgoDistill.load("student.safetensors")
     >>> history = distill(model, train, teacher="x3d", epochs=1, tau=4.0, progress=False)
     >>> list(history[0])[:5]
     ['loss', 'kd', 'gt', 'l1', 'top1']

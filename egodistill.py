@@ -7,13 +7,13 @@ Nagarajan, Grauman, NeurIPS 2023):
 
     segments = data.read_epic_kitchens("EPIC_100_train.csv", "/videos/EPIC-KITCHENS")
     store = data.prepare(segments, "store", num_frames=(1,), clip_frames=16)     # decode once
-    teachers.extract(teachers.Teacher.load("motionformer.pt"), store)            # outputs of the video model
+    teachers.extract(teachers.Teacher.load("motionformer.safetensors"), store)            # outputs of the video model
     train, test = store.split("train"), store.split("test")
     model = EgoDistill(num_classes=len(store.class_names))
     pretrain_imu(model, train, teacher="motionformer")                           # stage 1: section 3.4
     distill(model, train, teacher="motionformer")                                # stage 2: section 3.3
     print(evaluate(model, test).top1, measure(model).gmacs)
-    model.save("student.pt")
+    model.save("student.safetensors")
     for clip in predict(model, "walk.mp4"):                                      # IMU telemetry inside the file
         print(clip.start, clip.classes[0])
 
@@ -29,7 +29,6 @@ deploy, commands.
 This module imports nothing heavy, so commands start quickly, and processes that decode videos do not load torch.
 """
 
-import importlib
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -88,7 +87,8 @@ if TYPE_CHECKING:
         retrieve,
     )
     from .student import EgoDistill, IMUEncoder, IMUPredictor, Output
-    from .support.errors import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError, EgoDistillError, EgoDistillOSError
+    from .support.defaults import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES
+    from .support.errors import DataError, EgoDistillError, EgoDistillOSError
     from .world import behaviour as behaviour, synthetic as synthetic
 else:
     from egodistill.support.lazy import lazy_exports
@@ -140,25 +140,14 @@ else:
                 "Training",
             ),
             "deploy.stream": ("Answer", "Stream", "StreamClockError"),
-            # Modules that stood at the root up to version 0.4, and can be imported from here as before.
-            "support": ("files", "pickles", "processes", "records", "tables"),
-            "recordings": ("aria", "audio", "clips", "offset"),
-            "datasets": ("annotations", "aria_datasets", "one_pass", "segments", "store", "store_files"),
-            "engine": ("checkpoints", "batches", "runtime", "teacher"),
-            "deploy": ("arrivals", "events", "export", "exported", "feeds", "gates"),
-            "world": ("behaviour", "synthetic"),
-            "commands": ("cli", "demo"),
+            "support": (),
             "drawing": (),
-        },
-        renamed={
-            "extraction": "teachers",
-            "live": "deploy.stream",
-            "live_command": "commands.live",
-            "model_commands": "commands.models",
-            "options": "commands.settings",
-            "paper_costs": "lab.costs",
-            "plots": "recordings.pictures",
-            "training_commands": "commands.training",
+            "world": ("behaviour", "synthetic"),
+            "recordings": (),
+            "datasets": (),
+            "engine": ("batches",),
+            "deploy": ("events", "export", "gates"),
+            "commands": (),
         },
     )
 
@@ -200,4 +189,6 @@ __all__ = [
 ]
 
 if __name__ == "__main__":  # `python -m egodistill` in a checkout; an installed package has __main__.py
-    sys.exit(importlib.import_module("egodistill.__main__").main())
+    from egodistill.__main__ import main  # pyright: ignore[reportMissingImports]
+
+    sys.exit(main())

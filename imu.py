@@ -2,7 +2,7 @@
 
     import imu      # or: from egodistill import imu
 
-    motion = imu.read_imu("walk.csv")           # or a pair of tables, or a GoPro video (with gpmf.py beside this file)
+    motion = imu.read_samples("walk.csv")       # or a pair of tables, or a GoPro video (with gpmf.py beside this file)
     print(motion.notes)                         # what is unusual about the recording
     window = motion.window(12.5)                # float32 [422, 6]: m/s2 and rad/s at 198 Hz, from 12.5 s on
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-import importlib
 import inspect
 import io
 import json
@@ -24,7 +23,6 @@ import re
 import traceback
 from collections.abc import Callable, MutableMapping, Sequence
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 
@@ -36,7 +34,7 @@ __all__ = [
     "IMUError",
     "Imu",
     "failure",
-    "read_imu",
+    "read_samples",
     "table_columns",
 ]
 
@@ -122,7 +120,7 @@ class Imu:
             IMUError: The recording has less than a minute of gyroscope samples.
 
         >>> from egodistill import data
-        >>> data.read_imu("walk.csv").without_bias()
+        >>> data.read_samples("walk.csv").without_bias()
         Traceback (most recent call last):
         ...
         egodistill.imu.IMUError: estimating the bias of a gyroscope takes a minute of samples; there are 24 s. Use the
@@ -148,7 +146,7 @@ class Imu:
             turn: [3, 3], whose rows are the new axes, to turn the samples; None: they stay as they are.
 
         >>> from egodistill import cameras, data
-        >>> motion = data.read_imu("walk.csv")
+        >>> motion = data.read_samples("walk.csv")
         >>> turned = motion.in_axes(*cameras.axes_and_turn("XZy"))
         >>> turned.axes, bool((turned.gyro[:, 1] == motion.gyro[:, 2]).all())
         ('gopro', True)
@@ -179,7 +177,7 @@ class Imu:
             max_gap: Largest distance between the two samples, in seconds.
 
         >>> from egodistill import data
-        >>> motion = data.read_imu("walk.csv")
+        >>> motion = data.read_samples("walk.csv")
         >>> motion.covers([-1.0, 1.0]).tolist()
         [[False, False], [True, True]]
         """
@@ -217,7 +215,7 @@ class Imu:
             CoverageError: A sensor covers less than `min_coverage` of the points.
 
         >>> from egodistill import data
-        >>> motion = data.read_imu("walk.csv")
+        >>> motion = data.read_samples("walk.csv")
         >>> window = motion.window(1.0)
         >>> window.shape, window.dtype
         ((422, 6), dtype('float32'))
@@ -307,11 +305,11 @@ class _Formats(collections.UserDict[str, Callable[[Path], Imu]]):
 
 
 # Formats of one's own: {suffix in small letters, such as ".log": path of a file -> its samples, in seconds, m/s2 and
-# rad/s}. `read_imu()` checks what the function returns.
+# rad/s}. `read_samples()` checks what the function returns.
 IMU_READERS: MutableMapping[str, Callable[[Path], Imu]] = _Formats()
 
 
-def read_imu(
+def read_samples(
     source: str | os.PathLike | Sequence[str | os.PathLike],
     *,
     zero_accel: bool = False,
@@ -339,7 +337,7 @@ def read_imu(
 
     A file with a suffix in `IMU_READERS` is read by the function there, and what it returns is checked like a table.
 
-    Units of readings are judged by `recordings.sensors`, which a copy of this file alone does not have.
+    Units of readings are not judged; `data.read_imu()` does that, and also reads recordings of Project Aria.
 
     Args:
         source: One file, or a pair of CSVs.
@@ -349,8 +347,8 @@ def read_imu(
         IMUError: The recording cannot be read, lacks a sensor, or has times or values whose unit is certainly another
             one. The message names the file.
 
-    >>> from egodistill import data
-    >>> motion = data.read_imu("walk.csv")
+    >>> from egodistill import imu
+    >>> motion = imu.read_samples("walk.csv")
     >>> motion.accel.shape, motion.gyro.shape, motion.notes
     ((4580, 3), (4580, 3), ())
     >>> [f"{1 / step:.1f} Hz" for step in motion.median_steps]
@@ -360,18 +358,7 @@ def read_imu(
         source = Path(source)
         if (own := IMU_READERS.get(source.suffix.lower())) is not None:
             return _call_own(source, own, zero_accel)
-    return _judged(_read(source, zero_accel), source)
-
-
-def _judged(motion: Imu, source: str | os.PathLike | Sequence[str | os.PathLike]) -> Imu:
-    """Return samples with the notes of the library's judge of sensors; a copy of this file has none."""
-    judge = f"{__package__}.recordings.sensors"
-    try:
-        return importlib.import_module(judge).judge(motion, source) if __package__ else motion
-    except ModuleNotFoundError as error:
-        if not judge.startswith(str(error.name)):
-            raise
-        return motion
+    return _read(source, zero_accel)
 
 
 def failure(function: Callable, error: Exception) -> str:
@@ -421,7 +408,7 @@ def _call_own(source: Path, function: Callable[[Path], Imu], zero_accel: bool) -
             raise IMUError(f"{where} returns {sensor} {what}")
         _require_rate(where, sensor, stamps, f"{name}_time", 1.0)
     found = dataclasses.replace(found, **samples, notes=tuple(notes))
-    return _judged(found if samples["accel_time"].size else _with_zeros(found), where)
+    return found if samples["accel_time"].size else _with_zeros(found)
 
 
 def _with_zeros(motion: Imu) -> Imu:
@@ -432,13 +419,13 @@ def _with_zeros(motion: Imu) -> Imu:
 
 
 def _read(source: str | os.PathLike | Sequence[str | os.PathLike], zero_accel: bool) -> Imu:
-    """Return the samples of `read_imu()`, with the notes about the files and about each sensor alone."""
+    """Return the samples of `read_samples()`, with the notes about the files and about each sensor alone."""
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         if path.suffix.lower() == ".gcsv":
             return _read_log(path, "read_gyroflow", zero_accel)
         if path.suffix.lower() == ".vrs":
-            return _read_aria(path)
+            raise IMUError(f"{path}: a recording of Project Aria; `egodistill convert` writes its IMU as a table")
         if path.suffix.lower() not in (".csv", ".jsonl"):
             return _read_telemetry(path)
         if "timestamp [ns]" in _first_line(path).lower():
@@ -452,7 +439,7 @@ def _read(source: str | os.PathLike | Sequence[str | os.PathLike], zero_accel: b
     samples: list[np.ndarray] = []
     notes: list[str] = []
     for path, sensors in files:
-        samples += _read_samples(path, sensors, notes, may_lack_accel=zero_accel)
+        samples += _read_columns(path, sensors, notes, may_lack_accel=zero_accel)
     motion = Imu(*samples, notes=tuple(notes))
     return motion if len(motion.accel) else _with_zeros(motion)
 
@@ -481,7 +468,7 @@ def table_columns(
 
     Args:
         path: The table, for the message of an error.
-        header: The first line of the table, in one of the layouts of `read_imu()`.
+        header: The first line of the table, in one of the layouts of `read_samples()`.
         sensors: The sensors whose columns are wanted.
         may_lack_accel: Return the places of the other sensor alone for a header without any accelerometer column.
 
@@ -524,7 +511,7 @@ def table_columns(
 
 
 def _first_line(path: Path) -> str:
-    """Return the start of a file; "" if it cannot be read, which `_read_samples()` then explains."""
+    """Return the start of a file; "" if it cannot be read, which `_read_columns()` then explains."""
     if not path.is_file():  # opening a pipe would wait for a writer
         return ""
     try:
@@ -534,7 +521,7 @@ def _first_line(path: Path) -> str:
         return ""
 
 
-def _read_samples(path: Path, sensors: Sequence[str], notes: list[str], may_lack_accel: bool) -> list[np.ndarray]:
+def _read_columns(path: Path, sensors: Sequence[str], notes: list[str], may_lack_accel: bool) -> list[np.ndarray]:
     """Return times and values of each requested sensor; append what is unusual to `notes`."""
     if path.exists() and not path.is_file():  # a pipe has no end, or waits for a writer
         raise IMUError(f"{path}: a {'folder' if path.is_dir() else 'pipe or device'}, not a regular file")
@@ -673,7 +660,13 @@ def _read_telemetry(video: Path) -> Imu:
         table = video / "imu.csv"
         which = f"{table}" if table.is_file() else "a file of this folder"
         raise IMUError(f"{video}: a folder, not a file with IMU samples; give {which}")
-    gpmf = _sibling("gpmf", video, "telemetry")
+    try:
+        if __package__:
+            from . import gpmf
+        else:
+            import gpmf
+    except ImportError as error:
+        raise IMUError(f"{video}: to read its telemetry, put gpmf.py beside imu.py ({error})") from error
     try:
         found = gpmf.read_video(video)
     except gpmf.GPMFError as error:
@@ -695,7 +688,13 @@ def _read_telemetry(video: Path) -> Imu:
 
 def _read_log(path: Path, reader: str, zero_accel: bool) -> Imu:
     """Return the IMU in the log of another camera; `reader` is a function of `cameras`."""
-    cameras = _sibling("cameras", path, "log")
+    try:
+        if __package__:
+            from . import cameras
+        else:
+            import cameras
+    except ImportError as error:
+        raise IMUError(f"{path}: to read its log, put cameras.py beside imu.py ({error})") from error
     try:
         log = getattr(cameras, reader)(path)
     except cameras.CameraError as error:
@@ -718,27 +717,6 @@ def _read_log(path: Path, reader: str, zero_accel: bool) -> Imu:
     accel = np.empty((0, 3)) if log.accel is None else log.accel[chosen]
     motion = Imu(times[: len(accel)], accel, times, gyro, tuple(notes), device=log.device, noted=log.noted)
     return motion if len(accel) else _with_zeros(motion)
-
-
-def _read_aria(path: Path) -> Imu:
-    """Return the IMU of a recording of Project Aria glasses, on their own clock."""
-    if not __package__:  # aria.py needs the rest of the package
-        raise IMUError(f"{path}: a Project Aria recording; `egodistill convert` writes its IMU as a table")
-    aria = importlib.import_module(f"{__package__}.recordings.aria")
-    try:
-        return aria.AriaRecording(path, device_clock=True).imu()
-    except ValueError as error:
-        raise IMUError(str(error)) from error
-
-
-def _sibling(name: str, path: Path, what: str) -> ModuleType:
-    """Return a module beside this file, which may be part of any package, or of none."""
-    try:
-        return importlib.import_module(f"{__package__}.{name}" if __package__ else name)
-    except ModuleNotFoundError as error:
-        if not str(error.name).endswith(name):
-            raise  # the file exists, but a module that it imports is missing
-        raise IMUError(f"{path}: to read its {what}, put {name}.py beside imu.py") from error
 
 
 def _is_text(path: Path) -> bool:

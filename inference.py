@@ -2,7 +2,7 @@
 
     from egodistill import EgoDistill, agreement, data, evaluate, measure, predict, retrieve
 
-    model, test = EgoDistill.load("student.pt"), data.ClipStore("store").split("test")
+    model, test = EgoDistill.load("student.safetensors"), data.ClipStore("store").split("test")
     print(evaluate(model, test).top1, measure(model).gmacs)
     print(agreement(model, test, teacher="i3d"))                # without labels: how close it is to its teacher
     for clip in predict(model, "walk.mp4"):                     # IMU telemetry inside the GoPro file
@@ -34,10 +34,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .engine import batches, parts, runtime
+from .engine import batches, runtime
 from .engine.batches import Model, Store
 from .engine.calibration import Reliability, of, reliability
 from .engine.runtime import Precision
+from .engine.steps import accepts_missing_input
 from .imu import MAX_GAP
 from .recordings.clips import decode_clips
 from .recordings.recording import Recording, open_recording
@@ -138,7 +139,7 @@ def evaluate(
         EgoDistillError: If the store lacks an array or labels, or does not fit the model.
 
     >>> from egodistill import EgoDistill, data, evaluate
-    >>> model, test = EgoDistill.load("student.pt"), data.ClipStore("store").split("test")
+    >>> model, test = EgoDistill.load("student.safetensors"), data.ClipStore("store").split("test")
     >>> result = evaluate(model, test, teacher="x3d", device="cpu", precision="fp32", progress=False)
     >>> print(result)
     top-1 ... % of 6 segments (6 clips, fp32)
@@ -244,7 +245,7 @@ def outputs(
     GPU if there is one; the precision is a result of `runtime.pick_precision()`, such as "fp32".
 
     >>> from egodistill import EgoDistill, data, inference
-    >>> model, store = EgoDistill.load("student.pt"), data.ClipStore("store")
+    >>> model, store = EgoDistill.load("student.safetensors"), data.ClipStore("store")
     >>> for output, batch in inference.outputs(model, store, batch_size=16, device="cpu", progress=False):
     ...     print(output.logits.shape, batch["imu"].shape)
     torch.Size([16, 13]) torch.Size([16, 422, 6])
@@ -330,7 +331,7 @@ def agreement(
             numbers of classes differ.
 
     >>> from egodistill import EgoDistill, agreement, data
-    >>> model, store = EgoDistill.load("student.pt"), data.ClipStore("store")
+    >>> model, store = EgoDistill.load("student.safetensors"), data.ClipStore("store")
     >>> train, test = store.split("train"), store.split("test")
     >>> print(agreement(model, test, teacher="x3d", train=train, device="cpu", precision="fp32", progress=False))
     agreement with the teacher: top-1 ... %, top-5 ... %, KL ..., R2 of the feature ... (6 clips, fp32)
@@ -435,7 +436,7 @@ def retrieve(
 
     >>> import torch
     >>> from egodistill import EgoDistill, data, retrieve
-    >>> model, test = EgoDistill.load("student.pt"), data.ClipStore("store").split("test")
+    >>> model, test = EgoDistill.load("student.safetensors"), data.ClipStore("store").split("test")
     >>> frame, motions = torch.from_numpy(test.read("frames_1", [0])), torch.from_numpy(test.read("imu", [0, 1]))
     >>> found = retrieve(model, test, frame.expand(2, -1, -1, -1, -1), motions, top=3, device="cpu", progress=False)
     >>> found.rows.shape, test.clips[found.rows[0, 0]]["id"]
@@ -532,7 +533,7 @@ def measure(
         EgoDistillError: If multiply-adds cannot be counted, or if nothing says the size of the model's frames.
 
     >>> from egodistill import EgoDistill, measure
-    >>> cost = measure(EgoDistill.load("student.pt"), batch_size=2, repeats=2, device="cpu", precision="fp32")
+    >>> cost = measure(EgoDistill.load("student.safetensors"), batch_size=2, repeats=2, device="cpu", precision="fp32")
     >>> print(f"{cost.gmacs:.2f} GMACs, {cost.params / 1e6:.1f} M parameters, {cost.ms_per_clip:.1f} ms per clip")
     0.05 GMACs, 10.3 M parameters, ... ms per clip
     """
@@ -713,7 +714,7 @@ def predict(
         IMUError: If the IMU samples cannot be read.
 
     >>> from egodistill import EgoDistill, predict
-    >>> model = EgoDistill.load("student.pt")
+    >>> model = EgoDistill.load("student.safetensors")
     >>> for clip in predict(model, "walk.mp4", "walk.csv", stride=10, top=3, device="cpu"):
     ...     print(f"{clip.start:.1f} to {clip.stop:.1f} s: {len(clip.classes)} classes, problem: {clip.problem}")
     0.0 to 2.1 s: 3 classes, problem: None
@@ -742,7 +743,7 @@ def predict(
     if spec.imu_samples:
         require_axes(recording.path, recording.motion().axes, spec)  # raises now if the file cannot be read
     limits = {"min_coverage": min_coverage, "max_gap": max_gap, "max_hold": max_hold}
-    reader = ClipReader(recording, specs, starts, either=parts.accepts_missing_input(model), **limits)
+    reader = ClipReader(recording, specs, starts, either=accepts_missing_input(model), **limits)
     place = runtime.pick_device(device)
     picked = runtime.pick_precision(place, precision, model)
     return classify_groups(model, reader, batch_size, top=top, device=place, precision=picked, compile=compile)

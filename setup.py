@@ -32,7 +32,7 @@ for sign in sorted(ROOT.glob("*/__init__.py")):
     room = sign.parent.name
     MODULES += [(f"{PACKAGE}.{room}", path.stem, f"{room}/{path.name}") for path in sorted(sign.parent.glob("*.py"))]
 # What else is shipped: the mark of typed packages, and students.
-FILES = ["py.typed", *sorted(f"students/{path.name}" for path in ROOT.glob("students/*.pt"))]
+FILES = ["py.typed", *sorted(f"students/{path.name}" for path in ROOT.glob("students/*.safetensors"))]
 LARGEST = 300_000  # bytes of a student: a package index is no place for models
 PLOTS = ["matplotlib"]
 TUTORIALS = ["jupyter", *PLOTS]

@@ -4,29 +4,28 @@
 
     model = EgoDistill(num_classes=62)                       # or imu_encoder=None: frames alone
     feature, logits = model(frames, imu)                     # uint8 [B, 1, 3, H, W] and float [B, 422, 6]
-    model.save("student.pt")
-    model = EgoDistill.load("student.pt")
+    model.save("student.safetensors")
+    model = EgoDistill.load("student.safetensors")
 
 The networks are those of section 3 and appendix C of "EgoDistill: Egocentric Head Motion Distillation for Efficient
 Video Understanding" (Tan, Nagarajan, Grauman, NeurIPS 2023), in this order: the student Phi (equation 2), its IMU
-encoder f_M, fusion network Pi and predictor h, and the image encoder f_I. This file can be copied alone: it needs torch
-and torchvision. The package `engine` has the rest: `save()`, `load()`, `without()`, `freeze_trunk()`, `with_classes()`,
-encoders that are not the paper's ("spectrum", "filterbank", networks of torchvision but ResNets), and the refusal of
-what does not fit before anything is built.
+encoder f_M, fusion network Pi and predictor h, and the image encoder f_I. examples/one_page.py has them without
+options. This file can be copied alone: it needs torch and torchvision. The package `engine` has the rest: `save()`,
+`load()`, encoders that are not the paper's ("spectrum", "filterbank", networks of torchvision but ResNets), and the
+refusal of what does not fit before anything is built.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
-import importlib
 import inspect
 import os
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeVar, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -38,26 +37,15 @@ __all__ = ["BasicBlock", "Bottleneck", "EgoDistill", "IMUEncoder", "IMUPredictor
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_SECONDS, IMU_RATE = 64 / 30, 198.0  # s: 16 frames, every fourth at 30 fps, the paper's "around 2 seconds"; Hz
 PARTS = ("image_encoder", "imu_encoder", "fusion")  # the arguments of `EgoDistill` that take a `Part`
+# What a student has for an input alone; the last is a vector that stands for the other one.
+READS = {"frames": ("image_encoder", "gru", "joint", "no_imu"), "imu": ("imu_encoder", "no_frames")}
+OF_CLASSES = ("classifier.", "imu_encoder.refusal.")  # weights that `with_classes()` does not copy
 MAX_BLOCK = 16  # channels: the largest block of oneDNN's kernels (AVX-512)
 IN_PACKAGE = __name__ == "egodistill.student"  # or a copy
 
 Weights = str | os.PathLike | Mapping[str, Tensor] | None
 Part = nn.Module | Callable[[], nn.Module]  # a network of your own, or its class
 Constructor = TypeVar("Constructor", bound=Callable[..., None])
-
-if TYPE_CHECKING:
-    of_class = classmethod
-else:
-
-    class of_class(classmethod):
-        """A constructor: an object, which it would leave as it is, refuses to call it."""
-
-        def __get__(self, instance: Any, owner: type | None = None) -> Callable:
-            return super().__get__(instance, owner) if instance is None else functools.partial(self.refuse, instance)
-
-        def refuse(self, instance: Any, *_: Any, **__: Any) -> NoReturn:
-            name = f"{type(instance).__name__}.{self.__name__}"
-            raise TypeError(f"{name}() returns a new model and leaves this one as it is; write model = {name}(...)")
 
 
 class Output(NamedTuple):
@@ -173,6 +161,10 @@ class EgoDistill(nn.Module):
 
     file_class = "EgoDistill"  # its name in model files
     arguments: dict[str, Any]  # of the constructor
+    trained_by: str | None = None  # the stage that trained it last
+    trained_with: dict[str, Any] | None = None  # the settings and the history of that
+    calibration: Any = None  # an `engine.calibration.Calibration`, once one is fitted
+    lacks: str | None = None  # the input that this copy of `without()` does not read
 
     @record_arguments("image_weights", "class_names", "fusion")
     def __init__(
@@ -202,7 +194,9 @@ class EgoDistill(nn.Module):
         optional_inputs: bool = False,
     ) -> None:
         if IN_PACKAGE:  # What does not fit is refused before anything is built or downloaded.
-            of_package("parts").require_arguments(self.arguments)
+            from .engine import parts
+
+            parts.require_arguments(self.arguments, RESNETS)
         super().__init__()
         encoders = {"frames": image_encoder, "imu": imu_encoder}
         self.inputs = tuple(name for name, encoder in encoders.items() if encoder is not None)
@@ -235,10 +229,10 @@ class EgoDistill(nn.Module):
             self.imu_encoder: nn.Module = IMUEncoder(imu_width)
             self.imu_dim = imu_width * {"flatten": self.imu_samples, "mean": 1}[imu_vector]  # numbers of each channel
         elif isinstance(imu_encoder, str):  # plain numbers, not the paper's
+            with needing_package():
+                from .engine import parts
             signed = image_encoder is not None  # with numbers that say directions
-            self.imu_encoder = of_package("parts").handcrafted_encoder(
-                imu_encoder, self.imu_samples, imu_rate, signed, num_classes
-            )
+            self.imu_encoder = parts.handcrafted_encoder(imu_encoder, self.imu_samples, imu_rate, signed, num_classes)
             self.imu_dim = self.imu_encoder.dim
         elif imu_encoder is not None:
             given, shapes = [torch.zeros(2, self.imu_samples, 6)], (("m",), ("channels", "time"))  # of any size
@@ -260,7 +254,11 @@ class EgoDistill(nn.Module):
             imu = None if imu_encoder is None else torch.zeros(2, imu_size)
             self.fusion, _ = custom_network("fusion", fusion, [image, imu], (feature_dim,))
         self.classifier = nn.Linear(feature_dim, num_classes - unsure)
-        self.with_unsure = of_package("refusal").with_unsure if unsure else None
+        self.with_unsure = None
+        if unsure:
+            from .engine.refusal import with_unsure
+
+            self.with_unsure = with_unsure
         # The class of each network that was built here; one of another class is the user's, and is in `parts`.
         self.built = {name: type(getattr(self, name, None)) for name in PARTS if not callable(self.arguments[name])}
 
@@ -367,12 +365,27 @@ class EgoDistill(nn.Module):
 
         Args:
             name: The input that it lacks.
+
+        Raises:
+            ValueError: This student needs the input.
         """
-        return of_package("parts").without(self, name)
+        require_optional(self, name)
+        found = copy.deepcopy(self)
+        for part in READS[name]:
+            if hasattr(found, part):
+                delattr(found, part)
+        (other,) = found.inputs = tuple(one for one in self.inputs if one != name)
+        found.lacks, found.calibration = name, self.calibration and self.calibration.for_input(other)
+        return found
 
     def freeze_trunk(self) -> EgoDistill:
         """Freeze everything but the classifier, in this library's training also statistics; return the student."""
-        return of_package("parts").freeze_trunk(self)
+        self.requires_grad_(False)
+        self.classifier.requires_grad_(True)
+        for part in self.modules():  # Other batch norms have weights, which say that they are frozen.
+            if isinstance(part, nn.BatchNorm1d) and not part.affine:
+                vars(part)["keeps_statistics"] = True
+        return self
 
     def with_classes(self, names: Sequence[str]) -> EgoDistill:
         """Return a student of other classes, not yet trained: this one's encoders and fusion network, a new classifier.
@@ -380,11 +393,22 @@ class EgoDistill(nn.Module):
         Args:
             names: Names of the classes. A student with a last class "unsure" keeps it; it need not be among them.
 
+        Raises:
+            ValueError: This is a copy of `without()`.
+
         >>> from egodistill import EgoDistill
         >>> EgoDistill.load("glasses").with_classes(["reading", "cycling"]).class_names
         ['reading', 'cycling', 'unsure']
         """
-        return of_package("parts").with_classes(self, [str(name) for name in names])
+        if self.lacks:
+            raise ValueError(f"this student lacks {self.lacks}; give the one that it is a copy of")
+        found = [str(name) for name in names]
+        found += self.class_names[-1:] if self.with_unsure and found[-1:] != self.class_names[-1:] else []
+        own = {name: copy.deepcopy(part) for name, part in self.parts.items()}
+        model = self.from_arguments({**self.arguments, "num_classes": len(found)}, found, **own)
+        taken = {name: value for name, value in self.state_dict().items() if not name.startswith(OF_CLASSES)}
+        model.load_state_dict(model.state_dict() | taken)
+        return model
 
     def save(self, path: str | os.PathLike) -> None:
         """Write one self-contained file for `load()`: arguments, class names and weights.
@@ -392,7 +416,9 @@ class EgoDistill(nn.Module):
         Args:
             path: The file to write.
         """
-        of_package("checkpoints").save_model(self, path)
+        with needing_package():
+            from .engine import checkpoints
+        checkpoints.save_model(self, path)
 
     @property
     def parts(self) -> dict[str, nn.Module]:
@@ -400,7 +426,7 @@ class EgoDistill(nn.Module):
         networks = {name: network for name in PARTS if (network := getattr(self, name, None)) is not None}
         return {name: part for name, part in networks.items() if type(part) is not self.built.get(name)}
 
-    @of_class
+    @classmethod
     def load(cls, path: str | os.PathLike, **parts: Part) -> EgoDistill:
         """Return the model that `save()` wrote, in evaluation mode, on the CPU.
 
@@ -417,11 +443,13 @@ class EgoDistill(nn.Module):
             EgoDistillError: The file is damaged or does not fit, or it needs other parts.
 
         >>> from egodistill import EgoDistill
-        >>> model = EgoDistill.load("student.pt")
+        >>> model = EgoDistill.load("student.safetensors")
         >>> model.inputs, model.num_classes, model.class_names[:2]
         (('frames', 'imu'), 13, ['close', 'cut'])
         """
-        return of_package("checkpoints").load_model(path, cls, parts)
+        with needing_package():
+            from .engine import checkpoints
+        return checkpoints.load_model(path, cls, parts)
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any], class_names: list[str] | None, **parts: Part) -> EgoDistill:
@@ -501,7 +529,7 @@ class IMUPredictor(nn.Module):
 
     >>> import torch
     >>> from egodistill import EgoDistill, IMUPredictor
-    >>> model = EgoDistill.load("student.pt")
+    >>> model = EgoDistill.load("student.safetensors")
     >>> first, last = torch.randn(2, 4, model.image_dim)
     >>> IMUPredictor(model.image_dim, model.imu_dim)(first, last).shape
     torch.Size([4, 6752])
@@ -718,7 +746,9 @@ def build_image_encoder(encoder: str | Part, weights: Weights, size: int = 224) 
         block, depths, options = RESNETS[encoder]
         network = ResNet(block, depths, **options)
     else:
-        return of_package("image_encoders").build_torchvision_encoder(encoder, weights)
+        with needing_package():
+            from .engine import image_encoders
+        return image_encoders.build_torchvision_encoder(encoder, weights)
     if weights is not None:
         load_image_weights(network, encoder, weights)
     return network, network.feature_dim
@@ -728,26 +758,26 @@ def preprocessing(encoder: str | Part | None) -> tuple[int, Sequence[float], Seq
     """Return side in pixels, mean and standard deviation (RGB, 0 to 1) of frames for a network's ImageNet weights."""
     if not isinstance(encoder, str) or encoder in RESNETS or encoder.startswith("resnet10x"):
         return 224, IMAGENET_MEAN, IMAGENET_STD
-    return of_package("image_encoders").preprocessing(encoder)
+    with needing_package():
+        from .engine import image_encoders
+    return image_encoders.preprocessing(encoder)
 
 
 def load_image_weights(network: ResNet, name: str, weights: Weights) -> None:
     """Load "imagenet", a state dict or a file into a ResNet without its classifier. Raise unless they fit."""
     if IN_PACKAGE:
-        of_package("image_encoders").load_image_weights(network, name, weights, head="fc")
+        from .engine import image_encoders
+
+        image_encoders.load_image_weights(network, name, weights, head="fc")
         return
     if isinstance(weights, str) and weights == "imagenet":
-        state = published_weights(name).get_state_dict(progress=True, check_hash=True)
+        from torchvision import models
+
+        version = "IMAGENET1K_V1" if name == "resnet18" else "DEFAULT"  # ResNet-18: those of the paper's time
+        state = models.get_model_weights(name)[version].get_state_dict(progress=True, check_hash=True)
     else:
         state = weights if isinstance(weights, Mapping) else torch.load(weights, map_location="cpu", weights_only=True)
     network.load_state_dict({key: value for key, value in state.items() if not key.startswith("fc.")})
-
-
-def published_weights(name: str) -> Any:
-    """Return torchvision's ImageNet weights of a network; for the paper's ResNet-18, always those of its time."""
-    from torchvision import models
-
-    return models.get_model_weights(name)["IMAGENET1K_V1" if name == "resnet18" else "DEFAULT"]
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -762,10 +792,24 @@ def custom_network(
     Its shape must be [2, *shape] of one of the shapes, in which a name is for any size; the package checks it.
     """
     if IN_PACKAGE:
-        return of_package("parts").custom_network(name, part, inputs, shapes)
+        from .engine import parts
+
+        return parts.custom_network(name, part, inputs, shapes)
     network = part if isinstance(part, nn.Module) else part()
     with torch.no_grad():
         return network, copy.deepcopy(network).eval()(*inputs)
+
+
+def require_optional(model: Any, name: str, what: str = "this model") -> None:
+    """Raise ValueError unless a student can do without an input; `what` is the student in the message."""
+    reads = " and ".join(model.inputs)
+    if len(model.inputs) < 2 or name not in model.inputs:
+        raise ValueError(f"{what} reads {reads}, and cannot do without {name}")
+    if not getattr(model, "optional_inputs", False):
+        raise ValueError(
+            f"{what} needs {reads}; one that was built with optional_inputs=True (--optional-inputs), and trained so, "
+            f"can do without {name}"
+        )
 
 
 def require_tensor(name: str, value: object) -> None:
@@ -780,21 +824,16 @@ def describe(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
-def of_package(name: str) -> ModuleType:
-    """Return a module of the package engine. Raise ValueError in a copy of this file alone."""
+@contextlib.contextmanager
+def needing_package() -> Iterator[None]:
+    """Let the block import of the package. Raise ValueError in a copy of this file alone."""
     try:
-        return importlib.import_module(f"egodistill.engine.{name}")
-    except ModuleNotFoundError as error:
+        yield
+    except ImportError as error:
+        if IN_PACKAGE:
+            raise
         raise ValueError(
-            f"this needs egodistill's engine/{name}.py; in a copy of student.py alone, save model.arguments and "
-            f"model.state_dict() with torch.save(), and give encoders as networks, such as "
-            f"image_encoder=torchvision.models.mobilenet_v2(num_classes=512)"
+            "this needs egodistill's engine; in a copy of student.py alone, save model.arguments and "
+            "model.state_dict() with torch.save(), and give encoders as networks, such as "
+            "image_encoder=torchvision.models.mobilenet_v2(num_classes=512)"
         ) from error
-
-
-def __getattr__(name: str) -> Any:
-    """Hand on what belongs to a student and lies in the package engine."""
-    homes = {"IMAGE_ENCODERS": "image_encoders", "IMUSpectrum": "spectrum", "Student": "parts"}
-    if name not in homes:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(of_package(homes[name]), name)

@@ -8,8 +8,8 @@
     teacher = teachers.load("x3d_m", "x3d_m.pyth", 62, new_head=True)  # to train on 62 classes
     teacher = teachers.load("mvit_b_16x4", None, 5, frames=8, size=64, depths=(1, 1, 2, 1))  # small, random weights
 
-    teacher.save("teacher.pt")                              # one self-contained file
-    teacher = teachers.Teacher.load("teacher.pt")
+    teacher.save("teacher.safetensors")                              # one self-contained file
+    teacher = teachers.Teacher.load("teacher.safetensors")
     teachers.extract(teacher, store)                        # writes outputs; continues where it stopped
     data.prepare(segments, "store", consumer=teachers.Extraction(teacher))   # in one pass
 
@@ -40,12 +40,12 @@ import torch
 from torch import Tensor, nn
 
 from . import student, video_convnets, video_i3d, video_transformers
-from .datasets.store import OutputClaim, claim_outputs, with_class
+from .datasets.store import OutputClaim, claim_outputs
 from .engine import batches, checkpoints, image_encoders, runtime, torchvision_teachers
 from .engine.teacher import PUBLISHED, Pixels, Teacher, TeacherError, fingerprint
 from .recordings.spec import FIELDS, ClipSpec
 from .support import files
-from .support.errors import NONE, describe_error, did_you_mean, named
+from .support.errors import describe_error, did_you_mean, named
 
 __all__ = ["MODELS", "Extraction", "Pixels", "Published", "Teacher", "TeacherError", "extract", "load"]
 
@@ -101,6 +101,7 @@ class Network(Protocol):
         ...
 
 
+FILLER = np.float32(10)  # how much less than any other is the logit of a class that a teacher lacks
 KINETICS = 400  # classes of Kinetics-400
 MAX_LABEL_MAP = 1 << 20  # bytes of a file of class names
 # The options of `load()` that describe a clip and its pixels; all others are the network's.
@@ -428,7 +429,7 @@ def extract(
         DataError: If the outputs belong to another teacher, or another run claims them during this one.
 
     >>> from egodistill import data, teachers
-    >>> teacher, store = teachers.Teacher.load("teacher.pt"), data.ClipStore("store")
+    >>> teacher, store = teachers.Teacher.load("teacher.safetensors"), data.ClipStore("store")
     >>> teacher.name = "again"
     >>> teachers.extract(teacher, store, progress=False)
     >>> [name for name in store.names if name.startswith("again")], store.read("again.feature", [0, 1]).shape
@@ -475,10 +476,11 @@ def claim_arrays(
     A `data.ClipStore` whose classes nothing needs gets the teacher's.
     """
     about = {"teacher": teacher.name, "clip_spec": teacher.clip_spec.record(), "pixels": asdict(teacher.pixels)}
+    about["class_names"] = teacher.class_names
     arrays = output_arrays(teacher)
     with claim_outputs(store, teacher.name, identity, about=about, overwrite=overwrite) as claim:
         used = not hasattr(store, "classes_are_used") or store.classes_are_used(teacher.name if overwrite else None)
-        lacks = used and lacks_none(teacher, store)
+        lacks = used and lacks_only_background(teacher, store)
         if hasattr(store, "name_classes") and list(store.class_names) != teacher.class_names and not lacks:
             store.name_classes(teacher.class_names)
         for array, width in zip(arrays, (teacher.feature_dim, len(teacher.class_names) + lacks), strict=True):
@@ -502,7 +504,7 @@ class Extraction:
         TeacherError: If `teacher` is not one `Teacher`, or `views` is neither 1 nor 3.
 
     >>> from egodistill import data, teachers
-    >>> teacher = teachers.Teacher.load("teacher.pt")
+    >>> teacher = teachers.Teacher.load("teacher.safetensors")
     >>> segments = data.read_epic_kitchens("world/EPIC_100_train.csv", "world")
     >>> options = {"frame_size": 64, "class_names": teacher.class_names, "progress": False}
     >>> store = data.prepare(segments[:2], "one-pass", consumer=teachers.Extraction(teacher), **options)
@@ -543,7 +545,7 @@ class Extraction:
             TeacherError: If the classes of the store are not the teacher's, or an output is not finite.
             DataError: If the outputs belong to another teacher.
         """
-        fits = list(store.class_names) == self.teacher.class_names or lacks_none(self.teacher, store)
+        fits = list(store.class_names) == self.teacher.class_names or lacks_only_background(self.teacher, store)
         if len(store.class_names) and not fits:
             raise TeacherError(
                 f"{store.path}: the store has the classes {files.shorten(list(store.class_names))}, the teacher "
@@ -562,10 +564,10 @@ class Extraction:
         write_output(store, arrays, rows, output)
 
 
-def lacks_none(teacher: Teacher, store: Any) -> bool:
-    """Return whether a store has the teacher's classes and "(none)"."""
-    names = list(store.class_names)
-    return NONE in names and [name for name in names if name != NONE] == teacher.class_names
+def lacks_only_background(teacher: Teacher, store: Any) -> bool:
+    """Return whether a store has the teacher's classes, and "(none)" beside them."""
+    names, background = list(store.class_names), batches.background_of(store)
+    return background is not None and names[:background] + names[background + 1 :] == teacher.class_names
 
 
 def require_teacher(teacher: Any) -> None:
@@ -587,7 +589,7 @@ def check_store(teacher: Teacher, store: Any, views: int, overwrite: bool) -> No
         "prepare the clips with this teacher (`egodistill prepare --teacher-file`, or --architecture with "
         "--pretrained), if their labels are among its classes; or finetune it on them"
     )
-    batches.arrays_of(teacher, store, classes=used and not lacks_none(teacher, store), way_out=way_out)
+    batches.arrays_of(teacher, store, classes=used and not lacks_only_background(teacher, store), way_out=way_out)
     if views > 1 and len(store):
         size = teacher.clip_spec.size
         *_, height, width = batches.read_rows(store, "clip", np.array([0])).shape
@@ -622,5 +624,5 @@ def write_output(store: Any, arrays: Sequence[str], rows: np.ndarray, output: st
             )
         found = values.float().cpu().numpy()
         if values is output.logits and found.shape[1] < len(store.class_names):
-            found = with_class(found, list(store.class_names).index(NONE))
+            found = np.insert(found, batches.background_of(store), found.min(1) - FILLER, 1)
         store.write(array, rows, found)

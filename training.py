@@ -29,14 +29,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from .engine import batches, checkpoints, distributed, parts, runtime
+from .engine import batches, checkpoints, distributed, runtime
 from .engine.batches import Augment, Store
 from .engine.calibration import Calibration, of
 from .engine.distributed import Share
 from .engine.motion import RecordedMotion
 from .engine.recipes import Training, TrainingOptions
+from .engine.steps import accepts_missing_input
 from .support import files
-from .support.errors import MIN_CALIBRATION_CLIPS, DataError, EgoDistillError, NoteWarning, named
+from .support.defaults import MIN_CALIBRATION_CLIPS
+from .support.errors import DataError, EgoDistillError, NoteWarning, named
 from .support.names import is_same
 from .support.tables import pluralize
 
@@ -142,9 +144,10 @@ def train(
     with another K. Batch norm is the exception: in training it sees only the clips of its process (unless
     `sync_batch_norm`), and after each step its running statistics are averaged over the processes, weighted by clips.
     Process 0 writes the files; all processes return the same history. After at most ten steps, batch norm goes on to
-    update its statistics on all clips, and this is printed. Then the method `end_training(store)` of each module that
-    has one is called, in every process, for what no gradient trains. At the end, `model.trained_by` is the name of
-    the stage, and `model.trained_with` has its settings and history; model files keep both.
+    update its statistics on all clips, and this is printed. Then the method `end_training(read, labels, groupings)` of
+    each module that has one is called, in every process, for what no gradient trains; see `IMUFilterbank`. At the end,
+    `model.trained_by` is the name of the stage, and `model.trained_with` has its settings and history; model files keep
+    both.
 
     A store has two clips or more. A warning says if some of them, but not all, are of the split test. `validation` are
     clips of the same classes that are not trained on. With them, the history also has the means of the objective's
@@ -163,7 +166,7 @@ def train(
     ...         return {"loss": (feature - batch["x3d.feature"]).square().mean(1)}
     >>> store = data.ClipStore("store").split("train")
     >>> settings = training.Training(epochs=1, batch_size=8, progress=False)
-    >>> history = training.train(MatchFeature(EgoDistill.load("student.pt")), store, settings)
+    >>> history = training.train(MatchFeature(EgoDistill.load("student.safetensors")), store, settings)
     >>> len(history), history[0]["loss"] > 0
     (1, True)
     """
@@ -427,8 +430,8 @@ class TrainingLoop:
             rows = rows[:0]
 
         found = self.fitted(model, clips, rows, labels)
-        if found.clips and parts.accepts_missing_input(model):
-            alone = {one: parts.without(model, other) for one, other in itertools.permutations(model.inputs)}
+        if found.clips and accepts_missing_input(model):
+            alone = {one: model.without(other) for one, other in itertools.permutations(model.inputs)}
             alone = {name: self.fitted(own, clips, rows, labels).temperature for name, own in alone.items()}
             found = replace(found, alone=alone)
         if self.settings.progress:
@@ -634,7 +637,9 @@ class TrainingLoop:
         if self.epoch == self.settings.epochs:
             for module in self.objective.modules():
                 if hasattr(module, "end_training"):
-                    cast(Any, module).end_training(self.store)
+                    read = functools.partial(batches.read_rows, self.store, "imu")
+                    labels, groupings = batches.labels_of(self.store), batches.groups_of(self.store)
+                    cast(Any, module).end_training(read, labels, groupings)
         self.objective.end_epoch(self.history[-1])
         # Before the checkpoint, which may mark the run as finished.
         if self.path is not None and distributed.is_first():

@@ -1,7 +1,7 @@
 """Compare a student in all formats and precisions with the original: labels, size, time.
 
     pip install ".[export]"                                  # formats whose packages are missing are left out
-    python benchmarks/export.py student.pt store             # calibrates int8 on the split train, compares on test
+    python benchmarks/export.py student.safetensors store    # calibrates int8 on the split train, compares on test
     python benchmarks/export.py                              # the paper's student, random weights and clips: time, size
 
 Compiled files are written for any number of clips and for one clip. Time is the processor time of one clip on one core,

@@ -28,7 +28,7 @@ def main() -> None:
     test = data.ClipStore(arguments.store).split("test")
     choices = tuple(f"-{name}" for name in video.SAMPLING)
     rows, changes, shares = [], [], []
-    for file in sorted(Path(arguments.folder).glob("seed-*/*.pt")):
+    for file in sorted(Path(arguments.folder).glob("seed-*/*.safetensors")):
         if file.stem.startswith(("stage-1", "start")) or "-without-" in file.stem or file.stem.endswith(choices):
             continue
         model = models.load(file)

@@ -2,7 +2,7 @@
 
     npm ci --ignore-scripts --prefix examples/web
     python benchmarks/web.py                                      # the paper's size, random weights
-    python benchmarks/web.py --student student.pt --precision fp32
+    python benchmarks/web.py --student student.safetensors --precision fp32
 
 "first label" is the time from the tap on Start; the programs are loaded before. The times of answers are medians on the
 page, in the worker that runs the networks. "difference" is the largest one of a probability from Python's on the log.

@@ -2,13 +2,13 @@
 
     egodistill demo
     egodistill prepare segments.csv --out store --clip-frames 16
-    egodistill finetune store --out teacher.pt
-    egodistill extract store --teacher-file teacher.pt
-    egodistill pretrain store --teacher teacher --out imu.pt
-    egodistill distill store --teacher teacher --init imu.pt --out student.pt
-    egodistill evaluate store --student student.pt
-    egodistill predict walk.mp4 --student student.pt
-    egodistill live walk.mp4 --student student.pt
+    egodistill finetune store --out teacher.safetensors
+    egodistill extract store --teacher-file teacher.safetensors
+    egodistill pretrain store --teacher teacher --out imu.safetensors
+    egodistill distill store --teacher teacher --init imu.safetensors --out student.safetensors
+    egodistill evaluate store --student student.safetensors
+    egodistill predict walk.mp4 --student student.safetensors
+    egodistill live walk.mp4 --student student.safetensors
 
 `egodistill COMMAND --help` describes a command and its options. A training command that was interrupted continues when
 it is run again. The commands are in the other modules of this folder, which are imported when needed.
@@ -135,14 +135,14 @@ COMMANDS = {
     ),
     "finetune": Command(
         "train a teacher or a student on labels alone",
-        "egodistill finetune store --architecture x3d_m --pretrained x3d_m.pyth --out teacher.pt",
+        "egodistill finetune store --architecture x3d_m --pretrained x3d_m.pyth --out teacher.safetensors",
         options.finetune_options,
         "egodistill.commands.training",
         share=EACH_BATCH,
     ),
     "extract": Command(
         "run a teacher on a store and add its features and logits to it",
-        "egodistill extract store --teacher-file teacher.pt",
+        "egodistill extract store --teacher-file teacher.safetensors",
         options.extract_options,
         "egodistill.commands.training",
         share="computes one batch of {}",
@@ -150,46 +150,46 @@ COMMANDS = {
     ),
     "pretrain": Command(
         "stage 1: pretrain the IMU encoder (section 3.4 of the paper)",
-        "egodistill pretrain store --teacher teacher --out imu.pt",
+        "egodistill pretrain store --teacher teacher --out imu.safetensors",
         options.pretrain_options,
         "egodistill.commands.training",
         share=EACH_BATCH,
     ),
     "distill": Command(
         "stage 2: distill a teacher into a student (section 3.3 of the paper)",
-        "egodistill distill store --teacher teacher --init imu.pt --out student.pt",
+        "egodistill distill store --teacher teacher --init imu.safetensors --out student.safetensors",
         options.distill_options,
         "egodistill.commands.training",
         share=EACH_BATCH,
     ),
     "evaluate": Command(
         "evaluate a student or teacher: top-1 accuracy, or without labels agreement with a teacher",
-        "egodistill evaluate store --student student.pt",
+        "egodistill evaluate store --student student.safetensors",
         options.evaluate_options,
         "egodistill.commands.models",
     ),
     "export": Command(
         "export a student to one file that runs without this library",
-        "egodistill export student.pt --out student.onnx --format onnx",
+        "egodistill export student.safetensors --out student.onnx --format onnx",
         options.export_options,
         "egodistill.commands.models",
     ),
     "measure": Command(
         "measure cost and run time of the models in the paper's Table 3, or of your own models",
-        "egodistill measure --student student.pt",
+        "egodistill measure --student student.safetensors",
         options.measure_options,
         "egodistill.commands.models",
     ),
     "predict": Command(
         "classify a recording clip by clip",
-        "egodistill predict walk.mp4 --imu walk.csv --student student.pt",
+        "egodistill predict walk.mp4 --imu walk.csv --student student.safetensors",
         options.predict_options,
         "egodistill.commands.models",
         grows=True,
     ),
     "live": Command(
         "classify a camera, or a file at real speed, as it comes",
-        "my_imu | egodistill live rtsp://192.0.2.7/camera --imu - --align arrival --student student.pt",
+        "my_imu | egodistill live rtsp://192.0.2.7/camera --imu - --align arrival --student student.safetensors",
         options.live_options,
         "egodistill.commands.live",
         grows=True,
@@ -450,7 +450,7 @@ def parse(argv: list[str], program: str = "egodistill") -> argparse.Namespace:
                 where = "in the column imu_offset of its segments, or in the table of --imu-offsets"
                 parsers.choices[called].error(f"there is no option {word}; give the clock of a recording {where}")
             if not any(option.startswith(word) for option in known):
-                why = REMOVED_OPTIONS.get(word) or did_you_mean(OPTION_ALIASES.get(word, word), known)
+                why = did_you_mean(OPTION_ALIASES.get(word, word), known)
                 parsers.choices[called].error(f"there is no option {word}{why}")
         parser.error = parsers.choices[called].error  # of words that are left: names the command
     return parser.parse_args(argv)
@@ -465,10 +465,6 @@ OPTION_ALIASES = {
     "--csv": "--out",
 }
 OPTION_ALIASES |= {"--vtt": "--subtitles"}
-# Options of earlier versions, and why they are gone.
-REMOVED_OPTIONS = {
-    "--no-plot": ": no picture is drawn beside results any more; `report` and `predict --html` write pages"
-}
 
 
 class Parser(argparse.ArgumentParser):

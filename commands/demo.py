@@ -112,7 +112,7 @@ def run_demo(a: argparse.Namespace) -> None:
         f"\nWrote {out / 'results.json'} and models to {out}/. It took {(time.monotonic() - start_time) / 60:.1f} min."
     )
     segment = next(segment for segment in segments if segment.split == "test")
-    words = ["predict", segment.video, "--imu", *segment.imu, "--student", str(out / "egodistill.pt")]
+    words = ["predict", segment.video, "--imu", *segment.imu, "--student", str(out / "egodistill.safetensors")]
     print("Next:\n  label a recording of a test wearer with the student just made, and see it in a browser:")
     print(f"    egodistill {shlex.join([*words, '--html', str(out / 'predict.html')])}")
     print("  the same steps in Python, one by one, in a checkout:\n    jupyter lab tutorials")
@@ -142,7 +142,7 @@ def train_students(demo: Demo, store: data.ClipStore, out: Path) -> dict[str, An
     teacher = teachers.load("slowfast_8x8_r50", class_names=names, progress=False, **shape, **SLOWFAST)
     teacher.name = "slowfast"
     teacher.to(memory_format=torch.channels_last_3d)  # faster on CPUs
-    finetune(teacher, train, demo.teaching, out=out / "teacher.pt")
+    finetune(teacher, train, demo.teaching, out=out / "teacher.safetensors")
     teachers.extract(teacher, store, batch_size=32, precision=demo.teaching.precision)
 
     def student(imu_encoder: str | None, image_weights: Any = None) -> EgoDistill:
@@ -153,16 +153,16 @@ def train_students(demo: Demo, store: data.ClipStore, out: Path) -> dict[str, An
 
     # The paper starts from ImageNet weights; here an image encoder that learned from the labels takes their place.
     start = student(None)
-    finetune(start, train, recipe.finetuning, out=out / "start.pt")
+    finetune(start, train, recipe.finetuning, out=out / "start.safetensors")
     weights = start.image_encoder.state_dict()
 
     vis_only, vis_imu = student(None, weights), student("cnn", weights)  # on labels alone
-    finetune(vis_only, train, recipe.finetuning, out=out / "visonly.pt")
-    finetune(vis_imu, train, recipe.finetuning, out=out / "visimu.pt")
+    finetune(vis_only, train, recipe.finetuning, out=out / "visonly.safetensors")
+    finetune(vis_imu, train, recipe.finetuning, out=out / "visimu.safetensors")
     vis_only_distill, egodistill = student(None, weights), student("cnn", weights)
-    distill(vis_only_distill, train, recipe.distillation, teacher=teacher.name, out=out / "visonly-distill.pt")
-    pretrain_imu(egodistill, train, recipe.pretraining, teacher=teacher.name, out=out / "imu.pt")  # stage 1
-    distill(egodistill, train, recipe.distillation, teacher=teacher.name, out=out / "egodistill.pt")  # stage 2
+    distill(vis_only_distill, train, recipe.distillation, teacher=teacher.name, out=out / "visonly-distill.safetensors")
+    pretrain_imu(egodistill, train, recipe.pretraining, teacher=teacher.name, out=out / "imu.safetensors")  # stage 1
+    distill(egodistill, train, recipe.distillation, teacher=teacher.name, out=out / "egodistill.safetensors")  # stage 2
     students = {"VisOnly-Distill": vis_only_distill, "VisIMU": vis_imu, "VisOnly": vis_only}
     return {"EgoDistill": egodistill, **students, "teacher": teacher}
 

@@ -1,6 +1,6 @@
 """What an evaluation is worth: its accuracy beside that of its baselines, intervals, and a sentence of doubt.
 
-    found = evaluations.read_result("run/student.pt")      # what `evaluate` wrote beside it, run/student.test.json
+    found = evaluations.read_result("run/student.safetensors")  # what `evaluate` wrote: run/student.test.json
     found.baselines                                       # [("always 'cut', the most frequent class", "25.0 %"), ...]
     found.caveat                                        # "This student learnt nothing: it answers 'cut' for ..."
 
@@ -22,7 +22,8 @@ from .. import data
 from ..engine.calibration import BINS, ENOUGH
 from ..engine.refusal import known_names
 from ..support import files, intervals
-from ..support.errors import NONE, DataError
+from ..support.defaults import NONE
+from ..support.errors import DataError
 from ..support.tables import pluralize
 
 __all__ = [
@@ -72,8 +73,8 @@ class Result:
             shares[("teacher" if name == "teacher" else f"teacher {name}") + of] = top1
         shares[f"always {names[counts.argmax()]!r}, the most frequent class"] = counts.max() / counts.sum()
         # Of "(none)" and "unsure" those count that the labels have.
-        possible = len({*known_names(names)} - {NONE} | {names[label] for label in np.flatnonzero(counts)})
-        shares[f"chance, one of {pluralize(possible, 'class')}"] = 1 / possible
+        possible = {*range(len(known_names(names)))} - {self.numbers.get("background")} | {*np.flatnonzero(counts)}
+        shares[f"chance, one of {pluralize(len(possible), 'class')}"] = 1 / len(possible)
         return [(name, f"{100 * share:.1f} %") for name, share in shares.items()]
 
     @property
@@ -122,17 +123,15 @@ class Result:
 
 
 def evaluation_of(model: str | os.PathLike) -> Path:
-    """Return the path beside a model, STEM.pt, where the commands look for its evaluation: STEM.test.json."""
+    """Return the path beside a model, STEM.safetensors, where the commands look for its evaluation: STEM.test.json."""
     return Path(model).with_suffix(".test.json")
 
 
 def read_evaluation(path: str | os.PathLike) -> Result:
-    """Return what `evaluate --out` wrote, of any split. Raise DataError for another file, and for one of before 0.5."""
+    """Return what `evaluate --out` wrote, of any split. Raise DataError for another file."""
     found = files.read_json(Path(path))
     if not (isinstance(found, dict) and found.get("format") == EVALUATION):
         raise DataError(f"{path}: not what `egodistill evaluate --out` writes")
-    if not ("answers" in found or "agreement" in found):
-        raise DataError(f"{path}: has no answers on segments, which `evaluate` writes since 0.5; evaluate again")
     return Result(evaluated(found), found)
 
 

@@ -93,15 +93,16 @@ def suggest_training(store: Any, teacher: str | None = None, architecture: str |
     if teacher := teacher or next(iter(teachers_in(store)), None):
         taught = (store.path, "--teacher", teacher)
         if "imu" in store.names:
-            suggest("pretrain", *taught, "--out", "imu.pt")
+            suggest("pretrain", *taught, "--out", "imu.safetensors")
         else:
-            suggest("distill", *taught, "--no-imu", "--out", "student.pt")
+            suggest("distill", *taught, "--no-imu", "--out", "student.safetensors")
     elif (store.labels >= 0).any():
         model = architecture if "clip" in store.names else "student"
         words = ("--architecture", model) if model else ()
         if model == "student" and not any(name.startswith("frames_") for name in store.names):
             words = (*words, "--image-encoder", "none")
-        suggest("finetune", store.path, *words, "--out", "student.pt" if model == "student" else "teacher.pt")
+        name = "student" if model == "student" else "teacher"
+        suggest("finetune", store.path, *words, "--out", f"{name}.safetensors")
     elif "clip" in store.names:
         suggest("extract", store.path, "--architecture", architecture or "NAME", "--pretrained", "FILE")
     else:  # nothing in it can be learned: no labels, and no clips for a teacher

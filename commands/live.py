@@ -1,9 +1,9 @@
 """The command `live`: label the stream of a camera, or a file at real speed, as it arrives.
 
-    egodistill live walk.mp4 --student student.pt                               # a file with telemetry
-    my_imu | egodistill live /dev/video0 --imu - --align arrival --student student.pt
-    my_imu | egodistill live --imu - --student motion.pt                        # head motion alone
-    egodistill live walk.mp4 --student student.pt --fast --out walk.jsonl       # the same answers, at once
+    egodistill live walk.mp4 --student student.safetensors                               # a file with telemetry
+    my_imu | egodistill live /dev/video0 --imu - --align arrival --student student.safetensors
+    my_imu | egodistill live --imu - --student motion.safetensors                        # head motion alone
+    egodistill live walk.mp4 --student student.safetensors --fast --out walk.jsonl       # the same answers, at once
 
 One thread reads frames, one reads samples (`feeds`), and the main thread runs the networks (`Stream`). `--fast`
 does all of it in one thread, in order of time.
@@ -33,7 +33,8 @@ import numpy as np
 
 from ..deploy import arrivals, events, exported, feeds
 from ..deploy.stream import Answer, Stream
-from ..engine import batches, calibration, parts, runtime
+from ..engine import batches, calibration, runtime
+from ..engine.steps import accepts_missing_input
 from ..imu import Imu, IMUError
 from ..recordings.recording import open_recording
 from ..recordings.sensors import State, motion_states
@@ -73,7 +74,7 @@ SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # they end a run in order; Windows ha
 
 def event_tracker(a: argparse.Namespace, model: Any, *, note: bool = False) -> events.Tracker | None:
     """Return what finds the events of --events; perhaps print when one begins and ends."""
-    tracker, _, whose = events.choose_tracker(calibration.of(model).events, a.every, a.event_start)
+    tracker, _, whose = events.choose_tracker(calibration.calibration_of(model).events, a.every, a.event_start)
     if a.events and note:
         note_thresholds(tracker, whose)
     return tracker if a.events else None
@@ -242,7 +243,7 @@ def open_source(a: argparse.Namespace, model: Any, report: Callable[[str], objec
         samples, axes = feeds.recorded_samples(recording.motion()), recording.imu_axes
     if samples is not None:
         require_axes(a.source or video.source, read_axes(axes)[0], spec)
-    align, goes_on = a.align == "arrival", recorded and parts.accepts_missing_input(model)
+    align, goes_on = a.align == "arrival", recorded and accepts_missing_input(model)
     return Source(video, samples, recorded, clock, pace, goes_on, a.frame_offset, a.frame_stretch, align, report)
 
 

@@ -17,11 +17,10 @@ from typing import Any
 from torch import nn
 
 from .. import data, teachers
-from ..engine import batches, models, parts, runtime
+from ..engine import batches, models, runtime
 from ..engine.parts import build_part
-from ..student import EgoDistill
+from ..student import EgoDistill, require_optional
 from ..support import custom, files
-from ..support.errors import NONE
 from ..training import print_once
 from .given import teachers_in
 
@@ -62,10 +61,10 @@ def open_split(path: str, split: str, option: str = "--split") -> data.ClipStore
 
 def without_background(store: data.ClipStore) -> data.ClipStore:
     """Return the clips that are not "(none)", without this class."""
-    if NONE not in store.class_names:
+    if (background := batches.background_of(store)) is None:
         return store
-    names = [name for name in store.class_names if name != NONE]
-    return store.select(store.labels != store.class_names.index(NONE)).with_classes(names)
+    names = [name for place, name in enumerate(store.class_names) if place != background]
+    return store.select(store.labels != background).with_classes(names)
 
 
 def chosen_teacher(a: argparse.Namespace, store: data.ClipStore, why: str = "") -> str:
@@ -99,7 +98,15 @@ def load_student(path: str, names: Sequence[str] = (), without: str | None = Non
             f"teachers"
         )
     batches.require_classifier(model, path)
-    return parts.without(model, without, path) if without else model
+    return without_input(model, without, path)
+
+
+def without_input(model: Any, name: str | None, path: str) -> Any:
+    """Return a student, or with --without one that does without an input. Raise ValueError if it needs that."""
+    if name is None:
+        return model
+    require_optional(model, name, path)
+    return model.without(name)
 
 
 def load_distilled(path: str, names: Sequence[str] = (), without: str | None = None) -> EgoDistill:
@@ -109,7 +116,7 @@ def load_distilled(path: str, names: Sequence[str] = (), without: str | None = N
     """
     model = load_start(path, names)
     batches.require_classifier(model, path)
-    return parts.without(model, without, path) if without else model
+    return without_input(model, without, path)
 
 
 def load_start(path: str, names: Sequence[str] = ()) -> EgoDistill:

@@ -23,7 +23,6 @@ from torch import nn
 from .. import data, inference
 from ..datasets import annotations, table_checks
 from ..datasets.segments import is_list_of_recordings
-from ..datasets.store import lacks_class
 from ..deploy import events, export
 from ..engine import batches, calibration
 from ..engine.published import GMACS_NOTE
@@ -31,7 +30,8 @@ from ..engine.refusal import known_names
 from ..recordings.copies import transcode
 from ..recordings.recording import probe_videos
 from ..support import files, tables
-from ..support.errors import NONE, DataError
+from ..support.defaults import NONE
+from ..support.errors import DataError
 from ..support.names import is_same, name_files
 from ..support.records import first_line
 from ..support.tables import Table
@@ -101,7 +101,8 @@ def run_evaluate(a: argparse.Namespace) -> None:
     if not unlabelled.all():
         given = store.select(~unlabelled) if unlabelled.any() else store
         labelled = in_classes_of(a, model, given)
-        numbers |= {"class_names": labelled.class_names} | baselines_of(given)
+        numbers |= {"class_names": labelled.class_names, "background": batches.background_of(labelled)}
+        numbers |= baselines_of(given)
         if trained := getattr(model, "trained_with", None):
             numbers["trained"] = {"clips": trained["about"].get("clips", 0), "epochs": len(trained["history"])}
         numbers |= evaluate_labelled(a, model, labelled)
@@ -136,7 +137,11 @@ def in_classes_of(a: argparse.Namespace, model: nn.Module, store: data.ClipStore
     known, given = getattr(model, "class_names", None), a.student or a.teacher_file
     if known is None or list(known) == store.class_names:
         return store
-    if not a.student and NONE not in known and (left := len(store) - len(kept := without_background(store))):
+    if (
+        not a.student
+        and batches.background_of(model) is None
+        and (left := len(store) - len(kept := without_background(store)))
+    ):
         print(f"note: left out {tables.pluralize(left, 'clip')} of {NONE}, which {given} does not know")
         store = kept
     try:
@@ -156,12 +161,11 @@ def baselines_of(store: data.ClipStore) -> dict[str, Any]:
     If clips are "(none)", these are the names of teachers that lack this class: their accuracy is that on the others.
     """
     found, lacking = dict[str, float](), list[str]()
-    none = store.class_names.index(NONE) if NONE in store.class_names else -1
     for name in [name for name in teachers_in(store) if store.done(f"{name}.logits").all()]:
         own = store
-        if (store.labels == none).any() and lacks_class(store.read(f"{name}.logits", range(len(store))), none):
-            own = store.select(store.labels != none)
-            lacking.append(name)
+        if batches.lacks_background(store, name):
+            own = store.select(store.labels != batches.background_of(store))
+            lacking += [name] if len(own) < len(store) else []
         if len(own):
             logits = torch.from_numpy(own.read(f"{name}.logits", range(len(own))))
             scores, labels = inference.per_segment(own, batches.probabilities(None, logits))
@@ -386,7 +390,8 @@ def run_predict(a: argparse.Namespace) -> None:
     choice = {"exact": False if a.key_frames else None, "tolerance": a.tolerance}
     how, tracker = keyword_arguments(a, "min_coverage", "max_gap", "max_hold", "stride", "top"), None
     if a.events:
-        tracker, how["stride"], whose = events.choose_tracker(calibration.of(student).events, a.stride, a.event_start)
+        saved = calibration.calibration_of(student).events
+        tracker, how["stride"], whose = events.choose_tracker(saved, a.stride, a.event_start)
         how["top"] = max(a.top, tracker.top)
         note_thresholds(tracker, whose)
     found = inference.predict(

@@ -23,6 +23,16 @@ from ..deploy.events import EVERY, Tracker
 from ..engine.published import TEACHERS
 from ..engine.recipes import EPIC_KITCHENS, PRECISIONS, PRESETS, Training
 from ..support import files, tables
+from ..support.defaults import (
+    EXPORT_FORMATS,
+    EXPORT_PRECISIONS,
+    MAX_GAP,
+    MAX_HOLD,
+    SAMPLING,
+    SPLIT_BY,
+    STREAM_FRAMES,
+    TIMEOUT,
+)
 from .paths import (
     ANY,
     CUSTOM,
@@ -51,13 +61,6 @@ __all__ = [
     "positive_int",
     "positive_seconds",
 ]
-
-# Numbers and names that the help shows, as the library has them; a test compares them. Their modules are heavy.
-MAX_GAP, MAX_HOLD = 0.05, 1.0  # seconds: imu.py, video.py
-SAMPLING = ("uniform", "random", "first", "last", "centre", "ages")  # video.py
-SPLIT_BY = ("recording", "stretch")  # datasets/segments.py
-FRAMES, TIMEOUT = ("centre", "newest"), 20.0  # deploy/stream.py, deploy/feeds.py
-FORMATS, EXPORT_PRECISIONS = ("export", "aoti", "onnx"), ("fp32", "bf16", "int8")  # deploy/export.py
 
 DEFAULT_TEACHER = "slowfast_8x8_r50"
 STUDENT_FIELDS = ("num_frames", "image_encoder", "image_weights", "imu_encoder", "optional_inputs")  # of `train`
@@ -344,9 +347,9 @@ def check_options(parser: argparse.ArgumentParser) -> None:
 
 def films_in(out: str, a: argparse.Namespace) -> list[Made]:
     """Return the videos and tables of `convert`; it keeps those that are there."""
-    from ..recordings import aria  # which needs PyAV
+    from ..recordings import copies  # which needs PyAV
 
-    films = (aria.converted_files(name, out) for name in a.recordings)
+    films = (copies.converted_files(name, out) for name in a.recordings)
     return [Made(path, ANY) for path in dict.fromkeys(itertools.chain(*films))]
 
 
@@ -439,12 +442,12 @@ def status_options(parser: argparse.ArgumentParser) -> None:
 def files_of_training(out: str, a: argparse.Namespace) -> Iterator[Made]:
     """Yield what a training writes: the model, and beside it the checkpoint and the log."""
     checkpoint = files.training_file(out)
-    yield Made(out, (b"egodistill model",) if checkpoint.exists() else (rb"(?s)egodistill model.*trained_with",))
+    yield Made(out, (b"egodistill model",) if checkpoint.exists() else (rb'(?s)egodistill model.*trained_with\\": \{',))
     yield Made(checkpoint, (b"egodistill training",))
     yield Made(files.log_path(checkpoint), rule=partial(files.require_log, checkpoint))
 
 
-MODEL = Writes(itself=False, beside=files_of_training)
+MODEL = Writes((files.MODEL_SUFFIX,), itself=False, beside=files_of_training, stream=False)
 
 
 def training_options(parser: argparse.ArgumentParser, stage: str, without: Sequence[str] = ()) -> None:
@@ -649,7 +652,7 @@ def export_options(parser: argparse.ArgumentParser) -> None:
     role = Writes(itself=False, beside=exported_files)
     parser.add_argument("--out", metavar="FILE", type=role, required=True, help=text)
     text = "export: a program for torch, slow in int8; aoti: compiled by AOTInductor, the fastest; onnx: ONNX"
-    parser.add_argument("--format", choices=FORMATS, default="export", help=text)
+    parser.add_argument("--format", choices=EXPORT_FORMATS, default="export", help=text)
     parser.add_argument(
         "--pair",
         action="store_true",
@@ -766,7 +769,7 @@ def live_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--every", metavar="SECONDS", type=float, default=EVERY, help="time between two answers")
     parser.add_argument(
         "--frames",
-        choices=FRAMES,
+        choices=STREAM_FRAMES,
         default="centre",
         help="frames from the middle of the clip, as in training (the camera always runs), or the newest ones (it "
         "sleeps between two frame requests)",
@@ -894,8 +897,8 @@ def train_options(parser: argparse.ArgumentParser) -> None:
 
 
 def report_options(parser: argparse.ArgumentParser) -> None:
-    text = "folder of `train`, for RUN/report.html; or a model (student.pt), for its curves and student.test.json in "
-    text += "student.pt.html; or the JSON of `evaluate --out`"
+    text = "folder of `train`, for RUN/report.html; or a model (student.safetensors), for its curves and "
+    text += "student.test.json in student.safetensors.html; or the JSON of `evaluate --out`"
     parser.add_argument("source", metavar="RUN", type=Writes(itself=False, beside=report_page), help=text)
 
 

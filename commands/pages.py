@@ -27,7 +27,7 @@ from ..recordings.clips import decode_clips
 from ..recordings.recording import Recording
 from ..recordings.spec import ClipSpec
 from ..support import files, tables
-from ..support.errors import NONE
+from ..support.defaults import NONE
 from ..support.names import real_path
 from ..support.pages import Markup, data_url, tag, write_page
 from ..video import MAX_HOLD
@@ -92,7 +92,7 @@ def write_prediction(
     if lasting:
         drawn.insert(0, svg.words([(one.start, one.stop, one.classes[0][0]) for one in lasting], span, "events"))
     if labels:
-        told = [(one.start, one.stop, one.label or "") for one in labels if one.label != NONE]
+        told = [(one.start, one.stop, one.label or "") for one in labels if not one.is_background]
         drawn.insert(0, svg.words(told, span, "labelled"))
     with contextlib.suppress(ValueError, OSError):  # there is no IMU, and the student reads none
         motion = recording.motion()

@@ -136,7 +136,7 @@ def custom_source(word: str) -> list[str]:
 
 def of_pair(word: str) -> str:
     """Return the end of the message for a pair where a student is wanted."""
-    told = "; it is a pair of `export --pair`, which `live` runs; give the student's own file (.pt)"
+    told = "; it is a pair of `export --pair`, which `live` runs; give the student's own file (.safetensors)"
     return told if word and files.pair_files(word)[0].exists() else ""
 
 

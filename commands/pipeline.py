@@ -28,7 +28,8 @@ from ..distillation import PRESETS
 from ..engine.parts import HANDCRAFTED_ENCODERS
 from ..recordings.spec import clip_starts
 from ..support import files, tables
-from ..support.errors import CLIP_SECONDS, IMU_RATE, NONE, DataError
+from ..support.defaults import CLIP_SECONDS, IMU_RATE, NONE
+from ..support.errors import DataError
 from ..support.names import Names, Place, absolute_path, is_same, portable
 from ..support.tables import pluralize
 from . import recordings
@@ -110,7 +111,7 @@ def plan(a: argparse.Namespace, segments: data.SegmentList, edited: bool = False
     if teacher == "finetuned":
         network = ["--architecture", a.architecture, *words_of(a, "pretrained")]
         prepare += [word for name, value in clip_of(a).items() for word in (flag(name), value)]
-        where = run / "teacher.pt"
+        where = run / "teacher.safetensors"
         words = ["finetune", store, *network, *words_of(a, "option"), *trained, "--out", where]
         steps += [Step("train the teacher on the labels", words)]
         extract = ["extract", store, "--teacher-file", where, *words_of(a, "device"), *anew]
@@ -120,23 +121,23 @@ def plan(a: argparse.Namespace, segments: data.SegmentList, edited: bool = False
     steps.insert(0, Step("decode the clips", prepare))
     has_stage_1 = settings.image_encoder and settings.imu_encoder not in (None, *HANDCRAFTED_ENCODERS)
     if teacher and not has_stage_1:  # for which a student needs frames, and an IMU encoder with weights
-        words = ["distill", store, *student, *trained, "--out", run / "student.pt"]
+        words = ["distill", store, *student, *trained, "--out", run / "student.safetensors"]
         steps += [Step("distill the teacher into the student", words)]
     elif teacher:
-        words = ["pretrain", store, *student, *trained, "--out", run / "imu.pt"]
+        words = ["pretrain", store, *student, *trained, "--out", run / "imu.safetensors"]
         steps += [Step("stage 1: pretrain the IMU encoder", words)]
-        words = ["distill", store, *trained, "--init", run / "imu.pt", "--out", run / "student.pt"]
+        words = ["distill", store, *trained, "--init", run / "imu.safetensors", "--out", run / "student.safetensors"]
         steps += [Step("stage 2: distill the teacher into the student", words)]
     on_labels = ["finetune", store, "--architecture", "student", *student, *trained, "--out"]
     if teacher and a.baselines and settings.image_encoder and settings.imu_encoder:
         frames_alone = words_of(a, *STUDENT_FIELDS[:3])
-        words = ["distill", store, "--no-imu", *frames_alone, *trained, "--out", run / "frames-alone.pt"]
+        words = ["distill", store, "--no-imu", *frames_alone, *trained, "--out", run / "frames-alone.safetensors"]
         steps += [Step("baseline: the teacher's student of frames alone", words)]
     if labelled and (a.baselines or not teacher):
-        name = "labels-alone.pt" if teacher else "student.pt"
+        name = "labels-alone.safetensors" if teacher else "student.safetensors"
         steps += [Step("the student on labels alone", [*on_labels, run / name])]
     splits = {segment.split for segment in segments}
-    tested, whole = "test" in splits, ["evaluate", "--recordings", store, "--student", run / "student.pt"]
+    tested, whole = "test" in splits, ["evaluate", "--recordings", store, "--student", run / "student.safetensors"]
     whole += words_of(a, "sparse", "reader", "imu_reader", "device")
     is_dense = a.background and not segments.origin.left_out  # all that happens has a segment
     if is_dense and CALIBRATION in splits:
@@ -144,12 +145,12 @@ def plan(a: argparse.Namespace, segments: data.SegmentList, edited: bool = False
         steps += [Step("choose when an event of the student begins and ends", words)]
     for step in [step for step in steps if step.words[0] in ("distill", "finetune")] if tested else []:
         name = Path(step.words[-1])
-        if name.name != "teacher.pt":
+        if name.name != "teacher.safetensors":
             words = ["evaluate", store, "--student", name, *words_of(a, "device"), "--out"]
             steps += [Step(f"evaluate {name.name}", [*words, name.with_suffix(".test.json")])]
     if is_dense and tested:
-        words = [*whole, "--out", recordings_of(run / "student.pt")]
-        steps += [Step("evaluate events of student.pt on whole recordings", words)]
+        words = [*whole, "--out", recordings_of(run / "student.safetensors")]
+        steps += [Step("evaluate events of student.safetensors on whole recordings", words)]
     return steps
 
 
@@ -205,7 +206,7 @@ def sizes_of_models(a: argparse.Namespace, taught: str | None, run: Path) -> dic
         load_teacher(a.teacher_file)
     elif taught == "published":
         teachers.load(a.architecture, a.pretrained, progress=False)
-    elif taught and not (run / "teacher.pt").exists():
+    elif taught and not (run / "teacher.safetensors").exists():
         options = {"seconds": a.clip_seconds or CLIP_SECONDS} | dict(a.option or ())
         clip = clip_of(a).values()
         built["teacher"] = new_teacher(a.architecture, ("0", "1"), *clip, a.pretrained, options, progress=False)
@@ -240,7 +241,7 @@ def run_train(a: argparse.Namespace) -> None:
     data.require_videos(segments, reads, "--image-encoder none, without a teacher")
     examine(segments, a.strict, **keyword_arguments(a, "clip_seconds"))
     about = {"segments": fingerprint(segments, a.annotations), "left_out": segments.dropped, "quick": a.quick}
-    edited = bool(before) and has_new_table(run, before, (about["segments"], fingerprint_05(segments)))
+    edited = bool(before) and has_new_table(run, before, about["segments"])
     steps = plan(a, segments, edited)
     if before:
         require_same_plan(run, before, steps, a.overwrite)
@@ -249,10 +250,11 @@ def run_train(a: argparse.Namespace) -> None:
     videos, classes = len({s.path for s in segments}), len({s.label for s in segments} - {None})
     seconds = a.clip_seconds or CLIP_SECONDS
     clips = sum(len(clip_starts(one.start, one.stop, math.inf, seconds)) for one in segments)
-    background = sum(one.label == NONE for one in segments)
+    background = sum(one.is_background for one in segments)
     paths = [Path(str(step.words[-1])) for step in steps]
     # The checkpoint of a training has the weights and AdamW's two averages of each.
-    models = [sizes.get(path.stem, sizes["student"]) for path in paths if path.suffix == ".pt" and not path.exists()]
+    missing = [path for path in paths if path.suffix == files.MODEL_SUFFIX and not path.exists()]
+    models = [sizes.get(path.stem, sizes["student"]) for path in missing]
     print(
         f"{pluralize(len(segments), 'segment')} ({splits}) of {pluralize(videos, 'recording')}, "
         f"{pluralize(classes, 'class')}: {pluralize(clips, 'clip')}"
@@ -288,7 +290,7 @@ def run_train(a: argparse.Namespace) -> None:
     axes = {one.imu_axes for one in StoreFiles(store).segments} if (store / "store.json").exists() else set[str]()
     given = [*(["--imu-axes", *axes] if len(axes) == 1 and axes != {"gopro"} else []), *words_of(a, "zero_accel")]
     source = ["VIDEO"] if any(segment.video for segment in segments) else ["--imu", "CSV"]
-    suggest("predict", *source, *given, "--student", run / "student.pt")
+    suggest("predict", *source, *given, "--student", run / "student.safetensors")
 
 
 def calibration_share(a: argparse.Namespace, before: Mapping[str, Any] | None) -> float | None:
@@ -301,9 +303,9 @@ def calibration_share(a: argparse.Namespace, before: Mapping[str, Any] | None) -
     return next((float(next(words)) for word in words if word == flag("calibration_share")), None)
 
 
-def has_new_table(run: Path, before: Mapping[str, Any], known: Sequence[str]) -> bool:
+def has_new_table(run: Path, before: Mapping[str, Any], now: str) -> bool:
     """Return whether the table has changed since the run's store was made, or a run that followed it has not ended."""
-    return before.get("edited", False) or ((run / "store").exists() and before.get("segments", known[0]) not in known)
+    return before.get("edited", False) or ((run / "store").exists() and before.get("segments", now) != now)
 
 
 def require_same_plan(run: Path, before: Mapping[str, Any], steps: Sequence[Step], overwrite: bool) -> None:
@@ -387,11 +389,6 @@ def _inside(folder: Path, path: Any) -> Any:
     return portable(path, folder) if path and isinstance(path, str) else path and [_inside(folder, one) for one in path]
 
 
-def fingerprint_05(segments: data.SegmentList) -> str:
-    """Return the hash that version 0.5 wrote."""
-    return hashlib.sha256("\n".join(map(repr, segments)).encode(errors="surrogateescape")).hexdigest()[:16]
-
-
 def check(a: argparse.Namespace, segments: data.SegmentList) -> None:
     """Check recordings that are new or have changed, and write the corrections of their clocks and axes.
 
@@ -408,7 +405,6 @@ def check(a: argparse.Namespace, segments: data.SegmentList) -> None:
     known = {name(one["video"]): one for one in done["recordings"]} if is_known else {}
     signatures = {video: signatures_of(one) for video, one in sources.items()}
     measured = {video: one.get("files") for video, one in known.items()}
-    measured = {video: [*now.values()] if isinstance(now, dict) else now for video, now in measured.items()}  # of 0.5
     fresh = {video for video, now in signatures.items() if measured.get(video) != now}
     if not fresh:
         print(f"{result}: already checked")

@@ -27,12 +27,13 @@ from ..datasets.segments import (
     with_calibration,
     write_imu_offsets,
 )
-from ..recordings import aria, checks
+from ..recordings import checks, copies
 from ..recordings.copies import transcode
 from ..recordings.pictures import CHECK_TITLE, draw_check, require_picture
 from ..recordings.recording import find_videos, is_neon, probe_videos
 from ..support import files
-from ..support.errors import MIN_CALIBRATION_CLIPS, NONE, DataError, describe_error
+from ..support.defaults import MIN_CALIBRATION_CLIPS, NONE
+from ..support.errors import DataError, describe_error
 from ..support.names import Names
 from ..support.records import first_line
 from ..support.tables import Table, pluralize, printable
@@ -313,12 +314,12 @@ def run_convert(a: argparse.Namespace) -> None:
         )
     rows, videos, failures = [], [], []
     for recording in a.recordings:
-        video, table = aria.converted_files(recording, a.out)
+        video, table = copies.converted_files(recording, a.out)
         if video.is_file() and table.is_file() and not a.overwrite:
             print(f"{video} and {table.name} already exist; --overwrite replaces them")
             continue
         try:
-            made = aria.convert(recording, a.out, size=a.size, overwrite=a.overwrite)
+            made = copies.convert(recording, a.out, size=a.size, overwrite=a.overwrite)
         except (ValueError, OSError) as error:  # Continue with the other recordings.
             failures.append(describe_error(error))
             continue

@@ -1,7 +1,7 @@
 """The command `report`: a page about what `train` made in a folder, or about one model or evaluation.
 
     egodistill report run                   # run/report.html
-    egodistill report student.pt            # student.pt.html: its curves, and student.test.json if `evaluate` wrote it
+    egodistill report student.safetensors   # its curves, and student.test.json if `evaluate` wrote it
     egodistill report val.json              # val.json.html: what `evaluate --out val.json` wrote
 
 It shows what is there, so it can be opened while a training runs.
@@ -194,9 +194,9 @@ def curves_section(run: Path, plan: dict[str, Any]) -> Markup:
     """Return the curves of each training of the plan, also of one that runs."""
     parts = []
     for stem, name in TRAINED.items():
-        if not is_planned(plan, f"{stem}.pt"):
+        if not is_planned(plan, f"{stem}.safetensors"):
             continue
-        parts.append(curves_of(run / f"{stem}.pt", name))
+        parts.append(curves_of(run / f"{stem}.safetensors", name))
     return Markup("".join(parts)) or tag("p", "Nothing is trained yet.")
 
 
@@ -305,7 +305,7 @@ def write_report(run: Path) -> str:
     plan, out = read_plan(run), run / "report.html"
     planned = [stem for stem in MODELS if is_planned(plan, f"{stem}.test.json")]
     store = data.ClipStore(run / "store", unfinished=True) if (run / "store" / "store.json").exists() else None
-    results = [one for stem in planned if (one := read_result(run / f"{stem}.pt", MODELS[stem]))]
+    results = [one for stem in planned if (one := read_result(run / f"{stem}.safetensors", MODELS[stem]))]
     results = [one for one in results if store is None or is_about(one, store)]
     taught = any(shlex.split(step)[1] == "distill" for step in plan["steps"])
     quick = plan.get("quick", False)
@@ -314,7 +314,7 @@ def write_report(run: Path) -> str:
         parts["By class"] = classes_section(results[0])
         parts |= {"How sure": calibration_section(results[0])} if results[0].calibration_text else {}
         parts["Clips"] = clips_section(results[0], store.split("test"))
-    whole = read_numbers(path := recordings_of(run / "student.pt"), run / "student.pt")
+    whole = read_numbers(path := recordings_of(run / "student.safetensors"), run / "student.safetensors")
     if whole and is_planned(plan, path.name):
         parts["Whole recordings"] = recordings_section(whole)
     parts["Training"] = curves_section(run, plan)

@@ -21,7 +21,7 @@ from ..engine.refusal import known_names
 from ..student import PARTS, EgoDistill
 from ..support import files
 from ..support.custom import is_name, resolve
-from ..support.errors import CLIP_SECONDS, NONE
+from ..support.defaults import CLIP_SECONDS
 from ..support.tables import pluralize
 from ..training import History, Training
 from .given import given_flags, keyword_arguments, reject, suggest, suggest_training
@@ -193,7 +193,7 @@ def run_finetune(a: argparse.Namespace) -> None:
         cast(Any, model).net.gradient_checkpointing = True
     then = ("extract", a.store, "--teacher-file", a.out) if isinstance(model, teachers.Teacher) else use_of_student(a)
     clips = {"store": store, "validation": validation, **held_out(a)}
-    if isinstance(model, teachers.Teacher) and NONE not in model.class_names:
+    if isinstance(model, teachers.Teacher) and batches.background_of(model) is None:
         clips = {name: some and without_background(some) for name, some in clips.items()}
         clips = {name: some for name, some in clips.items() if some or name != "calibration"}
     report_training(a, settings, lambda: distillation.finetune(model, settings=settings, **clips), *then)
@@ -373,7 +373,7 @@ def run_pretrain(a: argparse.Namespace) -> None:
         a,
         settings,
         lambda: distillation.pretrain_imu(model, store, settings, teacher=teacher),
-        *("distill", a.store, "--teacher", teacher, *preset, "--init", a.out, "--out", "student.pt"),
+        *("distill", a.store, "--teacher", teacher, *preset, "--init", a.out, "--out", "student.safetensors"),
     )
 
 

@@ -1,7 +1,7 @@
 """The command `evaluate --recordings`: events on whole labelled recordings, and thresholds chosen on them.
 
-    egodistill evaluate --recordings store --student student.pt                       # of the split test
-    egodistill evaluate --recordings store --student student.pt --split calibration --save-thresholds
+    egodistill evaluate --recordings store --student student.safetensors                       # of the split test
+    egodistill evaluate --recordings store --student student.safetensors --split calibration --save-thresholds
 
 A store has the clocks and axes of its clips; a table needs --imu-offsets and --imu-axes, as for `prepare`. Labels say
 what happens, not where somebody has looked: a recording is measured from the first to the last of its segments. Time
@@ -29,7 +29,7 @@ from ..deploy import events, segmentation
 from ..engine import calibration, checkpoints
 from ..imu import IMUError
 from ..support import files, intervals, tables
-from ..support.errors import NONE, DataError
+from ..support.errors import DataError
 from ..support.tables import Table, pluralize
 from ..video import VideoError
 from .evaluations import MIN_WEARERS
@@ -55,7 +55,7 @@ NAME = 40  # characters of a class in a table
 
 def note_unknown_classes(table: str, segments: Sequence[data.Segment], classes: Sequence[str] | None) -> None:
     """Print on stderr which labels of a table are no class of the student."""
-    if classes and (unknown := sorted({str(one.label) for one in segments} - {*classes, NONE})):
+    if classes and (unknown := sorted({str(one.label) for one in segments if not one.is_background} - {*classes})):
         listed = ", ".join(map(tables.printable, unknown[:5]))
         print(f"note: {table}: the student has no class {listed}; its answers there count as wrong", file=sys.stderr)
 
@@ -111,7 +111,7 @@ def require_choice(a: argparse.Namespace) -> None:
     if not os.path.isfile(a.student):
         raise ValueError(
             f"--save-thresholds: {a.student} ships with the library; give a copy, such as that of "
-            f"EgoDistill.load({a.student!r}).save('mine.pt')"
+            f"EgoDistill.load({a.student!r}).save('mine.safetensors')"
         )
     files.require_writable(a.student)
 
@@ -143,7 +143,7 @@ def evaluate_recordings(a: argparse.Namespace) -> None:
         require_choice(a)
     use_readers(a)
     model: Any = load_student(a.student, a.custom, a.without) if a.student else load_teacher(a.teacher_file)
-    before = calibration.of(model)
+    before = calibration.calibration_of(model)
     tracker, every, whose = events.choose_tracker(before.events, a.stride, a.event_start)
     report_precision(a.precision, a.device)
     answered = answers_of(a, model, every, segmentation.TOP if a.save_thresholds else tracker.top)
@@ -191,7 +191,7 @@ def numbers_of(answered: Mapping[str, segmentation.Answered], tracker: events.Tr
 
 
 def recordings_of(model: str | os.PathLike) -> Path:
-    """Return the path beside a model, STEM.pt, where `train` writes what it is worth on recordings."""
+    """Return the path beside a model, STEM.safetensors, where `train` writes what it is worth on recordings."""
     return Path(model).with_suffix(".recordings.json")
 
 

@@ -6,9 +6,9 @@
     store = data.prepare(segments, "store")
 
 A student knows only what it has learned, so without such clips it gives all of a recording one of its classes. They are
-ordinary segments with a label that `errors.NONE` names, and a table may have rows with this label, too. Whether a part
-without a label is background depends on who labelled: where all that happens has a label, it is; where somebody
-labelled a few examples, it is full of the same actions. `SPARSE` tells one from the other.
+ordinary segments with the label `defaults.NONE`, and a table may have rows with this label, too. Whether a part without
+a label is background depends on who labelled: where all that happens has a label, it is; where somebody labelled a few
+examples, it is full of the same actions. `SPARSE` tells one from the other.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..recordings.recording import probe_videos
-from ..support.errors import CLIP_SECONDS, NONE, DataError, NoteWarning, named
+from ..support.defaults import CLIP_SECONDS, NONE
+from ..support.errors import DataError, NoteWarning, named
 from ..support.files import available_cores
 from ..support.names import shortest_unique_suffixes
 from ..support.tables import pluralize

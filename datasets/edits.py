@@ -30,7 +30,7 @@ from ..recordings.clips import decode_clips
 from ..recordings.recording import Recording
 from ..recordings.spec import ClipSpec
 from ..support import files
-from ..support.errors import NONE, DataError
+from ..support.errors import DataError
 from ..support.names import Place, name_files
 from ..support.tables import pluralize
 from .segments import Segment
@@ -77,7 +77,7 @@ def is_edited(
     same = same and old.specs == {name: spec.complete() for name, spec in specs.items()}
     cameras = {span_of(one): one.camera for i, one in enumerate(old.segments) if i in finished}
     same = same and all(cameras.get(span_of(one), one.camera) == one.camera for one in segments)
-    then, now = ([one for one in rows if one.label != NONE] for rows in (old.segments, segments))
+    then, now = ([one for one in rows if not one.is_background] for rows in (old.segments, segments))
     kept = (Counter(map(span_of, then)) & Counter(map(span_of, now))).total()
     gone = len(then) - kept
     return same and old.segments != list(segments) and gone <= max(FEW, len(then) / 10) and gone < kept

@@ -22,13 +22,14 @@ import math
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 from ..imu import IMUError
 from ..recordings.recording import Recording, find_videos, is_neon, neon_video, open_recording, path_of
 from ..recordings.spec import clip_count, read_axes, strided_starts
 from ..support import files
-from ..support.errors import CLIP_SECONDS, MIN_CALIBRATION_CLIPS, DataError, named
+from ..support.defaults import CLIP_SECONDS, MIN_CALIBRATION_CLIPS, NONE, SPLIT_BY, SplitBy
+from ..support.errors import DataError, named
 from ..support.names import Names, absolute_path, identity, is_same, shortest_unique_suffixes
 from ..support.records import class_number, read_table, start_and_stop
 from ..video import VideoError
@@ -37,7 +38,6 @@ __all__ = [
     "Origin",
     "Segment",
     "SegmentList",
-    "SplitBy",
     "Windows",
     "calibration_clips",
     "count_of_tests",
@@ -127,20 +127,24 @@ class Segment:
         return path_of(self.video, self.imu)
 
     @property
+    def is_background(self) -> bool:
+        """Return whether nothing happens in it that has a label: its class is "(none)"."""
+        return self.label == NONE
+
+    @property
     def recording(self) -> Recording:
         """Return the recording that the segment is a part of. Raise DataError if `camera` is not in use here."""
         found = Recording(**self._fields())
         if self.camera and found.record()["camera"] != self.camera:
             raise DataError(
                 f"{self.path}: its samples were read by your own {self.camera.partition(' ')[0]}, which is not in use "
-                f"here; give the function again in IMU_READERS (--imu-reader). If it is a class that inherits from "
-                f"Recording, only version 0.5 reads it: make it such a function, and prepare a new store"
+                f"here; give the function again in IMU_READERS (--imu-reader)"
             )
         return found
 
 
 class Origin(NamedTuple):
-    """Where a reader found segments, for `contradictions`."""
+    """Where a reader found segments, for `table_checks`."""
 
     table: str = ""  # the file; "": the segments were made in Python
     rows: Mapping[str, str] = {}  # {id of a segment: its place, such as "row 5"} in a table of your own
@@ -391,8 +395,6 @@ def _axes(where: str, row: dict[str, str]) -> str:
 
 # --- Recordings without labels
 
-SplitBy = Literal["recording", "stretch"]
-
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
@@ -427,7 +429,7 @@ class Windows:
         least = self.clip_seconds / 100
         if not least <= self.step < math.inf:
             raise DataError(f"{named('stride')} must be at least {least:.3f} s, 1/100 of a clip; got {self.stride}")
-        if self.split_by not in get_args(SplitBy):
+        if self.split_by not in SPLIT_BY:
             raise DataError(f"{named('split_by')} must be 'recording' or 'stretch'; got {self.split_by!r}")
         if not 0 < self.test_share < 1:
             raise DataError(f"{named('test_share')} is a share of recordings, between 0 and 1; got {self.test_share}")
@@ -880,7 +882,6 @@ def write_imu_offsets(
 
 
 def _by_hand(row: Mapping[str, str]) -> set[str]:
-    """Return which cells of a row were written by hand; version 0.5 did not mark the axes that it had measured."""
-    measured = row[AXES] if row.get(AXES) is not None else row.get("imu_axes") if row.get(MEASURED) else None
+    """Return which cells of a row were written by hand."""
     hand = {"imu_offset"} if row["imu_offset"] != row.get(MEASURED) or row.get("imu_stretch") else set[str]()
-    return hand | ({"imu_axes"} if (row.get("imu_axes") or "") != (measured or "") else set())
+    return hand | ({"imu_axes"} if (row.get("imu_axes") or "") != (row.get(AXES) or "") else set())

@@ -58,15 +58,12 @@ from .store_files import (
 )
 
 __all__ = [
-    "NEVER",
     "ClipStore",
     "OutputClaim",
     "StoreWriter",
     "claim_outputs",
     "folds",
-    "lacks_class",
     "outputs_record",
-    "with_class",
 ]
 
 CONTINUES = f"the same call of {named('prepare()')} continues with them"
@@ -676,18 +673,6 @@ def folds(store: ClipStore, count: int, by: str = "wearer") -> np.ndarray:
 
 # ---------------------------------------------------------------------------------------------------------------
 # Outputs of teachers
-
-NEVER = np.float32(10)  # how much less than any other is the logit of a class that a teacher lacks
-
-
-def with_class(logits: np.ndarray, place: int) -> np.ndarray:
-    """Return logits [n, C + 1] in which a class that the teacher lacks has this index, from its logits [n, C]."""
-    return np.insert(logits.astype(np.float32), place, logits.min(1).astype(np.float32) - NEVER, 1)
-
-
-def lacks_class(logits: np.ndarray, place: int) -> bool:
-    """Return whether logits [n, C + 1] have a class that the teacher lacks, as `with_class()` wrote it, to the bit."""
-    return np.array_equal(logits, with_class(np.delete(logits, place, 1), place))
 
 
 class OutputClaim:

@@ -46,7 +46,8 @@ import numpy as np
 
 from ..recordings.spec import ClipSpec
 from ..support import files
-from ..support.errors import CLIP_SECONDS, IMU_RATE, DataError, named
+from ..support.defaults import CLIP_SECONDS, IMU_RATE
+from ..support.errors import DataError, named
 from ..support.names import Names, Place, absolute_path, name_files
 from .segments import Segment, with_names
 

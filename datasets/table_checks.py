@@ -29,7 +29,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..recordings.recording import SINCE_BOOT, VIDEO_SUFFIXES, open_recording
-from ..support.errors import CLIP_SECONDS, NONE, DataError, NoteWarning, named
+from ..support.defaults import CLIP_SECONDS
+from ..support.errors import DataError, NoteWarning, named
 from ..support.files import signature
 from ..support.names import Names, is_same
 from ..video import VideoInfo
@@ -411,7 +412,8 @@ def numbers_among_words(table: _Table) -> Found:
     """Yield the first label that is a number if others are words."""
     words = table.words["label"]
     numbers = dict.fromkeys(filter(NUMBER.fullmatch, words))
-    if numbers and any(word not in numbers and word.lower() not in {*MISSING, NONE} for word in words):
+    names = {one.label for one in table.segments if one.label and not one.is_background} - {*numbers}
+    if numbers and any(name.lower() not in MISSING for name in names):
         word, count = next(iter(numbers)), sum(words[word][1] for word in numbers)
         sentence = f"the label {word!r} is a number, but other labels are words ({_segments(count)} have numbers)"
         yield words[word][0], f"{sentence}; write the names of the classes", False
@@ -444,8 +446,8 @@ def classes_in_one_split(table: _Table) -> Found:
     for split, so in (("train", "so students cannot learn"), ("test", "so nothing says how well students know")):
         if split not in table.words["split"] or (split == "test" and not table.is_own):
             continue
-        there = {one.label for one in table.segments if one.split == split}
-        missing = [word for word in words if word not in {*there, NONE}]  # background is for training
+        there = {one.label for one in table.segments if one.split == split or one.is_background}  # that is for training
+        missing = [word for word in words if word not in there]
         if missing:
             what, them = ("1 class has", "it") if len(missing) == 1 else (f"{len(missing):,} classes have", "them")
             names = ", ".join(map(repr, missing[:LISTED])) + (", ..." if len(missing) > LISTED else "")

@@ -28,16 +28,14 @@ import torch
 from ..engine import calibration, checkpoints
 from ..recordings.spec import ClipSpec
 from ..support import files
+from ..support.defaults import EXPORT_PRECISIONS
 from ..support.errors import EgoDistillError
 from ..support.files import EXPORTED_PAIR as PAIR, description_of, pair_files
-from ..support.pickles import first_bytes
 
 __all__ = ["ExportError", "check_processor", "description_of", "pair_files", "read_description", "seal"]
 
 DESCRIPTION_FORMAT = "egodistill export 3"
-OLD_FORMAT = "egodistill export 2"  # of versions 0.3 and 0.4, without hashes
 WHOLE = "student"  # the part of a student that is its only file; those of two are in `PAIR`
-EXPORT_PRECISIONS = ("fp32", "bf16", "int8")
 # {kind: what a file of it holds, how its name ends}
 KINDS = {
     "export": ("a program of torch.export", ".pt2"),
@@ -63,7 +61,7 @@ def read_description(path: Path) -> dict[str, Any]:
     if path.suffix == ".json":
         raise ExportError(f"{path}: the name of a description; give the file without .json, {path.with_suffix('')}")
     described = description_of(path)
-    if not described.is_file() and checkpoints.MODEL_FORMAT.encode() in first_bytes(path, 1 << 20):
+    if path.suffix == files.MODEL_SUFFIX:
         raise ExportError(f"{path}: a model, not an exported program; read it with EgoDistill.load(), or export it")
     pair = pair_files(path)
     both = f", but {pair[0]} and {pair[1]}, which load_pair() reads" if all(file.is_file() for file in pair) else ""
@@ -78,28 +76,22 @@ def read_description(path: Path) -> dict[str, Any]:
         current = fingerprint(found) if isinstance(found, dict) else None
     except (OSError, ValueError, RecursionError) as error:
         raise ExportError(f"{described} is not valid JSON: {error}") from error
-    if current is None or found.get("format") not in (DESCRIPTION_FORMAT, OLD_FORMAT):
+    if current is None or found.get("format") != DESCRIPTION_FORMAT:
         raise ExportError(f"{described} is not a description in the format {DESCRIPTION_FORMAT!r}; export again")
-    if is_sealed(found):
-        require(described, found, "fingerprint", "a SHA-256", is_hash)
-        if found["fingerprint"] != current:
-            raise ExportError(
-                f"{described} was changed after the export, or is damaged; copy it again. For other class_names, set "
-                f"them in the student, and export it again"
-            )
+    require(described, found, "fingerprint", "a SHA-256", is_hash)
+    if found["fingerprint"] != current:
+        raise ExportError(
+            f"{described} was changed after the export, or is damaged; copy it again. For other class_names, set them "
+            f"in the student, and export it again"
+        )
     check_description(described, found)
     check_kind(path, found["kind"])
-    if is_sealed(found) and found["sha256"] != hash_of(path):
+    if found["sha256"] != hash_of(path):
         raise ExportError(
             f"{path} is not the program that {described} describes: it is damaged, or of another export; copy both "
             f"files of one export, or export again"
         )
     return found
-
-
-def is_sealed(description: Mapping[str, Any]) -> bool:
-    """Return whether a description has hashes, as all since version 0.5."""
-    return description["format"] != OLD_FORMAT
 
 
 def seal(description: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -164,12 +156,9 @@ def kind_of(path: Path) -> str | None:
 
 def check_description(where: Path, found: Mapping[str, Any]) -> None:
     """Raise ExportError, with file and key, unless a description has all values, and they fit each other."""
-    sealed = is_sealed(found)
-    of_03 = not sealed and "part" not in found  # a whole student
-    for key, what, holds in [*RULES, *(NEW_RULES if sealed else [])]:
-        if not (of_03 and key in ("part", "student")):
-            require(where, found, key, what, holds)
-    calibration_of(where, found)
+    for key, what, holds in RULES:
+        require(where, found, key, what, holds)
+    described_calibration(where, found)
     wanted = tensors_of(found, spec_of(found["clip_spec"]))
     batch = None
     for key in ("inputs", "outputs"):
@@ -181,8 +170,8 @@ def check_description(where: Path, found: Mapping[str, Any]) -> None:
             require(where, found, key, f"of one batch size, {batch!r}", lambda value, same=same: same)
 
 
-def calibration_of(where: Path, found: Mapping[str, Any]) -> calibration.Calibration:
-    """Return the calibration that a description has, of 0.5 none. Raise ExportError for one that no fit gives."""
+def described_calibration(where: Path, found: Mapping[str, Any]) -> calibration.Calibration:
+    """Return the calibration that a description has. Raise ExportError for one that no fit gives."""
     try:
         return calibration.read({name: found[name] for name in ("temperature", "events", "alone") if name in found})
     except ValueError as error:
@@ -199,7 +188,7 @@ def require(where: Path, found: Mapping[str, Any], key: str, what: str, holds: C
 
 def tensors_of(description: Mapping[str, Any], spec: ClipSpec) -> dict[str, dict[str, tuple[str, list]]]:
     """Return {"inputs" and "outputs": {name: (dtype, sizes behind the first)}}; None is any size."""
-    part, names = description.get("part", WHOLE), description["class_names"]
+    part, names = description["part"], description["class_names"]
     pixels = [3, spec.size, spec.size]
     inputs = {
         WHOLE: {"frames": ("uint8", [spec.frames, *pixels])} if spec.frames else {},
@@ -304,8 +293,6 @@ RULES: list[tuple[str, str, Callable[[Any], bool]]] = [
     ("precision", f"one of {EXPORT_PRECISIONS}", lambda value: value in EXPORT_PRECISIONS),
     ("clip_spec", "the fields of a ClipSpec", lambda value: spec_of(value) is not None),
     ("class_names", *or_null("a list of names", are_texts)),
-]
-NEW_RULES: list[tuple[str, str, Callable[[Any], bool]]] = [
     *((key, "a text", is_text) for key in ("file", "run", "batch")),
     ("inside", "a list of texts", are_texts),
     ("calibration", *or_null("an object with clips, random, ranges and compared", is_calibration)),

@@ -24,7 +24,8 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple, Protocol
 
-from ..support.errors import NONE, UNSURE, EgoDistillError
+from ..support.defaults import NONE, UNSURE
+from ..support.errors import EgoDistillError
 
 __all__ = ["EVERY", "NO_EVENTS", "Event", "Tracker", "choose_tracker", "events"]
 

@@ -2,7 +2,7 @@
 
     from egodistill import EgoDistill, data, export
 
-    model, store = EgoDistill.load("student.pt"), data.ClipStore("store")
+    model, store = EgoDistill.load("student.safetensors"), data.ClipStore("store")
     export.export(model, "student.pt2")                                              # runs with torch alone
     export.export(model, "fast.pt2", format="aoti", precision="int8", calibrate=store.split("train"))
     export.export(model, "student.onnx", format="onnx")
@@ -63,7 +63,7 @@ import torch
 from torch import Tensor, nn
 
 from ..engine import batches, calibration, checkpoints, runtime
-from ..engine.parts import differ
+from ..engine.steps import differ
 from ..recordings.spec import ANY_AXES, ClipSpec, spec_of
 from ..student import EgoDistill, IMUEncoder, Output
 from ..support import files
@@ -141,7 +141,7 @@ def export(
         EgoDistillError: If the student is the result of stage 1.
 
     >>> from egodistill import EgoDistill, export
-    >>> description = export.export(EgoDistill.load("student.pt"), "student.pt2")
+    >>> description = export.export(EgoDistill.load("student.safetensors"), "student.pt2")
     >>> print(description["run"].replace("; ", "\\n"))
     import torch
     torch.set_grad_enabled(False)
@@ -188,13 +188,13 @@ def export_pair(
         ExportError, EgoDistillError: As in `export()`.
 
     >>> from egodistill import EgoDistill, export
-    >>> for description in export.export_pair(EgoDistill.load("student.pt"), "device.pt2"):
+    >>> for description in export.export_pair(EgoDistill.load("student.safetensors"), "device.pt2"):
     ...     print(description["file"], {entry["name"]: entry["shape"] for entry in description["inputs"]})
     device.frame.pt2 {'frame': ['batch', 3, 64, 64]}
     device.motion.pt2 {'image_features': ['batch', 1, 64], 'imu': ['batch', 422, 6]}
     """
     inputs = batches.inputs_of(model)
-    if len(inputs) == 1 and getattr(model, "optional_inputs", False):
+    if getattr(model, "lacks", None):
         raise ExportError(
             f"this student reads {inputs[0]} alone; export the pair of the whole student, which does without either "
             f"input, or this one as a single file with export() (leave out --pair)"
@@ -683,9 +683,9 @@ def describe(
         "outputs": [{"name": name, "dtype": "float32", **outputs[name]} for name in part.outputs],
         "multiply_adds": count_multiply_adds(model, part),
         "class_names": model.class_names,
-        "temperature": calibration.of(model).temperature,
-        "alone": calibration.of(model).alone if masked else None,
-        "events": calibration.of(model).events,
+        "temperature": calibration.calibration_of(model).temperature,
+        "alone": calibration.calibration_of(model).alone if masked else None,
+        "events": calibration.calibration_of(model).events,
         "inside": [inside[name] for name in names if name in inside],
         "state": describe_state(spec, masked) if part in (FrameProgram, MotionProgram) else None,
         "compiled_for": processor() if format == "aoti" else None,
@@ -920,7 +920,7 @@ def compare(
         EgoDistillError: If the store does not fit the model.
 
     >>> from egodistill import EgoDistill, data, export
-    >>> model, test = EgoDistill.load("student.pt"), data.ClipStore("store").split("test")
+    >>> model, test = EgoDistill.load("student.safetensors"), data.ClipStore("store").split("test")
     >>> _ = export.export(model, "student.pt2")
     >>> for row in export.compare(model, test, ["student.pt2"], repeats=2):
     ...     print(row.file, row.kind, row.precision, row.agreement, row.feature_difference < 1e-4)

@@ -28,18 +28,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..engine.parts import require_optional
 from ..recordings.spec import ClipSpec
-from ..student import Output
+from ..student import Output, require_optional
 from ..support import files
 from ..support.errors import NoteWarning
 from .descriptions import (
     PAIR,
     WHOLE,
     ExportError,
-    calibration_of,
     check_processor,
-    is_sealed,
+    described_calibration,
     pair_files,
     read_description,
     shape_text,
@@ -135,7 +133,7 @@ class Program:
         self.inputs: tuple[str, ...] = tuple(entry["name"] for entry in entries)
         self.kinds = [(getattr(torch, entry["dtype"]), tuple(entry["shape"][1:])) for entry in entries]
         self.sizes = [tuple(entry["shape"][1:]) for entry in self.description["outputs"]]
-        calibration = self.description["calibration"] if is_sealed(self.description) else None
+        calibration = self.description["calibration"]
         self.ranges: dict[str, list[float]] | None = calibration and calibration["ranges"]
         self.calls = 0
         batch = entries[0]["shape"][0]
@@ -236,19 +234,14 @@ def picture_means(frames: Tensor) -> Tensor:
 class LoadedModel(nn.Module):
     """A model of exported programs; `program`, which returns feature and logits, has the description."""
 
+    lacks: str | None = None  # the input that this copy of `without()` does not read
+
     def __init__(self, inputs: tuple[str, ...], program: Program, *others: Program) -> None:
         super().__init__()
-        if not all(is_sealed(one.description) for one in (program, *others)):
-            text = "without hashes: damage, or a description of another program, would not be noticed"
-            warnings.warn(
-                f"{program.path} was exported before version 0.5, {text}; export the student again",
-                NoteWarning,
-                stacklevel=4,
-            )
         self.inputs, self.description, self.batch_size = inputs, program.description, program.batch_size
         self.clip_spec = ClipSpec(**self.description["clip_spec"])
         self.precision, self.class_names = self.description["precision"], self.description["class_names"]
-        self.calibration = calibration_of(program.path, self.description)
+        self.calibration = described_calibration(program.path, self.description)
         self.feature_dim, self.num_classes = (entry["shape"][1] for entry in self.description["outputs"])
         self.eval()
 
@@ -276,7 +269,7 @@ class Exported(LoadedModel):
 
 
 class Pair(LoadedModel):
-    """The two programs of `export_pair()` as one model: a `parts.Student` for `Stream`, `evaluate()` and `predict()`.
+    """The two programs of `export_pair()` as one model: a `steps.Student` for `Stream`, `evaluate()` and `predict()`.
 
     `encode_frames()` runs the program `frame`, `fuse()` the program `motion`; nothing is computed between them. So what
     `aggregate()` returns are the image features of all N frames, [B, N, d], and what `encode_imu()` returns are the IMU
@@ -308,7 +301,7 @@ class Pair(LoadedModel):
         """Return this pair as one that reads its other input alone, as `EgoDistill.without()` does."""
         require_optional(self, name, "this pair")
         found = copy.copy(self)
-        found.inputs = tuple(other for other in self.inputs if other != name)
+        found.inputs, found.lacks = tuple(other for other in self.inputs if other != name), name
         found.calibration = self.calibration.for_input(found.inputs[0])
         field = {"frames": "frames", "imu": "imu_samples"}[name]
         found.clip_spec = dataclasses.replace(self.clip_spec, **{field: 0})
@@ -384,7 +377,7 @@ def load_exported(path: str | os.PathLike) -> Exported:
             or if the file was compiled for another processor.
 
     >>> from egodistill import EgoDistill, batches, export
-    >>> model = EgoDistill.load("student.pt")
+    >>> model = EgoDistill.load("student.safetensors")
     >>> _ = export.export(model, "student.pt2")
     >>> exported = export.load_exported("student.pt2")
     >>> feature, logits = exported(*batches.example_inputs(model, batch_size=3))
@@ -407,7 +400,7 @@ def load_pair(path: str | os.PathLike) -> Pair:
             export.
 
     >>> from egodistill import EgoDistill, batches, export
-    >>> model = EgoDistill.load("student.pt")
+    >>> model = EgoDistill.load("student.safetensors")
     >>> _ = export.export_pair(model, "device.pt2")
     >>> pair = export.load_pair("device.pt2")
     >>> frames, imu = batches.example_inputs(model, batch_size=3)

@@ -37,6 +37,7 @@ import av.logging
 import numpy as np
 
 from ..imu import Imu, IMUError, table_columns
+from ..support.defaults import TIMEOUT
 from ..support.errors import named
 from ..video import (
     LOCAL_FILES,
@@ -72,7 +73,6 @@ LATE = 1.0  # seconds behind real speed from which only key frames are decoded
 BACKLOG = 8  # consecutive packets without a wait, from which on the decoder is behind and not the source
 WAITED = 0.005  # seconds above which a packet was waited for
 AHEAD = 1.0  # seconds that a live source may be ahead of real speed
-TIMEOUT = 20.0  # seconds without frames or samples after which a source counts as lost; glasses pause for up to 15 s
 RETRY = 0.5  # seconds between two attempts to open an address again
 EARLY = 1.0  # seconds before its end at which a source may end
 DECODED = 2  # frames that are decoded ahead if none may be dropped
@@ -723,7 +723,7 @@ def table_samples(
 ) -> LineSamples:
     """Return the samples of a CSV table that another program writes, from its first row on and as it grows.
 
-    The columns are those of `imu.read_imu()`; a line counts when it ends; see `LineSamples` for rows that are not
+    The columns are those of `data.read_imu()`; a line counts when it ends; see `LineSamples` for rows that are not
     samples. The feed ends when the clock is stopped, and with an IMUError after `timeout` seconds without new rows,
     once it has begun. Raise IMUError, which names the file, if it does not exist, has other columns or a second header
     with others, is truncated, written anew, or replaced by another file.

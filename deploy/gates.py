@@ -24,7 +24,8 @@ import torch
 from ..engine import runtime
 from ..engine.batches import require_number
 from ..recordings.sensors import FAST_TURN
-from ..support.errors import CLIP_SECONDS, IMU_RATE, EgoDistillError
+from ..support.defaults import CLIP_SECONDS, IMU_RATE
+from ..support.errors import EgoDistillError
 
 __all__ = [
     "Always",
@@ -204,7 +205,7 @@ class Changed:
 
     >>> import numpy as np
     >>> from egodistill import EgoDistill, gates
-    >>> gate = gates.Changed(EgoDistill.load("student.pt"), 0.2)
+    >>> gate = gates.Changed(EgoDistill.load("student.safetensors"), 0.2)
     >>> still = np.tile([0.0, 0.0, 9.8, 0.0, 0.0, 0.0], (422, 1))
     >>> gate(still, [1.0], 12.0), gate(still, [1.5], 12.5)
     (False, False)

@@ -25,8 +25,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ..support.errors import NONE, EgoDistillError
-from .events import ScoredClip, Tracker, events
+from ..support.errors import EgoDistillError
+from .events import NO_EVENTS, ScoredClip, Tracker, events
 
 __all__ = ["METRICS", "TOP", "Answered", "Score", "best_thresholds", "score_events"]
 
@@ -144,7 +144,7 @@ def score_events(found: Iterable[Labelled], segments: Iterable[Labelled], span: 
 
 def within(some: Iterable[Labelled], span: tuple[float, float]) -> list[Any]:
     """Return what has a label and lies in a span at least in part, in order of time."""
-    kept = (one for one in some if one.label not in (None, NONE) and one.start < span[1] and span[0] < one.stop)
+    kept = (one for one in some if one.label not in (None, *NO_EVENTS) and one.start < span[1] and span[0] < one.stop)
     return sorted(kept, key=lambda one: (one.start, one.stop))
 
 

@@ -29,11 +29,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from ..engine import batches, parts, runtime
+from ..engine import batches, runtime
 from ..engine.runtime import Precision
+from ..engine.steps import accepts_missing_input, require_same_steps, require_steps
 from ..imu import MAX_GAP, MAX_READING, CoverageError, Imu
 from ..recordings.sensors import State
 from ..recordings.spec import read_axes, require_axes
+from ..support.defaults import STREAM_FRAMES
 from ..support.errors import EgoDistillError, NoteWarning, named
 from .arrivals import FRAME_LEAD, Alignment, Clock, Frames, Schedule, Sensor, Silence, Stats, TimedFrame, Times
 from .gates import FAST, TOLERANCE, Gate, Moved, Period, decide, replacement
@@ -43,7 +45,7 @@ __all__ = ["Answer", "Stream", "StreamClockError"]
 
 
 MAX_PICTURE = 1 << 28  # bytes
-CHOICES = {"frames": ("centre", "newest"), "on_restart": ("raise", "reset")}
+CHOICES = {"frames": STREAM_FRAMES, "on_restart": ("raise", "reset")}
 
 
 class StreamClockError(EgoDistillError):
@@ -115,7 +117,7 @@ class Stream:
 
     Args:
         model: An `EgoDistill` in evaluation mode, on its device, a pair of exported programs (`export.load_pair()`), or
-            another model with the methods of `engine.parts.Student`. Many streams may share one.
+            another model with the methods of `engine.steps.Student`. Many streams may share one.
         every: Seconds between answers. Answer k is about [stop - clip_seconds, stop] with stop = first sample +
             clip_seconds + k * every. The first sample is the first time at which both sensors have one (without any,
             `optional_inputs`: the first frame).
@@ -159,7 +161,7 @@ class Stream:
 
     >>> import numpy as np
     >>> from egodistill import EgoDistill, Stream
-    >>> student = EgoDistill.load("student.pt")
+    >>> student = EgoDistill.load("student.safetensors")
     >>> times = np.arange(0, 3, 1 / 200)
     >>> with Stream(student, every=0.5) as stream:
     ...     stream.accept_imu(times, np.tile([0.0, 0.0, 9.8, 0.0, 0.0, 0.0], (len(times), 1)))
@@ -239,10 +241,10 @@ class Stream:
             raise EgoDistillError(f"a stream has frames and IMU samples; the model reads {', '.join(model.inputs)}")
         steps = ("encode_frames", "aggregate") if self.spec.frames else ()
         steps = (*steps, "encode_imu", "fuse") if self.spec.imu_samples else (*steps, "fuse")
-        parts.require_steps(model, steps, "a stream", "; predict() takes any model")
+        require_steps(model, steps, "a stream", "; predict() takes any model")
         self.model = model
         self._require_evaluation()
-        parts.require_same_steps(model, "a stream")
+        require_same_steps(model, "a stream")
         self._turn = None
         if imu_axes is not None:
             if not self.spec.imu_samples:
@@ -252,7 +254,7 @@ class Stream:
         offset, stretch = frame_clock
         batches.require_number(named("frame_clock[0]", option="--frame-offset"), offset)
         batches.require_number(named("frame_clock[1]", option="--frame-stretch"), stretch, 0, above=True)
-        self.partial = parts.accepts_missing_input(model)
+        self.partial = accepts_missing_input(model)
         if before_frames and not self.partial:
             raise EgoDistillError("before_frames is for a model of optional_inputs; this one needs all of its inputs")
         self.before_frames = before_frames

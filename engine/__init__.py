@@ -8,8 +8,10 @@ models        the model in a file, of any class
 checkpoints   model files and published weights
 image_encoders   image networks of torchvision, and the weights that one begins with
 parts         what a student is built of, and what does not fit
+steps         a student in four steps
 spectrum      an IMU encoder of plain numbers: window means and a coarse spectrum
 filterbank    another, however the sensor is mounted
+safetensors   the format of model files
 published     sizes and costs of the published teachers, without torch
 recipes       settings of the stages, recipes; without torch
 motion        recorded head motion of others, added to that of clips
@@ -35,7 +37,9 @@ if TYPE_CHECKING:
         recipes as recipes,
         refusal as refusal,
         runtime as runtime,
+        safetensors as safetensors,
         spectrum as spectrum,
+        steps as steps,
         teacher as teacher,
         torchvision_teachers as torchvision_teachers,
     )
@@ -46,7 +50,7 @@ else:
         __name__,
         dict.fromkeys(
             "batches calibration checkpoints distributed filterbank image_encoders models motion parts published "
-            "recipes refusal runtime spectrum teacher torchvision_teachers".split(),
+            "recipes refusal runtime safetensors spectrum steps teacher torchvision_teachers".split(),
             (),
         ),
     )

@@ -15,15 +15,17 @@ import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..datasets.store import outputs_record
 from ..recordings.spec import FIELDS, ClipSpec, frames_name, spec_differences, spec_of
 from ..student import Output, describe
 from ..support import files
+from ..support.defaults import NONE
 from ..support.errors import DataError, EgoDistillError, named
 from ..support.names import Names
 from . import calibration
@@ -36,6 +38,7 @@ __all__ = [
     "Store",
     "arrays_of",
     "as_output",
+    "background_of",
     "clip_ids",
     "clip_spec_of",
     "example_inputs",
@@ -43,6 +46,7 @@ __all__ = [
     "input_specs",
     "inputs_of",
     "labels_of",
+    "lacks_background",
     "probabilities",
     "read_batches",
     "read_rows",
@@ -116,7 +120,7 @@ class Store(Protocol):
     >>> disk = data.ClipStore("store")
     >>> arrays = {name: disk.read(name, slice(None)) for name in ("frames_1", "imu")}
     >>> memory = Memory(arrays, disk.labels, disk.class_names)
-    >>> evaluate(EgoDistill.load("student.pt"), memory, device="cpu", progress=False).clips
+    >>> evaluate(EgoDistill.load("student.safetensors"), memory, device="cpu", progress=False).clips
     22
     """
 
@@ -167,7 +171,7 @@ def arrays_of(model: Model, store: Store, *, classes: bool = True, way_out: str 
     the IMU), or, unless `classes` is false, the classes. `way_out` replaces its advice for other classes.
 
     >>> from egodistill import EgoDistill, batches, data
-    >>> batches.arrays_of(EgoDistill.load("student.pt"), data.ClipStore("store"))
+    >>> batches.arrays_of(EgoDistill.load("student.safetensors"), data.ClipStore("store"))
     ['frames_1', 'imu']
     """
     inputs, spec, names = inputs_of(model), spec_of(model), []
@@ -192,12 +196,12 @@ def arrays_of(model: Model, store: Store, *, classes: bool = True, way_out: str 
 def require_model(model: Any) -> None:
     """Raise EgoDistillError for a path, a class or None in place of a model."""
     if model is None:
-        raise EgoDistillError("model is None; give a model, such as EgoDistill.load('student.pt')")
+        raise EgoDistillError("model is None; give a model, such as EgoDistill.load('student.safetensors')")
     if isinstance(model, type):
         raise EgoDistillError(f"model is the class {model.__name__}; give a model of it, {model.__name__}(...)")
     if isinstance(model, (str, os.PathLike)):
         path, suffix = os.fspath(model), Path(model).suffix.lower()
-        readers = {".pt": "EgoDistill.load", ".pt2": "export.load_exported"}
+        readers = {files.MODEL_SUFFIX: "EgoDistill.load", ".pt2": "export.load_exported"}
         load = f"load it, such as with {readers[suffix]}({path!r})" if suffix in readers else "the model comes first"
         raise EgoDistillError(f"model is the path {path!r}; {load}")
 
@@ -220,7 +224,7 @@ def require_classifier(model: Any, file: str | None = None) -> None:
         raise EgoDistillError(
             f"{file or 'the model'} holds the result of stage 1 (`egodistill pretrain`), whose classifier is not "
             f"trained; make a student of it: egodistill distill STORE --teacher NAME --init {file or 'FILE'} --out "
-            f"student.pt"
+            f"student.safetensors"
         )
 
 
@@ -243,7 +247,7 @@ def clip_spec_of(model: Model, exact: bool | None = None, tolerance: float | Non
     `exact` and `tolerance` (seconds) ask for other frames than the model's own, as in `inference.predict()`.
 
     >>> from egodistill import EgoDistill, batches
-    >>> batches.clip_spec_of(EgoDistill.load("student.pt")).size
+    >>> batches.clip_spec_of(EgoDistill.load("student.safetensors")).size
     64
     """
     inputs_of(model)
@@ -298,7 +302,7 @@ def probabilities(model: Any, logits: Tensor, alone: str | None = None) -> Tenso
     >>> batches.probabilities(None, torch.tensor([[0.0, 0.0]]))
     tensor([[0.5000, 0.5000]])
     """
-    found = calibration.of(model)
+    found = calibration.calibration_of(model)
     return (logits.float() / (found.for_input(alone) if alone else found).temperature).softmax(1)
 
 
@@ -337,6 +341,29 @@ def labels_of(store: Store) -> np.ndarray:
         row = int(outside[0])
         raise DataError(f"{name_of(store)}: labels[{row}] is {labels[row]}; it must be {meaning}")
     return labels
+
+
+def background_of(model_or_store: Any) -> int | None:
+    """Return the index of the class "(none)", of time in which nothing happens that has a label; None without it.
+
+    >>> from egodistill import batches, data
+    >>> print(batches.background_of(data.ClipStore("store")))
+    None
+    """
+    names = [str(name) for name in getattr(model_or_store, "class_names", None) or ()]
+    return names.index(NONE) if NONE in names else None
+
+
+def lacks_background(store: Store, teacher: str) -> bool:
+    """Return whether a store has the class "(none)", and its teacher of this name has not, as the outputs' record says.
+
+    Its logits of this class are then fillers, and nothing that it says.
+    """
+    background = background_of(store)
+    if background is None or not hasattr(store, "path"):
+        return False
+    known = outputs_record(cast(Any, store), teacher).get("class_names")
+    return known is not None and str(store.class_names[background]) not in known
 
 
 def segments_of(store: Store) -> np.ndarray:
@@ -528,7 +555,7 @@ def input_specs(model: Model, spec: ClipSpec, other: Collection[str] = ()) -> di
     Raise EgoDistillError for inputs of other kinds.
 
     >>> from egodistill import EgoDistill, batches
-    >>> student = EgoDistill.load("student.pt")
+    >>> student = EgoDistill.load("student.safetensors")
     >>> list(batches.input_specs(student, batches.clip_spec_of(student)))
     ['frames', 'imu']
     """
@@ -551,7 +578,8 @@ def example_inputs(model: Model, batch_size: int = 1) -> tuple[Tensor, ...]:
     nothing says the size of its frames.
 
     >>> from egodistill import EgoDistill, batches
-    >>> [(x.dtype, tuple(x.shape)) for x in batches.example_inputs(EgoDistill.load("student.pt"), batch_size=2)]
+    >>> model = EgoDistill.load("student.safetensors")
+    >>> [(x.dtype, tuple(x.shape)) for x in batches.example_inputs(model, batch_size=2)]
     [(torch.uint8, (2, 1, 3, 64, 64)), (torch.float32, (2, 422, 6))]
     """
     custom = {name: ("float32", shape) for name, shape in getattr(model, "input_shapes", {}).items()}

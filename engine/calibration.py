@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..support.errors import MIN_CALIBRATION_CLIPS
+from ..support.defaults import MIN_CALIBRATION_CLIPS
 
-__all__ = ["ENOUGH", "Calibration", "Reliability", "fit", "of", "read", "reliability"]
+__all__ = ["ENOUGH", "Calibration", "Reliability", "calibration_of", "fit", "read", "reliability"]
 
 BINS = 15  # of equal width, as in the paper
 ENOUGH = 1000  # clips from which on a calibration error says something
@@ -59,7 +59,7 @@ class Calibration:
         return {name: value for name, value in vars(self).items() if value != getattr(Calibration, name)}
 
 
-def of(model: Any) -> Calibration:
+def calibration_of(model: Any) -> Calibration:
     """Return the calibration of a model; of one without, such as a network of your own, temperature 1."""
     found = getattr(model, "calibration", None)
     return found if isinstance(found, Calibration) else Calibration()

@@ -22,13 +22,14 @@ import copy
 import itertools
 import math
 import warnings
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..support.errors import IMU_RATE, IMU_SAMPLES, NoteWarning
-from . import batches
+from ..support.defaults import IMU_RATE, IMU_SAMPLES
+from ..support.errors import NoteWarning
 from .refusal import FAR, Refusal
 from .spectrum import IMUSpectrum
 
@@ -129,19 +130,21 @@ class IMUFilterbank(nn.Module):
         return torch.cat([found, self.refusal(numbers)], 1) if self.refusal else found
 
     @torch.no_grad()
-    def end_training(self, store: batches.Store) -> None:
+    def end_training(
+        self, read: Callable[[np.ndarray], Tensor], labels: np.ndarray, groupings: Iterable[np.ndarray]
+    ) -> None:
         """Fit the refusal, if there is one, to the labelled clips of a training, on the CPU.
 
-        Groups are wearers; recordings, or else segments, if no class has clips of two wearers. If these are too few,
-        too, or a class has fewer than two clips, the refusal stays as it is, and a warning says so.
+        `read(rows)` returns samples [b, T, 6] of rows int64 [b], `labels` are int64 [n], -1 for none. Groups int64 [n]
+        are wearers; recordings, or else segments, if no class has clips of two wearers. If these are too few, too, or a
+        class has fewer than two clips, the refusal stays as it is, and a warning says so.
         """
         if self.refusal is None:
             return
-        labels = batches.labels_of(store)
         rows, own, reason = np.flatnonzero(labels >= 0), copy.deepcopy(self).cpu(), "no clip has a label"
         parts = np.split(rows, range(PORTION, len(rows), PORTION)) if len(rows) else []
-        found = [own.numbers(batches.read_rows(store, "imu", part)) for part in parts]
-        for groups in batches.groups_of(store) if found else ():
+        found = [own.numbers(read(part)) for part in parts]
+        for groups in groupings if found else ():
             try:
                 own.refusal.fit(torch.cat(found), torch.from_numpy(labels[rows]), torch.from_numpy(groups[rows]))
             except ValueError as error:

@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from ..student import IMAGENET_MEAN, IMAGENET_STD, Weights, published_weights
 from .checkpoints import read_tensors
 
 if TYPE_CHECKING:
@@ -34,8 +33,11 @@ __all__ = [
     "download_weights",
     "load_image_weights",
     "preprocessing",
+    "published_weights",
 ]
 
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation of RGB, as in student.py
+Weights = str | os.PathLike | Mapping[str, Tensor] | None
 # Networks that do not work here, and why.
 UNFIT_ENCODERS = {
     "googlenet": "its training needs the classifiers, which are removed here",
@@ -60,7 +62,7 @@ def preprocessing(name: str) -> tuple[int, Sequence[float], Sequence[float]]:
     from torchvision import models
 
     options = models.get_model_weights(name)["DEFAULT"].transforms.keywords
-    return options["crop_size"], options.get("mean", IMAGENET_MEAN), options.get("std", IMAGENET_STD)
+    return options["crop_size"], options.get("mean", IMAGENET[0]), options.get("std", IMAGENET[1])
 
 
 def build_torchvision_encoder(name: str, weights: Weights) -> tuple[nn.Module, int]:
@@ -88,6 +90,13 @@ class DownloadError(ValueError):
     def __init__(self, problem: str, way_out: str) -> None:
         super().__init__(f"{problem}, or {way_out}")
         self.problem = problem
+
+
+def published_weights(name: str) -> Any:
+    """Return torchvision's ImageNet weights of a network; for the paper's ResNet-18, always those of its time."""
+    from torchvision import models
+
+    return models.get_model_weights(name)["IMAGENET1K_V1" if name == "resnet18" else "DEFAULT"]
 
 
 def download_weights(published: WeightsEnum, name: str, random: str = "None") -> Mapping[str, Tensor]:

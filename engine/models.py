@@ -2,7 +2,7 @@
 
 from egodistill.engine import models
 
-model = models.load("model.pt")                         # a student or a teacher
+model = models.load("model.safetensors")                         # a student or a teacher
 models.register(Mine)                                   # from now on also a file of the class `Mine`
 """
 
@@ -33,14 +33,15 @@ def load(path: str | os.PathLike, parts: Parts = ()) -> nn.Module:
     """Return the model in a file, of whichever class it is; see `checkpoints.load_model()`.
 
     >>> from egodistill.engine import models
-    >>> for file in ("student.pt", "teacher.pt"):
+    >>> for file in ("student.safetensors", "teacher.safetensors"):
     ...     print(type(models.load(file)).__name__)
     EgoDistill
     Teacher
     """
-    name = checkpoints.class_in(path)
+    record, weights = checkpoints.read_model(path)
+    name = str(record.get("class"))
     if name not in CLASSES:
         raise EgoDistillError(
             f"{path}: holds a {name}, which is no class of this library; import the module that has it"
         )
-    return checkpoints.load_model(path, CLASSES[name], parts)
+    return checkpoints.build_model(path, CLASSES[name], parts, record, weights)

@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..imu import Imu, read_imu
-from ..recordings.sensors import NEAR_GRAVITY
+from ..imu import Imu
+from ..recordings.sensors import NEAR_GRAVITY, read_imu
 from ..support.errors import DataError
 
 __all__ = ["RecordedMotion"]

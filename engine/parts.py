@@ -1,9 +1,8 @@
-"""What a student is built of: arguments, networks of one's own, steps. What does not fit is refused here.
+"""What a student is built of: its arguments, and custom networks. What does not fit is refused here.
 
     from egodistill.engine import parts
 
     network = parts.build_part(MyEncoder)                    # or an instance, or a function that returns one
-    parts.require_steps(model, ("encode_imu", "fuse"), "a stream", "; predict() takes any model")
 
 `student.EgoDistill` asks this module before it builds anything, so that no weights are downloaded in vain. A copy of
 student.py alone does not ask.
@@ -11,53 +10,30 @@ student.py alone does not ask.
 
 from __future__ import annotations
 
-import copy
 import inspect
 import numbers
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .. import student
-from ..student import EgoDistill, Output, Part, describe
-from ..support.errors import UNSURE, EgoDistillError
-from . import calibration, checkpoints, image_encoders
+from ..support.defaults import MAX_TOLERANCE, SAMPLING, UNSURE
+from . import image_encoders
 from .spectrum import IMUSpectrum
 
-__all__ = [
-    "HANDCRAFTED_ENCODERS",
-    "Student",
-    "build_part",
-    "differ",
-    "freeze_trunk",
-    "custom_network",
-    "handcrafted_encoder",
-    "require_optional",
-    "require_arguments",
-    "require_same_steps",
-    "require_steps",
-    "with_classes",
-    "without",
-]
+__all__ = ["HANDCRAFTED_ENCODERS", "build_part", "custom_network", "handcrafted_encoder", "require_arguments"]
 
 MAX_SIZE = 1 << 17  # classes, frames, pixels, samples, ...: a number beyond it is an error
 MAX_DEPTH = 1000  # layers of the fusion network
 MAX_CLIP = 1 << 27  # pixels of all frames of a clip, as in recordings/spec.py
-MAX_TOLERANCE = 10.0  # seconds, as in video.py
-SAMPLING = ("uniform", "random", "first", "last", "centre", "ages")  # as in video.py
-MAX_DIFFERENCE = 1e-3  # of outputs that should be equal, relative to the largest
-# What a student has for an input alone; the last is a vector that stands for the other one.
-READS = {"frames": ("image_encoder", "gru", "joint", "no_imu"), "imu": ("imu_encoder", "no_frames")}
-OF_CLASSES = ("classifier.", "imu_encoder.refusal.")  # weights that `with_classes()` does not copy
 HANDCRAFTED_ENCODERS = ("spectrum", "filterbank", "filterbank-unsure")  # IMU encoders without weights
 
 
-def require_arguments(given: Mapping[str, Any]) -> None:
-    """Raise ValueError unless a student can have these arguments of `EgoDistill`."""
+def require_arguments(given: Mapping[str, Any], resnets: Collection[str]) -> None:
+    """Raise ValueError unless a student can have these arguments of `EgoDistill`; `resnets` are networks it builds."""
     a = SimpleNamespace(**given)
     if a.imu_vector not in ("flatten", "mean"):
         raise ValueError(f"imu_vector must be 'flatten' or 'mean', not {a.imu_vector!r}")
@@ -74,7 +50,7 @@ def require_arguments(given: Mapping[str, Any]) -> None:
         )
     if a.class_names is not None and len(a.class_names) != a.num_classes:
         raise ValueError(f"{len(a.class_names)} class names for num_classes={a.num_classes}")
-    _require_encoders(a)
+    _require_encoders(a, resnets)
 
 
 def _require_sizes(a: SimpleNamespace) -> None:
@@ -94,7 +70,7 @@ def _require_sizes(a: SimpleNamespace) -> None:
         raise ValueError(f"num_frames={a.num_frames} (--num-frames) of frame_size={a.frame_size} pixels are too large")
 
 
-def _require_encoders(a: SimpleNamespace) -> None:
+def _require_encoders(a: SimpleNamespace, resnets: Collection[str]) -> None:
     image, imu = a.image_encoder, a.imu_encoder
     if image is None and imu is None:
         raise ValueError("a student needs image_encoder (--image-encoder), imu_encoder (--imu-encoder) or both")
@@ -107,22 +83,21 @@ def _require_encoders(a: SimpleNamespace) -> None:
             "optional_inputs (--optional-inputs) is for a student of frames and head motion, either of which may be "
             "missing, that is never unsure"
         )
-    if isinstance(image, str):
+    if isinstance(image, str) and image not in resnets and not re.fullmatch(r"resnet10x[1-9]\d*", image):
         _require_image_encoder(image, a.frame_size)
     if isinstance(imu, str) and imu != "cnn":
         _require_handcrafted(a)
 
 
 def _require_image_encoder(name: str, frame_size: int | None) -> None:
-    if name in student.RESNETS or re.fullmatch(r"resnet10x[1-9]\d*", name):
-        return
     if name not in image_encoders.IMAGE_ENCODERS:
         reason = "it is not one of the tested classification networks of torchvision"
         reason = image_encoders.UNFIT_ENCODERS.get(name, reason)
         reason = "FILE.py:NAME is for commands, in Python give the class itself" if ":" in name else reason
         raise ValueError(
             f"image_encoder={name!r} (--image-encoder) cannot be used: {reason}. Give 'resnet18', "
-            f"'mobilenet_v3_large' or another (student.IMAGE_ENCODERS lists all), or 'resnet10xW', 10 layers of width W"
+            f"'mobilenet_v3_large' or another (engine.image_encoders.IMAGE_ENCODERS lists all), or 'resnet10xW', 10 "
+            f"layers of width W"
         )
     side, *_ = image_encoders.preprocessing(name)
     if name.startswith("vit_") and frame_size not in (None, side):
@@ -151,7 +126,7 @@ def handcrafted_encoder(name: str, samples: int, rate: float, signed: bool, num_
     """Return the IMU encoder without weights of this name; `signed` and "unsure" are for a filterbank."""
     if name == "spectrum":
         return IMUSpectrum(samples, rate)
-    from .filterbank import IMUFilterbank  # which needs a decoder of video; other students do not
+    from .filterbank import IMUFilterbank
 
     known = num_classes - 1 if name == "filterbank-unsure" else 0
     return IMUFilterbank(samples, rate, signed=signed, known=known)
@@ -162,7 +137,7 @@ def handcrafted_encoder(name: str, samples: int, rate: float, signed: bool, num_
 
 
 def custom_network(
-    name: str, part: Part, inputs: Sequence[Tensor | None], shapes: Sequence[tuple[int | str, ...]]
+    name: str, part: Any, inputs: Sequence[Tensor | None], shapes: Sequence[tuple[int | str, ...]]
 ) -> tuple[nn.Module, Tensor]:
     """Return the network of an argument, and what it returns for two clips.
 
@@ -170,7 +145,7 @@ def custom_network(
     """
     network = build_part(part)
     what = f"{name}={type(network).__name__}"
-    given = ", ".join("None" if value is None else describe(value) for value in inputs)
+    given = ", ".join("None" if value is None else _shape(value) for value in inputs)
     modes = {module: module.training for module in network.modules()}
     try:
         with torch.no_grad():
@@ -183,12 +158,12 @@ def custom_network(
     size = [*found.shape] if isinstance(found, Tensor) and found.is_floating_point() else []
     if not any(len(size) == 1 + len(shape) and all(map(_fits, size, (2, *shape))) for shape in shapes):
         wanted = " or ".join(f"[2, {', '.join(map(str, shape))}]" for shape in shapes)
-        got = describe(found) if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        got = _shape(found) if isinstance(found, Tensor) else f"a {type(found).__name__}"
         raise ValueError(f"{what} must return float {wanted} for {given}; it returned {got}")
     return network, found
 
 
-def build_part(part: Part) -> nn.Module:
+def build_part(part: Any) -> nn.Module:
     """Return a network of one's own: an instance, or what its class builds. Raise ValueError if there is none."""
     if not (isinstance(part, nn.Module) or callable(part)):
         raise ValueError(f"{part!r} is no network: give one, or its class; in commands, FILE.py:NAME")
@@ -212,108 +187,5 @@ def _fits(size: int, wanted: int | str) -> bool:
     return isinstance(wanted, str) or size == wanted
 
 
-# ---------------------------------------------------------------------------------------------------------------
-# Steps
-
-
-class Student(Protocol):
-    """A student in four steps, so that frames and IMU samples can arrive at different times; `EgoDistill` is one."""
-
-    def encode_frames(self, frames: Tensor, count: int | None = None) -> Tensor:
-        """Return the features of frames, uint8 [B, N, 3, H, W] (RGB) -> [B, N, d]; `count` is N, if not the model's."""
-        ...
-
-    def aggregate(self, features: Tensor) -> Tensor:
-        """Return one image feature of all frames, [B, N, d] -> [B, d']."""
-        ...
-
-    def encode_imu(self, imu: Tensor) -> Tensor:
-        """Return the IMU feature of samples, float [B, T, 6] -> [B, m]."""
-        ...
-
-    def fuse(self, image: Tensor | None, imu: Tensor | None) -> Output:
-        """Return feature and logits: [B, d'] (None: no frames), [B, m] (None: no IMU) -> [B, D], [B, C]."""
-        ...
-
-
-def require_steps(model: Any, steps: Iterable[str], reader: str, way_out: str) -> None:
-    """Raise EgoDistillError unless a model has the steps of a `Student` (methods, attributes) that its reader calls.
-
-    `way_out` is the end of the message, behind "see engine.parts.Student".
-    """
-    if lacking := [step for step in steps if not hasattr(model, step)]:
-        raise EgoDistillError(
-            f"{type(model).__name__} has no {', '.join(lacking)}: {reader} needs a student that works in steps, see "
-            f"engine.parts.Student{way_out}"
-        )
-
-
-def require_same_steps(model: Any, reader: str) -> None:
-    """Raise EgoDistillError, which names the reader, if `forward()` computes something else than the steps."""
-    from . import batches  # which needs a decoder of video; a student does not
-
-    if not isinstance(model, EgoDistill) or type(model).forward is EgoDistill.forward:
-        return
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        given = [x.to(model.mean.device) for x in batches.example_inputs(model)]
-        wanted, found = model(*given).logits, EgoDistill.forward(model, *given).logits
-    if differ(found, wanted):
-        raise EgoDistillError(
-            f"forward() of {type(model).__name__} computes something else than its steps, which {reader} calls; put "
-            f"steps of your own in encode_frames(), aggregate(), encode_imu() and fuse()"
-        )
-
-
-def accepts_missing_input(model: Any) -> bool:
-    """Return whether a student may lack one of its inputs: it has `optional_inputs`, and is no copy of `without()`."""
-    return bool(getattr(model, "optional_inputs", False)) and len(model.inputs) == 2
-
-
-def require_optional(model: Any, name: str, what: str = "this model") -> None:
-    """Raise ValueError unless a student can do without an input; `what` is the student in the message."""
-    reads = getattr(model, "inputs", ())
-    if len(reads) < 2 or name not in reads:
-        raise ValueError(f"{what} reads {' and '.join(reads)}, and cannot do without {name}")
-    if not getattr(model, "optional_inputs", False):
-        raise ValueError(
-            f"{what} needs {' and '.join(reads)}; one that was built with optional_inputs=True (--optional-inputs), "
-            f"and trained so, can do without {name}"
-        )
-
-
-def without(model: Any, name: str, what: str = "this model") -> Any:
-    """Return a copy of a student that reads its other input alone; as `require_optional()`."""
-    require_optional(model, name, what)
-    found = copy.deepcopy(model)
-    for part in READS[name]:
-        if hasattr(found, part):
-            delattr(found, part)
-    found.inputs = tuple(other for other in model.inputs if other != name)
-    found.calibration = calibration.of(model).for_input(found.inputs[0])
-    return found
-
-
-def freeze_trunk(model: EgoDistill) -> EgoDistill:
-    """Freeze everything but a student's classifier, and return the student."""
-    model.requires_grad_(False)
-    model.classifier.requires_grad_(True)
-    for part in model.modules():  # Other batch norms have weights, which say that they are frozen.
-        if isinstance(part, nn.BatchNorm1d) and not part.affine:
-            vars(part)["keeps_statistics"] = True
-    return model
-
-
-def with_classes(model: EgoDistill, names: list[str]) -> EgoDistill:
-    """Return a student of other classes with a student's encoders and fusion network; "unsure" stays the last class."""
-    checkpoints.require_whole(model)
-    names += [UNSURE] if model.with_unsure and names[-1:] != [UNSURE] else []
-    own = {name: copy.deepcopy(part) for name, part in model.parts.items()}
-    found = model.from_arguments({**model.arguments, "num_classes": len(names)}, names, **own)
-    taken = {name: value for name, value in model.state_dict().items() if not name.startswith(OF_CLASSES)}
-    found.load_state_dict(found.state_dict() | taken)
-    return found
-
-
-def differ(found: Tensor, wanted: Tensor) -> bool:
-    """Return whether a student's outputs differ from those of its program or steps by more than rounding."""
-    return not (found - wanted).abs().max() <= MAX_DIFFERENCE * wanted.abs().max()  # NaN differs
+def _shape(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

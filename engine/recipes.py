@@ -128,7 +128,7 @@ class Augment:
             frames stay as they are. What is trained keeps these paths and a checksum, no samples.
 
     >>> from egodistill import Augment, EgoDistill, data, finetune
-    >>> model, train = EgoDistill.load("student.pt"), data.ClipStore("store").split("train")
+    >>> model, train = EgoDistill.load("student.safetensors"), data.ClipStore("store").split("train")
     >>> history = finetune(model, train, augment=Augment(crop=0.3), epochs=1, device="cpu", progress=False)
     """
 
@@ -324,9 +324,6 @@ class Training:
     def record(self) -> dict[str, Any]:
         """Return the settings that must be equal for a run to be resumed."""
         found = {name: value for name, value in asdict(self).items() if name not in CHANGEABLE_SETTINGS}
-        for where, name in ((found, "clip_norm"), (found["augment"], "shift")):
-            if not where[name]:
-                del where[name]  # as 0.4 wrote it
         del found["augment"]["motion"]  # what counts are the samples, of which a training keeps a checksum
         return found
 
@@ -465,18 +462,6 @@ class StudentSettings:
     student_class: str | None = None
     optional_inputs: bool = False
 
-    def record(self) -> dict[str, Any]:
-        """Return the settings that must be equal for a run to continue, as 0.4 and 0.5 wrote them, with `use_imu`.
-
-        Those that 0.4 lacks are there only where used.
-        """
-        found = asdict(self) | {"use_imu": self.imu_encoder is not None}
-        encoder = "cnn" if found["use_imu"] else None
-        later = (
-            {"aggregator": "gru"} | dict.fromkeys(CUSTOM_NETWORKS) | {"imu_encoder": encoder, "optional_inputs": False}
-        )
-        return {name: value for name, value in found.items() if name not in later or value != later[name]}
-
     def custom(self) -> dict[str, Any]:
         """Return the networks of your own, {argument: class}, and the student's class ("student_class")."""
         names = {name: getattr(self, name) for name in (*CUSTOM_NETWORKS, "image_encoder")}
@@ -484,8 +469,8 @@ class StudentSettings:
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of `EgoDistill`, with the networks of your own, and the student's class if it is one."""
-        found = self.record() | self.custom() | ({} if self.imu_encoder else {"imu_encoder": None})
-        return {name: value for name, value in found.items() if name != "use_imu"}
+        given = {name: value for name, value in asdict(self).items() if name != "student_class"}
+        return given | self.custom()
 
     def build(self, num_classes: int, *, feature_dim: int | None = None, **clips: Any) -> EgoDistill:
         """Return a new student. One that can be unsure gets that class on top.
@@ -541,7 +526,7 @@ class Recipe:
 
     def record(self) -> dict[str, Any]:
         """Return the settings that must be equal for a run to continue."""
-        return {"student": self.student.record()} | {stage: getattr(self, stage).record() for stage in STAGES}
+        return {"student": asdict(self.student)} | {stage: getattr(self, stage).record() for stage in STAGES}
 
 
 STAGES = ("finetuning", "pretraining", "distillation")

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..support.errors import UNSURE
+from ..support.defaults import UNSURE
 
 __all__ = ["UNSURE", "Refusal", "with_unsure"]
 

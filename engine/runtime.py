@@ -212,7 +212,7 @@ def with_cast_weights(model: nn.Module, precision: str) -> nn.Module:
     >>> import torch
     >>> from egodistill import EgoDistill
     >>> from egodistill.engine import runtime
-    >>> model = EgoDistill.load("student.pt")
+    >>> model = EgoDistill.load("student.safetensors")
     >>> runtime.with_cast_weights(model, "fp32") is model
     True
     >>> runtime.with_cast_weights(model, "bf16").classifier.weight.dtype, model.classifier.weight.dtype

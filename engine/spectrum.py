@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..support.errors import IMU_RATE, IMU_SAMPLES
+from ..support.defaults import IMU_RATE, IMU_SAMPLES
 
 __all__ = ["IMUSpectrum"]
 

@@ -2,7 +2,7 @@
 
     from egodistill.engine.teacher import Teacher
 
-    teacher = Teacher.load("teacher.pt")
+    teacher = Teacher.load("teacher.safetensors")
     feature, logits = teacher(clip)                         # uint8 [B, 16, 3, H, W]
     other = Teacher.wrap(net, feature_layer="fc", clip_spec=ClipSpec(frames=16, size=112))
 
@@ -91,7 +91,7 @@ class Teacher(nn.Module):
 
     >>> import torch
     >>> from egodistill import data, teachers
-    >>> teacher = teachers.Teacher.load("teacher.pt")
+    >>> teacher = teachers.Teacher.load("teacher.safetensors")
     >>> clip = torch.from_numpy(data.ClipStore("store").read("clip", [0, 1, 2]))
     >>> feature, logits = teacher(clip)
     >>> clip.shape, feature.shape, logits.shape
@@ -103,6 +103,9 @@ class Teacher(nn.Module):
     """
 
     file_class = "Teacher"
+    trained_by: str | None = None  # as of a student
+    trained_with: dict[str, Any] | None = None
+    calibration: Any = None
     inputs: tuple[str, ...] = ("clip",)
     resizes = True  # clips of a store may have another size than `clip_spec`
 

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from egodistill import student
 from egodistill.engine import checkpoints, models
-from egodistill.support.errors import CLIP_SECONDS
+from egodistill.support.defaults import CLIP_SECONDS
 from lab.baselines import IMAGENET, Baseline, BaselineError, build_resnet, half_size, load_pretrained, require_choices
 
 __all__ = ["AdaFuse", "Gflops", "straight_through_gumbel"]

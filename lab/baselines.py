@@ -10,8 +10,8 @@
     model = listen_to_look.ListenToLook(len(train.class_names), feature_dim=768)
     distill(model, train, teacher="motionformer")                   # the only one of the three with a teacher
     print(evaluate(model, test).top1)
-    model.save("baseline.pt")
-    model = baselines.Baseline.load("baseline.pt")
+    model.save("baseline.safetensors")
+    model = baselines.Baseline.load("baseline.safetensors")
 
 All take the same frames as the student, uint8 [B, N, 3, H, W] in RGB, normalise them and return
 `Output(feature, logits)`. They follow the code released by their authors and give equal outputs; where that code and
@@ -58,13 +58,16 @@ class Baseline(nn.Module):
 
     >>> from lab import adafuse, baselines
     >>> model = adafuse.AdaFuse(8, frame_size=64, width=8, depths=(1, 1, 1, 1), policy_hidden=8, weights=None)
-    >>> model.save("baseline.pt")
-    >>> type(baselines.Baseline.load("baseline.pt")).__name__
+    >>> model.save("baseline.safetensors")
+    >>> type(baselines.Baseline.load("baseline.safetensors")).__name__
     'AdaFuse'
     """
 
     inputs: tuple[str, ...] = ("frames",)
     arguments: dict[str, Any]  # of the constructor
+    trained_by: str | None = None  # as of a student
+    trained_with: dict[str, Any] | None = None
+    calibration: Any = None
 
     def __init__(
         self,

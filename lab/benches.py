@@ -259,12 +259,12 @@ class Bench:
         """
         return next((one for one in self.methods if run.method in (one.name, stage_1_of(one.name))), None)
 
-    def path(self, run: Run, suffix: str = ".pt") -> Path:
+    def path(self, run: Run, suffix: str = ".safetensors") -> Path:
         """Return the path of a run's weights or result.
 
         Args:
             run: The run.
-            suffix: ".pt" for the weights, ".json" for the result.
+            suffix: ".safetensors" for the weights, ".json" for the result.
         """
         return Path(self.out, run.name + suffix)
 

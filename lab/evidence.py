@@ -335,7 +335,7 @@ def wanted(done: Mapping[tuple[float, int], float]) -> list[tuple[float, int]]:
 
 def reuse(source: benches.Bench, target: benches.Bench, run: Run) -> None:
     """Copy a finished run, since what differs does not concern it. A teacher still has to write its outputs."""
-    suffixes = (".pt", ".pt.jsonl") if run.method == "teacher" else (".pt", ".json")
+    suffixes = (".safetensors", ".safetensors.jsonl") if run.method == "teacher" else (".safetensors", ".json")
     for suffix in suffixes:
         path = target.path(run, suffix)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -676,7 +676,7 @@ def lost_teachers(group: Sequence[Cell], bench: benches.Bench) -> list[str]:
     """Return the names of the teachers of some cells that have a line, but whose weights are not in the bench."""
     teachers = {Run("teacher", cell.run.seed, teacher=cell.run.teacher) for cell in group if cell.run.teacher}
     done = finished(group[0].world)
-    return sorted(run.name for run in teachers if run.name in done and not bench.path(run, ".pt").exists())
+    return sorted(run.name for run in teachers if run.name in done and not bench.path(run, ".safetensors").exists())
 
 
 def curve(out: Path, names: Sequence[str]) -> None:
@@ -873,7 +873,7 @@ def again(name: str, out: Path, jobs: int, *, replaces: bool = False) -> None:
     kept, target = again_path(world, out), path_of(world)
     new = {line["name"]: line for line in files.read_lines(kept, "name")}.get(cell.run.name)
     if new is None:
-        files_of = " and ".join(str(bench.path(cell.run, suffix)) for suffix in (".pt", ".json"))
+        files_of = " and ".join(str(bench.path(cell.run, suffix)) for suffix in (".safetensors", ".json"))
         raise SystemExit(
             f"{name}: its network was in {out} before, perhaps as that of the published line; to train it again, give "
             f"another folder, or delete {files_of}"

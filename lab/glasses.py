@@ -2,8 +2,8 @@
 
     python -m lab.glasses freeze                      # writes results/protocol-glasses.json; commit it
     python -m lab.glasses run --seeds 0 1 2           # study 1 by folds of wearers, and what was not held back
-    python -m lab.glasses train --out glasses.pt      # on all 47 wearers; 2 minutes
-    python -m lab.glasses last --student glasses.pt   # once: study 2, watches 4 to 6, the GoPro, Neon
+    python -m lab.glasses train --out glasses.safetensors      # on all 47 wearers; 2 minutes
+    python -m lab.glasses last --student glasses.safetensors   # once: study 2, watches 4 to 6, the GoPro, Neon
     python -m lab.glasses report --markdown results/glasses.md
 
 `EGODISTILL_SAMPLE_DATA` names the folder with `classyglass/`, `imu-activity/`, `gopro/` and `neon/`. The numbers of
@@ -266,7 +266,7 @@ def learned(found: Sequence[Clips], seed: int, classes: Sequence[int] = range(le
 
 def student_of(cache: Path, name: str, found: Callable[[], Sequence[Clips]], seed: int, **known: Any) -> EgoDistill:
     """Return the student of a name, from the cache if it is there."""
-    path = cache / f"{name}.pt"
+    path = cache / f"{name}.safetensors"
     if not path.exists():
         learned(found(), seed, **known).save(path)
     return EgoDistill.load(path)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from egodistill import student
 from egodistill.engine import checkpoints, models
-from egodistill.support.errors import CLIP_SECONDS
+from egodistill.support.defaults import CLIP_SECONDS
 from lab.audio import AUDIO_BANDS, AUDIO_STEPS
 from lab.baselines import IMAGENET, Baseline, BaselineError, build_resnet, half_size, load_pretrained
 

@@ -25,6 +25,7 @@ from torch import nn
 
 from egodistill import distillation
 from egodistill.distillation import Recipe
+from egodistill.engine.recipes import STAGES
 from egodistill.support.errors import EgoDistillError
 from egodistill.training import Training
 
@@ -37,6 +38,33 @@ __all__ = [
     "STTSSettings",
     "TeacherRecipe",
 ]
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Settings as the committed protocols in results/ have them: what was added later is there only where it is used
+
+
+def committed_training(settings: Training) -> dict[str, Any]:
+    """Return the record of the settings of a stage."""
+    found = settings.record()
+    for where, name in ((found, "clip_norm"), (found["augment"], "shift")):
+        if not where[name]:
+            del where[name]
+    return found
+
+
+def committed_recipe(recipe: Recipe) -> dict[str, Any]:
+    """Return the record of a recipe, in which `use_imu` says whether the student has an IMU encoder."""
+    student = asdict(recipe.student)
+    student["use_imu"] = student["imu_encoder"] is not None
+    later = {"aggregator": "gru", "fusion": None, "student_class": None, "optional_inputs": False}
+    later["imu_encoder"] = "cnn" if student["use_imu"] else None
+    student = {name: value for name, value in student.items() if name not in later or value != later[name]}
+    return {"student": student} | {stage: committed_training(getattr(recipe, stage)) for stage in STAGES}
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Settings of the methods
 
 
 @dataclass(frozen=True)
@@ -133,7 +161,7 @@ class Protocol:
 
     def record(self) -> dict[str, Any]:
         """Return the settings that must be equal for runs to share a folder."""
-        found = asdict(self) | {"recipe": self.recipe.record()}
+        found = asdict(self) | {"recipe": committed_recipe(self.recipe)}
         for changes in found["changes"].values():
             if "augment" in changes and not changes["augment"]["motion"]:
                 del changes["augment"]["motion"]  # as 0.5 wrote it
@@ -177,7 +205,7 @@ class TeacherRecipe:
 
     def record(self) -> dict[str, Any]:
         """Return the settings that must be equal for a teacher to be the same."""
-        return asdict(self) | {"training": self.training.record()}
+        return asdict(self) | {"training": committed_training(self.training)}
 
 
 @dataclass(frozen=True)

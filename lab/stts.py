@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from egodistill import student, video_transformers
 from egodistill.engine import checkpoints, models
-from egodistill.support.errors import CLIP_SECONDS
+from egodistill.support.defaults import CLIP_SECONDS
 from lab.baselines import KINETICS, Baseline, BaselineError, load_pretrained
 
 __all__ = ["STTS", "STTS_VARIANTS", "perturbed_topk"]

@@ -43,7 +43,8 @@ from egodistill.inference import Prediction
 from egodistill.recordings.recording import Recording
 from egodistill.recordings.spec import strided_starts
 from egodistill.support import files, tables
-from egodistill.support.errors import NONE, NoteWarning
+from egodistill.support.defaults import NONE
+from egodistill.support.errors import NoteWarning
 from egodistill.world import synthetic
 from egodistill.world.behaviour import THINGS, VERBS
 from lab import benches, better_student, evidence, intervals

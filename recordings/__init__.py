@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         spec as spec,
     )
     from .checks import HEADER as HEADER, Check as Check, SensorCheck as SensorCheck, check as check
-    from .clips import decode_clips as decode_clips
+    from .clips import decode_clips as decode_clips, read_clip as read_clip
     from .copies import Transcoded as Transcoded, transcode as transcode
     from .offset import estimate_offset as estimate_offset
     from .pictures import draw_check as draw_check
@@ -45,7 +45,7 @@ else:
         {
             "aria": (),
             "checks": ("HEADER", "Check", "SensorCheck", "check"),
-            "clips": ("decode_clips",),
+            "clips": ("decode_clips", "read_clip"),
             "copies": ("Transcoded", "transcode"),
             "offset": ("estimate_offset",),
             "pictures": ("draw_check",),

@@ -1,10 +1,9 @@
-"""Read Project Aria recordings (VRS files, Gen 1 and Gen 2), and convert them to a video and an IMU table.
+"""Read Project Aria recordings (VRS files, Gen 1 and Gen 2); `copies.convert()` writes them as video and table.
 
     from egodistill.recordings import aria
 
     recording = aria.AriaRecording("recording.vrs")
     motion = recording.imu()                                    # an imu.Imu: GoPro axes, zero is the first picture
-    made = aria.convert("recording.vrs", "films")               # films/recording.mp4 and films/recording.csv
 
 A VRS file (https://github.com/facebookresearch/vrs) is a header, a description with the tags of the file and of its
 streams, an index, and records. The stream tags describe the fields of a record as JSON; the file tag `calib_json` is
@@ -14,7 +13,6 @@ and most indices, are compressed with zstd: Python 3.14 reads it, older ones nee
 
 from __future__ import annotations
 
-import csv
 import importlib
 import io
 import itertools
@@ -22,10 +20,10 @@ import json
 import os
 import re
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO
 
 import av
 import av.error
@@ -35,10 +33,9 @@ from numpy.lib.recfunctions import repack_fields
 
 from ..imu import MAX_READING, Imu
 from ..support import files
-from ..support.errors import DataError, named
-from .copies import h264_stream
+from ..support.errors import DataError
 
-__all__ = ["VRS", "AriaError", "Converted", "AriaRecording", "convert"]
+__all__ = ["VRS", "AriaError", "AriaRecording"]
 
 
 class AriaError(DataError):
@@ -70,7 +67,6 @@ NUMBERS |= {f"{sign}int{bits}_t": f"<{sign or 'i'}{bits // 8}" for sign in ("", 
 SENSORS = ("accelerometer", "gyroscope")
 # The shapes of a sample's fields.
 SAMPLE = {"capture_timestamp_ns": (), "accelerometer_valid": (), "gyroscope_valid": (), **dict.fromkeys(SENSORS, (3,))}
-TICKS = 90_000  # per second, of the video's times
 CHUNK = 10_000  # records of an IMU in memory
 # Bytes of the header of a record, of the numbers at the start of its content, and of its unpacked content: a picture of
 # 8 megapixels has 25 MB if it is not compressed.
@@ -467,125 +463,3 @@ def _rotation(transform: dict) -> np.ndarray:
         raise ValueError("a quaternion is not of length 1")
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
     return np.eye(3) + 2 * w * cross + 2 * cross @ cross
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Conversion
-
-
-class Converted(NamedTuple):
-    """The result of `convert()`: the files, counts of frames and IMU samples, seconds of video, and what is unusual."""
-
-    video: str
-    imu: str
-    frames: int
-    samples: int
-    seconds: float
-    notes: tuple[str, ...]
-
-
-def converted_files(path: str | os.PathLike, folder: str | os.PathLike) -> tuple[Path, Path]:
-    """Return the video and the table that `convert()` writes for a recording."""
-    return Path(folder, f"{Path(path).stem}.mp4"), Path(folder, f"{Path(path).stem}.csv")
-
-
-def convert(
-    path: str | os.PathLike,
-    folder: str | os.PathLike,
-    *,
-    size: int | None = None,
-    quality: int = 20,
-    overwrite: bool = False,
-    progress: bool = True,
-) -> Converted:
-    """Write a Project Aria recording NAME.vrs as a video NAME.mp4 and an IMU table NAME.csv into a folder.
-
-    The video is upright H.264 with a key frame every 12 frames; each frame has its capture time, counted from the first
-    one. The table has the columns time,ax,ay,az,gx,gy,gz of `imu.read_imu()`, on the video's clock: the accelerometer's
-    samples, and the gyroscope interpolated to their times. Both files appear when they are complete.
-
-    Pictures are scaled down to `size` pixels on their shorter side, at least 16 (None: as they are): frames of a small
-    video decode much faster, times and IMU are the same. `quality` is x264's CRF, 0 to 51: lower is better and larger.
-    Raise AriaError for a recording that cannot be used, and DataError if `size` or `quality` is out of range, or a file
-    exists and `overwrite` is False.
-
-    >>> from egodistill.recordings import aria
-    >>> aria.convert("walk.mp4", "films")
-    Traceback (most recent call last):
-    ...
-    egodistill.recordings.aria.AriaError: walk.mp4: not a VRS file, which begins with 'VisionRe'; give a ...
-    """
-    if not 0 <= quality <= 51 or (size is not None and size < 16):
-        raise DataError(f"{path}: quality must be 0 to 51 and {named('size')} at least 16, not {quality} and {size}")
-    video, table = converted_files(path, folder)
-    for out in (video, table):
-        if out.exists() and (out.is_dir() or not overwrite):
-            raise DataError(f"{out}: already exists; give another folder, or {named('overwrite', True)}")
-    recording = AriaRecording(path)
-    motion = recording.imu()
-    with files.atomic_write(table) as table_part, files.atomic_write(video) as video_part:
-        if not (samples := _write_table(table_part, motion)):
-            spans = (f"{times[0]:.1f} to {times[-1]:.1f} s" for times in (motion.accel_time, motion.gyro_time))
-            raise AriaError(
-                f"{path}: its accelerometer ({next(spans)}) and gyroscope ({next(spans)}) never read at the same time, "
-                f"so there is nothing to write; record again"
-            )
-        count = recording.count(recording.streams["camera-rgb"])
-        with files.Progress(f"convert {Path(path).name}", count, unit="frames", show=progress) as bar:
-            frames, seconds = _write_video(video_part, recording, size, quality, bar)
-    notes = list(motion.notes)
-    if frames < count:
-        notes.append(f"{count - frames} of {count} pictures are broken or repeat a time, and are left out")
-    return Converted(str(video), str(table), frames, samples, seconds, tuple(notes))
-
-
-def _write_table(path: Path, motion: Imu) -> int:
-    """Write the samples at the accelerometer's times; return their number."""
-    times = motion.accel_time
-    inside = (times >= motion.gyro_time[0]) & (times <= motion.gyro_time[-1])  # nothing is extrapolated
-    gyro = [np.interp(times, motion.gyro_time, axis) for axis in motion.gyro.T]
-    rows = np.column_stack([times, motion.accel, *gyro])[inside]
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["time", "ax", "ay", "az", "gx", "gy", "gz"])
-        writer.writerows([f"{value:.7f}" for value in row] for row in rows.tolist())
-    return len(rows)
-
-
-def _write_video(
-    path: Path, recording: AriaRecording, size: int | None, quality: int, bar: files.Progress
-) -> tuple[int, float]:
-    """Write the pictures with their times; return their number, and the end of the last one in seconds."""
-    with av.open(str(path), "w", format="mp4") as target:
-        encoder = waiting = None
-        durations: dict[int, int] = {}
-        written, step = 0, TICKS // 20
-        for seconds, picture in recording.pictures():
-            place = round(seconds * TICKS)
-            if waiting is not None and place <= waiting.pts:
-                continue
-            # A player's clock starts at the first frame of a file. If the first picture is broken, the next one takes
-            # its place; its own time would move the clock.
-            place = 0 if waiting is None else place
-            frame = recording.upright(picture, size)
-            frame.pts, frame.time_base = place, Fraction(1, TICKS)
-            if waiting is None:
-                encoder = h264_stream(target, frame, Fraction(1, TICKS), Fraction(20), quality=quality)
-            else:
-                step = durations[waiting.pts] = place - waiting.pts
-                _mux(target, encoder.encode(waiting), durations)
-            waiting = frame
-            written += 1
-            bar.step()
-        if waiting is None:
-            raise AriaError(f"{recording.path}: none of its pictures can be decoded")
-        durations[waiting.pts] = step
-        for frame in (waiting, None):
-            _mux(target, encoder.encode(frame), durations)
-        return written, (waiting.pts + step) / TICKS
-
-
-def _mux(target: Any, packets: Iterable[av.Packet], durations: dict[int, int]) -> None:
-    for packet in packets:
-        packet.duration = durations.pop(packet.pts)
-        target.mux(packet)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import heapq
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -22,12 +22,36 @@ from ..imu import MAX_GAP, CoverageError, IMUError
 from ..support.errors import named
 from ..support.names import name_files
 from ..video import MAX_HOLD, FrameReader, FrameReaders, Scaler, VideoError, open_reader
+from .recording import Recording
 from .spec import ClipSpec, require_axes
 
-if TYPE_CHECKING:
-    from .recording import Recording
+__all__ = ["decode_clips", "read_clip"]
 
-__all__ = ["decode_clips"]
+
+def read_clip(recording: Recording, start: float, spec: ClipSpec, **limits: Any) -> dict[str, np.ndarray]:
+    """Return the arrays of one clip: "frames" with their times, "frames.times", and "imu", as in the spec.
+
+    Args:
+        recording: The recording.
+        start: Start of the clip in seconds.
+        spec: Its content.
+        limits: Options of `decode_clips()`.
+
+    Raises:
+        VideoError: The video cannot be read, or has no frame at a time of the clip.
+        IMUError: The IMU cannot be read, or does not cover the clip.
+        DataError: The samples have other axes than the clip.
+
+    >>> from egodistill import recordings
+    >>> walk = recordings.open_recording("walk.mp4", "walk.csv")
+    >>> found = recordings.read_clip(walk, 1.0, recordings.ClipSpec(frames=2, imu_samples=422))
+    >>> {name: array.shape for name, array in found.items()}
+    {'frames': (2, 3, 224, 224), 'frames.times': (2,), 'imu': (422, 6)}
+    """
+    ((_, found),) = decode_clips(recording, {0: start}, spec.parts(), **limits)
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 def decode_clips(

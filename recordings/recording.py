@@ -1,9 +1,9 @@
 """A recording: a video with its IMU on the video's clock, and the readers that find both.
 
-    from egodistill.recordings import ClipSpec, open_recording
+    from egodistill.recordings import ClipSpec, open_recording, read_clip
 
     walk = open_recording("walk.mp4", imu_offset=0.2)                   # IMU telemetry inside the GoPro file
-    clip = walk.clip(12.5, ClipSpec(frames=4, size=224, imu_samples=422))
+    clip = read_clip(walk, 12.5, ClipSpec(frames=4, size=224, imu_samples=422))
     print(clip["frames"].shape, clip["frames.times"], clip["imu"].shape)
 
 Nothing else in this package joins a video and its IMU. `open_recording()` shows how to add a reader for recordings of
@@ -22,17 +22,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-
 from .. import cameras
-from ..imu import IMU_READERS, MAX_HEADER, Imu, IMUError, failure, read_imu, table_columns
+from ..imu import IMU_READERS, MAX_HEADER, Imu, IMUError, failure, table_columns
 from ..support import custom
 from ..support.errors import DataError, named
 from ..support.files import PREDICTED
 from ..support.names import name_files
 from ..video import VideoError, VideoInfo, clock_zero, demux, open_video, probe, video_stream
-from .clips import decode_clips
-from .spec import ANY_AXES, ClipSpec, read_axes
+from .sensors import read_imu
+from .spec import ANY_AXES, read_axes
 
 __all__ = [
     "IMU_READERS",
@@ -79,8 +77,6 @@ class Recording:
 
     >>> from egodistill import data
     >>> walk = data.Recording("walk.mp4", "walk.csv", imu_offset=0.2)
-    >>> {name: array.shape for name, array in walk.clip(1.0, data.ClipSpec(frames=2, imu_samples=422)).items()}
-    {'frames': (2, 3, 224, 224), 'frames.times': (2,), 'imu': (422, 6)}
     >>> walk.motion().window(1.0).shape
     (422, 6)
     """
@@ -116,12 +112,6 @@ class Recording:
         plain["zero_accel"] = bool(self.zero_accel)
         for name, value in {"video": os.fspath(video), "imu": imu, **plain}.items():
             object.__setattr__(self, name, value)
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        raise DataError(
-            f"{cls.__qualname__}: a class that inherits from Recording, which only version 0.5 reads; make it a "
-            f"function in READERS that returns a Recording, and one in IMU_READERS that reads its samples"
-        )
 
     def __getstate__(self) -> dict[str, Any]:  # without the samples
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -275,26 +265,6 @@ class Recording:
             f"if not, give {named('imu_offset')}"
         )
         return dataclasses.replace(motion.on_clock(-first), notes=(*motion.notes, note))
-
-    def clip(self, start: float, spec: ClipSpec, **limits: Any) -> dict[str, np.ndarray]:
-        """Return the arrays of a clip: "frames" and "imu", as in the spec.
-
-        "frames.times" are the times of the decoded frames.
-
-        Args:
-            start: Start of the clip in seconds.
-            spec: Its content.
-            limits: Options of `decode_clips()`.
-
-        Raises:
-            VideoError: The video cannot be read, or has no frame at a time of the clip.
-            IMUError: The IMU cannot be read, or does not cover the clip.
-            DataError: The samples have other axes than the clip.
-        """
-        ((_, found),) = decode_clips(self, {0: start}, spec.parts(), **limits)
-        if isinstance(found, Exception):
-            raise found
-        return found
 
 
 def path_of(video: str, imu: str | tuple[str, str] | None) -> str:

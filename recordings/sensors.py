@@ -5,8 +5,8 @@
     for state in sensors.motion_states(data.read_imu("walk.csv")):
         print(state.sensor, state.fault, state.text, sep=": ")
 
-Files, streams and their health have this one judge: `imu.read_imu()` hands to `judge()` what it has read. Who needs to
-know which fault it is compares `sensor` and `fault`; the text is for people.
+Files, streams and their health have this one judge: `read_imu()` hands to `judge()` what it has read. Who needs to know
+which fault it is compares `sensor` and `fault`; the text is for people.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ import dataclasses
 import math
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from ..imu import FASTEST, MAX_GAP, SLOWEST, Imu, IMUError
-from ..support.errors import IMU_RATE
+from ..imu import FASTEST, IMU_READERS, MAX_GAP, SLOWEST, Imu, IMUError, read_samples
+from ..support.defaults import IMU_RATE
+from .aria import AriaRecording
 
-__all__ = ["State", "gravity_of", "gravity_turns", "judge", "motion_states", "unit_question"]
+__all__ = ["State", "gravity_of", "gravity_turns", "judge", "motion_states", "read_imu", "unit_question"]
 
 # Limits of what a camera worn on the head can measure. Beyond them, the units of a file are wrong.
 # Gravity is the median size of the mean acceleration in half a second, in which steps and turns of the head cancel: in
@@ -61,6 +63,36 @@ class State(NamedTuple):
     def name(self) -> str:
         """Return sensor and fault as a short, fixed name, such as "gyroscope frozen" or "no frames"."""
         return f"no {self.sensor}" if self.fault == "missing" else f"{self.sensor} {self.fault}"
+
+
+def read_imu(source: str | os.PathLike | Sequence[str | os.PathLike], *, zero_accel: bool = False) -> Imu:
+    """Read an IMU recording: a CSV, a pair of CSVs (accelerometer, gyroscope), a log, telemetry in a video, or a VRS.
+
+    Files are read by `imu.read_samples()`, which has the columns of tables, and recordings of Project Aria glasses by
+    `aria`, on the glasses' own clock. What looks wrong is in `notes`.
+
+    Args:
+        source: One file, or a pair of CSVs.
+        zero_accel: Return zeros at the gyroscope's times if there is no accelerometer, as in some Ego4D recordings.
+
+    Raises:
+        IMUError: The recording cannot be read, lacks a sensor, or has times or values whose unit is certainly another
+            one. The message names the file.
+
+    >>> from egodistill import data
+    >>> motion = data.read_imu("walk.csv")
+    >>> motion.accel.shape, motion.gyro.shape, motion.notes
+    ((4580, 3), (4580, 3), ())
+    >>> [f"{1 / step:.1f} Hz" for step in motion.median_steps]
+    ['195.7 Hz', '195.7 Hz']
+    """
+    suffix = Path(source).suffix.lower() if isinstance(source, (str, os.PathLike)) else ""
+    if suffix != ".vrs" or suffix in IMU_READERS:
+        return judge(read_samples(source, zero_accel=zero_accel), source)
+    try:
+        return judge(AriaRecording(source, device_clock=True).imu(), source)
+    except ValueError as error:
+        raise IMUError(str(error)) from error
 
 
 def judge(motion: Imu, source: str | os.PathLike | Sequence[str | os.PathLike]) -> Imu:

@@ -21,7 +21,8 @@ from typing import Any, cast
 import numpy as np
 
 from .. import cameras
-from ..support.errors import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError, named
+from ..support.defaults import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES
+from ..support.errors import DataError, named
 from ..video import LONGEST, MAX_TOLERANCE, clip_times
 
 __all__ = [
@@ -59,8 +60,7 @@ class ClipSpec:
         seed: Seed of the samplings "random" and "ages".
         imu_samples: Number of IMU samples; 0: none.
         imu_rate: Their rate in Hz.
-        imu_axes: Name of the axes of both sensors, see `Recording`; "file" in stores of earlier versions is "gopro".
-            "any", of a model: it reads samples of all axes.
+        imu_axes: Name of the axes of both sensors, see `Recording`; "any", of a model: it reads samples of all axes.
         seconds: Length of the clip.
 
     Raises:
@@ -128,9 +128,8 @@ class ClipSpec:
         return dataclasses.replace(self, **{k: v for k, v in defaults.items() if getattr(self, k) is None})
 
     def record(self) -> dict[str, Any]:
-        """Return the fields by name, for fingerprints: as in files of older versions, without a tolerance of 0."""
-        fields = dataclasses.asdict(self) | ({"imu_axes": "file"} if self.imu_axes == "gopro" else {})
-        return fields if self.tolerance else {name: value for name, value in fields.items() if name != "tolerance"}
+        """Return the fields by name, for files and fingerprints."""
+        return dataclasses.asdict(self)
 
     @property
     def kind(self) -> str:
@@ -248,7 +247,7 @@ def spec_of(model: Any) -> ClipSpec:
 
     >>> from egodistill import EgoDistill
     >>> from egodistill.recordings.spec import spec_of
-    >>> spec = spec_of(EgoDistill.load("student.pt"))
+    >>> spec = spec_of(EgoDistill.load("student.safetensors"))
     >>> spec.frames, spec.size, spec.imu_samples
     (1, 64, 422)
     """

@@ -1,6 +1,7 @@
 """What every room stands on. No module here needs torch.
 
-errors        exceptions, and the length of a clip
+defaults      numbers and choices that rooms share
+errors        exceptions
 files         atomic files, locks, progress, same-run checks
 holders       which process holds a file where the system has no locks
 names         what a path means: whether two name one file
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from . import (
         custom as custom,
+        defaults as defaults,
         errors as errors,
         files as files,
         holders as holders,
@@ -38,7 +40,8 @@ else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
         dict.fromkeys(
-            "custom errors files holders intervals lazy names pages pickles processes records tables version".split(),
+            "custom defaults errors files holders intervals lazy names "
+            "pages pickles processes records tables version".split(),
             (),
         ),
     )

@@ -1,4 +1,4 @@
-"""The library's exceptions, and the clip of the paper: what every other module may need.
+"""The library's exceptions.
 
     from egodistill import DataError, EgoDistillError, EgoDistillOSError
 
@@ -11,12 +11,6 @@ import os
 from collections.abc import Iterable
 
 __all__ = [
-    "CLIP_SECONDS",
-    "MIN_CALIBRATION_CLIPS",
-    "IMU_RATE",
-    "IMU_SAMPLES",
-    "NONE",
-    "UNSURE",
     "DataError",
     "EgoDistillError",
     "EgoDistillOSError",
@@ -26,13 +20,6 @@ __all__ = [
     "named",
 ]
 
-CLIP_SECONDS = 64 / 30  # 64 frames at 30 frames per second, the clips of the paper's teachers
-IMU_RATE = 198.0  # Hz
-IMU_SAMPLES = 422  # per clip: floor(CLIP_SECONDS * IMU_RATE)
-NONE = "(none)"  # the class of clips in which nothing happens that has a label
-MIN_CALIBRATION_CLIPS = 50  # with labels, from which on a temperature is fitted; of fewer, none are held out for it
-UNSURE = "unsure"  # the last class of a student that refuses some clips, see `engine.refusal`
-
 
 class EgoDistillError(ValueError):
     """An argument or input does not fit; the message says what is wrong, where, and what would fit.
@@ -40,7 +27,7 @@ class EgoDistillError(ValueError):
     Most modules raise it, or a subclass.
 
     >>> import egodistill
-    >>> model = egodistill.EgoDistill.load("student.pt")
+    >>> model = egodistill.EgoDistill.load("student.safetensors")
     >>> egodistill.measure(model, batch_size=0)
     Traceback (most recent call last):
     ...

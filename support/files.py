@@ -86,6 +86,7 @@ __all__ = [
 
 # Errors of a file system without locks, such as NFS without lockd or Lustre without the mount option flock.
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+MODEL_SUFFIX = ".safetensors"  # of students and teachers
 PAIR = ("-accl.csv", "-gyro.csv")  # of the IMU beside a video
 EXPORTED_PAIR = ("frame", "motion")  # the parts of a student in two exported files
 PREDICTED = "start,stop,class_1,"  # the start of a table that `predict` wrote
@@ -273,7 +274,9 @@ def training_file(out: str | os.PathLike) -> Path:
 def log_path(checkpoint: str | os.PathLike) -> Path:
     """Return the path of the history that a training writes beside a checkpoint, one JSON line per epoch."""
     path = Path(checkpoint)  # the end of "tau1.5" is not a suffix
-    return path.with_name((path.stem if path.suffix in (".pt", ".pth", ".ckpt", ".training") else path.name) + ".jsonl")
+    return path.with_name(
+        (path.stem if path.suffix in (".safetensors", ".pth", ".ckpt", ".training") else path.name) + ".jsonl"
+    )
 
 
 def require_log(checkpoint: str | os.PathLike) -> None:
@@ -439,7 +442,7 @@ def shipped(path: str | os.PathLike) -> str:
     Other paths are returned as they are.
     """
     name = os.fspath(path)
-    found = STUDENTS / f"{name}.pt"
+    found = STUDENTS / f"{name}{MODEL_SUFFIX}"
     return str(found) if name.isidentifier() and not os.path.isfile(name) and found.is_file() else name
 
 

@@ -13,21 +13,19 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 __all__ = ["lazy_exports"]
 
 
 def lazy_exports(
-    package: str, modules: Mapping[str, Sequence[str]], renamed: Mapping[str, str] = MappingProxyType({})
+    package: str, modules: Mapping[str, Sequence[str]]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Return `__getattr__` and `__dir__` of a package that hands on its modules and these names of theirs.
 
     Args:
         package: Its `__name__`.
         modules: {module below the package: names that are handed on beside it}.
-        renamed: {old name of a module: its place below the package}.
 
     >>> import egodistill
     >>> egodistill.recordings.check is egodistill.recordings.checks.check
@@ -36,8 +34,8 @@ def lazy_exports(
     homes = {name: module for module, names in modules.items() for name in names}
 
     def find(name: str) -> Any:
-        if name in modules or name in renamed:
-            value = importlib.import_module(f"{package}.{renamed.get(name, name)}")
+        if name in modules:
+            value = importlib.import_module(f"{package}.{name}")
         elif name in homes:  # as in `from home import name`, so the name may also be a module
             value = getattr(__import__(f"{package}.{homes[name]}", fromlist=[name]), name)
         else:
@@ -47,6 +45,6 @@ def lazy_exports(
 
     def names() -> list[str]:
         modules_beside = (module for module in modules if "." not in module)
-        return sorted({*vars(sys.modules[package]), *homes, *renamed, *modules_beside})
+        return sorted({*vars(sys.modules[package]), *homes, *modules_beside})
 
     return find, names

@@ -17,7 +17,7 @@ PATHS = r"FILE|CSV|STORE|STUDENT|FOLDER|RUN|JSON|JSONL|VIDEO|VRS|PICTURE|SOURCE|
 
 def make_inputs() -> None:
     """Write inputs that no reader accepts into the working folder."""
-    for name in ("t.csv", "v.mp4", "v.vrs", "s.pt"):
+    for name in ("t.csv", "v.mp4", "v.vrs", "s.safetensors"):
         Path(name).write_text(f"of {name}")
     Path("store").mkdir()
 
@@ -35,7 +35,7 @@ class Commands:
     def line(self, command: str, more: str = "") -> list[str]:
         """The words of a command; of two inputs that exclude each other, the second stays."""
         needed = self.needed[command]
-        needed = needed.replace("--student s.pt", "") if "--teacher-file" in more else needed
+        needed = needed.replace("--student s.safetensors", "") if "--teacher-file" in more else needed
         return [*command.split(), *needed.split(), *more.split()]
 
     def inputs(self) -> Iterator[tuple[list[str], str]]:

@@ -38,8 +38,8 @@ def auto() -> str:
 
 def small_student(folder) -> Path:
     options = {"image_encoder": "resnet10x4", "image_weights": None, "hidden": 8, "frame_size": 32}
-    EgoDistill(2, class_names=["walk", "run"], feature_dim=128, **options).save(folder / "other.pt")
-    return folder / "other.pt"
+    EgoDistill(2, class_names=["walk", "run"], feature_dim=128, **options).save(folder / "other.safetensors")
+    return folder / "other.safetensors"
 
 
 def spy_on_stages(monkeypatch) -> list:

@@ -201,9 +201,9 @@ def files(tmp_path_factory) -> Path:
     (folder / "other").mkdir()
     (folder / "other" / "demo.json").write_text('{"mine": 1}')
     encoder = {"image_encoder": "shufflenet_v2_x0_5", "image_weights": None}
-    EgoDistill(2, imu_encoder=None, frame_size=64, **encoder).save(folder / "student.pt")
+    EgoDistill(2, imu_encoder=None, frame_size=64, **encoder).save(folder / "student.safetensors")
     narrow = {"width": 8, "beta": 4, "depths": (1, 1, 1, 1), "frames": 8, "size": 64, "progress": False}
-    teachers.load("slowfast_8x8_r50", None, 2, **narrow).save(folder / "teacher.pt")
+    teachers.load("slowfast_8x8_r50", None, 2, **narrow).save(folder / "teacher.safetensors")
     return folder
 
 
@@ -220,9 +220,9 @@ def taught(store, tmp_path, monkeypatch) -> Path:
         copy.add(name, (width,), "float32")
         copy.write(name, range(len(copy)), np.zeros((len(copy), width), np.float32))
     encoder = {"image_encoder": "resnet10x4", "image_weights": None, "hidden": 16, "frame_size": 40}
-    EgoDistill(len(copy.class_names), feature_dim=9, **encoder).save(tmp_path / "student.pt")
+    EgoDistill(len(copy.class_names), feature_dim=9, **encoder).save(tmp_path / "student.safetensors")
     narrow = {"width": 8, "beta": 4, "depths": (1, 1, 1, 1), "frames": 8, "size": 64, "progress": False}
-    teachers.load("slowfast_8x8_r50", None, 2, **narrow).save(tmp_path / "teacher.pt")
+    teachers.load("slowfast_8x8_r50", None, 2, **narrow).save(tmp_path / "teacher.safetensors")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

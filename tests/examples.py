@@ -49,8 +49,8 @@ def make(folder: Path) -> Path:
             hidden=64,
             class_names=store.class_names,
         )
-    teacher.save(folder / "teacher.pt")
-    student.save(folder / "student.pt")
+    teacher.save(folder / "teacher.safetensors")
+    student.save(folder / "student.safetensors")
     teachers.extract(teacher, store, progress=False, device="cpu")
     return folder
 

@@ -409,7 +409,7 @@ class Student(Format):
     finite, and no larger than those of the file.
     """
 
-    name = "model.pt"
+    name = "model.safetensors"
     forged = False
 
     def make(self) -> bytes:
@@ -511,7 +511,7 @@ class Student(Format):
 class Teacher(Student):
     """A teacher's file, as a student's."""
 
-    name = "teacher.pt"
+    name = "teacher.safetensors"
 
     def save(self) -> None:
         options = {"frames": 2, "size": 32, "width": 8, "feature_dim": 16, "pool": 1, "depth_factor": 0.5}

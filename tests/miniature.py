@@ -14,11 +14,12 @@ import torch
 
 from egodistill import Recipe, StudentSettings, Training, inference
 from egodistill.commands import cli, demo
+from egodistill.engine import checkpoints
 from egodistill.support import files
 
 
 def weights(path) -> dict[str, torch.Tensor]:
-    return torch.load(path, weights_only=True)["weights"]
+    return checkpoints.read_model(path)[1]
 
 
 def same(a: Path, b: Path) -> bool:
@@ -124,4 +125,4 @@ STAGES = {
 
 def file_of(out: Path, stage: str) -> Path:
     """Return the file of a network of a demo."""
-    return out / f"{STAGES[stage]}.pt"
+    return out / f"{STAGES[stage]}.safetensors"

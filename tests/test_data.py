@@ -664,7 +664,7 @@ def test_a_crash_on_windows_costs_one_recording(kitchen, tmp_path, monkeypatch, 
     fake.write_text(f"""#!{sys.executable}
 import io, sys
 sys.path.insert(0, {str(Path(data.__file__).parent)!r})
-from egodistill import processes
+from egodistill.support import processes
 line = sys.stdin.readline()
 if line.startswith("[[0, "):
     sys.exit(77)
@@ -733,7 +733,7 @@ def test_workers_take_nothing_from_the_current_folder(store, kitchen, tmp_path):
 SERVING = """
 import re, sys
 sys.path.insert(0, sys.argv[1])
-from egodistill import processes
+from egodistill.support import processes
 processes.serve("data.fill_bundle", sys.argv[2])
 unwanted = {"torch", "torchvision", "egodistill.recordings.checks", "egodistill.recordings.offset"}
 loaded = sorted(unwanted & set(sys.modules))

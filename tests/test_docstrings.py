@@ -50,8 +50,8 @@ def test_example_prints_what_it_says(found, examples, tmp_path, monkeypatch, cap
     shutil.copytree(examples, tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
     if found.name == "inference.measure":  # its numbers are of the usual width; the student of the files is small
-        arguments = egodistill.EgoDistill.load("student.pt").arguments
-        egodistill.EgoDistill(**(arguments | {"hidden": 1024, "image_weights": None})).save("student.pt")
+        arguments = egodistill.EgoDistill.load("student.safetensors").arguments
+        egodistill.EgoDistill(**(arguments | {"hidden": 1024, "image_weights": None})).save("student.safetensors")
     found.globs = {"__name__": "__main__"}  # an example imports what it uses, so that it can be copied
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

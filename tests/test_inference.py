@@ -37,7 +37,7 @@ from egodistill import (
 )
 from egodistill.engine import batches
 from egodistill.engine.calibration import Calibration
-from egodistill.recordings import checks
+from egodistill.recordings import checks, read_clip
 from egodistill.recordings.recording import Recording
 from egodistill.recordings.spec import ClipSpec, spec_of
 
@@ -350,7 +350,7 @@ def test_predict_takes_the_frames_that_the_student_or_the_caller_chooses(kitchen
         model.shown.clear()
         rows = list(predict(model, walk, device="cpu", **given))
         spec = dataclasses.replace(spec_of(model), **{"exact": True, "tolerance": 0.0} | expected)
-        wanted = [walk.clip(row.start, spec)["frames"] for row in rows]
+        wanted = [read_clip(walk, row.start, spec)["frames"] for row in rows]
         np.testing.assert_array_equal(model.frames, wanted)
     keys = Seen(clip_seconds=64 / 30, exact=False)
     list(predict(keys, walk, device="cpu", tolerance=0.3))
@@ -547,7 +547,7 @@ def test_prepared_predicted_and_checked_alike(kitchen, tmp_path, monkeypatch, ho
     kept = [store.read(array, slice(None)) for array in (name, "imu")]
     model = Seen(clip_seconds=64 / 30, **how)
     for row, start in enumerate(store.select([0, 1, 2]).clips):
-        clip = walk.clip(start["start"], spec_of(model))
+        clip = read_clip(walk, start["start"], spec_of(model))
         np.testing.assert_array_equal(clip["frames"], kept[0][row])
         np.testing.assert_array_equal(clip["imu"], kept[1][row])
     monkeypatch.setattr(inference, "strided_starts", lambda *_: [clip["start"] for clip in store.clips])
@@ -840,7 +840,7 @@ def test_predictions_are_those_of_clips_cut_by_hand_with_every_setting(kitchen):
         inference.strided_starts(walk.probe().duration, spec.seconds, 1.3)
     )
     for clip in found:
-        arrays = walk.clip(clip.start, spec, min_coverage=0.5, max_gap=0.1)
+        arrays = read_clip(walk, clip.start, spec, min_coverage=0.5, max_gap=0.1)
         with torch.no_grad():
             scores = model(*(torch.from_numpy(arrays[name])[None] for name in ("frames", "imu"))).logits.softmax(1)[0]
         values, classes = scores.topk(2)
@@ -921,7 +921,7 @@ def test_clips_of_another_length_are_predicted_from_start_to_stop(kitchen):
     assert [clip.start for clip in found] == pytest.approx([0, 1.5, 3.0, walk.probe().duration - 1.5])
     for clip in found:
         assert clip.stop - clip.start == pytest.approx(1.5)
-        arrays = walk.clip(clip.start, spec_of(model))
+        arrays = read_clip(walk, clip.start, spec_of(model))
         with torch.no_grad():
             logits = model(*(torch.from_numpy(arrays[name])[None] for name in ("frames", "imu"))).logits
         assert clip.classes[0] == (CLASSES[logits.argmax()], pytest.approx(float(logits.softmax(1).max()), abs=1e-5))

@@ -115,8 +115,8 @@ def test_wheel_holds_one_package_with_every_module(built):
     names = set(zipfile.ZipFile(built["wheel"]).namelist())
     files = {name for name in names if ".dist-info/" not in name}
     modules = {f"egodistill/{name.replace('.', '/')}.py" for name in ("__init__", *MODULES)}
-    assert files == modules | {"egodistill/py.typed", "egodistill/students/glasses.pt"}
-    assert zipfile.ZipFile(built["wheel"]).getinfo("egodistill/students/glasses.pt").file_size <= 300_000
+    assert files == modules | {"egodistill/py.typed", "egodistill/students/glasses.safetensors"}
+    assert zipfile.ZipFile(built["wheel"]).getinfo("egodistill/students/glasses.safetensors").file_size <= 300_000
     assert any(name.endswith("LICENSE") for name in names)
 
 

@@ -61,7 +61,8 @@ ADD = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from egodistill import data, files
+from egodistill import data
+from egodistill.support import files
 assert (files.fcntl is None) is (sys.argv[2] == "msvcrt")
 store, rank = data.ClipStore(sys.argv[3]), sys.argv[4]
 ready = Path(sys.argv[3]).parent / f"ready-{rank}"
@@ -100,7 +101,7 @@ HOLD = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from egodistill import files
+from egodistill.support import files
 with files.lock(Path(sys.argv[2], "lock")):
     print("held", flush=True)
     sys.stdin.readline()
@@ -109,7 +110,7 @@ WAIT = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from egodistill import files
+from egodistill.support import files
 print("waits", flush=True)
 with files.lock(Path(sys.argv[2], "lock")):
     Path(sys.argv[2], "held").touch()
@@ -318,11 +319,11 @@ def road(out, *ranks):
         frame_size=32,
     )
     history = egodistill.distill(
-        student, store.split("train"), teacher="x3d", epochs=2, batch_size=6, checkpoint=out / "s.pt.training",
+        student, store.split("train"), teacher="x3d", epochs=2, batch_size=6, checkpoint=out / "s.safetensors.training",
         checkpoint_seconds=0.0, progress=False, precision="fp32",
     )
-    student.save(out / "student.pt")
-    found = egodistill.evaluate(EgoDistill.load(out / "student.pt"), store.split("test"), progress=False)
+    student.save(out / "student.safetensors")
+    found = egodistill.evaluate(EgoDistill.load(out / "student.safetensors"), store.split("test"), progress=False)
     files = sorted([*out.glob("store/*.npy"), *out.glob("world/P*/*/*")])
     (out / "results.json").write_text(json.dumps({
         "losses": [epoch["loss"] for epoch in history],

@@ -370,7 +370,7 @@ USES = {
                 continue
             raise AssertionError(wrong)
         try:
-            model.save("student.pt")
+            model.save("student.safetensors")
         except ValueError as error:
             assert "checkpoints.py" in str(error)
         else:

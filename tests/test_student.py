@@ -85,8 +85,8 @@ def test_a_student_with_the_spectrum_sees_the_net_turn_and_no_gravity(tmp_path):
         turned = model(frames, imu + torch.tensor([0, 0, 0, 0, 0, 0.3]))
     torch.testing.assert_close(lifted.feature, plain.feature, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(turned.feature, plain.feature, atol=1e-3)
-    model.save(tmp_path / "s.pt")
-    again = EgoDistill.load(tmp_path / "s.pt")
+    model.save(tmp_path / "s.safetensors")
+    again = EgoDistill.load(tmp_path / "s.safetensors")
     assert type(again.imu_encoder) is IMUSpectrum and torch.equal(again(frames, imu).logits, plain.logits)
     with pytest.raises(
         ValueError, match=r"imu_encoder='spektrum' .* must be 'cnn', 'spectrum', 'filterbank', 'filterbank-unsure'"
@@ -101,8 +101,8 @@ def test_a_student_with_the_filterbank_is_saved_and_loaded(tmp_path):
     settle(model.imu_encoder)
     assert model.imu_dim == 192 + 198 and not [*model.imu_encoder.parameters()] and not model.parts
     frames, imu = batches.example_inputs(model, 2)
-    model.save(tmp_path / "s.pt")
-    again = EgoDistill.load(tmp_path / "s.pt")
+    model.save(tmp_path / "s.safetensors")
+    again = EgoDistill.load(tmp_path / "s.safetensors")
     assert torch.equal(again(frames, imu).logits, model(frames, imu).logits)
     swapped = model.encode_imu(imu[:, :, [1, 0, 2, 4, 3, 5]])  # mirrored: only what is signed or of cross products
     kept = [k for k, name in enumerate(model.imu_encoder.names) if "cross product" not in name]
@@ -123,8 +123,8 @@ def test_a_student_without_frames(tmp_path):
         wanted = model.fusion[4](model.fusion[3](wanted))
         found = model(imu)
         assert torch.equal(found.feature, wanted) and torch.equal(model(imu=imu).logits, found.logits)
-    model.save(tmp_path / "s.pt")
-    assert torch.equal(EgoDistill.load(tmp_path / "s.pt")(imu).logits, found.logits)
+    model.save(tmp_path / "s.safetensors")
+    assert torch.equal(EgoDistill.load(tmp_path / "s.safetensors")(imu).logits, found.logits)
     bank = small(image_encoder=None, imu_encoder="filterbank").eval()
     settle(bank.imu_encoder)
     assert bank.imu_dim == 192
@@ -146,7 +146,7 @@ def test_a_student_without_frames(tmp_path):
         (lambda: small(imu_encoder=None)(frames, imu), r"reads frames alone: model\(frames\)"),
         (lambda: small(image_encoder=None, imu_encoder=None), "a student needs image_encoder"),
         (lambda: small(image_encoder=None, num_frames=2), "are for frames, which"),
-        (lambda: small(image_encoder=None, image_weights="w.pt"), "are for frames, which"),
+        (lambda: small(image_encoder=None, image_weights="w.safetensors"), "are for frames, which"),
     ):
         with pytest.raises(ValueError, match=words):
             call()
@@ -179,8 +179,8 @@ def test_arguments_of_05_mean_what_they_meant(older, newer, tmp_path):
     model.trained_by, wanted = "finetune", dict(model.arguments)
     model.arguments = {k: v for k, v in model.arguments.items() if k != "imu_encoder"} | older
     model.trained_with = {"about": {"model": dict(model.arguments)}, "history": []}
-    model.save(tmp_path / "old.pt")
-    again = EgoDistill.load(tmp_path / "old.pt")
+    model.save(tmp_path / "old.safetensors")
+    again = EgoDistill.load(tmp_path / "old.safetensors")
     assert torch.equal(again(*inputs).logits, model(*inputs).logits)
     assert again.arguments == wanted
     if "imu_encoder" in older:  # or it would seem to be another training
@@ -189,9 +189,9 @@ def test_arguments_of_05_mean_what_they_meant(older, newer, tmp_path):
 
 def test_an_object_does_not_load(tmp_path):
     """It would stay as it is."""
-    small().save(tmp_path / "s.pt")
+    small().save(tmp_path / "s.safetensors")
     with pytest.raises(TypeError, match=r"EgoDistill\.load\(\) returns a new model"):
-        small().load(tmp_path / "s.pt")
+        small().load(tmp_path / "s.safetensors")
 
 
 def test_concat_knows_the_order_of_the_frames(tmp_path):
@@ -200,8 +200,8 @@ def test_concat_knows_the_order_of_the_frames(tmp_path):
     wanted = torch.relu(features.reshape(2, -1) @ model.joint.weight.T + model.joint.bias)
     torch.testing.assert_close(model.aggregate(features), wanted, atol=1e-5, rtol=1e-4)
     assert not torch.allclose(model.aggregate(features.flip(1)), wanted, atol=1e-3)
-    model.save(tmp_path / "s.pt")
-    assert same(EgoDistill.load(tmp_path / "s.pt"), model)
+    model.save(tmp_path / "s.safetensors")
+    assert same(EgoDistill.load(tmp_path / "s.safetensors"), model)
     assert not hasattr(small(aggregator="concat"), "joint")  # of one frame
     with pytest.raises(ValueError, match="aggregator must be 'gru' or 'concat', not 'mean'"):
         small(aggregator="mean")
@@ -315,24 +315,28 @@ def test_image_weights_from_a_file_are_strict(tmp_path):
 def test_real_mobilenet_weights_load(sample_data):
     """Real ImageNet weights: without their classifier they load strictly, and see differences between pictures."""
     model = small(
-        image_encoder="mobilenet_v2", image_weights=sample_data / "weights" / "mobilenet_v2_imagenet_features.pt"
+        image_encoder="mobilenet_v2",
+        image_weights=sample_data / "weights" / "mobilenet_v2_imagenet_features.safetensors",
     )
     assert all(torch.isfinite(p).all() for p in model.image_encoder.parameters())
     with pytest.raises(ValueError, match="not fit this ResNet"):
-        small(image_encoder="resnet18", image_weights=sample_data / "weights" / "mobilenet_v2_imagenet_features.pt")
+        small(
+            image_encoder="resnet18",
+            image_weights=sample_data / "weights" / "mobilenet_v2_imagenet_features.safetensors",
+        )
 
 
 def test_save_and_load(tmp_path):
     model = small(num_frames=2, class_names=CLASSES, tolerance=0.25).eval()
-    model.save(tmp_path / "student.pt")
-    again = EgoDistill.load(tmp_path / "student.pt")
+    model.save(tmp_path / "student.safetensors")
+    again = EgoDistill.load(tmp_path / "student.safetensors")
     assert again.tolerance == 0.25 and batches.clip_spec_of(again).tolerance == 0.25
     assert same(model, again) and again.class_names == CLASSES and again.arguments == model.arguments
     assert not again.training
     with torch.no_grad():
         inputs = batches.example_inputs(model, 1)
         assert torch.equal(model(*inputs).logits, again(*inputs).logits)
-    assert [p.name for p in tmp_path.iterdir()] == ["student.pt"]
+    assert [p.name for p in tmp_path.iterdir()] == ["student.safetensors"]
 
 
 def test_the_number_of_samples_is_that_of_the_clip_unless_it_is_given(tmp_path):
@@ -340,8 +344,8 @@ def test_the_number_of_samples_is_that_of_the_clip_unless_it_is_given(tmp_path):
         model = small(**options)
         assert model.arguments["imu_samples"] == model.imu_samples == samples
     model = small(imu_rate=100, imu_samples=422)  # as older versions wrote it
-    model.save(tmp_path / "old.pt")
-    assert EgoDistill.load(tmp_path / "old.pt").imu_samples == 422
+    model.save(tmp_path / "old.safetensors")
+    assert EgoDistill.load(tmp_path / "old.safetensors").imu_samples == 422
 
 
 def test_a_rule_of_frames_is_checked():
@@ -357,8 +361,8 @@ def test_a_tolerance_is_checked_and_older_files_have_none(tmp_path):
         small(tolerance=0.25, exact=False)
     model = small()
     del model.arguments["tolerance"]  # as older versions wrote it
-    model.save(tmp_path / "old.pt")
-    assert EgoDistill.load(tmp_path / "old.pt").tolerance == 0.0
+    model.save(tmp_path / "old.safetensors")
+    assert EgoDistill.load(tmp_path / "old.safetensors").tolerance == 0.0
 
 
 def test_bad_checkpoints_are_refused(tmp_path):
@@ -366,14 +370,14 @@ def test_bad_checkpoints_are_refused(tmp_path):
         def __reduce__(self):
             return os.system, (f"touch {tmp_path / 'ran'}",)
 
-    path = tmp_path / "student.pt"
+    path = tmp_path / "student.safetensors"
     small().save(path)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(EgoDistillError, match=r"student\.pt"):
+    with pytest.raises(EgoDistillError, match=r"student\.safetensors"):
         EgoDistill.load(path)
     torch.save({"format": Evil()}, path)
-    with pytest.raises(EgoDistillError, match=r"student\.pt"):
+    with pytest.raises(EgoDistillError, match=r"student\.safetensors"):
         EgoDistill.load(path)
     assert not (tmp_path / "ran").exists()
     torch.save({"format": "other"}, path)
@@ -404,8 +408,8 @@ def test_our_resnets_are_torchvisions(name, depths, tmp_path):
         wanted = theirs(pixels)
         torch.testing.assert_close(model.image_encoder(pixels), wanted, rtol=1e-4, atol=1e-5)
         assert (fresh.image_encoder(pixels) - wanted).abs().max() > 0.01
-    model.save(tmp_path / "small.pt")
-    loaded = EgoDistill.load(tmp_path / "small.pt")
+    model.save(tmp_path / "small.safetensors")
+    loaded = EgoDistill.load(tmp_path / "small.safetensors")
     assert torch.equal(loaded.image_encoder(pixels), model.image_encoder(pixels))
 
 
@@ -721,7 +725,7 @@ def test_parts_that_do_not_fit_are_refused_when_the_student_is_built(options, wo
 
 
 def test_files_name_the_parts_of_ones_own_and_load_wants_them(tmp_path):
-    model, path = own(), tmp_path / "student.pt"
+    model, path = own(), tmp_path / "student.safetensors"
     model.save(path)
     again = EgoDistill.load(path, **OWN)
     assert same(model, again) and again.arguments == model.arguments
@@ -762,11 +766,11 @@ def test_a_student_of_ones_own_class_is_read_by_that_class(tmp_path):
 
     torch.manual_seed(0)
     model = Calm(4, feature_dim=12, image_encoder="resnet10x4", image_weights=None, frame_size=32, hidden=8).eval()
-    model.save(tmp_path / "calm.pt")
+    model.save(tmp_path / "calm.safetensors")
     with pytest.raises(EgoDistillError, match=r"its class is \S+Calm, .*call Calm\.load\(\)"):
-        EgoDistill.load(tmp_path / "calm.pt")
+        EgoDistill.load(tmp_path / "calm.safetensors")
     clips = batches.example_inputs(model, 2)
-    assert torch.equal(Calm.load(tmp_path / "calm.pt")(*clips).logits, model(*clips).logits)
+    assert torch.equal(Calm.load(tmp_path / "calm.safetensors")(*clips).logits, model(*clips).logits)
 
 
 class Scaled(EgoDistill):
@@ -786,10 +790,10 @@ class Kept(Scaled):
 def test_an_argument_of_ones_own_is_in_the_file_or_nothing_is_written(tmp_path):
     options = {"feature_dim": 8, "image_encoder": "resnet10x4", "image_weights": None, "frame_size": 32, "hidden": 8}
     with pytest.raises(EgoDistillError, match=r".* 'scale' of Scaled: .*self\.arguments\['scale'\] = scale"):
-        Scaled(3, scale=2.0, **options).save(tmp_path / "s.pt")
-    assert not (tmp_path / "s.pt").exists()
-    Kept(3, scale=2.0, **options).save(tmp_path / "s.pt")
-    assert Kept.load(tmp_path / "s.pt").scale == 2.0
+        Scaled(3, scale=2.0, **options).save(tmp_path / "s.safetensors")
+    assert not (tmp_path / "s.safetensors").exists()
+    Kept(3, scale=2.0, **options).save(tmp_path / "s.safetensors")
+    assert Kept.load(tmp_path / "s.safetensors").scale == 2.0
 
 
 def test_lazy_layers_of_a_part_are_read_again(tmp_path):
@@ -799,8 +803,8 @@ def test_lazy_layers_of_a_part_are_read_again(tmp_path):
         return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(5))
 
     model = EgoDistill(3, imu_encoder=lazy, **options)
-    model.save(tmp_path / "s.pt")
-    again = EgoDistill.load(tmp_path / "s.pt", imu_encoder=lazy)
+    model.save(tmp_path / "s.safetensors")
+    again = EgoDistill.load(tmp_path / "s.safetensors", imu_encoder=lazy)
     assert torch.equal(again.imu_encoder[1].weight, model.imu_encoder[1].weight)
 
 
@@ -822,8 +826,8 @@ def test_a_filterbank_without_frames_reads_any_axes(tmp_path):
     require_axes("walk.csv", "gopro", spec_of(alone))
     with pytest.raises(DataError, match="are 'gopro', those of the clips 'glasses'"):
         require_axes("walk.csv", "gopro", spec_of(both))
-    alone.save(tmp_path / "alone.pt")
-    assert EgoDistill.load(tmp_path / "alone.pt").imu_axes == "any"
+    alone.save(tmp_path / "alone.safetensors")
+    assert EgoDistill.load(tmp_path / "alone.safetensors").imu_axes == "any"
     with pytest.raises(DataError, match='"any" is what a student reads'):
         Recording("walk.mp4", imu_axes="any")
 
@@ -851,15 +855,15 @@ def test_a_student_of_optional_inputs(num_frames, tmp_path):
             with pytest.raises(ValueError, match=f"this model reads {view.inputs[0]} alone"):
                 view(given, other) if name == "imu" else view(other, given)
             with pytest.raises(EgoDistillError, match="train and save the one that it is of"):
-                view.save(tmp_path / "view.pt")
+                view.save(tmp_path / "view.safetensors")
             with pytest.raises(EgoDistillError, match="train and save the one that it is of"):
                 view.with_classes(["a", "b"])
             with pytest.raises(ValueError, match=f"reads {view.inputs[0]}, and cannot do without"):
                 view.without(view.inputs[0])
     with pytest.raises(ValueError, match="this model needs frames"):
         model()
-    model.save(tmp_path / "s.pt")
-    again = EgoDistill.load(tmp_path / "s.pt")
+    model.save(tmp_path / "s.safetensors")
+    again = EgoDistill.load(tmp_path / "s.safetensors")
     assert torch.equal(again(None, imu).logits, wanted["frames"])
     other = again.with_classes(["a", "b"])
     assert torch.equal(other.no_imu, model.no_imu)

@@ -183,8 +183,10 @@ def test_impossible_models_are_refused(name, options, words):
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(teachers.TeacherError, match=r"my\.pt: .*teachers\.Teacher\.load\(\) reads a teacher's file"):
-        teachers.load("my.pt")
+    with pytest.raises(
+        teachers.TeacherError, match=r"my\.safetensors: .*teachers\.Teacher\.load\(\) reads a teacher's file"
+    ):
+        teachers.load("my.safetensors")
     with pytest.raises(teachers.TeacherError, match=r"no model 'x3d'; the names are m.*\. Did you mean x3d_\w+\?"):
         teachers.load("x3d")
 

@@ -710,7 +710,9 @@ def test_processes_extract_the_batches_of_one(folder, tmp_path, monkeypatch):
         del read[:]
 
 
-@pytest.mark.parametrize("given", [nn.Linear(1, 1), nn.Sequential(nn.Linear(1, 1)), "teacher.pt", [nn.Linear(1, 1)]])
+@pytest.mark.parametrize(
+    "given", [nn.Linear(1, 1), nn.Sequential(nn.Linear(1, 1)), "teacher.safetensors", [nn.Linear(1, 1)]]
+)
 def test_extract_says_what_a_teacher_is(store, given):
     with pytest.raises(teachers.TeacherError, match=r"runs a Teacher, not a (Linear|Sequential|str|list); .*wrap"):
         teachers.extract(given, store, progress=False)

@@ -33,8 +33,8 @@ ROOT = Path(egodistill.__file__).parent
 @pytest.mark.parametrize(
     ("checkpoint", "log"),
     [
-        ("run/out.pt.training", "run/out.pt.jsonl"),
-        ("out.pt", "out.jsonl"),
+        ("run/out.safetensors.training", "run/out.safetensors.jsonl"),
+        ("out.safetensors", "out.jsonl"),
         ("out", "out.jsonl"),
         ("tau1.0", "tau1.0.jsonl"),
         ("tau1.0.training", "tau1.0.jsonl"),
@@ -345,20 +345,20 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path, stage):
         command = [sys.executable, str(script), stage, str(tmp_path / out), str(kill_at), str(int(kill))]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT)
 
-    whole = run("whole.pt", 0)
+    whole = run("whole.safetensors", 0)
     assert whole.returncode == 0 and int(whole.stdout) == 12, whole.stderr
-    assert run("killed.pt", 1).returncode == -signal.SIGKILL  # before there is a checkpoint
-    assert run("killed.pt", 5).returncode == -signal.SIGKILL  # in the second epoch
-    stopped = run("killed.pt", 4, signal.SIGINT)  # and Ctrl-C
+    assert run("killed.safetensors", 1).returncode == -signal.SIGKILL  # before there is a checkpoint
+    assert run("killed.safetensors", 5).returncode == -signal.SIGKILL  # in the second epoch
+    stopped = run("killed.safetensors", 4, signal.SIGINT)  # and Ctrl-C
     assert stopped.returncode == -signal.SIGINT and "KeyboardInterrupt" in stopped.stderr
-    rest = run("killed.pt", 0)
+    rest = run("killed.safetensors", 0)
     assert rest.returncode == 0 and int(rest.stdout) == 12 - 4 - 3, rest.stderr
-    assert same(EgoDistill.load(tmp_path / "whole.pt"), EgoDistill.load(tmp_path / "killed.pt"))
-    histories = [(tmp_path / f"{name}.pt.jsonl").read_text().splitlines() for name in ("whole", "killed")]
+    assert same(EgoDistill.load(tmp_path / "whole.safetensors"), EgoDistill.load(tmp_path / "killed.safetensors"))
+    histories = [(tmp_path / f"{name}.safetensors.jsonl").read_text().splitlines() for name in ("whole", "killed")]
     for a, b in zip(*histories, strict=True):
         a, b = json.loads(a), json.loads(b)
         assert a["loss"] == b["loss"] and a["epoch"] == b["epoch"]
-    assert int(run("killed.pt", 0).stdout) == 0  # a finished run is not done again
+    assert int(run("killed.safetensors", 0).stdout) == 0  # a finished run is not done again
 
 
 @pytest.mark.parametrize(
@@ -378,7 +378,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, monkeypatch, stage, ch
         monkeypatch.setattr(training.TrainingLoop, "end_epoch", stop_after_the_first(training.TrainingLoop.end_epoch))
     with contextlib.suppress(KeyboardInterrupt):
         stage(small(), Store(8), teacher="t", **settings)
-    with pytest.raises(EgoDistillError, match=rf"c\.pt.*{told}"):
+    with pytest.raises(EgoDistillError, match=rf"c\.safetensors.*{told}"):
         stage(small(), Store(8), teacher="t", **settings | change)
 
 
@@ -394,8 +394,8 @@ def test_a_finished_checkpoint_has_no_optimizer(tmp_path, monkeypatch):
     monkeypatch.setattr(training.TrainingLoop, "save", measured)
     model = small()
     history = finetune(model, Store(8), **FAST | {"epochs": 2, "checkpoint": path})
-    model.save(tmp_path / "model.pt")
-    assert sizes[0] > 2.5 * (tmp_path / "model.pt").stat().st_size > 2.4 * sizes[1] > 0
+    model.save(tmp_path / "model.safetensors")
+    assert sizes[0] > 2.5 * (tmp_path / "model.safetensors").stat().st_size > 2.4 * sizes[1] > 0
     again = small()
     assert finetune(again, Store(8), **FAST | {"epochs": 2, "checkpoint": path}) == history
     assert same(model, again)
@@ -430,13 +430,13 @@ def test_progress_names_epoch_and_accuracy_and_where_a_run_continues(tmp_path, m
 
 def test_a_model_file_is_enough_to_know_a_finished_training(tmp_path, monkeypatch):
     """Its checkpoint is gone; the same call changes nothing, another one is refused."""
-    out = tmp_path / "s.pt"
+    out = tmp_path / "s.safetensors"
     settings = FAST | {"epochs": 2, "out": out}
     model = small()
     history = finetune(model, Store(8), **settings)
     for row in history:
         del row["clips_per_second"], row["loader_share"]
-    assert names(tmp_path) == ["s.pt", "s.pt.jsonl"] and same(EgoDistill.load(out), model)
+    assert names(tmp_path) == ["s.safetensors", "s.safetensors.jsonl"] and same(EgoDistill.load(out), model)
     content = out.read_bytes()
     with monkeypatch.context() as patch:
         no_step(patch)
@@ -448,21 +448,23 @@ def test_a_model_file_is_enough_to_know_a_finished_training(tmp_path, monkeypatc
             (small(seed=1), {}, "fingerprint of the start weights"),
             (small(tolerance=0.1), {}, "model.tolerance was 0.0 and is now 0.1"),
         ):
-            with pytest.raises(EgoDistillError, match=rf"s\.pt: was begun with other settings: .*{told}.*--overwrite"):
+            with pytest.raises(
+                EgoDistillError, match=rf"s\.safetensors: was begun with other settings: .*{told}.*--overwrite"
+            ):
                 finetune(model, Store(8), **settings | change)
         frozen = small()
         frozen.image_encoder.requires_grad_(False)
         with pytest.raises(EgoDistillError, match=r"trained was \d+ and is now \d+"):
             finetune(frozen, Store(8), **settings)
-    assert out.read_bytes() == content and names(tmp_path) == ["s.pt", "s.pt.jsonl"]
+    assert out.read_bytes() == content and names(tmp_path) == ["s.safetensors", "s.safetensors.jsonl"]
 
 
 def test_another_training_takes_the_place_of_a_finished_one_only_if_asked(tmp_path, monkeypatch, capsys):
     """... which stays until the new one has ended, and the new one continues without being asked again."""
-    out = tmp_path / "s.pt"
+    out = tmp_path / "s.safetensors"
     settings = FAST | {"epochs": 2, "out": out, "keep_checkpoint": True}
     finetune(small(), Store(8), **settings)
-    assert names(tmp_path) == ["s.pt", "s.pt.jsonl", "s.pt.training"]
+    assert names(tmp_path) == ["s.safetensors", "s.safetensors.jsonl", "s.safetensors.training"]
     first, other = out.read_bytes(), settings | {"learning_rate": 1e-3}
     with pytest.raises(EgoDistillError, match=r"learning_rate was .* and is now 0\.001.*--overwrite"):
         finetune(small(), Store(8), **other)
@@ -477,13 +479,15 @@ def test_another_training_takes_the_place_of_a_finished_one_only_if_asked(tmp_pa
         finetune(small(), Store(8), **settings)  # the first is still finished
     model = small()
     finetune(model, Store(8), **other | {"keep_checkpoint": False})
-    assert same(EgoDistill.load(out), model) and names(tmp_path) == ["s.pt", "s.pt.jsonl"]
-    finetune(small(), Store(8), **FAST | {"epochs": 2, "learning_rate": 1e-3, "out": tmp_path / "undisturbed.pt"})
-    assert out.read_bytes() == (tmp_path / "undisturbed.pt").read_bytes()
+    assert same(EgoDistill.load(out), model) and names(tmp_path) == ["s.safetensors", "s.safetensors.jsonl"]
+    finetune(
+        small(), Store(8), **FAST | {"epochs": 2, "learning_rate": 1e-3, "out": tmp_path / "undisturbed.safetensors"}
+    )
+    assert out.read_bytes() == (tmp_path / "undisturbed.safetensors").read_bytes()
 
 
 def test_a_finished_training_leaves_the_checkpoint_of_another_one(tmp_path, monkeypatch, capsys):
-    out = tmp_path / "s.pt"
+    out = tmp_path / "s.safetensors"
     settings = FAST | {"epochs": 2, "out": out}
     finetune(small(), Store(8), **settings)
     other = settings | {"learning_rate": 1e-3}
@@ -491,27 +495,28 @@ def test_a_finished_training_leaves_the_checkpoint_of_another_one(tmp_path, monk
         patch.setattr(training.TrainingLoop, "end_epoch", stop_after_the_first(training.TrainingLoop.end_epoch))
         with pytest.raises(KeyboardInterrupt):
             finetune(small(), Store(8), **other, overwrite=True)
-    left = (tmp_path / "s.pt.training").read_bytes()
+    left = (tmp_path / "s.safetensors.training").read_bytes()
     finetune(small(), Store(8), **settings)  # finished
-    said = r"s\.pt\.training: stays; it is of an interrupted training with other settings: learning_rate was 0\.001"
-    assert re.search(said, capsys.readouterr().err) and (tmp_path / "s.pt.training").read_bytes() == left
+    said = r"s\.safetensors\.training: stays; it is of an interrupted training with other settings: "
+    said += r"learning_rate was 0\.001"
+    assert re.search(said, capsys.readouterr().err) and (tmp_path / "s.safetensors.training").read_bytes() == left
     finetune(small(), Store(8), **other)
-    assert names(tmp_path) == ["s.pt", "s.pt.jsonl"]
-    finetune(small(), Store(8), **other | {"out": tmp_path / "undisturbed.pt"})
-    assert out.read_bytes() == (tmp_path / "undisturbed.pt").read_bytes()
+    assert names(tmp_path) == ["s.safetensors", "s.safetensors.jsonl"]
+    finetune(small(), Store(8), **other | {"out": tmp_path / "undisturbed.safetensors"})
+    assert out.read_bytes() == (tmp_path / "undisturbed.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("content", ["model", "text"])
 def test_a_file_from_elsewhere_is_not_replaced(tmp_path, content):
-    out, settings = tmp_path / "s.pt", FAST | {"epochs": 1}
+    out, settings = tmp_path / "s.safetensors", FAST | {"epochs": 1}
     if content == "model":
         small().save(out)
     else:
         out.write_text("mine")
     before = out.read_bytes()
-    with pytest.raises(EgoDistillError, match=r"s\.pt"):
+    with pytest.raises(EgoDistillError, match=r"s\.safetensors"):
         finetune(small(), Store(8), out=out, **settings)
-    assert out.read_bytes() == before and names(tmp_path) == ["s.pt"]
+    assert out.read_bytes() == before and names(tmp_path) == ["s.safetensors"]
     model = small()
     finetune(model, Store(8), out=out, overwrite=True, **settings)
     assert same(EgoDistill.load(out), model)
@@ -520,19 +525,21 @@ def test_a_file_from_elsewhere_is_not_replaced(tmp_path, content):
 def test_a_checkpoint_is_not_the_result(tmp_path, monkeypatch):
     """Its file is removed at the end."""
     monkeypatch.chdir(tmp_path)
-    small().save("s.pt")
-    before = Path("s.pt").read_bytes()
-    for checkpoint in ("s.pt", tmp_path / "s.pt"):
-        with pytest.raises(EgoDistillError, match=r"s\.pt: checkpoint and out are one file.*s\.pt\.training"):
-            finetune(small(), Store(8), out="s.pt", checkpoint=checkpoint, overwrite=True, **FAST)
-    assert Path("s.pt").read_bytes() == before
+    small().save("s.safetensors")
+    before = Path("s.safetensors").read_bytes()
+    for checkpoint in ("s.safetensors", tmp_path / "s.safetensors"):
+        with pytest.raises(
+            EgoDistillError, match=r"s\.safetensors: checkpoint and out are one file.*s\.safetensors\.training"
+        ):
+            finetune(small(), Store(8), out="s.safetensors", checkpoint=checkpoint, overwrite=True, **FAST)
+    assert Path("s.safetensors").read_bytes() == before
 
 
 def test_a_training_that_ended_before_its_model_was_written_writes_it(tmp_path, monkeypatch):
     """As trainings of version 0.4 leave it, too, whose models do not say how they were trained."""
-    out, settings = tmp_path / "s.pt", FAST | {"epochs": 1}
+    out, settings = tmp_path / "s.safetensors", FAST | {"epochs": 1}
     model = small()
-    finetune(model, Store(8), checkpoint=tmp_path / "s.pt.training", **settings)
+    finetune(model, Store(8), checkpoint=tmp_path / "s.safetensors.training", **settings)
     no_step(monkeypatch)
     for plain in (False, True):
         if plain:
@@ -541,14 +548,14 @@ def test_a_training_that_ended_before_its_model_was_written_writes_it(tmp_path, 
         finetune(small(), Store(8), out=out, keep_checkpoint=True, **settings)
         assert same(EgoDistill.load(out), model) and EgoDistill.load(out).trained_with
     finetune(small(), Store(8), out=out, **settings)
-    assert not (tmp_path / "s.pt.training").exists()
+    assert not (tmp_path / "s.safetensors.training").exists()
 
 
 def test_one_checkpoint_is_for_one_training_at_a_time(tmp_path):
     path = tmp_path / "c.pt"
     with (
         files.work_lock(path, "busy"),
-        pytest.raises(EgoDistillError, match=r"c\.pt: another process is training"),
+        pytest.raises(EgoDistillError, match=r"c\.safetensors: another process is training"),
     ):
         finetune(small(), Store(8), **FAST | {"epochs": 2, "checkpoint": path})
     assert list(tmp_path.iterdir()) == []
@@ -564,15 +571,15 @@ def test_the_log_of_a_training_takes_the_place_of_a_link(tmp_path):
 
 
 def test_the_log_of_a_training_replaces_no_other_file(tmp_path):
-    settings, log = FAST | {"epochs": 1, "out": tmp_path / "s.pt"}, tmp_path / "s.pt.jsonl"
+    settings, log = FAST | {"epochs": 1, "out": tmp_path / "s.safetensors"}, tmp_path / "s.safetensors.jsonl"
     for content in ("precious\n", "[1]\n", '{"loss": 1}\n', "5\n"):
         log.write_text(content)
-        with pytest.raises(EgoDistillError, match=r"s\.pt\.jsonl: .*not the log .*move it"):
+        with pytest.raises(EgoDistillError, match=r"s\.safetensors\.jsonl: .*not the log .*move it"):
             finetune(small(), Store(8), **settings)
-        assert log.read_text() == content and names(tmp_path) == ["s.pt.jsonl"]
+        assert log.read_text() == content and names(tmp_path) == ["s.safetensors.jsonl"]
     for content in ("", '{"epoch": 1}\n'):
         log.write_text(content)
-        (tmp_path / "s.pt").unlink(missing_ok=True)
+        (tmp_path / "s.safetensors").unlink(missing_ok=True)
         finetune(small(), Store(8), **settings)
         assert "loss" in log.read_text()
 
@@ -608,7 +615,7 @@ def test_other_start_weights_are_refused(tmp_path, monkeypatch, finished):
         finetune(small(), Store(8), **settings)
     monkeypatch.undo()
     with pytest.raises(
-        EgoDistillError, match=r"c\.pt.*fingerprint of the start weights was '\w+' and is now.*same model"
+        EgoDistillError, match=r"c\.safetensors.*fingerprint of the start weights was '\w+' and is now.*same model"
     ):
         finetune(small(seed=1), Store(8), **settings)
     assert len(finetune(small(), Store(8), **settings)) == 2
@@ -668,11 +675,11 @@ def test_precision_is_chosen_when_a_training_starts_and_written_down(tmp_path, m
     assert training.logged_precision(tmp_path / "half.pt") == "fp16"
     (row,) = map(json.loads, (tmp_path / "half.jsonl").read_text().splitlines())
     assert training.logged_seconds(tmp_path / "half.pt", 16) == pytest.approx(16 / row["clips_per_second"])
-    assert training.logged_seconds(tmp_path / "none.pt", 16) == 0
+    assert training.logged_seconds(tmp_path / "none.safetensors", 16) == 0
     files.append_line(tmp_path / "half.jsonl", row | {"clips_per_second": 0.0})  # the last step was done before
     assert training.logged_seconds(tmp_path / "half.pt", 16) == pytest.approx(16 / row["clips_per_second"])
     with pytest.raises(EgoDistillError, match=r"none\.jsonl: names no precision .* delete"):
-        training.logged_precision(tmp_path / "none.pt")
+        training.logged_precision(tmp_path / "none.safetensors")
     with pytest.raises(EgoDistillError, match="precision was 'bf16' and is now 'fp32'"):
         finetune(small(), Store(16), dataclasses.replace(settings, precision="fp32"))
     with pytest.raises(EgoDistillError, match=r"float64 .* do not mix with bf16"):
@@ -775,15 +782,15 @@ def test_another_list_of_classes_is_refused(tmp_path):
     settings = FAST | {"epochs": 1, "checkpoint": tmp_path / "c.pt"}
     model = small()
     distill(model, store, teacher="t", **settings)
-    with pytest.raises(EgoDistillError, match=r"c\.pt.*class_names was .*'take'.* and is now .*'wash'"):
+    with pytest.raises(EgoDistillError, match=r"c\.safetensors.*class_names was .*'take'.* and is now .*'wash'"):
         distill(small(), other, teacher="t", **settings)
-    model.save(tmp_path / "student.pt")
+    model.save(tmp_path / "student.safetensors")
     for use in (
         lambda m: distill(m, other, teacher="t", **FAST),
         lambda m: evaluate(m, other, **QUIET),
     ):
         with pytest.raises(EgoDistillError, match=r"differ first at class 3: .*take.* and .*wash"):
-            use(EgoDistill.load(tmp_path / "student.pt"))
+            use(EgoDistill.load(tmp_path / "student.safetensors"))
 
 
 def test_a_loss_that_is_not_finite_names_step_clips_and_the_last_checkpoint(tmp_path):
@@ -1057,7 +1064,7 @@ def test_a_temperature_is_fitted_at_the_end_on_clips_that_were_held_out(tmp_path
     settings = FAST | {"epochs": 3}
     plain, model = small(), small()
     distill(plain, store, teacher="t", **settings)
-    distill(model, store, teacher="t", calibration=held, out=tmp_path / "s.pt", **settings)
+    distill(model, store, teacher="t", calibration=held, out=tmp_path / "s.safetensors", **settings)
     found, rows = of(model), held.labels >= 0
     with torch.no_grad():
         inputs = (torch.from_numpy(held.arrays[name][rows]) for name in ("frames_1", "imu"))
@@ -1065,23 +1072,23 @@ def test_a_temperature_is_fitted_at_the_end_on_clips_that_were_held_out(tmp_path
     assert same(plain, model) and of(plain) == Calibration()
     assert found == Calibration.fitted(logits, torch.from_numpy(held.labels[rows])) and found.clips == 76
     assert abs(found.temperature - 1) > 0.2
-    content = (tmp_path / "s.pt").read_bytes()
-    assert of(EgoDistill.load(tmp_path / "s.pt")) == found
+    content = (tmp_path / "s.safetensors").read_bytes()
+    assert of(EgoDistill.load(tmp_path / "s.safetensors")) == found
 
     with monkeypatch.context() as patch:
         no_step(patch)
         again = small()
-        distill(again, store, teacher="t", calibration=held, out=tmp_path / "s.pt", **settings)
+        distill(again, store, teacher="t", calibration=held, out=tmp_path / "s.safetensors", **settings)
         assert of(again) == found and same(again, model)
         for other, told in ((None, "calibration clips was 80"), (Store(60, seed=5), "calibration clips was 80 and is")):
             with pytest.raises(EgoDistillError, match=told):
-                distill(small(), store, teacher="t", calibration=other, out=tmp_path / "s.pt", **settings)
+                distill(small(), store, teacher="t", calibration=other, out=tmp_path / "s.safetensors", **settings)
     with monkeypatch.context() as patch:
         patch.setattr(training.TrainingLoop, "end_epoch", stop_after_the_first(training.TrainingLoop.end_epoch))
         with pytest.raises(KeyboardInterrupt):
-            distill(small(), store, teacher="t", calibration=held, out=tmp_path / "k.pt", **settings)
-    distill(small(), store, teacher="t", calibration=held, out=tmp_path / "k.pt", **settings)
-    assert (tmp_path / "k.pt").read_bytes() == content
+            distill(small(), store, teacher="t", calibration=held, out=tmp_path / "k.safetensors", **settings)
+    distill(small(), store, teacher="t", calibration=held, out=tmp_path / "k.safetensors", **settings)
+    assert (tmp_path / "k.safetensors").read_bytes() == content
 
     few = labels_by_chance(Store(53, seed=5))
     few.labels[:4] = -1
@@ -1095,9 +1102,9 @@ def test_a_temperature_is_fitted_at_the_end_on_clips_that_were_held_out(tmp_path
 
 
 def test_a_training_that_ended_before_its_model_was_written_has_its_temperature(tmp_path, monkeypatch):
-    held, out = labels_by_chance(Store(60, seed=5)), tmp_path / "s.pt"
+    held, out = labels_by_chance(Store(60, seed=5)), tmp_path / "s.safetensors"
     model = small()
-    finetune(model, Store(8), calibration=held, checkpoint=tmp_path / "s.pt.training", **FAST | {"epochs": 1})
+    finetune(model, Store(8), calibration=held, checkpoint=tmp_path / "s.safetensors.training", **FAST | {"epochs": 1})
     no_step(monkeypatch)
     finetune(small(), Store(8), calibration=held, out=out, **FAST | {"epochs": 1})
     assert of(EgoDistill.load(out)) == of(model) != Calibration()

@@ -77,7 +77,7 @@ SCRIPT = textwrap.dedent(
     def main(folder: Path) -> None:
         store = data.prepare(data.read_csv(folder / "segments.csv"), folder / "store", num_frames=(1, 2), workers=2)
         train_clips, test = store.split("train"), store.split("test")
-        teacher = teachers.Teacher.load(folder / "teacher.pt")
+        teacher = teachers.Teacher.load(folder / "teacher.safetensors")
         teachers.extract(teacher, store)
         seen: Output = teacher(torch.zeros(1, 16, 3, 224, 224, dtype=torch.uint8))
         model = EgoDistill(len(store.class_names), feature_dim=seen.feature.shape[1], imu_vector="flatten")

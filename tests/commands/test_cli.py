@@ -144,22 +144,25 @@ def test_a_command_that_is_ended_leaves_no_temporary_file(sample_data, tmp_path,
 @pytest.mark.parametrize(
     "command, told",
     [
-        ("finetune nowhere --out t.pt", "nowhere: no such folder; give a clip store"),
-        ("evaluate nowhere --student student.pt", "nowhere: no such folder; give a clip store"),
-        ("extract full --teacher-file teacher.pt", "full/store.json"),
+        ("finetune nowhere --out t.safetensors", "nowhere: no such folder; give a clip store"),
+        ("evaluate nowhere --student student.safetensors", "nowhere: no such folder; give a clip store"),
+        ("extract full --teacher-file teacher.safetensors", "full/store.json"),
         ("prepare none.csv --out store", "none.csv"),
         ("prepare no-stop.csv --out store", "no-stop.csv: no column stop; its header is video,start"),
-        ("predict notes.txt --student none.pt", "none.pt: no such file"),
-        ("measure --student none.pt", "none.pt"),
+        ("predict notes.txt --student none.safetensors", "none.safetensors: no such file"),
+        ("measure --student none.safetensors", "none.safetensors"),
         (
-            "predict notes.txt --student teacher.pt",
-            "teacher.pt holds a teacher; give the file of a student",
+            "predict notes.txt --student teacher.safetensors",
+            "teacher.safetensors holds a teacher; give the file of a student",
         ),
         ("predict notes.txt --student notes.txt", "notes.txt cannot be read as a checkpoint"),
-        ("predict notes.txt --student text.onnx", "text.onnx is an exported program; give the .pt file of its model"),
+        (
+            "predict notes.txt --student text.onnx",
+            "text.onnx is an exported program; give the .safetensors file of its model",
+        ),
         ("measure --student rows.csv", "rows.csv cannot be read as a checkpoint"),
-        ("predict none.mp4 --student student.pt", "none.mp4: no such file"),
-        ("predict notes.txt --student student.pt", "notes.txt: cannot be opened"),
+        ("predict none.mp4 --student student.safetensors", "none.mp4: no such file"),
+        ("predict notes.txt --student student.safetensors", "notes.txt: cannot be opened"),
         # Before any work: neither of the other two files can be read.
         ("predict notes.txt --student notes.txt --out x.txt", "--out must end in .csv or .json"),
         ("predict notes.txt --student notes.txt --device nonsense", "leave out device (--device)"),
@@ -191,33 +194,39 @@ def test_an_error_is_one_line_and_exit_code_1(command, told, files, monkeypatch,
         ("", "positional arguments"),
         ("distill store --teacher t", "--out"),
         ("measure nothere", "measure: nothere: left over; it takes nothing without an option, such as --student"),
-        ("predict a.mp4 b.mp4 --student s.pt", "egodistill predict: b.mp4: left over; it takes one video"),
+        ("predict a.mp4 b.mp4 --student s.safetensors", "egodistill predict: b.mp4: left over; it takes one video"),
         ("check a.mp4 --imu-offset 50ms", "argument --imu-offset: '50ms' is not a number of seconds"),
-        ("predict a.mp4 --student student.pt --top 0", "--top: '0' is not a positive integer"),
+        ("predict a.mp4 --student student.safetensors --top 0", "--top: '0' is not a positive integer"),
         ("measure --batch-size 0", "--batch-size: '0' is not a positive integer"),
         (
             "check a.mp4 b.mp4 --imu-axes xYZ",
             "--imu-axes: the rotation of axes 'xYZ' mirrors them; change the case of one",
         ),
-        ("live a.mp4 --student student.pt --imu-axes XXZ", "--imu-axes: axes must be 'gopro', a name of your own"),
-        ("distill store --teacher t --out x.pt --precision fp8", "fp8"),
-        ("distill store --teacher t --out x.pt --preset small", "invalid choice: 'small'"),
-        ("distill store --teacher t --out x.pt --preset spectrm", ". Did you mean spectrum?"),
-        ("finetune store --out x.pt --architecture slowfst", ". Did you mean slowfast"),
-        ("finetune store --out x.pt --architecture nonsense", "student"),
-        ("finetune store --out x.pt --architecture nonsense", "x3d_m"),
+        (
+            "live a.mp4 --student student.safetensors --imu-axes XXZ",
+            "--imu-axes: axes must be 'gopro', a name of your own",
+        ),
+        ("distill store --teacher t --out x.safetensors --precision fp8", "fp8"),
+        ("distill store --teacher t --out x.safetensors --preset small", "invalid choice: 'small'"),
+        ("distill store --teacher t --out x.safetensors --preset spectrm", ". Did you mean spectrum?"),
+        ("finetune store --out x.safetensors --architecture slowfst", ". Did you mean slowfast"),
+        ("finetune store --out x.safetensors --architecture nonsense", "student"),
+        ("finetune store --out x.safetensors --architecture nonsense", "x3d_m"),
         ("predict a.mp4 --json x", "there is no option --json. Did you mean --out?"),
         ("segments a.csv --out x", "there is no option --out\n"),
         ("distill store --no-plot", "there is no option --no-plot: no picture is drawn beside results any more; `rep"),
         ("prepare a.csv --imu-offset 0.5", "there is no option --imu-offset; give the clock of a recording in"),
         ("distill store --lr=1e-3", "there is no option --lr. Did you mean --learning-rate?"),
-        ("distill store --output x.pt --teacher t", "there is no option --output. Did you mean --out?"),
+        ("distill store --output x.safetensors --teacher t", "there is no option --output. Did you mean --out?"),
         ("evaluate store", "one of the arguments --student --teacher-file is required"),
-        ("evaluate store --student a.pt --teacher-file b.pt", "--teacher-file: not allowed with argument --student"),
+        (
+            "evaluate store --student a.safetensors --teacher-file b.safetensors",
+            "--teacher-file: not allowed with argument --student",
+        ),
         ("evaluate store --xyzzy", "there is no option --xyzzy\n`egodistill evaluate --help` lists"),
-        ("pretrain store --teacher t --out x.pt --crop 0.3", "there is no option --crop"),
-        ("pretrain store --teacher t --out x.pt --tau 10", "there is no option --tau"),
-        ("pretrain store --teacher t --out x.pt --no-imu", "there is no option --no-imu"),
+        ("pretrain store --teacher t --out x.safetensors --crop 0.3", "there is no option --crop"),
+        ("pretrain store --teacher t --out x.safetensors --tau 10", "there is no option --tau"),
+        ("pretrain store --teacher t --out x.safetensors --no-imu", "there is no option --no-imu"),
     ],
 )
 def test_a_usage_error_is_exit_code_2(command, told, capsys):
@@ -242,14 +251,17 @@ def test_an_error_of_a_stage_names_it_once(monkeypatch, capsys):
             raise ValueError(f"{stage}: the loss is nan")
 
         monkeypatch.setattr(training, f"run_{command}", run)
-        assert cli.main([command, ".", "--out", "s.pt"]) == 1
+        assert cli.main([command, ".", "--out", "s.safetensors"]) == 1
         assert capsys.readouterr().err == f"\negodistill {command}: the loss is nan\n"
 
 
 @pytest.mark.parametrize(
     ("command", "option"),
     [
-        ("distill s --out o.pt", "give a path to it instead of the name, or image_weights=None (--image-weights none)"),
+        (
+            "distill s --out o.safetensors",
+            "give a path to it instead of the name, or image_weights=None (--image-weights none)",
+        ),
         ("prepare table.csv --out o --no-imu --end-features imagenet", "--end-features FILE"),
         ("extract s --architecture mc3_18 --pretrained torchvision", "checkpoint=FILE (--pretrained FILE)\n"),
     ],
@@ -293,21 +305,25 @@ def test_ctrl_c_is_exit_code_130(monkeypatch, capsys):
     assert cli.main(["measure", "--student", __file__]) == 130
     assert capsys.readouterr().err == "\ninterrupted\n"
     monkeypatch.setattr(data, "ClipStore", interrupt)
-    assert cli.main(["pretrain", ".", "--teacher", "t", "--out", "i.pt"]) == 130
+    assert cli.main(["pretrain", ".", "--teacher", "t", "--out", "i.safetensors"]) == 130
     assert capsys.readouterr().err == "\ninterrupted\n"
 
 
 @pytest.mark.parametrize(
     ("command", "kept", "how"),
     [
-        ("pretrain s --out i.pt", "i.pt.training", "again to continue"),
-        ("finetune s --out i.pt --overwrite", "i.pt.training", "again to continue"),
-        ("extract s --teacher-file t.pt", "s/t.logits.done.npy", "again to continue"),
-        ("extract s --teacher-file t.pt --overwrite", "s/t.logits.done.npy", "again without --overwrite to continue"),
+        ("pretrain s --out i.safetensors", "i.safetensors.training", "again to continue"),
+        ("finetune s --out i.safetensors --overwrite", "i.safetensors.training", "again to continue"),
+        ("extract s --teacher-file t.safetensors", "s/t.logits.done.npy", "again to continue"),
+        (
+            "extract s --teacher-file t.safetensors --overwrite",
+            "s/t.logits.done.npy",
+            "again without --overwrite to continue",
+        ),
         ("prepare t.csv --out s", "s/store.json", "again to continue"),
         ("transcode a.mp4 --out s", "s/a.mp4", "again to continue"),
         ("transcode a.mp4 --out s --overwrite", "s/a.mp4", None),
-        ("evaluate s --student s.pt --out e.json", "e.json", None),
+        ("evaluate s --student s.safetensors --out e.json", "e.json", None),
     ],
 )
 def test_an_interrupted_command_says_how_it_continues_if_something_is_left(
@@ -329,11 +345,11 @@ def test_version_of_the_checkout_run_as_a_script():
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules")
 def test_the_exit_code_is_that_of_the_process(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["egodistill", "measure", "--student", "no such.pt"])
+    monkeypatch.setattr(sys, "argv", ["egodistill", "measure", "--student", "no such.safetensors"])
     with pytest.raises(SystemExit) as ended:
         runpy.run_module("egodistill.commands.cli", run_name="__main__")
     assert ended.value.code == 1
-    assert capsys.readouterr().err.strip() == "egodistill measure: no such.pt: no such file"
+    assert capsys.readouterr().err.strip() == "egodistill measure: no such.safetensors: no such file"
 
 
 TRAINING = (
@@ -481,8 +497,10 @@ def test_a_file_is_no_folder_for_results(command, tmp_path, monkeypatch, capsys)
 def test_json_is_written_under_its_own_suffix(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("store").mkdir()
-    Path("s.pt").touch()
-    assert cli.main([command, *["store"] * (command == "evaluate"), "--student", "s.pt", "--out", "x.csv"]) == 1
+    Path("s.safetensors").touch()
+    assert (
+        cli.main([command, *["store"] * (command == "evaluate"), "--student", "s.safetensors", "--out", "x.csv"]) == 1
+    )
     assert f"x.csv: {command} writes JSON; give a name that ends in .json" in capsys.readouterr().err
     assert not Path("x.csv").exists()
 
@@ -493,7 +511,7 @@ def test_half_a_share_of_a_job_is_an_error_before_any_work(environment, monkeypa
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    for command in ("prepare segments.csv --out store", "evaluate store --student student.pt"):
+    for command in ("prepare segments.csv --out store", "evaluate store --student student.safetensors"):
         assert cli.main(command.split()) == 1
         assert "set both, RANK from 0 to WORLD_SIZE - 1, or neither" in capsys.readouterr().err
 

@@ -147,7 +147,7 @@ def test_a_quick_demo_shows_costs_and_steps_and_no_accuracies(demo, tmp_path):
 
 def test_demo_given_again_redoes_nothing_and_says_the_same(demo, tmp_path):
     demo = demo.copied(tmp_path / "out")
-    ends = ("*.MP4", "*-accl.csv", "*.npy", "*.pt", "*.jsonl")
+    ends = ("*.MP4", "*-accl.csv", "*.npy", "*.safetensors", "*.jsonl")
     work = [path for end in ends for path in demo.out.rglob(end)]
     assert len(work) > 40
     before = {path: path.stat().st_mtime_ns for path in work}
@@ -239,11 +239,13 @@ MOMENTS = {
     "before its note is there": lambda: die_on("os.rename", "/demo.json'", 1),
     "while rendering": die_while_rendering,
     "while decoding": lambda: die_on("subprocess.Popen", "data.fill_bundle", 2),
-    "in the teacher's second step": lambda: die_on("os.rename", "/teacher.pt.training'", 2),
+    "in the teacher's second step": lambda: die_on("os.rename", "/teacher.safetensors.training'", 2),
     "between the teacher's features and its logits": lambda: die_on("os.rename", "/slowfast.logits.npy'", 1),
-    "with the start saved and its progress not yet removed": lambda: die_on("os.remove", "/start.pt.training'", 1),
-    "in stage 1, between two epochs": lambda: die_on("os.rename", "/imu.pt.training'", 4),
-    "in the last step of stage 2": lambda: die_on("os.rename", "/egodistill.pt.training'", 6),
+    "with the start saved and its progress not yet removed": lambda: die_on(
+        "os.remove", "/start.safetensors.training'", 1
+    ),
+    "in stage 1, between two epochs": lambda: die_on("os.rename", "/imu.safetensors.training'", 4),
+    "in the last step of stage 2": lambda: die_on("os.rename", "/egodistill.safetensors.training'", 6),
     "with all trained and nothing written": lambda: die_on("os.rename", "/results.json'", 1),
 }
 
@@ -289,9 +291,9 @@ def killed(demo, tmp_path_factory) -> tuple[Path, dict[str, list[int]]]:
 def test_demo_killed_anywhere_ends_with_the_same_bits(demo, killed):
     out, ends = killed
     assert {moment for moment, end in ends.items() if end[0] == signal.SIGKILL} == set(MOMENTS)
-    before = {path: path.stat().st_mtime_ns for path in out.glob("*.pt")}
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*.safetensors")}
     last = Demo(out)
-    assert {path: path.stat().st_mtime_ns for path in out.glob("*.pt")} == before  # what was finished stays
+    assert {path: path.stat().st_mtime_ns for path in out.glob("*.safetensors")} == before  # what was finished stays
     for stage in STAGES:
         assert same(file_of(out, stage), file_of(demo.out, stage)), stage
     for name, row in last.results["models"].items():

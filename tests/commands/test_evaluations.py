@@ -99,8 +99,8 @@ def test_evaluate_shows_and_writes_what_the_teacher_gets(taught, capsys):
     torch.manual_seed(0)
     student = EgoDistill(len(names), class_names=names[::-1], **options)  # other numbers for the same classes
     student.trained_by, student.trained_with = "distill", {"about": {"clips": 7}, "history": [{}, {}]}
-    student.save("s.pt")
-    out = run(capsys, *"evaluate s --split all --student s.pt --device cpu --out s.test.json".split())
+    student.save("s.safetensors")
+    out = run(capsys, *"evaluate s --split all --student s.safetensors --device cpu --out s.test.json".split())
     found = json.loads(Path("s.test.json").read_text())
     clips = {}
     for row in rows:
@@ -127,11 +127,11 @@ def test_evaluate_shows_and_writes_what_the_teacher_gets(taught, capsys):
 def test_a_student_that_learnt_nothing_is_named_when_it_is_used(taught, kitchen, capsys):
     """By `live` and `predict`, unless the evaluation is of an earlier training, or another file."""
     numbers = {"format": evaluations.EVALUATION} | result((3, 0, 0), (4, 0, 0), (2, 0, 0)).numbers
-    told = "note: student.pt: This student learnt nothing: it answers 'cut' for every segment.\n"
-    about = Namespace(student="student.pt", without=None, words=["egodistill", "predict"])
+    told = "note: student.safetensors: This student learnt nothing: it answers 'cut' for every segment.\n"
+    about = Namespace(student="student.safetensors", without=None, words=["egodistill", "predict"])
 
     def said():
-        student = live.load_for_stream("student.pt", "cpu")
+        student = live.load_for_stream("student.safetensors", "cpu")
         page = models.about_prediction(about, student, data.Recording("a.mp4"))
         error = capsys.readouterr().err
         assert ("learnt nothing" in page.get("its evaluation", "")) == (told in error)
@@ -140,7 +140,16 @@ def test_a_student_that_learnt_nothing_is_named_when_it_is_used(taught, kitchen,
     assert not said()
     Path("student.test.json").write_text(json.dumps(numbers))
     assert said()
-    words = ["predict", kitchen[0].video, "--imu", *kitchen[0].imu, "--student", "student.pt", "--device", "cpu"]
+    words = [
+        "predict",
+        kitchen[0].video,
+        "--imu",
+        *kitchen[0].imu,
+        "--student",
+        "student.safetensors",
+        "--device",
+        "cpu",
+    ]
     assert cli.main([str(word) for word in words]) == 0 and told in capsys.readouterr().err
     os.utime("student.test.json", (1e9, 1e9))
     assert not said()
@@ -148,5 +157,5 @@ def test_a_student_that_learnt_nothing_is_named_when_it_is_used(taught, kitchen,
         Path("student.test.json").write_text(json.dumps(other))
         assert not said()
     Path("student.test.json").write_text('{"a": ')  # of another program, say: the student is none the worse
-    assert live.load_for_stream("student.pt", "cpu") is not None
-    assert "note: student.pt: student.test.json" in capsys.readouterr().err
+    assert live.load_for_stream("student.safetensors", "cpu") is not None
+    assert "note: student.safetensors: student.test.json" in capsys.readouterr().err

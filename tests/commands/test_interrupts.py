@@ -120,17 +120,17 @@ check walk.MP4 --imu walk-accl.csv walk-gyro.csv
 convert absent.vrs --out NEW
 transcode walk.MP4 --out NEW --overwrite
 prepare table.csv --out NEW --frame-size 32 --no-imu --workers 2
-prepare table.csv --out NEW --frame-size 32 --workers 1 --teacher-file teacher.pt --no-imu
+prepare table.csv --out NEW --frame-size 32 --workers 1 --teacher-file teacher.safetensors --no-imu
 teachers
-finetune store --out NEW.pt --architecture student SETTINGS
-extract store --teacher-file teacher.pt --name NEW --precision fp32 --overwrite
-pretrain store --teacher small --out NEW.pt SETTINGS
-distill store --teacher small --out NEW.pt SETTINGS
-evaluate store --student student.pt --precision fp32
-export student.pt --out NEW.pt2 --overwrite
-measure --student student.pt --precision fp32 --batch-size 1 --repeats 2
-predict walk.MP4 --imu walk-accl.csv walk-gyro.csv --student student.pt --precision fp32 --out NEW.csv
-live walk.MP4 --imu walk-accl.csv walk-gyro.csv --student student.pt --precision fp32 --fast
+finetune store --out NEW.safetensors --architecture student SETTINGS
+extract store --teacher-file teacher.safetensors --name NEW --precision fp32 --overwrite
+pretrain store --teacher small --out NEW.safetensors SETTINGS
+distill store --teacher small --out NEW.safetensors SETTINGS
+evaluate store --student student.safetensors --precision fp32
+export student.safetensors --out NEW.pt2 --overwrite
+measure --student student.safetensors --precision fp32 --batch-size 1 --repeats 2
+predict walk.MP4 --imu walk-accl.csv walk-gyro.csv --student student.safetensors --precision fp32 --out NEW.csv
+live walk.MP4 --imu walk-accl.csv walk-gyro.csv --student student.safetensors --precision fp32 --fast
 synthesize NEW --train-acts 8 --test-acts 3
 demo --quick --out NEW --precision fp32
 """
@@ -148,7 +148,7 @@ def workplace(kitchen, store, taught):
     ]
     Path("table.csv").write_text("\n".join(["video,start,stop,label,split", *rows]) + "\n")
     small = {"frames": 3, "size": 24, "seconds": CLIP_SECONDS, "width": 8, "pool": 1, "progress": False}
-    teachers.load("x3d_m", class_names=store.class_names, **small).save("teacher.pt")
+    teachers.load("x3d_m", class_names=store.class_names, **small).save("teacher.safetensors")
     return taught
 
 

@@ -49,8 +49,8 @@ def student(**options):
 def files(kitchen, tmp_path_factory):
     """A student, one without IMU, and the samples of a recording as JSON lines and as one growing table."""
     folder = tmp_path_factory.mktemp("live")
-    student().save(folder / "student.pt")
-    student(imu_encoder=None).save(folder / "frames.pt")
+    student().save(folder / "student.safetensors")
+    student(imu_encoder=None).save(folder / "frames.safetensors")
     motion = kitchen[0].recording.motion()
     with open(folder / "samples.jsonl", "w") as lines, open(folder / "table.csv", "w") as table:
         table.write("time,ax,ay,az,gx,gy,gz\n")
@@ -110,7 +110,18 @@ def answers_of(capsys, *words, code=0):
 
 def of_kitchen(kitchen, files, *words, number=0):
     recording = kitchen[number].recording
-    common = ["--student", files / "student.pt", "--every", EVERY, "--top", 4, "--precision", "fp32", "--device", "cpu"]
+    common = [
+        "--student",
+        files / "student.safetensors",
+        "--every",
+        EVERY,
+        "--top",
+        4,
+        "--precision",
+        "fp32",
+        "--device",
+        "cpu",
+    ]
     return [recording.video, *common, *words]
 
 
@@ -147,9 +158,9 @@ def samples_from(monkeypatch, path):
 @pytest.mark.parametrize("num_frames", [1, 3])
 def test_a_file_gives_the_answers_of_predict(kitchen, tmp_path, capsys, num_frames):
     network, recording = student(num_frames=num_frames), kitchen[0].recording
-    network.save(tmp_path / "s.pt")
+    network.save(tmp_path / "s.safetensors")
     words = of_kitchen(kitchen, tmp_path, *imu_of(kitchen), "--fast")
-    words[2] = tmp_path / "s.pt"
+    words[2] = tmp_path / "s.safetensors"
     found, said = answers_of(capsys, *words)
     options = {"stride": EVERY, "top": 4, "batch_size": 1, "precision": "fp32", "device": "cpu"}
     predicted = {round(clip.start, 6): clip for clip in inference.predict(network, recording, **options)}
@@ -174,10 +185,20 @@ def test_a_file_without_a_part_of_its_samples_gives_the_answers_of_predict(kitch
     """Of a student that may lack them; a line of `predict` and its table say so."""
     network, table = student(optional_inputs=True), write_log(tmp_path / "walk.csv", seconds=6.0)
     torch.nn.init.normal_(network.no_imu)
-    network.save(tmp_path / "s.pt")
+    network.save(tmp_path / "s.safetensors")
     lines = table.read_text().splitlines(keepends=True)
     table.write_text("".join(one for one in lines if not 1.0 < float(one.split(",")[0].replace("time", "0")) < 1.8))
-    words = [kitchen[0].video, "--student", tmp_path / "s.pt", "--imu", table, "--precision", "fp32", "--device", "cpu"]
+    words = [
+        kitchen[0].video,
+        "--student",
+        tmp_path / "s.safetensors",
+        "--imu",
+        table,
+        "--precision",
+        "fp32",
+        "--device",
+        "cpu",
+    ]
     found, _ = answers_of(capsys, *words, "--fast", "--every", 0.25, "--top", 4)
     more = ["--stride", 0.25, "--top", 4, "--out", tmp_path / "rows.csv"]
     assert cli.main(list(map(str, ["predict", *words, *more]))) == 0
@@ -206,7 +227,7 @@ def test_a_file_without_a_part_of_its_samples_gives_the_answers_of_predict(kitch
     video, options = write_video(tmp_path / "lone.mp4", STEADY, **X264), {"precision": "fp32", "device": "cpu"}
     export.export_pair(network, tmp_path / "pair.pt2")
     wanted = list(inference.predict(network.without("imu"), video, stride=0.25, top=3, **options))
-    for name in ("s.pt", "pair.pt2"):  # no samples at all
+    for name in ("s.safetensors", "pair.pt2"):  # no samples at all
         words = [video, "--student", tmp_path / name, "--fast", "--every", 0.25]
         assert cli.main(list(map(str, ["live", *words]))) == 1
         assert "no IMU" in capsys.readouterr().err
@@ -218,9 +239,19 @@ def test_a_file_without_a_part_of_its_samples_gives_the_answers_of_predict(kitch
 
 def test_no_answer_of_a_file_is_dropped_however_few_its_frames(files, tmp_path, capsys):
     video = write_video(tmp_path / "slow.mp4", [*range(5), *range(8, 12)], **X264)  # one per second, and a hole
-    words = ["--student", files / "frames.pt", "--fast", "--every", 0.25, "--tolerance", 0.5, "--precision", "fp32"]
+    words = [
+        "--student",
+        files / "frames.safetensors",
+        "--fast",
+        "--every",
+        0.25,
+        "--tolerance",
+        0.5,
+        "--precision",
+        "fp32",
+    ]
     found, said = answers_of(capsys, video, *words)
-    network = EgoDistill.load(files / "frames.pt")
+    network = EgoDistill.load(files / "frames.safetensors")
     wanted = [one.start for one in inference.predict(network, video, stride=0.25, precision="fp32")]
     assert "0 dropped" in said and set(wanted[:-1]) <= {one["start"] for one in found}
 
@@ -278,7 +309,7 @@ def test_a_table_of_a_phone_is_read_with_its_axes(kitchen, files, capsys, fast, 
     found, _ = answers_of(capsys, *words)
     assert [one["classes"] for one in found] == [one["classes"] for one in fast] and len(found) > 5
     phone, table = (tmp_path / name for name in ("phone.csv", "table.csv"))
-    words = [kitchen[0].recording.video, "--student", files / "student.pt", "--precision", "fp32"]
+    words = [kitchen[0].recording.video, "--student", files / "student.safetensors", "--precision", "fp32"]
     for path, imu in ((phone, ["--imu", log, "--imu-axes", "xZY"]), (table, imu_of(kitchen))):
         assert cli.main(["predict", *map(str, (*words, *imu, "--out", path))]) == 0, capsys.readouterr().err
     assert phone.read_text() == table.read_text() and phone.read_text().count("\n") == 4
@@ -292,7 +323,7 @@ def test_a_table_that_grows_is_read_at_the_speed_of_the_file(kitchen, files, cap
 
 def test_frames_are_the_clock_of_a_student_without_imu(kitchen, files, capsys):
     words = of_kitchen(kitchen, files, "--fast")
-    words[2] = files / "frames.pt"
+    words[2] = files / "frames.safetensors"
     found, said = answers_of(capsys, *words)
     assert [round(one["start"], 6) for one in found[:2]] == [0.0, EVERY] and all(one["classes"] for one in found)
     assert "readings" not in said
@@ -342,7 +373,7 @@ def test_the_highest_probability_is_that_of_a_class_of_which_there_are_events():
 
 @pytest.mark.parametrize(("words", "told"), [("0 --events", "from 0.001 to 1"), ("0.5", "only with --events")])
 def test_an_event_begins_at_a_probability(words, told, files, steady, capsys):
-    command = ["live", steady, "--student", files / "student.pt", "--event-start", *words.split()]
+    command = ["live", steady, "--student", files / "student.safetensors", "--event-start", *words.split()]
     with contextlib.suppress(SystemExit):
         assert cli.main(list(map(str, command))) == 1
     assert told in capsys.readouterr().err
@@ -353,7 +384,7 @@ def test_events_do_not_depend_on_the_number_of_classes_that_are_shown(files):
     for words, top in (("--top 1 --events", 2), ("--top 3 --events", 3), ("--top 1", 1), (few, 5)):
         parser = argparse.ArgumentParser()
         live_options(parser)
-        given = parser.parse_args(["a.mp4", "--student", "s.pt", *words.split()])
+        given = parser.parse_args(["a.mp4", "--student", "s.safetensors", *words.split()])
         assert live_command.open_stream(given, student(), (0.0, 1.0), print).top == top
 
 
@@ -387,7 +418,17 @@ def test_arrival_aligns_a_camera_with_samples_of_another_clock(files, capsys, ho
     for work in (send_samples, lambda: pipe.write_bytes(Path(video).read_bytes())):
         threading.Thread(target=work, daemon=True).start()
     monkeypatch.setattr(live_command, "standard_input", lambda: reader)
-    words = [pipe, "--student", files / "student.pt", "--imu", "-", "--align", "arrival", "--precision", "fp32"]
+    words = [
+        pipe,
+        "--student",
+        files / "student.safetensors",
+        "--imu",
+        "-",
+        "--align",
+        "arrival",
+        "--precision",
+        "fp32",
+    ]
     found, said = answers_of(capsys, *words, code=1)
     done.set()
     assert "camera: the program that writes into the pipe closed it\n" in said
@@ -450,7 +491,7 @@ def test_the_offset_of_clocks_is_that_of_what_was_shortest_on_its_way():
 def test_alignment_without_samples_ends_when_the_run_does(files, capsys, monkeypatch):
     reader, writer = os.pipe()
     monkeypatch.setattr(live_command, "standard_input", lambda: reader)
-    words = ["tcp://127.0.0.1:9", "--student", files / "student.pt", "--imu", "-", "--align", "arrival"]
+    words = ["tcp://127.0.0.1:9", "--student", files / "student.safetensors", "--imu", "-", "--align", "arrival"]
     noted = []  # when the first frame was: until then, no time passes
 
     def frames(self):
@@ -543,7 +584,7 @@ def test_a_camera_does_not_wait_for_ever_for_the_first_sample(files, capsys, mon
     monkeypatch.setattr(feeds.VideoFeed, "__iter__", camera)
     reader, writer = os.pipe()
     monkeypatch.setattr(live_command, "standard_input", lambda: reader)
-    words = ["tcp://127.0.0.1:9", "--student", files / "student.pt", "--precision", "fp32", "--timeout", 0.5]
+    words = ["tcp://127.0.0.1:9", "--student", files / "student.safetensors", "--precision", "fp32", "--timeout", 0.5]
     _, said = answers_of(capsys, *words, "--imu", "-", "--align", align, code=1)
     assert "egodistill live: standard input: no sample in the first 0.5 s of frames" in said
     os.close(writer)
@@ -692,7 +733,7 @@ def test_a_terminal_has_events_above_the_newest_answer(tmp_path, kitchen, files,
 
 def test_an_empty_end_is_an_error_that_says_why(kitchen, files, capsys, tmp_path, monkeypatch):
     short = write_video(tmp_path / "short.mp4", STEADY[:20], **X264)
-    words = [short, "--student", files / "student.pt", *imu_of(kitchen), "--fast", "--precision", "fp32"]
+    words = [short, "--student", files / "student.safetensors", *imu_of(kitchen), "--fast", "--precision", "fp32"]
     found, said = answers_of(capsys, *words, code=1)
     assert not found and "short.mp4: no clip was classified: an answer needs 2.13 s of frames and samples" in said
 
@@ -713,7 +754,7 @@ def test_a_feed_that_fails_ends_the_command_after_its_answers(kitchen, files, ca
 def test_a_source_that_fails_leaves_an_earlier_result(source, told, files, capsys, tmp_path):
     out = tmp_path / "a.jsonl"
     out.write_text('{"start": 0.0, "frame_age": []}\n')
-    words = [source, "--student", files / "frames.pt", "--out", out, "--precision", "fp32", "--overwrite"]
+    words = [source, "--student", files / "frames.safetensors", "--out", out, "--precision", "fp32", "--overwrite"]
     assert told in answers_of(capsys, *words, code=1)[1]
     assert out.read_text() == '{"start": 0.0, "frame_age": []}\n'
 
@@ -746,7 +787,7 @@ def test_a_signal_ends_a_run_with_the_running_event_and_the_summary(
     name, code, kitchen, files, capsys, monkeypatch, tmp_path, host_clock
 ):
     """Also while standard input stays open."""
-    sure(student()).save(tmp_path / "sure.pt")
+    sure(student()).save(tmp_path / "sure.safetensors")
     reader, writer = os.pipe()
     lines = (files / "samples.jsonl").read_text().splitlines(keepends=True)[:2000]
     threading.Thread(target=lambda: os.write(writer, "".join(lines).encode()), daemon=True).start()
@@ -763,7 +804,7 @@ def test_a_signal_ends_a_run_with_the_running_event_and_the_summary(
 
     monkeypatch.setattr(live_command.Output, "add", add)
     words = of_kitchen(kitchen, files, "--imu", "-", "--events", "--out", tmp_path / "events.jsonl")
-    words[2] = tmp_path / "sure.pt"
+    words[2] = tmp_path / "sure.safetensors"
     if code:
         with pytest.raises(SystemExit) as ended:
             cli.main(["live", *map(str, words)])
@@ -783,9 +824,9 @@ def test_a_terminal_that_goes_leaves_the_running_event_in_the_file(kitchen, file
     """Its end is SIGHUP, and nothing can be printed any more."""
     import pty
 
-    sure(student()).save(tmp_path / "sure.pt")
+    sure(student()).save(tmp_path / "sure.safetensors")
     words = of_kitchen(kitchen, files, *imu_of(kitchen), "--events", "--out", tmp_path / "events.jsonl")
-    words[2] = tmp_path / "sure.pt"
+    words[2] = tmp_path / "sure.safetensors"
     usual, shown = live_command.Output.add, []
     main, other = pty.openpty()
 
@@ -858,9 +899,9 @@ def test_a_model_that_fails_ends_the_run_after_its_answers_and_events(kitchen, f
         return usual(self, image, imu)
 
     monkeypatch.setattr(EgoDistill, "fuse", fuse)
-    sure(student()).save(tmp_path / "sure.pt")
+    sure(student()).save(tmp_path / "sure.safetensors")
     words = of_kitchen(kitchen, files, *imu_of(kitchen), "--fast")
-    words[2] = tmp_path / "sure.pt"
+    words[2] = tmp_path / "sure.safetensors"
     found, said = answers_of(capsys, *words, code=1)
     assert sum(bool(one["classes"]) for one in found) == 6
     assert f"answers: {len(found) + said.count('dropped')}" and said.endswith("egodistill live: no power\n")
@@ -873,7 +914,7 @@ def test_a_model_that_fails_ends_the_run_after_its_answers_and_events(kitchen, f
 @posix_only
 def test_a_reader_that_goes_leaves_the_running_event_in_the_file(kitchen, files, tmp_path, monkeypatch):
     """One that read a first event: what has ended until then, and what runs, is in the file."""
-    sure(student()).save(tmp_path / "sure.pt")
+    sure(student()).save(tmp_path / "sure.safetensors")
     monkeypatch.setattr(live_command.events, "Tracker", lambda: TRACKER(min_seconds=0.0, max_pause=0.0))
     usual, count = EgoDistill.fuse, []
 
@@ -884,7 +925,7 @@ def test_a_reader_that_goes_leaves_the_running_event_in_the_file(kitchen, files,
 
     monkeypatch.setattr(EgoDistill, "fuse", fuse)
     words = of_kitchen(kitchen, files, *imu_of(kitchen), "--fast", "--events", "--out", tmp_path / "e.jsonl")
-    words[2] = tmp_path / "sure.pt"
+    words[2] = tmp_path / "sure.safetensors"
     reader, writer = os.pipe()
     os.close(reader)
     with open(writer, "w") as closed, monkeypatch.context() as patch:
@@ -917,14 +958,14 @@ def transport(tmp_path_factory):
 
 def test_a_sender_that_closes_its_connection_ends_early(files, transport, capsys, host_clock):
     address = sends(transport)
-    words = [address, "--student", files / "frames.pt", "--precision", "fp32"]
+    words = [address, "--student", files / "frames.safetensors", "--precision", "fp32"]
     found, said = answers_of(capsys, *words, code=1)
     assert [one for one in found if one["classes"]] and re.search(r"(?m)^answers: \d+ due", said)
     assert said.endswith(f"egodistill live: {address}: the sender closed the connection\n")
 
 
 def test_a_run_of_some_seconds_does_not_end_early(files, transport, capsys, host_clock):
-    words = [sends(transport), "--student", files / "frames.pt", "--seconds", 2.3, "--precision", "fp32"]
+    words = [sends(transport), "--student", files / "frames.safetensors", "--seconds", 2.3, "--precision", "fp32"]
     assert "closed" not in answers_of(capsys, *words)[1]
 
 
@@ -939,7 +980,7 @@ def test_an_address_that_comes_back_goes_on(files, transport, capsys, host_clock
 
     threading.Thread(target=send, daemon=True).start()
     address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
-    words = [address, "--student", files / "frames.pt", "--reconnect", 2, "--precision", "fp32"]
+    words = [address, "--student", files / "frames.safetensors", "--reconnect", 2, "--precision", "fp32"]
     found, said = answers_of(capsys, *words, code=1)
     good = [one for one in found if one["classes"]]
     assert good[-1]["stop"] - good[0]["start"] > 6
@@ -966,7 +1007,7 @@ def test_samples_that_end_before_the_video_end_early(fast, kitchen, files, capsy
 
 def test_a_pipe_of_samples_that_is_closed_while_a_camera_runs_ends_early(files, capsys, monkeypatch, tmp_path):
     samples_from(monkeypatch, cut(files, tmp_path / "cut.jsonl", 0.5))
-    words = ["tcp://127.0.0.1:9", "--student", files / "student.pt", "--imu", "-", "--precision", "fp32"]
+    words = ["tcp://127.0.0.1:9", "--student", files / "student.safetensors", "--imu", "-", "--precision", "fp32"]
     monkeypatch.setattr(feeds.VideoFeed, "__iter__", camera)
     _, said = answers_of(capsys, *words, "--frame-offset", -time.time(), code=1)
     assert said.endswith(" s, and frames go on coming\n") and "standard input: its last sample is at " in said
@@ -979,7 +1020,7 @@ def camera(self):
 
 @pytest.mark.parametrize("imu", ["pipe", "table"])
 def test_samples_that_stop_while_a_camera_runs_end_early(imu, files, capsys, monkeypatch, tmp_path):
-    words = ["tcp://127.0.0.1:9", "--student", files / "student.pt", "--precision", "fp32", "--timeout", 0.5]
+    words = ["tcp://127.0.0.1:9", "--student", files / "student.safetensors", "--precision", "fp32", "--timeout", 0.5]
     monkeypatch.setattr(feeds.VideoFeed, "__iter__", camera)
     reader, writer = os.pipe()
     if imu == "pipe":
@@ -1035,11 +1076,11 @@ def test_the_table_of_a_recording_can_have_another_clock_and_no_accelerometer(ki
         ("steady.mp4", "accelerometer and gyroscope; give a table of its readings beside it, steady.csv"),
         ("tcp://127.0.0.1:9", "give them as JSON lines on standard input (--imu -) or as a table that grows"),
         ("ftp://host/a.mp4", "not an address that can be read"),
-        ("tcp://127.0.0.1:9 --imu frames.pt", "--imu: tcp://127.0.0.1:9 is live; give its samples as --imu -"),
+        ("tcp://127.0.0.1:9 --imu frames.safetensors", "--imu: tcp://127.0.0.1:9 is live; give its samples as --imu -"),
         ("tcp://127.0.0.1:9 --imu - --fast", "tcp://127.0.0.1:9: only a file can be read faster"),
         ("steady.mp4 --imu - --align arrival", "--align arrival: steady.mp4 is a file"),
-        ("steady.mp4 --imu - --imu-follow frames.pt", "samples come from one place"),
-        ("steady.mp4 --imu-follow frames.pt --fast", "a table that grows has its own speed"),
+        ("steady.mp4 --imu - --imu-follow frames.safetensors", "samples come from one place"),
+        ("steady.mp4 --imu-follow frames.safetensors --fast", "a table that grows has its own speed"),
         ("steady.mp4 --imu-follow none.csv", "none.csv: no such file"),
         ("steady.mp4 --imu - --reconnect 5", "--reconnect: steady.mp4 is a file; only an address can be opened again"),
         ("steady.mp4 --imu - --fast --timeout 5", "--timeout: nothing here is live"),
@@ -1048,15 +1089,24 @@ def test_the_table_of_a_recording_can_have_another_clock_and_no_accelerometer(ki
         ("steady.mp4 --imu - --frames newest --tolerance 1", "--tolerance: not used with --frames newest"),
         ("steady.mp4 --imu - --frame-stretch 0", "frame_clock[1] (--frame-stretch) must be a number"),
         ("steady.mp4 --imu -", "--imu -: nothing is piped into standard input"),
-        ("steady.mp4 --student frames.pt --imu -", "--imu: the student in frames.pt reads no IMU samples"),
+        (
+            "steady.mp4 --student frames.safetensors --imu -",
+            "--imu: the student in frames.safetensors reads no IMU samples",
+        ),
         ("tcp://127.0.0.1:9 --imu - --reader m:a", "--reader: only for recordings; these samples are live"),
         ("steady.mp4 --imu - --imu-reader .log=m:a", "--imu-reader: only for recordings; these samples are live"),
         ("steady.mp4 --imu - --imu-offset 1", "--imu-offset: only for recordings; these samples are live"),
         ("steady.mp4 --imu - --imu-stretch 2", "--imu-stretch: only for recordings; these samples are live"),
         ("steady.mp4 --imu - --zero-accel", "--zero-accel: only for recordings; these samples are live"),
-        ("steady.mp4 --student frames.pt --imu-offset 1", "--imu-offset: the student in frames.pt reads no IMU"),
-        ("steady.mp4 --student frames.pt --imu-reader .log=mine:read_log", "--imu-reader: the student in frames.pt"),
-        ("steady.mp4 --imu frames.pt --reader mine:wrist", "--reader: finds the IMU itself; leave out --imu"),
+        (
+            "steady.mp4 --student frames.safetensors --imu-offset 1",
+            "--imu-offset: the student in frames.safetensors reads no IMU",
+        ),
+        (
+            "steady.mp4 --student frames.safetensors --imu-reader .log=mine:read_log",
+            "--imu-reader: the student in frames.safetensors",
+        ),
+        ("steady.mp4 --imu frames.safetensors --reader mine:wrist", "--reader: finds the IMU itself; leave out --imu"),
     ],
 )
 def test_an_error_is_one_line(words, told, files, steady, capsys, monkeypatch):
@@ -1067,7 +1117,7 @@ def test_an_error_is_one_line(words, told, files, steady, capsys, monkeypatch):
     if "--frame-stretch" in words:
         monkeypatch.setattr(live_command, "standard_input", lambda: os.open(os.devnull, os.O_RDONLY))
     command = ["live", *words.split(), "--precision", "fp32"]
-    command += [] if "--student" in words else ["--student", "student.pt"]
+    command += [] if "--student" in words else ["--student", "student.safetensors"]
     with mock.patch.dict(IMU_READERS):  # --imu-reader is for the whole process
         assert cli.main(command) == 1
     printed = capsys.readouterr()
@@ -1162,7 +1212,7 @@ def test_the_summary_names_all_losses():
 
 def test_a_gopro_file(sample, files, capsys):
     video = sample("gopro/max-heromode.mp4")
-    words = ["--student", files / "student.pt", "--fast", "--precision", "fp32", "--seconds", 6]
+    words = ["--student", files / "student.safetensors", "--fast", "--precision", "fp32", "--seconds", 6]
     found, said = answers_of(capsys, video, *words)
     good = [one for one in found if one["problem"] is None]
     assert len(good) >= 3, (found, said)
@@ -1172,7 +1222,7 @@ def test_a_gopro_file(sample, files, capsys):
 def test_a_folder_of_a_neon_is_its_video(sample, files, capsys):
     """`predict` and `check` take either."""
     video = Path(sample("neon/scene_300p.mp4"))
-    words = ["--student", files / "student.pt", "--fast", "--precision", "fp32", "--seconds", 2.5]
+    words = ["--student", files / "student.safetensors", "--fast", "--precision", "fp32", "--seconds", 2.5]
     found = [answers_of(capsys, source, *words)[0] for source in (video.parent, video)]
     assert [one for one in found[0] if one["classes"]]
     assert [(one["start"], one["classes"]) for one in found[0]] == [(one["start"], one["classes"]) for one in found[1]]
@@ -1181,8 +1231,8 @@ def test_a_folder_of_a_neon_is_its_video(sample, files, capsys):
 def test_an_exported_pair_takes_the_place_of_the_student(kitchen, files, tmp_path, capsys):
     recording = kitchen[0].recording
     words = [recording.video, "--imu", *recording.imu, "--fast", "--every", EVERY, "--precision", "fp32"]
-    wanted, _ = answers_of(capsys, *words, "--student", files / "student.pt")
-    export.export_pair(EgoDistill.load(files / "student.pt"), tmp_path / "device.pt2")
+    wanted, _ = answers_of(capsys, *words, "--student", files / "student.safetensors")
+    export.export_pair(EgoDistill.load(files / "student.safetensors"), tmp_path / "device.pt2")
     found, said = answers_of(capsys, *words[:-1], "auto", "--student", tmp_path / "device.pt2")
     assert "precision fp32, in which the file was exported" in said
     assert len(found) == len(wanted) > 3
@@ -1227,7 +1277,7 @@ def test_samples_in_other_axes_are_turned_or_refused(kitchen, files, capsys, fas
 def test_head_motion_alone_needs_no_source(tmp_path, monkeypatch, capsys, host_clock):
     """A pipe, a growing table, a file: the answers are those of predict(), also where times begin late."""
     network = student(image_encoder=None)
-    network.save(tmp_path / "s.pt")
+    network.save(tmp_path / "s.safetensors")
     log = write_log(tmp_path / "log.csv", begin=300.0, seconds=6.0)
     rows = [line.split(",") for line in log.read_text().splitlines()[1:]]
     lines = [
@@ -1238,7 +1288,7 @@ def test_head_motion_alone_needs_no_source(tmp_path, monkeypatch, capsys, host_c
     options = {"stride": 0.5, "top": 4, "batch_size": 1, "precision": "fp32", "device": "cpu"}
     predicted = list(inference.predict(network, None, log, **options))
     assert [clip.start for clip in predicted[:2]] == [300.0, 300.5] and not any(clip.problem for clip in predicted)
-    words = ["--student", tmp_path / "s.pt", "--top", 4, "--precision", "fp32", "--fast"]
+    words = ["--student", tmp_path / "s.safetensors", "--top", 4, "--precision", "fp32", "--fast"]
     samples_from(monkeypatch, tmp_path / "log.jsonl")
     piped, said = answers_of(capsys, "--imu", "-", *words)
     filed, _ = answers_of(capsys, "--imu", log, *words)
@@ -1258,19 +1308,22 @@ def test_head_motion_alone_needs_no_source(tmp_path, monkeypatch, capsys, host_c
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("--student alone.pt", "there is no SOURCE; give one, or head motion alone"),
-        ("--student student.pt --imu log.csv", "reads frames; give a SOURCE of them"),
-        ("--student alone.pt --imu - --frames newest", "--frames newest: about frames, and there is no SOURCE"),
+        ("--student alone.safetensors", "there is no SOURCE; give one, or head motion alone"),
+        ("--student student.safetensors --imu log.csv", "reads frames; give a SOURCE of them"),
         (
-            "--student alone.pt --imu - --align arrival --frame-offset 1",
+            "--student alone.safetensors --imu - --frames newest",
+            "--frames newest: about frames, and there is no SOURCE",
+        ),
+        (
+            "--student alone.safetensors --imu - --align arrival --frame-offset 1",
             "--frame-offset, --align arrival: about frames",
         ),
-        ("tcp://127.0.0.1:9 --student alone.pt --imu -", "reads no frames; leave out tcp://127.0.0.1:9"),
+        ("tcp://127.0.0.1:9 --student alone.safetensors --imu -", "reads no frames; leave out tcp://127.0.0.1:9"),
     ],
 )
 def test_a_source_that_is_missing_or_not_read_is_an_error(words, said, files, tmp_path, monkeypatch, capsys):
-    student(image_encoder=None).save(tmp_path / "alone.pt")
-    (tmp_path / "student.pt").write_bytes((files / "student.pt").read_bytes())
+    student(image_encoder=None).save(tmp_path / "alone.safetensors")
+    (tmp_path / "student.safetensors").write_bytes((files / "student.safetensors").read_bytes())
     write_log(tmp_path / "log.csv", seconds=3.0)
     monkeypatch.chdir(tmp_path)
     samples_from(monkeypatch, tmp_path / "log.csv")
@@ -1280,8 +1333,8 @@ def test_a_source_that_is_missing_or_not_read_is_an_error(words, said, files, tm
 
 def test_a_video_may_be_only_where_the_samples_are(kitchen, tmp_path, capsys):
     """Of a student without frames, a file is opened for its head motion; no picture is decoded."""
-    student(image_encoder=None).save(tmp_path / "s.pt")
-    words = ["--student", tmp_path / "s.pt", "--fast", "--every", EVERY, "--precision", "fp32"]
+    student(image_encoder=None).save(tmp_path / "s.safetensors")
+    words = ["--student", tmp_path / "s.safetensors", "--fast", "--every", EVERY, "--precision", "fp32"]
     found, said = answers_of(capsys, kitchen[0].video, *imu_of(kitchen), *words)
     alone, _ = answers_of(capsys, *imu_of(kitchen), *words)
     assert [one["classes"] for one in found] == [one["classes"] for one in alone] and "0 frames" in said

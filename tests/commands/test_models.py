@@ -20,10 +20,18 @@ from egodistill.support import tables
 
 
 def test_measure_knows_students_and_teachers(files, tmp_path, capsys):
-    kinds = {files / "student.pt": EgoDistill, files / "teacher.pt": teachers.Teacher}
+    kinds = {files / "student.safetensors": EgoDistill, files / "teacher.safetensors": teachers.Teacher}
     numbers, document = tmp_path / "costs.json", tmp_path / "R.md"
     words = ["--batch-size", 2, "--repeats", 1, "--precision", "bf16", "--out", numbers, "--markdown", document]
-    out = run(capsys, "measure", "--student", files / "student.pt", "--teacher-file", files / "teacher.pt", *words)
+    out = run(
+        capsys,
+        "measure",
+        "--student",
+        files / "student.safetensors",
+        "--teacher-file",
+        files / "teacher.safetensors",
+        *words,
+    )
     found = json.loads(numbers.read_text())["models"]
     for file, kind in kinds.items():
         model, cost = engine_models.load(file), found[str(file)]
@@ -37,7 +45,7 @@ def test_measure_knows_students_and_teachers(files, tmp_path, capsys):
     sections = [f"measure own models bf16, {machine}", f"measure own models bf16 against fp32, {machine}"]
     assert re.findall("<!-- ([^/].*) -->", document.read_text(encoding="utf-8")) == sections
     words = ["--batch-size", 2, "--repeats", 1, "--precision", "fp32"]
-    assert "Compared with" not in run(capsys, "measure", "--student", files / "student.pt", *words)
+    assert "Compared with" not in run(capsys, "measure", "--student", files / "student.safetensors", *words)
 
 
 def test_measure_is_given_models(capsys):
@@ -47,20 +55,20 @@ def test_measure_is_given_models(capsys):
 
 
 def test_a_file_of_a_class_that_the_library_lacks_is_told_in_one_sentence(files, tmp_path, capsys):
-    content = torch.load(files / "student.pt", weights_only=True)
-    torch.save(content | {"class": "Rival"}, tmp_path / "other.pt")
+    content = torch.load(files / "student.safetensors", weights_only=True)
+    torch.save(content | {"class": "Rival"}, tmp_path / "other.safetensors")
     for words in (["measure", "--student"], ["measure", "--teacher-file"], ["predict", __file__, "--student"]):
-        assert cli.main([*words, str(tmp_path / "other.pt")]) == 1
+        assert cli.main([*words, str(tmp_path / "other.safetensors")]) == 1
         said = capsys.readouterr().err.strip()
         told = "holds a Rival, which is no class of this library; import the module that has it"
-        assert said == f"egodistill {words[0]}: {tmp_path / 'other.pt'}: {told}"
+        assert said == f"egodistill {words[0]}: {tmp_path / 'other.safetensors'}: {told}"
 
 
 def test_a_file_of_the_other_kind_says_so(files, monkeypatch, capsys):
     for module in (models, training):
         monkeypatch.setattr(module, "open_split", lambda path, split: None)
     any_input(monkeypatch)
-    teacher, student = str(files / "teacher.pt"), str(files / "student.pt")
+    teacher, student = str(files / "teacher.safetensors"), str(files / "student.safetensors")
     for command, words in (
         (["evaluate", "s", "--student", teacher], "not a student; --student is for students"),
         (["evaluate", "s", "--teacher-file", student], "not a teacher; --teacher-file is for teachers"),
@@ -84,7 +92,7 @@ def test_predict_takes_tables_of_head_motion_and_tells_what_it_could_not_do(file
     monkeypatch.chdir(files)
     any_input(monkeypatch)
     plain = {"precision": "auto", "compile": False, "max_hold": 1.0}
-    command = ["predict", "a.mp4", "--student", "student.pt"]
+    command = ["predict", "a.mp4", "--student", "student.safetensors"]
     for imu in ([], ["a.csv"], ["a.csv", "g.csv"]):
         out = run(capsys, *command, *(["--imu", *imu] if imu else []), "--out", "rows.csv", "--overwrite")
     assert given == [
@@ -113,9 +121,9 @@ def test_predict_and_live_tell_what_is_unusual_about_the_samples(kitchen, tmp_pa
     rows = [[k / 200, 0.3, 0, 0, 0, 0, 0] for k in range(1400)]
     write_table(table, ["time", *(f"{sensor}{axis}" for sensor in "ag" for axis in "xyz")], rows)
     student = EgoDistill(2, feature_dim=8, image_encoder="resnet10x4", image_weights=None, hidden=8, frame_size=32)
-    student.save(tmp_path / "student.pt")
+    student.save(tmp_path / "student.safetensors")
     for command in (["predict"], ["live", "--fast"]):
-        assert cli.main([*command, str(video), "--student", str(tmp_path / "student.pt")]) == 0
+        assert cli.main([*command, str(video), "--student", str(tmp_path / "student.safetensors")]) == 0
         error = capsys.readouterr().err
         assert f"note: {table}: mean acceleration 0.30 m/s2" in error and "the gyroscope is zero" in error
 
@@ -130,17 +138,17 @@ def test_skipped_clips_are_counted(files, monkeypatch, capsys):
         ([inference.Prediction(0.0, 2.0, [("wash", 0.0042), ("cut", 0.0040)])], 0, ""),
     ):
         monkeypatch.setattr(inference, "predict", lambda *_, rows=rows, **options: iter(rows))
-        assert cli.main(["predict", "a.mp4", "--student", "student.pt"]) == code
+        assert cli.main(["predict", "a.mp4", "--student", "student.safetensors"]) == code
         out, error = capsys.readouterr()
         assert told in error and ("skipped" in error) == bool(told)
     assert out.endswith("wash 0.0042  cut 0.0040\n")
 
 
 def test_a_document_for_tables_is_markdown(tmp_path, capsys):
-    (tmp_path / "student.pt").write_bytes(b"weights")
-    assert cli.main(["measure", "--student", __file__, "--markdown", str(tmp_path / "student.pt")]) == 1
+    (tmp_path / "student.safetensors").write_bytes(b"weights")
+    assert cli.main(["measure", "--student", __file__, "--markdown", str(tmp_path / "student.safetensors")]) == 1
     assert "its name must end in .md" in capsys.readouterr().err
-    assert (tmp_path / "student.pt").read_bytes() == b"weights"
+    assert (tmp_path / "student.safetensors").read_bytes() == b"weights"
 
 
 @pytest.mark.parametrize("suffix", ["csv", "json"])
@@ -163,7 +171,10 @@ def test_predictions_are_written_as_they_come(suffix, files, monkeypatch, tmp_pa
     any_input(monkeypatch)
     out.write_text("start,stop,class_1\n" + 1000 * "an older and longer result\n")
     assert (
-        cli.main(["predict", "a.mp4", "--student", "student.pt", "--out", str(out), "--top", "2", "--overwrite"]) == 130
+        cli.main(
+            ["predict", "a.mp4", "--student", "student.safetensors", "--out", str(out), "--top", "2", "--overwrite"]
+        )
+        == 130
     )
     assert list(map(len, read)) == [1, 2, 3]
     last, lost = read[-1][-1], read[-1][1]
@@ -191,7 +202,7 @@ def test_an_error_before_the_first_prediction_leaves_an_earlier_result(files, mo
     monkeypatch.setattr(inference, "predict", predict)
     monkeypatch.chdir(files)
     any_input(monkeypatch)
-    words = ["predict", "a.mp4", "--student", "student.pt", "--out", str(out)]
+    words = ["predict", "a.mp4", "--student", "student.safetensors", "--out", str(out)]
     assert cli.main(words) == 1  # labels in it may have been corrected by hand
     assert f"{out}: already exists; give another path, or --overwrite" in capsys.readouterr().err
     assert cli.main([*words, "--overwrite"]) == 1
@@ -223,41 +234,47 @@ def test_an_output_that_grows_has_one_writer(files, monkeypatch, tmp_path, capsy
     monkeypatch.setattr(inference, "predict", predict)
     monkeypatch.chdir(files)
     any_input(monkeypatch)
-    assert cli.main(["predict", "a.mp4", "--student", "student.pt", "--out", str(out)]) == 0
+    assert cli.main(["predict", "a.mp4", "--student", "student.safetensors", "--out", str(out)]) == 0
     assert sorted(file.name for file in tmp_path.iterdir()) == ["link.json", "link.jsonl", "rows.json"]
 
 
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("export a.pt --check k --calibrate-split all --calibrate-clips 9", "--calibrate-split, --calibrate-clips: "),
-        ("export a.pt --check-split all", "--check-split: only with --check STORE or --calibrate STORE"),
+        (
+            "export a.safetensors --check k --calibrate-split all --calibrate-clips 9",
+            "--calibrate-split, --calibrate-clips: ",
+        ),
+        ("export a.safetensors --check-split all", "--check-split: only with --check STORE or --calibrate STORE"),
     ],
 )
 def test_options_that_would_be_ignored_are_errors(command, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(models, "load_distilled", lambda path, own: None)
     any_input(monkeypatch)
-    assert cli.main([*command.split(), "--out", "o.pt"]) == 1
+    assert cli.main([*command.split(), "--out", "o.safetensors"]) == 1
     assert words in capsys.readouterr().err and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     "command, told",
     [
-        ("evaluate s --student student.pt --teacher small", "size 9, but that of the teacher 'small' has the size 12"),
         (
-            "evaluate s --student student.pt --teacher smal",
+            "evaluate s --student student.safetensors --teacher small",
+            "size 9, but that of the teacher 'small' has the size 12",
+        ),
+        (
+            "evaluate s --student student.safetensors --teacher smal",
             "the store has no array 'smal.feature'; it has outputs of: small.",
         ),
-        ("export teacher.pt --out x.pt2", "teacher.pt holds a teacher; give the file of a student"),
+        ("export teacher.safetensors --out x.pt2", "teacher.safetensors holds a teacher; give the file of a student"),
     ],
 )
 def test_what_does_not_fit_is_one_line(command, told, taught, capsys):
     assert cli.main([*command.split(), *(["--split", "test"] if " s " in command else [])]) == 1
     printed = capsys.readouterr()
     assert told in printed.err and "Traceback" not in printed.err, printed.err
-    assert not (taught / "x.pt").exists()
+    assert not (taught / "x.safetensors").exists()
 
 
 def test_why_a_precision_was_chosen_is_said_once(monkeypatch, capsys):
@@ -269,13 +286,13 @@ def test_why_a_precision_was_chosen_is_said_once(monkeypatch, capsys):
 
 def test_a_stage_1_file_is_no_student(taught, capsys):
     """Its classifier is not trained; `distill --init` and other trainings take it."""
-    model = EgoDistill.load("student.pt")
+    model = EgoDistill.load("student.safetensors")
     for stage in ("pretrain_imu", "distill"):
         model.trained_by = stage
-        model.save(f"{stage}.pt")
+        model.save(f"{stage}.safetensors")
     told = (
-        "pretrain_imu.pt holds the result of stage 1 (`egodistill pretrain`), whose classifier is not trained; make a "
-        "student of it: egodistill distill STORE --teacher NAME --init pretrain_imu.pt --out student.pt"
+        "pretrain_imu.safetensors holds the result of stage 1 (`egodistill pretrain`), whose classifier is not trained; "
+        "make a student of it: egodistill distill STORE --teacher NAME --init pretrain_imu.safetensors --out student.safetensors"
     )
     for words in (
         "evaluate s --split test --student {}",
@@ -284,11 +301,11 @@ def test_a_stage_1_file_is_no_student(taught, capsys):
         "live s/store.json --student {}",
         "measure --student {}",
     ):
-        assert cli.main(words.format("pretrain_imu.pt").split()) == 1
+        assert cli.main(words.format("pretrain_imu.safetensors").split()) == 1
         assert told in capsys.readouterr().err, words
-    assert loading.load_distilled("distill.pt").trained_by == "distill"
-    assert loading.load_start("pretrain_imu.pt").trained_by == "pretrain_imu"
-    words = "distill s --teacher small --out x.pt --init pretrain_imu.pt"
+    assert loading.load_distilled("distill.safetensors").trained_by == "distill"
+    assert loading.load_start("pretrain_imu.safetensors").trained_by == "pretrain_imu"
+    words = "distill s --teacher small --out x.safetensors --init pretrain_imu.safetensors"
     assert cli.main(words.split()) == 1 and "has a feature of 9 numbers" in capsys.readouterr().err  # it was opened
 
 
@@ -304,7 +321,7 @@ def test_names_are_cleaned_for_terminals_and_tables_and_kept_in_json(files, monk
     monkeypatch.chdir(files)
     any_input(monkeypatch)
     for out in (tmp_path / "p.csv", tmp_path / "p.json"):
-        printed = run(capsys, "predict", "a.mp4", "--student", "student.pt", "--top", 5, "--out", out)
+        printed = run(capsys, "predict", "a.mp4", "--student", "student.safetensors", "--top", 5, "--out", out)
         first, second = printed.splitlines()
         names = ["a\\x1b[2Jb", "=1+1", "two\\nlines", "\\u202eright to left", "plain-name"]
         assert first.endswith("  ".join(f"{name} 0.25" for name in names))
@@ -325,10 +342,10 @@ def test_clips_with_some_of_a_students_classes_are_evaluated_in_them(taught, cap
     options = {"feature_dim": 12, "imu_samples": store.specs["imu"].imu_samples}
     torch.manual_seed(0)
     student = EgoDistill(len(names), **encoder, **options, class_names=names)
-    student.save("later.pt")
+    student.save("later.safetensors")
     words = ["evaluate", "s", "--split", "all", "--device", "cpu", "--precision", "fp32", "--out", "e.json"]
-    out = run(capsys, *words, "--student", "later.pt")
-    assert f"note: these clips have {len(names) - 1} of the {len(names)} classes of later.pt" in out
+    out = run(capsys, *words, "--student", "later.safetensors")
+    assert f"note: these clips have {len(names) - 1} of the {len(names)} classes of later.safetensors" in out
     found = json.loads(Path("e.json").read_text())
     assert found["class_names"] == names and len(found["confusion"]) == len(names)
     wanted = {clip["id"]: clip["label"] for clip in store.clips if clip["label"]}
@@ -342,7 +359,7 @@ def test_clips_with_some_of_a_students_classes_are_evaluated_in_them(taught, cap
     assert view.split("test").class_names == names and store.class_names != names
     check = ["--check", "s", "--check-split", "all"]  # as of export
     assert re.search(
-        r"later\.pt2 +export +fp32 +100\.00", run(capsys, "export", "later.pt", "--out", "later.pt2", *check)
+        r"later\.pt2 +export +fp32 +100\.00", run(capsys, "export", "later.safetensors", "--out", "later.pt2", *check)
     )
     with pytest.raises(data.DataError, match=r"small.logits' are of the store's own classes"):
         view.read("small.logits", [0])
@@ -353,13 +370,16 @@ def test_clips_with_some_of_a_students_classes_are_evaluated_in_them(taught, cap
     with pytest.raises(data.DataError, match="without with_classes"):
         view.add("later.logits", (len(names),), "float32")
     names[1] = "other"  # in place of one that the clips have
-    EgoDistill(len(names), **encoder, **options, class_names=names).save("other.pt")
-    assert cli.main([*words, "--student", "other.pt"]) == 1
+    EgoDistill(len(names), **encoder, **options, class_names=names).save("other.safetensors")
+    assert cli.main([*words, "--student", "other.safetensors"]) == 1
     said = capsys.readouterr().err
     assert (
-        f"s: the label {store.class_names[-1]!r} is none of the {len(names)} classes, those of other.pt: ['zzz'" in said
+        f"s: the label {store.class_names[-1]!r} is none of the {len(names)} classes, "
+        "those of other.safetensors: ['zzz'" in said
     )
-    assert cli.main(["export", "other.pt", "--out", "other.pt2", *check]) == 1 and not Path("other.pt2").exists()
+    assert (
+        cli.main(["export", "other.safetensors", "--out", "other.pt2", *check]) == 1 and not Path("other.pt2").exists()
+    )
     assert "correct the labels" in capsys.readouterr().err
 
 
@@ -369,15 +389,29 @@ def test_evaluation_prints_clean_names_and_writes_them_as_they_are(taught, capsy
     store = data.ClipStore("s")
     encoder = {"image_encoder": "resnet10x4", "image_weights": None, "hidden": 16, "frame_size": 40}
     options = {"feature_dim": 12, "class_names": store.class_names, "imu_samples": store.specs["imu"].imu_samples}
-    EgoDistill(len(store.class_names), **encoder, **options).save("other.pt")
-    out = run(capsys, "evaluate", "s", "--split", "test", "--student", "other.pt", "--out", "e.json", "--device", "cpu")
+    EgoDistill(len(store.class_names), **encoder, **options).save("other.safetensors")
+    out = run(
+        capsys,
+        "evaluate",
+        "s",
+        "--split",
+        "test",
+        "--student",
+        "other.safetensors",
+        "--out",
+        "e.json",
+        "--device",
+        "cpu",
+    )
     assert "\\x07 " in out and "\x07" not in out
     assert json.loads((taught / "e.json").read_text())["class_names"] == names
 
 
 def test_a_split_that_a_store_lacks_is_told_with_the_option_for_another(taught, capsys):
     for words, option in (("evaluate s --split dev", "--split"), ("export --out x.pt2 --check s", "--check-split")):
-        words = words.replace("export", "export student.pt").replace("evaluate", "evaluate --student student.pt")
+        words = words.replace("export", "export student.safetensors").replace(
+            "evaluate", "evaluate --student student.safetensors"
+        )
         dev = ["--check-split", "dev"] if "export" in words else []
         assert cli.main([*words.split(), *dev]) == 1
         assert f"there are test, train: give one of them ({option} test)" in capsys.readouterr().err
@@ -388,7 +422,7 @@ def test_a_store_that_is_not_finished_is_a_note(taught, capsys, recwarn):
     np.load("s/status.npy", mmap_mode="r+")[[k for k, split in enumerate(splits) if split == "test"]] = 0
     missing = splits.count("test")
     for split in ("train", "test"):
-        cli.main(["evaluate", "s", "--student", "student.pt", "--split", split, "--device", "cpu"])
+        cli.main(["evaluate", "s", "--student", "student.safetensors", "--split", split, "--device", "cpu"])
         told = capsys.readouterr()
         note = f"note: s: {missing} of 12 clips are not prepared yet; the same call of prepare() (`egodistill"
         assert (told.out + told.err).count(note) == 1 and "UserWarning" not in told.err and not recwarn.list
@@ -399,11 +433,11 @@ def test_predict_of_head_motion_alone(tmp_path, monkeypatch, capsys):
     """From the first sample on, by the times of the samples; a page without pictures, with labels of a table."""
     monkeypatch.chdir(tmp_path)
     model = EgoDistill(2, image_encoder=None, imu_encoder="filterbank", hidden=8, class_names=["run", "walk"])
-    model.save("s.pt")
+    model.save("s.safetensors")
     write_log("log.csv", begin=300.0, seconds=9.0, rate=100.0)
     columns = "video imu start stop label".split()
     write_table(tmp_path / "t.csv", columns, [("", "log.csv", 300, 304, "walk"), ("", "log.csv", 304, 308, "run")])
-    words = ["predict", "--imu", "log.csv", "--student", "s.pt", "--precision", "fp32"]
+    words = ["predict", "--imu", "log.csv", "--student", "s.safetensors", "--precision", "fp32"]
     out = run(capsys, *words, "--html", "p.html", "--out", "p.csv", "--subtitles", "p.vtt", "--labels", "t.csv")
     assert out.split()[:3] == ["300.00", "302.13", "s"] and "skipped" not in out
     starts = [float(row["start"]) for row in csv.DictReader(Path("p.csv").read_text().splitlines())]
@@ -412,12 +446,17 @@ def test_predict_of_head_motion_alone(tmp_path, monkeypatch, capsys):
     assert "log.csv" in page and "<video" not in page and "turns of the head" in page and "labelled" in page
     for more, said in (
         (["--preview", "x.mp4", "--html", "q.html"], "--preview: log.csv has no video"),
-        (["--student", "frames.pt"], "log.csv: the recording has no video, and the model reads frames; give both"),
+        (
+            ["--student", "frames.safetensors"],
+            "log.csv: the recording has no video, and the model reads frames; give both",
+        ),
     ):
-        EgoDistill(2, image_encoder="resnet10x4", image_weights=None, hidden=8, frame_size=32).save("frames.pt")
+        EgoDistill(2, image_encoder="resnet10x4", image_weights=None, hidden=8, frame_size=32).save(
+            "frames.safetensors"
+        )
         assert cli.main([*words, *more]) == 1
         assert said in " ".join(capsys.readouterr().err.split())
-    assert cli.main(["predict", "--student", "s.pt"]) == 1
+    assert cli.main(["predict", "--student", "s.safetensors"]) == 1
     assert "an IMU without a video as imu (--imu)" in " ".join(capsys.readouterr().err.split())
 
 
@@ -428,11 +467,11 @@ def test_a_student_of_optional_inputs_is_asked_without_one(taught, kitchen, caps
     model = EgoDistill(len(names), class_names=names, feature_dim=9, optional_inputs=True, **encoder).eval()
     for stand_in in (model.no_frames, model.no_imu):
         torch.nn.init.normal_(stand_in, std=3.0)
-    model.save("o.pt")
+    model.save("o.safetensors")
     video, clips = kitchen[0].video, data.ClipStore("s").split("test")
     for name in ("imu", "frames"):
         how = "--out", f"{name}.json", "--precision", "fp32"
-        run(capsys, "evaluate", "s", "--student", "o.pt", "--without", name, *how)
+        run(capsys, "evaluate", "s", "--student", "o.safetensors", "--without", name, *how)
         found = json.loads(Path(f"{name}.json").read_text())
         top1 = inference.evaluate(model.without(name), clips, precision="fp32", progress=False).top1
         assert found["without"] == name and found["top1"] == pytest.approx(top1)
@@ -440,19 +479,34 @@ def test_a_student_of_optional_inputs_is_asked_without_one(taught, kitchen, caps
         (page,) = Path().glob(f"*{name}*.html")
         assert f"student without {name}" in page.read_text()
         shutil.copy(f"{name}.json", "o.test.json")
-        assert evaluations.read_result("o.pt") is None  # it is not the student's own
+        assert evaluations.read_result("o.safetensors") is None  # it is not the student's own
         how = "--precision", "fp32"
-        run(capsys, "predict", video, "--student", "o.pt", "--without", name, "--out", f"{name}.csv", *how)
+        run(capsys, "predict", video, "--student", "o.safetensors", "--without", name, "--out", f"{name}.csv", *how)
         own = list(inference.predict(model.without(name), data.open_recording(video), precision="fp32"))
         with open(f"{name}.csv", newline="") as file:
             rows = list(csv.DictReader(file))
         assert [row["class_1"] for row in rows] == [one.classes[0][0] for one in own]
         assert [float(row["score_1"]) for row in rows] == pytest.approx([one.classes[0][1] for one in own], abs=1e-4)
     for words, told in (
-        (("predict", video, "--student", "student.pt", "--without", "imu"), "student.pt needs frames and imu"),
-        (("evaluate", "s", "--teacher-file", "teacher.pt", "--without", "imu"), "--without: only with --student"),
         (
-            ("evaluate", "--recordings", "t.csv", "--student", "o.pt", "--without", "imu", "--save-thresholds"),
+            ("predict", video, "--student", "student.safetensors", "--without", "imu"),
+            "student.safetensors needs frames and imu",
+        ),
+        (
+            ("evaluate", "s", "--teacher-file", "teacher.safetensors", "--without", "imu"),
+            "--without: only with --student",
+        ),
+        (
+            (
+                "evaluate",
+                "--recordings",
+                "t.csv",
+                "--student",
+                "o.safetensors",
+                "--without",
+                "imu",
+                "--save-thresholds",
+            ),
             "--without: not with --save-thresholds",
         ),
     ):

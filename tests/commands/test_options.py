@@ -39,9 +39,9 @@ def test_training_options_reach_the_stage(demo, tmp_path, monkeypatch):
 
     monkeypatch.setattr(distillation, "distill", distill)
     command = ["distill", str(demo.out / "store"), "--teacher", "slowfast"]
-    command += ["--init", str(file_of(demo.out, "stage 1")), "--out", str(tmp_path / "s.pt")]
+    command += ["--init", str(file_of(demo.out, "stage 1")), "--out", str(tmp_path / "s.safetensors")]
     assert cli.main(command) == 0
-    plain = replace(egodistill.EPIC_KITCHENS.distillation, out=str(tmp_path / "s.pt"))
+    plain = replace(egodistill.EPIC_KITCHENS.distillation, out=str(tmp_path / "s.safetensors"))
     assert given.pop() == plain  # the paper's for EPIC-KITCHENS
     values = (
         "--alpha 0.5 --beta 2 --tau 3 --tau-squared --l1-reduction sum --epochs 4 --batch-size 5 --learning-rate 0.6 "
@@ -71,7 +71,7 @@ def test_training_options_reach_the_stage(demo, tmp_path, monkeypatch):
         sync_batch_norm=True,
         augment=egodistill.Augment(crop=0.3, jitter=0.2, shift=0.05),
         label_smoothing=0.1,
-        out=str(tmp_path / "s.pt"),
+        out=str(tmp_path / "s.safetensors"),
     )
     assert cli.main([*command, "--decay-epochs"]) == 0 and given.pop().decay_epochs == ()
 
@@ -83,12 +83,12 @@ def test_the_crop_of_the_command_line_changes_the_clips(demo, tmp_path, monkeypa
         egodistill.Augment, "apply", lambda self, _, seeds, motion: seen.extend([self.crop] * len(seeds))
     )
     command = ["finetune", demo.out / "store", "--architecture", "student", "--preset", "demo", "--epochs", 1]
-    run(capsys, *command, "--out", tmp_path / "plain.pt")
+    run(capsys, *command, "--out", tmp_path / "plain.safetensors")
     assert seen == []
-    run(capsys, *command, "--crop", 0.25, "--out", tmp_path / "cut.pt")
+    run(capsys, *command, "--crop", 0.25, "--out", tmp_path / "cut.safetensors")
     assert seen == 16 * [0.25]
-    run(capsys, *command, "--validation", "test", "--out", tmp_path / "best.pt")
-    (row,) = egodistill.support.files.read_lines(tmp_path / "best.pt.jsonl", "validation_top1")
+    run(capsys, *command, "--validation", "test", "--out", tmp_path / "best.safetensors")
+    (row,) = egodistill.support.files.read_lines(tmp_path / "best.safetensors.jsonl", "validation_top1")
     assert row["epoch"] == 1 and 0 <= row["validation_top1"] <= 1
 
 
@@ -178,12 +178,12 @@ def training_runs(stage, function, fixed="", *, without=()):
     ours = " --teacher t" if function != "finetune" else ""
     words, arrivals = stage_arrivals(stage, function, without)
     student, built = student_arrivals(function)
-    out = f"folder --out {{tmp}}/x.pt{ours}"
+    out = f"folder --out {{tmp}}/x.safetensors{ours}"
     taught = {f"{function}.teacher": "t"} if ours else {}
-    files = {f"{function}.settings.out": "{tmp}/x.pt", "check_output.path": "{tmp}/x.pt"}
+    files = {f"{function}.settings.out": "{tmp}/x.safetensors", "check_output.path": "{tmp}/x.safetensors"}
     store = {f"{function}.store.opened": ("folder", "own")}
     start = "load_model" if function == "finetune" else "load_start"
-    kept = {f"{start}.path": "a.pt", "check_output.overwrite": True}
+    kept = {f"{start}.path": "a.safetensors", "check_output.overwrite": True}
     kept |= {"load_model.parts": [toys.Moved]} if function == "finetune" else {"load_start.names": ["toys:Moved"]}
     kept |= {f"{function}.settings.{name}": True for name in ("overwrite", "keep_checkpoint")}
     width = 768 if function == "finetune" else 12
@@ -195,7 +195,7 @@ def training_runs(stage, function, fixed="", *, without=()):
             f"{out} {fixed} --image-encoder resnet10x4 --image-weights none {own}",
             {f"{function}.model{part}.__class__.__name__": name for part, name in names.items()},
         ),
-        (f"{out} --init a.pt --custom toys:Moved --overwrite --keep-checkpoint", kept),
+        (f"{out} --init a.safetensors --custom toys:Moved --overwrite --keep-checkpoint", kept),
         (f"{out} {fixed} --preset demo", {f"{function}.settings.epochs": 6}),
     ]
 
@@ -324,9 +324,9 @@ ARRIVALS = {
         ("t.csv --out {tmp}/s --no-frames", {"prepare.num_frames": (), "prepare.ends": False, "prepare.imu": True}),
         ("t.csv --out {tmp}/s --no-imu", {"prepare.imu": False, "prepare.tolerance": 0.0, "prepare.clip_size": 224}),
         (
-            "t.csv --out {tmp}/s --teacher-file t.pt --batch-size 5 --precision bf16 --device cpu",
+            "t.csv --out {tmp}/s --teacher-file t.safetensors --batch-size 5 --precision bf16 --device cpu",
             {
-                "load_teacher.path": "t.pt",
+                "load_teacher.path": "t.safetensors",
                 "Extraction.batch_size": 5,
                 "Extraction.precision": "bf16",
                 "Extraction.device": "cpu",
@@ -365,7 +365,7 @@ ARRIVALS = {
             },
         ),
         (
-            "t.csv --out {tmp}/s --end-features w.pth --teacher-file t.pt",
+            "t.csv --out {tmp}/s --end-features w.pth --teacher-file t.safetensors",
             {"build_image_encoder.encoder": "resnet18", "prepare.class_names": ["1", "2", "3", "4"]},
         ),
     ],
@@ -380,13 +380,13 @@ ARRIVALS = {
             {**SEGMENT_ARRIVALS, "write_report.run": Path("{tmp}/o"), "plan.a.check": False},
         ),
         (
-            "t.csv --out {tmp}/o --teacher-file t.pt --quick",
+            "t.csv --out {tmp}/o --teacher-file t.safetensors --quick",
             {"check_recordings.a.videos": ["t.csv"], "check_recordings.a.out": "{tmp}/o/offsets.csv"},
         ),
     ],
     "report": [
         ("{tmp}", {"write_report.run": Path("{tmp}")}),
-        ("a.pt", {"write_model_report.path": Path("a.pt")}),
+        ("a.safetensors", {"write_model_report.path": Path("a.safetensors")}),
     ],
     "status": [
         (
@@ -397,12 +397,13 @@ ARRIVALS = {
     "teachers": [("", {})],
     "finetune": [
         (
-            "folder --out {tmp}/x.pt --architecture student --validation best",
+            "folder --out {tmp}/x.safetensors --architecture student --validation best",
             {"finetune.validation.opened": ("folder", "best")},
         ),
         *training_runs("finetuning", "finetune", "--architecture student"),
         (
-            "folder --out {tmp}/x.pt --architecture mvit_b_16x4 --pretrained p.pth --name own --option width=12 "
+            "folder --out {tmp}/x.safetensors "
+            "--architecture mvit_b_16x4 --pretrained p.pth --name own --option width=12 "
             "depths=(1,2) --head-only --gradient-checkpointing",
             {
                 "load.name": "mvit_b_16x4",
@@ -417,13 +418,13 @@ ARRIVALS = {
     ],
     "extract": [
         (
-            "folder --split own --teacher-file t.pt --name mine --views 3 --batch-size 5 --overwrite "
+            "folder --split own --teacher-file t.safetensors --name mine --views 3 --batch-size 5 --overwrite "
             "--precision bf16 "
             "--device cpu",
             {
                 "extract.teacher.name": "mine",
                 "extract.store.opened": ("folder", "own"),
-                "load_teacher.path": "t.pt",
+                "load_teacher.path": "t.safetensors",
                 "extract.views": 3,
                 "extract.batch_size": 5,
                 "extract.overwrite": True,
@@ -439,19 +440,21 @@ ARRIVALS = {
     "pretrain": training_runs("pretraining", "pretrain_imu", without=UNUSED),
     "distill": [
         (
-            "folder --out {tmp}/x.pt --teacher t --image-weights none --validation best --objective toys:Cosine",
+            "folder --out {tmp}/x.safetensors "
+            "--teacher t --image-weights none --validation best --objective toys:Cosine",
             {"distill.validation.opened": ("folder", "best"), "distill.objective": toys.Cosine},
         ),
         *training_runs("distillation", "distill"),
     ],
     "evaluate": [
         (
-            "folder --split own --student a.pt --custom toys:Moved --custom toys:Calm --teacher t --out {tmp}/e.json "
+            "folder --split own --student a.safetensors "
+            "--custom toys:Moved --custom toys:Calm --teacher t --out {tmp}/e.json "
             "--without imu --overwrite " + INFERENCE_WORDS,
             {
                 "load_student.without": "imu",
                 "evaluate.store.opened": ("folder", "own"),
-                "load_student.path": "a.pt",
+                "load_student.path": "a.safetensors",
                 "load_student.names": ["toys:Moved", "toys:Calm"],
                 "evaluate.teacher": "t",
                 "check_output.path": "{tmp}/e.json",
@@ -459,9 +462,10 @@ ARRIVALS = {
                 **inference_arrivals("evaluate"),
             },
         ),
-        ("folder --teacher-file t.pt", {"load_teacher.path": "t.pt"}),
+        ("folder --teacher-file t.safetensors", {"load_teacher.path": "t.safetensors"}),
         (
-            "--recordings t.csv --root r --tier a --sparse --split own --student a.pt --stride 0.25 --event-start 0.3 "
+            "--recordings t.csv --root r --tier a --sparse --split own "
+            "--student a.safetensors --stride 0.25 --event-start 0.3 "
             f"--save-thresholds --imu-offsets o.csv --imu-axes XZy {READER_WORDS} {INFERENCE_WORDS}",
             {
                 "evaluate_recordings.a.recordings": "t.csv",
@@ -481,11 +485,12 @@ ARRIVALS = {
     ],
     "export": [
         (
-            "a.pt --custom toys:Moved --out {tmp}/x.onnx --format onnx --precision int8 --batch-size 3 --calibrate c "
+            "a.safetensors --custom toys:Moved "
+            "--out {tmp}/x.onnx --format onnx --precision int8 --batch-size 3 --calibrate c "
             "--calibrate-split all "
             "--calibrate-clips 9 --check k --check-split own --overwrite --markdown {tmp}/m.md",
             {
-                "load_distilled.path": "a.pt",
+                "load_distilled.path": "a.safetensors",
                 "load_distilled.names": ["toys:Moved"],
                 "export.path": "{tmp}/x.onnx",
                 "export.format": "onnx",
@@ -500,7 +505,7 @@ ARRIVALS = {
             },
         ),
         (
-            "a.pt --out {tmp}/x.pt2 --pair --format aoti --precision bf16 --batch-size 1 --check k",
+            "a.safetensors --out {tmp}/x.pt2 --pair --format aoti --precision bf16 --batch-size 1 --check k",
             {
                 "export_pair.path": "{tmp}/x.pt2",
                 "export_pair.format": "aoti",
@@ -513,13 +518,14 @@ ARRIVALS = {
     ],
     "measure": [
         (
-            "--student a.pt --custom toys:Moved --teacher-file t.pt --batch-size 5 --repeats 3 --seconds 0.5 --out "
+            "--student a.safetensors --custom toys:Moved "
+            "--teacher-file t.safetensors --batch-size 5 --repeats 3 --seconds 0.5 --out "
             "{tmp}/m.json "
             f"--overwrite --markdown {{tmp}}/m.md {INFERENCE_WORDS}",
             {
-                "load_student.path": "a.pt",
+                "load_student.path": "a.safetensors",
                 "load_student.names": ["toys:Moved"],
-                "load_teacher.path": "t.pt",
+                "load_teacher.path": "t.safetensors",
                 "measure.batch_size": 5,
                 "measure.repeats": 3,
                 "measure.seconds": 0.5,
@@ -531,13 +537,13 @@ ARRIVALS = {
     ],
     "predict": [
         (
-            "v.mp4 --student a.pt --custom toys:Moved --imu a.csv g.csv --imu-offset 0.3 --imu-stretch 1.02 "
+            "v.mp4 --student a.safetensors --custom toys:Moved --imu a.csv g.csv --imu-offset 0.3 --imu-stretch 1.02 "
             "--imu-axes XZy --zero-accel "
             "--min-coverage 0.6 --max-gap 0.2 --max-hold 3 --stride 0.5 --top 2 --key-frames --out {tmp}/p.csv "
             "--labels l.csv --root r --tier act --preview {tmp}/p.mp4 "
             f"--html {{tmp}}/p.html --subtitles {{tmp}}/p.vtt --overwrite --without frames {INFERENCE_WORDS}",
             {
-                "load_distilled.path": "a.pt",
+                "load_distilled.path": "a.safetensors",
                 "load_distilled.without": "frames",
                 "load_distilled.names": ["toys:Moved"],
                 "open_recording.path": "v.mp4",
@@ -570,29 +576,29 @@ ARRIVALS = {
                 **inference_arrivals("predict"),
             },
         ),
-        ("v.mp4 --student a.pt --tolerance 0.25", {"predict.exact": None, "predict.tolerance": 0.25}),
+        ("v.mp4 --student a.safetensors --tolerance 0.25", {"predict.exact": None, "predict.tolerance": 0.25}),
         (
-            "v.mp4 --student a.pt --events --event-start 0.3 --out {tmp}/p.csv",
+            "v.mp4 --student a.safetensors --events --event-start 0.3 --out {tmp}/p.csv",
             {"predict.stride": events.EVERY, "predict.top": 5, "prediction_writer.top": 1},
         ),
         (
-            f"v.mp4 --student a.pt {READER_WORDS}",
+            f"v.mp4 --student a.safetensors {READER_WORDS}",
             READER_ARRIVALS | {"predict.exact": None, "predict.tolerance": None, "open_recording.imu_axes": "gopro"},
         ),
     ],
     "live": [
         (
-            f"v.mp4 --student a.pt --fast --events --event-start 0.3 {READER_WORDS}",
+            f"v.mp4 --student a.safetensors --fast --events --event-start 0.3 {READER_WORDS}",
             READER_ARRIVALS
             | {"open_recording of live.imu": None, "Output.tracker": events.Tracker(start=0.3, end=0.3 * 2 / 3)},
         ),
         (
-            "v.mp4 --student a.pt --custom toys:Moved --without imu --imu a.csv g.csv --imu-offset 0.4 "
+            "v.mp4 --student a.safetensors --custom toys:Moved --without imu --imu a.csv g.csv --imu-offset 0.4 "
             "--imu-stretch 1.01 --zero-accel --imu-axes XZy --every 0.25 --frames newest --before-frames --slack 0.1 "
             "--top 2 --min-coverage 0.6 --max-gap 0.2 --max-age 3 --period 5 --frame-offset 0.3 --frame-stretch 1.02 "
             "--fast --seconds 9 --events --json --out {tmp}/p.jsonl --overwrite --precision bf16 --device cpu",
             {
-                "load_for_stream.path": "a.pt",
+                "load_for_stream.path": "a.safetensors",
                 "load_for_stream.device": "cpu",
                 "load_for_stream.own": ["toys:Moved"],
                 "load_for_stream.without": "imu",
@@ -627,7 +633,7 @@ ARRIVALS = {
             },
         ),
         (
-            "tcp://127.0.0.1:9 --student a.pt --imu-follow t.csv --align arrival --tolerance 0.25 --timeout 7 "
+            "tcp://127.0.0.1:9 --student a.safetensors --imu-follow t.csv --align arrival --tolerance 0.25 --timeout 7 "
             "--reconnect 60",
             {
                 "VideoFeed.realtime": True,
@@ -737,10 +743,10 @@ def test_every_option_arrives_where_it_acts(command, number, tmp_path, monkeypat
             assert known and all(one == value for one in known), (place, found)
 
 
-STAGE = "folder --out x.pt --image-encoder resnet10x4 --image-weights none"
+STAGE = "folder --out x.safetensors --image-encoder resnet10x4 --image-weights none"
 DOORS = {  # {command: (words, the function that takes its options)}
-    "predict": ("v.mp4 --student a.pt", inference, "predict"),
-    "live": ("v.mp4 --student a.pt --imu a.csv --fast --frames newest", live, "Stream"),
+    "predict": ("v.mp4 --student a.safetensors", inference, "predict"),
+    "live": ("v.mp4 --student a.safetensors --imu a.csv --fast --frames newest", live, "Stream"),
     "prepare": ("t.csv --out s", data, "prepare"),
     "segments": ("t.csv", egodistill.datasets.annotations, "read_annotations"),
     "transcode": ("v.mp4 --out c", egodistill.commands.recordings, "transcode"),
@@ -923,7 +929,7 @@ def test_evaluation_files_hold_the_numbers_of_the_evaluation(tmp_path, monkeypat
     per_class = {"close": 0.75, "put": 0.5, "take": 1.0}
     found = inference.Evaluation(0.625, per_class, confusion, torch.zeros(9, 4), torch.zeros(9), 0.12345, 11, "bf16")
     spies.put(inference, "evaluate", found)
-    out = run(capsys, "evaluate", "s", "--student", "a.pt", "--teacher", "t", "--out", tmp_path / "e.json")
+    out = run(capsys, "evaluate", "s", "--student", "a.safetensors", "--teacher", "t", "--out", tmp_path / "e.json")
     assert json.loads((tmp_path / "e.json").read_text()) == {
         "format": "egodistill evaluation 1",
         "split": "test",

@@ -21,7 +21,7 @@ from egodistill.datasets.segments import Segment
 from egodistill.recordings.spec import ClipSpec
 
 NAMES = ["<img src=x onerror=alert(1)>", "cut & peel", "two\nlines", "a --> b"]
-ABOUT = {"student": "student.pt"}
+ABOUT = {"student": "student.safetensors"}
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +32,14 @@ def predicted(kitchen, tmp_path_factory):
     shutil.copy(kitchen[0].video, video)
     encoder = {"image_encoder": "resnet10x4", "image_weights": None, "hidden": 8, "frame_size": 32, "feature_dim": 8}
     torch.manual_seed(0)
-    EgoDistill(4, class_names=NAMES, **encoder).save(folder / "student.pt")
+    EgoDistill(4, class_names=NAMES, **encoder).save(folder / "student.safetensors")
     words = [
         "predict",
         video,
         "--imu",
         *kitchen[0].imu,
         "--student",
-        folder / "student.pt",
+        folder / "student.safetensors",
         "--stride",
         0.5,
         "--top",
@@ -77,7 +77,7 @@ def test_a_page_shows_the_predictions(predicted, browser):
     page, video = browser.requests
     assert page.endswith("walk.html") and video.endswith("/%3Cimg%20onerror%3Dalert%281%29%3E%20100%25.MP4")
     text = browser.run("document.body.innerText")
-    assert "offset and stretch 0.1 s, 1" in text and "egodistill 0" in text and "student.pt" in text
+    assert "offset and stretch 0.1 s, 1" in text and "egodistill 0" in text and "student.safetensors" in text
 
 
 def test_the_address_has_the_time(predicted, browser):
@@ -166,14 +166,17 @@ def test_the_table_is_that_of_out(predicted, browser, kitchen, tmp_path):
 
 def test_the_foot_of_a_page_says_what_was_read():
     student = Namespace(inputs=("frames", "imu"), trained_with={"history": [{}, {}]}, trained_by="distill")
-    given = Namespace(student="s.pt", without=None, words=["egodistill", "predict", "a.mp4"])
+    given = Namespace(student="s.safetensors", without=None, words=["egodistill", "predict", "a.mp4"])
     walk = data.Recording("a.mp4", ("a.csv", "g.csv"), imu_offset=0.5, imu_stretch=1.01, imu_axes="glasses")
     about = models.about_prediction(given, student, walk)
-    assert about["student"] == "s.pt, distill, 2 epochs" and "egodistill predict a.mp4; egodistill" in about["made by"]
+    assert (
+        about["student"] == "s.safetensors, distill, 2 epochs"
+        and "egodistill predict a.mp4; egodistill" in about["made by"]
+    )
     assert about["head motion"] == "a.csv and g.csv; offset and stretch 0.5 s, 1.01; axes glasses"
     given.without = "imu"
     about = models.about_prediction(given, Namespace(inputs=("frames",)), walk)
-    assert about["student"] == "s.pt without imu" and "not read" in about["head motion"]
+    assert about["student"] == "s.safetensors without imu" and "not read" in about["head motion"]
 
 
 def clips_of(count, stride=64 / 30, classes=8):
@@ -270,9 +273,9 @@ def test_labels_are_shown_and_what_differs_from_them_comes_first(kitchen, predic
     rows = rows_of(predicted)
     sure = np.array([row["classes"][0][1] for row in rows])
     said = np.array([row["classes"][0][0].replace("\n", " ") for row in rows])  # no cell of a table has two lines
-    student = EgoDistill.load(predicted / "student.pt")
+    student = EgoDistill.load(predicted / "student.safetensors")
     student.class_names = [name.replace("\n", " ") for name in NAMES]
-    student.save(tmp_path / "student.pt")
+    student.save(tmp_path / "student.safetensors")
     video = predicted / "<img onerror=alert(1)> 100%.MP4"
     edge, end = rows[3]["start"] + 0.75, rows[-1]["stop"]
     with open(tmp_path / "labels.csv", "w", newline="") as file:
@@ -284,7 +287,7 @@ def test_labels_are_shown_and_what_differs_from_them_comes_first(kitchen, predic
                 [shutil.copy(video, tmp_path / "other.MP4"), 0, 2, "other", "test"],
             ]
         )
-    words = ["predict", video, "--imu", *kitchen[0].imu, "--student", tmp_path / "student.pt", "--stride", 0.5]
+    words = ["predict", video, "--imu", *kitchen[0].imu, "--student", tmp_path / "student.safetensors", "--stride", 0.5]
     words += ["--imu-offset", 0.1, "--precision", "fp32", "--html", tmp_path / "p.html"]
     words += ["--labels", tmp_path / "labels.csv", "--preview", tmp_path / "p.mp4"]
     assert cli.main([str(word) for word in words]) == 0
@@ -345,7 +348,7 @@ def test_labels_and_previews_that_cannot_be(words, what, predicted, kitchen, tmp
     video = str(kitchen[0].video)
     rows = "".join(f"{video},{1000 * k},{1000 * k + 1000},wash\n" for k in (0, 1, 2, 3))
     (tmp_path / "late.csv").write_text(f"video,start,stop,label\n{rows}")
-    given = ["predict", video, "--imu", *kitchen[0].imu, "--student", str(predicted / "student.pt"), *words]
+    given = ["predict", video, "--imu", *kitchen[0].imu, "--student", str(predicted / "student.safetensors"), *words]
     assert cli.main([str(word) for word in given]) == 1
     assert re.search(what, capsys.readouterr().err) and not (tmp_path / "p.html").exists()
 
@@ -452,7 +455,7 @@ def test_the_page_read_as_a_person_reads_it(tmp_path, monkeypatch):
     monkeypatch.setattr(
         pages, "read_pictures", lambda r, starts, *_: {row: (at, f"data:,{row}") for row, at in starts.items()}
     )
-    spec, about = ClipSpec(frames=1), {"student": "s.pt"}
+    spec, about = ClipSpec(frames=1), {"student": "s.safetensors"}
     pages.write_prediction(tmp_path / "p.html", clips, data.Recording("v.mp4"), spec, "", about, labels=labels)
     page = reading.sections(tmp_path / "p.html")
 

@@ -24,20 +24,20 @@ NEEDED = {
     "status": "store",
     "train": "t.csv --out o",
     "report": "o",
-    "finetune": "store --out o.pt",
-    "extract": "store --teacher-file s.pt",
-    "pretrain": "store --out o.pt",
-    "distill": "store --out o.pt",
-    "evaluate": "store --out o.json --student s.pt",
-    "export": "s.pt --out o.pt2 --markdown o.md",
-    "export --pair": "s.pt --out o.pt2 --markdown o.md",
-    "measure": "--student s.pt --out o.json --markdown o.md",
-    "predict": "v.mp4 --student s.pt --out o.csv --html o.html --subtitles o.vtt --preview o.mp4",
-    "live": "v.mp4 --student s.pt --out o.jsonl",
+    "finetune": "store --out o.safetensors",
+    "extract": "store --teacher-file s.safetensors",
+    "pretrain": "store --out o.safetensors",
+    "distill": "store --out o.safetensors",
+    "evaluate": "store --out o.json --student s.safetensors",
+    "export": "s.safetensors --out o.pt2 --markdown o.md",
+    "export --pair": "s.safetensors --out o.pt2 --markdown o.md",
+    "measure": "--student s.safetensors --out o.json --markdown o.md",
+    "predict": "v.mp4 --student s.safetensors --out o.csv --html o.html --subtitles o.vtt --preview o.mp4",
+    "live": "v.mp4 --student s.safetensors --out o.jsonl",
 }
 # {command: {file that it must not replace: earlier results of the same kind, which do not stop it}}
-MODEL = {"o.pt": [b"egodistill model 1\ntrained_with"], "o.pt.training": [b"egodistill training 2"]}
-MODEL |= {"o.pt.jsonl": [b'{"epoch": 1}\n', b""]}
+MODEL = {"o.safetensors": [b"egodistill model 1\ntrained_with"], "o.safetensors.training": [b"egodistill training 2"]}
+MODEL |= {"o.safetensors.jsonl": [b'{"epoch": 1}\n', b""]}
 KEPT = {
     "check": {"o.csv": [b"video,imu_offset\n", b"\xef\xbb\xbfvideo,imu_offset,imu_axes\r\n"]},
     "train": {"o/report.html": [b"<!DOCTYPE html>\n<!-- egodistill report -->"]},
@@ -62,7 +62,7 @@ ALMOST = {
     "measure o.json": b'{"note": "of egodistill measurement 1"}',
     "predict o.html": b"<!DOCTYPE html>\n<!-- egodistill -->",
     "predict o.vtt": b"WEBVTT\n\n00:01.000 --> 00:04.000\nHello\n",
-    "finetune o.pt": b"egodistill model 1",
+    "finetune o.safetensors": b"egodistill model 1",
 }
 
 

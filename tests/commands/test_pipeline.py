@@ -54,14 +54,14 @@ def test_each_option_reaches_the_commands_that_take_it():
         f"egodistill prepare t.csv {segments} --imu-offsets c.csv --out o/store --num-frames 2 --frame-size 96 "
         f"{limits} --workers 3 --clip-frames 6 --clip-size 80",
         "egodistill finetune o/store --architecture i3d --pretrained p.pth --option width=12 depth=2 "
-        f"{trained} --out o/teacher.pt",
-        "egodistill extract o/store --teacher-file o/teacher.pt --device cpu --overwrite",
-        f"egodistill pretrain o/store {student} {trained} --out o/imu.pt",
-        f"egodistill distill o/store {trained} --init o/imu.pt --out o/student.pt",
-        f"egodistill distill o/store --no-imu {student} {trained} --out o/frames-alone.pt",
-        f"egodistill finetune o/store --architecture student {student} {trained} --out o/labels-alone.pt",
+        f"{trained} --out o/teacher.safetensors",
+        "egodistill extract o/store --teacher-file o/teacher.safetensors --device cpu --overwrite",
+        f"egodistill pretrain o/store {student} {trained} --out o/imu.safetensors",
+        f"egodistill distill o/store {trained} --init o/imu.safetensors --out o/student.safetensors",
+        f"egodistill distill o/store --no-imu {student} {trained} --out o/frames-alone.safetensors",
+        f"egodistill finetune o/store --architecture student {student} {trained} --out o/labels-alone.safetensors",
         *(
-            f"egodistill evaluate o/store --student o/{name}.pt --device cpu --out o/{name}.test.json"
+            f"egodistill evaluate o/store --student o/{name}.safetensors --device cpu --out o/{name}.test.json"
             for name in ("student", "frames-alone", "labels-alone")
         ),
     ]
@@ -69,37 +69,39 @@ def test_each_option_reaches_the_commands_that_take_it():
 
 def test_the_steps_depend_on_teacher_labels_and_splits():
     first = "egodistill prepare t.csv --imu-offsets o/offsets.csv --out o/store --num-frames 1 --frame-size 224"
-    given = planned("t.csv --out o --teacher-file t.pt")
-    assert given[0] == f"{first} --teacher-file t.pt" and given[1].startswith("egodistill pretrain")
+    given = planned("t.csv --out o --teacher-file t.safetensors")
+    assert given[0] == f"{first} --teacher-file t.safetensors" and given[1].startswith("egodistill pretrain")
     published = planned("t.csv --out o --architecture i3d --pretrained p.pth --no-check", label=None)
     assert published[0].startswith("egodistill prepare t.csv --out o/store")
     assert published[0].endswith(" --architecture i3d --pretrained p.pth")
     assert [line.split()[1] for line in published[1:]] == ["pretrain", "distill", "evaluate"]
-    plain = planned("t.csv --out o --teacher-file t.pt --preset spectrum --num-frames 2")
+    plain = planned("t.csv --out o --teacher-file t.safetensors --preset spectrum --num-frames 2")
     assert [line.split()[1] for line in plain] == ["prepare", "distill", "evaluate"]  # it has no stage 1
-    assert plain[1] == "egodistill distill o/store --num-frames 2 --preset spectrum --out o/student.pt"
-    both = planned("t.csv --out o --teacher-file t.pt --preset filterbank --optional-inputs --baselines")[1:4]
+    assert plain[1] == "egodistill distill o/store --num-frames 2 --preset spectrum --out o/student.safetensors"
+    both = planned("t.csv --out o --teacher-file t.safetensors --preset filterbank --optional-inputs --baselines")[1:4]
     named = "--preset filterbank --out o/"
     assert both == [
-        f"egodistill distill o/store --optional-inputs {named}student.pt",
-        f"egodistill distill o/store --no-imu {named}frames-alone.pt",
-        f"egodistill finetune o/store --architecture student --optional-inputs {named}labels-alone.pt",
+        f"egodistill distill o/store --optional-inputs {named}student.safetensors",
+        f"egodistill distill o/store --no-imu {named}frames-alone.safetensors",
+        f"egodistill finetune o/store --architecture student --optional-inputs {named}labels-alone.safetensors",
     ]
     own = planned("t.csv --out o --architecture i3d --quick --epochs 9")
     assert own[0].endswith("--clip-frames 32 --clip-size 256")  # those of the network
     for given, taken in (("frames 8", "frames 8 --clip-size 256"), ("size 64", "frames 32 --clip-size 64")):
         assert planned(f"t.csv --out o --architecture i3d --clip-{given}")[0].endswith(f"--clip-{taken}")
     quick = "--schedule cosine --warmup-epochs 0.5 --learning-rate 0.001"
-    assert own[1].endswith(f" i3d {quick} --epochs 9 --out o/teacher.pt")  # not two numbers of epochs
+    assert own[1].endswith(f" i3d {quick} --epochs 9 --out o/teacher.safetensors")  # not two numbers of epochs
     assert planned("t.csv --out o", split="train") == [
         first,
-        "egodistill finetune o/store --architecture student --out o/student.pt",
+        "egodistill finetune o/store --architecture student --out o/student.safetensors",
     ]
 
 
 def test_with_background_thresholds_are_chosen_on_what_is_held_out_and_measured_on_the_test():
     words = "t.csv --out o --background 9 --sparse --reader m.py:a --device cpu --no-check"
-    whole = "egodistill evaluate --recordings o/store --student o/student.pt --sparse --reader m.py:a --device cpu"
+    whole = (
+        "egodistill evaluate --recordings o/store --student o/student.safetensors --sparse --reader m.py:a --device cpu"
+    )
     steps = planned(words, split="calibration")
     assert steps[2:] == [f"{whole} --split calibration --save-thresholds"]
     assert planned(words)[3:] == [f"{whole} --out o/student.recordings.json"]  # after the clips
@@ -112,7 +114,11 @@ def test_with_background_thresholds_are_chosen_on_what_is_held_out_and_measured_
     ("words", "label", "flags"),
     [
         ("--pretrained torchvision --clip-frames 8", "walk", "--pretrained, --clip-frames: only with --architecture"),
-        ("--teacher-file t.pt --architecture i3d", "walk", "--architecture: the teacher of --teacher-file has its own"),
+        (
+            "--teacher-file t.safetensors --architecture i3d",
+            "walk",
+            "--architecture: the teacher of --teacher-file has its own",
+        ),
         ("--architecture i3d --pretrained p --option a=1", None, "--option: a teacher without labels runs as it is"),
         ("--baselines", "walk", "--baselines: without a teacher"),
         ("--architecture i3d", None, "give a published teacher, such as"),
@@ -154,7 +160,10 @@ def test_one_command_gives_what_the_separate_commands_give_also_if_it_is_killed(
     run(capsys, *command, tmp_path / "killed")
     for name in ("teacher", "imu", "student", "frames-alone", "labels-alone"):
         for other in ("hand", "killed"):
-            assert same(tmp_path / "run" / f"{name}.pt", tmp_path / other / f"{name}.pt"), (name, other)
+            assert same(tmp_path / "run" / f"{name}.safetensors", tmp_path / other / f"{name}.safetensors"), (
+                name,
+                other,
+            )
     for name in ("student", "frames-alone", "labels-alone"):
         first, *others = (
             json.loads((tmp_path / other / f"{name}.test.json").read_text()) for other in ("run", "hand", "killed")
@@ -187,14 +196,16 @@ def test_a_given_teacher_is_run_in_the_pass_that_decodes(demo, tmp_path, monkeyp
     assert re.findall(r"(?m)^\[(\d)/4\] egodistill", out) == ["1", "2", "3", "4"]
     assert "check clocks" not in out and "Next:\n  egodistill predict VIDEO" in out and out.count("Next:") == 1
     cost = re.search(r"about (\d+) MB, (\d+) MB of models, and up to (\d+) MB while one is trained; ", out)
-    models = [(tmp_path / "run" / f"{name}.pt").stat().st_size / 1e6 for name in ("imu", "student")]
+    models = [(tmp_path / "run" / f"{name}.safetensors").stat().st_size / 1e6 for name in ("imu", "student")]
     arrays = sum(path.stat().st_size for path in (tmp_path / "run" / "store").glob("*.npy")) / 1e6
     said, real = [*map(float, cost.groups())], [arrays, sum(models), checkpoints["distill"]]
     assert said == pytest.approx(real, rel=0.25, abs=1)  # the teacher's feature is smaller than the usual one
     assert said[2] / said[1] == pytest.approx(real[2] / real[1], rel=0.03)
     store = data.ClipStore(tmp_path / "run" / "store")
     assert "slowfast.logits" in store.names and "clip" not in store.names and len(store) == 11
-    assert (tmp_path / "run" / "student.pt").exists() and not (tmp_path / "run" / "teacher.pt").exists()
+    assert (tmp_path / "run" / "student.safetensors").exists() and not (
+        tmp_path / "run" / "teacher.safetensors"
+    ).exists()
     numbers, test = json.loads((tmp_path / "run" / "student.test.json").read_text()), store.split("test")
     said = test.read("slowfast.logits", range(len(test))).argmax(1)
     most = np.bincount(test.labels).max()
@@ -209,7 +220,7 @@ def test_a_given_teacher_is_run_in_the_pass_that_decodes(demo, tmp_path, monkeyp
     other = [*map(str, given), "--subsample", "2", "--out", str(tmp_path / "run"), "--learning-rate", "0.1"]
     assert cli.main(other) == 1
     err = capsys.readouterr().err
-    assert "run/imu.pt: was made with other options, by `" in err and "or --overwrite to train" in err
+    assert "run/imu.safetensors: was made with other options, by `" in err and "or --overwrite to train" in err
     assert ": --learning-rate was not given and is now 0.1. Give" in err
     assert "--learning-rate 0.1" in run(capsys, *other, "--overwrite")
 
@@ -357,7 +368,7 @@ def test_a_run_that_follows_edits_ends_as_a_fresh_one(kitchen, tmp_path, monkeyp
         train(edit, "run")
         train(edit, f"fresh-{number}")
         for name in models:
-            assert same(tmp_path / f"run/{name}.pt", tmp_path / f"fresh-{number}/{name}.pt"), name
+            assert same(tmp_path / f"run/{name}.safetensors", tmp_path / f"fresh-{number}/{name}.safetensors"), name
         found, fresh = (json.loads(Path(out, "student.test.json").read_text()) for out in ("run", f"fresh-{number}"))
         assert found == fresh
     assert "has changed" not in train(others, "run")
@@ -611,7 +622,10 @@ def test_recordings_of_one_camera_that_disagree_end_a_run(camera, tmp_path, caps
         (f"{OWN} --batch-size 1", "batch_size .* must be a whole number, 2 <="),
         (f"{OWN} --teacher-file notes.txt", "notes.txt cannot be read"),
         (f"{OWN} --teacher-file own.py:none", r"own.py:none: none is no network: it gives a NoneType"),
-        (f"{OWN} --teacher-file student.pt", r"student.pt holds a model of class EgoDistill, not a teacher"),
+        (
+            f"{OWN} --teacher-file student.safetensors",
+            r"student.safetensors holds a model of class EgoDistill, not a teacher",
+        ),
     ],
 )
 def test_a_network_that_cannot_be_is_refused_before_the_clips_are_decoded(
@@ -625,7 +639,7 @@ def test_a_network_that_cannot_be_is_refused_before_the_clips_are_decoded(
     monkeypatch.chdir(tmp_path)
     Path("notes.txt").write_text("no weights")
     Path("own.py").write_text("def none():\n    pass\n")
-    EgoDistill(2, image_encoder="resnet10x4", image_weights=None).save("student.pt")
+    EgoDistill(2, image_encoder="resnet10x4", image_weights=None).save("student.safetensors")
     assert cli.main(["train", str(table_of(demo)), "--out", str(tmp_path / "run"), *words.split()]) == 1
     assert re.search(what, capsys.readouterr().err) and not (tmp_path / "run").exists()
 
@@ -659,7 +673,7 @@ def test_recordings_without_a_video_go_to_a_page_also_if_the_run_is_killed(tmp_p
     rows = write_logs(tmp_path / "t.csv")
     out = run(capsys, "train", "t.csv", *ALONE.split(), "--out", "run")
     assert "6 segments (2 test, 4 train) of 3 recordings" in out and "prepare t.csv" in out and "--no-frames" in out
-    assert "egodistill predict --imu CSV --student run/student.pt" in out
+    assert "egodistill predict --imu CSV --student run/student.safetensors" in out
     page = Path("run/report.html").read_text()
     assert "<small>2.csv 3:2" in page and "data:image/jpeg" not in page and "head turns" in page
     assert "no picture" in page and {*data.ClipStore("run/store").names} == {"imu"}
@@ -677,7 +691,7 @@ def test_recordings_without_a_video_go_to_a_page_also_if_the_run_is_killed(tmp_p
         patch.setattr(training.TrainingLoop, "end_epoch", end_epoch)
         assert cli.main(["train", "t.csv", *ALONE.split(), "--out", "killed"]) == 130
     run(capsys, "train", "t.csv", *ALONE.split(), "--out", "killed")
-    assert killed == [1] and same("run/student.pt", "killed/student.pt")
+    assert killed == [1] and same("run/student.safetensors", "killed/student.safetensors")
     results = [json.loads(Path(out, "student.test.json").read_text()) for out in ("run", "killed")]
     assert results[0] == results[1] and results[0]["segments"] == 2
 
@@ -718,9 +732,20 @@ def test_background_goes_from_the_table_to_the_student_and_follows_edits(tmp_pat
     out = run(capsys, *words)
     assert "8 segments (2 test, 6 train) of 3 recordings, 3 classes: 14 clips (2 of (none)), about" in out
     assert "prepare t.csv --background 2 " in out and out.count("note: background: 2 clips") == 1
-    assert EgoDistill.load("run/student.pt").class_names == ["(none)", "a", "b"]
+    assert EgoDistill.load("run/student.safetensors").class_names == ["(none)", "a", "b"]
     assert "chance, one of 2 classes: 50.0 %" in out and "(none)" in Path("run/report.html").read_text()
-    run(capsys, "predict", "--imu", "2.csv", "--student", "run/student.pt", "--out", "p.csv", "--html", "p.html")
+    run(
+        capsys,
+        "predict",
+        "--imu",
+        "2.csv",
+        "--student",
+        "run/student.safetensors",
+        "--out",
+        "p.csv",
+        "--html",
+        "p.html",
+    )
     assert "(none)" in Path("p.csv").read_text() and "(none)" in Path("p.html").read_text()
     before = [clip for clip in data.ClipStore("run/store").clips if clip["label"] == "(none)"]
     assert [(clip["video"], clip["start"] > 4.4, clip["stop"] < 8.6) for clip in before] == [
@@ -757,12 +782,12 @@ def test_a_student_with_more_context_is_trained_from_longer_clips(tmp_path, monk
 
     train = ["train", "t.csv", *ALONE.split(), "--no-check", "--out", "run"]
     run(capsys, *train, *clips)
-    model = EgoDistill.load("run/student.pt")
+    model = EgoDistill.load("run/student.safetensors")
     assert (model.clip_seconds, model.imu_rate, model.imu_samples) == (4.0, 50.0, 200)
     assert batches.clip_spec_of(model).imu_axes == "any"  # also after it was trained on samples of some axes
     unsure = [word.replace("filterbank", "filterbank-unsure") for word in ALONE.split()]
     out = run(capsys, "train", "t.csv", *unsure, *clips, "--no-check", "--out", "unsure")
-    assert EgoDistill.load("unsure/student.pt").class_names == ["a", "b", "unsure"]
+    assert EgoDistill.load("unsure/student.safetensors").class_names == ["a", "b", "unsure"]
     assert "chance, one of 2 classes: 50.0 %" in out and "of the 3 classes" not in out
     assert Path("run/report.html").exists() and {*data.ClipStore("run/store").specs} == {"imu"}
     assert cli.main([*train, "--clip-seconds", "5", "--imu-rate", "50"]) == 1
@@ -772,13 +797,13 @@ def test_a_student_with_more_context_is_trained_from_longer_clips(tmp_path, monk
 
 
 def test_a_student_of_head_motion_alone_has_no_stage_1_and_no_baseline_of_frames():
-    steps = planned("t.csv --out o --teacher-file t.pt --image-encoder none --baselines")
+    steps = planned("t.csv --out o --teacher-file t.safetensors --image-encoder none --baselines")
     assert [line.split()[1] for line in steps] == ["prepare", "distill", "finetune", "evaluate", "evaluate"]
     assert "--no-frames" in steps[0] and "--num-frames" not in steps[0]
-    assert steps[1] == "egodistill distill o/store --image-encoder none --out o/student.pt"
-    bank = planned("t.csv --out o --teacher-file t.pt --imu-encoder filterbank --baselines")
+    assert steps[1] == "egodistill distill o/store --image-encoder none --out o/student.safetensors"
+    bank = planned("t.csv --out o --teacher-file t.safetensors --imu-encoder filterbank --baselines")
     assert [line.split()[1] for line in bank][:3] == ["prepare", "distill", "distill"]
-    assert bank[2] == "egodistill distill o/store --no-imu --out o/frames-alone.pt"
+    assert bank[2] == "egodistill distill o/store --no-imu --out o/frames-alone.safetensors"
 
 
 def write_day(table, wearers=6):
@@ -797,21 +822,21 @@ def test_wearers_are_held_out_to_fit_a_temperature_or_the_plan_says_why_not(tmp_
     few = ["train", "t.csv", *ALONE.split(), "--no-check"]
     out = run(capsys, *few, "--out", "few")
     assert "nothing is held out to fit a temperature: 10 % of the training wearers" in out
-    assert calibration.of(EgoDistill.load("few/student.pt")) == calibration.Calibration()
+    assert calibration.calibration_of(EgoDistill.load("few/student.safetensors")) == calibration.Calibration()
     run(capsys, *few, "--calibration-share", "0", "--out", "none")
-    assert same("few/student.pt", "none/student.pt")
+    assert same("few/student.safetensors", "none/student.safetensors")
 
     half = [*few, "--calibration-share", "0.5", "--out", "half"]
     out = run(capsys, *half)
-    store, model = data.ClipStore("half/store"), EgoDistill.load("half/student.pt")
+    store, model = data.ClipStore("half/store"), EgoDistill.load("half/student.safetensors")
     held, trained = ({*store.split(name).wearers} for name in ("calibration", "train"))
     assert len(held) == 6 and len(trained) == 5 and not held & trained
     assert "72 clips of 6 recordings are held out: no model learns from them" in out and "10 train" in out
-    found = calibration.of(model)
+    found = calibration.calibration_of(model)
     assert found.clips == 72 and found.temperature != 1
-    content = Path("half/student.pt").read_bytes()
+    content = Path("half/student.safetensors").read_bytes()
     run(capsys, *[*few, "--out", "half"])  # a run keeps the share that it began with
-    assert Path("half/student.pt").read_bytes() == content
+    assert Path("half/student.safetensors").read_bytes() == content
     assert cli.main([*few, "--calibration-share", "0.3", "--out", "half"]) == 1
     assert "--calibration-share was 0.5 and is now 0.3" in " ".join(capsys.readouterr().err.split())
     numbers = json.loads(Path("half/student.test.json").read_text())["calibration"]
@@ -822,6 +847,10 @@ def test_wearers_are_held_out_to_fit_a_temperature_or_the_plan_says_why_not(tmp_
     plan = json.loads(Path("few/train.json").read_text())
     plan["steps"] = [step.replace(" --calibration-share 0.1", "") for step in plan["steps"]]
     Path("few/train.json").write_text(json.dumps(plan))
-    content = Path("few/student.pt").read_bytes()
+    content = Path("few/student.safetensors").read_bytes()
     out = run(capsys, *few, "--out", "few")
-    assert "held out" not in out and "--calibration-share" not in out and Path("few/student.pt").read_bytes() == content
+    assert (
+        "held out" not in out
+        and "--calibration-share" not in out
+        and Path("few/student.safetensors").read_bytes() == content
+    )

@@ -73,7 +73,7 @@ def test_a_real_recording_goes_all_the_way(sample_data, tmp_path, capsys):
     assert opened.read("clip", [0]).shape == (1, 8, 3, 64, 64)
     assert opened.read("imu", [0])[0, :, 2].mean() == pytest.approx(9.8, abs=1)  # Z is up
 
-    teacher, start, student = (tmp_path / f"{name}.pt" for name in ("teacher", "imu", "student"))
+    teacher, start, student = (tmp_path / f"{name}.safetensors" for name in ("teacher", "imu", "student"))
     short = ["--epochs", 1, "--batch-size", 2, "--learning-rate", 1e-4]
     finetune = ["finetune", store, "--out", teacher, "--name", "slowfast", *short]
     finetune += ["--option", "width=8", "beta=4", "depths=(1,1,1,1)"]
@@ -99,7 +99,7 @@ def test_a_real_recording_goes_all_the_way(sample_data, tmp_path, capsys):
     model = EgoDistill.load(student)
     moved = [float((value - weights(start)[name]).detach().abs().max()) for name, value in model.named_parameters()]
     assert 0 < max(moved) < 1e-3
-    frames_only = tmp_path / "frames.pt"
+    frames_only = tmp_path / "frames.safetensors"
     run(capsys, "distill", store, *of, "--no-imu", "--out", frames_only, *small, *short)
     assert EgoDistill.load(frames_only).inputs == ("frames",)
 
@@ -118,8 +118,8 @@ def test_a_real_recording_goes_all_the_way(sample_data, tmp_path, capsys):
 
     cost = inference.measure(model, batch_size=1, repeats=1)
     out = run(capsys, "measure", "--student", student, "--teacher-file", teacher, "--batch-size", 2, "--repeats", 2)
-    assert re.search(rf"student.pt +{cost.gmacs:.4f} +{cost.params:,} +\d+\.\d\d\n", out)
-    assert "teacher.pt" in out and "half of what torch's FlopCounterMode counts" in out
+    assert re.search(rf"student.safetensors +{cost.gmacs:.4f} +{cost.params:,} +\d+\.\d\d\n", out)
+    assert "teacher.safetensors" in out and "half of what torch's FlopCounterMode counts" in out
 
     asked = ["predict", video, "--student", student, "--top", 2, "--out"]
     out = run(capsys, *asked, tmp_path / "walk.json")
@@ -145,9 +145,9 @@ def test_a_real_recording_goes_all_the_way(sample_data, tmp_path, capsys):
     torch.manual_seed(0)
     keen = EgoDistill(2, image_weights=None, frame_size=64, hidden=64, class_names=["turn", "walk"])
     keen.classifier.weight.data *= 30
-    keen.save(tmp_path / "keen.pt")
+    keen.save(tmp_path / "keen.safetensors")
     scores = inference.evaluate(keen, data.ClipStore(store).split("test"), progress=False).scores
-    run(capsys, "predict", video, "--student", tmp_path / "keen.pt", "--out", tmp_path / "keen.json")
+    run(capsys, "predict", video, "--student", tmp_path / "keen.safetensors", "--out", tmp_path / "keen.json")
     rows = json.loads((tmp_path / "keen.json").read_text())
     walk = [dict(row["classes"])["walk"] for row in rows]
     assert [walk[1], walk[3]] == pytest.approx(scores[:, 1].tolist(), abs=1e-4)
@@ -520,14 +520,15 @@ def test_background_is_a_class_of_the_store(films, taught, tmp_path, capsys):
     ):
         assert cli.main([*map(str, words)]) == 1
         assert why in capsys.readouterr().err
-    run(capsys, "prepare", table, "--out", "taught", *small, 2, "--teacher-file", "teacher.pt")
+    run(capsys, "prepare", table, "--out", "taught", *small, 2, "--teacher-file", "teacher.safetensors")
     found = data.ClipStore("taught")
     logits, none = found.read("slowfast_8x8_r50.logits", slice(None)), found.class_names.index("(none)")
     assert found.class_names == ["0", "1", "(none)"] and len(found) == 6
     assert (logits.argmin(1) == none).all()
-    words = "--image-encoder resnet10x16 --image-weights none --imu-encoder none --epochs 1 --device cpu --out s.pt"
+    words = "--image-encoder resnet10x16 --image-weights none --imu-encoder none --epochs 1 --device cpu"
+    words += " --out s.safetensors"
     run(capsys, "distill", "taught", "--teacher", "slowfast_8x8_r50", *words.split())
-    assert EgoDistill.load("s.pt").class_names == found.class_names
+    assert EgoDistill.load("s.safetensors").class_names == found.class_names
 
 
 def test_a_share_of_a_store_warns_once(kitchen, tmp_path, recwarn):
@@ -640,7 +641,9 @@ def small_i3d(tmp_path, monkeypatch) -> Path:
 @pytest.mark.slow("every command on recordings without labels")
 def test_recordings_without_labels_go_all_the_way(films, small_i3d, tmp_path, capsys):
     """check, prepare, pretrain, distill, evaluate, predict: as in the README."""
-    offsets, store, imu, student = (tmp_path / name for name in ("offsets.csv", "store", "imu.pt", "student.pt"))
+    offsets, store, imu, student = (
+        tmp_path / name for name in ("offsets.csv", "store", "imu.safetensors", "student.safetensors")
+    )
     out = run(capsys, "check", films, "--out", offsets)
     assert f"{offsets}: 2 of 2 recordings have a reliable offset" in out
     with open(offsets, newline="") as file:
@@ -705,24 +708,26 @@ def test_recordings_without_labels_go_all_the_way(films, small_i3d, tmp_path, ca
 def test_labelled_and_unlabelled_clips_are_evaluated_each_in_its_way(taught, monkeypatch, capsys):
     """The kitchen has clips without labels in the split train."""
     options = {"image_encoder": "resnet10x4", "image_weights": None, "hidden": 16, "frame_size": 40}
-    EgoDistill(len(data.ClipStore("s").class_names), feature_dim=12, **options).save("twelve.pt")
-    out = run(capsys, "evaluate", "s", "--split", "train", "--student", "twelve.pt", "--out", "e.json")
+    EgoDistill(len(data.ClipStore("s").class_names), feature_dim=12, **options).save("twelve.safetensors")
+    out = run(capsys, "evaluate", "s", "--split", "train", "--student", "twelve.safetensors", "--out", "e.json")
     assert re.search(r"^top-1 .* of 5 segments \(\d clips", out) and "\nagreement with small: top-1 " in out
     found = json.loads(Path("e.json").read_text())
     assert found["clips"] + found["agreement"]["clips"] == len(data.ClipStore("s").split("train"))
     with monkeypatch.context() as patch:  # without a teacher, the accuracy is all there is
         patch.setattr(egodistill.commands.models, "teachers_in", lambda store: [])
-        words = ["--split", "train", "--student", "twelve.pt", "--out", "e.json"]
+        words = ["--split", "train", "--student", "twelve.safetensors", "--out", "e.json"]
         without = run(capsys, "evaluate", "s", *words)
     count = found.pop("agreement")["clips"]
     assert f"note: {count} clips have no label and are left out" in without and "agreement" not in without
     assert json.loads(Path("e.json").read_text()) == found | {"teachers": {}}
-    EgoDistill(len(data.ClipStore("s").class_names), feature_dim=13, **options).save("alone.pt")  # as from labels alone
-    alone = run(capsys, "evaluate", "s", "--split", "train", "--student", "alone.pt")
+    EgoDistill(len(data.ClipStore("s").class_names), feature_dim=13, **options).save(
+        "alone.safetensors"
+    )  # as from labels alone
+    alone = run(capsys, "evaluate", "s", "--split", "train", "--student", "alone.safetensors")
     assert f"note: {count} clips have no label and are left out: there is no teacher" in alone and "agree" not in alone
     for command in ("distill s --teacher small", "finetune s --architecture student"):
         small = "--image-encoder resnet10x4 --image-weights none --epochs 1 --batch-size 4 --device cpu --out"
-        words = [*command.split(), *small.split(), f"{command.split()[0]}.pt"]
+        words = [*command.split(), *small.split(), f"{command.split()[0]}.safetensors"]
         assert ", top-1 in training " in run(capsys, *words)
 
 
@@ -855,7 +860,7 @@ def test_status_divides_by_the_time_that_it_waited(monkeypatch, capsys):
     assert ["extract", "t", "1", "of", "50", "2.0", "0:24"] in lines
 
 
-@pytest.mark.parametrize("command", ["prepare a.csv --out s", "predict a.mp4 --student s.pt"])
+@pytest.mark.parametrize("command", ["prepare a.csv --out s", "predict a.mp4 --student s.safetensors"])
 def test_key_frames_and_a_tolerance_are_two_answers_to_one_question(command, capsys):
     with pytest.raises(SystemExit):
         cli.main([*command.split(), "--key-frames", "--tolerance", "0.25"])
@@ -884,13 +889,16 @@ def test_options_of_the_teacher_need_a_teacher(monkeypatch, capsys):
         (["--pretrained", "p.pth"], "needs both --architecture, its name, and --pretrained, its weights"),
         ([*published, "--clip-frames", "8"], "--clip-frames: the clips are those that the teacher reads"),
         ([*published, "--clip-size", "64"], "--clip-size: the clips are those that the teacher reads"),
-        (["--teacher-file", "t.pt", "--clip-frames", "8"], "--clip-frames: the clips are those that the teacher reads"),
+        (
+            ["--teacher-file", "t.safetensors", "--clip-frames", "8"],
+            "--clip-frames: the clips are those that the teacher reads",
+        ),
         (["--clip-size", "64"], "--clip-size: only with --clip-frames"),
         (
             ["--no-imu", "--zero-accel", "--max-gap", "0.2", "--imu-axes", "XZy"],
             "--zero-accel, --max-gap, --imu-axes: --no-imu stores no head motion",
         ),
-        ([*published, "--teacher-file", "t.pt"], "--teacher-file: a second teacher beside --architecture"),
+        ([*published, "--teacher-file", "t.safetensors"], "--teacher-file: a second teacher beside --architecture"),
     ):
         assert cli.main(["prepare", "t.csv", "--out", "s", *words]) == 1
         assert told in capsys.readouterr().err
@@ -903,14 +911,14 @@ def test_options_of_the_teacher_need_a_teacher(monkeypatch, capsys):
         "check neon --out neon/imu.csv --overwrite",
         "check . --out walk.csv --overwrite",
         "check table.csv --out walk.csv --overwrite",
-        "predict neon/scene.mp4 --student s.pt --out films/imu.csv --overwrite",
-        "predict walk.mp4 --student s.pt --out link.csv --imu walk.csv --overwrite",
-        "predict walk.mp4 --student s.pt --out walk.csv --overwrite",
+        "predict neon/scene.mp4 --student s.safetensors --out films/imu.csv --overwrite",
+        "predict walk.mp4 --student s.safetensors --out link.csv --imu walk.csv --overwrite",
+        "predict walk.mp4 --student s.safetensors --out walk.csv --overwrite",
         "transcode walk.mp4 --out neon",
         "transcode neon/scene.mp4 walk.mp4 --out copies --overwrite",
         "convert walk.vrs --out copies --overwrite",
         "prepare walk.csv --out store/inside",
-        "export s.pt --out neon/s.pt2",
+        "export s.safetensors --out neon/s.pt2",
     ],
 )
 def test_an_output_never_takes_the_place_of_a_source(words, tmp_path, monkeypatch, capsys):
@@ -922,7 +930,7 @@ def test_an_output_never_takes_the_place_of_a_source(words, tmp_path, monkeypatc
         "walk.mp4",
         "walk.csv",
         "walk.vrs",
-        "s.pt",
+        "s.safetensors",
     ]
     for name in (*sources, "store/store.json"):
         Path(name).parent.mkdir(exist_ok=True)
@@ -980,9 +988,11 @@ def test_readers_of_ones_own_serve_all_commands_that_read_recordings(way, offset
         prepared = data.ClipStore(store)
         wanted = mine.read_log("walk.log").on_clock(offset).window(prepared.clips[0]["start"])
         np.testing.assert_allclose(prepared.read("imu", [0])[0], wanted, atol=1e-6)
-    model = ("--student", "other.pt", "--precision", "fp32", "--device", "cpu")
+    model = ("--student", "other.safetensors", "--precision", "fp32", "--device", "cpu")
     run(capsys, "predict", "walk.mp4", *model, "--out", "p.json", *words)
-    found = list(inference.predict(EgoDistill.load("other.pt"), data.open_recording("walk.mp4"), precision="fp32"))
+    found = list(
+        inference.predict(EgoDistill.load("other.safetensors"), data.open_recording("walk.mp4"), precision="fp32")
+    )
     scores = [row["classes"][0][1] for row in json.loads(Path("p.json").read_text())]
     assert len(scores) == 3 and scores == pytest.approx([clip.classes[0][1] for clip in found])
     assert run(capsys, "live", "walk.mp4", *model, "--fast", *words).count('"classes": [[')
@@ -1009,7 +1019,7 @@ def test_readers_of_ones_own_serve_all_commands_that_read_recordings(way, offset
     ],
 )
 def test_a_reader_of_ones_own_that_cannot_be_used_is_one_line(words, told, logged, capsys):
-    assert cli.main(["predict", "walk.mp4", "--student", "other.pt", *words.split()]) == 1
+    assert cli.main(["predict", "walk.mp4", "--student", "other.safetensors", *words.split()]) == 1
     (said,) = capsys.readouterr().err.strip().splitlines()
     assert said.startswith("egodistill predict: ") and told in said
 

@@ -177,7 +177,7 @@ def test_the_column_of_the_wearer_is_named_once_where_it_is_missing(tmp_path):
 def test_what_an_earlier_plan_left_is_not_on_the_page(trained, tmp_path, capsys):
     """A baseline of other settings, a result that is older than its model, corrections that were not applied."""
     folder = shutil.copytree(trained, tmp_path / "run")
-    for suffix in (".pt", ".pt.jsonl", ".test.json"):
+    for suffix in (".safetensors", ".safetensors.jsonl", ".test.json"):
         shutil.copy2(folder / f"student{suffix}", folder / f"labels-alone{suffix}")
     plan = json.loads((folder / "train.json").read_text())
     plan["steps"][0] = plan["steps"][0].replace("--imu-offsets run/offsets.csv", "")
@@ -186,7 +186,7 @@ def test_what_an_earlier_plan_left_is_not_on_the_page(trained, tmp_path, capsys)
     page = (folder / "report.html").read_text()
     assert "labels alone:" not in page and ">labels alone<" not in page and "Corrected" not in page
     assert "test segments are right" in page and "Not checked." in page
-    os.utime(folder / "student.pt", (2e9, 2e9))  # trained anew
+    os.utime(folder / "student.safetensors", (2e9, 2e9))  # trained anew
     run(capsys, "report", folder)
     assert "Nothing is evaluated yet." in (folder / "report.html").read_text()
 
@@ -214,13 +214,13 @@ def test_a_result_of_before_an_edit_is_not_on_the_page(trained, tmp_path, capsys
 
 def test_the_page_of_a_training_that_runs_and_of_one_that_has_not_begun(trained, tmp_path, capsys):
     folder = shutil.copytree(trained, tmp_path / "run")
-    (folder / "student.pt").unlink()
+    (folder / "student.safetensors").unlink()
     (folder / "student.test.json").unlink()
     run(capsys, "report", folder)
     page = (folder / "report.html").read_text()
     assert "student, running" in page and "Nothing is evaluated yet." in page and "The least sure" not in page
     shutil.rmtree(folder / "store")
-    (folder / "student.pt.jsonl").unlink()
+    (folder / "student.safetensors.jsonl").unlink()
     run(capsys, "report", folder)
     assert "Nothing is trained yet." in (folder / "report.html").read_text()
 
@@ -252,7 +252,7 @@ EPOCHS = {
     ],
 }
 SPEED = {"precision": "fp32", "learning_rate": 1e-4, "clips_per_second": 9.0, "loader_share": 0.1}
-STEPS = ["prepare t.csv", "pretrain s --out run/imu.pt", "distill s --out run/student.pt"]
+STEPS = ["prepare t.csv", "pretrain s --out run/imu.safetensors", "distill s --out run/student.safetensors"]
 STEPS += [f"evaluate s --out run/{name}.test.json" for name in ("student", "frames-alone")]
 
 
@@ -273,7 +273,7 @@ def made(request, kitchen, tmp_path_factory):
     said = ["wash", "wash", "take", "take", "cut", "cut", "take"]
     other = ["cut", "cut", "cut", "cut", "wash", "cut", "cut"]
     for stem, found in (("student", said), ("frames-alone", other)):
-        (run / f"{stem}.pt").touch()
+        (run / f"{stem}.safetensors").touch()
         pairs = [(names.index(a), names.index(b)) for a, b in zip(labels[:7], found, strict=True)]
         table = np.zeros((len(names), len(names)), int)
         np.add.at(table, tuple(np.transpose(pairs)), 1)
@@ -291,9 +291,9 @@ def made(request, kitchen, tmp_path_factory):
         content |= {"answers": answers, "teachers": {"teacher": 5 / 7}, "trained": {"clips": 3, "epochs": 2}}
         (run / f"{stem}.test.json").write_text(json.dumps(content))
     for stem, epochs in EPOCHS.items():
-        (run / f"{stem}.pt").touch()
-        (run / f"{stem}.pt.jsonl").write_text("".join(json.dumps(row | SPEED) + "\n" for row in epochs))
-        os.utime(run / f"{stem}.pt", (1e9, 1e9))
+        (run / f"{stem}.safetensors").touch()
+        (run / f"{stem}.safetensors.jsonl").write_text("".join(json.dumps(row | SPEED) + "\n" for row in epochs))
+        os.utime(run / f"{stem}.safetensors", (1e9, 1e9))
     report.note_plan(
         run, "egodistill train t.csv --quick", [f"egodistill {one}" for one in STEPS], {"left_out": {}, "quick": True}
     )
@@ -457,16 +457,19 @@ def test_the_kept_epoch_is_the_first_of_the_best_by_accuracy_or_by_loss():
 def test_a_model_without_train_and_an_evaluation_have_a_page_too(made, tmp_path, capsys, split):
     """The curves of its log, and the evaluation beside it; or the evaluation alone, of any split and name."""
     run_, _ = made
-    for name in ("student.pt", "student.pt.jsonl", "student.test.json"):
+    for name in ("student.safetensors", "student.safetensors.jsonl", "student.test.json"):
         shutil.copy2(run_ / name, tmp_path / name)
     numbers = json.loads((tmp_path / "student.test.json").read_text()) | {"split": split, "model": "teacher"}
     (tmp_path / "student.test.json").write_text(json.dumps(numbers))
     (tmp_path / "e.json").write_text(json.dumps(numbers))
-    said = run(capsys, "report", tmp_path / "student.pt")
-    page = reading.sections(tmp_path / "student.pt.html")
+    said = run(capsys, "report", tmp_path / "student.safetensors")
+    page = reading.sections(tmp_path / "student.safetensors.html")
     evaluated = split == "test"  # of another split, the evaluation is not that of the model
     assert list(page) == ["Result", *["By class"] * evaluated, "Training", "How it was made"]
-    assert said.endswith(f"The page about it: {tmp_path / 'student.pt.html'}\n") and ("segments" in said) == evaluated
+    assert (
+        said.endswith(f"The page about it: {tmp_path / 'student.safetensors.html'}\n")
+        and ("segments" in said) == evaluated
+    )
     assert len([one for one in page["Training"].iter("svg") if one.get("aria-label")]) == 4
     said = run(capsys, "report", tmp_path / "e.json")
     page = reading.sections(tmp_path / "e.json.html")
@@ -554,24 +557,27 @@ def test_events_of_whole_recordings_are_on_the_page(made, tmp_path, capsys):
 
 
 def test_what_a_file_must_be_to_have_a_page(tmp_path, capsys):
-    (tmp_path / "y.pt").touch()
+    (tmp_path / "y.safetensors").touch()
     for name, content in (("x.json", "{}"), ("old.json", json.dumps({"format": evaluations.EVALUATION, "top1": 0.5}))):
         (tmp_path / name).write_text(content)
-    (tmp_path / "x.pt.html").write_text("mine")
-    (tmp_path / "x.pt.jsonl").write_text('{"epoch": 1, "loss": 1.0}\n')
+    (tmp_path / "x.safetensors.html").write_text("mine")
+    (tmp_path / "x.safetensors.jsonl").write_text('{"epoch": 1, "loss": 1.0}\n')
     for name, why in (
-        ("y.pt", "y.pt: there is neither y.pt.jsonl nor a newer y.test.json beside it; give a model"),
+        (
+            "y.safetensors",
+            "y.safetensors: there is neither y.safetensors.jsonl nor a newer y.test.json beside it; give a model",
+        ),
         ("none", "none: there is neither none.jsonl nor a newer none.test.json"),
         ("x.json", "x.json: not what `egodistill evaluate --out` writes"),
         ("old.json", "old.json: has no answers on segments"),
-        ("x.pt", "x.pt.html: "),
+        ("x.safetensors", "x.safetensors.html: "),
     ):
         assert cli.main(["report", str(tmp_path / name)]) == 1
         assert why in capsys.readouterr().err
-    assert (tmp_path / "x.pt.html").read_text() == "mine"
-    (tmp_path / "x.pt.html").unlink()
-    run(capsys, "report", tmp_path / "x.pt")  # which is not there yet
-    page = reading.sections(tmp_path / "x.pt.html")
+    assert (tmp_path / "x.safetensors.html").read_text() == "mine"
+    (tmp_path / "x.safetensors.html").unlink()
+    run(capsys, "report", tmp_path / "x.safetensors")  # which is not there yet
+    page = reading.sections(tmp_path / "x.safetensors.html")
     assert [one.text for one in page["Training"].iter("h3")] == ["x, running"]
     assert "Nothing is evaluated yet." in reading.text_of(page["Result"])
 

@@ -46,7 +46,7 @@ def test_the_list_of_teachers(capsys):
 def test_every_student_trains_and_a_preset_gives_the_papers_settings(tmp_path, monkeypatch, capsys):
     """VisIMU and VisOnly by finetune, the other two by distill; what is given changes the preset."""
     calls = spy_on_stages(monkeypatch)
-    frames_only, both, out = ("frames",), ("frames", "imu"), tmp_path / "s.pt"
+    frames_only, both, out = ("frames",), ("frames", "imu"), tmp_path / "s.safetensors"
     student = ["--image-encoder", "resnet10x4", "--image-weights", "none"]
     epic, ego4d = egodistill.EPIC_KITCHENS, egodistill.EGO4D
     for command, inputs, num_frames, settings in (
@@ -78,7 +78,7 @@ def test_every_student_trains_and_a_preset_gives_the_papers_settings(tmp_path, m
         found, model, given, named = calls.pop()
         assert found == {"pretrain": "pretrain_imu"}.get(name, name) and type(model) is EgoDistill
         assert (model.inputs, model.num_frames) == (inputs, num_frames)
-        assert given == replace(settings, out=str(tmp_path / "s.pt")), command
+        assert given == replace(settings, out=str(tmp_path / "s.safetensors")), command
         expected = {"teacher": "t"} if taught else {}
         assert named == expected | ({} if name == "pretrain" else {"validation": None})
         assert out.exists()
@@ -91,7 +91,7 @@ def test_finetune_takes_a_store_with_some_labels(labels, tmp_path, monkeypatch, 
     store.labels[labels:] = -1
     monkeypatch.setattr(training, "open_split", lambda path, split: store)
     words = "finetune store --architecture student --image-encoder resnet10x4 --image-weights none --out"
-    assert cli.main([*words.split(), str(tmp_path / "s.pt")]) == (0 if labels else 1)
+    assert cli.main([*words.split(), str(tmp_path / "s.safetensors")]) == (0 if labels else 1)
     assert len(calls) == labels and ("has a label" in capsys.readouterr().err) == (not labels)
 
 
@@ -99,13 +99,13 @@ def test_the_presets_of_plain_numbers_build_their_students(tmp_path, monkeypatch
     calls = spy_on_stages(monkeypatch)
     for preset, encoder in (("spectrum", IMUSpectrum), ("filterbank", IMUFilterbank)):
         words = ["--preset", preset, "--num-frames", 2, "--image-encoder", "resnet10x4", "--image-weights", "none"]
-        run(capsys, "distill", "store", "--teacher", "t", "--out", tmp_path / f"{preset}.pt", *words)
+        run(capsys, "distill", "store", "--teacher", "t", "--out", tmp_path / f"{preset}.safetensors", *words)
         _, model, given, _ = calls.pop()
         assert type(model.imu_encoder) is encoder and model.aggregator == "concat"
         assert given.augment == egodistill.Augment(crop=0.2, jitter=0.3, shift=0.05)
     assert model.imu_encoder.signed is not None  # with frames, left is told from right
     words = ["--teacher", "t", "--no-imu", "--imu-encoder", "spectrum", "--image-encoder", "resnet10x4"]
-    words += ["--image-weights", "none", "--out", str(tmp_path / "t.pt")]
+    words += ["--image-weights", "none", "--out", str(tmp_path / "t.safetensors")]
     with pytest.raises(SystemExit):
         cli.main(["distill", "store", *words])
     assert "--imu-encoder: not allowed with argument --no-imu" in capsys.readouterr().err and not calls
@@ -114,7 +114,7 @@ def test_the_presets_of_plain_numbers_build_their_students(tmp_path, monkeypatch
 def test_the_demos_preset_is_its_recipe(tmp_path, monkeypatch, capsys):
     """The student, too: it is built as the demo's. Options change it."""
     calls = spy_on_stages(monkeypatch)
-    recipe, out = distillation.SYNTHETIC, tmp_path / "s.pt"
+    recipe, out = distillation.SYNTHETIC, tmp_path / "s.safetensors"
     run(capsys, "distill", "store", "--teacher", "t", "--out", out, "--preset", "demo")
     _, model, given, _ = calls.pop()
     assert given.record() == recipe.distillation.record()
@@ -140,24 +140,40 @@ def test_teachers_learn_no_background_and_students_do(kitchen, tmp_path, monkeyp
         return real(model, store, *more, **clips)
 
     monkeypatch.setattr(distillation, "finetune", finetune)
-    run(capsys, "finetune", "store", *narrow, "--epochs", 1, "--device", "cpu", "--out", "teacher.pt")
+    run(capsys, "finetune", "store", *narrow, "--epochs", 1, "--device", "cpu", "--out", "teacher.safetensors")
     names = [name for name in store.class_names if name != "(none)"]
-    assert len(names) == len(store.class_names) - 1 and teachers.Teacher.load("teacher.pt").class_names == names
+    assert (
+        len(names) == len(store.class_names) - 1 and teachers.Teacher.load("teacher.safetensors").class_names == names
+    )
     train, held = (store.split(name) for name in ("train", "calibration"))
     count = int((train.labels != store.class_names.index("(none)")).sum())
     assert 2 <= len(train) - count < count and learned == [[(names, count), (names, len(held))]]
-    run(capsys, "extract", "store", "--teacher-file", "teacher.pt", "--device", "cpu")
+    run(capsys, "extract", "store", "--teacher-file", "teacher.safetensors", "--device", "cpu")
     assert (store.read("teacher.logits", slice(None)).argmin(1) == store.class_names.index("(none)")).all()
-    out = run(capsys, "evaluate", "store", "--split", "train", "--teacher-file", "teacher.pt", "--device", "cpu")
-    assert f"note: left out {len(train) - count} clips of (none), which teacher.pt does not know" in out
+    out = run(
+        capsys, "evaluate", "store", "--split", "train", "--teacher-file", "teacher.safetensors", "--device", "cpu"
+    )
+    assert f"note: left out {len(train) - count} clips of (none), which teacher.safetensors does not know" in out
     (own,) = re.findall(r"^top-1 (\d+\.\d+) % of \d+ segments", out, re.MULTILINE)
 
     sizes = {"width": 8, "beta": 4, "depths": (1, 1, 1, 1), "frames": 8, "size": 32, "progress": False}
-    teachers.load("slowfast_8x8_r50", None, class_names=store.class_names, **sizes).save("knows.pt")
-    run(capsys, "finetune", "store", "--init", "knows.pt", "--epochs", 1, "--device", "cpu", "--out", "t.pt")
+    teachers.load("slowfast_8x8_r50", None, class_names=store.class_names, **sizes).save("knows.safetensors")
+    run(
+        capsys,
+        "finetune",
+        "store",
+        "--init",
+        "knows.safetensors",
+        "--epochs",
+        1,
+        "--device",
+        "cpu",
+        "--out",
+        "t.safetensors",
+    )
     small = "--architecture student --image-encoder resnet10x4 --image-weights none --imu-encoder none"
-    run(capsys, "finetune", "store", *small.split(), "--epochs", 1, "--device", "cpu", "--out", "s.pt")
-    words = "evaluate store --split train --student s.pt --device cpu --out s.train.json"
+    run(capsys, "finetune", "store", *small.split(), "--epochs", 1, "--device", "cpu", "--out", "s.safetensors")
+    words = "evaluate store --split train --student s.safetensors --device cpu --out s.train.json"
     out = run(capsys, *words.split())
     assert f"teacher, of what is not (none): {float(own):.1f} %" in out
     assert json.loads(Path("s.train.json").read_text())["lacking"] == ["teacher"]
@@ -185,7 +201,7 @@ def test_one_class_and_nothing_are_learned_from_what_there_is(kitchen, tmp_path,
         rows = [replace(one, label=labels[k % len(labels)], split="train") for k, one in enumerate(kitchen)]
         rows.append(replace(rows[0], id="held", start=rows[0].start + 0.1, label="(none)", split="calibration"))
         data.prepare(rows, folder, clip_frames=8, clip_size=32, frame_size=32, workers=1, progress=False)
-        run(capsys, "finetune", folder, *narrow, "--device", "cpu", "--out", f"{folder}.pt")
+        run(capsys, "finetune", folder, *narrow, "--device", "cpu", "--out", f"{folder}.safetensors")
         assert learned.pop() == (classes, classes, clips)
 
 
@@ -193,13 +209,16 @@ def test_one_class_and_nothing_are_learned_from_what_there_is(kitchen, tmp_path,
     ("command", "words"),
     [
         (
-            "distill s --teacher t --init a.pt --num-frames 2 --no-imu",
-            "--num-frames, --imu-encoder none: cannot change the student in a.pt",
+            "distill s --teacher t --init a.safetensors --num-frames 2 --no-imu",
+            "--num-frames, --imu-encoder none: cannot change the student in a.safetensors",
         ),
-        ("pretrain s --teacher t --init a.pt --imu-vector mean", "--imu-vector: cannot change the student in a.pt"),
         (
-            "finetune s --init a.pt --architecture x3d_m --name t",
-            "--architecture, --name: cannot change the model in a.pt",
+            "pretrain s --teacher t --init a.safetensors --imu-vector mean",
+            "--imu-vector: cannot change the student in a.safetensors",
+        ),
+        (
+            "finetune s --init a.safetensors --architecture x3d_m --name t",
+            "--architecture, --name: cannot change the model in a.safetensors",
         ),
         ("finetune s --architecture student --pretrained x.pth", "--pretrained: for teachers only"),
         ("finetune s --num-frames 2", "--num-frames: for --architecture student only; slowfast_8x8_r50 is a teacher"),
@@ -210,13 +229,13 @@ def test_options_that_would_be_ignored_are_errors(command, words, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(training, "open_split", lambda path, split: ToyClips())
     any_input(monkeypatch)
-    assert cli.main([*command.split(), "--out", "o.pt"]) == 1
+    assert cli.main([*command.split(), "--out", "o.safetensors"]) == 1
     assert words in capsys.readouterr().err and list(tmp_path.iterdir()) == []
 
 
 def test_finetune_of_a_file_with_other_classes_makes_a_new_classifier(tmp_path, monkeypatch, capsys):
     """Its networks stay; unsure stays the last class. With its own classes, the student is that of the file."""
-    calls, out = spy_on_stages(monkeypatch), tmp_path / "s.pt"
+    calls, out = spy_on_stages(monkeypatch), tmp_path / "s.safetensors"
     for file, unsure in ((small_student(tmp_path), []), ("glasses", ["unsure"])):
         init = EgoDistill.load(file)
         assert cli.main(["finetune", "store", "--init", str(file), "--out", str(out)]) == 0
@@ -227,14 +246,16 @@ def test_finetune_of_a_file_with_other_classes_makes_a_new_classifier(tmp_path, 
         changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
         assert {name.rpartition(".")[0] for name in changed} == {"classifier", *["imu_encoder.refusal"][: len(unsure)]}
         assert len(model.classifier.weight) == 4
-        model.save(tmp_path / "own.pt")  # loads, as what it was built with fits
-        assert cli.main(["finetune", "store", "--init", str(tmp_path / "own.pt"), "--out", str(out)]) == 0
+        model.save(tmp_path / "own.safetensors")  # loads, as what it was built with fits
+        assert cli.main(["finetune", "store", "--init", str(tmp_path / "own.safetensors"), "--out", str(out)]) == 0
         again, told = calls.pop()[1], capsys.readouterr().err
         assert all(value.requires_grad for value in again.parameters())
         assert cli.main(["finetune", "store", "--init", str(file), "--head-only", "--out", str(out)]) == 0
         head = {name for name, value in calls.pop()[1].named_parameters() if value.requires_grad}
         assert head == {"classifier.weight", "classifier.bias"}
-        assert "new classifier" not in told and weights(tmp_path / "own.pt").keys() == again.state_dict().keys()
+        assert (
+            "new classifier" not in told and weights(tmp_path / "own.safetensors").keys() == again.state_dict().keys()
+        )
         for name, value in after.items():
             assert torch.equal(value, again.state_dict()[name])
 
@@ -242,7 +263,7 @@ def test_finetune_of_a_file_with_other_classes_makes_a_new_classifier(tmp_path, 
 def test_a_new_student_can_say_unsure(tmp_path, monkeypatch, capsys):
     calls = spy_on_stages(monkeypatch)
     words = "--architecture student --image-encoder none --imu-encoder filterbank-unsure".split()
-    run(capsys, "finetune", "store", *words, "--out", tmp_path / "s.pt")
+    run(capsys, "finetune", "store", *words, "--out", tmp_path / "s.safetensors")
     assert calls.pop()[1].class_names == [*CLASSES, "unsure"]
 
 
@@ -269,11 +290,11 @@ def test_finetune_options(sample_data, tmp_path, capsys):
     run(capsys, "prepare", tmp_path / "t.csv", "--out", store, *clips)
     short = ["--epochs", 1, "--batch-size", 2, "--learning-rate", 0.01]
     asked = ["finetune", store, "--architecture", "mvit_b_16x4", *short, "--option", "depths=(1,1,1,1)", "width=16"]
-    run(capsys, *asked, "--head-only", "--gradient-checkpointing", "--out", tmp_path / "t.pt")
+    run(capsys, *asked, "--head-only", "--gradient-checkpointing", "--out", tmp_path / "t.safetensors")
     torch.manual_seed(0)
-    assert teachers.Teacher.load(tmp_path / "t.pt").clip_spec.seconds == data.CLIP_SECONDS
+    assert teachers.Teacher.load(tmp_path / "t.safetensors").clip_spec.seconds == data.CLIP_SECONDS
     fresh = teachers.load("mvit_b_16x4", None, 2, frames=4, size=32, depths=(1, 1, 1, 1), width=16, progress=False)
-    trained, before = weights(tmp_path / "t.pt"), fresh.state_dict()
+    trained, before = weights(tmp_path / "t.safetensors"), fresh.state_dict()
     moved = {name for name, value in before.items() if not torch.equal(value, trained[name])}
     assert moved == {f"net.{fresh.net.classifier}.weight", f"net.{fresh.net.classifier}.bias"}
     # Published weights of other classes: the trunk stays, the classifier is new.
@@ -282,11 +303,11 @@ def test_finetune_options(sample_data, tmp_path, capsys):
     torch.save({"model_state": published.net.state_dict()}, tmp_path / "x3d_xs.pyth")
     small = ["--architecture", "x3d_xs", "--option", *(f"{name}={value}" for name, value in narrow.items())]
     asked = ["finetune", store, *small, "--pretrained", tmp_path / "x3d_xs.pyth", "--head-only", *short]
-    run(capsys, *asked, "--out", tmp_path / "x.pt")
-    trained, before = weights(tmp_path / "x.pt"), published.state_dict()
+    run(capsys, *asked, "--out", tmp_path / "x.safetensors")
+    trained, before = weights(tmp_path / "x.safetensors"), published.state_dict()
     assert {len(trained[f"net.{published.net.classifier}.weight"])} == {2}
     assert all(torch.equal(trained[name], value) for name, value in before.items() if "projection" not in name)
-    command = ["finetune", store, *small, "--gradient-checkpointing", "--out", tmp_path / "u.pt"]
+    command = ["finetune", store, *small, "--gradient-checkpointing", "--out", tmp_path / "u.safetensors"]
     assert cli.main([str(x) for x in command]) == 1
     assert re.search("no option 'width'|is for MotionFormer and MViT", capsys.readouterr().err)
 
@@ -294,38 +315,49 @@ def test_finetune_options(sample_data, tmp_path, capsys):
 @pytest.mark.parametrize(
     "command, told",
     [
-        ("distill s --teacher smal --out x.pt", "the store has no array 'smal.feature'; it has outputs of: small."),
-        ("pretrain s --teacher smal --out x.pt", "it has outputs of: small."),
         (
-            "distill s --teacher small --init student.pt --out x.pt",
-            "the student in student.pt has a feature of 9 numbers, the teacher 'small' one of 12; leave out --init",
+            "distill s --teacher smal --out x.safetensors",
+            "the store has no array 'smal.feature'; it has outputs of: small.",
         ),
-        ("distill s --teacher small --init teacher.pt --out x.pt", "teacher.pt holds a teacher; give the file of a"),
-        ("finetune s --out x.pt --option frames=eight", "frames='eight' must be a whole number"),
+        ("pretrain s --teacher smal --out x.safetensors", "it has outputs of: small."),
+        (
+            "distill s --teacher small --init student.safetensors --out x.safetensors",
+            "the student in student.safetensors has a feature of 9 numbers, "
+            "the teacher 'small' one of 12; leave out --init",
+        ),
+        (
+            "distill s --teacher small --init teacher.safetensors --out x.safetensors",
+            "teacher.safetensors holds a teacher; give the file of a",
+        ),
+        ("finetune s --out x.safetensors --option frames=eight", "frames='eight' must be a whole number"),
     ],
 )
 def test_what_does_not_fit_is_one_line(command, told, taught, capsys):
     assert cli.main([*command.split(), "--split", "test"]) == 1
     printed = capsys.readouterr()
     assert told in printed.err and "Traceback" not in printed.err, printed.err
-    assert not (taught / "x.pt").exists()
+    assert not (taught / "x.safetensors").exists()
 
 
 def test_a_finished_training_says_so(taught, capsys):
-    command = "distill s --split test --teacher small --out x.pt --image-encoder resnet10x4 --image-weights none"
+    command = (
+        "distill s --split test --teacher small --out x.safetensors --image-encoder resnet10x4 --image-weights none"
+    )
     command = [*command.split(), *"--imu-vector mean --epochs 2 --batch-size 4 --device cpu".split()]
-    assert run(capsys, *command).startswith("x.pt: loss ")
-    model = (taught / "x.pt").read_bytes()
-    assert run(capsys, *command).startswith("x.pt: already trained (2 of 2 epochs); loss ")
-    assert not (taught / "x.pt.training").exists()
+    assert run(capsys, *command).startswith("x.safetensors: loss ")
+    model = (taught / "x.safetensors").read_bytes()
+    assert run(capsys, *command).startswith("x.safetensors: already trained (2 of 2 epochs); loss ")
+    assert not (taught / "x.safetensors.training").exists()
     assert cli.main([*command, "--tau", "2"]) == 1
-    assert "x.pt: was begun with other settings: tau was 1.0 and is now 2.0" in (err := capsys.readouterr().err)
-    assert "--overwrite" in err and (taught / "x.pt").read_bytes() == model
-    assert run(capsys, *command, "--overwrite").startswith("x.pt: already trained")  # they are the same
+    assert "x.safetensors: was begun with other settings: tau was 1.0 and is now 2.0" in (
+        err := capsys.readouterr().err
+    )
+    assert "--overwrite" in err and (taught / "x.safetensors").read_bytes() == model
+    assert run(capsys, *command, "--overwrite").startswith("x.safetensors: already trained")  # they are the same
     assert cli.main([*command, "--tau", "2", "--overwrite", "--keep-checkpoint"]) == 0
     printed = capsys.readouterr()
-    assert printed.out.startswith("x.pt: loss ") and "tau was 1.0 and is now 2.0. Training anew" in printed.err
-    assert (taught / "x.pt").read_bytes() != model and (taught / "x.pt.training").exists()
+    assert printed.out.startswith("x.safetensors: loss ") and "tau was 1.0 and is now 2.0. Training anew" in printed.err
+    assert (taught / "x.safetensors").read_bytes() != model and (taught / "x.safetensors.training").exists()
 
 
 def test_a_share_of_the_wearers_is_held_out_or_of_the_segments_if_they_are_too_few(store, capsys):
@@ -349,10 +381,10 @@ def test_a_share_of_the_wearers_is_held_out_or_of_the_segments_if_they_are_too_f
 
 
 def test_the_best_epoch_on_held_out_clips_is_kept(taught, capsys):
-    command = "distill s --teacher small --out x.pt --image-encoder resnet10x4 --image-weights none --epochs 2"
+    command = "distill s --teacher small --out x.safetensors --image-encoder resnet10x4 --image-weights none --epochs 2"
     text = run(capsys, *command.split(), "--batch-size", 4, "--validation", 0.5)
     assert re.search(r"weights of epoch [12], [\d.]+ % on the validation clips", text)
-    assert text.endswith("Next:\n  egodistill evaluate s --student x.pt\n")
+    assert text.endswith("Next:\n  egodistill evaluate s --student x.safetensors\n")
     for value in ("0.6", "0", "-1"):
         with pytest.raises(SystemExit):
             cli.main([*command.split(), f"--validation={value}"])
@@ -361,12 +393,12 @@ def test_the_best_epoch_on_held_out_clips_is_kept(taught, capsys):
 @pytest.mark.parametrize(
     ("arrays", "labels", "expected"),
     [
-        (["frames_1", "imu"], [0], "finetune 'my store' --architecture student --out student.pt"),
-        (["imu", "clip"], [0, -1], "finetune 'my store' --out teacher.pt"),
+        (["frames_1", "imu"], [0], "finetune 'my store' --architecture student --out student.safetensors"),
+        (["imu", "clip"], [0, -1], "finetune 'my store' --out teacher.safetensors"),
         (["frames_1", "imu"], [-1], "prepare RECORDINGS --out NEW --architecture swin3d_t --pretrained torchvision"),
         (["imu", "clip"], [-1], "extract 'my store' --architecture NAME --pretrained FILE"),
-        (["imu", "clip", "t.feature", "t.logits"], [0], "pretrain 'my store' --teacher t --out imu.pt"),
-        (["clip", "t.feature", "t.logits"], [0], "distill 'my store' --teacher t --no-imu --out student.pt"),
+        (["imu", "clip", "t.feature", "t.logits"], [0], "pretrain 'my store' --teacher t --out imu.safetensors"),
+        (["clip", "t.feature", "t.logits"], [0], "distill 'my store' --teacher t --no-imu --out student.safetensors"),
     ],
 )
 def test_the_next_command_is_one_for_the_store(arrays, labels, expected, capsys):
@@ -375,7 +407,7 @@ def test_the_next_command_is_one_for_the_store(arrays, labels, expected, capsys)
     given.suggest_training(store)
     assert capsys.readouterr().out == f"Next:\n  egodistill {expected}\n"
     given.suggest_training(store, architecture="i3d")  # for whose clips the store was prepared
-    named = "NAME" in expected or "teacher.pt" in expected
+    named = "NAME" in expected or "teacher.safetensors" in expected
     assert ("--architecture i3d" in capsys.readouterr().out) == named
     store.splits = ["test"]
     given.suggest_training(store)
@@ -385,13 +417,13 @@ def test_the_next_command_is_one_for_the_store(arrays, labels, expected, capsys)
 def test_extract_overwrites(taught, capsys, monkeypatch):
     given = []
     monkeypatch.setattr(teachers, "extract", lambda *_, **options: given.append(options["overwrite"]))
-    run(capsys, "extract", "s", "--teacher-file", "teacher.pt", "--device", "cpu")
-    run(capsys, "extract", "s", "--teacher-file", "teacher.pt", "--device", "cpu", "--overwrite")
+    run(capsys, "extract", "s", "--teacher-file", "teacher.safetensors", "--device", "cpu")
+    run(capsys, "extract", "s", "--teacher-file", "teacher.safetensors", "--device", "cpu", "--overwrite")
     assert given == [False, True]
 
 
 def test_extract_takes_a_name_for_the_outputs(taught, capsys, monkeypatch):
-    given, command = [], ["extract", "s", "--teacher-file", "teacher.pt", "--device", "cpu"]
+    given, command = [], ["extract", "s", "--teacher-file", "teacher.safetensors", "--device", "cpu"]
     monkeypatch.setattr(teachers, "extract", lambda teacher, *_, **options: given.append(teacher.name))
     run(capsys, *command)
     assert run(capsys, *command, "--name", "second").startswith("s: wrote second.feature and second.logits for ")
@@ -410,7 +442,7 @@ def test_the_seed_decides_the_start_weights_of_what_a_command_builds(command, tm
         found = []
         for seed in (5, 5, 6):
             torch.rand(seed)  # what was drawn before does not matter
-            run(capsys, command, "s", *kind, *student, "--out", tmp_path / "x.pt", "--seed", seed)
+            run(capsys, command, "s", *kind, *student, "--out", tmp_path / "x.safetensors", "--seed", seed)
             found.append(torch.cat([value.flatten() for value in calls.pop()[1].state_dict().values()]))
         assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
 
@@ -423,15 +455,15 @@ def test_a_student_is_built_for_the_clips_of_the_store(tmp_path, monkeypatch, ca
     monkeypatch.setattr(training, "open_split", lambda path, split: store)
     plain = ["distill", "s", "--teacher", "t", "--image-encoder", "resnet10x4", "--image-weights", "none"]
     for count, sampling in ((1, "uniform"), (2, "last")):
-        run(capsys, *plain, "--num-frames", count, "--out", tmp_path / "x.pt")
+        run(capsys, *plain, "--num-frames", count, "--out", tmp_path / "x.safetensors")
         arguments = calls.pop()[1].arguments
         expected = {"num_frames": count, "sampling": sampling, "exact": False, "frame_size": 32}
         assert expected.items() <= arguments.items()
     store.specs = {"frames_1": replace(spec, frames=1, sampling="uniform", exact=True, tolerance=0.25)}
-    run(capsys, *plain, "--num-frames", 1, "--out", tmp_path / "x.pt")
+    run(capsys, *plain, "--num-frames", 1, "--out", tmp_path / "x.safetensors")
     assert {"exact": True, "tolerance": 0.25, "imu_axes": "gopro"}.items() <= calls.pop()[1].arguments.items()
     store.specs["imu"] = egodistill.data.ClipSpec(imu_samples=422, imu_axes="glasses")
-    run(capsys, *plain, "--num-frames", 1, "--out", tmp_path / "x.pt")
+    run(capsys, *plain, "--num-frames", 1, "--out", tmp_path / "x.safetensors")
     assert calls.pop()[1].arguments["imu_axes"] == "glasses"
 
 
@@ -448,7 +480,7 @@ def test_a_student_is_built_for_the_clips_of_the_store(tmp_path, monkeypatch, ca
 def test_counts_are_at_least_1_where_none_makes_no_sense(words, fits, tmp_path, monkeypatch, capsys):
     calls = spy_on_stages(monkeypatch)
     plain = ["distill", "s", "--teacher", "t", "--image-encoder", "resnet10x4", "--image-weights", "NONE"]
-    command = [*plain, "--out", str(tmp_path / "x.pt"), *words.split()]
+    command = [*plain, "--out", str(tmp_path / "x.safetensors"), *words.split()]
     if fits:
         run(capsys, *command)
         assert calls
@@ -488,7 +520,7 @@ def test_the_one_teacher_of_a_store_is_the_default(command, taught, monkeypatch,
         command,
         "s",
         "--out",
-        "o.pt",
+        "o.safetensors",
         *"--image-encoder resnet10x4 --image-weights none --imu-vector mean".split(),
     ]
     run(capsys, *words)
@@ -541,27 +573,41 @@ def test_networks_of_ones_own_go_through_all_commands(taught, capsys):
     small = "--image-encoder resnet10x4 --image-weights none --epochs 1 --decay-epochs --batch-size 8".split()
     built = ["--imu-encoder", "my_networks.py:wide", "--student-class", "my_networks.py:Calm"]
     own = ["--custom", "my_networks.py:wide", "--custom", "my_networks.py:Calm"]
-    said = run(capsys, "pretrain", "s", "--teacher", "small", "--out", "imu.pt", *small, *built)
+    said = run(capsys, "pretrain", "s", "--teacher", "small", "--out", "imu.safetensors", *small, *built)
     assert " ".join(own) in said.partition("Next:")[2]
-    training = ["distill", "s", "--teacher", "small", "--out", "own.pt", *small[4:], "--init", "imu.pt", *own]
+    training = [
+        "distill",
+        "s",
+        "--teacher",
+        "small",
+        "--out",
+        "own.safetensors",
+        *small[4:],
+        "--init",
+        "imu.safetensors",
+        *own,
+    ]
     run(capsys, *training)
     assert "already trained" in run(capsys, *training)
-    run(capsys, "evaluate", "s", "--student", "own.pt", *own)
-    run(capsys, "export", "own.pt", "--out", "own.pt2", "--check", "s", *own)
-    assert "own.pt" in run(capsys, "measure", "--student", "own.pt", *own, "--repeats", 1)
+    run(capsys, "evaluate", "s", "--student", "own.safetensors", *own)
+    run(capsys, "export", "own.safetensors", "--out", "own.pt2", "--check", "s", *own)
+    assert "own.safetensors" in run(capsys, "measure", "--student", "own.safetensors", *own, "--repeats", 1)
     import my_networks as mine
 
-    model = mine.Calm.load("own.pt", imu_encoder=mine.wide)
+    model = mine.Calm.load("own.safetensors", imu_encoder=mine.wide)
     assert type(model.imu_encoder) is mine.Spectrum and model.imu_dim == 5
     for words, said in (
-        (own[:2], r"own\.pt: its class is my_networks:Calm, which is not of this library.*--custom FILE\.py:Calm"),
-        (own[2:], r"own\.pt: its imu_encoder is my_networks:Spectrum, .*--custom FILE\.py:Spectrum"),
+        (
+            own[:2],
+            r"own\.safetensors: its class is my_networks:Calm, which is not of this library.*--custom FILE\.py:Calm",
+        ),
+        (own[2:], r"own\.safetensors: its imu_encoder is my_networks:Spectrum, .*--custom FILE\.py:Spectrum"),
         (["--custom", "my_networks.py:narrow"], r"narrow cannot be built without arguments \(missing "),
         ([*own, "--custom", "my_networks.py:Calmer"], r"my_networks\.py: has no Calmer\. Did you mean Calm\?"),
     ):
-        assert cli.main(["evaluate", "s", "--student", "own.pt", *words]) == 1
+        assert cli.main(["evaluate", "s", "--student", "own.safetensors", *words]) == 1
         assert re.search(said, capsys.readouterr().err)
-    start = "distill s --teacher small --out new.pt".split()
+    start = "distill s --teacher small --out new.safetensors".split()
     assert cli.main([*start, *small, "--student-class", "my_networks.py:Spectrum"]) == 1
     assert "give a subclass of EgoDistill" in capsys.readouterr().err
     assert cli.main([*start, *small, *own]) == 1

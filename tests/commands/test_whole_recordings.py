@@ -24,8 +24,8 @@ ACTS = {"calibration": [("wash", 1.5, 2.5), ("cut", 3.5, 4.5)], "test": [("cut",
 def student(tmp_path):
     torch.manual_seed(0)
     small = {"image_encoder": "resnet10x4", "image_weights": None, "frame_size": 40, "hidden": 32, "imu_width": 4}
-    EgoDistill(4, feature_dim=16, class_names=NAMES, **small).save(tmp_path / "student.pt")
-    return tmp_path / "student.pt"
+    EgoDistill(4, feature_dim=16, class_names=NAMES, **small).save(tmp_path / "student.safetensors")
+    return tmp_path / "student.safetensors"
 
 
 @pytest.fixture

@@ -380,7 +380,7 @@ def test_formats_are_told_apart(tmp_path):
 
 def test_the_module_is_found_under_its_name():
     """`from __future__ import annotations` in egodistill.py would put something else there."""
-    code = "from egodistill import annotations; annotations.read_csv; print('found')"
+    code = "from egodistill.datasets import annotations; annotations.read_csv; print('found')"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=Path(egodistill.__file__).parent, capture_output=True, text=True, timeout=LIMIT)
     assert done.stdout == "found\n", done.stderr

@@ -14,7 +14,8 @@ from painted import CLIP, write_video
 
 from egodistill import data
 from egodistill.datasets import annotations, background, segments
-from egodistill.support.errors import NONE, DataError, NoteWarning
+from egodistill.support.defaults import NONE
+from egodistill.support.errors import DataError, NoteWarning
 from egodistill.support.records import start_and_stop
 
 LENGTHS = {"long": 90.0, "short": 30.0, "test": 60.0}  # seconds

@@ -217,10 +217,12 @@ def test_who_had_opened_the_store_before_is_told(kitchen, own):
 def test_what_is_not_the_stores_stays(kitchen, own):
     (own / "notes").mkdir()
     (own / "notes" / "mine.txt").write_text("mine")
-    (own / "teacher.pt").write_bytes(b"weights")
+    (own / "teacher.safetensors").write_bytes(b"weights")
     own.chmod(0o2775)
     prepare(changed(kitchen, 2, label="scrub"), own)
-    assert (own / "notes" / "mine.txt").read_text() == "mine" and (own / "teacher.pt").read_bytes() == b"weights"
+    assert (own / "notes" / "mine.txt").read_text() == "mine" and (
+        own / "teacher.safetensors"
+    ).read_bytes() == b"weights"
     assert own.stat().st_mode & 0o7777 == 0o2775
 
 

@@ -487,9 +487,11 @@ def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
         export.load_exported(file)
     export.export(other, file, overwrite=True)
     assert_same(other, file)
-    other.save(tmp_path / "student.pt")
-    with pytest.raises(export.ExportError, match=r"student\.pt: a model, not an exported program; .*EgoDistill\.load"):
-        export.load_exported(tmp_path / "student.pt")
+    other.save(tmp_path / "student.safetensors")
+    with pytest.raises(
+        export.ExportError, match=r"student\.safetensors: a model, not an exported program; .*EgoDistill\.load"
+    ):
+        export.load_exported(tmp_path / "student.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -615,7 +617,7 @@ def test_the_cost_of_an_exported_file_is_that_of_its_student(written):
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("a.pt", {}, r"must end in \.pt2; got .*a\.pt$"),
+        ("a.safetensors", {}, r"must end in \.pt2; got .*a\.safetensors$"),
         (
             "a.pt2",
             {"format": "onnx"},
@@ -673,8 +675,8 @@ def test_int8_on_apples_processors_is_refused_in_a_sentence(tmp_path, monkeypatc
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchao"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(tmp_path / "site")
-    student(image_encoder="resnet10x4").save(tmp_path / "student.pt")
-    command = ["export", str(tmp_path / "student.pt"), "--precision", "int8", "--out", str(tmp_path / "a.pt2")]
+    student(image_encoder="resnet10x4").save(tmp_path / "student.safetensors")
+    command = ["export", str(tmp_path / "student.safetensors"), "--precision", "int8", "--out", str(tmp_path / "a.pt2")]
     try:
         assert cli.main(command) == 1
     finally:
@@ -739,7 +741,7 @@ def test_comparison_tells_right_from_wrong(written, tmp_path):
 def test_command(tmp_path, capsys, monkeypatch):
     model, checkpoint, file = (
         student(image_encoder="resnet10x4"),
-        tmp_path / "student.pt",
+        tmp_path / "student.safetensors",
         tmp_path / "out" / "student.pt2",
     )
     model.save(checkpoint)
@@ -761,7 +763,7 @@ def test_command(tmp_path, capsys, monkeypatch):
         ([str(checkpoint), "--out", "a.onnx"], "must end in .pt2; got a.onnx, the end of format="),
         ([str(tmp_path / "text.pt"), "--out", free], "cannot be read as a checkpoint"),
         ([str(tmp_path / "another.pt"), "--out", free], "is not an 'egodistill model 1' file"),
-        ([str(tmp_path / "none.pt"), "--out", free], "none.pt: no such file"),
+        ([str(tmp_path / "none.safetensors"), "--out", free], "none.safetensors: no such file"),
         ([str(checkpoint), "--out", free, "--calibrate", str(tmp_path)], "--calibrate is for int8"),
     ):
         assert cli.main(["export", *words]) == 1
@@ -776,10 +778,17 @@ def test_the_command_says_that_an_uncompiled_int8_program_is_slow(tmp_path, caps
         Path(path).touch()
         return {"run": "so", "file": Path(path).name}
 
-    student(image_encoder="resnet10x4").save(tmp_path / "student.pt")
+    student(image_encoder="resnet10x4").save(tmp_path / "student.safetensors")
     for name in ("int8", "fp32"):
         monkeypatch.setattr(export, "export", written)
-        command = ["export", str(tmp_path / "student.pt"), "--precision", name, "--out", str(tmp_path / f"{name}.pt2")]
+        command = [
+            "export",
+            str(tmp_path / "student.safetensors"),
+            "--precision",
+            name,
+            "--out",
+            str(tmp_path / f"{name}.pt2"),
+        ]
         for extra in ([], ["--format", "aoti"]):
             assert cli.main([*command, *extra]) == 0
             said = "slower than fp32" in (printed := capsys.readouterr().out) and "--format aoti" in printed
@@ -797,9 +806,9 @@ def test_the_command_says_for_what_int8_is_far_from_fp32(tmp_path, capsys, monke
         }
         return {"run": "so", "file": Path(path).name, "calibration": {"compared": compared}}
 
-    student(image_encoder="resnet10x4").save(tmp_path / "student.pt")
+    student(image_encoder="resnet10x4").save(tmp_path / "student.safetensors")
     monkeypatch.setattr(export, "export", written)
-    command = ["export", str(tmp_path / "student.pt"), "--precision", "int8", "--out", str(tmp_path / "a.pt2")]
+    command = ["export", str(tmp_path / "student.safetensors"), "--precision", "int8", "--out", str(tmp_path / "a.pt2")]
     assert cli.main(command) == 0
     usual = "on the calibration clips: 100 % equal labels, feature error 2 %"
     assert [line for line in capsys.readouterr().out.splitlines() if "far from" in line] == [
@@ -1079,7 +1088,7 @@ def test_a_pair_is_whole_or_not_there(paired, tmp_path, monkeypatch):
 
 def test_the_request_of_a_pair_is_checked_first(tmp_path):
     for path, options, words in (
-        ("a.pt", {}, r"must end in \.pt2; got .*a\.frame\.pt"),
+        ("a.safetensors", {}, r"must end in \.pt2; got .*a\.frame\.safetensors"),
         ("a.onnx", {"format": "onnx", "precision": "bf16"}, "fp32 or int8"),
         ("a.pt2", {"batch_size": 0}, "batch_size .* must be a whole number"),
     ):
@@ -1089,7 +1098,11 @@ def test_the_request_of_a_pair_is_checked_first(tmp_path):
 
 
 def test_the_command_writes_a_pair(tmp_path, capsys, monkeypatch):
-    model, checkpoint, path = student(image_encoder="resnet10x4"), tmp_path / "student.pt", tmp_path / "device.pt2"
+    model, checkpoint, path = (
+        student(image_encoder="resnet10x4"),
+        tmp_path / "student.safetensors",
+        tmp_path / "device.pt2",
+    )
     model.save(checkpoint)
     monkeypatch.setattr(models, "open_split", lambda *given: Clips(model))
     any_input(monkeypatch)

@@ -16,6 +16,7 @@ from egodistill import EgoDistill, EgoDistillError, Stream, StreamClockError, pr
 from egodistill.deploy import arrivals, export, feeds, gates
 from egodistill.engine.calibration import Calibration
 from egodistill.imu import Imu
+from egodistill.recordings import read_clip
 from egodistill.recordings.recording import Recording
 from egodistill.recordings.spec import spec_of
 from egodistill.student import Output
@@ -55,7 +56,7 @@ def test_answers_are_those_of_predict_for_a_recording(kitchen, num_frames):
     starts = [first + k * every for k in range(12)]
     starts = [start for start in starts if 0 <= start and start + CLIP < 5.9]
     assert len(starts) > 3
-    found = {start: recording.clip(start, spec) for start in starts}
+    found = {start: read_clip(recording, start, spec) for start in starts}
     with open_stream(network, every=every, max_pending=99) as stream:
         for clip in found.values():
             for moment, frame in zip(clip["frames.times"], clip["frames"], strict=True):
@@ -91,7 +92,7 @@ def test_a_stream_and_predict_agree_on_a_whole_video(tmp_path, num_frames, optio
     predicted = list(predict(network, recording, stride=0.5, top=7, batch_size=1, precision="fp32", device="cpu"))
     shots = {}
     for clip in predicted:
-        found = recording.clip(clip.start, spec)
+        found = read_clip(recording, clip.start, spec)
         shots |= {float(t): frame.transpose(1, 2, 0) for t, frame in zip(*(found[k] for k in KEYS), strict=True)}
     with open_stream(network, every=0.5, max_pending=9) as stream:
         answers = run(stream, times, readings, shots) + stream.finish()

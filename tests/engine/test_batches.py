@@ -214,10 +214,10 @@ def test_a_path_is_not_a_store(tmp_path):
 
 
 def test_a_path_or_a_class_is_not_a_model(store):
-    path = r"model is the path 'student.pt'; .* EgoDistill.load\('student.pt'"
+    path = r"model is the path 'student.safetensors'; .* EgoDistill.load\('student.safetensors'"
     for given, words in (
-        ("student.pt", path),
-        (Path("student.pt"), path),
+        ("student.safetensors", path),
+        (Path("student.safetensors"), path),
         ("student.pt2", r"load it, such as with export\.load_exported\('student.pt2'\)"),
         ("walk.mp4", "model is the path 'walk.mp4'; the model comes first"),
         (EgoDistill, "model is the class EgoDistill"),
@@ -299,10 +299,10 @@ def test_numbers_and_names_of_numpy_become_those_of_python(tmp_path):
     history = distill(small(**numbers, class_names=np.array(CLASSES)), store, teacher="t", **settings)
     model = small(**numbers)
     assert distill(model, store, teacher="t", **settings) == history
-    model.save(tmp_path / "student.pt")
-    assert EgoDistill.load(tmp_path / "student.pt").class_names == CLASSES
-    teachers.load("i3d", num_classes=np.int64(4), **SMALL_I3D, progress=False).save(tmp_path / "teacher.pt")
-    assert len(teachers.Teacher.load(tmp_path / "teacher.pt").class_names) == 4
+    model.save(tmp_path / "student.safetensors")
+    assert EgoDistill.load(tmp_path / "student.safetensors").class_names == CLASSES
+    teachers.load("i3d", num_classes=np.int64(4), **SMALL_I3D, progress=False).save(tmp_path / "teacher.safetensors")
+    assert len(teachers.Teacher.load(tmp_path / "teacher.safetensors").class_names) == 4
 
 
 def test_a_student_reads_the_frames_that_it_is_for(kitchen, tmp_path):

@@ -115,4 +115,4 @@ def test_an_attribute_of_ones_own_is_no_calibration():
     """Such as a network that divides its own scores."""
     model = torch.nn.Linear(2, 2)
     model.temperature, model.calibration = 0.1, torch.nn.Linear(2, 2)
-    assert calibration.of(model) == Calibration() == calibration.of(None)
+    assert calibration.calibration_of(model) == Calibration() == calibration.calibration_of(None)

@@ -215,7 +215,7 @@ def do_nan(rank, folder):
 def do_command(rank, folder):
     """What torchrun starts, undisturbed."""
     training_commands.open_split = lambda path, split: Kept(21)
-    assert cli.main(command(folder / "whole.pt")) == 0
+    assert cli.main(command(folder / "whole.safetensors")) == 0
 
 
 class Kept(Store):
@@ -524,7 +524,7 @@ def job(folder, fault="none"):
             super().step()
 
     torch.optim.AdamW = Descent
-    store, teacher, out = (str(Path(folder, name)) for name in ("store", "teacher.pt", "student.pt"))
+    store, teacher, out = (str(Path(folder, name)) for name in ("store", "teacher.safetensors", "student.safetensors"))
     training = (
         "--epochs 2 --batch-size 9 --learning-rate 0.01 --decay-epochs 1 --weight-decay 0 --precision fp32".split()
     )
@@ -540,7 +540,7 @@ def job(folder, fault="none"):
 
 def evaluation(folder, out):
     """Return the command that evaluates the student of a job."""
-    names = {"--student": "student.pt", "--out": out}
+    names = {"--student": "student.safetensors", "--out": out}
     files_of = [word for option, name in names.items() for word in (option, str(Path(folder, name)))]
     options = ["--split", "train", "--teacher", "x3d", "--precision", "fp32"]
     return ["evaluate", str(Path(folder, "store")), *files_of, *options]
@@ -554,7 +554,7 @@ def job_folder(folder):
         "x3d_m", 4, class_names=toy.class_names, seconds=egodistill.CLIP_SECONDS, feature_dim=12
     )
     teacher.name = "x3d"
-    teacher.save(folder / "teacher.pt")
+    teacher.save(folder / "teacher.safetensors")
     specs = {
         "frames_1": ClipSpec(frames=1, size=32),
         "imu": ClipSpec(imu_samples=egodistill.IMU_SAMPLES),
@@ -620,14 +620,14 @@ def test_two_machines_give_what_one_process_gives(tmp_path, machines):
     assert told.count(lost) == 1, told
     # The orphan that looks second may see the end of the first one before it looks.
     assert orphaned in other and other.count(orphaned) + other.count(lost) >= 2, other
-    assert not (both / "student.pt").exists()
+    assert not (both / "student.safetensors").exists()
     ended = machines(both, "process", restarts=1)
     assert [code for code, _ in ended] == [0, 0] and (both / "process killed").exists(), ended
     subprocess.run([sys.executable, tmp_path / "job.py", alone], check=True, cwd=tmp_path)
     wanted, found = (data.ClipStore(folder / "store") for folder in (alone, both))
     for name in ("x3d.feature", "x3d.logits"):
         np.testing.assert_array_equal(found.read(name, range(21)), wanted.read(name, range(21)))
-    close(*(weights(EgoDistill.load(folder / "student.pt")) for folder in (both, alone)))
+    close(*(weights(EgoDistill.load(folder / "student.safetensors")) for folder in (both, alone)))
     assert cli.main(evaluation(both, "again.json")) == 0
     assert files.read_json(both / "evaluation.json") == files.read_json(both / "again.json")
 
@@ -655,15 +655,15 @@ def test_a_model_outlives_its_process_group(tmp_path):
 
 @pytest.mark.slow("torchrun, killed")
 def test_torchrun_goes_on_after_a_kill(tmp_path, both, torchrun):
-    done = torchrun("kill", 5, tmp_path / "killed.pt", restarts=1)  # in the second epoch
-    assert done.returncode == 0 and done.stdout.count("killed.pt: loss") == 1, done.stderr
+    done = torchrun("kill", 5, tmp_path / "killed.safetensors", restarts=1)  # in the second epoch
+    assert done.returncode == 0 and done.stdout.count("killed.safetensors: loss") == 1, done.stderr
     assert done.stderr.count("42/42 clips") == 1  # one progress bar
-    assert same(EgoDistill.load(tmp_path / "killed.pt"), EgoDistill.load(both["folder"] / "whole.pt"))
+    assert same(EgoDistill.load(tmp_path / "killed.safetensors"), EgoDistill.load(both["folder"] / "whole.safetensors"))
 
 
 @pytest.mark.slow("torchrun")
 def test_torchrun_tells_an_error_once(tmp_path, torchrun):
-    done = torchrun("raise", 2, tmp_path / "raised.pt")
+    done = torchrun("raise", 2, tmp_path / "raised.safetensors")
     assert done.returncode != 0 and "a fault of process 1" in done.stderr
     assert done.stderr.count("egodistill distill:") == 1, done.stderr
 
@@ -706,9 +706,9 @@ def test_one_process_evaluates(monkeypatch):
     monkeypatch.setitem(models.COMMANDS, "evaluate", lambda arguments: ran.append(os.environ["WORLD_SIZE"]))
     for name, value in {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "RANK": "1"}.items():
         monkeypatch.setenv(name, value)
-    assert cli.main(["evaluate", "store", "--student", "c.pt"]) == 0 and ran == []
+    assert cli.main(["evaluate", "store", "--student", "c.safetensors"]) == 0 and ran == []
     monkeypatch.setenv("RANK", "0")
-    assert cli.main(["evaluate", "store", "--student", "c.pt"]) == 0 and ran == ["1"]
+    assert cli.main(["evaluate", "store", "--student", "c.safetensors"]) == 0 and ran == ["1"]
     assert os.environ["WORLD_SIZE"] == "2"  # as the caller set it
 
 

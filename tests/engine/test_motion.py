@@ -138,16 +138,16 @@ def test_training_keeps_paths_and_a_checksum_and_refuses_other_samples(tmp_path)
     path = write(tmp_path / "walk.csv", shaken, shaking)
     store = toys.Store(12)
     options = toys.QUIET | {"epochs": 2, "batch_size": 4}
-    history = finetune(toys.small(), store, augment=Augment(motion=path), out=tmp_path / "a.pt", **options)
+    history = finetune(toys.small(), store, augment=Augment(motion=path), out=tmp_path / "a.safetensors", **options)
     plain = finetune(toys.small(), store, **options)
     assert history[-1]["loss"] != plain[-1]["loss"]
-    saved = EgoDistill.load(tmp_path / "a.pt").trained_with
+    saved = EgoDistill.load(tmp_path / "a.safetensors").trained_with
     assert saved["added motion"] == [str(path)]
     assert saved["about"]["checksum of the added motion"] == RecordedMotion([path], 422, 198.0).fingerprint
     moved = tmp_path / "elsewhere.csv"
     path.rename(moved)  # the same samples elsewhere are the same training
-    again = finetune(toys.small(), store, augment=Augment(motion=moved), out=tmp_path / "a.pt", **options)
+    again = finetune(toys.small(), store, augment=Augment(motion=moved), out=tmp_path / "a.safetensors", **options)
     assert [row["loss"] for row in again] == [row["loss"] for row in history]
     write(moved, shaken, lambda times: 2 * shaking(times))
     with pytest.raises(DataError, match="checksum of the added motion"):
-        finetune(toys.small(), store, augment=Augment(motion=moved), out=tmp_path / "a.pt", **options)
+        finetune(toys.small(), store, augment=Augment(motion=moved), out=tmp_path / "a.safetensors", **options)

@@ -165,8 +165,8 @@ def test_the_class_unsure_changes_no_gradient_of_the_known_classes():
 
 def test_it_is_part_of_the_file(tmp_path):
     model, imu = student_of(), motion("walk", 8, seed=5) * torch.tensor([1.0] * 3 + [57.3] * 3)
-    model.save(tmp_path / "student.pt")
-    loaded = EgoDistill.load(tmp_path / "student.pt")
+    model.save(tmp_path / "student.safetensors")
+    loaded = EgoDistill.load(tmp_path / "student.safetensors")
     assert loaded.class_names[-1] == refusal.UNSURE and loaded.inputs == ("imu",)
     with torch.no_grad():
         assert torch.equal(loaded(imu).logits, model(imu).logits) and (loaded(imu).logits.argmax(1) == 2).all()

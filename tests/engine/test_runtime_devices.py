@@ -165,8 +165,8 @@ def measure(device):
 
 
 def save_and_load(device):
-    small().to(device).save(f"{device}-small.pt")
-    return outputs(EgoDistill.load(f"{device}-small.pt"))
+    small().to(device).save(f"{device}-small.safetensors")
+    return outputs(EgoDistill.load(f"{device}-small.safetensors"))
 
 
 STAGES = [
@@ -183,7 +183,7 @@ STAGES += [finetune_a_teacher, extract, evaluate, agreement, predict, stream, ex
 
 
 def student():
-    return EgoDistill.load("student.pt").eval()
+    return EgoDistill.load("student.safetensors").eval()
 
 
 def teacher(device):

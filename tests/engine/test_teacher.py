@@ -149,9 +149,9 @@ def test_every_network_behind_the_face(name, tmp_path):
     torch.testing.assert_close(teacher.classifier(found.feature), found.logits)
 
     teacher.origin = "somewhere"
-    teacher.save(tmp_path / "teacher.pt")
-    copy = teachers.Teacher.load(tmp_path / "teacher.pt")
-    as_commands_load_it = load_teacher(tmp_path / "teacher.pt")
+    teacher.save(tmp_path / "teacher.safetensors")
+    copy = teachers.Teacher.load(tmp_path / "teacher.safetensors")
+    as_commands_load_it = load_teacher(tmp_path / "teacher.safetensors")
     with torch.no_grad():
         logits = copy(torch.from_numpy(clip)).logits
         assert torch.equal(
@@ -194,7 +194,7 @@ def test_wrap_takes_feature_and_logits_of_a_torchvision_model():
     assert teacher.feature_dim == 512 and not module.fc._forward_hooks
     assert teacher(torch.zeros(1, 4, 3, 32, 32, dtype=torch.uint8)).logits.shape == (1, 3)
     with pytest.raises(teachers.TeacherError, match=r"torch\.save"):
-        teacher.save("r3d.pt")
+        teacher.save("r3d.safetensors")
     with pytest.raises(teachers.TeacherError, match=r"'head'.*fc"):
         teachers.Teacher.wrap(module, feature_layer="head", clip_spec=ClipSpec(frames=4, size=32), class_names=LABELS)
     with pytest.raises(teachers.TeacherError, match="3 scores for 2"):
@@ -352,10 +352,10 @@ def test_a_fingerprint_covers_everything_that_changes_the_outputs():
     ],
 )
 def test_forged_arguments_are_refused_when_a_teacher_is_loaded(tmp_path, part, name, value):
-    path = tmp_path / "t.pt"
+    path = tmp_path / "t.safetensors"
     small("x3d_m").save(path)
     content = torch.load(path, weights_only=True)
     content["arguments"][part][name] = value
     torch.save(content, path)
-    with pytest.raises(EgoDistillError, match=r"t\.pt"):
+    with pytest.raises(EgoDistillError, match=r"t\.safetensors"):
         teachers.Teacher.load(path)

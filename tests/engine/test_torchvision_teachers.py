@@ -63,8 +63,8 @@ def test_outputs_are_those_of_torchvisions_network(name, frames, size, tmp_path)
         if not frames:
             return
         assert (wanted[0] - wanted[1]).abs().max() > 1e-3 * wanted.abs().max()
-        teacher.save(tmp_path / "teacher.pt")
-        copy = teachers.Teacher.load(tmp_path / "teacher.pt")
+        teacher.save(tmp_path / "teacher.safetensors")
+        copy = teachers.Teacher.load(tmp_path / "teacher.safetensors")
         close(copy(clip).logits, wanted, 1e-4)  # convolutions of another memory format
     assert (copy.clip_spec, copy.pixels) == (spec, teacher.pixels)
 
@@ -175,9 +175,11 @@ def test_commands_take_the_word(cached, taught, kitchen, monkeypatch, capsys):
     one, two = data.ClipStore("one"), data.ClipStore("two")
     assert one.class_names == two.class_names == teachers.kinetics_classes() and "clip" not in one.names
     torch.testing.assert_close(*(torch.tensor(store.read("mc3_18.logits", [0])) for store in (one, two)))
-    run(capsys, "finetune", "s", *word, "--head-only", *short, "--out", "new.pt")
-    run(capsys, "extract", "s", "--teacher-file", "new.pt")
-    teacher = teachers.Teacher.load("new.pt")
+    run(capsys, "finetune", "s", *word, "--head-only", *short, "--out", "new.safetensors")
+    run(capsys, "extract", "s", "--teacher-file", "new.safetensors")
+    teacher = teachers.Teacher.load("new.safetensors")
     torch.testing.assert_close(teacher.net.trunk.stem[0].weight, cached.stem[0].weight)
     assert teacher.class_names != teachers.kinetics_classes() and teacher.classifier.weight.shape[1] == 512
-    assert "new.pt" in run(capsys, "measure", "--teacher-file", "new.pt", "--batch-size", 1, "--seconds", 0.1)
+    assert "new.safetensors" in run(
+        capsys, "measure", "--teacher-file", "new.safetensors", "--batch-size", 1, "--seconds", 0.1
+    )

@@ -121,4 +121,4 @@ STAGES = {
 
 def file_of(out: Path, stage: str, seed: int) -> Path:
     """Return the file of a network of a demo."""
-    return out / f"seed-{seed}" / (STAGES[stage].format(seed) + ".pt")
+    return out / f"seed-{seed}" / (STAGES[stage].format(seed) + ".safetensors")

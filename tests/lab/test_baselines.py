@@ -104,10 +104,12 @@ def test_a_file_gives_back_the_model(build, tmp_path):
         if isinstance(layer, nn.BatchNorm2d):
             nn.init.uniform_(layer.running_mean)
     model.class_names = CLASSES
-    model.eval().save(tmp_path / "deep" / "model.pt")
-    again = baselines.Baseline.load(tmp_path / "deep" / "model.pt")
+    model.eval().save(tmp_path / "deep" / "model.safetensors")
+    again = baselines.Baseline.load(tmp_path / "deep" / "model.safetensors")
     assert type(again) is type(model) and not again.training and again.class_names == CLASSES
-    assert again.arguments == model.arguments and [p.name for p in (tmp_path / "deep").iterdir()] == ["model.pt"]
+    assert again.arguments == model.arguments and [p.name for p in (tmp_path / "deep").iterdir()] == [
+        "model.safetensors"
+    ]
     inputs = batches.example_inputs(model, 2)
     with torch.no_grad():
         assert torch.equal(model(*inputs).logits, again(*inputs).logits)
@@ -115,29 +117,31 @@ def test_a_file_gives_back_the_model(build, tmp_path):
 
 
 def test_files_that_do_not_fit(tmp_path):
-    path = tmp_path / "model.pt"
-    with pytest.raises(E.EgoDistillError, match=r"model\.pt: no such file"):
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(E.EgoDistillError, match=r"model\.safetensors: no such file"):
         AdaFuse.load(path)
     small_adafuse().save(path)
     with pytest.raises(E.EgoDistillError, match=r"contains a model of the class AdaFuse, not STTS"):
         STTS.load(path)
     content = torch.load(path, weights_only=True)
     torch.save(content | {"arguments": content["arguments"] | {"colour": 3}}, path)
-    with pytest.raises(E.EgoDistillError, match=r"model\.pt: its arguments.*colour"):
+    with pytest.raises(E.EgoDistillError, match=r"model\.safetensors: its arguments.*colour"):
         AdaFuse.load(path)
     weights = dict(content["weights"])
     weights["extra"] = weights.pop("classifier.bias")
     torch.save(content | {"weights": weights}, path)
-    with pytest.raises(E.EgoDistillError, match=r"model\.pt.*1 missing \(classifier\.bias\); 1 unexpected \(extra\)"):
+    with pytest.raises(
+        E.EgoDistillError, match=r"model\.safetensors.*1 missing \(classifier\.bias\); 1 unexpected \(extra\)"
+    ):
         AdaFuse.load(path)
     torch.save({"format": "something else"}, path)
     with pytest.raises(E.EgoDistillError, match="is not an 'egodistill model 1' file; its format is 'something else'"):
         baselines.Baseline.load(path)
     path.write_bytes(b"PK\x03\x04 cut off")
-    with pytest.raises(E.EgoDistillError, match=r"model\.pt cannot be read"):
+    with pytest.raises(E.EgoDistillError, match=r"model\.safetensors cannot be read"):
         baselines.Baseline.load(path)
     torch.save(content | {"class": Store()}, path)  # more than tensors: code would have to run
-    with pytest.raises(E.EgoDistillError, match=r"model\.pt cannot be read"):
+    with pytest.raises(E.EgoDistillError, match=r"model\.safetensors cannot be read"):
         baselines.Baseline.load(path)
     torch.save([1], path)
     with pytest.raises(E.EgoDistillError, match="contains a list"):
@@ -215,21 +219,21 @@ def test_a_file_of_a_rival_is_read_by_the_lab_alone(taught, capsys):
     store = data.ClipStore("s")
     torch.manual_seed(0)
     rival = AdaFuse(len(store.class_names), **FUSE | {"num_frames": 4, "frame_size": 40}, class_names=store.class_names)
-    rival.eval().save("adafuse.pt")
+    rival.eval().save("adafuse.safetensors")
     words = ["--split", "test", "--precision", "fp32", "--device", "cpu", "--out", "e.json"]
-    run(capsys, "evaluate", "s", "--student", "adafuse.pt", *words, main=main)
+    run(capsys, "evaluate", "s", "--student", "adafuse.safetensors", *words, main=main)
     found = E.evaluate(rival, store.split("test"), precision="fp32", device="cpu", progress=False)
     assert json.loads(Path("e.json").read_text())["confusion"] == found.confusion.tolist()
     words = ["--batch-size", 2, "--repeats", 1, "--precision", "bf16", "--out", "costs.json"]
-    out = run(capsys, "measure", "--student", "adafuse.pt", "student.pt", *words, main=main)
+    out = run(capsys, "measure", "--student", "adafuse.safetensors", "student.safetensors", *words, main=main)
     costs = json.loads(Path("costs.json").read_text())["models"]
-    params = {"adafuse.pt": rival, "student.pt": E.EgoDistill.load("student.pt")}
+    params = {"adafuse.safetensors": rival, "student.safetensors": E.EgoDistill.load("student.safetensors")}
     for name, model in params.items():
         cost = costs[name]
         assert cost["params"] == sum(p.numel() for p in model.parameters()) and f"{cost['params']:,}" in out
         assert 0 < cost["feature_error"] < 0.5 and f"{100 * cost['feature_error']:.2f} %" in out
-    told = "adafuse.pt: holds a AdaFuse, which is no class of this library; import the module that has it"
-    for words in ("measure --student adafuse.pt", "evaluate s --split test --student adafuse.pt"):
+    told = "adafuse.safetensors: holds a AdaFuse, which is no class of this library; import the module that has it"
+    for words in ("measure --student adafuse.safetensors", "evaluate s --split test --student adafuse.safetensors"):
         command = [sys.executable, "-m", "egodistill", *words.split()]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -100,7 +100,7 @@ def test_what_is_the_runs_own_is_not_the_recipes(tmp_path):
     bench = Bench("store", str(tmp_path), protocols.Protocol(recipe), device="cpu")
     settings = bench.settings(Run("VisOnly", seed=3))
     assert (settings.seed, settings.device, settings.progress) == (3, "cpu", True)
-    assert settings.checkpoint == tmp_path / "seed-3" / "visonly-n1.pt.training"
+    assert settings.checkpoint == tmp_path / "seed-3" / "visonly-n1.safetensors.training"
     assert settings.precision == "auto"  # decided when the training begins
 
 
@@ -213,7 +213,7 @@ def test_image_networks_see_every_clip_as_often(tmp_path):
 def test_listen_to_look_begins_with_the_students_image_network(demo):
     """The same feature for the same frame: catches layers that went to each other's place."""
     bench, run = bench_of(demo), Run("ListenToLook", 1, 2, "slowfast-{seed}")
-    start = EgoDistill.load(demo.out / "seed-1" / "start.pt")
+    start = EgoDistill.load(demo.out / "seed-1" / "start.safetensors")
     model = bench.build(run, data.ClipStore(bench.store)).eval()
     frames = torch.randint(256, (3, 2, 3, 32, 32), dtype=torch.uint8)
     with torch.no_grad():
@@ -290,7 +290,7 @@ def test_two_processes_in_one_folder_share_the_runs(demo, tmp_path):
     trained = [text.count("top-1") for text in printed]
     assert sum(trained) == 4, printed  # with the start of the students
     for run in (Run("VisOnly"), Run("VisIMU")):
-        assert same(tmp_path / "out" / f"{run.name}.pt", demo.out / f"{run.name}.pt")
+        assert same(tmp_path / "out" / f"{run.name}.safetensors", demo.out / f"{run.name}.safetensors")
     assert not [file for file in (tmp_path / "out").rglob("*") if file.suffix in (".lock", ".part", ".training")]
 
 
@@ -299,7 +299,7 @@ def test_a_failure_ends_the_other_processes(demo, tmp_path):
     runs, bench = [Run("AdaFuse", frames=1), Run("AdaFuse", frames=2)], bench_of(demo, tmp_path)
     bench.path(runs[0]).parent.mkdir()
     bench.path(runs[0]).write_bytes(b"no weights")
-    with pytest.raises(ValueError, match=r"adafuse-n1\.pt"):
+    with pytest.raises(ValueError, match=r"adafuse-n1\.safetensors"):
         bench.run(runs, jobs=2)
 
 
@@ -420,7 +420,7 @@ def test_the_seed_of_a_run_decides_its_start_weights_and_training(monkeypatch, t
             bench.train_and_evaluate(Run("VisOnly", seed))
     (first, *_), (second, *about), (third, *_) = seen
     assert first != second == third
-    assert about == [5, tmp_path / "seed-5" / "visonly-n1.pt.training", "cpu"]
+    assert about == [5, tmp_path / "seed-5" / "visonly-n1.safetensors.training", "cpu"]
 
 
 def test_a_method_of_frames_alone_is_recorded_as_0_5_wrote_it():
@@ -504,7 +504,7 @@ def test_a_run_is_known_by_the_outputs_of_the_clips_that_it_trains_on(monkeypatc
 
 
 def test_the_weights_of_a_protocol_are_the_files_of_students_and_baselines(tmp_path):
-    files = [str(tmp_path / name) for name in ("d.pt", "a.pt", "c.pt", "b.pt")]
+    files = [str(tmp_path / name) for name in ("d.pth", "a.pth", "c.pth", "b.pth")]
     for file in files:
         Path(file).touch()
     protocol = PROTOCOLS["epic"]
@@ -624,7 +624,7 @@ def test_a_method_that_is_the_papers_has_its_bits(demo, tmp_path, own_methods):
     taught, labels = Run("Ours", teacher="slowfast-{seed}"), Run("Labels")
     bench.run([taught, labels])
     for run, papers in ((taught, Run("EgoDistill", teacher=taught.teacher)), (labels, Run("VisIMU"))):
-        assert same(bench.path(run), demo.out / f"{papers.name}.pt"), run
+        assert same(bench.path(run), demo.out / f"{papers.name}.safetensors"), run
         assert bench.result(run)["top1"] == files.read_json(demo.out / f"{papers.name}.json")["top1"]
     assert bench.path(Run("stage 1 of Ours", teacher=taught.teacher)).exists()
 

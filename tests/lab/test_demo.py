@@ -147,7 +147,7 @@ def test_a_quick_demo_shows_costs_and_steps_and_no_accuracies(demo, tmp_path, dr
 
 def test_demo_given_again_redoes_nothing_and_says_the_same(demo, tmp_path, drawn):
     demo = demo.copied(tmp_path / "out")
-    ends = ("*.MP4", "*-accl.csv", "*.npy", "*.pt")
+    ends = ("*.MP4", "*-accl.csv", "*.npy", "*.safetensors")
     work = [path for end in ends for path in demo.out.rglob(end)]
     assert len(work) > 40
     before = {path: path.stat().st_mtime_ns for path in work}
@@ -188,8 +188,8 @@ def test_demo_with_more_teachers(demo, tmp_path, capsys):
     narrow = more.calls[4][2]
     assert narrow["net.blocks.0.mlp.fc1.weight"].std() == pytest.approx(0.6 / 16**0.5, rel=0.2)  # not 0.02
     folder = demo.out / "seed-0"
-    teacher = teachers.Teacher.load(folder / "x3d-0.pt")
-    students = [EgoDistill.load(folder / f"{name}-n1-x3d-0.pt") for name in ("visonly-distill", "egodistill")]
+    teacher = teachers.Teacher.load(folder / "x3d-0.safetensors")
+    students = [EgoDistill.load(folder / f"{name}-n1-x3d-0.safetensors") for name in ("visonly-distill", "egodistill")]
     assert teacher.clip_spec.seconds == data.CLIP_SECONDS  # not the 2.67 s of the published one
     assert type(teacher.net).__name__ == "X3D" and students[1].feature_dim == teacher.feature_dim == 16
     test = data.ClipStore(demo.out / "store").split("test")
@@ -265,11 +265,13 @@ MOMENTS = {
     "before its note is there": lambda: die_on("os.rename", "/demo.json'", 1),
     "while rendering": die_while_rendering,
     "while decoding": lambda: die_on("subprocess.Popen", "data.fill_bundle", 2),
-    "in the teacher's second step": lambda: die_on("os.rename", "/slowfast-0.pt.training'", 2),
+    "in the teacher's second step": lambda: die_on("os.rename", "/slowfast-0.safetensors.training'", 2),
     "between the teacher's features and its logits": lambda: die_on("os.rename", "/slowfast-0.logits.npy'", 1),
-    "with the start saved and its progress not yet removed": lambda: die_on("os.remove", "/start.pt.training'", 1),
-    "in stage 1, between two epochs": lambda: die_on("os.rename", "/stage-1-n1-slowfast-0.pt.training'", 4),
-    "in the last step of stage 2": lambda: die_on("os.rename", "/egodistill-n1-slowfast-0.pt.training'", 6),
+    "with the start saved and its progress not yet removed": lambda: die_on(
+        "os.remove", "/start.safetensors.training'", 1
+    ),
+    "in stage 1, between two epochs": lambda: die_on("os.rename", "/stage-1-n1-slowfast-0.safetensors.training'", 4),
+    "in the last step of stage 2": lambda: die_on("os.rename", "/egodistill-n1-slowfast-0.safetensors.training'", 6),
     "with VisOnly trained and not yet judged": lambda: die_on("os.rename", "/visonly-n1.json'", 1),
 }
 

@@ -614,8 +614,8 @@ def test_a_line_of_a_varied_world_needs_networks_of_the_other_one(small, tmp_pat
     assert "clips of world A-with-exchanged-head-motion" in printed and "20 of 20 bits agree" in printed
     assert evidence.path_of(evidence.EXCHANGED).read_text() == before
     runs = [tmp_path / "second" / world / "runs" / "seed-0" for world in ("A", "A-with-exchanged-head-motion")]
-    assert same(*(folder / "start.pt" for folder in runs))
-    assert [path.name for path in runs[0].glob("*.pt")] == ["start.pt"]
+    assert same(*(folder / "start.safetensors" for folder in runs))
+    assert [path.name for path in runs[0].glob("*.safetensors")] == ["start.safetensors"]
 
 
 def test_agreement_counts_bits_of_the_same_segments(scripts, tmp_path):

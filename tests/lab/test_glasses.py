@@ -109,9 +109,9 @@ def test_the_student_is_the_perceptron_that_was_trained_and_the_same_bits_again(
     assert (glasses.answers(model, other.numbers).argmax(1) == 6).mean() > 0.95
     again = glasses.learned([found], 0).state_dict()
     assert all(torch.equal(value, again[name]) for name, value in model.state_dict().items())
-    model.save(tmp_path / "glasses.pt")
-    assert (tmp_path / "glasses.pt").stat().st_size <= 300_000
-    loaded = EgoDistill.load(tmp_path / "glasses.pt")
+    model.save(tmp_path / "glasses.safetensors")
+    assert (tmp_path / "glasses.safetensors").stat().st_size <= 300_000
+    loaded = EgoDistill.load(tmp_path / "glasses.safetensors")
     assert loaded.class_names == [*glasses.CLASSES, "unsure"] and loaded.inputs == ("imu",)
     motion = glasses.at(head())
     with torch.no_grad():
@@ -176,7 +176,7 @@ def test_nothing_is_read_last_before_its_rule_is_committed(glasses, monkeypatch,
             glasses.PROTOCOL.write_text(text)
         monkeypatch.setattr(glasses.evidence, "git", lambda *words, state=state: state)
         with pytest.raises(SystemExit, match=said):
-            glasses.last(tmp_path, tmp_path / "glasses.pt")
+            glasses.last(tmp_path, tmp_path / "glasses.safetensors")
 
 
 def test_the_protocol_is_what_is_frozen(glasses):
@@ -217,4 +217,4 @@ def test_the_card_and_the_readme_say_what_the_lines_and_the_file_are():
     model = EgoDistill.load("glasses")
     macs = inference.count_macs(model, torch.device("cpu")) / 1e6
     assert f"{macs:.2f} million multiply-adds" in card and f"{model.fusion[0].out_features} hidden" in card
-    assert f"({(ROOT / 'students' / 'glasses.pt').stat().st_size / 1000:.0f} kB)" in card
+    assert f"({(ROOT / 'students' / 'glasses.safetensors').stat().st_size / 1000:.0f} kB)" in card

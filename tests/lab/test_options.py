@@ -137,8 +137,11 @@ def test_a_file_is_no_folder_for_results(command, folder, capsys):
 
 
 def test_a_document_for_tables_is_markdown(folder, capsys):
-    assert main("table3 --rows EgoDistill --markdown s.pt".split()) == 1
-    assert "its name must end in .md" in capsys.readouterr().err and Path("s.pt").read_text() == "of s.pt"
+    assert main("table3 --rows EgoDistill --markdown s.safetensors".split()) == 1
+    assert (
+        "its name must end in .md" in capsys.readouterr().err
+        and Path("s.safetensors").read_text() == "of s.safetensors"
+    )
 
 
 # --- Where options arrive
@@ -171,7 +174,7 @@ EXPERIMENT_ARRIVALS = {
 ARRIVALS = {
     "compare": [
         (
-            EXPERIMENT_WORDS + " --num-frames 1 4 --methods VisOnly AdaFuse --teacher-file t.pt",
+            EXPERIMENT_WORDS + " --num-frames 1 4 --methods VisOnly AdaFuse --teacher-file t.safetensors",
             EXPERIMENT_ARRIVALS
             | {
                 "comparison.teacher": "t-{{seed}}",
@@ -180,7 +183,7 @@ ARRIVALS = {
                 "comparison.methods": ["VisOnly", "AdaFuse"],
                 "teacher_row.teacher": "t-{{seed}}",
                 "teacher_row.seeds": [4, 5],
-                "teacher_row.checkpoint": "t.pt",
+                "teacher_row.checkpoint": "t.safetensors",
             },
         )
     ],

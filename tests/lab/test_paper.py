@@ -101,7 +101,7 @@ COMPARE = (
 def test_compare_takes_what_the_demo_has_trained(demo, compared):
     printed, before = compared
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    made = {f"{path.parent.name}/{path.stem}" for path in demo.out.rglob("seed-*/*.pt") if path not in before}
+    made = {f"{path.parent.name}/{path.stem}" for path in demo.out.rglob("seed-*/*.safetensors") if path not in before}
     wanted = {
         f"seed-{seed}/{name.format(seed)}"
         for seed in (0, 1)
@@ -131,7 +131,7 @@ def test_compare_writes_what_it_prints(demo, compared):
     test = data.ClipStore(demo.out / "store").split("test")
     for (method, _frames), row in rows.items():
         run = Run(**row["run"] | {"without": tuple(row["run"]["without"])})
-        both = [models.load(demo.out / (replace(run, seed=seed).name + ".pt")) for seed in (0, 1)]
+        both = [models.load(demo.out / (replace(run, seed=seed).name + ".safetensors")) for seed in (0, 1)]
         top1 = [100 * inference.evaluate(model, test, precision="fp32", progress=False).top1 for model in both]
         assert row["top1_seeds"] == pytest.approx(top1), method
         assert row["top1"] == pytest.approx(np.mean(top1)) and row["std"] == pytest.approx(np.std(top1, ddof=1))
@@ -164,7 +164,7 @@ def table_of(demo, name: str) -> np.ndarray:
     """The accuracy (%) of each seed and wearer of a run, from its weights."""
     test, rows = data.ClipStore(demo.out / "store").split("test"), []
     for seed in (0, 1):
-        model = models.load(demo.out / f"seed-{seed}" / f"{name.format(seed)}.pt")
+        model = models.load(demo.out / f"seed-{seed}" / f"{name.format(seed)}.safetensors")
         found = inference.evaluate(model, test, precision="fp32", progress=False)
         wearers = np.array(test.wearers)
         rows.append([100 * found.correct.numpy()[wearers == wearer].mean() for wearer in sorted(set(wearers))])
@@ -263,7 +263,7 @@ def test_files_of_others_are_neither_read_nor_replaced(demo, small, tmp_path, ca
 
 
 def test_adafuse_costs_what_its_decisions_need(demo, compared):
-    model = baselines.Baseline.load(demo.out / "seed-0" / "adafuse-n2.pt")
+    model = baselines.Baseline.load(demo.out / "seed-0" / "adafuse-n2.safetensors")
     test = data.ClipStore(demo.out / "store").split("test")
     each = []
     for k in range(len(test)):
@@ -290,7 +290,7 @@ def test_teacher_is_judged_by_what_lies_in_the_store(demo):
     row = paper.teacher_row(bench_of(demo, demo.out / "elsewhere"), "slowfast-{seed}", [0, 1])
     test = data.ClipStore(demo.out / "store").split("test")
     for seed in (0, 1):
-        teacher = teachers.Teacher.load(demo.out / f"seed-{seed}" / f"slowfast-{seed}.pt")
+        teacher = teachers.Teacher.load(demo.out / f"seed-{seed}" / f"slowfast-{seed}.safetensors")
         found = inference.evaluate(teacher, test, precision="fp32", progress=False)
         assert row.top1_seeds[seed] == pytest.approx(100 * found.top1)
     assert row.gmacs is None and row.params is None  # nobody said which network it is
@@ -306,7 +306,7 @@ def sampled(demo, tmp_path_factory):
     options = {"num_frames": (1, 2), "frame_size": 32, "clip_frames": clip.frames, "clip_size": clip.size, "workers": 1}
     path = tmp_path_factory.mktemp("sampled") / "s"
     store = data.prepare(segments, path, sampling=("uniform", "first", "last"), progress=False, **options)
-    teachers.extract(teachers.Teacher.load(demo.out / "seed-0" / "slowfast-0.pt"), store, progress=False)
+    teachers.extract(teachers.Teacher.load(demo.out / "seed-0" / "slowfast-0.safetensors"), store, progress=False)
     return store
 
 
@@ -329,7 +329,7 @@ def test_ablate_makes_tables_1_and_4(small, sampled, capsys):
     pairs = [("egodistill-n1-slowfast-0", f"egodistill-n1-slowfast-0-without-{loss}") for loss in ("kd", "l1", "gt")]
     pairs += [("stage-1-n1-slowfast-0", f"stage-1-n1-slowfast-0-without-{loss}") for loss in STAGE_1_LOSSES]
     pairs += [("egodistill-n2-slowfast-0-first", "egodistill-n2-slowfast-0-last")]
-    assert not any(same(folder / f"{one}.pt", folder / f"{other}.pt") for one, other in pairs)
+    assert not any(same(folder / f"{one}.safetensors", folder / f"{other}.safetensors") for one, other in pairs)
     assert main(command.split()) == 0  # of four frames the store has none
     assert "Table 4 is left out" in capsys.readouterr().out
 
@@ -372,7 +372,7 @@ def test_runs_in_processes_give_the_same(demo, compared, tmp_path, capsys):
     assert told[-3:] == bench.with_dependencies(runs) and len(told) == 6
     assert capsys.readouterr().out.count("/3] seed-0/") == 3  # and ListenToLook's start
     for run in runs:
-        assert same(tmp_path / f"{run.name}.pt", demo.out / f"{run.name}.pt")
+        assert same(tmp_path / f"{run.name}.safetensors", demo.out / f"{run.name}.safetensors")
         found, before = (json.loads((out / f"{run.name}.json").read_text()) for out in (tmp_path, demo.out))
         assert found["top1"] == before["top1"]
     assert not unfinished(tmp_path)
@@ -382,7 +382,7 @@ def test_finished_runs_are_of_the_same_clips_and_outputs(demo, tmp_path):
     """A result is not taken for one of another store, teacher or file of weights."""
     store, out = tmp_path / "store", tmp_path / "out"
     shutil.copytree(demo.out / "store", store)
-    weights = tmp_path / "weights.pt"
+    weights = tmp_path / "weights.safetensors"
     torch.save({}, weights)
     protocol = replace(PROTOCOL, adafuse=replace(PROTOCOL.adafuse, weights=str(weights)))
     bench = Bench(str(store), str(out), protocol, progress=False)
@@ -390,7 +390,7 @@ def test_finished_runs_are_of_the_same_clips_and_outputs(demo, tmp_path):
     bench.run([run])
     bench.run([run])
     torch.save({"a": 1}, weights)
-    with pytest.raises(ValueError, match=r"bench.json: .*weights\.pt was '\d+ bytes, .* Use another folder"):
+    with pytest.raises(ValueError, match=r"bench.json: .*weights\.safetensors was '\d+ bytes, .* Use another folder"):
         bench.run([run])
     torch.save({}, weights)
     features = data.ClipStore(store).read("slowfast-0.feature", slice(None))
@@ -485,7 +485,7 @@ def test_load_knows_all_kinds_of_files(demo, compared):
     folder = demo.out / "seed-0"
     kinds = {"slowfast-0": teachers.Teacher, "visonly-n1": EgoDistill, "adafuse-n2": adafuse.AdaFuse}
     for name, kind in kinds.items():
-        assert type(models.load(folder / f"{name}.pt")) is kind
+        assert type(models.load(folder / f"{name}.safetensors")) is kind
 
 
 # --- Numbers by an independent computation, and options that arrive

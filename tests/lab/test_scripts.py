@@ -126,7 +126,7 @@ def test_precision(script, store, tmp_path):
     model = EgoDistill(len(store.class_names), frame_size=store.settings["frame_size"], **options)
     for name in ("visimu-n1", "start", "stage-1-n1", "visimu-n1-without-gt"):
         (tmp_path / "seed-0").mkdir(exist_ok=True)
-        model.save(tmp_path / "seed-0" / f"{name}.pt")
+        model.save(tmp_path / "seed-0" / f"{name}.safetensors")
     header, rows = only(main(store.path, tmp_path))
     assert header == ["network", "fp32 top-1 (%)", "bf16 top-1 (%)", "equal labels (%)"]
     assert [row[0] for row in rows] == ["seed-0/visimu-n1"] and all(0 <= number(cell) <= 100 for cell in rows[0][1:])

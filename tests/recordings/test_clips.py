@@ -22,6 +22,7 @@ from painted import (
 )
 
 from egodistill.imu import CoverageError, read_imu
+from egodistill.recordings import read_clip
 from egodistill.recordings.clips import decode_clips
 from egodistill.recordings.recording import Recording
 from egodistill.recordings.spec import ClipSpec
@@ -37,7 +38,7 @@ def walk(kitchen):
 
 
 def test_a_clip_is_what_its_spec_says(walk):
-    clip = walk.clip(1.5, STUDENT)
+    clip = read_clip(walk, 1.5, STUDENT)
     times = 1.5 + (np.arange(4) + 0.5) / 4 * CLIP
     assert [number_of(picture) for picture in clip["frames"]] == expected_numbers(STEADY, times)
     np.testing.assert_allclose(clip["frames.times"], STEADY[expected_numbers(STEADY, times)], atol=1e-6)
@@ -45,27 +46,27 @@ def test_a_clip_is_what_its_spec_says(walk):
     assert {name: (str(a.dtype), a.shape) for name, a in clip.items() if name != "imu"} == STUDENT.parts()[
         "frames"
     ].arrays("frames")
-    keys = walk.clip(1.5, replace(STUDENT, exact=False, sampling="last", size=24, crop=True, imu_samples=0))
+    keys = read_clip(walk, 1.5, replace(STUDENT, exact=False, sampling="last", size=24, crop=True, imu_samples=0))
     asked = 1.5 + (np.arange(60, 64) + 0.5) / 30
     np.testing.assert_array_equal(keys["frames"], read_frames(walk.video, asked, 24, crop=True, exact=False))
     assert "imu" not in keys
     with pytest.raises(CoverageError, match=r"P02_102-accl\.csv and .*covers"):
-        walk.clip(5.0, STUDENT)
-    late = walk.clip(4.8, STUDENT, min_coverage=0.3)  # the last picture is held
+        read_clip(walk, 5.0, STUDENT)
+    late = read_clip(walk, 4.8, STUDENT, min_coverage=0.3)  # the last picture is held
     assert late["imu"].shape == (422, 6) and late["frames.times"][-1] == pytest.approx(STEADY[-1], abs=1e-6)
     with pytest.raises(
         VideoError, match=r"P02_102\.MP4: the clip ends at 8\.\d+ s, but the video at 5\.993 s, over max_hold"
     ):
-        walk.clip(5.9, STUDENT, min_coverage=0.01)
-    assert walk.clip(5.9, STUDENT, min_coverage=0.01, max_hold=2.2)["frames"].shape[0] == 4
+        read_clip(walk, 5.9, STUDENT, min_coverage=0.01)
+    assert read_clip(walk, 5.9, STUDENT, min_coverage=0.01, max_hold=2.2)["frames"].shape[0] == 4
     one = replace(STUDENT, frames=1)  # whose frame is within a second of the end, while the clip is not
     with pytest.raises(VideoError, match=r"the clip ends at 7\.\d+ s, but the video at 5\.993 s"):
-        walk.clip(4.95, one, min_coverage=0.01)
+        read_clip(walk, 4.95, one, min_coverage=0.01)
 
 
 def test_the_clock_moves_the_imu_and_not_the_pictures(walk):
     moved = replace(walk, imu_offset=0.2, imu_stretch=1.01)
-    one, other = walk.clip(1.5, STUDENT), moved.clip(1.5, STUDENT)
+    one, other = read_clip(walk, 1.5, STUDENT), read_clip(moved, 1.5, STUDENT)
     np.testing.assert_array_equal(one["frames"], other["frames"])
     by_hand = read_imu(walk.imu).on_clock(0.2, 1.01).window(1.5)
     np.testing.assert_array_equal(other["imu"], by_hand)
@@ -82,7 +83,7 @@ def test_clips_come_in_one_pass_and_a_bad_one_costs_itself(kitchen, tmp_path):
     assert isinstance(found[0][1], CoverageError) and isinstance(found[3][1], VideoError)
     assert "b.mp4: no frame at" in str(found[3][1])
     for row, clip in found[1:3]:
-        np.testing.assert_array_equal(clip["frames"], walk.clip(starts[row], STUDENT)["frames"])
+        np.testing.assert_array_equal(clip["frames"], read_clip(walk, starts[row], STUDENT)["frames"])
     gone = replace(walk, video=str(tmp_path / "no.mp4"))
     assert {row: str(error)[-12:] for row, error in decode_clips(gone, starts, STUDENT.parts())} == dict.fromkeys(
         starts, "no such file"
@@ -131,7 +132,7 @@ def test_the_tolerance_of_each_spec_chooses_its_frames(walk):
 def test_the_frames_of_a_video_that_varies_have_their_own_times(tmp_path):
     times = np.cumsum(np.random.default_rng(0).choice([0.02, 0.04, 0.1], 100))
     walk = Recording(write_video(tmp_path / "uneven.mp4", times - times[0], **X264))
-    clip = walk.clip(1.0, ClipSpec(frames=8, size=40))
+    clip = read_clip(walk, 1.0, ClipSpec(frames=8, size=40))
     shown = (times - times[0])[[number_of(picture) for picture in clip["frames"]]]
     np.testing.assert_allclose(clip["frames.times"], shown, atol=1e-4)
 

@@ -21,7 +21,7 @@ from painted import (
 from egodistill import DataError, data
 from egodistill.datasets import segments
 from egodistill.imu import IMU_READERS, CoverageError, Imu, IMUError, read_imu
-from egodistill.recordings import recording as home
+from egodistill.recordings import read_clip, recording as home
 from egodistill.recordings.checks import check
 from egodistill.recordings.recording import READERS, Recording, find_videos, is_neon, open_recording, unused_tables
 from egodistill.recordings.spec import ClipSpec, read_axes
@@ -134,7 +134,7 @@ def since_boot(path, first, count=1000):
 def test_a_clock_since_boot_begins_with_the_video(steady, tmp_path):
     table = since_boot(tmp_path / "a.csv", 51234.5)
     walk = Recording(steady, table)
-    turns = walk.clip(1.0, ClipSpec(imu_samples=198, seconds=1.0))["imu"][:, 5]
+    turns = read_clip(walk, 1.0, ClipSpec(imu_samples=198, seconds=1.0))["imu"][:, 5]
     np.testing.assert_allclose(turns, (1.0 + np.arange(198) / 198) / 5, atol=1e-4)
     (note,) = walk.motion().notes
     assert note.startswith("its times begin at 51234.5 s, as on a clock that runs since boot, and are taken to begin")
@@ -243,7 +243,9 @@ def test_a_neon_recording_is_its_folder_or_its_video(steady, tmp_path):
     assert found.imu == str(folder / "imu.csv") and found.imu_offset == 0
     assert found.files == (found.video, found.imu, str(folder / "world_timestamps.csv"))
     assert found.imu_stretch == pytest.approx(1.01, abs=1e-7)
-    yaw = found.clip(2.0, ClipSpec(imu_samples=422))["imu"][:, 5]  # the module's z, seen by a camera 12 degrees down
+    yaw = read_clip(found, 2.0, ClipSpec(imu_samples=422))["imu"][
+        :, 5
+    ]  # the module's z, seen by a camera 12 degrees down
     grid = (2.0 + np.arange(422) / 198) / 1.01
     np.testing.assert_allclose(yaw, np.deg2rad(grid) * np.cos(np.deg2rad(12)), atol=1e-5)
     assert open_recording(folder, imu_offset=0.5).imu_offset == 0.5
@@ -341,8 +343,8 @@ def test_a_real_neon_recording(sample_data):
     assert found.imu_offset == 0 and found.imu_stretch == pytest.approx(1, abs=1e-4)
     assert found.motion().accel_time[0] == pytest.approx(0.057, abs=1e-3)
     with pytest.raises(CoverageError):
-        found.clip(0.0, ClipSpec(imu_samples=422), min_coverage=1.0)
-    assert found.clip(1.0, STUDENT)["imu"][:, :3].mean(0) == pytest.approx([0.99, 3.22, 9.45], abs=0.01)
+        read_clip(found, 0.0, ClipSpec(imu_samples=422), min_coverage=1.0)
+    assert read_clip(found, 1.0, STUDENT)["imu"][:, :3].mean(0) == pytest.approx([0.99, 3.22, 9.45], abs=0.01)
 
 
 # --- Axes of the IMU
@@ -370,7 +372,7 @@ def test_axes_with_another_name_are_read_as_they_are_and_only_if_asked_for(kitch
     np.testing.assert_array_equal(glasses.clip(1.1, own)["imu"], known["imu"])
     for recording, spec in ((glasses, ClipSpec(imu_samples=422)), (plain, own), (replace(plain, imu_axes="xyZ"), own)):
         with pytest.raises(DataError, match=r"accl.csv and .*gyro.csv: the axes of its samples are .* \(--imu-axes\)"):
-            recording.clip(1.0, spec)
+            read_clip(recording, 1.0, spec)
     glasses.clip(1.0, ClipSpec(frames=1, size=16))  # no samples are read
 
 
@@ -436,9 +438,9 @@ def test_the_clock_and_the_axes_are_applied_once_to_what_ones_own_function_reads
     for one in (found, pickle.loads(pickle.dumps(found)), replace(found), segment.recording):
         equal_samples(one.motion(), expected)
         assert one == found and one.motion() is one.motion()
-    assert found.clip(1.0, ClipSpec(imu_samples=422))["imu"].shape == (422, 6)
+    assert read_clip(found, 1.0, ClipSpec(imu_samples=422))["imu"].shape == (422, 6)
     with pytest.raises(DataError, match=r"its samples are 'gopro', those of the clips 'glasses'"):
-        found.clip(1.0, ClipSpec(imu_samples=422, imu_axes="glasses"))
+        read_clip(found, 1.0, ClipSpec(imu_samples=422, imu_axes="glasses"))
 
 
 def test_ones_own_function_may_count_from_boot_and_is_checked(logged, monkeypatch):
@@ -527,15 +529,15 @@ def test_a_recording_without_a_video_is_its_samples(tmp_path):
     assert Recording("", log, imu_offset=2.0, imu_stretch=1.01).duration == pytest.approx(2 + 1.01 * 10.99)
     spec = ClipSpec(imu_samples=50, imu_rate=100.0, seconds=0.5)
     with_video = Recording("no-such.mp4", log)
-    window = alone.clip(6.0, spec)["imu"]
+    window = read_clip(alone, 6.0, spec)["imu"]
     assert np.array_equal(window, with_video.motion().window(6.0, 50, 100.0))
     assert alone.probe() == VideoInfo(alone.duration, 0.0, 0, 0)
     with pytest.raises(VideoError, match=r"log\.csv: the recording has no video, and so no frames"):
-        alone.clip(6.0, ClipSpec(frames=1, size=32))
+        read_clip(alone, 6.0, ClipSpec(frames=1, size=32))
     with pytest.raises(VideoError, match=r"log\.csv: has no audio"):
-        alone.clip(6.0, ClipSpec(audio=True))
+        read_clip(alone, 6.0, ClipSpec(audio=True))
     with pytest.raises(CoverageError):
-        alone.clip(0.0, spec)
+        read_clip(alone, 0.0, spec)
     for empty in (None, ""):
         with pytest.raises(DataError, match=r"or the file of an IMU without a video as imu \(--imu\)"):
             open_recording(empty)

@@ -169,7 +169,7 @@ def test_one_recording_has_the_same_findings_through_every_door(tmp_path, capsys
     readings, log = np.concatenate(change(accel, gyro), axis=1), tmp_path / "log.csv"
     write_table(log, PLAIN, np.column_stack([times, readings]).tolist())
     network = student(image_encoder=None)
-    network.save(tmp_path / "s.pt")
+    network.save(tmp_path / "s.safetensors")
     with Stream(network, report=print) as stream:
         stream.accept_imu(times, readings)
         found = stream.health()
@@ -180,7 +180,7 @@ def test_one_recording_has_the_same_findings_through_every_door(tmp_path, capsys
     codes = [
         cli.main(["check", "--imu", str(log)]),
         *(
-            cli.main([*command, "--imu", str(log), "--student", str(tmp_path / "s.pt")])
+            cli.main([*command, "--imu", str(log), "--student", str(tmp_path / "s.safetensors")])
             for command in (["predict"], ["live", "--fast"])
         ),
     ]

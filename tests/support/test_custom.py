@@ -54,7 +54,7 @@ def test_a_file_with_the_name_of_a_standard_module_leaves_that_one_to_others(fil
 
 def test_paths_are_no_names():
     assert is_name("a.py:B.C") and is_name("a.b:C")
-    assert not any(map(is_name, ("a.py", "a.py:", r"C:\x\t.pt", "rtsp://camera/1")))
+    assert not any(map(is_name, ("a.py", "a.py:", r"C:\x\t.safetensors", "rtsp://camera/1")))
 
 
 def size_in(kind):

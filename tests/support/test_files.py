@@ -85,7 +85,7 @@ def end(process):
 
 WRITER = """
 import sys
-from egodistill import files
+from egodistill.support import files
 with files.atomic_write(sys.argv[1]) as part:
     part.write_text("half")
     print("writing", flush=True)
@@ -125,7 +125,7 @@ def test_no_number_that_json_lacks_is_written(tmp_path, value, told):
 
 HOLDER = """
 import sys
-from egodistill import files
+from egodistill.support import files
 with files.work_lock(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.readline()
@@ -248,7 +248,7 @@ def test_a_lock_holds_where_there_are_none(tmp_path, no_locks, monkeypatch, caps
 
 WITHOUT_LOCKS = """
 import errno, os, sys, time
-from egodistill import files
+from egodistill.support import files
 def refuse(file, operation):
     raise OSError(errno.ENOLCK, "no locks")
 files.fcntl.flock = refuse

@@ -170,9 +170,9 @@ def test_a_caption_is_complete(tmp_path, monkeypatch):
     today = datetime.date.today()
     assert tables.provenance("run me") == f"run me; {versions}, AMD EPYC 9R45, 5 cores, {today}."
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    words = ["egodistill", "measure", "--teacher-file", "my file.pt", "--markdown", "R.md", "--compile"]
+    words = ["egodistill", "measure", "--teacher-file", "my file.safetensors", "--markdown", "R.md", "--compile"]
     tables.report(TABLE, "measure", tmp_path / "R.md", words, machine="NVIDIA H100")
-    command = "OMP_NUM_THREADS=3 egodistill measure --teacher-file 'my file.pt' --compile"
+    command = "OMP_NUM_THREADS=3 egodistill measure --teacher-file 'my file.safetensors' --compile"
     caption = f"`{command}`; {versions}, NVIDIA H100, 5 cores, {today}."
     text = (tmp_path / "R.md").read_text(encoding="utf-8")
     assert (
