@@ -593,6 +593,14 @@ def test_ego_exo4d_that_cannot_be_read_is_one_sentence(ego_exo, tmp_path, make_t
         read_ego_exo4d(path, ego_exo)
 
 
+def test_takes_of_one_uid_that_differ(tmp_path):
+    takes = [{"take_uid": "4e0b", "take_name": name} for name in ("a", "a", "b")]
+    (tmp_path / "keystep_val.json").write_text('{"annotations": {}}')
+    (tmp_path / "takes.json").write_text(json.dumps(takes))
+    with pytest.raises(DataError, match=r"takes.json, \[2\]: 4e0b has an earlier entry that differs from this one"):
+        read_ego_exo4d(tmp_path / "keystep_val.json", tmp_path)
+
+
 def test_a_broken_recording_of_the_glasses_is_reported_by_file(ego_exo, tmp_path, make_table, capsys):
     """It is opened when clips are decoded, and is then like any other IMU that cannot be read."""
     for name in ("cook_1", "fix_1"):
