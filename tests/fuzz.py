@@ -54,11 +54,12 @@ from toys import small
 from vrs import LEFT, RGB, pictures, samples, write_vrs
 
 from egodistill import EgoDistillError, StreamClockError, gpmf, teachers, video
+from egodistill.data import read_imu
 from egodistill.datasets import annotations, store
 from egodistill.datasets.annotations import Segment
 from egodistill.deploy import descriptions, export
 from egodistill.engine import batches, checkpoints
-from egodistill.imu import IMUError, read_imu
+from egodistill.imu import IMUError
 from egodistill.recordings import aria, checks
 from egodistill.recordings.clips import decode_clips
 from egodistill.recordings.recording import Recording
