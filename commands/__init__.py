@@ -7,7 +7,7 @@ teachers          teachers
 models            evaluate, export, measure, predict
 whole_recordings  evaluate --recordings
 live              live
-demo              demo, synthesize, compare, ablate
+demo              demo, synthesize
 pipeline          train
 report            report, the page about what train made, a model or an evaluation
 evaluations       what an evaluation is worth, in words

@@ -8,8 +8,11 @@ import textwrap
 from ..engine.published import GMACS_NOTE, TEACHERS
 from ..support.tables import Table
 
+__all__ = ["run_teachers"]
+
 
 def run_teachers(a: argparse.Namespace) -> None:
+    """Print the published networks, and where their weights are."""
     networks, weights = [], []
     for name, (parameters, gmacs, feature, clip, classes, (source, licence, _), file) in TEACHERS.items():
         networks.append([name, f"{parameters:.2f} M", f"{gmacs:.2f}", f"{feature}", clip, classes])

@@ -1,27 +1,33 @@
-"""Read the annotations of data sets recorded with Project Aria glasses: HD-EPIC and Ego-Exo4D.
+"""Write the annotations of HD-EPIC or Ego-Exo4D, recorded with Project Aria glasses, as a table for all commands.
 
-    from egodistill.datasets import aria_datasets
+    python examples/aria_datasets.py HD_EPIC_Narrations.csv --root /videos/HD-EPIC --out segments.csv
+    python examples/aria_datasets.py annotations/keystep_train.json --root /videos/egoexo4d --out segments.csv
+    egodistill prepare segments.csv --out store --clip-frames 16
 
-    segments = aria_datasets.read_hd_epic("HD_EPIC_Narrations.pkl", "/videos/HD-EPIC")
-    segments = aria_datasets.read_ego_exo4d("annotations/keystep_train.json", "/videos/egoexo4d")
-    print(segments[0].imu, segments[0].imu_offset, segments[0].imu_stretch)
+HD-EPIC's narrations are a pickle of pandas, which runs the code in it when it is read. Make a CSV of it once:
 
-Both have their videos as MP4 and the head motion in the glasses' own files (VRS), which have another clock. A table
-beside the videos gives the time of each frame on that clock. A line fitted to it converts IMU times to video times, the
-`imu_offset` and `imu_stretch` of the segments. `aria` reads the samples, and turns them into the axes of the camera.
+    pandas.read_pickle("HD_EPIC_Narrations.pkl").to_csv("HD_EPIC_Narrations.csv")
+
+Both data sets have their videos as MP4 and the head motion in the glasses' own files (VRS), which have another clock. A
+table beside the videos gives the time of each frame on that clock. A line fitted to it converts IMU times to video
+times, the columns imu_offset and imu_stretch. The library reads the samples, and turns them into the axes of the
+camera.
 
 Neither data set was at hand: the readers were tested on files made in their formats. Our assumptions about the formats
-are checked for every video; videos that violate them are left out, with the reason in `.dropped`.
+are checked for every video; videos that violate them are left out, and the reason is printed.
 """
 
 from __future__ import annotations
 
+import argparse
 import ast
 import collections
+import csv
 import dataclasses
 import operator
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,8 +39,9 @@ from egodistill.datasets.annotations import Classified, Part, Videos, add_once
 from egodistill.datasets.segments import SegmentList, names_of_classes, splits_of_wearers, with_labels
 from egodistill.recordings import Recording
 from egodistill.support import files
-from egodistill.support.errors import named
+from egodistill.support.errors import describe_error, named
 from egodistill.support.records import json_items, number, read_table, require_id
+from egodistill.support.tables import pluralize
 
 MAX_ERROR = 0.05  # seconds between a frame and the line of its clock: more than a frame at 30 fps
 MAX_LIST = 10_000  # characters of the main actions of a narration, which has a few
@@ -113,12 +120,11 @@ def read_hd_epic(
     validation_wearers: Sequence[str] = (),
     min_instances: int = 1,
 ) -> SegmentList:
-    """Read the verb segments of HD-EPIC's narrations (HD_EPIC_Narrations.pkl), of all videos with their IMU.
+    """Read the verb segments of HD-EPIC's narrations, of all videos with their IMU.
 
-    The narrations are a pickle of pandas, which is read without pandas and without running code in it, or a CSV with
-    its columns `video_id,start_timestamp,end_timestamp,main_action_classes`. The label of a narration is the verb of
-    its first main action: its key in HD_EPIC_verb_classes.csv if that file is beside the narrations, otherwise the
-    most frequent verb of the class in the column main_actions.
+    The narrations are a CSV with the columns `video_id,start_timestamp,end_timestamp,main_action_classes`, and perhaps
+    others. The label of a narration is the verb of its first main action: its key in HD_EPIC_verb_classes.csv if that
+    file is beside the narrations, otherwise the most frequent verb of the class in the column main_actions.
 
     Files are below `root`, or below its folder HD-EPIC: `Videos/<Pxx>/<video_id>.mp4` with
     `<video_id>_mp4_to_vrs_time_ns.csv` beside it, and `VRS/<Pxx>/<video_id>_anonymized.vrs` with the IMU. `.dropped`
@@ -134,10 +140,10 @@ def read_hd_epic(
         min_instances: Leave out classes with fewer segments.
 
     >>> from pathlib import Path
-    >>> from egodistill import data
+    >>> import aria_datasets
     >>> rows = "P01-20240202-110250,7.44,8.75,[(3; 3)]\\n"
     >>> size = Path("narrations.csv").write_text("video_id,start_timestamp,end_timestamp,main_action_classes\\n" + rows)
-    >>> data.read_hd_epic("narrations.csv", ".")
+    >>> aria_datasets.read_hd_epic("narrations.csv", ".")
     Traceback (most recent call last):
     ...
     egodistill.DataError: narrations.csv, row 2: main_action_classes '[(3; 3)]' is not a list such as [(3, 3)]
@@ -194,18 +200,17 @@ class HDEpicVideos(AriaVideos):
         return self.join(video, imu, FrameTimes(table, stamps, seconds, end), wearer)
 
 
-def _main_action(where: str, row: Mapping[str, Any], column: str, kind: Callable[[Any], Any]) -> Any:
+def _main_action(where: str, row: Mapping[str, str], column: str, kind: Callable[[Any], Any]) -> Any:
     """Return the verb of the first main action, a class or a word; None if there is none.
 
-    The actions are a list of pairs (verb, noun); in a CSV they are the text of one.
+    The cell is the text of a list of pairs (verb, noun).
     """
-    actions = row.get(column)
+    cell = row.get(column)
     try:
-        if isinstance(actions, str):
-            actions = ast.literal_eval(actions[:MAX_LIST]) if actions else []
-        return kind(actions[0][0]) if actions is not None and len(actions) else None
+        actions = ast.literal_eval(cell[:MAX_LIST]) if cell else []
+        return kind(actions[0][0]) if len(actions) else None
     except (TypeError, ValueError, LookupError, SyntaxError, RecursionError, MemoryError) as error:
-        raise DataError(f"{where}: {column} {str(actions)[:40]!r} is not a list such as [(3, 3)]") from error
+        raise DataError(f"{where}: {column} {cell[:40]!r} is not a list such as [(3, 3)]") from error
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -244,10 +249,10 @@ def read_ego_exo4d(annotations: str | os.PathLike, root: str | os.PathLike, *, m
         min_instances: Leave out classes with fewer segments.
 
     >>> from pathlib import Path
-    >>> from egodistill import data
+    >>> import aria_datasets
     >>> size = Path("keystep_val.json").write_text('{"annotations": {"4e0b": {"descriptions": []}}}')
     >>> size = Path("takes.json").write_text("[]")
-    >>> data.read_ego_exo4d("keystep_val.json", ".")
+    >>> aria_datasets.read_ego_exo4d("keystep_val.json", ".")
     Traceback (most recent call last):
     ...
     egodistill.DataError: keystep_val.json, annotations['4e0b']: no keysteps ('segments'), so this is another file of
@@ -391,3 +396,43 @@ def _keystep(where: str, step: Any) -> tuple[str, str, float, float]:
     label = step.get("step_unique_id")
     start, stop = (number(where, name, step.get(name)) for name in ("start_time", "end_time"))
     return "" if label is None else str(label), str(step.get("step_name") or label), start, stop
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The table
+
+COLUMNS = ("video", "start", "stop", "label", "imu", "split", "id", "imu_offset", "imu_stretch", "wearer")
+FILES = ("video", "imu")
+
+
+def write_csv(segments: SegmentList, path: Path) -> None:
+    """Write segments as a table that `data.read_csv()` reads. Raise FileExistsError for a file that is there."""
+    with open(path, "x", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for segment in segments:
+            row = dataclasses.asdict(segment) | {name: os.path.abspath(getattr(segment, name)) for name in FILES}
+            writer.writerow([row[name] for name in COLUMNS])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    text = "HD_EPIC_Narrations.csv of HD-EPIC; keystep_train.json or keystep_val.json of Ego-Exo4D"
+    parser.add_argument("annotations", type=Path, help=text)
+    parser.add_argument("--root", type=Path, required=True, help="folder of the data set")
+    parser.add_argument("--out", type=Path, required=True, help="table of segments, a new CSV")
+    parser.add_argument("--min-instances", type=int, default=1, help="leave out classes with fewer segments")
+    given = parser.parse_args()
+    read = read_ego_exo4d if given.annotations.suffix.lower() == ".json" else read_hd_epic
+    try:
+        segments = read(given.annotations, given.root, min_instances=given.min_instances)
+        write_csv(segments, given.out)
+    except (DataError, OSError) as error:
+        sys.exit(describe_error(error))
+    print(f"{given.out}: {pluralize(len(segments), 'segment')}")
+    for reason, count in segments.dropped.items():
+        print(f"left out {count}: {reason}")
+
+
+if __name__ == "__main__":
+    main()

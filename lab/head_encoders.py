@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from egodistill.student import IMUEncoder, IMUSpectrum
+from egodistill.engine.spectrum import IMUSpectrum
+from egodistill.student import IMUEncoder
 
 
 class Zeroed(nn.Module):

@@ -3,6 +3,7 @@
 defaults      numbers and choices that rooms share
 errors        exceptions
 files         atomic files, locks, progress, same-run checks
+intervals     Student's interval of a mean
 holders       which process holds a file where the system has no locks
 names         what a path means: whether two name one file
 processes     workers that may crash

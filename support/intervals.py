@@ -20,7 +20,7 @@ def of_mean(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
 
     >>> from egodistill.support import intervals
     >>> [round(end, 1) for end in intervals.of_mean([62.0, 100.0, 95.0])]
-    [34.5, 136.9]
+    [34.4, 137.0]
     """
     numbers = np.asarray(values, np.float64)
     half = quantile(len(numbers) - 1) * numbers.std(ddof=1) / math.sqrt(len(numbers))

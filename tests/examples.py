@@ -32,7 +32,6 @@ def make(folder: Path) -> Path:
         frame_size=64,
         clip_frames=8,
         clip_size=64,
-        audio=True,
         workers=1,
         progress=False,
     )

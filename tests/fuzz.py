@@ -39,9 +39,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, ClassVar
 
-# `python -m tests.fuzz` finds the helpers of tests and tutorials, too
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "tutorials")]
+# `python -m tests.fuzz` finds the helpers of tests and tutorials, and the examples, too
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / folder) for folder in ("tests", "tutorials", "examples")]
 
+import aria_datasets
 import av
 import camera_files
 import numpy as np
@@ -49,7 +51,6 @@ import streams
 import torch
 from gopro import device
 from painted import X264, write_video
-from pandas_pickles import write_frame
 from toys import small
 from vrs import LEFT, RGB, pictures, samples, write_vrs
 
@@ -58,7 +59,7 @@ from egodistill.data import read_imu
 from egodistill.datasets import annotations, store
 from egodistill.datasets.annotations import Segment
 from egodistill.deploy import descriptions, export
-from egodistill.engine import batches, checkpoints
+from egodistill.engine import batches, models
 from egodistill.imu import IMUError
 from egodistill.recordings import aria, checks
 from egodistill.recordings.clips import decode_clips
@@ -364,13 +365,13 @@ class EgoExo4d(Ego4d):
         return json.dumps(self.document).encode()
 
     def look(self) -> Any:
-        return annotations.read_annotations(self.path, self.root)
+        return aria_datasets.read_ego_exo4d(self.path, self.root)
 
 
 class HDEpic(Format):
-    """HD-EPIC's narrations, a pickle: nothing runs, times are in order, files are below the root."""
+    """HD-EPIC's narrations: times are in order, files are below the root."""
 
-    name = "HD_EPIC_Narrations.pkl"
+    name = "HD_EPIC_Narrations.csv"
 
     def make(self) -> bytes:
         folder, video = self.root / "Videos" / "P01", "P01-20240202-110250"
@@ -388,10 +389,12 @@ class HDEpic(Format):
             "main_action_classes": [[(k % 3, 7)] for k in range(8)],
             "main_actions": [[("cut", "leek")]] * 8,
         }
-        return write_frame(self.path, columns).read_bytes()
+        text = io.StringIO()
+        csv.writer(text).writerows([columns, *zip(*columns.values(), strict=True)])
+        return text.getvalue().encode()
 
     def look(self) -> Any:
-        return annotations.read_annotations(self.path, self.root)
+        return aria_datasets.read_hd_epic(self.path, self.root)
 
     def oracle(self, found: Any) -> None:
         for segment in found:
@@ -483,7 +486,7 @@ class Student(Format):
         )()
 
     def look(self) -> Any:
-        model = checkpoints.load_model(self.path)
+        model = models.load(self.path)
         for name, value in model.state_dict().items():
             assert not value.is_meta and value.isfinite().all(), f"{name} is not finite"
         size = sum(value.numel() * value.element_size() for value in model.state_dict().values())

@@ -16,25 +16,20 @@ from waiting import LIMIT
 
 import egodistill
 from egodistill import student
-from lab import adafuse
 
-NETWORKS = {
-    "student": lambda width: student.build_image_encoder(f"resnet10x{width}", None)[0],
-    "BasicBlock": lambda width: student.ResNet(student.BasicBlock, (1, 1, 1, 1), width),  # ListenToLook's
-    "Bottleneck": lambda width: student.ResNet(adafuse.GatedBottleneck, (1, 1, 1, 1), width),  # AdaFuse's
-}
+NETWORKS = {"student": lambda width: student.build_image_encoder(f"resnet10x{width}", None)[0]}
 
 
-def check(name: str, width: int, instructions: str) -> None:
-    """Raise AssertionError unless a network of NETWORKS has the right gradients.
+def check(name: str, width: int, instructions: str, program: str = __file__) -> None:
+    """Raise AssertionError unless a network of the NETWORKS of a program has the right gradients.
 
     `instructions` are the most that oneDNN may use, of those that an x86 processor has; others ignore the choice.
     """
     checks = {"MALLOC_CHECK_": "3", "MALLOC_PERTURB_": "42", "DNNL_MAX_CPU_ISA": instructions}
     if platform.libc_ver()[0] == "glibc":  # MALLOC_CHECK_ needs this library since glibc 2.34.
         checks["LD_PRELOAD"] = "libc_malloc_debug.so.0"
-    checks["PYTHONPATH"] = os.path.dirname(egodistill.__file__)
-    command = [sys.executable, "-X", "faulthandler", __file__, name, str(width)]
+    checks["PYTHONPATH"] = os.pathsep.join([os.path.dirname(egodistill.__file__), os.path.dirname(__file__)])
+    command = [sys.executable, "-X", "faulthandler", program, name, str(width)]
     result = subprocess.run(command, env=os.environ | checks, capture_output=True, text=True, timeout=LIMIT)
     assert result.returncode == 0, f"{name} with {instructions}: exit status {result.returncode}\n{result.stderr}"
 
@@ -71,10 +66,15 @@ def record(seen: dict[str, list[torch.Tensor]], name: str, layer: nn.Conv2d, inp
     output.register_hook(lambda gradient: seen[name].append(copy(gradient.float())))
 
 
-if __name__ == "__main__":
+def main(networks: dict) -> None:
+    """Check the network that the command line names."""
     torch.manual_seed(0)
-    network = NETWORKS[sys.argv[1]](int(sys.argv[2]))
+    network = networks[sys.argv[1]](int(sys.argv[2]))
     for precision in ("fp32", "bf16"):
         for repeat in range(20):
             torch.set_num_threads(1 + repeat % 2)
             compare(network, precision)
+
+
+if __name__ == "__main__":
+    main(NETWORKS)

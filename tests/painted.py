@@ -11,6 +11,7 @@ import numpy as np
 
 from egodistill.datasets.annotations import Segment
 from egodistill.datasets.store_files import StoreFiles
+from egodistill.video import clock_zero
 
 BITS, WIDTH, HEIGHT, TICKS = 10, 80, 48, 30000
 
@@ -134,6 +135,21 @@ def write_table(path, header, rows):
     with open(path, "w", newline="") as file:
         csv.writer(file).writerows([header, *rows])
     return path
+
+
+def read_sound(path):
+    """All sound of a file, mono at 16 kHz, and the time of its first sample on the player's clock."""
+    with av.open(str(path)) as container:
+        frames, resampler = list(container.decode(audio=0)), av.AudioResampler("flt", "mono", 16000)
+        first = float(frames[0].pts * frames[0].time_base) - clock_zero(container)
+        return np.concatenate([out.to_ndarray()[0] for x in (*frames, None) for out in resampler.resample(x)]), first
+
+
+def heard_at(path, starts, seconds=2.0):
+    """The sound of a file from each of these times on, [n, 16000 * seconds]."""
+    sound, first = read_sound(path)
+    begins = [round((start - first) * 16000) for start in starts]
+    return np.stack([sound[begin : begin + round(16000 * seconds)] for begin in begins])
 
 
 def ramp(stamps, slope, offset=0.0):

@@ -516,22 +516,20 @@ def test_a_changed_file_may_have_another_clock(kitchen, tmp_path):
 
 
 def test_prepare_with_other_settings(kitchen, tmp_path):
-    """Sampling rule, IMU clock, coverage and sound reach the store."""
+    """Sampling rule, IMU clock and coverage reach the store."""
     video = write_sound(tmp_path / "a.mp4", chirp(np.arange(6 * 16000) / 16000), 16000, pictures=180)
     imu = write_epic_imu(tmp_path, "x", 7)
     segments = [
         data.Segment("s", video, 1.5, 3.0, "x", imu, imu_offset=0.5),
         data.Segment("late", video, 5.0, 5.9, "x", imu, imu_offset=-2.5),
     ]
-    options = OPTIONS | {"num_frames": 2, "audio": True, "max_bad": 0.5}
+    options = OPTIONS | {"num_frames": 2, "max_bad": 0.5}
     with pytest.warns(UserWarning, match="1 of 2 clips"):
         store = data.prepare(segments, tmp_path / "s", **options)
     assert len(store) == 1 and "covers" in store.failures[0]["reason"]
     start = store.clips[0]["start"]
     grid = start + np.arange(422) / 198 - 0.5  # what was stamped half a second before
     np.testing.assert_allclose(store.read("imu", 0)[:, :3], ramp(grid, 1, 9.8), atol=1e-4)
-    sound = data.read_audio(video, [start + (CLIP - 2) / 2])[0]
-    np.testing.assert_array_equal(store.read("audio", 0), data.log_mel(sound))
     assert len(data.prepare(segments, tmp_path / "low", **options | {"min_coverage": 0.05})) == 2
 
     first = data.prepare(kitchen[:1], tmp_path / "f", **OPTIONS | {"sampling": "first"})
@@ -555,9 +553,6 @@ def test_prepare_with_other_settings(kitchen, tmp_path):
         assert numbers != expected_numbers(STEADY, times)
         dense = data.read_frames(clip["video"], clip["start"] + (np.arange(3) + 0.5) / 3 * CLIP, 24, crop=True)
         np.testing.assert_array_equal(keys.read("clip", row), dense)
-    with pytest.warns(UserWarning, match="1 of 1 clips"):
-        silent = data.prepare(kitchen[:1], tmp_path / "q", **OPTIONS | {"audio": True, "max_bad": 1.0})
-    assert "has no audio" in silent.failures[0]["reason"]
 
 
 def test_a_clip_cut_out_of_a_long_video_finds_its_head_motion(tmp_path):
@@ -1035,20 +1030,17 @@ def test_class_names_keep_their_order_and_all_numbers_of_frames_are_stored(kitch
                 assert [number_of(picture) for picture in store.read(name, row)] == numbers
 
 
-@pytest.mark.parametrize("left_out", ["frames", "clip", "imu", "audio", "ends"])
+@pytest.mark.parametrize("left_out", ["frames", "clip", "imu", "ends"])
 def test_any_kind_of_array_can_be_left_out_and_the_others_stay(tmp_path, left_out):
     video = write_sound(tmp_path / "a.mp4", chirp(np.arange(5 * 16000) / 16000), 16000, pictures=150)
     imu = write_epic_imu(tmp_path, "a", 6)
     segment = data.Segment("1", video, 1.0, 3.0, "x", imu)
-    every = {"num_frames": (1,), "clip_frames": 2, "imu": True, "audio": True, "ends": True}
+    every = {"num_frames": (1,), "clip_frames": 2, "imu": True, "ends": True}
     without = {"frames": {"num_frames": ()}, "clip": {"clip_frames": None}}.get(left_out, {left_out: False})
     sizes = {"frame_size": 16, "clip_size": 16, "workers": 1, "progress": False}
     store = data.prepare([segment], tmp_path / "s", **every | without, **sizes)
-    names = {"frames": "frames_1", "clip": "clip", "imu": "imu", "audio": "audio", "ends": "ends"}
+    names = {"frames": "frames_1", "clip": "clip", "imu": "imu", "ends": "ends"}
     assert set(store.names) == set(names.values()) - {names[left_out]}
-    if left_out != "audio":
-        middle = store.clips[0]["start"] + (CLIP - 2.0) / 2
-        np.testing.assert_array_equal(store.read("audio", 0), data.log_mel(data.read_audio(video, [middle])[0]))
 
 
 def test_a_store_keeps_the_axes_of_its_samples(kitchen, store, tmp_path):

@@ -1,15 +1,13 @@
 """Docstrings: their examples print what they say, in a folder with the files that they name (see examples.py)."""
 
-import doctest
 import importlib
-import importlib.util
 import inspect
 import re
 import shutil
 from pathlib import Path
 
+import docstring_examples
 import pytest
-import torch
 
 import egodistill
 
@@ -18,7 +16,6 @@ ROOMS = [sign.parent for sign in ROOT.glob("*/__init__.py") if sign.parent.name 
 MODULES = sorted(path.stem for path in ROOT.glob("*.py") if path.stem not in ("setup", "__main__", "__init__"))
 MODULES += sorted(f"{room.name}.{path.stem}" for room in ROOMS for path in room.glob("*.py") if path.stem != "__init__")
 OPTIONAL = {
-    "lab.figures.draw": "matplotlib",
     "recordings.pictures.draw_check": "matplotlib",
     "deploy.export.export": "onnx",
 }  # examples that need an extra
@@ -36,28 +33,19 @@ def examples(once):
 
 
 def documented():
-    """Yield each docstring with examples, as a parameter of a test."""
     for name in MODULES:
-        for found in doctest.DocTestFinder().find(load(name), name):
-            if found.examples:
-                yield pytest.param(found, id=found.name)
+        yield from docstring_examples.documented(load(name), name)
 
 
 @pytest.mark.parametrize("found", list(documented()))
 def test_example_prints_what_it_says(found, examples, tmp_path, monkeypatch, capsys):
-    if (needed := OPTIONAL.get(found.name)) and importlib.util.find_spec(needed) is None:
-        pytest.skip(f"needs {needed}")
-    shutil.copytree(examples, tmp_path / "here")
-    monkeypatch.chdir(tmp_path / "here")
+    here = tmp_path / "here"
     if found.name == "inference.measure":  # its numbers are of the usual width; the student of the files is small
-        arguments = egodistill.EgoDistill.load("student.safetensors").arguments
-        egodistill.EgoDistill(**(arguments | {"hidden": 1024, "image_weights": None})).save("student.safetensors")
-    found.globs = {"__name__": "__main__"}  # an example imports what it uses, so that it can be copied
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
-        failed = runner.run(found).failed
-    assert not failed, capsys.readouterr().out
+        shutil.copytree(examples, here)
+        arguments = egodistill.EgoDistill.load(here / "student.safetensors").arguments
+        wide = egodistill.EgoDistill(**(arguments | {"hidden": 1024, "image_weights": None}))
+        wide.save(here / "student.safetensors")
+    docstring_examples.run(found, examples, here, OPTIONAL.get(found.name), monkeypatch, capsys)
 
 
 def public():

@@ -199,7 +199,6 @@ DIFFERENT = {
         "clip_seconds": (1.5, {}),
         "imu_rate": (50.0, {}),
         "imu": (False, {}),
-        "audio": (True, {}),
         "ends": (False, {}),
         "sampling": ("last", {}),
         "seed": (1, {"sampling": "random"}),

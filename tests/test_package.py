@@ -277,7 +277,7 @@ def test_road_installed(road, checkout, built, empty_environment, version, tmp_p
     assert version in run(python, "-m", "egodistill", "--version", cwd=elsewhere)
 
 
-DRAWING = {"recordings.pictures", "lab.figures", "drawing.canvas"}
+DRAWING = {"recordings.pictures", "drawing.canvas"}
 
 
 @pytest.mark.parametrize("name", ["egodistill", *MODULES])

@@ -22,7 +22,6 @@ from egodistill import EgoDistill, data
 from egodistill.engine import distributed
 from egodistill.support import files
 from egodistill.world import synthetic
-from lab import benches
 
 ROOT = Path(egodistill.__file__).parent
 LOCKS = [pytest.param(False, id="fcntl"), pytest.param(True, id="msvcrt", marks=linux_only)]
@@ -142,20 +141,6 @@ def test_no_lock_is_an_error(world, tmp_path, monkeypatch):
     with pytest.raises(data.DataError, match=r"store\.lock: cannot be locked, .* neither fcntl nor msvcrt"):
         store.add("t.feature", (2,), "float32")
     assert len(data.ClipStore(store.path)) == len(store)  # Reading needs none.
-
-
-def test_a_teacher_whose_outputs_are_lost_is_not_done(world, tmp_path):
-    store = small_store(world, tmp_path / "store")
-    bench = benches.Bench(str(store.path), str(tmp_path / "out"), teachers={"t-{seed}": {}})
-    run = benches.Run("teacher", teacher="t-{seed}")
-    bench.path(run, ".json").parent.mkdir(parents=True)
-    bench.path(run, ".json").write_text("{}")
-    for what in ("feature", "logits"):
-        assert not bench.is_done(run)
-        store.add(f"t-0.{what}", (2,), np.float32)
-        assert not bench.is_done(run)
-        store.write(f"t-0.{what}", np.arange(len(store)), np.zeros((len(store), 2), np.float32))
-    assert bench.is_done(run)
 
 
 # --- Files that another process reads

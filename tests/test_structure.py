@@ -6,11 +6,13 @@ import importlib
 import inspect
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -25,12 +27,11 @@ pytestmark = pytest.mark.skipif(not (ROOT / "egodistill.py").exists(), reason="n
 FLOORS = """
     cameras gpmf imu student video video_convnets video_i3d video_transformers
     support
-    drawing
+    drawing world
     recordings
     datasets engine
     data deploy inference teachers training
     distillation
-    experiments
     commands
 """
 COPYABLE, *_ = (line.split() for line in FLOORS.strip().splitlines())
@@ -104,7 +105,7 @@ def test_imports_lead_down(module):
 
 
 # Tests of the whole: documents, packaging, platforms, and what several modules do together.
-WHOLE = "api compatibility docstrings fuzz keywords package portability readme site structure suite".split()
+WHOLE = "api docstrings fuzz keywords package portability readme site structure suite".split()
 WHOLE += ["tutorials", "types", "web"]
 
 
@@ -113,8 +114,9 @@ def test_tests_mirror_the_rooms():
     strangers = []
     for file in sorted(ROOT.glob("tests/**/test_*.py")):
         room, name = file.parent.name, file.stem.removeprefix("test_")
-        own = ROOT / "benchmarks" if room == "benchmarks" else ROOT if room == "tests" else ROOT / room
-        if name != "scripts" and not any(
+        own = ROOT if room == "tests" else ROOT / room
+        whole = ("scripts", "docstrings") if room == "lab" else ("scripts",)
+        if name not in whole and not any(
             name == module.stem or name.startswith(f"{module.stem}_") for module in own.glob("*.py")
         ):
             strangers.append(f"{room}/{file.name}")
@@ -153,7 +155,7 @@ def test_the_tour_and_the_signs_name_every_module():
 
 @pytest.mark.parametrize("package", ["egodistill", *(f"{room}.__init__" for room in ROOMS)])
 def test_what_a_package_hands_on_has_its_types(package):
-    """The names below TYPE_CHECKING, for editors, are those of `lazy_exports()`; the door keeps old names, too."""
+    """The names below TYPE_CHECKING, for editors, are those of `lazy_exports()`."""
     code = tree(package)
     typed, start = set(), place(package) if "." in package else ""
     for block in (node for node in code.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
@@ -172,24 +174,25 @@ def test_what_a_package_hands_on_has_its_types(package):
     assert all(getattr(home, name).__name__.startswith("egodistill.") for name in extra)
 
 
-# The modules of version 0.4.
-OLD = """
-    annotations aria aria_datasets arrivals audio baselines batches behaviour benches cameras checkpoints cli
-    clips commands contrasts data demo distillation events experiments export exported extraction feeds files
-    gates gpmf imu inference intervals live live_command model_commands offset one_pass options paper_costs
-    pickles plots processes props protocols recordings records runtime scene segments store store_files
-    student synthetic tables teacher teachers training training_commands video video_convnets video_i3d
-    video_transformers
-"""
+# --- The lab, which is beside the library
 
 
-@pytest.mark.parametrize("name", OLD.split())
-def test_a_module_of_version_0_4_can_be_imported_from_the_door(name):
-    """`from egodistill import gates` works as before; the changelog has the new places."""
-    namespace: dict = {}
-    exec(f"from egodistill import {name}", namespace)
-    assert namespace[name].__name__.startswith("egodistill.")
-    assert name in dir(egodistill)
+@pytest.mark.parametrize("module", sorted(FILES))
+def test_the_library_does_not_import_the_lab(module):
+    names = [name.name for node in ast.walk(tree(module)) if isinstance(node, ast.Import) for name in node.names]
+    names += [node.module or "" for node in ast.walk(tree(module)) if isinstance(node, ast.ImportFrom)]
+    names += [name.name for node in ast.walk(tree(module)) if isinstance(node, ast.ImportFrom) for name in node.names]
+    assert not [name for name in names if "lab" in name.split(".")]
+
+
+def test_the_lab_is_no_room_and_no_part_of_a_wheel():
+    assert any(ROOT.glob("lab/*.py")) and not (ROOT / "lab" / "__init__.py").exists()
+    with mock.patch("setuptools.setup"):
+        modules = runpy.run_path(str(ROOT / "setup.py"))["MODULES"]
+    assert {path for *_, path in modules} == {
+        *(path.relative_to(ROOT).as_posix() for path in FILES.values()),
+        "__main__.py",
+    }
 
 
 # --- Modules
@@ -322,8 +325,8 @@ def test_each_module_can_be_imported_first():
     assert done.returncode == 0, done.stderr
 
 
-# Tables that each network, or each module of commands, has under the same name.
-CONVENTIONS = {"COMMANDS", "LAYOUTS", "PUBLISHED"}
+# Tables that each network has under the same name.
+CONVENTIONS = {"LAYOUTS", "PUBLISHED"}
 
 
 def test_a_public_name_stands_for_one_thing():
@@ -580,8 +583,8 @@ def test_probabilities_of_answers_are_made_in_one_place():
     """So a temperature is applied once: by nothing twice, by nothing left out."""
     found = set()
     for module in MODULES:
-        if module == "video_transformers" or place(module) == "experiments":
-            continue  # attention, and policies of other papers
+        if module == "video_transformers":
+            continue  # attention
         for node in ast.walk(tree(module)):
             if isinstance(node, ast.FunctionDef):
                 names = {one.attr for one in ast.walk(node) if isinstance(one, ast.Attribute)}

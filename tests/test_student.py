@@ -5,6 +5,7 @@ import os
 import zlib
 
 import gradients
+import layers
 import numpy as np
 import pytest
 import torch
@@ -18,7 +19,6 @@ from egodistill.engine import batches
 from egodistill.engine.spectrum import IMUSpectrum
 from egodistill.recordings.recording import Recording
 from egodistill.recordings.spec import require_axes, spec_of
-from lab import adafuse, listen_to_look
 
 
 def test_counts_of_the_paper_sized_student():
@@ -467,24 +467,11 @@ def test_shortcuts(channels, stride):
     [
         lambda: EgoDistill(4, image_weights=None, frame_size=64),
         lambda: EgoDistill(4, image_weights=None, frame_size=64, image_encoder="shufflenet_v2_x0_5"),
-        lambda: adafuse.AdaFuse(4, weights=None, frame_size=64, width=16),
-        lambda: listen_to_look.ListenToLook(4, weights=None, frame_size=64),
     ],
 )
 def test_convolutions_get_channels_last(build):
     """By 25 % the faster layout on CPUs, and that of tensor cores. Where a map is 1 x 1 there is no telling."""
-    model, told = build().eval(), []
-
-    def tell(layer, inputs, output):
-        if output.shape[1] > 1 and output.shape[2] * output.shape[3] > 1:
-            told.append(output.is_contiguous(memory_format=torch.channels_last))
-
-    for layer in model.modules():
-        if isinstance(layer, nn.Conv2d):
-            layer.register_forward_hook(tell)
-    with torch.no_grad():
-        model(*batches.example_inputs(model, 2))
-    assert len(told) >= 20 and all(told)
+    layers.check_channels_last(build().eval())
 
 
 @pytest.mark.slow("a training to its end")

@@ -1124,7 +1124,7 @@ def test_end_features_are_of_the_frames_that_the_store_would_hold(choice):
         "clip_seconds": data.CLIP_SECONDS,
         "imu_rate": 198.0,
     }
-    settings |= {"ends": True, "clip_frames": None, "imu": False, "audio": False} | choice
+    settings |= {"ends": True, "clip_frames": None, "imu": False} | choice
     model = EgoDistill(3, image_encoder="resnet10x8", image_weights=None, frame_size=32, hidden=16, **choice)
     assert (
         distillation.EndFeatures(model, precision="fp32").specs["ends"] == data.clip_specs(settings)["ends"].complete()

@@ -22,14 +22,12 @@ sys.path.insert(0, str(ROOT))  # the checkout's egodistill, installed or not
 
 # Entry points first: what they re-export is shown there. The rest of the LOWER modules is named, one line each.
 MODULES = """egodistill data teachers student distillation training inference recordings.checks recordings.copies
-deploy.export lab.baselines world.synthetic lab.paper""".split()
+deploy.export world.synthetic""".split()
 LOWER = """video imu gpmf cameras video_convnets video_i3d video_transformers recordings.spec recordings.clips
-recordings.recording recordings.audio recordings.aria recordings.offset recordings.pictures recordings.sensors
-datasets.annotations datasets.aria_datasets datasets.segments datasets.table_checks datasets.store datasets.one_pass
-engine.batches engine.checkpoints engine.spectrum engine.filterbank engine.image_encoders engine.parts deploy.stream
-deploy.arrivals deploy.events deploy.segmentation deploy.gates deploy.feeds lab.adafuse lab.stts
-lab.listen_to_look world.behaviour lab.protocols lab.benches lab.contrasts
-lab.intervals lab.costs lab.figures""".split()
+recordings.recording recordings.aria recordings.offset recordings.pictures recordings.sensors
+datasets.annotations datasets.segments datasets.table_checks datasets.store datasets.one_pass engine.batches
+engine.checkpoints engine.models engine.spectrum engine.filterbank engine.image_encoders engine.parts deploy.stream
+deploy.arrivals deploy.events deploy.segmentation deploy.gates deploy.feeds world.behaviour""".split()
 WIDTH = 100  # characters of the arguments; the rest is `...`
 
 HEAD = """# API

@@ -464,13 +464,6 @@ def test_what_is_for_others_is_refused(tmp_path, walk):
         data.read_labels(own)
 
 
-def test_only_videos_with_sound(tmp_path):
-    write_video(tmp_path / "walk.mp4", [k / 30 for k in range(30)])
-    table = write(tmp_path / "walk.txt", ["a", "", "0.0", "0.5", "go"])
-    with pytest.raises(DataError, match=r"walk.txt: no video has sound"):
-        annotations.read_annotations(table, audio=True)
-
-
 @pytest.mark.parametrize(
     "text",
     [

@@ -708,14 +708,6 @@ def test_two_files_of_one_uid_of_ego4d(tmp_path):
         notes()
 
 
-def test_takes_of_one_uid_that_differ(tmp_path):
-    takes = [{"take_uid": "4e0b", "take_name": name} for name in ("a", "a", "b")]
-    (tmp_path / "keystep_val.json").write_text('{"annotations": {}}')
-    (tmp_path / "takes.json").write_text(json.dumps(takes))
-    with pytest.raises(DataError, match=r"takes.json, \[2\]: 4e0b has an earlier entry that differs from this one"):
-        data.read_ego_exo4d(tmp_path / "keystep_val.json", tmp_path)
-
-
 def test_nothing_untrue_is_said_of_real_tables(sample, epic_imu):
     """EPIC-KITCHENS: of classes without training segments, and of nothing else."""
     with open(sample("epic-kitchens-100/EPIC_100_video_info.csv"), newline="") as file:

@@ -32,7 +32,6 @@ from egodistill import (
 )
 from egodistill.engine import batches
 from egodistill.recordings.spec import ClipSpec
-from lab import listen_to_look
 
 NAN = float("nan")
 
@@ -113,15 +112,11 @@ def test_frames_that_were_cut_out_are_not_those_that_were_squeezed(model):
     [
         (small(num_frames=2, imu_samples=100), [(2, 3, 32, 32), (100, 6)]),
         (small(imu_encoder=None), [(1, 3, 32, 32)]),
-        (listen_to_look.ListenToLook(3, frame_size=32, width=8, weights=None), [(1, 3, 32, 32), (201, 40)]),
-        (
-            listen_to_look.ListenToLook(3, frame_size=32, width=8, audio_steps=21, mel_bands=33, weights=None),
-            [(1, 3, 32, 32), (21, 33)],
-        ),
         (Own("imu", "frames", frame_size=24), [(422, 6), (1, 3, 24, 24)]),
         (Own("clip", num_frames=5, frame_size=16), [(5, 3, 16, 16)]),
         (Own("clip", clip_spec=ClipSpec(frames=5, size=16)), [(5, 3, 16, 16)]),
-        (Own("audio"), [(201, 40)]),
+        (Own("sound", input_shapes={"sound": (21, 33)}), [(21, 33)]),
+        (Own("frames", "gaze", frame_size=24, input_shapes={"gaze": (7,)}), [(1, 3, 24, 24), (7,)]),
     ],
 )
 def test_example_inputs_are_what_a_model_reads(model, shapes):
@@ -145,7 +140,7 @@ def test_inputs_of_unknown_shape_have_no_example(model, word):
         (None, r"Own must have an attribute `inputs`, a tuple .*\('frames', 'imu'\); it is None"),
         ("frames", "`inputs`.*it is 'frames'"),
         ((), r"`inputs`.*it is \(\)"),
-        (("frame", "imu"), "no array 'frame'.*`inputs` of Own may name 'frames', 'clip', 'imu', 'audio'"),
+        (("frame", "imu"), "no array 'frame'.*`inputs` of Own may name 'frames', 'clip', 'imu', and arrays"),
     ],
 )
 def test_a_model_names_its_inputs(inputs, words):

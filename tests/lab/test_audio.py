@@ -1,13 +1,17 @@
 """Sound of files made here, and its spectrogram."""
 
 import math
+import shutil
 
 import numpy as np
 import pytest
-from painted import chirp, write_sound
+from painted import OPTIONS, chirp, move, write_epic_imu, write_sound
 
+from egodistill import DataError, data
 from egodistill.video import VideoError
-from lab.audio import log_mel, read_audio
+from lab import audio
+from lab.__main__ import main
+from lab.audio import add_sound, log_mel, read_audio
 
 
 @pytest.mark.parametrize(("rate", "channels", "delay"), [(48000, 2, 0.0), (44100, 1, 0.5), (16000, 1, 0.0)])
@@ -86,3 +90,70 @@ def test_a_twentieth_of_the_sound_may_be_missing(tmp_path, gap, lost):
     else:
         missing = np.abs(read_audio(video, [2.5])[0] - chirp(2.5 + np.arange(32000) / 16000)) > 0.01
         assert 0.01 < missing.mean() <= 0.05
+
+
+# --- In a store
+
+
+@pytest.fixture(scope="module")
+def late(tmp_path_factory):
+    """A transport stream, whose clock starts at 1.4 s, with pictures and a chirp, and its IMU."""
+    folder = tmp_path_factory.mktemp("late")
+    plain = write_sound(folder / "plain.mp4", chirp(np.arange(8 * 48000) / 48000), 48000, pictures=240)
+    return move(plain, str(folder / "late.ts"), 1.4), write_epic_imu(folder, "late", 9)
+
+
+def test_the_middle_two_seconds_of_each_clip_are_on_the_players_clock(late, tmp_path):
+    """Of clips that are longer, and whichever splits they are in."""
+    video, imu = late
+    segments = [data.Segment("a", video, 0.5, 3.7, "x", imu), data.Segment("b", video, 4.4, 7.7, "x", imu, "test")]
+    store = data.prepare(segments, tmp_path / "s", **OPTIONS | {"clip_seconds": 3.0})
+    add_sound(store, progress=False)
+    assert store.specs["imu"].seconds == 3.0
+    sound = data.ClipStore(store.path).read("audio", slice(None))
+    assert sound.shape == (len(store), 201, 40) and sound.dtype == np.float32
+    starts = [clip["start"] + (3.0 - 2.0) / 2 for clip in store.clips]
+    np.testing.assert_allclose(sound, log_mel(read_audio(video, starts)), atol=1e-4)
+    for found, start in zip(sound, starts, strict=True):
+        wanted = log_mel(chirp(start + np.arange(32000) / 16000))
+        assert np.median(np.abs(found - wanted)[3:-3][wanted[3:-3] > 0]) < 0.1
+    view = store.split("test")
+    np.testing.assert_array_equal(view.read("audio", slice(None)), sound[[c["split"] == "test" for c in store.clips]])
+
+
+def test_sound_that_was_interrupted_goes_on(kitchen, tmp_path, monkeypatch, capsys):
+    video = write_sound(tmp_path / "a.mp4", chirp(np.arange(6 * 16000) / 16000), 16000, pictures=180)
+    segments = [data.Segment(f"{k}", video, k / 2, k / 2 + 2.2, "x") for k in range(5)]
+    store = data.prepare(segments, tmp_path / "s", **OPTIONS | {"imu": False})
+    heard = []
+
+    def listen(sound):
+        heard.append(sound)
+        if len(heard) == 3:
+            raise KeyboardInterrupt
+        return log_mel(sound)
+
+    monkeypatch.setattr(audio, "log_mel", listen)
+    with pytest.raises(KeyboardInterrupt):
+        add_sound(store, progress=False)
+    assert store.done("audio").sum() == 2
+    assert main(["sound", str(store.path)]) == 0 and len(heard) == len(store) + 1  # once more for the third alone
+    assert "all clips have their sound" in capsys.readouterr().out and store.done("audio").all()
+    assert main(["sound", str(store.path)]) == 0 and len(heard) == len(store) + 1
+    for row, clip in enumerate(store.clips):
+        middle = (clip["start"] + clip["stop"]) / 2 - 1
+        np.testing.assert_array_equal(store.read("audio", row), log_mel(read_audio(video, [middle])[0]))
+
+
+def test_a_clip_without_sound_is_named(store, tmp_path, capsys):
+    """Of a video without sound, and of one that lacks it for a while."""
+    shutil.copytree(store.path, tmp_path / "silent")
+    assert main(["sound", str(tmp_path / "silent")]) == 1
+    assert "P01_101.MP4: no audio stream" in capsys.readouterr().err
+    sound = chirp(np.arange(9 * 16000) / 16000)
+    video = write_sound(tmp_path / "a.mkv", sound, 16000, codec="flac", drop=[(3, 4)], pictures=240)
+    segments = [data.Segment("early", video, 0.3, 2.5, "x"), data.Segment("gap", video, 2.5, 4.7, "x")]
+    holed = data.prepare(segments, tmp_path / "s", **OPTIONS | {"imu": False})
+    with pytest.raises(DataError, match=r"a\.mkv: no sound near 2\.\d+ s; leave out gap"):
+        add_sound(holed, progress=False)
+    assert holed.done("audio").tolist() == [clip["id"] == "early" for clip in holed.clips]

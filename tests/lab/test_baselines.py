@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import gradients
+import layers
 import pytest
+import rival_gradients
 import torch
 import torchvision
 from commandline import ROOT, run
@@ -32,7 +34,18 @@ from lab.stts import STTS
 @pytest.mark.parametrize(("network", "width"), [("BasicBlock", 4), ("Bottleneck", 1)])
 def test_gradients_of_narrow_shortcuts(network, width, instructions):
     """The image networks of ListenToLook and AdaFuse; see the test of this name for the student."""
-    gradients.check(network, width, instructions)
+    gradients.check(network, width, instructions, rival_gradients.__file__)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: AdaFuse(4, weights=None, frame_size=64, width=16),
+        lambda: ListenToLook(4, weights=None, frame_size=64),
+    ],
+)
+def test_convolutions_get_channels_last(build):
+    layers.check_channels_last(build().eval())
 
 
 def test_resnet_takes_the_weights_of_torchvision(tmp_path):

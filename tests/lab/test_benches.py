@@ -727,3 +727,18 @@ def test_a_bench_trains_students_with_networks_of_ones_own(store, tmp_path):
     bench.run([Run("VisIMU")])
     assert type(bench.load(Run("VisIMU")).imu_encoder).__name__ == "Spectrum"
     assert "imu_encoder" in student.record() and "imu_encoder" not in recipe.student.record()
+
+
+def test_a_teacher_whose_outputs_are_lost_is_not_done(store, tmp_path):
+    shutil.copytree(store.path, tmp_path / "s")
+    copy = data.ClipStore(tmp_path / "s")
+    bench = Bench(str(copy.path), str(tmp_path / "out"), teachers={"t-{seed}": {}})
+    run = Run("teacher", teacher="t-{seed}")
+    bench.path(run, ".json").parent.mkdir(parents=True)
+    bench.path(run, ".json").write_text("{}")
+    for what in ("feature", "logits"):
+        assert not bench.is_done(run)
+        copy.add(f"t-0.{what}", (2,), np.float32)
+        assert not bench.is_done(run)
+        copy.write(f"t-0.{what}", np.arange(len(copy)), np.zeros((len(copy), 2), np.float32))
+    assert bench.is_done(run)

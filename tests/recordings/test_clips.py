@@ -1,4 +1,4 @@
-"""Clips of a recording in one pass: frames, samples and sound at the times that their specs say."""
+"""Clips of a recording in one pass: frames and samples at the times that their specs say."""
 
 import math
 from dataclasses import replace
@@ -28,7 +28,6 @@ from egodistill.recordings.clips import decode_clips
 from egodistill.recordings.recording import Recording
 from egodistill.recordings.spec import ClipSpec
 from egodistill.video import VideoError, read_frames
-from lab.audio import log_mel, read_audio
 
 STUDENT = ClipSpec(frames=4, size=40, imu_samples=422)
 
@@ -89,8 +88,6 @@ def test_clips_come_in_one_pass_and_a_bad_one_costs_itself(kitchen, tmp_path):
     assert {row: str(error)[-12:] for row, error in decode_clips(gone, starts, STUDENT.parts())} == dict.fromkeys(
         starts, "no such file"
     )
-    silent = dict(decode_clips(walk, {0: 0.5}, {"audio": ClipSpec(audio=True)}))
-    assert "has no audio" in str(silent[0])
     assert dict(decode_clips(walk, {}, STUDENT.parts())) == {}
 
 
@@ -143,7 +140,7 @@ def test_the_frames_of_a_video_that_varies_have_their_own_times(tmp_path):
 
 @pytest.fixture(scope="module")
 def late(tmp_path_factory):
-    """A transport stream, whose clock starts at 1.4 s, with pictures, a chirp and two tables of a ramp."""
+    """A transport stream, whose clock starts at 1.4 s, with pictures, sound and two tables of a ramp."""
     folder = tmp_path_factory.mktemp("late")
     plain = write_sound(folder / "plain.mp4", chirp(np.arange(8 * 48000) / 48000), 48000, pictures=240)
     video = move(plain, str(folder / "late.ts"), 1.4)
@@ -152,9 +149,9 @@ def late(tmp_path_factory):
     return Recording(video, write_epic_imu(folder, "late", 8, slope=2), imu_offset=0.3, imu_stretch=1.02)
 
 
-def test_pictures_sound_and_imu_of_a_late_file_are_on_the_players_clock(late):
+def test_pictures_and_imu_of_a_late_file_are_on_the_players_clock(late):
     """With a clock of the IMU, clips of another length, and another rate, all at once."""
-    spec = ClipSpec(frames=5, size=32, imu_samples=150, imu_rate=50.0, audio=True, seconds=3.0)
+    spec = ClipSpec(frames=5, size=32, imu_samples=150, imu_rate=50.0, seconds=3.0)
     clip = late.clip(1.5, spec)
     asked = 1.5 + (np.arange(5) + 0.5) / 5 * 3.0
     np.testing.assert_allclose(spec.times(1.5), asked)
@@ -164,10 +161,6 @@ def test_pictures_sound_and_imu_of_a_late_file_are_on_the_players_clock(late):
     stamps = (1.5 + np.arange(150) / 50 - 0.3) / 1.02
     np.testing.assert_allclose(clip["imu"][:, :3], ramp(stamps, 2, 9.8), atol=1e-4)
     np.testing.assert_allclose(clip["imu"][:, 3:], ramp(stamps, -2), atol=1e-4)
-    sound = chirp(1.5 + (3.0 - 2.0) / 2 + np.arange(32000) / 16000)  # the middle two seconds
-    difference = np.abs(clip["audio"] - log_mel(sound))[3:-3]
-    assert np.median(difference[log_mel(sound)[3:-3] > 0]) < 0.1
-    np.testing.assert_array_equal(clip["audio"], log_mel(read_audio(late.video, [2.0])[0]))
 
 
 def test_limits_of_the_imu_reach_the_window(tmp_path, kitchen):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import av
 import numpy as np
 import pytest
-from painted import chirp, move, write_sound, write_video
+from painted import chirp, heard_at, move, write_sound, write_video
 from panned import RATE
 
 from egodistill import DataError, EgoDistillOSError, gpmf
@@ -16,7 +16,6 @@ from egodistill.data import read_imu
 from egodistill.recordings import copies
 from egodistill.recordings.offset import Faults
 from egodistill.video import VideoError, probe, read_frames
-from lab.audio import read_audio
 
 
 def frame_times(video: Path) -> list[tuple[float, bool]]:
@@ -179,7 +178,7 @@ def test_pictures_and_sound_of_a_late_file_stay_together_in_its_copy(tmp_path, s
     video, out = move(plain, str(tmp_path / f"late.{suffix}"), 1.4), tmp_path / "copy.mp4"
     copies.transcode(video, out)
     times = [0.5, 2.2, 3.4]
-    for start, one, other in zip(times, read_audio(video, times), read_audio(out, times), strict=True):
+    for start, one, other in zip(times, heard_at(video, times), heard_at(out, times), strict=True):
         np.testing.assert_allclose(one, other, atol=0.02, err_msg=str(start))
     before, after = (read_frames(file, times, 32).mean((1, 2, 3)) for file in (video, out))
     np.testing.assert_allclose(before, after, atol=1.5)

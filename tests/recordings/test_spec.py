@@ -68,8 +68,8 @@ OTHER_FIELDS = {
 
 @pytest.mark.parametrize("field", OTHER_FIELDS)
 def test_each_field_of_a_spec_is_compared(field):
-    """All but the seed of a sampling; `audio` says only that there is sound."""
-    assert set(OTHER_FIELDS) | {"seed", "audio"} == set(STUDENT.__dataclass_fields__)
+    """All but the seed of a sampling."""
+    assert set(OTHER_FIELDS) | {"seed"} == set(STUDENT.__dataclass_fields__)
     one = replace(STUDENT, crop=False)
     other = replace(one, **{field: OTHER_FIELDS[field]})
     assert spec_differences(one, other) == {field: (getattr(one, field), OTHER_FIELDS[field])}
@@ -94,8 +94,8 @@ def test_each_field_of_a_spec_comes_from_its_attribute_of_a_model():
     expected = {name: value for name, value in OTHER_FIELDS.items() if name not in ("crop", "tolerance")}
     expected["tolerance"] = None  # the model does not say
     assert spec_of(Model()) == ClipSpec(**expected, crop=False)
-    Model.inputs = ("clip", "audio")
-    assert spec_of(Model()) == ClipSpec(**expected | {"imu_samples": 0}, crop=True, audio=True)
+    Model.inputs = ("clip",)
+    assert spec_of(Model()) == ClipSpec(**expected | {"imu_samples": 0}, crop=True)
     Model.exact, Model.tolerance = True, 0.25
     assert (spec_of(Model()).exact, spec_of(Model()).tolerance) == (True, 0.25)
     assert ClipSpec(tolerance=None).complete().tolerance == 0.0

@@ -1,4 +1,4 @@
-"""Pickles of others: tables of pandas are read without it, and nothing in a file runs."""
+"""Pickles of others: arrays are read, and nothing in a file runs."""
 
 import io
 import pickle
@@ -6,36 +6,9 @@ import struct
 
 import numpy as np
 import pytest
-from pandas_pickles import write_frame
 
-from egodistill import DataError, EgoDistillError
+from egodistill import EgoDistillError
 from egodistill.support import pickles
-
-ROWS = {
-    "start": [1.0, float("nan")],
-    "pairs": [[(3, 4), (5, 6)], []],
-    "text": ["ä", None],
-    "stop": [2.0, 3.0],
-    "n": [7, "x"],
-}
-
-
-def test_a_table_has_its_columns_in_their_order(tmp_path):
-    found = pickles.read_data_frame(write_frame(tmp_path / "a.pkl", ROWS))
-    assert list(found) == list(ROWS)
-    assert all(repr(found[name].tolist()) == repr(values) for name, values in ROWS.items())
-    one = pickles.read_data_frame(write_frame(tmp_path / "a.pkl", {"a": ["x"], "b": ["y"]}))
-    assert {name: column.tolist() for name, column in one.items()} == {"a": ["x"], "b": ["y"]}
-
-
-def test_tables_that_pandas_wrote(sample):
-    found = [pickles.read_data_frame(sample(f"hd-epic/made_up_narrations_pandas{v}.pkl")) for v in ("1.5", "2.2")]
-    for columns in found:
-        assert len(columns) == 16 and {len(column) for column in columns.values()} == {20}
-        assert columns["start_timestamp"][0] == 7.44 and columns["end_timestamp"][0] == 8.75
-        assert columns["main_action_classes"][0] == [(3, 3)] and columns["main_action_classes"][5] == []
-        assert columns["unique_narration_id"][19] == "P99-20240202-110250-20"
-    assert all((found[0][name] == found[1][name]).all() for name in found[0])
 
 
 class Call:
@@ -56,7 +29,6 @@ def marked_kind():
 RECONSTRUCT = np.zeros(0).__reduce__()[0]
 
 
-@pytest.mark.parametrize("reader", [pickles.ArrayUnpickler, pickles.FrameUnpickler])
 @pytest.mark.parametrize(
     ("value", "words"),
     [
@@ -70,12 +42,12 @@ RECONSTRUCT = np.zeros(0).__reduce__()[0]
         (Call(RECONSTRUCT, np.ndarray, (0,), b"b", state=(1, (1,), np.dtype("i8,O"), False, bytes(16))), "array of"),
     ],
 )
-def test_nothing_in_a_pickle_runs(tmp_path, monkeypatch, reader, value, words):
+def test_nothing_in_a_pickle_runs(tmp_path, monkeypatch, value, words):
     monkeypatch.chdir(tmp_path)
     for protocol in (3, 4):
         (tmp_path / "a.pkl").write_bytes(pickle.dumps({"x": value}, protocol))
         with pytest.raises(EgoDistillError, match=rf"a\.pkl cannot be read as a table \(.*({words})"):
-            pickles.read_pickle("a.pkl", reader, "a table")
+            pickles.read_pickle("a.pkl", pickles.ArrayUnpickler, "a table")
     assert not (tmp_path / "ran").exists()
 
 
@@ -102,38 +74,28 @@ def test_what_would_fill_the_memory_is_refused(tmp_path):
 def test_an_array_of_bytes_as_objects_is_not_made(tmp_path):
     """`numpy.ndarray(shape, object, buffer)` takes addresses; in a pickle, it makes nothing."""
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(Call(np.ndarray, (1,), np.dtype("O"), bytes(8)), 4))
-    assert not isinstance(pickles.read_pickle(tmp_path / "a.pkl", pickles.FrameUnpickler, "x"), np.ndarray)
+    assert not isinstance(pickles.read_pickle(tmp_path / "a.pkl", pickles.ArrayUnpickler, "x"), np.ndarray)
 
 
-@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("protocol", [2, 3, 4])
 @pytest.mark.parametrize("kind", ["<f4", ">i2", "U3", "S2", "?", "O", "<c8"])
 def test_arrays_come_out_as_they_went_in(tmp_path, protocol, kind):
     values = np.array([[0, 1, 2], [3, 4, 5]], kind)
     for array in (values, np.asfortranarray(values), values[:, ::2], values[0, 1] if kind[0] == "<" else values[1:]):
         (tmp_path / "a.pkl").write_bytes(pickle.dumps(array, protocol))
-        found = pickles.read_pickle(tmp_path / "a.pkl", pickles.FrameUnpickler, "an array")
+        found = pickles.read_pickle(tmp_path / "a.pkl", pickles.ArrayUnpickler, "an array")
         wanted = pickle.loads((tmp_path / "a.pkl").read_bytes())
         assert found.dtype == wanted.dtype and found.shape == array.shape and (found == array).all()
 
 
-def test_what_is_no_table_is_one_sentence(tmp_path):
-    path = write_frame(tmp_path / "a.pkl", ROWS)
-    content = path.read_bytes()
+def test_what_is_no_array_is_one_sentence(tmp_path):
+    path = tmp_path / "a.pkl"
+    content = pickle.dumps({"w": np.zeros(3)}, 3)
     for length in (0, 1, 40, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:length])
-        with pytest.raises(DataError, match=rf"^{path} cannot be read as a pandas table \("):
-            pickles.read_data_frame(path)
-    path.write_bytes(content.replace(b"_mgr", b"_mrg"))
-    with pytest.raises(DataError, match="cannot be read as a pandas table"):
-        pickles.read_data_frame(path)
-    path.write_bytes(pickle.dumps({"a": [1]}))
-    with pytest.raises(DataError, match=r"cannot be read as a pandas table \(TypeError: its content is a dict"):
-        pickles.read_data_frame(path)
-    path.write_bytes(content.replace(b"RangeIndex", b"MultiIndex"))
-    with pytest.raises(DataError, match=r"refers to pandas\.core\.indexes\.range\.MultiIndex, which is not part of a"):
-        pickles.read_data_frame(path)
-    with pytest.raises(DataError, match="a folder, not a regular file"):
-        pickles.read_data_frame(tmp_path)
+        with pytest.raises(EgoDistillError, match=rf"^{path} cannot be read as a Caffe2 file \("):
+            pickles.read_pickle(path, pickles.ArrayUnpickler, "a Caffe2 file")
+    path.write_bytes(content)
     assert pickles.first_bytes(path, 2) == b"\x80\x03" and pickles.first_bytes(tmp_path / "gone") == b""
 
 
@@ -175,8 +137,8 @@ def late_list():
 )
 def test_a_small_pickle_stays_small(tmp_path, content, words):
     (tmp_path / "a.pkl").write_bytes(content)
-    with pytest.raises(DataError, match=rf"a.pkl cannot be read as a pandas table .*{words}"):
-        pickles.read_data_frame(tmp_path / "a.pkl")
+    with pytest.raises(EgoDistillError, match=rf"a.pkl cannot be read as a Caffe2 file .*{words}"):
+        pickles.read_pickle(tmp_path / "a.pkl", pickles.ArrayUnpickler, "a Caffe2 file")
 
 
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))

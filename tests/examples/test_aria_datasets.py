@@ -1,19 +1,23 @@
 """HD-EPIC and Ego-Exo4D, on files made in their formats: what is read, what is left out, and what errors say."""
 
+import csv
+import doctest
 import json
 import shutil
 import struct
+import sys
 from pathlib import Path
 
+import aria_datasets
 import numpy as np
 import pytest
-from painted import write_sound, write_table, write_video
-from pandas_pickles import write_frame
+from aria_datasets import read_ego_exo4d, read_hd_epic
+from painted import write_table, write_video
 from vrs import LEFT, ZERO, write_vrs
 
 from egodistill import DataError, data
 from egodistill.commands import cli
-from egodistill.datasets import annotations, aria_datasets
+from egodistill.datasets import annotations
 
 STRETCH = 1.0005  # seconds of the glasses' clock per second of a video
 P01, P08 = "P01-20240202-110250", "P08-20240303-120000"
@@ -54,6 +58,21 @@ def place(source, *target):
     return shutil.copy(source, target)
 
 
+@pytest.fixture
+def make_table(monkeypatch, tmp_path):
+    """Run the program, as typed; returns the table that it writes."""
+
+    def run(path, root, *words):
+        out = tmp_path / "segments.csv"
+        out.unlink(missing_ok=True)
+        given = [str(path), "--root", str(root), "--out", str(out), *words]
+        monkeypatch.setattr(sys, "argv", ["aria_datasets.py", *given])
+        aria_datasets.main()
+        return out
+
+    return run
+
+
 def check_clock(found):
     """The samples of a segment's recording are those of its video."""
     window = found.recording.motion().window(found.start)
@@ -86,8 +105,14 @@ def hd_epic(tmp_path, film):
     return root
 
 
+def write_narrations(path, columns):
+    """Write {name: list} as `pandas.DataFrame.to_csv()` does: with an index, lists as text, and "" for NaN."""
+    rows = [["" if cell != cell else cell for cell in row] for row in zip(*columns.values(), strict=True)]
+    return write_table(path, ("", *columns), [(k, *row) for k, row in enumerate(rows)])
+
+
 def narrations(*rows):
-    """Columns of the pickle for rows (video, start, stop, main actions, their words)."""
+    """Columns of the narrations for rows (video, start, stop, main actions, their words)."""
     return {
         "unique_narration_id": [f"{row[0]}-{k}" for k, row in enumerate(rows)],
         "participant_id": [row[0][:3] for row in rows],
@@ -108,11 +133,11 @@ ROWS = (
 )
 
 
-def test_hd_epic_becomes_a_store(hd_epic, tmp_path, capsys):
-    """By the command that reads all annotations, with the samples of the glasses at the times of the video."""
-    path = write_frame(hd_epic / "HD_EPIC_Narrations.pkl", narrations(*ROWS))
-    found = annotations.read_annotations(path)
-    assert found == data.read_hd_epic(path, hd_epic) == data.read_hd_epic(path, tmp_path)
+def test_hd_epic_becomes_a_store(hd_epic, tmp_path, make_table, capsys):
+    """By a table for all commands, with the samples of the glasses at the times of the video."""
+    path = write_narrations(hd_epic / "HD_EPIC_Narrations.csv", narrations(*ROWS))
+    found = read_hd_epic(path, hd_epic)
+    assert found == read_hd_epic(path, tmp_path)
     assert found.dropped == {} and [s.label for s in found] == ["open", "cut", "open", "cut", "open"]
     first = found[0]
     assert (first.id, first.start, first.stop, first.wearer) == (f"{P01}-0", 1.0, 3.5, "P01")
@@ -121,45 +146,83 @@ def test_hd_epic_becomes_a_store(hd_epic, tmp_path, capsys):
     assert [s.split for s in found] == ["train", "train", "test", "test", "train"]
     assert first.imu_stretch == pytest.approx(1 / STRETCH, abs=1e-9)
     check_clock(found[1])
+    table = make_table(path, hd_epic)
+    assert capsys.readouterr().out == f"{table}: 5 segments\n"
+    with open(table, newline="") as file:
+        assert next(csv.reader(file)) == "video start stop label imu split id imu_offset imu_stretch wearer".split()
+    assert data.read_csv(table) == found == annotations.read_annotations(table)
     options = ["--frame-size", "16", "--workers", "1"]
-    assert cli.main(["prepare", str(path), "--out", str(tmp_path / "store"), *map(str, options)]) == 0
+    assert cli.main(["prepare", str(table), "--out", str(tmp_path / "store"), *map(str, options)]) == 0
     store = data.ClipStore(tmp_path / "store")
     assert len(store.split("test")) == 4 and store.class_names == ["cut", "open"]
     np.testing.assert_allclose(store.read("imu", [0])[0, 0, 0], 1.0 + 0.0, atol=0.4)
-    assert cli.main(["check", str(path), "--no-offset"]) == 0 and P08 in capsys.readouterr().out
+    assert cli.main(["check", str(table), "--no-offset"]) == 0 and P08 in capsys.readouterr().out
+
+
+def test_a_table_says_what_it_leaves_out_and_replaces_nothing(hd_epic, make_table, monkeypatch, capsys):
+    rows = [*ROWS, (P01, 1.0, 2.0, [], []), (P01, 2.0, 2.0, [(3, 3)], [])]
+    path = write_narrations(hd_epic / "a.csv", narrations(*rows))
+    monkeypatch.chdir(hd_epic)
+    table = make_table("a.csv", ".")  # whose paths hold elsewhere, too
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "left out 1: no main action",
+        "left out 1: start and end are not in order",
+    ]
+    assert data.read_csv(table) == read_hd_epic(path, hd_epic)
+    assert [s.label for s in data.read_csv(make_table(path, hd_epic, "--min-instances", "3"))] == ["open"] * 3
+    for words, told in (
+        (["a.csv", "--out", str(table)], f"{table}: File exists"),
+        (["none.csv", "--out", "new.csv"], "none.csv: cannot be read: No such file or directory"),
+        (["a.csv", "--out", "new.csv", "--root", str(table.parent / "none")], "expected are Videos/<Pxx>/"),
+    ):
+        before = table.read_bytes()
+        monkeypatch.setattr(sys, "argv", ["aria_datasets.py", "--root", ".", *words])
+        with pytest.raises(SystemExit) as ended:
+            aria_datasets.main()
+        assert told in str(ended.value) and table.read_bytes() == before and not Path("new.csv").exists()
+
+
+def test_the_commands_name_the_example(hd_epic, tmp_path, capsys):
+    """Both files are known, and are no table of segments."""
+    one = write_narrations(hd_epic / "a.csv", narrations(*ROWS))
+    other = keysteps(tmp_path / "keystep_val.json", {COOK: [keystep(1.0, 2.0)]})
+    for path, told in ((one, "narrations of HD-EPIC, which become"), (other, "Keysteps of Ego-Exo4D become")):
+        assert cli.main(["prepare", str(path), "--out", str(tmp_path / "store")]) == 1
+        said = capsys.readouterr().err
+        assert f"{path}: " in said and f"{told} a table with examples/aria_datasets.py" in said
+
+
+def test_examples_in_the_docstrings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL
+    assert doctest.testmod(aria_datasets, optionflags=flags) == (0, 10)
 
 
 def test_hd_epic_labels_splits_and_the_table_of_classes(hd_epic):
-    path = write_frame(hd_epic / "a.pkl", narrations(*ROWS))
-    parts = data.read_hd_epic(path, hd_epic, evaluation_wearers=["P01"], validation_wearers=["P08"])
+    path = write_narrations(hd_epic / "a.csv", narrations(*ROWS))
+    parts = read_hd_epic(path, hd_epic, evaluation_wearers=["P01"], validation_wearers=["P08"])
     assert [s.split for s in parts] == ["test", "test", "validation", "validation", "test"]
-    assert {s.split for s in data.read_hd_epic(path, hd_epic, split="all")} == {"all"}
+    assert {s.split for s in read_hd_epic(path, hd_epic, split="all")} == {"all"}
     with pytest.raises(DataError, match="P08: a wearer cannot be for both"):
-        data.read_hd_epic(path, hd_epic, validation_wearers=["P08"])
-    few = annotations.read_annotations(path, min_instances=3)
+        read_hd_epic(path, hd_epic, validation_wearers=["P08"])
+    few = read_hd_epic(path, hd_epic, min_instances=3)
     assert {s.label for s in few} == {"open"} and few.dropped == {"the class has fewer than 3 segments": 2}
     write_table(hd_epic / "HD_EPIC_verb_classes.csv", ("id", "key", "instances"), [(3, "open-up", 1), (9, "slice", 1)])
-    assert [s.label for s in data.read_hd_epic(path, hd_epic)[:2]] == ["open-up", "slice"]
+    assert [s.label for s in read_hd_epic(path, hd_epic)[:2]] == ["open-up", "slice"]
     write_table(hd_epic / "HD_EPIC_verb_classes.csv", ("id", "key"), [(3, "open-up")])
     with pytest.raises(DataError, match=r"HD_EPIC_verb_classes\.csv: verb class 9 is missing"):
-        data.read_hd_epic(path, hd_epic)
+        read_hd_epic(path, hd_epic)
 
 
-def test_hd_epic_as_a_table(hd_epic):
-    """As pandas writes the pickle as CSV, or with the four columns that are needed."""
+def test_hd_epic_with_the_columns_that_are_needed(hd_epic):
     columns = narrations(*ROWS)
-    whole = write_table(
-        hd_epic / "whole.csv", ("", *columns), [(k, *row) for k, row in enumerate(zip(*columns.values(), strict=True))]
-    )
-    pickled = data.read_hd_epic(write_frame(hd_epic / "a.pkl", columns), hd_epic)
-    assert annotations.read_annotations(whole) == pickled
+    whole = read_hd_epic(write_narrations(hd_epic / "whole.csv", columns), hd_epic)
     names = ("video_id", "start_timestamp", "end_timestamp", "main_action_classes")
     short = write_table(hd_epic / "short.csv", names, zip(*map(columns.get, names), strict=True))
-    found = annotations.read_annotations(short)
-    assert [(s.start, s.video, s.wearer) for s in found] == [(s.start, s.video, s.wearer) for s in pickled]
-    assert [s.label for s in found] == ["verb", "verb (9)", "verb", "verb (9)", "verb"] and len(
-        {s.id for s in found}
-    ) == 5
+    found = read_hd_epic(short, hd_epic)
+    assert [(s.start, s.video, s.wearer) for s in found] == [(s.start, s.video, s.wearer) for s in whole]
+    assert [s.label for s in found] == ["verb", "verb (9)", "verb", "verb (9)", "verb"]
+    assert len({s.id for s in found}) == 5
 
 
 def test_hd_epic_counts_what_it_leaves_out(hd_epic):
@@ -171,14 +234,14 @@ def test_hd_epic_counts_what_it_leaves_out(hd_epic):
         (P01, float("nan"), 2.0, [(3, 3)], []),
         (other, 1.0, 2.0, [(3, 3)], []),
     ]
-    path = write_frame(hd_epic / "a.pkl", narrations(*rows))
+    path = write_narrations(hd_epic / "a.csv", narrations(*rows))
     expected = {
         "no main action": 1,
         "start and end are not in order": 1,
         "no times": 1,
         "the video is missing": 1,
     }
-    found = data.read_hd_epic(path, hd_epic)
+    found = read_hd_epic(path, hd_epic)
     assert found.dropped == expected and [(one.start, one.stop) for one in found.origin.left_out] == [(1.0, 2.0)]
     folder, vrs = hd_epic / "Videos" / "P08", hd_epic / f"VRS/P08/{P08}_anonymized.vrs"
     clock, video = folder / f"{P08}_mp4_to_vrs_time_ns.csv", folder / f"{P08}.mp4"
@@ -194,16 +257,12 @@ def test_hd_epic_counts_what_it_leaves_out(hd_epic):
         ("the video cannot be opened", lambda: video.write_bytes(b"broken")),
     ):
         change()
-        found = data.read_hd_epic(path, hd_epic)
+        found = read_hd_epic(path, hd_epic)
         assert {s.wearer for s in found} == {"P01"}
         (reason,) = set(found.dropped) - set(expected)
         assert reason.startswith(words) and found.dropped[reason] == 2
         if words.startswith("the video has no VRS"):
             vrs.with_suffix(".old").rename(vrs)
-    write_sound(video, np.zeros(16000 * 8), 16000, pictures=240)
-    write_clock(clock, TIMES[:240])
-    heard = annotations.read_annotations(path, audio=True)
-    assert {s.wearer for s in heard} == {"P08"} and heard.dropped["the video has no audio"] == 5
 
 
 HEAD = ("mp4_time_ns", "vrs_device_time_ns")
@@ -214,7 +273,7 @@ def test_an_empty_cell_does_not_cost_the_whole_video(hd_epic, row):
     """The end of its table was "nan s"."""
     table = hd_epic / f"Videos/P01/{P01}_mp4_to_vrs_time_ns.csv"
     spoil(table, row, ",," + table.read_text().splitlines()[row].split(",")[2])
-    found = data.read_hd_epic(write_frame(hd_epic / "a.pkl", narrations(*ROWS)), hd_epic)
+    found = read_hd_epic(write_narrations(hd_epic / "a.csv", narrations(*ROWS)), hd_epic)
     assert found.dropped == {}
     check_clock(found[0])
 
@@ -223,35 +282,21 @@ def test_frames_that_repeat_a_time_do_not_move_the_clock(hd_epic):
     """The converter repeats the last frame where the glasses lost some: for two seconds here."""
     lost = np.where((TIMES > 3) & (TIMES < 5), 3.0, TIMES)
     write_clock(hd_epic / f"Videos/P01/{P01}_mp4_to_vrs_time_ns.csv", stamps=stamp(lost))
-    found = data.read_hd_epic(write_frame(hd_epic / "a.pkl", narrations(*ROWS)), hd_epic)
+    found = read_hd_epic(write_narrations(hd_epic / "a.csv", narrations(*ROWS)), hd_epic)
     assert found.dropped == {}
     check_clock(found[0])
 
 
-def test_hd_epic_that_cannot_be_read_is_one_sentence(hd_epic, tmp_path):
-    path = hd_epic / "HD_EPIC_Narrations.pkl"
+def test_hd_epic_that_cannot_be_read_is_one_sentence(hd_epic):
+    path = hd_epic / "HD_EPIC_Narrations.csv"
     columns = narrations(*ROWS)
-    content = write_frame(path, columns).read_bytes()
-    advice = r"in a Python with pandas.*read_pickle\('HD_EPIC_Narrations\.pkl'\)\.to_csv\('HD_EPIC_Narrations\.csv'\)"
-    for changed, words in (
-        (content[:-9], "cannot be read as a pandas table"),
-        (content.replace(b"DataFrame", b"DataShame"), r"refers to pandas\.core\.frame\.DataShame"),
-        (b"\x80\x04cos\nsystem\n(S'touch ran'\ntR.", r"refers to os\.system, which is not part of"),
-    ):
-        path.write_bytes(changed)
-        with pytest.raises(DataError, match=f"^{path}.*{words}.*{advice}"):
-            annotations.read_annotations(path)
-        assert cli.main(["prepare", str(path), "--out", str(tmp_path / "store")]) == 1
-        assert not (tmp_path / "store").exists() and not Path("ran").exists()
     for name in ("video_id", "end_timestamp", "main_action_classes"):
-        write_frame(path, {key: values for key, values in columns.items() if key != name})
-        with pytest.raises(
-            DataError, match=rf"^{path}: no column {name}, so these are not HD-EPIC's narrations; its c"
-        ):
-            annotations.read_annotations(path)
+        write_narrations(path, {key: values for key, values in columns.items() if key != name})
+        with pytest.raises(DataError, match=rf"^{path}: no column {name}( \(similar: .*\))?; its header is"):
+            read_hd_epic(path, hd_epic)
     for name, value, words in (
         ("video_id", "../P01", r"'\.\./P01' is not a video id"),
-        ("video_id", None, "None is not a video id"),
+        ("video_id", "", "'' is not a video id"),
         ("participant_id", "P/1", "'P/1' is not a participant id"),
         ("start_timestamp", "soon", "start_timestamp 'soon' is not a number"),
         ("main_action_classes", 7, r"main_action_classes '7' is not a list such as \[\(3, 3\)\]"),
@@ -259,26 +304,49 @@ def test_hd_epic_that_cannot_be_read_is_one_sentence(hd_epic, tmp_path):
         ("main_action_classes", [(2.5, 3)], "main_action_classes .* is not a list"),
         ("main_action_classes", "[(3; 3)]", "main_action_classes .* is not a list"),
         ("main_action_classes", "(" * 5000, "main_action_classes .* is not a list"),
+        ("main_action_classes", "__import__('os').system('touch ran')", "main_action_classes .* is not a list"),
     ):
-        write_frame(path, columns | {name: [*columns[name][:2], value, *columns[name][3:]]})
-        with pytest.raises(DataError, match=rf"^{path}, row 2 of the table: {words}"):
-            annotations.read_annotations(path)
-    write_frame(path, narrations(("P03-1", 1.0, 2.0, [(3, 3)], [])))
+        write_narrations(path, columns | {name: [*columns[name][:2], value, *columns[name][3:]]})
+        with pytest.raises(DataError, match=rf"^{path}, row 4: {words}"):
+            read_hd_epic(path, hd_epic)
+    assert not Path("ran").exists()
+    path.write_bytes(b"\x80\x04cos\nsystem\n(S'touch ran'\ntR.")  # the pickle, not the CSV that was made of it
+    with pytest.raises(DataError, match=rf"^{path}"):
+        read_hd_epic(path, hd_epic)
+    write_narrations(path, narrations(("P03-1", 1.0, 2.0, [(3, 3)], [])))
     with pytest.raises(
         DataError, match=r"no usable segment \(1 segments: the video is missing\); expected are Videos/<P"
     ):
-        annotations.read_annotations(path)
+        read_hd_epic(path, hd_epic)
 
 
-def test_narrations_that_pandas_wrote(sample, tmp_path, film):
+# Rows of shared/data/hd-epic/made_up_narrations_pandas2.2.pkl, as to_csv() of pandas 2.2 writes them.
+OF_PANDAS = """\
+,unique_narration_id,participant_id,video_id,narration,start_timestamp,end_timestamp,nouns,verbs,pairs,main_actions,\
+verb_classes,noun_classes,pair_classes,main_action_classes,hands,narration_timestamp
+0,V-1,P99,V,Made-up narration number 0.,7.44,8.75,['cupboard'],['open'],"[('open', 'cupboard')]",\
+"[('open', 'cupboard')]",[3],[3],"[(3, 3)]","[(3, 3)]",['left hand'],7.94
+2,V-3,P99,V,Made-up narration number 2.,10.040000000000001,11.35,['cupboard'],['open'],"[('open', 'cupboard')]",\
+"[('open', 'cupboard')]",[3],[3],"[(3, 3)]","[(3, 3)]",['left hand'],10.540000000000001
+5,V-6,P99,V,Made-up narration number 5.,13.940000000000001,15.25,"['cupboard', 'handle of cupboard']",\
+"['open', 'hold']","[('open', 'cupboard'), ('hold', 'handle of cupboard')]","[('open', 'cupboard')]","[3, 34]",\
+"[3, 3]","[(3, 3), (34, 3)]",[],['left hand'],14.440000000000001
+"""
+
+
+def test_narrations_that_pandas_wrote(tmp_path, film):
     video = "P99-20240202-110250"
     place(film[0], tmp_path / "Videos" / "P99" / f"{video}.mp4")
     place(film[1], tmp_path / "VRS" / "P99" / f"{video}_anonymized.vrs")
     write_clock(tmp_path / "Videos" / "P99" / f"{video}_mp4_to_vrs_time_ns.csv")
-    for version in ("1.5", "2.2"):
-        found = annotations.read_annotations(sample(f"hd-epic/made_up_narrations_pandas{version}.pkl"), tmp_path)
-        assert len(found) == 19 and found.dropped == {"no main action": 1}
-        assert (found[0].start, found[0].stop, found[0].label, found[0].id) == (7.44, 8.75, "open", f"{video}-1")
+    path = tmp_path / "HD_EPIC_Narrations.csv"
+    path.write_text(OF_PANDAS.replace("V-", f"{video}-").replace(",V,", f",{video},"))
+    found = read_hd_epic(path, tmp_path)
+    assert [(one.start, one.stop, one.label, one.id) for one in found] == [
+        (7.44, 8.75, "open", f"{video}-1"),
+        (10.040000000000001, 11.35, "open", f"{video}-3"),
+    ]
+    assert found.dropped == {"no main action": 1}
 
 
 def test_frames_that_lack_one_of_their_times_say_nothing_of_the_clock():
@@ -357,11 +425,11 @@ def ego_exo(tmp_path, film):
     return root
 
 
-def test_ego_exo4d_becomes_a_store(ego_exo, tmp_path):
+def test_ego_exo4d_becomes_a_store(ego_exo, tmp_path, make_table):
     path = ego_exo / "annotations" / "keystep_train.json"
-    found = annotations.read_annotations(path)
-    assert found == data.read_ego_exo4d(path, ego_exo) and found.dropped == {}
-    assert found == sorted(data.read_ego_exo4d(path.with_name("keystep_val.json"), ego_exo), key=lambda s: s.id)
+    found = read_ego_exo4d(path, ego_exo)
+    assert found == read_ego_exo4d(path, ego_exo) and found.dropped == {}
+    assert found == sorted(read_ego_exo4d(path.with_name("keystep_val.json"), ego_exo), key=lambda s: s.id)
     assert [(s.id, s.start, s.stop, s.label, s.split, s.wearer) for s in found] == [
         (f"{COOK}_0", 1.0, 3.5, "Cut leek", "train", "17"),
         (f"{COOK}_1", 4.0, 7.0, "Wash", "train", "17"),
@@ -372,7 +440,9 @@ def test_ego_exo4d_becomes_a_store(ego_exo, tmp_path):
     assert found[0].imu == str(ego_exo / "takes/cook_1/aria02_noimagestreams.vrs")
     for segment in found:
         check_clock(segment)
-    assert cli.main(["prepare", str(path), "--out", str(tmp_path / "s"), "--frame-size", "16", "--workers", "1"]) == 0
+    table = make_table(path, ego_exo)
+    assert data.read_csv(table) == found
+    assert cli.main(["prepare", str(table), "--out", str(tmp_path / "s"), "--frame-size", "16", "--workers", "1"]) == 0
     store = data.ClipStore(tmp_path / "s")
     assert len(store.split("train")) == len(store.split("test")) == 4
 
@@ -380,8 +450,8 @@ def test_ego_exo4d_becomes_a_store(ego_exo, tmp_path):
 def test_ego_exo4d_prefers_full_videos_and_reads_lists(ego_exo, film, monkeypatch):
     path = ego_exo / "annotations" / "keystep_train.json"
     monkeypatch.chdir(path.parent)
-    inside = annotations.read_annotations(path.name)
-    assert [s.id for s in inside] == [s.id for s in annotations.read_annotations(path)]
+    inside = read_ego_exo4d(path.name, "..")
+    assert [s.id for s in inside] == [s.id for s in read_ego_exo4d(path, ego_exo)]
     assert inside[0].video.startswith("../takes/cook_1/")
     whole = ego_exo / "takes/cook_1/frame_aligned_videos/aria02_214-1.mp4"
     place(film[0], whole)
@@ -389,7 +459,7 @@ def test_ego_exo4d_prefers_full_videos_and_reads_lists(ego_exo, film, monkeypatc
     (ego_exo / "takes/cook_1/aria02_noimagestreams.vrs").rename(imu)
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | {"annotations": list(content["annotations"].values())}))
-    found = annotations.read_annotations(path, ego_exo)
+    found = read_ego_exo4d(path, ego_exo)
     assert (found[0].video, found[0].imu, found[0].id) == (str(whole), str(imu), f"{COOK}_0")
 
 
@@ -398,16 +468,16 @@ def test_ego_exo4d_splits_and_names(ego_exo):
     (ego_exo / "annotations" / "keystep_val.json").unlink()
     steps = [keystep(1.0, 2.0), keystep(1.0, 2.0, "s2", "Cut leek"), keystep(2.0, 3.0, "s2", "Cut leek")]
     keysteps(path, {COOK: steps, FIX: steps[:1]})
-    found = annotations.read_annotations(path)
+    found = read_ego_exo4d(path, ego_exo)
     assert [s.label for s in found] == ["Cut leek", "Cut leek (s2)", "Cut leek (s2)", "Cut leek"]  # of two classes
     assert {s.split for s in found} == {"train"}
-    few = annotations.read_annotations(path, min_instances=2)
-    assert len(few) == 4 and len(annotations.read_annotations(path, min_instances=3)) == 0
+    few = read_ego_exo4d(path, ego_exo, min_instances=2)
+    assert len(few) == 4 and len(read_ego_exo4d(path, ego_exo, min_instances=3)) == 0
     splits = ego_exo / "annotations" / "splits.json"
     splits.write_text(json.dumps({"take_uid_to_split": {COOK: "val", FIX: "train"}}))
-    assert [s.split for s in annotations.read_annotations(path)] == ["test", "test", "test", "train"]
+    assert [s.split for s in read_ego_exo4d(path, ego_exo)] == ["test", "test", "test", "train"]
     moved = path.rename(path.with_name("mine.json"))
-    assert len(annotations.read_annotations(moved)) == 4
+    assert len(read_ego_exo4d(moved, ego_exo)) == 4
     for content, words in (
         ({"take_uid_to_split": {COOK: "val"}}, f"{moved}: the split of the take {FIX} is unknown; put splits.json"),
         ([], f"{splits}: no 'take_uid_to_split'"),
@@ -416,7 +486,7 @@ def test_ego_exo4d_splits_and_names(ego_exo):
     ):
         splits.write_text(json.dumps(content))
         with pytest.raises(DataError, match=words):
-            annotations.read_annotations(moved)
+            read_ego_exo4d(moved, ego_exo)
 
 
 def change_take(root, **changes):
@@ -432,7 +502,7 @@ def test_ego_exo4d_counts_what_it_leaves_out(ego_exo):
     steps = [keystep(1.0, 2.0), keystep(2.0, 2.0), keystep(None, 2.0), keystep(1.0, 2.0, None)]
     keysteps(path, {COOK: steps})
     expected = {"start and end are not in order": 1, "no times": 1, "the keystep has no step_unique_id": 1}
-    assert annotations.read_annotations(path).dropped == expected
+    assert read_ego_exo4d(path, ego_exo).dropped == expected
     keysteps(path, {COOK: [keystep(1.0, 2.0)]})
     text = table.read_text()
     (ego_exo / "captures" / "another").mkdir()
@@ -465,7 +535,7 @@ def test_ego_exo4d_counts_what_it_leaves_out(ego_exo):
         change_take(ego_exo, **(change if isinstance(change, dict) else {}))
         if not isinstance(change, dict):
             change()
-        found = annotations.read_annotations(path)
+        found = read_ego_exo4d(path, ego_exo)
         assert {Path(s.video).parts[-5] for s in found} == {"fix_1"}, words
         ((reason, count),) = found.dropped.items()
         assert reason.startswith(words) and count == 1
@@ -480,7 +550,7 @@ def spoil(table, number, line):
     table.write_text("\n".join(lines) + "\n")
 
 
-def test_ego_exo4d_that_cannot_be_read_is_one_sentence(ego_exo, tmp_path):
+def test_ego_exo4d_that_cannot_be_read_is_one_sentence(ego_exo, tmp_path, make_table):
     path = ego_exo / "annotations" / "keystep_train.json"
     other = (
         r"no keysteps \('segments'\), so this is another file of Ego-Exo4D, .*; give annotations/keystep_train\.json"
@@ -499,36 +569,46 @@ def test_ego_exo4d_that_cannot_be_read_is_one_sentence(ego_exo, tmp_path):
         ),
         ({"annotations": {COOK: {"segments": [keystep(1, 10**400)]}}}, rf"{where}, segments\[0\]: end_time '1000"),
         ({"annotations": {}}, r"no usable segment \(it has none\)"),
-        ({"takes": {COOK: "x"}}, rf"^{path}: no 'videos' or 'video_data' \(Ego4D\) or 'annotations' \(Ego-Exo4D\)"),
-        ([{"segments": []}], rf"^{path}, task 1: not Label Studio's JSON"),  # a list of tasks
+        ({"takes": {COOK: "x"}}, rf"^{path}: no 'annotations' at the top level"),
+        ([{"segments": []}], rf"^{path}: truncated or invalid JSON at character 0"),
     ):
         path.write_text(json.dumps(content))
         (ego_exo / "annotations" / "keystep_val.json").unlink(missing_ok=True)
         with pytest.raises(DataError, match=words):
-            annotations.read_annotations(path)
-        assert cli.main(["prepare", str(path), "--out", str(tmp_path / "store")]) == 1
-        assert not (tmp_path / "store").exists()
+            read_ego_exo4d(path, ego_exo)
+        with pytest.raises(SystemExit, match=words):
+            make_table(path, ego_exo)
+        assert not (tmp_path / "segments.csv").exists()
     path.write_text('{"annotations": {"' + COOK + '": {"segments": [')
     with pytest.raises(DataError, match=r"truncated or invalid JSON at character \d+"):
-        annotations.read_annotations(path)
+        read_ego_exo4d(path, ego_exo)
     keysteps(path, {COOK: [keystep(1.0, 2.0)]})
     (ego_exo / "takes" / "cook_1" / "aria02_noimagestreams.vrs").unlink()
     with pytest.raises(
         DataError, match=r"no usable segment \(1 segments: the take has no VRS file.*\); expected are takes/"
     ):
-        annotations.read_annotations(path)
+        read_ego_exo4d(path, ego_exo)
     (ego_exo / "takes.json").unlink()
     with pytest.raises(DataError, match=r"takes\.json: not there; give the folder that has it as root \(--root\)"):
-        annotations.read_annotations(path)
+        read_ego_exo4d(path, ego_exo)
 
 
-def test_a_broken_recording_of_the_glasses_is_reported_by_file(ego_exo, tmp_path, capsys):
+def test_takes_of_one_uid_that_differ(tmp_path):
+    takes = [{"take_uid": "4e0b", "take_name": name} for name in ("a", "a", "b")]
+    (tmp_path / "keystep_val.json").write_text('{"annotations": {}}')
+    (tmp_path / "takes.json").write_text(json.dumps(takes))
+    with pytest.raises(DataError, match=r"takes.json, \[2\]: 4e0b has an earlier entry that differs from this one"):
+        read_ego_exo4d(tmp_path / "keystep_val.json", tmp_path)
+
+
+def test_a_broken_recording_of_the_glasses_is_reported_by_file(ego_exo, tmp_path, make_table, capsys):
     """It is opened when clips are decoded, and is then like any other IMU that cannot be read."""
     for name in ("cook_1", "fix_1"):
         vrs = ego_exo / f"takes/{name}/aria02_noimagestreams.vrs"
         vrs.write_bytes(vrs.read_bytes()[:1000])
     path = ego_exo / "annotations" / "keystep_train.json"
-    assert cli.main(["prepare", str(path), "--out", str(tmp_path / "s"), "--frame-size", "16", "--workers", "1"]) == 1
+    table = make_table(path, ego_exo)
+    assert cli.main(["prepare", str(table), "--out", str(tmp_path / "s"), "--frame-size", "16", "--workers", "1"]) == 1
     assert "aria02_noimagestreams.vrs: ends in the middle of its description" in capsys.readouterr().err
 
 
@@ -540,8 +620,8 @@ def test_a_real_recording_in_the_folders_of_hd_epic(sample, tmp_path):
     )
     place(sample("aria-vrs/recording_rgb_by_vrs_to_mp4.mp4"), tmp_path, "Videos/P01", f"{video}.mp4")
     vrs = place(sample("aria-vrs/recording.vrs"), tmp_path, "VRS/P01", f"{video}_anonymized.vrs")
-    path = write_frame(tmp_path / "a.pkl", narrations((video, 0.0, 0.25, [(3, 3)], [("open", "door")])))
-    (found,) = data.read_hd_epic(path, tmp_path)
+    path = write_narrations(tmp_path / "a.csv", narrations((video, 0.0, 0.25, [(3, 3)], [("open", "door")])))
+    (found,) = read_hd_epic(path, tmp_path)
     motion, first = found.recording.motion(), np.loadtxt(clock, delimiter=",", skiprows=1)[0, 2]
     stored = data.read_imu(vrs)
     np.testing.assert_allclose(motion.gyro_time, stored.gyro_time - first * 1e-9, atol=1e-4)
