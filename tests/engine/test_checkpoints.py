@@ -187,9 +187,7 @@ def test_foreign_and_truncated_files_are_named(tmp_path):
         teachers.Teacher.load(tmp_path / "absent.safetensors")
 
 
-@pytest.mark.parametrize(
-    "name", ["student.pt", "student", "student.safetensors.training", "student.SAFETENSORS"]
-)
+@pytest.mark.parametrize("name", ["student.pt", "student", "student.safetensors.training", "student.SAFETENSORS"])
 def test_a_model_file_has_one_suffix(tmp_path, name):
     """Another is refused in a sentence, by who writes and by who reads."""
     said = rf"{re.escape(name)}: the name of a model file must end in \.safetensors"
