@@ -120,14 +120,8 @@ else:
             "video_transformers": (),
             "video_convnets": (),
             "video_i3d": (),
-            "support.errors": (
-                "CLIP_SECONDS",
-                "IMU_RATE",
-                "IMU_SAMPLES",
-                "DataError",
-                "EgoDistillError",
-                "EgoDistillOSError",
-            ),
+            "support.defaults": ("CLIP_SECONDS", "IMU_RATE", "IMU_SAMPLES"),
+            "support.errors": ("DataError", "EgoDistillError", "EgoDistillOSError"),
             "support.version": ("__version__",),
             "engine.recipes": (
                 "EGO4D",

@@ -36,7 +36,7 @@ from torch.nn import functional as F
 
 from .engine import batches, runtime
 from .engine.batches import Model, Store
-from .engine.calibration import Reliability, of, reliability
+from .engine.calibration import Reliability, calibration_of, reliability
 from .engine.runtime import Precision
 from .engine.steps import accepts_missing_input
 from .imu import MAX_GAP
@@ -155,7 +155,7 @@ def evaluate(
         raise EgoDistillError("the store has no clips to evaluate on; check the split, and store.failures")
     targets = batches.require_teacher(store, teacher, "feature") if teacher else []
     picked = runtime.pick_precision(runtime.pick_device(device), precision, model)
-    scores, plain, distance, temperature = [], [], 0.0, of(model).temperature
+    scores, plain, distance, temperature = [], [], 0.0, calibration_of(model).temperature
     found = outputs(
         model,
         store,

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from .engine import batches, checkpoints, distributed, runtime
 from .engine.batches import Augment, Store
-from .engine.calibration import Calibration, of
+from .engine.calibration import Calibration, calibration_of
 from .engine.distributed import Share
 from .engine.motion import RecordedMotion
 from .engine.recipes import Training, TrainingOptions
@@ -383,7 +383,7 @@ class TrainingLoop:
             "source": str(self.out),
             "about": model.trained_with["about"],
             "weights": model.state_dict(),
-            "calibration": of(model),
+            "calibration": calibration_of(model),
             "state": {"epoch": len(history), "step": 0, "sums": {}, "history": history},
         }
 
@@ -417,7 +417,7 @@ class TrainingLoop:
     def set_calibration(self, found: Calibration) -> None:
         """Give the model a calibration; the attribute of a network of one's own stays if nothing is fitted."""
         model: Any = self.objective.model
-        if found != of(model):
+        if found != calibration_of(model):
             model.calibration = found
 
     @torch.no_grad()

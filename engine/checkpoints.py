@@ -167,7 +167,7 @@ def other_than_float32(weights: Mapping[str, Any]) -> str | None:
 def load_model(path: str | os.PathLike, expected: type[Kind], parts: Parts = ()) -> Kind:
     """Return the model in a file, in evaluation mode, on the CPU.
 
-    "glasses" is the student that comes with the library, where no file has this name. `expected` is the class, which
+    "glasses" is the student that comes with the library. `expected` is the class, which
     may be the caller's, with the `file_class` of the file. `parts` is {part: network or its class} for each network
     that is not of this library; or a list, from which each part takes what has the name of its class, as the model
     itself ("class") does. Raise EgoDistillOSError if the file does not exist, and EgoDistillError, which names it, if
@@ -558,7 +558,7 @@ def check_archive(path: str | os.PathLike) -> None:
         with zipfile.ZipFile(path) as archive:
             outside = [entry.orig_filename for entry in archive.infolist() if escapes_folder(entry)]
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, zlib.error, OSError, NotImplementedError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, EOFError, ValueError) as error:
         raise EgoDistillError(f"{path} cannot be read as a checkpoint: a damaged archive ({error})") from error
     if outside:
         raise EgoDistillError(

@@ -437,13 +437,10 @@ def read_json(path: str | os.PathLike) -> Any:
 
 
 def shipped(path: str | os.PathLike) -> str:
-    """Return the file of a student that comes with the library, such as "glasses", where no file has that name.
-
-    Other paths are returned as they are.
-    """
+    """Return the file of a student that comes with the library, such as "glasses"; other paths as they are."""
     name = os.fspath(path)
     found = STUDENTS / f"{name}{MODEL_SUFFIX}"
-    return str(found) if name.isidentifier() and not os.path.isfile(name) and found.is_file() else name
+    return str(found) if name.isidentifier() and found.is_file() else name
 
 
 def signature(path: str | os.PathLike) -> str:

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from egodistill import cameras, imu
+from egodistill import cameras, data, imu
 from egodistill.cameras import CameraError, axes_and_turn, read_gyroflow, read_neon, turn_matrix, turn_text
 from egodistill.recordings import sensors
 
@@ -127,7 +127,7 @@ def test_units_axes_and_clock_of_a_neon_table(tmp_path):
         turn = np.array([[-1, 0, 0], [0, -cos, sin], [0, sin, cos]])  # its columns are x, y, z of the module
         np.testing.assert_allclose(log.gyro, np.pi / 2 * turn.T, atol=1e-12)
         np.testing.assert_allclose(log.accel, 9.80665 * turn.T, atol=1e-12)
-    motion = imu.read_imu(tmp_path / "n" / "imu.csv")
+    motion = data.read_imu(tmp_path / "n" / "imu.csv")
     np.testing.assert_array_equal(motion.gyro, log.gyro)
 
 
@@ -167,7 +167,7 @@ def test_real_logs(sample_data):
     head = read_gyroflow(sample_data / "gcsv" / "docs_example_head.gcsv")
     raw = np.rad2deg(head.gyro[0])[[0, 2, 1]] * [-1, 1, 1]  # x, y, z of the file
     np.testing.assert_allclose(raw, [2.73, 6.02, 12.81], atol=0.005)
-    neon, reference = (imu.read_imu(sample_data / "neon" / name) for name in ("imu.csv", "imu_ego4d_columns.csv"))
+    neon, reference = (data.read_imu(sample_data / "neon" / name) for name in ("imu.csv", "imu_ego4d_columns.csv"))
     assert (head.device, neon.device, reference.device) == ("custom_logger_name", "Neon", "")
     assert len(neon.accel) == 539 and 1 / neon.median_steps[0] == pytest.approx(114.4, abs=0.1)
     np.testing.assert_allclose(neon.accel.mean(0), [0.93, 3.03, 9.49], atol=0.005)
@@ -183,7 +183,7 @@ def test_the_rate_of_a_real_neon_is_the_mean(sample_data, tmp_path):
     raw = np.fromfile(folder / "imu ps1.raw", kind)
     values = [raw[f"{name}_{axis}"] for name in ("gyro", "accel") for axis in "xyz"]
     rows = zip(raw["timestamp_ns"].tolist(), *values, strict=True)
-    motion = imu.read_imu(write_neon(tmp_path / "n", rows, frames=raw["timestamp_ns"][[50, -1]].tolist()))
+    motion = data.read_imu(write_neon(tmp_path / "n", rows, frames=raw["timestamp_ns"][[50, -1]].tolist()))
     assert 1 / np.diff(motion.gyro_time).mean() == pytest.approx(103.5, abs=0.1) and motion.notes == ()
     found = sensors.motion_states(motion, rate=300.0)
     assert [state.text.split(";")[0] for state in found] == [
@@ -221,9 +221,9 @@ def test_a_video_of_another_camera_names_the_section_of_the_guide(steady):
         match=rf"^{steady}: no IMU: no telemetry .*; give a table of its readings beside it, steady\.csv; for .*"
         r"\(Insta360, Sony, DJI\), give IMU_READERS a function .* under 'A camera or an IMU format'$",
     ):
-        imu.read_imu(steady)
+        data.read_imu(steady)
     with pytest.raises(imu.IMUError, match=r"^gone.insv: no such file$"):
-        imu.read_imu("gone.insv")
+        data.read_imu("gone.insv")
 
 
 def test_a_header_of_blanks_takes_no_time(tmp_path):

@@ -12,7 +12,8 @@ from camera_files import write_telemetry
 from gopro import device, klv, matrix, nest, orin, shorts
 
 from egodistill import gpmf
-from egodistill.imu import IMUError, read_imu
+from egodistill.data import read_imu
+from egodistill.imu import IMUError
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,8 @@ import pytest
 from heads import head
 from painted import ramp, write_table
 
-from egodistill.imu import IMU_READERS, CoverageError, Imu, IMUError, read_imu
+from egodistill.data import read_imu
+from egodistill.imu import IMU_READERS, CoverageError, Imu, IMUError
 from egodistill.world import synthetic
 
 

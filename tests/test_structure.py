@@ -413,17 +413,17 @@ USES = {
         import imu
         with open("a.csv", "w") as file:
             file.write("time,ax,ay,az,gx,gy,gz\\n" + "".join(f"{k / 200},0,0,9.8,0,0,{k / 100}\\n" for k in range(600)))
-        window = imu.read_imu("a.csv").window(0.2)
+        window = imu.read_samples("a.csv").window(0.2)
         assert window.shape == (422, 6) and abs(window[0, 5] - 0.4) < 1e-3
         try:
-            imu.read_imu("walk.gcsv")
+            imu.read_samples("walk.gcsv")
         except ValueError as error:
             assert "put cameras.py beside imu.py" in str(error)
         else:
             raise AssertionError
         if SAMPLES:
             try:
-                imu.read_imu(SAMPLES + "/gopro/max-heromode.mp4")
+                imu.read_samples(SAMPLES + "/gopro/max-heromode.mp4")
             except ValueError as error:
                 assert "gpmf.py" in str(error)
             else:

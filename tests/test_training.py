@@ -23,7 +23,7 @@ from waiting import LIMIT
 import egodistill
 from egodistill import EgoDistill, EgoDistillError, Output, data, distill, evaluate, finetune, pretrain_imu, training
 from egodistill.engine import runtime
-from egodistill.engine.calibration import Calibration, of
+from egodistill.engine.calibration import Calibration, calibration_of
 from egodistill.support import files
 from egodistill.support.errors import NoteWarning
 
@@ -1065,21 +1065,21 @@ def test_a_temperature_is_fitted_at_the_end_on_clips_that_were_held_out(tmp_path
     plain, model = small(), small()
     distill(plain, store, teacher="t", **settings)
     distill(model, store, teacher="t", calibration=held, out=tmp_path / "s.safetensors", **settings)
-    found, rows = of(model), held.labels >= 0
+    found, rows = calibration_of(model), held.labels >= 0
     with torch.no_grad():
         inputs = (torch.from_numpy(held.arrays[name][rows]) for name in ("frames_1", "imu"))
         logits = model(*inputs).logits
-    assert same(plain, model) and of(plain) == Calibration()
+    assert same(plain, model) and calibration_of(plain) == Calibration()
     assert found == Calibration.fitted(logits, torch.from_numpy(held.labels[rows])) and found.clips == 76
     assert abs(found.temperature - 1) > 0.2
     content = (tmp_path / "s.safetensors").read_bytes()
-    assert of(EgoDistill.load(tmp_path / "s.safetensors")) == found
+    assert calibration_of(EgoDistill.load(tmp_path / "s.safetensors")) == found
 
     with monkeypatch.context() as patch:
         no_step(patch)
         again = small()
         distill(again, store, teacher="t", calibration=held, out=tmp_path / "s.safetensors", **settings)
-        assert of(again) == found and same(again, model)
+        assert calibration_of(again) == found and same(again, model)
         for other, told in ((None, "calibration clips was 80"), (Store(60, seed=5), "calibration clips was 80 and is")):
             with pytest.raises(EgoDistillError, match=told):
                 distill(small(), store, teacher="t", calibration=other, out=tmp_path / "s.safetensors", **settings)
@@ -1094,11 +1094,11 @@ def test_a_temperature_is_fitted_at_the_end_on_clips_that_were_held_out(tmp_path
     few.labels[:4] = -1
     capsys.readouterr()
     finetune(model, store, calibration=few, **settings | {"progress": True})
-    assert of(model) == Calibration() and "no temperature is fitted: 49 clips" in capsys.readouterr().err
+    assert calibration_of(model) == Calibration() and "no temperature is fitted: 49 clips" in capsys.readouterr().err
     finetune(model, store, calibration=held, **settings)
-    assert of(model).temperature != 1
+    assert calibration_of(model).temperature != 1
     pretrain_imu(model, store, teacher="t", **settings)
-    assert of(model) == Calibration()
+    assert calibration_of(model) == Calibration()
 
 
 def test_a_training_that_ended_before_its_model_was_written_has_its_temperature(tmp_path, monkeypatch):
@@ -1107,7 +1107,7 @@ def test_a_training_that_ended_before_its_model_was_written_has_its_temperature(
     finetune(model, Store(8), calibration=held, checkpoint=tmp_path / "s.safetensors.training", **FAST | {"epochs": 1})
     no_step(monkeypatch)
     finetune(small(), Store(8), calibration=held, out=out, **FAST | {"epochs": 1})
-    assert of(EgoDistill.load(out)) == of(model) != Calibration()
+    assert calibration_of(EgoDistill.load(out)) == calibration_of(model) != Calibration()
 
 
 def test_clips_that_decide_how_sure_a_model_is_are_not_trained_on():
@@ -1135,4 +1135,4 @@ def test_a_network_of_ones_own_keeps_its_attribute_and_gets_a_temperature_if_ask
     finetune(model, Store(8), **FAST | {"epochs": 1})
     assert model.calibration == "mine"
     finetune(model, Store(8), calibration=labels_by_chance(Store(60, seed=5)), **FAST | {"epochs": 1})
-    assert of(model).clips == 60
+    assert calibration_of(model).clips == 60

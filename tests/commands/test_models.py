@@ -291,8 +291,9 @@ def test_a_stage_1_file_is_no_student(taught, capsys):
         model.trained_by = stage
         model.save(f"{stage}.safetensors")
     told = (
-        "pretrain_imu.safetensors holds the result of stage 1 (`egodistill pretrain`), whose classifier is not trained; "
-        "make a student of it: egodistill distill STORE --teacher NAME --init pretrain_imu.safetensors --out student.safetensors"
+        "pretrain_imu.safetensors holds the result of stage 1 (`egodistill pretrain`), whose classifier is not "
+        "trained; make a student of it: egodistill distill STORE --teacher NAME --init pretrain_imu.safetensors "
+        "--out student.safetensors"
     )
     for words in (
         "evaluate s --split test --student {}",

@@ -13,8 +13,9 @@ from waiting import LIMIT
 
 import egodistill
 from egodistill import DataError
+from egodistill.data import read_imu
 from egodistill.datasets import annotations
-from egodistill.imu import IMUError, read_imu
+from egodistill.imu import IMUError
 
 EPIC = ("narration_id", "participant_id", "video_id", "start_timestamp", "stop_timestamp", "verb", "verb_class")
 

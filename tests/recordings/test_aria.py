@@ -22,7 +22,7 @@ from vrs import (
     write_vrs,
 )
 
-from egodistill import DataError, imu
+from egodistill import DataError, data, imu
 from egodistill.commands import cli
 from egodistill.recordings import aria
 from egodistill.recordings.aria import AriaError, AriaRecording, convert
@@ -54,7 +54,7 @@ def test_conversion_has_every_picture_upright_at_its_time(gen1, tmp_path):
     frames = read_frames(made.video, np.array(TIMES) + 0.001)
     assert [number_of(picture) for picture in frames] == list(range(len(TIMES)))
     assert abs(frames[1].astype(int) - paint(1).transpose(2, 0, 1)).mean() < 12  # bright and dark are as before
-    motion = imu.read_imu(made.imu)
+    motion = data.read_imu(made.imu)
     assert motion.notes == () and len(motion.accel) == 1608
     np.testing.assert_allclose(motion.accel_time[[0, 800]], [-0.01, 0.99], atol=1e-6)
     clip = open_recording(made.video, made.imu).clip(0.2, ClipSpec(frames=1, size=16, imu_samples=99, seconds=0.5))
@@ -174,7 +174,7 @@ def test_a_recording_in_several_files_is_called_split(gen1, tmp_path, index, cap
     assert cli.main(["convert", str(path), "--out", str(tmp_path / "films")]) == 1
     assert "split into several files" in capsys.readouterr().err
     with pytest.raises(imu.IMUError, match=words):
-        imu.read_imu(path)
+        data.read_imu(path)
 
 
 def test_the_head_of_a_split_recording_is_called_split_without_the_rest(gen1):
@@ -286,7 +286,7 @@ def test_nothing_is_replaced_unless_asked(gen1, tmp_path, capsys):
     assert (films / "walk.csv").read_text() == "mine" and not (films / "walk.mp4").exists()
     assert "already exists" in capsys.readouterr().err
     assert cli.main(["convert", str(path), "--out", str(films), "--overwrite"]) == 0
-    assert "walk.mp4" in capsys.readouterr().out and imu.read_imu(films / "walk.csv").notes == ()
+    assert "walk.mp4" in capsys.readouterr().out and data.read_imu(films / "walk.csv").notes == ()
     before = (films / "walk.mp4").stat().st_mtime_ns
     assert cli.main(["convert", str(path), "--out", str(films)]) == 0  # an interrupted command goes on
     assert "walk.mp4 and walk.csv already exist; --overwrite" in capsys.readouterr().out
@@ -299,7 +299,7 @@ def test_nothing_is_replaced_unless_asked(gen1, tmp_path, capsys):
 
 def test_imu_of_a_recording_on_the_glasses_own_clock(gen1, tmp_path):
     """As the data sets have it: the pictures are in an MP4, and a table says what their times are on that clock."""
-    both, alone = (AriaRecording(gen1()).imu(), imu.read_imu(gen1("a.VRS", without=[RGB])))
+    both, alone = (AriaRecording(gen1()).imu(), data.read_imu(gen1("a.VRS", without=[RGB])))
     np.testing.assert_allclose(alone.accel_time, both.accel_time + ZERO * 1e-9, atol=1e-9, rtol=0)
     assert (alone.accel == both.accel).all() and (alone.gyro == both.gyro).all() and alone.notes == ()
     (moved, offset) = (Recording("a.mp4", gen1(), imu_offset=-ZERO * 1e-9).motion(), ZERO * 1e-9)
@@ -307,9 +307,9 @@ def test_imu_of_a_recording_on_the_glasses_own_clock(gen1, tmp_path):
     np.testing.assert_allclose(alone.on_clock(-offset).window(0.5, 100), both.window(0.5, 100), atol=1e-4)
     (tmp_path / "b.vrs").write_bytes(b"VisionRe")
     with pytest.raises(imu.IMUError, match=r"b\.vrs: not a VRS file"):
-        imu.read_imu(tmp_path / "b.vrs")
+        data.read_imu(tmp_path / "b.vrs")
     gaps = [row for k, row in enumerate(samples(ACCEL, GYRO)) if not 400 < k < 600]
-    noted = imu.read_imu(write_vrs(tmp_path / "c.vrs", {LEFT: gaps})).notes
+    noted = data.read_imu(write_vrs(tmp_path / "c.vrs", {LEFT: gaps})).notes
     assert [note.split(" has ")[0] for note in noted] == ["the accelerometer", "the gyroscope"]
 
 

@@ -16,8 +16,8 @@ from panned import FOCAL, RATE, angle, files_of, gyroscope, pan
 
 from egodistill import DataError, cameras, data
 from egodistill.commands import cli
+from egodistill.data import read_imu
 from egodistill.datasets.annotations import Segment, with_imu_offsets
-from egodistill.imu import read_imu
 from egodistill.recordings import checks
 from egodistill.recordings.offset import Hand, Offset, Rates, axes_of
 from egodistill.video import probe

@@ -21,7 +21,8 @@ from painted import (
     write_video,
 )
 
-from egodistill.imu import CoverageError, read_imu
+from egodistill.data import read_imu
+from egodistill.imu import CoverageError
 from egodistill.recordings import read_clip
 from egodistill.recordings.clips import decode_clips
 from egodistill.recordings.recording import Recording

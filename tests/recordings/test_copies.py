@@ -12,7 +12,7 @@ from painted import chirp, heard_at, move, write_sound, write_video
 from panned import RATE
 
 from egodistill import DataError, EgoDistillOSError, gpmf
-from egodistill.imu import read_imu
+from egodistill.data import read_imu
 from egodistill.recordings import copies
 from egodistill.recordings.offset import Faults
 from egodistill.video import VideoError, probe, read_frames

@@ -14,7 +14,8 @@ from painted import move, write_video
 from panned import FOCAL, RATE, files_of, gyro_only, gyroscope, pan
 
 from egodistill import DataError, cameras
-from egodistill.imu import Imu, read_imu
+from egodistill.data import read_imu
+from egodistill.imu import Imu
 from egodistill.recordings.offset import (
     Excerpt,
     Hand,

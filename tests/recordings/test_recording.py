@@ -19,8 +19,9 @@ from painted import (
 )
 
 from egodistill import DataError, data
+from egodistill.data import read_imu
 from egodistill.datasets import segments
-from egodistill.imu import IMU_READERS, CoverageError, Imu, IMUError, read_imu
+from egodistill.imu import IMU_READERS, CoverageError, Imu, IMUError
 from egodistill.recordings import read_clip, recording as home
 from egodistill.recordings.checks import check
 from egodistill.recordings.recording import READERS, Recording, find_videos, is_neon, open_recording, unused_tables

@@ -9,8 +9,9 @@ from painted import write_table
 from streams import student
 
 from egodistill.commands import cli
+from egodistill.data import read_imu
 from egodistill.deploy.stream import Stream
-from egodistill.imu import Imu, IMUError, read_imu
+from egodistill.imu import Imu, IMUError
 from egodistill.recordings import checks, sensors
 
 PLAIN = ("time", "ax", "ay", "az", "gx", "gy", "gz")
