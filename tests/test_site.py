@@ -59,7 +59,7 @@ def test_every_document_and_every_public_name_is_there(site, tool):
     pages = {path.relative_to(site).as_posix(): path.read_text(encoding="utf-8") for path in site.rglob("*.html")}
     documents = {
         f"{path.parent.name}/{path.stem.replace('README', 'index')}.html"
-        for room in ("docs", "results")
+        for room in ("docs", "results", "lab")
         for path in ROOT.glob(f"{room}/*.md")
     }
     modules = {f"egodistill/{name.replace('.', '/')}.html" for name in [*tool.api.MODULES[1:], *tool.api.LOWER]}

@@ -28,7 +28,7 @@ SCRIPT = textwrap.dedent(
     from torch import Tensor, nn
 
     from egodistill import EGO4D, DistillationSettings, EgoDistill, Output, Recipe, Stream, StudentSettings, Training
-    from egodistill import batches, data, distill, distillation, evaluate, experiments, export, finetune, measure
+    from egodistill import batches, data, distill, distillation, evaluate, export, finetune, measure
     from egodistill import predict, pretrain_imu, recordings, retrieve, teachers, training
 
 
@@ -101,7 +101,7 @@ SCRIPT = textwrap.dedent(
         with Stream(model, every=0.5, frames="newest") as stream:
             stream.accept_frame(1.0, np.zeros((8, 8, 3), np.uint8))
             print([answer.frame_age for answer in stream.results()])
-        print(recordings.check("walk.mp4").row(), experiments.Bench("store", "out", experiments.PROTOCOLS["epic"]))
+        print(recordings.check("walk.mp4").row())
     """
 ).lstrip()
 # What stands in the script, what a user writes in its place, and what mypy says of it.

@@ -64,7 +64,9 @@ def documents() -> dict[str, Module]:
     """Return each Markdown file as a module of pdoc whose docstring is the text."""
     pages = {}
     for path in (
-        path for folder in ("", "docs", "results", "examples/web") for path in sorted((ROOT / folder).glob("*.md"))
+        path
+        for folder in ("", "docs", "results", "lab", "examples/web")
+        for path in sorted((ROOT / folder).glob("*.md"))
     ):
         place = path.relative_to(ROOT).as_posix()
         name = re.sub(r"README$", "index", place.removesuffix(".md")).replace("/", ".")
