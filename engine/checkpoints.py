@@ -511,7 +511,8 @@ def read_tensors(path: str | os.PathLike) -> dict[str, Any]:
         tensors, record = read_safetensors(path)
         if record:
             raise EgoDistillError(
-                f"{path} is a model of this library, not published weights; its class reads it, load()"
+                f"{path} is a model of this library, not published weights; load() of its class reads it, in commands "
+                f"--student or --teacher-file. Of a part, use model.image_encoder.state_dict()"
             )
         return tensors
     check_archive(path)
