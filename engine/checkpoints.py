@@ -185,6 +185,8 @@ def read_model(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tenso
     """Return the record and the weights in a model file. Raise as `load_model()` does."""
     path = files.shipped(path)
     require_file(path)
+    if path.endswith((".pt2", ".onnx")):
+        raise EgoDistillError(f"{path} is an exported program; give the file of its model")
     require_suffix(path)
     weights, text = read_safetensors(path)
     try:
