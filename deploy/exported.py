@@ -123,7 +123,7 @@ class Program:
     def __init__(self, path: str | os.PathLike, part: str) -> None:
         self.path = Path(path)
         self.description = read_description(self.path)
-        found = self.description.get("part", WHOLE)  # files of 0.3 are whole students
+        found = self.description["part"]
         if found != part:
             raise ExportError(
                 f"{self.path} is the part {found!r} of a student, not {part!r}: load_exported() opens a whole student "

@@ -350,8 +350,8 @@ def background_of(model_or_store: Any) -> int | None:
     >>> print(batches.background_of(data.ClipStore("store")))
     None
     """
-    names = [str(name) for name in getattr(model_or_store, "class_names", None) or ()]
-    return names.index(NONE) if NONE in names else None
+    names = getattr(model_or_store, "class_names", None)
+    return None if names is None or NONE not in (names := list(names)) else names.index(NONE)
 
 
 def lacks_background(store: Store, teacher: str) -> bool:

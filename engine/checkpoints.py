@@ -185,6 +185,8 @@ def read_model(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tenso
     """Return the record and the weights in a model file. Raise as `load_model()` does."""
     path = files.shipped(path)
     require_file(path)
+    if path.endswith((".pt2", ".onnx")):
+        raise EgoDistillError(f"{path} is an exported program; give the file of its model")
     require_suffix(path)
     weights, text = read_safetensors(path)
     try:
@@ -511,7 +513,8 @@ def read_tensors(path: str | os.PathLike) -> dict[str, Any]:
         tensors, record = read_safetensors(path)
         if record:
             raise EgoDistillError(
-                f"{path} is a model of this library, not published weights; its class reads it, load()"
+                f"{path} is a model of this library, not published weights; load() of its class reads it, in commands "
+                f"--student or --teacher-file. Of a part, use model.image_encoder.state_dict()"
             )
         return tensors
     check_archive(path)

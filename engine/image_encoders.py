@@ -139,11 +139,6 @@ def load_image_weights(encoder: nn.Module, name: str, weights: Weights, head: st
         except ValueError as error:
             hint = "" if os.path.exists(weights) else "; give 'imagenet', a file, or None for random weights"
             raise ValueError(f"{source} cannot be read: {error}{hint}") from error
-    if str(weights.get("format")).startswith("egodistill"):
-        raise ValueError(
-            f"{source} are a file of this library, not weights of an image network. For a student's encoder, give "
-            f"image_weights=None, then model.image_encoder.load_state_dict(STUDENT.image_encoder.state_dict())"
-        )
     own = encoder.state_dict()
     state = {key: value for key, value in weights.items() if not key.startswith(f"{head}.")}
     # Files from before 2018 have no num_batches_tracked; batch norm does not use it at its default momentum.

@@ -121,6 +121,12 @@ class Recording:
         """Return the user's own function that reads the samples; None if the library does."""
         return IMU_READERS.get(Path(self.imu_source).suffix.lower()) if isinstance(self.imu_source, str) else None
 
+    def __init_subclass__(cls, **options: Any) -> None:  # a store can name functions, not what a class overrides
+        raise DataError(
+            f"{cls.__qualname__}: a class that inherits from Recording; make it a function in READERS that returns a "
+            f"Recording, and one in IMU_READERS that reads its samples"
+        )
+
     def record(self) -> dict[str, Any]:
         """Return the fields by name, as a `Segment` has them.
 

@@ -274,9 +274,7 @@ def training_file(out: str | os.PathLike) -> Path:
 def log_path(checkpoint: str | os.PathLike) -> Path:
     """Return the path of the history that a training writes beside a checkpoint, one JSON line per epoch."""
     path = Path(checkpoint)  # the end of "tau1.5" is not a suffix
-    return path.with_name(
-        (path.stem if path.suffix in (".safetensors", ".pth", ".ckpt", ".training") else path.name) + ".jsonl"
-    )
+    return path.with_name((path.stem if path.suffix in (".pt", ".pth", ".ckpt", ".training") else path.name) + ".jsonl")
 
 
 def require_log(checkpoint: str | os.PathLike) -> None:

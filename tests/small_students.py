@@ -108,17 +108,11 @@ def assert_same(model: EgoDistill, file, tolerance=1e-5, load=export.load_export
             torch.testing.assert_close(one, other, atol=tolerance * float(size.abs().max()), rtol=0)
 
 
-def rewrite(file, change, *, seal=True, old=False) -> None:
-    """Change the description of an exported file.
-
-    `seal`: with new hashes, as somebody would who means it; `old`: as version 0.4 would have written it.
-    """
+def rewrite(file, change, *, seal=True) -> None:
+    """Change the description of an exported file; sealed, with new hashes, as somebody would who means it."""
     described = descriptions.description_of(file)
     content = json.loads(described.read_text(encoding="utf-8"))
     change(content)
-    if old:
-        content = {key: value for key, value in content.items() if key not in ("instructions", "sha256", "fingerprint")}
-        content["format"] = descriptions.OLD_FORMAT
-    elif seal:
+    if seal:
         content = descriptions.seal(content, file)
     described.write_text(json.dumps(content), encoding="utf-8")

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import math
 import os
@@ -945,36 +944,6 @@ def test_a_tolerance_reaches_every_array_but_the_teachers_frames(kitchen, tmp_pa
         data.prepare(kitchen[3:5], tmp_path / "t", tolerance=0.25, exact=False, **options)
 
 
-def test_a_store_of_an_older_version_is_continued(kitchen, tmp_path):
-    """It lacks settings, and a field of the specs; none is written when it goes on, and edits are followed."""
-    store = data.prepare(kitchen[3:4], tmp_path / "s", **OPTIONS)
-    before, fingerprint = arrays_of(store.path), store.fingerprint
-    header = json.loads((store.path / "store.json").read_text())
-    for name in ("tolerance", "clip_seconds", "imu_rate"):
-        del header["settings"][name]
-    for spec in header["specs"].values():
-        del spec["tolerance"]
-        spec["imu_axes"] = "file"
-    (store.path / "store.json").write_text(json.dumps(header))
-    written = (store.path / "store.json").read_bytes()
-    again = data.prepare(kitchen[3:4], store.path, **OPTIONS)
-    assert arrays_of(store.path) == before and again.fingerprint == fingerprint
-    assert (store.path / "store.json").read_bytes() == written
-    with pytest.raises(data.DataError, match=r"clip_seconds was 2\.13\d* and is now 3\.0; imu_rate was 198\.0"):
-        data.prepare(kitchen[3:4], store.path, **OPTIONS, clip_seconds=3, imu_rate=50)
-    assert all(spec.tolerance == 0 for spec in again.specs.values())
-    about = {"specs": header["specs"], "format": header["format"], "class_names": header["class_names"]}
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())  # as version 0.3 computed it
-    checksums = np.load(store.path / "checksum.npy")
-    for values in (np.arange(len(store)), store.labels, store.segments, checksums):
-        digest.update(values.astype(np.int64).tobytes())
-    assert fingerprint == digest.hexdigest()
-    with pytest.raises(data.DataError, match=r"tolerance was 0\.0 and is now 0\.25"):
-        data.prepare(kitchen[3:4], store.path, **OPTIONS, tolerance=0.25)
-    with pytest.warns(UserWarning, match="1 wearer changed: 0 clips to decode"):
-        data.prepare([replace(kitchen[3], wearer="P77")], store.path, **OPTIONS)
-
-
 def test_clips_of_another_length(kitchen, tmp_path, monkeypatch):
     """Frames, ends and head motion are those of the longer clip, also at the end of the video."""
     last = replace(kitchen[0], id="last", start=data.probe(kitchen[0].video).duration - 1, stop=6.0)
@@ -1059,22 +1028,6 @@ def test_a_store_keeps_the_axes_of_its_samples(kitchen, store, tmp_path):
     data.prepare([kitchen[3], *data.with_imu_axes(kitchen[4:6], "xyZ")], tmp_path / "mixed", **OPTIONS)
     with pytest.raises(DataError, match="imu_axes was 'glasses' and is now 'gopro'"):
         data.prepare(kitchen, own.path, **OPTIONS)
-
-
-def test_a_store_without_axes_is_that_of_a_gopro(kitchen, store, tmp_path):
-    """As version 0.3 wrote it; the fingerprint, on which trainings depend, is the same."""
-    old = tmp_path / "old"
-    shutil.copytree(store.path, old)
-    header, segments = (json.loads((old / name).read_text()) for name in ("store.json", "segments.json"))
-    for spec in header["specs"].values():
-        assert spec.pop("imu_axes") == "gopro"
-    header["specs"]["imu"]["imu_axes"] = "file"
-    for segment in segments:
-        assert segment.pop("imu_axes") == "gopro" and segment.pop("zero_accel") is False
-    (old / "store.json").write_text(json.dumps(header))
-    (old / "segments.json").write_text(json.dumps(segments))
-    assert data.ClipStore(old).specs == store.specs and data.ClipStore(old).fingerprint == store.fingerprint
-    assert data.prepare(kitchen, old, **OPTIONS).fingerprint == store.fingerprint
 
 
 def test_a_store_has_the_axes_that_a_reader_of_recordings_says(kitchen, store, tmp_path, monkeypatch):

@@ -161,39 +161,6 @@ class OnlyMotion(nn.Linear):
         return super().forward(imu)
 
 
-@pytest.mark.parametrize(
-    ("older", "newer"),
-    [
-        ({"use_imu": True, "imu_encoder": None}, {}),
-        ({"use_imu": True}, {"imu_encoder": "cnn"}),
-        ({"use_imu": False, "imu_encoder": None}, {"imu_encoder": None}),
-        ({"use_imu": False}, {"imu_encoder": None}),
-        ({"use_imu": True, "imu_encoder": "spectrum"}, {"imu_encoder": "spectrum"}),
-    ],
-    ids=str,
-)
-def test_arguments_of_05_mean_what_they_meant(older, newer, tmp_path):
-    """In files, where `use_imu` alone said whether there is an IMU encoder."""
-    model = small(**newer).eval()
-    inputs = batches.example_inputs(model, 2)
-    model.trained_by, wanted = "finetune", dict(model.arguments)
-    model.arguments = {k: v for k, v in model.arguments.items() if k != "imu_encoder"} | older
-    model.trained_with = {"about": {"model": dict(model.arguments)}, "history": []}
-    model.save(tmp_path / "old.safetensors")
-    again = EgoDistill.load(tmp_path / "old.safetensors")
-    assert torch.equal(again(*inputs).logits, model(*inputs).logits)
-    assert again.arguments == wanted
-    if "imu_encoder" in older:  # or it would seem to be another training
-        assert again.trained_with["about"]["model"] == wanted
-
-
-def test_an_object_does_not_load(tmp_path):
-    """It would stay as it is."""
-    small().save(tmp_path / "s.safetensors")
-    with pytest.raises(TypeError, match=r"EgoDistill\.load\(\) returns a new model"):
-        small().load(tmp_path / "s.safetensors")
-
-
 def test_concat_knows_the_order_of_the_frames(tmp_path):
     model = small(num_frames=3, aggregator="concat").eval()
     features = torch.randn(2, 3, model.image_dim)
@@ -363,32 +330,6 @@ def test_a_tolerance_is_checked_and_older_files_have_none(tmp_path):
     del model.arguments["tolerance"]  # as older versions wrote it
     model.save(tmp_path / "old.safetensors")
     assert EgoDistill.load(tmp_path / "old.safetensors").tolerance == 0.0
-
-
-def test_bad_checkpoints_are_refused(tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return os.system, (f"touch {tmp_path / 'ran'}",)
-
-    path = tmp_path / "student.safetensors"
-    small().save(path)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(EgoDistillError, match=r"student\.safetensors"):
-        EgoDistill.load(path)
-    torch.save({"format": Evil()}, path)
-    with pytest.raises(EgoDistillError, match=r"student\.safetensors"):
-        EgoDistill.load(path)
-    assert not (tmp_path / "ran").exists()
-    torch.save({"format": "other"}, path)
-    with pytest.raises(EgoDistillError, match="format is 'other'"):
-        EgoDistill.load(path)
-    path.write_bytes(whole)
-    content = torch.load(path, weights_only=True)
-    del content["weights"]["classifier.bias"]
-    torch.save(content, path)
-    with pytest.raises(EgoDistillError, match=r"1 missing \(classifier\.bias\)"):
-        EgoDistill.load(path)
 
 
 @pytest.mark.parametrize(("name", "depths"), [("resnet10x64", (1, 1, 1, 1)), ("resnet18", (2, 2, 2, 2))])
@@ -728,7 +669,7 @@ def test_files_name_the_parts_of_ones_own_and_load_wants_them(tmp_path):
     small().save(path)
     with pytest.raises(EgoDistillError, match=r"load\(\) returns the model on the CPU; move it"):
         EgoDistill.load(path, device="cpu")
-    with pytest.raises(ValueError, match=r"are a file of this library.* model\.image_encoder\.load_state_dict\("):
+    with pytest.raises(ValueError, match=r"is a model of this library.* model\.image_encoder\.state_dict\("):
         small(image_weights=path)
     with pytest.raises(EgoDistillError, match="its fusion is of this library; leave out yours"):
         EgoDistill.load(path, fusion=Gate)
@@ -841,9 +782,9 @@ def test_a_student_of_optional_inputs(num_frames, tmp_path):
             assert batches.clip_spec_of(view) != batches.clip_spec_of(model)
             with pytest.raises(ValueError, match=f"this model reads {view.inputs[0]} alone"):
                 view(given, other) if name == "imu" else view(other, given)
-            with pytest.raises(EgoDistillError, match="train and save the one that it is of"):
+            with pytest.raises(EgoDistillError, match="train and save the one that it is a copy of"):
                 view.save(tmp_path / "view.safetensors")
-            with pytest.raises(EgoDistillError, match="train and save the one that it is of"):
+            with pytest.raises(ValueError, match="give the one that it is a copy of"):
                 view.with_classes(["a", "b"])
             with pytest.raises(ValueError, match=f"reads {view.inputs[0]}, and cannot do without"):
                 view.without(view.inputs[0])

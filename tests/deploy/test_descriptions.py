@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_students import CLASSES, assert_same, optional, pooled, rewrite
+from small_students import CLASSES, optional, pooled, rewrite
 
 from egodistill.deploy import descriptions, export, exported
 from egodistill.deploy.descriptions import ExportError
@@ -143,13 +143,12 @@ BOTH = archive("models/model.json", "data/aotinductor/model/a.so")
         ("a.onnx", "onnx", b"", r"a\.onnx cannot be opened: it is truncated, or not an exported program"),
     ],
 )
-@pytest.mark.parametrize("old", [False, True])
-def test_the_content_of_a_file_decides_what_it_is(name, kind, content, words, old, written, tmp_path, unopened):
+def test_the_content_of_a_file_decides_what_it_is(name, kind, content, words, written, tmp_path, unopened):
     """Not its name, and not its description, whose hashes fit here."""
     file = tmp_path / name
     file.write_bytes(content)
     shutil.copy(descriptions.description_of(written[1]), descriptions.description_of(file))
-    rewrite(file, lambda about: about.update(kind=kind), old=old)
+    rewrite(file, lambda about: about.update(kind=kind))
     with pytest.raises(ExportError, match=words):
         export.load_exported(file)
 
@@ -181,30 +180,24 @@ WRONG = {
     "inputs": (None, {}, [], ["frames"], [{}], [TENSOR], [TENSOR] * 2, [TENSOR | {"shape": 5}] * 2, 5),
     "outputs": (None, {}, [], ["feature"], [{}, {}], [{"name": "feature", "dtype": "float32", "shape": 5}] * 2),
     "class_names": ("abcd", ["a", 2], [1, 2, 3, 4], 5, {}),
-}
-NEW_WRONG = {
     **dict.fromkeys(("file", "run", "batch", "inside", "versions"), (None, 5)),
     "calibration": (5, "x", {}, {"clips": 1, "random": False, "ranges": {}, "compared": None}),
     **dict.fromkeys(("state", "compiled_for", "instructions"), (5, "x")),
 }
 
 
-@pytest.mark.parametrize(
-    ("key", "old"), [*((key, False) for key in WRONG | NEW_WRONG), *((key, True) for key in WRONG)]
-)
-def test_keys_that_are_missing_or_wrong_are_named(key, old, file, unopened):
-    """Also in descriptions of 0.4, and by somebody who writes new hashes."""
+@pytest.mark.parametrize("key", WRONG)
+def test_keys_that_are_missing_or_wrong_are_named(key, file, unopened):
+    """Also by somebody who writes new hashes."""
     sound = descriptions.description_of(file).read_text(encoding="utf-8")
     missing = object()
-    for value in (*(WRONG | NEW_WRONG)[key], missing):
-        if old and key == "part" and value is missing:
-            continue  # of 0.3
+    for value in (*WRONG[key], missing):
 
         def change(about, value=value):
             about.update({key: value}) if value is not missing else about.pop(key)
 
         descriptions.description_of(file).write_text(sound, encoding="utf-8")
-        rewrite(file, change, old=old)
+        rewrite(file, change)
         with pytest.raises(ExportError, match=rf"student\.pt2\.json: '{key}' must be "):
             export.load_exported(file)
 
@@ -272,16 +265,13 @@ HERE = f"{platform.system()} {platform.machine()}"
         (f"{HERE} AVX512", ["avx2", "avx512_f", "avx512_vnni"], r"lacks avx512_f, avx512_vnni\. Export .* on this mac"),
         (f"{HERE} AVX2", ["avx2"], None),
         (f"{HERE} AVX2", ["avx2", "aes", "of_the_future"], None),
-        (f"{HERE} AVX512", "lost", r"compiled for another processor: for .* AVX512, .* which lacks avx512_f\. "),
-        (f"{HERE} AVX2", "lost", None),
         (f"{platform.system()} riscv64 DEFAULT", [], r"for another processor: for .* riscv64 DEFAULT, and this one is"),
         (f"Plan9 {platform.machine()} AVX2", ["avx2"], r"for Plan9 .*\. Export the student again on this machine"),
-        (f"Plan9 {platform.machine()} AVX2", "lost", r"for Plan9 .*\. Export the student again on this machine"),
     ],
 )
 @pytest.mark.parametrize("newest", [True, False])
 def test_a_program_for_another_processor_is_refused(made, needed, words, newest, file, monkeypatch):
-    """`lost`: as in descriptions of 0.4. An environment that torch shall use AVX2 in does not matter."""
+    """An environment that torch shall use AVX2 in does not matter."""
     found = {"avx2": True, "avx512_f": False, "avx512_vnni": False, "aes": False, "cpu_name": "x", "l1d_cache_size": 1}
     if newest:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
@@ -292,15 +282,12 @@ def test_a_program_for_another_processor_is_refused(made, needed, words, newest,
         words = words and words.replace(", avx512_vnni", "")  # older torch does not know
     monkeypatch.setitem(exported.OPENERS, "aoti", lambda path, names: "opened")
     file.write_bytes(COMPILED)
-    about = {"kind": "aoti", "compiled_for": made} | ({} if needed == "lost" else {"instructions": needed})
-    rewrite(file, lambda description: description.update(about), old=needed == "lost")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if words is None:
-            assert export.load_exported(file).program.run == "opened"
-            return
-        with pytest.raises(ExportError, match=words):
-            export.load_exported(file)
+    rewrite(file, lambda about: about.update(kind="aoti", compiled_for=made, instructions=needed))
+    if words is None:
+        assert export.load_exported(file).program.run == "opened"
+        return
+    with pytest.raises(ExportError, match=words):
+        export.load_exported(file)
 
 
 def test_the_processor_of_a_compiled_program_is_described(tmp_path):
@@ -311,33 +298,8 @@ def test_the_processor_of_a_compiled_program_is_described(tmp_path):
     descriptions.check_processor(tmp_path / "a.pt2", about)
 
 
-# --- Files of earlier versions
-
-
-@pytest.mark.parametrize("lost", [(), ("part", "student", "state")])  # 0.4, and 0.3, which had no pairs
-def test_an_older_file_is_read_with_one_warning(lost, written, file):
-    rewrite(file, lambda about: [about.pop(key) for key in lost], old=True)
-    with pytest.warns(UserWarning) as caught:
-        loaded = export.load_exported(file)
-    assert [str(one.message).partition(":")[0] for one in caught] == [
-        f"{file} was exported before version 0.5, without hashes"
-    ]
-    assert caught[0].filename == __file__
-    assert_same(written[0], file, load=lambda path: loaded)
-
-
-def test_an_older_pair_is_read_with_one_warning(pair):
-    for one in descriptions.pair_files(pair):
-        rewrite(one, lambda about: None, old=True)
-    with pytest.warns(UserWarning, match=r"before version 0\.5") as caught:
-        export.load_pair(pair)
-    assert len(caught) == 1 and caught[0].filename == __file__
-
-
 @pytest.mark.parametrize("value", ["ab", None, 5, [], "lost"])
 def test_hashes_cannot_be_left_out(value, file, unopened):
-    """A description without them is older, and says so."""
-
     def change(about):
         about.update(sha256=value) if value != "lost" else about.pop("sha256")
         about["fingerprint"] = descriptions.fingerprint(about)

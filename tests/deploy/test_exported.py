@@ -65,7 +65,7 @@ def test_damaged_files_are_named_and_code_in_them_does_not_run(written, tmp_path
     torch.save({"x": Evil()}, evil)
     with zipfile.ZipFile(io.BytesIO(content)) as sound, zipfile.ZipFile(file, "w") as spoilt:
         for name in sound.namelist():
-            pickled = name.endswith(".safetensors") and sound.read(name).startswith(b"PK")
+            pickled = name.endswith(".pt") and sound.read(name).startswith(b"PK")
             spoilt.writestr(name, evil.getvalue() if pickled else sound.read(name))
     rewrite(file, lambda about: None)
     assert Path(file).read_bytes().count(b"ran") and "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ

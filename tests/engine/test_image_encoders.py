@@ -33,7 +33,7 @@ def test_image_encoders_by_name(name):
 
 
 def test_resnet18_starts_from_the_weights_of_the_papers_time_and_others_from_the_best():
-    taken = [student.published_weights(name).name for name in ("resnet18", "resnet50", "mobilenet_v2")]
+    taken = [image_encoders.published_weights(name).name for name in ("resnet18", "resnet50", "mobilenet_v2")]
     assert taken == ["IMAGENET1K_V1", "IMAGENET1K_V2", "IMAGENET1K_V2"]
 
 

@@ -25,7 +25,9 @@ from vrs import (
 from egodistill import DataError, data, imu
 from egodistill.commands import cli
 from egodistill.recordings import aria
-from egodistill.recordings.aria import AriaError, AriaRecording, convert
+from egodistill.recordings.aria import AriaError, AriaRecording
+from egodistill.recordings.clips import read_clip
+from egodistill.recordings.copies import convert
 from egodistill.recordings.recording import Recording, open_recording
 from egodistill.recordings.spec import ClipSpec
 from egodistill.video import probe, read_frames
@@ -57,7 +59,8 @@ def test_conversion_has_every_picture_upright_at_its_time(gen1, tmp_path):
     motion = data.read_imu(made.imu)
     assert motion.notes == () and len(motion.accel) == 1608
     np.testing.assert_allclose(motion.accel_time[[0, 800]], [-0.01, 0.99], atol=1e-6)
-    clip = open_recording(made.video, made.imu).clip(0.2, ClipSpec(frames=1, size=16, imu_samples=99, seconds=0.5))
+    spec = ClipSpec(frames=1, size=16, imu_samples=99, seconds=0.5)
+    clip = read_clip(open_recording(made.video, made.imu), 0.2, spec)
     np.testing.assert_allclose(clip["imu"][0], [5, -7.5, -2.5, 0.2, -0.3, -0.1], atol=1e-6)  # Gen 1: (y, -z, -x)
 
 

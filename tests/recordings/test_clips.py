@@ -152,7 +152,7 @@ def late(tmp_path_factory):
 def test_pictures_and_imu_of_a_late_file_are_on_the_players_clock(late):
     """With a clock of the IMU, clips of another length, and another rate, all at once."""
     spec = ClipSpec(frames=5, size=32, imu_samples=150, imu_rate=50.0, seconds=3.0)
-    clip = late.clip(1.5, spec)
+    clip = read_clip(late, 1.5, spec)
     asked = 1.5 + (np.arange(5) + 0.5) / 5 * 3.0
     np.testing.assert_allclose(spec.times(1.5), asked)
     assert ((clip["frames.times"] <= asked + 1e-6) & (clip["frames.times"] > asked - 1 / 30 - 1e-3)).all()
@@ -171,8 +171,8 @@ def test_limits_of_the_imu_reach_the_window(tmp_path, kitchen):
         np.savetxt(path, columns, delimiter=",", header=f"Milliseconds,{word}X,{word}Y,{word}Z", comments="")
     slow = replace(kitchen[0].recording, imu=pair)
     with pytest.raises(CoverageError, match=r"over max_gap=0\.05"):
-        slow.clip(1.0, ClipSpec(imu_samples=422))
-    clip = slow.clip(1.0, ClipSpec(imu_samples=422), max_gap=0.11)
+        read_clip(slow, 1.0, ClipSpec(imu_samples=422))
+    clip = read_clip(slow, 1.0, ClipSpec(imu_samples=422), max_gap=0.11)
     np.testing.assert_allclose(clip["imu"][:, :3], ramp(1.0 + np.arange(422) / 198, 1), atol=1e-4)
 
 

@@ -113,7 +113,7 @@ def test_a_gyroflow_log_beside_a_video_is_its_imu(steady, tmp_path):
     for name in ("walk.GCSV", "walk.gcsv"):  # the first one stays: the usual case comes first
         video.with_name(name).write_text(head + rows)
         assert open_recording(video).imu == str(video.with_name(name))
-    clip = open_recording(video).clip(1.0, ClipSpec(imu_samples=422))
+    clip = read_clip(open_recording(video), 1.0, ClipSpec(imu_samples=422))
     np.testing.assert_allclose(clip["imu"][0], [0, 0, 9.80665, 0, 0.1, 0], atol=1e-6)
     for name, header, found in (
         ("walk.CSV", "start,stop,class_1", "walk.gcsv"),  # of `predict`
@@ -359,7 +359,7 @@ def test_samples_are_turned_while_they_are_read(kitchen):
     for old, new in ((before.accel, after.accel), (before.gyro, after.gyro)):
         np.testing.assert_array_equal(new, np.stack([-old[:, 2], old[:, 0], -old[:, 1]], 1))
     spec = ClipSpec(imu_samples=422)
-    old, new = (one.clip(1.0, spec)["imu"] for one in (plain, turned))
+    old, new = (read_clip(one, 1.0, spec)["imu"] for one in (plain, turned))
     np.testing.assert_allclose(new, old[:, [2, 0, 1, 5, 3, 4]] * np.tile([-1, 1, -1], 2), atol=1e-5)
     assert after.axes == before.axes == "gopro"
 
@@ -369,12 +369,12 @@ def test_axes_with_another_name_are_read_as_they_are_and_only_if_asked_for(kitch
     glasses = replace(plain, imu_axes="glasses", imu_offset=0.1)
     assert glasses.motion().axes == glasses.motion().inside(3.0).axes == "glasses"
     own = ClipSpec(imu_samples=422, imu_axes="glasses")
-    known = replace(plain, imu_offset=0.1).clip(1.1, ClipSpec(imu_samples=422))
-    np.testing.assert_array_equal(glasses.clip(1.1, own)["imu"], known["imu"])
+    known = read_clip(replace(plain, imu_offset=0.1), 1.1, ClipSpec(imu_samples=422))
+    np.testing.assert_array_equal(read_clip(glasses, 1.1, own)["imu"], known["imu"])
     for recording, spec in ((glasses, ClipSpec(imu_samples=422)), (plain, own), (replace(plain, imu_axes="xyZ"), own)):
         with pytest.raises(DataError, match=r"accl.csv and .*gyro.csv: the axes of its samples are .* \(--imu-axes\)"):
             read_clip(recording, 1.0, spec)
-    glasses.clip(1.0, ClipSpec(frames=1, size=16))  # no samples are read
+    read_clip(glasses, 1.0, ClipSpec(frames=1, size=16))  # no samples are read
 
 
 @pytest.mark.parametrize("axes", ["XYz", "xXZ", "XY", "up left", "", None, 5])
@@ -483,20 +483,11 @@ class Callable:
         return mine.read_log(path)
 
 
-def test_classes_that_inherit_from_recording_are_refused_with_the_way_out(logged):
-    with pytest.raises(DataError, match=r"Camera: a class that inherits from Recording.* version 0\.5 .*in READERS"):
+def test_classes_that_inherit_from_recording_are_refused_with_the_way_out():
+    with pytest.raises(DataError, match=r"Camera: a class that inherits from Recording.* in READERS"):
 
         class Camera(Recording):
             pass
-
-    log = logged.with_suffix(".log")
-    for camera in ("mine.Wrist", 'mine.Wrist {"gain": 0.5}'):  # as version 0.5 wrote it
-        named = data.Segment("s", logged, 0.0, 1.0, imu=log, camera=camera)
-        with pytest.raises(
-            DataError,
-            match=r"walk\.mp4: .* own mine\.Wrist, which is not .* version 0\.5 reads it: make it such a func",
-        ):
-            _ = named.recording
 
 
 @pytest.mark.parametrize(
