@@ -74,10 +74,10 @@ def run_python(made: Path, folder: Path, monkeypatch, with_lab: bool = False) ->
     np.testing.assert_allclose(motion.gyro_time, walk.gyro_time + 0.05, atol=1e-9)
     for name in ("accel", "gyro", "accel_time", "gyro_time"):  # without the row that lacks a sensor
         np.testing.assert_allclose(getattr(parsed, name), np.delete(getattr(walk, name), 50, axis=0), atol=1e-9)
-    names["student"].load_state_dict(torch.load("own-student.pt"))
-    names["net"].load_state_dict(torch.load("own-teacher.pt"))
+    names["student"].load_state_dict(torch.load("own-student.pth"))
+    names["net"].load_state_dict(torch.load("own-teacher.pth"))
     trained = [*names["teacher"].net.state_dict().values()]
-    assert all(map(torch.equal, trained, torch.load("own-teacher.pt").values()))
+    assert all(map(torch.equal, trained, torch.load("own-teacher.pth").values()))
     grey = torch.full((1, 16, 3, 224, 224), 128, dtype=torch.uint8)
     feature, logits = names["videomae"](grey)
     torch.testing.assert_close(logits, names["model"].classifier(feature))
