@@ -32,7 +32,6 @@ def test_defaults_are_those_of_the_library():
     for settings in (EPIC_KITCHENS.pretraining, EPIC_KITCHENS.distillation):
         for name in ("epochs", "batch_size", "learning_rate"):
             assert default(one_page.train, name) == getattr(settings, name)
-        assert settings.decay_epochs == (settings.epochs * 3 // 5, settings.epochs * 4 // 5)
     for name in ("alpha", "beta", "tau"):
         assert default(one_page.distillation_loss, name) == getattr(EPIC_KITCHENS.distillation, name)
     assert default(one_page.pretraining_loss, "tau") == EPIC_KITCHENS.pretraining.nce_tau
@@ -155,3 +154,21 @@ def test_both_stages_learn_and_the_library_loads_the_student(lesson, tmp_path, m
     assert len(losses) == 12 and losses[5] < losses[0] - 0.1 and losses[11] < losses[6] - 0.1, losses
     student = EgoDistill(len(clips.class_names), feature_dim=20, image_weights=None)
     student.load_state_dict(torch.load("student.pth", weights_only=True))
+
+
+def test_the_learning_rate_drops_at_the_librarys_epochs(monkeypatch):
+    model, build, built, rates = nn.Linear(12, 1), torch.optim.AdamW, [], []
+
+    def optimizer(*given):
+        built.append(build(*given))
+        return built[0]
+
+    def loss(arrays, labels):
+        rates.append(built[0].param_groups[0]["lr"])
+        return model(arrays[0]).mean()
+
+    monkeypatch.setattr(torch.optim, "AdamW", optimizer)
+    one_page.train([model], Store(4), ["t.feature"], loss)
+    assert rates == pytest.approx([1e-4] * 30 + [1e-5] * 10 + [1e-6] * 10)
+    assert EPIC_KITCHENS.distillation.decay_epochs == (30, 40)
+    assert built[0].defaults["weight_decay"] == EPIC_KITCHENS.distillation.weight_decay
