@@ -142,13 +142,14 @@ setup(
         "cameras": ["zstandard; python_version < '3.14'"],
         # setuptools: tests/test_package.py builds without a downloaded build environment.
         # Another minor version of ruff may format differently. mypy and basedpyright (pyright with the Node.js that it
-        # needs): tests/test_types.py checks a user's program, .ci/run the library.
+        # needs): tests/test_types.py checks a user's program, .ci/run the library. safetensors: tests/engine/ compares.
         "test": [
             "basedpyright",
             "mypy",
             "pytest",
             "pytest-xdist",
             "ruff>=0.17.6,<0.18",
+            "safetensors",
             "setuptools>=77",
             *TUTORIALS,
             *DOCS,

@@ -1,9 +1,5 @@
-"""Files of named tensors in the format safetensors (https://github.com/huggingface/safetensors), which hold no code.
-
-A file is the length of its header (8 bytes), the header as JSON, and the bytes of the tensors without gaps.
-"""
-
-from __future__ import annotations
+"""Files of named tensors: the length of a header in 8 bytes, the header as JSON, the tensors without gaps."""
+# The format safetensors (https://github.com/huggingface/safetensors). Such files hold no code.
 
 import json
 import math
@@ -39,19 +35,26 @@ def unpack(content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
     length = int.from_bytes(content[:8], "little")
     if not 0 < length <= min(MAX_HEADER, len(content) - 8):
         raise ValueError("its header is cut off")
-    pairs = json.loads(content[8 : 8 + length].decode(), object_pairs_hook=list)
-    header, data, end, tensors = dict(pairs), bytearray(content[8 + length :]), 0, dict[str, Tensor]()
-    metadata = dict(header.pop("__metadata__", None) or [])
-    if len({name for name, _ in pairs}) < len(pairs) or not all(isinstance(text, str) for text in metadata.values()):
-        raise ValueError("its header has a name twice, or metadata that are not texts")
-    entries = {name: dict(entry) for name, entry in header.items()}
-    for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
+    header = json.loads(content[8 : 8 + length].decode(), object_pairs_hook=without_repeats)
+    json.dumps(header, ensure_ascii=False, allow_nan=False).encode()  # raises for NaN and for half a surrogate pair
+    metadata = header.pop("__metadata__", None)
+    if not all(isinstance(text, str) for text in ({} if metadata is None else metadata).values()):
+        raise ValueError("its metadata are not texts")
+    data, end, tensors = bytearray(content[8 + length :]), 0, dict[str, Tensor]()
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         dtype, shape, (start, stop) = TYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
-        count = math.prod(shape)
-        if start != end or stop - start != count * dtype.itemsize or min([*shape, 0]) < 0:
+        count, whole = math.prod(shape), all(type(number) is int and number >= 0 for number in (*shape, start, stop))
+        if not whole or start != end or stop - start != count * dtype.itemsize:
             raise ValueError(f"{name} does not fit")
         found = torch.frombuffer(data, dtype=dtype, count=count, offset=start) if count else torch.empty(0, dtype=dtype)
         tensors[name], end = found.reshape(shape), stop
     if end != len(data):
         raise ValueError("it has more bytes than its tensors")
-    return tensors, metadata
+    return tensors, metadata or {}
+
+
+def without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return the members of a JSON object. Raise ValueError if two have one name."""
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError("its header has a name twice")
+    return found
