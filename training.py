@@ -39,7 +39,6 @@ from .engine.steps import accepts_missing_input
 from .support import files
 from .support.defaults import MIN_CALIBRATION_CLIPS
 from .support.errors import DataError, EgoDistillError, NoteWarning, named
-from .support.names import is_same
 from .support.tables import pluralize
 
 __all__ = ["History", "Objective", "Training", "TrainingOptions", "fold_seed", "train"]
@@ -256,10 +255,9 @@ class TrainingLoop:
         self.is_foreign = False  # whether the checkpoint beside it is of another training
         checkpoint = files.training_file(self.out) if self.out and settings.checkpoint is None else settings.checkpoint
         self.path = Path(checkpoint) if checkpoint is not None else None
-        if self.path is not None and self.out is not None and is_same(self.path, self.out):
+        if self.path is not None and self.path.suffix == files.MODEL_SUFFIX:
             raise EgoDistillError(
-                f"{self.out}: checkpoint and out are one file; leave out checkpoint for one beside it, "
-                f"{files.training_file(self.out)}"
+                f"{self.path}: the checkpoint of a training is no model file; leave out checkpoint for one beside out"
             )
         what = {"clips": len(store), "class_names": [str(name) for name in store.class_names]}
         what["validation clips"] = None if validation is None else len(validation)

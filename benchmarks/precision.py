@@ -31,7 +31,7 @@ def main() -> None:
     for file in sorted(Path(arguments.folder).glob("seed-*/*.safetensors")):
         if file.stem.startswith(("stage-1", "start")) or "-without-" in file.stem or file.stem.endswith(choices):
             continue
-        model = models.load(file)
+        model = models.load_any(file)
         exact, fast = (evaluate(model, test, precision=name, progress=False) for name in ("fp32", "bf16"))
         same = float((fast.scores.argmax(1) == exact.scores.argmax(1)).float().mean())
         changes.append(100 * abs(fast.top1 - exact.top1))

@@ -189,7 +189,7 @@ COMMANDS = {
     ),
     "live": Command(
         "classify a camera, or a file at real speed, as it comes",
-        "my_imu | egodistill live rtsp://192.0.2.7/camera --imu - --align arrival --student student.safetensors",
+        "my_imu | egodistill live /dev/video0 --imu - --align arrival --student student.safetensors",
         options.live_options,
         "egodistill.commands.live",
         grows=True,

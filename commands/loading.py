@@ -91,7 +91,7 @@ def load_student(path: str, names: Sequence[str] = (), without: str | None = Non
 
     Raise ValueError for a teacher, for a student after stage 1, and for one that needs what it is to do without.
     """
-    model = models.load(path, custom_parts(names))
+    model = models.load_any(path, custom_parts(names))
     if isinstance(model, teachers.Teacher):
         raise ValueError(
             f"{path} holds a teacher, not a student; --student is for students and baselines, --teacher-file for "
@@ -121,7 +121,7 @@ def load_distilled(path: str, names: Sequence[str] = (), without: str | None = N
 
 def load_start(path: str, names: Sequence[str] = ()) -> EgoDistill:
     """Return the student in a file to train it further, with --custom. Raise ValueError for a baseline or a teacher."""
-    model = models.load(path, custom_parts(names))
+    model = models.load_any(path, custom_parts(names))
     if not isinstance(model, EgoDistill):
         kind = "teacher" if isinstance(model, teachers.Teacher) else f"baseline ({type(model).__name__})"
         raise ValueError(f"{path} holds a {kind}; give the file of a student, written by `egodistill distill`")
@@ -138,7 +138,7 @@ def load_teacher(path: str) -> teachers.Teacher:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
     else:
-        model = models.load(path)
+        model = models.load_any(path)
     if not isinstance(model, teachers.Teacher):
         raise ValueError(
             f"{path} holds a model of class {type(model).__name__}, not a teacher; --teacher-file is for teachers, "

@@ -43,7 +43,7 @@ from .settings import apply_options, flag
 from .training import new_teacher, teacher_clip
 from .whole_recordings import recordings_of
 
-__all__ = ["Step", "plan"]
+__all__ = ["plan"]
 
 # Options of `prepare` that say which segments and clips there are.
 ANNOTATIONS = ("root", "tier", "min_instances", "split_seed", "subsample", "reader", "imu_reader", "strict", "stride")

@@ -225,7 +225,7 @@ def model_to_finetune(a: argparse.Namespace, store: data.ClipStore, seed: int) -
     if a.init:
         flags = [*(["--architecture"] if hasattr(a, "architecture") else []), *student_flags, *teacher_flags]
         reject(flags, f"cannot change the model in {a.init}; leave out --init to build a new one")
-        model = models.load(a.init, custom_parts(a.custom))
+        model = models.load_any(a.init, custom_parts(a.custom))
         return for_classes(model, store.class_names, a.init, seed) if isinstance(model, EgoDistill) else model
     architecture = getattr(a, "architecture", DEFAULT_TEACHER)
     if architecture == "student":

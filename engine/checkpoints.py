@@ -3,7 +3,7 @@
     from egodistill.engine import checkpoints
 
     checkpoints.save_model(model, "model.safetensors")      # a student or a teacher
-    model = checkpoints.load_model("model.safetensors", EgoDistill)  # in evaluation mode; `models.load()` takes any
+    model = checkpoints.load_model("model.safetensors", EgoDistill)  # in evaluation mode; `models.load_any()` takes any
 
     state = checkpoints.read_weights("x3d_m.pyth")          # published weights, with their authors' names
     layout = checkpoints.find_layout(state, layouts, "x3d_m.pyth")

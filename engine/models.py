@@ -2,7 +2,7 @@
 
 from egodistill.engine import models
 
-model = models.load("model.safetensors")                         # a student or a teacher
+model = models.load_any("model.safetensors")            # a student or a teacher
 models.register(Mine)                                   # from now on also a file of the class `Mine`
 """
 
@@ -19,7 +19,7 @@ from . import checkpoints
 from .checkpoints import Parts
 from .teacher import Teacher
 
-__all__ = ["load", "register"]
+__all__ = ["load_any", "register"]
 
 CLASSES: dict[str, Any] = {kind.file_class: kind for kind in (EgoDistill, Teacher)}
 
@@ -29,12 +29,12 @@ def register(kind: Any) -> None:
     CLASSES[kind.file_class] = kind
 
 
-def load(path: str | os.PathLike, parts: Parts = ()) -> nn.Module:
+def load_any(path: str | os.PathLike, parts: Parts = ()) -> nn.Module:
     """Return the model in a file, of whichever class it is; see `checkpoints.load_model()`.
 
     >>> from egodistill.engine import models
     >>> for file in ("student.safetensors", "teacher.safetensors"):
-    ...     print(type(models.load(file)).__name__)
+    ...     print(type(models.load_any(file)).__name__)
     EgoDistill
     Teacher
     """

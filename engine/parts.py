@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..recordings.spec import MAX_CLIP
 from ..support.defaults import MAX_TOLERANCE, SAMPLING, UNSURE
 from . import image_encoders
 from .spectrum import IMUSpectrum
@@ -28,7 +29,6 @@ __all__ = ["HANDCRAFTED_ENCODERS", "build_part", "custom_network", "handcrafted_
 
 MAX_SIZE = 1 << 17  # classes, frames, pixels, samples, ...: a number beyond it is an error
 MAX_DEPTH = 1000  # layers of the fusion network
-MAX_CLIP = 1 << 27  # pixels of all frames of a clip, as in recordings/spec.py
 HANDCRAFTED_ENCODERS = ("spectrum", "filterbank", "filterbank-unsure")  # IMU encoders without weights
 
 

@@ -130,7 +130,7 @@ class Baseline(nn.Module):
             EgoDistillOSError: If the file does not exist.
             EgoDistillError: If it is damaged or does not fit.
         """
-        return checkpoints.load_model(path, cls) if hasattr(cls, "file_class") else models.load(path)
+        return checkpoints.load_model(path, cls) if hasattr(cls, "file_class") else models.load_any(path)
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any], class_names: list[str] | None) -> Baseline:

@@ -275,7 +275,7 @@ class Bench:
             run: The run.
         """
         if self.own(run) is None:
-            return models.load(self.path(run), list(self.protocol.recipe.student.custom().values()))
+            return models.load_any(self.path(run), list(self.protocol.recipe.student.custom().values()))
         model, path = self.build(run, self.splits(run)[0], trained=False), self.path(run)
         if isinstance(model, EgoDistill):
             return load_model(path, type(model), getattr(model, "parts", {}))

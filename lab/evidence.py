@@ -244,7 +244,7 @@ def exchange(segments: Sequence[data.Segment], things: Mapping[str, str]) -> lis
 
 def trained(world: str, out: Path, run: Run) -> Any:
     """Return the trained model of a run, in evaluation mode."""
-    return models.load(bench_of(world, out, settings_of(world)).path(run)).eval()
+    return models.load_any(bench_of(world, out, settings_of(world)).path(run)).eval()
 
 
 def settings_of(world: str) -> Protocol:
@@ -733,7 +733,7 @@ def line_of(cell: Cell, bench: benches.Bench, out: Path) -> dict[str, Any]:
 
 def gmacs(bench: benches.Bench, run: Run) -> float:
     """Return the multiply-adds of a trained network for one clip, in billions."""
-    return inference.count_macs(models.load(bench.path(run)), torch.device("cpu")) / 1e9
+    return inference.count_macs(models.load_any(bench.path(run)), torch.device("cpu")) / 1e9
 
 
 def groups(plan: list[Cell], jobs: int) -> Iterator[list[Cell]]:

@@ -252,7 +252,7 @@ def teacher_row(bench: Bench, teacher: str, seeds: Sequence[int], checkpoint: st
         found.append({"top1": result.top1, "per_class": result.per_class})
         correct = contrasts.split_by_wearer(result.correct.numpy(), result.wearers)
         outcomes.append(Outcome(name, seed, correct))
-    model = models.load(str(checkpoint).format(seed=seeds[0])) if checkpoint else None
+    model = models.load_any(str(checkpoint).format(seed=seeds[0])) if checkpoint else None
     cost = model and inference.measure(model, device=bench.device, precision="fp32")
     made = row(run, found, describe_inputs(model) if model else "clip", cost and cost.gmacs, cost)
     with contextlib.suppress(EgoDistillError):  # One teacher and one wearer.

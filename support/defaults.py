@@ -5,6 +5,25 @@
 
 from typing import Literal, get_args
 
+__all__ = [
+    "CLIP_SECONDS",
+    "IMU_RATE",
+    "IMU_SAMPLES",
+    "MAX_GAP",
+    "MAX_HOLD",
+    "MAX_TOLERANCE",
+    "SAMPLING",
+    "NONE",
+    "UNSURE",
+    "MIN_CALIBRATION_CLIPS",
+    "SplitBy",
+    "SPLIT_BY",
+    "STREAM_FRAMES",
+    "TIMEOUT",
+    "EXPORT_FORMATS",
+    "EXPORT_PRECISIONS",
+]
+
 CLIP_SECONDS = 64 / 30  # 64 frames at 30 frames per second, the clips of the paper's teachers
 IMU_RATE = 198.0  # Hz
 IMU_SAMPLES = 422  # per clip: floor(CLIP_SECONDS * IMU_RATE)

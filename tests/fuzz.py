@@ -455,7 +455,7 @@ class Student(Format):
         )()
 
     def look(self) -> Any:
-        model = models.load(self.path)
+        model = models.load_any(self.path)
         for name, value in model.state_dict().items():
             assert not value.is_meta and value.isfinite().all(), f"{name} is not finite"
         size = sum(value.numel() * value.element_size() for value in model.state_dict().values())

@@ -20,12 +20,12 @@ import egodistill.commands.demo
 import egodistill.commands.recordings
 import egodistill.support.files
 from egodistill import EgoDistill, data, distillation, imu, inference, teachers, video
-from egodistill.commands import cli, live, models as model_commands, options, pipeline, report, training
+from egodistill.commands import cli, live, models as model_commands, pipeline, report, training
 from egodistill.commands.settings import add_fields, apply_options, flag, option_fields, used_flags
 from egodistill.deploy import arrivals, events, export, feeds, stream
 from egodistill.engine import batches, recipes
 from egodistill.recordings import copies
-from egodistill.support import tables
+from egodistill.support import defaults, tables
 from egodistill.world import synthetic
 
 
@@ -691,10 +691,9 @@ def option_parser(command):
 
 def test_names_and_numbers_in_the_help_are_those_of_the_library():
     """Modules that import torch or PyAV have them, and the help does not."""
-    assert (options.MAX_GAP, options.MAX_HOLD, options.SAMPLING) == (imu.MAX_GAP, video.MAX_HOLD, video.SAMPLING)
-    assert options.SPLIT_BY == typing.get_args(egodistill.datasets.annotations.SplitBy)
-    assert (options.FRAMES, options.TIMEOUT) == (stream.CHOICES["frames"], feeds.TIMEOUT)
-    assert (options.FORMATS, options.EXPORT_PRECISIONS) == (tuple(export.FORMATS), export.EXPORT_PRECISIONS)
+    assert (stream.CHOICES["frames"], tuple(export.FORMATS)) == (defaults.STREAM_FRAMES, defaults.EXPORT_FORMATS)
+    helps = {action.dest: action.help for action in option_parser("prepare")._actions}
+    assert f"(default: {imu.MAX_GAP})" in helps["max_gap"] and f"(default: {video.MAX_HOLD})" in helps["max_hold"]
 
 
 def test_the_help_of_settings_is_their_documentation():
@@ -843,7 +842,7 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     spies.put(commands, "find_videos", ["v.mp4"])
     made = copies.Transcoded("c.mp4", 1, 1, 1, 0, 0, (), None)
     spies.put(commands, "transcode", made)
-    spies.put(commands.aria, "convert", commands.aria.Converted("v.mp4", "v.csv", 1, 1, 1.0, ()))
+    spies.put(copies, "convert", copies.Converted("v.mp4", "v.csv", 1, 1, 1.0, ()))
     spies.put(data, "prepare", Clips("prepared"))
     spies.put(commands, "describe_store")
     for module in (commands, training):
@@ -865,7 +864,7 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
         spies.put(module, "load_teacher", teacher)
     monkeypatch.setattr(pipeline, "load_teacher", lambda path: teacher)  # the step gets the option
     spies.put(model_commands, "load_student", student)
-    spies.put(egodistill.engine.models, "load", student, label="load_model")
+    spies.put(egodistill.engine.models, "load_any", student, label="load_model")
     build = egodistill.student.build_image_encoder
     spies.put(egodistill.student, "build_image_encoder", lambda given: build(given["encoder"], None))
     small_teacher = functools.partial(teachers.load, "mvit_b_16x4", None, 4, **small)
@@ -937,6 +936,7 @@ def test_evaluation_files_hold_the_numbers_of_the_evaluation(tmp_path, monkeypat
         "top1": 0.625,
         "per_class": per_class,
         "class_names": ["close", "open", "put", "take"],
+        "background": None,
         "teachers": {"t": 1.0},
         "confusion": confusion.tolist(),
         "feature_distance": 0.12345,

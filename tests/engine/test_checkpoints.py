@@ -306,11 +306,11 @@ def test_weights_and_settings_that_were_changed_in_the_file_are_refused(tmp_path
     model_files.change(path, faults[fault], tmp_path / "changed.safetensors", seal=False)
     said = "changed.safetensors does not have the weights and settings that were saved"
     with pytest.raises(EgoDistillError, match=said):
-        models.load(tmp_path / "changed.safetensors")
+        models.load_any(tmp_path / "changed.safetensors")
     model_files.change(path, lambda record, weights: record.pop("sha256"), tmp_path / "changed.safetensors", seal=False)
     with pytest.raises(EgoDistillError, match=said):
-        models.load(tmp_path / "changed.safetensors")
-    models.load(path)
+        models.load_any(tmp_path / "changed.safetensors")
+    models.load_any(path)
 
 
 @pytest.mark.parametrize(
@@ -965,14 +965,14 @@ def test_a_file_keeps_the_temperature_and_refuses_one_that_no_fit_gives(tmp_path
         model = build()
         model.save(path)
         assert model_files.read(path)[0]["calibration"] == {}
-        assert calibration_of(models.load(path)) == Calibration()
+        assert calibration_of(models.load_any(path)) == Calibration()
         model.calibration = wanted
         model.save(path)
-        loaded = models.load(path)
+        loaded = models.load_any(path)
         assert calibration_of(loaded) == wanted
         for key, value in model.state_dict().items():  # it is no weight
             assert torch.equal(value, loaded.state_dict()[key])
     for value in (0.0, 1e6):
         model_files.change(path, with_entry("calibration", temperature=value))
         with pytest.raises(EgoDistillError, match=rf"does not describe a model \(ValueError: temperature {value!r}"):
-            models.load(path)
+            models.load_any(path)

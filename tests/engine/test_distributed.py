@@ -703,7 +703,7 @@ def test_attempts_of_a_job_have_names_of_their_own(monkeypatch):
 def test_one_process_evaluates(monkeypatch):
     ran = []
     any_input(monkeypatch)
-    monkeypatch.setitem(models.COMMANDS, "evaluate", lambda arguments: ran.append(os.environ["WORLD_SIZE"]))
+    monkeypatch.setattr(models, "run_evaluate", lambda arguments: ran.append(os.environ["WORLD_SIZE"]))
     for name, value in {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "RANK": "1"}.items():
         monkeypatch.setenv(name, value)
     assert cli.main(["evaluate", "store", "--student", "c.safetensors"]) == 0 and ran == []

@@ -36,7 +36,7 @@ def test_a_file_says_of_which_class_its_model_is(tmp_path):
     for kind, model in made.items():
         path = tmp_path / f"{kind.__name__}.safetensors"
         model.save(path)
-        found = models.load(path)
+        found = models.load_any(path)
         assert type(found) is kind is type(kind.load(path)) and found.class_names == model.class_names
         for name, value in model.state_dict().items():
             assert torch.equal(value, found.state_dict()[name])
@@ -46,8 +46,8 @@ def test_networks_of_ones_own_are_given_as_parts(tmp_path):
     model = EgoDistill(3, image_encoder="resnet10x4", image_weights=None, hidden=8, imu_encoder=toys.Moved())
     model.save(tmp_path / "a.safetensors")
     with pytest.raises(EgoDistillError, match="Moved"):
-        models.load(tmp_path / "a.safetensors")
-    assert type(models.load(tmp_path / "a.safetensors", [toys.Moved]).imu_encoder) is toys.Moved
+        models.load_any(tmp_path / "a.safetensors")
+    assert type(models.load_any(tmp_path / "a.safetensors", [toys.Moved]).imu_encoder) is toys.Moved
 
 
 def test_a_class_of_ones_own_is_read_from_when_it_is_registered(tmp_path, monkeypatch):
@@ -56,10 +56,10 @@ def test_a_class_of_ones_own_is_read_from_when_it_is_registered(tmp_path, monkey
     checkpoints.save_model(model, path)
     told = f"{path}: holds a Mean, which is no class of this library; import the module that has it"
     with pytest.raises(EgoDistillError) as refused:
-        models.load(path)
+        models.load_any(path)
     assert str(refused.value) == told
     models.register(Mean)
-    found = models.load(path)
+    found = models.load_any(path)
     assert type(found) is Mean and found.class_names == ["walk", "run"]
     assert torch.equal(found.layer.weight, model.layer.weight)
     with pytest.raises(EgoDistillError, match="contains a model of the class Mean, not EgoDistill"):
@@ -69,7 +69,7 @@ def test_a_class_of_ones_own_is_read_from_when_it_is_registered(tmp_path, monkey
 def test_what_is_no_model_is_refused(tmp_path):
     path = tmp_path / "a.safetensors"
     with pytest.raises(EgoDistillError, match=r"a\.safetensors: no such file"):
-        models.load(path)
+        models.load_any(path)
     path.write_bytes(b"hello")
     with pytest.raises(EgoDistillError, match=r"a\.safetensors cannot be read"):
-        models.load(path)
+        models.load_any(path)

@@ -131,7 +131,7 @@ def test_compare_writes_what_it_prints(demo, compared):
     test = data.ClipStore(demo.out / "store").split("test")
     for (method, _frames), row in rows.items():
         run = Run(**row["run"] | {"without": tuple(row["run"]["without"])})
-        both = [models.load(demo.out / (replace(run, seed=seed).name + ".safetensors")) for seed in (0, 1)]
+        both = [models.load_any(demo.out / (replace(run, seed=seed).name + ".safetensors")) for seed in (0, 1)]
         top1 = [100 * inference.evaluate(model, test, precision="fp32", progress=False).top1 for model in both]
         assert row["top1_seeds"] == pytest.approx(top1), method
         assert row["top1"] == pytest.approx(np.mean(top1)) and row["std"] == pytest.approx(np.std(top1, ddof=1))
@@ -164,7 +164,7 @@ def table_of(demo, name: str) -> np.ndarray:
     """The accuracy (%) of each seed and wearer of a run, from its weights."""
     test, rows = data.ClipStore(demo.out / "store").split("test"), []
     for seed in (0, 1):
-        model = models.load(demo.out / f"seed-{seed}" / f"{name.format(seed)}.safetensors")
+        model = models.load_any(demo.out / f"seed-{seed}" / f"{name.format(seed)}.safetensors")
         found = inference.evaluate(model, test, precision="fp32", progress=False)
         wearers = np.array(test.wearers)
         rows.append([100 * found.correct.numpy()[wearers == wearer].mean() for wearer in sorted(set(wearers))])
@@ -485,7 +485,7 @@ def test_load_knows_all_kinds_of_files(demo, compared):
     folder = demo.out / "seed-0"
     kinds = {"slowfast-0": teachers.Teacher, "visonly-n1": EgoDistill, "adafuse-n2": adafuse.AdaFuse}
     for name, kind in kinds.items():
-        assert type(models.load(folder / f"{name}.safetensors")) is kind
+        assert type(models.load_any(folder / f"{name}.safetensors")) is kind
 
 
 # --- Numbers by an independent computation, and options that arrive
