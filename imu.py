@@ -119,8 +119,8 @@ class Imu:
         Raises:
             IMUError: The recording has less than a minute of gyroscope samples.
 
-        >>> from egodistill import data
-        >>> data.read_samples("walk.csv").without_bias()
+        >>> from egodistill import imu
+        >>> imu.read_samples("walk.csv").without_bias()
         Traceback (most recent call last):
         ...
         egodistill.imu.IMUError: estimating the bias of a gyroscope takes a minute of samples; there are 24 s. Use the
@@ -145,8 +145,8 @@ class Imu:
             name: The new name.
             turn: [3, 3], whose rows are the new axes, to turn the samples; None: they stay as they are.
 
-        >>> from egodistill import cameras, data
-        >>> motion = data.read_samples("walk.csv")
+        >>> from egodistill import cameras, imu
+        >>> motion = imu.read_samples("walk.csv")
         >>> turned = motion.in_axes(*cameras.axes_and_turn("XZy"))
         >>> turned.axes, bool((turned.gyro[:, 1] == motion.gyro[:, 2]).all())
         ('gopro', True)
@@ -176,8 +176,8 @@ class Imu:
             times: [n], ascending, in seconds.
             max_gap: Largest distance between the two samples, in seconds.
 
-        >>> from egodistill import data
-        >>> motion = data.read_samples("walk.csv")
+        >>> from egodistill import imu
+        >>> motion = imu.read_samples("walk.csv")
         >>> motion.covers([-1.0, 1.0]).tolist()
         [[False, False], [True, True]]
         """
@@ -214,8 +214,8 @@ class Imu:
         Raises:
             CoverageError: A sensor covers less than `min_coverage` of the points.
 
-        >>> from egodistill import data
-        >>> motion = data.read_samples("walk.csv")
+        >>> from egodistill import imu
+        >>> motion = imu.read_samples("walk.csv")
         >>> window = motion.window(1.0)
         >>> window.shape, window.dtype
         ((422, 6), dtype('float32'))

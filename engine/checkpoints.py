@@ -458,8 +458,8 @@ def write_checkpoint(path: str | os.PathLike, content: Mapping[str, Any]) -> Non
 
     >>> import torch
     >>> from egodistill.engine import checkpoints
-    >>> checkpoints.write_checkpoint("mine.safetensors", {"format": "mine 1", "centres": torch.zeros(4, 48)})
-    >>> checkpoints.read_checkpoint("mine.safetensors", "mine 1")["centres"].shape
+    >>> checkpoints.write_checkpoint("mine.training", {"format": "mine 1", "centres": torch.zeros(4, 48)})
+    >>> checkpoints.read_checkpoint("mine.training", "mine 1")["centres"].shape
     torch.Size([4, 48])
     """
     with writing(path, tensor_bytes(content)), files.atomic_write(path) as part, open(part, "wb") as file:

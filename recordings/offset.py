@@ -533,7 +533,7 @@ def rates_of(seen: Survey, imu: Imu, offset: Offset | None = None) -> list[Rates
     >>> from egodistill import imu
     >>> from egodistill.recordings import offset
     >>> seen = offset.survey("walk.mp4", excerpts=1, seconds=20.0)
-    >>> rates = offset.rates_of(seen, data.read_imu("walk.csv"))
+    >>> rates = offset.rates_of(seen, imu.read_samples("walk.csv"))
     >>> rates[0].shifts.shape, rates[0].turns.shape
     ((467, 2), (467, 3))
     """
@@ -563,7 +563,7 @@ def axes_of(rates: Sequence[Rates]) -> Axes:
     >>> from egodistill import imu
     >>> from egodistill.recordings import offset
     >>> seen = offset.survey("walk.mp4", excerpts=1, seconds=20.0)
-    >>> found = offset.axes_of(offset.rates_of(seen, data.read_imu("walk.csv")))
+    >>> found = offset.axes_of(offset.rates_of(seen, imu.read_samples("walk.csv")))
     >>> found.turn, len(found.fits)
     ('XYZ', 24)
     """

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import json
 import math
 from dataclasses import replace
 
@@ -29,7 +30,6 @@ from egodistill import (
     finetune,
     pretrain_imu,
 )
-from egodistill.datasets.store import with_class
 from egodistill.engine import runtime
 from egodistill.support import files
 
@@ -111,18 +111,34 @@ def test_losses_of_ones_own_replace_those_to_the_teacher(tmp_path):
         distill(model, store, teacher="t", objective=torch.nn.L1Loss, **options)
 
 
-@pytest.mark.parametrize("says", ["lacks it", "always", "never"])
-def test_a_teacher_without_none_is_made_to_say_it_of_background(says):
+def record_classes(store, folder, names):
+    """As `claim_outputs()` does for the teacher "t"."""
+    store.path = folder
+    (folder / "t.teacher.json").write_text(json.dumps({"class_names": names}))
+
+
+LACKS_IT = {  # what may be done to a teacher's logits, with a filler in place of the class that it lacks
+    "as they are": lambda logits: logits,
+    "fp16": lambda logits: logits.astype(np.float16).astype(np.float32),
+    "centred": lambda logits: logits - logits.mean(1, keepdims=True),
+    "scaled": lambda logits: logits / 3,
+    "a filler of one's own": lambda logits: np.where(np.arange(5) == 2, np.float32(-1e4), logits),
+}
+
+
+@pytest.mark.parametrize("says", [*LACKS_IT, "always", "never"])
+def test_a_teacher_without_none_is_made_to_say_it_of_background(says, tmp_path):
     """As surely as the best class of other clips, and all others alike; one that knows it says what it says.
 
-    Also if it never says it, as outputs of one's own may.
+    Which it is, the record of its outputs says: also if it never says the class, as outputs of one's own may.
     """
     store, place = Store(24), 2
     store.class_names = [*CLASSES[:place], "(none)", *CLASSES[place:]]
+    record_classes(store, tmp_path, CLASSES if says in LACKS_IT else store.class_names)
     store.labels = np.where(np.arange(24) < 8, place, store.labels + (store.labels >= place))
     logits = np.random.default_rng(1).normal(0, 2, (24, 5)).astype(np.float32)
-    logits = with_class(np.delete(logits, place, 1), place)
-    logits[:, place] += {"lacks it": 0, "always": 30, "never": -1}[says]
+    logits[:, place] = logits.min() + {"always": 30, "never": -1}.get(says, 0)
+    logits = LACKS_IT.get(says, np.copy)(logits)
     store.arrays["t.logits"] = logits
     encoder = {"image_encoder": "resnet10x16", "image_weights": None, "frame_size": 32}
     model = EgoDistill(5, feature_dim=12, hidden=32, **encoder)
@@ -132,21 +148,22 @@ def test_a_teacher_without_none_is_made_to_say_it_of_background(says):
         said, found = model(batch["frames_1"], batch["imu"]).logits, objective(batch)["kd"]
     others = np.sort(np.delete(logits[8:], place, 1), 1)
     wanted = logits.copy()
-    if says == "lacks it":
+    if says in LACKS_IT:
         wanted[:8] = others[:, :-1].mean()
         wanted[:8, place] = others[:, -1].mean()
     assert says == "never" or wanted[:8].argmax(1).tolist() == [place] * 8
     wanted = distillation.distillation_loss(said, torch.from_numpy(wanted), 3.0)
     assert found.tolist() == pytest.approx(wanted.tolist(), rel=1e-5)
     store.labels = np.full(24, place)  # all is background: there is no other clip to learn it from
-    assert distillation.background_logits(store, "t.logits") is None
+    assert distillation.background_logits(store, "t") is None
 
 
-def test_beside_one_class_none_is_said_as_surely_as_that():
+def test_beside_one_class_none_is_said_as_surely_as_that(tmp_path):
     store = Store(8)
+    record_classes(store, tmp_path, ["walk"])
     store.class_names, store.labels = ["(none)", "walk"], np.arange(8) % 2
-    store.arrays["t.logits"] = with_class(np.full((8, 1), 2.0, np.float32), 0)
-    assert distillation.background_logits(store, "t.logits")[1].tolist() == [2.0, -8.0]
+    store.arrays["t.logits"] = np.tile(np.float32([-5, 2]), (8, 1))
+    assert distillation.background_logits(store, "t")[1].tolist() == [2.0, -8.0]
 
 
 def test_a_student_of_other_classes_keeps_what_does_not_depend_on_them():
@@ -224,8 +241,8 @@ def test_the_demos_recipe():
 def test_a_recipe_builds_its_student():
     """Every field is an argument of the constructor, with its default, and reaches it."""
     arguments = inspect.signature(EgoDistill.__init__).parameters
-    plain = StudentSettings().record()  # without networks of one's own
-    assert plain.pop("use_imu") and plain == {name: arguments[name].default for name in plain}  # as 0.5 wrote it
+    plain = StudentSettings().arguments()
+    assert plain == {name: arguments[name].default for name in plain}
     other = StudentSettings(2, "resnet10x4", None, "mean", 8, 24, 1, 12, "concat")
     assert all(getattr(other, name) != default for name, default in plain.items())
     built = other.build(4, class_names=CLASSES, frame_size=32).arguments
@@ -813,7 +830,7 @@ def test_a_student_of_optional_inputs_learns_to_do_with_each(tmp_path):
     assert {*again.calibration.alone} == {"frames", "imu"} and again.calibration == model.calibration
     assert again.without("imu").calibration.temperature == again.calibration.alone["frames"]
     assert again.calibration.alone["frames"] > again.calibration.temperature  # half of its answers are wrong
-    with pytest.raises(EgoDistillError, match="reads frames alone; train and save the one that it is of"):
+    with pytest.raises(EgoDistillError, match="lacks imu; train and save the one that it is a copy of"):
         finetune(model.without("imu"), store, **FAST)
 
 

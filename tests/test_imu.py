@@ -544,14 +544,15 @@ def test_a_format_of_ones_own_is_read_like_a_table(own_format, tmp_path, monkeyp
         ({"gyro_time": lambda stamps: stamps[::-1]}, "gyroscope times that do not ascend"),
         ({"gyro_time": lambda stamps: stamps * 1e3}, r"its gyroscope samples .* in milliseconds\?"),
         ({"gyro": lambda gyro: np.rad2deg(gyro) * 3}, "in degrees per second; multiply them by 0.0174533"),
-        ({"accel": lambda accel: accel / 9.80665}, "the acceleration is in g"),
+        ({"accel": lambda accel: accel / 9.80665}, "the acceleration is in g .*; multiply it"),
     ],
 )
 def test_what_a_format_of_ones_own_returns_is_checked(own_format, tmp_path, changes, words):
-    """The error names the file and the function."""
+    """The error names the file, and the function, but for units, which are judged as those of any file."""
     with pytest.raises(IMUError, match=words) as found:
         own_format(changes)
-    assert str(found.value).startswith(f"{tmp_path / 'walk.LOG'}: ") and "my_log()" in str(found.value)
+    assert str(found.value).startswith(f"{tmp_path / 'walk.LOG'}: ")
+    assert ("my_log()" in str(found.value)) == ("multiply" not in words)
 
 
 def test_samples_are_made_of_lists_and_have_their_shapes():

@@ -283,13 +283,13 @@ def test_real_mobilenet_weights_load(sample_data):
     """Real ImageNet weights: without their classifier they load strictly, and see differences between pictures."""
     model = small(
         image_encoder="mobilenet_v2",
-        image_weights=sample_data / "weights" / "mobilenet_v2_imagenet_features.safetensors",
+        image_weights=sample_data / "weights" / "mobilenet_v2_imagenet_features.pt",
     )
     assert all(torch.isfinite(p).all() for p in model.image_encoder.parameters())
     with pytest.raises(ValueError, match="not fit this ResNet"):
         small(
             image_encoder="resnet18",
-            image_weights=sample_data / "weights" / "mobilenet_v2_imagenet_features.safetensors",
+            image_weights=sample_data / "weights" / "mobilenet_v2_imagenet_features.pt",
         )
 
 

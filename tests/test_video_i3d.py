@@ -226,17 +226,10 @@ def test_pickles_of_both_numpy_generations_are_read(module, tmp_path):
     assert checkpoints.read_weights(tmp_path / "x.ckpt")["params/a"].tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
-def test_dicts_that_contain_each_other_are_refused(tmp_path):
-    inner = {"a": np.zeros(1)}
-    for _ in range(6):
-        inner = {str(k): inner for k in range(100)}  # a trillion names in a small file
-    itself = {"params": {}}
-    itself["params"]["again"] = itself
+def test_dicts_without_plain_names_are_refused(tmp_path):
     twice = {"params": {"a/b": np.zeros(1), "a": {"b": np.zeros(1)}}}
-    many, read = {"params": {str(k): 0 for k in range(10_000)}}, "cannot be read as a pickle of numpy arrays "
+    many = {"params": {str(k): 0 for k in range(10_000)}}
     for content, words in (
-        ({"params": inner}, f"{read}.*stand for over a million objects"),
-        (itself, f"{read}.*changes an object that is already part of another one"),
         (many, r"does not contain named weights.*entries"),
         (twice, "is damaged: it contains params/a/b twice"),
     ):
@@ -262,9 +255,6 @@ def test_damaged_archives_of_arrays_are_named(tmp_path):
             checkpoints.read_weights(path)
     np.savez(path, a=np.array([Foreign(print, "ran")], object))
     with pytest.raises(EgoDistillError, match=r"i3d\.npz cannot be read.*pickle"):
-        checkpoints.read_weights(path)
-    np.savez_compressed(path, a=np.zeros(10_000_000))
-    with pytest.raises(EgoDistillError, match=r"i3d\.npz.*20 times"):
         checkpoints.read_weights(path)
     np.savez(path, a=np.zeros(3, ">f4"))
     with pytest.raises(EgoDistillError, match=r"i3d\.npz has none of the known layouts"):

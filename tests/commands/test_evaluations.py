@@ -84,7 +84,9 @@ def test_rivals_are_the_teacher_chance_and_the_most_frequent_class():
 @pytest.mark.parametrize(("label", "possible"), [(1, 2), (0, 3)])
 def test_chance_counts_a_class_of_background_only_if_segments_have_it(label, possible):
     answers = [{"label": one, "said": 2} for one in (label, 1, 2)]
-    found = evaluations.Result("student", {"class_names": ["(none)", "cut", "wash"], "answers": answers})
+    found = evaluations.Result(
+        "student", {"class_names": ["(none)", "cut", "wash"], "background": 0, "answers": answers}
+    )
     assert dict(found.baselines)[f"chance, one of {possible} classes"] == f"{100 / possible:.1f} %"
 
 

@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import model_files
 import numpy as np
 import pytest
 import torch
@@ -55,8 +56,8 @@ def test_measure_is_given_models(capsys):
 
 
 def test_a_file_of_a_class_that_the_library_lacks_is_told_in_one_sentence(files, tmp_path, capsys):
-    content = torch.load(files / "student.safetensors", weights_only=True)
-    torch.save(content | {"class": "Rival"}, tmp_path / "other.safetensors")
+    changed = tmp_path / "other.safetensors"
+    model_files.change(files / "student.safetensors", lambda record, _: record.update({"class": "Rival"}), changed)
     for words in (["measure", "--student"], ["measure", "--teacher-file"], ["predict", __file__, "--student"]):
         assert cli.main([*words, str(tmp_path / "other.safetensors")]) == 1
         said = capsys.readouterr().err.strip()

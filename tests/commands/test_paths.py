@@ -36,7 +36,10 @@ NEEDED = {
     "live": "v.mp4 --student s.safetensors --out o.jsonl",
 }
 # {command: {file that it must not replace: earlier results of the same kind, which do not stop it}}
-MODEL = {"o.safetensors": [b"egodistill model 1\ntrained_with"], "o.safetensors.training": [b"egodistill training 2"]}
+MODEL = {
+    "o.safetensors": [rb'{"egodistill": "{\"format\": \"egodistill model 1\", \"trained_with\": {'],
+    "o.safetensors.training": [b"egodistill training 2"],
+}
 MODEL |= {"o.safetensors.jsonl": [b'{"epoch": 1}\n', b""]}
 KEPT = {
     "check": {"o.csv": [b"video,imu_offset\n", b"\xef\xbb\xbfvideo,imu_offset,imu_axes\r\n"]},

@@ -512,7 +512,7 @@ def test_the_one_teacher_of_a_store_is_the_default(command, taught, monkeypatch,
 
     def stage(model, store, settings, teacher, validation=None):
         given.append(teacher)
-        Path(settings.out).write_bytes(b"egodistill model, trained_with")  # as a training leaves it
+        Path(settings.out).write_bytes(rb"egodistill model 1 trained_with\": {")  # as a training leaves it
         return [{"loss": 1.0, "top1": 0.5, "matching": 0.5}]
 
     monkeypatch.setattr(distillation, {"pretrain": "pretrain_imu"}.get(command, command), stage)

@@ -12,6 +12,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import model_files
 import numpy as np
 import pytest
 import torch
@@ -755,14 +756,15 @@ def test_command(tmp_path, capsys, monkeypatch):
     assert f"torch.export.load({str(file)!r})" in printed  # runs from here
     assert_same(model, file)
 
-    (tmp_path / "text.pt").write_text("no weights")
-    torch.save({"format": "another"}, tmp_path / "another.pt")
+    (tmp_path / "text.safetensors").write_text("no weights")
+    another = tmp_path / "another.safetensors"
+    model_files.change(checkpoint, lambda record, _: record.update(format="another"), another)
     free = str(tmp_path / "free.pt2")
     for words, told in (
         ([str(checkpoint), "--out", str(file)], "already exists"),
         ([str(checkpoint), "--out", "a.onnx"], "must end in .pt2; got a.onnx, the end of format="),
-        ([str(tmp_path / "text.pt"), "--out", free], "cannot be read as a checkpoint"),
-        ([str(tmp_path / "another.pt"), "--out", free], "is not an 'egodistill model 1' file"),
+        ([str(tmp_path / "text.safetensors"), "--out", free], "cannot be read: it is damaged"),
+        ([str(another), "--out", free], "its format is 'another'"),
         ([str(tmp_path / "none.safetensors"), "--out", free], "none.safetensors: no such file"),
         ([str(checkpoint), "--out", free, "--calibrate", str(tmp_path)], "--calibrate is for int8"),
     ):
