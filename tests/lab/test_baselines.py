@@ -8,6 +8,7 @@ from pathlib import Path
 
 import gradients
 import layers
+import model_files
 import pytest
 import rival_gradients
 import torch
@@ -136,28 +137,22 @@ def test_files_that_do_not_fit(tmp_path):
     small_adafuse().save(path)
     with pytest.raises(E.EgoDistillError, match=r"contains a model of the class AdaFuse, not STTS"):
         STTS.load(path)
-    content = torch.load(path, weights_only=True)
-    torch.save(content | {"arguments": content["arguments"] | {"colour": 3}}, path)
+    whole = path.read_bytes()
+    model_files.change(path, lambda record, _: record["arguments"].update(colour=3))
     with pytest.raises(E.EgoDistillError, match=r"model\.safetensors: its arguments.*colour"):
         AdaFuse.load(path)
-    weights = dict(content["weights"])
-    weights["extra"] = weights.pop("classifier.bias")
-    torch.save(content | {"weights": weights}, path)
+    path.write_bytes(whole)
+    model_files.change(path, lambda _, weights: weights.update(extra=weights.pop("classifier.bias")))
     with pytest.raises(
         E.EgoDistillError, match=r"model\.safetensors.*1 missing \(classifier\.bias\); 1 unexpected \(extra\)"
     ):
         AdaFuse.load(path)
-    torch.save({"format": "something else"}, path)
-    with pytest.raises(E.EgoDistillError, match="is not an 'egodistill model 1' file; its format is 'something else'"):
+    path.write_bytes(whole)
+    model_files.change(path, lambda record, _: record.update(format="something else"))
+    with pytest.raises(E.EgoDistillError, match="something else"):
         baselines.Baseline.load(path)
     path.write_bytes(b"PK\x03\x04 cut off")
     with pytest.raises(E.EgoDistillError, match=r"model\.safetensors cannot be read"):
-        baselines.Baseline.load(path)
-    torch.save(content | {"class": Store()}, path)  # more than tensors: code would have to run
-    with pytest.raises(E.EgoDistillError, match=r"model\.safetensors cannot be read"):
-        baselines.Baseline.load(path)
-    torch.save([1], path)
-    with pytest.raises(E.EgoDistillError, match="contains a list"):
         baselines.Baseline.load(path)
 
 

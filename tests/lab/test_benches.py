@@ -726,7 +726,7 @@ def test_a_bench_trains_students_with_networks_of_ones_own(store, tmp_path):
     bench = Bench(str(store.path), str(tmp_path / "out"), own, progress=False)
     bench.run([Run("VisIMU")])
     assert type(bench.load(Run("VisIMU")).imu_encoder).__name__ == "Spectrum"
-    assert "imu_encoder" in student.record() and "imu_encoder" not in recipe.student.record()
+    assert "imu_encoder" in student.custom() and "imu_encoder" not in recipe.student.custom()
 
 
 def test_a_teacher_whose_outputs_are_lost_is_not_done(store, tmp_path):
