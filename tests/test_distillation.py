@@ -244,7 +244,8 @@ def test_a_recipe_builds_its_student():
     plain = StudentSettings().arguments()
     assert plain == {name: arguments[name].default for name in plain}
     other = StudentSettings(2, "resnet10x4", None, "mean", 8, 24, 1, 12, "concat")
-    assert all(getattr(other, name) != default for name, default in plain.items() if name != "imu_encoder")
+    parts = ("imu_encoder", "fusion", "optional_inputs")
+    assert all(getattr(other, name) != default for name, default in plain.items() if name not in parts)
     built = other.build(4, class_names=CLASSES, frame_size=32).arguments
     own = {name: value for name, value in other.arguments().items() if name != "image_weights"}
     assert built.items() >= (own | {"num_classes": 4, "frame_size": 32}).items()
