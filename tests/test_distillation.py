@@ -247,7 +247,7 @@ def test_a_recipe_builds_its_student():
     parts = ("imu_encoder", "fusion", "optional_inputs")
     assert all(getattr(other, name) != default for name, default in plain.items() if name not in parts)
     built = other.build(4, class_names=CLASSES, frame_size=32).arguments
-    own = {name: value for name, value in other.arguments().items() if name != "image_weights"}
+    own = {name: value for name, value in other.arguments().items() if value is not None}
     assert built.items() >= (own | {"num_classes": 4, "frame_size": 32}).items()
     frames_only = replace(other, imu_encoder=None).build(4, feature_dim=7)  # a teacher's
     assert frames_only.inputs == ("frames",) and frames_only.feature_dim == 7
