@@ -429,7 +429,7 @@ def signatures_of(recording: data.Recording) -> list[str | None]:
     """Return the signature of each file that a recording is measured from, None if it is missing, and of its clock."""
     clock = (recording.imu_offset, recording.imu_stretch, recording.imu_axes)
     found = [files.signature(file) if Path(file).is_file() else None for file in recording.files]
-    return found if clock == (0.0, 1.0, "gopro") else [*found, str(clock)]
+    return [*found, str(clock)]
 
 
 def run_step(words: Sequence[Any]) -> None:
