@@ -255,6 +255,8 @@ class TrainingLoop:
         self.is_foreign = False  # whether the checkpoint beside it is of another training
         checkpoint = files.training_file(self.out) if self.out and settings.checkpoint is None else settings.checkpoint
         self.path = Path(checkpoint) if checkpoint is not None else None
+        if self.out is not None:
+            checkpoints.require_suffix(self.out)
         if self.path is not None and self.path.suffix == files.MODEL_SUFFIX:
             raise EgoDistillError(
                 f"{self.path}: the checkpoint of a training is no model file; leave out checkpoint for one beside out"

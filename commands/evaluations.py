@@ -38,7 +38,7 @@ __all__ = [
     "read_result",
 ]
 
-EVALUATION = "egodistill evaluation 1"  # format of the file of `evaluate --out`
+EVALUATION = "egodistill evaluation 2"  # format of the file of `evaluate --out`
 QUICK = "few epochs, and only a part of many segments: a first answer, not what these recordings can give"
 MIN_WEARERS, MIN_SEGMENTS = 5, 30  # from which on there is an interval
 FEWEST = 6  # segments: a student right on 60 % of two classes answers so many alike in less than 3 % of all cases

@@ -351,7 +351,8 @@ def background_of(model_or_store: Any) -> int | None:
     None
     """
     names = getattr(model_or_store, "class_names", None)
-    return None if names is None or NONE not in (names := list(names)) else names.index(NONE)
+    names = [] if names is None else list(names)
+    return names.index(NONE) if NONE in names else None
 
 
 def lacks_background(store: Store, teacher: str) -> bool:

@@ -31,7 +31,7 @@ def pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
 
 
 def unpack(content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors, which share the memory of a copy, and the metadata. A damaged file raises any Exception."""
+    """Return the tensors, which share the memory of a copy, and the metadata. Raise an Exception if it is damaged."""
     length = int.from_bytes(content[:8], "little")
     if not 0 < length <= min(MAX_HEADER, len(content) - 8):
         raise ValueError("its header is cut off")

@@ -527,6 +527,9 @@ def test_a_checkpoint_is_not_the_result(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small().save("s.safetensors")
     before = Path("s.safetensors").read_bytes()
+    with pytest.raises(EgoDistillError, match=r"s\.pt: the name of a model file must end in \.safetensors"):
+        finetune(small(), Store(8), out="s.pt", **FAST)
+    assert [*Path().iterdir()] == [Path("s.safetensors")]  # before the first epoch
     for checkpoint in ("s.safetensors", tmp_path / "s.safetensors"):
         with pytest.raises(EgoDistillError, match=r"s\.safetensors: the checkpoint of a training is no model file"):
             finetune(small(), Store(8), out="s.safetensors", checkpoint=checkpoint, overwrite=True, **FAST)

@@ -3,7 +3,8 @@
     python tools/lab_lane.py            # exit code 0: nothing has; 1: run `pytest tests/lab`
     python tools/lab_lane.py --write    # after they passed: writes lab/passed.txt, which is committed
 
-They depend on lab/, tests/lab/, benchmarks that use the lab, and on all modules that these import, also indirectly.
+They depend on lab/, tests/lab/, benchmarks that use the lab, on all modules that these import, also indirectly, and on
+the documents and results that they read.
 """
 
 import ast
@@ -37,6 +38,9 @@ def digest() -> str:
     while new:
         known |= new
         new = {file for path in new for file in imported(path)} - known
+    known |= {
+        path for place in ("*.md", "lab/*.md", "docs/*.md", "results/*", "students/*") for path in ROOT.glob(place)
+    }
     sums = (f"{path.relative_to(ROOT)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n" for path in sorted(known))
     return hashlib.sha256("".join(sums).encode()).hexdigest()
 

@@ -930,7 +930,7 @@ def test_evaluation_files_hold_the_numbers_of_the_evaluation(tmp_path, monkeypat
     spies.put(inference, "evaluate", found)
     out = run(capsys, "evaluate", "s", "--student", "a.safetensors", "--teacher", "t", "--out", tmp_path / "e.json")
     assert json.loads((tmp_path / "e.json").read_text()) == {
-        "format": "egodistill evaluation 1",
+        "format": "egodistill evaluation 2",
         "split": "test",
         "model": "student",
         "top1": 0.625,

@@ -46,7 +46,7 @@ KEPT = {
     "train": {"o/report.html": [b"<!DOCTYPE html>\n<!-- egodistill report -->"]},
     "report": {"o/report.html": [b"<!DOCTYPE html>\n<!-- egodistill report -->"]},
     **dict.fromkeys(("finetune", "pretrain", "distill"), MODEL),
-    "evaluate": {"o.json": [b'{"format": "egodistill evaluation 1"}']},
+    "evaluate": {"o.json": [b'{"format": "egodistill evaluation 2"}']},
     "export": {"o.pt2": (), "o.pt2.json": ()},
     "export --pair": dict.fromkeys([f"o.{part}.pt2{end}" for part in ("frame", "motion") for end in ("", ".json")], ()),
     "measure": {"o.json": [b'{\n "format": "egodistill measurement 1"']},
@@ -61,7 +61,7 @@ KEPT = {
 # What only looks like an earlier result.
 ALMOST = {
     "check o.csv": b"video,imu_offsets\na.mp4,0.5\n",
-    "evaluate o.json": b'{"note": "of egodistill evaluation 1"}',
+    "evaluate o.json": b'{"note": "of egodistill evaluation 2"}',
     "measure o.json": b'{"note": "of egodistill measurement 1"}',
     "predict o.html": b"<!DOCTYPE html>\n<!-- egodistill -->",
     "predict o.vtt": b"WEBVTT\n\n00:01.000 --> 00:04.000\nHello\n",

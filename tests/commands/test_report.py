@@ -558,8 +558,8 @@ def test_events_of_whole_recordings_are_on_the_page(made, tmp_path, capsys):
 
 def test_what_a_file_must_be_to_have_a_page(tmp_path, capsys):
     (tmp_path / "y.safetensors").touch()
-    for name, content in (("x.json", "{}"),):
-        (tmp_path / name).write_text(content)
+    (tmp_path / "x.json").write_text("{}")
+    (tmp_path / "old.json").write_text('{"format": "egodistill evaluation 1", "top1": 0.5}')
     (tmp_path / "x.safetensors.html").write_text("mine")
     (tmp_path / "x.safetensors.jsonl").write_text('{"epoch": 1, "loss": 1.0}\n')
     for name, why in (
@@ -569,6 +569,7 @@ def test_what_a_file_must_be_to_have_a_page(tmp_path, capsys):
         ),
         ("none", "none: there is neither none.jsonl nor a newer none.test.json"),
         ("x.json", "x.json: not what `egodistill evaluate --out` writes"),
+        ("old.json", "old.json: not what `egodistill evaluate --out` writes"),
         ("x.safetensors", "x.safetensors.html: "),
     ):
         assert cli.main(["report", str(tmp_path / name)]) == 1
