@@ -324,13 +324,10 @@ def read_samples(
 
     A row without a number in a sensor's columns ('', NULL, nan) is not a sample of that sensor. Rows without a usable
     time (none, or beyond eleven days) are left out. Samples are sorted by time, and repeated times are removed; the
-    axes stay those of the file, which should be a GoPro's. `.notes` of the result reports all of this, and values that
-    are unlikely in m/s2 or rad/s.
+    axes stay those of the file, which should be a GoPro's. `.notes` of the result reports all of this.
 
-    A log of Gyroflow (.gcsv) and the table imu.csv of a Pupil Labs Neon are turned into these units; see `cameras`.
-    So is a recording of Project Aria glasses (.vrs); its times are those of the glasses' own clock, which data sets
-    relate to their videos, while `egodistill convert` writes a table on the video's clock. The axes of all these, and
-    of telemetry in a GoPro video, are the camera's: X to the left, Y to the user, Z up.
+    A log of Gyroflow (.gcsv) and the table imu.csv of a Pupil Labs Neon are turned into these units; see `cameras`. The
+    axes of these, and of telemetry in a GoPro video, are the camera's: X to the left, Y to the user, Z up.
 
     A file of JSON lines (.jsonl) has samples as `live --imu -` takes them, {"time": 1.25, "accel": [x, y, z], "gyro":
     [x, y, z]}. Lines without a time are ignored, as in the log of the page in examples/web.
@@ -344,8 +341,7 @@ def read_samples(
         zero_accel: Return zeros at the gyroscope's times if there is no accelerometer, as in some Ego4D recordings.
 
     Raises:
-        IMUError: The recording cannot be read, lacks a sensor, or has times or values whose unit is certainly another
-            one. The message names the file.
+        IMUError: The recording cannot be read, lacks a sensor, or has times in another unit. The message names it.
 
     >>> from egodistill import imu
     >>> motion = imu.read_samples("walk.csv")

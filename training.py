@@ -17,7 +17,6 @@ import functools
 import itertools
 import json
 import math
-import os
 import sys
 import time
 import warnings
@@ -788,26 +787,6 @@ def prepare_modules(objective: Objective, device: torch.device, sync_batch_norm:
 def custom_parts(model: nn.Module) -> list[Any]:
     """Return the class of a model and copies of its parts, which a file of it needs if they are not this library's."""
     return [type(model), *map(copy.deepcopy, getattr(model, "parts", {}).values())]
-
-
-def logged_precision(checkpoint: str | os.PathLike) -> str:
-    """Return the precision in the history beside a checkpoint. Raise DataError if it names none."""
-    rows = list(files.read_lines(files.log_path(checkpoint), "precision"))
-    if not rows:
-        raise DataError(
-            f"{files.log_path(checkpoint)}: names no precision of a training; delete the model or checkpoint beside it "
-            f"to train again"
-        )
-    return rows[-1]["precision"]
-
-
-def logged_seconds(checkpoint: str | os.PathLike, clips: int) -> float:
-    """Return about how many seconds the epochs in the history beside a checkpoint took, each of `clips` clips.
-
-    An epoch in which a process had nothing left to do has no rate, and does not count.
-    """
-    rates = [row["clips_per_second"] for row in files.read_lines(files.log_path(checkpoint), "clips_per_second")]
-    return sum(clips / rate for rate in rates if rate > 0)
 
 
 @functools.cache

@@ -121,11 +121,6 @@ class Reliability:
     log_loss: float
     bins: list[tuple[int, float, float]]
 
-    @property
-    def is_enough(self) -> bool:
-        """Return whether there are so many clips that the error says something; if not, the log loss does."""
-        return self.clips >= ENOUGH
-
 
 def reliability(scores: Tensor, labels: Tensor) -> Reliability:
     """Return how reliable probabilities [n, C] of clips of these classes [n] are.

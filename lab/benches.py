@@ -44,7 +44,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from egodistill import data, distillation, inference, teachers, training, video
+from egodistill import data, distillation, inference, teachers, video
 from egodistill.distillation import DistillationSettings, PretrainingSettings
 from egodistill.engine import batches, models
 from egodistill.engine.checkpoints import load_model, load_strictly, read_checkpoint, write_checkpoint
@@ -590,7 +590,7 @@ class Bench:
             self.fit(run, model, train, settings, validation)
             self.save(run, model)
         own_loop = self.own(run) is not None and not files.log_path(files.training_file(path)).exists()
-        precision = "" if own_loop else training.logged_precision(files.training_file(path))
+        precision = "" if own_loop else logged_precision(files.training_file(path))
         files.training_file(path).unlink(missing_ok=True)
         if run.method == "teacher":
             model.name = run.outputs
@@ -603,7 +603,7 @@ class Bench:
                 progress=self.progress,
             )
         # An earlier process may have trained a part.
-        seconds = max(time.monotonic() - start_time, training.logged_seconds(files.training_file(path), len(train)))
+        seconds = max(time.monotonic() - start_time, logged_seconds(files.training_file(path), len(train)))
         result: dict[str, Any] = {"run": asdict(run), "seconds": seconds, "precision": precision}
         result |= {"recipe": self.teachers[run.teacher].record()} if run.method == "teacher" else self.provenance(run)
         summary = "trained"
@@ -913,3 +913,23 @@ def record_policy_gmacs(model: nn.Module) -> Iterator[list[float]]:
         yield gmacs
     finally:
         hook.remove()
+
+
+def logged_precision(checkpoint: str | os.PathLike) -> str:
+    """Return the precision in the history beside a checkpoint. Raise DataError if it names none."""
+    rows = list(files.read_lines(files.log_path(checkpoint), "precision"))
+    if not rows:
+        raise DataError(
+            f"{files.log_path(checkpoint)}: names no precision of a training; delete the model or checkpoint beside it "
+            f"to train again"
+        )
+    return rows[-1]["precision"]
+
+
+def logged_seconds(checkpoint: str | os.PathLike, clips: int) -> float:
+    """Return about how many seconds the epochs in the history beside a checkpoint took, each of `clips` clips.
+
+    An epoch in which a process had nothing left to do has no rate, and does not count.
+    """
+    rates = [row["clips_per_second"] for row in files.read_lines(files.log_path(checkpoint), "clips_per_second")]
+    return sum(clips / rate for rate in rates if rate > 0)

@@ -673,14 +673,7 @@ def test_precision_is_chosen_when_a_training_starts_and_written_down(tmp_path, m
     half = dataclasses.replace(settings, precision="fp16", checkpoint=tmp_path / "half.pt")
     finetune(small(), Store(16), half)
     finetune(small(), Store(16), dataclasses.replace(half, precision="auto"))  # in what it began with, too
-    assert training.logged_precision(tmp_path / "half.pt") == "fp16"
-    (row,) = map(json.loads, (tmp_path / "half.jsonl").read_text().splitlines())
-    assert training.logged_seconds(tmp_path / "half.pt", 16) == pytest.approx(16 / row["clips_per_second"])
-    assert training.logged_seconds(tmp_path / "none.safetensors", 16) == 0
-    files.append_line(tmp_path / "half.jsonl", row | {"clips_per_second": 0.0})  # the last step was done before
-    assert training.logged_seconds(tmp_path / "half.pt", 16) == pytest.approx(16 / row["clips_per_second"])
-    with pytest.raises(EgoDistillError, match=r"none\.jsonl: names no precision .* delete"):
-        training.logged_precision(tmp_path / "none.safetensors")
+    assert json.loads((tmp_path / "half.jsonl").read_text())["precision"] == "fp16"
     with pytest.raises(EgoDistillError, match="precision was 'bf16' and is now 'fp32'"):
         finetune(small(), Store(16), dataclasses.replace(settings, precision="fp32"))
     with pytest.raises(EgoDistillError, match=r"float64 .* do not mix with bf16"):

@@ -53,7 +53,7 @@ def test_the_error_is_the_mean_distance_of_bins_from_what_they_claim():
     assert found.bins == [(4, pytest.approx(0.58), 0.25), (4, pytest.approx(0.9), 0.75)]
     assert found.error == pytest.approx((0.33 + 0.15) / 2)
     loss = -(3 * math.log(0.9) + math.log(0.1) + math.log(0.58) + 3 * math.log(0.42)) / 8
-    assert found.log_loss == pytest.approx(loss) and found.clips == 8 and not found.is_enough
+    assert found.log_loss == pytest.approx(loss) and found.clips == 8
     deviations = math.sqrt(4 * 0.9 * 0.1) + math.sqrt(4 * 0.58 * 0.42)
     assert found.floor == pytest.approx(math.sqrt(2 / math.pi) * deviations / 8)
     edges = torch.tensor([[1.0, 0.0], [0.6, 0.4], [0.0, 1.0]])

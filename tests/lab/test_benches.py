@@ -742,3 +742,16 @@ def test_a_teacher_whose_outputs_are_lost_is_not_done(store, tmp_path):
         assert not bench.is_done(run)
         copy.write(f"t-0.{what}", np.arange(len(copy)), np.zeros((len(copy), 2), np.float32))
     assert bench.is_done(run)
+
+
+def test_precision_and_time_of_a_training_are_in_its_log(tmp_path):
+    rows = [{"epoch": 1, "precision": "bf16", "clips_per_second": 4.0}]
+    rows += [{"epoch": 2, "precision": "fp16", "clips_per_second": 8.0}]
+    rows += [{"epoch": 3, "precision": "fp16", "clips_per_second": 0.0}]  # its last step was done before
+    for row in rows:
+        files.append_line(tmp_path / "half.jsonl", row)
+    assert benches.logged_precision(tmp_path / "half.pt") == "fp16"
+    assert benches.logged_seconds(tmp_path / "half.pt", 16) == 4.0 + 2.0
+    assert benches.logged_seconds(tmp_path / "none.pt", 16) == 0
+    with pytest.raises(EgoDistillError, match=r"none\.jsonl: names no precision .* delete"):
+        benches.logged_precision(tmp_path / "none.pt")
