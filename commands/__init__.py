@@ -20,37 +20,6 @@ loading           model files and stores
 pages             the page and the subtitles of `predict`
 """
 
-from typing import TYPE_CHECKING
+from ..support.lazy import lazy_exports
 
-if TYPE_CHECKING:
-    from . import (
-        cli as cli,
-        demo as demo,
-        evaluations as evaluations,
-        given as given,
-        interrupts as interrupts,
-        live as live,
-        loading as loading,
-        models as models,
-        options as options,
-        pages as pages,
-        paths as paths,
-        pipeline as pipeline,
-        recordings as recordings,
-        report as report,
-        settings as settings,
-        teachers as teachers,
-        training as training,
-        whole_recordings as whole_recordings,
-    )
-else:
-    from ..support.lazy import lazy_exports
-
-    __getattr__, __dir__ = lazy_exports(
-        __name__,
-        dict.fromkeys(
-            "cli demo evaluations given interrupts live loading models options pages paths pipeline "
-            "recordings report settings teachers training whole_recordings".split(),
-            (),
-        ),
-    )
+__getattr__, __dir__ = lazy_exports(__name__)

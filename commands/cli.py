@@ -60,7 +60,7 @@ class Command(NamedTuple):
 EACH_BATCH = "computes 1/{} of each batch and waits for the others"
 COMMANDS = {
     "demo": Command(
-        "run the paper's main comparison on a small rendered world, in five to seven minutes",
+        "run the paper's main comparison on a small rendered world, in five to eight minutes",
         "egodistill demo",
         options.demo_options,
         "egodistill.commands.demo",

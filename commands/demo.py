@@ -102,7 +102,7 @@ def run_demo(a: argparse.Namespace) -> None:
         clips = f"{pluralize(len(store), 'clip')} decoded, {pluralize(len(models) + 2, 'network')} trained"
         print(f"\nEvery step ran: {clips}.\nNothing can be learned from so few clips in two epochs: no accuracies.")
     else:
-        print("\nTop-1 accuracy")
+        print("\nTop-1 accuracy of one seed (the intervals say nothing about other seeds)")
         for what, text in findings(list(results.values())):
             print(f"  {what}: {text}")
         report_limits(demo.things)
@@ -143,23 +143,23 @@ def train_students(demo: Demo, store: data.ClipStore, out: Path) -> dict[str, An
     teacher.name = "slowfast"
     teacher.to(memory_format=torch.channels_last_3d)  # faster on CPUs
     finetune(teacher, train, demo.teaching, out=out / "teacher.safetensors")
-    teachers.extract(teacher, store, batch_size=32, precision=demo.teaching.precision)
+    teachers.extract(teacher, store, batch_size=32, precision="fp32")
 
-    def student(imu_encoder: str | None, image_weights: Any = None) -> EgoDistill:
+    def student(**arguments: Any) -> EgoDistill:
         torch.manual_seed(seed)
-        clips = {"feature_dim": teacher.feature_dim, "frame_size": demo.pixels, "class_names": names}
-        settings = replace(recipe.student, imu_encoder=imu_encoder, image_weights=image_weights)
-        return settings.build(len(names), **clips)
+        return replace(recipe.student, **arguments).build(len(names), frame_size=demo.pixels, class_names=names)
 
     # The paper starts from ImageNet weights; here an image encoder that learned from the labels takes their place.
-    start = student(None)
+    start = student(imu_encoder=None)
     finetune(start, train, recipe.finetuning, out=out / "start.safetensors")
-    weights = start.image_encoder.state_dict()
+    both = {"image_weights": start.image_encoder.state_dict()}
+    frames = both | {"imu_encoder": None}
 
-    vis_only, vis_imu = student(None, weights), student("cnn", weights)  # on labels alone
+    vis_only, vis_imu = student(**frames), student(**both)  # on labels alone
     finetune(vis_only, train, recipe.finetuning, out=out / "visonly.safetensors")
     finetune(vis_imu, train, recipe.finetuning, out=out / "visimu.safetensors")
-    vis_only_distill, egodistill = student(None, weights), student("cnn", weights)
+    width = teacher.feature_dim
+    vis_only_distill, egodistill = student(feature_dim=width, **frames), student(feature_dim=width, **both)
     distill(vis_only_distill, train, recipe.distillation, teacher=teacher.name, out=out / "visonly-distill.safetensors")
     pretrain_imu(egodistill, train, recipe.pretraining, teacher=teacher.name, out=out / "imu.safetensors")  # stage 1
     distill(egodistill, train, recipe.distillation, teacher=teacher.name, out=out / "egodistill.safetensors")  # stage 2

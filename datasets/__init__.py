@@ -11,28 +11,6 @@ edits           a store that follows edits of its table
 one_pass        models that run while the clips are decoded
 """
 
-from typing import TYPE_CHECKING
+from ..support.lazy import lazy_exports
 
-if TYPE_CHECKING:
-    from . import (
-        annotations as annotations,
-        background as background,
-        edits as edits,
-        label_tools as label_tools,
-        one_pass as one_pass,
-        segments as segments,
-        store as store,
-        store_files as store_files,
-        table_checks as table_checks,
-    )
-else:
-    from ..support.lazy import lazy_exports
-
-    __getattr__, __dir__ = lazy_exports(
-        __name__,
-        dict.fromkeys(
-            """annotations background edits label_tools one_pass segments store
-            store_files table_checks""".split(),
-            (),
-        ),
-    )
+__getattr__, __dir__ = lazy_exports(__name__)

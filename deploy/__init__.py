@@ -12,28 +12,6 @@ exported      run such files
 descriptions  the JSON beside such a file, and whether it belongs to it
 """
 
-from typing import TYPE_CHECKING
+from ..support.lazy import lazy_exports
 
-if TYPE_CHECKING:
-    from . import (
-        arrivals as arrivals,
-        descriptions as descriptions,
-        events as events,
-        export as export,
-        exported as exported,
-        feeds as feeds,
-        gates as gates,
-        health as health,
-        segmentation as segmentation,
-        stream as stream,
-    )
-else:
-    from ..support.lazy import lazy_exports
-
-    __getattr__, __dir__ = lazy_exports(
-        __name__,
-        dict.fromkeys(
-            "arrivals descriptions events export exported feeds gates health segmentation stream".split(),
-            (),
-        ),
-    )
+__getattr__, __dir__ = lazy_exports(__name__)

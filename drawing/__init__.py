@@ -4,11 +4,6 @@ svg           pictures inside a page: lanes, bars, curves, envelopes
 canvas        colours of all pictures, and how figures of matplotlib are written
 """
 
-from typing import TYPE_CHECKING
+from ..support.lazy import lazy_exports
 
-if TYPE_CHECKING:
-    from . import canvas as canvas, svg as svg
-else:
-    from ..support.lazy import lazy_exports
-
-    __getattr__, __dir__ = lazy_exports(__name__, dict.fromkeys("canvas svg".split(), ()))
+__getattr__, __dir__ = lazy_exports(__name__)

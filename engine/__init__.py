@@ -20,37 +20,6 @@ teacher       the class Teacher; `egodistill.teachers` is the door
 torchvision_teachers   torchvision's video classifiers
 """
 
-from typing import TYPE_CHECKING
+from ..support.lazy import lazy_exports
 
-if TYPE_CHECKING:
-    from . import (
-        batches as batches,
-        calibration as calibration,
-        checkpoints as checkpoints,
-        distributed as distributed,
-        filterbank as filterbank,
-        image_encoders as image_encoders,
-        models as models,
-        motion as motion,
-        parts as parts,
-        published as published,
-        recipes as recipes,
-        refusal as refusal,
-        runtime as runtime,
-        safetensors as safetensors,
-        spectrum as spectrum,
-        steps as steps,
-        teacher as teacher,
-        torchvision_teachers as torchvision_teachers,
-    )
-else:
-    from ..support.lazy import lazy_exports
-
-    __getattr__, __dir__ = lazy_exports(
-        __name__,
-        dict.fromkeys(
-            "batches calibration checkpoints distributed filterbank image_encoders models motion parts published "
-            "recipes refusal runtime safetensors spectrum steps teacher torchvision_teachers".split(),
-            (),
-        ),
-    )
+__getattr__, __dir__ = lazy_exports(__name__)

@@ -16,33 +16,6 @@ custom        a user's own classes and functions, by name
 version       __version__
 """
 
-from typing import TYPE_CHECKING
+from .lazy import lazy_exports
 
-if TYPE_CHECKING:
-    from . import (
-        custom as custom,
-        defaults as defaults,
-        errors as errors,
-        files as files,
-        holders as holders,
-        intervals as intervals,
-        lazy as lazy,
-        names as names,
-        pages as pages,
-        pickles as pickles,
-        processes as processes,
-        records as records,
-        tables as tables,
-        version as version,
-    )
-else:
-    from .lazy import lazy_exports
-
-    __getattr__, __dir__ = lazy_exports(
-        __name__,
-        dict.fromkeys(
-            "custom defaults errors files holders intervals lazy names "
-            "pages pickles processes records tables version".split(),
-            (),
-        ),
-    )
+__getattr__, __dir__ = lazy_exports(__name__)

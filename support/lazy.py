@@ -2,15 +2,17 @@
 
     from ..support.lazy import lazy_exports
 
+    __getattr__, __dir__ = lazy_exports(__name__)
     __getattr__, __dir__ = lazy_exports(__name__, {"checks": ("Check", "check"), "clips": ()})
 
 So `egodistill --help` and the processes that decode videos start without torch. For type checkers and editors, a
-package imports the same names below `if TYPE_CHECKING`.
+package imports the names that it lists below `if TYPE_CHECKING`, too.
 """
 
 from __future__ import annotations
 
 import importlib
+import pkgutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,18 +21,20 @@ __all__ = ["lazy_exports"]
 
 
 def lazy_exports(
-    package: str, modules: Mapping[str, Sequence[str]]
+    package: str, modules: Mapping[str, Sequence[str]] | None = None
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Return `__getattr__` and `__dir__` of a package that hands on its modules and these names of theirs.
 
     Args:
         package: Its `__name__`.
-        modules: {module below the package: names that are handed on beside it}.
+        modules: {module below the package: names that are handed on beside it}; None: all its modules, and no more.
 
     >>> import egodistill
     >>> egodistill.recordings.check is egodistill.recordings.checks.check
     True
     """
+    if modules is None:
+        modules = {module.name: () for module in pkgutil.iter_modules(sys.modules[package].__path__)}
     homes = {name: module for module, names in modules.items() for name in names}
 
     def find(name: str) -> Any:

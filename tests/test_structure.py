@@ -154,20 +154,25 @@ def test_the_tour_and_the_signs_name_every_module():
         assert {module.partition(".")[2] for module in MODULES if place(module) == room} <= sign, room
 
 
-@pytest.mark.parametrize("package", ["egodistill", *(f"{room}.__init__" for room in ROOMS)])
-def test_what_a_package_hands_on_has_its_types(package):
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_hands_on_its_modules(room):
+    home = importlib.import_module(f"egodistill.{room}")
+    own = {module.partition(".")[2] for module in MODULES if module.startswith(f"{room}.")}
+    assert own <= {*dir(home)}
+    assert all(getattr(home, name).__name__ == f"egodistill.{room}.{name}" for name in own)
+
+
+@pytest.mark.parametrize("package", ["egodistill", "recordings.__init__"])
+def test_names_that_a_package_hands_on_have_their_types(package):
     """The names below TYPE_CHECKING, for editors, are those of `lazy_exports()`."""
-    code = tree(package)
-    typed, start = set(), place(package) if "." in package else ""
-    for block in (node for node in code.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
-        for node in ast.walk(ast.Module(block.body, [])):
-            if isinstance(node, ast.ImportFrom):
-                typed |= {name.name for name in node.names}
-        calls = [node for node in ast.walk(ast.Module(block.orelse, [])) if isinstance(node, ast.Call)]
-        (call,) = (node for node in calls if ast.unparse(node.func) == "lazy_exports")
+    (block,) = (node for node in tree(package).body if isinstance(node, ast.If) and node.orelse)
+    imported = [node for statement in block.body for node in ast.walk(statement) if isinstance(node, ast.ImportFrom)]
+    typed = {name.name for node in imported for name in node.names}
+    calls = [node for node in ast.walk(ast.Module(block.orelse, [])) if isinstance(node, ast.Call)]
+    (call,) = (node for node in calls if ast.unparse(node.func) == "lazy_exports")
     table = eval(ast.unparse(call.args[1]))
     names = {name for names in table.values() for name in names} | {module for module in table if "." not in module}
-    home = importlib.import_module(f"egodistill.{start}".rstrip("."))
+    home = importlib.import_module(f"egodistill.{package.partition('.')[0]}" if "." in package else package)
     assert typed <= names and all(getattr(home, name) is not None for name in typed)
     extra = names - typed - {"__version__"}
     modules = {module.rpartition(".")[2] for module in MODULES}

@@ -5,11 +5,6 @@ behaviour     what wearers do, and how heads and hands move
 props, scene  what it looks like
 """
 
-from typing import TYPE_CHECKING
+from ..support.lazy import lazy_exports
 
-if TYPE_CHECKING:
-    from . import behaviour as behaviour, props as props, scene as scene, synthetic as synthetic
-else:
-    from ..support.lazy import lazy_exports
-
-    __getattr__, __dir__ = lazy_exports(__name__, dict.fromkeys("behaviour props scene synthetic".split(), ()))
+__getattr__, __dir__ = lazy_exports(__name__)
