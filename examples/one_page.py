@@ -57,7 +57,7 @@ class Student(nn.Module):
         return self.fuse(self.encode_frames(frames)[:, 0], self.imu_encoder(imu))
 
 
-def distillation_loss(feature, logits, teacher_feature, teacher_logits, labels, alpha=0.95, beta=1.0, tau=1.0):
+def stage_2_loss(feature, logits, teacher_feature, teacher_logits, labels, alpha=0.95, beta=1.0, tau=1.0):
     """Equation 6: alpha L_KD + (1 - alpha) L_GT + beta L_1."""
     student, teacher = F.log_softmax(logits / tau, 1), F.log_softmax(teacher_logits / tau, 1)
     kd = F.kl_div(student, teacher, reduction="batchmean", log_target=True)  # equation 4
@@ -102,7 +102,7 @@ def main(folder, teacher):
     student.image_encoder.eval()
     train([student.imu_encoder, student.fusion, predictor], store, ["ends", "frames_1", "imu", outputs[0]], stage_1)
     student.train()
-    train([student], store, ["frames_1", "imu", *outputs], lambda x, y: distillation_loss(*student(*x[:2]), *x[2:], y))
+    train([student], store, ["frames_1", "imu", *outputs], lambda x, y: stage_2_loss(*student(*x[:2]), *x[2:], y))
     torch.save(student.state_dict(), "student.pth")  # EgoDistill(...) loads it with load_state_dict()
 
 

@@ -137,7 +137,7 @@ class Bench:
         every: Train on every n-th clip only, a positive integer; 1: on all.
         validation: A split on which the best epoch of the bench's own teachers is chosen; None: they keep the last.
         teachers: Teachers that the bench trains itself, by name, on all classes of the store, "(none)" as well;
-            `egodistill demo` uses this.
+            `python -m lab demo` uses this.
         methods: Methods of your own, whose names runs can have.
         device: Device to train on; None: a GPU if there is one.
         progress: Show a progress bar for each training on stderr.

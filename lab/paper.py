@@ -9,7 +9,7 @@
     figures.draw(rows, "out/compare")                      # accuracy against cost: the paper's Figure 3
 
 `comparison()` gives the runs of Figure 3, `ablation()` those of Table 1, `frame_choices()` those of Table 4. Table 2 is
-a comparison with other teachers, which a bench can train itself (`Bench.teachers`, used by `egodistill demo`). Runs
+a comparison with other teachers, which a bench can train itself (`Bench.teachers`, as `python -m lab demo` does). Runs
 and benches are explained in `benches`.
 """
 

@@ -249,7 +249,8 @@ from egodistill import data, teachers
 
 def check(python, *, home, version, cwd, road="installed"):
     """Every module imports as egodistill.NAME from `home`; installed, none of them as NAME."""
-    run(python, "-c", IMPORT_ALL, Path(home).resolve(), version, road, *MODULES, cwd=cwd)
+    modules = [name.removesuffix(".__init__") for name in MODULES]
+    run(python, "-c", IMPORT_ALL, Path(home).resolve(), version, road, *modules, cwd=cwd)
 
 
 def test_road_checkout(checkout, empty_environment, version):

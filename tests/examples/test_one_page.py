@@ -33,7 +33,7 @@ def test_defaults_are_those_of_the_library():
         for name in ("epochs", "batch_size", "learning_rate"):
             assert default(one_page.train, name) == getattr(settings, name)
     for name in ("alpha", "beta", "tau"):
-        assert default(one_page.distillation_loss, name) == getattr(EPIC_KITCHENS.distillation, name)
+        assert default(one_page.stage_2_loss, name) == getattr(EPIC_KITCHENS.distillation, name)
     assert default(one_page.pretraining_loss, "tau") == EPIC_KITCHENS.pretraining.nce_tau
 
 
@@ -87,7 +87,7 @@ def test_the_loss_of_stage_2_is_the_librarys(alpha, beta, tau):
     batch = {"t.feature": teacher_feature, "t.logits": teacher_logits, "label": labels}
     wanted = objective.values(Output(feature, logits), batch)["loss"].mean()
     options = {"alpha": alpha, "beta": beta, "tau": tau}
-    found = one_page.distillation_loss(feature, logits, teacher_feature, teacher_logits, labels, **options)
+    found = one_page.stage_2_loss(feature, logits, teacher_feature, teacher_logits, labels, **options)
     assert float(found) == pytest.approx(float(wanted), rel=1e-6)
 
 
