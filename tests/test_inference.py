@@ -987,9 +987,9 @@ def test_a_student_after_stage_1_has_no_scores(tmp_path):
 
 def test_answers_are_those_of_the_logits_divided_by_the_temperature(kitchen):
     """Of `evaluate()` and `predict()`, which change no answer; measures of clips are with it and without."""
-    store, model, exact = Store(1200), small(class_names=CLASSES), QUIET | {"precision": "fp32"}
-    store.segments = np.arange(1200) // 3
-    store.labels = np.repeat(np.arange(400) % 4, 3)
+    store, model, exact = Store(240), small(class_names=CLASSES), QUIET | {"precision": "fp32"}
+    store.segments = np.arange(240) // 3
+    store.labels = np.repeat(np.arange(80) % 4, 3)
     plain = evaluate(model, store, **exact)
     assert plain.temperature == 1 and plain.without_temperature is None
     model.calibration = Calibration(0.25, 80)
@@ -997,11 +997,11 @@ def test_answers_are_those_of_the_logits_divided_by_the_temperature(kitchen):
     with torch.no_grad():
         logits = model.eval()(*(torch.from_numpy(store.arrays[name]) for name in ("frames_1", "imu"))).logits
     wanted = (4 * logits).softmax(1)
-    torch.testing.assert_close(found.scores, wanted.unflatten(0, (400, 3)).mean(1))
+    torch.testing.assert_close(found.scores, wanted.unflatten(0, (80, 3)).mean(1))
     assert found.temperature == 0.25 and found.without_temperature == plain.reliability
     assert found.reliability.log_loss == pytest.approx(float(F.cross_entropy(4 * logits, torch.tensor(store.labels))))
     assert plain.reliability.log_loss == pytest.approx(float(F.cross_entropy(logits, torch.tensor(store.labels))))
-    assert found.reliability.clips == 1200
+    assert found.reliability.clips == 240
 
     walk, about = kitchen[0].recording, {"top": 4, "stride": 2.0, "device": "cpu", "precision": "fp32"}
     scores = [

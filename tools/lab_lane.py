@@ -3,8 +3,8 @@
     python tools/lab_lane.py            # exit code 0: nothing has; 1: run `pytest tests/lab`
     python tools/lab_lane.py --write    # after they passed: writes lab/passed.txt, which is committed
 
-They depend on lab/, tests/lab/, benchmarks that use the lab, on all modules that these import, also indirectly, and on
-the documents and results that they read.
+They depend on lab/, tests/lab/, benchmarks/, on all modules that these import, also indirectly, and on the documents
+and results that they read.
 """
 
 import ast
@@ -33,8 +33,8 @@ def imported(path: Path) -> Iterator[Path]:
 
 def digest() -> str:
     """Return a digest over all files that the tests depend on."""
-    known, new = set(), {ROOT / "tests" / "conftest.py", *ROOT.glob("lab/*.py"), *ROOT.glob("tests/lab/*.py")}
-    new |= {path for path in ROOT.glob("benchmarks/*.py") if "\nfrom lab" in path.read_text(encoding="utf-8")}
+    known, new = set(), {ROOT / "tests" / "conftest.py"}
+    new |= {path for place in ("lab", "tests/lab/**", "benchmarks") for path in ROOT.glob(f"{place}/*.py")}
     while new:
         known |= new
         new = {file for path in new for file in imported(path)} - known
