@@ -28,7 +28,7 @@ from ..imu import IMUError
 from ..recordings.recording import Recording, find_videos, is_neon, neon_video, open_recording, path_of
 from ..recordings.spec import clip_count, read_axes, strided_starts
 from ..support import files
-from ..support.defaults import CLIP_SECONDS, MIN_CALIBRATION_CLIPS, NONE, SPLIT_BY, SplitBy
+from ..support.defaults import CLIP_SECONDS, MIN_CALIBRATION_CLIPS, NONE, SPLIT_BY, UNSURE, SplitBy
 from ..support.errors import DataError, named
 from ..support.names import Names, absolute_path, identity, is_same, shortest_unique_suffixes
 from ..support.records import class_number, read_table, start_and_stop
@@ -109,6 +109,8 @@ class Segment:
                 raise DataError(f"{name}={value!r} of a segment must be text, such as {name}={str(value)!r}")
         if self.label == "":
             raise DataError("label='' of a segment is no name of a class; give label=None for a segment without one")
+        if self.label == UNSURE:
+            raise DataError(f"the label {UNSURE!r} means that a student refuses a clip; name the class otherwise")
         plain = vars(Recording(**self._fields()))
         for name, value in {**plain, "start": float(self.start), "stop": float(self.stop)}.items():
             object.__setattr__(self, name, value)

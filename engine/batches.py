@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from ..recordings.spec import FIELDS, ClipSpec, frames_name, spec_differences, s
 from ..student import Output, describe
 from ..support import files
 from ..support.defaults import NONE
-from ..support.errors import DataError, EgoDistillError, named
+from ..support.errors import DataError, EgoDistillError, NoteWarning, named
 from ..support.names import Names
 from . import calibration
 from .recipes import Augment, is_frames, require_number
@@ -358,13 +359,20 @@ def background_of(model_or_store: Any) -> int | None:
 def lacks_background(store: Store, teacher: str) -> bool:
     """Return whether a store has the class "(none)", and its teacher of this name has not, as the outputs' record says.
 
-    Its logits of this class are then fillers, and nothing that it says.
+    Its logits of this class are then fillers, and nothing that it says. Without a record, a warning says that they
+    count as what it says.
     """
-    background = background_of(store)
-    if background is None or not hasattr(store, "path"):
+    if background_of(store) is None:
         return False
-    known = outputs_record(cast(Any, store), teacher).get("class_names")
-    return known is not None and str(store.class_names[background]) not in known
+    known = outputs_record(cast(Any, store), teacher).get("class_names") if getattr(store, "path", None) else None
+    if known is None:
+        warnings.warn(
+            f"{name_of(store)}: no record says whether the teacher {teacher!r} knows the class {NONE!r}, so its logits "
+            f"of it count as what it says; `teachers.extract()` writes this record",
+            NoteWarning,
+            stacklevel=2,
+        )
+    return known is not None and NONE not in known
 
 
 def segments_of(store: Store) -> np.ndarray:

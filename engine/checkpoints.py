@@ -81,8 +81,20 @@ MAX_ENTRIES = 1 << 13  # of nested dicts, which may contain each other
 def save_model(model: nn.Module, path: str | os.PathLike) -> None:
     """Write a model to one self-contained file for `load_model()`; the file is complete or absent.
 
-    Raise EgoDistillError for a class without a `file_class`, and for weights that are not finite or not float32;
-    EgoDistillOSError if the file cannot be written.
+    Raise the errors of `file_of()`, and EgoDistillOSError if the file cannot be written.
+    """
+    record, weights = file_of(model, path)
+    record["sha256"] = weights_hash(weights, record)
+    content = safetensors.pack(weights, {RECORD: json.dumps(record)})
+    with writing(path, len(content)), files.atomic_write(path) as part:
+        part.write_bytes(content)
+
+
+def file_of(model: nn.Module, path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the record and the weights that the file of a model has.
+
+    Raise EgoDistillError if it cannot have them: for a class without a `file_class`, arguments that JSON changes, and
+    weights that are not finite, or floating-point numbers of another type than float32.
     """
     require_suffix(path)
     name = getattr(model, "file_class", None)
@@ -105,6 +117,11 @@ def save_model(model: nn.Module, path: str | os.PathLike) -> None:
         raise EgoDistillError(f"{path}: not written, because these weights are not finite: {shorten(broken)}")
     if other := other_than_float32(weights):
         raise EgoDistillError(f"{path}: not written: {other} is {weights[other].dtype}; call model.float() first")
+    if unknown := [key for key, value in weights.items() if value.dtype not in safetensors.NAMES]:
+        raise EgoDistillError(
+            f"{path}: not written: {unknown[0]} is {weights[unknown[0]].dtype}, which a model file cannot have; keep "
+            f"such numbers as float32 or int64, or register the buffer with persistent=False"
+        )
     parts = ({} if is_library_class(type(model)) else {"class": model}) | getattr(model, "parts", {})
     record = {
         "format": MODEL_FORMAT,
@@ -117,13 +134,17 @@ def save_model(model: nn.Module, path: str | os.PathLike) -> None:
         "trained_with": model.trained_with,
     }
     try:
-        record = json.loads(json.dumps(plain(record)))
+        wanted = plain(record)
+        record = json.loads(json.dumps(wanted))
     except (TypeError, ValueError) as error:
         raise EgoDistillError(f"{path}: not written, because its arguments are no JSON: {error}") from error
-    record["sha256"] = weights_hash(weights, record)
-    content = safetensors.pack(weights, {RECORD: json.dumps(record)})
-    with writing(path, len(content)), files.atomic_write(path) as part:
-        part.write_bytes(content)
+    for argument, value in wanted["arguments"].items():
+        if as_tuples(value) != as_tuples(again := record["arguments"][argument]):
+            raise EgoDistillError(
+                f"{path}: not written, because JSON changes the argument {argument!r}: {value!r} would be {again!r}; "
+                f"the keys of a dict must be texts"
+            )
+    return record, weights
 
 
 def require_suffix(path: str | os.PathLike) -> None:
@@ -261,7 +282,7 @@ def as_tuples(value: Any) -> Any:
     """Return a value of JSON with tuples in place of lists, as constructors had them."""
     if isinstance(value, dict):
         return {key: as_tuples(inner) for key, inner in value.items()}
-    return tuple(map(as_tuples, value)) if isinstance(value, list) else value
+    return tuple(map(as_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 
 def name_of(part: Any) -> str | None:

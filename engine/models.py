@@ -25,7 +25,12 @@ CLASSES: dict[str, Any] = {kind.file_class: kind for kind in (EgoDistill, Teache
 
 
 def register(kind: Any) -> None:
-    """Let `load()` read the files of a class, which has `file_class`, `arguments` and `from_arguments()`."""
+    """Let `load_any()` read the files of a class, which has `arguments` and `from_arguments()`.
+
+    Raise EgoDistillError for a class without a `file_class` of its own, which would read the files of another.
+    """
+    if not checkpoints.is_library_class(kind):
+        raise EgoDistillError(f"{kind.__name__} has no file_class of its own; set it to the name that its files have")
     CLASSES[kind.file_class] = kind
 
 

@@ -130,7 +130,14 @@ class Baseline(nn.Module):
             EgoDistillOSError: If the file does not exist.
             EgoDistillError: If it is damaged or does not fit.
         """
-        return checkpoints.load_model(path, cls) if hasattr(cls, "file_class") else models.load_any(path)
+        if hasattr(cls, "file_class"):
+            return checkpoints.load_model(path, cls)
+        from . import adafuse, listen_to_look, stts  # noqa: F401  (register their classes)
+
+        model = models.load_any(path)
+        if not isinstance(model, Baseline):
+            raise EgoDistillError(f"{path}: holds a {type(model).__name__}, no baseline; use models.load_any()")
+        return model
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any], class_names: list[str] | None) -> Baseline:

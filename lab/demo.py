@@ -104,8 +104,8 @@ def protocol_words(a: argparse.Namespace) -> list[str]:
 def fitting_methods(bench: benches.Bench, store: data.ClipStore, frames: int) -> list[str]:
     """Return the methods that a store with this number of frames is enough for; print why others are left out."""
     lacking = {}
-    if "audio" not in store.names:
-        lacking["ListenToLook"] = "the store has no sound (run `python -m lab sound STORE`)"
+    if "audio" not in store.names or not store.done("audio").all():
+        lacking["ListenToLook"] = "clips of the store have no sound (run `python -m lab sound STORE`)"
     for name in benches.STTS_METHODS:
         try:
             paper.kept_tokens(bench, name, frames)

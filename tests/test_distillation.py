@@ -158,6 +158,13 @@ def test_a_teacher_without_none_is_made_to_say_it_of_background(says, tmp_path):
     assert distillation.background_logits(store, "t") is None
 
 
+def test_outputs_without_a_record_count_as_what_the_teacher_says_and_a_warning_tells():
+    store = Store(24)
+    store.class_names, store.labels = [*CLASSES, "(none)"], np.arange(24) % 5
+    with pytest.warns(UserWarning, match=r"no record says whether the teacher 't' knows the class '\(none\)'"):
+        assert distillation.background_logits(store, "t") is None
+
+
 def test_beside_one_class_none_is_said_as_surely_as_that(tmp_path):
     store = Store(8)
     record_classes(store, tmp_path, ["walk"])

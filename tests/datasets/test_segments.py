@@ -125,6 +125,10 @@ def test_names_of_a_segment_are_text():
         ({"id": "a", "split": None}, "split=None of a segment must be text"),
         ({"id": "a", "wearer": 3}, "wearer=3 of a segment must be text"),
         ({"id": "a", "label": ""}, "label='' .* give label=None"),
+        (
+            {"id": "a", "label": "unsure"},
+            "the label 'unsure' means that a student refuses a clip; name the class other",
+        ),
     ):
         with pytest.raises(DataError, match=words):
             segments.Segment(video="walk.mp4", start=0, stop=3, **fields)

@@ -84,6 +84,35 @@ def test_arrays_as_arguments_can_be_read_again(tmp_path):
     assert teachers.Teacher.load(tmp_path / "t.safetensors").net.arguments["depths"] == (1, 1, 1, 1)
 
 
+@pytest.mark.parametrize("value", [[1, 2], (1, 2), {"a": [1]}, None])
+def test_an_argument_of_a_class_of_ones_own_comes_back(value, tmp_path):
+    """With tuples for lists."""
+    model = small_student()
+    model.arguments["gains"] = value
+    record, _ = checkpoints.file_of(model, tmp_path / "s.safetensors")
+    tuples = {"a": (1,)} if isinstance(value, dict) else value and tuple(value)
+    assert checkpoints.as_tuples(record["arguments"])["gains"] == tuples
+
+
+@pytest.mark.parametrize("value", [{0: 3.0}, [{(1, 2): 0.5}], float("nan")])
+def test_an_argument_that_json_changes_is_not_written(value, tmp_path):
+    model = small_student()
+    model.arguments["gains"] = value
+    with pytest.raises(EgoDistillError, match=r"s.safetensors: not written, because (JSON|its arguments are no JSON)"):
+        model.save(tmp_path / "s.safetensors")
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.uint16])
+def test_a_buffer_that_a_file_cannot_have_is_told_before_the_training(dtype, tmp_path):
+    model = small_student()
+    model.register_buffer("odd", torch.zeros(2, dtype=dtype))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(EgoDistillError, match=f"s.safetensors: not written: odd is {dtype}, which a model file cannot"):
+        finetune(model, StudentStore(8), out=tmp_path / "s.safetensors", **FAST)
+    assert all(map(torch.equal, before.values(), model.state_dict().values())) and not any(tmp_path.iterdir())
+
+
 def test_numpy_numbers_anywhere_in_a_file_can_be_read_again(tmp_path):
     """Such as the frame size of a teacher's clips."""
     spec = {"size": np.int64(16), "labels": [np.str_("a"), (np.float64(0.5),)], "weights": {"a": torch.ones(2)}}

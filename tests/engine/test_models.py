@@ -50,6 +50,13 @@ def test_networks_of_ones_own_are_given_as_parts(tmp_path):
     assert type(models.load_any(tmp_path / "a.safetensors", [toys.Moved]).imu_encoder) is toys.Moved
 
 
+def test_a_subclass_does_not_take_the_files_of_the_class_it_inherits_from(monkeypatch):
+    monkeypatch.setattr(models, "CLASSES", dict(models.CLASSES))
+    with pytest.raises(EgoDistillError, match="Calm has no file_class of its own"):
+        models.register(toys.Calm)
+    assert models.CLASSES["EgoDistill"] is EgoDistill
+
+
 def test_a_class_of_ones_own_is_read_from_when_it_is_registered(tmp_path, monkeypatch):
     monkeypatch.setattr(models, "CLASSES", dict(models.CLASSES))
     path, model = tmp_path / "mean.safetensors", Mean(2, ["walk", "run"])

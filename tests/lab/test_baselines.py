@@ -228,6 +228,8 @@ def test_a_file_of_a_rival_is_read_by_the_lab_alone(taught, capsys):
     torch.manual_seed(0)
     rival = AdaFuse(len(store.class_names), **FUSE | {"num_frames": 4, "frame_size": 40}, class_names=store.class_names)
     rival.eval().save("adafuse.safetensors")
+    with pytest.raises(E.EgoDistillError, match="holds a EgoDistill, no baseline"):
+        baselines.Baseline.load("student.safetensors")
     words = ["--split", "test", "--precision", "fp32", "--device", "cpu", "--out", "e.json"]
     run(capsys, "evaluate", "s", "--student", "adafuse.safetensors", *words, main=main)
     found = E.evaluate(rival, store.split("test"), precision="fp32", device="cpu", progress=False)
