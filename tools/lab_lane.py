@@ -1,10 +1,10 @@
-"""Say whether anything that the tests of lab/ depend on has changed since they passed.
+"""Say whether anything that the tests of a lane depend on has changed since they passed.
 
-    python tools/lab_lane.py            # exit code 0: nothing has; 1: run `pytest tests/lab`
+    python tools/lab_lane.py            # exit code 0: nothing has; 1: run the lane, as .ci/run does
     python tools/lab_lane.py --write    # after they passed: writes lab/passed.txt, which is committed
 
-They depend on lab/, tests/lab/, benchmarks/, on all modules that these import, also indirectly, and on the documents
-and results that they read.
+They are those of lab/, those with damaged files, and those on a simulated device. They depend on lab/, benchmarks/, on
+all modules that these import, also indirectly, and on the documents and results that they read.
 """
 
 import ast
@@ -33,11 +33,12 @@ def imported(path: Path) -> Iterator[Path]:
 
 def digest() -> str:
     """Return a digest over all files that the tests depend on."""
-    known, new = set(), {ROOT / "tests" / "conftest.py"}
+    own = ("conftest.py", "test_fuzz.py", "simulated.cpp", "engine/test_runtime_devices.py")
+    known, new = set(), {ROOT / "tests" / name for name in own}
     new |= {path for place in ("lab", "tests/lab/**", "benchmarks") for path in ROOT.glob(f"{place}/*.py")}
     while new:
         known |= new
-        new = {file for path in new for file in imported(path)} - known
+        new = {file for path in new if path.suffix == ".py" for file in imported(path)} - known
     known |= {
         path for place in ("*.md", "lab/*.md", "docs/*.md", "results/*", "students/*") for path in ROOT.glob(place)
     }

@@ -248,6 +248,9 @@ def found(once, tmp_path_factory):
     return {line["stage"]: line for line in map(json.loads, done.stdout.splitlines())}
 
 
+pytestmark = pytest.mark.slow("compiles C++; in the lane of .ci/run")
+
+
 @pytest.mark.parametrize("stage", [stage.__name__ for stage in STAGES])
 def test_a_stage_gives_there_what_it_gives_on_the_cpu(found, stage):
     on = found[stage]
