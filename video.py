@@ -187,33 +187,35 @@ def read_frames(
     if not times.size:
         raise ValueError(f"{video}: no times given")
     threads = threads or _cores()
-    pictures: list[np.ndarray | None] = [None] * len(times)
     with open_reader(video, max_hold) as reader:
         parts = reader.parts(times, threads)
         options = {"size": size, "crop": crop, "exact": exact, "tolerance": tolerance, "threads": threads // len(parts)}
         with concurrent.futures.ThreadPoolExecutor(len(parts)) as pool:
             running = [pool.submit(_read_beside, video, times[part], max_hold, **options) for part in parts[1:]]
-            results = [_read_pictures(reader, times[parts[0]], **options), *(one.result() for one in running)]
-    for part, found in zip(parts, results, strict=True):
-        for index, picture in zip(part, found, strict=True):
-            pictures[index] = picture
-    return np.stack(pictures)
+            own = times if len(parts) == 1 else times[parts[0]]
+            results = [_read_pictures(reader, own, **options), *(one.result() for one in running)]
+    pictures = results[0]
+    if len(parts) > 1:
+        pictures = np.empty((len(times), *pictures.shape[1:]), np.uint8)
+        for part, found in zip(parts, results, strict=True):
+            pictures[part] = found
+    return pictures.transpose(0, 3, 1, 2)
 
 
-def _read_pictures(
-    reader: FrameReader, times: np.ndarray, *, size: int | None, crop: bool, **options
-) -> list[np.ndarray]:
-    """Return the pictures at these times, in their order."""
-    scaler = Scaler(size, crop and size is not None)
-    pictures: dict[int, np.ndarray] = {}
+def _read_pictures(reader: FrameReader, times: np.ndarray, *, size: int | None, crop: bool, **options) -> np.ndarray:
+    """Return the pictures at these times, in their order, [n, H, W, 3]."""
+    scaler, pictures = Scaler(size, crop and size is not None), np.empty(0)
     for index, frame in reader.frames(times, **options):
         if frame is None:
             raise reader.lost(times[index])
-        pictures[index] = scaler(frame)
-    return [pictures[index] for index in range(len(times))]
+        picture = scaler(frame)
+        if not pictures.size:
+            pictures = np.empty((len(times), *picture.shape), np.uint8)
+        pictures[index] = picture
+    return pictures
 
 
-def _read_beside(video: str | os.PathLike, times: np.ndarray, max_hold: float, **options) -> list[np.ndarray]:
+def _read_beside(video: str | os.PathLike, times: np.ndarray, max_hold: float, **options) -> np.ndarray:
     """Return what `_read_pictures()` returns, with a decoder of its own."""
     with open_reader(video, max_hold) as reader:
         return _read_pictures(reader, times, **options)
@@ -751,6 +753,8 @@ def _slices(packet: av.Packet) -> tuple[bool, bool]:
 
     Known of H.264 and H.265 with lengths before their units, as in MP4.
     """
+    if packet.stream.codec_context.name not in ("h264", "hevc"):
+        return packet.is_disposable, False
     codec, content, at, refers, has_zeros = packet.stream.codec_context, bytes(packet), 0, set[bool](), False
     is_264, header = codec.name == "h264", codec.extradata or b""
     place = {"h264": 4, "hevc": 21}.get(codec.name, len(header))
@@ -854,7 +858,7 @@ class Scaler:
         self.size, self.crop, self.reformatter = size, crop, VideoReformatter()
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        """Return a frame as upright RGB, uint8 [3, H, W]."""
+        """Return a frame as upright RGB, uint8 [H, W, 3]: a view of FFmpeg's memory, to be copied where it is kept."""
         width, height, size = frame.width, frame.height, self.size
         if size:
             scale = size / min(width, height)
@@ -862,7 +866,7 @@ class Scaler:
             width, height = crop if self.crop else (size, size)
         shrinks = width < frame.width or height < frame.height
         is_same = (width, height) == (frame.width, frame.height)
-        picture = self.reformatter.reformat(
+        scaled = self.reformatter.reformat(
             frame,
             width,
             height,
@@ -870,12 +874,13 @@ class Scaler:
             threads=1,  # starting more threads costs more than they save
             # Nearest chroma at a frame's own size is what FFmpeg does for 8 bits; otherwise it would smooth 10 bits.
             interpolation="AREA" if shrinks else "POINT" if is_same else "BILINEAR",
-        ).to_ndarray()
+        )
+        plane = scaled.planes[0]
+        picture = np.ndarray((height, width, 3), np.uint8, plane, strides=(plane.line_size, 3, 1))
         if self.crop:
             top, left = (height - size) // 2, (width - size) // 2
             picture = picture[top : top + size, left : left + size]
-        picture = np.rot90(picture, round(frame.rotation / 90))
-        return np.ascontiguousarray(picture.transpose(2, 0, 1))
+        return np.rot90(picture, round(frame.rotation / 90))
 
 
 @contextlib.contextmanager

@@ -714,11 +714,10 @@ class Frames:
         """
         if frame.scaled or frame.picture is None:
             return
-        if frame.picture.shape[:2] == (self.schedule.spec.size,) * 2:
-            frame.picture = np.ascontiguousarray(frame.picture.transpose(2, 0, 1))
-        else:
-            frame.picture = self.scaler(av.VideoFrame.from_ndarray(frame.picture, format="rgb24"))
-        frame.scaled = True
+        picture = frame.picture
+        if picture.shape[:2] != (self.schedule.spec.size,) * 2:
+            picture = self.scaler(av.VideoFrame.from_ndarray(picture, format="rgb24"))
+        frame.picture, frame.scaled = np.ascontiguousarray(picture.transpose(2, 0, 1)), True
 
     def forget(self, moment: float) -> None:
         """Drop the frames up to a time, in seconds."""

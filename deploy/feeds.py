@@ -307,7 +307,7 @@ class VideoFeed:
         while (found := self._take()) is not None:
             moment, frame = found
             is_small = self.size is not None and min(frame.width, frame.height) < self.size  # a stream tells
-            yield moment, (keep if is_small else scale)(frame).transpose(1, 2, 0)
+            yield moment, (keep if is_small else scale)(frame)
         if self._error is not None and not self.clock.stopped:
             raise self._error
 

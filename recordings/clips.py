@@ -225,4 +225,4 @@ class _Framer:
 
     def __call__(self, found: tuple[Any, FrameReader]) -> tuple[np.ndarray, float]:
         frame, reader = found
-        return self.scaler(frame), float(frame.pts * reader.stream.time_base) - reader.zero
+        return self.scaler(frame).transpose(2, 0, 1), float(frame.pts * reader.stream.time_base) - reader.zero
