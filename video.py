@@ -143,7 +143,7 @@ def read_frames(
     max_hold: float = MAX_HOLD,
     threads: int = 0,
 ) -> np.ndarray:
-    """Return the frames on screen at the given times, uint8 RGB [n, 3, H, W].
+    """Return the frames on screen at the given times, uint8 RGB [n, 3, H, W], a view of an array [n, H, W, 3].
 
     The frame on screen at t is the last one with time <= t; before the first frame it is the first, and the last frame
     is valid until 0.1 s after its own end. Rotation is applied. A frame is lost if its data are damaged, or those of an

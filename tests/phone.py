@@ -104,7 +104,7 @@ class Node:
 def film_pictures(film, size, crop=False):
     """The pictures of a film in the size of a model, [K, 3, size, size]."""
     with av.open(str(film)) as container:
-        return np.stack([Scaler(size, crop)(frame) for frame in container.decode(video=0)])
+        return np.stack([Scaler(size, crop)(frame).transpose(2, 0, 1) for frame in container.decode(video=0)])
 
 
 def camera_switches(film):

@@ -190,7 +190,7 @@ def test_pictures_of_any_size_are_scaled_as_offline(model):
         readings_given = readings.copy()
         readings[:] = 0
         answer = stream.results()[0]
-    assert answer.classes == offline(model, times, readings_given, 0.0, [scaled.transpose(1, 2, 0)])
+    assert answer.classes == offline(model, times, readings_given, 0.0, [scaled])
 
 
 def test_a_model_without_imu_lives_on_frames_alone():
