@@ -4,8 +4,11 @@
     python benchmarks/decode.py                  # files of one minute, seven rounds; takes long
     python benchmarks/decode.py --quick          # shorter files, three rounds
     python benchmarks/decode.py --only 1080p     # only rows whose name contains this
+    python benchmarks/decode.py --files *.mp4    # instead, these files beside torchcodec's exact mode
 
-The files are rendered here: a moving texture with noise, 30 fps, H.264, with the number of each frame as a bar code.
+With `--files`, each round reads ten frames in their own size at random places, with one thread, and a row has the mean
+difference of the pictures, of 255. Otherwise the files are rendered here: a moving texture with noise, 30 fps, H.264,
+with the number of each frame as a bar code.
 There are three requests per file, all at 224 x 224 RGB:
 
 - sparse: one frame per 2 s, the whole recording in one call, one thread
@@ -281,6 +284,30 @@ def measure(methods: dict[str, Method], video: str, calls: list[list[int]], thre
     return {name: (np.array(times[name]), wrong[name]) for name in methods}
 
 
+def on_files(paths: Sequence[str], repeats: int) -> tables.Table:
+    """Return how fast frames of these files are read, and how much the pictures differ from torchcodec's."""
+    from torchcodec.decoders import VideoDecoder
+
+    lines = []
+    for path in paths:
+        end = VideoDecoder(path, seek_mode="exact").metadata.end_stream_seconds
+        start, rng = VideoDecoder(path, seek_mode="exact").metadata.begin_stream_seconds, np.random.default_rng(0)
+        seconds, apart = [], []
+        for _ in range(repeats):
+            times = rng.uniform(start, end - 0.02, 10)
+            begin = time.process_time()
+            pictures = data.read_frames(path, times, threads=1)
+            middle = time.process_time()
+            decoder = VideoDecoder(path, seek_mode="exact", num_ffmpeg_threads=1)
+            others = decoder.get_frames_played_at(times.tolist()).data.numpy()
+            seconds.append((middle - begin, time.process_time() - middle))
+            apart.append(np.abs(pictures.astype(np.int16) - others).mean())
+        ours, theirs = np.array(seconds).T
+        cells = [f"{1000 * np.median(ours):.1f}", f"{np.median(theirs / ours):.2f}", f"{np.mean(apart):.2f}"]
+        lines.append(["/".join(Path(path).parts[-2:]), *cells])
+    return tables.Table(["file", "ours, ms", "torchcodec", "difference"], lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
@@ -289,6 +316,7 @@ def main() -> None:
     parser.add_argument("--folder", help="folder to keep the rendered files in, and to reuse them from")
     parser.add_argument("--only", default="", help="only rows whose name contains this, such as '256p' or 'sparse'")
     parser.add_argument("--repeats", type=int, help="rounds per row")
+    parser.add_argument("--files", nargs="+", metavar="FILE", help="read these files, beside torchcodec alone")
     tables.markdown_option(parser)
     arguments = parser.parse_args()
     lengths = {"1080p": 10, "256p": 20} if arguments.quick else dict.fromkeys(SIZES, 60)
@@ -307,6 +335,10 @@ def main() -> None:
     ]
     print(f"{', '.join(versions)}; libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))} of PyAV")
     print(f"files of {lengths} s, {repeats} rounds; load {os.getloadavg()[0]:.1f}")
+    if arguments.files:
+        found = on_files(arguments.files, arguments.repeats or 11)
+        tables.report(found, "benchmarks/decode.py --files", arguments.markdown, sys.argv)
+        return
     header = [
         "file: key frame every",
         "request",

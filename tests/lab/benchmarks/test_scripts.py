@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from scripts import make_small, number, only, program, read_tables, replies
 
 import egodistill
-from egodistill import EgoDistill, cameras
+from egodistill import EgoDistill, cameras, data
 from egodistill.support import files
 from egodistill.world import synthetic
 
@@ -112,6 +113,26 @@ def test_decode(script):
     assert header[4:] == [*module.BASELINES, "key frames only", "verdict"]
     assert [row[:2] for row in rows] == [["256p, 12", "sparse"]] and number(rows[0][2]) > 0
     assert "!" not in "".join(rows[0]) and "WRONG" not in rows[0][-1]
+
+
+def test_decode_of_files(script, monkeypatch, tmp_path):
+    """Beside a torchcodec that is made up: its pictures are ours, each number with another last bit."""
+    module, main = script("decode")
+    with module.files.atomic_write(tmp_path / "a.mp4") as part:
+        module.render(part, (64, 48), 2, 12, 0)
+
+    def played(times):
+        return SimpleNamespace(data=torch.from_numpy(data.read_frames(tmp_path / "a.mp4", times, threads=1) ^ 1))
+
+    metadata = SimpleNamespace(begin_stream_seconds=0.0, end_stream_seconds=2.0)
+    decoder = SimpleNamespace(metadata=metadata, get_frames_played_at=played)
+    decoders = SimpleNamespace(VideoDecoder=lambda path, **options: decoder)
+    monkeypatch.setitem(sys.modules, "torchcodec", SimpleNamespace(decoders=decoders, __version__="0"))
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", decoders)
+    header, rows = only(main("--files", tmp_path / "a.mp4", "--repeats", 1))
+    assert header == ["file", "ours, ms", "torchcodec", "difference"]
+    ((file, ours, _, apart),) = rows
+    assert file == f"{tmp_path.name}/a.mp4" and number(ours) > 0 and apart == "1.00"
 
 
 def test_export(script, student):
