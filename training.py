@@ -255,7 +255,7 @@ class TrainingLoop:
         checkpoint = files.training_file(self.out) if self.out and settings.checkpoint is None else settings.checkpoint
         self.path = Path(checkpoint) if checkpoint is not None else None
         if self.out is not None:
-            checkpoints.file_of(objective.model, self.out)  # raises what would be raised at the end
+            checkpoints.file_content(objective.model, self.out)  # an error now, not after the last epoch
         if self.path is not None and self.path.suffix == files.MODEL_SUFFIX:
             raise EgoDistillError(
                 f"{self.path}: the checkpoint of a training is no model file; leave out checkpoint for one beside out"

@@ -753,11 +753,12 @@ def _slices(packet: av.Packet) -> tuple[bool, bool]:
 
     Known of H.264 and H.265 with lengths before their units, as in MP4.
     """
-    if packet.stream.codec_context.name not in ("h264", "hevc"):
+    codec = packet.stream.codec_context
+    if codec.name not in ("h264", "hevc"):
         return packet.is_disposable, False
-    codec, content, at, refers, has_zeros = packet.stream.codec_context, bytes(packet), 0, set[bool](), False
+    content, at, refers, has_zeros = bytes(packet), 0, set[bool](), False
     is_264, header = codec.name == "h264", codec.extradata or b""
-    place = {"h264": 4, "hevc": 21}.get(codec.name, len(header))
+    place = 4 if is_264 else 21
     size = (header[place] & 3) + 1 if place < len(header) and header[0] == 1 else len(content)
     while at + size < len(content):
         start, at = at + size, at + size + int.from_bytes(content[at : at + size], "big")

@@ -143,7 +143,7 @@ def train_students(demo: Demo, store: data.ClipStore, out: Path) -> dict[str, An
     teacher.name = "slowfast"
     teacher.to(memory_format=torch.channels_last_3d)  # faster on CPUs
     finetune(teacher, train, demo.teaching, out=out / "teacher.safetensors")
-    teachers.extract(teacher, store, batch_size=32, precision="fp32")
+    teachers.extract(teacher, store, batch_size=32, precision="fp32")  # as it is evaluated
 
     def student(**arguments: Any) -> EgoDistill:
         torch.manual_seed(seed)
@@ -152,14 +152,14 @@ def train_students(demo: Demo, store: data.ClipStore, out: Path) -> dict[str, An
     # The paper starts from ImageNet weights; here an image encoder that learned from the labels takes their place.
     start = student(imu_encoder=None)
     finetune(start, train, recipe.finetuning, out=out / "start.safetensors")
-    both = {"image_weights": start.image_encoder.state_dict()}
-    frames = both | {"imu_encoder": None}
+    weights = {"image_weights": start.image_encoder.state_dict()}
+    frames_alone = weights | {"imu_encoder": None}
 
-    vis_only, vis_imu = student(**frames), student(**both)  # on labels alone
+    vis_only, vis_imu = student(**frames_alone), student(**weights)  # on labels alone
     finetune(vis_only, train, recipe.finetuning, out=out / "visonly.safetensors")
     finetune(vis_imu, train, recipe.finetuning, out=out / "visimu.safetensors")
-    width = teacher.feature_dim
-    vis_only_distill, egodistill = student(feature_dim=width, **frames), student(feature_dim=width, **both)
+    width = {"feature_dim": teacher.feature_dim}
+    vis_only_distill, egodistill = student(**width, **frames_alone), student(**width, **weights)
     distill(vis_only_distill, train, recipe.distillation, teacher=teacher.name, out=out / "visonly-distill.safetensors")
     pretrain_imu(egodistill, train, recipe.pretraining, teacher=teacher.name, out=out / "imu.safetensors")  # stage 1
     distill(egodistill, train, recipe.distillation, teacher=teacher.name, out=out / "egodistill.safetensors")  # stage 2

@@ -81,20 +81,23 @@ MAX_ENTRIES = 1 << 13  # of nested dicts, which may contain each other
 def save_model(model: nn.Module, path: str | os.PathLike) -> None:
     """Write a model to one self-contained file for `load_model()`; the file is complete or absent.
 
-    Raise the errors of `file_of()`, and EgoDistillOSError if the file cannot be written.
+    Raise the errors of `file_content()`, EgoDistillError for weights that are not finite, and EgoDistillOSError if the
+    file cannot be written.
     """
-    record, weights = file_of(model, path)
+    record, weights = file_content(model, path)
+    if broken := [key for key, value in weights.items() if not value.isfinite().all()]:
+        raise EgoDistillError(f"{path}: not written, because these weights are not finite: {shorten(broken)}")
     record["sha256"] = weights_hash(weights, record)
     content = safetensors.pack(weights, {RECORD: json.dumps(record)})
     with writing(path, len(content)), files.atomic_write(path) as part:
         part.write_bytes(content)
 
 
-def file_of(model: nn.Module, path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return the record and the weights that the file of a model has.
+def file_content(model: nn.Module, path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the record and the weights that the file of a model would have, finite or not.
 
-    Raise EgoDistillError if it cannot have them: for a class without a `file_class`, arguments that JSON changes, and
-    weights that are not finite, or floating-point numbers of another type than float32.
+    Raise EgoDistillError if no file can have them: for a class without a `file_class`, arguments that JSON changes, and
+    weights of a type that files lack, or of floating-point numbers other than float32.
     """
     require_suffix(path)
     name = getattr(model, "file_class", None)
@@ -113,8 +116,6 @@ def file_of(model: nn.Module, path: str | os.PathLike) -> tuple[dict[str, Any], 
     weights = model.state_dict()
     if strange := [key for key, value in weights.items() if not isinstance(value, Tensor)]:
         raise EgoDistillError(f"{path}: not written, because these are no tensors: {shorten(strange)}")
-    if broken := [key for key, value in weights.items() if not value.isfinite().all()]:
-        raise EgoDistillError(f"{path}: not written, because these weights are not finite: {shorten(broken)}")
     if other := other_than_float32(weights):
         raise EgoDistillError(f"{path}: not written: {other} is {weights[other].dtype}; call model.float() first")
     if unknown := [key for key, value in weights.items() if value.dtype not in safetensors.NAMES]:
@@ -142,7 +143,7 @@ def file_of(model: nn.Module, path: str | os.PathLike) -> tuple[dict[str, Any], 
         if as_tuples(value) != as_tuples(again := record["arguments"][argument]):
             raise EgoDistillError(
                 f"{path}: not written, because JSON changes the argument {argument!r}: {value!r} would be {again!r}; "
-                f"the keys of a dict must be texts"
+                f"use finite numbers, texts, lists, and dicts with texts as keys"
             )
     return record, weights
 

@@ -47,6 +47,6 @@ def load_any(path: str | os.PathLike, parts: Parts = ()) -> nn.Module:
     name = str(record.get("class"))
     if name not in CLASSES:
         raise EgoDistillError(
-            f"{path}: holds a {name}, which is no class of this library; import the module that has it"
+            f"{path} contains a model of the class {name}, which is not of this library; import the module that has it"
         )
     return checkpoints.build_model(path, CLASSES[name], parts, record, weights)

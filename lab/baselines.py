@@ -136,7 +136,7 @@ class Baseline(nn.Module):
 
         model = models.load_any(path)
         if not isinstance(model, Baseline):
-            raise EgoDistillError(f"{path}: holds a {type(model).__name__}, no baseline; use models.load_any()")
+            raise EgoDistillError(f"{path} contains no baseline; read it with {type(model).__name__}.load()")
         return model
 
     @classmethod

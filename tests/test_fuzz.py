@@ -19,7 +19,7 @@ CASES |= {"HDEpic": 300, "EgoExo4d": 300, "LiveStream": 20, "Teacher": 40}
 CASES |= {"Gyroflow": 200, "Vrs": 200}
 
 
-@pytest.mark.slow("thousands of damaged files; in the lane of .ci/run")
+@pytest.mark.slow("thousands of damaged files; in .ci/run by tools/lane.py")
 @pytest.mark.parametrize("name", FORMATS)
 def test_damaged_inputs_are_read_where_they_are_sound_or_refused(name, tmp_path):
     form = make(name, tmp_path / name)

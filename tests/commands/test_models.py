@@ -59,10 +59,10 @@ def test_a_file_of_a_class_that_the_library_lacks_is_told_in_one_sentence(files,
     changed = tmp_path / "other.safetensors"
     model_files.change(files / "student.safetensors", lambda record, _: record.update({"class": "Rival"}), changed)
     for words in (["measure", "--student"], ["measure", "--teacher-file"], ["predict", __file__, "--student"]):
-        assert cli.main([*words, str(tmp_path / "other.safetensors")]) == 1
+        assert cli.main([*words, str(changed)]) == 1
         said = capsys.readouterr().err.strip()
-        told = "holds a Rival, which is no class of this library; import the module that has it"
-        assert said == f"egodistill {words[0]}: {tmp_path / 'other.safetensors'}: {told}"
+        told = "contains a model of the class Rival, which is not of this library; import the module that has it"
+        assert said == f"egodistill {words[0]}: {changed} {told}"
 
 
 def test_a_file_of_the_other_kind_says_so(files, monkeypatch, capsys):

@@ -84,14 +84,30 @@ def test_arrays_as_arguments_can_be_read_again(tmp_path):
     assert teachers.Teacher.load(tmp_path / "t.safetensors").net.arguments["depths"] == (1, 1, 1, 1)
 
 
-@pytest.mark.parametrize("value", [[1, 2], (1, 2), {"a": [1]}, None])
-def test_an_argument_of_a_class_of_ones_own_comes_back(value, tmp_path):
+class Gains(EgoDistill):
+    """A class with an argument of its own."""
+
+    def __init__(self, num_classes, gains=None, **options):
+        super().__init__(num_classes, **options)
+        self.arguments["gains"] = self.gains = gains
+
+
+@pytest.mark.parametrize(
+    ("given", "found"), [([1, 2], (1, 2)), ((1, 2), (1, 2)), ({"a": [0.1]}, {"a": (0.1,)}), (None, None)]
+)
+def test_an_argument_of_a_class_of_ones_own_comes_back(given, found, tmp_path):
     """With tuples for lists."""
+    Gains(3, given, image_encoder="resnet10x4", image_weights=None, hidden=8).save(tmp_path / "s.safetensors")
+    assert Gains.load(tmp_path / "s.safetensors").gains == found
+
+
+def test_a_buffer_may_be_infinite_until_it_is_written(tmp_path):
+    """Such as a smallest value that the training will find."""
     model = small_student()
-    model.arguments["gains"] = value
-    record, _ = checkpoints.file_of(model, tmp_path / "s.safetensors")
-    tuples = {"a": (1,)} if isinstance(value, dict) else value and tuple(value)
-    assert checkpoints.as_tuples(record["arguments"])["gains"] == tuples
+    model.register_buffer("least", torch.tensor(math.inf))
+    assert checkpoints.file_content(model, tmp_path / "s.safetensors")[1]["least"] == math.inf
+    with pytest.raises(EgoDistillError, match="these weights are not finite: least"):
+        model.save(tmp_path / "s.safetensors")
 
 
 @pytest.mark.parametrize("value", [{0: 3.0}, [{(1, 2): 0.5}], float("nan")])

@@ -61,7 +61,7 @@ def test_a_class_of_ones_own_is_read_from_when_it_is_registered(tmp_path, monkey
     monkeypatch.setattr(models, "CLASSES", dict(models.CLASSES))
     path, model = tmp_path / "mean.safetensors", Mean(2, ["walk", "run"])
     checkpoints.save_model(model, path)
-    told = f"{path}: holds a Mean, which is no class of this library; import the module that has it"
+    told = f"{path} contains a model of the class Mean, which is not of this library; import the module that has it"
     with pytest.raises(EgoDistillError) as refused:
         models.load_any(path)
     assert str(refused.value) == told

@@ -248,7 +248,7 @@ def found(once, tmp_path_factory):
     return {line["stage"]: line for line in map(json.loads, done.stdout.splitlines())}
 
 
-pytestmark = pytest.mark.slow("compiles C++; in the lane of .ci/run")
+pytestmark = pytest.mark.slow("compiles C++; in .ci/run by tools/lane.py")
 
 
 @pytest.mark.parametrize("stage", [stage.__name__ for stage in STAGES])

@@ -228,7 +228,7 @@ def test_a_file_of_a_rival_is_read_by_the_lab_alone(taught, capsys):
     torch.manual_seed(0)
     rival = AdaFuse(len(store.class_names), **FUSE | {"num_frames": 4, "frame_size": 40}, class_names=store.class_names)
     rival.eval().save("adafuse.safetensors")
-    with pytest.raises(E.EgoDistillError, match="holds a EgoDistill, no baseline"):
+    with pytest.raises(E.EgoDistillError, match=r"contains no baseline; read it with EgoDistill.load\(\)"):
         baselines.Baseline.load("student.safetensors")
     words = ["--split", "test", "--precision", "fp32", "--device", "cpu", "--out", "e.json"]
     run(capsys, "evaluate", "s", "--student", "adafuse.safetensors", *words, main=main)
@@ -242,7 +242,7 @@ def test_a_file_of_a_rival_is_read_by_the_lab_alone(taught, capsys):
         cost = costs[name]
         assert cost["params"] == sum(p.numel() for p in model.parameters()) and f"{cost['params']:,}" in out
         assert 0 < cost["feature_error"] < 0.5 and f"{100 * cost['feature_error']:.2f} %" in out
-    told = "adafuse.safetensors: holds a AdaFuse, which is no class of this library; import the module that has it"
+    told = "contains a model of the class AdaFuse, which is not of this library; import the module that has it"
     for words in ("measure --student adafuse.safetensors", "evaluate s --split test --student adafuse.safetensors"):
         command = [sys.executable, "-m", "egodistill", *words.split()]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}

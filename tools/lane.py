@@ -1,10 +1,10 @@
-"""Say whether anything that the tests of a lane depend on has changed since they passed.
+"""Print the slow tests that .ci/run runs with those of lab/, if anything they depend on has changed since they passed.
 
-    python tools/lab_lane.py            # exit code 0: nothing has; 1: run the lane, as .ci/run does
-    python tools/lab_lane.py --write    # after they passed: writes lab/passed.txt, which is committed
+    python tools/lane.py            # their files, or nothing
+    python tools/lane.py --write    # after they passed: writes .ci/lane_passed.txt, which is committed
 
-They are those of lab/, those with damaged files, and those on a simulated device. They depend on lab/, benchmarks/, on
-all modules that these import, also indirectly, and on the documents and results that they read.
+Both depend on lab/, benchmarks/, on all modules that these and the tests import, also indirectly, and on the documents
+and results that they read.
 """
 
 import ast
@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PASSED = ROOT / "lab" / "passed.txt"
+PASSED = ROOT / ".ci" / "lane_passed.txt"
+SLOW = ("tests/test_fuzz.py", "tests/engine/test_runtime_devices.py")  # with damaged files; on a simulated device
 PLACES = ("", "tests", "tests/lab")  # where modules are
 
 
@@ -33,8 +34,7 @@ def imported(path: Path) -> Iterator[Path]:
 
 def digest() -> str:
     """Return a digest over all files that the tests depend on."""
-    own = ("conftest.py", "test_fuzz.py", "simulated.cpp", "engine/test_runtime_devices.py")
-    known, new = set(), {ROOT / "tests" / name for name in own}
+    known, new = set(), {ROOT / name for name in ("tests/conftest.py", "tests/simulated.cpp", *SLOW)}
     new |= {path for place in ("lab", "tests/lab/**", "benchmarks") for path in ROOT.glob(f"{place}/*.py")}
     while new:
         known |= new
@@ -50,5 +50,5 @@ if __name__ == "__main__":
     now, before = digest(), PASSED.read_text(encoding="utf-8").strip() if PASSED.exists() else "never"
     if sys.argv[1:] == ["--write"]:
         PASSED.write_text(f"{now}\n", encoding="utf-8")
-    print(f"{now}, and {before} when the tests of the lab passed last")
-    sys.exit(now != before and sys.argv[1:] != ["--write"])
+    elif now != before:
+        print(*SLOW)
