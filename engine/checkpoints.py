@@ -143,7 +143,7 @@ def file_content(model: nn.Module, path: str | os.PathLike) -> tuple[dict[str, A
         if as_tuples(value) != as_tuples(again := record["arguments"][argument]):
             raise EgoDistillError(
                 f"{path}: not written, because JSON changes the argument {argument!r}: {value!r} would be {again!r}; "
-                f"use finite numbers, texts, lists, and dicts with texts as keys"
+                f"use finite numbers, strings, lists, and dicts with strings as keys"
             )
     return record, weights
 

@@ -15,7 +15,7 @@ from once import Once
 
 # Two torch threads wait for each other, spinning, as soon as another process takes one of two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Each garbage collection goes through the objects of torch and sympy: 9 % of the time of tests that export and train.
+# Each garbage collection goes through all objects of torch and sympy: fewer of them make the tests faster.
 gc.set_threshold(200_000, 50, 50)
 LAB = Path(__file__).resolve().parent / "lab"
 SHARED, CHANGED, COUNTS = pytest.StashKey[Path](), pytest.StashKey[list[str]](), pytest.StashKey[tuple[int, int]]()

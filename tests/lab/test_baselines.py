@@ -242,12 +242,10 @@ def test_a_file_of_a_rival_is_read_by_the_lab_alone(taught, capsys):
         cost = costs[name]
         assert cost["params"] == sum(p.numel() for p in model.parameters()) and f"{cost['params']:,}" in out
         assert 0 < cost["feature_error"] < 0.5 and f"{100 * cost['feature_error']:.2f} %" in out
-    told = "adafuse.safetensors contains a model of the class AdaFuse, which is not of this library"
+    told = "adafuse.safetensors contains a model of the class AdaFuse, which is not of this library; "
+    told += "import the module that has it"
     for words in ("measure --student adafuse.safetensors", "evaluate s --split test --student adafuse.safetensors"):
         command = [sys.executable, "-m", "egodistill", *words.split()]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert (done.returncode, done.stderr.strip()) == (
-            1,
-            f"egodistill {words.split()[0]}: {told}; import the module that has it",
-        )
+        assert (done.returncode, done.stderr.strip()) == (1, f"egodistill {words.split()[0]}: {told}")
