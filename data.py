@@ -51,7 +51,7 @@ from .datasets.segments import (
     with_imu_offsets,
 )
 from .datasets.store import ClipStore, StoreWriter, folds
-from .datasets.store_files import StoreFiles, with_stored_names
+from .datasets.store_files import with_stored_names
 from .imu import MAX_GAP, CoverageError, Imu, IMUError
 from .recordings.clips import decode_clips
 from .recordings.recording import Recording, open_recording, parts_in_use, probe_videos, use_parts
@@ -387,7 +387,6 @@ def prepare(
     if wrong := [one for one in segments if not isinstance(one, Segment)]:
         raise DataError(f"segments has {wrong[0]!r}, which is no data.Segment; read_csv() and others return them")
     home = Path(real_path(out))  # of a link, too
-    edits.recover(home)
     segments = SegmentList(name_imu_files(with_stored_names(out, segments), imu), origin=origin)
     settings = {
         "num_frames": sorted({int(n) for n in num_frames} if isinstance(num_frames, Collection) else {int(num_frames)}),
@@ -419,33 +418,33 @@ def prepare(
     files.check_share(rank, world_size)
     edited = edits.is_edited(home, segments, settings, specs)
     is_new = edited or not os.path.exists(os.path.join(out, "store.json"))
+    videos = edits.known_videos(home) if edited and not strict else {}
     require_videos(
         segments,
         [name for name, spec in specs.items() if not spec.imu_samples],
         "prepare(num_frames=[], ends=False) (`egodistill prepare --no-frames`)",
     )
-    videos = probe_videos(segments, workers) if is_new or strict else {}
+    if is_new or strict:
+        videos |= probe_videos([one for one in segments if one.path not in videos], workers)
     found = table_checks.find(segments, videos, clip_seconds=clip_seconds)
     for note in table_checks.notes_of(found, strict=strict):
         if rank == 0:
             warnings.warn(note, table_checks.TableWarning, stacklevel=2)
     clips = functools.partial(find_clips, segments, videos, clip_seconds)
-    if edited and world_size > 1:
-        raise DataError(
-            f"{out}: was made with other segments. Prepare it once with one process, which decodes only clips that are "
-            f"new, or give another folder"
-        )
-    with edits.successor(home, segments) if edited else contextlib.nullcontext(out) as path:
-        store = StoreWriter.begin(path, segments, clips, specs, names, settings=settings)
-        change = edited and edits.carry_over(StoreFiles(out), store, functools.partial(_with_imu, store))
-        store.check_sources(again=retry_failed)
-        if edited:
-            count = pluralize(len(store.missing()), "clip")
-            warnings.warn(f"{out}: {change}: {count} to decode", NoteWarning, stacklevel=2)
-        # A share is taken of all recordings, so that it does not depend on the progress of other machines.
+    if edited:
+        header = {"class_names": names, "left_out": bool(origin and (origin.left_out or origin.is_sparse))}
+        find = functools.partial(_with_imu, zero_accel)
+        change = edits.apply(home, segments, header, clips(), videos, find)
+    store = StoreWriter.begin(out, segments, clips, specs, names, settings=settings, videos=videos)
+    store.check_sources(again=retry_failed)
+    if edited:
+        count = pluralize(len(store.missing()), "clip")
+        warnings.warn(f"{out}: {change}: {count} to decode", NoteWarning, stacklevel=2)
+    try:
         _fill_share(store, rank, world_size, retry_failed, consumer, workers, progress)
-        # A store with too many takes no place.
-        _check_failures(ClipStore(path, unfinished=True), len(store), max_bad, out)
+    finally:
+        store.merge()
+    _check_failures(ClipStore(out, unfinished=True), len(store), max_bad)
     return ClipStore(out, unfinished=True)
 
 
@@ -459,7 +458,7 @@ def _fill_share(
     progress: bool,
 ) -> None:
     """Decode the missing clips of this process's share of a store."""
-    share = store.recordings()[rank::world_size]
+    share = store.share(rank, world_size)
     if retry_failed:
         for rows in share:
             store.retry(rows)
@@ -481,12 +480,12 @@ def _fill_share(
                     fill(store, rows)
 
 
-def _check_failures(store: ClipStore, total: int, max_bad: float, out: str | os.PathLike) -> None:
-    """Raise DataError if too many clips failed; warn if some did. `out` is where the store will be."""
+def _check_failures(store: ClipStore, total: int, max_bad: float) -> None:
+    """Raise DataError if too many clips failed; warn if some did."""
     failures = store.failures
     if failures:
         share = len(failures) / total
-        file = Path(store.path if share > max_bad else out, "failures.jsonl")
+        file = store.path / "failures.jsonl"
         text = (
             f"{len(failures)} of {total} clips ({share:.1%}) could not be prepared; "
             f"the reasons are in {file}. The first: {failures[0]['reason']}"
@@ -540,10 +539,10 @@ def fill_for_consumer(
 # One recording
 
 
-def _with_imu(store: StoreWriter, recording: Recording) -> Recording:
-    """Return a recording with the IMU that the clips of a store read."""
+def _with_imu(zero_accel: bool, recording: Recording) -> Recording:
+    """Return a recording with the IMU that the clips of a store read; `zero_accel` as in `prepare()`."""
     recording = find_imu(recording)
-    return replace(recording, zero_accel=recording.zero_accel or store.settings["zero_accel"])
+    return replace(recording, zero_accel=recording.zero_accel or zero_accel)
 
 
 def fill(store: StoreWriter, rows: Sequence[int]) -> None:
@@ -551,7 +550,7 @@ def fill(store: StoreWriter, rows: Sequence[int]) -> None:
     recording = store.segment(rows[0]).recording
     try:
         if "imu" in store.specs:
-            recording = _with_imu(store, recording)
+            recording = _with_imu(store.settings["zero_accel"], recording)
         duration, sources = recording.duration, recording.files[:1]
         if "imu" in store.specs:
             store.note(recording.imu_source, recording.motion().notes)

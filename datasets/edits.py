@@ -1,25 +1,21 @@
-"""Follow edits of a table: a store of the segments as they are now, with all that the earlier one has decoded.
+"""Follow edits of a table: the index of a store becomes that of the segments as they are now.
 
     if edits.is_edited(path, segments, settings, specs):  # rows or labels differ, and nothing else
-        with edits.successor(path, segments) as new:                    # a folder beside the store
-            store = StoreWriter.begin(new, ...)
-            print(edits.carry_over(StoreFiles(path), store, find))      # 1 label changed, 6 clips new, 2 gone
-            ...                                                         # decode what is missing; then it is the store
+        print(edits.apply(path, segments, names, clips, videos, find))      # 1 label changed, 6 clips new, 2 gone
+        ...                                                                 # decode what is missing
 
-`data.prepare()` does this. A clip is a recording, start and stop of its segment, its number among equal ones, and its
-place in the segment. Label, split and wearer are attributes; where file, clock or axes of the IMU differ, its window is
-cut anew. What results is the store that a fresh run would give, but for rounding in outputs of a teacher that runs
-while clips are decoded: other batches. A run that is killed goes on: the earlier store stays until the new one is
-complete.
+`data.prepare()` does this. A clip is a recording and a start. Its label, split, wearer and place in the order are
+columns of the index, so no picture is read or written; where file, clock or axes of the IMU differ, its window is cut
+anew, beside a copy of its pictures. Clips that are new get shards of their own. What results is the store that a fresh
+run would give, but for rounding in outputs of a teacher that runs while clips are decoded: other batches. An edit that
+is killed has happened, or not.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,19 +23,28 @@ import numpy as np
 
 from ..imu import CoverageError
 from ..recordings.clips import decode_clips
-from ..recordings.recording import Recording
+from ..recordings.recording import Recording, path_of
 from ..recordings.spec import ClipSpec
 from ..support import files
-from ..support.errors import DataError
-from ..support.names import Place, name_files
+from ..support.defaults import NONE
 from ..support.tables import pluralize
+from ..video import VideoInfo
+from . import index
 from .segments import Segment
-from .store import ClipStore, StoreWriter
-from .store_files import BESIDE, LATER_SETTINGS, OK, StoreFiles, known_sources, write_json
+from .store import StoreWriter
+from .store_files import (
+    OK,
+    StoreFiles,
+    clip_columns,
+    headers_of,
+    is_same_table,
+    known_sources,
+    lock_file,
+    place_clips,
+)
 
-__all__ = ["Change", "carry_over", "is_edited", "recover", "successor"]
+__all__ = ["Change", "apply", "is_edited", "known_videos"]
 
-ATTRIBUTES = ("label", "split", "wearer")
 FEW = 3  # segments of a small table that may be gone
 IMU = ("imu", "imu_offset", "imu_stretch", "imu_axes", "zero_accel")  # what decides a window of the IMU
 
@@ -59,6 +64,46 @@ class Change(NamedTuple):
         return ", ".join(parts) or "no clip is new or gone"
 
 
+class Side(NamedTuple):
+    """One of two tables: its columns and texts, as `index` has them."""
+
+    columns: Mapping[str, np.ndarray]
+    texts: Mapping[str, list]
+
+    def of_segments(self, name: str) -> np.ndarray:
+        """Return the "label", "split", "wearer", "path", "camera" or "clock" of each segment, as objects."""
+        if name in ("label", "split"):
+            values, numbers = [*self.texts[f"{name}s"], None], self.columns[name]
+        else:
+            values, numbers = [FIELDS[name](one) for one in self.texts["recordings"]], self.columns["recording"]
+        return as_objects(values)[numbers]
+
+    def of_clips(self, name: str, rows: Any = slice(None)) -> np.ndarray:
+        """Return the same of the segments of clips."""
+        return self.of_segments(name)[self.columns["segment"][rows]]
+
+
+def as_objects(values: Sequence[Any]) -> np.ndarray:
+    """Return an array of objects, also of tuples."""
+    found = np.empty(len(values), object)
+    for number, value in enumerate(values):
+        found[number] = value
+    return found
+
+
+FIELDS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
+    "wearer": lambda one: one["wearer"],
+    "camera": lambda one: one["camera"],
+    "path": lambda one: path_of(one["video"], one["imu"]),
+    "clock": lambda one: tuple(tuple(one[name]) if name == "imu" and one[name] else one[name] for name in IMU),
+}
+
+
+def side_of(store: StoreFiles) -> Side:
+    """Return the table of a store."""
+    return Side({name: store.index[name] for name in (*index.SEGMENTS, *index.CLIPS)}, store.index.texts)
+
+
 def is_edited(
     path: Path, segments: Sequence[Segment], settings: Mapping[str, Any], specs: Mapping[str, ClipSpec]
 ) -> bool:
@@ -71,177 +116,150 @@ def is_edited(
     """
     if not (path / "store.json").exists():
         return False
-    old = StoreFiles(path)
-    finished = set(old.array("segment")[old.array("status") == OK].tolist())
-    same = LATER_SETTINGS | old.settings == LATER_SETTINGS | dict(settings)
-    same = same and old.specs == {name: spec.complete() for name, spec in specs.items()}
-    cameras = {span_of(one): one.camera for i, one in enumerate(old.segments) if i in finished}
-    same = same and all(cameras.get(span_of(one), one.camera) == one.camera for one in segments)
-    then, now = ([one for one in rows if not one.is_background] for rows in (old.segments, segments))
-    kept = (Counter(map(span_of, then)) & Counter(map(span_of, now))).total()
-    gone = len(then) - kept
-    return same and old.segments != list(segments) and gone <= max(FEW, len(then) / 10) and gone < kept
+    store = StoreFiles(path)
+    if store.settings != dict(settings) or store.specs != {name: spec.complete() for name, spec in specs.items()}:
+        return False
+    if is_same_table(store, segments):
+        return False
+    old, new = side_of(store), Side(*index.columns_of(segments))
+    finished = np.unique(store.index["segment"][store.current()[0] == OK])
+    spans = [
+        list(zip(one.of_segments("path"), one.columns["begin"], one.columns["end"], strict=True)) for one in (old, new)
+    ]
+    cameras = dict(zip((spans[0][i] for i in finished), old.of_segments("camera")[finished], strict=True))
+    if any(
+        cameras.get(span, camera) != camera for span, camera in zip(spans[1], new.of_segments("camera"), strict=True)
+    ):
+        return False
+    then, now = (
+        Counter(span for span, label in zip(own, one.of_segments("label"), strict=True) if label != NONE)
+        for own, one in zip(spans, (old, new), strict=True)
+    )
+    kept = (then & now).total()
+    gone = then.total() - kept
+    return gone <= max(FEW, then.total() / 10) and gone < kept
 
 
-def span_of(segment: Segment) -> tuple[str, float, float]:
-    """Return the recording, start and stop of a segment."""
-    return segment.path, segment.start, segment.stop
+def known_videos(path: Path) -> dict[str, VideoInfo]:
+    """Return {path of a recording: the header of its video} of those that a store has read."""
+    texts = StoreFiles(path).index.texts
+    pairs = zip(texts["recordings"], texts["videos"], strict=True)
+    return {path_of(one["video"], one["imu"]): VideoInfo(*info) for one, info in pairs if info is not None}
 
 
-@contextlib.contextmanager
-def successor(path: Path, segments: Sequence[Segment]) -> Iterator[Path]:
-    """Yield the folder of a store that takes the place of another one at the end of the block.
+def apply(
+    path: Path,
+    segments: Sequence[Segment],
+    header: Mapping[str, Any],
+    clips: Sequence[tuple[int, float]],
+    videos: Mapping[str, VideoInfo],
+    find: Callable[[Recording], Recording],
+) -> Change:
+    """Make segments the table of a store; return what differs. Clips that it does not have are missing then.
 
-    One of an interrupted edit goes on if it has the same segments. After an error both stay.
+    Args:
+        path: The folder of the store.
+        segments: Those of now.
+        header: Values of the header that differ with them: "class_names", "left_out".
+        clips: (segment, start in seconds) of each clip.
+        videos: {path: header of the video}.
+        find: A function that opens a recording with its IMU, as `data.fill()` does.
+
+    Raises:
+        DataError: An IMU cannot be read; the store is as it was.
     """
-    new, _ = beside(path)
-    if Path.cwd().is_relative_to(path):
-        raise DataError(f"{path}: contains the working folder, and an edit replaces it; run this in another folder")
-    with edit_lock(path):
-        if new.exists() and not ((new / "store.json").exists() and StoreFiles(new).segments == list(segments)):
-            shutil.rmtree(new)  # of an earlier edit
-        yield new
-        write_json(new / "place.json", Place.of(path))
-        shutil.copymode(path, new)
-        ours = {entry["file"] for entry in StoreFiles(path).arrays.values()} | BESIDE
-        for file in path.iterdir():  # what others have put there stays
-            if file.name not in ours and not file.name.endswith((".teacher.json", ".part")):
-                os.rename(file, new / file.name)
-        replace(path)
+    with files.work_lock(path / "edit", f"{path}: another process is editing it; wait for its end"):
+        store = StoreFiles(path)
+        own, texts = index.columns_of(segments)
+        texts["videos"] = headers_of(texts, videos)
+        old, new = side_of(store), Side({**own, **clip_columns(clips)}, texts)
+        status, starts, checksums = store.current()
+        pairs = paired(old, new, starts, store.settings.get("seed") is not None)
+        matched = np.flatnonzero(pairs >= 0)
+        had = matched[status[pairs[matched]] == OK]
+        same = new.of_clips("clock", had) == old.of_clips("clock", pairs[had])
+        is_kept = same if any(spec.imu_samples for spec in store.specs.values()) else np.ones(len(had), bool)
+        kept, cut = had[is_kept], had[~is_kept]
+        columns = dict(new.columns) | {name: np.full(len(clips), -1, np.int32) for name in ("shard", "row")}
+        before = {"status": status, "start": starts, "checksum": checksums}
+        for name, values in {**before, **{name: old.columns[name] for name in ("shard", "row")}}.items():
+            columns[name][kept] = values[pairs[kept]]
+        taken = [int(folder.name) for folder in (path / "shards").glob("[0-9]*") if folder.name.isdigit()]
+        first = 1 + max(int(old.columns["shard"].max(initial=-1)), *taken, -1)
+        for some in (cut, np.setdiff1d(np.arange(len(clips)), had)):
+            recordings = new.columns["recording"][new.columns["segment"][some]]
+            columns["shard"][some], columns["row"][some] = place_clips(recordings, store.row_bytes, first)
+            first = 1 + max(first - 1, int(columns["shard"][some].max(initial=-1)))
+        if len(cut):
+            following = StoreFiles(path)
+            following.become(columns, texts)
+            cut_anew(store, following, dict(zip(cut.tolist(), pairs[cut].tolist(), strict=True)), find)
+            columns |= dict(zip(before, following.current(), strict=True))
+        commit(store, columns, texts, header)
+    attributes = {}
+    for name in ("label", "split", "wearer"):
+        differs = new.of_clips(name, matched) != old.of_clips(name, pairs[matched])
+        attributes[name] = len(np.unique(new.columns["segment"][matched[differs]]))
+    return Change(attributes, len(cut), len(clips) - len(matched), len(store) - len(matched))
 
 
-def edit_lock(path: Path) -> contextlib.AbstractContextManager:
-    """Return a lock that one process at a time holds while it edits a store."""
-    return files.work_lock(beside(path)[0], f"{path}: another process is editing it; wait for its end")
+def paired(old: Side, new: Side, starts: np.ndarray, drawn: bool) -> np.ndarray:
+    """Return the clip of the old table that each of the new one is, int64 [n]; -1 for none.
 
-
-def beside(path: Path) -> tuple[Path, Path]:
-    """Return the folders of a store's successor, and of the store while they change places."""
-    return path.with_name(f".{path.name}.edited"), path.with_name(f".{path.name}.before")
-
-
-def replace(path: Path) -> None:
-    """Put the successor in the place of a store. Killed in between, `recover()` goes on."""
-    new, before = beside(path)
-    if path.exists():
-        os.rename(path, before)
-    os.rename(new, path)
-    shutil.rmtree(before)
-
-
-def recover(path: Path) -> None:
-    """End what a run was killed in: a store is missing while its successor takes its place."""
-    _, before = beside(path)
-    if before.exists():
-        with edit_lock(path):
-            shutil.rmtree(before) if path.exists() else replace(path)
-
-
-def carry_over(old: StoreFiles, new: StoreWriter, find: Callable[[Recording], Recording]) -> Change:
-    """Write those clips into a new store that an earlier one has, with outputs of teachers; return what differs.
-
-    `find` opens a recording with its IMU, as `data.fill()` does.
+    `starts` are the times (s) of the old clips; `drawn`: frames are drawn by the number of a clip.
     """
-    drawn = old.settings.get("seed") is not None  # frames are drawn by the number of the row
-    rows_of = dict(zip(keys_of([old.segment(row) for row in range(len(old))], drawn), range(len(old)), strict=True))
-    keys = keys_of([new.segment(row) for row in range(len(new))], drawn)
-    pairs = {row: rows_of[key] for row, key in enumerate(keys) if key in rows_of}
-    usable = old.array("status") == OK
-    store = ClipStore(new.path, unfinished=True)
-    if files.read_json(old.path / "store.json").get("classes_from_teacher") and not store.class_names:
-        store.name_classes(old.class_names)
-    lost = [".logits"] if store.class_names != old.class_names else []
-    for name in (old.settings.get("consumer") or {}).get("arrays", ()):  # its frames were not kept
-        goes_over = old.has(f"{name}.done") and not name.endswith(tuple(lost))
-        usable = usable & (old.array(f"{name}.done") != 0 if goes_over else False)
-    for name in new.names:  # a damaged row is decoded again
-        usable[old.damaged(name, np.flatnonzero(usable)) or []] = False
-    missing = set(new.missing().tolist())
-    windows = write_rows(old, new, {row: pairs[row] for row in pairs if row in missing and usable[pairs[row]]}, find)
-    written = set(new.finished().tolist())
-    carry_outputs(old, new, {row: one for row, one in pairs.items() if usable[one] and row in written})
-    changed = {name: set() for name in ATTRIBUTES}
-    for row, one in pairs.items():
-        for name, found in changed.items():
-            if getattr(new.segment(row), name) != getattr(old.segment(one), name):
-                found.add(new.segment(row).id)
-    counts = {name: len(found) for name, found in changed.items()}
-    return Change(counts, windows, len(new) - len(pairs), len(old) - len(pairs))
+    keys = []
+    for side, times in ((old, starts), (new, new.columns["start"])):
+        equal = Counter[tuple]()  # a table may have a clip more than once
+        keys.append([])
+        for row, span in enumerate(zip(side.of_clips("path"), times.tolist(), strict=True)):
+            equal[span] += 1
+            keys[-1].append((*span, equal[span], row if drawn else None))
+    known = {key: row for row, key in enumerate(keys[0])}
+    return np.array([known.get(key, -1) for key in keys[1]], np.int64)
 
 
-def keys_of(segments: Sequence[Segment], drawn: bool) -> list[tuple]:
-    """Return what identifies each clip, given the segment of each row; `drawn`: its row, too."""
-    found, equal, last, part = [], Counter[tuple](), None, 0
-    for row, one in enumerate(segments):
-        span = span_of(one)
-        equal[span] += one is not last
-        part = part + 1 if one is last else 0
-        found.append((*span, equal[span], part, row if drawn else None))
-        last = one
-    return found
+def commit(store: StoreFiles, columns: Mapping[str, np.ndarray], texts: Mapping[str, list], header: Mapping[str, Any]):
+    """Make columns and texts the index of a store. Logits go if the classes are others."""
+    if not header["class_names"] and store.classes_from_teacher:
+        header = {**header, "class_names": store.class_names}
+    with files.lock(lock_file(store.path)):
+        store.refresh()
+        others = header["class_names"] != store.class_names
+        arrays = {name: one for name, one in store.arrays.items() if not (others and name.endswith(".logits"))}
+        entries = index.write(store.path, {**columns, index.TEXTS: texts}, store.index.entries)
+        about = {"arrays": arrays, "clips": len(columns["segment"]), "edits": store.edits + 1, "index": entries}
+        store.write_header(**header, **about)
+        index.remove_others(store.path, entries)
 
 
-def write_rows(
-    old: StoreFiles, new: StoreWriter, pairs: Mapping[int, int], find: Callable[[Recording], Recording]
-) -> int:
-    """Write rows of an earlier store, {row: earlier row}, into a new one; return how many windows were cut anew."""
+def cut_anew(
+    old: StoreFiles, new: StoreFiles, pairs: Mapping[int, int], find: Callable[[Recording], Recording]
+) -> None:
+    """Write clips of an earlier table, {row: earlier row}, into shards of a new one, with other windows of the IMU.
+
+    Outputs of teachers go with the pictures; what has no teacher may be computed from the IMU, and does not.
+    """
+    writer, rows = StoreWriter(new), np.array(sorted(pairs))
     specs = {name: spec for name, spec in new.specs.items() if spec.kind == "imu"}
-    limits = {name: new.settings[name] for name in ("min_coverage", "max_gap", "max_hold")} if specs else {}
-    notes, signatures, count = old.notes(), known_sources(old.path), 0
-    for rows in new.recordings():
-        own = [row for row in rows.tolist() if row in pairs]
-        if not own:
-            continue
-        recording = new.segment(own[0]).recording
-        for row in own:
-            if new.start(row) != (start := old.clips[pairs[row]]["start"]):  # the video is shorter than was known
-                new.move(row, start)
-        other = [row for row in own if imu_of(new.segment(row)) != imu_of(old.segment(pairs[row]))]
-        cut = {row: new.start(row) for row in other if specs}
-        sources = recording.files if specs else recording.files[:1]
-        new.record_sources([file for file in sources if file in signatures or os.path.isfile(file)], signatures)
-        windows: dict[int, Any] = {}
-        if cut:
-            opened = find(recording)
-            new.note(opened.imu_source, opened.motion().notes)
-            windows = dict(decode_clips(opened, cut, specs, **limits))
-        elif specs:
-            new.note(recording.imu_source, notes.get(name_files(recording.imu_source), ()))
-        for row in own:
-            if isinstance(window := windows.get(row, {}), CoverageError):
-                new.fail(row, window)
-            elif isinstance(window, Exception):  # such as a file that is missing: the earlier store stays
+    limits = {name: new.settings[name] for name in ("min_coverage", "max_gap", "max_hold")}
+    signatures = known_sources(old.path)
+    for own in filter(len, (np.intersect1d(one, rows) for one in writer.recordings())):
+        recording = find(new.segment(int(own[0])).recording)
+        writer.record_sources([file for file in recording.files if file in signatures or os.path.isfile(file)])
+        writer.note(recording.imu_source, recording.motion().notes)
+        for row, window in decode_clips(recording, {row: writer.start(row) for row in own.tolist()}, specs, **limits):
+            if isinstance(window, CoverageError):
+                writer.fail(row, window)
+            elif isinstance(window, Exception):  # such as a file that is missing
                 raise window
             else:
-                new.write(row, {name: old.array(name)[pairs[row]] for name in new.names} | window)
-        count += len(cut)
-    return count
-
-
-def imu_of(segment: Segment) -> tuple:
-    """Return what decides the windows of the IMU of a segment."""
-    return tuple(getattr(segment, name) for name in IMU)
-
-
-def carry_outputs(old: StoreFiles, new: StoreWriter, pairs: Mapping[int, int]) -> None:
-    """Write the rows of arrays that were added to an earlier store into a new one, with the records of teachers.
-
-    Logits go with the classes. What has no teacher may be computed from the IMU, and goes only with the same windows.
-    """
-    teachers = [record.name.removesuffix(".teacher.json") for record in old.path.glob("*.teacher.json")]
-    store = ClipStore(new.path, unfinished=True).everything()
-    for name in teachers:  # those of an edit that was interrupted may be others
-        shutil.copy(old.path / f"{name}.teacher.json", new.path)
-    kept = {row for row, one in pairs.items() if imu_of(new.segment(row)) == imu_of(old.segment(one))}
-    for name in [name for name in old.arrays if old.is_added(name)]:
-        if name.endswith(".logits") and store.class_names != old.class_names:
-            continue
-        array, done = old.array(name), np.flatnonzero(old.array(f"{name}.done"))
-        intact = set(done.tolist()) - set(old.damaged(name, done) or ())
-        of_teacher = name.rpartition(".")[0] in teachers or name in teachers
-        rows = [row for row in sorted(pairs) if pairs[row] in intact and (of_teacher or row in kept)]
-        store.add(name, array.shape[1:], array.dtype)
-        store.select(np.isin(np.arange(len(store)), sorted(pairs))).forget(name)
-        for some in np.array_split(np.array(rows, np.int64), len(rows) // 1024 + 1):
-            if len(some):
-                store.write(name, some, array[[pairs[row] for row in some.tolist()]])
+                earlier = np.array([pairs[row]])
+                writer.write(row, {name: old.read(name, earlier)[0] for name in writer.names} | window)
+    written = rows[new.current()[0][rows] == OK]
+    teachers = {record.name.removesuffix(".teacher.json") for record in old.path.glob("*.teacher.json")}
+    for name in filter(old.is_added, old.names):
+        earlier = np.array([pairs[row] for row in written.tolist()], np.int64)
+        done = old.sums(name, earlier) != 0
+        if teachers & {name.rpartition(".")[0], name} and done.any():
+            new.write_added(name, written[done], old.read(name, earlier[done]))

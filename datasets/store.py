@@ -1,4 +1,4 @@
-"""A clip store: a folder of `.npy` arrays with one row per clip, read by training and filled by `data.prepare()`.
+"""A clip store: a folder of arrays with one row per clip, read by training and filled by `data.prepare()`.
 
     from egodistill.datasets import store
 
@@ -23,30 +23,28 @@ import json
 import os
 import warnings
 import zlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..recordings.recording import Recording
 from ..recordings.spec import ClipSpec
 from ..support import files
 from ..support.errors import DataError, NoteWarning, named
-from ..support.names import Names, name_files
+from ..support.names import name_files
+from ..video import VideoInfo
 from .segments import Segment
 from .store_files import (
     ARRAY_NAME,
-    BOOKKEEPING,
-    CHAIN,
     DEVICES,
     FAILED,
     FORMAT,
-    MARKS,
     MISSING,
     OK,
-    STATUS,
+    ROWS,
+    SUMS,
     StoreFiles,
     changed_sources,
     check_folder,
@@ -73,7 +71,7 @@ CONTINUES = f"the same call of {named('prepare()')} continues with them"
 
 
 class ClipStore:
-    """A folder of `.npy` arrays with one row per clip, and views of it; `store_files` lists its files.
+    """A folder of arrays with one row per clip, and views of it; `store_files` lists its files.
 
     A view contains only usable clips, of one split or of all; `len()` is their number, and rows are counted within
     the view. `path` is the folder, `settings` are the arguments of `prepare`, and `specs` is {array: ClipSpec}.
@@ -107,7 +105,7 @@ class ClipStore:
     def __init__(self, path: str | os.PathLike, *, unfinished: bool = False) -> None:
         self._files = found = StoreFiles(path)
         self.path, self.settings, self.specs = found.path, found.settings, found.specs
-        status = self._files.array("status")
+        status, *_ = self._files.current()
         self._rows = np.flatnonzero(status == OK)
         self._classes: list[str] | None = None  # of `with_classes()`
         if not unfinished and (missing := np.count_nonzero(status == MISSING)):
@@ -181,39 +179,41 @@ class ClipStore:
     @property
     def labels(self) -> np.ndarray:
         """Return the index into `class_names` of each clip's label, int64 [n]; -1 for none."""
-        labels = self._files.array("label")[self._rows]
-        if self._classes is None:
-            return labels
-        places = {name: k for k, name in enumerate(self._classes)}
-        return np.array([places.get(name, -1) for name in self._files.class_names] + [-1])[labels]
+        texts, found = self._files.index.texts["labels"], self._files.index["label"]
+        places = {name: k for k, name in enumerate(self.class_names)}
+        return np.array([*(places.get(name, -1) for name in texts), -1], np.int64)[found[self.segments]]
 
     @property
     def segments(self) -> np.ndarray:
         """Return the index of the segment that each clip belongs to, int64 [n]."""
-        return self._files.array("segment")[self._rows]
+        return self._files.index["segment"][self._rows].astype(np.int64)
 
     @property
     def clips(self) -> list[dict]:
         """Return a description of each clip: segment id, video, wearer, start and stop (s), label, split, status."""
-        return [self._files.describe(row) for row in self._rows]
+        return list(self._files.described(self._rows))
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
         """Return the number of clips of each split that are "ok", "failed" and "missing", in the whole folder."""
-        status, *_ = self._files.map("status", "r")  # the current file, which another process may have replaced
-        counts: dict[str, dict[str, int]] = {}
-        for row, value in enumerate(status):
-            of_split = counts.setdefault(self._files.segment(row).split, {"ok": 0, "failed": 0, "missing": 0})
-            of_split[STATUS[value]] += 1
-        return counts
+        (status, *_), found = self._files.current(), self._files.index
+        splits = found["split"][found["segment"]]
+        return {
+            found.texts["splits"][split]: {
+                name: int(np.count_nonzero(status[splits == split] == value))
+                for name, value in (("ok", OK), ("failed", FAILED), ("missing", MISSING))
+            }
+            for split in dict.fromkeys(splits.tolist())
+        }
 
     @property
     def failures(self) -> list[dict]:
         """Return the clips of the whole folder that could not be prepared, each with its "reason"."""
-        lines = files.read_lines(self.path / "failures.jsonl", "clip", "reason")
-        reasons = {str(line["clip"]): str(line["reason"]) for line in lines}
-        rows = np.flatnonzero(self._files.array("status") == FAILED).tolist()
-        return [{"clip": k, **self._files.describe(k), "reason": reasons.get(str(k), "unknown")} for k in rows]
+        reasons, rows = self._files.reasons(), np.flatnonzero(self._files.current()[0] == FAILED)
+        return [
+            {"clip": row, **one, "reason": reasons.get(self._files.key(row), "unknown")}
+            for row, one in zip(rows.tolist(), self._files.described(rows), strict=True)
+        ]
 
     @property
     def notes(self) -> dict[str, list[str]]:
@@ -223,7 +223,8 @@ class ClipStore:
     @property
     def splits(self) -> list[str]:
         """Return the splits of the clips of this view, sorted."""
-        return sorted({self._files.segments[i].split for i in self.segments})
+        texts = self._files.index.texts["splits"]
+        return sorted(texts[k] for k in np.unique(self._files.index["split"][self.segments]))
 
     def split(self, name: str) -> ClipStore:
         """Return a view of the clips of one split. Raise DataError if there are none.
@@ -236,7 +237,8 @@ class ClipStore:
             if missing := self.counts.get(name, {}).get("missing"):
                 known = f"{missing} of its clips are not prepared yet; {CONTINUES}"
             raise DataError(f"{self.path}: no usable clip has the split {name!r}; {known}")
-        return self.select(np.array([self._files.segments[i].split == name for i in self.segments]))
+        found = self._files.index
+        return self.select(found["split"][self.segments] == found.texts["splits"].index(name))
 
     def select(self, rows: Any) -> ClipStore:
         """Return a view of some clips of this view, in this order.
@@ -264,7 +266,8 @@ class ClipStore:
     @property
     def wearers(self) -> list[str | None]:
         """Return the wearer of the camera of each clip; None if the annotations do not name one."""
-        return [self._files.segments[i].wearer for i in self.segments]
+        recordings = self._files.index.texts["recordings"]
+        return [recordings[k]["wearer"] for k in self._files.index["recording"][self.segments].tolist()]
 
     @property
     def fingerprint(self) -> str:
@@ -272,7 +275,7 @@ class ClipStore:
         about = {"specs": {name: spec.record() for name, spec in self.specs.items()}}
         about |= {"format": FORMAT, "class_names": self.class_names}
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-        for values in (self._rows, self.labels, self.segments, self._files.array("checksum")[self._rows]):
+        for values in (self._rows, self.labels, self.segments, self._files.current()[2][self._rows]):
             digest.update(np.ascontiguousarray(values, np.int64).tobytes())
         return digest.hexdigest()
 
@@ -284,9 +287,9 @@ class ClipStore:
         """
         found = {"clips of the store": self.fingerprint[:16]}
         for name in filter(self._files.is_added, names):
-            array, checksum = self._files.array(name), 0
+            checksum = 0
             for rows in np.array_split(self._rows, len(self) // 1024 + 1):
-                checksum = zlib.crc32(np.take(array, rows, axis=0), checksum)
+                checksum = zlib.crc32(self._files.read(name, rows), checksum)
             found[f"outputs {name}"] = f"{checksum:08x}"
         return found
 
@@ -303,10 +306,11 @@ class ClipStore:
             DataError: It has no frames.
         """
         spec, found = self.specs[name], self.read(f"{name}.times", slice(None))
-        wanted = [spec.times(self._files.clips[row]["start"], row) for row in self._rows.tolist()]
+        starts = self._files.current()[1]
+        wanted = [spec.times(float(starts[row]), row) for row in self._rows.tolist()]
         return np.abs(found - np.reshape(wanted, found.shape))
 
-    def read(self, name: str, index: Any) -> np.ndarray:
+    def read(self, name: str, index: Any, out: np.ndarray | None = None) -> np.ndarray:
         """Return a copy of rows of an array.
 
         Raise DataError for an unknown name, and for rows that are not written yet or are damaged: each row is compared
@@ -315,30 +319,31 @@ class ClipStore:
         Args:
             name: Name of the array.
             index: A numpy index into the clips of this view.
+            out: An array of the type and shape of these rows, C-contiguous, that they are read into.
         """
         self._require_own_classes(name)
         rows = self._rows[index]
-        if self._files.is_added(name) and not self._files.array(f"{name}.done")[rows].all():
+        flat = np.ravel(rows)
+        if self._files.is_added(name) and not self._files.sums(name, flat).all():
             lacking = f"{np.count_nonzero(~self.done(name))} of {len(self)} clips"
             raise DataError(
                 f"{self.path}: {name!r} is not written yet for {lacking}; run again what writes it: for a teacher's "
                 f"outputs {named('teachers.extract()')}"
             )
-        values = np.take(self._files.array(name), rows, axis=0)
-        self._files.require_intact(name, rows)
-        return values
+        values = self._files.read(name, flat, out)
+        self._files.require_intact(name, flat, values)
+        return values.reshape(*rows.shape, *values.shape[1:])
 
-    def verify(self) -> Iterator[tuple[str, list[int] | None]]:
+    def verify(self) -> Iterator[tuple[str, list[int]]]:
         """Read the finished rows of all arrays of the folder: yield each array with its damaged rows.
 
-        Rows are counted in the folder. None in their place: the array has no checksums, as added arrays of version 0.4.
-        Prepared arrays of that version are verified together, under their names joined by ", ".
+        Rows are counted in the folder.
 
         >>> from egodistill import data
         >>> [name for name, damaged in data.ClipStore("store").verify() if damaged]
         []
         """
-        return self._files.verify(np.flatnonzero(self._files.array("status") == OK))
+        return self._files.verify(np.flatnonzero(self._files.current()[0] == OK))
 
     def add(self, name: str, shape: Sequence[int], dtype: Any) -> None:
         """Create an array with one row per clip, or open the existing one.
@@ -352,10 +357,10 @@ class ClipStore:
             shape: Shape of a row.
             dtype: Type of its numbers, as numpy takes it.
         """
-        if not ARRAY_NAME.fullmatch(name) or name.lower().endswith(MARKS):
+        if not ARRAY_NAME.fullmatch(name) or name.lower().endswith(SUMS):
             raise DataError(
                 f"{name!r} cannot be the name of an array: use letters, digits, '_', '-' and '.', and no "
-                f"{' or '.join(map(repr, MARKS))} at the end"
+                f"{SUMS!r} at the end"
             )
         if name.split(".")[0].upper() in DEVICES:
             raise DataError(f"{name!r} cannot be the name of an array: Windows reserves it for a device")
@@ -375,24 +380,19 @@ class ClipStore:
         """
         if not self._files.is_added(name):
             raise DataError(f"{self.path}: {name!r} was not made by add(), so it is read-only")
-        array, rows, values = self._files.array(name), self._rows[index], np.asarray(values)
-        if values.shape != (*rows.shape, *array.shape[1:]) or not np.can_cast(values.dtype, array.dtype, "same_kind"):
+        entry, rows, values = self._files.arrays[name], self._rows[index], np.asarray(values)
+        dtype, shape = np.dtype(entry["dtype"]), (*rows.shape, *entry["shape"])
+        if values.shape != shape or not np.can_cast(values.dtype, dtype, "same_kind"):
             raise DataError(
-                f"{self.path}: {name!r} needs {array.dtype} {[*rows.shape, *array.shape[1:]]}; "
-                f"got {values.dtype} {list(values.shape)}"
+                f"{self.path}: {name!r} needs {dtype} {list(shape)}; got {values.dtype} {list(values.shape)}"
             )
-        values = _converted(values, array.dtype, f"{self.path}: {name!r}")
+        values = _converted(values, dtype, f"{self.path}: {name!r}")
         if broken := _not_finite(values):
             ids = [self._files.segment(row).id for row in np.atleast_1d(rows)[broken[:5]]]
             raise DataError(
                 f"{self.path}: {name!r} would not be finite for {len(broken)} clips, such as {ids}; check what made it"
             )
-        self._files.put(name, rows, values)
-        if self._files.has(f"{name}.crc32"):
-            flat = np.ascontiguousarray(values).reshape(-1, *array.shape[1:])
-            sums = list(map(zlib.crc32, flat, self._files.before_added(name, np.ravel(rows))))
-            self._files.put(f"{name}.crc32", rows, np.reshape(sums, rows.shape))
-        self._files.put(f"{name}.done", rows, 1)
+        self._files.write_added(name, np.ravel(rows), np.ascontiguousarray(values).reshape(-1, *entry["shape"]))
 
     def forget(self, name: str) -> None:
         """Mark the rows of an array made by `add` as not written, so that they are written again.
@@ -400,7 +400,8 @@ class ClipStore:
         Args:
             name: Name of the array.
         """
-        self._files.put(f"{name}.done", self._rows, 0)
+        if self._files.is_added(name):
+            self._files.mark(name, self._rows, np.zeros(len(self), np.uint64))
 
     def done(self, name: str) -> np.ndarray:
         """Return whether each clip's row of an array is written, bool [n].
@@ -409,8 +410,9 @@ class ClipStore:
             name: Name of the array.
         """
         if self._files.is_added(name):
-            return self._files.array(f"{name}.done")[self._rows] != 0
-        self._files.array(name)
+            return self._files.sums(name, self._rows) != 0
+        if not self._files.has(name):
+            raise DataError(f"{self.path}: the store has no array {name!r}, only {', '.join(self.names)}")
         return np.ones(len(self), bool)  # an array of prepare(): all clips of a view are finished
 
 
@@ -437,12 +439,11 @@ class StoreWriter:
     [[0.0], [4.199999809265137]]
     """
 
-    def __init__(self, path: str | os.PathLike) -> None:
-        self._files = StoreFiles(path)
-        self._files.array("status", "r+")  # a file of this store alone, before other processes write it
-        self._status = self._files.array("status")
+    def __init__(self, path: str | os.PathLike | StoreFiles) -> None:
+        self._files = path if isinstance(path, StoreFiles) else StoreFiles(path)
         self.path, self.settings, self.specs = self._files.path, self._files.settings, self._files.specs
         self.names, self.clip_seconds = self._files.prepared, self._files.clip_seconds
+        self._moved: dict[int, float] = {}
 
     @classmethod
     def begin(
@@ -455,21 +456,20 @@ class StoreWriter:
         *,
         arrays: Mapping[str, tuple[str, Sequence[int]]] | None = None,
         settings: Mapping[str, Any] | None = None,
+        videos: Mapping[str, VideoInfo] | None = None,
     ) -> StoreWriter:
         """Create a store in a folder, or open the unfinished one with the same settings (JSON values).
 
         `find_clips` returns the index of the segment and the start in seconds of each clip; it is called for a new
         store only. `specs` is {array: spec with one kind of array}, `arrays` {array: (dtype, shape of one row)} for
-        other kinds. Raise DataError if the folder has other content or a store with other settings, or if the disk has
-        too little free space.
+        other kinds, `videos` the headers of recordings by path. Raise DataError if the folder has other content or a
+        store with other settings, or if the disk has too little free space.
         """
         path, settings = Path(path), dict(settings or {})
-        entries = BOOKKEEPING | dict(arrays or {})
+        entries = dict(arrays or {})
         for name, spec in specs.items():
             entries |= spec.arrays(name)
-        if count := len(entries) - len(BOOKKEEPING):
-            entries[CHAIN] = ("uint32", (count,))
-        check_folder(path, entries)
+        check_folder(path)
         path.mkdir(parents=True, exist_ok=True)
         header = {
             "format": FORMAT,
@@ -478,13 +478,12 @@ class StoreWriter:
             "class_names": list(class_names),
         }
         origin = getattr(segments, "origin", None)
-        if origin and (origin.left_out or origin.is_sparse):
-            header["left_out"] = True
+        header["left_out"] = bool(origin and (origin.left_out or origin.is_sparse))
         with files.lock(lock_file(path)):  # the first process creates it, the others wait and open it
             if (path / "store.json").exists():
                 check_settings(path, segments, header)
             else:
-                create_store(path, segments, find_clips(), entries, header)
+                create_store(path, segments, find_clips(), entries, header, videos or {})
         return cls(path)
 
     def __len__(self) -> int:
@@ -496,19 +495,34 @@ class StoreWriter:
 
     def start(self, row: int) -> float:
         """Return the start of a row's clip in its video, in seconds."""
-        return self._files.clips[row]["start"]
+        return self._moved.get(row, float(self._files.index["start"][row]))
 
     def recordings(self) -> list[np.ndarray]:
         """Return the rows of each recording: one int array per video with its IMU and clock."""
-        rows: dict[Recording, list[int]] = defaultdict(list)
-        for row in range(len(self)):
-            rows[self.segment(row).recording].append(row)
-        return [np.array(found) for found in rows.values()]
+        numbers = self._files.index["recording"][self._files.index["segment"]]
+        order = np.argsort(numbers, kind="stable")
+        return np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1) if len(order) else []
+
+    def share(self, rank: int, world_size: int) -> list[np.ndarray]:
+        """Return the rows of one of `world_size` shares, about equal ones, of whole shards: an array per recording."""
+        shards, counts = np.unique(self._files.index["shard"], return_counts=True)
+        filled, own = [0] * world_size, list[int]()
+        for k in np.lexsort((shards, -counts)).tolist():  # the largest first, to the smallest share
+            least = filled.index(min(filled))
+            filled[least] += int(counts[k])
+            if least == rank:
+                own.append(int(shards[k]))
+        chosen = np.isin(self._files.index["shard"], own)
+        return [rows[chosen[rows]] for rows in self.recordings() if chosen[rows].any()]
 
     def missing(self, rows: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """Return those of the rows (None: all) that are neither written nor failed, int [m]."""
         rows = np.arange(len(self)) if rows is None else np.asarray(rows)
         return rows[self._status[rows] == MISSING]
+
+    @property
+    def _status(self) -> np.ndarray:
+        return self._files.current()[0]
 
     def finished(self) -> np.ndarray:
         """Return the rows that are written, int [m]."""
@@ -516,7 +530,7 @@ class StoreWriter:
 
     def reset(self, rows: np.ndarray) -> None:
         """Mark rows as missing, so that they are written again."""
-        self._files.put("status", rows, MISSING)
+        self._files.set_status(rows, MISSING)
 
     def retry(self, rows: np.ndarray) -> None:
         """Mark those of the rows that failed as missing."""
@@ -524,11 +538,10 @@ class StoreWriter:
 
     def is_consumed(self, rows: np.ndarray) -> np.ndarray:
         """Return whether the arrays of a consumer are written for rows, int [m] -> bool [m]."""
-        marks = [f"{name}.done" for name in self.settings["consumer"]["arrays"]]
-        self._files.refresh()
-        if not all(mark in self._files.arrays for mark in marks):
+        names = self.settings["consumer"]["arrays"]
+        if not all(map(self._files.is_added, names)):
             return np.zeros(len(rows), bool)
-        return np.all([self._files.array(mark)[rows] != 0 for mark in marks], axis=0)
+        return np.all([self._files.sums(name, rows) != 0 for name in names], axis=0)
 
     def record_sources(self, sources: Sequence[str], read: Mapping[str, str] | None = None) -> None:
         """Record the signatures of files from which clips will be written; `read` has those of files read earlier."""
@@ -543,24 +556,24 @@ class StoreWriter:
         With `again`, mark all clips of such recordings as missing instead, and their rows in arrays of
         `ClipStore.add()` as not written.
         """
-        with files.lock(lock_file(self.path)):
-            changed = changed_sources(self.path)
-            if changed and not again:
-                file, (before, now) = next(iter(changed.items()))
-                more = f", as have {len(changed) - 1} more files" if len(changed) > 1 else ""
-                raise DataError(
-                    f"{file}: has changed since its clips were prepared in {self.path}{more} (was "
-                    f"{before}, is {now}). Restore it, give another folder, or prepare its clips again with "
-                    f"{named('retry_failed', True)}"
-                )
-            marks = [name for name in self._files.arrays if name.endswith(".done")]
-            for rows in self.recordings():
-                if not changed.keys().isdisjoint(self.segment(rows[0]).recording.files):
-                    for mark in marks:
-                        self._files.put(mark, rows, 0)
-                    self.reset(rows)
-            for file, (_, now) in changed.items():
-                self._append_locked("sources.jsonl", {"file": file, "signature": now})
+        recordings = {self.segment(rows[0]).recording: rows for rows in self.recordings()}
+        known = {file for recording in recordings for file in recording.files}
+        changed = {file: found for file, found in changed_sources(self.path).items() if file in known}
+        if changed and not again:
+            file, (before, now) = next(iter(changed.items()))
+            more = f", as have {len(changed) - 1} more files" if len(changed) > 1 else ""
+            raise DataError(
+                f"{file}: has changed since its clips were prepared in {self.path}{more} (was "
+                f"{before}, is {now}). Restore it, give another folder, or prepare its clips again with "
+                f"{named('retry_failed', True)}"
+            )
+        for recording, rows in recordings.items():
+            if not changed.keys().isdisjoint(recording.files):
+                for name in filter(self._files.is_added, self._files.names):
+                    self._files.mark(name, rows, np.zeros(len(rows), np.uint64))
+                self.reset(rows)
+        for file, (_, now) in changed.items():
+            self._append("sources.jsonl", {"file": file, "signature": now})
 
     def write(self, row: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Write a clip's row of all arrays, then mark it as finished, or as failed if a number is not finite.
@@ -569,36 +582,35 @@ class StoreWriter:
         """
         if set(arrays) != set(self.names):
             raise DataError(f"{self.path}: each clip needs the arrays {', '.join(self.names)}; got {', '.join(arrays)}")
-        checksums = [0]
+        self._files.begin(self._files.key(row)[0])
+        start, checksums, place = self.start(row), list[int](), np.array([row])
+        checksum = self._files.before(row, start)
         for name in self.names:
-            target = self._files.array(name)
-            values = np.ascontiguousarray(_converted(np.asarray(arrays[name]), target.dtype, f"{self.path}: {name!r}"))
-            if target.dtype.kind == "f" and not np.isfinite(values).all():
+            dtype = np.dtype(self._files.arrays[name]["dtype"])
+            values = np.ascontiguousarray(_converted(np.asarray(arrays[name]), dtype, f"{self.path}: {name!r}"))
+            if dtype.kind == "f" and not np.isfinite(values).all():
                 self.fail(row, f"{name} is not finite: a value of the recording is missing or too large")
                 return
-            self._files.put(name, row, values)
-            checksums.append(zlib.crc32(values, self._files.before(row, checksums[-1])))
-        if self._files.has(CHAIN):
-            self._files.put(CHAIN, row, checksums[1:])
-        self._files.put("checksum", row, checksums[-1])
-        self._files.put("status", row, OK)
+            self._files.put(name, place, values[None])
+            checksums.append(checksum := zlib.crc32(values, checksum))
+        self._files.put(ROWS, place, np.array([(OK, start, checksums)], self._files.record))
 
     def move(self, row: int, start: float) -> None:
         """Change the start (s) of a clip that is not written yet; the store was begun without its video's duration."""
-        with files.lock(lock_file(self.path)):
-            self._files.require_here()
-            clips = files.read_json(self.path / "clips.json")
-            clips[row]["start"] = start
-            write_json(self.path / "clips.json", clips)
-        self._files.clips[row]["start"] = start
+        self._moved[row] = start
 
     def fail(self, row: int, reason: Exception | str) -> None:
         """Record the reason why a clip cannot be prepared, then mark it as failed."""
         if self._status[row] == OK:  # another process has written it in the meantime
             return
-        line = {"clip": row, **self._files.describe(row), "status": "failed", "reason": str(reason)}
+        shard, place = self._files.key(row)
+        line = {"shard": shard, "row": place, **self._files.describe(row), "status": "failed", "reason": str(reason)}
         self._append("failures.jsonl", line)
-        self._files.put("status", row, FAILED)
+        self._files.set_status(np.array([row]), FAILED)
+
+    def merge(self) -> None:
+        """Write what is finished into the index of the store."""
+        self._files.merge()
 
     def note(self, source: str | tuple[str, str], notes: Sequence[str]) -> None:
         """Record what is unusual about an IMU recording, for `ClipStore.notes`, in place of earlier notes about it."""
@@ -608,12 +620,9 @@ class StoreWriter:
     def _append(self, name: str, line: Mapping[str, Any]) -> None:
         """Append a line to a file of the store, under its lock: two machines could append at the same place on NFS."""
         with files.lock(lock_file(self.path)):
-            self._append_locked(name, line)
-
-    def _append_locked(self, name: str, line: Mapping[str, Any]) -> None:
-        self._files.require_here()
-        files.unshare_file(self.path / name)
-        files.append_line(self.path / name, line)
+            self._files.refresh()
+            files.unshare_file(self.path / name)
+            files.append_line(self.path / name, line)
 
 
 def _converted(values: np.ndarray, dtype: np.dtype, what: str) -> np.ndarray:
@@ -656,8 +665,7 @@ def folds(store: ClipStore, count: int, by: str = "wearer") -> np.ndarray:
     """
     if by not in ("wearer", "video", "segment"):
         raise DataError(f"by must be 'wearer', 'video' or 'segment', not {by!r}")
-    name = Names()  # stores of 0.5 and before may know a file by two
-    videos = [name(clip["video"]) for clip in store.clips]
+    videos = [clip["video"] for clip in store.clips]
     groups = list({"wearer": store.wearers, "video": videos, "segment": store.segments}[by])
     if unknown := sum(group is None for group in groups):
         raise DataError(f"{store.path}: {unknown} clips have no wearer; give by='video'")
@@ -739,12 +747,7 @@ def claim_outputs(
     outputs = [f"{name}.feature", f"{name}.logits"]
     with files.lock(lock_file(store.path)):  # of two teachers with one name, the second sees the first's record
         found, present = _read_record(file), [array for array in outputs if array in store.names]
-        differing, mixed = _differing(found, identity), "unfinished" in found
-        if not overwrite and mixed:  # version 0.4.0 wrote this, and left the marks of the other teacher's rows
-            raise DataError(
-                f"{file}: a run with overwrite=True was interrupted, so these may be outputs of two teachers; "
-                f"run it again with {named('overwrite', True)}"
-            )
+        differing = _differing(found, identity)
         free = not found and not _written(store, name)  # empty arrays of a run that failed at once
         if not overwrite and differing and (present or found) and not free:
             raise DataError(
@@ -752,12 +755,12 @@ def claim_outputs(
                 f"this run has {identity[differing[0]]}; give the teacher another {named('name')}, or "
                 f"compute all outputs again with {named('overwrite', True)}"
             )
-        if differing or mixed:
+        if differing:
             _check_rest(store, present, file)
         if overwrite:
             for array in present:  # before the record changes: a killed run leaves no row to the other teacher
-                (store.everything() if differing or mixed else store).forget(array)
-        written = set() if differing or mixed else set(found.get("splits", []))
+                (store.everything() if differing else store).forget(array)
+        written = set() if differing else set(found.get("splits", []))
         write_json(file, {**(about or {}), **identity, "splits": sorted(written | splits)})
     return OutputClaim(store, name, identity)
 

@@ -1,29 +1,26 @@
-"""The files of a clip store: a folder of `.npy` arrays with one row per clip, and JSON files that describe them.
+"""The files of a clip store: shards with the arrays of some hundred clips each, and an index that names their rows.
 
-    store.json          the header: format, settings, class names, the spec of each prepared array, and file, dtype and
-                        shape of every array; a new store gets it last
-    segments.json       the annotated segments
-    clips.json          segment and start of every clip
-    status.npy          0 missing, 1 ok, 2 failed
-    label.npy           the class, -1: none
-    segment.npy         the segment
-    checksum.npy        CRC-32 of the prepared arrays
-    checksum.crc32.npy  the same after each of these arrays, in the order of the header, so that one can be verified;
-                        before each, it covers specs, segment and start of the clip, but no path
-    NAME.npy            an array of `prepare()`; frames come with their times, such as frames_4.times.npy. Or one of
-                        `ClipStore.add()`, such as teacher outputs, with NAME.done.npy, which marks written rows, and
-                        NAME.crc32.npy, their CRC-32, which begins with checksum.npy and the teacher's fingerprint
-    NAME.teacher.json   the teacher whose outputs are NAME.feature and NAME.logits; see `store.claim_outputs()`
-    failures.jsonl      clips that cannot be prepared, with the reasons
-    notes.jsonl         what is unusual about the IMU recordings, if anything
-    sources.jsonl       signatures of the files that clips were read from
-    place.json          the working folder and the store's own path when it was begun: its paths are relative to them
-    store.lock          locked while one of the JSON files changes
-    pending/            frames that wait for the models of one pass; see `one_pass`
+    store.json              the header: format, settings, class names, the spec of each prepared array, dtype and row
+                            shape of every array, and the columns of the index with their CRC-32; a new store gets it
+                            last
+    index/NAME.N.npy        a column, see `index`: clips in their order, with label, split and wearer of their segments
+    shards/N/clips.json     the recordings and clips of a shard, as they were when it was begun
+    shards/N/rows.npy       a record per clip: status (0 missing, 1 ok, 2 failed), start (s), and "sums", the CRC-32
+                            after each prepared array in the order of the header, which begins with what the clip is
+                            (specs, file name, clock and axes of its recording, start), but no folder
+    shards/N/NAME.npy       the rows of an array of `prepare()`; frames come with their times, such as frames_4.times.
+                            Or of one of `ClipStore.add()`, with NAME.sums.npy: 0 for a row that is not written, else
+                            2**32 + its CRC-32, which begins with that of the prepared arrays and of the teacher
+    NAME.teacher.json       the teacher whose outputs are NAME.feature and NAME.logits; see `store.claim_outputs()`
+    failures.jsonl          clips that cannot be prepared, with the reasons
+    notes.jsonl             what is unusual about the IMU recordings, if anything
+    sources.jsonl           signatures of the files that clips were read from
+    store.lock              locked while the header changes
+    pending/                frames that wait for the models of one pass; see `one_pass`
 
-A store writes into its own files only: one that is a link, or shared with a snapshot (`cp -al`), is copied first.
-Stores of version 0.4 lack the files *.crc32.npy, and their checksum.npy covers the arrays alone. The format on disk is
-defined in this file alone, which `store.ClipStore` and `store.StoreWriter` read and fill.
+A shard has one writer. What its table says of rows that the index does not know as finished is true: `merge()` writes
+it into the index. A store writes into its own files only: one that is a link, or shared with a snapshot (`cp -al`), is
+copied first. The format on disk is defined in this file and `index` alone.
 """
 
 from __future__ import annotations
@@ -32,151 +29,175 @@ import dataclasses
 import functools
 import json
 import math
-import operator
 import os
 import re
 import shutil
 import struct
+import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from ..recordings.recording import path_of
 from ..recordings.spec import ClipSpec
 from ..support import files
-from ..support.defaults import CLIP_SECONDS, IMU_RATE
+from ..support.defaults import CLIP_SECONDS
 from ..support.errors import DataError, named
 from ..support.names import Names, Place, absolute_path, name_files
+from ..video import VideoInfo
+from . import index
+from .index import AGAIN
 from .segments import Segment, with_names
 
 __all__ = ["StoreFiles"]
 
-FORMAT = "egodistill clip store 2"
-MISSING, OK, FAILED = 0, 1, 2  # values of status.npy
+FORMAT = "egodistill clip store 3"
+MISSING, OK, FAILED = 0, 1, 2
 STATUS = ("missing", "ok", "failed")
-# Arrays of every store, one value per clip. "checksum" covers all prepared arrays of the clip.
-BOOKKEEPING = {"status": ("uint8", ()), "label": ("int64", ()), "segment": ("int64", ()), "checksum": ("uint32", ())}
-MARKS = (".done", ".crc32")  # ends of the names of the arrays beside one of `ClipStore.add()`
-CHAIN = "checksum.crc32"  # uint32 [n, prepared arrays]
-# Of a segment, what the checksums of its clips cover: no path, because a store may be moved with its recordings.
-COVERED = operator.attrgetter(
-    "id", "start", "stop", "label", "split", "wearer", "imu_offset", "imu_stretch", "imu_axes", "zero_accel"
-)
-# Settings that older stores lack, and the values that they stand for.
-LATER_SETTINGS = {"tolerance": 0.0, "clip_seconds": CLIP_SECONDS, "imu_rate": IMU_RATE}
+SUMS, ROWS = ".sums", "rows"  # the end of the name of an added array's marks; the table of a shard
+MAX_CLIPS, MAX_BYTES = 500, 256 << 20  # of a shard
+SHARES = 32  # shards at least, so that several machines share a small store, too
+OPEN_FILES = 256
+WRITTEN = 1 << 32
 ARRAY_NAME = re.compile(r"\w[\w.-]*")
-AGAIN = "copy the store again, or prepare its clips into another folder"  # the way out of a damaged store
 # Names that no file on Windows can have, whatever its suffix.
 DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in "0123456789¹²³")}
+SEEKING = threading.Lock()  # where the system cannot read at a place
 
 
-class Mapped(NamedTuple):
-    """An array's file in memory."""
+class OpenArray:
+    """An open `.npy` file: `at` is where its rows begin."""
 
-    array: np.ndarray
-    file: str
-    size: int  # bytes of the whole file
-    inode: int
+    def __init__(self, file: Path, flags: int) -> None:
+        self.file = file
+        self.number = os.open(file, flags | getattr(os, "O_BINARY", 0))
+        with open(self.number, "rb", closefd=False) as opened:
+            version = np.lib.format.read_magic(opened)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            self.shape, self.is_fortran, self.dtype = read(opened)
+            self.at = opened.tell()
+
+    def __del__(self) -> None:
+        if hasattr(self, "number"):
+            os.close(self.number)
+
+    def read(self, buffer: memoryview, place: int) -> None:
+        """Fill a buffer with the bytes from a place among the rows on. Raise DataError if the file ends before."""
+        place += self.at
+        while len(buffer):
+            if hasattr(os, "preadv"):
+                count = os.preadv(self.number, [buffer], place)
+            else:
+                with SEEKING:
+                    os.lseek(self.number, place, os.SEEK_SET)
+                    found = os.read(self.number, len(buffer))
+                count = len(found)
+                buffer[:count] = found
+            if not count:
+                raise DataError(f"{self.file}: truncated: it ends at {place} bytes; {AGAIN}")
+            buffer, place = buffer[count:], place + count
+
+    def write(self, content: memoryview, place: int) -> None:
+        """Write bytes from a place among the rows on."""
+        place += self.at
+        with files.disk_errors(self.file):
+            while len(content):
+                if hasattr(os, "pwrite"):
+                    count = os.pwrite(self.number, content, place)
+                else:
+                    with SEEKING:
+                        os.lseek(self.number, place, os.SEEK_SET)
+                        count = os.write(self.number, content)
+                content, place = content[count:], place + count
 
 
 class StoreFiles:
-    """The files of one store: header, segments and clips in memory, arrays mapped from disk.
+    """The files of one store: the header in memory, columns and rows as they are asked for.
 
-    `settings` and `class_names` are the arguments of `data.prepare()`, `specs` is {array: ClipSpec}, `segments` are the
-    annotated segments and `clips` the segment and start of each row. Raise DataError, which names the file, if the
-    folder is not a store, or an array is damaged.
+    `settings` and `class_names` are the arguments of `data.prepare()`, `specs` is {array: ClipSpec}, `arrays` {array:
+    {"dtype", "shape" of a row, "added" by `ClipStore.add()`}}. Raise DataError, which names the file, if the folder is
+    not a store, or a file is damaged.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
-        self.maps: dict[tuple[str, str], Mapped] = {}  # by name and mode
-        self.covered: dict[int, int] = {}  # {segment: CRC-32 of specs and segment}
-        self.verified: dict[str, np.ndarray] = {}  # bool [n]: rows that had their checksum when they were first read
         if not (self.path / "store.json").exists():
             inner = self.path / "store"  # in a folder of `egodistill train`
             way_out = inner if (inner / "store.json").exists() else f"the folder that {named('prepare()')} wrote"
             raise DataError(
                 f"{self.path / 'store.json'}: no such file, so {self.path} is not a clip store; give {way_out}"
             )
-        self.made = self.made_when()
-        self.stamp = self.header_stamp()
+        self.open_array = functools.lru_cache(OPEN_FILES)(self._open_array)
+        self.tables: dict[tuple[int, str], np.ndarray] = {}  # of which nothing will change
+        self.verified: dict[str, np.ndarray] = {}  # bool [n]: rows that had their checksum when they were first read
+        self.is_followed, self.stamp = True, self.header_stamp()
         header = files.read_json(self.path / "store.json")
         self.check_format(header)
-        tables = [self.path / name for name in ("segments.json", "clips.json")]
-        if missing := [table for table in tables if not table.exists()]:
-            raise DataError(f"{missing[0]}: missing; {AGAIN}")
-        segments, self.clips = map(files.read_json, tables)
         try:
             self.settings: dict[str, Any] = header["settings"]
-            self.class_names: list[str] = header["class_names"]
-            # Whether something may happen where no segment is; nobody knows of stores of 0.5 and before.
-            self.left_out = bool(header.get("left_out", not (self.path / "place.json").exists()))
+            self.left_out = bool(header.get("left_out"))  # whether something may happen where no segment is
             self.specs = {name: ClipSpec(**spec) for name, spec in header["specs"].items()}
-            self.arrays: dict[str, dict] = header["arrays"]
-            find = path_finder(self.path)
-            self.segments = [with_names(Segment(**segment), find) for segment in segments]
-            of_segment = [clip["segment"] for clip in self.clips]
-            if fault := self.fault() or array_fault(self.arrays):
+            self.edits, self.count = int(header["edits"]), int(header["clips"])
+            self.take(header)
+            self.index = index.Index(self.path, header["index"], path_finder(self.path, header))
+            if fault := self.fault():
                 raise TypeError(fault)
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise DataError(
-                f"{self.path}: its JSON files are damaged, or were written by another version of "
-                f"this library ({type(error).__name__}: {error})"
+                f"{self.path / 'store.json'}: is damaged, or was written by another version of this library "
+                f"({type(error).__name__}: {error})"
             ) from error
-        self.about = zlib.crc32(json.dumps([[name, spec.record()] for name, spec in self.specs.items()]).encode())
-        for name in self.arrays:
-            self.array(name)
-        fits = all(entry["shape"][0] == len(self.clips) for entry in self.arrays.values())
-        if not fits or not np.array_equal(of_segment, self.array("segment")):
-            raise DataError(
-                f"{self.path}: clips.json and segment.npy do not describe the same clips; were files of two stores "
-                f"mixed?"
-            )
-        if (highest := self.array("status").max(initial=0)) >= len(STATUS):
-            raise DataError(
-                f"{self.path / 'status.npy'}: is damaged: its values are up to {highest}, must be from 0 to "
-                f"{len(STATUS) - 1}"
-            )
-        names = [] if header.get("classes_from_teacher") else self.class_names
-        labels = labels_of(self.segments, names)[self.array("segment")]
-        if len(rows := np.flatnonzero(self.array("label") != labels)):
-            row = int(rows[0])
-            raise DataError(
-                f"{self.path / 'label.npy'}: is damaged, or segments.json or the class names in store.json are: "
-                f"{len(rows)} of {len(labels)} labels differ, such as that of row {row}, {self.array('label')[row]} "
-                f"for {self.segment(row).label!r}, which is class {labels[row]}; copy the store again"
-            )
+        self.check_index()
+        self.about = json.dumps([[name, spec.record()] for name, spec in self.specs.items()])
+
+    def take(self, header: Mapping[str, Any]) -> None:
+        """Take over what may change in a header, as classes and arrays of a teacher."""
+        names, arrays = header["class_names"], header["arrays"]
+        if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise TypeError("class_names is not a list of names")
+        for name, entry in arrays.items():
+            shape, _ = entry["shape"], np.dtype(entry["dtype"])
+            if not ARRAY_NAME.fullmatch(name):  # nothing outside of the folder
+                raise TypeError(f"the array {name!r} has no name of an array")
+            if not (isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)):
+                raise TypeError(f"the array {name!r} has the shape {shape!r}")
+        self.class_names: list[str] = names
+        self.classes_from_teacher = bool(header.get("classes_from_teacher"))
+        self.arrays: dict[str, dict[str, Any]] = arrays
+        self.prepared = [name for name, entry in arrays.items() if not entry.get("added")]
+        self.row_bytes = bytes_of(arrays[name] for name in self.prepared)
+        self.record = np.dtype([("status", "u1"), ("start", "<f8"), ("sums", "<u4", (len(self.prepared),))])
 
     def fault(self) -> str | None:
-        """Return what is wrong with the values in the JSON files, or None."""
-        names = self.class_names
-        if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-            return "class_names is not a list of names"
-        if not (isinstance(self.settings, dict) and isinstance(self.clips, list)):
-            return "the settings are not an object, or the clips not a list"
+        """Return what is wrong with the values in the header, or None."""
+        if not isinstance(self.settings, dict):
+            return "the settings are not an object"
         for name, spec in self.specs.items():
             if spec != spec.complete():
                 return f"the spec of {name!r} lacks a value"
-        for number, one in enumerate(self.segments):
-            texts = (one.id, one.video, one.split, one.camera, one.label, one.wearer)
-            if not all(isinstance(text, str) for text in texts[:4] + tuple(x for x in texts[4:] if x is not None)):
-                return f"segment {number} has an id, video, split, camera, label or wearer that is not text"
-            if not all(map(math.isfinite, (one.start, one.stop, one.imu_offset, one.imu_stretch))):
-                return f"segment {number} has a time that is not finite"
-        for number, clip in enumerate(self.clips):
-            if type(clip["segment"]) is not int or not 0 <= clip["segment"] < len(self.segments):
-                return f"clip {number} is of the segment {clip['segment']!r}, which is not in segments.json"
-            if type(clip["start"]) not in (int, float) or not math.isfinite(clip["start"]):
-                return f"clip {number} starts at {clip['start']!r}"
+        if missing := {*index.CLIPS, *index.SEGMENTS, "id", index.TEXTS} - set(self.index.entries):
+            return f"the index has no {min(missing)}"
         return None
 
-    def __len__(self) -> int:
-        return len(self.clips)
+    def check_index(self) -> None:
+        """Raise DataError for columns that do not describe the clips of this store."""
+        for name in ("status", "shard", "row"):
+            if len(self.index[name]) != self.count:
+                raise DataError(f"{self.index.file(name)}: has {len(self.index[name])} values, not {self.count}")
+        if (highest := self.index["status"].max(initial=0)) >= len(STATUS):
+            raise DataError(f"{self.index.file('status')}: is damaged: its values are up to {highest}")
 
-    def __getstate__(self) -> dict:
-        return self.__dict__ | {"maps": {}}  # a copy in another process maps the files itself
+    def __len__(self) -> int:
+        return self.count
+
+    def __getstate__(self) -> dict[str, Any]:  # a copy in another process opens the files itself
+        return {name: value for name, value in vars(self).items() if name != "open_array"}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        vars(self).update(state, open_array=functools.lru_cache(OPEN_FILES)(self._open_array))
 
     def check_format(self, header: Any) -> None:
         """Raise DataError unless this version can read the store."""
@@ -198,200 +219,364 @@ class StoreFiles:
             return ()
         return found.st_ino, found.st_mtime_ns, found.st_size
 
-    def made_when(self) -> tuple[int, ...]:
-        """Return values that change when another store takes the place of this one, as in an edit."""
-        try:
-            found = os.stat(self.path / "place.json")
-            return found.st_ino, found.st_mtime_ns
-        except OSError:  # a store of version 0.5 or before, or none
-            return (os.stat(self.path).st_ino,) if self.path.exists() else ()
-
-    def require_here(self) -> None:
-        """Raise DataError if the store was edited since it was opened: its rows are others."""
-        if self.made_when() != self.made:
-            raise DataError(f"{self.path}: its table was edited since it was opened; open it again")
-
     def refresh(self) -> None:
-        """Read the header again if it has changed: any process may have added arrays."""
-        if (stamp := self.header_stamp()) != self.stamp:
-            header = files.read_json(self.path / "store.json")
-            self.check_format(header)
-            if fault := array_fault(header.get("arrays")):
-                raise DataError(f"{self.path / 'store.json'}: is damaged: {fault}")
-            self.arrays.update(header["arrays"])
-            self.class_names = header.get("class_names", self.class_names)
-            self.stamp = stamp
+        """Read the header again if it has changed: any process may have added arrays, or finished clips.
+
+        Raise DataError if the table was edited since the store was opened: its rows are others.
+        """
+        if not self.is_followed or (stamp := self.header_stamp()) == self.stamp:
+            return
+        header = files.read_json(self.path / "store.json")
+        self.check_format(header)
+        if header.get("edits") != self.edits or header.get("clips") != self.count:
+            raise DataError(f"{self.path}: its table was edited since it was opened; open it again")
+        try:
+            self.take(header)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{self.path / 'store.json'}: is damaged: {error}") from error
+        changed = [name for name, entry in header["index"].items() if entry != self.index.entries.get(name)]
+        self.index.entries = header["index"]
+        for name in changed:
+            self.index.columns.pop(name, None)
+        self.forget_files()
+        self.stamp = stamp
+
+    def become(self, columns: Mapping[str, np.ndarray], texts: Mapping[str, list]) -> None:
+        """Take on another table that is not in the header yet, to fill its new shards."""
+        self.is_followed, self.count = False, len(columns["segment"])
+        self.index.columns, self.index.texts = dict(columns), dict(texts)
+
+    def forget_files(self) -> None:
+        """Open all files again when they are read next."""
+        self.open_array.cache_clear()
+        self.tables.clear()
+        self.verified.clear()
+
+    def write_header(self, **changes: Any) -> None:
+        """Change values of the header. The caller holds the lock, and has called `refresh()`."""
+        header = files.read_json(self.path / "store.json")
+        write_json(self.path / "store.json", header | changes)
+        if "edits" not in changes:
+            self.refresh()
 
     def has(self, name: str) -> bool:
-        """Return whether the store has this array; the header is read again if needed."""
-        if name not in self.arrays:
-            self.refresh()
+        """Return whether the store has this array."""
+        self.refresh()
         return name in self.arrays
 
     def is_added(self, name: str) -> bool:
-        """Return whether an array was made by `add()`; an array NAME.done then marks the rows that are written."""
-        return self.has(name) and f"{name}.done" in self.arrays
+        """Return whether an array was made by `add()`."""
+        return self.has(name) and bool(self.arrays[name].get("added"))
 
     @property
     def names(self) -> list[str]:
-        """Return the names of the arrays, without bookkeeping and the times of frames."""
+        """Return the names of the arrays, without the times of frames."""
         self.refresh()
-        return [name for name in self.arrays if name not in BOOKKEEPING and not name.endswith((*MARKS, ".times"))]
+        return [name for name in self.arrays if not name.endswith(".times")]
 
-    @property
-    def prepared(self) -> list[str]:
-        """Return the names of the arrays of `prepare()`, in the order of the header, with the times of frames."""
-        others = [name for name in self.arrays if name not in BOOKKEEPING and not name.endswith(MARKS)]
-        return [name for name in others if not self.is_added(name)]
+    # -----------------------------------------------------------------------------------------------------------
+    # Shards
 
-    def array(self, name: str, mode: str = "r") -> np.ndarray:
-        """Return an array's memory-mapped file, "r" or "r+", shared with all processes that map it.
+    def folder(self, shard: int) -> Path:
+        """Return the folder of a shard."""
+        return self.path / "shards" / f"{shard:05d}"
 
-        Raise DataError for a file that is damaged, or was cut since it was mapped: that would end the process.
-        """
-        self.require_here()
-        if (name, mode) not in self.maps:
-            self.maps[name, mode] = self.map(name, mode)
-        mapped = self.maps[name, mode]
-        try:
-            found = os.stat(mapped.file)
-        except OSError as error:
-            raise DataError(f"{mapped.file}: missing or truncated: {error.strerror}; {AGAIN}") from error
-        if found.st_ino != mapped.inode:  # add() gave it another shape, or a writer a file of its own
-            self.refresh()
-            mapped = self.maps[name, mode] = self.map(name, mode)
-        elif found.st_size < mapped.size:
-            raise DataError(f"{mapped.file}: truncated: {found.st_size} bytes instead of {mapped.size}; {AGAIN}")
-        return mapped.array
+    @functools.cached_property
+    def by_shard(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return all clips by shard, int64 [n], and the shard of each of them."""
+        order = np.argsort(self.index["shard"], kind="stable")
+        return order, self.index["shard"][order]
 
-    def map(self, name: str, mode: str) -> Mapped:
-        """Map an array's file into memory, "r" or "r+". Raise DataError if it is unknown or damaged."""
-        if not self.has(name):
-            raise DataError(f"{self.path}: the store has no array {name!r}, only {', '.join(self.names)}")
-        entry = self.arrays[name]
-        file = self.path / entry["file"]
-        self.verified.pop(name, None)
-        if mode == "r+":
-            files.unshare_file(file)
-            self.maps.pop((name, "r"), None)
+    def clips_of(self, shard: int) -> np.ndarray:
+        """Return the clips of a shard, int64 [m]."""
+        order, shards = self.by_shard
+        return order[np.searchsorted(shards, shard) : np.searchsorted(shards, shard, "right")]
+
+    def table(self, shard: int, name: str = ROWS) -> np.ndarray | None:
+        """Return the table of a shard, or the marks of an added array; None if it has none yet."""
+        if (shard, name) in self.tables:
+            return self.tables[shard, name]
+        file = self.folder(shard) / f"{name}.npy"
+        if not os.path.lexists(file):
+            return None
+        files.require_file(file)
+        opened = self.opened(shard, name, os.O_RDONLY)
+        table = np.empty(opened.shape, opened.dtype)
+        opened.read(memoryview(table.view(np.uint8).reshape(-1)), 0)
+        if (table["status"] if name == ROWS else table).all():  # nothing will change
+            self.tables[shard, name] = table
+        return table
+
+    def opened(self, shard: int, name: str, flags: int) -> OpenArray:
+        """Open a file of a shard. Raise DataError if it is missing, or not as the header says."""
+        file = self.folder(shard) / f"{name}.npy"
+        if name == ROWS:
+            dtype, shape = self.record, ()
+        elif name.endswith(SUMS):
+            dtype, shape = np.dtype("uint64"), ()
+        else:
+            dtype, shape = np.dtype(self.arrays[name]["dtype"]), tuple(self.arrays[name]["shape"])
         if os.path.lexists(file):
             files.require_file(file)
         try:
-            inode = os.stat(file).st_ino
-            array = np.lib.format.open_memmap(file, mode)
+            found = OpenArray(file, flags)
         except Exception as error:  # numpy has no common class for damaged headers
             reason = getattr(error, "strerror", None) or "its header is damaged, or its end is missing"
             raise DataError(f"{file}: missing or truncated: {reason}; {AGAIN}") from error
-        if array.dtype != entry["dtype"] or list(array.shape) != entry["shape"] or not array.flags.c_contiguous:
-            order = "" if array.flags.c_contiguous else " in Fortran's order"
+        if found.dtype != dtype or found.shape[1:] != shape or (found.is_fortran and len(found.shape) > 1):
+            order = " in Fortran's order" if found.is_fortran else ""
             raise DataError(
-                f"{file}: the array is {array.dtype} {list(array.shape)}{order}, but store.json says {entry['dtype']} "
-                f"{entry['shape']}"
+                f"{file}: its rows are {found.dtype} {list(found.shape[1:])}{order}, but store.json says {dtype} "
+                f"{list(shape)}"
             )
-        return Mapped(array.view(np.ndarray), str(file), array.offset + array.nbytes, inode)
+        return found
 
-    def put(self, name: str, rows: Any, values: Any) -> None:
-        """Write the rows that a numpy index selects. Of several processes, each writes only bytes of its rows.
+    def _open_array(self, shard: int, name: str) -> OpenArray:
+        """Open an array for reading; `open_array` keeps the last ones."""
+        return self.opened(shard, name, os.O_RDONLY)
 
-        A mapped page also holds rows of other processes. NFS would write the page back as a whole, with the values that
-        these rows had when this machine read them. O_DSYNC stops the NFS client from extending a write to the page.
-        """
-        array = self.array(name, "r+")
-        if files.environment_share()["world_size"] == 1 or not hasattr(os, "pwrite"):
-            array[rows] = values
+    def runs(self, rows: np.ndarray) -> Iterator[tuple[int, int, int, int]]:
+        """Yield (start, stop, shard, row of the first) of stretches of some clips that are neighbours in a shard."""
+        shards, places = self.index["shard"][rows], self.index["row"][rows]
+        cuts = np.flatnonzero((np.diff(shards) != 0) | (np.diff(places) != 1)) + 1
+        starts, stops = [0, *cuts.tolist()], [*cuts.tolist(), len(rows)]
+        if len(rows):
+            yield from zip(starts, stops, shards[starts].tolist(), places[starts].tolist(), strict=True)
+
+    def read(self, name: str, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Return rows [m] of an array, in `out` if it is given, without looking at checksums."""
+        if not self.has(name):
+            raise DataError(f"{self.path}: the store has no array {name!r}, only {', '.join(self.names)}")
+        entry = self.arrays[name]
+        out = np.empty((len(rows), *entry["shape"]), entry["dtype"]) if out is None else out
+        buffer, size = memoryview(out.reshape(-1).view(np.uint8)), out.itemsize * math.prod(entry["shape"])
+        for start, stop, shard, row in self.runs(rows):
+            self.open_array(shard, name).read(buffer[start * size : stop * size], row * size)
+        return out
+
+    def put(self, name: str, rows: np.ndarray, values: np.ndarray) -> None:
+        """Write rows [m] of an array of the shards, of which only these bytes change: others write other rows."""
+        flags = os.O_RDWR
+        if files.environment_share()["world_size"] > 1:  # NFS would write back pages with rows of other machines
+            flags |= getattr(os, "O_DSYNC", 0)
+        values = np.ascontiguousarray(values)
+        content, size = memoryview(values.reshape(-1).view(np.uint8)), values.nbytes // max(1, len(values))
+        for start, stop, shard, row in self.runs(rows):
+            files.unshare_file(self.folder(shard) / f"{name}.npy")
+            self.opened(shard, name, flags).write(content[start * size : stop * size], row * size)
+            self.tables.pop((shard, name), None)
+
+    def begin(self, shard: int) -> None:
+        """Create a shard whose clips are all missing, unless it is there; the folder is complete or absent."""
+        folder, clips = self.folder(shard), self.clips_of(shard)
+        if folder.exists():
             return
-        rows = np.atleast_1d(np.arange(len(array))[rows])
-        values = np.ascontiguousarray(np.broadcast_to(values, (len(rows), *array.shape[1:])), array.dtype)
-        _, file, size, _ = self.maps[name, "r+"]
-        with files.disk_errors(Path(file)), open(file, "r+b", buffering=0, opener=open_synchronously) as target:
-            for row, value in zip(rows.tolist(), values, strict=True):
-                content, start = value.tobytes(), size - array.nbytes + row * value.nbytes
-                while content:
-                    written = os.pwrite(target.fileno(), content, start)
-                    content, start = content[written:], start + written
+        count = int(self.index["row"][clips].max()) + 1
+        table, segments, local = np.zeros(count, self.record), dict[int, int](), list[Any]([None] * count)
+        for clip in clips.tolist():
+            segment = int(self.index["segment"][clip])
+            row, start = int(self.index["row"][clip]), float(self.index["start"][clip])
+            table["start"][row] = start
+            local[row] = [segments.setdefault(segment, len(segments)), start, clip]
+        header = files.read_json(self.path / "store.json")
+        about = {name: header[name] for name in ("format", "place", "settings", "specs", "class_names")}
+        about["arrays"] = {name: self.arrays[name] for name in self.prepared}
+        about |= {"segments": [self.segments[number].record() for number in segments], "clips": local}
+        part = folder.with_name(f".{folder.name}.{os.getpid()}-{os.urandom(4).hex()}.part")
+        try:
+            with files.disk_errors(folder):
+                part.mkdir(parents=True)
+                for name in self.prepared:
+                    allocate(part / f"{name}.npy", self.arrays[name]["dtype"], (count, *self.arrays[name]["shape"]))
+                np.save(part / f"{ROWS}.npy", table)
+                write_json(part / "clips.json", about)
+                try:
+                    os.rename(part, folder)
+                except OSError:  # another process of this machine was faster
+                    if not folder.exists():
+                        raise
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
 
-    def require_intact(self, name: str, rows: np.ndarray) -> None:
-        """Raise DataError if a row of an array has another checksum than when it was written.
+    def current(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return status, start (s) and checksum [n] of all clips as they are now.
 
-        Each row is verified when this process first reads it. Rows that are not finished, and arrays of older versions,
-        have no checksum of their own.
+        Of a shard with clips that the index does not know as finished, the shard's own table counts.
         """
-        verified = self.verified.setdefault(name, np.zeros(len(self), bool))
-        if verified[rows].all():
-            return
-        rows = np.unique(rows)
-        rows = rows[~verified[rows] & (self.is_added(name) | (self.array("status")[rows] == OK))]
-        if damaged := self.damaged(name, rows):
-            one = self.describe(damaged[0])
-            raise DataError(
-                f"{self.path / name}.npy: the row {damaged[0]} ({one['id']!r} at {one['start']:.2f} s) was damaged or "
-                f"replaced after it was written, its checksum differs; `egodistill status {self.path} --verify` lists "
-                f"all such rows"
-            )
-        verified[rows] = True
+        self.refresh()
+        merged = self.index["status"], self.index["start"], self.index["checksum"]
+        if not (missing := merged[0] == MISSING).any():
+            return merged
+        status, start, checksum = (column.copy() for column in merged)
+        for shard in np.unique(self.index["shard"][missing]).tolist():
+            if (table := self.table(shard)) is not None:
+                clips = self.clips_of(shard)
+                clips = clips[missing[clips]]
+                found = table[self.index["row"][clips]]
+                status[clips], start[clips] = found["status"], found["start"]
+                if self.prepared:
+                    checksum[clips] = found["sums"][:, -1]
+        if (highest := status.max(initial=0)) >= len(STATUS):
+            raise DataError(f"{self.path / 'shards'}: is damaged: a status is {highest}; {AGAIN}")
+        return status, start, checksum
 
-    def before(self, row: int, checksum: int) -> int:
-        """Return the CRC-32 with which that of a prepared array begins: it covers which clip the row is.
+    def merge(self) -> None:
+        """Write what the shards know into the index."""
+        with files.lock(lock_file(self.path)):
+            columns = dict(zip(("status", "start", "checksum"), self.current(), strict=True))
+            changed = {name: column for name, column in columns.items() if column is not self.index[name]}
+            if changed and any(not np.array_equal(column, self.index[name]) for name, column in changed.items()):
+                entries = index.write(self.path, changed, self.index.entries)
+                self.write_header(index=entries)
+                index.remove_others(self.path, entries)
 
-        `checksum` is the CRC-32 after the array before, or 0.
-        """
-        if not self.has(CHAIN):  # version 0.4
-            return checksum
-        number, start = self.clips[row]["segment"], self.clips[row]["start"]
-        if number not in self.covered:
-            self.covered[number] = zlib.crc32(ascii((self.about, *COVERED(self.segments[number]))).encode())
-        return zlib.crc32(struct.pack("<Id", self.covered[number], start), checksum)
+    def set_status(self, rows: np.ndarray, status: int) -> None:
+        """Change the status of clips in their shards; those that the index knows as finished are then missing there."""
+        for shard in np.unique(self.index["shard"][rows]).tolist():
+            self.begin(shard)
+        for row in rows.tolist():
+            table = self.table(int(self.index["shard"][row]))
+            assert table is not None  # begun
+            record = table[self.index["row"][row]].copy()
+            record["status"] = status
+            self.put(ROWS, np.array([row]), np.array([record]))
+        if self.index["status"][rows].any():
+            with files.lock(lock_file(self.path)):
+                self.refresh()
+                column = self.index["status"].copy()
+                column[rows] = MISSING
+                self.write_header(index=index.write(self.path, {"status": column}, self.index.entries))
+
+    def sweep(self) -> int:
+        """Remove shards of which no clip is in the index, and what killed processes left; return the freed bytes."""
+        with files.lock(lock_file(self.path)):
+            self.refresh()
+            index.remove_others(self.path, self.index.entries)
+            own = {self.folder(shard).name for shard in np.unique(self.index["shard"]).tolist()}
+            freed = 0
+            for folder in (self.path / "shards").iterdir() if (self.path / "shards").is_dir() else ():
+                if re.fullmatch(r"[0-9]{5,}|\.[0-9]{5,}\.[0-9a-f-]+\.part", folder.name) and folder.name not in own:
+                    if folder.is_symlink() or not folder.is_dir():
+                        continue
+                    freed += sum(file.stat().st_size for file in folder.iterdir())
+                    shutil.rmtree(folder)
+            return freed
+
+    # -----------------------------------------------------------------------------------------------------------
+    # Checksums
+
+    @functools.cached_property
+    def covered(self) -> list[int]:
+        """Return the CRC-32 of specs and recording of each recording, with which that of its clips begin."""
+        found = []
+        for one in self.index.texts["recordings"]:
+            imu = one["imu"] if isinstance(one["imu"], str) else (one["imu"] or ("",))[0]
+            name = os.path.basename((one["video"] or imu).replace("\\", "/"))
+            clock = [one[field] for field in ("imu_offset", "imu_stretch", "imu_axes", "zero_accel")]
+            found.append(zlib.crc32(ascii((self.about, name, *clock)).encode()))
+        return found
+
+    def before(self, row: int, start: float) -> int:
+        """Return the CRC-32 with which that of the first array of a clip begins: it covers what the clip is."""
+        recording = self.index["recording"][self.index["segment"][row]]
+        return zlib.crc32(struct.pack("<Id", self.covered[recording], start))
 
     def before_added(self, name: str, rows: np.ndarray) -> list[int]:
         """Return the CRC-32 with which that of each of m rows of an added array begins: it covers clip and teacher."""
         file = self.path / f"{name.rpartition('.')[0]}.teacher.json"
         record = files.read_json(file) if name.endswith((".feature", ".logits")) and os.path.lexists(file) else None
         teacher = json.dumps(record.get("fingerprint") if isinstance(record, dict) else None).encode()
-        return [zlib.crc32(teacher, checksum) for checksum in self.array("checksum")[rows].tolist()]
+        return [zlib.crc32(teacher, checksum) for checksum in self.current()[2][rows].tolist()]
 
-    def damaged(self, name: str, rows: np.ndarray) -> list[int] | None:
-        """Return those of some rows of an array that differ from their checksums; None if it has none."""
+    def sums(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """Return the marks of m rows of an added array, uint64 [m]: 0 for one that is not written."""
+        found = np.zeros(len(rows), np.uint64)
+        for start, stop, shard, row in self.runs(rows):
+            if (table := self.table(shard, name + SUMS)) is not None:
+                found[start:stop] = table[row : row + stop - start]
+        return found
+
+    def damaged(self, name: str, rows: np.ndarray, values: np.ndarray | None = None) -> list[int]:
+        """Return those of some finished rows of an array whose checksums differ; `values` are the rows, if known."""
         if self.is_added(name):
-            if not self.has(f"{name}.crc32"):
-                return None
-            return self.mismatches([name], rows, self.before_added(name, rows), self.array(f"{name}.crc32"))
-        if not self.has(CHAIN) or name not in (prepared := self.prepared):
-            return None
-        chain, place = self.array(CHAIN), prepared.index(name)
-        last = chain[rows, place - 1] if place else np.zeros(len(rows), np.uint32)
-        before = list(map(self.before, rows.tolist(), last.tolist()))
-        return self.mismatches([name], rows, before, chain[:, place])
-
-    def mismatches(self, names: Sequence[str], rows: np.ndarray, before: list[int], after: np.ndarray) -> list[int]:
-        """Return the rows of arrays whose CRC-32, continued from `before` [m], is not that in `after` [n]."""
-        arrays, found = [self.array(name) for name in names], []
-        for row, checksum, wanted in zip(rows.tolist(), before, after[rows].tolist(), strict=True):
-            for array in arrays:
-                checksum = zlib.crc32(array[row], checksum)
-            if checksum != wanted:
+            before, after = self.before_added(name, rows), self.sums(name, rows)
+        else:
+            place, records = self.prepared.index(name), np.zeros(len(rows), self.record)
+            for start, stop, shard, row in self.runs(rows):
+                if (table := self.table(shard)) is None or row + stop - start > len(table):
+                    raise DataError(f"{self.folder(shard) / ROWS}.npy: missing or truncated; {AGAIN}")
+                records[start:stop] = table[row : row + stop - start]
+            after = WRITTEN + records["sums"][:, place].astype(np.uint64)
+            if place:
+                before = records["sums"][:, place - 1].tolist()
+            else:
+                before = list(map(self.before, rows.tolist(), records["start"].tolist()))
+        found = []
+        for number, (row, checksum, wanted) in enumerate(zip(rows.tolist(), before, after.tolist(), strict=True)):
+            value = self.read(name, rows[number : number + 1]) if values is None else values[number]
+            if WRITTEN + zlib.crc32(value, checksum) != wanted:
                 found.append(row)
         return found
 
-    def verify(self, rows: np.ndarray) -> Iterator[tuple[str, list[int] | None]]:
-        """Read all arrays: yield each name with its damaged rows, or with None if it has no checksums."""
-        prepared = self.prepared
-        if prepared and not self.has(CHAIN):  # one checksum for all
-            yield ", ".join(prepared), self.mismatches(prepared, rows, [0] * len(rows), self.array("checksum"))
-        elif prepared:
-            differ = self.array(CHAIN)[rows, -1] != self.array("checksum")[rows]
-            yield "checksum", rows[differ].tolist()
-        for name in self.arrays:
-            if name in prepared and self.has(CHAIN):
-                yield name, self.damaged(name, rows)
-            elif self.is_added(name):
-                yield name, self.damaged(name, rows[self.array(f"{name}.done")[rows] != 0])
-        explained = {str(line["clip"]) for line in files.read_lines(self.path / "failures.jsonl", "clip", "reason")}
-        failed = np.flatnonzero(self.array("status") == FAILED).tolist()
-        yield "status", [row for row in failed if str(row) not in explained]
+    def require_intact(self, name: str, rows: np.ndarray, values: np.ndarray) -> None:
+        """Raise DataError if a row of an array has another checksum than when it was written.
+
+        Each row is verified when this process first reads it; rows that are not finished have none. `values` are the
+        rows that were read.
+        """
+        verified = self.verified.setdefault(name, np.zeros(len(self), bool))
+        if verified[rows].all():
+            return
+        finished = self.is_added(name) | (self.current()[0][rows] == OK)
+        new = np.flatnonzero(~verified[rows] & finished)
+        if self.damaged(name, rows[new], values[new]):  # or read from a file that was replaced by a copy
+            self.forget_files()
+            values[new] = self.read(name, rows[new])
+            if damaged := self.damaged(name, rows[new], values[new]):
+                one = self.describe(damaged[0])
+                raise DataError(
+                    f"{self.folder(self.index['shard'][damaged[0]]) / name}.npy: the row "
+                    f"{self.index['row'][damaged[0]]} ({one['id']!r} at {one['start']:.2f} s) was damaged or replaced "
+                    f"after it was written, its checksum differs; `egodistill status {self.path} --verify` lists all "
+                    f"such rows"
+                )
+            verified = self.verified.setdefault(name, np.zeros(len(self), bool))
+        verified[rows[new]] = True
+
+    def verify(self, rows: np.ndarray) -> Iterator[tuple[str, list[int]]]:
+        """Read all arrays: yield each name with its damaged rows."""
+        if self.prepared:
+            known, wanted = self.current()[2], np.zeros(len(self), np.uint32)
+            for start, stop, shard, row in self.runs(rows):
+                if (table := self.table(shard)) is not None:
+                    wanted[rows[start:stop]] = table["sums"][row : row + stop - start, -1]
+            yield "checksum", rows[known[rows] != wanted[rows]].tolist()
+        for name in list(self.arrays):
+            yield name, self.damaged(name, rows[self.sums(name, rows) != 0] if self.is_added(name) else rows)
+        failed = np.flatnonzero(self.current()[0] == FAILED).tolist()
+        explained = self.reasons()
+        yield "status", [row for row in failed if self.key(row) not in explained]
+
+    # -----------------------------------------------------------------------------------------------------------
+    # Clips
+
+    @property
+    def segments(self) -> index.SegmentColumns:
+        """Return the annotated segments."""
+        return self.index.segments
 
     def segment(self, row: int) -> Segment:
         """Return the segment that a clip is a part of."""
-        return self.segments[self.clips[row]["segment"]]
+        return self.segments[int(self.index["segment"][row])]
+
+    def key(self, row: int) -> tuple[int, int]:
+        """Return shard and row in it of a clip, by which failures know it."""
+        return int(self.index["shard"][row]), int(self.index["row"][row])
+
+    def reasons(self) -> dict[tuple[int, int], str]:
+        """Return {shard, row: the last reason why a clip could not be prepared}."""
+        lines = files.read_lines(self.path / "failures.jsonl", "shard", "row", "reason")
+        return {(line["shard"], line["row"]): str(line["reason"]) for line in lines if type(line["row"]) is int}
 
     def notes(self) -> dict[str, list[str]]:
         """Return the last notes about each IMU recording: {file: notes}, none where it was replaced by a right one."""
@@ -405,83 +590,105 @@ class StoreFiles:
     def clip_seconds(self) -> float:
         """Return the length of the clips in seconds."""
         own = [spec.seconds for spec in self.specs.values() if spec.seconds is not None]
-        return own[0] if own else (LATER_SETTINGS | self.settings)["clip_seconds"]  # outputs of a teacher have no spec
+        return own[0] if own else self.settings.get("clip_seconds", CLIP_SECONDS)  # outputs of a teacher have no spec
 
     def describe(self, row: int) -> dict[str, Any]:
         """Return a description of a clip: segment id, video, wearer, start and stop (s), label, split, status."""
-        segment, start = self.segment(row), self.clips[row]["start"]
-        return {
-            "id": segment.id,
-            "video": segment.path,
-            "wearer": segment.wearer,
-            "start": start,
-            "stop": start + self.clip_seconds,
-            "label": segment.label,
-            "split": segment.split,
-            "status": STATUS[self.array("status")[row]],
-        }
+        return next(self.described(np.array([row])))
+
+    def described(self, rows: np.ndarray) -> Iterator[dict[str, Any]]:
+        """Yield the descriptions of clips."""
+        status, starts, _ = self.current()
+        found, seconds = self.segments, self.clip_seconds
+        for row, number in zip(rows.tolist(), self.index["segment"][rows].tolist(), strict=True):
+            segment = found[number]
+            yield {
+                "id": segment.id,
+                "video": segment.path,
+                "wearer": segment.wearer,
+                "start": (start := float(starts[row])),
+                "stop": start + seconds,
+                "label": segment.label,
+                "split": segment.split,
+                "status": STATUS[status[row]],
+            }
+
+    # -----------------------------------------------------------------------------------------------------------
+    # Arrays and classes of teachers
 
     def add(self, name: str, shape: Sequence[int], dtype: Any) -> None:
-        """Create an array and the one that marks its written rows, unless they exist. The caller holds the lock.
+        """Create an array, unless it exists; a shard gets its file with the first row. The caller holds the lock.
 
-        An array of another shape or dtype, or without checksums, is replaced if none of its rows is written. Otherwise
-        raise DataError for another shape or dtype.
+        An array of another shape or dtype is replaced if none of its rows is written. Otherwise raise DataError.
         """
-        self.require_here()
-        header = files.read_json(self.path / "store.json")
-        arrays, n = header["arrays"], len(self)
-        new = {"file": f"{name}.npy", "dtype": np.dtype(dtype).name, "shape": [n, *map(int, shape)]}
-        if twins := [other for other in arrays if other != name and other.casefold() == name.casefold()]:
+        self.refresh()
+        new = {"dtype": np.dtype(dtype).name, "shape": [*map(int, shape)], "added": True}
+        if twins := [other for other in self.arrays if other != name and other.casefold() == name.casefold()]:
             raise DataError(
                 f"{self.path}: the store already has an array {twins[0]!r}; on Windows and macOS, {name!r} would "
                 f"be the same file; choose another name"
             )
-        entries = {name: new}
-        for mark, kind in zip((f"{name}{end}" for end in MARKS), ("uint8", "uint32"), strict=True):
-            entries[mark] = {"file": f"{mark}.npy", "dtype": kind, "shape": [n]}
-        outdated = arrays.get(name, new) != new or f"{name}.crc32" not in arrays
-        if outdated and self.is_added(name) and not self.array(f"{name}.done").any():
-            for old in entries:  # a run that is killed before the end leaves none of them
-                arrays.pop(old, None)
-            write_json(self.path / "store.json", header)
-            self.maps = {key: value for key, value in self.maps.items() if key[0] not in entries}
-        if name not in arrays:
-            for entry in entries.values():
-                allocate(self.path, entry)
-            arrays |= entries
-            write_json(self.path / "store.json", header)
-        elif arrays[name] != new or f"{name}.done" not in arrays:
-            old, source = arrays[name], "add()" if f"{name}.done" in arrays else "prepare()"
+        old = self.arrays.get(name)
+        if old == new:
+            return
+        if old and not (old.get("added") and not self.sums(name, np.arange(len(self))).any()):
+            source = "add()" if old.get("added") else "prepare()"
             raise DataError(
                 f"{self.path}: {source} has already made an array {name!r}, {old['dtype']} {old['shape']}; add() "
                 f"cannot make it again as {new['dtype']} {new['shape']}; choose another name"
             )
-        self.arrays.update(arrays)
+        require_room(self.path, len(self) * bytes_of([new]), f"the array {name!r}")
+        self.write_header(arrays={one: entry for one, entry in self.arrays.items() if one != name})
+        for folder in (self.path / "shards").glob("*"):  # of an array that had this name
+            for end in (SUMS, ""):  # the marks first
+                (folder / f"{name}{end}.npy").unlink(missing_ok=True)
+        self.write_header(arrays={**self.arrays, name: new})
+
+    def write_added(self, name: str, rows: np.ndarray, values: np.ndarray) -> None:
+        """Write rows [m] of an added array, then mark them."""
+        entry = self.arrays[name]
+        for shard in np.unique(self.index["shard"][rows]).tolist():
+            folder = self.folder(shard)
+            if not (folder / f"{name}{SUMS}.npy").exists():
+                self.begin(shard)
+                with files.lock(lock_file(self.path)):
+                    if not (folder / f"{name}{SUMS}.npy").exists():
+                        count = self.opened(shard, ROWS, os.O_RDONLY).shape[0]
+                        allocate(folder / f"{name}.npy", entry["dtype"], (count, *entry["shape"]))
+                        allocate(folder / f"{name}{SUMS}.npy", "uint64", (count,))
+        self.put(name, rows, values)
+        sums = list(map(zlib.crc32, values, self.before_added(name, rows)))
+        self.mark(name, rows, WRITTEN + np.array(sums, np.uint64))
+
+    def mark(self, name: str, rows: np.ndarray, sums: np.ndarray) -> None:
+        """Write the marks of rows [m] of an added array where a shard has it."""
+        for start, stop, shard, _ in self.runs(rows):
+            if (self.folder(shard) / f"{name}{SUMS}.npy").exists():
+                self.put(name + SUMS, rows[start:stop], sums[start:stop])
+        self.verified.pop(name, None)
 
     def classes_are_used(self, besides: str | None = None) -> bool:
         """Return whether `prepare()` gave the class names, or logits of a teacher (but `besides`) need them."""
-        header = files.read_json(self.path / "store.json")
-        if header["class_names"] and not header.get("classes_from_teacher"):
+        self.refresh()
+        if self.class_names and not self.classes_from_teacher:
             return True
         logits = [name for name in self.names if name.endswith(".logits") and name != f"{besides}.logits"]
-        return any(self.array(f"{name}.done").any() for name in logits if self.is_added(name))
+        return any(self.sums(name, np.arange(len(self))).any() for name in logits if self.is_added(name))
 
     def name_classes(self, names: list[str]) -> None:
         """Write class names of a teacher into the header. Raise DataError if others are used.
 
         The caller holds the lock.
         """
-        self.require_here()
-        header = files.read_json(self.path / "store.json")
-        found = header["class_names"]
+        self.refresh()
+        found = self.class_names
         if found and found != names and self.classes_are_used():
             raise DataError(
                 f"{self.path}: the store has the classes {files.shorten(found)}, not {files.shorten(names)}; prepare "
                 f"another store for a teacher with other classes"
             )
         if found != names:
-            write_json(self.path / "store.json", header | {"class_names": names, "classes_from_teacher": True})
-        self.class_names = names
+            self.write_header(class_names=names, classes_from_teacher=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -489,65 +696,52 @@ def write_json(path: Path, value: Any) -> None:
     files.write_json(path, value, through_link=False)
 
 
-def open_synchronously(path: str, flags: int) -> int:
-    """Open a file whose writes reach the disk, or the server, before they return."""
-    return os.open(path, flags | getattr(os, "O_DSYNC", 0))
-
-
-def array_fault(arrays: Any) -> str | None:
-    """Return what is wrong with the arrays of a header, or None."""
-    if not isinstance(arrays, dict) or not BOOKKEEPING.keys() <= arrays.keys():
-        return f"its arrays are not an object with {', '.join(BOOKKEEPING)}"
-    for name, entry in arrays.items():
-        try:
-            file, dtype, shape = entry["file"], np.dtype(entry["dtype"]), entry["shape"]
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            return f"the array {name!r} has no file, dtype and shape ({type(error).__name__}: {error})"
-        if not ARRAY_NAME.fullmatch(name) or file != f"{name}.npy":  # nothing outside of the folder
-            return f"the array {name!r} is in the file {file!r}"
-        if not (isinstance(shape, list) and shape and all(type(size) is int and size >= 0 for size in shape)):
-            return f"the array {name!r} has the shape {shape!r}"
-        if name in BOOKKEEPING and (dtype, len(shape)) != (np.dtype(BOOKKEEPING[name][0]), 1):
-            return f"the array {name!r} is {dtype} {shape}"
-    return None
-
-
 def lock_file(path: str | os.PathLike) -> Path:
     """Return the file that a process locks while it changes a store's header."""
     return Path(path) / "store.lock"
 
 
-def allocate(path: Path, entry: Mapping[str, Any]) -> None:
+def require_room(path: Path, needed: int, what: str) -> None:
+    """Raise DataError if a disk has too little free space."""
+    free = shutil.disk_usage(path).free
+    if needed > free:
+        raise DataError(
+            f"{path}: {what} needs {needed / 1e6:,.1f} MB, but only {free / 1e6:,.1f} MB are free; free some, or use "
+            f"another disk"
+        )
+
+
+def bytes_of(entries: Iterable[Mapping[str, Any]]) -> int:
+    """Return the bytes of a row in all of these arrays."""
+    return sum(math.prod(one["shape"]) * np.dtype(one["dtype"]).itemsize for one in entries)
+
+
+def allocate(file: Path, dtype: Any, shape: tuple[int, ...]) -> None:
     """Create an array of zeros in its final size; the file is complete or absent.
 
-    Disk space is allocated now: on a full disk, writing to a mapped file without allocated space
-    kills the process (SIGBUS). macOS and Windows cannot allocate it in advance.
+    Disk space is allocated now. macOS and Windows cannot allocate it in advance.
     """
-    shape, dtype = tuple(entry["shape"]), np.dtype(entry["dtype"])
-    files.remove_parts(path / entry["file"])
-    with files.atomic_write(path / entry["file"], through_link=False) as part:
-        np.lib.format.open_memmap(part, mode="w+", dtype=dtype, shape=shape)
+    with files.atomic_write(file, through_link=False) as part:
+        np.lib.format.open_memmap(part, mode="w+", dtype=np.dtype(dtype), shape=shape)
         if hasattr(os, "posix_fallocate"):
-            with open(part, "r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
+            with open(part, "r+b") as opened:
+                os.posix_fallocate(opened.fileno(), 0, part.stat().st_size)
 
 
 # ---------------------------------------------------------------------------------------------------------------
 # A new store
 
 
-BEGUN = {"segments.json", "clips.json", "place.json", "store.lock"}  # files beside the arrays before there is a header
-BESIDE = BEGUN | {"store.json", "failures.jsonl", "notes.jsonl", "sources.jsonl", "pending"}  # of a whole store
+BEGUN = {index.FOLDER, "store.lock"}  # what a folder has before there is a header
 
 
-def check_folder(path: Path, arrays: Mapping[str, Any]) -> None:
+def check_folder(path: Path) -> None:
     """Raise DataError unless the folder is new or empty, or holds a store or the parts that a killed run left."""
     if path.exists() and not path.is_dir():
         raise DataError(f"{path}: this is a file, but a store is a folder; give another name")
     found = files.content(path)
     if "store.lock" in found:  # the first file of a store; the header is the last
-        ours = {f"{name}.npy" for name in arrays} | BEGUN
-        found = [name for name in found if name not in ours]
+        found = [name for name in found if name not in BEGUN]
     if found and not (path / "store.json").exists():
         raise DataError(f"{path}: contains {found[0]} but no store.json; give an empty folder")
 
@@ -559,28 +753,38 @@ def check_settings(path: Path, segments: Sequence[Segment], header: Mapping[str,
     """
     old, advice = StoreFiles(path), f"Give another folder, or delete {path} to start again."
     segments = with_stored_names(path, segments)
-    before = LATER_SETTINGS | old.settings | {"segments": len(old.segments), "the list of classes": old.class_names}
+    before = old.settings | {"segments": len(old.segments), "the list of classes": old.class_names}
     names = header["class_names"] or old.class_names  # a teacher names the classes of a store without labels
-    now = LATER_SETTINGS | header["settings"] | {"segments": len(segments), "the list of classes": names}
+    now = header["settings"] | {"segments": len(segments), "the list of classes": names}
     settings_differ = bool(files.differences(before, now))
-    for i, (one, other) in enumerate(zip(old.segments, segments, strict=False)):
-        if one != other:
-            name = f"segment {i} ({Path(one.path).name})"
-            before[name], now[name] = one.record(), other.record()
-            if not settings_differ and (folder := folder_of(one.path, other.path)):
-                advice = f"If these are the same files, run it again in the folder {folder}, where it was begun."
-            break
+    if not is_same_table(old, segments):
+        for i, (one, other) in enumerate(zip(old.segments, segments, strict=False)):
+            if one != other:
+                name = f"segment {i} ({Path(one.path).name})"
+                before[name], now[name] = one.record(), other.record()
+                if not settings_differ and (folder := folder_of(one.path, other.path)):
+                    advice = f"If these are the same files, run it again in the folder {folder}, where it was begun."
+                break
     files.require_same_run(path, before, now, advice)
     specs = {name: dataclasses.asdict(spec) for name, spec in old.specs.items()}
     files.require_same_run(path, specs, header["specs"], advice)
+
+
+def is_same_table(store: StoreFiles, segments: Sequence[Segment]) -> bool:
+    """Return whether a store has these segments, in this order."""
+    columns, texts = index.columns_of(segments)
+    own = store.index.texts
+    return all(own[name] == values for name, values in texts.items()) and all(
+        np.array_equal(store.index[name], values) for name, values in columns.items()
+    )
 
 
 def with_stored_names(path: str | os.PathLike, segments: Iterable[Segment]) -> list[Segment]:
     """Return segments with the first names that their files have in a store, if there is one, and then among them."""
     name = Names()
     if os.path.exists(os.path.join(path, "store.json")):
-        for one in StoreFiles(path).segments:
-            with_names(one, name)
+        for one in StoreFiles(path).index.texts["recordings"]:
+            with_names(Segment("", start=0, stop=0, **one), name)
     return [with_names(one, name) for one in segments]
 
 
@@ -592,12 +796,9 @@ def folder_of(path: str, other: str) -> Path | None:
     return folder if found else None
 
 
-def path_finder(path: Path) -> Callable[[str], str]:
-    """Return a function that finds a file by the path that a store has of it, also if all was moved since.
-
-    Stores of version 0.5 and before do not know where they were.
-    """
-    place = Place(*files.read_json(path / "place.json")) if (path / "place.json").exists() else Place.of(path)
+def path_finder(path: Path, header: Mapping[str, Any] | None = None) -> Callable[[str], str]:
+    """Return a function that finds a file by the path that a store has of it, also if all was moved since."""
+    place = Place(*(header or files.read_json(path / "store.json"))["place"])
     return functools.cache(lambda name: place.find(name, path))
 
 
@@ -615,41 +816,56 @@ def changed_sources(path: Path) -> dict[str, tuple[str, str]]:
     return {file: (before, now) for file, (before, now) in found.items() if before != now}
 
 
+def place_clips(recordings: np.ndarray, row_bytes: int, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return the shard of each clip and its row there, int32 [n] each; `first` is the number of the first shard.
+
+    Whole recordings share a shard as long as they fit; a longer one is divided. `recordings` [n] counts them.
+    """
+    count = len(recordings)
+    most = min(MAX_CLIPS, max(1, MAX_BYTES // max(1, row_bytes)), max(4, -(-count // SHARES)))
+    shards, rows = np.zeros(count, np.int32), np.zeros(count, np.int32)
+    shard, filled, order = first, 0, np.argsort(recordings, kind="stable")
+    for clips in np.split(order, np.flatnonzero(np.diff(recordings[order])) + 1):
+        if filled and filled + len(clips) > most:
+            shard, filled = shard + 1, 0
+        parts = np.array_split(clips, max(1, -(-len(clips) // most)))
+        for k, part in enumerate(parts):
+            shards[part], rows[part] = shard + k, filled + np.arange(len(part))
+            if k + 1 < len(parts):
+                filled = 0
+        shard, filled = shard + len(parts) - 1, (filled if len(parts) == 1 else 0) + len(parts[-1])
+    return shards, rows
+
+
 def create_store(
     path: Path,
     segments: Sequence[Segment],
     clips: Sequence[tuple[int, float]],
     arrays: Mapping[str, tuple[str, Sequence[int]]],
     header: Mapping[str, Any],
+    videos: Mapping[str, VideoInfo],
 ) -> None:
-    """Create the files of a store whose clips are all missing. The header comes last: only then is it a store."""
-    entries = {
-        name: {"file": f"{name}.npy", "dtype": dtype, "shape": [len(clips), *shape]}
-        for name, (dtype, shape) in arrays.items()
-    }
-    for entry in entries.values():  # left by a call that was killed here
-        files.remove_parts(path / entry["file"])
-        (path / entry["file"]).unlink(missing_ok=True)
-    needed = sum(math.prod(entry["shape"]) * np.dtype(entry["dtype"]).itemsize for entry in entries.values())
-    free = shutil.disk_usage(path).free
-    if needed > free:
-        raise DataError(
-            f"{path}: the store needs {needed / 1e6:,.1f} MB, but only {free / 1e6:,.1f} MB are free; free some, or "
-            f"use another disk"
-        )
-    for entry in entries.values():
-        allocate(path, entry)
-    of_segment = np.array([segment for segment, _ in clips])
-    labels = labels_of(segments, header["class_names"])
-    for name, values in (("segment", of_segment), ("label", labels[of_segment])):
-        np.lib.format.open_memmap(path / f"{name}.npy", "r+")[:] = values
-    write_json(path / "segments.json", [segment.record() for segment in segments])
-    write_json(path / "clips.json", [{"segment": segment, "start": start} for segment, start in clips])
-    write_json(path / "place.json", Place.of(path))
-    write_json(path / "store.json", {**header, "arrays": entries})
+    """Create the index of a store whose clips are all missing. The header comes last: only then is it a store."""
+    entries = {name: {"dtype": dtype, "shape": [*shape]} for name, (dtype, shape) in arrays.items()}
+    row_bytes = bytes_of(entries.values())
+    require_room(path, len(clips) * row_bytes, "the store")
+    columns, texts = index.columns_of(segments)
+    texts["videos"] = headers_of(texts, videos)
+    columns |= clip_columns(clips)
+    columns["shard"], columns["row"] = place_clips(columns["recording"][columns["segment"]], row_bytes)
+    entry = index.write(path, {**columns, index.TEXTS: texts}, {})
+    about = {"place": Place.of(path), "edits": 0, "clips": len(clips), "arrays": entries, "index": entry}
+    write_json(path / "store.json", {**header, **about})
 
 
-def labels_of(segments: Sequence[Segment], class_names: Sequence[str]) -> np.ndarray:
-    """Return the class of each segment, int64 [segments]; -1 without a label."""
-    of_class = {name: i for i, name in enumerate(class_names)}
-    return np.array([of_class.get(segment.label, -1) for segment in segments], np.int64)
+def headers_of(texts: Mapping[str, list], videos: Mapping[str, VideoInfo]) -> list[list | None]:
+    """Return what is known of the video of each recording, so that an edit need not open it."""
+    found = (videos.get(path_of(one["video"], one["imu"])) for one in texts["recordings"])
+    return [None if info is None else list(dataclasses.astuple(info)) for info in found]
+
+
+def clip_columns(clips: Sequence[tuple[int, float]]) -> dict[str, np.ndarray]:
+    """Return the columns of clips, (segment, start) each, that are all missing."""
+    missing = {name: np.zeros(len(clips), index.CLIPS[name]) for name in ("status", "checksum")}
+    segment = np.array([number for number, _ in clips], np.int32)
+    return {"segment": segment, "start": np.array([start for _, start in clips], np.float64), **missing}
