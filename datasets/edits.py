@@ -101,7 +101,7 @@ FIELDS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
 
 def side_of(store: StoreFiles) -> Side:
     """Return the table of a store."""
-    return Side({name: store.index[name] for name in (*index.SEGMENTS, *index.CLIPS)}, store.index.texts)
+    return Side({name: store.index[name] for name in (*index.SEGMENTS, *index.CLIPS)}, store.segments.texts)
 
 
 def is_edited(
@@ -142,7 +142,7 @@ def is_edited(
 
 def known_videos(path: Path) -> dict[str, VideoInfo]:
     """Return {path of a recording: the header of its video} of those that a store has read."""
-    texts = StoreFiles(path).index.texts
+    texts = StoreFiles(path).segments.texts
     pairs = zip(texts["recordings"], texts["videos"], strict=True)
     return {path_of(one["video"], one["imu"]): VideoInfo(*info) for one, info in pairs if info is not None}
 

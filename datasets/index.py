@@ -82,15 +82,20 @@ class Index:
 
     @functools.cached_property
     def texts(self) -> dict[str, list]:
-        """Return {"recordings", "labels", "splits", "videos": list}; files have names by which they are found."""
-        found = json.loads(self.content(TEXTS))
-        named = [with_names(Segment("", start=0, stop=0, **one), self.find) for one in found["recordings"]]
-        return found | {"recordings": [recording_fields(one) for one in named]}
+        """Return {"labels", "splits", "videos" (headers), "recordings" (fields as they were written): list}."""
+        return json.loads(self.content(TEXTS))
+
+    @functools.cached_property
+    def recordings(self) -> list[dict[str, Any]]:
+        """Return the fields of each recording, with names by which its files are found now."""
+        named = (with_names(Segment("", start=0, stop=0, **one), self.find) for one in self.texts["recordings"])
+        return [recording_fields(one) for one in named]
 
     @functools.cached_property
     def segments(self) -> SegmentColumns:
         """Return the annotated segments."""
-        return SegmentColumns({name: self[name] for name in (*SEGMENTS, "id")}, self.texts)
+        columns = {name: self[name] for name in (*SEGMENTS, "id")}
+        return SegmentColumns(columns, {**self.texts, "recordings": self.recordings})
 
 
 class SegmentColumns(Sequence[Segment]):

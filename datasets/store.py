@@ -224,7 +224,7 @@ class ClipStore:
     def splits(self) -> list[str]:
         """Return the splits of the clips of this view, sorted."""
         texts = self._files.index.texts["splits"]
-        return sorted(texts[k] for k in np.unique(self._files.index["split"][self.segments]))
+        return sorted(texts[k] for k in np.flatnonzero(np.bincount(self._files.index["split"][self.segments])))
 
     def split(self, name: str) -> ClipStore:
         """Return a view of the clips of one split. Raise DataError if there are none.
@@ -266,7 +266,7 @@ class ClipStore:
     @property
     def wearers(self) -> list[str | None]:
         """Return the wearer of the camera of each clip; None if the annotations do not name one."""
-        recordings = self._files.index.texts["recordings"]
+        recordings = self._files.index.recordings
         return [recordings[k]["wearer"] for k in self._files.index["recording"][self.segments].tolist()]
 
     @property

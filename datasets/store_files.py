@@ -130,7 +130,7 @@ class StoreFiles:
             raise DataError(
                 f"{self.path / 'store.json'}: no such file, so {self.path} is not a clip store; give {way_out}"
             )
-        self.open_array = functools.lru_cache(OPEN_FILES)(self._open_array)
+        self.open_array = functools.lru_cache(OPEN_FILES)(self.opened)
         self.tables: dict[tuple[int, str], np.ndarray] = {}  # of which nothing will change
         self.verified: dict[str, np.ndarray] = {}  # bool [n]: rows that had their checksum when they were first read
         self.is_followed, self.stamp = True, self.header_stamp()
@@ -197,7 +197,7 @@ class StoreFiles:
         return {name: value for name, value in vars(self).items() if name != "open_array"}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        vars(self).update(state, open_array=functools.lru_cache(OPEN_FILES)(self._open_array))
+        vars(self).update(state, open_array=functools.lru_cache(OPEN_FILES)(self.opened))
 
     def check_format(self, header: Any) -> None:
         """Raise DataError unless this version can read the store."""
@@ -244,7 +244,7 @@ class StoreFiles:
     def become(self, columns: Mapping[str, np.ndarray], texts: Mapping[str, list]) -> None:
         """Take on another table that is not in the header yet, to fill its new shards."""
         self.is_followed, self.count = False, len(columns["segment"])
-        self.index.columns, self.index.texts = dict(columns), dict(texts)
+        self.index.columns, self.index.texts, self.index.recordings = dict(columns), dict(texts), texts["recordings"]
 
     def forget_files(self) -> None:
         """Open all files again when they are read next."""
@@ -300,16 +300,20 @@ class StoreFiles:
         if not os.path.lexists(file):
             return None
         files.require_file(file)
-        opened = self.opened(shard, name, os.O_RDONLY)
+        opened = self.opened(shard, name)
         table = np.empty(opened.shape, opened.dtype)
         opened.read(memoryview(table.view(np.uint8).reshape(-1)), 0)
         if (table["status"] if name == ROWS else table).all():  # nothing will change
             self.tables[shard, name] = table
         return table
 
-    def opened(self, shard: int, name: str, flags: int) -> OpenArray:
-        """Open a file of a shard. Raise DataError if it is missing, or not as the header says."""
-        file = self.folder(shard) / f"{name}.npy"
+    def opened(self, shard: int, name: str, writes: bool = False) -> OpenArray:
+        """Open a file of a shard; `open_array` keeps the last ones. Raise DataError if it is not as the header says."""
+        file, flags = self.folder(shard) / f"{name}.npy", os.O_RDWR if writes else os.O_RDONLY
+        if writes:
+            files.unshare_file(file)
+            if files.environment_share()["world_size"] > 1:  # NFS would write back pages with rows of other machines
+                flags |= getattr(os, "O_DSYNC", 0)
         if name == ROWS:
             dtype, shape = self.record, ()
         elif name.endswith(SUMS):
@@ -330,10 +334,6 @@ class StoreFiles:
                 f"{list(shape)}"
             )
         return found
-
-    def _open_array(self, shard: int, name: str) -> OpenArray:
-        """Open an array for reading; `open_array` keeps the last ones."""
-        return self.opened(shard, name, os.O_RDONLY)
 
     def runs(self, rows: np.ndarray) -> Iterator[tuple[int, int, int, int]]:
         """Yield (start, stop, shard, row of the first) of stretches of some clips that are neighbours in a shard."""
@@ -356,14 +356,10 @@ class StoreFiles:
 
     def put(self, name: str, rows: np.ndarray, values: np.ndarray) -> None:
         """Write rows [m] of an array of the shards, of which only these bytes change: others write other rows."""
-        flags = os.O_RDWR
-        if files.environment_share()["world_size"] > 1:  # NFS would write back pages with rows of other machines
-            flags |= getattr(os, "O_DSYNC", 0)
         values = np.ascontiguousarray(values)
         content, size = memoryview(values.reshape(-1).view(np.uint8)), values.nbytes // max(1, len(values))
         for start, stop, shard, row in self.runs(rows):
-            files.unshare_file(self.folder(shard) / f"{name}.npy")
-            self.opened(shard, name, flags).write(content[start * size : stop * size], row * size)
+            self.open_array(shard, name, True).write(content[start * size : stop * size], row * size)
             self.tables.pop((shard, name), None)
 
     def begin(self, shard: int) -> None:
@@ -469,7 +465,7 @@ class StoreFiles:
     def covered(self) -> list[int]:
         """Return the CRC-32 of specs and recording of each recording, with which that of its clips begin."""
         found = []
-        for one in self.index.texts["recordings"]:
+        for one in self.index.recordings:
             imu = one["imu"] if isinstance(one["imu"], str) else (one["imu"] or ("",))[0]
             name = os.path.basename((one["video"] or imu).replace("\\", "/"))
             clock = [one[field] for field in ("imu_offset", "imu_stretch", "imu_axes", "zero_accel")]
@@ -599,18 +595,20 @@ class StoreFiles:
     def described(self, rows: np.ndarray) -> Iterator[dict[str, Any]]:
         """Yield the descriptions of clips."""
         status, starts, _ = self.current()
-        found, seconds = self.segments, self.clip_seconds
-        for row, number in zip(rows.tolist(), self.index["segment"][rows].tolist(), strict=True):
-            segment = found[number]
+        found, seconds, recordings = self.segments, self.clip_seconds, self.index.recordings
+        paths = [path_of(one["video"], one["imu"]) for one in recordings]
+        clips = zip(self.index["segment"][rows].tolist(), starts[rows].tolist(), status[rows].tolist(), strict=True)
+        for number, start, state in clips:
+            recording = found.columns["recording"][number]
             yield {
-                "id": segment.id,
-                "video": segment.path,
-                "wearer": segment.wearer,
-                "start": (start := float(starts[row])),
+                "id": found.id(number),
+                "video": paths[recording],
+                "wearer": recordings[recording]["wearer"],
+                "start": start,
                 "stop": start + seconds,
-                "label": segment.label,
-                "split": segment.split,
-                "status": STATUS[status[row]],
+                "label": found.text("label", number),
+                "split": found.text("split", number),
+                "status": STATUS[state],
             }
 
     # -----------------------------------------------------------------------------------------------------------
@@ -653,7 +651,7 @@ class StoreFiles:
                 self.begin(shard)
                 with files.lock(lock_file(self.path)):
                     if not (folder / f"{name}{SUMS}.npy").exists():
-                        count = self.opened(shard, ROWS, os.O_RDONLY).shape[0]
+                        count = self.opened(shard, ROWS).shape[0]
                         allocate(folder / f"{name}.npy", entry["dtype"], (count, *entry["shape"]))
                         allocate(folder / f"{name}{SUMS}.npy", "uint64", (count,))
         self.put(name, rows, values)
@@ -773,7 +771,7 @@ def check_settings(path: Path, segments: Sequence[Segment], header: Mapping[str,
 def is_same_table(store: StoreFiles, segments: Sequence[Segment]) -> bool:
     """Return whether a store has these segments, in this order."""
     columns, texts = index.columns_of(segments)
-    own = store.index.texts
+    own = {**store.index.texts, "recordings": store.index.recordings}
     return all(own[name] == values for name, values in texts.items()) and all(
         np.array_equal(store.index[name], values) for name, values in columns.items()
     )
@@ -783,7 +781,7 @@ def with_stored_names(path: str | os.PathLike, segments: Iterable[Segment]) -> l
     """Return segments with the first names that their files have in a store, if there is one, and then among them."""
     name = Names()
     if os.path.exists(os.path.join(path, "store.json")):
-        for one in StoreFiles(path).index.texts["recordings"]:
+        for one in StoreFiles(path).index.recordings:
             with_names(Segment("", start=0, stop=0, **one), name)
     return [with_names(one, name) for one in segments]
 
