@@ -104,7 +104,7 @@ COMMANDS = {
         "egodistill prepare segments.csv --out store --clip-frames 16",
         options.prepare_options,
         "egodistill.commands.recordings",
-        share="decodes one recording of {}",
+        share="decodes 1/{} of the clips",
         left="store.json",
         offline="--end-features FILE",
     ),
@@ -146,7 +146,7 @@ COMMANDS = {
         options.extract_options,
         "egodistill.commands.training",
         share="computes one batch of {}",
-        left="*.done.npy",
+        left="shards/*/*.sums.npy",
     ),
     "pretrain": Command(
         "stage 1: pretrain the IMU encoder (section 3.4 of the paper)",
@@ -262,6 +262,11 @@ def let_threads_sleep() -> None:
 
 def run_command(argv: list[str], program: str) -> int:
     arguments = parse(argv, program)
+    if part := getattr(arguments, "part", None):
+        if "MASTER_ADDR" in os.environ:
+            return print_error(EgoDistillError("--part: torchrun makes the parts; leave it out"), arguments) or 1
+        with environment("RANK", str(part[0])), environment("WORLD_SIZE", str(part[1])):
+            return run_parsed(arguments)
     if COMMANDS[arguments.command].share or not (os.environ.get("WORLD_SIZE") and "MASTER_ADDR" in os.environ):
         return run_parsed(arguments)
     if os.environ.get("RANK", "0") != "0":
@@ -380,12 +385,12 @@ def print_share(arguments: argparse.Namespace) -> None:
     command, share = arguments.command, COMMANDS[arguments.command].share
     rank, count = files.environment_share().values()
     if count > 1 and "TORCHELASTIC_RUN_ID" not in os.environ and (share or "MASTER_ADDR" in os.environ):
-        does = share or "does nothing, because process 0 does the whole"
-        print(
-            f"{arguments.words[0]} {command}: RANK={rank} and WORLD_SIZE={count}: this process {does.format(count)}; "
-            f"for the whole, run the others, too, or unset RANK and WORLD_SIZE",
-            file=sys.stderr,
-        )
+        does = (share or "does nothing, because process 0 does the whole").format(count)
+        what, way_out = f"RANK={rank} and WORLD_SIZE={count}", ", or unset RANK and WORLD_SIZE"
+        if getattr(arguments, "part", None):
+            what, way_out = f"part {rank + 1} of {count}", ""
+        whole = f"for the whole, run the others, too{way_out}"
+        print(f"{arguments.words[0]} {command}: {what}: this process {does}; {whole}", file=sys.stderr)
 
 
 def is_first_failure(error: BaseException) -> bool:

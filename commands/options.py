@@ -14,6 +14,7 @@ import ast
 import contextlib
 import itertools
 import os
+import re
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -405,6 +406,7 @@ def prepare_options(parser: argparse.ArgumentParser) -> None:
     limit_options(parser)
     bad_option(parser)
     parser.add_argument("--workers", metavar="N", type=positive_int, help="number of processes (default: all cores)")
+    part_option(parser)
     text = "try clips again that failed in an earlier run, and all clips of files that have changed since"
     parser.add_argument("--retry-failed", action="store_true", help=text)
     group = parser.add_argument_group("one pass: run models while frames are in memory, and do not store these frames")
@@ -427,12 +429,29 @@ def prepare_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", metavar="NAME", help="device of these models (default: a GPU if there is one)")
 
 
+def part_option(parser: argparse.ArgumentParser) -> None:
+    text = "do the K-th of N parts, which may run at any time, on several machines, such as 3/16 (default: the whole)"
+    parser.add_argument("--part", metavar="K/N", type=part, help=text)
+
+
+def part(text: str) -> tuple[int, int]:
+    """Return (rank, number of processes) of a part such as 3/16, which is process 2 of 16."""
+    found = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not K/N with K from 1 to N, such as 3/16")
+    return int(found[1]) - 1, int(found[2])
+
+
 def status_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("store", type=STORE, help="folder of a clip store, finished or in progress")
     text = "measure the speed over this time, in seconds"
     parser.add_argument("--seconds", type=positive_seconds, default=2.0, help=text)
     text = "read all arrays, and compare each row with its checksum; damage ends with exit code 1"
     parser.add_argument("--verify", action="store_true", help=text)
+    text = "remove the shards of clips that are in the table no more, and what killed processes left"
+    parser.add_argument("--sweep", action="store_true", help=text)
+    text = "first make the index anew of all shards; `prepare` with the table then gives it back labels and order"
+    parser.add_argument("--rebuild", action="store_true", help=text)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -541,6 +560,7 @@ def extract_options(parser: argparse.ArgumentParser) -> None:
     text = "published weights of --architecture, or torchvision to download its own"
     parser.add_argument("--pretrained", metavar="FILE", type=PUBLISHED, help=text)
     class_names_option(parser)
+    part_option(parser)
     parser.add_argument("--name", help="name of the outputs in the store (default: the teacher's)")
     text = "crops per clip to average: centre; or left, centre, right"
     parser.add_argument("--views", type=int, choices=(1, 3), default=1, help=text)

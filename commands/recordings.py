@@ -27,6 +27,7 @@ from ..datasets.segments import (
     with_calibration,
     write_imu_offsets,
 )
+from ..datasets.store_files import rebuild
 from ..recordings import checks, copies
 from ..recordings.copies import transcode
 from ..recordings.pictures import CHECK_TITLE, draw_check, require_picture
@@ -461,12 +462,9 @@ def describe_choice(store: data.ClipStore) -> None:
 
 
 def report_damage(store: data.ClipStore) -> None:
-    """Print which rows of which arrays are damaged, and which arrays have no checksums. Raise DataError for damage."""
+    """Print which rows of which arrays are damaged. Raise DataError for damage."""
     whole, verified, damaged = store.everything().clips, [], []
     for name, rows in store.verify():
-        if rows is None:
-            print(f"note: {name} has no checksums: an older version wrote it")
-            continue
         verified.append(name)
         if rows:
             damaged.append(name)
@@ -482,6 +480,8 @@ def report_damage(store: data.ClipStore) -> None:
 
 
 def run_status(a: argparse.Namespace) -> None:
+    if a.rebuild:
+        print(f"{a.store}: an index of {pluralize(rebuild(a.store), 'clip')} was made of its shards")
     store, before = data.ClipStore(a.store, unfinished=True), finished_clips(a.store)
     counts = store.counts
     rows = [[split, *map(str, n.values())] for split, n in counts.items()]
@@ -492,6 +492,7 @@ def run_status(a: argparse.Namespace) -> None:
     if len(reasons) > 10:
         print(f"... and {len(reasons) - 10} more reasons in {store.path / 'failures.jsonl'}")
     describe_choice(store)
+    print("; ".join(f"{pluralize(count, 'shard')} {state}" for state, count in store.shards.items()))
     time.sleep(a.seconds)
     rows = []
     for name, (done, total) in finished_clips(a.store).items():
@@ -501,6 +502,8 @@ def run_status(a: argparse.Namespace) -> None:
     print("\n" + Table(["step", "clips", "clips per second", "time left"], rows).text())
     if any(n["missing"] for n in counts.values()):
         print("Run the same `egodistill prepare` command again to continue.")
+    if a.sweep:
+        print(f"swept: {store.sweep() / 1e6:,.1f} MB")
     if a.verify:
         report_damage(store)
 

@@ -207,6 +207,18 @@ class ClipStore:
         }
 
     @property
+    def shards(self) -> dict[str, int]:
+        """Return the number of shards that are "complete", "begun", "not begun", and "not used" by any clip."""
+        return self._files.shard_states()
+
+    def sweep(self) -> int:
+        """Remove shards that no clip of the table uses, and what killed processes left; return the freed bytes.
+
+        No other process may prepare the store.
+        """
+        return self._files.sweep()
+
+    @property
     def failures(self) -> list[dict]:
         """Return the clips of the whole folder that could not be prepared, each with its "reason"."""
         reasons, rows = self._files.reasons(), np.flatnonzero(self._files.current()[0] == FAILED)

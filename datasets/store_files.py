@@ -52,11 +52,12 @@ from . import index
 from .index import AGAIN
 from .segments import Segment, with_names
 
-__all__ = ["StoreFiles"]
+__all__ = ["StoreFiles", "rebuild"]
 
 FORMAT = "egodistill clip store 3"
 MISSING, OK, FAILED = 0, 1, 2
 STATUS = ("missing", "ok", "failed")
+OF_SHARDS = ("format", "place", "settings", "specs", "class_names", "left_out", "edits")  # what a shard repeats
 SUMS, ROWS = ".sums", "rows"  # the end of the name of an added array's marks; the table of a shard
 MAX_CLIPS, MAX_BYTES = 500, 256 << 20  # of a shard
 SHARES = 32  # shards at least, so that several machines share a small store, too
@@ -65,6 +66,7 @@ WRITTEN = 1 << 32
 ARRAY_NAME = re.compile(r"\w[\w.-]*")
 # Names that no file on Windows can have, whatever its suffix.
 DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in "0123456789¹²³")}
+SHARD = re.compile(r"[0-9]{5,}|\.[0-9]{5,}\.[0-9a-f-]+\.part")
 SEEKING = threading.Lock()  # where the system cannot read at a place
 
 
@@ -375,7 +377,7 @@ class StoreFiles:
             table["start"][row] = start
             local[row] = [segments.setdefault(segment, len(segments)), start, clip]
         header = files.read_json(self.path / "store.json")
-        about = {name: header[name] for name in ("format", "place", "settings", "specs", "class_names")}
+        about = {name: header[name] for name in OF_SHARDS}
         about["arrays"] = {name: self.arrays[name] for name in self.prepared}
         about |= {"segments": [self.segments[number].record() for number in segments], "clips": local}
         part = folder.with_name(f".{folder.name}.{os.getpid()}-{os.urandom(4).hex()}.part")
@@ -443,19 +445,30 @@ class StoreFiles:
                 column[rows] = MISSING
                 self.write_header(index=index.write(self.path, {"status": column}, self.index.entries))
 
+    def unused(self) -> list[Path]:
+        """Return the folders of shards of which no clip is in the index, and of those that killed processes began."""
+        own = {self.folder(shard).name for shard in np.unique(self.index["shard"]).tolist()}
+        found = sorted((self.path / "shards").glob("*")) + sorted((self.path / "shards").glob(".*"))
+        ours = [folder for folder in found if SHARD.fullmatch(folder.name) and folder.name not in own]
+        return [folder for folder in ours if folder.is_dir() and not folder.is_symlink()]
+
+    def shard_states(self) -> dict[str, int]:
+        """Return the number of shards that are "complete", "begun", "not begun", and "not used" by any clip."""
+        shards, status = self.index["shard"], self.current()[0]
+        missing, all_ = np.unique(shards[status == MISSING]).tolist(), len(np.unique(shards))
+        begun = sum(self.folder(shard).exists() for shard in missing)
+        found = {"complete": all_ - len(missing), "begun": begun, "not begun": len(missing) - begun}
+        return {state: count for state, count in (found | {"not used": len(self.unused())}).items() if count}
+
     def sweep(self) -> int:
-        """Remove shards of which no clip is in the index, and what killed processes left; return the freed bytes."""
+        """Remove what `unused()` lists, and columns that the header does not name; return the freed bytes."""
         with files.lock(lock_file(self.path)):
             self.refresh()
             index.remove_others(self.path, self.index.entries)
-            own = {self.folder(shard).name for shard in np.unique(self.index["shard"]).tolist()}
-            freed = 0
-            for folder in (self.path / "shards").iterdir() if (self.path / "shards").is_dir() else ():
-                if re.fullmatch(r"[0-9]{5,}|\.[0-9]{5,}\.[0-9a-f-]+\.part", folder.name) and folder.name not in own:
-                    if folder.is_symlink() or not folder.is_dir():
-                        continue
-                    freed += sum(file.stat().st_size for file in folder.iterdir())
-                    shutil.rmtree(folder)
+            folders = self.unused()
+            freed = sum(file.stat().st_size for folder in folders for file in folder.iterdir())
+            for folder in folders:
+                shutil.rmtree(folder)
             return freed
 
     # -----------------------------------------------------------------------------------------------------------
@@ -867,3 +880,44 @@ def clip_columns(clips: Sequence[tuple[int, float]]) -> dict[str, np.ndarray]:
     missing = {name: np.zeros(len(clips), index.CLIPS[name]) for name in ("status", "checksum")}
     segment = np.array([number for number, _ in clips], np.int32)
     return {"segment": segment, "start": np.array([start for _, start in clips], np.float64), **missing}
+
+
+def rebuild(path: str | os.PathLike) -> int:
+    """Make the index of a store anew of its shards; return the number of its clips.
+
+    Clips are in the order of the table with which they were begun. Of two that show the same, the later table's counts.
+    Raise DataError if there is no shard, or if one is damaged.
+    """
+    path, found = Path(path), dict[tuple[str, float], list[tuple]]()
+    with files.lock(lock_file(path)):
+        about: dict[str, Any] = {}
+        for file in sorted((path / "shards").glob("[0-9]*/clips.json")):
+            one, table = files.read_json(file), np.load(file.with_name(f"{ROWS}.npy"))
+            about = one if one["edits"] >= about.get("edits", 0) else about
+            segments = [Segment(**record) for record in one["segments"]]
+            for row, clip in enumerate(one["clips"]):
+                if clip is not None:
+                    segment, start, place = segments[clip[0]], float(table["start"][row]), clip[2]
+                    kept = [known for known in found.get((segment.path, start), []) if known[0] >= one["edits"]]
+                    if not kept or kept[0][0] == one["edits"]:
+                        kept.append((one["edits"], place, int(file.parent.name), row, segment, start, table[row]))
+                    found[segment.path, start] = kept
+        if not found:
+            raise DataError(f"{path}: has no shards, so its index cannot be made anew; prepare its clips again")
+        clips = sorted((one[1:] for kept in found.values() for one in kept), key=lambda one: one[:3])
+        segments = list(dict.fromkeys(one[3] for one in clips))
+        numbers = {segment: number for number, segment in enumerate(segments)}
+        columns, texts = index.columns_of(segments)
+        columns |= clip_columns([(numbers[segment], start) for *_, segment, start, _ in clips])
+        columns["shard"], columns["row"] = (np.array([one[k] for one in clips], np.int32) for k in (1, 2))
+        columns["status"] = np.array([record["status"] for *_, record in clips], np.uint8)
+        if about["arrays"]:
+            columns["checksum"] = np.array([record["sums"][-1] for *_, record in clips], np.uint32)
+        texts["videos"] = headers_of(texts, {})
+        before = files.read_json(path / "store.json") if (path / "store.json").exists() else about
+        entries = index.write(path, {**columns, index.TEXTS: texts}, before.get("index", {}))
+        header = {name: about[name] for name in OF_SHARDS} | {"arrays": about["arrays"] | before["arrays"]}
+        header |= {name: before[name] for name in ("class_names", "classes_from_teacher") if name in before}
+        write_json(path / "store.json", header | {"edits": about["edits"] + 1, "clips": len(clips), "index": entries})
+        index.remove_others(path, entries)
+    return len(clips)
