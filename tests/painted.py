@@ -2,14 +2,15 @@
 
 import csv
 import json
-import zlib
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 
+from egodistill.datasets import index
 from egodistill.datasets.annotations import Segment
+from egodistill.datasets.store import ClipStore
 from egodistill.datasets.store_files import StoreFiles
 from egodistill.video import clock_zero
 
@@ -187,36 +188,52 @@ def kitchen_segments(folder):
     return segments
 
 
-def arrays_of(path):
-    return {file.name: file.read_bytes() for file in sorted(Path(path).glob("*.npy"))}
+def held(path):
+    """What a store holds, wherever its rows are: all arrays of its clips in their order, and what is said of them."""
+    store = ClipStore(path, unfinished=True)
+    about = ("clips", "counts", "failures", "class_names", "notes", "fingerprint")
+    found = {name: getattr(store, name) for name in about}
+    for name in StoreFiles(path).arrays:
+        rows = np.flatnonzero(store.done(name))
+        found[name] = rows.tolist(), store.read(name, rows).tobytes()
+    return found
 
 
-def without_checksums(path):
-    """Turn a store into one of version 0.4."""
-    files = StoreFiles(path)
-    array = np.load(path / "checksum.npy", mmap_mode="r+")
-    array[:] = [
-        zlib.crc32(b"".join(files.array(name)[row].tobytes() for name in files.prepared)) for row in range(len(array))
-    ]
-    header = json.loads((path / "store.json").read_text())
-    header["arrays"] = {name: entry for name, entry in header["arrays"].items() if not name.endswith(".crc32")}
+def files_of(path):
+    """All files of a folder: {relative path: content}."""
+    found = sorted(file for file in Path(path).rglob("*") if file.is_file())
+    return {file.relative_to(path).as_posix(): file.read_bytes() for file in found}
+
+
+def row_file(path, name, clip):
+    """The file that has a clip's row of an array, or of a shard's table "rows", and the number of the row there."""
+    shard, row = (found := StoreFiles(path)).key(clip)
+    return found.folder(shard) / f"{name}.npy", row
+
+
+def row_of(path, name, clip):
+    """A clip's row on the disk, [1, ...], which can be changed."""
+    file, row = row_file(path, name, clip)
+    return np.load(file, mmap_mode="r+")[row : row + 1]
+
+
+def reindex(path, **changes):
+    """Change columns of the index, or its texts, {name: function of the old value}, and their checksums."""
+    found, header = StoreFiles(path), json.loads((path / "store.json").read_text())
+    old = {name: json.loads(found.index.content(name)) if name == "texts" else found.index[name] for name in changes}
+    header["index"] = index.write(path, {name: do(old[name]) for name, do in changes.items()}, header["index"])
     (path / "store.json").write_text(json.dumps(header))
-    for file in path.glob("*.crc32.npy"):
-        file.unlink()
-    return path
 
 
 def relabel(path, rename, class_names=None):
-    """Give the segments of a store other labels, `rename(segment)`, as if it had been prepared so by version 0.4."""
-    header = json.loads((without_checksums(path) / "store.json").read_text())
+    """Give the segments of a store other labels, `rename(segment)`, as if it had been prepared so."""
+    labels = [rename(segment.record()) for segment in StoreFiles(path).segments]
+    names = list(dict.fromkeys(label for label in labels if label is not None))
+    numbers = [-1 if label is None else names.index(label) for label in labels]
+    reindex(path, label=lambda _: np.array(numbers), texts=lambda texts: texts | {"labels": names})
+    header = json.loads((path / "store.json").read_text())
     header["class_names"] = class_names or header["class_names"]
-    segments = json.loads((path / "segments.json").read_text())
-    for segment in segments:
-        segment["label"] = rename(segment)
-    numbers = [header["class_names"].index(one["label"]) if one["label"] else -1 for one in segments]
-    np.save(path / "label.npy", np.array(numbers, np.int64)[np.load(path / "segment.npy")])
     (path / "store.json").write_text(json.dumps(header))
-    (path / "segments.json").write_text(json.dumps(segments))
 
 
 KILLED = """

@@ -3,26 +3,24 @@
 import contextlib
 import dataclasses
 import os
+import pickle
 import shutil
 import signal
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
-from painted import OPTIONS
+from painted import KILLED, OPTIONS, files_of, held, row_of
+from waiting import LIMIT
 
-from egodistill import data
-from egodistill.datasets import edits
+from egodistill import data, video
+from egodistill.datasets import edits, index
 from egodistill.datasets.store import claim_outputs
+from egodistill.datasets.store_files import StoreFiles
 from egodistill.support.errors import DataError
-
-PLACED = {"place.json", "sources.jsonl", "notes.jsonl"}  # where it is; in the order in which files were opened
-
-
-def content(path):
-    """What a store holds, {file: bytes}."""
-    return {file.name: file.read_bytes() for file in path.iterdir() if file.name not in PLACED}
-
 
 def changed(segments, number, **fields):
     return [dataclasses.replace(one, **fields) if k == number else one for k, one in enumerate(segments)]
@@ -45,7 +43,7 @@ EDITS = {
     "a row more, in the middle": (lambda s: inserted(s, 5, start=1.0, stop=2.5), "1 clip new", 1),
     "a row more, last": (lambda s: inserted(s, 9, start=1.0, stop=2.5), "1 clip new", 1),
     "the same row again": (lambda s: inserted(s, 3), "1 clip new", 1),
-    "another start": (lambda s: changed(s, 3, start=s[3].start + 0.1), "new", 1),
+    "another start": (lambda s: changed(s, 4, start=s[4].start + 0.1), "1 clip new, 1 gone", 1),
     "another order": (lambda s: s[::-1], "no clip is new or gone", 0),
     "another clock": (lambda s: changed(s, 3, imu_offset=0.05), "IMU of", 0),
     "other axes": (lambda s: changed(s, 6, imu_axes="XZy"), "IMU of", 0),
@@ -76,15 +74,6 @@ def own(store, tmp_path):
     return shutil.copytree(store.path, tmp_path / "store")
 
 
-def same(made, fresh):
-    """Whether two stores hold the same, and say the same of the IMU."""
-    return (
-        content(made.path) == content(fresh.path)
-        and made.fingerprint == fresh.fingerprint
-        and made.notes == fresh.notes
-    )
-
-
 def prepare(segments, path, **options):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -99,7 +88,7 @@ def test_a_store_follows_an_edit_and_ends_as_a_fresh_one(kitchen, own, decoded, 
     made, said = prepare(segments, own)
     assert told in said and len(decoded) >= count and (count > 0) == bool(decoded)
     fresh, _ = prepare(segments, tmp_path / "fresh")
-    assert same(made, fresh)
+    assert held(own) == held(fresh.path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fresh", "store"]
     decoded.clear()
     again, said = prepare(segments, own)
@@ -113,7 +102,7 @@ def test_rows_whose_frames_are_drawn_by_their_number_are_decoded_where_it_change
     for segments in (changed(kitchen, 1, label="scrub"), list(kitchen[1:])):
         prepare(segments, tmp_path / "store", **options)
         fresh, _ = prepare(segments, tmp_path / f"fresh-{len(segments)}", **options)
-        assert content(tmp_path / "store") == content(fresh.path)
+        assert held(tmp_path / "store") == held(fresh.path)
 
 
 def test_outputs_of_teachers_go_with_their_clips(kitchen, own, tmp_path):
@@ -136,17 +125,58 @@ def test_outputs_of_teachers_go_with_their_clips(kitchen, own, tmp_path):
     assert not [name for name, rows in made.verify() if rows]
 
 
-def test_another_table_other_settings_and_several_machines_are_refused(kitchen, own):
-    before = content(own)
+def test_another_table_and_other_settings_are_refused(kitchen, own):
+    before = files_of(own)
     for other in (kitchen[:4], kitchen[::2], [dataclasses.replace(one, start=one.start + 0.1) for one in kitchen]):
         with pytest.raises(DataError, match=r"was begun with other settings: .*Give another folder, or delete"):
             prepare(other, own)
     segments = changed(kitchen, 2, label="scrub")
     with pytest.raises(DataError, match="other settings: frame_size was 40 and is now 32"):
         prepare(segments, own, frame_size=32)
-    with pytest.raises(DataError, match="Prepare it once with one process"):
-        prepare(segments, own, rank=0, world_size=2)
-    assert content(own) == before
+    assert files_of(own) == before
+
+
+def test_an_edit_of_labels_touches_no_picture_and_opens_no_video(kitchen, own, monkeypatch):
+    def state():
+        found = {file: file.stat() for file in (own / "shards").rglob("*")}
+        return {file: (about.st_ino, about.st_mtime_ns, about.st_size) for file, about in found.items()}
+
+    before, opened = state(), []
+    monkeypatch.setattr(video.av, "open", lambda *given, **_: opened.append(given))
+    segments = [dataclasses.replace(one, split="test", wearer="P9") for one in changed(kitchen, 2, label="scrub")]
+    made, said = prepare(segments[1:], own)
+    assert "1 label changed, " in said and made.splits == ["test"] and "scrub" in made.class_names
+    assert state() == before and len(before) > 30 and not opened
+
+
+def test_a_snapshot_of_hard_links_stays_as_it_was(kitchen, own, tmp_path):
+    """As `cp -al` makes one."""
+    with_array(own, "mine.feature", fingerprint="a1")
+    shutil.copytree(own, tmp_path / "snapshot", copy_function=os.link)
+    before, known = files_of(tmp_path / "snapshot"), held(tmp_path / "snapshot")
+    made, _ = prepare(inserted(changed(changed(kitchen, 2, label="scrub"), 3, imu_offset=0.05)[1:], 3), own)
+    claim_outputs(made, "mine", {"fingerprint": "b2"}, overwrite=True)
+    with_array(own, "mine.feature", fingerprint="b2")
+    data.StoreWriter(own).reset(np.array([0]))
+    assert files_of(tmp_path / "snapshot") == before and held(tmp_path / "snapshot") == known
+
+
+def test_several_machines_follow_an_edit(kitchen, own, tmp_path):
+    """One after the other, and at once: the first one edits, and each decodes its share of what is missing."""
+    extra = [dataclasses.replace(one, id=f"new {k}", start=1.0, stop=2.5) for k, one in enumerate(kitchen[::3])]
+    segments, other = [*changed(kitchen, 2, label="scrub"), *extra], shutil.copytree(own, tmp_path / "other")
+    fresh, _ = prepare(segments, tmp_path / "fresh")
+    for rank in (1, 0):
+        made, _ = prepare(segments, own, rank=rank, world_size=2)
+    assert held(own) == held(fresh.path) and len(made) == 15
+    scripts = []
+    for rank in (0, 1):
+        given = [dataclasses.astuple(one) for one in segments], OPTIONS | {"rank": rank, "world_size": 2}
+        (tmp_path / f"given-{rank}").write_bytes(pickle.dumps(given))
+        command = [sys.executable, "-c", KILLED, str(Path(data.__file__).parent), tmp_path / f"given-{rank}", other]
+        scripts.append(subprocess.Popen(command))
+    assert [script.wait(LIMIT) for script in scripts] == [0, 0]
+    assert held(other) == held(fresh.path)
 
 
 def with_array(path, name, width=5, fingerprint=""):
@@ -155,18 +185,20 @@ def with_array(path, name, width=5, fingerprint=""):
     if fingerprint:
         claim_outputs(store, name.rpartition(".")[0], {"fingerprint": fingerprint}, overwrite=True)
     store.add(name, (width,), "float32")
-    store.write(name, slice(None), np.arange(12.0)[:, None] + np.zeros(width, np.float32))
+    store.write(name, slice(None), np.arange(float(len(store)))[:, None] + np.zeros(width, np.float32))
     return store
 
 
 @pytest.mark.parametrize("name", ["clip", "mine.feature"])
-def test_a_damaged_row_is_not_taken_over(kitchen, own, tmp_path, name):
-    with_array(own, "mine.feature")
-    file = own / f"{name}.npy"
-    damaged = bytearray(file.read_bytes())
-    damaged[-1] ^= 64
-    file.write_bytes(damaged)
-    segments = changed(kitchen, 2, label="scrub")
+def test_a_damaged_row_stays_one_until_its_window_is_cut_anew(kitchen, own, tmp_path, name):
+    """It never gets a checksum that says that it is right."""
+    with_array(own, "mine.feature", fingerprint="a1")
+    row_of(own, name, 11).reshape(-1).view(np.uint8)[-1] ^= 64
+    made, _ = prepare(changed(kitchen, 2, label="scrub"), own)
+    with pytest.raises(DataError, match=rf"{name}.npy: the row 3 .* was damaged"):
+        made.read(name, [11])
+    assert [(one, rows) for one, rows in made.verify() if rows] == [(name, [11])]
+    segments = changed(kitchen, 8, imu_offset=0.05)
     made, _ = prepare(segments, own)
     fresh, _ = prepare(segments, tmp_path / "fresh")
     assert not [one for one, rows in made.verify() if rows] and made.fingerprint == fresh.fingerprint
@@ -206,7 +238,8 @@ def test_who_had_opened_the_store_before_is_told(kitchen, own):
         lambda: reader.write("energy", [0], np.zeros((1, 1), np.float32)),
         lambda: reader.add("other", (1,), "float32"),
         lambda: writer.note("walk.csv", ["odd"]),
-        lambda: writer.move(0, 1.0),
+        lambda: writer.fail(0, "gone"),
+        writer.missing,
         lambda: writer.reset(np.array([0])),
     ):
         with pytest.raises(DataError, match="its table was edited since it was opened"):
@@ -226,13 +259,20 @@ def test_what_is_not_the_stores_stays(kitchen, own):
     assert own.stat().st_mode & 0o7777 == 0o2775
 
 
+def interrupt(monkeypatch, segments, path):
+    """Begin an edit, up to the moment when it would happen: the store is as it was."""
+    before = held(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(edits, "commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            prepare(segments, path)
+    assert held(path) == before
+
+
 def test_outputs_of_another_teacher_since_an_interruption_count(kitchen, own, monkeypatch):
     with_array(own, "mine.feature", fingerprint="a1")
-    segments = changed(kitchen, 2, label="scrub")
-    with monkeypatch.context() as patch:
-        patch.setattr(edits, "replace", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            prepare(segments, own)
+    segments = changed(kitchen, 3, imu_offset=0.05)
+    interrupt(monkeypatch, segments, own)
     store = with_array(own, "mine.feature", fingerprint="b2")
     store.write("mine.feature", slice(None), np.full((12, 5), 7, np.float32))
     made, _ = prepare(segments, own)
@@ -242,10 +282,10 @@ def test_outputs_of_another_teacher_since_an_interruption_count(kitchen, own, mo
 
 def test_another_imu_that_cannot_be_read_changes_nothing(kitchen, own):
     segments = changed(kitchen, 3, imu=(str(own / "gone-accl.csv"), str(own / "gone-gyro.csv")))
-    before = content(own)
+    before = files_of(own)
     with pytest.raises((ValueError, OSError), match="gone-accl"):
         prepare(segments, own)
-    assert content(own) == before
+    assert files_of(own) == before
 
 
 def test_signatures_are_those_of_when_a_file_was_read(kitchen, tmp_path):
@@ -260,11 +300,10 @@ def test_signatures_are_those_of_when_a_file_was_read(kitchen, tmp_path):
         prepare(changed(segments, 0, label="scrub"), tmp_path / "store")
 
 
-def test_the_working_folder_is_not_taken_away(kitchen, own, monkeypatch):
-    monkeypatch.chdir(own)
-    with pytest.raises(DataError, match="contains the working folder"):
-        prepare(changed(kitchen, 2, label="scrub"), ".")
-    assert prepare(kitchen, ".")[0].fingerprint == data.ClipStore(own).fingerprint
+def test_the_working_folder_may_be_in_the_store(kitchen, own, tmp_path, monkeypatch):
+    monkeypatch.chdir(own / "shards")
+    prepare(changed(kitchen, 2, label="scrub"), "..")
+    assert Path.cwd() == own / "shards" and "scrub" in data.ClipStore("..").class_names
 
 
 def test_a_link_to_a_store_stays_one(kitchen, own, tmp_path):
@@ -281,14 +320,12 @@ def test_a_file_that_has_changed_is_not_taken_over(kitchen, own, tmp_path):
     shutil.copy(kitchen[3].video, video)
     with pytest.raises(DataError, match="has changed since its clips were prepared"):
         prepare(changed(segments, 0, label="scrub"), tmp_path / "one")
-    assert data.ClipStore(tmp_path / "one").clips[0]["label"] == kitchen[0].label
     made, _ = prepare(changed(segments, 0, label="scrub"), tmp_path / "one", retry_failed=True)
     fresh, _ = prepare(changed(segments, 0, label="scrub"), tmp_path / "fresh")
     assert made.fingerprint == fresh.fingerprint
 
 
 def test_a_changed_file_that_the_table_names_no_more_is_nobodys_business(kitchen, tmp_path):
-    """And the earlier store stays as it was until the new one is complete."""
     video = shutil.copy(kitchen[0].video, tmp_path / "walk.mp4")
     segments = [dataclasses.replace(kitchen[0], video=str(video)), *kitchen[1:4]]
     prepare(segments, tmp_path / "one")
@@ -311,44 +348,61 @@ def after(count, holder, name):
     setattr(holder, name, call)
 
 
+# {moment: (call number, where, which function, whether the edit has happened then)}
 MOMENTS = {
-    "before the first row": (1, data.StoreWriter, "write"),
-    "after the first row": (2, data.StoreWriter, "write"),
-    "in the middle of the rows": (6, data.StoreWriter, "write"),
-    "before the new clip": (11, data.StoreWriter, "write"),
-    "before the note of the sources": (1, data.StoreWriter, "record_sources"),
-    "before outputs are taken over": (1, edits, "carry_outputs"),
-    "before it decodes": (1, data, "fill"),
-    "before the store is replaced": (1, edits, "replace"),
-    "before the old store is moved": (1, os, "rename"),
-    "before the new store takes its place": (2, os, "rename"),
-    "before the old store is removed": (1, shutil, "rmtree"),
+    "before a window is cut anew": (1, data.StoreWriter, "write", False),
+    "in the middle of cutting windows anew": (2, data.StoreWriter, "write", False),
+    "before a shard has its name": (1, os, "rename", False),
+    "before the note of the sources": (1, data.StoreWriter, "record_sources", False),
+    "before outputs are taken over": (1, StoreFiles, "write_added", False),
+    "before the marks of these outputs": (1, StoreFiles, "mark", False),
+    "before the columns are written": (1, index, "write", False),
+    "after the columns are written": (1, StoreFiles, "write_header", False),
+    "before the old columns are removed": (1, index, "remove_others", True),
+    "before it decodes": (1, data, "fill", True),
+    "before the shard of a new clip": (2, os, "rename", True),
+    "before the first new clip": (3, data.StoreWriter, "write", True),
+    "before the second new clip": (4, data.StoreWriter, "write", True),
+    "before the shards go into the index": (1, StoreFiles, "merge", True),
+    "before the header has what the shards know": (2, StoreFiles, "write_header", True),
 }
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork and SIGKILL")
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_an_edit_that_is_killed_goes_on(kitchen, own, tmp_path, moment):
-    segments = inserted(changed(kitchen, 2, label="scrub")[1:], 4, start=0.5, stop=2.0)
+    """What is there then is the old table or the new one, whole."""
+    number, holder, name, happened = MOMENTS[moment]
+    (own / "mine.txt").write_text("mine")
+    with_array(own, "mine.feature", fingerprint="a1")
+    segments = changed(changed(kitchen, 2, label="scrub"), 4, imu_offset=0.05)[1:]
+    segments = inserted(inserted(segments, 4, start=0.5, stop=2.0), 6, start=2.0, stop=3.5)
     fresh, _ = prepare(segments, tmp_path / "fresh")
+    before = held(own)
     child = os.fork()
     if child == 0:
         with contextlib.suppress(BaseException):
-            after(*MOMENTS[moment])
+            after(number, holder, name)
             prepare(segments, own)
         os._exit(0)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
-    made, _ = prepare(segments, own)
-    assert same(made, fresh)
+    left = data.ClipStore(own, unfinished=True)
+    assert ("scrub" in left.class_names) == happened and not [one for one, rows in left.verify() if rows]
+    assert held(own) == before if not happened else left.done("mine.feature").sum() == 11
+    prepare(segments, own)
+    made = held(own)
+    rows, values = made.pop("mine.feature")
+    assert made == held(fresh.path) and (own / "mine.txt").read_text() == "mine"
+    known = {(clip["video"], clip["start"]): float(k) for k, clip in enumerate(before["clips"])}
+    numbers = [known.get((clip["video"], clip["start"])) for clip in made["clips"]]
+    assert rows == [row for row, one in enumerate(numbers) if one is not None]
+    assert np.frombuffer(values, np.float32)[::5].tolist() == [numbers[row] for row in rows]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fresh", "store"]
 
 
 def test_another_edit_takes_the_place_of_one_that_was_interrupted(kitchen, own, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(edits, "replace", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            prepare(changed(kitchen, 2, label="scrub"), own)
+    interrupt(monkeypatch, changed(changed(kitchen, 2, label="scrub"), 4, imu_offset=0.05), own)
     segments = changed(kitchen, 3, label="rinse")
     made, _ = prepare(segments, own)
     fresh, _ = prepare(segments, tmp_path / "fresh")
-    assert same(made, fresh)
+    assert held(made.path) == held(fresh.path)
