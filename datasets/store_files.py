@@ -86,6 +86,11 @@ class OpenArray:
         if hasattr(self, "number"):
             os.close(self.number)
 
+    def is_own(self) -> bool:
+        """Return whether it still is the file of this name, and no snapshot has it, too."""
+        found = os.stat(self.file)
+        return found.st_nlink == 1 and os.path.samestat(found, os.fstat(self.number))
+
     def read(self, buffer: memoryview, place: int) -> None:
         """Fill a buffer with the bytes from a place among the rows on. Raise DataError if the file ends before."""
         place += self.at
@@ -361,7 +366,10 @@ class StoreFiles:
         values = np.ascontiguousarray(values)
         content, size = memoryview(values.reshape(-1).view(np.uint8)), values.nbytes // max(1, len(values))
         for start, stop, shard, row in self.runs(rows):
-            self.open_array(shard, name, True).write(content[start * size : stop * size], row * size)
+            if not (opened := self.open_array(shard, name, True)).is_own():
+                self.open_array.cache_clear()
+                opened = self.open_array(shard, name, True)
+            opened.write(content[start * size : stop * size], row * size)
             self.tables.pop((shard, name), None)
 
     def begin(self, shard: int) -> None:
