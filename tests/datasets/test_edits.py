@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import os
 import pickle
 import shutil
@@ -21,6 +22,7 @@ from egodistill.datasets import edits, index
 from egodistill.datasets.store import claim_outputs
 from egodistill.datasets.store_files import StoreFiles
 from egodistill.support.errors import DataError
+
 
 def changed(segments, number, **fields):
     return [dataclasses.replace(one, **fields) if k == number else one for k, one in enumerate(segments)]
@@ -151,14 +153,32 @@ def test_an_edit_of_labels_touches_no_picture_and_opens_no_video(kitchen, own, m
 
 def test_a_snapshot_of_hard_links_stays_as_it_was(kitchen, own, tmp_path):
     """As `cp -al` makes one."""
-    with_array(own, "mine.feature", fingerprint="a1")
+    writer, values = with_array(own, "mine.feature", fingerprint="a1"), np.ones((12, 5), np.float32)
     shutil.copytree(own, tmp_path / "snapshot", copy_function=os.link)
     before, known = files_of(tmp_path / "snapshot"), held(tmp_path / "snapshot")
+    writer.write("mine.feature", [0], values[:1])  # its files were open before
+    assert (writer.read("mine.feature", [0]) == 1).all() and (data.ClipStore(own).read("mine.feature", [0]) == 1).all()
     made, _ = prepare(inserted(changed(changed(kitchen, 2, label="scrub"), 3, imu_offset=0.05)[1:], 3), own)
     claim_outputs(made, "mine", {"fingerprint": "b2"}, overwrite=True)
     with_array(own, "mine.feature", fingerprint="b2")
     data.StoreWriter(own).reset(np.array([0]))
     assert files_of(tmp_path / "snapshot") == before and held(tmp_path / "snapshot") == known
+
+
+def test_who_comes_while_another_process_edits_leaves_its_work_alone(kitchen, own, monkeypatch):
+    segments, real = inserted(changed(kitchen, 2, label="scrub"), 4, start=0.5, stop=2.0), edits.apply
+
+    def late(path, *given):
+        with monkeypatch.context() as patch:
+            patch.setattr(edits, "apply", real)
+            patch.setattr(data, "fill", lambda store, rows: None)  # it decodes still
+            prepare(segments, path)
+        assert real(path, *given) == edits.Change({}, 0, 0, 0)
+        return real(path, *given)
+
+    monkeypatch.setattr(edits, "apply", late)
+    made, _ = prepare(segments, own)
+    assert len(made) == 13 and json.loads((own / "store.json").read_text())["edits"] == 1
 
 
 def test_several_machines_follow_an_edit(kitchen, own, tmp_path):
