@@ -673,8 +673,9 @@ class StoreFiles:
                 with files.lock(lock_file(self.path)):
                     if not (folder / f"{name}{SUMS}.npy").exists():
                         count = self.opened(shard, ROWS).shape[0]
-                        allocate(folder / f"{name}.npy", entry["dtype"], (count, *entry["shape"]))
-                        allocate(folder / f"{name}{SUMS}.npy", "uint64", (count,))
+                        for file, dtype, shape in ((name, entry["dtype"], entry["shape"]), (name + SUMS, "uint64", ())):
+                            with files.atomic_write(folder / f"{file}.npy", through_link=False) as part:
+                                allocate(part, dtype, (count, *shape))
         self.put(name, rows, values)
         sums = list(map(zlib.crc32, values, self.before_added(name, rows)))
         self.mark(name, rows, WRITTEN + np.array(sums, np.uint64))
@@ -736,15 +737,16 @@ def bytes_of(entries: Iterable[Mapping[str, Any]]) -> int:
 
 
 def allocate(file: Path, dtype: Any, shape: tuple[int, ...]) -> None:
-    """Create an array of zeros in its final size; the file is complete or absent.
-
-    Disk space is allocated now. macOS and Windows cannot allocate it in advance.
-    """
-    with files.atomic_write(file, through_link=False) as part:
-        np.lib.format.open_memmap(part, mode="w+", dtype=np.dtype(dtype), shape=shape)
+    """Create an array of zeros in its final size, with its room on the disk: macOS and Windows cannot allocate it."""
+    with files.disk_errors(file), open(file, "wb") as opened:
+        about = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(opened, about)
+        opened.flush()
+        size = opened.tell() + math.prod(shape) * np.dtype(dtype).itemsize
         if hasattr(os, "posix_fallocate"):
-            with open(part, "r+b") as opened:
-                os.posix_fallocate(opened.fileno(), 0, part.stat().st_size)
+            os.posix_fallocate(opened.fileno(), 0, size)
+        else:
+            opened.truncate(size)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -841,7 +843,7 @@ def place_clips(recordings: np.ndarray, row_bytes: int, first: int = 0) -> tuple
     Whole recordings share a shard as long as they fit; a longer one is divided. `recordings` [n] counts them.
     """
     count = len(recordings)
-    most = min(MAX_CLIPS, max(1, MAX_BYTES // max(1, row_bytes)), max(4, -(-count // SHARES)))
+    most = min(MAX_CLIPS, max(1, MAX_BYTES // max(1, row_bytes)), max(8, -(-count // SHARES)))
     shards, rows = np.zeros(count, np.int32), np.zeros(count, np.int32)
     shard, filled, order = first, 0, np.argsort(recordings, kind="stable")
     for clips in np.split(order, np.flatnonzero(np.diff(recordings[order])) + 1):
