@@ -546,7 +546,8 @@ class StoreFiles:
             return
         finished = self.is_added(name) | (self.current()[0][rows] == OK)
         new = np.flatnonzero(~verified[rows] & finished)
-        if self.damaged(name, rows[new], values[new]):  # or read from a file that was replaced by a copy
+        read = values if len(new) == len(rows) else values[new]  # no copy of what is read for the first time
+        if self.damaged(name, rows[new], read):  # or read from a file that was replaced by a copy
             self.forget_files()
             values[new] = self.read(name, rows[new])
             if damaged := self.damaged(name, rows[new], values[new]):
