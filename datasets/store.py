@@ -342,7 +342,7 @@ class ClipStore:
                 f"{self.path}: {name!r} is not written yet for {lacking}; run again what writes it: for a teacher's "
                 f"outputs {named('teachers.extract()')}"
             )
-        values = self._files.read(name, flat, out)
+        values = self._files.read(name, flat, out if out is None else out.reshape(-1, *out.shape[rows.ndim :]))
         self._files.require_intact(name, flat, values)
         return values.reshape(*rows.shape, *values.shape[1:])
 
