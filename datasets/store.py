@@ -369,10 +369,10 @@ class ClipStore:
             shape: Shape of a row.
             dtype: Type of its numbers, as numpy takes it.
         """
-        if not ARRAY_NAME.fullmatch(name) or name.lower().endswith(SUMS):
+        if not ARRAY_NAME.fullmatch(name) or name.lower().endswith(SUMS) or name.lower() == ROWS:
             raise DataError(
-                f"{name!r} cannot be the name of an array: use letters, digits, '_', '-' and '.', and no "
-                f"{SUMS!r} at the end"
+                f"{name!r} cannot be the name of an array: use letters, digits, '_', '-' and '.', no {SUMS!r} at the "
+                f"end, and not {ROWS!r}"
             )
         if name.split(".")[0].upper() in DEVICES:
             raise DataError(f"{name!r} cannot be the name of an array: Windows reserves it for a device")
