@@ -686,6 +686,8 @@ class StoreFiles:
         for start, stop, shard, _ in self.runs(rows):
             if (self.folder(shard) / f"{name}{SUMS}.npy").exists():
                 self.put(name + SUMS, rows[start:stop], sums[start:stop])
+        if not sums.all():  # others may have kept full tables: they look again at what changes with the header
+            os.utime(self.path / "store.json")
         self.verified.pop(name, None)
 
     def classes_are_used(self, besides: str | None = None) -> bool:
