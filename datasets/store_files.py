@@ -515,6 +515,7 @@ class StoreFiles:
 
     def damaged(self, name: str, rows: np.ndarray, values: np.ndarray | None = None) -> list[int]:
         """Return those of some finished rows of an array whose checksums differ; `values` are the rows, if known."""
+        others = np.zeros(len(rows), bool)  # rows of a shard that is not the index's
         if self.is_added(name):
             before, after = self.before_added(name, rows), self.sums(name, rows)
         else:
@@ -523,6 +524,7 @@ class StoreFiles:
                 if (table := self.table(shard)) is None or row + stop - start > len(table):
                     raise DataError(f"{self.folder(shard) / ROWS}.npy: missing or truncated; {AGAIN}")
                 records[start:stop] = table[row : row + stop - start]
+            others = records["sums"][:, -1] != self.current()[2][rows]
             after = WRITTEN + records["sums"][:, place].astype(np.uint64)
             if place:
                 before = records["sums"][:, place - 1].tolist()
@@ -531,7 +533,7 @@ class StoreFiles:
         found = []
         for number, (row, checksum, wanted) in enumerate(zip(rows.tolist(), before, after.tolist(), strict=True)):
             value = self.read(name, rows[number : number + 1]) if values is None else values[number]
-            if WRITTEN + zlib.crc32(value, checksum) != wanted:
+            if others[number] or WRITTEN + zlib.crc32(value, checksum) != wanted:
                 found.append(row)
         return found
 
