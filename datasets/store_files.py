@@ -25,6 +25,7 @@ copied first. The format on disk is defined in this file and `index` alone.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import json
@@ -201,10 +202,13 @@ class StoreFiles:
         return self.count
 
     def __getstate__(self) -> dict[str, Any]:  # a copy in another process opens the files itself
-        return {name: value for name, value in vars(self).items() if name != "open_array"}
+        found = copy.copy(self.index)
+        found.find = str
+        return {name: value for name, value in vars(self).items() if name != "open_array"} | {"index": found}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         vars(self).update(state, open_array=functools.lru_cache(OPEN_FILES)(self.opened))
+        self.index.find = path_finder(self.path)
 
     def check_format(self, header: Any) -> None:
         """Raise DataError unless this version can read the store."""
