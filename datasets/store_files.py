@@ -460,7 +460,7 @@ class StoreFiles:
     def unused(self) -> list[Path]:
         """Return the folders of shards of which no clip is in the index, and of those that killed processes began."""
         own = {self.folder(shard).name for shard in np.unique(self.index["shard"]).tolist()}
-        found = sorted((self.path / "shards").glob("*")) + sorted((self.path / "shards").glob(".*"))
+        found = sorted((self.path / "shards").glob("*"))  # also hidden ones
         ours = [folder for folder in found if SHARD.fullmatch(folder.name) and folder.name not in own]
         return [folder for folder in ours if folder.is_dir() and not folder.is_symlink()]
 
