@@ -344,7 +344,7 @@ class ClipStore:
             )
         values = self._files.read(name, flat, out if out is None else out.reshape(-1, *out.shape[rows.ndim :]))
         self._files.require_intact(name, flat, values)
-        return values.reshape(*rows.shape, *values.shape[1:])
+        return values.reshape((*rows.shape, *values.shape[1:]))
 
     def verify(self) -> Iterator[tuple[str, list[int]]]:
         """Read the finished rows of all arrays of the folder: yield each array with its damaged rows.
