@@ -15,27 +15,46 @@ from pathlib import Path
 import numpy as np
 import pytest
 from foreign import linux_only
-from painted import KILLED, OPTIONS, STEADY, X264, arrays_of, number_of, without_checksums, write_video
+from painted import (
+    KILLED,
+    OPTIONS,
+    STEADY,
+    X264,
+    files_of,
+    held,
+    number_of,
+    reindex,
+    row_file,
+    row_of,
+    write_video,
+)
 from waiting import LIMIT, until
 
 from egodistill import DataError, EgoDistillOSError, data
+from egodistill.datasets import store_files
 from egodistill.datasets.annotations import Segment
 from egodistill.datasets.one_pass import Pending
 from egodistill.datasets.store import ClipStore, StoreWriter, claim_outputs, folds, outputs_record
-from egodistill.datasets.store_files import StoreFiles
+from egodistill.datasets.store_files import MAX_BYTES, MAX_CLIPS, StoreFiles, place_clips
 from egodistill.recordings.spec import ClipSpec
 from egodistill.support import files
 
 
-def test_header_lists_every_array_and_numpy_maps_them(store):
-    header = json.loads((store.path / "store.json").read_text())
-    for entry in header["arrays"].values():
-        array = np.load(store.path / entry["file"], mmap_mode="r", allow_pickle=False)
-        assert array.dtype == entry["dtype"] and list(array.shape) == entry["shape"]
-    assert {e["file"] for e in header["arrays"].values()} == {f.name for f in store.path.glob("*.npy")}
-    assert not list(store.path.glob(".*.part"))
-    clips = json.loads((store.path / "clips.json").read_text())
-    assert len(clips) == 12 and set(clips[0]) == {"segment", "start"}
+def test_header_lists_every_array_and_numpy_reads_them(store):
+    header, shards = json.loads((store.path / "store.json").read_text()), sorted((store.path / "shards").iterdir())
+    assert [shard.name for shard in shards] == ["00000", "00001"]  # of two recordings, and of one
+    for shard, rows in zip(shards, (slice(8), slice(8, 12)), strict=True):
+        assert {file.stem for file in shard.glob("*.npy")} == {*header["arrays"], "rows"}
+        for name, entry in header["arrays"].items():
+            array = np.load(shard / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            assert array.dtype == entry["dtype"] and list(array.shape) == [rows.stop % 8 or 8, *entry["shape"]]
+            np.testing.assert_array_equal(array, store.read(name, rows))
+        table = np.load(shard / "rows.npy", allow_pickle=False)
+        assert (table["status"] == 1).all() and table["sums"].shape == (len(array), len(header["arrays"]))
+        assert table["start"].tolist() == [clip["start"] for clip in store.clips[rows]]
+    names = {f"{name}.{number}.{'json' if name == 'texts' else 'npy'}" for name, (number, _) in header["index"].items()}
+    assert {file.name for file in (store.path / "index").iterdir()} == names
+    assert not list(store.path.rglob(".*.part"))
 
 
 def test_views_and_copies(store):
@@ -44,7 +63,11 @@ def test_views_and_copies(store):
     assert test.segments.tolist() == [6, 7, 7, 8] and {c["split"] for c in test.clips} == {"test"}
     rows = test.read("imu", [3, 0, 0])
     np.testing.assert_array_equal(rows, store.read("imu", np.array([11, 8, 8])))
-    assert type(rows) is np.ndarray and rows.flags.owndata
+    assert type(rows) is np.ndarray and rows.flags.writeable
+    out = np.empty((2, 2, *rows.shape[1:]), np.float32)  # any rows of several shards
+    given = store.read("imu", [[11, 4], [0, 1]], out=out)
+    assert np.shares_memory(given, out)
+    np.testing.assert_array_equal(out, store.read("imu", np.arange(12))[[[11, 4], [0, 1]]])
     rows[:] = 0
     assert test.read("imu", [3]).any()
     with pytest.raises(DataError, match=r"'val'.*test.*train"):
@@ -125,7 +148,7 @@ def test_two_writers_of_the_same_rows_give_what_one_gives(store, kitchen, tmp_pa
     command = [sys.executable, "-c", KILLED, str(Path(data.__file__).parent), tmp_path / "given", tmp_path / "s"]
     scripts = [subprocess.Popen(command) for _ in range(2)]
     assert [script.wait(LIMIT) for script in scripts] == [0, 0]
-    assert arrays_of(tmp_path / "s") == arrays_of(store.path)
+    assert held(tmp_path / "s") == held(store.path)
     # One of them can read a clip no longer (its machine lost the disk) that the other has finished.
     StoreWriter(tmp_path / "s").fail(5, "no such file")
     left = ClipStore(tmp_path / "s")
@@ -148,7 +171,7 @@ def test_kill_before_the_header_leaves_a_folder_that_can_be_used(kitchen, tmp_pa
 
 
 def test_rerun_with_something_else_is_refused(store, kitchen):
-    before = arrays_of(store.path)
+    before = files_of(store.path)
     changes = [
         ({"num_frames": 1}, r"num_frames was \[1, 4\] and is now \[1\]"),
         ({"frame_size": 32}, "frame_size was 40 and is now 32"),
@@ -160,7 +183,7 @@ def test_rerun_with_something_else_is_refused(store, kitchen):
             data.prepare(kitchen, store.path, **OPTIONS | change)
     with pytest.raises(DataError, match=r"segments was 9 and is now 4; .*segment 0 \(.*\)\.id was 'P01_101_0'"):
         data.prepare(kitchen[1:5], store.path, **OPTIONS)  # another table: most of it is gone
-    assert arrays_of(store.path) == before
+    assert files_of(store.path) == before
 
 
 def test_a_store_of_another_version_or_of_mixed_files_is_refused(store, kitchen, tmp_path):
@@ -170,22 +193,24 @@ def test_a_store_of_another_version_or_of_mixed_files_is_refused(store, kitchen,
         path = shutil.copytree(store.path, tmp_path / "s", dirs_exist_ok=True)
         content = json.loads((path / file).read_text())
         (path / file).write_text(json.dumps(edit(content) or content))
-        before = arrays_of(path) | {file: (path / file).read_bytes()}
-        for use in (ClipStore, lambda p: data.prepare(kitchen, p, **OPTIONS)):
+        before = files_of(path)
+        for use in (lambda p: ClipStore(p).clips, lambda p: data.prepare(kitchen, p, **OPTIONS)):
             with pytest.raises(DataError) as error:
                 use(path)
             assert str(path) in str(error.value)
-        assert arrays_of(path) | {file: (path / file).read_bytes()} == before
+        assert files_of(path) == before
+        shutil.rmtree(path)
         return str(error.value)
 
-    said = change("store.json", lambda header: header.update(format="egodistill clip store 1"))
-    assert "'egodistill clip store 1', of another version" in said and "prepare another folder" in said
-    for lacking in ("settings", "specs", "class_names", "arrays"):
+    for form in ("egodistill clip store 2", "egodistill clip store 4"):
+        said = change("store.json", lambda header, form=form: header.update(format=form))
+        assert f"'{form}', of another version" in said and "prepare another folder" in said
+    for lacking in ("settings", "specs", "class_names", "arrays", "edits", "clips", "index", "place"):
         assert f"'{lacking}'" in change("store.json", lambda header, key=lacking: header.pop(key) and None)
-    assert "'colour'" in change("segments.json", lambda all: all[0].update(colour="red"))
-    assert "'segment'" in change("clips.json", lambda all: all[0].pop("segment") and None)
-    assert "of two stores mixed" in change("clips.json", lambda all: all[:-1])
-    assert "of two stores mixed" in change("clips.json", lambda all: all[1:] + all[:1])
+    assert "the index has no label" in change("store.json", lambda header: header["index"].pop("label") and None)
+    assert "has 12 values, not 11" in change("store.json", lambda header: header.update(clips=11))
+    said = change("index/texts.0.json", lambda texts: texts["labels"].reverse())
+    assert "texts.0.json: is damaged, or is that of another store" in said
 
 
 def test_what_is_known_of_each_clip(store):
@@ -219,7 +244,8 @@ def test_fingerprint_is_that_of_the_content(store, kitchen, tmp_path):
     again = data.prepare(kitchen, tmp_path / "again", **OPTIONS)
     assert again.fingerprint == store.fingerprint and again.split("test").fingerprint == store.split("test").fingerprint
     seen = {store.fingerprint, store.split("test").fingerprint, store.select([1, 0]).fingerprint}
-    video = shutil.copy(kitchen[8].video, tmp_path / "other.mp4")  # another content under the same name, later
+    (tmp_path / "elsewhere").mkdir()
+    video = shutil.copy(kitchen[8].video, tmp_path / "elsewhere")  # another content under the same name, later
     segments = [*kitchen[:8], dataclasses.replace(kitchen[8], video=str(video))]
     seen.add(data.prepare(segments, tmp_path / "one", **OPTIONS).fingerprint)
     shutil.copy(write_video(tmp_path / "later.mp4", STEADY + 0.3, **X264), video)
@@ -290,7 +316,7 @@ def log(monkeypatch):
     written, put = [], StoreFiles.put
 
     def recorded(self, name, rows, values):
-        written.append((name, np.atleast_1d(rows)))
+        written.append((name, rows))
         put(self, name, rows, values)
 
     monkeypatch.setattr(StoreFiles, "put", recorded)
@@ -301,9 +327,9 @@ def test_data_are_written_before_the_status(kitchen, tmp_path, log):
     data.prepare(kitchen[:2], tmp_path / "s", **OPTIONS)
     for row in range(3):
         names = [name for name, rows in log if row in rows]
-        assert names[-3:] == ["checksum.crc32", "checksum", "status"] and names.count("status") == 1
+        assert names[-1] == "rows" and names.count("rows") == 1
         pictures = {"frames_1", "frames_4", "ends", "clip"}
-        assert {*pictures, *(f"{name}.times" for name in pictures), "imu"} == set(names[:-3])
+        assert {*pictures, *(f"{name}.times" for name in pictures), "imu"} == set(names[:-1])
 
 
 def test_teacher_outputs(store, kitchen, tmp_path, log):
@@ -319,12 +345,18 @@ def test_teacher_outputs(store, kitchen, tmp_path, log):
     test = ClipStore(path).split("test")
     test.add("t.feature", (5,), "float32")  # finds it
     test.write("t.feature", np.array([3, 0]), values)
-    assert [name for name, _ in log] == ["t.feature", "t.feature.crc32", "t.feature.done"]  # data first, then the mark
+    assert [name for name, _ in log] == ["t.feature", *2 * ["t.feature.sums"]]  # data first, then the mark
     assert test.done("t.feature").tolist() == [True, False, False, True]
     assert np.flatnonzero(store.done("t.feature")).tolist() == [8, 11]
     np.testing.assert_array_equal(store.read("t.feature", [8, 11]), values[::-1])
-    np.testing.assert_array_equal(np.load(path / "t.feature.npy", mmap_mode="r")[11], values[0])
-    assert np.load(path / "t.feature.done.npy").sum() == 2
+    np.testing.assert_array_equal(row_of(path, "t.feature", 11)[0], values[0])
+    marks = np.load(row_file(path, "t.feature.sums", 11)[0])
+    assert (
+        marks.dtype == np.uint64
+        and np.flatnonzero(marks).tolist() == [0, 3]
+        and (marks[[0, 3]] >> np.uint64(32) == 1).all()
+    )
+    assert len(list((path / "shards").glob("*/t.feature*"))) == 2  # a shard gets them with its first row
     assert store.done("imu").all()
     assert "t.feature" in ClipStore(path).names and len(ClipStore(path)) == 12
     assert len(data.prepare(kitchen, path, **OPTIONS)) == 12  # going on does not mind them
@@ -373,7 +405,7 @@ def test_names_that_windows_and_macos_cannot_have(store, tmp_path):
             store.add(name, (1,), np.float32)
     store.add("Teacher.feature", (1,), np.float32)
     store.add("console.feature", (1,), np.float32)
-    for name, other in (("teacher.feature", "Teacher.feature"), ("Status", "status"), ("IMU", "imu")):
+    for name, other in (("teacher.feature", "Teacher.feature"), ("Clip", "clip"), ("IMU", "imu")):
         with pytest.raises(DataError, match=f"already has an array .{other}.*Windows and macOS.*{name}"):
             store.add(name, (1,), np.float32)
     assert ClipStore(store.path).names[-2:] == ["Teacher.feature", "console.feature"]
@@ -385,22 +417,28 @@ def test_damaged_stores_are_named(store, tmp_path):
         return shutil.copytree(store.path, tmp_path / name)
 
     path = copy("cut")
-    (path / "imu.npy").write_bytes((store.path / "imu.npy").read_bytes()[:-100])
-    with pytest.raises(DataError, match=r"imu.npy: missing or truncated"):
-        ClipStore(path)
-    for name in ("ends.npy", "segments.json"):
-        path = copy(f"without {name}")
-        (path / name).unlink()
-        with pytest.raises(DataError, match=rf"{name}: missing.*; copy the store again"):
-            ClipStore(path)
+    file, _ = row_file(path, "imu", 11)
+    for size, words in ((-100, "truncated: it ends at"), (60, "missing or truncated: its header is damaged")):
+        file.write_bytes(file.read_bytes()[:size])
+        with pytest.raises(DataError, match=rf"00001.imu.npy: {words}.*; copy the store again"):
+            ClipStore(path).read("imu", [11])
+    for name, read in (
+        ("shards/00000/ends.npy", lambda found: found.read("ends", [0])),
+        ("shards/00001/rows.npy", lambda found: found.read("imu", [11])),
+        ("index/label.0.npy", lambda found: found.labels),
+        ("index/texts.0.json", lambda found: found.clips),
+        ("index/status.0.npy", len),
+    ):
+        path = copy(f"without {Path(name).name}")
+        assert ClipStore(path).read("ends", [0]).any()
+        for file in path.glob(name.replace(".0.", ".*.")):
+            file.unlink()
+        with pytest.raises((DataError, FileNotFoundError), match=f"{Path(name).name.split('.')[0]}.*missing|No such"):
+            read(ClipStore(path))
     path = copy("other")
-    np.save(path / "label.npy", np.zeros(3))
-    with pytest.raises(DataError, match=r"label.npy: the array is float64 \[3\]"):
-        ClipStore(path)
-    path = copy("pickled")
-    np.save(path / "label.npy", np.array([{}] * 12, object), allow_pickle=True)
-    with pytest.raises(DataError, match=r"label.npy"):
-        ClipStore(path)
+    np.save(row_file(path, "imu", 0)[0], np.zeros((8, 3)))
+    with pytest.raises(DataError, match=r"imu.npy: its rows are float64 \[3\], but store.json says float32 \[422, 6\]"):
+        ClipStore(path).read("imu", [0])
     for name, text in (("json", '{"arrays": 1}'), ("list", "[1]"), ("broken", '{"format')):
         path = copy(name)
         (path / "store.json").write_text(text)
@@ -426,23 +464,23 @@ def test_full_disk_is_seen_before_anything_is_written(kitchen, tmp_path, monkeyp
 def test_full_disk_while_the_arrays_are_made(kitchen, store, tmp_path, full_disk):
     """Of prepare() and of a teacher's outputs; nothing half made stays, and the same call goes on."""
     path = tmp_path / "s"
-    largest = max(file.stat().st_size for file in store.path.iterdir())
+    largest = max(file.stat().st_size for file in store.path.rglob("*.npy"))
     with (
         full_disk(largest - 1),
-        pytest.raises(EgoDistillOSError, match=r"s/\w+\.npy: cannot be written: File too large"),
+        pytest.raises(EgoDistillOSError, match=r"shards/00000: cannot be written: File too large"),
     ):
         data.prepare(kitchen, path, **OPTIONS)
-    assert not (path / "store.json").exists() and not list(path.glob(".*.part"))
-    assert arrays_of(data.prepare(kitchen, path, **OPTIONS).path) == arrays_of(store.path)
-    header, files = (path / "store.json").read_bytes(), sorted(path.iterdir())
+    assert not list(path.rglob(".*.part")) and not list((path / "shards").iterdir())
+    assert held(data.prepare(kitchen, path, **OPTIONS).path) == held(store.path)
     made = ClipStore(path)
-    with full_disk(4096), pytest.raises(EgoDistillOSError, match=r"s/t\.feature\.npy: cannot be written.*MB are free"):
-        made.add("t.feature", (1000,), np.float32)
+    made.add("t.feature", (1000,), np.float32)
+    header, found = (path / "store.json").read_bytes(), {*path.rglob("*")}
+    with full_disk(4096), pytest.raises(EgoDistillOSError, match=r"/t\.feature\.npy: cannot be written.*MB are free"):
+        made.write("t.feature", [0], np.ones((1, 1000), np.float32))
     with full_disk(len(header)), pytest.raises(EgoDistillOSError, match=r"s/store\.json: cannot be written"):
         made.add("t.x", (1,), np.float32)
     assert (path / "store.json").read_bytes() == header and made.names == ClipStore(path).names
-    new = {file.name for file in path.iterdir()} - {file.name for file in files}
-    assert new == {"t.x.npy", "t.x.done.npy", "t.x.crc32.npy"}
+    assert {*path.rglob("*")} == found and not made.done("t.feature").any()
     made.add("t.x", (1,), np.float32)
     made.write("t.x", np.arange(12), np.ones((12, 1), np.float32))
 
@@ -452,22 +490,31 @@ def test_arrays_have_their_room_on_the_disk_from_the_start(kitchen, tmp_path, mo
     """A disk that is full later then kills no process that writes to a mapped file."""
     store = data.prepare(kitchen, tmp_path / "s", **OPTIONS, rank=0, world_size=3)
     store.add("t.feature", (100_000,), np.float32)
-    for file in store.path.glob("*.npy"):
-        assert file.stat().st_blocks * 512 >= file.stat().st_size, file
+    store.write("t.feature", [0], np.ones((1, 100_000), np.float32))
+    found = list(store.path.glob("shards/*/*.npy"))
+    assert len(found) == 12 and all(file.stat().st_blocks * 512 >= file.stat().st_size for file in found)
+    usage = shutil.disk_usage(tmp_path)._replace(free=100_000)
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     monkeypatch.setattr(os, "posix_fallocate", lambda *_: (_ for _ in ()).throw(full))
     with pytest.raises(EgoDistillOSError, match=r"t\.logits\.npy: cannot be written: No space.*repeat the call"):
         store.add("t.logits", (3,), np.float32)
+        store.write("t.logits", [0], np.ones((1, 3), np.float32))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(DataError, match=r"the array 'u.feature' needs 1.0 MB, but only 0.1 MB are free"):
+        store.add("u.feature", (20_000,), np.float32)
 
 
-def test_parts_of_a_killed_process_go_when_a_store_is_laid_out(kitchen, tmp_path):
-    """They may hold as much room as the arrays themselves."""
-    for name in (".imu.npy.1.part", ".frames_1.npy.77.part"):
-        (tmp_path / name).write_bytes(bytes(1000))
-    store = data.prepare(kitchen, tmp_path, **OPTIONS)
-    (tmp_path / ".t.feature.npy.3.part").touch()
-    store.add("t.feature", (5,), np.float32)
-    assert len(store) == 12 and not list(tmp_path.glob(".*.part"))
+def test_what_killed_processes_left_is_swept(store, tmp_path):
+    """And shards that no clip uses; nothing of anybody else."""
+    path, usual = shutil.copytree(store.path, tmp_path / "s"), held(store.path)
+    for name in ("shards/.00001.12-a0b1.part/imu.npy", "shards/00017/imu.npy", "shards/mine/x", "index/label.7.npy"):
+        (path / name).parent.mkdir(exist_ok=True)
+        (path / name).write_bytes(bytes(1000))
+    (path / "shards" / "00018").symlink_to(tmp_path)
+    made = ClipStore(path)
+    assert made.shards == {"complete": 2, "not used": 2} and made.sweep() == 2000
+    assert {file.name for file in (path / "shards").iterdir()} == {"00000", "00001", "00018", "mine"}
+    assert made.shards == {"complete": 2} and not (path / "index" / "label.7.npy").exists() and held(path) == usual
 
 
 def test_a_writer_says_what_is_missing(store, tmp_path):
@@ -475,19 +522,21 @@ def test_a_writer_says_what_is_missing(store, tmp_path):
     writer = StoreWriter(path)
     assert len(writer) == 12 and not len(writer.missing())
     assert [rows.tolist() for rows in writer.recordings()] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
-    np.load(path / "status.npy", mmap_mode="r+")[[1, 5, 6]] = 0, 2, 2  # missing, failed, failed
+    arrays = {name: np.array(row_of(path, name, 1)[0]) for name in writer.names}
+    writer.reset(np.array([1, 5, 6]))
+    for row in (5, 6):
+        writer.fail(row, "dark")
     assert writer.missing().tolist() == [1] and not len(writer.missing([5, 6]))
     with pytest.warns(UserWarning, match="1 of 12 clips are not prepared yet"):
         ClipStore(path)
     assert len(ClipStore(path, unfinished=True)) == 9
-    status = np.load(path / "status.npy", mmap_mode="r+")
-    status[8:] = 0
+    other = shutil.copytree(path, tmp_path / "other")
+    StoreWriter(other).reset(np.arange(8, 12))
     with pytest.raises(DataError, match=r"split 'test'; 4 of its clips are not prepared yet; the same call of prepare"):
-        ClipStore(path, unfinished=True).split("test")
-    status[8:] = 1
+        ClipStore(other, unfinished=True).split("test")
+    (path / "failures.jsonl").unlink()
     writer.retry(np.array([4, 5]))
     assert writer.missing().tolist() == [1, 5]
-    arrays = {name: np.load(path / f"{name}.npy")[1] for name in writer.names}
     arrays["frames_4"][2] = 7
     with pytest.raises(DataError, match=r"each clip needs the arrays .*frames_4\.times.*; got imu"):
         writer.write(1, {"imu": arrays["imu"]})
@@ -542,22 +591,6 @@ def test_outputs_of_two_teachers_never_meet(store, tmp_path):
     claim_outputs(whole, "u", first)  # no outputs are there yet
 
 
-def test_an_interrupted_overwriting_of_version_0_4_0_is_not_continued(store, tmp_path):
-    """It left rows of two teachers, all of them marked."""
-    copy = ClipStore(shutil.copytree(store.path, tmp_path / "s"))
-    identity = {"fingerprint": "b"}
-    files.write_json(copy.path / "t.teacher.json", identity | {"splits": ["test", "train"], "unfinished": True})
-    copy.add("t.logits", (2,), np.float32)
-    copy.write("t.logits", slice(None), np.ones((12, 2)))
-    with pytest.raises(DataError, match=r"was interrupted.*overwrite=True"):
-        claim_outputs(copy, "t", identity)
-    with pytest.raises(DataError, match="4 of the clips that are not in this view"):
-        claim_outputs(copy.split("train"), "t", identity, overwrite=True)
-    claim_outputs(copy, "t", identity, overwrite=True)
-    assert not copy.done("t.logits").any() and "unfinished" not in outputs_record(copy, "t")
-    claim_outputs(copy, "t", identity)
-
-
 def test_an_array_without_a_written_row_can_be_made_in_another_shape(store, tmp_path):
     """An object, and a process, that has the file mapped sees the new one; so does a writer of the old shape."""
     path = shutil.copytree(store.path, tmp_path / "s")
@@ -565,7 +598,7 @@ def test_an_array_without_a_written_row_can_be_made_in_another_shape(store, tmp_
     copy.add("t.feature", (4,), "float32")
     copy.write("t.feature", [3], np.ones((1, 4)))
     assert other.read("t.feature", [3]).tolist() == [[1] * 4]
-    with pytest.raises(DataError, match=r"already made an array 't.feature'.*\[12, 4\].*\[12, 2\]"):
+    with pytest.raises(DataError, match=r"already made an array 't.feature'.*float32 \[4\].*float64 \[2\]"):
         copy.add("t.feature", (2,), "float64")
     copy.forget("t.feature")
     assert not other.done("t.feature").any()
@@ -580,21 +613,29 @@ def test_an_array_without_a_written_row_can_be_made_in_another_shape(store, tmp_
 
 
 def damaged(store, path, name, content):
-    """Return a function that opens a copy of a store with another content of one file, and reads it."""
+    """Return a function that opens a copy of a store with another content of one file, and reads all."""
     shutil.copytree(store.path, path)
     (path / name).unlink(missing_ok=True)
     os.mkfifo(path / name) if content is None else (path / name).write_bytes(content)
 
     def read():
         copy = ClipStore(path)
-        return copy.labels, copy.counts, copy.failures, copy.clips
+        return copy.read("imu", [0]), copy.labels, copy.counts, copy.failures, copy.clips
 
     return read
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
 @pytest.mark.parametrize(
-    "name", ["label.npy", "imu.npy", "store.json", "segments.json", "clips.json", "failures.jsonl"]
+    "name",
+    [
+        "index/label.0.npy",
+        "index/texts.0.json",
+        "shards/00000/imu.npy",
+        "shards/00000/rows.npy",
+        "store.json",
+        "failures.jsonl",
+    ],
 )
 def test_a_pipe_in_a_store_is_named(store, tmp_path, name):
     read = damaged(store, tmp_path / "s", name, None)
@@ -603,7 +644,7 @@ def test_a_pipe_in_a_store_is_named(store, tmp_path, name):
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "[" * 100_000, '{"a":' * 100_000, "null", '[{"id": NaN}]', "\xff"])
-@pytest.mark.parametrize("name", ["store.json", "segments.json", "clips.json", "place.json"])
+@pytest.mark.parametrize("name", ["store.json", "index/texts.0.json"])
 def test_json_of_another_shape_is_named(store, tmp_path, name, text):
     read = damaged(store, tmp_path / "s", name, text.encode("latin-1"))
     with pytest.raises(DataError, match=str(tmp_path)):
@@ -612,12 +653,11 @@ def test_json_of_another_shape_is_named(store, tmp_path, name, text):
 
 def test_a_damaged_line_of_failures_costs_itself(store, tmp_path):
     lines = (
-        b'{"clip": 3, "reason": "x"}\n[1]\n\xff\n' + b"[" * 100_000 + b'\n{"clip": []}\n{"clip": 5, "reason": "dark"}\n'
+        b'{"shard": 0, "row": 3, "reason": "x"}\n[1]\n\xff\n' + b"[" * 100_000 + b'\n{"shard": [], "row": []}\n'
+        b'{"shard": 0, "row": 5, "reason": "dark"}\n'
     )
     read = damaged(store, tmp_path / "s", "failures.jsonl", lines)
-    status = np.load(tmp_path / "s" / "status.npy")
-    status[5] = 2
-    np.save(tmp_path / "s" / "status.npy", status)
+    reindex(tmp_path / "s", status=lambda values: np.where(np.arange(12) == 5, 2, values))
     *_, failures, clips = read()
     assert [line["reason"] for line in failures] == ["dark"] and len(clips) == 11
 
@@ -625,38 +665,50 @@ def test_a_damaged_line_of_failures_costs_itself(store, tmp_path):
 @pytest.mark.parametrize(
     ("name", "change", "words"),
     [
-        ("label", lambda x: x + 90, "label.npy: is damaged, .* 12 of 12 labels differ, .* row 0, 92 for 'wash', .* 2;"),
+        ("index/label.0", lambda x: x + 90, "label.0.npy: is damaged, or is that of another store"),
+        ("index/start.*", lambda x: x[:-1], "start.[01].npy: is damaged, or is that of another store"),
+        ("shards/00000/imu", np.asfortranarray, "imu.npy: its rows are float32 .* in Fortran's order"),
         (
-            "label",
-            lambda x: np.where(np.arange(12) == 5, -1, x),
-            "label.npy: is damaged, .*: 1 of 12 .* row 5, -1",
+            "shards/00000/imu",
+            lambda x: x.astype(object),
+            "imu.npy: its rows are object .*, but store.json says float32",
         ),
-        ("status", lambda x: x + 9, "status.npy: is damaged"),
-        ("imu", np.asfortranarray, "imu.npy: the array is float32 .* in Fortran's order"),
-        ("imu", lambda x: x.astype(object), "imu.npy: missing or truncated: its header is damaged"),
     ],
 )
 def test_arrays_with_other_values_are_named(store, tmp_path, name, change, words):
-    read = damaged(store, tmp_path / "s", f"{name}.npy", b"")
-    np.save(tmp_path / "s" / f"{name}.npy", change(np.load(store.path / f"{name}.npy")))
+    (file,) = store.path.glob(f"{name}.npy")
+    read = damaged(store, tmp_path / "s", file.relative_to(store.path), b"")
+    np.save(tmp_path / "s" / file.relative_to(store.path), change(np.load(file)))
     with pytest.raises(DataError, match=words):
         read()
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("status", lambda x: x + 9, r"status.\d.npy: is damaged: its values are up to 10"),
+        ("row", lambda x: x[1:], r"row.\d.npy: has 11 values, not 12"),
+    ],
+)
+def test_columns_that_contradict_the_header_are_named(store, tmp_path, name, change, words):
+    reindex(shutil.copytree(store.path, tmp_path / "s"), **{name: change})
+    with pytest.raises(DataError, match=words):
+        ClipStore(tmp_path / "s")
+
+
 def test_an_array_outside_of_the_folder_is_refused(store, tmp_path):
     header = json.loads((store.path / "store.json").read_text())
-    header["arrays"]["imu"]["file"] = "../imu.npy"
-    with pytest.raises(DataError, match=r"the array 'imu' is in the file '../imu.npy'"):
+    header["arrays"]["../imu"] = header["arrays"].pop("imu")
+    with pytest.raises(DataError, match=r"the array '../imu' has no name of an array"):
         damaged(store, tmp_path / "s", "store.json", json.dumps(header).encode())()
 
 
 def test_an_array_that_is_cut_while_it_is_open_is_an_error(store, tmp_path):
-    """Reading a mapped file beyond its end would end the process."""
     shutil.copytree(store.path, tmp_path / "s")
     copy = ClipStore(tmp_path / "s")
     copy.read("imu", [11])
-    os.truncate(tmp_path / "s" / "imu.npy", 5000)
-    with pytest.raises(DataError, match=r"imu.npy: truncated: 5000 bytes instead of"):
+    os.truncate(row_file(copy.path, "imu", 11)[0], 5000)
+    with pytest.raises(DataError, match=r"imu.npy: truncated: it ends at"):
         copy.read("imu", [11])
 
 
@@ -684,7 +736,7 @@ def by_hand(path, segments, clips, specs, **options):
     names = sorted({segment.label for segment in segments if segment.label})
     writer = StoreWriter.begin(path, segments, lambda: clips, specs, names, **options)
     for row in writer.missing():
-        writer.write(row, {name: np.full(writer._files.array(name).shape[1:], row) for name in writer.names})
+        writer.write(row, {name: np.full(writer._files.arrays[name]["shape"], row) for name in writer.names})
     return ClipStore(path)
 
 
@@ -701,7 +753,10 @@ def test_machines_write_only_the_bytes_of_their_rows(tmp_path, monkeypatch):
     clips, folders = [(k, 0.0) for k in range(5)], [tmp_path / name for name in ("0", "1", "server")]
     for folder in folders:
         StoreWriter.begin(folder, segments, lambda: clips, {}, ["x"], arrays=arrays)
-        ClipStore(folder, unfinished=True).add("t.logits", (2,), "float32")
+        view = ClipStore(folder, unfinished=True).everything()
+        view.add("t.logits", (2,), "float32")
+        view.write("t.logits", [0], np.ones((1, 2)))  # creates the files
+        view.forget("t.logits")
     written, pwrite = [], os.pwrite
 
     def recorded(file, content, start):
@@ -720,14 +775,14 @@ def test_machines_write_only_the_bytes_of_their_rows(tmp_path, monkeypatch):
         view = ClipStore(folders[rank], unfinished=True).everything()
         view.write("t.logits", rows, np.array([[row, -row] for row in rows], np.float32))
     for name, start, content in written:
-        with open(folders[2] / name, "r+b") as file:
+        with open(folders[2] / "shards" / "00000" / name, "r+b") as file:
             file.seek(start)
             file.write(content)
     store = ClipStore(folders[2])
     assert store.read("speed", [0, 1, 2, 3, 4]).tolist() == [[k] * 3 for k in range(1, 6)]
     assert store.read("count", [0, 1, 2, 3, 4]).tolist() == [1, 2, 3, 4, 5]
     assert store.read("t.logits", [0, 1, 2, 3, 4]).tolist() == [[k, -k] for k in range(5)]
-    assert len({name for name, *_ in written}) == 8  # with status, both checksums, t.logits.done and t.logits.crc32
+    assert len({name for name, *_ in written}) == 5  # with the table of rows and t.logits.sums
 
 
 def test_a_clip_stops_after_its_own_length(tmp_path):
@@ -1016,12 +1071,13 @@ FAULTS = {
 def test_damaged_rows_are_noticed_when_they_are_read_and_listed(filled, tmp_path, name, fault):
     path = shutil.copytree(filled.path, tmp_path / "s")
     first = 2 if name == "t.feature" else 0  # rows that are not written yet hold anything
-    before = np.load(path / f"{name}.npy")
+    file, _ = row_file(path, name, first)
+    before = np.load(file)
     if before.nbytes < 8192:
         fault = "a flipped bit" if fault == "4 kB of zeros" else fault
-    change(path / f"{name}.npy", FAULTS[fault])
-    now = np.load(path / f"{name}.npy")
-    rows = [row for row in range(first, 12) if before[row].tobytes() != now[row].tobytes()]
+    change(file, FAULTS[fault])
+    now = np.load(file)
+    rows = [row for row in range(first, len(now)) if before[row].tobytes() != now[row].tobytes()]
     found = dict(ClipStore(path).verify())
     assert rows and found.pop(name) == rows and not any(found.values())
     damaged, sound = ClipStore(path), ClipStore(filled.path)
@@ -1039,7 +1095,7 @@ def test_rows_are_verified_once_in_a_process(filled, tmp_path, name):
     opened = ClipStore(shutil.copytree(filled.path, tmp_path / "s"))
     view = opened.split("train")
     view.read(name, [3, 4])
-    change(opened.path / f"{name}.npy", lambda values: values.__setitem__(slice(None), bytes(len(values))))
+    change(row_file(opened.path, name, 3)[0], lambda values: values.__setitem__(slice(None), bytes(len(values))))
     assert not opened.select([3, 4]).read(name, [0, 1]).any()
     with pytest.raises(DataError, match="the row 5"):
         view.read(name, [3, 5, 4])
@@ -1053,7 +1109,7 @@ def test_rows_of_an_array_that_was_made_again_are_verified_again(filled, tmp_pat
     made.forget("x")
     made.add("x", (3,), "uint8")
     made.write("x", [0, 1], np.full((2, 3), 7, np.uint8))
-    change(made.path / "x.npy", lambda values: values.__setitem__(1, 8))
+    change(row_file(made.path, "x", 0)[0], lambda values: values.__setitem__(1, 8))
     with pytest.raises(DataError, match="the row 0"):
         made.read("x", [0])
 
@@ -1062,96 +1118,81 @@ def found_damage(path):
     return {name: rows for name, rows in ClipStore(path).verify() if rows}
 
 
-def test_files_of_checksums_and_status_are_verified_too(filled, tmp_path):
-    for name, wanted in {
-        "checksum": {"checksum": [6], "t.feature": [6]},
-        "checksum.crc32": {"frames_1": [6], StoreFiles(filled.path).prepared[1]: [6]},
-        "t.feature.crc32": {"t.feature": [6]},
-        "status": {"status": [6]},
-    }.items():
+def test_columns_and_tables_of_checksums_and_status_are_verified_too(filled, tmp_path):
+    prepared, twelve = StoreFiles(filled.path).prepared, np.arange(12)
+    for name, do, wanted in (
+        (
+            "checksum",
+            lambda path: reindex(path, checksum=lambda x: x ^ (twelve == 6)),
+            {key: [6] for key in ("checksum", *prepared, "t.feature")},
+        ),
+        (
+            "sums",
+            lambda path: row_of(path, "rows", 6)["sums"].__setitem__((0, 0), 7),
+            {key: [6] for key in prepared[:2]},
+        ),
+        (
+            "marks",
+            lambda path: row_of(path, "t.feature.sums", 6).__ixor__(np.uint64(1)),
+            {"t.feature": [6]},
+        ),
+        ("status", lambda path: reindex(path, status=lambda x: np.where(twelve == 6, 2, x)), {"status": [6]}),
+    ):
         path = shutil.copytree(filled.path, tmp_path / name)
-        array = np.load(path / f"{name}.npy", mmap_mode="r+")
-        array.reshape(12, -1)[6, 0] ^= 3 if name == "status" else 1
+        do(path)
         assert found_damage(path) == wanted
     bare = by_hand(tmp_path / "bare", segments_of([2]), [(0, 0.0), (1, 0.0)], {})
     assert dict(bare.verify()) == {"status": []}
-    assert not any(rows for _, rows in filled.verify()) and None not in dict(filled.verify()).values()
+    assert not any(rows for _, rows in filled.verify())
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [("id", "x"), ("start", 0.25), ("stop", 9.0), ("split", "test"), ("wearer", "P09"), ("imu_offset", 0.1)],
-)
-def test_a_checksum_covers_the_segment(filled, tmp_path, field, value):
+OTHERS = {"imu_offset": 0.1, "imu_stretch": 1.1, "imu_axes": "yXZ", "zero_accel": True, "video": "P01_109.MP4"}
+
+
+@pytest.mark.parametrize("field", OTHERS)
+def test_a_checksum_covers_the_recording(filled, tmp_path, field):
     path = shutil.copytree(filled.path, tmp_path / "s")
-    segments = json.loads((path / "segments.json").read_text())
-    rows = np.flatnonzero(np.load(path / "segment.npy") == 0).tolist()
-    segments[0] |= {"video": "moved/here.mp4", "imu": None}
-    (path / "segments.json").write_text(json.dumps(segments))
+
+    def other(**fields):
+        return lambda texts: texts | {"recordings": [texts["recordings"][0] | fields, *texts["recordings"][1:]]}
+
+    reindex(path, texts=other(video="moved/P01_101.MP4", imu=None, wearer="P09"))  # an edit may say so
     assert not found_damage(path)
-    assert segments[0][field] != value
-    segments[0][field] = value
-    (path / "segments.json").write_text(json.dumps(segments))
-    assert found_damage(path) == dict.fromkeys(StoreFiles(path).prepared, rows)
+    reindex(path, texts=other(**{field: OTHERS[field]}))
+    assert found_damage(path) == {StoreFiles(path).prepared[0]: [0, 1, 2, 3]}
 
 
 def test_a_checksum_covers_the_start_of_the_clip_and_the_specs(filled, tmp_path):
     path = shutil.copytree(filled.path, tmp_path / "s")
-    clips = json.loads((path / "clips.json").read_text())
-    clips[5]["start"] += 0.5
-    (path / "clips.json").write_text(json.dumps(clips))
-    assert found_damage(path) == {name: [5] for name in StoreFiles(path).prepared}
+    row_of(path, "rows", 5)["start"] += 0.5
+    assert found_damage(path) == {StoreFiles(path).prepared[0]: [5]}
     path = shutil.copytree(filled.path, tmp_path / "t")
     header = json.loads((path / "store.json").read_text())
     header["specs"]["imu"]["imu_rate"] = 100.0
     (path / "store.json").write_text(json.dumps(header))
-    assert found_damage(path) == {name: [*range(12)] for name in StoreFiles(path).prepared}
+    assert found_damage(path) == {StoreFiles(path).prepared[0]: [*range(12)]}
 
 
 def test_rows_of_another_clip_store_or_teacher_are_noticed_with_their_checksums(filled, tmp_path):
     path = shutil.copytree(filled.path, tmp_path / "exchanged")
-    arrays = ["checksum", *(name for name in StoreFiles(path).arrays if name.endswith("crc32"))]
-    for name in [*arrays, *StoreFiles(path).prepared, "t.feature"]:
-        array = np.load(path / f"{name}.npy", mmap_mode="r+")
-        array[[3, 8]] = array[[8, 3]]
-    assert found_damage(path) == {name: [3, 8] for name in StoreFiles(path).prepared}
+    for name in ("rows", *StoreFiles(path).prepared):
+        one, other = row_of(path, name, 3), row_of(path, name, 8)
+        one[:], other[:] = other.copy(), one.copy()
+    assert found_damage(path) == {key: [3, 8] for key in ("checksum", *StoreFiles(path).prepared)}
     with pytest.raises(DataError, match=r"imu.npy: the row 3 .* was damaged or replaced"):
         ClipStore(path).read("imu", [1, 2, 3])
 
     path = shutil.copytree(filled.path, tmp_path / "outputs")
-    for name in ("t.feature", "t.feature.crc32"):
-        array = np.load(path / f"{name}.npy", mmap_mode="r+")
+    for name in ("t.feature", "t.feature.sums"):
+        array = np.load(row_file(path, name, 2)[0], mmap_mode="r+")
         array[2:] = array[2:][::-1].copy()
-    assert len(found_damage(path)["t.feature"]) == 10
+    assert found_damage(path) == {"t.feature": [*range(2, 8)]}
 
     path = shutil.copytree(filled.path, tmp_path / "teacher")
     (path / "t.teacher.json").write_text('{"fingerprint": "of another"}')
     assert found_damage(path) == {"t.feature": [*range(2, 12)]}
     (path / "t.teacher.json").write_text("[]")
     assert not found_damage(path)
-
-
-def test_older_stores_are_verified_as_far_as_their_checksums_go(filled, tmp_path):
-    path = without_checksums(shutil.copytree(filled.path, tmp_path / "s"))
-    old, together = ClipStore(path), ", ".join(StoreFiles(path).prepared)
-    assert dict(old.verify()) == {together: [], "t.feature": None, "status": []}
-    for name in ("imu", "t.feature"):
-        change(path / f"{name}.npy", flip)
-    assert [name for name, rows in old.verify() if rows] == [together]
-    assert old.read("imu", slice(None)).shape[0] == 12 and old.read("t.feature", slice(2, None)).any()
-    old.add("t.feature", (600,), "float32")  # rows without checksums stay
-    old.write("t.feature", [2, 3], np.ones((2, 600), np.float32))
-    assert dict(old.verify())["t.feature"] is None
-    old.everything().forget("t.feature")
-    old.add("t.feature", (600,), "float32")
-    old.write("t.feature", [2, 3], np.ones((2, 600), np.float32))
-    assert dict(old.verify())["t.feature"] == [] and old.read("t.feature", [2, 3]).all()
-    change(path / "t.feature.npy", FAULTS["zeros"])
-    assert dict(ClipStore(path).verify())["t.feature"] == [2, 3]
-    StoreWriter(path).reset(np.array([1]))  # such as a file that has changed
-    writer = StoreWriter(path)
-    writer.write(1, {name: np.zeros(np.load(path / f"{name}.npy").shape[1:]) for name in writer.names})
-    assert dict(old.verify())[together] == [6]
 
 
 def test_rows_of_any_index_have_their_checksums(tmp_path):
@@ -1165,18 +1206,19 @@ def test_rows_of_any_index_have_their_checksums(tmp_path):
     assert not any(rows for _, rows in store.verify())
     again = ClipStore(store.path)
     assert again.read("x", np.array([[0, 1], [5, 4]])).shape == (2, 2, 2, 3) and again.read("one", 3) == 3
-    for mark in (".done", ".crc32"):
-        with pytest.raises(DataError, match=rf"'y{mark}' cannot be the name of an array"):
-            store.add(f"y{mark}", (), "uint8")
+    for name in ("y.sums", "rows", "Rows"):
+        with pytest.raises(DataError, match=f"'{name}' cannot be the name of an array"):
+            store.add(name, (), "uint8")
 
 
 def linked(path, elsewhere, link):
     """Move the files of a store elsewhere, and link to each; return their content."""
     elsewhere.mkdir()
-    for file in sorted(path.iterdir()):
-        file.rename(elsewhere / file.name)
-        link(elsewhere / file.name, file)
-    return {file.name: file.read_bytes() for file in elsewhere.iterdir()}
+    for name in files_of(path):
+        (elsewhere / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).rename(elsewhere / name)
+        link(elsewhere / name, path / name)
+    return files_of(elsewhere)
 
 
 @pytest.mark.parametrize("link", [os.symlink, os.link], ids=["symbolic", "hard"])
@@ -1194,7 +1236,8 @@ def test_nothing_is_written_through_a_link(kitchen, tmp_path, link, machines, mo
     writer.reset(np.array([1]))
     writer.fail(1, "gone")
     before = linked(path, tmp_path / "elsewhere", link)
-    assert {"failures.jsonl", "sources.jsonl", "notes.jsonl", "t.teacher.json", "t.feature.done.npy"} <= before.keys()
+    assert {"failures.jsonl", "sources.jsonl", "notes.jsonl", "t.teacher.json", "store.json"} <= before.keys()
+    assert {f"shards/00000/{name}.npy" for name in ("rows", "imu", "t.feature", "t.feature.sums")} <= before.keys()
 
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", str(machines))
@@ -1210,7 +1253,7 @@ def test_nothing_is_written_through_a_link(kitchen, tmp_path, link, machines, mo
     store.add("t.feature", (2,), "float32")
     store.write("t.feature", [0, 1], np.ones((2, 2)))
     store.add("u.feature", (2,), "float32")
-    assert {name: (tmp_path / "elsewhere" / name).read_bytes() for name in before} == before
+    assert files_of(tmp_path / "elsewhere") == before
     for found in (store, ClipStore(path)):
         assert found.read("t.feature", [0, 1]).all() and found.names[-1] == "u.feature"
         assert {"a.csv", "b.csv"} <= set(found.notes) and found.failures[0]["reason"] == "is gone"
@@ -1222,8 +1265,8 @@ def test_new_files_take_the_place_of_links(store, tmp_path):
     path, thesis = shutil.copytree(store.path, tmp_path / "s"), tmp_path / "thesis"
     thesis.write_text("mine")
     (path / "notes.jsonl").unlink()
-    for name in ("t.feature.npy", "t.feature.done.npy"):
-        (path / name).symlink_to(thesis)
+    for name in ("t.feature.npy", "t.feature.sums.npy"):
+        (path / "shards" / "00000" / name).symlink_to(thesis)
     (path / "notes.jsonl").symlink_to(tmp_path / "nowhere")
     view = ClipStore(path)
     claim_outputs(view, "t", {"fingerprint": "a"})
@@ -1255,3 +1298,69 @@ def test_a_link_to_a_store_is_a_store(kitchen, store, tmp_path):
     view.add("t.feature", (2,), "float32")
     assert len(data.prepare(kitchen, tmp_path / "s", **OPTIONS)) == 12 and (tmp_path / "s").is_symlink()
     assert "t.feature" in ClipStore(tmp_path / "disk" / "s").names
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Shards
+
+
+@pytest.mark.parametrize(
+    ("row_bytes", "limit"), [(1, MAX_CLIPS), (MAX_BYTES // 7, 8), (2 * MAX_BYTES, 1), (0, MAX_CLIPS)]
+)
+def test_recordings_share_shards_as_long_as_they_fit(row_bytes, limit):
+    """As `prepare()` gets them: clips of a recording need not stand together."""
+    rng = np.random.default_rng(3)
+    sizes = np.round(np.exp(rng.uniform(0, np.log(3000), 50))).astype(int)
+    recordings = rng.permutation(np.repeat(np.arange(50), sizes))
+    shards, rows = place_clips(recordings, row_bytes, first=7)
+    found, counts = np.unique(shards, return_counts=True)
+    most = min(limit, max(8, -(-len(recordings) // 32)), max(1, MAX_BYTES // max(1, row_bytes)))
+    assert found.tolist() == [*range(7, 7 + len(found))] and counts.max() <= most
+    assert all(
+        np.array_equal(np.sort(rows[shards == shard]), np.arange(count))
+        for shard, count in zip(found, counts, strict=True)
+    )
+    for number, size in enumerate(sizes):
+        own = shards[recordings == number]
+        assert (np.diff(own) >= 0).all() and len(np.unique(own)) == -(-size // most)
+    for one, other in zip((shards, rows), place_clips(recordings, row_bytes, first=7), strict=True):
+        np.testing.assert_array_equal(one, other)
+    filled = [
+        int((shards == one).sum() + (recordings == recordings[shards == one + 1].min()).sum()) for one in found[:-1]
+    ]
+    assert min(filled) > most  # none has room for all of the next recording
+
+
+def test_parts_of_long_and_short_recordings_are_about_equal(tmp_path):
+    """Sixty of 10 s to 3 h in sixteen parts: a recording may be divided."""
+    seconds = np.exp(np.random.default_rng(60).uniform(np.log(10), np.log(3 * 3600), 60))
+    segments = [data.Segment(str(k), f"{k}.mp4", 0.0, float(length), "x") for k, length in enumerate(seconds)]
+    clips = [(k, start) for k, one in enumerate(segments) for start in data.clip_starts(0.0, one.stop, one.stop)]
+    arrays = {"x": ("uint8", (1,))}
+    writer = StoreWriter.begin(tmp_path / "s", segments, lambda: clips, {}, ["x"], arrays=arrays)
+    parts = [writer.share(rank, 16) for rank in range(16)]
+    sizes = [sum(map(len, part)) for part in parts]
+    assert max(sizes) <= 1.10 * np.mean(sizes) and sum(sizes) == len(clips)
+    assert np.array_equal(np.sort(np.concatenate([rows for part in parts for rows in part])), np.arange(len(clips)))
+    for rows in (rows for part in parts for rows in part):  # each array is of one recording
+        assert len({clips[row][0] for row in rows.tolist()}) == 1
+
+
+def test_a_store_has_more_shards_than_open_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_files, "OPEN_FILES", 6)
+    spec, clips = {"imu": ClipSpec(imu_samples=2)}, [(k, 0.0) for k in range(200)]
+    made = by_hand(tmp_path / "s", segments_of([8] * 25), clips, spec)
+    made.add("t.feature", (1,), "float32")
+    made.write("t.feature", slice(None), np.arange(200.0)[:, None])
+    assert made.shards == {"complete": 25} and made._files.open_array.cache_info().maxsize == 6
+    order = np.random.default_rng(0).permutation(200)
+    for name in ("imu", "t.feature"):
+        assert made.read(name, order).reshape(200, -1)[:, 0].tolist() == order.tolist()
+    assert not [name for name, rows in made.verify() if rows]
+    assert not Path("/proc/self/fd").exists() or len(open_in(tmp_path)) <= 2 * 6
+
+
+def open_in(folder):
+    """The files of a folder that this process has open."""
+    found = (os.path.realpath(file) for file in Path("/proc/self/fd").iterdir())
+    return [file for file in found if file.startswith(f"{folder}{os.sep}")]
