@@ -116,13 +116,15 @@ def is_edited(
     """
     if not (path / "store.json").exists():
         return False
-    store = StoreFiles(path)
-    if store.settings != dict(settings) or store.specs != {name: spec.complete() for name, spec in specs.items()}:
-        return False
-    if is_same_table(store, segments):
-        return False
-    old, new = side_of(store), Side(*index.columns_of(segments))
-    finished = np.unique(store.index["segment"][store.current()[0] == OK])
+    with files.work_lock(path / "edit"):  # another process may be editing it
+        store = StoreFiles(path)
+        if store.settings != dict(settings) or store.specs != {name: spec.complete() for name, spec in specs.items()}:
+            return False
+        if is_same_table(store, segments):
+            return False
+        old, status = side_of(store), store.current()[0]
+    new = Side(*index.columns_of(segments))
+    finished = np.unique(store.index["segment"][status == OK])
     spans = [
         list(zip(one.of_segments("path"), one.columns["begin"], one.columns["end"], strict=True)) for one in (old, new)
     ]
