@@ -438,6 +438,8 @@ def prepare(
     store = StoreWriter.begin(out, segments, clips, specs, names, settings=settings, videos=videos)
     store.check_sources(again=retry_failed)
     if edited:
+        if consumer is not None:
+            Pending(store).tidy()  # clips whose outputs went with their classes are decoded again
         count = pluralize(len(store.missing()), "clip")
         warnings.warn(f"{out}: {change}: {count} to decode", NoteWarning, stacklevel=2)
     try:
