@@ -205,6 +205,11 @@ def files_of(path):
     return {file.relative_to(path).as_posix(): file.read_bytes() for file in found}
 
 
+def status_of(path):
+    """The status of all clips of a store as it is now: 0 missing, 1 ok, 2 failed."""
+    return StoreFiles(path).current()[0]
+
+
 def row_file(path, name, clip):
     """The file that has a clip's row of an array, or of a shard's table "rows", and the number of the row there."""
     shard, row = (found := StoreFiles(path)).key(clip)

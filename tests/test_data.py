@@ -25,13 +25,14 @@ from painted import (
     OPTIONS,
     STEADY,
     X264,
-    arrays_of,
     break_packets,
     chirp,
     expected_numbers,
+    held,
     number_of,
     paint,
     ramp,
+    status_of,
     write_epic_imu,
     write_sound,
     write_video,
@@ -39,6 +40,7 @@ from painted import (
 from waiting import LIMIT, until
 
 from egodistill import DataError, EgoDistillError, EgoDistillOSError, data, recordings
+from egodistill.datasets.store_files import StoreFiles
 from egodistill.imu import IMU_READERS
 from egodistill.recordings import recording as home
 from egodistill.recordings.recording import READERS, Recording
@@ -107,7 +109,7 @@ def test_prepared_store_holds_what_was_painted(store, kitchen):
 
 def test_workers_change_nothing(store, kitchen, tmp_path):
     other = data.prepare(kitchen, tmp_path / "s", **OPTIONS | {"workers": 2})
-    assert arrays_of(other.path) == arrays_of(store.path)
+    assert held(other.path) == held(store.path)
 
 
 @pytest.mark.filterwarnings("ignore::egodistill.datasets.table_checks.TableWarning")
@@ -135,13 +137,12 @@ def test_workers_take_many_recordings_in_bundles(kitchen, tmp_path, monkeypatch)
 def test_machines_share_the_work_without_knowing_each_other(store, kitchen, tmp_path, monkeypatch):
     """Each reads its own recordings; all together, also begun at once, give what one gives."""
     alone = tmp_path / "alone"
-    for rank in (1, 0, 2):  # three recordings of four clips
+    for rank, rows in ((1, range(8, 12)), (2, range(8, 12)), (0, range(12))):  # two shards: two recordings, and one
         part = data.prepare(kitchen, alone, **OPTIONS, rank=rank, world_size=3)
-        written = np.flatnonzero(np.load(alone / "status.npy"))
-        assert {4 * rank, 4 * rank + 3} <= set(written.tolist())
-        assert sum(n["ok"] for n in part.counts.values()) == len(written) == len(part)
-        assert part.counts["test"]["missing"] == (0 if rank == 2 else 4)
-    assert arrays_of(alone) == arrays_of(store.path) and len(part) == 12
+        assert np.flatnonzero(status_of(alone)).tolist() == [*rows]
+        assert sum(n["ok"] for n in part.counts.values()) == len(rows) == len(part)
+        assert part.counts["train"]["missing"] == 12 - len(rows)
+    assert held(alone) == held(store.path) and len(part) == 12
 
     plain = [dataclasses.astuple(s) for s in kitchen]
     root, scripts = str(Path(data.__file__).parent), []
@@ -152,7 +153,7 @@ def test_machines_share_the_work_without_knowing_each_other(store, kitchen, tmp_
         command = [sys.executable, "-c", KILLED, root, given, tmp_path / "both"]
         scripts.append(subprocess.Popen(command, env=environment))
     assert [script.wait(LIMIT) for script in scripts] == [0, 0]
-    assert arrays_of(tmp_path / "both") == arrays_of(store.path)
+    assert held(tmp_path / "both") == held(store.path)
     with pytest.raises(data.DataError, match="rank 2 is not one of the 2"):
         data.prepare(kitchen, alone, **OPTIONS, rank=2, world_size=2)
 
@@ -172,7 +173,7 @@ def test_failed_clips_are_tried_again_by_whose_they_are(kitchen, tmp_path, monke
     monkeypatch.setattr(data, "fill", lambda store, rows: tried.append(rows))
     with pytest.warns(UserWarning, match="could not be prepared"):
         data.prepare(broken, tmp_path / "s", **OPTIONS, retry_failed=True, max_bad=1.0, rank=0, world_size=3)
-    status = np.load(tmp_path / "s" / "status.npy")
+    status = status_of(tmp_path / "s")
     assert tried == [[0, 1, 2, 3]] and status.tolist() == 4 * [0] + 4 * [1] + 4 * [2]
 
 
@@ -203,15 +204,12 @@ def test_an_imu_table_that_was_missing_is_read_when_it_is_there(kitchen, tmp_pat
     written, fill_one = [], data.fill
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "fill", lambda store, rows: written.extend(rows) or fill_one(store, rows))
-        with pytest.raises(data.DataError, match="Prepare it once with one process"):
-            data.prepare(segments, tmp_path / "s", **options, rank=1, world_size=2)
         again = data.prepare(segments, tmp_path / "s", **options)
     assert written == [4, 5, 6, 7] and not again.failures
     fresh = data.prepare(segments, tmp_path / "fresh", **options)
-    assert arrays_of(again.path) == arrays_of(fresh.path) and again.fingerprint == fresh.fingerprint
-    for name in ("segments.json", "clips.json", "store.json"):
-        assert (again.path / name).read_text() == (fresh.path / name).read_text()
-    assert json.loads((again.path / "segments.json").read_text())[4]["imu"] == table
+    assert held(again.path) == held(fresh.path)
+    assert list(StoreFiles(again.path).segments) == list(StoreFiles(fresh.path).segments)
+    assert StoreFiles(again.path).segments[4].imu == table
     assert len(data.prepare(segments, tmp_path / "s", **options)) == 12  # as often as one likes
 
 
@@ -231,7 +229,7 @@ def test_machines_that_retry_at_once_agree_on_the_recordings(kitchen, tmp_path):
         scripts.append(subprocess.Popen(command))
     assert [script.wait(LIMIT) for script in scripts] == [0, 0]
     fresh = data.prepare(segments, tmp_path / "fresh", **OPTIONS)
-    assert arrays_of(tmp_path / "s") == arrays_of(fresh.path)
+    assert held(tmp_path / "s") == held(fresh.path)
 
 
 def test_workers_need_no_main_guard(kitchen, tmp_path):
@@ -276,23 +274,23 @@ def test_killed_run_goes_on_where_it_stopped(tmp_path, workers):
     for wanted in (1, 30):
         process = subprocess.Popen(command, start_new_session=True)
         while process.poll() is None:
-            if (out / "store.json").exists() and np.load(out / "status.npy").sum() >= wanted:
+            if (out / "store.json").exists() and status_of(out).sum() >= wanted:
                 break
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         process.wait()
         until(lambda: not group_of(process.pid))  # noqa: B023  # workers notice that their parent is gone
-        done = np.load(out / "status.npy") == 1
+        done = status_of(out) == 1
         in_the_middle += not done.all()
         for name in ("frames_16", "ends", "clip", "imu"):
-            killed, undisturbed = np.load(out / f"{name}.npy"), np.load(whole / f"{name}.npy")
-            np.testing.assert_array_equal(killed[done], undisturbed[done])
+            killed = data.ClipStore(out, unfinished=True).read(name, slice(None))
+            np.testing.assert_array_equal(killed, data.ClipStore(whole).read(name, done))
         if not done.all():
             with pytest.warns(UserWarning, match="not prepared yet"):
                 assert len(data.ClipStore(out)) == np.count_nonzero(done)
     assert in_the_middle, "the runs were over before they could be killed"
     data.prepare(segments, out, **options)
-    assert arrays_of(out) == arrays_of(whole)
+    assert held(out) == held(whole)
 
 
 INTERRUPTED = """
@@ -316,7 +314,7 @@ def test_ctrl_c_ends_all_processes_and_spoils_nothing(store, kitchen, tmp_path, 
     command = [sys.executable, "-W", "ignore", "-c", INTERRUPTED, KILLED, str(root), tmp_path / "given", out]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     while process.poll() is None:
-        if (out / "store.json").exists() and np.load(out / "status.npy").sum() >= clips:
+        if (out / "store.json").exists() and status_of(out).sum() >= clips:
             if clips or len(group_of(process.pid)) > 1:
                 break
         time.sleep(0.002)
@@ -329,7 +327,7 @@ def test_ctrl_c_ends_all_processes_and_spoils_nothing(store, kitchen, tmp_path, 
     assert (process.returncode, said) == (130, "")
     until(lambda: not group_of(process.pid))
     # 160 clips a recording: none was read to its end first.
-    assert 160 * (3 - workers) < np.count_nonzero(np.load(out / "status.npy") == 0) <= 480 - clips
+    assert 160 * (3 - workers) < np.count_nonzero(status_of(out) == 0) <= 480 - clips
     whole = data.prepare(segments, out, **options)
     for name in store.names:
         rows = store.read(name, np.arange(12))
@@ -347,14 +345,14 @@ def test_workers_end_when_their_parent_is_killed(kitchen, tmp_path):
     out, environment = tmp_path / "s", os.environ | {"PYTHONPATH": str(tmp_path)}
     command = [sys.executable, "-c", KILLED, str(Path(data.__file__).parent), tmp_path / "given", out]
     process = subprocess.Popen(command, env=environment, start_new_session=True)
-    until(lambda: (out / "store.json").exists() and np.load(out / "status.npy").any())
+    until(lambda: (out / "store.json").exists() and status_of(out).any())
     assert process.poll() is None
     assert len(group_of(process.pid)) > 1
     process.kill()
     process.wait()
     until(lambda: not group_of(process.pid))
     # 1,600 clips a recording: none was read to its end first.
-    missing = np.load(out / "status.npy").reshape(400, 3, 4) == 0
+    missing = status_of(out).reshape(400, 3, 4) == 0
     assert missing.any((0, 2)).all()
 
 
@@ -511,7 +509,7 @@ def test_a_changed_file_may_have_another_clock(kitchen, tmp_path):
     with pytest.raises(data.DataError, match=r"has changed since its clips were prepared.*--retry-failed"):
         data.prepare(moved, tmp_path / "s", **options)
     again = data.prepare(moved, tmp_path / "s", **options, retry_failed=True)
-    assert arrays_of(again.path) == arrays_of(data.prepare(moved, tmp_path / "fresh", **options).path)
+    assert held(again.path) == held(data.prepare(moved, tmp_path / "fresh", **options).path)
 
 
 def test_prepare_with_other_settings(kitchen, tmp_path):
@@ -629,7 +627,7 @@ def test_a_worker_that_dies(kitchen, tmp_path, monkeypatch, signum, words):
     monkeypatch.setattr(sys, "executable", str(fake))
     with pytest.raises(data.DataError, match=words):
         data.prepare(kitchen, tmp_path / "s", **OPTIONS | {"workers": 2})
-    status = np.load(tmp_path / "s/status.npy")
+    status = status_of(tmp_path / "s")
     assert (status == (2 if signum == "SEGV" else 0)).all()
     monkeypatch.undo()
     store = data.prepare(kitchen, tmp_path / "s", **OPTIONS, retry_failed=True)
@@ -685,12 +683,15 @@ def test_full_disk_while_a_failure_is_noted(kitchen, tmp_path, full_disk, worker
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "fill", lambda *_: None)
         data.prepare(segments, tmp_path / "s", **OPTIONS)
+    for shard in (0, 1):
+        StoreFiles(tmp_path / "s").begin(shard)
+    (tmp_path / "s" / "failures.jsonl").write_bytes(bytes(19_399) + b"\n")
     words = "failures.jsonl: cannot be written: File too large" if workers == 1 else "ended with code 1 .*output above"
-    with full_disk(700), pytest.raises((data.DataError, EgoDistillOSError), match=words):
+    with full_disk(20_000), pytest.raises((data.DataError, EgoDistillOSError), match=words):
         data.prepare(segments, tmp_path / "s", **options)
     said = capfd.readouterr().err
     assert "Traceback" not in said and ("failures.jsonl: cannot be written" in said) is (workers > 1)
-    assert (tmp_path / "s" / "failures.jsonl").stat().st_size == 700
+    assert (tmp_path / "s" / "failures.jsonl").stat().st_size == 20_000
     with pytest.warns(UserWarning, match="12 of 12 clips"):
         store = data.prepare(segments, tmp_path / "s", **options, max_bad=1.0)
     assert [failure["reason"].endswith("no such file") for failure in store.failures] == [True] * 12
@@ -721,7 +722,7 @@ def test_workers_take_nothing_from_the_current_folder(store, kitchen, tmp_path):
     command = [sys.executable, "-c", f"import sys; sys.path[0] = {root!r}\n{KILLED}", root, "given", "s"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 0, done.stderr
-    assert arrays_of(tmp_path / "s") == arrays_of(store.path)
+    assert held(tmp_path / "s") == held(store.path)
 
 
 SERVING = """
@@ -742,11 +743,11 @@ def test_a_worker_is_small(kitchen, tmp_path):
     argument = json.dumps([str(store.path), {}])
     command = [sys.executable, "-c", SERVING, str(Path(data.__file__).parent), argument]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    print("[[4, 5, 6, 7]]", file=process.stdin, flush=True)
+    print("[[8, 9, 10, 11]]", file=process.stdin, flush=True)
     loaded, _, peak = process.stdout.readline().rpartition(" ")
     process.communicate("\n", timeout=LIMIT)
     assert loaded == "[]" and int(peak) < 100  # MB, of which half are the libraries of PyAV and numpy
-    assert len(data.ClipStore(store.path, unfinished=True)) == 8
+    assert len(data.ClipStore(store.path, unfinished=True)) == 12
 
 
 def test_readers_find_the_imu_of_segments_without_one(kitchen, tmp_path, monkeypatch):
@@ -764,7 +765,7 @@ def test_readers_find_the_imu_of_segments_without_one(kitchen, tmp_path, monkeyp
 
 
 def segment_of(store):
-    return data.Segment(**json.loads((store.path / "segments.json").read_text())[0])
+    return StoreFiles(store.path).segments[0]
 
 
 def test_everything_that_a_reader_says_of_a_recording_survives(kitchen, tmp_path, monkeypatch):
@@ -1038,4 +1039,4 @@ def test_a_store_has_the_axes_that_a_reader_of_recordings_says(kitchen, store, t
     found = data.prepare(plain, tmp_path / "s", **OPTIONS)
     expected = store.read("imu", range(len(found)))[:, :, [1, 0, 2, 4, 3, 5]] * np.tile([-1, 1, 1], 2)
     np.testing.assert_allclose(found.read("imu", slice(None)), expected, atol=1e-4)
-    assert {one["imu_axes"] for one in json.loads((found.path / "segments.json").read_text())} == {"yXZ"}
+    assert {one.imu_axes for one in StoreFiles(found.path).segments} == {"yXZ"}

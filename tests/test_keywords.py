@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from painted import write_video
+from painted import held, write_video
 from panned import gyroscope
 from small_teachers import narrow, random_clips
 from streams import open_stream, picture, samples, student
@@ -123,10 +123,7 @@ def prepared(given, tmp_path, *, change=lambda segments: segments, lacking=False
             data.prepare(segments, tmp_path, **options)
         except EgoDistillError as error:
             seen.append(error)
-    found = {file.name: np.load(file) for file in tmp_path.glob("*.npy")}
-    names = data.ClipStore(tmp_path, unfinished=True).class_names if (tmp_path / "store.json").exists() else []
-    return found | {
-        "classes": names,
+    return (held(tmp_path) if (tmp_path / "store.json").exists() else {}) | {
         "said": [str(getattr(one, "message", one)).replace(str(tmp_path), "") for one in seen],
     }
 
@@ -145,8 +142,10 @@ def extracted(given, tmp_path, *, teacher=narrow, before=None, rows=slice(None),
         teachers.extract(teacher(), data.ClipStore(path), **{"progress": False} | options)
     except EgoDistillError as error:
         found["error"] = str(error)
-    arrays = [file for file in path.glob("slowfast*.npy") if not file.name.endswith(".crc32.npy")]  # of the last bits
-    return found | {file.name: np.load(file) for file in arrays}
+    store = data.ClipStore(path)
+    for name in (name for name in store.names if name.startswith("slowfast")):
+        found |= {f"{name} done": (rows := store.done(name)), name: store.read(name, rows)}
+    return found
 
 
 # --- Another value of each keyword, and what else both calls are given

@@ -309,7 +309,7 @@ def road(out, *ranks):
     )
     student.save(out / "student.safetensors")
     found = egodistill.evaluate(EgoDistill.load(out / "student.safetensors"), store.split("test"), progress=False)
-    files = sorted([*out.glob("store/*.npy"), *out.glob("world/P*/*/*")])
+    files = sorted([*out.glob("store/shards/*/*.npy"), *out.glob("world/P*/*/*")])
     (out / "results.json").write_text(json.dumps({
         "losses": [epoch["loss"] for epoch in history],
         "scores": found.scores.tolist(),
@@ -360,7 +360,9 @@ def test_the_whole_road_gives_there_what_it_gives_here(tmp_path):
     runpy.run_path(str(script))["road"](here, 0, 1)
     results = [json.loads((out / "results.json").read_text(encoding="utf-8")) for out in (here, there)]
     assert results[0] == results[1]
-    assert {"store/imu.npy", "store/x3d.logits.npy", "store/again.feature.npy"} <= results[0]["files"].keys()
+    assert {f"store/shards/00000/{name}.npy" for name in ("rows", "imu", "x3d.logits", "again.feature")} <= results[0][
+        "files"
+    ].keys()
     assert np.isfinite(results[0]["losses"]).all() and len(results[0]["losses"]) == 2
 
 

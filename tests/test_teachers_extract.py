@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from painted import break_packets, write_video
+from painted import break_packets, files_of, write_video
 from small_teachers import LABELS, Positions, narrow, random_clips
 from torch import nn
 from waiting import LIMIT
@@ -236,7 +236,8 @@ def outputs(path):
     found = {}
     for name in ("slowfast.feature", "slowfast.logits"):
         if name in store.names:
-            found[name] = store.done(name), np.load(path / f"{name}.npy")
+            found[name] = (done := store.done(name)), np.zeros((len(store), *store._files.arrays[name]["shape"]), "f4")
+            found[name][1][done] = store.read(name, done)
     return found
 
 
@@ -281,7 +282,18 @@ def test_overwriting_replaces_outputs_of_another_width(folder, tmp_path):
     assert store.read("slowfast.feature", [0]).shape == (1, first.feature_dim)
 
 
-@pytest.mark.parametrize("moment", ["forget", "slowfast.teacher.json", "store.json", "feature", "again", "batch"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "forget",
+        "slowfast.teacher.json",
+        "store.json",
+        "again",
+        "slowfast.feature.npy",
+        "slowfast.feature.sums.npy",
+        "batch",
+    ],
+)
 def test_an_overwriting_run_that_is_killed_anywhere_leaves_one_teacher(folder, tmp_path, monkeypatch, moment):
     """The rows that are written are those of the teacher in the record; both teachers can go on from there."""
     path = shutil.copytree(folder, tmp_path / "s")
@@ -301,7 +313,7 @@ def test_an_overwriting_run_that_is_killed_anywhere_leaves_one_teacher(folder, t
         patch.setattr(
             os,
             "replace",
-            lambda old, new: (stop(Path(new).name.replace("slowfast.feature.npy", "feature")), rename(old, new)),
+            lambda old, new: (stop(Path(new).name), rename(old, new)),
         )
         killed = narrow(seed=1, width=16)
         if moment == "batch":
@@ -339,7 +351,7 @@ def with_classes(count, name="slowfast", **options):
 
 
 def test_a_teacher_that_is_refused_leaves_no_trace_in_a_store_without_labels(unlabelled):
-    before = {file.name: file.read_bytes() for file in unlabelled.path.iterdir()}
+    before = files_of(unlabelled.path)
     with pytest.raises(teachers.TeacherError, match="too few for 3 views"):
         teachers.extract(with_classes(5), unlabelled, views=3, progress=False)
     with pytest.raises(EgoDistillError, match="frames is 8 in the store, 4 in the model"):
@@ -348,7 +360,7 @@ def test_a_teacher_that_is_refused_leaves_no_trace_in_a_store_without_labels(unl
     with pytest.raises(DataError, match="have the fingerprint another"):
         teachers.extract(with_classes(5, "wrong"), unlabelled, progress=False)
     (unlabelled.path / "wrong.teacher.json").unlink()
-    assert {file.name: file.read_bytes() for file in unlabelled.path.iterdir()} == before
+    assert files_of(unlabelled.path) == before
     teachers.extract(with_classes(7), unlabelled, progress=False)
     assert unlabelled.class_names == [f"7: {k}" for k in range(7)]
 
@@ -380,10 +392,6 @@ def test_classes_that_no_output_needs_are_those_of_the_next_teacher(unlabelled):
     assert data.ClipStore(later.path).class_names == right.class_names
 
 
-def bytes_of(path):
-    return {file.name: file.read_bytes() for file in path.iterdir()}
-
-
 def test_a_teacher_that_fails_at_once_leaves_its_name_to_others(folder, unlabelled, tmp_path):
     """Also to one with other classes, in a store without labels; outputs of others stay."""
     labelled = Path(shutil.copytree(folder, tmp_path / "labelled"))
@@ -391,12 +399,12 @@ def test_a_teacher_that_fails_at_once_leaves_its_name_to_others(folder, unlabell
     broken = narrow(name="x")
     broken.net.register_forward_pre_hook(lambda *_: 1 / 0)
     for path in (labelled, unlabelled.path):
-        others = {name: content for name, content in bytes_of(path).items() if name != "store.json"}
+        others = {name: content for name, content in files_of(path).items() if name != "store.json"}
         for options in ({}, {"precision": "bf16"}, {"overwrite": True}):
             with pytest.raises(ZeroDivisionError):
                 teachers.extract(broken, data.ClipStore(path), progress=False, **options)
             assert not (path / "x.teacher.json").exists()
-        assert {name: content for name, content in bytes_of(path).items() if name in others} == others
+        assert {name: content for name, content in files_of(path).items() if name in others} == others
     teachers.extract(with_classes(4, "x"), unlabelled, progress=False)
     assert len(unlabelled.class_names) == 4 and unlabelled.done("x.logits").all()
     stopped = with_classes(4, "y")
@@ -456,32 +464,16 @@ def test_overwriting_the_only_outputs_of_a_store_without_labels_replaces_the_cla
 # written to an array, by half of its numbers.
 MOMENTS = {
     "its name is not on the arrays yet": ("os.rename", "slowfast.teacher.json", 1),
+    "an array that the header does not know": ("os.rename", "store.json", 2),
     "no features yet": ("os.rename", "slowfast.feature.npy", 1),
-    "features whose marks are not there": ("os.rename", "slowfast.feature.done.npy", 1),
-    "arrays that the header does not know": ("os.rename", "store.json", 1),
+    "features whose marks are not there": ("os.rename", "slowfast.feature.sums.npy", 1),
     "features and no logits": ("os.rename", "slowfast.logits.npy", 1),
     "half of a row of features": ("write", "slowfast.feature", 1),
-    "features without mark": ("write", "slowfast.feature.done", 1),
+    "features without mark": ("write", "slowfast.feature.sums", 1),
     "half of a row of logits": ("write", "slowfast.logits", 2),
-    "logits without mark": ("write", "slowfast.logits.done", 2),
+    "logits without mark": ("write", "slowfast.logits.sums", 2),
     "Ctrl-C": ("write", "slowfast.feature", 2),
 }
-
-
-class Dying:
-    """Stands in for a mapped array, of which the nth write is the process's last act, and not a whole one."""
-
-    def __init__(self, array, die):
-        self.array, self.die = array, die
-
-    def __getattr__(self, name):
-        return getattr(self.array, name)
-
-    def __setitem__(self, rows, values):
-        if self.array.ndim > 1:
-            self.array[rows, : self.array.shape[1] // 2] = values[:, : self.array.shape[1] // 2]
-        self.die()
-        self.array[rows] = values
 
 
 def killed_again_and_again(path):
@@ -492,7 +484,7 @@ def killed_again_and_again(path):
     for k, (moment, (event, where, nth)) in enumerate(MOMENTS.items()):
         child = os.fork()  # Before any computing, so that there are no threads to lose.
         if child == 0:
-            seen, kind, mapped = [], signal.SIGINT if moment == "Ctrl-C" else signal.SIGKILL, StoreFiles.array
+            seen, kind, put = [], signal.SIGINT if moment == "Ctrl-C" else signal.SIGKILL, StoreFiles.put
 
             def die(seen=seen, nth=nth, kind=kind):
                 seen.append(1)
@@ -503,12 +495,18 @@ def killed_again_and_again(path):
                 if name == event and str(arguments[1]).endswith(f"/{where}"):
                     die()
 
-            def mapped_to_die(self, name, mode="r", where=where, die=die, mapped=mapped):
-                array = mapped(self, name, mode)
-                return Dying(array, die) if (name, mode) == (where, "r+") else array
+            def put_to_die(self, name, rows, values, where=where, die=die, put=put):
+                """Write half of the numbers of each row, which may be the process's last act."""
+                if name == where:
+                    if values.ndim > 1:
+                        half = self.read(name, rows)
+                        half[:, : values.shape[1] // 2] = values[:, : values.shape[1] // 2]
+                        put(self, name, rows, half)
+                    die()
+                put(self, name, rows, values)
 
             if event == "write":
-                StoreFiles.array = mapped_to_die
+                StoreFiles.put = put_to_die
             else:
                 sys.addaudithook(hook)
             try:
@@ -549,15 +547,15 @@ def test_extract_killed_anywhere_leaves_no_row_that_is_taken_for_whole(folder, t
         finished.append({name: int(done.sum()) for name, (done, _) in found.items()})
         for name, (done, values) in found.items():
             np.testing.assert_array_equal(values[done], wanted[name][1][done], err_msg=list(MOMENTS)[k])
-    assert finished[3] == {} and finished[5] == {"slowfast.feature": 0, "slowfast.logits": 0}
+    none = {"slowfast.feature": 0, "slowfast.logits": 0}
+    assert finished[:6] == [{}, {}, none, none, {**none, "slowfast.feature": 2}, {**none, "slowfast.feature": 2}]
     assert finished[-1]["slowfast.feature"] < 12 and not outputs(path)["slowfast.logits"][0].all()
     teachers.extract(narrow(), data.ClipStore(path), batch_size=2, progress=False)
     for name, (done, values) in outputs(path).items():
         assert done.all()
         np.testing.assert_array_equal(values, wanted[name][1])
-    names = {file.name for file in Path(path).iterdir()}
-    # A record that has not got its name lies there, hidden; it is in nobody's way.
-    assert {name for name in names if not name.startswith(".")} == {file.name for file in whole.iterdir()}
+    # What has not got its name lies there, hidden; it is in nobody's way.
+    assert {name for name in files_of(path) if not Path(name).name.startswith(".")} == files_of(whole).keys()
 
 
 def shared_among_processes(path):
@@ -602,16 +600,18 @@ def test_processes_extract_into_one_store_and_a_dead_ones_share_is_taken_up(fold
 
 def test_extract_on_a_full_disk_says_so_and_goes_on(folder, tmp_path, full_disk):
     path = shutil.copytree(folder, tmp_path / "s")
-    for size, file in ((10, r"slowfast\.teacher\.json"), (2000, r"slowfast\.feature\.npy")):
-        before = {file.name: file.read_bytes() for file in path.iterdir() if file.name != "store.lock"}
+    sizes = (10, r"slowfast\.teacher\.json"), (1000, r"store\.json"), (3000, r"shards/00000/slowfast\.feature\.npy")
+    for size, file in sizes:
+        before = files_of(path)
         with (
             full_disk(size),
             pytest.raises(ValueError, match=rf"s/{file}:? cannot be written.*repeat the call"),
         ):
             teachers.extract(narrow(), data.ClipStore(path), progress=False)
-        left = {file.name: file.read_bytes() for file in path.iterdir()}
-        assert before.items() <= left.items()
-        assert not [name for name in left if ".part" in name] and outputs(path) == {}
+        left = files_of(path)
+        before["store.json"] = left["store.json"]  # may name arrays of which no row is written
+        assert before.items() <= left.items() and not any(done.any() for done, _ in outputs(path).values())
+        assert not [name for name in left if ".part" in name or "slowfast.feature" in name]
     teachers.extract(narrow(), data.ClipStore(path), progress=False)
     assert all(done.all() for done, _ in outputs(path).values())
 

@@ -314,10 +314,10 @@ def test_ctrl_c_is_exit_code_130(monkeypatch, capsys):
     [
         ("pretrain s --out i.safetensors", "i.safetensors.training", "again to continue"),
         ("finetune s --out i.safetensors --overwrite", "i.safetensors.training", "again to continue"),
-        ("extract s --teacher-file t.safetensors", "s/t.logits.done.npy", "again to continue"),
+        ("extract s --teacher-file t.safetensors", "s/shards/00000/t.logits.sums.npy", "again to continue"),
         (
             "extract s --teacher-file t.safetensors --overwrite",
-            "s/t.logits.done.npy",
+            "s/shards/00000/t.logits.sums.npy",
             "again without --overwrite to continue",
         ),
         ("prepare t.csv --out s", "s/store.json", "again to continue"),
@@ -333,6 +333,7 @@ def test_an_interrupted_command_says_how_it_continues_if_something_is_left(
     arguments = cli.parse(command.split())
     (tmp_path / "s").mkdir()
     assert cli.to_continue(arguments) == ""
+    (tmp_path / kept).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / kept).touch()
     assert cli.to_continue(arguments) == (f"; run the same command {how} from here" if how else "")
 

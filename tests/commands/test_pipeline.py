@@ -18,6 +18,7 @@ from panned import RATE, gyroscope, pan
 from egodistill import EgoDistill, data, training
 from egodistill.commands import cli, pipeline
 from egodistill.datasets.segments import Origin
+from egodistill.datasets.store_files import StoreFiles
 from egodistill.engine import batches, calibration
 from egodistill.recordings import checks
 from egodistill.recordings.offset import Offset
@@ -184,7 +185,7 @@ def test_a_given_teacher_is_run_in_the_pass_that_decodes(demo, tmp_path, monkeyp
     given += ["--epochs", "2"]  # a checkpoint between them has the state of the optimizer
     out = run(capsys, *given, "--subsample", 2, "--workers", 1, "--out", tmp_path / "run")
     assert out.startswith("11 segments (3 test, 8 train) of 11 recordings, 3 classes: 11 clips, about ")
-    arrays = (tmp_path / "run" / "store").glob("*.npy")
+    arrays = (tmp_path / "run" / "store").glob("shards/*/*.npy")
     size = sum(np.load(path, mmap_mode="r").nbytes for path in arrays if path.stem in ("frames_1", "ends", "imu"))
     about, free = re.search(r"about ([\d,]+) MB, .*; ([\d,]+) MB are free", out).groups()
     assert abs(float(about) - size / 1e6) <= 0.51
@@ -197,7 +198,7 @@ def test_a_given_teacher_is_run_in_the_pass_that_decodes(demo, tmp_path, monkeyp
     assert "check clocks" not in out and "Next:\n  egodistill predict VIDEO" in out and out.count("Next:") == 1
     cost = re.search(r"about (\d+) MB, (\d+) MB of models, and up to (\d+) MB while one is trained; ", out)
     models = [(tmp_path / "run" / f"{name}.safetensors").stat().st_size / 1e6 for name in ("imu", "student")]
-    arrays = sum(path.stat().st_size for path in (tmp_path / "run" / "store").glob("*.npy")) / 1e6
+    arrays = sum(path.stat().st_size for path in (tmp_path / "run" / "store").rglob("*.npy")) / 1e6
     said, real = [*map(float, cost.groups())], [arrays, sum(models), checkpoints["distill"]]
     assert said == pytest.approx(real, rel=0.25, abs=1)  # the teacher's feature is smaller than the usual one
     assert said[2] / said[1] == pytest.approx(real[2] / real[1], rel=0.03)
@@ -450,8 +451,7 @@ def test_what_has_changed_is_checked_and_prepared_again_by_a_retry(kitchen, tmp_
     words = ["train", "t.csv", *SMALL.split(), "--workers", "1", "--out", "run"]
 
     def clocks():
-        clips = json.loads(Path("run/store/segments.json").read_text())
-        return [round(one["imu_offset"], 3) for one in clips[::2]]
+        return [round(one.imu_offset, 3) for one in StoreFiles("run/store").segments[::2]]
 
     assert cli.main(words) == 1
     assert "0.csv: the acceleration is in g" in capsys.readouterr().err and measured == ["0", "1", "2", "3"]
@@ -465,10 +465,10 @@ def test_what_has_changed_is_checked_and_prepared_again_by_a_retry(kitchen, tmp_
         measured.clear()
         why["3"] = doubt
         write_imu(tmp_path / "3.csv", late)
-        before = Path("run/store/segments.json").read_bytes()
+        before = list(StoreFiles("run/store").segments)
         assert cli.main(words) == 1
         assert "--retry-failed" in capsys.readouterr().err and measured == ["0", "1", "2", "3"]
-        assert Path("run/store/segments.json").read_bytes() == before
+        assert list(StoreFiles("run/store").segments) == before
         out = run(capsys, *words, "--retry-failed")
         assert "egodistill finetune run/store" in out and "--overwrite" in out  # of the new clips
         assert clocks()[3] == clock and clocks()[:2] == [-0.1, -0.2] and len(measured) == 4
@@ -492,8 +492,7 @@ def camera(tmp_path_factory):
 
 
 def axes_of_store(store):
-    clips = json.loads(Path(store, "segments.json").read_text())
-    return {Path(one["video"]).stem: one["imu_axes"] for one in clips}
+    return {Path(one.video).stem: one.imu_axes for one in StoreFiles(store).segments}
 
 
 def test_recordings_of_one_camera_get_one_frame_of_reference(camera, tmp_path, monkeypatch, capsys):
@@ -532,7 +531,7 @@ def test_axes_that_were_repaired_are_turned_no_more(camera, tmp_path, monkeypatc
         write_table(tmp_path / "t.csv", "video imu start stop label split".split(), rows)
         words = [*SMALL.split(), "--workers", 1, "--out", tmp_path / "run", "--retry-failed"]
         out = run(capsys, "train", tmp_path / "t.csv", *words)
-        axes = {one["imu_axes"] for one in json.loads((tmp_path / "run/store/segments.json").read_text())}
+        axes = {one.imu_axes for one in StoreFiles(tmp_path / "run/store").segments}
         assert axes == ({"gopro"} if repaired else {"xyZ"}) and ("--imu-axes xyZ --student" in out) == (not repaired)
 
 
@@ -547,8 +546,8 @@ def test_a_clock_that_the_table_corrects_is_measured_again(camera, tmp_path, mon
         rows = [(camera / "0.mp4", "late.csv", 3 * k, 3 * k + 2, "ab"[k], ("train", "test")[k], offset) for k in (0, 1)]
         write_table(tmp_path / "t.csv", "video imu start stop label split imu_offset".split(), rows)
         out = run(capsys, "train", tmp_path / "t.csv", *SMALL.split(), "--workers", 1, "--out", tmp_path / "run")
-        clips = json.loads((tmp_path / "run/store/segments.json").read_text())
-        assert [one["imu_offset"] for one in clips] == pytest.approx([0.3, 0.3], abs=0.03)
+        offsets = [one.imu_offset for one in StoreFiles(tmp_path / "run/store").segments]
+        assert offsets == pytest.approx([0.3, 0.3], abs=0.03)
     assert "already checked" in out
 
 

@@ -19,7 +19,7 @@ import small_teachers
 import torch
 from commandline import any_input, auto, run, small_student
 from miniature import weights
-from painted import write_table
+from painted import files_of, row_of, status_of, write_table
 from panned import RATE, gyroscope, pan
 from published_i3d import unit_norms, write_published
 
@@ -27,6 +27,7 @@ import egodistill.commands.recordings
 from egodistill import EgoDistill, data, inference, teachers
 from egodistill.commands import cli
 from egodistill.datasets import table_checks
+from egodistill.datasets.store_files import StoreFiles
 from egodistill.imu import IMU_READERS
 from egodistill.recordings import READERS, checks
 from egodistill.recordings.offset import Offset
@@ -380,16 +381,16 @@ def test_a_store_knows_its_files_by_other_paths(kitchen, tmp_path, monkeypatch):
     segments = [replace(one, video=video, imu=imu) for one, (video, imu) in zip(kitchen, names, strict=False)]
     options = {"frame_size": 32, "workers": 1, "progress": False}
     store = data.prepare(segments, tmp_path / "s", **options)
-    before = (store.path / "segments.json").read_bytes()
+    before = files_of(store.path)
     monkeypatch.setattr(data, "fill", None)  # nothing is decoded again
     detour = [replace(one, video=f"../{Path.cwd().name}/{one.video}") for one in segments]
     for same in (kitchen[:2], detour):
         data.prepare(same, tmp_path / "s", **options)
         data.prepare(same, tmp_path / "s", **options, retry_failed=True)
-    assert (store.path / "segments.json").read_bytes() == before
+    assert files_of(store.path) == before
     monkeypatch.chdir(tmp_path)
     data.prepare(kitchen[:2], tmp_path / "s", **options)
-    assert (store.path / "segments.json").read_bytes() == before
+    assert files_of(store.path) == before
 
 
 @pytest.mark.parametrize(
@@ -658,8 +659,8 @@ def test_recordings_without_labels_go_all_the_way(films, small_i3d, tmp_path, ca
     assert opened.class_names[:2] == ["walking", "cooking"] and set(opened.labels) == {-1}
     clip = opened.clips[12]
     assert clip["start"] == pytest.approx(1.0) and {"i3d.feature", "i3d.logits"} <= set(opened.names)
-    segments = json.loads((store / "segments.json").read_text())[11:22]
-    ((offset, axes),) = {(segment["imu_offset"], segment["imu_axes"]) for segment in segments}
+    segments = StoreFiles(store).segments[11:22]
+    ((offset, axes),) = {(segment.imu_offset, segment.imu_axes) for segment in segments}
     assert offset == pytest.approx(0.3, abs=0.02)
     recording = data.open_recording(clip["video"], imu_offset=offset, imu_axes=axes)
     np.testing.assert_array_equal(opened.read("imu", [12])[0], recording.motion().window(clip["start"]))
@@ -746,10 +747,10 @@ def test_status_tells_what_is_there_what_failed_and_how_fast(demo, tmp_path, mon
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")  # the command takes the share that the environment names
     assert "note: 2 of 22 clips (9.1%) could not be prepared" in run(capsys, *command, "--workers", "1")
-    status = np.lib.format.open_memmap(tmp_path / "half" / "status.npy", "r+")
-    done = int((status > 0).sum())
-    missing = int(np.flatnonzero(status == 0)[0])
-    monkeypatch.setattr(time, "sleep", lambda seconds: status.__setitem__(missing, 1))
+    status, writer = status_of(tmp_path / "half"), data.StoreWriter(tmp_path / "half")
+    done, missing = int((status > 0).sum()), int(np.flatnonzero(status == 0)[0])
+    row = {name: writer._files.read(name, np.array([0]))[0] for name in writer.names}
+    monkeypatch.setattr(time, "sleep", lambda seconds: writer.write(missing, row))
     out = run(capsys, "status", tmp_path / "half", "--seconds", "0.5")
     assert re.search(rf"(?m)^prepare +{done + 1} of 22 +2.0 +0:{(22 - done - 1) / 2:02.0f}$", out)
     assert "failed: 2 clips, VIDEO" in out and "the same `egodistill prepare` command again" in out
@@ -759,8 +760,9 @@ def test_status_verifies_every_array(demo, tmp_path, capsys):
     path = shutil.copytree(demo.out / "store", tmp_path / "s")
     out = run(capsys, "status", path, "--seconds", "0.01", "--verify")
     assert "\nverified: checksum, frames_1, " in out and "slowfast.logits, status\n" in out and "note" not in out
-    np.load(path / "imu.npy", mmap_mode="r+")[4:11] = 0
-    np.load(path / "slowfast.logits.npy", mmap_mode="r+")[21] = 0
+    for row in range(4, 11):
+        row_of(path, "imu", row)[:] = 0
+    row_of(path, "slowfast.logits", 21)[:] = 0
     assert cli.main(["status", str(path), "--seconds", "0.01", "--verify"]) == 1
     out, err = capsys.readouterr()
     assert re.search(r"(?m)^damaged: imu: 7 of 22 rows: 4 \(P\S+ at \S+ s\), 5 .*, \.\.\.$", out)

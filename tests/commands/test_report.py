@@ -15,10 +15,13 @@ import pytest
 import reading
 import torch
 from commandline import run
+from painted import reindex
 from torchvision.io import encode_jpeg
 
 from egodistill import data
 from egodistill.commands import cli, evaluations, report, whole_recordings
+from egodistill.datasets import index
+from egodistill.datasets.store_files import StoreFiles
 from egodistill.deploy import events, segmentation
 from egodistill.inference import Prediction
 from egodistill.support.errors import NoteWarning
@@ -205,9 +208,12 @@ def test_a_result_of_before_an_edit_is_not_on_the_page(trained, tmp_path, capsys
         numbers["answers"][0]["label"] = 1 - min(1, numbers["answers"][0]["label"])
         (folder / "student.test.json").write_text(json.dumps(numbers))
     else:
-        stored = json.loads((folder / "store/segments.json").read_text())
-        next(one for one in stored if one["split"] == "test")[column] = value
-        (folder / "store/segments.json").write_text(json.dumps(stored))
+        segments = list(StoreFiles(folder / "store").segments)
+        row = next(k for k, one in enumerate(segments) if one.split == "test")
+        segments[row] = replace(segments[row], **{column: value})
+        columns, texts = index.columns_of(segments)
+        now = {name: lambda _, values=values: values for name, values in columns.items()}
+        reindex(folder / "store", **now, texts=lambda before: before | texts)
     run(capsys, "report", folder)
     assert "Nothing is evaluated yet" in (folder / "report.html").read_text()
 

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import functools
 import inspect
-import json
 import multiprocessing
 import os
 import shutil
@@ -38,6 +37,7 @@ from egodistill import (
     inference,
     teachers,
 )
+from egodistill.datasets.store_files import StoreFiles
 from egodistill.distillation import DistillationSettings, PretrainingSettings
 from egodistill.engine.image_encoders import DownloadError
 from egodistill.recordings.spec import ClipSpec
@@ -322,7 +322,7 @@ def test_what_cannot_be_built_is_refused_before_the_folder_is_begun(store, tmp_p
 def test_runs_that_need_labels_are_refused_before_anything_is_trained(store, tmp_path):
     shutil.copytree(store.path, tmp_path / "s")
     bench = Bench(str(tmp_path / "s"), str(tmp_path / "out"), PROTOCOL, progress=False)
-    named = {one["id"]: one["label"] for one in json.loads((tmp_path / "s" / "segments.json").read_text())}
+    named = {one.id: one.label for one in StoreFiles(tmp_path / "s").segments}
     for split, run, words in (
         ("test", Run("VisOnly"), "s: 4 clips of the split 'test' have no label, so no accuracy"),
         ("train", Run("VisOnly"), "s: seed-0/start is trained on labels, but no clip of the split 'train' has"),

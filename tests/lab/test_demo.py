@@ -266,7 +266,7 @@ MOMENTS = {
     "while rendering": die_while_rendering,
     "while decoding": lambda: die_on("subprocess.Popen", "data.fill_bundle", 2),
     "in the teacher's second step": lambda: die_on("os.rename", "/slowfast-0.safetensors.training'", 2),
-    "between the teacher's features and its logits": lambda: die_on("os.rename", "/slowfast-0.logits.npy'", 1),
+    "between the teacher's features and its logits": lambda: die_on("os.rename", "/00000/slowfast-0.logits.npy'", 1),
     "with the start saved and its progress not yet removed": lambda: die_on(
         "os.remove", "/start.safetensors.training'", 1
     ),

@@ -95,17 +95,6 @@ def in_folds(first, other, cook):
     assert fold[0] == fold[1] != fold[2]
 
 
-def in_folds_of_a_store_with_two_names(first, other, cook):
-    """As version 0.5 wrote it."""
-    rows = [segment(0, first, 0), segment(1, other, 3), segment(2, cook, 0)]
-    data.prepare(rows, "store", **OPTIONS)
-    written = json.loads(Path("store/segments.json").read_text())
-    written[1]["video"] = other
-    Path("store/segments.json").write_text(json.dumps(written))
-    fold = data.folds(data.ClipStore("store"), 2, by="video")
-    assert fold[0] == fold[1] != fold[2]
-
-
 def in_splits_that_overlap(first, other, cook):
     rows = [segment(0, first, 0), segment(1, other, 1, "test"), segment(2, cook, 1, "test")]
     found = [one.text for one in table_checks.find(rows) if "share moments" in one.text]
