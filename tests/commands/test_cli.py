@@ -396,7 +396,7 @@ OPTIONS = {
     "--preset --epochs --batch-size --learning-rate --seed --precision --quick --baselines --no-check --workers "
     "--device --zero-accel --min-coverage --max-gap --max-hold --max-bad",
     "report": "RUN",
-    "status": "store --seconds --verify",
+    "status": "store --seconds --verify --sweep --rebuild",
     "export": "STUDENT --custom --out --format --pair --precision --batch-size --calibrate --calibrate-split "
     "--calibrate-clips "
     "--check --check-split --overwrite --markdown",
@@ -404,7 +404,7 @@ OPTIONS = {
     "finetune": f"store --split --out --overwrite --init --architecture --pretrained --name --option "
     f"--head-only --gradient-checkpointing {STUDENT} {TRAINING} {AUGMENTATION} --validation",
     "extract": "store --split --teacher-file --architecture --pretrained --class-names --name --views --batch-size "
-    "--overwrite --precision --device",
+    "--part --overwrite --precision --device",
     "pretrain": "store --split --teacher --out --overwrite "
     "--init --nce-tau --nce-weight --l1-weight --l1-reduction --symmetric "
     f"{STUDENT.replace('--no-imu ', '')} {TRAINING} --shift --motion",
@@ -540,7 +540,7 @@ def test_which_commands_all_processes_of_torchrun_run(monkeypatch):
         (
             "prepare",
             "",
-            "RANK=1 and WORLD_SIZE=3: this process decodes one recording of 3; for the whole, run the others",
+            "RANK=1 and WORLD_SIZE=3: this process decodes 1/3 of the clips; for the whole, run the others",
         ),
         ("extract", "", "this process computes one batch of 3"),
         ("distill", "", "this process computes 1/3 of each batch and waits for the others"),
