@@ -24,12 +24,13 @@ import os
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..recordings.recording import Recording
 from ..recordings.spec import ClipSpec
 from ..support import files
 from ..support.errors import DataError, NoteWarning, named
@@ -569,6 +570,17 @@ class StoreWriter:
         `ClipStore.add()` as not written.
         """
         recordings = {self.segment(rows[0]).recording: rows for rows in self.recordings()}
+        changed = self.changed_sources(recordings, again=again)
+        for recording, rows in recordings.items():
+            if not changed.keys().isdisjoint(recording.files):
+                for name in filter(self._files.is_added, self._files.names):
+                    self._files.mark(name, rows, np.zeros(len(rows), np.uint64))
+                self.reset(rows)
+        for file, (_, now) in changed.items():
+            self._append("sources.jsonl", {"file": file, "signature": now})
+
+    def changed_sources(self, recordings: Iterable[Recording], *, again: bool) -> dict[str, tuple[str, str]]:
+        """Return {file: signatures} of files of recordings that have changed; raise DataError if not `again`."""
         known = {file for recording in recordings for file in recording.files}
         changed = {file: found for file, found in changed_sources(self.path).items() if file in known}
         if changed and not again:
@@ -579,13 +591,7 @@ class StoreWriter:
                 f"{before}, is {now}). Restore it, give another folder, or prepare its clips again with "
                 f"{named('retry_failed', True)}"
             )
-        for recording, rows in recordings.items():
-            if not changed.keys().isdisjoint(recording.files):
-                for name in filter(self._files.is_added, self._files.names):
-                    self._files.mark(name, rows, np.zeros(len(rows), np.uint64))
-                self.reset(rows)
-        for file, (_, now) in changed.items():
-            self._append("sources.jsonl", {"file": file, "signature": now})
+        return changed
 
     def write(self, row: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Write a clip's row of all arrays, then mark it as finished, or as failed if a number is not finite.
