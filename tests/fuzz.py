@@ -651,13 +651,11 @@ class Store(Format):
     # {file: results that may change with it}
     ALLOWED: ClassVar[dict[str, set[str]]] = {
         "store.json": {"settings", "class_names"},
-        "segments.json": {"clips", "failures", "counts"},
-        "clips.json": {"failures"},
         "failures.jsonl": {"failures"},
         "notes.jsonl": {"notes"},
         "t.teacher.json": {"record"},
-        "status.npy": {"clips", "splits", "wearers", "labels", "segments", "failures", "counts", "rows"},
-        "t.feature.done.npy": {"t.feature"},
+        "shards/00000/clips.json": set(),  # of which only a new index is made
+        "shards/00000/t.feature.sums.npy": {"t.feature"},
     }
 
     def make(self) -> bytes:
@@ -684,7 +682,8 @@ class Store(Format):
         store.claim_outputs(made, "t", {"fingerprint": "a1"})
         made.add("t.feature", (3,), "float32")
         made.write("t.feature", np.arange(5), rng.normal(size=(5, 3)).astype(np.float32))
-        self.names = sorted(file.name for file in self.master.iterdir() if file.suffix != ".lock")
+        writer.merge()
+        self.names = [name for name in files_of(self.master) if not name.endswith(".lock")]
         self.file = "none"
         return b""
 
@@ -748,8 +747,6 @@ class Store(Format):
         assert all(label in (-1, *range(len(found["class_names"]))) for label in found["labels"]), "labels"
         for clip in found["clips"]:
             assert math.isfinite(clip["start"]) and isinstance(clip["video"], str), clip
-        if self.file == "status.npy":
-            return
         for name in {*self.wanted} - self.ALLOWED.get(self.file, set()):
             lost = name not in found and self.file == "store.json" and name in ("imu", "clip", "t.feature")
             assert lost or equal(found[name], self.wanted[name]), f"{name} changed with {self.file}"
@@ -798,7 +795,7 @@ class Links(Store):
             made.write(name, slice(None), np.ones((len(made), 3), np.float32))
 
     def oracle(self, found: Any) -> None:
-        if self.file not in ("status.npy", "failures.jsonl", "notes.jsonl"):
+        if self.file not in ("failures.jsonl", "notes.jsonl"):
             super().oracle(found)
 
 

@@ -388,6 +388,7 @@ OPTIONS = {
     "transcode": "VIDEO --out --short-side --keyframe-every --quality --measure --overwrite",
     "prepare": f"{SEGMENTS} --out --num-frames --frame-size --sampling --key-frames --tolerance --clip-frames "
     "--clip-size --no-frames --no-imu --imu-rate --zero-accel --min-coverage --max-gap --max-hold --workers --max-bad "
+    "--part "
     "--retry-failed --teacher-file --architecture --pretrained --class-names --end-features --image-encoder "
     "--batch-size --precision --device",
     "train": f"{SEGMENTS} --out --overwrite --retry-failed --architecture --pretrained --teacher-file --option "

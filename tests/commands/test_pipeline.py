@@ -739,7 +739,7 @@ def test_background_goes_from_the_table_to_the_student_and_follows_edits(tmp_pat
         ("1.csv", True, True),
     ]
 
-    write_table(tmp_path / "t.csv", COLUMNS, [*rows, ("", "0.csv", 6, 7, "a", "train", "")])
+    write_table(tmp_path / "t.csv", COLUMNS, [*rows, ("", "0.csv", 5.9, 7, "a", "train", "")])
     out = run(capsys, *words)
     assert "t.csv has changed" in out and "1 clip new, 1 gone" in out and "room for no more, 2 were wanted" in out
     left = [clip for clip in data.ClipStore("run/store").clips if clip["label"] == "(none)"]

@@ -319,47 +319,16 @@ def test_a_table_without_training_segments_is_told_and_refused_by_train(steady, 
 
 
 def test_a_share_of_a_store_is_not_said_to_lack_a_split(steady, tmp_path, monkeypatch, capsys):
-    for name in "ab":
+    for name in "abcde":
         shutil.copy(steady, tmp_path / f"{name}.mp4")
     table = tmp_path / "t.csv"
-    table.write_text("video,start,stop,label,split\na.mp4,0,3,walk,train\nb.mp4,0,3,walk,test\n")
+    rows = [f"{name}.mp4,0,3,walk,{'test' if name == 'e' else 'train'}\n" for name in "abcde"]  # e: another shard
+    table.write_text("video,start,stop,label,split\n" + "".join(rows))
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     words = ["--no-imu", "--frame-size", 32, "--workers", 1]
     out = run(capsys, "prepare", table, "--out", tmp_path / "s", *words)
     assert "missing: " in out and "no split" not in out
-
-
-def test_a_store_of_0_5_begun_in_another_working_folder_names_it(steady, tmp_path, monkeypatch, capsys):
-    """It does not know where it was; a store of today does, and goes on."""
-    small = ["--no-imu", "--frame-size", "32", "--workers", "1"]
-    (tmp_path / "in").mkdir()
-    shutil.copy(steady, tmp_path / "in" / "walk.mp4")
-    (tmp_path / "in" / "t.csv").write_text("video,start,stop,label\nwalk.mp4,0,3,a\n")
-    for begun, other in ((tmp_path / "in", tmp_path), (tmp_path, tmp_path / "in")):
-        shutil.rmtree(tmp_path / "in" / "s", ignore_errors=True)
-        for folder in (begun, other, begun):
-            monkeypatch.chdir(folder)
-            where = "." if folder.name == "in" else "in"
-            prepare = ["prepare", f"{where}/t.csv", "--out", f"{where}/s", *small]
-            assert cli.main(prepare) == 0
-            place = tmp_path / "in" / "s" / "place.json"
-            known = place.read_bytes()
-            place.unlink()
-            capsys.readouterr()
-            code = cli.main(prepare)
-            place.write_bytes(known)
-            said = capsys.readouterr().err
-            assert code == (folder == other)
-            if code:
-                way_out = f"If these are the same files, run it again in the folder {begun}, where it was begun."
-                assert (
-                    "segment 0 (walk.mp4).video was " in said
-                    and said.strip().endswith(way_out)
-                    and "delete" not in said
-                )
-                assert cli.main([*prepare, "--key-frames"]) == 1
-                assert "delete" in capsys.readouterr().err  # in no folder would it be the same
 
 
 def test_a_copy_is_told_which_tables_it_lacks(kitchen, steady, tmp_path, capsys):
@@ -852,7 +821,7 @@ def test_segments_prints_the_numbers_of_each_split(monkeypatch, capsys):
 def test_status_divides_by_the_time_that_it_waited(monkeypatch, capsys):
     seen = iter([{"prepare": (10, 100), "extract t": (0, 50)}, {"prepare": (16, 100), "extract t": (1, 50)}])
     store = argparse.Namespace(counts={"train": {"ok": 16, "failed": 0, "missing": 84}}, failures=[], path=Path("s"))
-    store.specs = {}
+    store.specs = store.shards = {}
     monkeypatch.setattr(data, "ClipStore", lambda path, unfinished: store)
     monkeypatch.setattr(egodistill.commands.recordings, "finished_clips", lambda path: next(seen))
     monkeypatch.setattr(time, "sleep", lambda seconds: None)

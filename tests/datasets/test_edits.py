@@ -340,6 +340,7 @@ def test_a_file_that_has_changed_is_not_taken_over(kitchen, own, tmp_path):
     shutil.copy(kitchen[3].video, video)
     with pytest.raises(DataError, match="has changed since its clips were prepared"):
         prepare(changed(segments, 0, label="scrub"), tmp_path / "one")
+    assert data.ClipStore(tmp_path / "one").clips[0]["label"] == kitchen[0].label
     made, _ = prepare(changed(segments, 0, label="scrub"), tmp_path / "one", retry_failed=True)
     fresh, _ = prepare(changed(segments, 0, label="scrub"), tmp_path / "fresh")
     assert made.fingerprint == fresh.fingerprint
