@@ -188,6 +188,9 @@ class StoreFiles:
                 return f"the spec of {name!r} lacks a value"
         if missing := {*index.CLIPS, *index.SEGMENTS, "id", index.TEXTS} - set(self.index.entries):
             return f"the index has no {min(missing)}"
+        for name, entry in self.index.entries.items():
+            if not (isinstance(entry, list) and [type(value) for value in entry] == [int, int]):
+                return f"the index has {entry!r} for {name!r}"
         return None
 
     def check_index(self) -> None:
