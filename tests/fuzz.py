@@ -50,7 +50,7 @@ import numpy as np
 import streams
 import torch
 from gopro import device
-from painted import X264, write_video
+from painted import X264, files_of, write_video
 from toys import small
 from vrs import LEFT, RGB, pictures, samples, write_vrs
 
