@@ -640,6 +640,13 @@ class LiveStream(Format):
                 assert answer == sound[stop], f"{answer} is not {sound[stop]}, far from {self.touched}"
 
 
+def saved(array: np.ndarray) -> bytes:
+    """Return the content of a file of an array."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=True)
+    return buffer.getvalue()
+
+
 class Store(Format):
     """A store, one of whose files is damaged: what the others hold is as before.
 
@@ -699,6 +706,10 @@ class Store(Format):
     @staticmethod
     def change_array(array: np.ndarray, rng: random.Random) -> bytes:
         """Return the file of another array in place of a sound one."""
+        if array.dtype.names:  # the table of a shard
+            column = rng.choice(array.dtype.names)
+            array[column][rng.randrange(len(array)) :] = rng.choice((0, 1, 2, 3, 200))
+            return saved(rng.choice((array, array, array, array[:-1], array["start"], array[["status", "start"]])))
         changed = rng.choice(
             (
                 lambda: array[:-1],
@@ -707,16 +718,15 @@ class Store(Format):
                 lambda: array.astype(rng.choice((">f4", "f8", "i1", "u8", "U3", "c8", "?"))),
                 lambda: array.astype(object),
                 lambda: array[..., None],
+            )
+            if rng.random() < 0.5
+            else (
                 lambda: np.where(array == array, rng.choice((math.nan, math.inf, -1, 77, 2**31)), array),
                 lambda: (array * 0 + rng.choice((0, 3, 200))).astype(array.dtype),
             )
         )()
-        buffer = io.BytesIO()
         with np.errstate(invalid="ignore"):
-            np.save(
-                buffer, changed if rng.random() < 0.5 else changed.astype(array.dtype, order="K"), allow_pickle=True
-            )
-        return buffer.getvalue()
+            return saved(changed if rng.random() < 0.5 else changed.astype(array.dtype, order="K"))
 
     def read(self, content: bytes) -> Any:
         shutil.rmtree(self.path, ignore_errors=True)
