@@ -209,6 +209,7 @@ def main(argv: list[str] | None = None, program: str = "egodistill") -> int:
     -----  --  ------  -------
     train  16       0        0
     test    6       0        0
+    3 shards complete
     <BLANKLINE>
     step            clips  clips per second  time left
     -----------  --------  ----------------  ---------

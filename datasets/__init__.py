@@ -6,7 +6,8 @@ segments        the class Segment; your own tables, recordings without labels
 background      clips of what no segment covers, the class "(none)"
 table_checks    what is wrong, or looks wrong, in a table of segments
 store           a clip store: read, fill, split
-store_files     its files
+store_files     its files: shards
+index           its files: columns of clips and segments
 edits           a store that follows edits of its table
 one_pass        models that run while the clips are decoded
 """
