@@ -153,6 +153,7 @@ def extracted(given, tmp_path, *, teacher=narrow, before=None, rows=slice(None),
 
 NEWEST = {"frames": "newest"}
 DOUBLED = {"change": lambda segments: [*segments, dataclasses.replace(segments[0], id="again")]}
+THRICE = {"change": lambda rows: [dataclasses.replace(one, id=f"{one.id} {k}") for k in range(3) for one in rows]}
 OUTSIDE = {"change": lambda segments: [*segments, dataclasses.replace(segments[0], id="late", start=50.0, stop=51.0)]}
 DIFFERENT = {
     streamed: {
@@ -208,7 +209,7 @@ DIFFERENT = {
         "max_hold": (0.01, {}),
         "zero_accel": (True, {"table": "gyro"}),
         "rank": (1, {"world_size": 2}),
-        "world_size": (2, {}),
+        "world_size": (2, THRICE),  # in several shards
         "max_bad": (0.0, OUTSIDE | {"max_bad": 0.9}),
         "retry_failed": (True, {"lacking": True}),
         "class_names": (["wash", "cut", "unused"], {}),
