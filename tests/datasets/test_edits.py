@@ -423,7 +423,7 @@ def test_an_edit_that_is_killed_goes_on(kitchen, own, tmp_path, moment):
 
 def test_another_edit_takes_the_place_of_one_that_was_interrupted(kitchen, own, tmp_path, monkeypatch):
     interrupt(monkeypatch, changed(changed(kitchen, 2, label="scrub"), 4, imu_offset=0.05), own)
-    segments = changed(kitchen, 3, label="rinse")
+    segments = inserted(changed(kitchen, 3, label="rinse"), 4, start=0.5, stop=2.0)  # needs a shard of its own, too
     made, _ = prepare(segments, own)
     fresh, _ = prepare(segments, tmp_path / "fresh")
     assert held(made.path) == held(fresh.path)
