@@ -1344,7 +1344,7 @@ def test_parts_of_long_and_short_recordings_are_about_equal(tmp_path):
     assert np.array_equal(np.sort(np.concatenate([rows for part in parts for rows in part])), np.arange(len(clips)))
     for rows in (rows for part in parts for rows in part):  # each array is of one recording
         assert len({clips[row][0] for row in rows.tolist()}) == 1
-    sizes = [6, 8, 5, 7, 5, 8]  # a shard each
+    sizes = [8, 8, 7, 6, 5, 5]  # a shard each
     clips = [(k, 0.0) for k in range(sum(sizes))]
     writer = StoreWriter.begin(tmp_path / "t", segments_of(sizes), lambda: clips, {}, ["x"], arrays=arrays)
     assert [sum(map(len, writer.share(rank, 3))) for rank in range(3)] == [13, 13, 13]
