@@ -182,7 +182,13 @@ class ClipStore:
         """Return the index into `class_names` of each clip's label, int64 [n]; -1 for none."""
         texts, found = self._files.index.texts["labels"], self._files.index["label"]
         places = {name: k for k, name in enumerate(self.class_names)}
-        return np.array([*(places.get(name, -1) for name in texts), -1], np.int64)[found[self.segments]]
+        numbers = found[self.segments]
+        labels = np.array([*(places.get(name, -1) for name in texts), -1], np.int64)[numbers]
+        if len(unknown := numbers[(labels < 0) & (numbers >= 0)]):
+            raise DataError(
+                f"{self.path / 'store.json'}: is damaged: the label {texts[unknown[0]]!r} is none of its classes"
+            )
+        return labels
 
     @property
     def segments(self) -> np.ndarray:
