@@ -209,6 +209,10 @@ def test_a_store_of_another_version_or_of_mixed_files_is_refused(store, kitchen,
         assert f"'{lacking}'" in change("store.json", lambda header, key=lacking: header.pop(key) and None)
     assert "the index has no label" in change("store.json", lambda header: header["index"].pop("label") and None)
     assert "has 12 values, not 11" in change("store.json", lambda header: header.update(clips=11))
+    header = json.loads((shutil.copytree(store.path, tmp_path / "u") / "store.json").read_text())
+    (tmp_path / "u" / "store.json").write_text(json.dumps(header | {"class_names": ["cut", "rest", "wash"]}))
+    with pytest.raises(DataError, match=r"store.json: is damaged: the label 'take' is none of its classes"):
+        _ = ClipStore(tmp_path / "u").labels
     said = change("index/texts.0.json", lambda texts: texts["labels"].reverse())
     assert "texts.0.json: is damaged, or is that of another store" in said
 
