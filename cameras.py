@@ -122,13 +122,13 @@ def axes_and_turn(text: str) -> tuple[str, np.ndarray | None]:
     ...
     egodistill.cameras.CameraError: the rotation of axes 'XYz' mirrors them; change the case of one letter, or of all
     """
+    if isinstance(text, str) and text.lower() == "gopro":
+        return "gopro", None
     matrix = turn_matrix(text) if isinstance(text, str) else None
     if matrix is not None:
         if np.linalg.det(matrix) < 0:
             raise CameraError(f"the rotation of axes {text!r} mirrors them; change the case of one letter, or of all")
         return "gopro", matrix
-    if isinstance(text, str) and text.lower() == "gopro":
-        return "gopro", None
     if not isinstance(text, str) or not re.fullmatch(r"\w[\w.-]*", text) or re.fullmatch("[xyzXYZ]+", text):
         raise CameraError(
             f"axes must be 'gopro', a name of your own (letters, digits, '_', '-', '.'), or a rotation such as 'XZy': "

@@ -19,13 +19,14 @@ import csv
 import dataclasses
 import hashlib
 import math
+import operator
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..imu import IMUError
-from ..recordings.recording import Recording, find_videos, is_neon, neon_video, open_recording, path_of
+from ..recordings.recording import Recording, find_videos, is_neon, make_plain, neon_video, open_recording, path_of
 from ..recordings.spec import clip_count, read_axes, strided_starts
 from ..support import files
 from ..support.defaults import CLIP_SECONDS, MIN_CALIBRATION_CLIPS, NONE, SPLIT_BY, UNSURE, SplitBy
@@ -35,6 +36,7 @@ from ..support.records import class_number, read_table, start_and_stop
 from ..video import VideoError
 
 __all__ = [
+    "RECORDED",
     "Origin",
     "Segment",
     "SegmentList",
@@ -58,6 +60,8 @@ __all__ = [
     "with_names",
     "write_imu_offsets",
 ]
+
+RECORDED = operator.attrgetter(*(field.name for field in dataclasses.fields(Recording)))  # these fields, in order
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,12 +115,9 @@ class Segment:
             raise DataError("label='' of a segment is no name of a class; give label=None for a segment without one")
         if self.label == UNSURE:
             raise DataError(f"the label {UNSURE!r} means that a student refuses a clip; name the class otherwise")
-        plain = vars(Recording(**self._fields()))
-        for name, value in {**plain, "start": float(self.start), "stop": float(self.stop)}.items():
-            object.__setattr__(self, name, value)
-
-    def _fields(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(Recording)}
+        make_plain(self)
+        object.__setattr__(self, "start", float(self.start))
+        object.__setattr__(self, "stop", float(self.stop))
 
     def record(self) -> dict[str, Any]:
         """Return the fields by name, for files: without `camera` if it has none."""
@@ -136,7 +137,7 @@ class Segment:
     @property
     def recording(self) -> Recording:
         """Return the recording that the segment is a part of. Raise DataError if `camera` is not in use here."""
-        found = Recording(**self._fields())
+        found = Recording(*RECORDED(self))
         if self.camera and found.record()["camera"] != self.camera:
             raise DataError(
                 f"{self.path}: its samples were read by your own {self.camera.partition(' ')[0]}, which is not in use "

@@ -40,6 +40,7 @@ __all__ = [
     "Recording",
     "find_videos",
     "is_neon",
+    "make_plain",
     "neon_video",
     "open_recording",
     "parts_in_use",
@@ -89,29 +90,8 @@ class Recording:
     zero_accel: bool = False
     imu_axes: str = "gopro"
 
-    def __post_init__(self) -> None:  # convert paths and numpy numbers
-        if read_axes(self.imu_axes)[0] == ANY_AXES:
-            raise DataError('imu_axes: samples have axes, and "any" is what a student reads; give their name or a turn')
-        imu, video = self.imu, "" if self.video is None else self.video
-        if not isinstance(video, (str, os.PathLike)):
-            raise DataError(f"video must be the path of one file, such as 'walk.mp4'; got {type(self.video).__name__}")
-        if isinstance(imu, (tuple, list)):
-            imu = tuple(os.fspath(path) for path in imu)
-        elif not isinstance(imu, (str, os.PathLike, type(None))):
-            raise DataError(
-                f"imu must be a file, or a pair of files; got {type(imu).__name__}: give the file with the samples"
-            )
-        elif imu is not None:
-            imu = os.fspath(imu)
-        if not os.fspath(video) and not imu:
-            raise DataError(
-                f"video must be the path of one file, such as 'walk.mp4'; got {type(self.video).__name__}: give it, or "
-                f"the file of an IMU without a video as {named('imu')}"
-            )
-        plain = {"imu_offset": float(self.imu_offset), "imu_stretch": float(self.imu_stretch)}
-        plain["zero_accel"] = bool(self.zero_accel)
-        for name, value in {"video": os.fspath(video), "imu": imu, **plain}.items():
-            object.__setattr__(self, name, value)
+    def __post_init__(self) -> None:
+        make_plain(self)
 
     def __getstate__(self) -> dict[str, Any]:  # without the samples
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -271,6 +251,33 @@ class Recording:
             f"if not, give {named('imu_offset')}"
         )
         return dataclasses.replace(motion.on_clock(-first), notes=(*motion.notes, note))
+
+
+def make_plain(one: Any) -> None:
+    """Convert paths and numpy numbers among the fields of a `Recording`, or of what has the same. Raise DataError."""
+    if read_axes(one.imu_axes)[0] == ANY_AXES:
+        raise DataError('imu_axes: samples have axes, and "any" is what a student reads; give their name or a turn')
+    imu, video = one.imu, "" if one.video is None else one.video
+    if not isinstance(video, (str, os.PathLike)):
+        raise DataError(f"video must be the path of one file, such as 'walk.mp4'; got {type(one.video).__name__}")
+    if isinstance(imu, (tuple, list)):
+        imu = tuple(os.fspath(path) for path in imu)
+    elif not isinstance(imu, (str, type(None), os.PathLike)):
+        raise DataError(
+            f"imu must be a file, or a pair of files; got {type(imu).__name__}: give the file with the samples"
+        )
+    elif imu is not None:
+        imu = os.fspath(imu)
+    if not os.fspath(video) and not imu:
+        raise DataError(
+            f"video must be the path of one file, such as 'walk.mp4'; got {type(one.video).__name__}: give it, or "
+            f"the file of an IMU without a video as {named('imu')}"
+        )
+    plain = {"imu_offset": float(one.imu_offset), "imu_stretch": float(one.imu_stretch)}
+    plain["zero_accel"] = bool(one.zero_accel)
+    for name, value in {"video": os.fspath(video), "imu": imu, **plain}.items():
+        if value is not getattr(one, name):
+            object.__setattr__(one, name, value)
 
 
 def path_of(video: str, imu: str | tuple[str, str] | None) -> str:
