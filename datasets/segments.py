@@ -17,6 +17,7 @@ import collections
 import contextlib
 import csv
 import dataclasses
+import functools
 import hashlib
 import math
 import operator
@@ -179,11 +180,8 @@ class SegmentList(list):
         self.dropped = dict(dropped or {})
         origin = origin or Origin()
         origin = origin._replace(left_out=tuple(with_names(one, name) for one in origin.left_out))
-        renamed = [
-            (one.id, Path(one.path), Path(own.path))
-            for one, own in zip(given, self, strict=True)
-            if one.path != own.path
-        ]
+        pairs = ((one, own) for one, own in zip(given, self, strict=True) if one is not own)
+        renamed = [(one.id, Path(one.path), Path(own.path)) for one, own in pairs]
         links = {number: video.name for number, video, own in renamed if video.name != own.name}
         self.origin = origin._replace(links={**origin.links, **links})
 
@@ -320,29 +318,40 @@ def read_csv(path: str | os.PathLike, *, class_names: Sequence[str] | None = Non
     path = Path(path)
     rows: dict[str, str] = {}
     segments: list[Segment] = []
-    for where, row in read_table(path, ("video", "start", "stop", "label"), OPTIONAL_COLUMNS):
+    stem = functools.cache(lambda path: Path(path).stem)
+    for where, row, own in _rows_of_recordings(path, ("video", "start", "stop", "label"), OPTIONAL_COLUMNS):
         start, stop = start_and_stop(where, row["start"], row["stop"])
-        video, imu = _files_of_row(where, path.parent, row)
-        name = row.get("id") or f"{Path(path_of(video, imu)).stem}_{len(segments)}"
+        name = row.get("id") or f"{stem(own.path)}_{len(segments)}"
         if name in rows:
             raise DataError(f"{where}: the id {name!r} is already used in {rows[name]}")
-        rows[name] = _row(path, where)
-        label = row["label"] or None
+        rows[name] = _row(where)
+        label, split = row["label"] or None, row.get("split") or "train"
         if class_names is not None and label is not None and label not in class_names:
             raise DataError(f"{where}: the label {label!r} is not one of the {len(class_names)} class names")
-        offset, stretch = _clock(where, row)
-        split, wearer = row.get("split") or "train", row.get("wearer") or None
-        segments.append(
-            Segment(name, video, start, stop, label, imu, split, offset, stretch, wearer, _axes(where, row))
-        )
+        clock = own.imu_offset, own.imu_stretch
+        segments.append(Segment(name, own.video, start, stop, label, own.imu, split, *clock, own.wearer, own.imu_axes))
     if not segments:
         raise DataError(f"{path}: the table has no rows")
     return SegmentList(segments, origin=Origin(str(path), rows))
 
 
-def _row(path: Path, where: str) -> str:
+def _row(where: str) -> str:
     """Return the place in a table, such as "row 5", without the table's path."""
-    return where.removeprefix(f"{path}, ")
+    return where.rpartition(", ")[2]
+
+
+def _rows_of_recordings(
+    path: Path, needed: Sequence[str], optional: Sequence[str]
+) -> Iterator[tuple[str, dict[str, str], Recording]]:
+    """Yield place, cells and unopened recording of each row of a table; rows with the same files and clock share it."""
+    known: dict[tuple[str | None, ...], Recording] = {}
+    for where, row in read_table(path, needed, optional):
+        cells = tuple(map(row.get, ("video", "imu", "imu_offset", "imu_stretch", "wearer", "imu_axes")))
+        if cells not in known:
+            video, imu = _files_of_row(where, path.parent, row)
+            clock, wearer, axes = _clock(where, row), row.get("wearer") or None, _axes(where, row)
+            known[cells] = Recording(video, imu, *clock, wearer, imu_axes=axes)
+        yield where, row, known[cells]
 
 
 def _files_of_row(where: str, folder: Path, row: Mapping[str, str]) -> tuple[str, str | tuple[str, str] | None]:
@@ -473,15 +482,7 @@ def listed_recordings(path: str | os.PathLike) -> list[Recording]:
     >>> [(recording.video, recording.imu, recording.wearer) for recording in segments.listed_recordings("list.csv")]
     [('walk.mp4', None, 'P01')]
     """
-    return [recording for _, _, recording in _rows_of_recordings(Path(path))]
-
-
-def _rows_of_recordings(path: Path) -> Iterator[tuple[str, dict[str, str], Recording]]:
-    """Yield place, cells and unopened recording of each row of a table of recordings."""
-    for where, row in read_table(path, ("video",), RECORDING_COLUMNS):
-        video, imu = _files_of_row(where, path.parent, row)
-        wearer, axes = row.get("wearer") or None, _axes(where, row)
-        yield where, row, Recording(video, imu, *_clock(where, row), wearer, imu_axes=axes)
+    return [recording for _, _, recording in _rows_of_recordings(Path(path), ("video",), RECORDING_COLUMNS)]
 
 
 FAR = 0.25  # between the wanted and the real share for testing, from which on it is noted
@@ -594,7 +595,7 @@ def _parts_of_folder(folder: Path, dropped: collections.Counter[str]) -> Iterato
 
 def _parts_of_table(path: Path, dropped: collections.Counter[str]) -> Iterator[_Part]:
     """Yield the rows of a table of recordings; count those that cannot be opened."""
-    for where, row, listed in _rows_of_recordings(path):
+    for where, row, listed in _rows_of_recordings(path, ("video",), RECORDING_COLUMNS):
         given = dataclasses.asdict(listed)
         try:
             recording = open_recording(given.pop("video"), **given)
@@ -608,7 +609,7 @@ def _parts_of_table(path: Path, dropped: collections.Counter[str]) -> Iterator[_
             raise DataError(f"{where}: starts at {start:.3f} s, but the {what} at {end:.3f} s")
         split = (row["split"] or "train") if "split" in row else None
         name = os.path.normpath(row["video"] or row["imu"])
-        yield _Part(name, recording, start, min(stop, end), split, _row(path, where), stop)
+        yield _Part(name, recording, start, min(stop, end), split, _row(where), stop)
 
 
 def _splits_of_recordings(
@@ -773,7 +774,7 @@ def with_imu_offsets(segments: Iterable[Segment], table: str | os.PathLike) -> S
         if named[0] in clocks:
             raise DataError(f"{where}: {row['video']!r} is already in {places[named[0]]}; leave out one of them")
         axes = _axes(where, row) if row.get("imu_axes") else None
-        clocks[named[0]], places[named[0]] = (*_clock(where, row), axes), _row(Path(table), where)
+        clocks[named[0]], places[named[0]] = (*_clock(where, row), axes), _row(where)
     for i, segment in enumerate(result):
         offset, stretch, axes = clocks.get(segment.path, (0.0, 1.0, None))
         result[i] = dataclasses.replace(

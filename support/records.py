@@ -71,7 +71,7 @@ def read_table(
     '#' or '_'; with None, they are ignored. `rows` is an ascending range counted from 0 below the header; the lines
     between them are not checked. Raise DataError with file and row.
     """
-    line = 1
+    line, place = 1, str(path)
     files.require_file(path, MAX_TABLE)
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
@@ -80,10 +80,10 @@ def read_table(
             while header and not header[-1]:
                 header.pop()
             _check_header(path, header, needed, optional)
-            line = reader.line_num + 1
+            line, least = reader.line_num + 1, max((header.index(name) + 1 for name in needed), default=0)
             for number, cells in enumerate(reader):
                 line = 2 + rows[number] if rows is not None and number < len(rows) else line
-                where, line = f"{path}, row {line}", reader.line_num + 1
+                where, line = f"{place}, row {line}", reader.line_num + 1
                 row = dict(zip(header, cells, strict=False))
                 if broken := [name for name in row if "\n" in row[name] and not name.startswith(("#", "_"))]:
                     raise DataError(
@@ -95,7 +95,7 @@ def read_table(
                         f"{where}: {len(cells)} cells, but the header has {len(header)}; put quotes around a cell that "
                         f"contains a comma"
                     )
-                if cells and any(name not in row for name in needed):
+                if 0 < len(cells) < least:
                     raise DataError(f"{where}: fewer cells than the header")
                 if cells:
                     yield where, {name: row.get(name, "").strip() for name in header}
@@ -166,13 +166,12 @@ def start_and_stop(where: str, start: str, stop: str) -> tuple[float, float]:
     """
     seconds = []
     for text in (start, stop):
-        parts = text.split(":")
         try:
-            units = [float(part) for part in parts]
-            value = sum(unit * 60**i for i, unit in enumerate(reversed(units))) if len(parts) <= 3 else math.nan
+            units = [float(part) for part in text.split(":", 3)]
         except ValueError:
-            value = math.nan
-        if not (0 <= value <= LATEST and "-" not in text):
+            units = [math.nan]
+        value = units[0] if len(units) == 1 else sum(unit * 60**i for i, unit in enumerate(reversed(units)))
+        if not (0 <= value <= LATEST and "-" not in text and len(units) <= 3):
             raise DataError(f"{where}: {files.shorten(text)} is not a time in seconds or HH:MM:SS")
         if len(units) > 1 and max(units[1:]) >= 60:
             raise DataError(f"{where}: {text!r} is not a time: minutes and seconds after a ':' are below 60")
