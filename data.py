@@ -42,6 +42,7 @@ from .datasets.annotations import read_ego4d, read_epic_kitchens, read_labels
 from .datasets.background import with_background
 from .datasets.one_pass import Consumer, Pending
 from .datasets.segments import (
+    RECORDED,
     Segment,
     SegmentList,
     Windows,
@@ -139,18 +140,17 @@ def name_imu_files(segments: Iterable[Segment], imu: bool = True) -> list[Segmen
     `prepare()` reads the same recording. A recording that cannot be opened stays as it is: `fill()` tries again, and
     its clips fail with the reason.
     """
-    found: dict[Recording, Recording] = {}
+    changes: dict[tuple, dict[str, Any]] = {}  # {what a recording is made of: the fields of its segments that change}
     result = []
     for segment in segments:
-        own = segment.recording
-        if own not in found:
-            try:
-                found[own] = find_imu(own)
-            except (DataError, VideoError):
-                found[own] = own
-        named = found[own]
-        fields = named.record() if imu else {"video": named.video, "wearer": named.wearer, "camera": ""}
-        result.append(replace(segment, **fields))
+        key = RECORDED(segment), segment.camera
+        if key not in changes:
+            named = segment.recording
+            with contextlib.suppress(DataError, VideoError):
+                named = find_imu(named)
+            fields = named.record() if imu else {"video": named.video, "wearer": named.wearer, "camera": ""}
+            changes[key] = {name: value for name, value in fields.items() if value != getattr(segment, name)}
+        result.append(replace(segment, **changes[key]) if changes[key] else segment)
     return result
 
 
