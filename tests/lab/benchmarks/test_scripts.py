@@ -202,6 +202,17 @@ def test_loader(script, monkeypatch):
     assert [row[0] for row in rows] == names and all(number(row[1]) >= 0 for row in rows)
 
 
+def test_store_scale(script):
+    module, main = script("store_scale")
+    header, rows = only(main("--clips", module.CLIPS + 1))
+    assert header == ["step, 65 clips", "s", "µs a clip"]
+    steps = ("the first", "again", "one label changed")
+    assert [row[0] for row in rows] == ["read_csv()", *(f"prepare(), {step}" for step in steps)]
+    first, again, edited = (number(row[2]) for row in rows[1:])
+    assert again < first and again < edited
+    assert [row[0] for row in only(main("--clips", 1, "--read"))[1]] == ["read_csv()"]
+
+
 def test_paper_size(script, monkeypatch):
     module, main = script("paper_size")
     for name in ("render", "repeat", "write_imu"):
