@@ -180,9 +180,8 @@ class SegmentList(list):
         self.dropped = dict(dropped or {})
         origin = origin or Origin()
         origin = origin._replace(left_out=tuple(with_names(one, name) for one in origin.left_out))
-        pairs = ((one, own) for one, own in zip(given, self, strict=True) if one is not own)
-        renamed = [(one.id, Path(one.path), Path(own.path)) for one, own in pairs]
-        links = {number: video.name for number, video, own in renamed if video.name != own.name}
+        renamed = ((one, Path(own.path).name) for one, own in zip(given, self, strict=True) if one is not own)
+        links = {one.id: found for one, name in renamed if (found := Path(one.path).name) != name}
         self.origin = origin._replace(links={**origin.links, **links})
 
 
@@ -340,12 +339,10 @@ def _row(where: str) -> str:
     return where.rpartition(", ")[2]
 
 
-def _rows_of_recordings(
-    path: Path, needed: Sequence[str], optional: Sequence[str]
-) -> Iterator[tuple[str, dict[str, str], Recording]]:
+def _rows_of_recordings(path: Path, *columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str], Recording]]:
     """Yield place, cells and unopened recording of each row of a table; rows with the same files and clock share it."""
     known: dict[tuple[str | None, ...], Recording] = {}
-    for where, row in read_table(path, needed, optional):
+    for where, row in read_table(path, *columns):
         cells = tuple(map(row.get, ("video", "imu", "imu_offset", "imu_stretch", "wearer", "imu_axes")))
         if cells not in known:
             video, imu = _files_of_row(where, path.parent, row)

@@ -273,9 +273,9 @@ def make_plain(one: Any) -> None:
             f"video must be the path of one file, such as 'walk.mp4'; got {type(one.video).__name__}: give it, or "
             f"the file of an IMU without a video as {named('imu')}"
         )
-    plain = {"imu_offset": float(one.imu_offset), "imu_stretch": float(one.imu_stretch)}
-    plain["zero_accel"] = bool(one.zero_accel)
-    for name, value in {"video": os.fspath(video), "imu": imu, **plain}.items():
+    plain = {"video": os.fspath(video), "imu": imu, "zero_accel": bool(one.zero_accel)}
+    plain |= {"imu_offset": float(one.imu_offset), "imu_stretch": float(one.imu_stretch)}
+    for name, value in plain.items():
         if value is not getattr(one, name):
             object.__setattr__(one, name, value)
 

@@ -1,6 +1,7 @@
 """Segments of your own tables and of recordings without labels: what is read, and what errors say."""
 
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -336,6 +337,22 @@ def test_each_column_of_a_table_becomes_its_field(tmp_path):
     video = str(tmp_path / "a.mp4")
     assert found == segments.Segment("x1", video, 1.5, 4.5, "cut", pair, "val", -0.25, 1.02, "P07", "XZy")
     assert set(segments.OPTIONAL_COLUMNS) | {"video", "start", "stop", "label"} == set(header)
+
+
+def test_files_of_a_recording_are_looked_up_once(tmp_path, monkeypatch):
+    """And its segments stay the same ones, but where an IMU is found beside the video."""
+    looked_up, is_file = [], os.path.isfile
+    monkeypatch.setattr(os.path, "isfile", lambda path: looked_up.append(path) or is_file(path))
+    videos = [tmp_path / "a.mp4", tmp_path / "b.mp4"]
+    for path in videos:
+        path.touch()
+    rows = [(videos[k % 2].name, k, k + 1, "cut") for k in range(6)]
+    own = segments.read_csv(write_table(tmp_path / "t.csv", ("video", "start", "stop", "label"), rows))
+    assert looked_up == videos and [one.video for one in own] == [*map(str, videos)] * 3
+    (tmp_path / "b.csv").write_text("canonical_timestamp_ms,gyro_x,gyro_y,gyro_z,accl_x,accl_y,accl_z\n")
+    named = data.name_imu_files(own)
+    assert all(one is before for one, before in zip(named[::2], own[::2], strict=True))
+    assert named[1::2] == [replace(one, imu=str(tmp_path / "b.csv")) for one in own[1::2]]
 
 
 # --- Recordings without labels
