@@ -443,10 +443,8 @@ def prepare(
             Pending(store).tidy()  # clips whose outputs went with their classes are decoded again
         count = pluralize(len(store.missing()), "clip")
         warnings.warn(f"{out}: {change}: {count} to decode", NoteWarning, stacklevel=2)
-    try:
-        _fill_share(store, rank, world_size, retry_failed, consumer, workers, progress)
-    finally:
-        store.merge()
+    _fill_share(store, rank, world_size, retry_failed, consumer, workers, progress)
+    store.merge()
     _check_failures(ClipStore(out, unfinished=True), len(store), max_bad)
     return ClipStore(out, unfinished=True)
 

@@ -234,7 +234,6 @@ def commit(store: StoreFiles, columns: Mapping[str, np.ndarray], texts: Mapping[
         entries = index.write(store.path, {**columns, index.TEXTS: texts}, store.index.entries)
         about = {"arrays": arrays, "clips": len(columns["segment"]), "edits": store.edits + 1, "index": entries}
         store.write_header(**header, **about)
-        index.remove_others(store.path, entries)
 
 
 def cut_anew(

@@ -28,7 +28,7 @@ from ..support import files
 from ..support.errors import DataError
 from .segments import Segment, with_names
 
-__all__ = ["Index", "SegmentColumns", "columns_of", "remove_others", "write"]
+__all__ = ["Index", "SegmentColumns", "columns_of", "write"]
 
 FOLDER, TEXTS = "index", "texts"
 AGAIN = "copy the store again, or prepare its clips into another folder"  # the way out of a damaged store
@@ -53,6 +53,12 @@ class Index:
     def __init__(self, path: Path, entries: Mapping[str, Any], find: Callable[[str], str] = str) -> None:
         self.path, self.entries, self.find = path, entries, find
         self.columns: dict[str, np.ndarray] = {}
+
+    def follow(self, entries: Mapping[str, Any]) -> None:
+        """Take over the entries of a header. Texts change with the table only, and then there is another index."""
+        changed = {name for name in self.columns if entries[name] != self.entries[name]}
+        self.columns = {name: column for name, column in self.columns.items() if name not in changed}
+        self.entries = entries
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self.columns:
@@ -162,7 +168,8 @@ def write(
 ) -> dict[str, Any]:
     """Write columns, and texts, that have changed; return the entries of all for the header. The caller holds the lock.
 
-    The files of `before` stay for those who read them: `remove_others()` removes them.
+    The files of `before`, the header's entries by now, stay for those who read them; those of earlier headers are
+    removed.
     """
     number = max((entry[0] for entry in before.values()), default=-1) + 1
     entries = dict(before)
@@ -176,13 +183,9 @@ def write(
         entries[name] = [number, zlib.crc32(content)]
         with files.atomic_write(Index(path, entries).file(name), through_link=False) as part:
             part.write_bytes(content)
-    return entries
-
-
-def remove_others(path: Path, entries: Mapping[str, Any]) -> None:
-    """Remove the columns that a header no longer names."""
-    named = {Index(path, entries).file(name) for name in entries}
-    for file in (path / FOLDER).iterdir():
-        if FILE.fullmatch(file.name) and file not in named:
+    used = {Index(path, some).file(name) for some in (before, entries) for name in some}
+    for file in (path / FOLDER).glob("*.*"):
+        if FILE.fullmatch(file.name) and file not in used:
             with contextlib.suppress(OSError):  # Windows keeps what another process reads
                 file.unlink()
+    return entries

@@ -38,14 +38,11 @@ from ..support.names import name_files
 from ..video import VideoInfo
 from .segments import Segment
 from .store_files import (
-    ARRAY_NAME,
-    DEVICES,
     FAILED,
     FORMAT,
     MISSING,
     OK,
     ROWS,
-    SUMS,
     StoreFiles,
     changed_sources,
     check_folder,
@@ -53,6 +50,7 @@ from .store_files import (
     create_store,
     known_sources,
     lock_file,
+    require_name,
     write_json,
 )
 
@@ -376,13 +374,7 @@ class ClipStore:
             shape: Shape of a row.
             dtype: Type of its numbers, as numpy takes it.
         """
-        if not ARRAY_NAME.fullmatch(name) or name.lower().endswith(SUMS) or name.lower() == ROWS:
-            raise DataError(
-                f"{name!r} cannot be the name of an array: use letters, digits, '_', '-' and '.', no {SUMS!r} at the "
-                f"end, and not {ROWS!r}"
-            )
-        if name.split(".")[0].upper() in DEVICES:
-            raise DataError(f"{name!r} cannot be the name of an array: Windows reserves it for a device")
+        require_name(name)
         self._require_own_classes(name)
         with files.lock(lock_file(self.path)):
             self._files.add(name, shape, dtype)

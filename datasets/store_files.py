@@ -25,7 +25,6 @@ copied first. The format on disk is defined in this file and `index` alone.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import json
@@ -64,7 +63,6 @@ MAX_CLIPS, MAX_BYTES = 500, 256 << 20  # of a shard
 SHARES = 32  # shards at least, so that several machines share a small store, too
 OPEN_FILES = 256
 WRITTEN = 1 << 32
-ARRAY_NAME = re.compile(r"\w[\w.-]*")
 # Names that no file on Windows can have, whatever its suffix.
 DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in "0123456789¹²³")}
 SHARD = re.compile(r"[0-9]{5,}|\.[0-9]{5,}\.[0-9a-f-]+\.part")
@@ -138,19 +136,38 @@ class StoreFiles:
             raise DataError(
                 f"{self.path / 'store.json'}: no such file, so {self.path} is not a clip store; give {way_out}"
             )
-        self.open_array = functools.lru_cache(OPEN_FILES)(self.opened)
+        self.open_files: dict[tuple[int, str, bool], OpenArray] = {}  # at most OPEN_FILES
         self.tables: dict[tuple[int, str], np.ndarray] = {}  # of which nothing will change
         self.verified: dict[str, np.ndarray] = {}  # bool [n]: rows that had their checksum when they were first read
         self.is_followed, self.stamp = True, self.header_stamp()
+        self.load(self.read_header())
+        self.about = json.dumps([[name, spec.record()] for name, spec in self.specs.items()])
+
+    def read_header(self) -> dict[str, Any]:
+        """Return the header. Raise DataError unless this version can read the store."""
         header = files.read_json(self.path / "store.json")
-        self.check_format(header)
+        form = header.get("format") if isinstance(header, dict) else None
+        if form == FORMAT:
+            return header
+        if str(form).startswith(FORMAT.rstrip("0123456789")):
+            raise DataError(
+                f"{self.path}: its format is {form!r}, of another version of this library; this "
+                f"one reads {FORMAT!r}. Use that version, or prepare another folder"
+            )
+        raise DataError(f"{self.path / 'store.json'}: not the header of a clip store")
+
+    def load(self, header: Mapping[str, Any]) -> None:
+        """Take over what the header says."""
         try:
-            self.settings: dict[str, Any] = header["settings"]
+            self.settings: dict[str, Any] = dict(header["settings"])
             self.left_out = bool(header.get("left_out"))  # whether something may happen where no segment is
             self.specs = {name: ClipSpec(**spec) for name, spec in header["specs"].items()}
             self.edits, self.count = int(header["edits"]), int(header["clips"])
-            self.take(header)
-            self.index = index.Index(self.path, header["index"], path_finder(self.path, header))
+            self.class_names: list[str] = header["class_names"]
+            self.classes_from_teacher = bool(header.get("classes_from_teacher"))
+            self.arrays: dict[str, dict[str, Any]] = header["arrays"]
+            self.index = vars(self).get("index") or index.Index(self.path, {}, path_finder(self.path, header))
+            self.index.follow(header["index"])
             if fault := self.fault():
                 raise TypeError(fault)
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
@@ -158,31 +175,25 @@ class StoreFiles:
                 f"{self.path / 'store.json'}: is damaged, or was written by another version of this library "
                 f"({type(error).__name__}: {error})"
             ) from error
-        self.check_index()
-        self.about = json.dumps([[name, spec.record()] for name, spec in self.specs.items()])
-
-    def take(self, header: Mapping[str, Any]) -> None:
-        """Take over what may change in a header, as classes and arrays of a teacher."""
-        names, arrays = header["class_names"], header["arrays"]
-        if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-            raise TypeError("class_names is not a list of names")
-        for name, entry in arrays.items():
-            shape, _ = entry["shape"], np.dtype(entry["dtype"])
-            if not ARRAY_NAME.fullmatch(name):  # nothing outside of the folder
-                raise TypeError(f"the array {name!r} has no name of an array")
-            if not (isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)):
-                raise TypeError(f"the array {name!r} has the shape {shape!r}")
-        self.class_names: list[str] = names
-        self.classes_from_teacher = bool(header.get("classes_from_teacher"))
-        self.arrays: dict[str, dict[str, Any]] = arrays
-        self.prepared = [name for name, entry in arrays.items() if not entry.get("added")]
-        self.row_bytes = bytes_of(arrays[name] for name in self.prepared)
+        self.prepared = [name for name, entry in self.arrays.items() if not entry.get("added")]
+        self.row_bytes = bytes_of(self.arrays[name] for name in self.prepared)
         self.record = np.dtype([("status", "u1"), ("start", "<f8"), ("sums", "<u4", (len(self.prepared),))])
+        for name in ("status", "shard", "row"):
+            if len(self.index[name]) != self.count:
+                raise DataError(f"{self.index.file(name)}: has {len(self.index[name])} values, not {self.count}")
+        if (highest := self.index["status"].max(initial=0)) >= len(STATUS):
+            raise DataError(f"{self.index.file('status')}: is damaged: its values are up to {highest}")
 
     def fault(self) -> str | None:
         """Return what is wrong with the values in the header, or None."""
-        if not isinstance(self.settings, dict):
-            return "the settings are not an object"
+        if not (isinstance(self.class_names, list) and all(isinstance(name, str) for name in self.class_names)):
+            return "class_names is not a list of names"
+        for name, entry in self.arrays.items():
+            if name_fault(name):  # nothing outside of the folder
+                return f"the array {name!r} has no name of an array"
+            shape, _ = entry["shape"], np.dtype(entry["dtype"])
+            if not (isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)):
+                return f"the array {name!r} has the shape {shape!r}"
         for name, spec in self.specs.items():
             if spec != spec.complete():
                 return f"the spec of {name!r} lacks a value"
@@ -193,37 +204,11 @@ class StoreFiles:
                 return f"the index has {entry!r} for {name!r}"
         return None
 
-    def check_index(self) -> None:
-        """Raise DataError for columns that do not describe the clips of this store."""
-        for name in ("status", "shard", "row"):
-            if len(self.index[name]) != self.count:
-                raise DataError(f"{self.index.file(name)}: has {len(self.index[name])} values, not {self.count}")
-        if (highest := self.index["status"].max(initial=0)) >= len(STATUS):
-            raise DataError(f"{self.index.file('status')}: is damaged: its values are up to {highest}")
-
     def __len__(self) -> int:
         return self.count
 
     def __getstate__(self) -> dict[str, Any]:  # a copy in another process opens the files itself
-        found = copy.copy(self.index)
-        found.find = str
-        return {name: value for name, value in vars(self).items() if name != "open_array"} | {"index": found}
-
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
-        vars(self).update(state, open_array=functools.lru_cache(OPEN_FILES)(self.opened))
-        self.index.find = path_finder(self.path)
-
-    def check_format(self, header: Any) -> None:
-        """Raise DataError unless this version can read the store."""
-        form = header.get("format") if isinstance(header, dict) else None
-        if form == FORMAT:
-            return
-        if str(form).startswith(FORMAT.rstrip("0123456789")):
-            raise DataError(
-                f"{self.path}: its format is {form!r}, of another version of this library; this "
-                f"one reads {FORMAT!r}. Use that version, or prepare another folder"
-            )
-        raise DataError(f"{self.path / 'store.json'}: not the header of a clip store")
+        return vars(self) | {"open_files": {}}
 
     def header_stamp(self) -> tuple[int, ...]:
         """Return values that change whenever the header file is replaced; () if there is none."""
@@ -240,18 +225,10 @@ class StoreFiles:
         """
         if not self.is_followed or (stamp := self.header_stamp()) == self.stamp:
             return
-        header = files.read_json(self.path / "store.json")
-        self.check_format(header)
+        header = self.read_header()
         if header.get("edits") != self.edits or header.get("clips") != self.count:
             raise DataError(f"{self.path}: its table was edited since it was opened; open it again")
-        try:
-            self.take(header)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{self.path / 'store.json'}: is damaged: {error}") from error
-        changed = [name for name, entry in header["index"].items() if entry != self.index.entries.get(name)]
-        self.index.entries = header["index"]
-        for name in changed:
-            self.index.columns.pop(name, None)
+        self.load(header)
         self.forget_files()
         self.stamp = stamp
 
@@ -262,7 +239,7 @@ class StoreFiles:
 
     def forget_files(self) -> None:
         """Open all files again when they are read next."""
-        self.open_array.cache_clear()
+        self.open_files.clear()
         self.tables.clear()
         self.verified.clear()
 
@@ -312,6 +289,8 @@ class StoreFiles:
             return self.tables[shard, name]
         file = self.folder(shard) / f"{name}.npy"
         if not os.path.lexists(file):
+            if name == ROWS and file.parent.exists():
+                raise DataError(f"{file}: missing; {AGAIN}")
             return None
         files.require_file(file)
         opened = self.opened(shard, name)
@@ -321,8 +300,16 @@ class StoreFiles:
             self.tables[shard, name] = table
         return table
 
+    def open_array(self, shard: int, name: str, writes: bool = False) -> OpenArray:
+        """Return an open file of a shard, which stays open."""
+        if (key := (shard, name, writes)) not in self.open_files:
+            while len(self.open_files) >= OPEN_FILES:
+                del self.open_files[next(iter(self.open_files))]
+            self.open_files[key] = self.opened(*key)
+        return self.open_files[key]
+
     def opened(self, shard: int, name: str, writes: bool = False) -> OpenArray:
-        """Open a file of a shard; `open_array` keeps the last ones. Raise DataError if it is not as the header says."""
+        """Open a file of a shard. Raise DataError if it is not as the header says."""
         file, flags = self.folder(shard) / f"{name}.npy", os.O_RDWR if writes else os.O_RDONLY
         if writes:
             files.unshare_file(file)
@@ -373,10 +360,9 @@ class StoreFiles:
         values = np.ascontiguousarray(values)
         content, size = memoryview(values.reshape(-1).view(np.uint8)), values.nbytes // max(1, len(values))
         for start, stop, shard, row in self.runs(rows):
-            if not (opened := self.open_array(shard, name, True)).is_own():
-                self.open_array.cache_clear()
-                opened = self.open_array(shard, name, True)
-            opened.write(content[start * size : stop * size], row * size)
+            if not self.open_array(shard, name, True).is_own():
+                self.open_files.clear()
+            self.open_array(shard, name, True).write(content[start * size : stop * size], row * size)
             self.tables.pop((shard, name), None)
 
     def begin(self, shard: int) -> None:
@@ -441,7 +427,6 @@ class StoreFiles:
             if changed and any(not np.array_equal(column, self.index[name]) for name, column in changed.items()):
                 entries = index.write(self.path, changed, self.index.entries)
                 self.write_header(index=entries)
-                index.remove_others(self.path, entries)
 
     def set_status(self, rows: np.ndarray, status: int) -> None:
         """Change the status of clips in their shards; those that the index knows as finished are then missing there."""
@@ -479,7 +464,7 @@ class StoreFiles:
         """Remove what `unused()` lists, and columns that the header does not name; return the freed bytes."""
         with files.lock(lock_file(self.path)):
             self.refresh()
-            index.remove_others(self.path, self.index.entries)
+            index.write(self.path, {}, self.index.entries)
             folders = self.unused()
             freed = sum(file.stat().st_size for folder in folders for file in folder.iterdir())
             for folder in folders:
@@ -514,9 +499,15 @@ class StoreFiles:
 
     def sums(self, name: str, rows: np.ndarray) -> np.ndarray:
         """Return the marks of m rows of an added array, uint64 [m]: 0 for one that is not written."""
-        found = np.zeros(len(rows), np.uint64)
+        return self.records(rows, name + SUMS)
+
+    def records(self, rows: np.ndarray, name: str = ROWS) -> np.ndarray:
+        """Return what tables of shards, or the marks of an added array, say of m rows; zeros where there is none."""
+        found = np.zeros(len(rows), self.record if name == ROWS else np.uint64)
         for start, stop, shard, row in self.runs(rows):
-            if (table := self.table(shard, name + SUMS)) is not None:
+            if (table := self.table(shard, name)) is not None:
+                if row + stop - start > len(table):
+                    raise DataError(f"{self.folder(shard) / name}.npy: has {len(table)} rows, too few; {AGAIN}")
                 found[start:stop] = table[row : row + stop - start]
         return found
 
@@ -526,11 +517,7 @@ class StoreFiles:
         if self.is_added(name):
             before, after = self.before_added(name, rows), self.sums(name, rows)
         else:
-            place, records = self.prepared.index(name), np.zeros(len(rows), self.record)
-            for start, stop, shard, row in self.runs(rows):
-                if (table := self.table(shard)) is None or row + stop - start > len(table):
-                    raise DataError(f"{self.folder(shard) / ROWS}.npy: missing or truncated; {AGAIN}")
-                records[start:stop] = table[row : row + stop - start]
+            place, records = self.prepared.index(name), self.records(rows)
             others = records["sums"][:, -1] != self.current()[2][rows]
             after = WRITTEN + records["sums"][:, place].astype(np.uint64)
             if place:
@@ -573,11 +560,7 @@ class StoreFiles:
     def verify(self, rows: np.ndarray) -> Iterator[tuple[str, list[int]]]:
         """Read all arrays: yield each name with its damaged rows."""
         if self.prepared:
-            known, wanted = self.current()[2], np.zeros(len(self), np.uint32)
-            for start, stop, shard, row in self.runs(rows):
-                if (table := self.table(shard)) is not None:
-                    wanted[rows[start:stop]] = table["sums"][row : row + stop - start, -1]
-            yield "checksum", rows[known[rows] != wanted[rows]].tolist()
+            yield "checksum", rows[self.current()[2][rows] != self.records(rows)["sums"][:, -1]].tolist()
         for name in list(self.arrays):
             yield name, self.damaged(name, rows[self.sums(name, rows) != 0] if self.is_added(name) else rows)
         failed = np.flatnonzero(self.current()[0] == FAILED).tolist()
@@ -723,6 +706,21 @@ class StoreFiles:
             self.write_header(class_names=names, classes_from_teacher=True)
 
 
+def name_fault(name: str) -> str | None:
+    """Return why an array cannot have a name, or None."""
+    if name.split(".")[0].upper() in DEVICES:
+        return "Windows reserves it for a device"
+    if re.fullmatch(r"\w[\w.-]*", name) and not name.lower().endswith(SUMS) and name.lower() != ROWS:
+        return None
+    return f"use letters, digits, '_', '-' and '.', no {SUMS!r} at the end, and not {ROWS!r}"
+
+
+def require_name(name: str) -> None:
+    """Raise DataError if an array cannot have a name."""
+    if fault := name_fault(name):
+        raise DataError(f"{name!r} cannot be the name of an array: {fault}")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file of a store. A link in its place is replaced: a store writes into its own files only."""
     files.write_json(path, value, through_link=False)
@@ -832,7 +830,7 @@ def folder_of(path: str, other: str) -> Path | None:
 def path_finder(path: Path, header: Mapping[str, Any] | None = None) -> Callable[[str], str]:
     """Return a function that finds a file by the path that a store has of it, also if all was moved since."""
     place = Place(*(header or files.read_json(path / "store.json"))["place"])
-    return functools.cache(lambda name: place.find(name, path))
+    return functools.partial(place.find, home=path)
 
 
 def known_sources(path: Path) -> dict[str, str]:
@@ -879,6 +877,8 @@ def create_store(
     videos: Mapping[str, VideoInfo],
 ) -> None:
     """Create the index of a store whose clips are all missing. The header comes last: only then is it a store."""
+    for name in arrays:
+        require_name(name)
     entries = {name: {"dtype": dtype, "shape": [*shape]} for name, (dtype, shape) in arrays.items()}
     row_bytes = bytes_of(entries.values())
     require_room(path, len(clips) * row_bytes, "the store")
@@ -941,5 +941,4 @@ def rebuild(path: str | os.PathLike) -> int:
         header = {name: about[name] for name in OF_SHARDS} | {"arrays": about["arrays"] | before["arrays"]}
         header |= {name: before[name] for name in ("class_names", "classes_from_teacher") if name in before}
         write_json(path / "store.json", header | {"edits": about["edits"] + 1, "clips": len(clips), "index": entries})
-        index.remove_others(path, entries)
     return len(clips)

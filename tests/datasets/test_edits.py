@@ -379,7 +379,7 @@ MOMENTS = {
     "before the marks of these outputs": (1, StoreFiles, "mark", False),
     "before the columns are written": (1, index, "write", False),
     "after the columns are written": (1, StoreFiles, "write_header", False),
-    "before the old columns are removed": (1, index, "remove_others", True),
+    "before old columns are removed": (1, Path, "unlink", False),
     "before it decodes": (1, data, "fill", True),
     "before the shard of a new clip": (2, os, "rename", True),
     "before the first new clip": (3, data.StoreWriter, "write", True),

@@ -53,7 +53,7 @@ def test_header_lists_every_array_and_numpy_reads_them(store):
         assert (table["status"] == 1).all() and table["sums"].shape == (len(array), len(header["arrays"]))
         assert table["start"].tolist() == [clip["start"] for clip in store.clips[rows]]
     names = {f"{name}.{number}.{'json' if name == 'texts' else 'npy'}" for name, (number, _) in header["index"].items()}
-    assert {file.name for file in (store.path / "index").iterdir()} == names
+    assert names <= {file.name for file in (store.path / "index").iterdir()}
     assert not list(store.path.rglob(".*.part"))
 
 
@@ -670,7 +670,7 @@ def test_a_damaged_line_of_failures_costs_itself(store, tmp_path):
     ("name", "change", "words"),
     [
         ("index/label.0", lambda x: x + 90, "label.0.npy: is damaged, or is that of another store"),
-        ("index/start.*", lambda x: x[:-1], "start.[01].npy: is damaged, or is that of another store"),
+        ("index/start.*", lambda x: x[:-1], "start.1.npy: is damaged, or is that of another store"),
         ("shards/00000/imu", np.asfortranarray, "imu.npy: its rows are float32 .* in Fortran's order"),
         (
             "shards/00000/imu",
@@ -680,7 +680,7 @@ def test_a_damaged_line_of_failures_costs_itself(store, tmp_path):
     ],
 )
 def test_arrays_with_other_values_are_named(store, tmp_path, name, change, words):
-    (file,) = store.path.glob(f"{name}.npy")
+    *_, file = sorted(store.path.glob(f"{name}.npy"))
     read = damaged(store, tmp_path / "s", file.relative_to(store.path), b"")
     np.save(tmp_path / "s" / file.relative_to(store.path), change(np.load(file)))
     with pytest.raises(DataError, match=words):
@@ -1360,7 +1360,7 @@ def test_a_store_has_more_shards_than_open_files(tmp_path, monkeypatch):
     made = by_hand(tmp_path / "s", segments_of([8] * 25), clips, spec)
     made.add("t.feature", (1,), "float32")
     made.write("t.feature", slice(None), np.arange(200.0)[:, None])
-    assert made.shards == {"complete": 25} and made._files.open_array.cache_info().maxsize == 6
+    assert made.shards == {"complete": 25}
     order = np.random.default_rng(0).permutation(200)
     for name in ("imu", "t.feature"):
         assert made.read(name, order).reshape(200, -1)[:, 0].tolist() == order.tolist()
