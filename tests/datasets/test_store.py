@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -55,6 +56,21 @@ def test_header_lists_every_array_and_numpy_reads_them(store):
     names = {f"{name}.{number}.{'json' if name == 'texts' else 'npy'}" for name, (number, _) in header["index"].items()}
     assert names <= {file.name for file in (store.path / "index").iterdir()}
     assert not list(store.path.rglob(".*.part"))
+
+
+def test_the_page_about_the_files_is_true(store, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "store.md").read_text(encoding="utf-8")
+    (tmp_path / "store").symlink_to(store.path)
+    monkeypatch.chdir(tmp_path)
+    shard, table = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert not re.search("import (?!json|numpy as np)", shard + table)
+    names = {}
+    exec(shard, names)
+    np.testing.assert_array_equal(names["ready"], store.read("frames_1", slice(8)))
+    for clip in (3, 9):
+        exec(table.replace("clip = 3", f"clip = {clip}"), names)
+        np.testing.assert_array_equal(names["frame"], store.read("frames_1", clip))
+        assert names["label"] == store.clips[clip]["label"]
 
 
 def test_views_and_copies(store):
