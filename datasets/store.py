@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -554,12 +555,16 @@ class StoreWriter:
             return np.zeros(len(rows), bool)
         return np.all([self._files.sums(name, rows) != 0 for name in names], axis=0)
 
-    def record_sources(self, sources: Sequence[str], read: Mapping[str, str] | None = None) -> None:
-        """Record the signatures of files from which clips will be written; `read` has those of files read earlier."""
-        known, read = known_sources(self.path), read or {}
+    def record_sources(self, sources: Sequence[str]) -> None:
+        """Record the signatures of files from which clips will be written."""
         for file in sources:
-            if file not in known:
-                self._append("sources.jsonl", {"file": file, "signature": read.get(file) or files.signature(file)})
+            if file not in self._sources:
+                self._sources[file] = files.signature(file)
+                self._append("sources.jsonl", {"file": file, "signature": self._sources[file]})
+
+    @functools.cached_property
+    def _sources(self) -> dict[str, str]:
+        return known_sources(self.path)
 
     def check_sources(self, *, again: bool = False) -> None:
         """Raise DataError if a file has changed since its clips were prepared; files that are gone are not compared.
@@ -630,8 +635,13 @@ class StoreWriter:
 
     def note(self, source: str | tuple[str, str], notes: Sequence[str]) -> None:
         """Record what is unusual about an IMU recording, for `ClipStore.notes`, in place of earlier notes about it."""
-        if notes or name_files(source) in self._files.notes():
+        if notes or name_files(source) in self._noted:
             self._append("notes.jsonl", {"imu": source, "notes": list(notes)})
+            self._noted.add(name_files(source))
+
+    @functools.cached_property
+    def _noted(self) -> set[str]:
+        return set(self._files.notes())
 
     def _append(self, name: str, line: Mapping[str, Any]) -> None:
         """Append a line to a file of the store, under its lock: two machines could append at the same place on NFS."""
