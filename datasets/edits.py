@@ -33,6 +33,7 @@ from . import index
 from .segments import Segment
 from .store import StoreWriter
 from .store_files import (
+    MERGED,
     OK,
     StoreFiles,
     clip_columns,
@@ -185,8 +186,8 @@ def apply(
         is_kept = same if any(spec.imu_samples for spec in store.specs.values()) else np.ones(len(had), bool)
         kept, cut = had[is_kept], had[~is_kept]
         columns = dict(new.columns) | {name: np.full(len(clips), -1, np.int32) for name in ("shard", "row")}
-        before = {"status": status, "start": starts, "checksum": checksums}
-        for name, values in {**before, **{name: old.columns[name] for name in ("shard", "row")}}.items():
+        merged = dict(zip(MERGED, (status, starts, checksums), strict=True))
+        for name, values in {**merged, **{name: old.columns[name] for name in ("shard", "row")}}.items():
             columns[name][kept] = values[pairs[kept]]
         taken = [int(folder.name) for folder in (path / "shards").glob("[0-9]*") if folder.name.isdigit()]
         first = 1 + max(int(old.columns["shard"].max(initial=-1)), *taken, -1)
@@ -198,7 +199,7 @@ def apply(
             following = StoreFiles(path)
             following.become(columns, texts)
             cut_anew(store, following, dict(zip(cut.tolist(), pairs[cut].tolist(), strict=True)), find)
-            columns |= dict(zip(before, following.current(), strict=True))
+            columns |= dict(zip(MERGED, following.current(), strict=True))
         commit(store, columns, texts, header)
     attributes = {}
     for name in ("label", "split", "wearer"):
@@ -261,7 +262,7 @@ def cut_anew(
                 if any(old.damaged(name, earlier) for name in writer.names):
                     continue  # it is decoded again: a copy would have a checksum that is right
                 writer.write(row, {name: old.read(name, earlier)[0] for name in writer.names} | window)
-    written = rows[new.current()[0][rows] == OK]
+    written = rows[new.current(rows)[0] == OK]
     teachers = {record.name.removesuffix(".teacher.json") for record in old.path.glob("*.teacher.json")}
     for name in filter(old.is_added, old.names):
         earlier = np.array([pairs[row] for row in written.tolist()], np.int64)

@@ -293,7 +293,7 @@ class ClipStore:
         about = {"specs": {name: spec.record() for name, spec in self.specs.items()}}
         about |= {"format": FORMAT, "class_names": self.class_names}
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-        for values in (self._rows, self.labels, self.segments, self._files.current()[2][self._rows]):
+        for values in (self._rows, self.labels, self.segments, self._files.current(self._rows)[2]):
             digest.update(np.ascontiguousarray(values, np.int64).tobytes())
         return digest.hexdigest()
 
@@ -324,8 +324,8 @@ class ClipStore:
             DataError: It has no frames.
         """
         spec, found = self.specs[name], self.read(f"{name}.times", slice(None))
-        starts = self._files.current()[1]
-        wanted = [spec.times(float(starts[row]), row) for row in self._rows.tolist()]
+        starts = self._files.current(self._rows)[1].tolist()
+        wanted = [spec.times(start, row) for start, row in zip(starts, self._rows.tolist(), strict=True)]
         return np.abs(found - np.reshape(wanted, found.shape))
 
     def read(self, name: str, index: Any, out: np.ndarray | None = None) -> np.ndarray:
@@ -530,15 +530,11 @@ class StoreWriter:
     def missing(self, rows: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """Return those of the rows (None: all) that are neither written nor failed, int [m]."""
         rows = np.arange(len(self)) if rows is None else np.asarray(rows)
-        return rows[self._status[rows] == MISSING]
-
-    @property
-    def _status(self) -> np.ndarray:
-        return self._files.current()[0]
+        return rows[self._files.current(rows)[0] == MISSING]
 
     def finished(self) -> np.ndarray:
         """Return the rows that are written, int [m]."""
-        return np.flatnonzero(self._status == OK)
+        return np.flatnonzero(self._files.current()[0] == OK)
 
     def reset(self, rows: np.ndarray) -> None:
         """Mark rows as missing, so that they are written again."""
@@ -546,7 +542,7 @@ class StoreWriter:
 
     def retry(self, rows: np.ndarray) -> None:
         """Mark those of the rows that failed as missing."""
-        self.reset(rows[self._status[rows] == FAILED])
+        self.reset(rows[self._files.current(rows)[0] == FAILED])
 
     def is_consumed(self, rows: np.ndarray) -> np.ndarray:
         """Return whether the arrays of a consumer are written for rows, int [m] -> bool [m]."""
@@ -622,7 +618,7 @@ class StoreWriter:
 
     def fail(self, row: int, reason: Exception | str) -> None:
         """Record the reason why a clip cannot be prepared, then mark it as failed."""
-        if self._status[row] == OK:  # another process has written it in the meantime
+        if self._files.current(np.array([row]))[0] == OK:  # another process has written it in the meantime
             return
         shard, place = self._files.key(row)
         line = {"shard": shard, "row": place, **self._files.describe(row), "status": "failed", "reason": str(reason)}

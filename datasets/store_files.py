@@ -56,6 +56,7 @@ __all__ = ["StoreFiles", "rebuild"]
 
 FORMAT = "egodistill clip store 3"
 MISSING, OK, FAILED = 0, 1, 2
+MERGED = ("status", "start", "checksum")  # the columns that follow the tables of shards
 STATUS = ("missing", "ok", "failed")
 OF_SHARDS = ("format", "place", "settings", "specs", "class_names", "left_out", "edits")  # what a shard repeats
 SUMS, ROWS = ".sums", "rows"  # the end of the name of an added array's marks; the table of a shard
@@ -397,32 +398,30 @@ class StoreFiles:
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
-    def current(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return status, start (s) and checksum [n] of all clips as they are now.
+    def current(self, rows: np.ndarray | None = None) -> list[np.ndarray]:
+        """Return status, start (s) and checksum of m clips as they are now; None: of all.
 
-        Of a shard with clips that the index does not know as finished, the shard's own table counts.
+        Of a clip that the index does not know as finished, the table of its shard counts.
         """
         self.refresh()
-        merged = self.index["status"], self.index["start"], self.index["checksum"]
-        if not (missing := merged[0] == MISSING).any():
-            return merged
-        status, start, checksum = (column.copy() for column in merged)
-        for shard in np.unique(self.index["shard"][missing]).tolist():
-            if (table := self.table(shard)) is not None:
-                clips = self.clips_of(shard)
-                clips = clips[missing[clips]]
-                found = table[self.index["row"][clips]]
-                status[clips], start[clips] = found["status"], found["start"]
-                if self.prepared:
-                    checksum[clips] = found["sums"][:, -1]
-        if (highest := status.max(initial=0)) >= len(STATUS):
-            raise DataError(f"{self.path / 'shards'}: is damaged: a status is {highest}; {AGAIN}")
-        return status, start, checksum
+        columns = [self.index[name] for name in MERGED]
+        if rows is not None:
+            columns = [column[rows] for column in columns]
+        if len(unknown := np.flatnonzero(columns[0] == MISSING)):
+            records = self.records(unknown if rows is None else rows[unknown])
+            unknown, records = unknown[known := records["status"] != MISSING], records[known]
+            columns = [column.copy() for column in columns]
+            columns[0][unknown], columns[1][unknown] = records["status"], records["start"]
+            if self.prepared:
+                columns[2][unknown] = records["sums"][:, -1]
+            if (highest := records["status"].max(initial=0)) >= len(STATUS):
+                raise DataError(f"{self.path / 'shards'}: is damaged: a status is {highest}; {AGAIN}")
+        return columns
 
     def merge(self) -> None:
         """Write what the shards know into the index."""
         with files.lock(lock_file(self.path)):
-            columns = dict(zip(("status", "start", "checksum"), self.current(), strict=True))
+            columns = dict(zip(MERGED, self.current(), strict=True))
             changed = {name: column for name, column in columns.items() if column is not self.index[name]}
             if changed and any(not np.array_equal(column, self.index[name]) for name, column in changed.items()):
                 entries = index.write(self.path, changed, self.index.entries)
@@ -495,7 +494,7 @@ class StoreFiles:
         file = self.path / f"{name.rpartition('.')[0]}.teacher.json"
         record = files.read_json(file) if name.endswith((".feature", ".logits")) and os.path.lexists(file) else None
         teacher = json.dumps(record.get("fingerprint") if isinstance(record, dict) else None).encode()
-        return [zlib.crc32(teacher, checksum) for checksum in self.current()[2][rows].tolist()]
+        return [zlib.crc32(teacher, checksum) for checksum in self.current(rows)[2].tolist()]
 
     def sums(self, name: str, rows: np.ndarray) -> np.ndarray:
         """Return the marks of m rows of an added array, uint64 [m]: 0 for one that is not written."""
@@ -504,11 +503,15 @@ class StoreFiles:
     def records(self, rows: np.ndarray, name: str = ROWS) -> np.ndarray:
         """Return what tables of shards, or the marks of an added array, say of m rows; zeros where there is none."""
         found = np.zeros(len(rows), self.record if name == ROWS else np.uint64)
-        for start, stop, shard, row in self.runs(rows):
-            if (table := self.table(shard, name)) is not None:
-                if row + stop - start > len(table):
-                    raise DataError(f"{self.folder(shard) / name}.npy: has {len(table)} rows, too few; {AGAIN}")
-                found[start:stop] = table[row : row + stop - start]
+        shards, places = self.index["shard"][rows], self.index["row"][rows]
+        order = np.argsort(shards, kind="stable")
+        for own in filter(len, np.split(order, np.flatnonzero(np.diff(shards[order])) + 1)):
+            if (table := self.table(shard := int(shards[own[0]]), name)) is not None:
+                if (row := places[own].max()) >= len(table):
+                    raise DataError(
+                        f"{self.folder(shard) / name}.npy: has {len(table)} rows, but no row {row}; {AGAIN}"
+                    )
+                found[own] = table[places[own]]
         return found
 
     def damaged(self, name: str, rows: np.ndarray, values: np.ndarray | None = None) -> list[int]:
@@ -518,7 +521,7 @@ class StoreFiles:
             before, after = self.before_added(name, rows), self.sums(name, rows)
         else:
             place, records = self.prepared.index(name), self.records(rows)
-            others = records["sums"][:, -1] != self.current()[2][rows]
+            others = records["sums"][:, -1] != self.current(rows)[2]
             after = WRITTEN + records["sums"][:, place].astype(np.uint64)
             if place:
                 before = records["sums"][:, place - 1].tolist()
@@ -540,7 +543,7 @@ class StoreFiles:
         verified = self.verified.setdefault(name, np.zeros(len(self), bool))
         if verified[rows].all():
             return
-        finished = self.is_added(name) | (self.current()[0][rows] == OK)
+        finished = self.is_added(name) | (self.current(rows)[0] == OK)
         new = np.flatnonzero(~verified[rows] & finished)
         read = values if len(new) == len(rows) else values[new]  # no copy of what is read for the first time
         if self.damaged(name, rows[new], read):  # or read from a file that was replaced by a copy
@@ -560,7 +563,7 @@ class StoreFiles:
     def verify(self, rows: np.ndarray) -> Iterator[tuple[str, list[int]]]:
         """Read all arrays: yield each name with its damaged rows."""
         if self.prepared:
-            yield "checksum", rows[self.current()[2][rows] != self.records(rows)["sums"][:, -1]].tolist()
+            yield "checksum", rows[self.current(rows)[2] != self.records(rows)["sums"][:, -1]].tolist()
         for name in list(self.arrays):
             yield name, self.damaged(name, rows[self.sums(name, rows) != 0] if self.is_added(name) else rows)
         failed = np.flatnonzero(self.current()[0] == FAILED).tolist()
@@ -608,10 +611,10 @@ class StoreFiles:
 
     def described(self, rows: np.ndarray) -> Iterator[dict[str, Any]]:
         """Yield the descriptions of clips."""
-        status, starts, _ = self.current()
+        status, starts, _ = self.current(rows)
         found, seconds, recordings = self.segments, self.clip_seconds, self.index.recordings
         paths = [path_of(one["video"], one["imu"]) for one in recordings]
-        clips = zip(self.index["segment"][rows].tolist(), starts[rows].tolist(), status[rows].tolist(), strict=True)
+        clips = zip(self.index["segment"][rows].tolist(), starts.tolist(), status.tolist(), strict=True)
         for number, start, state in clips:
             recording = found.columns["recording"][number]
             yield {
