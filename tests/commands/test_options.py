@@ -296,9 +296,11 @@ ARRIVALS = {
         (
             f"{SEGMENT_WORDS} --out {{tmp}}/s --num-frames 2 3 --frame-size 96 --sampling first last --key-frames "
             "--clip-frames 6 --clip-size 80 --imu-rate 50 --zero-accel --min-coverage 0.6 --max-gap 0.2 --max-hold 3 "
-            "--workers 3 --max-bad 0.4 --retry-failed --strict",
+            "--workers 3 --max-bad 0.4 --retry-failed --strict --part 2/3",
             SEGMENT_ARRIVALS
             | {
+                "prepare.rank": 1,
+                "prepare.world_size": 3,
                 "prepare.out": "{tmp}/s",
                 "prepare.num_frames": (2, 3),
                 "prepare.frame_size": 96,
@@ -390,8 +392,14 @@ ARRIVALS = {
     ],
     "status": [
         (
-            "folder --seconds 0.25 --verify",
-            {"ClipStore.path": "folder", "sleep.seconds": 0.25, "report_damage.store.opened": ("folder",)},
+            "folder --seconds 0.25 --verify --sweep --rebuild",
+            {
+                "ClipStore.path": "folder",
+                "sleep.seconds": 0.25,
+                "report_damage.store.opened": ("folder",),
+                "rebuild.path": "folder",
+                "sweep.of": "folder",
+            },
         )
     ],
     "teachers": [("", {})],
@@ -433,8 +441,14 @@ ARRIVALS = {
             },
         ),
         (
-            "folder --architecture i3d --pretrained p.pth --class-names c.txt",
-            {"load.name": "i3d", "load.checkpoint": "p.pth", "load.class_names": "c.txt"},
+            "folder --architecture i3d --pretrained p.pth --class-names c.txt --part 2/3",
+            {
+                "load.name": "i3d",
+                "load.checkpoint": "p.pth",
+                "load.class_names": "c.txt",
+                "extract.rank": 1,
+                "extract.world_size": 3,
+            },
         ),
     ],
     "pretrain": training_runs("pretraining", "pretrain_imu", without=UNUSED),
@@ -850,10 +864,12 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     spies.put(egodistill.commands.demo, "describe_store", label="describe_store of the demo")
     store = Clips("folder")
     store.counts, store.failures = {"train": {"ok": 1, "failed": 0, "missing": 0}}, []
+    store.shards, store.sweep = {"complete": 1}, lambda: spies.calls["sweep"].append({"of": "folder"}) or 0
     spies.put(data, "ClipStore", lambda given: store)
     spies.put(commands, "report_damage")
+    spies.put(commands, "rebuild", 8)
     monkeypatch.setattr(commands.time, "sleep", lambda seconds: spies.calls["sleep"].append({"seconds": seconds}))
-    spies.calls["sleep"] = []
+    spies.calls["sleep"], spies.calls["sweep"] = [], []
     monkeypatch.setattr(commands, "finished_clips", lambda path: {"prepare": (1, 2)})
 
     for name in ("finetune", "distill", "pretrain_imu"):
