@@ -916,32 +916,58 @@ def rebuild(path: str | os.PathLike) -> int:
     path, found = Path(path), dict[tuple[str, float], list[tuple]]()
     with files.lock(lock_file(path)):
         about: dict[str, Any] = {}
-        for file in sorted((path / "shards").glob("[0-9]*/clips.json")):
-            one, table = files.read_json(file), np.load(file.with_name(f"{ROWS}.npy"))
+        for folder in sorted((path / "shards").glob("[0-9]*")):
+            one, clips = clips_of_shard(folder)
             about = one if one["edits"] >= about.get("edits", 0) else about
-            segments = [Segment(**record) for record in one["segments"]]
-            for row, clip in enumerate(one["clips"]):
-                if clip is not None:
-                    segment, start, place = segments[clip[0]], float(table["start"][row]), clip[2]
-                    kept = [known for known in found.get((segment.path, start), []) if known[0] >= one["edits"]]
-                    if not kept or kept[0][0] == one["edits"]:
-                        kept.append((one["edits"], place, int(file.parent.name), row, segment, start, table[row]))
-                    found[segment.path, start] = kept
+            for clip in clips:
+                edits, *_, segment, record = clip
+                kept = [other for other in found.get((segment.path, record["start"]), []) if other[0] >= edits]
+                found[segment.path, record["start"]] = [*kept, clip] if not kept or kept[0][0] == edits else kept
         if not found:
             raise DataError(f"{path}: has no shards, so its index cannot be made anew; prepare its clips again")
-        clips = sorted((one[1:] for kept in found.values() for one in kept), key=lambda one: one[:3])
-        segments = list(dict.fromkeys(one[3] for one in clips))
-        numbers = {segment: number for number, segment in enumerate(segments)}
-        columns, texts = index.columns_of(segments)
-        columns |= clip_columns([(numbers[segment], start) for *_, segment, start, _ in clips])
-        columns["shard"], columns["row"] = (np.array([one[k] for one in clips], np.int32) for k in (1, 2))
-        columns["status"] = np.array([record["status"] for *_, record in clips], np.uint8)
+        clips = sorted((clip[1:] for kept in found.values() for clip in kept), key=lambda clip: clip[:3])
+        _, shards, rows, own, records = zip(*clips, strict=True)
+        numbers = {segment: number for number, segment in enumerate(dict.fromkeys(own))}
+        columns, texts = index.columns_of([*numbers])
+        columns |= clip_columns([(numbers[one], record["start"]) for one, record in zip(own, records, strict=True)])
+        columns |= {
+            "shard": np.array(shards),
+            "row": np.array(rows),
+            "status": np.array([r["status"] for r in records]),
+        }
         if about["arrays"]:
-            columns["checksum"] = np.array([record["sums"][-1] for *_, record in clips], np.uint32)
+            columns["checksum"] = np.array([record["sums"][-1] for record in records])
         texts["videos"] = headers_of(texts, {})
         before = files.read_json(path / "store.json") if (path / "store.json").exists() else about
         entries = index.write(path, {**columns, index.TEXTS: texts}, before.get("index", {}))
-        header = {name: about[name] for name in OF_SHARDS} | {"arrays": about["arrays"] | before["arrays"]}
+        header = {name: about[name] for name in OF_SHARDS} | {"arrays": about["arrays"] | added_arrays(path)}
         header |= {name: before[name] for name in ("class_names", "classes_from_teacher") if name in before}
         write_json(path / "store.json", header | {"edits": about["edits"] + 1, "clips": len(clips), "index": entries})
     return len(clips)
+
+
+def added_arrays(path: Path) -> dict[str, dict[str, Any]]:
+    """Return what the header says of the added arrays that shards of a store have."""
+    found = {}
+    for marks in (path / "shards").glob(f"[0-9]*/*{SUMS}.npy"):
+        name = marks.name.removesuffix(f"{SUMS}.npy")
+        rows = OpenArray(marks.with_name(f"{name}.npy"), os.O_RDONLY)
+        found[name] = {"dtype": rows.dtype.name, "shape": [*rows.shape[1:]], "added": True}
+    return found
+
+
+def clips_of_shard(folder: Path) -> tuple[dict[str, Any], list[tuple]]:
+    """Return what a shard repeats of the header, and (edits, place in the table, shard, row, segment, record) of clips.
+
+    Raise DataError if it is damaged.
+    """
+    try:
+        about, table = files.read_json(folder / "clips.json"), np.load(folder / f"{ROWS}.npy")
+        segments, shard = [Segment(**record) for record in about["segments"]], int(folder.name)
+        clips = [(row, *clip) for row, clip in enumerate(about["clips"]) if clip is not None]
+        found = [(about["edits"], place, shard, row, segments[k], table[row]) for row, k, _, place in clips]
+        return about, found
+    except (EOFError, IndexError, KeyError, OSError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{folder}: is damaged ({type(error).__name__}: {error}); move it away to go on without its clips"
+        ) from error

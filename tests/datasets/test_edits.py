@@ -20,7 +20,7 @@ from waiting import LIMIT
 from egodistill import data, video
 from egodistill.datasets import edits, index
 from egodistill.datasets.store import claim_outputs
-from egodistill.datasets.store_files import StoreFiles
+from egodistill.datasets.store_files import StoreFiles, rebuild
 from egodistill.support.errors import DataError
 
 
@@ -427,3 +427,41 @@ def test_another_edit_takes_the_place_of_one_that_was_interrupted(kitchen, own, 
     made, _ = prepare(segments, own)
     fresh, _ = prepare(segments, tmp_path / "fresh")
     assert held(made.path) == held(fresh.path)
+
+
+def lose_index(path):
+    shutil.rmtree(path / "index")
+    (path / "store.json").unlink()
+
+
+def test_an_index_is_made_anew_of_the_shards(kitchen, own, decoded):
+    """Of the clips as they were begun, with all arrays; `prepare()` with the table gives them order and labels."""
+    with_array(own, "mine.feature", fingerprint="a1")
+    usual, pictures = held(own), {name: held for name, held in files_of(own).items() if name.startswith("shards/")}
+    for lose in (lambda path: None, lose_index):
+        lose(own)
+        assert rebuild(own) == 12 and held(own) == usual
+    segments = inserted(changed(kitchen, 2, label="scrub")[1:], 4, start=0.5, stop=2.0)
+    prepare(segments, own)
+    usual = held(own)
+    lose_index(own)
+    assert rebuild(own) == 13  # the clip that is gone, too
+    decoded.clear()
+    _, said = prepare(segments, own)
+    assert "1 gone: 0 clips to decode" in said and not decoded and held(own) == usual
+    assert pictures == {name: content for name, content in files_of(own).items() if name in pictures}
+
+
+@pytest.mark.parametrize("name", ["rows.npy", "clips.json"])
+@pytest.mark.parametrize("content", [b"", b"{}", None])
+def test_no_index_is_made_of_a_damaged_shard(own, name, content):
+    file = own / "shards" / "00001" / name
+    content = file.read_bytes()[:-9] if content is None else content
+    file.write_bytes(content)
+    usual = files_of(own)
+    with pytest.raises(DataError, match=r"shards.00001.*is damaged.*without its clips"):
+        rebuild(own)
+    assert files_of(own) == usual
+    shutil.rmtree(own / "shards")
+    with pytest.raises(DataError, match="has no shards"):
+        rebuild(own)
