@@ -434,7 +434,8 @@ def prepare(
     if edited:
         header = {"class_names": names, "left_out": bool(origin and (origin.left_out or origin.is_sparse))}
         find = functools.partial(_with_imu, zero_accel)
-        StoreWriter(home).changed_sources({one.recording for one in segments}, again=retry_failed)
+        one_of_each = {RECORDED(one): one for one in segments}.values()
+        StoreWriter(home).changed_sources([one.recording for one in one_of_each], again=retry_failed)
         change = edits.apply(home, segments, header, clips(), videos, find)
     store = StoreWriter.begin(out, segments, clips, specs, names, settings=settings, videos=videos)
     store.check_sources(again=retry_failed)

@@ -46,6 +46,7 @@ from .store_files import (
 
 __all__ = ["Change", "apply", "is_edited", "known_videos"]
 
+SPAN = ("path", "begin", "end")  # what is shown
 FEW = 3  # segments of a small table that may be gone
 IMU = ("imu", "imu_offset", "imu_stretch", "imu_axes", "zero_accel")  # what decides a window of the IMU
 
@@ -72,7 +73,9 @@ class Side(NamedTuple):
     texts: Mapping[str, list]
 
     def of_segments(self, name: str) -> np.ndarray:
-        """Return the "label", "split", "wearer", "path", "camera" or "clock" of each segment, as objects."""
+        """Return the "begin", "end", "label", "split", "wearer", "path", "camera" or "clock" of each segment."""
+        if name in index.TIMES:
+            return self.columns[name]
         if name in ("label", "split"):
             values, numbers = [*self.texts[f"{name}s"], None], self.columns[name]
         else:
@@ -121,18 +124,15 @@ def is_edited(
         store = StoreFiles(path)
         if store.settings != dict(settings) or store.specs != {name: spec.complete() for name, spec in specs.items()}:
             return False
-        if is_same_table(store, segments):
+        new = Side(*index.columns_of(segments))
+        if is_same_table(store, *new):
             return False
         old, status = side_of(store), store.current()[0]
-    new = Side(*index.columns_of(segments))
     finished = np.unique(store.index["segment"][status == OK])
-    spans = [
-        list(zip(one.of_segments("path"), one.columns["begin"], one.columns["end"], strict=True)) for one in (old, new)
-    ]
+    spans = [list(zip(*(one.of_segments(name) for name in SPAN), strict=True)) for one in (old, new)]
     cameras = dict(zip((spans[0][i] for i in finished), old.of_segments("camera")[finished], strict=True))
-    if any(
-        cameras.get(span, camera) != camera for span, camera in zip(spans[1], new.of_segments("camera"), strict=True)
-    ):
+    read_by = zip(spans[1], new.of_segments("camera"), strict=True)
+    if any(cameras.get(span, camera) != camera for span, camera in read_by):
         return False
     then, now = (
         Counter(span for span, label in zip(own, one.of_segments("label"), strict=True) if label != NONE)
@@ -173,9 +173,9 @@ def apply(
     """
     with files.work_lock(path / "edit"):
         store = StoreFiles(path)
-        if is_same_table(store, segments):  # another process was faster, and decodes by now
-            return Change({}, 0, 0, 0)
         own, texts = index.columns_of(segments)
+        if is_same_table(store, own, texts):  # another process was faster, and decodes by now
+            return Change({}, 0, 0, 0)
         texts["videos"] = headers_of(texts, videos)
         old, new = side_of(store), Side({**own, **clip_columns(clips)}, texts)
         status, starts, checksums = store.current()

@@ -791,7 +791,7 @@ def check_settings(path: Path, segments: Sequence[Segment], header: Mapping[str,
     names = header["class_names"] or old.class_names  # a teacher names the classes of a store without labels
     now = header["settings"] | {"segments": len(segments), "the list of classes": names}
     settings_differ = bool(files.differences(before, now))
-    if not is_same_table(old, segments):
+    if not is_same_table(old, *index.columns_of(segments)):
         for i, (one, other) in enumerate(zip(old.segments, segments, strict=False)):
             if one != other:
                 name = f"segment {i} ({Path(one.path).name})"
@@ -804,9 +804,8 @@ def check_settings(path: Path, segments: Sequence[Segment], header: Mapping[str,
     files.require_same_run(path, specs, header["specs"], advice)
 
 
-def is_same_table(store: StoreFiles, segments: Sequence[Segment]) -> bool:
-    """Return whether a store has these segments, in this order."""
-    columns, texts = index.columns_of(segments)
+def is_same_table(store: StoreFiles, columns: Mapping[str, np.ndarray], texts: Mapping[str, list]) -> bool:
+    """Return whether a store has the segments that columns and texts say, in this order."""
     own = {**store.index.texts, "recordings": store.index.recordings}
     return all(own[name] == values for name, values in texts.items()) and all(
         np.array_equal(store.index[name], values) for name, values in columns.items()
