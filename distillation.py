@@ -157,15 +157,15 @@ def cosine_similarity(first: Tensor, second: Tensor) -> Tensor:
     return F.normalize(first.float(), dim=1) @ F.normalize(second.float(), dim=1).T
 
 
-def label_scale(known: Tensor, weight: Tensor, everywhere: bool) -> float:
-    """Return the factor that makes of a mean over a batch one over its labelled clips; 0 if it has none.
+def label_scale(known: Tensor, weight: Tensor, everywhere: bool) -> Tensor:
+    """Return the factor that makes of a mean over a batch one over its labelled clips; any if it has none.
 
     The loss must be 0 for the others. `known` is bool [b], True for clips with a label; `weight` [b] is 1, or 0 for
     clips that a process only reads to take part in a step. With `everywhere`, clips are counted over all processes.
     """
-    counts = [float(weight.sum()), float(weight[known].sum())]
-    clips, labelled = distributed.sum_over_processes(counts, weight.device) if everywhere else counts
-    return clips / labelled if labelled else 0.0
+    counts = torch.stack([weight.sum(), (weight * known).sum()])
+    clips, labelled = distributed.all_reduce_sum(counts) if everywhere else counts
+    return clips / labelled.clamp(min=1)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -372,7 +372,7 @@ class PretrainIMU(Objective):
             self.taught_features[torch.from_numpy(rows)] = values
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        settings, frames = self.settings, self.features[batch["row"]].to(batch["imu"].device)
+        settings, frames = self.settings, runtime.send(self.features[batch["row"]], batch["imu"].device)
         actual = self.model.encode_imu(batch["imu"])
         predicted = self.predictor(frames[:, 0], frames[:, -1])
         # Negatives are the clips of all processes, [B, m]; `own` are the indices of this process's clips among them.
@@ -382,13 +382,13 @@ class PretrainIMU(Objective):
         losses = {"loss": settings.nce_weight * nce, "nce": nce}
         if self.target:
             feature = self.model.fuse(self.model.aggregate(frames[:, 1:-1]), actual).feature
-            rows = batch["row"].cpu()
+            rows = batch["row"]
             taught_by = self.taught_features[rows] if self.teacher_rows is not None else batch[self.target]
-            target = taught_by.to(feature.device)
+            target = runtime.send(taught_by, feature.device)
             require_same_shape(feature, target)
             l1 = losses["l1"] = feature_loss(feature, target, reduction=settings.l1_reduction)
             if self.teacher_rows is not None:
-                taught = torch.from_numpy(self.teacher_rows)[rows].to(feature.device)
+                taught = runtime.send(torch.from_numpy(self.teacher_rows)[rows], feature.device)
                 l1, losses["l1"] = l1.where(taught, 0.0), l1.where(taught, torch.nan)
             losses["loss"] = losses["loss"] + settings.l1_weight * l1
         nearest = is_correct(cosine_similarity(queries[own], keys), own)  # whether it is the clip's own IMU feature
@@ -618,7 +618,8 @@ class Distill(LabelledObjective):
             record["objective"] = checkpoints.class_name(type(self))  # a run with other losses is another run
         super().__init__(model, [*inputs, *targets], record, store, settings.label_smoothing)
         self.inputs, self.targets, self.settings = inputs, targets, settings
-        self.background = background_logits(store, teacher)
+        self.background, logits = background_logits(store, teacher) or (None, None)
+        self.register_buffer("background_logits", logits, persistent=False)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         outputs = self.outputs(*(batch[name] for name in self.inputs))
@@ -632,9 +633,8 @@ class Distill(LabelledObjective):
         require_same_shape(feature, teacher.feature)
         require_same_shape(logits, teacher.logits, "logits", "num_classes")
         if self.background is not None:
-            place, said = self.background
-            here = (batch["label"] == place)[:, None]
-            teacher = teacher._replace(logits=torch.where(here, said.to(teacher.logits), teacher.logits))
+            here, said = (batch["label"] == self.background)[:, None], self.background_logits.to(teacher.logits.dtype)
+            teacher = teacher._replace(logits=torch.where(here, said, teacher.logits))
         kd = self.logit_loss(output, teacher)
         gt, seen = self.label_term(logits, batch)
         l1 = self.feature_loss(output, teacher)

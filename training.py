@@ -48,6 +48,7 @@ SAME_RUN = (
     "Start again with the same model (built with the same seed, or loaded from the same file), clips and settings; or "
     f"give another path; or train anew into this one with {named('overwrite', True)}."
 )
+UNSEEN_STEPS = 10  # whose values a device may keep before the loop waits for them
 FEW_STEPS, SETTLED = 10, 22  # after which a third and a tenth of batch norm's statistics are of the start
 
 History = list[dict[str, float]]
@@ -271,6 +272,10 @@ class TrainingLoop:
         self.bits = runtime.numerics_record(self.device) | {"processes": distributed.rank_and_world_size()[1]}
         # Progress: epoch, step in the epoch, {value: [sum, weight] over these steps}, and the history of past epochs.
         self.epoch, self.step, self.sums, self.history = 0, 0, {}, []
+        # Of steps that are not in the sums yet: the number, the clips' rows, names and table of the values.
+        self.unseen: list[tuple[int, Tensor, list[str], Tensor]] = []
+        self.waits = self.device.type == "cpu" or distributed.rank_and_world_size()[1] > 1  # for each loss
+        self.loss = math.nan  # of the last step in the sums
         self.saved = time.monotonic()
 
     def fingerprints(self) -> dict[str, str]:
@@ -517,19 +522,22 @@ class TrainingLoop:
         reads, change = self.objective.reads, self.augment if self.settings.augment != Augment() else None
         for batch, wait in batches.read_batches(self.store, reads, rest, size, self.device, rank_rows, change):
             rows = order[self.step * size :][:size]
-            loss = self.run_step(batch, rows, self.epoch + self.step * size / len(order))
+            self.run_step(batch, rows, self.epoch + self.step * size / len(order))
             self.step += 1
             waited += wait
             clips += len(rows)
-            bar.step(len(rows), self.note(loss))
+            bar.step(len(rows), self.note())
             if time.monotonic() - self.saved > self.settings.checkpoint_seconds:
                 self.save()
+        self.add_values()
         seconds = max(time.monotonic() - start_time, 1e-9)  # The clock of Windows moves in steps of 15.6 ms.
         self.end_epoch(clips, seconds, waited)
 
-    def note(self, loss: float) -> str:
-        """Return the end of the progress line: epoch, loss, and the last accuracy on the validation clips."""
-        text = f"epoch {self.epoch + 1} of {self.settings.epochs}, loss {loss:{'.3f' if loss < 1000 else '.1e'}}"
+    def note(self) -> str:
+        """Return the end of the progress line: epoch, last known loss, and last accuracy on the validation clips."""
+        text = f"epoch {self.epoch + 1} of {self.settings.epochs}"
+        if not math.isnan(self.loss):
+            text += f", loss {self.loss:{'.3f' if self.loss < 1000 else '.1e'}}"
         last = self.history[-1].get("validation_top1") if self.history else None
         return text if last is None else f"{text}, validation {100 * last:.1f} %"
 
@@ -538,16 +546,19 @@ class TrainingLoop:
         seeds = [fold_seed(self.settings.seed, self.epoch, row) for row in batch["row"].tolist()]
         self.settings.augment.apply(batch, seeds, self.motion)
 
-    def run_step(self, batch: dict[str, Tensor], rows: Tensor, time_in_epochs: float) -> float:
-        """Take one optimizer step; return the mean loss of all processes. Raise EgoDistillError unless it is finite."""
-        self.prepare_step(batch, Share.of(len(rows)), time_in_epochs)
+    def run_step(self, batch: dict[str, Tensor], rows: Tensor, time_in_epochs: float) -> None:
+        """Take one optimizer step. Raise EgoDistillError for a loss that is not finite, see `add_values()`."""
+        share = Share.of(len(rows))
+        self.prepare_step(batch, share, time_in_epochs)
         with self.seeded_step():
             values = self.forward(batch)
-            loss, clips = self.mean_loss(values, batch["weight"], rows)
-            self.backward(values["loss"], batch["weight"], clips)
+            table = value_table(values, batch["weight"])
+            self.unseen.append((self.step, rows, list(values), table))
+            if self.waits or len(self.unseen) == UNSEEN_STEPS:
+                self.add_values()
+            self.backward(values["loss"], batch["weight"], share)
             self.clip_gradients()
             self.update_weights()
-        return loss
 
     def prepare_step(self, batch: dict[str, Tensor], share: Share, time_in_epochs: float) -> None:
         """Give the clips of a batch their weights, and set progress and learning rates."""
@@ -571,29 +582,43 @@ class TrainingLoop:
         with distributed.distributed_errors(), runtime.autocast(self.device, self.settings.precision):
             return self.parallel(Batch(batch))
 
-    def mean_loss(self, values: dict[str, Tensor], weight: Tensor, rows: Tensor) -> tuple[float, float]:
-        """Add the values of all processes to the epoch's sums; return the mean loss, and the weight of its clips."""
-        sums = weighted_sums(values, weight)
-        loss, clips = sums["loss"]
-        if not math.isfinite(loss):
-            raise EgoDistillError(
-                f"{self.objective.stage}: the loss is {loss / clips} in epoch {self.epoch}, step {self.step} "
-                f"(clips {batches.clip_ids(self.store, rows)}). Lower the learning rate, or check the inputs of "
-                f"these clips.{self.checkpoint_note()}"
-            )
-        for name, pair in sums.items():
-            self.sums[name] = [a + b for a, b in zip(self.sums.get(name, (0.0, 0.0)), pair, strict=True)]
-        return loss / clips, clips
+    def add_values(self) -> None:
+        """Add the values of the unseen steps to the epoch's sums. Raise EgoDistillError unless each loss is finite.
 
-    def backward(self, losses: Tensor, weight: Tensor, clips: float) -> None:
+        On the CPU and with several processes, this comes between forward and backward pass of each step. Another device
+        computes on meanwhile, and is waited for once in `UNSEEN_STEPS` steps and before a checkpoint.
+        """
+        if not self.unseen:
+            return
+        unseen, self.unseen = self.unseen, []
+        tables = torch.cat([table.flatten() for *_, table in unseen]).cpu()
+        parts = tables.split([table.numel() for *_, table in unseen])
+        for (step, rows, names, table), part in zip(unseen, parts, strict=True):
+            sums = weighted_sums(names, part.view_as(table), self.device)
+            loss, clips = sums["loss"]
+            self.loss = loss / clips
+            if not math.isfinite(loss):
+                raise EgoDistillError(
+                    f"{self.objective.stage}: the loss is {self.loss} in epoch {self.epoch}, step {step} "
+                    f"(clips {batches.clip_ids(self.store, rows)}). Lower the learning rate, or check the inputs of "
+                    f"these clips.{self.checkpoint_note()}"
+                )
+            for name, pair in sums.items():
+                self.sums[name] = [a + b for a, b in zip(self.sums.get(name, (0.0, 0.0)), pair, strict=True)]
+
+    def backward(self, losses: Tensor, weight: Tensor, share: Share) -> None:
         """Compute the gradients of the mean loss of all processes, and average their statistics of batch norm."""
         _, processes = distributed.rank_and_world_size()
         self.optimizer.zero_grad(set_to_none=True)
         with distributed.distributed_errors():  # DistributedDataParallel averages over the processes.
-            self.scaler.scale((weight * losses).sum() * processes / clips).backward()
+            self.scaler.scale((weight * losses).sum() * processes / share.total).backward()
+        if not self.waits:  # A loss that is not finite has not been seen; the weights do not learn from it.
+            spoilt = ~losses.detach().isfinite().all()
+            for gradient in (parameter.grad for parameter in self.trained if parameter.grad is not None):
+                gradient.masked_fill_(spoilt, 0.0)
         if processes > 1 and not self.find_unused:
             self.require_gradients()
-        distributed.average_statistics(self.objective, float(weight.sum()) / clips)
+        distributed.average_statistics(self.objective, (share.stop - share.start) / share.total)
 
     def clip_gradients(self) -> None:
         """Scale the gradients down to the largest norm of the settings."""
@@ -714,8 +739,9 @@ class TrainingLoop:
             steps += sum(1 for _ in self.values_on(self.store, rows))
 
     def save(self) -> None:
-        """Write the checkpoint in process 0. Raise EgoDistillError if weights are infinite or NaN."""
-        if not all(bool(parameter.isfinite().all()) for parameter in self.trained):
+        """Write the checkpoint in process 0. Raise EgoDistillError if a loss or weights are infinite or NaN."""
+        self.add_values()
+        if not torch.stack([parameter.isfinite().all() for parameter in self.trained]).all():
             raise EgoDistillError(
                 f"{self.objective.stage}: weights are no longer finite in epoch {self.epoch}, step {self.step}. Lower "
                 f"the learning rate{self.other_precision()}.{self.checkpoint_note()}"
@@ -757,23 +783,32 @@ def require_per_clip(values: Mapping[str, Any], clips: int) -> None:
             )
 
 
-def weighted_sums(values: dict[str, Tensor], weight: Tensor) -> dict[str, list[float]]:
-    """Return the weighted sum of each value over the clips of all processes, and the sum of the weights.
+def value_table(values: dict[str, Tensor], weight: Tensor) -> Tensor:
+    """Return the values and, as the last row, the weights of the clips: [values + 1, b].
 
-    Clips with NaN in a value are left out of its sums, except for the loss. Raise EgoDistillError unless the values are
-    tensors [b], with "loss" among them.
+    Raise EgoDistillError unless the values are tensors [b], with "loss" among them.
     """
     if not isinstance(values, dict) or "loss" not in values:
         found = f"values named {', '.join(values)}" if isinstance(values, dict) else f"a {type(values).__name__}"
         raise EgoDistillError(f"the objective returned {found}; return a dict of values per clip, with 'loss' in it")
     require_per_clip(values, len(weight))
-    table = torch.stack([value.detach() for value in values.values()]).cpu().double()
-    known = ~table.isnan()
-    known[list(values).index("loss")] = True
-    weights = torch.where(known, weight.cpu().double(), 0.0)
-    pairs = torch.stack([torch.where(weights > 0, weights * table, 0.0).sum(1), weights.sum(1)], dim=1)
-    summed = distributed.sum_over_processes(pairs.flatten().tolist(), weight.device)
-    return {name: summed[2 * place : 2 * place + 2] for place, name in enumerate(values)}
+    return torch.stack([*(value.detach() for value in values.values()), weight])
+
+
+def weighted_sums(names: list[str], table: Tensor, device: torch.device) -> dict[str, list[float]]:
+    """Return the weighted sum of each value over the clips of all processes, and the sum of the weights.
+
+    `table` is that of `value_table()`, on the CPU. Clips with NaN in a value are left out of its sums, except for the
+    loss.
+    """
+    *values, weight = table.double()
+    values = torch.stack(values)
+    known = ~values.isnan()
+    known[names.index("loss")] = True
+    weights = torch.where(known, weight, 0.0)
+    pairs = torch.stack([torch.where(weights > 0, weights * values, 0.0).sum(1), weights.sum(1)], dim=1)
+    summed = distributed.sum_over_processes(pairs.flatten().tolist(), device)
+    return {name: summed[2 * place : 2 * place + 2] for place, name in enumerate(names)}
 
 
 def prepare_modules(objective: Objective, device: torch.device, sync_batch_norm: bool) -> None:

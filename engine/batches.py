@@ -29,7 +29,7 @@ from ..support import files
 from ..support.defaults import NONE
 from ..support.errors import DataError, EgoDistillError, NoteWarning, named
 from ..support.names import Names
-from . import calibration
+from . import calibration, runtime
 from .recipes import Augment, is_frames, require_number
 from .refusal import known_names
 
@@ -728,8 +728,4 @@ class _Source:
         batch |= {"label": self.labels[rows], "row": rows}
         if self.change is not None:
             self.change(batch)
-        return {name: x if name == "row" else self.send(x) for name, x in batch.items()}
-
-    def send(self, x: Tensor) -> Tensor:
-        """Return a tensor on the device; from pinned memory, a GPU copies it while it computes."""
-        return (x.pin_memory() if self.device.type == "cuda" else x).to(self.device, non_blocking=True)
+        return {name: x if name == "row" else runtime.send(x, self.device) for name, x in batch.items()}

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Share",
+    "all_reduce_sum",
     "average_statistics",
     "broadcast_object",
     "gather",
@@ -287,11 +288,11 @@ def gather(own: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     The rows are [b, ...], their weights float [b], the indices int64 [b]; rows without weight have index 0. Gradients
     flow back to all processes.
     """
+    rank, processes = rank_and_world_size()
+    if processes == 1:  # All clips have the weight 1. A copy, so that gradients add up in one order.
+        return own.clone(), torch.arange(len(own), device=own.device)
     counts = weight > 0
     places = (counts.cumsum(0) - 1).clamp(min=0)
-    if rank_and_world_size()[1] == 1:
-        return own[counts], places
-    rank, processes = rank_and_world_size()
     numbers = torch.zeros(processes, dtype=torch.int64, device=own.device)
     numbers[rank] = counts.sum()
     numbers = all_reduce_sum(numbers).tolist()

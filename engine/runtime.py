@@ -46,6 +46,7 @@ __all__ = [
     "pick_device",
     "pick_precision",
     "pick_training_precision",
+    "send",
     "require_precision",
     "numerics_record",
     "with_cast_weights",
@@ -83,6 +84,12 @@ def pick_device(device: str | torch.device | None) -> torch.device:
             f"one, else the CPU"
         ) from error
     return place
+
+
+def send(x: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device; a GPU copies it from pinned memory while this thread goes on."""
+    pins = device.type == "cuda" and x.device.type == "cpu"
+    return (x.pin_memory() if pins else x).to(device, non_blocking=True)
 
 
 def bf16_speed(device: torch.device, *, training: bool = False) -> tuple[bool, str]:

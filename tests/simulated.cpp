@@ -24,7 +24,16 @@ using SymInts = c10::SymIntArrayRef;
 constexpr auto SIM = c10::DeviceType::PrivateUse1;
 const c10::Device DEVICE(SIM, 0);
 const c10::DispatchKeySet KEYS(c10::DispatchKey::PrivateUse1);
-std::atomic<int64_t> copies_to_cpu{0}, copies_to_sim{0};
+std::atomic<int64_t> copies_to_cpu{0}, copies_to_sim{0}, operations{0}, waits{0};
+
+// A kernel of the simulation, whose copies are not the library's.
+struct Kernel {
+  static thread_local bool runs;
+  const bool before = runs;
+  Kernel() { runs = true; }
+  ~Kernel() { runs = before; }
+};
+thread_local bool Kernel::runs = false;
 
 // --- What torch asks of every backend
 
@@ -74,7 +83,10 @@ Tensor on_cpu(const Tensor& x) {
   return at::from_blob(data, x.sizes(), x.strides(), x.options().device(at::kCPU));
 }
 
-Tensor on_sim(const Tensor& x) { return x.defined() ? x.to(DEVICE) : x; }
+Tensor on_sim(const Tensor& x) {
+  const Kernel kernel;
+  return x.defined() ? x.to(DEVICE) : x;
+}
 
 // A GPU's kernels refuse tensors of the CPU, but those without dimensions.
 void require_one_device(bool sim, bool cpu, const std::string& operation) {
@@ -83,6 +95,19 @@ void require_one_device(bool sim, bool cpu, const std::string& operation) {
 
 void require_sim(at::ArrayRef<Tensor> tensors, const char* operation) {
   for (const auto& x : tensors) require_one_device(true, x.defined() && x.device().type() != SIM, operation);
+}
+
+// A GPU is waited for when the shape of a result depends on values, such as the True of a mask.
+bool waits_on_a_gpu(const std::string& name, at::ArrayRef<c10::IValue> arguments) {
+  for (const char* one : {"aten::nonzero", "aten::masked_select", "aten::equal", "aten::_unique2"})
+    if (name == one) return true;
+  if (name.rfind("aten::index", 0) != 0 && name != "aten::_index_put_impl_") return false;
+  for (const auto& argument : arguments) {
+    if (!argument.isList()) continue;
+    for (const c10::IValue& x : argument.toListRef())
+      if (x.isTensor() && x.toTensor().defined() && x.toTensor().scalar_type() == at::kBool) return true;
+  }
+  return false;
 }
 
 void on_any_operation(const c10::OperatorHandle& operation, torch::jit::Stack* stack) {
@@ -98,6 +123,9 @@ void on_any_operation(const c10::OperatorHandle& operation, torch::jit::Stack* s
     // Lists with gaps are the indices of index() and index_put_(), which may be the CPU's.
   }
   require_one_device(sim, cpu, name);
+  ++operations;
+  waits += waits_on_a_gpu(name, torch::jit::last(*stack, operation.schema().arguments().size()));
+  const Kernel kernel;
   at::native::cpu_fallback(operation, stack);
 }
 
@@ -114,9 +142,13 @@ Tensor empty_strided(SymInts size, SymInts stride, optional<at::ScalarType> type
                                            KEYS, c10::dtype_or_default(type));
 }
 
-Tensor copy_from(const Tensor& from, const Tensor& to, bool) {
+Tensor copy_from(const Tensor& from, const Tensor& to, bool non_blocking) {
   const bool here = from.device().type() == SIM, there = to.device().type() == SIM;
   if (here != there) ++(there ? copies_to_sim : copies_to_cpu);
+  if (!Kernel::runs) {
+    ++operations;
+    waits += here != there && !(there && non_blocking);
+  }
   (there ? on_cpu(to) : to).copy_(here ? on_cpu(from) : from);
   return to;
 }
@@ -128,6 +160,7 @@ Tensor copy_from_and_resize(const Tensor& from, const Tensor& to) {
 
 at::Scalar item(const Tensor& x) {
   ++copies_to_cpu;
+  ++waits;
   return on_cpu(x).item();
 }
 
@@ -232,6 +265,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> gru_cell_backward(const Tenso
           bias ? on_sim(before.sum(0)) : none};
 }
 
+std::vector<int64_t> issued() { return {operations.load(), waits.load()}; }
 std::vector<int64_t> copies() { return {copies_to_cpu.load(), copies_to_sim.load()}; }
 
 void start() {
@@ -265,6 +299,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
 TORCH_LIBRARY(sim, library) {
   library.def("start() -> ()", &start);
   library.def("copies() -> int[]", &copies);
+  library.def("issued() -> int[]", &issued);
 }
 
 }  // namespace

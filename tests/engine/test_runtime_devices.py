@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import examples
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from toys import Store, small
 
 import egodistill
-from egodistill import Augment, EgoDistill, Stream, data, teachers
+from egodistill import Augment, EgoDistill, Stream, data, teachers, training
 from egodistill.deploy import export
 from egodistill.engine import runtime
 
@@ -207,6 +208,67 @@ class Numpy(EgoDistill):
         return super().fuse(image * float(image.detach().numpy().any()), imu)
 
 
+def steps(stage, clips, batch, **options):
+    """What the device was asked in each step of a training: [operations, waits]."""
+    found, run_step = [], training.TrainingLoop.run_step
+
+    def counted(*arguments):
+        before = torch.ops.sim.issued()
+        run_step(*arguments)
+        found.append([after - first for after, first in zip(torch.ops.sim.issued(), before, strict=True)])
+
+    with mock.patch.object(training.TrainingLoop, "run_step", counted):
+        store = options.pop("store", None) or Clips(clips)
+        getattr(egodistill, stage)(small(), store, device="sim", **BRIEF | {"batch_size": batch} | options)
+    return found
+
+
+def waits():
+    """Of steps that read everything that a stage can read; some clips have no label, others no teacher."""
+    some = Clips(88)
+    some.labels[::3] = -1
+    cases = {
+        "finetune": {"store": some, "clip_norm": 1.0},
+        "distill": {"store": some, "teacher": "t", "augment": Augment(crop=0.3, jitter=0.2, shift=0.05)},
+        "pretrain_imu": {"teacher": "t", "teacher_rows": np.arange(88) % 4 > 0},
+    }
+    return {stage: [waited for _, waited in steps(stage, 88, 4, **case)] for stage, case in cases.items()}
+
+
+SPOILT = training.epoch_order(88, training.Training(), 0)[12:16].tolist()  # the clips of the fourth step
+
+
+class Spoilt(Clips):
+    """A store with a clip whose loss overflows, in the fourth step of a training."""
+
+    def read(self, name, index):
+        array = super().read(name, index)
+        if name == "imu" and list(index) == SPOILT:
+            array[1, ::2] = 1e38
+        return array
+
+
+def spoilt_loss(seconds):
+    """The error, how many steps were begun, whether the weights are finite, and the step of the checkpoint, if any."""
+    model, path, begun, run_step = small(), Path(f"spoilt-{seconds}.pt"), [], training.TrainingLoop.run_step
+    told = ""
+    with mock.patch.object(training.TrainingLoop, "run_step", lambda *a: begun.append(a) or run_step(*a)):
+        try:
+            options = BRIEF | {"batch_size": 4, "checkpoint": path, "checkpoint_seconds": seconds}
+            egodistill.finetune(model, Spoilt(88), device="sim", **options)
+        except egodistill.EgoDistillError as error:
+            told = str(error)
+    saved = torch.load(path, "cpu", weights_only=True)["state"]["step"] if path.exists() else None
+    return told, len(begun), all(bool(weight.isfinite().all()) for weight in model.parameters()), saved
+
+
+ASKED = {
+    "waits": waits,
+    "a spoilt loss": functools.partial(spoilt_loss, 300.0),
+    "a spoilt loss before a checkpoint": functools.partial(spoilt_loss, 0.0),
+}
+
+
 def main(library):
     """Print a line of JSON for each stage: its name, and what it gave on both devices or the error."""
     simulated.register(library)
@@ -222,6 +284,8 @@ def main(library):
                 found[device] = f"{type(error).__name__}: {error}"
             found[f"copies of {device}"] = [b - a for a, b in zip(before, torch.ops.sim.copies(), strict=True)]
         print(json.dumps({"stage": stage.__name__} | found), flush=True)
+    for name, asked in ASKED.items():
+        print(json.dumps({"stage": name, "sim": asked()}), flush=True)
     for fault in (Constant, Numpy):
         torch.manual_seed(0)
         model = fault(4, feature_dim=12, image_weights=None, frame_size=32, hidden=32)
@@ -266,3 +330,16 @@ def test_a_stage_gives_there_what_it_gives_on_the_cpu(found, stage):
 )
 def test_what_only_works_on_the_cpu_fails_there(found, fault, told):
     assert str(found[fault]["sim"]).startswith(told)
+
+
+def test_a_training_waits_for_the_device_once_in_ten_steps(found):
+    for stage, waited in found["waits"]["sim"].items():
+        assert waited == 2 * [*9 * [0], 1] + [0, 0], stage
+
+
+def test_a_loss_that_is_not_finite_is_told_within_ten_steps_and_reaches_neither_weights_nor_a_checkpoint(found):
+    place = f"in epoch 0, step 3 (clips {', '.join(map(str, SPOILT))})"
+    told, begun, finite, saved = found["a spoilt loss"]["sim"]
+    assert place in told and begun == 10 and finite and saved is None
+    told, begun, finite, saved = found["a spoilt loss before a checkpoint"]["sim"]
+    assert place in told and begun == 4 and finite and saved == 3
