@@ -28,7 +28,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from .engine import batches, checkpoints, distributed, runtime
+from .engine import augmentation, batches, checkpoints, distributed, runtime
 from .engine.batches import Augment, Store
 from .engine.calibration import Calibration, calibration_of
 from .engine.distributed import Share
@@ -544,7 +544,7 @@ class TrainingLoop:
     def augment(self, batch: dict[str, Tensor]) -> None:
         """Augment a batch, with a seed per clip and epoch."""
         seeds = [fold_seed(self.settings.seed, self.epoch, row) for row in batch["row"].tolist()]
-        self.settings.augment.apply(batch, seeds, self.motion)
+        augmentation.apply(self.settings.augment, batch, seeds, self.motion)
 
     def run_step(self, batch: dict[str, Tensor], rows: Tensor, time_in_epochs: float) -> None:
         """Take one optimizer step. Raise EgoDistillError for a loss that is not finite, see `add_values()`."""

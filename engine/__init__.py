@@ -1,6 +1,6 @@
 """What networks run on.
 
-batches       clips of a store as tensors; what a model reads; augmentation
+batches       clips of a store as tensors; what a model reads
 calibration   the temperature of a model, and how far its probabilities are off
 runtime       device, precision, compilation
 distributed   the processes of torchrun
@@ -14,6 +14,7 @@ filterbank    another, however the sensor is mounted
 safetensors   the format of model files
 published     sizes and costs of the published teachers, without torch
 recipes       settings of the stages, recipes; without torch
+augmentation  random changes of training clips
 motion        recorded head motion of others, added to that of clips
 refusal       the class "unsure" of a student of head motion
 teacher       the class Teacher; `egodistill.teachers` is the door

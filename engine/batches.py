@@ -691,8 +691,8 @@ def read_batches(
     """Yield batches of rows, int64 [n], with the seconds waited for each; a thread reads the next batch ahead.
 
     A batch holds the arrays `names` and "label" [b] on the device, and "row" [b] on the CPU. `pick` selects the rows of
-    a batch that are read, `change` modifies a batch in place, on the CPU, in that thread. Raise DataError, which names
-    the clips, for a value that is not finite.
+    a batch that are read, `change` modifies a batch in place, on the device, in that thread. Raise DataError, which
+    names the clips, for a value that is not finite.
 
     >>> import torch
     >>> from egodistill import batches, data
@@ -725,7 +725,8 @@ class _Source:
         batch = {name: read_rows(self.store, name, rows.numpy()) for name in self.names}
         for name, values in batch.items():
             require_finite(self.store, rows, f"the values {name!r}", values)
-        batch |= {"label": self.labels[rows], "row": rows}
+        batch["label"] = self.labels[rows]
+        batch = {name: runtime.send(x, self.device) for name, x in batch.items()} | {"row": rows}
         if self.change is not None:
             self.change(batch)
-        return {name: x if name == "row" else runtime.send(x, self.device) for name, x in batch.items()}
+        return batch

@@ -3,7 +3,7 @@
     from egodistill.engine.motion import RecordedMotion
 
     motion = RecordedMotion(["walk.csv"], 422, 198.0)       # any recording that `data.read_imu()` reads
-    imu = motion.add(imu, seed=0)                           # float [T, 6], as if the wearer walked meanwhile
+    imu = motion.add(imu, torch.rand(13))                   # float [..., T, 6], as if the wearer walked meanwhile
 
 Not from the paper. A student that has only seen heads at rest is misled by a walk. The readings are those of one head
 that does both: with R(t) the attitude of the recorded head and a gravity g along u,
@@ -30,6 +30,7 @@ from torch.nn import functional as F
 from ..imu import Imu
 from ..recordings.sensors import NEAR_GRAVITY, read_imu
 from ..support.errors import DataError
+from .runtime import send
 
 __all__ = ["RecordedMotion"]
 
@@ -47,7 +48,7 @@ class RecordedMotion:
     >>> import torch
     >>> from egodistill.engine.motion import RecordedMotion
     >>> motion = RecordedMotion(["walk.csv"], samples=422, rate=198.0)
-    >>> motion.add(torch.tensor([0, 0, 9.81, 0, 0, 0]).expand(422, 6), seed=0).shape
+    >>> motion.add(torch.tensor([0, 0, 9.81, 0, 0, 0]).expand(422, 6), torch.rand(13)).shape
     torch.Size([422, 6])
     """
 
@@ -72,24 +73,35 @@ class RecordedMotion:
                 found.update(np.ascontiguousarray(values, np.float64).tobytes())
         self.fingerprint = found.hexdigest()
 
-    def add(self, imu: Tensor, seed: int) -> Tensor:
-        """Return samples, float [T, 6] in m/s2 (with gravity) and rad/s, plus a random window, or as they are."""
-        generator = torch.Generator().manual_seed(seed)
-        chance, place = torch.rand(13, generator=generator).tolist()[11:]  # the first belong to the other changes
-        if chance >= SHARE:
+    def add(self, imu: Tensor, draws: Tensor) -> Tensor:
+        """Return samples, float [..., T, 6] in m/s2 (with gravity) and rad/s, plus a random window, or as they are.
+
+        Of `draws`, random numbers from 0 to 1 on the CPU, float [..., 13], the last two decide.
+        """
+        chances = draws[..., 11]
+        pairs = draws[..., 11:].reshape(-1, 2).tolist()
+        if not any(chance < SHARE for chance, _ in pairs):
             return imu
+        none = np.zeros((self.samples, 6), np.float32)  # changes no bit of a clip
+        recorded = np.stack([self.window(place) if chance < SHARE else none for chance, place in pairs])
+        recorded = send(torch.from_numpy(recorded).to(imu.dtype).view(*chances.shape, *none.shape), imu.device)
+        turns = send((2 * math.pi * chances.double() / SHARE).to(imu.dtype), imu.device)
+        own, other = imu.unflatten(-1, (2, 3)), recorded.unflatten(-1, (2, 3))
+        up, other_up = (F.normalize(one[..., 0, :].mean(-2), dim=-1) for one in (own, other))
+        z = torch.eye(3, dtype=imu.dtype, device=imu.device)[2].expand(up.shape)
+        upright = shortest(z, up) @ rotations(turns[..., None] * z) @ shortest(other_up, z)
+        other = (other.flatten(-3, -2) @ upright.mT).unflatten(-2, (-1, 2))
+        rate = other[..., 1, :] - other[..., 1, :].mean(-2, keepdim=True)
+        angle = rate.cumsum(-2) / self.rate
+        undo = rotations(angle.mean(-2, keepdim=True) - angle)  # of the attitude, the mean of which is the clip's own
+        gravity = other[..., 0, :].norm(dim=-1).median(-1, keepdim=True).values * up
+        force = (undo @ (own[..., 0, :] - gravity[..., None, :])[..., None])[..., 0] + other[..., 0, :]
+        return torch.cat([force, (undo @ own[..., 1, :, None])[..., 0] + rate], -1)
+
+    def window(self, place: float) -> np.ndarray:
+        """Return the window at a share of all places, 0 to 1: float32 [T, 6]."""
         motion, start = self.places[int(place * len(self.places))]
-        recorded, turn = motion.window(start, self.samples, self.rate), 2 * math.pi * chance / SHARE
-        own, other = imu.unflatten(1, (2, 3)), torch.from_numpy(recorded).to(imu).unflatten(1, (2, 3))
-        up, other_up = (F.normalize(one[:, 0].mean(0), dim=0) for one in (own, other))
-        z = imu.new_tensor([0.0, 0.0, 1.0])
-        other = other @ (shortest(z, up) @ rotations(turn * z) @ shortest(other_up, z)).T
-        rate = other[:, 1] - other[:, 1].mean(0)
-        angle = rate.cumsum(0) / self.rate
-        undo = rotations(angle.mean(0) - angle)  # of the attitude, the mean of which is the clip's own
-        gravity = other[:, 0].norm(dim=1).median() * up
-        force = (undo @ (own[:, 0] - gravity)[:, :, None])[:, :, 0] + other[:, 0]
-        return torch.cat([force, (undo @ own[:, 1, :, None])[:, :, 0] + rate], 1)
+        return motion.window(start, self.samples, self.rate)
 
 
 def places_in(motion: Imu, seconds: float) -> list[float]:
@@ -112,13 +124,16 @@ def rotations(turns: Tensor) -> Tensor:
     none = torch.zeros_like(x)
     cross = torch.stack([none, -z, y, z, none, -x, -y, x, none], -1).unflatten(-1, (3, 3))
     size = size[..., None]
-    return torch.eye(3).to(turns) + size.sin() * cross + (1 - size.cos()) * (cross @ cross)
+    return (
+        torch.eye(3, dtype=turns.dtype, device=turns.device) + size.sin() * cross + (1 - size.cos()) * (cross @ cross)
+    )
 
 
 def shortest(start: Tensor, end: Tensor) -> Tensor:
-    """Return the rotation [3, 3] that turns one unit vector into another by the shortest way."""
-    axis, cosine = torch.linalg.cross(start, end), start @ end
-    if cosine < -0.999999:  # opposite: half a turn about any axis across
-        side = torch.linalg.cross(start, torch.eye(3).to(start)[start.abs().argmin()])
-        return rotations(math.pi * F.normalize(side, dim=0))
-    return rotations(F.normalize(axis, dim=0) * torch.atan2(axis.norm(), cosine))
+    """Return the rotations [..., 3, 3] that turn unit vectors [..., 3] into others by the shortest way."""
+    axis, cosine = torch.linalg.cross(start, end), torch.linalg.vecdot(start, end)[..., None]
+    turn = F.normalize(axis, dim=-1) * torch.atan2(axis.norm(dim=-1, keepdim=True), cosine)
+    units = torch.eye(3, dtype=start.dtype, device=start.device)
+    side = torch.linalg.cross(start, units[start.abs().argmin(-1)])
+    half = math.pi * F.normalize(side, dim=-1)  # if opposite: about any axis across
+    return rotations(torch.where(cosine < -0.999999, half, turn))

@@ -16,7 +16,7 @@ import math
 import numbers
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, get_args
 
@@ -24,11 +24,9 @@ from ..support.custom import resolve
 from ..support.errors import EgoDistillError, named
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from typing_extensions import Unpack
 
     from ..student import EgoDistill
-    from .motion import RecordedMotion
 
 __all__ = [
     "EGO4D",
@@ -158,68 +156,6 @@ class Augment:
         if name == "imu":
             return bool(self.shift or self.motion)
         return is_frames(name) and bool(self.crop or self.jitter)
-
-    def apply(self, batch: dict[str, Tensor], seeds: Sequence[int], motion: RecordedMotion | None = None) -> None:
-        """Change a batch in place; the change of a clip depends on its seed only, not on the number of processes.
-
-        Args:
-            batch: {array: values [b, ...]}; arrays of other things than frames and head motion stay as they are.
-            seeds: Seed of each clip.
-            motion: The recordings of `motion`, read.
-        """
-        if self.motion and motion is None:
-            raise EgoDistillError("motion: give the recordings that are added, read by engine.motion.RecordedMotion")
-        import torch
-
-        steps = [step for share, step in ((self.crop, self.crop_frames), (self.jitter, self.jitter_frames)) if share]
-        own = [*([self.shift_imu] if self.shift else []), *([motion.add] if motion else [])]
-        for name in filter(self.changes, list(batch)):
-            for step in own if name == "imu" else steps:
-                batch[name] = torch.stack([step(x, seed) for x, seed in zip(batch[name], seeds, strict=True)])
-
-    def shift_imu(self, imu: Tensor, seed: int) -> Tensor:
-        """Move the samples of a clip in time; return the same shape.
-
-        Args:
-            imu: float [T, 6].
-            seed: Seed of the shift.
-        """
-        import torch
-
-        *_, place = torch.rand(8, generator=torch.Generator().manual_seed(seed)).tolist()  # The others are the frames'.
-        last = len(imu) - 1
-        return imu[(torch.arange(len(imu)) + round(self.shift * (2 * place - 1) * len(imu))).clamp(0, last)]
-
-    def jitter_frames(self, frames: Tensor, seed: int) -> Tensor:
-        """Multiply the colours of all frames of a clip by the same factors; return the same shape.
-
-        Args:
-            frames: uint8 [N, 3, H, W].
-            seed: Seed of the factors.
-        """
-        import torch
-
-        numbers = torch.rand(7, generator=torch.Generator().manual_seed(seed))  # The first three are the crop's.
-        common, *own = (2 * numbers[3:] - 1).tolist()
-        factors = 1 + self.jitter * (common + torch.tensor(own)) / 2
-        return (frames * factors[:, None, None]).round().clamp(0, 255).to(frames.dtype)
-
-    def crop_frames(self, frames: Tensor, seed: int) -> Tensor:
-        """Crop all frames of a clip alike and resize the crop; return the same shape.
-
-        Args:
-            frames: uint8 [N, 3, H, W].
-            seed: Seed of the crop.
-        """
-        import torch
-
-        size, *place = torch.rand(3, generator=torch.Generator().manual_seed(seed)).tolist()
-        full = frames.shape[2:]
-        sides = [max(1, round(side * (1 - self.crop * size))) for side in full]
-        top, left = (round(share * (side - own)) for share, side, own in zip(place, full, sides, strict=True))
-        part = frames[:, :, top : top + sides[0], left : left + sides[1]].float()
-        part = torch.nn.functional.interpolate(part, tuple(full), mode="bilinear", antialias=True)
-        return part.round().clamp(0, 255).to(frames.dtype)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ import torch
 from torch.testing import assert_close
 
 from egodistill import Augment, DataError, EgoDistill, EgoDistillError, finetune
+from egodistill.engine import augmentation
+from egodistill.engine.augmentation import draw
 from egodistill.engine.motion import RecordedMotion
 from egodistill.imu import IMUError
 from tests import toys
@@ -49,7 +51,7 @@ def resting_clip(samples=400):
 
 def changed(recorded, clip, seeds=20):
     """The changed clips of some seeds; those that stay as they are left out."""
-    found = [recorded.add(clip, seed) for seed in range(seeds)]
+    found = [recorded.add(clip, draw(seed)) for seed in range(seeds)]
     return [one for one in found if not torch.equal(one, clip)]
 
 
@@ -70,13 +72,14 @@ def test_a_clip_at_rest_reads_the_recording_upright_about_any_heading(tmp_path):
     assert len(axes) > 10 and np.linalg.matrix_rank(directions.numpy(), tol=0.3) == 2
 
 
-def test_a_recording_at_rest_changes_nothing_however_the_sensor_sits(tmp_path):
-    tilted = write(tmp_path / "rest.csv", lambda times: at_rest(times, (-0.6, 0.0, -0.8)), still)
+@pytest.mark.parametrize("up", [(-0.6, 0.0, -0.8), (0.0, 0.0, 1.0), (0.0, 0.0, -1.0)])
+def test_a_recording_at_rest_changes_nothing_however_the_sensor_sits(up, tmp_path):
+    tilted = write(tmp_path / "rest.csv", lambda times: at_rest(times, up), still)
     clip = torch.randn(300, 6) + torch.cat([9.81 * UP, torch.zeros(3)])
     clip[:, :3] -= clip[:, :3].mean(0) - 9.81 * UP
     recorded = RecordedMotion([tilted], 300, 100.0)
     for seed in range(10):
-        assert_close(recorded.add(clip, seed), clip, atol=2e-4, rtol=0)
+        assert_close(recorded.add(clip, draw(seed)), clip, atol=2e-4, rtol=0)
 
 
 def test_gravity_counts_once_where_both_turn(tmp_path):
@@ -102,12 +105,24 @@ def test_a_net_turn_is_left_out_and_a_gap_is_not_taken(tmp_path):
         assert found[:, 3:].norm(dim=1).max() < 1.5  # the wild second is beside the gap
 
 
+def test_motion_is_added_to_clips_at_once_as_one_by_one(tmp_path):
+    recorded = RecordedMotion([write(tmp_path / "nod.csv", shaken, shaking)], 400, 200.0)
+    clips = resting_clip() + 0.1 * torch.randn(60, 400, 6)
+    clips[::5, :, 2] *= -1  # the head upside down
+    clips[::7] = torch.tensor([0.0, 0.0, -9.81, 0.0, 0.0, 0.0])  # exactly
+    found = recorded.add(clips, torch.stack([draw(seed) for seed in range(60)]))
+    wanted = torch.stack([recorded.add(clip, draw(seed)) for seed, clip in enumerate(clips)])
+    assert_close(found, wanted, atol=1e-5, rtol=0)
+    same = (wanted == clips).all(2).all(1)
+    assert 5 < same.sum() < 25 and torch.equal(found[same], clips[same])
+
+
 def test_three_of_four_clips_are_changed_and_a_seed_repeats(tmp_path):
     recorded = RecordedMotion([write(tmp_path / "nod.csv", shaken, shaking)], 400, 200.0)
     clip = resting_clip()
     count = len(changed(recorded, clip, 400))
     assert 270 < count < 330
-    assert torch.equal(recorded.add(clip, 5), recorded.add(clip, 5))
+    assert torch.equal(recorded.add(clip, draw(5)), recorded.add(clip, draw(5)))
 
 
 @pytest.mark.parametrize(
@@ -131,7 +146,7 @@ def test_motion_of_other_things_than_paths_is_refused():
     with pytest.raises(EgoDistillError, match=r"motion .* must be paths"):
         Augment(motion=3)
     with pytest.raises(EgoDistillError, match="give the recordings that are added"):
-        Augment(motion="walk.csv").apply({"imu": torch.zeros(1, 422, 6)}, [0])
+        augmentation.apply(Augment(motion="walk.csv"), {"imu": torch.zeros(1, 422, 6)}, [0])
 
 
 def test_training_keeps_paths_and_a_checksum_and_refuses_other_samples(tmp_path):

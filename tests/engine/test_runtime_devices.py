@@ -208,31 +208,39 @@ class Numpy(EgoDistill):
         return super().fuse(image * float(image.detach().numpy().any()), imu)
 
 
-def steps(stage, clips, batch, **options):
-    """What the device was asked in each step of a training: [operations, waits]."""
-    found, run_step = [], training.TrainingLoop.run_step
-
-    def counted(*arguments):
-        before = torch.ops.sim.issued()
-        run_step(*arguments)
-        found.append([after - first for after, first in zip(torch.ops.sim.issued(), before, strict=True)])
-
-    with mock.patch.object(training.TrainingLoop, "run_step", counted):
-        store = options.pop("store", None) or Clips(clips)
-        getattr(egodistill, stage)(small(), store, device="sim", **BRIEF | {"batch_size": batch} | options)
-    return found
+AUGMENT = Augment(crop=0.3, jitter=0.2, shift=0.05, motion=("walk.csv",))
 
 
 def waits():
-    """Of steps that read everything that a stage can read; some clips have no label, others no teacher."""
-    some = Clips(88)
+    """Of each step but the first of a stage, with the reading thread's; some clips have no label, others no teacher."""
+    found, run_step, some = {}, training.TrainingLoop.run_step, Clips(88)
+
+    def counted(*arguments):
+        run_step(*arguments)
+        found[stage].append(torch.ops.sim.issued()[1])
+
     some.labels[::3] = -1
     cases = {
         "finetune": {"store": some, "clip_norm": 1.0},
-        "distill": {"store": some, "teacher": "t", "augment": Augment(crop=0.3, jitter=0.2, shift=0.05)},
-        "pretrain_imu": {"teacher": "t", "teacher_rows": np.arange(88) % 4 > 0},
+        "distill": {"store": some, "teacher": "t", "augment": AUGMENT},
+        "pretrain_imu": {"store": some, "teacher": "t", "teacher_rows": np.arange(88) % 4 > 0},
     }
-    return {stage: [waited for _, waited in steps(stage, 88, 4, **case)] for stage, case in cases.items()}
+    with mock.patch.object(training.TrainingLoop, "run_step", counted):
+        for stage, case in cases.items():
+            found[stage] = []
+            getattr(egodistill, stage)(small(), device="sim", **BRIEF | {"batch_size": 4} | case)
+    return {stage: np.diff(counts).tolist() for stage, counts in found.items()}
+
+
+def operations():
+    """Of a training of four steps, with few clips in a step and with many."""
+    found = []
+    for size in (8, 64):
+        before = torch.ops.sim.issued()[0]
+        options = BRIEF | {"batch_size": size, "augment": AUGMENT}
+        egodistill.finetune(small(num_frames=2), Clips(4 * size), device="sim", **options)
+        found.append(torch.ops.sim.issued()[0] - before)
+    return found
 
 
 SPOILT = training.epoch_order(88, training.Training(), 0)[12:16].tolist()  # the clips of the fourth step
@@ -264,6 +272,7 @@ def spoilt_loss(seconds):
 
 ASKED = {
     "waits": waits,
+    "operations": operations,
     "a spoilt loss": functools.partial(spoilt_loss, 300.0),
     "a spoilt loss before a checkpoint": functools.partial(spoilt_loss, 0.0),
 }
@@ -334,7 +343,12 @@ def test_what_only_works_on_the_cpu_fails_there(found, fault, told):
 
 def test_a_training_waits_for_the_device_once_in_ten_steps(found):
     for stage, waited in found["waits"]["sim"].items():
-        assert waited == 2 * [*9 * [0], 1] + [0, 0], stage
+        assert waited == [*8 * [0], 1, *9 * [0], 1, 0, 0], stage
+
+
+def test_a_batch_of_more_clips_takes_no_more_operations_of_the_device(found):
+    few, many = found["operations"]["sim"]
+    assert few == many > 1000
 
 
 def test_a_loss_that_is_not_finite_is_told_within_ten_steps_and_reaches_neither_weights_nor_a_checkpoint(found):
