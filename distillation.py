@@ -382,13 +382,12 @@ class PretrainIMU(Objective):
         losses = {"loss": settings.nce_weight * nce, "nce": nce}
         if self.target:
             feature = self.model.fuse(self.model.aggregate(frames[:, 1:-1]), actual).feature
-            rows = batch["row"]
-            taught_by = self.taught_features[rows] if self.teacher_rows is not None else batch[self.target]
+            taught_by = self.taught_features[batch["row"]] if self.teacher_rows is not None else batch[self.target]
             target = runtime.send(taught_by, feature.device)
             require_same_shape(feature, target)
             l1 = losses["l1"] = feature_loss(feature, target, reduction=settings.l1_reduction)
             if self.teacher_rows is not None:
-                taught = runtime.send(torch.from_numpy(self.teacher_rows)[rows], feature.device)
+                taught = runtime.send(torch.from_numpy(self.teacher_rows)[batch["row"]], feature.device)
                 l1, losses["l1"] = l1.where(taught, 0.0), l1.where(taught, torch.nan)
             losses["loss"] = losses["loss"] + settings.l1_weight * l1
         nearest = is_correct(cosine_similarity(queries[own], keys), own)  # whether it is the clip's own IMU feature

@@ -32,7 +32,6 @@ from .engine import augmentation, batches, checkpoints, distributed, runtime
 from .engine.batches import Augment, Store
 from .engine.calibration import Calibration, calibration_of
 from .engine.distributed import Share
-from .engine.motion import RecordedMotion
 from .engine.recipes import Training, TrainingOptions
 from .engine.steps import accepts_missing_input
 from .support import files
@@ -241,7 +240,7 @@ class TrainingLoop:
         distributed.join_processes(self.device)
         self.objective, self.motion = objective, None
         if settings.augment.motion:
-            self.motion = RecordedMotion(settings.augment.motion, *batches.imu_of(objective.model, store))
+            self.motion = augmentation.RecordedMotion(settings.augment.motion, *batches.imu_of(objective.model, store))
         prepare_modules(objective, self.device, settings.sync_batch_norm)
         self.trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
         if not self.trained:
@@ -274,7 +273,7 @@ class TrainingLoop:
         self.epoch, self.step, self.sums, self.history = 0, 0, {}, []
         # Of steps that are not in the sums yet: the number, the clips' rows, names and table of the values.
         self.unseen: list[tuple[int, Tensor, list[str], Tensor]] = []
-        self.waits = self.device.type == "cpu" or distributed.rank_and_world_size()[1] > 1  # for each loss
+        self.patience = 1 if self.device.type == "cpu" or distributed.rank_and_world_size()[1] > 1 else UNSEEN_STEPS
         self.loss = math.nan  # of the last step in the sums
         self.saved = time.monotonic()
 
@@ -535,16 +534,15 @@ class TrainingLoop:
 
     def note(self) -> str:
         """Return the end of the progress line: epoch, last known loss, and last accuracy on the validation clips."""
-        text = f"epoch {self.epoch + 1} of {self.settings.epochs}"
-        if not math.isnan(self.loss):
-            text += f", loss {self.loss:{'.3f' if self.loss < 1000 else '.1e'}}"
+        loss = "" if math.isnan(self.loss) else f", loss {self.loss:{'.3f' if self.loss < 1000 else '.1e'}}"
+        text = f"epoch {self.epoch + 1} of {self.settings.epochs}{loss}"
         last = self.history[-1].get("validation_top1") if self.history else None
         return text if last is None else f"{text}, validation {100 * last:.1f} %"
 
     def augment(self, batch: dict[str, Tensor]) -> None:
         """Augment a batch, with a seed per clip and epoch."""
         seeds = [fold_seed(self.settings.seed, self.epoch, row) for row in batch["row"].tolist()]
-        augmentation.apply(self.settings.augment, batch, seeds, self.motion)
+        augmentation.augment_batch(self.settings.augment, batch, seeds, self.motion)
 
     def run_step(self, batch: dict[str, Tensor], rows: Tensor, time_in_epochs: float) -> None:
         """Take one optimizer step. Raise EgoDistillError for a loss that is not finite, see `add_values()`."""
@@ -552,9 +550,9 @@ class TrainingLoop:
         self.prepare_step(batch, share, time_in_epochs)
         with self.seeded_step():
             values = self.forward(batch)
-            table = value_table(values, batch["weight"])
+            table = torch.stack([*(value.detach() for value in values.values()), batch["weight"]])
             self.unseen.append((self.step, rows, list(values), table))
-            if self.waits or len(self.unseen) == UNSEEN_STEPS:
+            if len(self.unseen) >= self.patience:
                 self.add_values()
             self.backward(values["loss"], batch["weight"], share)
             self.clip_gradients()
@@ -578,26 +576,30 @@ class TrainingLoop:
             yield
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the objective's values of this process's clips, each [b]."""
+        """Return the objective's values of this process's clips. Raise EgoDistillError unless each is [b]."""
         with distributed.distributed_errors(), runtime.autocast(self.device, self.settings.precision):
-            return self.parallel(Batch(batch))
+            values = self.parallel(Batch(batch))
+        if not isinstance(values, dict) or "loss" not in values:
+            found = f"values named {', '.join(values)}" if isinstance(values, dict) else f"a {type(values).__name__}"
+            raise EgoDistillError(
+                f"the objective returned {found}; return a dict of values per clip, with 'loss' in it"
+            )
+        require_per_clip(values, len(batch["weight"]))
+        return values
 
     def add_values(self) -> None:
-        """Add the values of the unseen steps to the epoch's sums. Raise EgoDistillError unless each loss is finite.
+        """Add the values of unseen steps to the epoch's sums. Raise EgoDistillError unless each loss is finite.
 
-        On the CPU and with several processes, this comes between forward and backward pass of each step. Another device
-        computes on meanwhile, and is waited for once in `UNSEEN_STEPS` steps and before a checkpoint.
+        A GPU is waited for only here: once in `UNSEEN_STEPS` steps, at the end of an epoch and before a checkpoint. On
+        the CPU and with several processes, this comes between forward and backward pass of each step.
         """
-        if not self.unseen:
-            return
         unseen, self.unseen = self.unseen, []
-        tables = torch.cat([table.flatten() for *_, table in unseen]).cpu()
-        parts = tables.split([table.numel() for *_, table in unseen])
-        for (step, rows, names, table), part in zip(unseen, parts, strict=True):
+        seen = torch.cat([table.flatten() for *_, table in unseen]).cpu() if unseen else torch.empty(0)
+        for step, rows, names, table in unseen:
+            part, seen = seen.tensor_split([table.numel()])
             sums = weighted_sums(names, part.view_as(table), self.device)
-            loss, clips = sums["loss"]
-            self.loss = loss / clips
-            if not math.isfinite(loss):
+            self.loss = sums["loss"][0] / sums["loss"][1]
+            if not math.isfinite(self.loss):
                 raise EgoDistillError(
                     f"{self.objective.stage}: the loss is {self.loss} in epoch {self.epoch}, step {step} "
                     f"(clips {batches.clip_ids(self.store, rows)}). Lower the learning rate, or check the inputs of "
@@ -612,7 +614,7 @@ class TrainingLoop:
         self.optimizer.zero_grad(set_to_none=True)
         with distributed.distributed_errors():  # DistributedDataParallel averages over the processes.
             self.scaler.scale((weight * losses).sum() * processes / share.total).backward()
-        if not self.waits:  # A loss that is not finite has not been seen; the weights do not learn from it.
+        if self.unseen:  # so is this loss; if it is not finite, the weights learn nothing from it
             spoilt = ~losses.detach().isfinite().all()
             for gradient in (parameter.grad for parameter in self.trained if parameter.grad is not None):
                 gradient.masked_fill_(spoilt, 0.0)
@@ -783,26 +785,13 @@ def require_per_clip(values: Mapping[str, Any], clips: int) -> None:
             )
 
 
-def value_table(values: dict[str, Tensor], weight: Tensor) -> Tensor:
-    """Return the values and, as the last row, the weights of the clips: [values + 1, b].
-
-    Raise EgoDistillError unless the values are tensors [b], with "loss" among them.
-    """
-    if not isinstance(values, dict) or "loss" not in values:
-        found = f"values named {', '.join(values)}" if isinstance(values, dict) else f"a {type(values).__name__}"
-        raise EgoDistillError(f"the objective returned {found}; return a dict of values per clip, with 'loss' in it")
-    require_per_clip(values, len(weight))
-    return torch.stack([*(value.detach() for value in values.values()), weight])
-
-
 def weighted_sums(names: list[str], table: Tensor, device: torch.device) -> dict[str, list[float]]:
     """Return the weighted sum of each value over the clips of all processes, and the sum of the weights.
 
-    `table` is that of `value_table()`, on the CPU. Clips with NaN in a value are left out of its sums, except for the
-    loss.
+    Rows of the table, [values + 1, b] on the CPU, are the values; the last has the weights. Clips with NaN in a value
+    are left out of its sums, except for the loss.
     """
-    *values, weight = table.double()
-    values = torch.stack(values)
+    values, weight = table[:-1].double(), table[-1].double()
     known = ~values.isnan()
     known[names.index("loss")] = True
     weights = torch.where(known, weight, 0.0)

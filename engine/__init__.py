@@ -14,8 +14,7 @@ filterbank    another, however the sensor is mounted
 safetensors   the format of model files
 published     sizes and costs of the published teachers, without torch
 recipes       settings of the stages, recipes; without torch
-augmentation  random changes of training clips
-motion        recorded head motion of others, added to that of clips
+augmentation  random changes of training clips; recorded head motion of others
 refusal       the class "unsure" of a student of head motion
 teacher       the class Teacher; `egodistill.teachers` is the door
 torchvision_teachers   torchvision's video classifiers

@@ -122,8 +122,8 @@ class Augment:
         shift: Move the head motion against the frames, by up to this share of the clip in both directions: 0.05 is 0.1
             s of 2.13. The first or the last sample is repeated.
         motion: Recordings of the head motion of others, files of `data.read_imu()`: three of four clips get a random
-            part of one on top, about a random heading (`engine.motion`), so that a walk misleads the student less. The
-            frames stay as they are. What is trained keeps these paths and a checksum, no samples.
+            part of one on top, about a random heading (see `engine.augmentation`), so that a walk misleads the student
+            less. The frames stay as they are. What is trained keeps these paths and a checksum, no samples.
 
     >>> from egodistill import Augment, EgoDistill, data, finetune
     >>> model, train = EgoDistill.load("student.safetensors"), data.ClipStore("store").split("train")

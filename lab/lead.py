@@ -35,8 +35,8 @@ import torch
 
 from egodistill import EgoDistill, data
 from egodistill.datasets.store import outputs_record
+from egodistill.engine.augmentation import rotations
 from egodistill.engine.filterbank import IMUFilterbank
-from egodistill.engine.motion import rotations
 from egodistill.imu import IMU_READERS
 from egodistill.support import files, tables
 from egodistill.world import behaviour, synthetic

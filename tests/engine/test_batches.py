@@ -30,8 +30,7 @@ from egodistill import (
     retrieve,
     teachers,
 )
-from egodistill.engine import augmentation, batches
-from egodistill.engine.augmentation import draw
+from egodistill.engine import batches
 from egodistill.recordings.spec import ClipSpec
 
 NAN = float("nan")
@@ -314,88 +313,6 @@ def test_a_student_reads_the_frames_that_it_is_for(kitchen, tmp_path):
     assert (alone.read("frames_2_random", slice(None)) == store.read("frames_2_random", slice(None))).all()
 
 
-@pytest.mark.parametrize("shape", [(40, 2, 3, 48, 64), (40, 1, 3, 33, 33)])
-def test_clips_are_changed_at_once_as_one_by_one(shape):
-    """The code for other devices, on the CPU, which changes them one by one; crops are equal but for rounding."""
-    frames, imu = torch.randint(0, 256, shape, dtype=torch.uint8), torch.randn(40, 100, 6)
-    draws = torch.stack([draw(seed) for seed in range(40)])
-    for share in (0.6, 0.999):
-        found = augmentation.crop_clips(frames, draws, share)
-        wanted = torch.stack([augmentation.crop_frames(*clip, share) for clip in zip(frames, draws, strict=True)])
-        assert found.dtype == torch.uint8 and found.shape == shape
-        assert int((found.int() - wanted.int()).abs().max()) <= 1 and 0 < (found != wanted).float().mean() < 0.02
-        batch = {"clip": frames}
-        augmentation.apply(batches.Augment(crop=share), batch, range(40))
-        assert torch.equal(batch["clip"], wanted)
-    for step, values in ((augmentation.jitter_frames, frames), (augmentation.shift_imu, imu)):
-        wanted = torch.stack([step(*clip, 0.4) for clip in zip(values, draws, strict=True)])
-        assert torch.equal(step(values, draws, 0.4), wanted) and not torch.equal(wanted, values)
-
-
-def test_a_crop_depends_on_the_clips_seed_alone():
-    ramp = torch.arange(64, dtype=torch.uint8).expand(2, 2, 3, 64, 64)  # two clips of two frames, brighter to the right
-    augment, plain = batches.Augment(crop=0.5), {"frames_2": ramp, "clip": ramp}
-
-    def cropped(seeds, rows):
-        batch = {name: x[rows] for name, x in plain.items()}
-        augmentation.apply(augment, batch, seeds)
-        assert torch.equal(batch["clip"], batch["frames_2"])  # a teacher's are cropped alike
-        return batch["frames_2"]
-
-    both, second = cropped([3, 4], [0, 1]), cropped([4], [1])
-    assert both.shape == ramp.shape and both.dtype == torch.uint8
-    assert torch.equal(both[1], second[0]) and not torch.equal(both[0], both[1])
-    assert torch.equal(both[0, 0], both[0, 1]) and torch.equal(cropped([3], [0])[0], both[0])
-    sides = []
-    for seed in range(50):
-        row = cropped([seed], [0])[0, 0, 0, 0].float()
-        sides.append(float(row[-1] - row[0] + 1) / 64)
-    assert 0.5 <= min(sides) < 0.55 and 0.95 < max(sides) <= 1
-    with pytest.raises(EgoDistillError, match="0 <= crop < 1; got 1"):
-        batches.Augment(crop=1)
-
-
-def test_jitter_changes_the_colours_of_a_clip_alike_and_nothing_else():
-    grey, augment = torch.full((3, 2, 3, 8, 8), 100, dtype=torch.uint8), batches.Augment(jitter=0.4)
-    batch = {"clip": grey, "frames_1": grey[:, :1], "frames_1.times": grey[:, 0, 0, 0, 0], "imu": grey[:, 0, 0]}
-    before = dict(batch)
-    augmentation.apply(augment, batch, [3, 4, 3])
-    clip = batch["clip"].float()
-    assert batch["clip"].dtype == torch.uint8 and (clip.amax((1, 3, 4)) == clip.amin((1, 3, 4))).all()
-    assert torch.equal(batch["clip"][0], batch["clip"][2]) and not torch.equal(batch["clip"][0], batch["clip"][1])
-    assert torch.equal(batch["frames_1"][:, 0], batch["clip"][:, 0])
-    assert batch["imu"] is before["imu"] and batch["frames_1.times"] is before["frames_1.times"]
-    colours = torch.stack(
-        [augmentation.jitter_frames(grey[0], draw(seed), 0.4)[0, :, 0, 0].float() for seed in range(0, 400, 2)]
-    )
-    assert 60 <= colours.min() < 72 and 128 < colours.max() <= 140  # 1 - jitter to 1 + jitter
-    _, _, _, common, red, *_ = (2 * draw(0) - 1).tolist()
-    assert colours[0, 0] == round(100 * (1 + 0.4 * (common + red) / 2))
-    together = torch.corrcoef(colours.T)  # Brightness and tint have the same weight.
-    assert ((together > 0.35) & (together < 0.65))[~torch.eye(3, dtype=bool)].all()
-    with pytest.raises(EgoDistillError, match="0 <= jitter < 1; got -1"):
-        batches.Augment(jitter=-1)
-
-
-def test_a_shift_moves_the_head_motion_of_a_clip_and_nothing_else():
-    ramp = torch.arange(100.0)[:, None].expand(3, 100, 6)
-    batch = {"imu": ramp, "frames_1": torch.zeros(3, 1, 3, 8, 8, dtype=torch.uint8)}
-    frames, augment = batch["frames_1"], batches.Augment(shift=0.1)
-    augmentation.apply(augment, batch, [3, 4, 3])
-    assert batch["frames_1"] is frames and batch["imu"].shape == ramp.shape
-    assert torch.equal(batch["imu"][0], batch["imu"][2]) and not torch.equal(batch["imu"][0], batch["imu"][1])
-    moves = {int(augmentation.shift_imu(ramp[0], draw(seed), 0.1)[50, 0]) - 50 for seed in range(500)}
-    assert moves == set(range(-10, 11))
-    assert augmentation.shift_imu(ramp[0], draw(0), 0.1)[50, 0] == 50 + round(0.1 * (2 * draw(0)[7].item() - 1) * 100)
-    moved = next(one for seed in range(50) if (one := augmentation.shift_imu(ramp[0], draw(seed), 0.1))[50, 0] == 57)
-    assert moved[:93, 0].tolist() == list(range(7, 100)) and (moved[93:] == 99).all()
-    both = {"imu": ramp[:1].clone(), "frames_1": torch.randint(0, 255, (1, 1, 3, 8, 8), dtype=torch.uint8)}
-    alone = dict(both)
-    augmentation.apply(batches.Augment(crop=0.3, jitter=0.3, shift=0.1), both, [4])
-    augmentation.apply(batches.Augment(crop=0.3, jitter=0.3), alone, [4])
-    assert torch.equal(both["frames_1"], alone["frames_1"]) and torch.equal(both["imu"][0], batch["imu"][1])
-
-
 def test_swapped_outputs_are_recognised():
     output = torch.zeros(2, 4), torch.zeros(2, 12)
     with pytest.raises(EgoDistillError, match=r"12 scores per clip for 4 class names; are feature and logits swapped"):
@@ -426,19 +343,6 @@ def test_a_number_per_clip_that_is_not_finite_is_named_too():
 def test_batches_have_a_size(size):
     with pytest.raises(EgoDistillError, match=r"batch_size .* must be a whole number, 1 <= batch_size"):
         evaluate(small(), Store(), batch_size=size, **QUIET)
-
-
-def test_a_crop_lies_where_its_seed_says():
-    """Frames of 48 x 64 that are brighter to the right (red) and downwards (green) show the place of a crop."""
-    rows, columns = torch.meshgrid(torch.arange(48), torch.arange(64), indexing="ij")
-    frame = torch.stack([columns, rows, rows]).to(torch.uint8)[None]
-    for seed in range(40):
-        size, down, right, *_ = draw(seed).tolist()
-        height, width = 48 * (1 - 0.6 * size), 64 * (1 - 0.6 * size)
-        found = augmentation.crop_frames(frame, draw(seed), 0.6)[0].float()
-        assert float(found[0].mean()) == pytest.approx(right * (64 - width) + (width - 1) / 2, abs=1)
-        assert float(found[1].mean()) == pytest.approx(down * (48 - height) + (height - 1) / 2, abs=1)
-        assert float(found[0, 24, 48] - found[0, 24, 16]) == pytest.approx(width / 2, abs=1.5)
 
 
 @pytest.mark.parametrize(
