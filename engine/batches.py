@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -424,10 +426,14 @@ def whole_numbers(store: Store, member: str, meaning: str) -> np.ndarray:
 # What the arrays of a store are: dtype, and shape of a row with None for any size.
 FRAMES = ("uint8", (None, 3, None, None))
 KINDS = {"clip": FRAMES, "ends": FRAMES, "imu": ("float32", (None, 6))}
+Change = Callable[[dict[str, Tensor]], None]  # of a batch, in place
 
 
-def read_rows(store: Store, name: str, rows: np.ndarray) -> Tensor:
+def read_rows(store: Store, name: str, rows: np.ndarray, *, pinned: bool = False) -> Tensor:
     """Return rows, int64 [b], of an array as a tensor [b, ...]. Raise DataError if the store returns anything else.
+
+    With `pinned`, a store whose `read()` has an argument `out`, as `data.ClipStore`'s, reads into memory from which a
+    GPU can copy. It comes from torch's ring: memory is used again when its tensor is gone and its copies are done.
 
     >>> import numpy as np
     >>> from egodistill import batches, data
@@ -436,9 +442,12 @@ def read_rows(store: Store, name: str, rows: np.ndarray) -> Tensor:
     """
     if not len(rows):
         return torch.from_numpy(store.read(name, rows))
-    where = f"{name_of(store)}: read({name!r}, ...) of the rows {int(rows[0])} to {int(rows[-1])}"
+    where, options = f"{name_of(store)}: read({name!r}, ...) of the rows {int(rows[0])} to {int(rows[-1])}", {}
+    if pinned and "out" in inspect.signature(store.read).parameters:
+        none = read_rows(store, name, rows[:0])
+        options["out"] = none.new_empty((len(rows), *none.shape[1:]), pin_memory=True).numpy()
     try:
-        found = store.read(name, rows)
+        found = store.read(name, rows, **options)
     except (IndexError, KeyError) as error:
         raise DataError(f"{where}: {error}; each array needs one row for each of the {len(store)} clips") from error
     try:
@@ -686,7 +695,7 @@ def read_batches(
     batch_size: int,
     device: torch.device,
     pick: Callable[[Tensor], Tensor] | None = None,
-    change: Callable[[dict[str, Tensor]], None] | None = None,
+    change: Change | None = None,
 ) -> Iterator[tuple[dict[str, Tensor], float]]:
     """Yield batches of rows, int64 [n], with the seconds waited for each; a thread reads the next batch ahead.
 
@@ -703,30 +712,21 @@ def read_batches(
     torch.Size([2, 422, 6]) tensor([4, 5])
     """
     require_number(named("batch_size"), batch_size, 1, whole=True)
-    source = _Source(store, names, device, change)
-    parts = [part if pick is None else pick(part) for part in rows.split(batch_size) if len(part)]
-    return files.read_ahead(parts, source.read)
+    read = functools.partial(read_batch, store, names, torch.from_numpy(labels_of(store)), device, change)
+    return files.read_ahead(
+        [part if pick is None else pick(part) for part in rows.split(batch_size) if len(part)], read
+    )
 
 
-class _Source:
-    """A reader of arrays of a store as tensors on a device."""
-
-    def __init__(
-        self,
-        store: Store,
-        names: Sequence[str],
-        device: torch.device,
-        change: Callable[[dict[str, Tensor]], None] | None,
-    ) -> None:
-        self.store, self.names, self.device, self.change = store, names, device, change
-        self.labels = torch.from_numpy(labels_of(store))
-
-    def read(self, rows: Tensor) -> dict[str, Tensor]:
-        batch = {name: read_rows(self.store, name, rows.numpy()) for name in self.names}
-        for name, values in batch.items():
-            require_finite(self.store, rows, f"the values {name!r}", values)
-        batch["label"] = self.labels[rows]
-        batch = {name: runtime.send(x, self.device) for name, x in batch.items()} | {"row": rows}
-        if self.change is not None:
-            self.change(batch)
-        return batch
+def read_batch(
+    store: Store, names: Sequence[str], labels: Tensor, device: torch.device, change: Change | None, rows: Tensor
+) -> dict[str, Tensor]:
+    """Return a batch as `read_batches()` does; `labels` are those of all clips."""
+    batch = {"label": labels[rows]}
+    for name in names:
+        batch[name] = read_rows(store, name, rows.numpy(), pinned=device.type == "cuda")
+        require_finite(store, rows, f"the values {name!r}", batch[name])
+    batch = {name: runtime.send(x, device) for name, x in batch.items()} | {"row": rows}
+    if change is not None:
+        change(batch)
+    return batch

@@ -87,9 +87,9 @@ def pick_device(device: str | torch.device | None) -> torch.device:
 
 
 def send(x: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor on a device; a GPU copies it from pinned memory while this thread goes on."""
+    """Return a tensor on a device; a GPU copies it from pinned memory, which torch keeps until then."""
     pins = device.type == "cuda" and x.device.type == "cpu"
-    return (x.pin_memory() if pins else x).to(device, non_blocking=True)
+    return (x.pin_memory() if pins else x).to(device, non_blocking=device.type != "mps")  # which would read it later
 
 
 def bf16_speed(device: torch.device, *, training: bool = False) -> tuple[bool, str]:
