@@ -34,9 +34,9 @@ HEAD = """# API
 
 By `tools/api.py`. Internal: `commands`, `drawing`, `support` (but `support.errors`), `datasets.background`,
 `datasets.edits`, `datasets.index`, `datasets.label_tools`, `datasets.store_files`, `engine.calibration`,
-`engine.runtime`, `engine.distributed`, `engine.motion`, `engine.published`, `engine.recipes`, `engine.refusal`,
-`engine.teacher`, `engine.safetensors`, `engine.steps`, `engine.torchvision_teachers`, `deploy.exported`,
-`deploy.descriptions`, `deploy.health`, `world.props`, `world.scene`.
+`engine.runtime`, `engine.augmentation`, `engine.distributed`, `engine.published`, `engine.recipes`,
+`engine.refusal`, `engine.teacher`, `engine.safetensors`, `engine.steps`, `engine.torchvision_teachers`,
+`deploy.exported`, `deploy.descriptions`, `deploy.health`, `world.props`, `world.scene`.
 """
 
 

@@ -460,6 +460,37 @@ def test_batches_for_a_gpu_are_copied_from_pinned_memory(device, pinned, monkeyp
     assert [call for call in calls if call != "pinned"] == 2 * [(torch.device(device), {"non_blocking": True})]
 
 
+class Into(Store):
+    """A store that reads into the memory of its caller, as data.ClipStore does."""
+
+    def read(self, name, index, out=None):
+        found = super().read(name, index)
+        if out is None:
+            return found
+        assert (out.shape, out.dtype) == (found.shape, found.dtype)
+        out[:] = found
+        return out
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+@pytest.mark.parametrize("kind", [Into, Store])
+def test_batches_that_are_kept_stay_as_they_are(device, kind, monkeypatch):
+    """Without a GPU, memory is not pinned, and what would be copied to the GPU is kept."""
+    pinned, new_empty = [], torch.Tensor.new_empty
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: x)
+    monkeypatch.setattr(torch.Tensor, "to", lambda x, *where, **how: x)
+    monkeypatch.setattr(
+        torch.Tensor,
+        "new_empty",
+        lambda x, shape, pin_memory=False: pinned.append(pin_memory) or new_empty(x, shape),
+    )
+    store, names, order = kind(22), ["imu", "frames_1", "t.feature"], torch.randperm(22)
+    found = [batch for batch, _ in batches.read_batches(store, names, order, 4, torch.device(device))]
+    for name in names:
+        assert torch.equal(torch.cat([batch[name] for batch in found]), torch.from_numpy(store.arrays[name])[order])
+    assert pinned == (18 * [True] if device == "cuda" and kind is Into else [])
+
+
 COUNT = "it must be int64 \\[8\\], for each clip the index of its class in class_names, 0 to 3; -1 for none"
 
 
