@@ -80,19 +80,11 @@ class Side(NamedTuple):
             values, numbers = [*self.texts[f"{name}s"], None], self.columns[name]
         else:
             values, numbers = [FIELDS[name](one) for one in self.texts["recordings"]], self.columns["recording"]
-        return as_objects(values)[numbers]
+        return np.fromiter(values, object, len(values))[numbers]  # also of tuples
 
     def of_clips(self, name: str, rows: Any = slice(None)) -> np.ndarray:
         """Return the same of the segments of clips."""
         return self.of_segments(name)[self.columns["segment"][rows]]
-
-
-def as_objects(values: Sequence[Any]) -> np.ndarray:
-    """Return an array of objects, also of tuples."""
-    found = np.empty(len(values), object)
-    for number, value in enumerate(values):
-        found[number] = value
-    return found
 
 
 FIELDS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {

@@ -273,17 +273,6 @@ class StoreFiles:
         """Return the folder of a shard."""
         return self.path / "shards" / f"{shard:05d}"
 
-    @functools.cached_property
-    def by_shard(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return all clips by shard, int64 [n], and the shard of each of them."""
-        order = np.argsort(self.index["shard"], kind="stable")
-        return order, self.index["shard"][order]
-
-    def clips_of(self, shard: int) -> np.ndarray:
-        """Return the clips of a shard, int64 [m]."""
-        order, shards = self.by_shard
-        return order[np.searchsorted(shards, shard) : np.searchsorted(shards, shard, "right")]
-
     def table(self, shard: int, name: str = ROWS) -> np.ndarray | None:
         """Return the table of a shard, or the marks of an added array; None if it has none yet."""
         if (shard, name) in self.tables:
@@ -368,9 +357,9 @@ class StoreFiles:
 
     def begin(self, shard: int) -> None:
         """Create a shard whose clips are all missing, unless it is there; the folder is complete or absent."""
-        folder, clips = self.folder(shard), self.clips_of(shard)
-        if folder.exists():
+        if (folder := self.folder(shard)).exists():
             return
+        clips = np.flatnonzero(self.index["shard"] == shard)
         count = int(self.index["row"][clips].max()) + 1
         table, segments, local = np.zeros(count, self.record), dict[int, int](), list[Any]([None] * count)
         for clip in clips.tolist():
@@ -431,12 +420,9 @@ class StoreFiles:
         """Change the status of clips in their shards; those that the index knows as finished are then missing there."""
         for shard in np.unique(self.index["shard"][rows]).tolist():
             self.begin(shard)
-        for row in rows.tolist():
-            table = self.table(int(self.index["shard"][row]))
-            assert table is not None  # begun
-            record = table[self.index["row"][row]].copy()
-            record["status"] = status
-            self.put(ROWS, np.array([row]), np.array([record]))
+        records = self.records(rows)
+        records["status"] = status
+        self.put(ROWS, rows, records)
         if self.index["status"][rows].any():
             with files.lock(lock_file(self.path)):
                 self.refresh()
