@@ -191,7 +191,6 @@ def apply(
             following = StoreFiles(path)
             following.become(columns, texts)
             cut_anew(store, following, dict(zip(cut.tolist(), pairs[cut].tolist(), strict=True)), find)
-            columns |= dict(zip(MERGED, following.current(), strict=True))
         commit(store, columns, texts, header)
     attributes = {}
     for name in ("label", "split", "wearer"):

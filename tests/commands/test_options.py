@@ -23,7 +23,7 @@ from egodistill import EgoDistill, data, distillation, imu, inference, teachers,
 from egodistill.commands import cli, live, models as model_commands, pipeline, report, training
 from egodistill.commands.settings import add_fields, apply_options, flag, option_fields, used_flags
 from egodistill.deploy import arrivals, events, export, feeds, stream
-from egodistill.engine import batches, recipes
+from egodistill.engine import augmentation, batches, recipes
 from egodistill.recordings import copies
 from egodistill.support import defaults, tables
 from egodistill.world import synthetic
@@ -80,7 +80,7 @@ def test_the_crop_of_the_command_line_changes_the_clips(demo, tmp_path, monkeypa
     """A training of its own: what reaches the student is cut, each clip in its way."""
     seen = []
     monkeypatch.setattr(
-        egodistill.Augment, "apply", lambda self, _, seeds, motion: seen.extend([self.crop] * len(seeds))
+        augmentation, "augment_batch", lambda augment, _, seeds, motion: seen.extend([augment.crop] * len(seeds))
     )
     command = ["finetune", demo.out / "store", "--architecture", "student", "--preset", "demo", "--epochs", 1]
     run(capsys, *command, "--out", tmp_path / "plain.safetensors")
