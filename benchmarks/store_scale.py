@@ -3,11 +3,11 @@
     python benchmarks/store_scale.py                            # 10,000 clips: a quarter of a minute
     python benchmarks/store_scale.py --clips 100000             # two minutes
     python benchmarks/store_scale.py --clips 6200000 --read     # the table of a thousand hours, four minutes
-    python benchmarks/store_scale.py --clips 50000 --parts 2    # the command: the whole and, at once, its parts
+    python benchmarks/store_scale.py --parts 2 --of VIDEOS      # a folder of videos: the whole, and its parts at once
 
 It writes a table with 64 clips for each recording of head motion, reads it, and prepares its store: at first, again
 with nothing changed, and with one label changed. Times are processor time of one process; with --parts, wall-clock time
-of processes with one worker each, which need a core each, medians of three rounds.
+of processes with one worker each, which need a core each, medians of three rounds. Give some minutes of video.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from egodistill import data
 from egodistill.support import tables
 
 CLIPS, SECONDS, RATE = 64, 2.2, 25  # of a recording; of a clip; Hz
+FRAMES = "--no-imu --stride 0.1 --num-frames 16 --frame-size 48"  # for --parts: much to decode, little to write
 HEADER = "component_idx,component_timestamp_ms,canonical_timestamp_ms,gyro_x,gyro_y,gyro_z,accl_x,accl_y,accl_z"
 
 
@@ -59,16 +60,16 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.process_time() - start, result
 
 
-def report_parts(table: Path, count: int, markdown: str | None) -> None:
+def report_parts(videos: str, folder: Path, count: int, markdown: str | None) -> None:
     """Print how long the command takes for the whole store, and for its parts at once."""
-    command = [sys.executable, "-m", "egodistill", "prepare", table, "--no-frames", "--imu-rate", "2", "--workers", "1"]
+    command = [sys.executable, "-m", "egodistill", "prepare", videos, *FRAMES.split(), "--workers", "1"]
     quiet: Any = {"env": os.environ | {"PYTHONPATH": sys.path[0]}, "stdout": subprocess.DEVNULL}
     quiet["stderr"] = subprocess.DEVNULL
     shares = {"the whole": [[]], f"{count} parts at once": [["--part", f"{k + 1}/{count}"] for k in range(count)]}
     seconds: dict[str, list[float]] = {name: [] for name in shares}
     for number in range(3):
         for name, parts in shares.items():
-            start, store = time.perf_counter(), ["--out", table.with_name(f"{name} {number}")]
+            start, store = time.perf_counter(), ["--out", folder / f"{name} {number}"]
             running = [subprocess.Popen([*command, *store, *part], **quiet) for part in parts]
             if any(code for code in [process.wait() for process in running]):
                 raise SystemExit(f"{name}: a process has failed")
@@ -84,16 +85,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--clips", type=int, default=10_000)
     parser.add_argument("--read", action="store_true", help="only read the table")
-    parser.add_argument("--parts", type=int, help="time this many parts instead")
+    parser.add_argument("--parts", type=int, help="time this many parts instead, with --of")
+    parser.add_argument("--of", metavar="FOLDER", help="videos for --parts")
     tables.markdown_option(parser)
     arguments = parser.parse_args()
     seconds = {}
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the notes about the table, and what is edited
-        table = write_table(Path(folder), arguments.clips, samples=not arguments.read)
         if arguments.parts:
-            report_parts(table, arguments.parts, arguments.markdown)
+            report_parts(arguments.of, Path(folder), arguments.parts, arguments.markdown)
             return
+        table = write_table(Path(folder), arguments.clips, samples=not arguments.read)
         seconds["read_csv()"], segments = timed(lambda: data.read_csv(table))
         if not arguments.read:
             first = dataclasses.replace(segments[0], label=segments[1].label)

@@ -303,7 +303,8 @@ class StoreFiles:
         file, flags = self.folder(shard) / f"{name}.npy", os.O_RDWR if writes else os.O_RDONLY
         if writes:
             files.unshare_file(file)
-            if files.environment_share()["world_size"] > 1:  # NFS would write back pages with rows of other machines
+            # Batches of a teacher are not whole shards: NFS would write back pages with rows of other machines.
+            if name not in (ROWS, *self.prepared) and files.environment_share()["world_size"] > 1:
                 flags |= getattr(os, "O_DSYNC", 0)
         if name == ROWS:
             dtype, shape = self.record, ()
