@@ -63,7 +63,7 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 def report_parts(videos: str, folder: Path, count: int, markdown: str | None) -> None:
     """Print how long the command takes for the whole store, and for its parts at once."""
     command = [sys.executable, "-m", "egodistill", "prepare", videos, *FRAMES.split(), "--workers", "1"]
-    quiet: Any = {"env": os.environ | {"PYTHONPATH": sys.path[0]}, "stdout": subprocess.DEVNULL}
+    quiet: Any = {"env": os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}, "stdout": subprocess.DEVNULL}
     quiet["stderr"] = subprocess.DEVNULL
     shares = {"the whole": [[]], f"{count} parts at once": [["--part", f"{k + 1}/{count}"] for k in range(count)]}
     seconds: dict[str, list[float]] = {name: [] for name in shares}

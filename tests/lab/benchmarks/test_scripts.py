@@ -6,6 +6,7 @@ import functools
 import importlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -198,7 +199,8 @@ def test_loader(script, monkeypatch):
     monkeypatch.setattr(module, "EgoDistill", functools.partial(EgoDistill, image_encoder="resnet10x4", hidden=8))
     header, rows = only(main("--clips", 8, "--batch-size", 4))
     assert header == ["step", "value"]
-    names = ["reading alone, clips per second", "training, clips per second", "waiting for data, % of the time"]
+    names = [f"reading frames {when}, clips per second" for when in ("for the first time", "later")]
+    names += ["training, clips per second", "waiting for data, % of the time"]
     assert [row[0] for row in rows] == names and all(number(row[1]) >= 0 for row in rows)
 
 
@@ -210,6 +212,17 @@ def test_store_scale(script):
     assert [row[0] for row in rows] == ["read_csv()", *(f"prepare(), {step}" for step in steps)]
     first, again, edited = (number(row[2]) for row in rows[1:])
     assert again < first and again < edited
+
+
+def test_store_scale_of_parts(script, panned, tmp_path):
+    _, main = script("store_scale")
+    for name in ("walk", "run"):
+        (tmp_path / name).mkdir()
+        shutil.copy(panned, tmp_path / name / f"{name}.mp4")
+    header, rows = only(main("--parts", 2, "--of", tmp_path))
+    assert header == ["prepare", "s"] and [row[0] for row in rows] == ["the whole", "2 parts at once", "times as fast"]
+    whole, parts, ratio = (number(row[1]) for row in rows)
+    assert ratio == pytest.approx(whole / parts, rel=0.1)
     assert [row[0] for row in only(main("--clips", 1, "--read"))[1]] == ["read_csv()"]
 
 
