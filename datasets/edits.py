@@ -224,8 +224,11 @@ def commit(store: StoreFiles, columns: Mapping[str, np.ndarray], texts: Mapping[
         others = header["class_names"] != store.class_names
         arrays = {name: one for name, one in store.arrays.items() if not (others and name.endswith(".logits"))}
         entries = index.write(store.path, {**columns, index.TEXTS: texts}, store.index.entries)
+        gone = {*store.arrays} - {*arrays}
         about = {"arrays": arrays, "clips": len(columns["segment"]), "edits": store.edits + 1, "index": entries}
         store.write_header(**header, **about)
+        for name in gone:
+            store.remove_added(name)
 
 
 def cut_anew(

@@ -40,7 +40,7 @@ SEGMENTS = {"recording": "int32", "begin": "float64", "end": "float64", "label":
 SEGMENTS |= {"id_end": "int64"}
 KINDS = {**CLIPS, **SEGMENTS, "id": "uint8"}
 TIMES = {"begin": "start", "end": "stop"}  # of a segment
-FILE = re.compile(r"[a-z_]+\.[0-9]+\.(npy|json)")
+FILE = re.compile(rf"({'|'.join(KINDS)})\.[0-9]+\.npy|{TEXTS}\.[0-9]+\.json")
 
 
 class Index:

@@ -610,7 +610,7 @@ class StoreWriter:
                 return
             self._files.put(name, place, values[None])
             checksums.append(checksum := zlib.crc32(values, checksum))
-        self._files.put(ROWS, place, np.array([(OK, start, checksums)], self._files.record))
+        self._files.put(ROWS, place, np.array([(start, checksums, OK)], self._files.record))
 
     def move(self, row: int, start: float) -> None:
         """Change the start (s) of a clip that is not written yet; the store was begun without its video's duration."""

@@ -5,9 +5,9 @@
                             last
     index/NAME.N.npy        a column, see `index`: clips in their order, with label, split and wearer of their segments
     shards/N/clips.json     the recordings and clips of a shard, as they were when it was begun
-    shards/N/rows.npy       a record per clip: status (0 missing, 1 ok, 2 failed), start (s), and "sums", the CRC-32
-                            after each prepared array in the order of the header, which begins with what the clip is
-                            (specs, file name, clock and axes of its recording, start), but no folder
+    shards/N/rows.npy       a record per clip: start (s), "sums", the CRC-32 after each prepared array in the order of
+                            the header, which begins with what the clip is (specs, file name, clock and axes of its
+                            recording, start), but no folder; at last status (0 missing, 1 ok, 2 failed)
     shards/N/NAME.npy       the rows of an array of `prepare()`; frames come with their times, such as frames_4.times.
                             Or of one of `ClipStore.add()`, with NAME.sums.npy: 0 for a row that is not written, else
                             2**32 + its CRC-32, which begins with that of the prepared arrays and of the teacher
@@ -66,7 +66,7 @@ OPEN_FILES = 256
 WRITTEN = 1 << 32
 # Names that no file on Windows can have, whatever its suffix.
 DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in "0123456789¹²³")}
-SHARD = re.compile(r"[0-9]{5,}|\.[0-9]{5,}\.[0-9a-f-]+\.part")
+PART = re.compile(r"\.[0-9]{5,}\.[0-9a-f-]+\.part")  # a shard that is begun, or swept
 SEEKING = threading.Lock()  # where the system cannot read at a place
 
 
@@ -178,7 +178,7 @@ class StoreFiles:
             ) from error
         self.prepared = [name for name, entry in self.arrays.items() if not entry.get("added")]
         self.row_bytes = bytes_of(self.arrays[name] for name in self.prepared)
-        self.record = np.dtype([("status", "u1"), ("start", "<f8"), ("sums", "<u4", (len(self.prepared),))])
+        self.record = np.dtype([("start", "<f8"), ("sums", "<u4", (len(self.prepared),)), ("status", "u1")])
         for name in ("status", "shard", "row"):
             if len(self.index[name]) != self.count:
                 raise DataError(f"{self.index.file(name)}: has {len(self.index[name])} values, not {self.count}")
@@ -372,7 +372,7 @@ class StoreFiles:
         about = {name: header[name] for name in OF_SHARDS}
         about["arrays"] = {name: self.arrays[name] for name in self.prepared}
         about |= {"segments": [self.segments[number].record() for number in segments], "clips": local}
-        part = folder.with_name(f".{folder.name}.{os.getpid()}-{os.urandom(4).hex()}.part")
+        part = part_of(folder)
         try:
             with files.disk_errors(folder):
                 part.mkdir(parents=True)
@@ -432,11 +432,19 @@ class StoreFiles:
                 self.write_header(index=index.write(self.path, {"status": column}, self.index.entries))
 
     def unused(self) -> list[Path]:
-        """Return the folders of shards of which no clip is in the index, and of those that killed processes began."""
-        own = {self.folder(shard).name for shard in np.unique(self.index["shard"]).tolist()}
-        found = sorted((self.path / "shards").glob("*"))  # also hidden ones
-        ours = [folder for folder in found if SHARD.fullmatch(folder.name) and folder.name not in own]
-        return [folder for folder in ours if folder.is_dir() and not folder.is_symlink()]
+        """Return the folders of shards of which no clip is in the index, and of those that killed processes left.
+
+        A shard with a file that is not the store's is none of them.
+        """
+        used = {self.folder(shard) for shard in np.unique(self.index["shard"]).tolist()}
+        found = sorted(one for one in (self.path / "shards").glob(".*") if PART.fullmatch(one.name) and is_folder(one))
+        for folder in (one for one in shard_folders(self.path) if one not in used):
+            own = {f"{name}.npy" for name in (*self.prepared, ROWS)} | {"clips.json"}
+            own |= {one for name in added_names(folder) for one in (f"{name}.npy", f"{name}{SUMS}.npy")}
+            others = (name for name in os.listdir(folder) if name not in own and not files.is_system_file(name))
+            if all(re.fullmatch(r"\..+\.part", name) for name in others):
+                found.append(folder)
+        return found
 
     def shard_states(self) -> dict[str, int]:
         """Return the number of shards that are "complete", "begun", "not begun", and "not used" by any clip."""
@@ -448,13 +456,14 @@ class StoreFiles:
 
     def sweep(self) -> int:
         """Remove what `unused()` lists, and columns that the header does not name; return the freed bytes."""
-        with files.lock(lock_file(self.path)):
+        with files.work_lock(self.path / "edit"), files.lock(lock_file(self.path)):
             self.refresh()
             index.write(self.path, {}, self.index.entries)
-            folders = self.unused()
-            freed = sum(file.stat().st_size for folder in folders for file in folder.iterdir())
-            for folder in folders:
-                shutil.rmtree(folder)
+            freed = 0
+            for folder in self.unused():
+                freed += sum(file.stat().st_size for file in folder.iterdir())
+                part = folder if PART.fullmatch(folder.name) else folder.rename(part_of(folder))
+                shutil.rmtree(part)  # never half of a shard under its name
             return freed
 
     # -----------------------------------------------------------------------------------------------------------
@@ -641,24 +650,32 @@ class StoreFiles:
             )
         require_room(self.path, len(self) * bytes_of([new]), f"the array {name!r}")
         self.write_header(arrays={one: entry for one, entry in self.arrays.items() if one != name})
-        for folder in (self.path / "shards").glob("*"):  # of an array that had this name
-            for end in (SUMS, ""):  # the marks first
-                (folder / f"{name}{end}.npy").unlink(missing_ok=True)
+        self.remove_added(name)
         self.write_header(arrays={**self.arrays, name: new})
+
+    def remove_added(self, name: str) -> None:
+        """Remove the files of an array that the header does not name. The caller holds the lock."""
+        for folder in shard_folders(self.path):
+            if name in added_names(folder):
+                for end in ("", SUMS):  # without marks it would not be the store's
+                    (folder / f"{name}{end}.npy").unlink(missing_ok=True)
 
     def write_added(self, name: str, rows: np.ndarray, values: np.ndarray) -> None:
         """Write rows [m] of an added array, then mark them."""
         entry = self.arrays[name]
         for shard in np.unique(self.index["shard"][rows]).tolist():
-            folder = self.folder(shard)
-            if not (folder / f"{name}{SUMS}.npy").exists():
+            file, marks = (self.folder(shard) / f"{name}{end}.npy" for end in ("", SUMS))
+            if not (file.exists() and marks.exists()):
                 self.begin(shard)
                 with files.lock(lock_file(self.path)):
-                    if not (folder / f"{name}{SUMS}.npy").exists():
+                    if file.exists() and not marks.exists():
+                        raise DataError(f"{file}: is not the store's, which would write it; move it away")
+                    if not file.exists():
                         count = self.opened(shard, ROWS).shape[0]
-                        for file, dtype, shape in ((name, entry["dtype"], entry["shape"]), (name + SUMS, "uint64", ())):
-                            with files.atomic_write(folder / f"{file}.npy", through_link=False) as part:
-                                allocate(part, dtype, (count, *shape))
+                        with files.atomic_write(file, through_link=False) as part:
+                            allocate(part, entry["dtype"], (count, *entry["shape"]))
+                            with files.atomic_write(marks, through_link=False) as part:
+                                allocate(part, "uint64", (count,))
         self.put(name, rows, values)
         sums = list(map(zlib.crc32, values, self.before_added(name, rows)))
         self.mark(name, rows, WRITTEN + np.array(sums, np.uint64))
@@ -902,7 +919,7 @@ def rebuild(path: str | os.PathLike) -> int:
     path, found = Path(path), dict[tuple[str, float], list[tuple]]()
     with files.lock(lock_file(path)):
         about: dict[str, Any] = {}
-        for folder in sorted((path / "shards").glob("[0-9]*")):
+        for folder in shard_folders(path):
             one, clips = clips_of_shard(folder)
             about = one if one["edits"] >= about.get("edits", 0) else about
             for clip in clips:
@@ -924,21 +941,46 @@ def rebuild(path: str | os.PathLike) -> int:
         if about["arrays"]:
             columns["checksum"] = np.array([record["sums"][-1] for record in records])
         texts["videos"] = headers_of(texts, {})
-        before = files.read_json(path / "store.json") if (path / "store.json").exists() else about
+        if (path / "store.json").exists():
+            before = files.read_json(path / "store.json")
+        else:
+            before = about | {"arrays": about["arrays"] | added_arrays(path)}
         entries = index.write(path, {**columns, index.TEXTS: texts}, before.get("index", {}))
-        header = {name: about[name] for name in OF_SHARDS} | {"arrays": about["arrays"] | added_arrays(path)}
-        header |= {name: before[name] for name in ("class_names", "classes_from_teacher") if name in before}
+        header = {name: about[name] for name in OF_SHARDS}
+        header |= {name: before[name] for name in ("arrays", "class_names", "classes_from_teacher") if name in before}
         write_json(path / "store.json", header | {"edits": about["edits"] + 1, "clips": len(clips), "index": entries})
     return len(clips)
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether it is a folder, and no link to one."""
+    return path.is_dir() and not path.is_symlink()
+
+
+def part_of(folder: Path) -> Path:
+    """Return a name for a shard that is incomplete."""
+    return folder.with_name(f".{folder.name}.{os.getpid()}-{os.urandom(4).hex()}.part")
+
+
+def shard_folders(path: Path) -> list[Path]:
+    """Return the folders of the shards of a store: with a number for a name, and a table. Others are a user's."""
+    numbered = (folder for folder in (path / "shards").glob("[0-9]*") if re.fullmatch(r"[0-9]{5,}", folder.name))
+    tables = (f"{ROWS}.npy", "clips.json")
+    return sorted(one for one in numbered if is_folder(one) and any((one / name).exists() for name in tables))
+
+
+def added_names(folder: Path) -> list[str]:
+    """Return the names of the added arrays of a shard: those with marks, which are made before an array."""
+    return [marks.name.removesuffix(f"{SUMS}.npy") for marks in folder.glob(f"*{SUMS}.npy")]
 
 
 def added_arrays(path: Path) -> dict[str, dict[str, Any]]:
     """Return what the header says of the added arrays that shards of a store have."""
     found = {}
-    for marks in (path / "shards").glob(f"[0-9]*/*{SUMS}.npy"):
-        name = marks.name.removesuffix(f"{SUMS}.npy")
-        rows = OpenArray(marks.with_name(f"{name}.npy"), os.O_RDONLY)
-        found[name] = {"dtype": rows.dtype.name, "shape": [*rows.shape[1:]], "added": True}
+    for file in (folder / f"{name}.npy" for folder in shard_folders(path) for name in added_names(folder)):
+        if file.exists():
+            rows = OpenArray(file, os.O_RDONLY)
+            found[file.stem] = {"dtype": rows.dtype.name, "shape": [*rows.shape[1:]], "added": True}
     return found
 
 

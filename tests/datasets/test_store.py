@@ -527,14 +527,38 @@ def test_arrays_have_their_room_on_the_disk_from_the_start(kitchen, tmp_path, mo
 def test_what_killed_processes_left_is_swept(store, tmp_path):
     """And shards that no clip uses; nothing of anybody else."""
     path, usual = shutil.copytree(store.path, tmp_path / "s"), held(store.path)
-    for name in ("shards/.00001.12-a0b1.part/imu.npy", "shards/00017/imu.npy", "shards/mine/x", "index/label.7.npy"):
+    for number in ("00017", "00019"):
+        shutil.copytree(path / "shards" / "00001", path / "shards" / number)
+    size = sum(file.stat().st_size for file in (path / "shards" / "00017").iterdir())
+    own = ("shards/.00001.12-a0b1.part/imu.npy", "shards/00017/.x.npy.8-0f.part", "shards/00017/x.sums.npy")
+    foreign = ("shards/00020/imu.npy", "shards/mine/x", "shards/00019/mine.npy", "index/mine.7.npy")
+    for name in (*own, *foreign, "index/label.7.npy"):
         (path / name).parent.mkdir(exist_ok=True)
         (path / name).write_bytes(bytes(1000))
-    (path / "shards" / "00018").symlink_to(tmp_path)
+    (path / "shards" / "00018").symlink_to(path / "shards" / "00000")
+    made, before = ClipStore(path), files_of(path)
+    assert made.shards == {"complete": 2, "not used": 2} and made.sweep() == 3000 + size
+    after = files_of(path)
+    assert before.keys() - after.keys() >= {"index/label.7.npy", *own} and {*foreign} <= after.keys()
+    assert all(name.startswith(("index/", "shards/00017/", "shards/.")) for name in before.keys() - after.keys())
+    assert not (path / "shards" / "00017").exists() and made.shards == {"complete": 2} and held(path) == usual
+
+
+def test_a_file_of_somebody_else_is_no_array_of_the_store(store, tmp_path):
+    path = shutil.copytree(store.path, tmp_path / "s")
+    foreign = [path / "shards" / name / "energy.npy" for name in ("mine", "00001", "00042")]
+    for file in foreign:
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"mine")
     made = ClipStore(path)
-    assert made.shards == {"complete": 2, "not used": 2} and made.sweep() == 2000
-    assert {file.name for file in (path / "shards").iterdir()} == {"00000", "00001", "00018", "mine"}
-    assert made.shards == {"complete": 2} and not (path / "index" / "label.7.npy").exists() and held(path) == usual
+    made.add("energy", (), np.float32)
+    made.add("energy", (2,), np.float32)
+    with pytest.raises(DataError, match=r"shards.00001.energy.npy: is not the store's.*move it away"):
+        made.write("energy", slice(None), np.ones((12, 2)))
+    assert [file.read_bytes() for file in foreign] == 3 * [b"mine"]
+    foreign[1].unlink()
+    made.write("energy", slice(None), np.ones((12, 2)))
+    assert made.read("energy", slice(None)).all() and not any(rows for _, rows in made.verify())
 
 
 def test_a_writer_says_what_is_missing(store, tmp_path):

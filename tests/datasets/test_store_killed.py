@@ -13,14 +13,14 @@ import pytest
 from painted import OPTIONS, files_of, held
 
 from egodistill import data
-from egodistill.datasets.store_files import lock_file
+from egodistill.datasets.store_files import StoreFiles, lock_file, rebuild
 from egodistill.support import files
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork and SIGKILL")
 
 MOMENTS = 20  # of each operation
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.utime"}
-FOREIGN = ("mine.txt", "shards/mine/00000.npy", "index/mine.npy")
+FOREIGN = ("mine.txt", "shards/mine/energy.npy", "shards/00042/energy.npy", "shards/00024/mine.npy", "index/mine.3.npy")
 
 
 def prepare(segments, path, **options):
@@ -150,13 +150,50 @@ def test_a_sweep(kitchen, store, tmp_path):
     path = shutil.copytree(store.path, tmp_path / "store")
     prepare(kitchen[:6], path)
     shutil.copytree(path / "shards" / "00001", path / "shards" / ".00009.7-a1.part")
-    for number in range(20, 24):
+    for number in range(20, 25):
         shutil.copytree(path / "shards" / "00001", path / "shards" / f"{number:05d}")
     usual = held(path)
     for killed in disturbed(lambda folder: data.ClipStore(folder).sweep(), path, tmp_path):
         assert_intact(killed)
         assert held(killed) == usual
+        again = shutil.copytree(killed, tmp_path / "again")
+        rebuild(again)
+        assert_intact(again)
+        assert rows_of(killed).items() <= rows_of(again).items()
+        shutil.rmtree(again)
         data.ClipStore(killed).sweep()
         assert held(killed) == usual and "not used" not in data.ClipStore(killed).shards
-        kept = {name for name in files_of(killed) if name.startswith("shards/") and "mine" not in name}
-        assert {name.split("/")[1] for name in kept} == {"00000"}
+        kept = {name for name in files_of(killed) if name.startswith("shards/")}
+        assert {name.split("/")[1] for name in kept} == {"00000", "00024", "00042", "mine"}
+
+
+def test_an_array_that_is_added(store, tmp_path):
+    def work(path):
+        made = data.ClipStore(path)
+        made.add("energy", (), np.float32)
+        made.write("energy", slice(None), np.arange(12.0))
+
+    path = shutil.copytree(store.path, tmp_path / "store")
+    made = data.ClipStore(path)
+    made.add("energy", (2,), np.float64)
+    made.write("energy", slice(None), np.ones((12, 2)))
+    StoreFiles(path).mark("energy", np.arange(12), np.zeros(12, np.uint64))  # none of its rows counts
+    for killed in disturbed(work, path, tmp_path):
+        again = shutil.copytree(killed, tmp_path / "again")
+        rebuild(again)
+        for one in (killed, again):
+            assert_intact(one)
+            work(one)
+            assert data.ClipStore(one).read("energy", slice(None)).tolist() == [*range(12)]
+        shutil.rmtree(again)
+
+
+def test_a_failure_always_has_its_reason(kitchen, tmp_path):
+    late = [dataclasses.replace(one, imu_offset=1e3) if one.video != kitchen[0].video else one for one in kitchen]
+    path = prepare(late, tmp_path / "store", rank=1, world_size=2, max_bad=1.0).path
+    counts = set()
+    for killed in disturbed(lambda folder: prepare(late, folder, max_bad=1.0), path, tmp_path):
+        assert_intact(killed)
+        counts.add(len(data.ClipStore(killed, unfinished=True).failures))
+        assert len(prepare(late, killed, max_bad=1.0).failures) == 8
+    assert max(counts) == 8 and len(counts) > 2
