@@ -48,44 +48,62 @@ def augment_batch(
     """Change frames and head motion of a batch, {array: values [b, ...]}, in place; `motion` is that of `augment`."""
     draws = torch.stack([torch.rand(13, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
     for name in filter(augment.changes, list(batch)):
-        size = 1 if batch[name].device.type == "cpu" else len(draws)
-        parts = zip(batch[name].split(size), draws.split(size), strict=True)
-        batch[name] = torch.cat([changed(name, values, own, augment, motion) for values, own in parts])
+        values = batch[name]
+        if name == "imu":
+            values = shift_imu(values, draws, augment.shift) if augment.shift else values
+            if motion:
+                parts = zip(pieces(values), draws.split(len(pieces(values)[0])), strict=True)
+                values = torch.cat([motion.add(*part) for part in parts])
+        else:
+            crop = crop_frames if values.device.type == "cpu" else crop_at_once
+            values = crop(values, draws, augment.crop) if augment.crop else values
+            values = jitter_frames(values, draws, augment.jitter) if augment.jitter else values
+        batch[name] = values
 
 
-def changed(name: str, values: Tensor, draws: Tensor, augment: Augment, motion: RecordedMotion | None) -> Tensor:
-    """Return values [b, ...] of an array after the changes of their clips, with random numbers `draws` [b, 13]."""
-    if name == "imu":
-        values = shift_imu(values, draws, augment.shift) if augment.shift else values
-        return motion.add(values, draws) if motion else values
-    values = crop_frames(values, draws, augment.crop) if augment.crop else values
-    return jitter_frames(values, draws, augment.jitter) if augment.jitter else values
+def pieces(values: Tensor) -> Sequence[Tensor]:
+    """Return values [b, ...] in the pieces [1 or b, ...] that are changed at once."""
+    return values.split(1) if values.device.type == "cpu" else (values,)
 
 
 def crop_frames(frames: Tensor, draws: Tensor, share: float) -> Tensor:
-    """Crop all frames of a clip, uint8 [b, N, 3, H, W], alike and resize the crop; several clips at once."""
-    full, draws = torch.tensor(frames.shape[3:]), draws.double()
-    sides = (full * (1 - share * draws[:, :1])).round().clamp(min=1)  # [b, 2]
-    firsts = (draws[:, 1:3] * (full - sides)).round()
-    if len(frames) == 1:
-        top, left, height, width = (int(x) for x in (*firsts[0], *sides[0]))
-        part = frames[0, :, :, top : top + height, left : left + width].float()
-        found = F.interpolate(part, tuple(frames.shape[3:]), mode="bilinear", antialias=True)
-    else:
-        lines = []  # of rows and columns that are read, [b, H] and [b, W], as grid_sample counts: -1 to 1
-        for length, first, side in zip(frames.shape[3:], firsts.T[..., None], sides.T[..., None], strict=True):
-            places = ((torch.arange(length) + 0.5) * side / length - 0.5).clamp(min=0).minimum(side - 1)
-            lines.append(send((2 * (first + places) + 1).div(length).sub(1).float(), frames.device))
-        grid = torch.stack(torch.broadcast_tensors(lines[1][:, None], lines[0][:, :, None]), -1)
-        found = F.grid_sample(frames.flatten(1, 2).float(), grid, align_corners=False)
+    """Crop all frames of a clip, uint8 [b, N, 3, H, W], alike and resize the crop."""
+    found = torch.empty_like(frames)
+    boxes = torch.cat(boxes_of(frames, draws, share), 1).int().tolist()
+    for clip, out, (top, left, height, width) in zip(frames, found, boxes, strict=True):
+        part = clip[:, :, top : top + height, left : left + width].float()
+        part = F.interpolate(part, tuple(frames.shape[3:]), mode="bilinear", antialias=True)
+        out.copy_(part.round_().clamp_(0, 255))
+    return found
+
+
+def crop_at_once(frames: Tensor, draws: Tensor, share: float) -> Tensor:
+    """Do the same with all clips at once: the operations are as many for any number of clips."""
+    firsts, sides = boxes_of(frames, draws, share)
+    lines = []  # of rows and columns that are read, [b, H] and [b, W], as grid_sample counts: -1 to 1
+    for length, first, side in zip(frames.shape[3:], firsts.T[..., None], sides.T[..., None], strict=True):
+        places = ((torch.arange(length) + 0.5) * side / length - 0.5).clamp(min=0).minimum(side - 1)
+        lines.append(send((2 * (first + places) + 1).div(length).sub(1).float(), frames.device))
+    grid = torch.stack(torch.broadcast_tensors(lines[1][:, None], lines[0][:, :, None]), -1)
+    found = F.grid_sample(frames.flatten(1, 2).float(), grid, align_corners=False)
     return found.round().clamp(0, 255).to(frames.dtype).view(frames.shape)
+
+
+def boxes_of(frames: Tensor, draws: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """Return the first row and column [b, 2] of each clip's crop, and its height and width [b, 2], on the CPU."""
+    full, draws = torch.tensor(frames.shape[3:]), draws.double()
+    sides = (full * (1 - share * draws[:, :1])).round().clamp(min=1)
+    return (draws[:, 1:3] * (full - sides)).round(), sides
 
 
 def jitter_frames(frames: Tensor, draws: Tensor, share: float) -> Tensor:
     """Multiply the colours of a clip's frames, uint8 [b, N, 3, H, W]; half of a change is the same for all three."""
     numbers = 2 * draws[:, 3:7] - 1
-    factors = 1 + share * (numbers[:, :1] + numbers[:, 1:]) / 2
-    return (frames * send(factors[:, None, :, None, None], frames.device)).round().clamp(0, 255).to(frames.dtype)
+    factors = (1 + share * (numbers[:, :1] + numbers[:, 1:]) / 2)[:, None, :, None, None]
+    found = torch.empty_like(frames)
+    for clips, out, factor in zip(*map(pieces, (frames, found, send(factors, frames.device))), strict=True):
+        out.copy_((clips * factor).round_().clamp_(0, 255))
+    return found
 
 
 def shift_imu(imu: Tensor, draws: Tensor, share: float) -> Tensor:

@@ -8,7 +8,14 @@ import torch
 from torch.testing import assert_close
 
 from egodistill import Augment, DataError, EgoDistill, EgoDistillError, finetune
-from egodistill.engine.augmentation import RecordedMotion, augment_batch, crop_frames, jitter_frames, shift_imu
+from egodistill.engine.augmentation import (
+    RecordedMotion,
+    augment_batch,
+    crop_at_once,
+    crop_frames,
+    jitter_frames,
+    shift_imu,
+)
 from egodistill.imu import IMUError
 from tests import toys
 
@@ -48,9 +55,11 @@ def plain_shift(imu, numbers, share):
 def test_frames_are_changed_as_the_formula_says_one_by_one_or_at_once(shape, share):
     """At once is the code for other devices; on the CPU, `augment_batch()` changes clips one by one."""
     frames, numbers = torch.randint(0, 256, shape, dtype=torch.uint8), draws(*range(40))
-    for step, plain in ((crop_frames, plain_crop), (jitter_frames, plain_jitter)):
-        found = step(frames, numbers, share)
-        single = torch.cat([step(*pair, share) for pair in zip(frames.split(1), numbers.split(1), strict=True)])
+    for step, at_once, plain in (
+        (crop_frames, crop_at_once, plain_crop),
+        (jitter_frames, jitter_frames, plain_jitter),
+    ):
+        found, single = at_once(frames, numbers, share), step(frames, numbers, share)
         wanted = np.stack([plain(*pair, share) for pair in zip(frames.numpy(), numbers, strict=True)])
         for one in (found, single):
             assert one.dtype == torch.uint8 and one.shape == shape
@@ -61,8 +70,7 @@ def test_frames_are_changed_as_the_formula_says_one_by_one_or_at_once(shape, sha
         assert torch.equal(batch["clip"], single)
     both = {"clip": frames}
     augment_batch(Augment(crop=share, jitter=0.2), both, range(40))
-    parts = [crop_frames(*pair, share) for pair in zip(frames.split(1), numbers.split(1), strict=True)]
-    assert torch.equal(both["clip"], jitter_frames(torch.cat(parts), numbers, 0.2))
+    assert torch.equal(both["clip"], jitter_frames(crop_frames(frames, numbers, share), numbers, 0.2))
 
 
 def test_head_motion_is_shifted_as_the_formula_says_one_by_one_or_at_once():
