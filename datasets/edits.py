@@ -46,8 +46,6 @@ from .store_files import (
 
 __all__ = ["Change", "apply", "is_edited", "known_videos"]
 
-SPAN = ("path", "begin", "end")  # what is shown
-FEW = 3  # segments of a small table that may be gone
 IMU = ("imu", "imu_offset", "imu_stretch", "imu_axes", "zero_accel")  # what decides a window of the IMU
 
 
@@ -103,12 +101,11 @@ def side_of(store: StoreFiles) -> Side:
 def is_edited(
     path: Path, segments: Sequence[Segment], settings: Mapping[str, Any], specs: Mapping[str, ClipSpec]
 ) -> bool:
-    """Return whether a store was made with these settings and other segments, of which nearly all are still there.
+    """Return whether a store was made with these settings and other segments, half of which are still there.
 
-    Otherwise it is another table, whose store must not take the place of this one: if more than a tenth is gone (of a
-    small table, more than three), or if a function of one's own reads the IMU now, or does not. Background does
-    not count, as it follows the rows. The folder may be missing; the segments have the names that files have in the
-    store.
+    With fewer it is another table, whose store must not take the place of this one, nor if a function of one's own
+    reads the IMU now, or does not. Background does not count, as it follows the rows. The folder may be missing; the
+    segments have the names that files have in the store.
     """
     if not (path / "store.json").exists():
         return False
@@ -120,19 +117,16 @@ def is_edited(
         if is_same_table(store, *new):
             return False
         old, status = side_of(store), store.current()[0]
-    finished = np.unique(store.index["segment"][status == OK])
-    spans = [list(zip(*(one.of_segments(name) for name in SPAN), strict=True)) for one in (old, new)]
-    cameras = dict(zip((spans[0][i] for i in finished), old.of_segments("camera")[finished], strict=True))
-    read_by = zip(spans[1], new.of_segments("camera"), strict=True)
-    if any(cameras.get(span, camera) != camera for span, camera in read_by):
+    cameras = dict(zip(old.of_clips("path", status == OK), old.of_clips("camera", status == OK), strict=True))
+    read_by = zip(new.of_segments("path"), new.of_segments("camera"), strict=True)
+    if any(cameras.get(path, camera) != camera for path, camera in read_by):
         return False
+    shown = ("path", "begin", "end", "label")
     then, now = (
-        Counter(span for span, label in zip(own, one.of_segments("label"), strict=True) if label != NONE)
-        for own, one in zip(spans, (old, new), strict=True)
+        Counter((*span,) for *span, label in zip(*map(side.of_segments, shown), strict=True) if label != NONE)
+        for side in (old, new)
     )
-    kept = (then & now).total()
-    gone = then.total() - kept
-    return gone <= max(FEW, then.total() / 10) and gone < kept
+    return 2 * (then & now).total() >= then.total()
 
 
 def known_videos(path: Path) -> dict[str, VideoInfo]:

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import os
@@ -46,7 +47,7 @@ from ..recordings.spec import ClipSpec
 from ..support import files
 from ..support.defaults import CLIP_SECONDS
 from ..support.errors import DataError, named
-from ..support.names import Names, Place, absolute_path, name_files
+from ..support.names import Names, Place, name_files
 from ..video import VideoInfo
 from . import index
 from .index import AGAIN
@@ -794,15 +795,10 @@ def check_settings(path: Path, segments: Sequence[Segment], header: Mapping[str,
     before = old.settings | {"segments": len(old.segments), "the list of classes": old.class_names}
     names = header["class_names"] or old.class_names  # a teacher names the classes of a store without labels
     now = header["settings"] | {"segments": len(segments), "the list of classes": names}
-    settings_differ = bool(files.differences(before, now))
-    if not is_same_table(old, *index.columns_of(segments)):
-        for i, (one, other) in enumerate(zip(old.segments, segments, strict=False)):
-            if one != other:
-                name = f"segment {i} ({Path(one.path).name})"
-                before[name], now[name] = one.record(), other.record()
-                if not settings_differ and (folder := folder_of(one.path, other.path)):
-                    advice = f"If these are the same files, run it again in the folder {folder}, where it was begun."
-                break
+    pairs = enumerate(zip(old.segments, segments, strict=False))
+    for i, (one, other) in itertools.islice(((i, pair) for i, pair in pairs if pair[0] != pair[1]), 1):
+        name = f"segment {i} ({Path(one.path).name})"
+        before[name], now[name] = one.record(), other.record()
     files.require_same_run(path, before, now, advice)
     specs = {name: dataclasses.asdict(spec) for name, spec in old.specs.items()}
     files.require_same_run(path, specs, header["specs"], advice)
@@ -823,14 +819,6 @@ def with_stored_names(path: str | os.PathLike, segments: Iterable[Segment]) -> l
         for one in StoreFiles(path).index.recordings:
             with_names(Segment("", start=0, stop=0, **one), name)
     return [with_names(one, name) for one in segments]
-
-
-def folder_of(path: str, other: str) -> Path | None:
-    """Return the folder in which a relative path is the other one; None if it is this folder, or none."""
-    parts, whole = Path(path).parts, Path(absolute_path(other))
-    folder = Path(*whole.parts[: -len(parts)])
-    found = not os.path.isabs(path) and whole.parts[-len(parts) :] == parts and folder != Path.cwd()
-    return folder if found else None
 
 
 def path_finder(path: Path, header: Mapping[str, Any] | None = None) -> Callable[[str], str]:
