@@ -16,23 +16,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import torch
 
-from ..engine import runtime
 from ..engine.batches import require_number
 from ..recordings.sensors import FAST_TURN
 from ..support.defaults import CLIP_SECONDS, IMU_RATE
 from ..support.errors import EgoDistillError
 
 __all__ = [
-    "Always",
-    "Changed",
     "FrameRequests",
     "Moved",
-    "Never",
     "Period",
     "Random",
     "Turned",
@@ -50,30 +45,6 @@ FARTHEST_TURN = round(10 * CLIP_SECONDS, 1)  # rad: a clip at 10 rad/s; a wrist 
 
 # (window [samples, 6] in m/s2 and rad/s, ages of the frames in s, end of the window in s) -> whether to request a frame
 Gate = Callable[[np.ndarray, Sequence[float], float], bool]
-
-
-class Never:
-    """Gate that keeps the first frame.
-
-    >>> from egodistill import gates
-    >>> gates.Never()(None, [9.0], 12.0)
-    False
-    """
-
-    def __call__(self, window: np.ndarray, ages: Sequence[float], stop: float) -> bool:
-        return False
-
-
-class Always:
-    """Gate that takes a frame for each answer.
-
-    >>> from egodistill import gates
-    >>> gates.Always()(None, [0.0], 12.0)
-    True
-    """
-
-    def __call__(self, window: np.ndarray, ages: Sequence[float], stop: float) -> bool:
-        return True
 
 
 @dataclasses.dataclass
@@ -190,56 +161,6 @@ class Turned:
         count = min(len(window), max(0, round(min(ages) * self.imu_rate)))
         turn = window[len(window) - count :, 3:].sum(axis=0) / self.imu_rate
         return bool(np.linalg.norm(turn) >= self.angle)
-
-
-class Changed:
-    """Gate that requests a frame when the student's IMU embedding has changed since the last request.
-
-    Args:
-        model: A student with an IMU encoder, in evaluation mode; not exported programs, which do not return it.
-        distance: Cosine distance, 0 to 2, between the embeddings of the present window and of the one at the last
-            request, from which on the head moves in another way. The first window counts as a request.
-
-    Raises:
-        EgoDistillError: For a model without IMU encoder, an exported one, and a distance that is not from 0 to 2.
-
-    >>> import numpy as np
-    >>> from egodistill import EgoDistill, gates
-    >>> gate = gates.Changed(EgoDistill.load("student.safetensors"), 0.2)
-    >>> still = np.tile([0.0, 0.0, 9.8, 0.0, 0.0, 0.0], (422, 1))
-    >>> gate(still, [1.0], 12.0), gate(still, [1.5], 12.5)
-    (False, False)
-    """
-
-    def __init__(self, model: Any, distance: float) -> None:
-        require_number("distance", distance, 0, 2)
-        if "imu" not in model.inputs:
-            raise EgoDistillError("a change gate needs a student with an IMU encoder; give another gate")
-        if runtime.is_exported(model):
-            raise EgoDistillError("an exported program does not return the IMU embedding; give the student itself")
-        self.model, self.distance = model, distance
-        self.known: np.ndarray | None = None
-
-    def __call__(self, window: np.ndarray, ages: Sequence[float], stop: float) -> bool:
-        now = self.embed(window)
-        if self.known is None:
-            self.known = now
-        if 1 - float(now @ self.known) < self.distance:
-            return False
-        self.known = now
-        return True
-
-    @torch.no_grad()
-    def embed(self, window: np.ndarray) -> np.ndarray:
-        """Return the embedding of a window, float [D] of length 1.
-
-        Args:
-            window: [samples, 6] in m/s2 and rad/s.
-        """
-        device = next(self.model.parameters()).device
-        motion = self.model.encode_imu(torch.from_numpy(np.asarray(window, np.float32)).to(device)[None])
-        vector = motion.flatten().float().cpu().numpy()
-        return vector / max(float(np.linalg.norm(vector)), 1e-12)
 
 
 def decide(gate: Gate, window: np.ndarray, ages: Sequence[float], stop: float) -> bool:

@@ -477,7 +477,7 @@ def test_unless_told_otherwise_a_stream_looks_when_the_head_has_moved_fast(model
     every = pytest.approx(np.arange(0, 12, 2.0))
     assert looks_of(model, period=2.0) == every == looks_of(student(2)) == looks_of(student(imu_encoder=None))
     with pytest.raises(EgoDistillError, match="gate and period both say when to request a frame; give one of them"):
-        open_stream(model, frames="newest", gate=gates.Never(), period=2.0)
+        open_stream(model, frames="newest", gate=(lambda *_: False), period=2.0)
 
 
 # --- Faults of the feeder --------------------------------------------------------------------------------------

@@ -46,15 +46,15 @@ def made_up(script, wearer, seed):
 
 def test_an_answer_has_the_scores_of_its_frame(script):
     day = made_up(script, "P30", 0)
-    probabilities, count = script.looked(gates.Always(), day)
+    probabilities, count = script.looked((lambda *_: True), day)
     assert count == 240 and (probabilities == day.scores[:, 0]).all()
     probabilities, count = script.looked(gates.Period(2.0), day)
     assert count == 48 and (probabilities[7] == day.scores[7, 2]).all()
     assert (script.chosen(day, np.full(240, -1)) == 0).all()
-    counts = script.score(day, script.looked(gates.Always(), day)[0], 0.5)
+    counts = script.score(day, script.looked((lambda *_: True), day)[0], 0.5)
     assert counts["right"] == counts["seen"] == (day.truth >= 0).sum() > 60
     assert counts["hits"] == counts["events"] == counts["acts"] == 11 and script.f1(counts) == 100
-    late = script.score(day, script.looked(gates.Never(), day)[0], 0.5)
+    late = script.score(day, script.looked((lambda *_: False), day)[0], 0.5)
     assert late["right"] < 12 and late["hits"] <= 2 and script.f1(late) < 20
     assert script.score(day, np.zeros((240, 20), np.float32), 0.5)["right"] == 0
 
@@ -74,6 +74,18 @@ def test_thresholds_meet_their_budget(script):
     found = script.threshold_for(6, lambda x: 60 / x, 0.05, 60.0)
     assert found == pytest.approx(10, rel=0.01)
     assert 120 / script.threshold_for(3, lambda x: 120 / max(x, 40), 0.05, 60.0) >= 2  # 3 a minute at x = 40
+
+
+def test_the_change_gate_compares_with_the_last_look(script):
+    sizes = {"feature_dim": 8, "image_encoder": "resnet10x4", "hidden": 8, "imu_width": 4, "frame_size": 64}
+    model, rng = egodistill.EgoDistill(4, image_weights=None, **sizes).eval(), np.random.default_rng(0)
+    one, two = ([0, 0, 9.8, 0, 0, 0] + rng.normal(0, 2.0, (422, 6)) * scale for scale in (0.05, 1.0))
+    probe = script.Changed(model, 2.0, {})
+    apart = 1 - float(probe.embed(one) @ probe.embed(two))
+    assert apart > 1e-5 and abs(np.linalg.norm(probe.embed(one)) - 1) < 1e-5
+    gate, far = (script.Changed(model, apart * share, {}) for share in (0.9, 1.1))
+    assert [gate(x, [0.0], 3.0) for x in (one, one, two, two, one)] == [False, False, True, False, True]
+    assert not any(far(x, [0.0], 3.0) for x in (one, two, one))
 
 
 @pytest.mark.slow("a simulation of 6 recordings")
