@@ -67,14 +67,13 @@ from ..engine.steps import differ
 from ..recordings.spec import ANY_AXES, ClipSpec, spec_of
 from ..student import EgoDistill, IMUEncoder, Output
 from ..support import files
+from ..support.defaults import EXPORT_PRECISIONS
 from ..support.errors import NoteWarning, named
 from ..support.version import __version__
 from ..video import DRAWN
 from .descriptions import (
     DESCRIPTION_FORMAT,
-    EXPORT_PRECISIONS,
     KINDS,
-    PAIR,
     WHOLE,
     ExportError,
     description_of,
@@ -87,7 +86,6 @@ from .exported import head_motion, load_exported, load_pair, picture_means, requ
 
 __all__ = [
     "FORMATS",
-    "EXPORT_PRECISIONS",
     "Comparison",
     "ExportError",
     "compare",
@@ -411,7 +409,7 @@ class PlainMotion(Plain):
 class FrameProgram(Plain):
     """The part of a student that runs once per picture: uint8 [B, 3, H, W] -> image feature [B, d]."""
 
-    name = PAIR[0]
+    name = files.EXPORTED_PAIR[0]
     outputs = ("image_feature",)
     without = ("gru", "joint", "imu_encoder", "fusion", "classifier", "no_frames", "no_imu")
 
@@ -437,7 +435,7 @@ class MotionProgram(Plain):
     That of a student with `optional_inputs` also takes which of the two each clip has, bool [B, 2].
     """
 
-    name = PAIR[1]
+    name = files.EXPORTED_PAIR[1]
     without = ("image_encoder",)
 
     def __init__(self, model: EgoDistill, precision: str = "fp32") -> None:

@@ -33,7 +33,6 @@ from ..student import Output, require_optional
 from ..support import files
 from ..support.errors import NoteWarning
 from .descriptions import (
-    PAIR,
     WHOLE,
     ExportError,
     check_processor,
@@ -280,13 +279,13 @@ class Pair(LoadedModel):
 
     def __init__(self, path: str | os.PathLike) -> None:
         stem, _, part = Path(path).stem.rpartition(".")
-        if part in PAIR and Path(path).is_file():
+        if part in files.EXPORTED_PAIR and Path(path).is_file():
             whole = Path(path).with_name(stem + Path(path).suffix)
             raise ExportError(f"{path} is one of the two files of a pair; give {whole}, which stands for both")
         if Path(path).is_file() and not any(file.is_file() for file in pair_files(path)):
             read_description(Path(path))  # raises for what is no program
             raise ExportError(f"{path} is one whole student, not a pair; read it with load_exported()")
-        frame, motion = (Program(file, part) for file, part in zip(pair_files(path), PAIR, strict=True))
+        frame, motion = (Program(file, part) for file, part in zip(pair_files(path), files.EXPORTED_PAIR, strict=True))
         for key in ("student", "kind", "precision", "clip_spec", "class_names"):
             if frame.description[key] != motion.description[key]:
                 raise ExportError(

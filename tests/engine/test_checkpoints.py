@@ -7,7 +7,6 @@ import os
 import pickle
 import re
 import stat
-import threading
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,6 @@ import model_files
 import numpy as np
 import pytest
 import torch
-from fuzz import peak
 from small_teachers import (
     SMALL,
     SMALL_MOTIONFORMER,
@@ -198,9 +196,7 @@ def with_entry(*place, **values):
         (with_entry("arguments", clip_spec=None), ["do not build"]),
         (with_entry("arguments", "pixels", channels="GBR"), ["do not build", "GBR"]),
         (lambda record, weights: record.pop("class_names"), ["does not describe a model", "class_names"]),
-        (with_entry(class_names=[1, 2]), ["does not describe a model", "class_names"]),
         (with_entry(arguments=[1, 2]), ["does not describe a model"]),
-        (with_entry(parts=["x"]), ["does not describe a model", "parts"]),
     ],
 )
 def test_files_that_do_not_fit_are_refused(tmp_path, edit, words):
@@ -356,20 +352,6 @@ def test_weights_and_settings_that_were_changed_in_the_file_are_refused(tmp_path
     with pytest.raises(EgoDistillError, match=said):
         models.load_any(tmp_path / "changed.safetensors")
     models.load_any(path)
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        *(("trained_by", value) for value in (3, ["distill"])),
-        *(("trained_with", value) for value in (3, {"about": {}}, {"about": {}, "history": [1.0]})),
-    ],
-)
-def test_an_entry_about_the_training_that_is_none_is_refused(tmp_path, name, value):
-    small_student().save(path := tmp_path / "model.safetensors")
-    model_files.change(path, with_entry(**{name: value}))
-    with pytest.raises(EgoDistillError, match=rf"model.safetensors does not describe a model \(TypeError: {name}"):
-        EgoDistill.load(path)
 
 
 def test_a_file_keeps_the_stage_that_trained_it_last(tmp_path):
@@ -758,33 +740,6 @@ def test_weights_come_from_a_regular_file(tmp_path):
             checkpoints.read_tensors(tmp_path / "pipe")
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"fusion_layers": 10**7},
-        {"fusion_layers": 10**18},
-        {"hidden": 100_000, "fusion_layers": 30},
-        {"hidden": 10**12},
-        {"imu_width": 10**5, "imu_samples": 10**5},
-        {"imu_vector": "mean", "imu_samples": 10**9},
-        {"num_frames": 10**9},
-        {"num_classes": 10**9},
-        {"frame_size": 10**9},
-        {"image_encoder": "resnet10x9999999"},
-        {"clip_seconds": math.nan},
-        {"imu_rate": "fast"},
-    ],
-    ids=str,
-)
-def test_the_tensors_of_a_file_limit_what_is_built(tmp_path, change):
-    small_student().save(path := tmp_path / "forged.safetensors")
-    model_files.change(path, change_setting(**change))
-    before = peak()
-    with pytest.raises(EgoDistillError, match=r"forged.safetensors: its arguments do not build a model of the class"):
-        EgoDistill.load(path)
-    assert peak() - before < 700  # a file may name any of torchvision's networks
-
-
 def test_weights_that_are_not_finite_are_not_written(tmp_path):
     model = small_student()
     model.classifier.bias.data[1] = math.inf
@@ -876,39 +831,6 @@ def test_a_layout_renames_joins_and_adds_leading_dimensions():
 )
 def test_types_of_weights_are_the_same_or_of_one_kind(found, wanted, exact, fits):
     assert checkpoints.dtype_fits(found, wanted, exact) == fits
-
-
-class Buffers(torch.nn.Module):
-    def __init__(self, count):
-        super().__init__()
-        for number in range(count):
-            self.register_buffer(f"b{number}", torch.zeros(1))
-
-
-@pytest.mark.parametrize("build", [lambda count: torch.nn.ParameterList([torch.zeros(1)] * count), Buffers])
-def test_parameters_and_buffers_count_towards_the_size_of_a_file(build, monkeypatch):
-    monkeypatch.setattr(checkpoints, "SPARE_TENSORS", 1)
-    with checkpoints.limited_size(100, 4):
-        build(5)
-    with pytest.raises(EgoDistillError, match="larger than its 4 weights"), checkpoints.limited_size(100, 4):
-        build(6)
-    monkeypatch.setattr(checkpoints, "SPARE_BYTES", 4)
-    with checkpoints.limited_size(16, 100):
-        build(5)
-    with pytest.raises(EgoDistillError, match="larger than its 100 weights"), checkpoints.limited_size(16, 100):
-        build(6)
-    build(6)  # without a limit
-
-
-def test_models_of_other_threads_do_not_count_towards_the_size_of_a_file(monkeypatch):
-    monkeypatch.setattr(checkpoints, "SPARE_TENSORS", 0)
-    built = []
-    with checkpoints.limited_size(1000, 2):
-        other = threading.Thread(target=lambda: built.append(torch.nn.Linear(3, 3)))
-        other.start()
-        other.join()
-        torch.nn.Linear(2, 2)
-    assert built
 
 
 def test_weights_that_overflow_when_they_are_converted_are_not_finite():
