@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from ..engine import calibration, checkpoints
+from ..engine import checkpoints
 from ..support import files
 from ..support.errors import EgoDistillError
 from ..support.files import description_of, pair_files
@@ -78,7 +78,6 @@ def read_description(path: Path) -> dict[str, Any]:
             f"{described} was changed after the export, or is damaged; copy it again. For other class_names, set them "
             f"in the student, and export it again"
         )
-    described_calibration(described, found)
     check_kind(path, found["kind"])
     if found.get("sha256") != hash_of(path):
         raise ExportError(
@@ -142,14 +141,6 @@ def kind_of(path: Path) -> str | None:
         return "aoti"
     programs = r"(.*/)?(models/[^/]+\.json|serialized_exported_program\.json)"  # the second: of older torch
     return "export" if any(re.fullmatch(programs, name) for name in names) else None
-
-
-def described_calibration(where: Path, found: Mapping[str, Any]) -> calibration.Calibration:
-    """Return the calibration that a description has. Raise ExportError for one that no fit gives."""
-    try:
-        return calibration.read({name: found[name] for name in ("temperature", "events", "alone") if name in found})
-    except ValueError as error:
-        raise ExportError(f"{where}: {error}") from error
 
 
 def shape_text(sizes: Sequence[Any], batch: Any = "batch") -> str:

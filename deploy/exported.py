@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ..engine.calibration import Calibration
 from ..recordings.spec import ClipSpec
 from ..student import Output, require_optional
 from ..support import files
@@ -36,7 +37,6 @@ from .descriptions import (
     WHOLE,
     ExportError,
     check_processor,
-    described_calibration,
     pair_files,
     read_description,
     shape_text,
@@ -240,7 +240,7 @@ class LoadedModel(nn.Module):
         self.inputs, self.description, self.batch_size = inputs, program.description, program.batch_size
         self.clip_spec = ClipSpec(**self.description["clip_spec"])
         self.precision, self.class_names = self.description["precision"], self.description["class_names"]
-        self.calibration = described_calibration(program.path, self.description)
+        self.calibration = Calibration(**{name: self.description[name] for name in ("temperature", "events", "alone")})
         self.feature_dim, self.num_classes = (entry["shape"][1] for entry in self.description["outputs"])
         self.eval()
 

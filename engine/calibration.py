@@ -23,13 +23,11 @@ from torch import Tensor
 
 from ..support.defaults import MIN_CALIBRATION_CLIPS
 
-__all__ = ["ENOUGH", "Calibration", "Reliability", "calibration_of", "fit", "read", "reliability"]
+__all__ = ["ENOUGH", "Calibration", "Reliability", "calibration_of", "fit", "reliability"]
 
 BINS = 15  # of equal width, as in the paper
 ENOUGH = 1000  # clips from which on a calibration error says something
 LOWEST, HIGHEST = 0.05, 20.0  # temperatures
-INPUTS = ("frames", "imu")
-THRESHOLDS = ("start", "end", "min_seconds", "max_pause", "stride")  # of events
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,29 +61,6 @@ def calibration_of(model: Any) -> Calibration:
     """Return the calibration of a model; of one without, such as a network of your own, temperature 1."""
     found = getattr(model, "calibration", None)
     return found if isinstance(found, Calibration) else Calibration()
-
-
-def read(record: Any) -> Calibration:
-    """Return the calibration that a file has. Raise ValueError, which names the value, for what no fit gives."""
-    if not isinstance(record, dict) or not record.keys() <= Calibration().__dict__.keys():
-        raise ValueError(f"calibration is {record!r}, not temperature, clips, events and alone")
-    found = Calibration(**record)
-    if found.alone is not None and (not isinstance(found.alone, dict) or {*found.alone} != {*INPUTS}):
-        raise ValueError(f"alone is {found.alone!r}, not a temperature of {' and of '.join(INPUTS)}")
-    for value in (found.temperature, *(found.alone or {}).values()):
-        if type(value) is not float or not LOWEST <= value <= HIGHEST:
-            raise ValueError(f"temperature {value!r} is not a number from {LOWEST} to {HIGHEST}")
-    if type(found.clips) is not int or found.clips < 0:
-        raise ValueError(f"calibration has {found.clips!r} clips")
-    events = {} if found.events is None else found.events
-    if found.events is not None and (not isinstance(events, dict) or {*events} != {*THRESHOLDS}):
-        raise ValueError(f"events is {events!r}, not {', '.join(THRESHOLDS)}")
-    for name, value in events.items():
-        if type(value) not in (int, float) or not 0 <= value < math.inf:
-            raise ValueError(f"{name} {value!r} of events is not a number from 0 on")
-    if events and not (events["end"] <= events["start"] <= 1 and events["stride"] > 0):
-        raise ValueError(f"events is {events!r}, without end <= start <= 1 and a stride above 0")
-    return found
 
 
 def fit(logits: Tensor, labels: Tensor) -> float:

@@ -241,7 +241,7 @@ def build_model(
         name, class_names, own = record["class"], record["class_names"], record["parts"]
         arguments = {key: as_tuples(value) for key, value in record["arguments"].items()}
         trained_by, trained_with = record["trained_by"], record["trained_with"]
-        calibrated = calibration.read(record["calibration"])
+        calibrated = calibration.Calibration(**record["calibration"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise EgoDistillError(f"{path} does not describe a model ({type(error).__name__}: {error})") from error
     if name != getattr(kind, "file_class", None):

@@ -338,12 +338,6 @@ def test_an_export_has_the_temperature_beside_its_program_and_applies_it_once(tm
         torch.testing.assert_close(found.scores, wanted, atol=1e-4, rtol=0)
         assert found.temperature == 2.5 and found.without_temperature is not None
         torch.testing.assert_close(run(*inputs(model, 3)).logits, original(model, *inputs(model, 3)).logits)
-    rewrite(file, lambda about: about.pop("temperature"))
-    found = evaluate(export.load_exported(file), Clips(model), device="cpu", progress=False)
-    torch.testing.assert_close(found.scores, plain, atol=1e-4, rtol=0)
-    rewrite(file, lambda about: about.update(temperature=0))
-    with pytest.raises(exported.ExportError, match=r"student\.pt2\.json: temperature 0 is not a number from"):
-        export.load_exported(file)
 
 
 def test_a_pair_does_without_what_is_optional_with_the_temperature_of_each_mix(tmp_path):
@@ -373,14 +367,3 @@ def test_a_pair_does_without_what_is_optional_with_the_temperature_of_each_mix(t
     ):
         with pytest.raises((exported.ExportError, ValueError), match=words):
             call()
-
-
-def test_a_pair_of_before_needs_both_inputs(paired, tmp_path):
-    model, path = paired[0], shutil.copytree(paired[1].parent, tmp_path / "old") / paired[1].name
-    for file in exported.pair_files(path):
-        rewrite(file, lambda description: description.pop("alone"))
-    pair = exported.load_pair(path)
-    assert not pair.optional_inputs and pair.calibration.alone is None
-    assert_same(model, path, load=exported.load_pair)
-    with pytest.raises(ValueError, match=r"this pair needs frames and imu; .* optional_inputs=True"):
-        pair.without("imu")
