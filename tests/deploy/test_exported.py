@@ -367,3 +367,10 @@ def test_a_pair_does_without_what_is_optional_with_the_temperature_of_each_mix(t
     ):
         with pytest.raises((exported.ExportError, ValueError), match=words):
             call()
+
+
+def test_a_pair_needs_both_inputs_unless_they_are_optional(paired):
+    pair = exported.load_pair(paired[1])
+    assert not pair.optional_inputs and pair.calibration.alone is None
+    with pytest.raises(ValueError, match=r"this pair needs frames and imu; .* optional_inputs=True"):
+        pair.without("imu")
