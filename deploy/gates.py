@@ -8,8 +8,7 @@
 
 A gate is called after each answer with the IMU window, the ages of the frames that were used, and the end of the clip;
 it returns whether to request a new frame. Any function with these arguments is a gate. `simulate()` runs a gate on a
-recording whose windows and frame times are known; `best_requests()` returns the frame requests of an oracle, which no
-gate can exceed.
+recording whose windows and frame times are known.
 """
 
 from __future__ import annotations
@@ -29,9 +28,7 @@ __all__ = [
     "FrameRequests",
     "Moved",
     "Period",
-    "Random",
     "Turned",
-    "best_requests",
     "decide",
     "simulate",
 ]
@@ -68,32 +65,6 @@ class Period:
 
     def __call__(self, window: np.ndarray, ages: Sequence[float], stop: float) -> bool:
         return bool(min(ages, default=np.inf) >= self.seconds - TOLERANCE)
-
-
-@dataclasses.dataclass
-class Random:
-    """Gate that requests a frame with a fixed probability after each answer, whatever happens.
-
-    Attributes:
-        probability: Probability of a request after an answer, 0 to 1.
-        seed: Makes the requests repeatable.
-
-    >>> from egodistill import gates
-    >>> gate = gates.Random(0.25)
-    >>> sum(gate(None, [1.0], 0.5 * k) for k in range(1000))
-    231
-    """
-
-    probability: float
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        require_number("probability", self.probability, 0, 1)
-        require_number("seed", self.seed, 0, whole=True)
-        self.rng = np.random.default_rng(self.seed)
-
-    def __call__(self, window: np.ndarray, ages: Sequence[float], stop: float) -> bool:
-        return bool(self.rng.random() < self.probability)
 
 
 @dataclasses.dataclass
@@ -274,34 +245,3 @@ def replacement(stop: float, every: float, *, slack: float, max_age: float, came
     [7.55, 6.05, 4.0]
     """
     return max(stop - every + min(slack, every / 2) - camera_delay / 2, stop - max_age)
-
-
-def best_requests(right: np.ndarray, price: float) -> np.ndarray:
-    """Return the requests that maximise right answers minus `price` per request: bool [K], by dynamic programming.
-
-    An answer without a request among the last A answers, its own included, counts as wrong. No gate can have more right
-    answers with as many requests: this is an oracle, which knows the labels.
-
-    Args:
-        right: bool [K, A]: right[k, a] is whether answer k is right with the frame that was taken a answers before it.
-        price: The right answers that a request costs.
-
-    >>> import numpy as np
-    >>> from egodistill import gates
-    >>> right = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0], [1, 0, 0]], bool)
-    >>> gates.best_requests(right, 0.1).tolist(), gates.best_requests(right, 1.5).tolist()
-    ([True, False, False, True], [True, False, False, False])
-    """
-    count, ages = right.shape
-    gains = np.concatenate([right.astype(float), np.zeros((count, 1))], axis=1)
-    later = np.minimum(np.arange(ages + 1) + 1, ages)  # the age at the next answer
-    value, choices = np.zeros(ages + 1), np.zeros((count, ages + 1), bool)
-    for k in reversed(range(count)):
-        look = gains[k, 0] - price + value[later[0]]
-        keep = gains[k] + value[later]
-        choices[k], value = look > keep, np.maximum(look, keep)
-    looks, age = np.zeros(count, bool), ages
-    for k in range(count):
-        looks[k] = choices[k, age]
-        age = later[0] if looks[k] else later[age]
-    return looks

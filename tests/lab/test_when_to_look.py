@@ -1,5 +1,6 @@
 """lab/when_to_look.py: gates on made-up recordings, the oracle above all of them, and tables from lines."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,6 +87,23 @@ def test_the_change_gate_compares_with_the_last_look(script):
     gate, far = (script.Changed(model, apart * share, {}) for share in (0.9, 1.1))
     assert [gate(x, [0.0], 3.0) for x in (one, one, two, two, one)] == [False, False, True, False, True]
     assert not any(far(x, [0.0], 3.0) for x in (one, two, one))
+
+
+def test_the_oracle_is_the_best_of_all_choices(script):
+    rng = np.random.default_rng(0)
+    for price in (0.0, 0.3, 0.7, 1.4):
+        right = rng.random((8, 3)) < 0.5
+
+        def worth(looks, right=right, price=price):
+            age, total = 3, 0.0
+            for k, look in enumerate(looks):
+                age = 0 if look else min(age + 1, 3)
+                total += (right[k, age] if age < 3 else 0) - price * look
+            return total
+
+        best = max(itertools.product([False, True], repeat=8), key=worth)
+        assert worth(script.best_requests(right, price)) == pytest.approx(worth(best))
+    assert not script.best_requests(right, 9.0).any()
 
 
 @pytest.mark.slow("a simulation of 6 recordings")
