@@ -88,25 +88,22 @@ def table_flags(a: argparse.Namespace) -> list[str]:
 def check_options(a: argparse.Namespace, kind: str) -> None:
     """Raise ValueError for options that would be ignored or that contradict each other."""
     if a.source is None:
-        if not (a.imu or a.imu_follow):
-            raise ValueError("there is no SOURCE; give one, or head motion alone (--imu - or CSV, --imu-follow CSV)")
+        if not a.imu:
+            raise ValueError("there is no SOURCE; give one, or head motion alone (--imu - or CSV)")
         used = given_flags(a, "tolerance", "max_age", "period", "frame_offset", "reconnect")
         used += ["--frames newest"] * (a.frames == "newest") + ["--align arrival"] * (a.align == "arrival")
         reject(used + ["--frame-stretch"] * (a.frame_stretch != 1.0), "about frames, and there is no SOURCE of any")
     if kind != "file" and a.imu not in (None, ["-"]):
-        reject(["--imu"], f"{a.source} is live; give its samples as --imu - (standard input) or --imu-follow CSV")
-    if kind != "file" or a.imu == ["-"] or a.imu_follow:
+        reject(["--imu"], f"{a.source} is live; give its samples on standard input (--imu -)")
+    if kind != "file" or a.imu == ["-"]:
         used = given_flags(a, "reader", "imu_reader")
         reject(used + table_flags(a), "only for recordings; these samples are live")
     if kind != "address":
         reject(given_flags(a, "reconnect"), f"{a.source} is a {kind}; only an address can be opened again")
-    if a.fast or (kind == "file" and a.imu != ["-"] and not a.imu_follow):
+    if a.fast or (kind == "file" and a.imu != ["-"]):
         reject(given_flags(a, "timeout"), "nothing here is live")
     if kind == "file" and a.align == "arrival":
         reject(["--align arrival"], f"{a.source} is a file, whose frames have times; --frame-offset moves them")
-    if a.imu_follow:
-        reject(given_flags(a, "imu"), "samples come from one place; leave out --imu or --imu-follow")
-        reject(given_flags(a, "fast"), "a table that grows has its own speed; give a finished one as --imu")
     others = {"centre": ("max_age", "period"), "newest": ("tolerance",)}[a.frames]
     reject(given_flags(a, *others), f"not used with --frames {a.frames}")
     if not a.events:
@@ -184,7 +181,7 @@ class Source:
         return self.offset + self.stretch * moment
 
     def check_ends(self, seconds: float | None) -> None:
-        """Raise IMUError if samples of a pipe or a growing table ended before the video, or `seconds` of a run.
+        """Raise IMUError if samples of a pipe ended before the video, or `seconds` of a run.
 
         Report it of samples in a file, and of a video that ended before its own end.
         """
@@ -224,17 +221,15 @@ def open_source(a: argparse.Namespace, model: Any, report: Callable[[str], objec
     lines = {"clock": clock, "report": report, "timeout": timeout}
     samples, recorded = None, True
     if not spec.imu_samples:
-        used = given_flags(a, "imu", "imu_follow", "imu_axes", "imu_reader") + table_flags(a)
+        used = given_flags(a, "imu", "imu_axes", "imu_reader") + table_flags(a)
         used += ["--align"] if a.align == "arrival" else []
         reject(used, f"the student in {a.student} reads no IMU samples")
-    elif a.imu_follow:
-        samples, recorded = feeds.table_samples(a.imu_follow, **lines), False
     elif a.imu == ["-"]:
-        samples, recorded = feeds.json_samples(standard_input(), **lines), False
+        samples, recorded = feeds.piped_samples(standard_input(), **lines), False
     elif video.live:
         raise EgoDistillError(
-            f"{a.source}: the student in {a.student} reads IMU samples; give them as JSON lines on standard input "
-            f"(--imu -) or as a table that grows (--imu-follow CSV), or give a student without IMU (--without imu)"
+            f"{a.source}: the student in {a.student} reads IMU samples; give them on standard input (--imu -), or "
+            f"give a student without IMU (--without imu)"
         )
     else:
         how = keyword_arguments(a, "imu_offset", "imu_stretch", "zero_accel")
@@ -258,13 +253,13 @@ def open_frames(
 
     Raise EgoDistillError for a SOURCE that would not be read, and without one that is.
     """
-    live = a.imu == ["-"] or bool(a.imu_follow)
+    live = a.imu == ["-"]
     if spec.frames and a.source is None:
         raise EgoDistillError(f"the student in {a.student} reads frames; give a SOURCE of them")
     if not spec.frames and a.source is not None and (live or feeds.source_kind(a.source) != "file"):
         raise EgoDistillError(f"the student in {a.student} reads no frames; leave out {a.source}")
     if not spec.frames:
-        return feeds.NoVideo(a.source or a.imu_follow or name_files(a.imu), live)
+        return feeds.NoVideo(a.source or name_files(a.imu), live)
     video = feeds.VideoFeed(
         open_recording(a.source).video if os.path.isdir(a.source) else a.source,  # a folder of a Neon
         size=spec.size,
@@ -739,7 +734,7 @@ def open_stream(
     """Return the stream that the options describe."""
     names = ("every", "frames", "before_frames", "slack", "top", "min_coverage", "max_gap", "precision")
     options = keyword_arguments(a, *names, "tolerance", "max_age", "period")
-    if a.imu == ["-"] or a.imu_follow:  # the samples of a file are in the student's axes
+    if a.imu == ["-"]:  # the samples of a file are in the student's axes
         options["imu_axes"] = a.imu_axes or "gopro"
     if tracker := event_tracker(a, model):
         options["top"] = max(a.top, tracker.top)

@@ -815,9 +815,8 @@ def live_options(parser: argparse.ArgumentParser) -> None:
         "student without IMU, or with several frames, 2)",
     )
     group = parser.add_argument_group("IMU samples")
-    imu_option(group, '; or -, lines such as {"time": 1.25, "accel": [x, y, z], "gyro": [x, y, z]} on standard input')
-    text = "table that another program is writing, with the same columns"
-    group.add_argument("--imu-follow", metavar="CSV", type=FILE, help=text)
+    form = '{"time": 1.25, "accel": [x, y, z], "gyro": [x, y, z]}'
+    imu_option(group, f"; or -, on standard input a table with its header, or lines such as {form}")
     accel_option(group)
     axes_option(group)
     reader_options(group)

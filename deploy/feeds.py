@@ -1,11 +1,11 @@
-"""Frames and IMU samples as they arrive: from files at real speed, addresses, devices, pipes and growing tables.
+"""Frames and IMU samples as they arrive: from files at real speed, addresses, devices and pipes.
 
     from egodistill.deploy import feeds
 
     clock = feeds.HostClock()
     for moment, picture in feeds.VideoFeed("rtsp://192.0.2.7/camera", clock=clock):     # in a thread of its own
         stream.accept_frame(moment, picture)
-    for times, readings in feeds.json_samples(sys.stdin.fileno(), clock=clock):         # in another thread
+    for times, readings in feeds.piped_samples(sys.stdin.fileno(), clock=clock):        # in another thread
         stream.accept_imu(times, readings)
     clock.stop()                                                                        # ends both, from any thread
 
@@ -27,7 +27,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import av
@@ -58,11 +57,10 @@ __all__ = [
     "LineSamples",
     "Pace",
     "VideoFeed",
-    "json_samples",
+    "piped_samples",
     "recorded_samples",
     "source_kind",
     "split_samples",
-    "table_samples",
 ]
 
 Samples = Iterator[tuple[np.ndarray, np.ndarray]]  # times [n], readings [n, 6]
@@ -76,8 +74,7 @@ AHEAD = 1.0  # seconds that a live source may be ahead of real speed
 RETRY = 0.5  # seconds between two attempts to open an address again
 EARLY = 1.0  # seconds before its end at which a source may end
 DECODED = 2  # frames that are decoded ahead if none may be dropped
-POLL = 0.05  # seconds between two reads of a growing file
-COMPARED = 4096  # first bytes of a growing file, which must stay as they are
+POLL = 0.05  # seconds between two looks at a source
 MAX_LINE = 100_000  # bytes
 BAD_IN_A_ROW = 100  # lines without a sample in a row that end a feed
 # What an address may lead to. A playlist from the network must not name files of this machine.
@@ -530,7 +527,7 @@ class LineSamples:
     """Samples from lines of text as they arrive: iterate over (times [n], readings float64 [n, 6]), once.
 
     Each piece has the lines that a block completes. Empty lines are skipped. A line that is not a sample is skipped and
-    counted in `bad`. `json_samples()` and `table_samples()` make such feeds.
+    counted in `bad`. `piped_samples()` makes such feeds.
 
     `parse` returns time and six readings of a line, or None for a header, and raises ValueError for a line that is not
     a sample; `report` gets a sentence about the first of these. The readings are judged by a `Stream`. Raise IMUError
@@ -606,7 +603,7 @@ class JSONRow:
     The first time decides for all: an integer is nanoseconds, a number with a decimal point is seconds.
     """
 
-    form = '{"time": 1.25, "accel": [x, y, z], "gyro": [x, y, z]}, one sensor or both'
+    form = '{"time": 1.25, "accel": [x, y, z], "gyro": [x, y, z]}, one sensor or both, or the header of a table'
 
     def __init__(self) -> None:
         self.whole: bool | None = None
@@ -648,7 +645,21 @@ def shortened(line: str) -> str:
     return line if len(line) <= 60 else f"{line[:57]}..."
 
 
-def json_samples(
+class AnyRow:
+    """Parser of lines in JSON, or of a table if the first line that can be read is the header of one."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.json, self.table = name, JSONRow(), None
+
+    def __call__(self, line: str) -> Row | None:
+        if self.table is None and self.json.whole is None and not line.startswith("{"):
+            with contextlib.suppress(IMUError):
+                self.table = TableRow(self.name, line)
+                return None
+        return (self.table or self.json)(line)
+
+
+def piped_samples(
     descriptor: int,
     *,
     clock: HostClock,
@@ -656,10 +667,11 @@ def json_samples(
     name: str = "standard input",
     timeout: float = math.inf,
 ) -> LineSamples:
-    """Return samples from JSON lines in a pipe or file that is open; see `LineSamples`.
+    """Return samples from lines in a pipe or file that is open; see `LineSamples`.
 
-    A line is one object, {"time": 1.25, "accel": [x, y, z], "gyro": [x, y, z]}, in m/s2 and rad/s, with one sensor or
-    both. Times are seconds; if the first one is an integer, all are integer nanoseconds.
+    A line is one object of JSON, {"time": 1.25, "accel": [x, y, z], "gyro": [x, y, z]}, in m/s2 and rad/s, with one
+    sensor or both; if the first time is an integer, all are integer nanoseconds, else seconds. Or the first line is the
+    header of a table with the columns of `data.read_imu()`, and the others are its rows.
 
     The feed ends with `clock.stop()`, and with an IMUError after `timeout` seconds without samples, once it has begun
     (not on Windows).
@@ -668,23 +680,23 @@ def json_samples(
     >>> from egodistill.deploy import feeds
     >>> reader, writer = os.pipe()
     >>> os.write(writer, b'{"time": 0.5, "accel": [0, 0, 9.8]}\\n') and os.close(writer)
-    >>> for times, readings in feeds.json_samples(reader, clock=feeds.HostClock(), report=print):
+    >>> for times, readings in feeds.piped_samples(reader, clock=feeds.HostClock(), report=print):
     ...     print(times, readings)
     [0.5] [[0.  0.  9.8 nan nan nan]]
     >>> os.close(reader)
     """
     blocks = pipe_blocks(descriptor, Silence(name, clock, timeout))
-    return LineSamples(name, blocks, JSONRow(), report=report)
+    return LineSamples(name, blocks, AnyRow(name), report=report)
 
 
 class Silence:
-    """Watch over a source of lines: once it has begun, it must not be silent for longer than `timeout` seconds.
+    """Watch over a source of lines: after two of them it must not be silent for longer than `timeout` seconds.
 
-    Lines of the header are not samples yet.
+    The first one may be a header, before a sensor that needs a while to start.
     """
 
-    def __init__(self, name: str, clock: HostClock, timeout: float, header: int = 0) -> None:
-        self.name, self.clock, self.timeout, self.left = name, clock, timeout, header
+    def __init__(self, name: str, clock: HostClock, timeout: float) -> None:
+        self.name, self.clock, self.timeout, self.left = name, clock, timeout, 1
         self._since: float | None = None  # of the silence
 
     def ends(self, block: bytes) -> None:
@@ -714,46 +726,18 @@ def pipe_blocks(descriptor: int, silence: Silence) -> Iterator[bytes]:
             return
 
 
-def table_samples(
-    path: str | os.PathLike,
-    *,
-    clock: HostClock,
-    report: Callable[[str], object],
-    timeout: float = math.inf,
-) -> LineSamples:
-    """Return the samples of a CSV table that another program writes, from its first row on and as it grows.
-
-    The columns are those of `data.read_imu()`; a line counts when it ends; see `LineSamples` for rows that are not
-    samples. The feed ends when the clock is stopped, and with an IMUError after `timeout` seconds without new rows,
-    once it has begun. Raise IMUError, which names the file, if it does not exist, has other columns or a second header
-    with others, is truncated, written anew, or replaced by another file.
-
-    >>> from egodistill.deploy import feeds
-    >>> clock = feeds.HostClock()
-    >>> for times, readings in feeds.table_samples("walk.csv", clock=clock, report=print):
-    ...     if times[-1] > 23.3:
-    ...         clock.stop()
-    >>> readings.shape[1]
-    6
-    """
-    silence = Silence(str(path), clock, timeout, header=1)
-    blocks = growing_blocks(Path(path), silence)
-    return LineSamples(str(path), blocks, TableRow(path), report=report)
-
-
 class TableRow:
-    """Parser of the lines of a table; the first one is its header. An empty cell, NULL and nan are not readings.
+    """Parser of the lines of a table with this header. An empty cell, NULL and nan are not readings.
 
-    A program that is started again may repeat the header, but with the same columns.
+    A program that is started again may repeat the header, but with the same columns. Raise IMUError for a line that is
+    no header.
     """
 
-    def __init__(self, path: str | os.PathLike) -> None:
-        self.path, self.time, self.unit, self.columns = path, "", 1.0, []
+    def __init__(self, name: str, header: str) -> None:
+        self.name = name
+        self.time, self.unit, self.columns = table_columns(name, header)
 
     def __call__(self, line: str) -> Row | None:
-        if not self.columns:
-            self.time, self.unit, self.columns = table_columns(self.path, line)
-            return None
         cells = [cell.strip().strip('"').lower() for cell in line.split(",")]
         try:
             if len(cells) <= max(self.columns):
@@ -772,7 +756,7 @@ class TableRow:
     def is_header(self, line: str, cells: list[str]) -> bool:
         """Return whether a line is the header again. Raise LostOrder if it is one with other columns."""
         try:
-            found = table_columns(self.path, line)
+            found = table_columns(self.name, line)
         except IMUError:
             found = None
         if found is None and self.time not in cells:
@@ -780,37 +764,3 @@ class TableRow:
         if found != (self.time, self.unit, self.columns):
             raise LostOrder("a second header, with other columns; let the program begin a new table when it is started")
         return True
-
-
-def growing_blocks(path: Path, silence: Silence) -> Iterator[bytes]:
-    """Yield the bytes of a file that grows, until the clock is stopped."""
-    clock, start = silence.clock, b""
-    try:
-        file = open(path, "rb", buffering=0)
-    except OSError as error:
-        raise IMUError(f"{path}: cannot be read: {error.strerror}") from error
-    with file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise IMUError(f"{path}: a pipe or device, not a file; give JSON lines on standard input (--imu -)")
-        while not clock.stopped:
-            if block := file.read(1 << 16):
-                place = file.tell()
-                start = start if len(start) >= COMPARED else (start + block)[:COMPARED]
-                file.seek(0)
-                if file.read(len(start)) != start:
-                    raise IMUError(f"{path}: was written anew while it was read; follow a file that only grows")
-                file.seek(place)
-                silence.ends(block)
-                yield block
-                continue
-            silence.check()
-            opened = os.fstat(file.fileno())
-            if opened.st_size < file.tell():
-                raise IMUError(f"{path}: was truncated while it was read; follow a file that only grows")
-            try:
-                now = os.stat(path)
-            except OSError:
-                now = None
-            if now is None or (now.st_dev, now.st_ino) != (opened.st_dev, opened.st_ino):
-                raise IMUError(f"{path}: was replaced or removed while it was read; follow a file that only grows")
-            clock.sleep(POLL)

@@ -422,7 +422,7 @@ OPTIONS = {
     f"--out --html --subtitles --labels --root --tier --preview --overwrite {INFERENCE}",
     "live": "SOURCE --student --custom --without --every --frames --before-frames --slack --top --min-coverage "
     "--max-gap --precision --device --tolerance "
-    "--max-age --period --imu --imu-follow --zero-accel --imu-axes --reader --imu-reader --imu-offset --imu-stretch "
+    "--max-age --period --imu --zero-accel --imu-axes --reader --imu-reader --imu-offset --imu-stretch "
     "--frame-offset --frame-stretch --align "
     "--fast --seconds --timeout --reconnect --events --event-start --json --out --overwrite",
 }

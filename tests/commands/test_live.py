@@ -315,12 +315,6 @@ def test_a_table_of_a_phone_is_read_with_its_axes(kitchen, files, capsys, fast, 
     assert phone.read_text() == table.read_text() and phone.read_text().count("\n") == 4
 
 
-def test_a_table_that_grows_is_read_at_the_speed_of_the_file(kitchen, files, capsys, fast, host_clock):
-    words = of_kitchen(kitchen, files, "--imu-follow", files / "table.csv")
-    _, same = at_real_speed(host_clock, lambda: answers_of(capsys, *words), fast)
-    assert len(same) > len(fast) / 2 and all(one["classes"] == other["classes"] for one, other in same)
-
-
 def test_frames_are_the_clock_of_a_student_without_imu(kitchen, files, capsys):
     words = of_kitchen(kitchen, files, "--fast")
     words[2] = files / "frames.safetensors"
@@ -1019,35 +1013,17 @@ def camera(self):
         yield self.clock.unix(), np.zeros((4, 4, 3), np.uint8)
 
 
-@pytest.mark.parametrize("imu", ["pipe", "table"])
+@pytest.mark.parametrize("imu", ["lines", "table"])
 def test_samples_that_stop_while_a_camera_runs_end_early(imu, files, capsys, monkeypatch, tmp_path):
     words = ["tcp://127.0.0.1:9", "--student", files / "student.safetensors", "--precision", "fp32", "--timeout", 0.5]
     monkeypatch.setattr(feeds.VideoFeed, "__iter__", camera)
     reader, writer = os.pipe()
-    if imu == "pipe":
-        os.write(writer, cut(files, tmp_path / "cut.jsonl", 0.3).read_bytes()[:60_000])
-        monkeypatch.setattr(live_command, "standard_input", lambda: reader)
-        words += ["--imu", "-"]
-    else:
-        words += ["--imu-follow", files / "table.csv"]
-    _, said = answers_of(capsys, *words, "--frame-offset", -time.time(), code=1)
-    name = "standard input" if imu == "pipe" else files / "table.csv"
-    assert said.endswith(f"egodistill live: {name}: nothing came for 0.5 s\n")
+    samples = cut(files, tmp_path / "cut.jsonl", 0.3) if imu == "lines" else files / "table.csv"
+    os.write(writer, samples.read_bytes()[:60_000])
+    monkeypatch.setattr(live_command, "standard_input", lambda: reader)
+    _, said = answers_of(capsys, *words, "--imu", "-", "--frame-offset", -time.time(), code=1)
+    assert said.endswith("egodistill live: standard input: nothing came for 0.5 s\n")
     os.close(writer)
-
-
-def test_a_table_that_is_written_anew_ends_early(kitchen, files, capsys, host_clock, tmp_path, monkeypatch):
-    table, whole = tmp_path / "live.csv", (files / "table.csv").read_text()
-    table.write_text(whole)
-    note = feeds.Silence.ends
-
-    def write_anew(silence, block):  # once the first block is read
-        note(silence, block)
-        table.write_text(whole.replace("time,ax", "time,gx", 1))
-
-    monkeypatch.setattr(feeds.Silence, "ends", write_anew)
-    _, said = answers_of(capsys, *of_kitchen(kitchen, files, "--imu-follow", table), code=1)
-    assert "live.csv: was written anew while it was read; follow a file that only grows" in said
 
 
 def test_the_table_of_a_recording_can_have_another_clock_and_no_accelerometer(kitchen, files, tmp_path, capsys):
@@ -1075,14 +1051,14 @@ def test_the_table_of_a_recording_can_have_another_clock_and_no_accelerometer(ki
     [
         ("none.mp4", "none.mp4: no such file"),
         ("steady.mp4", "accelerometer and gyroscope; give a table of its readings beside it, steady.csv"),
-        ("tcp://127.0.0.1:9", "give them as JSON lines on standard input (--imu -) or as a table that grows"),
+        ("tcp://127.0.0.1:9", "reads IMU samples; give them on standard input (--imu -)"),
         ("ftp://host/a.mp4", "not an address that can be read"),
-        ("tcp://127.0.0.1:9 --imu frames.safetensors", "--imu: tcp://127.0.0.1:9 is live; give its samples as --imu -"),
+        (
+            "tcp://127.0.0.1:9 --imu frames.safetensors",
+            "--imu: tcp://127.0.0.1:9 is live; give its samples on standard input",
+        ),
         ("tcp://127.0.0.1:9 --imu - --fast", "tcp://127.0.0.1:9: only a file can be read faster"),
         ("steady.mp4 --imu - --align arrival", "--align arrival: steady.mp4 is a file"),
-        ("steady.mp4 --imu - --imu-follow frames.safetensors", "samples come from one place"),
-        ("steady.mp4 --imu-follow frames.safetensors --fast", "a table that grows has its own speed"),
-        ("steady.mp4 --imu-follow none.csv", "none.csv: no such file"),
         ("steady.mp4 --imu - --reconnect 5", "--reconnect: steady.mp4 is a file; only an address can be opened again"),
         ("steady.mp4 --imu - --fast --timeout 5", "--timeout: nothing here is live"),
         ("steady.mp4 --timeout 5", "--timeout: nothing here is live"),

@@ -647,14 +647,13 @@ ARRIVALS = {
             },
         ),
         (
-            "tcp://127.0.0.1:9 --student a.safetensors --imu-follow t.csv --align arrival --tolerance 0.25 --timeout 7 "
+            "tcp://127.0.0.1:9 --student a.safetensors --imu - --align arrival --tolerance 0.25 --timeout 7 "
             "--reconnect 60",
             {
                 "VideoFeed.realtime": True,
                 "VideoFeed.timeout": 7.0,
                 "VideoFeed.reconnect": 60.0,
-                "table_samples.timeout": 7.0,
-                "table_samples.path": "t.csv",
+                "piped_samples.timeout": 7.0,
                 "Inputs.source.align": True,
                 "Stream.tolerance": 0.25,
                 "Stream.frame_clock": (7.5, 1.0),  # as the arrivals say
@@ -906,7 +905,8 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     spies.put(live, "load_for_stream", student)
     counts = {"problem": "", "dropped": 0, "broken": 0, "reconnections": 0}
     spies.put(feeds, "VideoFeed", lambda given: argparse.Namespace(live="://" in given["source"], **counts))
-    spies.put(feeds, "table_samples", [])
+    spies.put(feeds, "piped_samples", [])
+    spies.put(live, "standard_input", 0)
     unread = argparse.Namespace(motion=lambda: None, imu_axes="gopro")
     spies.put(live, "open_recording", unread, label="open_recording of live")
     spies.put(egodistill.recordings.recording, "use_parts")

@@ -367,7 +367,7 @@ def line(moment, **sensors):
     return json.dumps({"time": moment, **sensors}).encode() + b"\n"
 
 
-def json_feed(content, said):
+def piped(content, said):
     reader, writer = os.pipe()
 
     def write():
@@ -376,7 +376,7 @@ def json_feed(content, said):
                 file.write(part)
 
     threading.Thread(target=write, daemon=True).start()
-    return feeds.json_samples(reader, clock=feeds.HostClock(), report=said.append)
+    return feeds.piped_samples(reader, clock=feeds.HostClock(), report=said.append)
 
 
 def collected(feed):
@@ -393,7 +393,7 @@ def test_json_lines_are_samples_of_one_sensor_or_both():
         line(1, gyro=[0.5, 0, 0]),  # programs write 1.0 as 1
         line(1.5, accel=[1, 2, 3], gyro=None, more="ignored").strip(),  # no newline at the end
     ]
-    times, readings = collected(json_feed(content, said))
+    times, readings = collected(piped(content, said))
     assert times.tolist() == [0.5, 1.0, 1.5] and times.dtype == np.float64
     assert said == []
     expected = [[0, 0, 9.8, 1, 2, 3], [np.nan] * 3 + [0.5, 0, 0], [1, 2, 3] + [np.nan] * 3]
@@ -402,7 +402,7 @@ def test_json_lines_are_samples_of_one_sensor_or_both():
 
 def test_integers_are_exact_nanoseconds():
     start = 1_700_000_000_123_456_789
-    times, _ = collected(json_feed([line(start + k, accel=[0, 0, 1]) for k in range(3)], []))
+    times, _ = collected(piped([line(start + k, accel=[0, 0, 1]) for k in range(3)], []))
     assert times.tolist() == [start, start + 1, start + 2] and times.dtype == np.int64
 
 
@@ -424,7 +424,7 @@ BAD = (
 @pytest.mark.parametrize("bad", BAD)
 def test_a_line_that_is_no_sample_is_counted_and_told_once(bad):
     said = []
-    feed = json_feed([line(0.5, accel=[0, 0, 1]), bad, bad, line(1.5, accel=[0, 0, 1])], said)
+    feed = piped([line(0.5, accel=[0, 0, 1]), bad, bad, line(1.5, accel=[0, 0, 1])], said)
     times, _ = collected(feed)
     assert times.tolist() == [0.5, 1.5] and feed.bad == 2
     (told,) = said
@@ -434,151 +434,86 @@ def test_a_line_that_is_no_sample_is_counted_and_told_once(bad):
 
 def test_seconds_among_nanoseconds_are_no_samples():
     said = []
-    feed = json_feed([line(5, accel=[0, 0, 1]), line(5.5, accel=[0, 0, 1]), line(2**63, accel=[0, 0, 1])], said)
+    feed = piped([line(5, accel=[0, 0, 1]), line(5.5, accel=[0, 0, 1]), line(2**63, accel=[0, 0, 1])], said)
     times, _ = collected(feed)
     assert times.tolist() == [5] and feed.bad == 2 and "write all seconds with a decimal point" in said[0]
 
 
 def test_a_hundred_bad_lines_in_a_row_are_an_error():
     good = line(1.0, accel=[0, 0, 1])
-    feed = json_feed([b"x\n" * 99, good, b"x\n" * 99, good], [])
+    feed = piped([b"x\n" * 99, good, b"x\n" * 99, good], [])
     assert len(collected(feed)[0]) == 2 and feed.bad == 198
     with pytest.raises(IMUError, match=r"standard input: line 100: not JSON; expected .*got x\. 100 lines in a row"):
-        list(json_feed([b"x\n" * 100], []))
+        list(piped([b"x\n" * 100], []))
 
 
 def test_a_line_without_an_end_needs_no_memory():
-    feed = json_feed([b"x" * 65536] * 40 + [b"\n", line(1.0, accel=[0, 0, 1])], [])
+    feed = piped([b"x" * 65536] * 40 + [b"\n", line(1.0, accel=[0, 0, 1])], [])
     assert len(collected(feed)[0]) == 1 and feed.bad >= 10
 
 
 HEADER = "time,ax,ay,az,gx,gy,gz\n"
 
 
-def follow(path, actions, said=None):
-    """Read a growing table; after each piece, or when nothing comes, the next action is done. Returns the pieces."""
-    clock, pieces, left = feeds.HostClock(), [], list(actions)
-
-    class Acting(feeds.HostClock):
-        def sleep(self, seconds):
-            if left:
-                left.pop(0)()
-            else:
-                clock.stop()
-            return True
-
-        stopped = property(lambda self: clock.stopped)
-
-    for times, readings in feeds.table_samples(path, clock=Acting(), report=[].append if said is None else said.append):
-        pieces.append((times.tolist(), readings.tolist()))
-    return pieces
-
-
-def appends(path, text):
-    def append():
-        with open(path, "a") as file:
-            file.write(text)
-
-    return append
-
-
-def test_a_growing_table_gives_each_line_when_it_is_complete(tmp_path):
-    path = tmp_path / "live.csv"
-    path.write_text("ti")
+def test_a_table_gives_each_line_when_it_is_complete():
     said = []
-    rest = [HEADER[2:] + "0.01,0,0,9.8,1,2,3\n0.0", "2,0,0,9.8,1,2,2", ".5\n", "\n0.03,,,,1,2,3\n", "bad\n", "0.04,0,0"]
-    pieces = follow(path, [appends(path, text) for text in rest], said)
-    assert [times for times, _ in pieces] == [[0.01], [0.02], [0.03]]
-    assert pieces[1][1] == [[0, 0, 9.8, 1, 2, 2.5]] and np.isnan(pieces[2][1][0][:3]).all()
-    assert said == [
-        f"{path}: line 6: 1 cells; the header has at least 7. Such lines are skipped and counted",
-    ]
+    parts = ["ti", HEADER[2:] + "0.01,0,0,9.8,1,2,3\n0.0", "2,0,0,9.8,1,2,2", ".5\n", "\n0.03,,,,1,2,3\n", "bad\n"]
+    feed = piped([part.encode() for part in (*parts, "0.04,0,0,9.8,1,2,3")], said)
+    times, readings = collected(feed)
+    assert times.tolist() == [0.01, 0.02, 0.03, 0.04] and feed.bad == 1
+    assert readings[1].tolist() == [0, 0, 9.8, 1, 2, 2.5] and np.isnan(readings[2][:3]).all()
+    assert said == ["standard input: line 6: 1 cells; the header has at least 7. Such lines are skipped and counted"]
 
 
-def test_a_growing_table_has_the_units_of_read_imu(tmp_path):
+def test_a_table_has_the_units_of_read_imu(tmp_path):
     rows = [[1000 * k / 200, 0, 0, 9.8, 0.1, 0.2, 0.3] for k in range(50)]
     header = ["Milliseconds", "GyroX", "GyroY", "GyroZ", "AcclX", "AcclY", "AcclZ"]
     path = write_table(tmp_path / "epic.csv", header, [[r[0], *r[4:], *r[1:4]] for r in rows])
-    ((times, readings),) = follow(path, [])
+    times, readings = collected(piped([b"my program\n", path.read_bytes()], []))
     motion = data.read_imu(path)
     assert np.array_equal(times, motion.accel_time)
     assert np.array_equal(readings, np.hstack([motion.accel, motion.gyro]))
 
 
 @pytest.mark.parametrize(
-    ("action", "told"),
+    "header",
     [
-        (lambda path: path.write_text(HEADER), "live.csv: was truncated"),
-        (lambda path: path.unlink(), "live.csv: was replaced or removed"),
-        (lambda path: (path.rename(path.with_suffix(".1")), path.write_text(HEADER * 99)), "was replaced or removed"),
+        "time,gx,gy,gz,ax,ay,az",
+        "Milliseconds,AcclX,AcclY,AcclZ,GyroX,GyroY,GyroZ",
+        "time,note,ax,ay,az,gx,gy,gz",
     ],
-    ids=["truncated", "removed", "rotated"],
 )
-def test_a_table_that_does_not_only_grow_is_an_error(action, told, tmp_path):
-    path = tmp_path / "live.csv"
-    path.write_text(HEADER + "0.01,0,0,9.8,1,2,3\n")
-    with pytest.raises(IMUError, match=told):
-        follow(path, [lambda: action(path)])
+def test_a_second_header_with_other_columns_is_an_error(header):
+    row = "0,0,9.8,1,2,3\n"
+    with pytest.raises(IMUError, match="line 4: a second header, with other columns"):
+        collected(piped([f"{HEADER}0.01,{row}0.02,{row}{header}\n0.03,{row}".encode()], []))
 
 
-@pytest.mark.parametrize("header", [HEADER, "time,gx,gy,gz,ax,ay,az\n"], ids=["same", "other"])
-def test_a_table_that_is_written_anew_is_an_error(header, tmp_path):
-    """Also if the new one is longer already, as that of a program that was started again."""
-    path = tmp_path / "live.csv"
-    rows = "".join(f"{0.01 * k:.2f},0,0,9.8,1,2,3\n" for k in range(1, 30))
-    path.write_text(HEADER + rows)
+def test_a_program_that_is_started_again_may_repeat_its_header():
+    row, said = "0,0,9.8,1,2,3\n", []
+    times, _ = collected(piped([f"{HEADER}0.01,{row}{HEADER}0.02,{row}".encode()], said))
+    assert times.tolist() == [0.01, 0.02] and not said
+
+
+@pytest.mark.parametrize("first", ["time,ax,ay,az\n", '{"time": 0.5, "accel": [0, 0, 1]}\n' + HEADER])
+def test_lines_are_of_one_kind(first):
     said = []
-    with pytest.raises(IMUError, match=r"live\.csv: was written anew while it was read; follow a file that only grows"):
-        follow(path, [lambda: path.write_text(header + rows.replace("9.8", "9.7") + rows)], said)
-
-
-@pytest.mark.parametrize(
-    ("header", "told"),
-    [
-        ("time,gx,gy,gz,ax,ay,az", "line 4: a second header, with other columns"),
-        ("Milliseconds,AcclX,AcclY,AcclZ,GyroX,GyroY,GyroZ", "line 4: a second header, with other columns"),
-        ("time,note,ax,ay,az,gx,gy,gz", "line 4: a second header, with other columns"),
-    ],
-)
-def test_a_second_header_with_other_columns_is_an_error(header, told, tmp_path):
-    path = tmp_path / "live.csv"
-    row = "0,0,9.8,1,2,3\n"
-    path.write_text(f"{HEADER}0.01,{row}0.02,{row}")
-    with pytest.raises(IMUError, match=told):
-        follow(path, [appends(path, f"{header}\n0.03,{row}")])
-
-
-def test_a_program_that_is_started_again_may_repeat_its_header(tmp_path):
-    path, said = tmp_path / "live.csv", []
-    row = "0,0,9.8,1,2,3\n"
-    path.write_text(f"{HEADER}0.01,{row}")
-    pieces = follow(path, [appends(path, f"{HEADER}0.02,{row}")], said)
-    assert [times for times, _ in pieces] == [[0.01], [0.02]] and not [text for text in said if "line" in text]
+    feed = piped([f"{first}0.01,0,0,9.8,1,2,3\n".encode()], said)
+    assert len(list(feed)) == first.count("{") and feed.bad == 2
+    assert "not JSON; expected" in said[0] and "or the header of a table; got time,ax" in said[0]
 
 
 def test_samples_that_stop_end_a_feed():
     """Not before the first one, since a sensor may need a while to start."""
     reader, writer = os.pipe()
-    timer = threading.Timer(0.3, os.write, (writer, line(0.5, accel=[0, 0, 1])))
+    os.write(writer, HEADER.encode())
+    timer = threading.Timer(0.3, os.write, (writer, b"0.5,0,0,1,0,0,0\n"))
     timer.start()
-    pieces = iter(feeds.json_samples(reader, clock=feeds.HostClock(), report=[].append, timeout=0.1))
+    pieces = iter(feeds.piped_samples(reader, clock=feeds.HostClock(), report=[].append, timeout=0.1))
     assert next(pieces)[0] == [0.5]
     with pytest.raises(IMUError, match=r"standard input: nothing came for 0\.1 s"):
         next(pieces)
     os.close(writer)
-
-
-def test_a_table_that_stops_growing_ends_a_feed(tmp_path):
-    path, clock = tmp_path / "live.csv", FakeClock()
-    path.write_text(HEADER)
-    slept = iter([lambda: None] * 200 + [appends(path, "0.01,0,0,9.8,1,2,3\n")] + [lambda: None] * 1000)
-    usual = clock.sleep
-    clock.sleep = lambda seconds: (next(slept)(), usual(seconds))[1]
-    pieces = iter(feeds.table_samples(path, clock=clock, report=[].append, timeout=4.0))
-    assert next(pieces)[0] == [0.01] and clock.time > 109  # ten seconds of a header alone
-    with pytest.raises(IMUError, match=r"live.csv: nothing came for 4 s"):
-        next(pieces)
-    assert clock.time < 115
 
 
 def test_an_interruption_ends_feeds_without_a_lock():
@@ -588,14 +523,3 @@ def test_an_interruption_ends_feeds_without_a_lock():
         clock.interrupt()
         assert clock.stopped
     assert not clock.sleep(0.0)
-
-
-def test_a_table_with_other_columns_or_none_is_an_error(tmp_path):
-    path = tmp_path / "live.csv"
-    with pytest.raises(IMUError, match="cannot be read: No such file"):
-        follow(path, [])
-    path.write_text("time,ax,ay,az\n0,0,0,1\n")
-    with pytest.raises(IMUError, match="no gyroscope column gx, gy, gz in the header"):
-        follow(path, [])
-    with pytest.raises(IMUError, match="not a file"):
-        follow(os.devnull, [])
