@@ -491,20 +491,6 @@ class Latency:
 
     The steady state begins after the first answer and `WARM_UP` further ones; answers that encode a frame are apart
     from those that do not. Times are those of the networks, `Answer.seconds`.
-
-    >>> from egodistill import Answer
-    >>> from egodistill.commands.live import Latency
-    >>> latency = Latency(load_seconds=1.5)
-    >>> for k in range(12):
-    ...     seconds = 0.02 if k % 2 else 0.001
-    ...     latency.add(Answer(0.5 * k, 0.5 * k + 2, [("walk", 0.9)], encoded=k % 2, seconds=seconds))
-    >>> print("\\n".join(latency.lines(dropped=0, due=12, megabytes=300)))
-    init          load 1.50 s, first answer 1.0 ms
-    warm-up       5 answers, mean 12.4 ms
-    with a frame  3 answers, p50 20.0 ms, p95 20.0 ms, p99 20.0 ms
-    no new frame  3 answers, p50 1.0 ms, p95 1.0 ms, p99 1.0 ms
-    dropped       0.0 % of 12 answers
-    memory        peak 300 MB
     """
 
     def __init__(self, load_seconds: float = 0.0) -> None:

@@ -214,12 +214,6 @@ def overlapping_splits(
 
     There is one pair for each segment that overlaps an earlier one. The clip of a segment shorter than a clip shows
     more than the segment; see `clip_starts()`. The end of the video, where a clip is moved inside, is not known.
-
-    >>> from egodistill import data
-    >>> from egodistill.datasets import segments
-    >>> parts = [data.Segment("a", "walk.mp4", 0, 6, split="train"), data.Segment("b", "walk.mp4", 6, 7, split="test")]
-    >>> [(one.id, other.id) for one, other in segments.overlapping_splits(parts)]
-    [('b', 'a')]
     """
     segments = list(segments)
     splits: dict[str, set[str]] = collections.defaultdict(set)
@@ -471,14 +465,7 @@ def is_list_of_recordings(header: str) -> bool:
 
 
 def listed_recordings(path: str | os.PathLike) -> list[Recording]:
-    """Return the recordings of a table without the column label, one per row, unopened; see `read_recordings()`.
-
-    >>> from pathlib import Path
-    >>> from egodistill.datasets import segments
-    >>> _ = Path("list.csv").write_text("video,wearer\\nwalk.mp4,P01\\n")
-    >>> [(recording.video, recording.imu, recording.wearer) for recording in segments.listed_recordings("list.csv")]
-    [('walk.mp4', None, 'P01')]
-    """
+    """Return the recordings of a table without the column label, one per row, unopened; see `read_recordings()`."""
     return [recording for _, _, recording in _rows_of_recordings(Path(path), ("video",), RECORDING_COLUMNS)]
 
 

@@ -752,17 +752,6 @@ def claim_outputs(
     `identity`, JSON values with "fingerprint" among them, and `about`, more of them. Raise DataError if the arrays
     belong to a teacher with another identity. With `overwrite`, they are claimed anyway, provided that `store` contains
     all clips with outputs of the other teacher; the outputs of all clips in `store` are marked as not written.
-
-    >>> from egodistill import data
-    >>> from egodistill.datasets.store import claim_outputs, outputs_record
-    >>> store = data.ClipStore("store")
-    >>> claim = claim_outputs(store, "mine", {"fingerprint": "a1"})
-    >>> outputs_record(store, "mine")
-    {'fingerprint': 'a1', 'splits': ['test', 'train']}
-    >>> claim_outputs(store, "mine", {"fingerprint": "b2"})
-    Traceback (most recent call last):
-    ...
-    egodistill.DataError: store/mine.teacher.json: the outputs in the store have the fingerprint a1, ...
     """
     files.require_writable(store.path)
     file, splits = _record_file(store, name), set(store.splits)
@@ -806,14 +795,7 @@ def _check_rest(store: ClipStore, outputs: Sequence[str], file: Path) -> None:
 
 
 def outputs_record(store: ClipStore, name: str) -> dict[str, Any]:
-    """Return the record that `claim_outputs()` wrote for the outputs of this name; {} if there is none.
-
-    >>> from egodistill import data
-    >>> from egodistill.datasets import store
-    >>> record = store.outputs_record(data.ClipStore("store"), "x3d")
-    >>> record["teacher"], record["precision"], record["splits"]
-    ('x3d', 'fp32', ['test', 'train'])
-    """
+    """Return the record that `claim_outputs()` wrote for the outputs of this name; {} if there is none."""
     return _read_record(_record_file(store, name))
 
 

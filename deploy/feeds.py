@@ -129,14 +129,6 @@ class Pace:
     """Real speed: when a moment of a recording is due on this host.
 
     Without `start()`, the first moment starts it. Moments may be `ahead` seconds early; `clock.stop()` ends a wait.
-
-    >>> from egodistill.deploy import feeds
-    >>> pace = feeds.Pace(feeds.HostClock())
-    >>> pace.start(12.0)
-    >>> pace.wait(12.1)                       # after 0.1 s
-    True
-    >>> pace.lateness(12.1) >= 0
-    True
     """
 
     def __init__(self, clock: HostClock, ahead: float = 0.0) -> None:
@@ -165,14 +157,6 @@ class ArrivalDelay:
     `delay` is the smallest difference between arrival and stamp in seconds; frames or samples that were buffered on
     their way have a larger one. The difference of the delays of two sensors is the offset between their clocks, if both
     are equally fast.
-
-    >>> from egodistill.deploy import feeds
-    >>> camera = feeds.ArrivalDelay(feeds.HostClock())
-    >>> camera.first is None
-    True
-    >>> camera.add(12.0)
-    >>> camera.first
-    12.0
     """
 
     def __init__(self, clock: HostClock) -> None:
@@ -196,15 +180,6 @@ def source_kind(source: str | os.PathLike) -> str:
 
     A path that does not exist is a "file"; opening it raises VideoError. Raise VideoError for an address whose protocol
     is not among rtsp, http, https, rtmp, tcp, udp, rtp and srt.
-
-    >>> from egodistill.deploy import feeds
-    >>> feeds.source_kind("walk.mp4"), feeds.source_kind("tcp://127.0.0.1:5000")
-    ('file', 'address')
-    >>> feeds.source_kind("file:///walk.mp4")
-    Traceback (most recent call last):
-    ...
-    egodistill.video.VideoError: file:///walk.mp4: not an address that can be read; give a file, a device, a pipe, or an
-    address that begins with http, https, rtsp, rtmp, tcp, udp, rtp, srt
     """
     if scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", os.fspath(source)):
         if scheme[1].lower() not in SCHEMES:
@@ -509,12 +484,6 @@ def recorded_samples(motion: Imu, seconds: float = CHUNK) -> Samples:
     """Yield the samples of a recording in order of time: times [n], readings [n, 6], in pieces as of `split_samples()`.
 
     A row has one sensor; the other three columns are NaN.
-
-    >>> from egodistill import data
-    >>> from egodistill.deploy import feeds
-    >>> pieces = list(feeds.recorded_samples(data.read_imu("walk.csv")))
-    >>> len(pieces), pieces[0][1].shape
-    (234, (40, 6))
     """
     times = np.concatenate((motion.accel_time, motion.gyro_time))
     readings = np.full((len(times), 6), np.nan)
@@ -532,19 +501,6 @@ class LineSamples:
     `parse` returns time and six readings of a line, or None for a header, and raises ValueError for a line that is not
     a sample; `report` gets a sentence about the first of these. The readings are judged by a `Stream`. Raise IMUError
     after a hundred lines in a row that are not samples.
-
-    >>> from egodistill.deploy import feeds
-    >>> def parse(line):
-    ...     moment, x = map(float, line.split())
-    ...     return moment, [x, 0, 9.8, 0, 0, 0]
-    >>> feed = feeds.LineSamples("numbers", [b"0.0 1\\n0.1 2\\n0.", b"2 3\\nzero\\n"], parse, report=print)
-    >>> for times, readings in feed:
-    ...     print(times, readings[:, 0])
-    [0.  0.1] [1. 2.]
-    numbers: line 4: could not convert string to float: 'zero'. Such lines are skipped and counted
-    [0.2] [3.]
-    >>> feed.lines, feed.bad
-    (4, 1)
     """
 
     def __init__(

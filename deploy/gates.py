@@ -239,9 +239,5 @@ def replacement(stop: float, every: float, *, slack: float, max_age: float, came
 
     `slack`, `max_age` and `camera_delay` are seconds, as for `simulate()`, `every` the seconds between answers; the new
     frame is younger than `max_age`.
-
-    >>> from egodistill.deploy import gates
-    >>> [gates.replacement(8.0, every, slack=0.05, max_age=4.0) for every in (0.5, 2.0, 6.0)]
-    [7.55, 6.05, 4.0]
     """
     return max(stop - every + min(slack, every / 2) - camera_delay / 2, stop - max_age)

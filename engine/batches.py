@@ -172,10 +172,6 @@ def arrays_of(model: Model, store: Store, *, classes: bool = True, way_out: str 
 
     Raise EgoDistillError if the store lacks an array, if the clips differ (length, size and sampling of frames, rate of
     the IMU), or, unless `classes` is false, the classes. `way_out` replaces its advice for other classes.
-
-    >>> from egodistill import EgoDistill, batches, data
-    >>> batches.arrays_of(EgoDistill.load("student.safetensors"), data.ClipStore("store"))
-    ['frames_1', 'imu']
     """
     inputs, spec, names = inputs_of(model), spec_of(model), []
     own = (
@@ -248,10 +244,6 @@ def clip_spec_of(model: Model, exact: bool | None = None, tolerance: float | Non
     Raise EgoDistillError if nothing says the size of its frames.
 
     `exact` and `tolerance` (seconds) ask for other frames than the model's own, as in `inference.predict()`.
-
-    >>> from egodistill import EgoDistill, batches
-    >>> batches.clip_spec_of(EgoDistill.load("student.safetensors")).size
-    64
     """
     inputs_of(model)
     spec = replace(spec_of(model), **getattr(model, "noted_clips", {}))
@@ -268,11 +260,6 @@ def as_output(model: Model, output: Any, num_classes: int | None = None) -> Outp
     """Return a pair of feature [B, D] and logits [B, C] as an `Output`.
 
     Raise EgoDistillError, which names the model, for anything else, or another C than `num_classes` (None: any).
-
-    >>> import torch
-    >>> from egodistill import batches
-    >>> batches.as_output(torch.nn.Identity(), (torch.zeros(1, 3), torch.zeros(1, 8))).logits.shape
-    torch.Size([1, 8])
     """
     name = type(model).__name__
     if not (isinstance(output, (tuple, list)) and len(output) == 2 and all(isinstance(x, Tensor) for x in output)):
@@ -330,12 +317,7 @@ def name_of(store: Store) -> str:
 
 
 def labels_of(store: Store) -> np.ndarray:
-    """Return the class index of each clip, int64 [n]; -1 for none. Raise DataError for anything else.
-
-    >>> from egodistill import batches, data
-    >>> batches.labels_of(data.ClipStore("store").split("train"))[:3]
-    array([ 5, 10, 11])
-    """
+    """Return the class index of each clip, int64 [n]; -1 for none. Raise DataError for anything else."""
     count = len(store.class_names)
     meaning = f"the index of its class in class_names, 0 to {count - 1}; -1 for none"
     meaning = meaning if count else "-1, because the store has no class_names"
@@ -668,16 +650,7 @@ def clip_ids(store: Store, rows: Tensor) -> str:
 
 
 def require_finite(store: Store, rows: Tensor, name: str, values: Tensor) -> None:
-    """Raise DataError, which names the clips and the values, unless values [b, ...] of rows, int64 [b], are finite.
-
-    >>> import torch
-    >>> from egodistill import batches, data
-    >>> store = data.ClipStore("store")
-    >>> batches.require_finite(store, torch.tensor([4, 5]), "scores", torch.tensor([[0.5], [torch.nan]]))
-    Traceback (most recent call last):
-    ...
-    egodistill.DataError: store: scores of the clips P01_101_5 are not finite; leave these clips out: store.select() ...
-    """
+    """Raise DataError, which names the clips and the values, unless values [b, ...] of rows, int64 [b], are finite."""
     if values.is_floating_point() and not values.isfinite().all():
         broken = ~values.reshape(len(values), -1).isfinite().all(1).cpu()
         way_out = "leave these clips out: store.select() keeps the others"

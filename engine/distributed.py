@@ -256,10 +256,6 @@ class Share(NamedTuple):
     A share has at least two clips, because batch norm and the contrastive loss need them. If a batch is too small, the
     last processes have no share. They compute the first clips with weight 0, because all processes must take part in
     every communication.
-
-    >>> from egodistill.engine import distributed
-    >>> distributed.Share.of(64)  # without torchrun
-    Share(start=0, stop=64, total=64)
     """
 
     start: int  # number of its first clip in the batch

@@ -72,12 +72,6 @@ def require_number(
 
     `name` is what the message says, such as `named("alpha")`; its limits say its first word. `above` and `below`
     exclude the limits themselves; `whole` requires an integer.
-
-    >>> from egodistill import batches
-    >>> batches.require_number("alpha", 1.5, 0, 1)
-    Traceback (most recent call last):
-    ...
-    egodistill.EgoDistillError: alpha must be a number, 0 <= alpha <= 1; got 1.5
     """
     fits = isinstance(value, numbers.Integral if whole else numbers.Real) and not isinstance(value, bool)
     fits = fits and math.isfinite(value)

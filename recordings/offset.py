@@ -529,13 +529,6 @@ def rates_of(seen: Survey, imu: Imu, offset: Offset | None = None) -> list[Rates
     """Return the motion in each excerpt that `survey()` found, by picture and IMU.
 
     The offset moves the IMU's clock; each excerpt has its own if it suggests one, because clocks may drift.
-
-    >>> from egodistill import imu
-    >>> from egodistill.recordings import offset
-    >>> seen = offset.survey("walk.mp4", excerpts=1, seconds=20.0)
-    >>> rates = offset.rates_of(seen, imu.read_samples("walk.csv"))
-    >>> rates[0].shifts.shape, rates[0].turns.shape
-    ((467, 2), (467, 3))
     """
     stamps, angles = _angles(imu)
     max_gap = max(MAX_GAP, 1.5 * imu.median_steps[1])  # of a slow sensor all steps are long
@@ -558,15 +551,7 @@ def rates_of(seen: Survey, imu: Imu, offset: Offset | None = None) -> list[Rates
 
 
 def axes_of(rates: Sequence[Rates]) -> Axes:
-    """Return the turn of the IMU's axes that makes them the camera's, from rates with the clocks in step.
-
-    >>> from egodistill import imu
-    >>> from egodistill.recordings import offset
-    >>> seen = offset.survey("walk.mp4", excerpts=1, seconds=20.0)
-    >>> found = offset.axes_of(offset.rates_of(seen, imu.read_samples("walk.csv")))
-    >>> found.turn, len(found.fits)
-    ('XYZ', 24)
-    """
+    """Return the turn of the IMU's axes that makes them the camera's, from rates with the clocks in step."""
     stretches = [own for one in rates for own in _stretches(one)]
     moments, turns = np.stack(stretches or [np.zeros((5, 5))]), _turns()
     pixels = _least_squares_map(moments.sum(0)).T

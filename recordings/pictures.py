@@ -37,14 +37,7 @@ _TURNED, _MOVED = canvas.BLUE, canvas.ORANGE
 
 
 def require_picture(path: str | os.PathLike) -> None:
-    """Raise DataError unless a picture can be drawn and written to this path: PNG or SVG, by matplotlib.
-
-    >>> from egodistill.recordings import pictures
-    >>> pictures.require_picture("check.gif")
-    Traceback (most recent call last):
-    ...
-    egodistill.DataError: check.gif: a picture is written as PNG or SVG; its name must end in .png or .svg
-    """
+    """Raise DataError unless a picture can be drawn and written to this path: PNG or SVG, by matplotlib."""
     if Path(path).suffix.lower() not in (".png", ".svg"):
         raise DataError(f"{path}: a picture is written as PNG or SVG; its name must end in .png or .svg")
     if not canvas.can_draw():

@@ -177,14 +177,7 @@ def read_axes(text: str) -> tuple[str, np.ndarray | None]:
 
 
 def require_axes(source: str, axes: str, spec: ClipSpec) -> None:
-    """Raise DataError, which names the source, if the axes of its samples are not those of a clip.
-
-    >>> from egodistill.recordings import spec
-    >>> spec.require_axes("walk.csv", "gopro", spec.ClipSpec(imu_samples=422, imu_axes="glasses"))
-    Traceback (most recent call last):
-    ...
-    egodistill.DataError: walk.csv: the axes of its samples are 'gopro', those of the clips 'glasses'; ...
-    """
+    """Raise DataError, which names the source, if the axes of its samples are not those of a clip."""
     if spec.imu_axes not in (ANY_AXES, axes):
         raise DataError(
             f"{source}: the axes of its samples are {axes!r}, those of the clips {spec.imu_axes!r}; if they are the "
@@ -204,11 +197,6 @@ def spec_differences(one: ClipSpec, other: ClipSpec, *, ignore: Sequence[str] = 
 
     Only kinds of array that both specs have are compared. Fields that are None in either spec, and those of `ignore`,
     are left out.
-
-    >>> from egodistill.recordings import spec
-    >>> one = spec.ClipSpec(frames=4, imu_samples=422, sampling="first")
-    >>> spec.spec_differences(one, spec.ClipSpec(frames=4, imu_samples=422, imu_rate=100.0))
-    {'sampling': ('first', 'uniform'), 'imu_rate': (198.0, 100.0)}
     """
     fields = dict.fromkeys(
         name for kind in one.parts() if kind in other.parts() for name in FIELDS[kind] if name not in ignore
@@ -313,10 +301,6 @@ def strided_starts(duration: float, length: float, stride: float) -> list[float]
     """Return where the clips of a recording start (s): at regular steps, and a last one that ends with the recording.
 
     As in `clip_starts()`, a recording shorter than a clip has one clip, which starts at 0. Arguments are in seconds.
-
-    >>> from egodistill.recordings.spec import strided_starts
-    >>> strided_starts(10.0, length=2.0, stride=3.0)
-    [0.0, 3.0, 6.0, 8.0]
     """
     starts = [k * stride for k in range(max(1, math.floor((duration - length) / stride + 1 + 1e-6)))]
     last = duration - length

@@ -154,15 +154,6 @@ def unshare_file(path: str | os.PathLike) -> None:
 
     So what the link leads to, or a snapshot of a folder (`cp -al`), stays as it is. Processes that have opened the file
     before go on with the old one. The file may be missing. Raise DataError for a link to something else than a file.
-
-    >>> import os
-    >>> from pathlib import Path
-    >>> from egodistill.support import files
-    >>> size = Path("log.txt").write_text("one")
-    >>> os.link("log.txt", "snapshot.txt")
-    >>> files.unshare_file("log.txt")
-    >>> Path("log.txt").samefile("snapshot.txt"), Path("log.txt").read_text()
-    (False, 'one')
     """
     path = Path(path)
     if is_shared(path):
@@ -746,10 +737,6 @@ def read_ahead(
     """Yield (`read(item)`, seconds waited for it) for each item, while a thread already reads the next item.
 
     An error of `read` is raised when its item is due; `begin` is called once in that thread.
-
-    >>> from egodistill.support import files
-    >>> [result for result, waited in files.read_ahead([1, 2, 3], lambda number: number**2)]
-    [1, 4, 9]
     """
     items = iter(items)
     with ThreadPoolExecutor(1, initializer=begin) as pool:

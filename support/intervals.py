@@ -16,12 +16,7 @@ __all__ = ["of_mean", "quantile"]
 
 
 def of_mean(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
-    """Return the ends of the 95 % interval of the mean of two numbers or more, by Student's t.
-
-    >>> from egodistill.support import intervals
-    >>> [round(end, 1) for end in intervals.of_mean([62.0, 100.0, 95.0])]
-    [34.4, 137.0]
-    """
+    """Return the ends of the 95 % interval of the mean of two numbers or more, by Student's t."""
     numbers = np.asarray(values, np.float64)
     half = quantile(len(numbers) - 1) * numbers.std(ddof=1) / math.sqrt(len(numbers))
     return float(numbers.mean() - half), float(numbers.mean() + half)

@@ -71,23 +71,13 @@ def printable(text: str) -> str:
 
 
 def scores_text(scores: Sequence[float]) -> list[str]:
-    """Return probabilities with two decimals, or more if the first one needs them for two digits.
-
-    >>> from egodistill.support import tables
-    >>> tables.scores_text([0.51, 0.004]), tables.scores_text([0.0042, 0.0040])
-    (['0.51', '0.00'], ['0.0042', '0.0040'])
-    """
+    """Return probabilities with two decimals, or more if the first one needs them for two digits."""
     decimals = max(2, 1 - math.floor(math.log10(scores[0]))) if len(scores) and scores[0] > 0 else 2
     return [f"{score:.{decimals}f}" for score in scores]
 
 
 def csv_text(text: str) -> str:
-    """Return a printable text that no spreadsheet takes for a formula: one that could be begins with an apostrophe.
-
-    >>> from egodistill.support import tables
-    >>> tables.csv_text("=1+1"), tables.csv_text("cut-and-peel")
-    ("'=1+1", 'cut-and-peel')
-    """
+    """Return a printable text that no spreadsheet takes for a formula: one that could be begins with an apostrophe."""
     return ("'" if text.lstrip().startswith(("=", "+", "-", "@", "＝", "＋", "－", "＠")) else "") + printable(text)
 
 
@@ -166,21 +156,6 @@ def write_section(path: str | os.PathLike, name: str, table: Table, *, caption: 
 
     If the document already has this section, replace it; otherwise append it. A missing document is created. Raise
     DataError if the section has no end, and EgoDistillOSError if the document cannot be written.
-
-    >>> from egodistill.support import tables
-    >>> table = tables.Table(["model", "top-1"], [["EgoDistill", "76.2"]])
-    >>> tables.write_section("results.md", "demo", table, caption="One seed.")
-    >>> print(open("results.md").read())
-    <!-- demo -->
-    <BLANKLINE>
-    | model | top-1 |
-    | --- | ---: |
-    | EgoDistill | 76.2 |
-    <BLANKLINE>
-    One seed.
-    <BLANKLINE>
-    <!-- /demo -->
-    <BLANKLINE>
     """
     path = Path(path)
     try:
@@ -206,12 +181,7 @@ def provenance(command: str, machine: str | None = None) -> str:
 
 
 def command_line(words: Sequence[str]) -> str:
-    """Return a command, as in `sys.argv`, as one would type it, without --markdown, with OMP_NUM_THREADS if it is set.
-
-    >>> from egodistill.support import tables
-    >>> tables.command_line(["/tmp/benchmarks/imu.py", "--markdown", "results/demo.md"]).split("=1 ")[-1]
-    'python benchmarks/imu.py'
-    """
+    """Return a command, as in `sys.argv`, as one would type it, without --markdown, but with OMP_NUM_THREADS."""
     program, *rest = words
     if program.endswith(".py"):
         path = Path(program)

@@ -168,16 +168,7 @@ def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
 
 @dataclass(frozen=True)
 class Stroke:
-    """The path of a cyclic act: an ellipse traversed at uneven speed, with a drifting rate and pauses.
-
-    >>> import numpy as np
-    >>> from egodistill import behaviour
-    >>> stroke = behaviour.Stroke(
-    ...     rate=1.0, radius=0.05, flat=0.5, angle=0.0, phase=0.0, uneven=(0.0, 0.0), drift=(), pauses=()
-    ... )
-    >>> stroke.path(np.array([0.0, 0.25, 0.5])).round(3).tolist()
-    [[0.05, 0.0], [0.0, 0.025], [-0.05, 0.0]]
-    """
+    """The path of a cyclic act: an ellipse traversed at uneven speed, with a drifting rate and pauses."""
 
     rate: float  # mean rate in Hz
     radius: float  # longer half axis in m
@@ -226,13 +217,6 @@ class Act:
     """One act at one station. Everything but `second` and the rate of `stroke` is drawn before the verb.
 
     Methods take times [n] of the recording in seconds.
-
-    >>> import numpy as np
-    >>> from egodistill import behaviour
-    >>> wearer, rng = behaviour.draw_wearer("P01", seed=0), np.random.default_rng(0)
-    >>> (act,) = behaviour.draw_acts(wearer, [behaviour.VERBS.index("close")], (0.4, 3.2), 1.0, rng)
-    >>> act.kind, act.second, act.progress(np.array([act.start, act.stop])).round(3).tolist()
-    ('reversal', True, [1.0, 0.0])
     """
 
     thing: int  # index of the object in `THINGS`
@@ -388,13 +372,6 @@ def draw_acts(
 
     `gaps` are the shortest and the longest time from one act to the next, in seconds; `coupling`, 0 to 1, is a factor
     of the shares of acts that the head follows.
-
-    >>> import numpy as np
-    >>> from egodistill import behaviour
-    >>> wearer, rng = behaviour.draw_wearer("P01", seed=0), np.random.default_rng(0)
-    >>> acts = behaviour.draw_acts(wearer, [0, 1, 8], (0.4, 3.2), 1.0, rng)
-    >>> [behaviour.VERBS[act.verb] for act in acts], all(0.4 <= b.start - a.stop <= 3.2 for a, b in zip(acts, acts[1:]))
-    (['open', 'close', 'wash'], True)
     """
     acts: list[Act] = []
     azimuth, side, stop = 0.0, rng.choice([-1, 1]), 0.7
@@ -454,18 +431,7 @@ class Glance(NamedTuple):
 
 
 class HeadMotion:
-    """Pose of the camera in a recording of at least one act, smooth to the second derivative; times are seconds.
-
-    >>> import numpy as np
-    >>> from egodistill import behaviour
-    >>> wearer, rng = behaviour.draw_wearer("P01", seed=0), np.random.default_rng(0)
-    >>> acts = behaviour.draw_acts(wearer, [0, 1, 8], (0.4, 3.2), 1.0, rng)
-    >>> head = behaviour.HeadMotion(wearer, acts, duration=12.0, rng=rng)
-    >>> rotation, position = head.pose(np.arange(0, 12, 0.05))
-    >>> force, rate = head.imu(np.arange(0, 12, 0.005))
-    >>> rotation.shape, position.shape, force.shape, rate.shape
-    ((240, 3, 3), (240, 3), (2400, 3), (2400, 3))
-    """
+    """Pose of the camera in a recording of at least one act, smooth to the second derivative; times are seconds."""
 
     def __init__(self, wearer: Wearer, acts: Sequence[Act], duration: float, rng: np.random.Generator) -> None:
         self.acts, self.wearer = acts, wearer

@@ -563,14 +563,7 @@ DRAWABLE = tuple(DRAW)
 
 
 class Hand(NamedTuple):
-    """The position of the hand at n times.
-
-    >>> import numpy as np
-    >>> from egodistill.world import props
-    >>> hand = props.Hand(progress=np.array([0.0, 0.5, 1.0]), stroke=np.zeros((3, 2)), presence=np.ones(3))
-    >>> len(hand.progress)
-    3
-    """
+    """The position of the hand at n times."""
 
     progress: np.ndarray  # [n], along the path of an object that is moved once, 0 to 1
     stroke: np.ndarray  # [n, 2], left and up (m) of the working point of one worked on (pan, bowl, carrot, dough)
@@ -582,13 +575,6 @@ def station(thing: str, appearance: int, hand: Hand, skin: Colour, sleeve: Colou
 
     The thing is one of `DRAWABLE`, or KeyError; `appearance` is the seed of its size, place, colours and of the clutter
     beside it; skin and sleeve are red, green, blue, 0 to 1; `pitch` is the angle below the horizon in rad.
-
-    >>> import numpy as np
-    >>> from egodistill.world import props
-    >>> hand = props.Hand(np.full(2, 0.5), np.array([[0.0, 0.0], [0.05, 0.0]]), np.ones(2))
-    >>> parts = props.station("pan", 3, hand, skin=(0.8, 0.6, 0.5), sleeve=(0.2, 0.3, 0.5), pitch=0.3)
-    >>> print((parts[-1].left[1] - parts[-1].left[0]).round(3))
-    0.05
     """
     draw = DRAW[thing]
     stage = Stage(appearance, DRAWABLE.index(thing), hand, skin, sleeve, pitch)

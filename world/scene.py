@@ -38,15 +38,7 @@ BLOCK = 16  # frames rendered at a time, so that intermediate results stay in th
 
 
 class Room(NamedTuple):
-    """Surroundings of one recording: a cylindrical wall and a counter, a disc below the eyes.
-
-    >>> import numpy as np
-    >>> from egodistill.world import scene
-    >>> rng = np.random.default_rng(0)
-    >>> room = scene.Room(scene.wall_texture(rng), scene.counter_texture(rng), counter_height=-0.45)
-    >>> tuple(room.wall.shape), tuple(room.counter.shape), room.radius
-    ((1, 3, 192, 2048), (1, 3, 256, 256), 2.2)
-    """
+    """Surroundings of one recording: a cylindrical wall and a counter, a disc below the eyes."""
 
     wall: torch.Tensor  # from `wall_texture()`
     counter: torch.Tensor  # from `counter_texture()`
@@ -55,14 +47,7 @@ class Room(NamedTuple):
 
 
 def wall_texture(rng: np.random.Generator) -> torch.Tensor:
-    """Return a texture for the wall, float32 [1, 3, 192, 2048]: 1024 columns, twice, so that sampling never wraps.
-
-    >>> import numpy as np
-    >>> from egodistill.world import scene
-    >>> wall = scene.wall_texture(np.random.default_rng(0))
-    >>> bool((wall[..., :1024] == wall[..., 1024:]).all())
-    True
-    """
+    """Return a texture for the wall, float32 [1, 3, 192, 2048]: 1024 columns, twice, so that sampling never wraps."""
     texture = noise_texture(rng, 192, 1024, (24, 64, 160), 0.12) + torch.from_numpy(
         rng.uniform(-0.15, 0.15, (3, 1, 1)).astype(np.float32)
     )
@@ -75,13 +60,7 @@ def wall_texture(rng: np.random.Generator) -> torch.Tensor:
 
 
 def counter_texture(rng: np.random.Generator) -> torch.Tensor:
-    """Return a texture for the counter, float32 [1, 3, 256, 256].
-
-    >>> import numpy as np
-    >>> from egodistill.world import scene
-    >>> scene.counter_texture(np.random.default_rng(0)).shape
-    torch.Size([1, 3, 256, 256])
-    """
+    """Return a texture for the counter, float32 [1, 3, 256, 256]."""
     return noise_texture(rng, 256, 256, (12, 32, 80), 0.12)[None].clamp(0, 1)
 
 
@@ -106,12 +85,6 @@ class Placed(NamedTuple):
     """Sprite in a vertical plane, in the axes of its station.
 
     All fields but `image` and `depth` are one number, or one per frame.
-
-    >>> import torch
-    >>> from egodistill.world import scene
-    >>> square = scene.Placed(torch.ones(1, 4, 8, 8), depth=0.7, left=0.1, up=-0.2, half=(0.05, 0.05))
-    >>> square.angle, square.opacity
-    (0.0, 1.0)
     """
 
     image: torch.Tensor  # RGBA, float32 [1, 4, h, w], its colours multiplied by its alpha
