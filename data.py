@@ -321,7 +321,7 @@ def prepare(
     `failures.jsonl`; later calls skip it, unless `retry_failed` is given. If a file has changed since its clips were
     prepared (its size, or its first or last 16 kB), the call fails, unless `retry_failed` prepares them all again.
 
-    With segments of an edited table, half of which are still there, the store becomes that of the new ones (`edits`):
+    With segments of an edited table, of which most are still there, the store becomes that of the new ones (`edits`):
     only clips that are new are decoded. A NoteWarning says what has changed.
 
     Several machines can fill one folder: each call decodes a share of the recordings. The machines do not communicate

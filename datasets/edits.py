@@ -101,9 +101,9 @@ def side_of(store: StoreFiles) -> Side:
 def is_edited(
     path: Path, segments: Sequence[Segment], settings: Mapping[str, Any], specs: Mapping[str, ClipSpec]
 ) -> bool:
-    """Return whether a store was made with these settings and other segments, half of which are still there.
+    """Return whether a store was made with these settings and other segments, of which most are still there.
 
-    With fewer it is another table, whose store must not take the place of this one, nor if a function of one's own
+    Otherwise it is another table, whose store must not take the place of this one, nor if a function of one's own
     reads the IMU now, or does not. Background does not count, as it follows the rows. The folder may be missing; the
     segments have the names that files have in the store.
     """
@@ -126,7 +126,7 @@ def is_edited(
         Counter((*span,) for *span, label in zip(*map(side.of_segments, shown), strict=True) if label != NONE)
         for side in (old, new)
     )
-    return 2 * (then & now).total() >= then.total()
+    return 2 * (then & now).total() > then.total()
 
 
 def known_videos(path: Path) -> dict[str, VideoInfo]:
