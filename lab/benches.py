@@ -46,8 +46,8 @@ from torch import nn
 
 from egodistill import data, distillation, inference, teachers, video
 from egodistill.distillation import DistillationSettings, PretrainingSettings
-from egodistill.engine import batches, models
-from egodistill.engine.checkpoints import load_model, load_strictly, read_checkpoint, write_checkpoint
+from egodistill.engine import batches, models, safetensors
+from egodistill.engine.checkpoints import load_model, load_strictly, read_tensors
 from egodistill.engine.teacher import channels_last
 from egodistill.recordings.spec import ClipSpec, frames_name
 from egodistill.student import EgoDistill
@@ -68,7 +68,6 @@ METHODS = (*STUDENTS, *BASELINES)
 OF_THE_LIBRARY = ("teacher", "start", "stage 1", *METHODS)  # names for `Run.method`
 DISTILLED = ("VisOnly-Distill", "EgoDistill", "ListenToLook")
 STAGE_1_LOSSES = ("nce", "pretrain_l1")  # names for `Run.without`
-WEIGHTS_FORMAT = "egodistill weights 1"  # of a method's network that is not an `EgoDistill`
 
 
 @dataclass(frozen=True)
@@ -279,7 +278,7 @@ class Bench:
         model, path = self.build(run, self.splits(run)[0], trained=False), self.path(run)
         if isinstance(model, EgoDistill):
             return load_model(path, type(model), getattr(model, "parts", {}))
-        load_strictly(model, read_checkpoint(path, WEIGHTS_FORMAT)["weights"], f"the file {path}", exact=True)
+        load_strictly(model, read_tensors(path), f"the file {path}", exact=True)
         return model.eval()
 
     def save(self, run: Run, model: Any) -> None:
@@ -292,7 +291,8 @@ class Bench:
         if self.own(run) is None or isinstance(model, EgoDistill):
             model.save(self.path(run))
         else:
-            write_checkpoint(self.path(run), {"format": WEIGHTS_FORMAT, "weights": model.state_dict()})
+            with files.atomic_write(self.path(run)) as part:
+                part.write_bytes(safetensors.pack(model.state_dict(), {}))
 
     def result(self, run: Run) -> dict[str, Any]:
         """Return the result of a finished run.

@@ -682,7 +682,7 @@ class Store(Format):
         if array.dtype.names:  # the table of a shard
             column = rng.choice(array.dtype.names)
             array[column][rng.randrange(len(array)) :] = rng.choice((0, 1, 2, 3, 200))
-            return saved(rng.choice((array, array, array, array[:-1], array["start"], array[["status", "start"]])))
+            return saved(rng.choice((array, array, array, array[:-1], array["start"], array[["start", "status"]])))
         changed = rng.choice(
             (
                 lambda: array[:-1],
