@@ -371,6 +371,7 @@ class StoreFiles:
             local[row] = [segments.setdefault(segment, len(segments)), start, clip]
         header = files.read_json(self.path / "store.json")
         about = {name: header[name] for name in OF_SHARDS}
+        about["edits"] += not self.is_followed  # of the table that it will have
         about["arrays"] = {name: self.arrays[name] for name in self.prepared}
         about |= {"segments": [self.segments[number].record() for number in segments], "clips": local}
         part = part_of(folder)
@@ -911,9 +912,12 @@ def rebuild(path: str | os.PathLike) -> int:
             one, clips = clips_of_shard(folder)
             about = one if one["edits"] >= about.get("edits", 0) else about
             for clip in clips:
-                edits, *_, segment, record = clip
-                kept = [other for other in found.get((segment.path, record["start"]), []) if other[0] >= edits]
-                found[segment.path, record["start"]] = [*kept, clip] if not kept or kept[0][0] == edits else kept
+                edits, *where, segment, record = clip
+                rank = record["status"] != MISSING, edits
+                kept = [other for other in found.get((segment.path, record["start"]), []) if other[0] >= rank]
+                if not kept or kept[0][0] == rank:
+                    kept.append((rank, *where, segment, record))
+                found[segment.path, record["start"]] = kept
         if not found:
             raise DataError(f"{path}: has no shards, so its index cannot be made anew; prepare its clips again")
         clips = sorted((clip[1:] for kept in found.values() for clip in kept), key=lambda clip: clip[:3])

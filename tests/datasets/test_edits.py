@@ -442,6 +442,10 @@ def test_an_index_is_made_anew_of_the_shards(kitchen, own, decoded):
     for lose in (lambda path: None, lose_index):
         lose(own)
         assert rebuild(own) == 12 and held(own) == usual
+    clocks = [dataclasses.replace(one, imu_offset=0.05) if one.video == kitchen[0].video else one for one in kitchen]
+    prepare(clocks, own)
+    assert rebuild(own) == 12  # windows of another clock replace those of before
+    prepare(kitchen, own)
     segments = inserted(changed(kitchen, 2, label="scrub")[1:], 4, start=0.5, stop=2.0)
     prepare(segments, own)
     usual = held(own)
