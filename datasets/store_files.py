@@ -440,7 +440,7 @@ class StoreFiles:
         """
         used = {self.folder(shard) for shard in np.unique(self.index["shard"]).tolist()}
         found = sorted(one for one in (self.path / "shards").glob(".*") if PART.fullmatch(one.name) and is_folder(one))
-        for folder in (one for one in shard_folders(self.path) if one not in used):
+        for folder in (one for one in shard_folders(self.path) if one not in used and is_folder(one)):
             own = {f"{name}.npy" for name in (*self.prepared, ROWS)} | {"clips.json"}
             own |= {one for name in added_names(folder) for one in (f"{name}.npy", f"{name}{SUMS}.npy")}
             others = (name for name in os.listdir(folder) if name not in own and not files.is_system_file(name))
@@ -958,7 +958,7 @@ def shard_folders(path: Path) -> list[Path]:
     """Return the folders of the shards of a store: with a number for a name, and a table. Others are a user's."""
     numbered = (folder for folder in (path / "shards").glob("[0-9]*") if re.fullmatch(r"[0-9]{5,}", folder.name))
     tables = (f"{ROWS}.npy", "clips.json")
-    return sorted(one for one in numbered if is_folder(one) and any((one / name).exists() for name in tables))
+    return sorted(one for one in numbered if any((one / name).exists() for name in tables))
 
 
 def added_names(folder: Path) -> list[str]:
