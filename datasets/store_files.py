@@ -444,7 +444,7 @@ class StoreFiles:
             own = {f"{name}.npy" for name in (*self.prepared, ROWS)} | {"clips.json"}
             own |= {one for name in added_names(folder) for one in (f"{name}.npy", f"{name}{SUMS}.npy")}
             others = (name for name in os.listdir(folder) if name not in own and not files.is_system_file(name))
-            if all(re.fullmatch(r"\..+\.part", name) for name in others):
+            if all(re.fullmatch(r"\..+\.npy\.[0-9]+-[0-9a-f]{8}\.part", name) for name in others):
                 found.append(folder)
         return found
 
@@ -474,11 +474,11 @@ class StoreFiles:
     @functools.cached_property
     def covered(self) -> list[int]:
         """Return the CRC-32 of specs and recording of each recording, with which that of its clips begin."""
-        found = []
+        found, reads_imu = [], any(spec.imu_samples for spec in self.specs.values())
         for one in self.index.recordings:
             imu = one["imu"] if isinstance(one["imu"], str) else (one["imu"] or ("",))[0]
             name = os.path.basename((one["video"] or imu).replace("\\", "/"))
-            clock = [one[field] for field in ("imu_offset", "imu_stretch", "imu_axes", "zero_accel")]
+            clock = [one[field] for field in ("imu_offset", "imu_stretch", "imu_axes", "zero_accel")] * reads_imu
             found.append(zlib.crc32(ascii((self.about, name, *clock)).encode()))
         return found
 

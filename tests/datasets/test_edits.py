@@ -108,6 +108,22 @@ def test_rows_whose_frames_are_drawn_by_their_number_are_decoded_where_it_change
         assert held(tmp_path / "store") == held(fresh.path)
 
 
+def test_another_clock_changes_nothing_of_a_store_without_head_motion(kitchen, decoded, tmp_path):
+    prepare(kitchen, tmp_path / "store", imu=False)
+    decoded.clear()
+    made, _ = prepare([dataclasses.replace(one, imu_offset=0.05) for one in kitchen], tmp_path / "store", imu=False)
+    assert len(made) == 12 and not decoded and not [name for name, rows in made.verify() if rows]
+
+
+def test_what_is_of_a_shard_behind_a_link_follows_an_edit(kitchen, own, tmp_path):
+    with_array(own, "t.logits", fingerprint="a1")
+    (own / "shards" / "00001").rename(tmp_path / "00001")
+    (own / "shards" / "00001").symlink_to(tmp_path / "00001")
+    made, _ = prepare([dataclasses.replace(one, label="zap") if one.label == "cut" else one for one in kitchen], own)
+    made.add("t.logits", (3,), "float32")
+    assert not made.done("t.logits").any() and rebuild(own) == 12
+
+
 def test_outputs_of_teachers_go_with_their_clips(kitchen, own, tmp_path):
     store = data.ClipStore(own)
     claim_outputs(store, "mine", {"fingerprint": "a1"})

@@ -530,8 +530,8 @@ def test_what_killed_processes_left_is_swept(store, tmp_path):
     for number in ("00017", "00019"):
         shutil.copytree(path / "shards" / "00001", path / "shards" / number)
     size = sum(file.stat().st_size for file in (path / "shards" / "00017").iterdir())
-    own = ("shards/.00001.12-a0b1.part/imu.npy", "shards/00017/.x.npy.8-0f.part", "shards/00017/x.sums.npy")
-    foreign = ("shards/00020/imu.npy", "shards/mine/x", "shards/00019/mine.npy", "index/mine.7.npy")
+    own = ("shards/.00001.12-a0b1.part/imu.npy", "shards/00017/.x.npy.8-0f0f0f0f.part", "shards/00017/x.sums.npy")
+    foreign = ("shards/00020/imu.npy", "shards/mine/x", "shards/00019/.draft.part", "index/mine.7.npy")
     for name in (*own, *foreign, "index/label.7.npy"):
         (path / name).parent.mkdir(exist_ok=True)
         (path / name).write_bytes(bytes(1000))
