@@ -75,7 +75,7 @@ def report_parts(videos: str, folder: Path, count: int, markdown: str | None) ->
                 raise SystemExit(f"{name}: a process has failed")
             seconds[name].append(time.perf_counter() - start)
     whole, parts = map(statistics.median, seconds.values())
-    rows = [[name, f"{statistics.median(found):.1f}"] for name, found in seconds.items()] + [
+    rows = [[name, f"{statistics.median(found):.2f}"] for name, found in seconds.items()] + [
         ["times as fast", f"{whole / parts:.2f}"]
     ]
     tables.report(tables.Table(["prepare", "s"], rows), "benchmarks/store_scale.py", markdown, sys.argv)
