@@ -48,7 +48,8 @@ SAME_RUN = (
     f"give another path; or train anew into this one with {named('overwrite', True)}."
 )
 UNSEEN_STEPS = 10  # whose values a device may keep before the loop waits for them
-FEW_STEPS, SETTLED = 10, 22  # after which a third and a tenth of batch norm's statistics are of the start
+LEFT = 1e-3  # share of batch norm's statistics that may be of the start: a deep network multiplies it by layers
+MOST_CLIPS = 2000  # from which they are computed anew
 
 History = list[dict[str, float]]
 
@@ -687,18 +688,10 @@ class TrainingLoop:
         """
         means: dict[str, float] = {}
         if distributed.is_first():
-            sums: dict[str, list[float]] = {}
             self.objective.eval()
-            for values in self.values_on(clips, torch.arange(len(clips))):
-                for name, value in values.items():
-                    known = value[~value.isnan()].double()
-                    total, count = sums.get(name, (0.0, 0))
-                    sums[name] = [total + float(known.sum()), count + len(known)]
+            means = self.means_on(clips, torch.arange(len(clips)))
             self.objective.train()
             runtime.keep_frozen_statistics(self.objective)
-            means = {
-                f"validation_{name}": total / count if count else math.nan for name, (total, count) in sums.items()
-            }
         means = distributed.broadcast_object(means)
         score = validation_score(means)
         if not math.isfinite(score):
@@ -714,6 +707,16 @@ class TrainingLoop:
             checkpoints.load_strictly(self.objective, self.best["weights"], f"epoch {self.best['epoch']}")
         return means
 
+    def means_on(self, clips: Store, rows: Tensor) -> dict[str, float]:
+        """Return the means of the objective's values on rows of clips, as "validation_NAME"."""
+        sums: dict[str, list[float]] = {}
+        for values in self.values_on(clips, rows):
+            for name, value in values.items():
+                known = value[~value.isnan()].double()
+                total, count = sums.get(name, (0.0, 0))
+                sums[name] = [total + float(known.sum()), count + len(known)]
+        return {f"validation_{name}": total / count if count else math.nan for name, (total, count) in sums.items()}
+
     def values_on(self, clips: Store, rows: Tensor) -> Iterator[dict[str, Tensor]]:
         """Yield the objective's values on rows of clips, batch by batch."""
         for batch, _ in batches.read_batches(clips, self.objective.reads, rows, self.settings.batch_size, self.device):
@@ -724,21 +727,37 @@ class TrainingLoop:
 
     @torch.no_grad()
     def settle_statistics(self) -> None:
-        """Update the statistics of batch norms on all clips after few steps, until a tenth of them is of the start."""
+        """Compute batch norm's statistics anew on training clips if, by its momentum, it has seen too few steps.
+
+        They are the means over batches of clips that are not augmented. Kept are those with which the validation clips,
+        or without any these, are answered better: the new ones, or those of the training.
+        """
         rows = epoch_order(len(self.store), self.settings, 0)
         steps = self.epoch * -(-len(rows) // self.settings.batch_size)
         norms = [one for one in self.objective.modules() if isinstance(one, runtime.BATCH_NORMS) and one.training]
-        if steps > FEW_STEPS or not norms:
+        norms = [one for one in norms if one.momentum and (1 - one.momentum) ** steps > LEFT]
+        if not norms:
             return
-        if self.settings.progress and distributed.is_first():
-            print_once(
-                f"{pluralize(steps, 'step')}: so few that batch norm goes on to update its statistics on all clips."
-            )
+        rows, clips = rows[:MOST_CLIPS], self.store if self.validation is None else self.validation
+        judged = rows if self.validation is None else torch.arange(len(clips))
         self.objective.eval()
+        before = [(one.momentum, copy.deepcopy(one.state_dict())) for one in norms]
+        score = validation_score(self.means_on(clips, judged))
         for norm in norms:
-            norm.train()
-        while steps < SETTLED:
-            steps += sum(1 for _ in self.values_on(self.store, rows))
+            norm.reset_running_stats()
+            norm.train().momentum = None  # the mean over batches
+        for _ in self.values_on(self.store, rows):
+            pass
+        self.objective.eval()
+        is_better = distributed.broadcast_object(not validation_score(self.means_on(clips, judged)) < score)
+        for norm, (momentum, state) in zip(norms, before, strict=True):
+            norm.train().momentum = momentum
+            if not is_better:
+                norm.load_state_dict(state)
+        if self.settings.progress and distributed.is_first():
+            found = "are computed anew on" if is_better else "stay, because new ones are no better for"
+            told = f"{pluralize(steps, 'step')} are few for batch norm: its statistics {found}"
+            print_once(f"{told} {pluralize(len(rows), 'training clip')}")
 
     def save(self) -> None:
         """Write the checkpoint in process 0. Raise EgoDistillError if a loss or weights are infinite or NaN."""

@@ -998,34 +998,57 @@ def test_dropout_and_crops_differ_between_steps_epochs_and_seeds_and_repeat(monk
     assert sum(torch.equal(crops[row][0], other_crops[row][0]) for row in crops) < 2  # two that cut nothing
 
 
-@pytest.mark.parametrize("epochs", [5, 6])
-def test_after_few_steps_batch_norm_has_the_statistics_of_all_clips(epochs, monkeypatch, capsys):
-    """... with which an answer is that of the whole batch; after 12 steps nothing changes, nor if it is frozen."""
-    store, told = Store(24), "10 steps: so few that batch norm goes on to update its statistics on all clips."
-    settings = dict(FAST | QUIET, epochs=epochs, batch_size=12, progress=True)
-    model = small()
-    frozen = next(part for part in model.modules() if isinstance(part, nn.BatchNorm2d))
-    frozen.weight.requires_grad_(False)
-    norms = [part for part in model.modules() if isinstance(part, runtime.BATCH_NORMS) and part is not frozen]
+@pytest.mark.parametrize("epochs", [10, 35])
+def test_after_few_steps_batch_norm_has_the_statistics_of_the_clips(epochs, monkeypatch, capsys):
+    """... with which an answer is that of the whole batch; after 70 steps nothing changes, nor if it is frozen."""
+    store, told = Store(24), "20 steps are few for batch norm: its statistics are computed anew on 24 training clips"
+    settings = dict(FAST | QUIET, epochs=epochs, batch_size=12, seed=1, progress=True)
+    built = [small(), small()]
+    for model in built:
+        next(part for part in model.modules() if isinstance(part, nn.BatchNorm2d)).weight.requires_grad_(False)
+    frozen, *norms = (part for part in built[0].modules() if isinstance(part, runtime.BATCH_NORMS))
     training.print_once.cache_clear()
-    finetune(model, store, **settings)
-    assert (told in capsys.readouterr().err) == (epochs == 5) and float(frozen.running_mean.abs().max()) == 0
-    assert {int(one.num_batches_tracked) for one in norms} == {22 if epochs == 5 else 12} and len(norms) > 5
-    assert {one.momentum for one in norms} == {0.1} and not any(part.training for part in model.modules())
+    finetune(built[0], store, **settings)
+    assert (told in capsys.readouterr().err) == (epochs == 10) and float(frozen.running_mean.abs().max()) == 0
+    assert {int(one.num_batches_tracked) for one in norms} == {2 if epochs == 10 else 70} and len(norms) > 5
+    assert {one.momentum for one in norms} == {0.1} and not any(part.training for part in built[0].modules())
+    monkeypatch.setattr(training.TrainingLoop, "settle_statistics", lambda self: None)
+    finetune(built[1], store, **settings)
     inputs = [torch.from_numpy(store.arrays[name]) for name in ("frames_1", "imu")]
     with torch.no_grad():
-        kept = model(*inputs).logits
-        for one in norms:
-            one.train()
-        whole = model(*inputs).logits
-    monkeypatch.setattr(training.TrainingLoop, "settle_statistics", lambda self: None)
-    other = small()
-    next(part for part in other.modules() if isinstance(part, nn.BatchNorm2d)).weight.requires_grad_(False)
-    finetune(other, store, **settings)
-    with torch.no_grad():
-        before = other(*inputs).logits
-    assert torch.equal(before, kept) == (epochs == 6)
-    assert epochs == 6 or (kept - whole).abs().mean() < (before - whole).abs().mean()
+        kept, before = (model(*inputs).logits for model in built)
+        assert torch.equal(before, kept) == (epochs == 35)
+        if epochs == 10:
+            _, *others = (part for part in built[1].modules() if isinstance(part, runtime.BATCH_NORMS))
+            for one in others:
+                one.momentum = 1.0
+                one.train()
+            seen = []  # of each batch; means over both are what was kept
+            for rows in training.epoch_order(24, egodistill.Training(batch_size=12, seed=1), 0).split(12):
+                built[1](*(x[rows] for x in inputs))
+                seen.append([(one.running_mean.clone(), one.running_var.clone()) for one in others])
+            for norm, one, other in zip(norms, *seen, strict=True):
+                for found, *both in zip((norm.running_mean, norm.running_var), one, other, strict=True):
+                    torch.testing.assert_close(found, sum(both) / 2, rtol=1e-4, atol=1e-6)
+
+
+def test_statistics_with_which_clips_are_answered_worse_are_not_kept(monkeypatch, capsys):
+    store, held = Store(24), Store(8, seed=3)
+    scores = iter([0.5, 0.4])
+    real = training.TrainingLoop.means_on
+
+    def means(loop, clips, rows):
+        found = real(loop, clips, rows)
+        assert clips is held
+        return found | {"validation_top1": next(scores, 1.0)}
+
+    monkeypatch.setattr(training.TrainingLoop, "means_on", means)
+    training.print_once.cache_clear()
+    model = small()
+    finetune(model, store, validation=held, **dict(FAST | QUIET, epochs=1, batch_size=12, progress=True))
+    assert "its statistics stay, because new ones are no better" in capsys.readouterr().err
+    norms = [part for part in model.modules() if isinstance(part, runtime.BATCH_NORMS)]
+    assert {int(one.num_batches_tracked) for one in norms} == {2} and {one.momentum for one in norms} == {0.1}
 
 
 def test_a_trained_model_is_left_in_evaluation_mode():
