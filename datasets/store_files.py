@@ -279,8 +279,9 @@ class StoreFiles:
         if (shard, name) in self.tables:
             return self.tables[shard, name]
         file = self.folder(shard) / f"{name}.npy"
+        is_there = file.parent.exists()  # asked first: another process renames a whole shard into its place
         if not os.path.lexists(file):
-            if name == ROWS and file.parent.exists():
+            if name == ROWS and is_there:
                 raise DataError(f"{file}: missing; {AGAIN}")
             return None
         files.require_file(file)
